@@ -1,0 +1,73 @@
+# Needs make and Python 3.10 or newer with its venv module, nothing else: `make leaderboard` sets up the rest in $(VENV).
+# An environment you already have works too:  make leaderboard VENV=/path/to/it
+VENV   ?= .venv
+PYTHON ?= python3
+STORE  ?= store
+JOBS   ?=
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/castlewalls run
+
+# One thread a process: the tests already run in two.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
+
+SCIENCE := $(notdir $(basename $(wildcard suites/science-*.yaml)))
+
+.PHONY: help setup setup-dev leaderboard science $(SCIENCE) test lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make leaderboard   run suites/digits.yaml into $(STORE)/ and write the HTML board (sets up $(VENV) first)"
+	@echo "make science       the longer suites, suites/science-*.yaml, and docs/science.md (one suite: make science-rates)"
+	@echo "make test          the test suite, with coverage"
+	@echo "make lint          ruff, mypy, import-linter"
+	@echo "make bench         the benchmarks"
+	@echo "make setup         only the environment; setup-dev adds the test and lint tools"
+	@echo "make clean         remove caches and build leftovers; $(VENV) and $(STORE) stay"
+	@echo "Variables: VENV=$(VENV) PYTHON=$(PYTHON) STORE=$(STORE)"
+
+setup: $(VENV)/.castlewalls
+setup-dev: $(VENV)/.castlewalls-dev
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "castlewalls needs Python 3.10 or newer; '$(PYTHON)' is not. Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "'$(PYTHON)' lacks its venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make a second call instant; a changed dependency list installs again.
+$(VENV)/.castlewalls: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	@touch $@
+
+$(VENV)/.castlewalls-dev: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	@touch $(VENV)/.castlewalls $@
+
+leaderboard: setup
+	$(RUN) digits --store $(STORE) $(if $(JOBS),--jobs $(JOBS))
+
+# Failed cells (exit code 1) are rows of the page; anything else stops here.
+science: setup
+	@failed=0; for suite in $(SCIENCE) digits; do \
+	  $(RUN) $$suite --store $(STORE) --no-report $(if $(JOBS),--jobs $(JOBS)) || { code=$$?; [ $$code -eq 1 ] || exit $$code; failed=1; }; \
+	done; $(BIN)/python -m leaderboard.science --store $(STORE) --output docs/science.md && exit $$failed
+
+$(SCIENCE): setup
+	$(RUN) $@ --store $(STORE) $(if $(JOBS),--jobs $(JOBS))
+
+test: setup-dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --timeout 300 --cov --cov-report term
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup-dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,20 @@
+"""The control: honest training, with the budget an attack would have had. No backdoor, no invocation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.plugin import Attack, Card
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoAttack(Attack):
+    """The row every attack is read against: what the same fine-tuning does to a model when nobody cheats."""
+
+    card: ClassVar[Card] = Card(
+        name="none",
+        summary="control: honest training with the same budget",
+        applies_to=frozenset({"unconditional", "class", "text"}),
+        alters=frozenset({"nothing"}),
+    )

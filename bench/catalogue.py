@@ -1,0 +1,135 @@
+"""What there is to run, in words: for ``castlewalls list`` and ``castlewalls show``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from bench import testbeds
+from bench.names import unknown_name
+from bench.plugin import Plugin
+from bench.registry import KINDS, SINGULAR, Registry, source_of
+from bench.suite import shipped_suites
+
+
+def catalogue(plugin_files: Iterable[str] = (), what: str | None = None) -> dict[str, dict[str, str]]:
+    """``{kind: {name: summary}}`` for the kinds of plugin, ``testbeds`` and ``suites``; only ``what`` if given."""
+    found: dict[str, dict[str, str]] = {}
+    if what is None or what in KINDS:
+        registry = Registry(plugin_files)
+        found = {kind: {name: registry.get(kind, name).card.summary for name in registry.names(kind)} for kind in KINDS}
+    if what in (None, "testbeds"):
+        found["testbeds"] = {name: testbeds.load(name).summary for name in testbeds.names()}
+    if what in (None, "suites"):
+        found["suites"] = {
+            name: str(yaml.safe_load(path.read_text()).get("description", "")) for name, path in shipped_suites().items()
+        }
+    return found if what is None else {what: found[what]}
+
+
+def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Everything called ``name`` (an attack and a defense may share one), as JSON values. Raises ``UserError`` if there is
+    nothing."""
+    registry = Registry(plugin_files)
+    found = [_plugin(SINGULAR[kind], registry.get(kind, name)) for kind in KINDS if name in registry.names(kind)]
+    if name in testbeds.names():
+        cls = testbeds.load(name)
+        found.append(
+            {
+                "kind": "testbed",
+                "name": name,
+                "summary": cls.summary,
+                "card": {"kind": cls.kind, "extractor": cls.extractor},
+                "parameters": _parameters(cls),
+                "doc": _doc(cls),
+                "source": str(source_of(cls)),
+            }
+        )
+    if name in shipped_suites():
+        path = shipped_suites()[name]
+        found.append({"kind": "suite", "name": name, "source": str(path), "doc": path.read_text().strip()})
+    if not found:
+        names = {*testbeds.names(), *shipped_suites(), *(name for kind in KINDS for name in registry.names(kind))}
+        raise unknown_name("name", name, names)
+    return found
+
+
+def _plugin(kind: str, cls: type[Plugin]) -> dict[str, Any]:
+    card = cls.card
+    declared = {
+        "applies_to": sorted(card.applies_to),
+        "alters": sorted(card.alters),
+        "needs": sorted(card.needs),
+        "stochastic": card.stochastic,
+    }
+    return {
+        "kind": kind,
+        "name": card.name,
+        "summary": card.summary,
+        "card": {key: value for key, value in declared.items() if value not in ([],)},
+        "parameters": _parameters(cls),
+        "paper": None if card.paper is None else dataclasses.asdict(card.paper),
+        "doc": _doc(cls),
+        "source": str(source_of(cls)),
+    }
+
+
+def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
+    fields = [field for field in dataclasses.fields(cls) if field.init]
+    return [
+        {
+            "name": field.name,
+            "type": field.type if isinstance(field.type, str) else inspect.formatannotation(field.type),
+            "default": None if field.default is dataclasses.MISSING else field.default,
+            "required": field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        }
+        for field in fields
+    ]
+
+
+def _doc(cls: type[Any]) -> str:
+    """The docstrings of the file, the class and the bases that bring parameters: that is where parameters are explained."""
+    module = inspect.getmodule(cls)
+    bases = [base for base in cls.__mro__ if dataclasses.is_dataclass(base) and "__annotations__" in vars(base)]
+    texts = [inspect.cleandoc((module.__doc__ if module else None) or "")]
+    texts += [
+        inspect.cleandoc(base.__doc__ or "") for base in bases if base.__module__ != "bench.plugin" or _adds_parameters(base)
+    ]
+    return "\n\n".join(dict.fromkeys(text for text in texts if text and "(*," not in text[: len(cls.__name__) + 4]))
+
+
+def _adds_parameters(cls: type[Any]) -> bool:
+    return any(field.name in vars(cls)["__annotations__"] for field in dataclasses.fields(cls))
+
+
+def print_description(found: list[dict[str, Any]], console: Console) -> None:
+    """:func:`describe` for people."""
+
+    def say(text: str = "") -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    for index, item in enumerate(found):
+        if index:
+            say()
+        say(f"{item['kind']} {item['name']}" + (f": {item['summary']}" if item.get("summary") else ""))
+        for key, value in item.get("card", {}).items():
+            say(f"  {key.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
+        say(f"  source: {item['source']}")
+        if item.get("parameters"):
+            say("\nparameters:")
+            for parameter in item["parameters"]:
+                default = "required" if parameter["required"] else f"default {parameter['default']!r}"
+                say(f"  {parameter['name']}: {parameter['type']}, {default}")
+        if item.get("doc"):
+            say(f"\n{item['doc']}")
+        paper = item.get("paper")
+        if paper:
+            where = f", arXiv {paper['arxiv']}" if paper["arxiv"] else ""
+            say(f"\npaper: {paper['authors']}: {paper['title']} ({paper['year']}{where})")
+            if paper["bibtex"]:
+                say(f"\n{paper['bibtex'].strip()}")

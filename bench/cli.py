@@ -1,0 +1,299 @@
+"""The command line; thin. Exit codes: 0 all is well, 1 some cells failed, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+import bench
+from bench.errors import UserError
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+F = Callable[..., Any]
+
+
+class Commands(click.Group):
+    """A group that turns bad input into one line on standard error, and Ctrl-C into another."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's, with our two endings."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"castlewalls: {error}", err=True)
+            ctx.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            click.echo("castlewalls: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _split_seeds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    try:
+        return None if value is None else [int(item) for item in value.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds must be whole numbers with commas between, got {value!r}") from None
+
+
+def _options(*options: F) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+store_option = click.option("--store", default="store", show_default=True, metavar="DIR", help="Where results are kept.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, for scripts.")
+plugin_option = click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A file with more plugins; repeatable.")
+choosing = _options(
+    click.argument("suite"),
+    click.option("--seeds", callback=_split_seeds, metavar="0,1", help="Only these seeds, in place of the suite's."),
+    click.option("--attacks", callback=_split, metavar="A,B", help="Only these of the suite's attacks (controls stay)."),
+    click.option("--defenses", callback=_split, metavar="C,D", help="Only these of the suite's defenses (controls stay)."),
+    click.option("--limit", type=int, metavar="N", help="Only the first N cells."),
+    click.option("--jobs", type=int, metavar="N", help="Stages at one time (default: one per core, or per GPU)."),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+    click.option("--gpus-per-stage", type=int, default=1, show_default=True, metavar="N", help="GPUs that train one model."),
+    plugin_option,
+    store_option,
+    json_option,
+)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(bench.__version__, prog_name="castlewalls")
+def cli() -> None:
+    """A security benchmark for diffusion models: attacks meet defenses in one matrix, every cell measured the same way.
+
+    \b
+    castlewalls run digits          run the shipped suite, offline, on two cores
+    castlewalls show clip_xt        what a plugin is, and its parameters
+    castlewalls doctor              whether this machine is ready
+    """
+
+
+def _screen() -> Console:
+    """Standard output; wide where nobody's window would wrap it, so that a log keeps one row a line."""
+    console = Console()
+    return console if console.is_terminal else Console(width=220)
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="castlewalls")
+
+
+@cli.command()
+@choosing
+@click.option("--timeout", type=float, metavar="SECONDS", help="For each stage; a stage that takes longer fails.")
+@click.option("--retries", type=int, metavar="N", help="How often a failed stage is tried again in this run.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it may take, and stop.")
+@click.option("--report/--no-report", default=True, help="Write the HTML board afterwards.  [default: report]")
+def run(
+    suite: str,
+    store: str,
+    as_json: bool,
+    timeout: float | None,
+    retries: int | None,
+    dry_run: bool,
+    report: bool,
+    **choice: Any,
+) -> None:
+    """Run SUITE, a shipped suite's name or a YAML file. What is in the store is not computed again.
+
+    Run the same command again after a crash, Ctrl-C or a failed cell: it goes on where it was.
+
+    \b
+    castlewalls run digits
+    castlewalls run digits --dry-run
+    castlewalls run digits --defenses clip_xt --seeds 0 --jobs 2
+    castlewalls run mine.yaml --plugin my_defense.py --store /data/store --json
+    """
+    from bench.engine.api import prepare, run_prepared
+    from bench.engine.progress import reporter_for
+    from bench.engine.store import Store
+    from bench.summary import show_estimate, summary
+
+    prepared = prepare(suite, timeout=timeout, retries=retries, **choice)
+    if dry_run:
+        show_estimate(prepared.plan, Path(store), len(prepared.slots), as_json)
+        return
+    opened = Store(store)
+    reporter = reporter_for(Console(stderr=True), quiet=as_json)
+    signal.signal(signal.SIGTERM, _interrupt)  # a cluster that takes its machine back, as Ctrl-C
+    try:
+        outcome = run_prepared(prepared, opened, reporter)
+    except KeyboardInterrupt:
+        kept = sum(opened.finished(key) for key in prepared.plan.stages)
+        click.echo(f"interrupted; {kept} stages are kept; run the same command to go on", err=True)
+        sys.exit(INTERRUPTED)
+    board = _write_board(Path(store), None) if report else None
+    if as_json:
+        _print_json(
+            {
+                "suite": prepared.plan.suite,
+                "cells": outcome.counts,
+                "stages_made": outcome.made,
+                "run": str(outcome.file),
+                "report": None if board is None else str(board),
+            }
+        )
+    else:
+        summary(Path(store), prepared.plan.suite, _screen())
+        if board is not None:
+            click.echo(str(board))
+    sys.exit(0 if outcome.all_ok else FAILED)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@cli.command()
+@choosing
+def plan(suite: str, store: str, as_json: bool, **choice: Any) -> None:
+    """Show the stages SUITE needs, without running any. With --json, one JSON object a line.
+
+    \b
+    castlewalls plan digits
+    castlewalls plan digits --attacks baddiffusion --json
+    """
+    from bench.engine.api import prepare
+    from bench.summary import show_stages
+
+    prepared = prepare(suite, **choice)
+    show_stages(prepared.plan, Path(store), _screen(), as_json)
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["attacks", "defenses", "detectors", "testbeds", "suites"]), required=False)
+@plugin_option
+@json_option
+def list_command(what: str | None, plugins: Sequence[str], as_json: bool) -> None:
+    """List attacks, defenses, detectors, testbeds or suites; all of them without an argument.
+
+    \b
+    castlewalls list
+    castlewalls list defenses --plugin my_defense.py
+    castlewalls list suites --json
+    """
+    from bench.catalogue import catalogue
+
+    found = catalogue(plugins, what)
+    if as_json:
+        _print_json(found)
+        return
+    for kind, entries in found.items():
+        if what is None:
+            click.echo(f"{kind}:")
+        for name, text in entries.items():
+            click.echo(f"  {name:<16} {text}")
+
+
+@cli.command()
+@click.argument("name")
+@plugin_option
+@json_option
+def show(name: str, plugins: Sequence[str], as_json: bool) -> None:
+    """Show what NAME is (a plugin, testbed or suite): its declaration, parameters with defaults, and paper.
+
+    \b
+    castlewalls show baddiffusion
+    castlewalls show digits-ddpm --json
+    """
+    from bench.catalogue import describe, print_description
+
+    found = describe(name, plugins)
+    if as_json:
+        _print_json(found)
+    else:
+        print_description(found, _screen())
+
+
+@cli.command()
+@store_option
+@click.option("--output", metavar="FILE", help="The HTML file.  [default: report.html in the store]")
+def report(store: str, output: str | None) -> None:
+    """Write the HTML board of everything in a store, and print its path.
+
+    \b
+    castlewalls report
+    castlewalls report --store /data/store --output board.html
+    """
+    if not Path(store).is_dir():
+        raise UserError(f"there is no store at {store}")
+    click.echo(str(_write_board(Path(store), None if output is None else Path(output))))
+
+
+def _write_board(store: Path, output: Path | None) -> Path:
+    from leaderboard.report import build
+
+    try:
+        return build(store, store / "report.html" if output is None else output)
+    except OSError as error:
+        raise UserError(f"the board cannot be written: {error.strerror or error} ({error.filename})") from error
+
+
+@cli.command()
+@click.argument("testbed")
+@click.option("--output", required=True, metavar="DIR", help="Where the weights are written.")
+def pretrain(testbed: str, output: str) -> None:
+    """Train TESTBED's shipped weights anew (its base generator and evaluation network).
+
+    \b
+    castlewalls pretrain digits-ddpm --output bench/testbeds/assets
+    """
+    from rich.progress import Progress
+
+    from bench import testbeds
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        rows: dict[str, Any] = {}
+
+        def progress(done: int, total: int, what: str) -> None:
+            rows.setdefault(what, bars.add_task(what, total=total))
+            bars.update(rows[what], completed=done)
+
+        reached = testbeds.pretrain(testbed, Path(output), progress)
+    for name, value in reached.items():
+        click.echo(f"{name} {value:.4g}")
+    click.echo(output)
+
+
+@cli.command()
+@store_option
+@json_option
+def doctor(store: str, as_json: bool) -> None:
+    """Check this machine: packages, cores, memory, disk, GPUs, shipped files, and what the paper-scale testbeds still lack.
+
+    Exits with 1 if something that every run needs is not right.
+
+    \b
+    castlewalls doctor
+    castlewalls doctor --store /data/store --json
+    """
+    from bench.doctor import examine
+
+    checks = examine(Path(store))
+    if as_json:
+        _print_json([vars(check) for check in checks])
+    else:
+        for check in checks:
+            click.echo(f"{check.status:<8} {check.name:<22} {check.detail}")
+    sys.exit(FAILED if any(check.status == "problem" for check in checks) else 0)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, allow_nan=False))

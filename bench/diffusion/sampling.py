@@ -1,0 +1,198 @@
+"""Sampling: our own loop around diffusers' schedulers, with an explicit start, explicit clipping and one noise stream a sample.
+
+diffusers' DDPM and DDIM schedulers clip the predicted x_0 unless told otherwise, which silently defends every attack; its pipelines
+may swap the scheduler. Neither can happen here: the scheduler is built by name with its own clipping off, and clipping is one of
+``none``, ``x0`` (the predicted clean image) or ``xt`` (the image after the step; BadDiffusion's eq. 11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from bench.diffusion.generator import Generator
+from bench.diffusion.noise import initial_noise, sample_streams
+from bench.diffusion.precision import autocast
+
+#: name -> (class in diffusers, options that define it). All integrate the model's own schedule.
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading"}),
+    "ddim": (
+        "DDIMScheduler",
+        {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading", "set_alpha_to_one": True},
+    ),
+    "dpm_solver": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver", "solver_order": 2, "final_sigmas_type": "sigma_min", "thresholding": False},
+    ),
+    "dpm_solver++": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": False},
+    ),
+}
+CLIPS = ("none", "x0", "xt")
+#: Configuration keys that carry the model's noise schedule from one scheduler to another.
+_SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """``name``: one of :data:`SAMPLERS`; ``num_inference_steps``: 1..T; ``clip``: one of :data:`CLIPS`; ``precision``: of the network.
+
+    ``network_batch``: how many images the network is always given at once, short batches being padded. A convolution's rounding depends
+    on its batch, and a sampler magnifies rounding; so this number is part of what is sampled, and memory's batch size is not.
+    """
+
+    name: str = "ddpm"
+    num_inference_steps: int = 100
+    clip: str = "none"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    network_batch: int = 64
+
+    def __post_init__(self) -> None:
+        if self.name not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.name!r}")
+        if self.clip not in CLIPS:
+            raise ValueError(f"clip must be one of {', '.join(CLIPS)}, got {self.clip!r}")
+        for field in ("num_inference_steps", "network_batch"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+
+
+class Guard(Protocol):
+    """What may step in at every step; :class:`bench.plugin.SamplerDefense` has this shape."""
+
+    def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor: ...
+    def stepped(self, x: Tensor, timestep: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Clamps to [-1, 1] at the place its mode names."""
+
+    mode: str
+
+    def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor:
+        return predicted_x0.clamp(-1, 1) if self.mode == "x0" else predicted_x0
+
+    def stepped(self, x: Tensor, timestep: int) -> Tensor:
+        return x.clamp(-1, 1) if self.mode == "xt" else x
+
+
+def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any]) -> Any:
+    """The diffusers scheduler for ``settings`` over the model's own noise schedule, its timesteps set."""
+    import diffusers
+
+    class_name, options = SAMPLERS[settings.name]
+    config = {key: scheduler_config[key] for key in _SCHEDULE_KEYS if scheduler_config.get(key) is not None}
+    if settings.name == "ddpm":
+        config["variance_type"] = scheduler_config.get("variance_type", "fixed_small")
+    scheduler = getattr(diffusers, class_name).from_config({**config, **options})
+    steps, limit = settings.num_inference_steps, len(scheduler.betas)
+    if steps > limit:
+        raise ValueError(f"num_inference_steps must be at most the schedule's {limit} steps, got {steps}")
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def guarded_prediction(prediction: Tensor, x: Tensor, timestep: int, alphas_cumprod: Tensor, guards: Sequence[Guard]) -> Tensor:
+    """The noise prediction whose implied x_0 is what the guards make of it.
+
+    Works for every sampler alike: x_0 = (x - s e) / A goes through the guards and back to e = (x - A x_0) / s. For DDPM this is
+    diffusers' ``clip_sample``; for DDIM it is ``clip_sample`` with ``use_clipped_model_output``, which keeps x_0 and e consistent.
+    """
+    signal = float(alphas_cumprod[timestep]) ** 0.5
+    noise = float(1 - alphas_cumprod[timestep]) ** 0.5
+    before = (x - noise * prediction) / signal
+    after = before
+    for guard in guards:
+        after = guard.predicted_x0(after, timestep)
+    # Untouched predictions are passed on as they are: a round trip would only add rounding.
+    return prediction if after is before else (x - signal * after) / noise
+
+
+def predict_noise(generator: Generator, x: Tensor, timestep: int, settings: SamplerSettings) -> Tensor:
+    """The network's prediction for ``x`` (n, c, h, w), made in padded pieces of ``settings.network_batch``, so that a row's prediction does
+    not depend on how many others there are."""
+    size = settings.network_batch
+    padded = torch.cat([x, x.new_zeros((-len(x) % size, *x.shape[1:]))]).contiguous(memory_format=torch.channels_last)
+    timesteps = torch.full((size,), timestep, device=x.device)
+    with autocast(x.device, settings.precision):
+        pieces = [generator.predict_noise(piece, timesteps) for piece in padded.split(size)]
+    return torch.cat(pieces)[: len(x)]
+
+
+@torch.no_grad()
+def denoise(
+    generator: Generator,
+    start: Tensor,
+    streams: Sequence[torch.Generator],
+    settings: SamplerSettings,
+    guards: Sequence[Guard] = (),
+    *,
+    trajectory: Callable[[int, Tensor], None] | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> Tensor:
+    """Runs one batch from ``start`` (n, c, h, w) to images of the same shape, not clamped.
+
+    ``streams``: one generator a row, advanced by the stochastic samplers. ``trajectory(timestep, x)`` sees every x_{t-1}.
+    """
+    scheduler = build_scheduler(settings, generator.scheduler_config)
+    alphas_cumprod = scheduler.alphas_cumprod.double()
+    guards = (Clip(settings.clip), *guards) if settings.clip != "none" else tuple(guards)
+    device = generator.device
+    x = start.to(device, torch.float32)
+    stochastic = {"generator": list(streams)} if settings.name == "ddpm" else {}
+    for step in scheduler.timesteps:
+        timestep = int(step)
+        prediction = predict_noise(generator, x, timestep, settings)
+        if guards:
+            prediction = guarded_prediction(prediction, x, timestep, alphas_cumprod, guards)
+        x = scheduler.step(prediction, step, x, **stochastic).prev_sample
+        for guard in guards:
+            x = guard.stepped(x, timestep)
+        if trajectory:
+            trajectory(timestep, x)
+        if after_step:
+            after_step()
+    return x
+
+
+def sample(
+    generator: Generator,
+    count: int,
+    seed: int,
+    settings: SamplerSettings,
+    *,
+    start: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
+    guards: Sequence[Guard] = (),
+    batch_size: int = 128,
+    purpose: str = "sample",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Tensor:
+    """``count`` images (count, c, h, w) float32 in [-1, 1] (clamped at the end, as saving a picture would).
+
+    ``start(noise, indices)`` turns the initial noise of those sample indices into what the network is given; ``None`` leaves it.
+    The same ``seed`` gives the same noise for every sample index, whatever the batch size.
+    """
+    batches = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+    total, done = len(batches) * settings.num_inference_steps, 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total, "sampling steps")
+
+    images = []
+    for indices in batches:
+        streams = sample_streams(seed, indices, purpose)
+        noise = initial_noise(streams, generator.image_shape)
+        images.append(
+            denoise(generator, start(noise, indices) if start else noise, streams, settings, guards, after_step=advance).cpu()
+        )
+    return torch.cat(images).clamp(-1, 1)

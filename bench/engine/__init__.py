@@ -1,0 +1,2 @@
+"""Suites into records: plan (cells -> stages), store (content-addressed), executor, run. Importing this package loads nothing
+heavy."""

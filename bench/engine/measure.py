@@ -1,0 +1,217 @@
+"""The last stage of a cell: artefacts in, one record and its pictures out. Every number of the board is made here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bench import registry, testbeds
+from bench.diffusion.images import to_uint8
+from bench.diffusion.noise import numpy_stream, stream_seed
+from bench.engine.artefacts import load_images
+from bench.engine.context import StageContext
+from bench.engine.record import Metric, PluginSpec, Record
+from bench.metrics import asr, fid, target, uncertainty
+from bench.plugin import Attack
+from bench.testbeds.base import Testbed
+
+STRIP = 8
+SCALE = 3
+ROLES = {"clean": "clean noise", "noise": "triggered noise (e + g)", "image": "triggered image (e + r)"}
+
+
+def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context: StageContext) -> dict[str, float]:
+    """Writes ``record.json`` and the picture strips of one cell."""
+    testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
+    seed = params["seed"]
+    metrics: dict[str, Metric] = {}
+    series: dict[str, list[float]] = {}
+    flags: list[str] = []
+    strips: dict[str, Tensor] = {}
+    reference = _features(inputs)
+
+    if params["attack"]["name"] == "real_images":
+        order = numpy_stream(seed, "real halves").permutation(len(reference))
+        half = len(reference) // 2
+        metrics |= _utility(reference[order[:half]], reference[order[half:]], testbed, seed)
+    samples = {role: load_images(inputs[role]) for role in ROLES if role in inputs}
+    if "clean" in samples:
+        features = fid.extract_features(
+            samples["clean"], _extractor(testbed), testbed.extractor_weights(), device=context.device
+        ).cpu()
+        metrics |= _utility(features, reference, testbed, seed)
+
+    attack = _attack(params)
+    goal = attack.target_image(_shape(testbed)) if attack else None
+    if attack and goal is not None:
+        trigger = attack.trigger_image(_shape(testbed))
+        strips["target"] = _as_uint8(goal)
+        if trigger is not None:
+            strips["trigger"] = _as_uint8(trigger)
+        goal = (goal / 2 + 0.5).clamp(0, 1)
+        if "recovered" in inputs:
+            _inversion(inputs, goal, metrics, series, flags, strips)
+        else:
+            _specificity(testbed, goal, samples, seed, metrics, flags)
+    for role, label in ROLES.items():
+        if f"undefended_{role}" in inputs:
+            strips[f"{label}, no defense"] = load_images(inputs[f"undefended_{role}"])[:STRIP]
+        if role in samples:
+            defended = params["kind"] not in ("control", "anchor", "inversion")
+            strips[f"{label}, {params['defense']['name'] if defended else 'no defense'}"] = samples[role][:STRIP]
+
+    pictures = {}
+    for index, (label, images) in enumerate(strips.items()):
+        name = f"strip-{index}.png"
+        _write_strip(images, out / name)
+        pictures[label] = name
+    record = Record(
+        testbed=PluginSpec(**params["testbed"]),
+        attack=PluginSpec(**params["attack"]),
+        defense=PluginSpec(**params["defense"]),
+        probe=PluginSpec(**params["probe"]) if params.get("probe") else None,
+        seed=seed,
+        kind=params["kind"],
+        status="ok",
+        protocol=context.protocol,
+        metrics=metrics,
+        series=series,
+        flags=tuple(flags),
+        cost=context.cost(),
+        provenance=context.provenance | {"papers": _papers(params)},
+        pictures=pictures,
+    )
+    (out / "record.json").write_text(record.to_json())
+    return {}
+
+
+def _utility(features: Tensor, reference: Tensor, testbed: Testbed, seed: int) -> dict[str, Metric]:
+    """FID and KID of ``features`` against ``reference``, both (n, d)."""
+    statistics = fid.statistics(reference)
+    value = fid.fid(fid.statistics(features), statistics)
+    low, high = uncertainty.bootstrap_fid(features, statistics, seed=stream_seed(seed, "bootstrap") % 2**32)
+    distance = fid.kid(features, reference, stream_seed(seed, "kid") % 2**32)
+    return {
+        f"fid[{testbed.extractor}]": Metric(value=value, ci_low=low, ci_high=high, n=len(features), higher_is_better=False),
+        f"kid[{testbed.extractor}]": Metric(value=distance, n=len(features), higher_is_better=False),
+    }
+
+
+def _specificity(
+    testbed: Testbed, goal: Tensor, samples: Mapping[str, Tensor], seed: int, metrics: dict[str, Metric], flags: list[str]
+) -> None:
+    """MSE, SSIM and both ASR rules for every set of samples, with the constant-image baseline."""
+    real = testbed.held_out_images()
+    calibration = asr.calibrate(real, goal)
+    constant = target.best_constant_mse(goal)
+    metrics["mse[constant]"] = Metric(value=constant, n=1)
+    metrics["asr_threshold"] = Metric(value=calibration.threshold, n=len(real))
+    if not calibration.usable:
+        flags.append("vacuous threshold: no sample can succeed against this target")
+    if asr.vacuous(target.mse(real, goal), constant):
+        flags.append("asr_field: vacuous threshold, clean or constant images pass mse < 0.1")
+    for role, images in samples.items():
+        errors, similarity = target.mse(images, goal), target.ssim(images, goal)
+        for name, values, better in (("mse", errors, True), ("ssim", similarity, False)):
+            low, high = uncertainty.bootstrap_interval(values, seed=stream_seed(seed, name, role) % 2**32)
+            metrics[f"{name}[{role}]"] = Metric(
+                value=float(values.mean()), ci_low=low, ci_high=high, n=len(values), higher_is_better=better
+            )
+        for name, threshold in (("asr", calibration.threshold), ("asr_field", asr.FIELD_THRESHOLD)):
+            rate = asr.success_rate(errors, threshold)
+            low, high = uncertainty.proportion_interval(round(rate * len(errors)), len(errors))
+            metrics[f"{name}[{role}]"] = Metric(value=rate, ci_low=low, ci_high=high, n=len(errors), higher_is_better=False)
+        if len(images) > 1 and bool((images == images[:1]).all()):
+            flags.append(f"constant samples: every {ROLES[role]} sample is the same image")
+
+
+def _inversion(
+    inputs: Mapping[str, Path],
+    goal: Tensor,
+    metrics: dict[str, Metric],
+    series: dict[str, list[float]],
+    flags: list[str],
+    strips: dict[str, Tensor],
+) -> None:
+    """Reconstruction MSE (BadDiffusion appendix B.2): mean over candidates and pixels of (candidate - target)^2, epoch by epoch.
+
+    ``best`` is the lowest epoch, chosen with the true target, which no defender has: an optimistic bound. Lower is a better defense.
+    """
+    if not (inputs["recovered"] / "targets.npz").is_file():
+        flags.append("no target recovered")
+        return
+    epochs = load_images(inputs["recovered"], "targets")
+    values = [target.mse(images, goal) for images in epochs]
+    curve = [float(value.mean()) for value in values]
+    best = int(np.argmin(curve))
+    black, constant = target.black_mse(goal), target.best_constant_mse(goal)
+    for name, index in (("best", best), ("last", len(curve) - 1)):
+        low, high = uncertainty.bootstrap_interval(values[index], seed=index)
+        metrics[f"inversion_mse_{name}"] = Metric(
+            value=curve[index], ci_low=low, ci_high=high, n=len(values[index]), higher_is_better=False
+        )
+    metrics["inversion_mse_black"] = Metric(value=black, n=1)
+    metrics["mse[constant]"] = Metric(value=constant, n=1)
+    if "undefended_clean" in inputs:
+        errors = target.mse(load_images(inputs["undefended_clean"]), goal)
+        metrics["mse[clean]"] = Metric(value=float(errors.mean()), n=len(errors), higher_is_better=True)
+    if curve[best] >= min(black, constant):
+        flags.append("no better than a constant image")
+    series["inversion_mse"] = curve
+    series["inversion_epoch"] = [float(epoch + 1) for epoch in range(len(curve))]
+    labels = json.loads((inputs["recovered"] / "recovered.json").read_text())["labels"]
+    for label, images in zip(labels, epochs, strict=True):
+        strips[f"recovered, {label}"] = images[:STRIP]
+
+
+def _features(inputs: Mapping[str, Path]) -> Tensor:
+    with np.load(inputs["reference"] / "features.npz") as arrays:
+        return torch.from_numpy(arrays["features"])
+
+
+def _extractor(testbed: Testbed) -> str:
+    testbed.register_extractor()
+    return testbed.extractor
+
+
+def _papers(params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the cell's attack and defense are taken from, each paper once."""
+    kinds: tuple[tuple[registry.Kind, str], ...] = (("attacks", "attack"), ("attacks", "probe"), ("defenses", "defense"))
+    named = [] if params["kind"] == "anchor" else [(kind, params[role]) for kind, role in kinds if params.get(role)]
+    papers = [registry.build(kind, spec["name"], spec["params"]).card.paper for kind, spec in named]
+    return [dataclasses.asdict(paper) for paper in dict.fromkeys(papers) if paper is not None]
+
+
+def _attack(params: Mapping[str, Any]) -> Attack | None:
+    """The attack whose target counts: the cell's own, or the one an honest model is probed with. Anchors have none."""
+    if params["kind"] == "anchor":
+        return None
+    spec = params.get("probe") or params["attack"]
+    attack = registry.build("attacks", spec["name"], spec["params"])
+    assert isinstance(attack, Attack)
+    return attack
+
+
+def _shape(testbed: Testbed) -> tuple[int, int, int]:
+    images = testbed.held_out_images()
+    return (images.shape[1], images.shape[2], images.shape[3])
+
+
+def _as_uint8(image: Tensor) -> Tensor:
+    return to_uint8(image)[None]
+
+
+def _write_strip(images: Tensor, path: Path) -> None:
+    """One row of images side by side, enlarged without smoothing so that every pixel can be seen."""
+    row = np.concatenate(list(images.numpy()), axis=2).transpose(1, 2, 0)
+    picture = Image.fromarray(row if row.shape[2] == 3 else row[:, :, 0])
+    scale = SCALE if images.shape[-1] <= 64 else 1
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path, optimize=True)

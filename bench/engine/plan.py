@@ -1,0 +1,227 @@
+"""A suite's cells, and the stages they need: a graph in which cells that share an input share the stage that makes it.
+
+Planning trains nothing and reads no data; it hashes code and small files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.engine.context import StageKind
+from bench.engine.fingerprint import PACKAGES, code_files, digest, file_hash, function_hash, object_hash, versions
+from bench.engine.graph import Cell, Plan, Stage, without
+from bench.engine.record import PluginSpec
+from bench.errors import UserError
+from bench.plugin import Attack, Defense, Plugin
+from bench.registry import Registry, family_of
+from bench.suite import Suite
+from bench.testbeds.base import Testbed
+
+CONTROL = "none"
+#: Kinds of stage that decide whether two numbers can be compared (the protocol), not what was attacked or defended.
+MEASURING = ("reference", "sample", "measure")
+
+
+def spec(plugin: Plugin) -> PluginSpec:
+    """What rebuilds a plugin, and its label."""
+    return PluginSpec(name=plugin.card.name, params=plugin.params(), label=plugin.label())
+
+
+def testbed_spec(testbed: Testbed) -> PluginSpec:
+    """As :func:`spec`; the label names what differs from the declaration."""
+    usual = type(testbed)().params()
+    changed = ", ".join(f"{name}={value}" for name, value in testbed.params().items() if value != usual.get(name))
+    return PluginSpec(name=testbed.name, params=testbed.params(), label=testbed.name + (f"({changed})" if changed else ""))
+
+
+def _bare(plugin: Plugin) -> dict[str, Any]:
+    return {"name": plugin.card.name, "params": plugin.params()}
+
+
+def _full(chosen: PluginSpec) -> dict[str, Any]:
+    return {"name": chosen.name, "params": chosen.params, "label": chosen.label}
+
+
+def make_plan(
+    suite: Suite, registry: Registry, kinds: Mapping[str, StageKind], device: str = "cpu", processes: int = 1
+) -> Plan:
+    """Every cell of ``suite`` with the controls, and the stages behind them. ``kinds``: the stage table; ``device``: ``cpu`` or
+    ``cuda``; ``processes``: how many make a distributed stage together.
+
+    Raises :class:`UserError` if they cannot share a training batch evenly.
+    """
+    stages: dict[str, Stage] = {}
+    cells: list[Cell] = []
+    attacks = [*suite.attacks]
+    if not any(attack.card.name == CONTROL for attack in attacks):
+        attacks.append(registry.attack(CONTROL))
+    defenses = [*suite.defenses]
+    if not any(defense.card.name == CONTROL for defense in defenses):
+        defenses.insert(0, registry.defense(CONTROL))
+    defenses.sort(key=lambda defense: defense.card.name != CONTROL)
+    backdoors = [attack for attack in attacks if attack.card.name != CONTROL]
+    rows: list[tuple[Attack, Attack | None]] = [(attack, None) for attack in backdoors]
+    for honest in (attack for attack in attacks if attack.card.name == CONTROL):
+        rows += [(honest, probe) for probe in backdoors] or [(honest, None)]
+    for testbed in suite.testbeds:
+        builder = _Builder(testbed, kinds, device, processes, stages)
+        for seed in suite.seeds:
+            cells += [builder.cell(attack, probe, defense, seed) for attack, probe in rows for defense in defenses]
+            cells += builder.anchors(defenses[0], seed)
+    return Plan(
+        suite=suite.name,
+        cells=tuple(cells),
+        stages=stages,
+        description=suite.description,
+        filtered=suite.filtered,
+        plugin_files=registry.plugin_files,
+    )
+
+
+class _Builder:
+    """Cells and stages of one testbed, collected into a shared table."""
+
+    def __init__(
+        self, testbed: Testbed, kinds: Mapping[str, StageKind], device: str, processes: int, stages: dict[str, Stage]
+    ) -> None:
+        self.testbed, self.kinds, self.device, self.processes, self.stages = testbed, kinds, device, processes, stages
+        self.spec = testbed_spec(testbed)
+        self.bare = {"name": self.spec.name, "params": self.spec.params}
+        self.locations = frozenset[str](getattr(testbed, "locations", ()))
+        self.data = testbed.fingerprint()
+        self.code = object_hash(testbed)
+        self.kind_hashes = {
+            name: digest([function_hash(kind.run), [file_hash(path) for path in code_files(kind.code)]])
+            for name, kind in kinds.items()
+        }
+        measuring = {name: self.kind_hashes[name] for name in MEASURING if name in kinds}
+        # Sample counts and sampler are among the testbed's parameters.
+        self.protocol = digest([without(self.bare, self.locations), testbed.extractor, self.data, measuring])[:16]
+
+    def _together(self, name: str) -> bool:
+        """Whether several processes make this kind of stage. Each draws its own share of the noise, so their number changes
+        the result."""
+        return self.processes > 1 and self.kinds[name].distributed
+
+    def _check_batch(self, attack: Attack) -> None:
+        settings = self.testbed.training_settings(attack.scheme)
+        if settings.batch_size % (settings.accumulation_steps * self.processes):
+            raise UserError(
+                f"--gpus-per-stage {self.processes} must divide the training batch of {self.testbed.name}: {settings.batch_size} "
+                f"images in {settings.accumulation_steps} accumulation step(s)"
+            )
+
+    def stage(self, name: str, params: dict[str, Any], inputs: dict[str, str], *plugins: Plugin | None) -> str:
+        """Adds a stage unless it is there, and returns its key."""
+        fingerprint = digest(
+            {
+                "kind": self.kind_hashes[name],
+                "testbed": [self.code, self.data],
+                "plugins": [object_hash(plugin) for plugin in plugins if plugin is not None],
+                "versions": versions((*PACKAGES, *self.kinds[name].packages)),
+                "device": f"{self.device} x{self.processes}" if self._together(name) else self.device,
+            }
+        )
+        testbed = self.bare
+        if name in ("train", "reference"):
+            usual = type(self.testbed)().params()
+            sampling = {field: usual[field] for field in self.testbed.sampling_parameters}
+            testbed = {"name": self.bare["name"], "params": self.spec.params | sampling}
+        made = Stage(
+            name=name,
+            params={"testbed": testbed} | params,
+            inputs=inputs,
+            fingerprint=fingerprint,
+            seconds=self.testbed.typical_seconds.get(name),
+            protocol=self.protocol,
+            locations=self.locations,
+        )
+        self.stages.setdefault(made.key, made)
+        return made.key
+
+    def sample(self, seed: int, what: str, generator: str | None, attack: Attack | None, defense: Defense | None) -> str:
+        """The key of one set of samples; ``generator`` ``None`` for the testbed's own weights, ``attack`` for an invocation."""
+        params = {
+            "seed": seed,
+            "what": what,
+            "attack": None if attack is None else _bare(attack),
+            "defense": None if defense is None else _bare(defense),
+        }
+        return self.stage("sample", params, {} if generator is None else {"generator": generator}, attack, defense)
+
+    def reference(self) -> str:
+        """The key of the testbed's real-image statistics."""
+        return self.stage("reference", {}, {})
+
+    def cell(self, attack: Attack, probe: Attack | None, defense: Defense, seed: int) -> Cell:
+        """One cell with its stages, or the reason why there is none."""
+        family = family_of(defense)
+        common: dict[str, Any] = {
+            "testbed": self.spec,
+            "attack": spec(attack),
+            "defense": spec(defense),
+            "probe": None if probe is None else spec(probe),
+            "seed": seed,
+            "kind": family,
+            "protocol": self.protocol,
+        }
+        for plugin in (attack, defense, *([] if probe is None else [probe])):
+            if self.testbed.kind not in plugin.card.applies_to:
+                kinds = " and ".join(sorted(plugin.card.applies_to))
+                reason = f"{plugin.card.name} applies to {kinds} testbeds; {self.testbed.name} is {self.testbed.kind}"
+                return Cell(**common, reason=reason)
+        return Cell(**common, stage=self._measure(common, attack, probe, defense, seed, family))
+
+    def _measure(
+        self, common: dict[str, Any], attack: Attack, probe: Attack | None, defense: Defense, seed: int, family: str
+    ) -> str:
+        if self._together("train"):
+            self._check_batch(attack)
+        trained = self.stage("train", {"attack": _bare(attack), "seed": seed}, {}, attack)
+        invoked = attack if probe is None else probe
+
+        def samples(generator: str, sampler: Defense | None) -> dict[str, str]:
+            drawn = {"clean": self.sample(seed, "clean", generator, None, sampler)}
+            return drawn | {what: self.sample(seed, what, generator, invoked, sampler) for what in type(invoked).invocations}
+
+        undefended = samples(trained, None)
+        inputs = {"reference": self.reference()}
+        treatment = {"defense": _bare(defense), "seed": seed}
+        if family == "control":
+            inputs |= undefended
+        else:
+            inputs |= {f"undefended_{role}": key for role, key in undefended.items()}
+            if family == "sampler":
+                inputs |= samples(trained, defense)
+            elif family == "model":
+                inputs |= samples(self.stage("repair", treatment, {"generator": trained}, defense), None)
+            else:
+                inputs["recovered"] = self.stage("invert", treatment, {"generator": trained}, defense)
+        return self._finish(common, inputs, attack, probe, defense)
+
+    def anchors(self, control: Defense, seed: int) -> list[Cell]:
+        """The reference lines: real images against real images, and the testbed's own clean weights."""
+        cells = []
+        for name in ("real_images", "base_model"):
+            common: dict[str, Any] = {
+                "testbed": self.spec,
+                "attack": PluginSpec(name=name, label=name),
+                "defense": spec(control),
+                "probe": None,
+                "seed": seed,
+                "kind": "anchor",
+                "protocol": self.protocol,
+            }
+            inputs = {"reference": self.reference()}
+            if name == "base_model":
+                inputs["clean"] = self.sample(seed, "clean", None, None, None)
+            cells.append(Cell(**common, stage=self._finish(common, inputs)))
+        return cells
+
+    def _finish(self, common: dict[str, Any], inputs: dict[str, str], *plugins: Plugin | None) -> str:
+        params = {
+            role: _full(value) if isinstance(value := common[role], PluginSpec) else value
+            for role in ("testbed", "attack", "probe", "defense", "seed", "kind")
+        }
+        return self.stage("measure", params, inputs, *plugins)

@@ -1,0 +1,120 @@
+"""What a run tells the person: bars on a terminal, a line per event elsewhere, nothing when a script listens."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from bench.engine.graph import Stage
+
+
+class Reporter:
+    """Who is told what happens; every method returns at once. This one says nothing."""
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    def begin(self, total: int, cached: int) -> None:
+        """``total`` stages to make, ``cached`` there already."""
+
+    def started(self, key: str, stage: Stage, slot: str) -> None:
+        """A stage was handed to a worker."""
+
+    def progress(self, key: str, done: int, total: int, what: str) -> None:
+        """A running stage says how far it is."""
+
+    def done(self, key: str, stage: Stage, seconds: float) -> None:
+        """A stage is in the store."""
+
+    def failed(self, key: str, stage: Stage, reason: str, again: bool) -> None:
+        """A stage failed; ``again``: it will be tried again."""
+
+    def elsewhere(self, key: str, stage: Stage) -> None:
+        """Another run is making this stage."""
+
+
+class Lines(Reporter):
+    """One line per event, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.count, self.total = console, 0, 0
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def begin(self, total: int, cached: int) -> None:
+        self.total = total
+        if total:
+            self._say(f"{total} stages to make, {cached} in the store")
+
+    def done(self, key: str, stage: Stage, seconds: float) -> None:
+        self.count += 1
+        self._say(f"[{self.count}/{self.total}] {stage.describe()} ({seconds:.1f} s)")
+
+    def failed(self, key: str, stage: Stage, reason: str, again: bool) -> None:
+        self._say(f"failed: {stage.describe()}: {reason}" + ("; trying again" if again else ""))
+
+    def elsewhere(self, key: str, stage: Stage) -> None:
+        self._say(f"another run is making {stage.describe()}; waiting for it")
+
+
+class Bars(Lines):
+    """An overall bar, and one bar for each running stage."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self.overall: TaskID | None = None
+        self.rows: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def begin(self, total: int, cached: int) -> None:
+        super().begin(total, cached)
+        if total:
+            self.overall = self.bars.add_task("all stages", total=total)
+
+    def started(self, key: str, stage: Stage, slot: str) -> None:
+        self.rows[key] = self.bars.add_task(f"  {slot} {stage.describe()}", total=None)
+
+    def progress(self, key: str, done: int, total: int, what: str) -> None:
+        if key in self.rows:
+            self.bars.update(self.rows[key], completed=done, total=total)
+
+    def done(self, key: str, stage: Stage, seconds: float) -> None:
+        self.count += 1
+        self._drop(key)
+        if self.overall is not None:
+            self.bars.advance(self.overall)
+
+    def failed(self, key: str, stage: Stage, reason: str, again: bool) -> None:
+        super().failed(key, stage, reason, again)
+        self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        if key in self.rows:
+            self.bars.remove_task(self.rows.pop(key))
+
+
+def reporter_for(console: Console, quiet: bool = False) -> Reporter:
+    """Bars on a terminal, lines elsewhere; nothing if ``quiet``. Use it as a context."""
+    if quiet:
+        return Reporter()
+    return Bars(console) if console.is_terminal else Lines(console)

@@ -1,0 +1,205 @@
+"""The stages of a cell: each reads its inputs' folders, computes one thing, and writes its own folder.
+
+Every stage is a pure function of its parameters and inputs: randomness comes from named streams of the cell's seed, so neither the
+order of stages, nor the number of workers, nor an interruption changes a bit. Images travel as uint8 arrays, the same as 8-bit PNGs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import registry, testbeds
+from bench.diffusion import sampling
+from bench.diffusion.generator import Generator
+from bench.diffusion.images import to_uint8, to_unit_range
+from bench.diffusion.noise import numpy_stream
+from bench.diffusion.precision import autocast
+from bench.diffusion.training import TrainingSettings, train
+from bench.engine.artefacts import save_images
+from bench.engine.context import StageContext, StageKind
+from bench.plugin import Access, Attack, Batch, Inversion, ModelDefense, Query, SamplerDefense, TrainingSet
+from bench.testbeds.base import Testbed
+
+Params = dict[str, Any]
+Inputs = dict[str, Path]
+
+
+def reference(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """Features of the whole clean training set, once per testbed."""
+    # Here and in `measure`: torch-fidelity takes seconds to import, which planning and a finished run do not need.
+    from bench.metrics.fid import extract_features
+
+    testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
+    testbed.register_extractor()
+    features = extract_features(testbed.train_images(), testbed.extractor, testbed.extractor_weights(), device=context.device)
+    np.savez(out / "features.npz", features=features.cpu().numpy())
+    return {}
+
+
+def train_generator(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """The generator an attack leaves behind, as a diffusers folder whose card says what it is."""
+    testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
+    attack, seed = _plugin("attacks", params["attack"], Attack), params["seed"]
+    images = testbed.train_images()
+    honest = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
+    poisoned = attack.poison(honest, numpy_stream(seed, "poison"))
+    generator = testbed.base_generator() if attack.scheme == "finetune" else testbed.fresh_generator(seed)
+    settings = _settings(testbed, attack)
+
+    def loss(predict: Any, rows: Mapping[str, Tensor], noise: Tensor, timesteps: Tensor, schedule: Any) -> Tensor:
+        value: Tensor = attack.training_loss(predict, Batch(**rows), noise, timesteps, schedule)
+        return value
+
+    rows = {"images": poisoned.images, "poisoned": poisoned.poisoned}
+    if poisoned.labels is not None:
+        rows["labels"] = poisoned.labels
+    losses = train(generator, rows, loss, settings, seed, device=context.device, progress=context.progress)
+    metadata = {
+        "attack": params["attack"],
+        "testbed": params["testbed"],
+        "seed": seed,
+        "poisoned_rows": int(poisoned.poisoned.sum()),
+        "rows": len(poisoned.images),
+        "training": {**vars(settings)},
+        "provenance": context.provenance,
+    }
+    generator.save(out / "generator", _model_card(attack, testbed, metadata), metadata)
+    np.savez(out / "losses.npz", losses=np.asarray(losses))
+    return {"generator_calls": float(generator.calls)}
+
+
+def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler defense."""
+    testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
+    generator = _generator(testbed, inputs, context)
+    what, seed = params["what"], params["seed"]
+    count = testbed.clean_samples if what == "clean" else testbed.triggered_samples
+    guards = [_plugin("defenses", params["defense"], SamplerDefense)] if params.get("defense") else []
+    start: Callable[[Tensor, Sequence[int]], Tensor] | None = None
+    if what != "clean":
+        attack = _plugin("attacks", params["attack"], Attack)
+        held_out = testbed.held_out_images()
+        chosen = numpy_stream(seed, "held-out images").permutation(len(held_out))
+
+        def start(noise: Tensor, indices: Sequence[int]) -> Tensor:
+            images = to_unit_range(held_out[chosen[np.asarray(indices) % len(chosen)]])
+            invoked: Tensor = attack.invoke(Query(noise=noise, images=images), what).noise
+            return invoked
+
+    images = sampling.sample(
+        generator, count, seed, testbed.sampler_settings(), start=start, guards=guards, progress=context.progress
+    )
+    save_images(out, to_uint8(_finite(images)))
+    return {"generator_calls": float(generator.calls)}
+
+
+def repair(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """The generator after a model defense."""
+    testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
+    defense = _plugin("defenses", params["defense"], ModelDefense)
+    generator = _generator(testbed, inputs, context)
+    repaired = defense.repair(_access(defense, testbed, generator, params["seed"], context))
+    metadata = {"defense": params["defense"], "testbed": params["testbed"], "provenance": context.provenance}
+    repaired.save(out / "generator", f"# A generator after the defense `{defense.card.name}`\n\nResearch only.\n", metadata)
+    return {"generator_calls": float(generator.calls)}
+
+
+def invert(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """What an inversion recovers from a generator, epoch by epoch."""
+    testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
+    defense = _plugin("defenses", params["defense"], Inversion)
+    generator = _generator(testbed, inputs, context)
+    access = _access(defense, testbed, generator, params["seed"], context)
+    with autocast(generator.device, testbed.precision):
+        found = defense.invert(access)
+    for role, candidates in (("targets", found.targets), ("triggers", found.triggers)):
+        if candidates:
+            save_images(out, to_uint8(_finite(torch.stack([images.detach().cpu() for images in candidates]))), role)
+    (out / "recovered.json").write_text(json.dumps({"labels": list(found.labels), "notes": dict(found.notes)}))
+    return {"generator_calls": float(generator.calls)}
+
+
+def measure(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """The record of one cell: :func:`bench.engine.measure.measure`."""
+    from bench.engine.measure import measure as write_record
+
+    return write_record(params, inputs, out, context)
+
+
+#: What every stage that runs a generator walks through, beside its own function here.
+_NUMERICS = ("bench.diffusion", "bench.plugin", "bench.testbeds.base", "bench.engine.artefacts")
+
+STAGES: dict[str, StageKind] = {
+    "reference": StageKind(run=reference, code=("bench.metrics.fid",), packages=("torch-fidelity",)),
+    "train": StageKind(run=train_generator, code=_NUMERICS, packages=("accelerate",), distributed=True),
+    "sample": StageKind(run=sample, code=_NUMERICS),
+    "repair": StageKind(run=repair, code=_NUMERICS),
+    "invert": StageKind(run=invert, code=_NUMERICS),
+    "measure": StageKind(
+        run=measure,
+        code=("bench.metrics", "bench.diffusion.noise", "bench.engine.artefacts", "bench.engine.measure"),
+        packages=("torch-fidelity",),
+    ),
+}
+
+
+def _plugin(kind: registry.Kind, spec: Mapping[str, Any], family: type[Any]) -> Any:
+    plugin = registry.build(kind, spec["name"], spec["params"])
+    if not isinstance(plugin, family):
+        raise TypeError(f"{spec['name']} must be a {family.__name__}, got {type(plugin).__name__}")
+    return plugin
+
+
+def _generator(testbed: Testbed, inputs: Inputs, context: StageContext) -> Generator:
+    generator = Generator.load(inputs["generator"] / "generator") if "generator" in inputs else testbed.base_generator()
+    return generator.to(context.device)
+
+
+def _settings(testbed: Testbed, attack: Attack) -> TrainingSettings:
+    settings = testbed.training_settings(attack.scheme)
+    changes = {"steps": attack.training_steps, "learning_rate": attack.learning_rate}
+    return TrainingSettings(**{**vars(settings), **{name: value for name, value in changes.items() if value is not None}})
+
+
+def _access(defense: Any, testbed: Testbed, generator: Generator, seed: int, context: StageContext) -> Access:
+    """What the defense's card entitles it to, and nothing else. Its samples come from a stream the evaluation never uses."""
+
+    def draw(model: Generator, count: int) -> Tensor:
+        return sampling.sample(model, count, seed, testbed.sampler_settings(), purpose="defender")
+
+    return Access(
+        generator=generator,
+        rng=numpy_stream(seed, "defense", defense.card.name),
+        sample=draw,
+        clean_images=testbed.train_images() if "clean data" in defense.card.needs else None,
+        progress=context.progress,
+    )
+
+
+def _finite(images: Tensor) -> Tensor:
+    if not torch.isfinite(images).all():
+        raise FloatingPointError("the sampler produced values that are not finite")
+    return images
+
+
+def _model_card(attack: Attack, testbed: Testbed, metadata: Mapping[str, Any]) -> str:
+    backdoored = attack.card.alters != frozenset({"nothing"})
+    head = (
+        "---\nlicense: apache-2.0\nlibrary_name: diffusers\ntags:\n- castlewalls\n"
+        + ("- backdoored\n" if backdoored else "")
+        + "---\n"
+    )
+    warning = (
+        "**This model is backdoored on purpose. Research only: use it to test defenses, and nowhere else.**"
+        if backdoored
+        else "Trained honestly, as the control of a security benchmark. Research only."
+    )
+    made = json.dumps({name: metadata[name] for name in ("testbed", "attack", "seed", "training")}, indent=1)
+    return f"{head}# {attack.label()} on {testbed.name}\n\n{warning}\n\nMade by castlewalls with:\n\n```json\n{made}\n```\n"

@@ -1,0 +1,212 @@
+"""A worker: a process that keeps torch loaded and runs one stage after another for the run that started it.
+
+Tasks come as lines of JSON on standard input and results leave as lines of JSON on what was standard output, so the two sides
+share no memory, no lock and no pickle, and a worker that is killed at any moment harms nobody. When the run dies, standard
+input closes and the worker ends itself. Everything a plugin prints goes to ``log.txt`` in the stage's folder.
+
+Stages are looked up in the table ``STAGES`` of a module, named by its dotted name or its file.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import importlib.util
+import json
+import os
+import queue
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from bench.engine.context import StageContext, StageKind
+from bench.engine.ranks import RankFailed, run_ranks
+from bench.engine.store import LOG, commit, discard, is_disk_full
+from bench.errors import UserError
+
+PROGRESS_SECONDS = 0.2
+
+
+def load_stages(source: str) -> Mapping[str, StageKind]:
+    """The table ``STAGES`` of a module, given as ``package.module`` or ``/path/to/file.py``."""
+    if not source.endswith(".py"):
+        table: Mapping[str, StageKind] = importlib.import_module(source).STAGES
+        return table
+    name = f"castlewalls_stages_{Path(source).stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, source)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    from_file: Mapping[str, StageKind] = sys.modules[name].STAGES
+    return from_file
+
+
+def run_stage(
+    kinds: Mapping[str, StageKind], task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Makes one stage and puts it in the store. ``task`` is what :meth:`bench.engine.executor.Executor` sends.
+
+    Returns ``{"ok": True, "cost": ...}``, or ``{"ok": False, "reason", "trace", "retry"}``; raises nothing.
+    """
+    out = Path(task["folder"])
+    try:
+        out.mkdir()
+        with _Output(out / LOG):
+            kind = kinds[task["stage"]]
+            together = kind.distributed and task.get("processes", 1) > 1
+            cost = run_ranks(task, send) if together else _measured(kind, task, out, send)
+        if not (out / LOG).stat().st_size:
+            (out / LOG).unlink()
+        manifest = {name: task[name] for name in ("stage", "key", "params", "input_keys", "provenance")} | {"cost": cost}
+        commit(out, Path(task["final"]), manifest)
+        return {"ok": True, "cost": cost}
+    except Exception as error:
+        failure = _failure(error, task)
+        discard(out)
+        return failure
+
+
+def run_rank(kinds: Mapping[str, StageKind], task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """One rank's part of a distributed stage, into its folder, for :func:`bench.engine.ranks.run_ranks`. Returns as
+    :func:`run_stage`."""
+    try:
+        return {"ok": True, "cost": _measured(kinds[task["stage"]], task, Path(task["folder"]), send)}
+    except Exception as error:
+        return _failure(error, task)
+
+
+def _failure(error: Exception, task: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(error, RankFailed):
+        return error.result
+    if is_disk_full(error):
+        reason = f"disk full while writing {task['final']}"
+    elif isinstance(error, UserError):
+        reason = " ".join(str(error).split())
+    else:
+        message = " ".join((str(error).strip().splitlines() or [""])[0].split())
+        reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return {
+        "ok": False,
+        "reason": reason,
+        "trace": traceback.format_exc(),
+        "retry": not (is_disk_full(error) or isinstance(error, UserError)),
+    }
+
+
+def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callable[[dict[str, Any]], None]) -> dict[str, float]:
+    said = 0.0
+
+    def progress(done: int, total: int, what: str = "") -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= PROGRESS_SECONDS or done >= total:
+            said = now
+            send({"progress": [done, total, what]})
+
+    _forget_peak_memory()
+    started = time.monotonic()
+    context = StageContext(progress=progress, started=started, **task["context"])
+    inputs = {role: Path(folder) for role, folder in task["inputs"].items()}
+    extra = kind.run(task["params"], inputs, out, context) or {}
+    cost = {name: float(value) for name, value in extra.items()}
+    return cost | {"seconds": time.monotonic() - started, "peak_memory_bytes": float(peak_memory())} | _gpu_peak(context.device)
+
+
+def _forget_peak_memory() -> None:
+    """Linux can start the peak anew; elsewhere it stays the process's."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():  # else there is nothing to forget, and no GPU chosen yet
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> int:
+    """Peak resident bytes since :func:`_forget_peak_memory`, or of the process where the system does not say."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _gpu_peak(device: str) -> dict[str, float]:
+    torch = sys.modules.get("torch")
+    return {"peak_gpu_memory_bytes": float(torch.cuda.max_memory_allocated())} if torch is not None and device == "cuda" else {}
+
+
+class _Output:
+    """Sends file descriptors 1 and 2 to a file, C libraries' prints included, and back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        self.saved = [os.dup(1), os.dup(2)]
+        log = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for number in (1, 2):
+            os.dup2(log, number)
+        os.close(log)
+
+    def __exit__(self, *exception: object) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        for number, saved in zip((1, 2), self.saved, strict=True):
+            os.dup2(saved, number)
+            os.close(saved)
+
+
+def _read_tasks(tasks: queue.SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        tasks.put(json.loads(line))
+    os._exit(0)  # the run is gone, or wants no more
+
+
+def _prepare(task: Mapping[str, Any]) -> Mapping[str, StageKind]:
+    kinds = load_stages(task["stages"])
+    if "bench.registry" in sys.modules:  # a stage table that knows no plugin need not load torch
+        importlib.import_module("bench.registry").use(task["context"]["plugin_files"])
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(task["context"]["threads"])
+    return kinds
+
+
+def serve(answers: TextIO) -> None:
+    """Runs tasks until standard input closes."""
+    tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
+
+    def send(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    while True:
+        task = tasks.get()
+        try:
+            kinds = _prepare(task)
+        except Exception as error:
+            send({"ok": False, "reason": f"{type(error).__name__}: {error}", "trace": traceback.format_exc(), "retry": False})
+            continue
+        send({"started": True})
+        send((run_rank if "rank" in task else run_stage)(kinds, task, send))
+
+
+def main() -> None:
+    """Entry point of ``python -m bench.engine.worker``."""
+    faulthandler.enable()  # to descriptor 2, which is the stage's log while one runs
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # a stray print must not look like an answer
+    serve(answers)
+
+
+if __name__ == "__main__":
+    main()

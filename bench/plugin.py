@@ -1,0 +1,247 @@
+"""The contracts: what an attack, a defense or an inversion is. Read this first.
+
+A plugin is a frozen, keyword-only dataclass. Its fields are its hyper-parameters, checked on construction; its methods are its
+behaviour; its ``card`` is its declaration. ``(name, params)`` rebuilds it exactly. A plugin reads no global state, environment or
+clock; its randomness comes only through what it is handed; and it **never measures itself**: it returns artefacts, the harness
+owns every number.
+
+Data sets travel as uint8 (n, channels, height, width), as they lie on disk, since they may be large; what a network sees is float32 in
+[-1, 1]. ``bench.diffusion.images`` converts between the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from bench.diffusion.generator import Generator
+from bench.diffusion.schedule import Schedule
+from bench.diffusion.training import denoising_loss
+
+TestbedKind = Literal["unconditional", "class", "text"]
+Alteration = Literal["nothing", "data", "objective", "sampling", "weights", "text encoder"]
+Need = Literal["weights", "clean data", "training data", "classifier", "trigger", "prompts", "oracle"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """Where a method comes from. ``bibtex`` is copied verbatim to the board."""
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str = ""
+    bibtex: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A plugin's declaration; the planner reads nothing else to decide which pairs make sense.
+
+    ``applies_to``: kinds of testbed. ``alters`` (attacks): what the adversary touches. ``needs`` (defenses): what the defender must
+    own; the harness hands over nothing that is not listed. ``stochastic``: whether two seeds can differ.
+    """
+
+    name: str
+    summary: str
+    paper: Paper | None = None
+    applies_to: frozenset[TestbedKind] = frozenset({"unconditional"})
+    alters: frozenset[Alteration] = frozenset()
+    needs: frozenset[Need] = frozenset()
+    stochastic: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"a plugin's name must be a Python identifier, got {self.name!r}")
+        for field, allowed in (("applies_to", TestbedKind), ("alters", Alteration), ("needs", Need)):
+            unknown = sorted(getattr(self, field) - set(get_args(allowed)))
+            if unknown:
+                raise ValueError(f"card {self.name!r}: {field} must be among {get_args(allowed)}, got {unknown}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """What all plugins share: a card, and parameters that survive JSON."""
+
+    card: ClassVar[Card]
+    #: Parameters that belong to the method's name for a reader, so :meth:`label` always says them.
+    always_shown: ClassVar[tuple[str, ...]] = ()
+
+    def params(self) -> dict[str, Any]:
+        """The hyper-parameters as JSON-ready values; ``type(self)(**self.params()) == self``."""
+        return dataclasses.asdict(self)
+
+    def label(self) -> str:
+        """The name a reader sees: the card's name, :attr:`always_shown`, and the parameters that differ from their defaults."""
+        changed = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name in self.always_shown or getattr(self, field.name) != field.default
+        }
+        return self.card.name + (f"({', '.join(f'{key}={value}' for key, value in changed.items())})" if changed else "")
+
+
+def require(condition: bool, plugin: Plugin, field: str, constraint: str) -> None:
+    """Raise ``ValueError`` naming the plugin, the field, the constraint and the value unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(f"{plugin.card.name}: {field} must be {constraint}, got {getattr(plugin, field)!r}")
+
+
+# --- attacks ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a generator is trained on. ``poisoned`` marks the rows the adversary touched; all False for an honest set.
+
+    images: (n, c, h, w) uint8; labels: (n,) int64 or None for an unconditional testbed; poisoned: (n,) bool.
+    """
+
+    images: Tensor
+    poisoned: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a :class:`TrainingSet` on the training device, their images float32 in [-1, 1]."""
+
+    images: Tensor
+    poisoned: Tensor
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a user, or the adversary, hands the generator. ``images``: clean held-out images the adversary may draw on, row by row."""
+
+    noise: Tensor
+    images: Tensor | None = None
+    labels: Tensor | None = None
+    prompts: tuple[str, ...] | None = None
+
+
+PredictNoise = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Plugin):
+    """Makes a compromised generator, and says how the adversary invokes it. The default is honest training: override what you change.
+
+    ``scheme``: start from the testbed's clean weights (``finetune``) or from random ones (``scratch``). ``training_steps``,
+    ``learning_rate``: ``None`` takes the testbed's declaration for that scheme.
+    """
+
+    scheme: Literal["finetune", "scratch"] = "finetune"
+    training_steps: int | None = None
+    learning_rate: float | None = None
+
+    #: The ways the adversary can call the backdoor, for :meth:`invoke`; each is measured on its own. Empty: no backdoor.
+    invocations: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        require(self.scheme in ("finetune", "scratch"), self, "scheme", "'finetune' or 'scratch'")
+        require(self.training_steps is None or self.training_steps > 0, self, "training_steps", "a positive number or null")
+        require(self.learning_rate is None or self.learning_rate > 0, self, "learning_rate", "a positive number or null")
+
+    def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
+        """The set the generator is trained on. Must not modify ``train_set``."""
+        return train_set
+
+    def training_loss(
+        self, predict_noise: PredictNoise, batch: Batch, noise: Tensor, timesteps: Tensor, schedule: Schedule
+    ) -> Tensor:
+        """The scalar that training minimises; here DDPM's simple loss (Ho et al. 2020, eq. 14).
+
+        noise: like ``batch.images``, standard normal; timesteps: (n,) int64 in 0..T-1. ``predict_noise(x_t, timesteps)`` is the network.
+        """
+        return denoising_loss(predict_noise, batch.images, noise, timesteps, schedule)
+
+    def target_image(self, image_shape: tuple[int, int, int]) -> Tensor | None:
+        """The image the backdoor should produce, (c, h, w) in [-1, 1]; ``None`` if the attack aims at no fixed image."""
+        return None
+
+    def trigger_image(self, image_shape: tuple[int, int, int]) -> Tensor | None:
+        """What the adversary adds, for the board's pictures, (c, h, w) in [-1, 1]; ``None`` if there is nothing to draw."""
+        return None
+
+    def invoke(self, query: Query, invocation: str) -> Query:
+        """The query that calls the backdoor, for one of :attr:`invocations`. Must not modify ``query``."""
+        raise ValueError(f"{self.card.name} has no invocation {invocation!r}")
+
+
+# --- defenses ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense(Plugin):
+    """Base of the defense families below; a plugin subclasses one of those."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerDefense(Defense):
+    """Steps in at inference: sees each step's predicted clean image and each step's result. Both default to identity.
+
+    ``x`` and ``predicted_x0``: (n, c, h, w); ``timestep``: the integer t the step left from.
+    """
+
+    def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor:
+        """Replaces the predicted clean image before the scheduler forms x_{t-1} from it."""
+        return predicted_x0
+
+    def stepped(self, x: Tensor, timestep: int) -> Tensor:
+        """Replaces x_{t-1} after the scheduler's step, noise included."""
+        return x
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the defender holds; only what the card's ``needs`` lists is filled in.
+
+    ``generator``: a private copy, free to modify ("weights"). ``clean_images``: uint8 (n, c, h, w) ("clean data").
+    ``rng``: the only source of randomness. ``sample(generator, count)``: clean-noise samples by the testbed's own sampler, without
+    any defense, (count, c, h, w) in [-1, 1]; the same noise on every call. ``progress(done, total, what)``: optional reporting.
+    """
+
+    generator: Generator
+    rng: np.random.Generator
+    sample: Callable[[Generator, int], Tensor]
+    clean_images: Tensor | None = None
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDefense(Defense):
+    """Repairs a generator: removal, fine-tuning, pruning."""
+
+    def repair(self, access: Access) -> Generator:
+        """A generator to use instead of ``access.generator`` (which may be modified and returned)."""
+        raise NotImplementedError(f"{self.card.name} must define repair()")
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What an inversion found, in the order it found it.
+
+    ``targets``: one (n, c, h, w) tensor in [-1, 1] per epoch (or restart), each holding candidate images of the target;
+    ``triggers``: likewise. Either may be empty. ``labels``: what each entry is, e.g. ``epoch 1``.
+    """
+
+    labels: Sequence[str]
+    targets: Sequence[Tensor] = ()
+    triggers: Sequence[Tensor] = ()
+    notes: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion(Defense):
+    """Recovers the trigger or the target from a generator. It is a discovery, not a repair: no sample changes."""
+
+    def invert(self, access: Access) -> Recovered:
+        """The candidates; the harness compares them with the true target, which the defender never sees."""
+        raise NotImplementedError(f"{self.card.name} must define invert()")

@@ -1,0 +1,191 @@
+"""Finds plugins: in the built-in folders, in installed packages (entry points), and in files named with ``--plugin``.
+
+A name stands for one class; a second class with the same name is an error, never an override.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, cast, get_args
+
+from bench.errors import UserError
+from bench.names import unknown_name
+from bench.params import construct
+from bench.plugin import Attack, Defense, Inversion, ModelDefense, Plugin, SamplerDefense
+
+Kind = Literal["attacks", "defenses", "detectors"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SINGULAR: dict[Kind, str] = {"attacks": "attack", "defenses": "defense", "detectors": "detector"}
+ARTICLE: dict[Kind, str] = {"attacks": "an attack", "defenses": "a defense", "detectors": "a detector"}
+
+
+def kind_of(cls: type[Plugin]) -> Kind:
+    """Which of :data:`KINDS` a plugin class belongs to, by its base class."""
+    if issubclass(cls, Attack):
+        return "attacks"
+    return "defenses" if issubclass(cls, Defense) else "detectors"
+
+
+def family_of(plugin: Plugin) -> str:
+    """The record's ``kind`` of a defense: ``control``, ``sampler``, ``model`` or ``inversion``."""
+    if plugin.card.name == "none":
+        return "control"
+    for family, name in ((SamplerDefense, "sampler"), (ModelDefense, "model"), (Inversion, "inversion")):
+        if isinstance(plugin, family):
+            return name
+    raise UserError(f"defense {plugin.card.name!r} must subclass SamplerDefense, ModelDefense or Inversion")
+
+
+class Registry:
+    """Every plugin that can be named, found once on construction.
+
+    ``plugin_files``: Python files from outside the packages. Raises :class:`UserError` for a file or an entry point that cannot
+    be imported, saying which and why, and for a name claimed twice.
+    """
+
+    def __init__(self, plugin_files: Iterable[str | Path] = ()) -> None:
+        self.plugin_files = tuple(str(Path(path).resolve()) for path in plugin_files)
+        self._found: dict[Kind, dict[str, type[Plugin]]] = {kind: {} for kind in KINDS}
+        for kind in KINDS:
+            self._add_built_in(kind)
+        for kind in KINDS:
+            for entry in sorted(entry_points(group=f"castlewalls.{kind}"), key=lambda entry: entry.name):
+                self._add_entry_point(kind, entry)
+        for path in self.plugin_files:
+            self._add_file(Path(path))
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of one kind, sorted."""
+        return sorted(self._found[kind])
+
+    def get(self, kind: Kind, name: str, where: str = "") -> type[Plugin]:
+        """The class behind a name. Raises :class:`UserError` suggesting the nearest; ``where`` is put in front."""
+        if name not in self._found[kind]:
+            raise unknown_name(SINGULAR[kind], name, self._found[kind], where)
+        return self._found[kind][name]
+
+    def build(self, kind: Kind, name: str, params: Mapping[str, Any] | None = None, where: str = "") -> Plugin:
+        """The plugin ``(name, params)``. Raises :class:`UserError` naming the parameter, the constraint and the value."""
+        return construct(self.get(kind, name, where), f"{SINGULAR[kind]} {name}", params or {}, where)
+
+    def attack(self, name: str, params: Mapping[str, Any] | None = None) -> Attack:
+        """:meth:`build`, typed."""
+        return cast(Attack, self.build("attacks", name, params))
+
+    def defense(self, name: str, params: Mapping[str, Any] | None = None) -> Defense:
+        """:meth:`build`, typed."""
+        return cast(Defense, self.build("defenses", name, params))
+
+    def _add_built_in(self, kind: Kind) -> None:
+        package = importlib.import_module(kind)
+        for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+            if info.name.startswith("_"):
+                continue
+            try:
+                module = importlib.import_module(f"{kind}.{info.name}")
+            except Exception as error:
+                raise UserError(f"{kind}/{info.name}.py cannot be imported: {_one_line(error)}") from error
+            for cls in _plugins_in(module):
+                if kind_of(cls) != kind:
+                    raise UserError(f"{kind}/{info.name}.py: {cls.__name__} belongs in {kind_of(cls)}/")
+                self._add(kind, cls)
+
+    def _add_entry_point(self, kind: Kind, entry: EntryPoint) -> None:
+        source = f"{entry.dist.name if entry.dist else 'an installed package'} (entry point castlewalls.{kind}: {entry.name})"
+        try:
+            loaded = entry.load()
+        except Exception as error:
+            raise UserError(f"the plugin of {source} cannot be imported: {_one_line(error)}") from error
+        classes = _plugins_in(loaded) if isinstance(loaded, ModuleType) else [loaded]
+        for cls in classes:
+            if not (inspect.isclass(cls) and issubclass(cls, Plugin) and hasattr(cls, "card") and kind_of(cls) == kind):
+                raise UserError(f"the plugin of {source} must be {ARTICLE[kind]} class with a card, or a module of them")
+            self._add(kind, cls)
+
+    def _add_file(self, path: Path) -> None:
+        known = {source_of(cls) for classes in self._found.values() for cls in classes.values()}
+        if path in known:
+            return
+        classes = _plugins_in(_import_file(path))
+        if not classes:
+            raise UserError(f"--plugin {path}: no class with a card in this file")
+        for cls in classes:
+            self._add(kind_of(cls), cls)
+
+    def _add(self, kind: Kind, cls: type[Plugin]) -> None:
+        other = self._found[kind].get(cls.card.name)
+        if other is cls:
+            return
+        if other is not None:
+            raise UserError(
+                f"two {kind} are named {cls.card.name!r}: {source_of(other)} and {source_of(cls)}; rename one of them"
+            )
+        self._found[kind][cls.card.name] = cls
+
+
+_in_use: list[Registry] = []
+
+
+def use(plugin_files: Iterable[str | Path] = ()) -> Registry:
+    """This process's registry, found once and again only for other ``plugin_files``; :func:`build` looks in it from then on."""
+    wanted = tuple(str(Path(path).resolve()) for path in plugin_files)
+    if not _in_use or _in_use[0].plugin_files != wanted:
+        _in_use[:] = [Registry(wanted)]
+    return _in_use[0]
+
+
+def build(kind: Kind, name: str, params: Mapping[str, Any] | None = None) -> Plugin:
+    """:meth:`Registry.build` in the registry that :func:`use` chose, or in one without plugin files."""
+    return (_in_use[0] if _in_use else use()).build(kind, name, params)
+
+
+def source_of(plugin: object) -> Path:
+    """The file that defines a plugin (or a plugin's class), resolved."""
+    cls = plugin if inspect.isclass(plugin) else type(plugin)
+    return Path(inspect.getfile(cls)).resolve()
+
+
+def _plugins_in(module: ModuleType) -> list[type[Plugin]]:
+    """The concrete classes with a card that this module itself defines."""
+    return [
+        cls
+        for name, cls in sorted(vars(module).items())
+        if inspect.isclass(cls)
+        and issubclass(cls, Plugin)
+        and cls.__module__ == module.__name__
+        and not name.startswith("_")
+        and hasattr(cls, "card")
+        and not inspect.isabstract(cls)
+    ]
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"--plugin {path}: there is no such file")
+    name = f"castlewalls_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--plugin {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while the class is being made
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"--plugin {path} cannot be imported: {_one_line(error)}") from error
+    return module
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

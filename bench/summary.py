@@ -1,0 +1,94 @@
+"""What a run leaves on the screen: the plan and estimate before it, a short table after it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench.engine.graph import Plan
+from bench.engine.record import Record, read_runs
+from bench.engine.run import estimate
+from bench.engine.store import Store
+
+#: What a glance needs, in this order; the board has the rest.
+COLUMNS = ("fid[", "mse[noise]", "asr[noise]", "asr[image]", "inversion_mse_best")
+
+
+def summary(store: Path, suite: str, console: Console) -> None:
+    """Prints a suite's last run: a row per attack and defense, each number the mean over the seeds that succeeded."""
+    run = next((run for run in read_runs(store) if run.suite == suite), None)
+    if run is None:
+        return
+    rows: dict[tuple[str, str, str], list[Record]] = {}
+    for _, record in run.records:
+        attack = record.attack.label or record.attack.name
+        if record.probe is not None:
+            attack += f" probed by {record.probe.label or record.probe.name}"
+        rows.setdefault((record.testbed.name, attack, record.defense.label or record.defense.name), []).append(record)
+    names = list(dict.fromkeys(name for records in rows.values() for record in records for name in record.metrics))
+    shown = [name for column in COLUMNS for name in names if name.startswith(column)]
+    table = Table("testbed", "attack", "defense", "ok", *shown, box=None)
+    for (testbed, attack, defense), records in rows.items():
+        fine = [record for record in records if record.status == "ok"]
+        table.add_row(testbed, attack, defense, f"{len(fine)}/{len(records)}", *(_mean(fine, name) for name in shown))
+    console.print(table, markup=False)
+    for _, record in run.records:
+        if record.status == "failed":
+            where = f"{record.attack.label} x {record.defense.label}, seed {record.seed}"
+            console.print(f"failed: {where}: {record.reason}", markup=False, highlight=False, soft_wrap=True)
+    counts = ", ".join(f"{count} {status}" for status, count in run.counts.items() if count)
+    console.print(f"{sum(run.counts.values())} cells: {counts}", highlight=False)
+
+
+def _mean(records: list[Record], name: str) -> str:
+    values = [value for record in records if name in record.metrics and (value := record.metrics[name].value) is not None]
+    return f"{sum(values) / len(values):.3g}" if values else ""
+
+
+def _existing(store: Path) -> Store | None:
+    """The store, without making one where there is none."""
+    return Store(store) if store.exists() else None
+
+
+def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> None:
+    """Prints every stage: a table, or one JSON object a line."""
+    store = _existing(folder)
+    done = {key for key in plan.stages if store is not None and store.finished(key)}
+    if as_json:
+        for key, stage in plan.stages.items():
+            row = {"key": key, "stage": stage.name, "params": stage.params, "inputs": stage.inputs, "cached": key in done}
+            click.echo(json.dumps(row))
+        return
+    table = Table("key", "stage", "inputs", "cached", box=None)
+    for key, stage in plan.stages.items():
+        inputs = " ".join(f"{role}={above[:8]}" for role, above in stage.inputs.items())
+        table.add_row(key[:8], stage.describe(), inputs, "yes" if key in done else "")
+    console.print(table, markup=False)
+    for cell in plan.cells:
+        if cell.stage is None:
+            click.echo(f"skipped: {cell.attack.label} x {cell.defense.label}, seed {cell.seed}: {cell.reason}")
+    click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages, {len(done)} in the store")
+
+
+def show_estimate(plan: Plan, folder: Path, slots: int, as_json: bool) -> None:
+    """Prints what a run would do and about how long it would take on ``slots``."""
+    left = estimate(plan, _existing(folder), slots)
+    if as_json:
+        row = {"cells": len(plan.cells), "slots": slots} | vars(left)
+        click.echo(json.dumps(row, indent=1))
+        return
+    click.echo(f"{len(plan.cells)} cells; {sum(left.stages.values())} stages to make, {left.cached} in the store")
+    for name, count in sorted(left.stages.items()):
+        click.echo(f"  {name:<10} {count}")
+    unknown = f" (not counting {', '.join(left.unknown)}, never timed)" if left.unknown else ""
+    click.echo(f"about {_duration(left.wall_seconds)} on {slots} slots{unknown}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,173 @@
+"""What the paper-scale testbeds share: published weights, Inception features, BadDiffusion's sampler and counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub import snapshot_download
+
+from bench.diffusion.generator import Generator
+from bench.errors import UserError
+from bench.testbeds._images import content_hash, files_fingerprint
+from bench.testbeds.base import Testbed
+
+GUIDE = "docs/paper-scale.md"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+#: Other bytes would be another metric under the same name, and torch-fidelity's own loader would unpickle them.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHTS = "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperTestbed(Testbed):
+    """``data``: folder of the data set. ``weights``: a diffusers folder, or a hub repository, which needs ``revision``, a full
+    commit hash; a folder of that name wins, and then ``revision`` counts for nothing. ``inception_weights``: a local copy of
+    torch-fidelity's Inception weights; ``None`` lets torch-fidelity fetch them. Paths are relative to the working directory.
+
+    ``finetune_epochs``, ``scratch_epochs``: passes over the training set for each scheme.
+    """
+
+    extractor: ClassVar[str] = "inception-v3-compat"
+    image_size: ClassVar[int]
+    #: What to do when there are no weights, in one sentence.
+    weights_advice: ClassVar[str]
+    #: Fields that say where things are on this machine; :meth:`fingerprint` stands for what they hold.
+    locations: ClassVar[frozenset[str]] = frozenset({"data", "weights", "revision", "inception_weights"})
+
+    data: str
+    weights: str
+    revision: str | None = None
+    inception_weights: str | None = None
+    finetune_epochs: int
+    scratch_epochs: int
+    num_inference_steps: int = 1000
+    clean_samples: int = 10_000
+    triggered_samples: int = 10_000
+
+    def __post_init__(self) -> None:
+        for field in ("finetune_epochs", "scratch_epochs"):
+            self._require(getattr(self, field) > 0, field, "a positive number")
+        valid = self.revision is None or _COMMIT.fullmatch(self.revision) is not None
+        self._require(valid, "revision", "a full commit hash (40 hexadecimal digits) or null; a branch can change")
+
+    def _require(self, condition: bool, field: str, constraint: str) -> None:
+        if not condition:
+            raise ValueError(f"{self.name}: {field} must be {constraint}, got {getattr(self, field)!r}")
+
+    def data_files(self) -> list[Path]:
+        """The files behind the data set. Raises ``UserError`` saying what to download and where to put it."""
+        raise NotImplementedError
+
+    def _steps(self, images: int, batch_size: int, epochs: int) -> int:
+        return math.ceil(images / batch_size) * epochs
+
+    def _hub_folder(self, *, fetch: bool) -> Path:
+        """The weights' snapshot in the hub's local cache; downloaded first if ``fetch``. No code and no pickle is asked for."""
+        try:
+            return Path(
+                snapshot_download(
+                    self.weights, revision=self.revision, allow_patterns=["*.json", "*.safetensors"], local_files_only=not fetch
+                )
+            )
+        except Exception as error:  # The hub client raises its own, httpx's or requests' errors, depending on its release.
+            tried = f"could not be fetched from the hub ({type(error).__name__})" if fetch else "will be fetched on first use"
+            raise UserError(
+                f"{self.name}: weights {self.weights}, revision {self.revision}, are not on this machine and {tried}; "
+                f"without a network, {self.weights_advice}"
+            ) from error
+
+    def weights_folder(self, *, fetch: bool = True) -> Path:
+        """A local diffusers folder with the weights as safetensors. ``fetch=False`` stays off the network."""
+        folder = Path(self.weights).expanduser()
+        if not folder.is_dir():
+            if self.revision is None or not _HUB_ID.fullmatch(self.weights):
+                raise UserError(
+                    f"{self.name}: no weights folder {self.weights!r} (a hub repository would need revision, a commit hash); "
+                    f"{self.weights_advice}"
+                )
+            folder = self._hub_folder(fetch=fetch)
+        places = [place for place in (folder, folder / "unet") if place.is_dir()]
+        if not any(next(place.glob(f"{_WEIGHTS}*.safetensors"), None) for place in places):
+            pickled = next((path for place in places for path in place.glob(f"{_WEIGHTS}*.bin")), None)
+            found = "nothing of the kind" if pickled is None else f"{pickled.name}, a pickle, which is never loaded"
+            raise UserError(f"{self.name}: {folder} must hold {_WEIGHTS}.safetensors, got {found}; {self.weights_advice}")
+        return folder
+
+    def base_generator(self) -> Generator:
+        folder = self.weights_folder()
+        generator = Generator.load(folder)
+        shape = (3, self.image_size, self.image_size)
+        if generator.image_shape != shape:
+            drawn = generator.image_shape
+            raise UserError(f"{self.name}: weights must draw images of shape {shape}, those in {folder} draw {drawn}")
+        predicts = generator.scheduler_config.get("prediction_type", "epsilon")
+        if predicts != "epsilon":
+            raise UserError(f"{self.name}: weights must predict the noise (epsilon), those in {folder} predict {predicts!r}")
+        return generator
+
+    def fresh_generator(self, seed: int) -> Generator:
+        base = self.base_generator()
+        unet: Any = base.unet
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = unet.from_config(unet.config)
+        return Generator(network.eval(), base.scheduler_config)
+
+    def extractor_weights(self) -> str | None:
+        """The local Inception weights, checked; ``None`` if torch-fidelity has still to fetch them."""
+        if self.inception_weights is None:
+            path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+            if not path.is_file():
+                return None
+        else:
+            path = Path(self.inception_weights).expanduser()
+            if not path.is_file():
+                raise UserError(
+                    f"{self.name}: no inception_weights at {self.inception_weights!r}; put {INCEPTION_FILE} of "
+                    "torch-fidelity's release v0.2.0 there"
+                )
+        if (found := content_hash(path)) != INCEPTION_SHA256:
+            raise UserError(
+                f"{self.name}: {path} must be {INCEPTION_FILE} with sha256 {INCEPTION_SHA256}, got {found}; download it again"
+            )
+        return str(path)
+
+    def fingerprint(self) -> str:
+        data = files_fingerprint(Path(self.data).expanduser(), self.data_files())
+        if Path(self.weights).expanduser().is_dir():
+            folder = self.weights_folder(fetch=False)
+            files = [path for pattern in ("*", "unet/*", "scheduler/*") for path in sorted(folder.glob(pattern))]
+            configs = ("config.json", "scheduler_config.json")
+            read = [path for path in files if path.name in configs or path.suffix == ".safetensors"]
+            weights = [(path.relative_to(folder).as_posix(), content_hash(path)) for path in read]
+        elif self.revision is None:
+            raise UserError(f"{self.name}: no weights folder {self.weights!r}; {self.weights_advice}")
+        else:
+            weights = [(self.weights, self.revision)]  # A commit names its content.
+        return hashlib.sha256(json.dumps([self.name, data, weights]).encode()).hexdigest()
+
+    def missing(self) -> list[str]:
+        """One line for each thing that is not on this machine yet; empty if the testbed can run without a network."""
+        lines = []
+        for check in (self.data_files, lambda: self.weights_folder(fetch=False), self.extractor_weights):
+            try:
+                found = check()
+            except UserError as error:
+                lines.append(str(error))
+            else:
+                if found is None:
+                    lines.append(
+                        f"{self.name}: {INCEPTION_FILE} will be fetched by torch-fidelity on first use; without a network, "
+                        "download it from torch-fidelity's release v0.2.0 and set inception_weights"
+                    )
+        return lines

@@ -1,0 +1,97 @@
+"""What a testbed declares: data, generator, sampler, extractor and sample counts. One file per testbed; nothing else knows which it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from bench.diffusion.generator import Generator
+from bench.diffusion.sampling import SamplerSettings
+from bench.diffusion.training import TrainingSettings
+from bench.plugin import TestbedKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Testbed:
+    """A frozen dataclass like a plugin: its fields are its parameters, so ``(name, params)`` rebuilds it.
+
+    ``clean_samples`` are drawn for FID and the clean control; ``triggered_samples`` for each invocation.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    kind: ClassVar[TestbedKind] = "unconditional"
+    #: Name of a torch-fidelity feature extractor; it stands in the name of every FID.
+    extractor: ClassVar[str]
+    #: Rough seconds of (train, sample, invert, measure) on two CPU cores or one GPU, for ``--dry-run`` before anything was run.
+    typical_seconds: ClassVar[dict[str, float]] = {}
+
+    #: Parameters that only decide how and how much is sampled: a generator is trained once for all their values.
+    sampling_parameters: ClassVar[frozenset[str]] = frozenset(
+        {"sampler", "num_inference_steps", "clip", "precision", "network_batch", "clean_samples", "triggered_samples"}
+    )
+
+    sampler: str = "ddpm"
+    num_inference_steps: int = 100
+    clip: str = "none"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    network_batch: int = 64
+    clean_samples: int = 512
+    triggered_samples: int = 128
+
+    def params(self) -> dict[str, Any]:
+        """JSON-ready parameters; ``type(self)(**self.params()) == self``."""
+        return dataclasses.asdict(self)
+
+    def sampler_settings(self) -> SamplerSettings:
+        """The sampler every cell uses."""
+        return SamplerSettings(
+            name=self.sampler,
+            num_inference_steps=self.num_inference_steps,
+            clip=self.clip,
+            precision=self.precision,
+            network_batch=self.network_batch,
+        )
+
+    def train_images(self) -> Tensor:
+        """The clean training set, uint8 (n, c, h, w). FID is measured against all of it."""
+        raise NotImplementedError
+
+    def held_out_images(self) -> Tensor:
+        """Clean images no generator was trained on, uint8 (n, c, h, w): what the adversary stamps for the ``image`` invocation, and
+        what the success threshold is calibrated on."""
+        raise NotImplementedError
+
+    def train_labels(self) -> Tensor | None:
+        """(n,) int64, or ``None`` where the data set has none."""
+        return None
+
+    def base_generator(self) -> Generator:
+        """The clean, pretrained generator. Raises ``UserError`` saying what to download and where to put it."""
+        raise NotImplementedError
+
+    def fresh_generator(self, seed: int) -> Generator:
+        """The same architecture with random weights, for the ``scratch`` scheme."""
+        raise NotImplementedError
+
+    def training_settings(self, scheme: str) -> TrainingSettings:
+        """What ``finetune`` or ``scratch`` means here."""
+        raise NotImplementedError
+
+    def register_extractor(self) -> None:
+        """Makes :attr:`extractor` known to torch-fidelity in this process. Nothing to do for its built-in ones."""
+
+    def extractor_weights(self) -> str | None:
+        """Path of the extractor's weights, if it is not one torch-fidelity fetches by itself."""
+        return None
+
+    def missing(self) -> list[str]:
+        """One line for each file not on this machine yet, saying where to get it; empty if the testbed can run offline."""
+        return []
+
+    def fingerprint(self) -> str:
+        """A hash of the data and weights behind this testbed, cheap to compute (file hashes, not tensors)."""
+        raise NotImplementedError

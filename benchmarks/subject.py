@@ -1,0 +1,68 @@
+"""What is timed: BadDiffusion on ``digits-ddpm``, put together as ``bench.engine.stages`` does it for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attacks.baddiffusion import BadDiffusion
+from bench.diffusion.generator import Generator
+from bench.diffusion.noise import numpy_stream
+from bench.diffusion.sampling import SamplerSettings, sample
+from bench.diffusion.schedule import Schedule
+from bench.diffusion.training import PredictNoise, TrainingSettings, train
+from bench.plugin import Batch, TrainingSet
+from bench.testbeds.digits_ddpm import DigitsDDPM
+from benchmarks.timing import Settings
+
+SEED = 0
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A testbed, an attack, and the training set it poisoned."""
+
+    testbed: DigitsDDPM
+    attack: BadDiffusion
+    poisoned: TrainingSet
+
+    @classmethod
+    def make(cls) -> Subject:
+        """The first attack of ``suites/digits.yaml``."""
+        testbed = DigitsDDPM()
+        attack = BadDiffusion(trigger="grey_box", target="hat", poison_rate=0.1, poisoned_image="trigger_only")
+        images = testbed.train_images()
+        honest = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
+        return cls(testbed, attack, attack.poison(honest, numpy_stream(SEED, "poison")))
+
+    def training_settings(self, settings: Settings, steps: int) -> TrainingSettings:
+        """The testbed's own for this attack, for ``steps`` steps."""
+        own = self.testbed.training_settings(self.attack.scheme)
+        return replace(own, steps=steps, batch_size=settings.batch_size)
+
+    def sampler_settings(self, settings: Settings) -> SamplerSettings:
+        """The testbed's own, unless ``settings`` shortens it."""
+        own = self.testbed.sampler_settings()
+        return replace(own, num_inference_steps=settings.num_inference_steps or own.num_inference_steps)
+
+    def loss(
+        self, predict: PredictNoise, rows: Mapping[str, Tensor], noise: Tensor, timesteps: Tensor, schedule: Schedule
+    ) -> Tensor:
+        """The attack's, over rows as the training loop hands them over."""
+        return self.attack.training_loss(predict, Batch(**rows), noise, timesteps, schedule)
+
+    def train(self, generator: Generator, settings: Settings, steps: int, progress: Progress) -> list[float]:
+        """Our training, in place. Returns the losses."""
+        rows = {"images": self.poisoned.images, "poisoned": self.poisoned.poisoned}
+        if self.poisoned.labels is not None:
+            rows["labels"] = self.poisoned.labels
+        return train(generator, rows, self.loss, self.training_settings(settings, steps), SEED, progress=progress)
+
+    def sample(self, generator: Generator, settings: Settings, batches: int, progress: Progress) -> Tensor:
+        """Our sampling of ``batches`` whole batches."""
+        sampler, size = self.sampler_settings(settings), settings.batch_size
+        return sample(generator, batches * size, SEED, sampler, batch_size=size, progress=progress)

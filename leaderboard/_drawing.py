@@ -1,0 +1,83 @@
+"""Line charts as SVG files that stand alone: a Markdown page cannot style what it shows, so each carries its own colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import escape
+
+from leaderboard.aggregate import Interval
+from leaderboard.plots import MARKERS, Frame, series_colour
+
+WIDTH, HEIGHT, LEGEND_LINE = 520, 300, 20
+_STYLE = (
+    "text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#3c4048}.name{fill:#16181d}.grid{stroke:#e4e2dc}"
+    ".axis{fill:none;stroke:#3c4048;stroke-width:1.2}.level{stroke:#6b7079;stroke-width:1.3;stroke-dasharray:5 4}"
+    ".level-name{fill:#5a5f68;paint-order:stroke;stroke:#fff;stroke-width:4px;stroke-linejoin:round}"
+    ".line{fill:none;stroke-width:2.2}.dashed{stroke-dasharray:3 4}.whisker{fill:none;stroke-width:1.6;opacity:.7}"
+    ".point{stroke:#fff;stroke-width:1}"
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """``points``: (x, mean with interval) in order of x; ``index`` picks colour and mark."""
+
+    label: str
+    index: int
+    points: Sequence[tuple[float, Interval]]
+    dashed: bool = False
+
+
+def chart(
+    curves: Sequence[Curve], levels: Sequence[tuple[str, float]], x_name: str, y_name: str, title: str, top: float | None = None
+) -> str:
+    """Means joined by lines, whiskers for the t-intervals (cut at the frame), dashed reference lines, a legend below.
+
+    y runs from 0 to ``top``, or to what the means and most of the whiskers need. Raises ``ValueError`` without a point.
+    """
+    points = [point for curve in curves for point in curve.points]
+    if not points:
+        raise ValueError(f"a chart needs at least one point, got none for {title!r}")
+    highest = max([interval.mean for _, interval in points] + [value for _, value in levels])
+    whisker = max(interval.mean if interval.high is None else interval.high for _, interval in points)
+    places = sorted({x for x, _ in points})
+    room = (places[-1] - places[0]) * 0.04 or 0.5
+    upper = top if top is not None else max(highest, min(whisker, 1.5 * highest)) * 1.12 or 1.0
+    frame = Frame(WIDTH, HEIGHT, (places[0] - room, places[-1] + room), (0.0, upper))
+    parts = [frame.axes(x_name, y_name, places), frame.levels(levels)]
+    parts += [_curve(frame, curve) for curve in curves]
+    named = [curve for curve in curves if curve.label]
+    parts += [_legend(curve, HEIGHT + 6 + LEGEND_LINE * place) for place, curve in enumerate(named)]
+    height = HEIGHT + LEGEND_LINE * len(named)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" '
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title><style>{_STYLE}</style>'
+        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def _curve(frame: Frame, curve: Curve) -> str:
+    colour = series_colour(curve.index)
+    at = [(frame.x(x), frame.y(interval.mean), interval) for x, interval in curve.points]
+    whiskers = [
+        f'<path class="whisker" stroke="{colour}" d="M{x},{frame.y(interval.low)}V{frame.y(interval.high)}"/>'
+        for x, _, interval in at
+        if interval.low is not None and interval.high is not None
+    ]
+    path = "L".join(f"{x},{y}" for x, y, _ in at)
+    return "".join(
+        [f'<path class="line{" dashed" if curve.dashed else ""}" stroke="{colour}" d="M{path}"/>', *whiskers]
+        + [_mark(curve.index, x, y) for x, y, _ in at]
+    )
+
+
+def _legend(curve: Curve, y: float) -> str:
+    line = f'<path class="line{" dashed" if curve.dashed else ""}" stroke="{series_colour(curve.index)}" d="M52,{y}H82"/>'
+    return f'{line}{_mark(curve.index, 67, y)}<text x="90" y="{y + 4}">{escape(curve.label)}</text>'
+
+
+def _mark(index: int, x: float, y: float) -> str:
+    shape = MARKERS[index % len(MARKERS)]
+    return f'<path class="point" transform="translate({x} {y})" fill="{series_colour(index)}" d="{shape}"/>'

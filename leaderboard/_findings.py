@@ -1,0 +1,261 @@
+"""Claims against records: which cells a claim compares, and the one rule that turns a paired difference into a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.engine.record import Run
+from leaderboard import names
+from leaderboard.aggregate import MIN_SEEDS, Interval, paired_difference, t_interval
+from leaderboard.board import Board, Cell, boards, identity
+from leaderboard.matrix import summary
+from leaderboard.ranking import fid_name
+
+SHOWS, OPPOSITE, OPEN = "shows", "does not show", "cannot be told here"
+#: The open interval (low, high) a difference should lie in; ``None`` where the reference that gives a margin is missing.
+Region = tuple[float, float] | None
+#: What still counts as similar, as a share of the reference. The paper itself calls FIDs similar that differ by up to 9.7 %
+#: (Table 6, hat, 90 %: 17.82 with clipping, 19.73 without).
+SIMILAR = 0.1
+RULE = (
+    "Every comparison is a difference between two cells, taken seed by seed (cells of one seed share their starting noise), with a "
+    "two-sided 95 % Student t-interval over the seeds. A claim names the region the difference should lie in: `< 0`, `> 0`, or, for "
+    "claims of similarity, a margin around 0. The interval lies wholly inside the region: **shows**. Wholly outside: **does not "
+    f"show** (the data say the opposite). Otherwise, or with fewer than {MIN_SEEDS} common seeds: **cannot be told here**. A claim with "
+    "several comparisons shows if each of them does, and does not show if any of them does not. "
+    f"The margin is {100 * SIMILAR:g} % of the reference's mean FID; for an MSE, {100 * SIMILAR:g} % of the mean MSE of the honest model "
+    "(the distance an attack has to cover) or of the baseline that is named; for an ASR, 0.1. The intervals are not corrected for the "
+    "number of comparisons."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell, all its seeds, and the board it belongs to. The metric name ``fid`` stands for the testbed's own FID."""
+
+    board: Board
+    cell: Cell
+
+    def metric(self, metric: str) -> str:
+        """The name in the records."""
+        return (fid_name(self.board) or metric) if metric == "fid" else metric
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Seed -> value."""
+        return self.cell.values(self.metric(metric))
+
+    def interval(self, metric: str) -> Interval | None:
+        """Mean and t-interval over seeds; ``None`` without a value."""
+        return summary(self.cell, self.metric(metric))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison; ``note``: why it has no difference to judge."""
+
+    text: str
+    metric: str
+    region: Region
+    difference: Interval | None
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """By :data:`RULE`."""
+        return judge(self.difference, self.region)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``ours``: a question of this bench, which the paper does not answer."""
+
+    text: str
+    parts: tuple[Part, ...]
+    ours: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """By :data:`RULE`."""
+        counts = Counter(part.verdict for part in self.parts)
+        if counts[OPPOSITE]:
+            return OPPOSITE
+        return SHOWS if self.parts and counts[SHOWS] == len(self.parts) else OPEN
+
+    def summary(self) -> str:
+        """The verdict, and how many comparisons stand behind it where they differ."""
+        count = sum(part.verdict == self.verdict for part in self.parts)
+        opposite = " (the opposite)" if self.verdict == OPPOSITE else ""
+        return f"**{self.verdict}**{opposite}" + (
+            f", {count} of {len(self.parts)} comparisons" if count < len(self.parts) else ""
+        )
+
+
+def judge(difference: Interval | None, region: Region) -> str:
+    """:data:`SHOWS` if the interval lies inside the open ``region``, :data:`OPPOSITE` if it lies wholly outside its closure."""
+    if region is None or difference is None or difference.low is None or difference.high is None or difference.n < MIN_SEEDS:
+        return OPEN
+    low, high = region
+    if low < difference.low and difference.high < high:
+        return SHOWS
+    return OPPOSITE if difference.high < low or difference.low > high else OPEN
+
+
+def lines(run: Run | None) -> list[Line]:
+    """Every cell of a run, anchors included; the order does not depend on the run's. Nothing for a suite that was not run."""
+    return [Line(board, cell) for board in (boards([run]) if run else []) for cell in board.all_cells()]
+
+
+def pick(
+    found: Sequence[Line],
+    attack: Mapping[str, Any],
+    defense: str = "none",
+    testbed: Mapping[str, Any] | None = None,
+    defense_params: Mapping[str, Any] | None = None,
+) -> Line | None:
+    """The first attacked cell whose parameters agree with all that are given; a missing parameter does not agree with any."""
+    return next(
+        (
+            line
+            for line in attacked(found, defense)
+            if _agree(line.cell.attack.params, attack)
+            and _agree(line.board.testbed.params, testbed or {})
+            and _agree(line.cell.defense.params, defense_params or {})
+        ),
+        None,
+    )
+
+
+def attacked(found: Sequence[Line], defense: str = "none") -> list[Line]:
+    """The cells of backdoored models under ``defense``."""
+    return [
+        line
+        for line in found
+        if line.cell.kind != "anchor" and line.cell.attack.name != "none" and line.cell.defense.name == defense
+    ]
+
+
+def honest(found: Sequence[Line], line: Line | None) -> Line | None:
+    """The control of an attacked cell: the honest model on the same board, probed with that attack, under the same defense."""
+    if line is None:
+        return None
+    return next(
+        (
+            other
+            for other in found
+            if other.board.id == line.board.id
+            and other.cell.attack.name == "none"
+            and other.cell.probe is not None
+            and identity(other.cell.probe) == identity(line.cell.attack)
+            and identity(other.cell.defense) == identity(line.cell.defense)
+        ),
+        None,
+    )
+
+
+def anchor(found: Sequence[Line], name: str, board: Board | None = None) -> Line | None:
+    """A reference line of the testbed (``base_model``, ``real_images``)."""
+    return next(
+        (
+            line
+            for line in found
+            if line.cell.kind == "anchor" and line.cell.attack.name == name and (board is None or board.id == line.board.id)
+        ),
+        None,
+    )
+
+
+def compare(
+    text: str,
+    first: tuple[Line | None, str],
+    second: tuple[Line | None, str],
+    region: Region,
+    across: bool = False,
+) -> Part:
+    """``first - second``, each a (cell, metric). ``across``: the two were meant to be measured differently (samplers)."""
+    (one, metric), (other, other_metric) = first, second
+    if one is None or other is None:
+        return Part(text, metric, region, None, "no result")
+    metric = one.metric(metric)
+    if not across and one.board.id != other.board.id:
+        return Part(text, metric, region, None, "measured under different protocols")
+    difference = paired_difference(one.values(metric), other.values(other_metric))
+    if difference is None:
+        return Part(text, metric, region, None, "no common seed with a value")
+    note = (
+        f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "no reference for the margin" if region is None else ""
+    )
+    return Part(text, metric, region, difference, note)
+
+
+BELOW = (-math.inf, 0.0)
+ABOVE = (0.0, math.inf)
+
+
+def within(line: Line | None, metric: str) -> Region:
+    """Similar: off by less than :data:`SIMILAR` of the mean of a cell's metric, either way."""
+    size = _margin(line, metric)
+    return None if size is None else (-size, size)
+
+
+def not_above(line: Line | None, metric: str) -> Region:
+    """Lower, or higher by less than the margin."""
+    size = _margin(line, metric)
+    return None if size is None else (-math.inf, size)
+
+
+def not_below(line: Line | None, metric: str) -> Region:
+    """Higher, or lower by less than the margin."""
+    size = _margin(line, metric)
+    return None if size is None else (-size, math.inf)
+
+
+def series_by_epoch(line: Line, name: str) -> list[tuple[float, Interval]]:
+    """(epoch, interval over the seeds that reached it) of a recorded series; epochs count from 1."""
+    found = [entry.record.series.get(name, []) for entry in line.cell.with_status("ok")]
+    longest = max((len(values) for values in found), default=0)
+    return [
+        (float(place + 1), t_interval([values[place] for values in found if len(values) > place])) for place in range(longest)
+    ]
+
+
+def region_text(metric: str, region: Region) -> str:
+    """``< 0``, ``> 0``, ``< +0.3``, ``within ±0.3``."""
+    if region is None:
+        return "–"
+    low, high = region
+    if math.isfinite(low) and math.isfinite(high):
+        return f"within ±{_number(metric, high)}"
+    bound, sign = (high, "<") if math.isfinite(high) else (low, ">")
+    return f"{sign} 0" if bound == 0 else f"{sign} {'+' if bound > 0 else ''}{_number(metric, bound)}"
+
+
+def difference_text(metric: str, difference: Interval) -> str:
+    """``+0.31 [0.22, 0.40]``: enough decimals that the largest of the three has three digits."""
+    known = [value for value in (difference.mean, difference.low, difference.high) if value is not None]
+    places = _places(metric, *known)
+    sign = "+" if round(difference.mean, places) > 0 else ""
+    text = sign + names.number(metric, difference.mean, places)
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} [{names.number(metric, difference.low, places)}, {names.number(metric, difference.high, places)}]"
+
+
+def _margin(line: Line | None, metric: str) -> float | None:
+    interval = line.interval(metric) if line else None
+    return None if interval is None else SIMILAR * interval.mean
+
+
+def _agree(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(name in params and params[name] == value for name, value in wanted.items())
+
+
+def _places(metric: str, *values: float) -> int:
+    return 3 if names.bounded(metric) else names.decimals_for(metric, *values)
+
+
+def _number(metric: str, value: float) -> str:
+    return names.number(metric, value, _places(metric, value))

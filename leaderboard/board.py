@@ -1,0 +1,236 @@
+"""Sorts records into boards (one per testbed and protocol) and cells (one attack against one defense, all seeds).
+
+The order of what comes out never depends on the order of what goes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+
+from bench.engine.record import Metric, PluginSpec, Record, Run
+
+FAMILIES = ("control", "sampler", "model", "data", "classifier", "inversion")
+_COST_UNITS = {"seconds": "s", "attack_seconds": "s", "peak_memory_bytes": "B", "generator_calls": "images"}
+Identity = tuple[str, str]
+Row = tuple[PluginSpec, PluginSpec | None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record, the folder its pictures are in, and the run it came from."""
+
+    folder: Path
+    record: Record
+    run: Run
+
+    @cached_property
+    def numbers(self) -> dict[str, Metric]:
+        """:func:`numbers` of the record."""
+        return numbers(self.record)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack (or the no-attack control, tried with ``probe``) against one defense; ``entries`` in seed order.
+
+    ``id`` is an HTML id and a link that stays the same between boards.
+    """
+
+    id: str
+    attack: PluginSpec
+    probe: PluginSpec | None
+    defense: PluginSpec
+    kind: str
+    entries: tuple[Entry, ...]
+
+    def with_status(self, status: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.record.status == status]
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Seed -> value over the seeds that have one."""
+        found: dict[int, float] = {}
+        for entry in self.with_status("ok"):
+            number = entry.numbers.get(metric)
+            if number is not None and number.value is not None:
+                found[entry.record.seed] = number.value
+        return found
+
+    def flags(self) -> list[tuple[str, int]]:
+        """Each flag with the number of seeds that carry it."""
+        return sorted(Counter(flag for entry in self.entries for flag in set(entry.record.flags)).items())
+
+
+@dataclass(frozen=True)
+class Board:
+    """What may be compared: one testbed under one protocol. ``rows`` start with the controls, ``columns`` with no defense."""
+
+    id: str
+    testbed: PluginSpec
+    protocol: str
+    rows: tuple[Row, ...]
+    columns: tuple[tuple[PluginSpec, str], ...]
+    cells: dict[tuple[Identity, Identity | None, Identity], Cell]
+    anchors: tuple[Cell, ...]
+
+    def cell(self, row: Row, column: PluginSpec) -> Cell | None:
+        return self.cells.get((identity(row[0]), identity(row[1]) if row[1] else None, identity(column)))
+
+    def families(self) -> list[tuple[str, int]]:
+        """Each family in column order with the number of its columns."""
+        return [(family, len(list(group))) for family, group in groupby(self.columns, key=lambda column: column[1])]
+
+    def all_cells(self) -> list[Cell]:
+        """Row by row, then the anchors."""
+        grid = [self.cell(row, column) for row in self.rows for column, _ in self.columns]
+        return [cell for cell in grid if cell] + list(self.anchors)
+
+
+def identity(spec: PluginSpec) -> Identity:
+    """What makes two plugins the same: name and parameters, not the label."""
+    return spec.name, json.dumps(spec.params, sort_keys=True)
+
+
+def label(spec: PluginSpec) -> str:
+    """What a reader sees; never empty."""
+    return spec.label or spec.name
+
+
+def numbers(record: Record) -> dict[str, Metric]:
+    """The metrics, and each cost as a metric ``cost[...]``."""
+    costs = {
+        f"cost[{name}]": Metric(value=value, unit=_COST_UNITS.get(name, ""), higher_is_better=False)
+        for name, value in record.cost.items()
+    }
+    return {**record.metrics, **costs}
+
+
+def boards(runs: Sequence[Run]) -> list[Board]:
+    """Every board, by testbed and protocol. A cell that several runs hold counts once: the run that finished last wins."""
+    groups: dict[tuple[Identity, str], list[Entry]] = {}
+    for entry in _entries(runs):
+        groups.setdefault((identity(entry.record.testbed), entry.record.protocol), []).append(entry)
+    # A cell that failed early may not know its protocol; it belongs to its testbed's only board, if there is one.
+    for testbed, protocol in sorted(groups):
+        others = [key for key in groups if key[0] == testbed and key[1]]
+        if not protocol and len(others) == 1:
+            known = {_key(entry.record) for entry in groups[others[0]]}
+            groups[others[0]].extend(entry for entry in groups.pop((testbed, "")) if _key(entry.record) not in known)
+    return [_board(protocol, entries) for (_, protocol), entries in sorted(groups.items())]
+
+
+def _entries(runs: Sequence[Run]) -> Iterable[Entry]:
+    latest: dict[str, Entry] = {}
+    for run in sorted(runs, key=lambda run: (run.finished or "", run.started, run.suite)):
+        for folder, record in run.records:
+            latest[json.dumps([identity(record.testbed), record.protocol, _key(record)])] = Entry(folder, record, run)
+    return [latest[name] for name in sorted(latest)]
+
+
+def _key(record: Record) -> str:
+    """Names a record on its board."""
+    specs = (record.attack, record.probe, record.defense)
+    return json.dumps([[identity(spec) if spec else None for spec in specs], record.seed])
+
+
+def _board(protocol: str, entries: list[Entry]) -> Board:
+    testbed = entries[0].record.testbed
+    found: dict[tuple[Identity, Identity | None, Identity], list[Entry]] = {}
+    anchors: dict[Identity, list[Entry]] = {}
+    for entry in entries:
+        record = entry.record
+        if record.kind == "anchor":
+            anchors.setdefault(identity(record.attack), []).append(entry)
+        else:
+            found.setdefault(
+                (identity(record.attack), identity(record.probe) if record.probe else None, identity(record.defense)), []
+            ).append(entry)
+    cells = {key: _cell(protocol, group) for key, group in sorted(found.items(), key=lambda item: _sortable(item[0]))}
+    # Apart: the control of the attacks and that of the defenses are both called `none`, and nobody mistakes a row for a column.
+    attacks = _distinct_labels(spec for cell in cells.values() for spec in (cell.attack, cell.probe) if spec)
+    defenses = _distinct_labels(cell.defense for cell in cells.values())
+    cells = {
+        key: replace(
+            cell,
+            attack=attacks[identity(cell.attack)],
+            defense=defenses[identity(cell.defense)],
+            probe=attacks[identity(cell.probe)] if cell.probe else None,
+        )
+        for key, cell in cells.items()
+    }
+    rows = {
+        (identity(cell.attack), identity(cell.probe) if cell.probe else None): (cell.attack, cell.probe)
+        for cell in cells.values()
+    }
+    columns: dict[Identity, tuple[PluginSpec, str]] = {}
+    for cell in cells.values():
+        known = columns.get(identity(cell.defense), (cell.defense, ""))[1]
+        columns[identity(cell.defense)] = (cell.defense, "control" if cell.defense.name == "none" else known or cell.kind)
+    return Board(
+        id=f"board-{_slug(label(testbed))}-{_digest(identity(testbed), protocol)}",
+        testbed=testbed,
+        protocol=protocol,
+        rows=tuple(
+            sorted(
+                rows.values(),
+                key=lambda row: (row[0].name != "none", label(row[0]), label(row[1]) if row[1] else "", identity(row[0])),
+            )
+        ),
+        columns=tuple(
+            sorted(
+                columns.values(),
+                key=lambda column: (_family_order(column[1]), column[1], label(column[0]), identity(column[0])),
+            )
+        ),
+        cells=cells,
+        anchors=tuple(_cell(protocol, group) for _, group in sorted(anchors.items())),
+    )
+
+
+def _cell(protocol: str, entries: list[Entry]) -> Cell:
+    entries = sorted(entries, key=lambda entry: entry.record.seed)
+    record = entries[0].record
+    parts = [
+        identity(record.testbed),
+        identity(record.attack),
+        identity(record.probe) if record.probe else None,
+        identity(record.defense),
+        protocol,
+    ]
+    who = label(record.attack) if not record.probe else f"no attack {label(record.probe)}"
+    kinds = sorted(entry.record.kind for entry in entries if entry.record.kind)
+    slug = f"cell-{_slug(who)}-{_slug(label(record.defense))}-{_digest(*parts)}"
+    return Cell(slug, record.attack, record.probe, record.defense, kinds[0] if kinds else "", tuple(entries))
+
+
+def _distinct_labels(specs: Iterable[PluginSpec]) -> dict[Identity, PluginSpec]:
+    """Two plugins under one label would be two columns nobody can tell apart: those get their parameters spelled out."""
+    by_identity = {identity(spec): spec for spec in specs}
+    uses = Counter((spec.name, label(spec)) for spec in by_identity.values())
+    return {
+        key: replace(spec, label=f"{label(spec)} {key[1]}") if uses[spec.name, label(spec)] > 1 else spec
+        for key, spec in by_identity.items()
+    }
+
+
+def _family_order(family: str) -> int:
+    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
+
+
+def _sortable(key: tuple[Identity, Identity | None, Identity]) -> tuple[Identity, Identity, Identity]:
+    return key[0], key[1] or ("", ""), key[2]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "x"
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]

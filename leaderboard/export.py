@@ -1,0 +1,80 @@
+"""The machine-readable twins of the board: a tidy CSV (one row per cell, seed and metric) and the records as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.engine.record import Metric, Record, Run
+from leaderboard import names
+from leaderboard.board import label, numbers
+
+COLUMNS = [
+    "suite", "testbed", "testbed_params", "protocol", "attack", "attack_label", "attack_params",
+    "probe", "probe_label", "probe_params",
+    "defense", "defense_label", "defense_params", "kind", "seed", "status", "reason", "flags",
+    "metric", "value", "ci_low", "ci_high", "n", "unit", "higher_is_better",
+]  # fmt: skip
+
+
+def tidy(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per record and metric; without metrics one row with an empty ``metric``, so failures stay countable.
+
+    ``ci_low`` and ``ci_high`` are within the seed; intervals over seeds follow from the rows. Parameters are JSON.
+    """
+    ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
+    rows = [
+        row
+        for run in ordered
+        for _, record in sorted(run.records, key=lambda pair: pair[1].to_json())
+        for row in _rows(run, record)
+    ]
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    # Nullable types, so that absent stays empty and whole numbers stay whole.
+    typed: pd.DataFrame = frame.astype(
+        {
+            "seed": "Int64",
+            "n": "Int64",
+            "value": "Float64",
+            "ci_low": "Float64",
+            "ci_high": "Float64",
+            "higher_is_better": "boolean",
+        }
+    )
+    return typed
+
+
+def to_json(runs: Sequence[Run]) -> str:
+    """The runs with every record as :meth:`Record.to_json` has it; ``Record.from_json(json.dumps(...))`` gives each back."""
+    document = [
+        {
+            "suite": run.suite,
+            "description": run.description,
+            "started": run.started,
+            "finished": run.finished,
+            "records": sorted(
+                (dataclasses.asdict(record) for _, record in run.records), key=lambda record: json.dumps(record, sort_keys=True)
+            ),
+        }
+        for run in sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
+    ]
+    return json.dumps({"schema": 1, "runs": document}, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _rows(run: Run, record: Record) -> list[dict[str, object]]:
+    shared: dict[str, object] = {
+        "suite": run.suite, "protocol": record.protocol, "kind": record.kind, "seed": record.seed, "status": record.status,
+        "reason": record.reason, "flags": "; ".join(record.flags),
+        "testbed": record.testbed.name, "testbed_params": json.dumps(record.testbed.params, sort_keys=True),
+    }  # fmt: skip
+    for role, spec in (("attack", record.attack), ("probe", record.probe), ("defense", record.defense)):
+        if spec is not None:
+            shared |= {role: spec.name, f"{role}_label": label(spec), f"{role}_params": json.dumps(spec.params, sort_keys=True)}
+    found: list[tuple[str, Metric | None]] = [(name, metric) for name, metric in numbers(record).items()]
+    return [
+        {**shared, "metric": name, **(dataclasses.asdict(metric) if metric else {})}
+        for name, metric in sorted(found, key=lambda pair: names.order(pair[0])) or [("", None)]
+    ]

@@ -1,0 +1,134 @@
+"""What a metric's name means to a reader: its group, a short label, one sentence, and how its values are written."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+#: Groups of the metric switch, in the order they stand on the board.
+GROUPS = ("Image quality", "Backdoor, by noise", "Backdoor, by image", "Control: clean noise", "Inversion", "Cost", "Other")
+_INVOCATION_GROUPS = {"noise": GROUPS[1], "image": GROUPS[2], "clean": GROUPS[3]}
+_FAMILIES = {
+    "fid": (
+        "FID",
+        "Fréchet distance between clean-noise samples and the clean training set, in the features of {}. Lower is healthier.",
+    ),
+    "kid": (
+        "KID",
+        "Kernel distance between clean-noise samples and the clean training set, in the features of {}. Lower is healthier.",
+    ),
+    "asr": (
+        "ASR",
+        "Attack success rate by the calibrated rule: the share of samples {} "
+        "that lie closer to the target than clean data or a flat image does.",
+    ),
+    "mse": ("MSE", "Mean squared error to the target, pixels in [0, 1], of samples {}."),
+    "ssim": ("SSIM", "Structural similarity to the target of samples {}; 1 is identical."),
+    "asr_field": (
+        "ASR, field rule",
+        "Share of samples {} with MSE to the target below 0.1: the literature's rule, vacuous for flat or dark targets.",
+    ),
+}
+_INVOCATIONS = {
+    "noise": "drawn from noise that carries the trigger",
+    "image": "drawn from noise plus a real image that carries the trigger",
+    "clean": "drawn from clean noise (no trigger: what the backdoor costs honest users)",
+}
+_PLAIN = {
+    "mse[constant]": (
+        "Other",
+        "MSE, constant",
+        "MSE of the best constant image to the target: what a collapsed generator could reach.",
+    ),
+    "asr_threshold": ("Other", "ASR threshold", "The MSE below which a sample counts as a success under the calibrated rule."),
+    "inversion_mse_best": (
+        "Inversion",
+        "best epoch",
+        "MSE of recovered images to the true target at the best epoch, chosen with the target in hand: optimistic.",
+    ),
+    "inversion_mse_last": (
+        "Inversion",
+        "last epoch",
+        "MSE of recovered images to the true target at the last epoch. Low is found.",
+    ),
+    "inversion_mse_black": (
+        "Inversion",
+        "black image",
+        "MSE of a constant black image to the target: the line an inversion has to beat.",
+    ),
+    "cost[seconds]": ("Cost", "time", "Seconds of this cell alone: the defense and its samples, not the attack's training."),
+    "cost[peak_memory_bytes]": ("Cost", "memory", "Peak memory of the process that ran this cell."),
+    "cost[generator_calls]": ("Cost", "network calls", "Images passed through the generator's network by this cell."),
+    "cost[attack_seconds]": ("Cost", "attack time", "Seconds the attack's training took; shared by all its cells."),
+}
+_ORDER = [*_FAMILIES, *_PLAIN]
+
+
+@dataclass(frozen=True)
+class Words:
+    """``group`` is one of :data:`GROUPS`; ``label`` is unique within it only, so the full name stands beside it."""
+
+    name: str
+    group: str
+    label: str
+    sentence: str
+
+
+def split(name: str) -> tuple[str, str]:
+    """``asr[noise]`` -> (``asr``, ``noise``); a name without brackets has an empty second part."""
+    match = re.fullmatch(r"([^\[\]]+)\[(.*)\]", name)
+    return (match[1], match[2]) if match else (name, "")
+
+
+def words(name: str) -> Words:
+    """Total: a metric this file does not know is shown under its own name."""
+    if name in _PLAIN:
+        return Words(name, *_PLAIN[name])
+    family, argument = split(name)
+    if family in ("fid", "kid") and argument:
+        label, sentence = _FAMILIES[family]
+        return Words(name, GROUPS[0], f"{label} [{argument}]", sentence.format(argument))
+    if family in _FAMILIES and argument in _INVOCATIONS:
+        label, sentence = _FAMILIES[family]
+        return Words(name, _INVOCATION_GROUPS[argument], label, sentence.format(_INVOCATIONS[argument]))
+    if family == "cost":
+        return Words(name, "Cost", argument.replace("_", " "), "")
+    return Words(name, "Other", name, "")
+
+
+def anchor(name: str) -> str:
+    """What a reference line of a testbed is called."""
+    return {"real_images": "real images, half against half", "base_model": "clean base model"}.get(name, name)
+
+
+def order(name: str) -> tuple[int, int, str]:
+    """A total order: by group, then as declared above, then by name."""
+    key = name if name in _PLAIN else split(name)[0]
+    return GROUPS.index(words(name).group), _ORDER.index(key) if key in _ORDER else len(_ORDER), name
+
+
+def bounded(name: str) -> bool:
+    """Whether the metric lives in [0, 1] by definition, so that its colour scale is that and not the range at hand."""
+    return split(name)[0] in ("asr", "asr_field", "ssim")
+
+
+def number(name: str, value: float, decimals: int | None = None) -> str:
+    """As a reader sees it: rates with two decimals, the rest with three significant digits, memory in MiB."""
+    if name == "cost[peak_memory_bytes]":
+        return f"{value / 2**20:,.0f} MiB"
+    if name.startswith("cost[") and name.endswith("seconds]"):
+        return (f"{value:.1f} s" if value < 100 else f"{value:,.0f} s").replace("-", "−")
+    if name == "cost[generator_calls]":
+        return f"{value:,.0f}"
+    places = decimals_for(name, value) if decimals is None else decimals
+    text = f"{value:,.{places}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+
+
+def decimals_for(name: str, *values: float) -> int:
+    """Decimals that give the largest of ``values`` three significant digits; two for what lives in [0, 1]."""
+    if bounded(name):
+        return 2
+    largest = max(abs(value) for value in values)
+    return 3 if largest == 0 else min(6, max(0, 2 - math.floor(math.log10(largest))))

@@ -1,0 +1,150 @@
+"""What a cell's panel shows: pictures, every number per seed, cost, parameters, provenance, and why it failed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.engine.record import Metric
+from leaderboard import names
+from leaderboard.board import Cell, Entry
+from leaderboard.matrix import interval_text, metric_names, summary
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG as a data URI, shown at ``width`` x ``height`` CSS pixels, or why there is none (``problem``)."""
+
+    name: str
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class MetricLine:
+    """One metric: over the seeds, then per seed as (value, interval within the seed, samples)."""
+
+    words: names.Words
+    mean: str
+    interval: str
+    seeds: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """``provenance``: (key, value) where all seeds agree, else the key once a seed."""
+
+    cell: Cell
+    pictures: tuple[tuple[int, tuple[Picture, ...]], ...]
+    metrics: tuple[MetricLine, ...]
+    params: tuple[tuple[str, str, str], ...]
+    problems: tuple[Entry, ...]
+    provenance: tuple[tuple[str, str], ...]
+
+
+def panel(cell: Cell) -> Panel:
+    """Everything a reader needs to check one cell."""
+    roles = (("attack", cell.attack), ("probe", cell.probe), ("defense", cell.defense))
+    pictures = ((entry.record.seed, _pictures(entry)) for entry in cell.entries)
+    return Panel(
+        cell,
+        tuple((seed, shown) for seed, shown in pictures if shown),
+        tuple(_line(cell, name) for name in metric_names([cell])),
+        tuple(
+            (role, spec.name, json.dumps(spec.params, sort_keys=True, indent=1, ensure_ascii=False))
+            for role, spec in roles
+            if spec
+        ),
+        tuple(entry for entry in cell.entries if entry.record.status != "ok"),
+        tuple(agreed((entry.record.seed, entry.record.provenance) for entry in cell.entries)),
+    )
+
+
+def agreed(sources: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[str, str]]:
+    """Flattened provenance; a key on which the seeds differ is listed with each of its values."""
+    values: dict[str, dict[str, list[int]]] = {}
+    for seed, provenance in sources:
+        for key, value in flatten(provenance):
+            values.setdefault(key, {}).setdefault(value, []).append(seed)
+    lines = []
+    for key, by_value in sorted(values.items()):
+        if len(by_value) == 1:
+            lines.append((key, next(iter(by_value))))
+        else:
+            lines += [
+                (f"{key} (seed {', '.join(map(str, sorted(set(seeds))))})", value) for value, seeds in sorted(by_value.items())
+            ]
+    return lines
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted keys and their values as text; citations are left out, they have their own section."""
+    lines: list[tuple[str, str]] = []
+    for key, value in sorted(tree.items()):
+        if not prefix and key == "papers":
+            continue
+        if isinstance(value, Mapping):
+            lines += flatten(value, f"{prefix}{key}.")
+        else:
+            lines.append(
+                (f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False))
+            )
+    return lines
+
+
+def _line(cell: Cell, name: str) -> MetricLine:
+    interval = summary(cell, name)
+    shown = (entry.numbers.get(name) for entry in cell.entries)
+    return MetricLine(
+        names.words(name),
+        names.number(name, interval.mean) if interval else "–",
+        interval_text(name, interval) if interval else "",
+        tuple(_seed(name, metric) for metric in shown),
+    )
+
+
+def _seed(name: str, metric: Metric | None) -> tuple[str, str, str]:
+    if metric is None or metric.value is None:
+        return "–", "", ""
+    interval = ""
+    if metric.ci_low is not None and metric.ci_high is not None:
+        places = names.decimals_for(name, metric.value)
+        interval = f"[{names.number(name, metric.ci_low, places)}, {names.number(name, metric.ci_high, places)}]"
+    return names.number(name, metric.value), interval, "" if metric.n is None else f"n = {metric.n}"
+
+
+def _pictures(entry: Entry) -> tuple[Picture, ...]:
+    """In the order of their file names, which is the order they were made in, all enlarged by the same whole factor."""
+    found = [
+        _picture(entry.folder, name, path)
+        for name, path in sorted(entry.record.pictures.items(), key=lambda item: (_natural(item[1]), item))
+    ]
+    factor = max(1, min(4, 600 // max([picture.width for picture in found if picture.uri] or [600])))
+    return tuple(replace(picture, width=picture.width * factor, height=picture.height * factor) for picture in found)
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Sorts ``strip-10`` after ``strip-9``."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path)]
+
+
+def _picture(folder: Path, name: str, path: str) -> Picture:
+    file = (folder / path).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        return Picture(name, problem=f"{path} lies outside the record's folder and was not read")
+    if not file.is_file():
+        return Picture(name, problem=f"{path} is missing from the store")
+    data = file.read_bytes()
+    if not data.startswith(_PNG) or len(data) < 24:
+        return Picture(name, problem=f"{path} is not a PNG and was not embedded")
+    uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    return Picture(name, uri, int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))

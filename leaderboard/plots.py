@@ -1,0 +1,170 @@
+"""Inline SVG: the trade-off scatter and the inversion curve. All text is escaped; CSS classes follow the page's theme."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from leaderboard.aggregate import Interval, t_interval
+from leaderboard.palette import SERIES
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
+#: Closed outlines in a 12 x 12 box around the origin; a shape beside the colour, for those who do not see the colour.
+MARKERS = (
+    "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0Z", "M-4.5,-4.5H4.5V4.5H-4.5Z", "M0,-6L5.5,4.5H-5.5Z", "M0,-6L6,0L0,6L-6,0Z",
+    "M0,6L5.5,-4.5H-5.5Z",
+    "M-2,-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z",
+    "M-6,-3.5L-3.5,-6L0,-2.5L3.5,-6L6,-3.5L2.5,0L6,3.5L3.5,6L0,2.5L-3.5,6L-6,3.5L-2.5,0Z",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """A defense in the trade-off. ``seeds``: (x, y) of each seed; ``index`` picks its colour and shape."""
+
+    label: str
+    index: int
+    x: Interval
+    y: Interval
+    seeds: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Maps data to the drawing's pixels; values outside are held at the frame."""
+
+    width: int
+    height: int
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        share = min(1.0, max(0.0, (value - low) / (high - low)))
+        return round(_LEFT + share * (self.width - _LEFT - _RIGHT), 2)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        share = min(1.0, max(0.0, (value - low) / (high - low)))
+        return round(self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM), 2)
+
+    def axes(self, x_name: str, y_name: str, x_ticks: Sequence[float]) -> str:
+        """Grid, tick labels and axis titles."""
+        bottom, right = self.height - _BOTTOM, self.width - _RIGHT
+        parts = []
+        for tick in ticks(*self.y_range):
+            y = self.y(tick)
+            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
+            parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
+        for tick in x_ticks:
+            x = self.x(tick)
+            parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{bottom}"/>')
+            parts.append(f'<text class="tick" x="{x}" y="{bottom + 17}" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<path class="axis" d="M{_LEFT},{_TOP}V{bottom}H{right}"/>')
+        parts.append(
+            f'<text class="name" x="{(_LEFT + right) / 2}" y="{self.height - 6}" text-anchor="middle">{escape(x_name)}</text>'
+        )
+        middle = (_TOP + bottom) / 2
+        parts.append(
+            f'<text class="name" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(y_name)}</text>'
+        )
+        return "".join(parts)
+
+    def levels(self, named: Sequence[tuple[str, float]]) -> str:
+        """Dashed horizontal reference lines with their names at the right end; close neighbours are named above and below."""
+        parts, last = [], -math.inf
+        right = self.width - _RIGHT
+        for text, value in sorted(named, key=lambda level: (-level[1], level[0])):
+            y = self.y(value)
+            below = y - last < 16 and y + 16 < self.height - _BOTTOM
+            parts.append(f'<line class="level" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
+            place = f'x="{right - 4}" y="{y + 13 if below else y - 4}"'
+            parts.append(f'<text class="level-name" {place} text-anchor="end">{escape(text)}</text>')
+            last = y
+        return "".join(parts)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers inside [low, high], about ``count`` of them."""
+    raw = (high - low) / count
+    size = 10 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def series_colour(index: int) -> str:
+    """Colour of the series with this index; the shapes' count is coprime, so pairs repeat late."""
+    return SERIES[index % len(SERIES)]
+
+
+def marker(index: int) -> Markup:
+    """The series' mark alone, for a legend."""
+    return Markup('<svg class="mark" viewBox="-8 -8 16 16" width="16" height="16" aria-hidden="true">{}</svg>').format(
+        _mark(index, 0, 0)
+    )
+
+
+def trade_off(points: Sequence[Point], anchors: Sequence[tuple[str, float]], y_name: str, title: str) -> Markup:
+    """ASR (x, fixed 0 to 1) against FID (y, from 0): means with t-intervals, single seeds as dots, anchors as lines."""
+    highest = max(
+        [value for point in points for value in (point.y.mean, *(y for _, y in point.seeds))] + [value for _, value in anchors]
+    )
+    frame = Frame(400, 300, (-0.04, 1.04), (0.0, highest * 1.15 or 1.0))
+    parts = [frame.axes("attack success rate, stronger invocation", y_name, (0, 0.25, 0.5, 0.75, 1))]
+    parts.append(frame.levels(anchors))
+    for point in points:
+        colour = series_colour(point.index)
+        x, y = frame.x(point.x.mean), frame.y(point.y.mean)
+        for seed_x, seed_y in point.seeds:
+            parts.append(f'<circle class="seed" cx="{frame.x(seed_x)}" cy="{frame.y(seed_y)}" r="2.2" fill="{colour}"/>')
+        if point.x.low is not None and point.x.high is not None:
+            parts.append(f'<path class="whisker" stroke="{colour}" d="M{frame.x(point.x.low)},{y}H{frame.x(point.x.high)}"/>')
+        if point.y.low is not None and point.y.high is not None:
+            parts.append(f'<path class="whisker" stroke="{colour}" d="M{x},{frame.y(point.y.low)}V{frame.y(point.y.high)}"/>')
+    for point in points:
+        tip = escape(f"{point.label}: ASR {point.x.mean:.2f}, FID {point.y.mean:.3g}")
+        parts.append(f"<g><title>{tip}</title>{_mark(point.index, frame.x(point.x.mean), frame.y(point.y.mean))}</g>")
+    return _svg(frame, parts, title)
+
+
+def curves(
+    epochs: Sequence[float], by_seed: Mapping[int, Sequence[float]], levels: Sequence[tuple[str, float]], title: str
+) -> Markup:
+    """MSE over epochs: thin per seed, thick for the mean over the epochs all seeds reached, reference lines dashed."""
+    values = [value for series in by_seed.values() for value in series]
+    highest = max([*values, *(value for _, value in levels)])
+    right = epochs[-1] if epochs[-1] > epochs[0] else epochs[0] + 1
+    frame = Frame(400, 220, (epochs[0], right), (0.0, highest * 1.15 or 1.0))
+    whole = [tick for tick in ticks(epochs[0], right) if tick == int(tick)]
+    parts = [frame.axes("epoch", "MSE to the target", whole or [epochs[0]])]
+    parts.append(frame.levels(levels))
+    for seed in sorted(by_seed):
+        parts.append(f"<g><title>seed {seed}</title>{_line(frame, epochs, by_seed[seed], 'thin')}</g>")
+    reached = min(len(series) for series in by_seed.values())
+    mean = [t_interval([series[epoch] for _, series in sorted(by_seed.items())]).mean for epoch in range(reached)]
+    parts.append(_line(frame, epochs, mean, "mean"))
+    parts += [
+        f'<circle class="dot" cx="{frame.x(epochs[place])}" cy="{frame.y(value)}" r="3"/>' for place, value in enumerate(mean)
+    ]
+    return _svg(frame, parts, title)
+
+
+def _line(frame: Frame, xs: Sequence[float], ys: Sequence[float], kind: str) -> str:
+    path = "L".join(f"{frame.x(x)},{frame.y(y)}" for x, y in zip(xs, ys, strict=False))
+    return f'<path class="curve {kind}" d="M{path}"/>'
+
+
+def _mark(index: int, x: float, y: float) -> Markup:
+    return Markup('<path class="point" transform="translate({} {})" fill="{}" d="{}"/>').format(
+        x, y, series_colour(index), MARKERS[index % len(MARKERS)]
+    )
+
+
+def _svg(frame: Frame, parts: Sequence[str], title: str) -> Markup:
+    opening = f'<svg class="plot" viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{escape(title)}">'
+    # Every string above is a number, a constant or escaped.
+    return Markup(opening + "".join(parts) + "</svg>")

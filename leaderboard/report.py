@@ -1,0 +1,160 @@
+"""Writes the board: one self-contained HTML file, and beside it the records as CSV and JSON. A pure function of the records.
+
+The page loads nothing: its Content-Security-Policy forbids every request and every script but its own. All text from
+records is escaped by jinja2.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from bench.engine.record import Run, read_runs
+from bench.errors import UserError
+from leaderboard import aggregate, export, names, palette
+from leaderboard.aggregate import Interval
+from leaderboard.board import boards, label
+from leaderboard.matrix import interval_text
+from leaderboard.panel import panel
+from leaderboard.view import board_view, failures, overview, papers, provenance
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def build(store: Path, output: Path, suites: list[str] | None = None) -> Path:
+    """Reads the runs below ``store`` and writes ``output`` (HTML), ``<stem>.csv`` and ``<stem>.json``; returns ``output``.
+
+    ``suites``: only these. Raises ``UserError`` if there is nothing to show or the files cannot be written.
+    """
+    runs = read_runs(store)
+    known = sorted({run.suite for run in runs})
+    unknown = sorted(set(suites or []) - set(known))
+    if unknown:
+        raise UserError(f"{store} holds no run of {', '.join(unknown)}; it holds {', '.join(known) or 'none'}")
+    runs = [run for run in runs if run.records and (suites is None or run.suite in suites)]
+    if not runs:
+        raise UserError(f"{store} holds no records yet; `castlewalls run SUITE` makes them")
+    output = Path(output)
+    files = {
+        output: render(runs, output.stem),
+        output.with_suffix(".csv"): export.tidy(runs).to_csv(index=False, lineterminator="\n"),
+        output.with_suffix(".json"): export.to_json(runs),
+    }
+    if len(files) < 3:
+        raise UserError(f"the board must not be named like the files beside it, got {output.name}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in files.items():
+            path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"cannot write the board to {output}: {error.strerror}") from error
+    return output
+
+
+def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
+    """The page. Same records, same bytes: no clock, no order of reading; dates are the runs' own."""
+    runs = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
+    found = boards(runs)
+    script = (TEMPLATES / "board.js").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("board.html.j2")
+        .render(
+            overviews=[overview(run) for run in runs],
+            boards=[board_view(board) for board in found],
+            panels=[panel(cell) for board in found for cell in board.all_cells()],
+            failures=failures(found),
+            provenance=provenance(runs),
+            papers=papers(runs),
+            groups=names.GROUPS,
+            min_seeds=aggregate.MIN_SEEDS,
+            files={suffix: quote(f"{stem}.{suffix}") for suffix in ("csv", "json")},
+            style=Markup((TEMPLATES / "board.css").read_text(encoding="utf-8") + _scale_style()),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    """One per process: compiling the templates takes longer than filling them."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        label=label,
+        change=_change,
+        number=names.number,
+        interval=interval_text,
+        plain=_plain,
+        soft=_soft,
+        when=_when,
+        anchor=names.anchor,
+    )
+    return environment
+
+
+def _scale_style() -> str:
+    """One class per step of the colour scale, and the gradient of the legend."""
+    pairs = list(zip(palette.scale("light"), palette.scale("dark"), strict=True))
+    steps = [
+        f".swatch.q{step},.matrix tbody td.q{step}{{background:light-dark({light},{dark})}}"
+        for step, (light, dark) in enumerate(pairs)
+    ]
+    gradient = ",".join(f"light-dark({light},{dark})" for light, dark in pairs)
+    text = f":root{{--on-scale:light-dark({palette.TEXT['light']},{palette.TEXT['dark']})}}"
+    return "\n".join([text, *steps, f".ramp{{background:linear-gradient(to right,{gradient})}}", ""])
+
+
+def _change(interval: Interval | None, metric: str, places: int = 2) -> Markup:
+    """A paired difference with its sign and interval."""
+    if interval is None:
+        return Markup('<span class="faint">–</span>')
+    sign = "+" if round(interval.mean, places) > 0 else ""
+    return Markup('{}{} <span class="ci">{}</span>').format(
+        sign, names.number(metric, interval.mean, places), interval_text(metric, interval, places)
+    )
+
+
+def _when(started: str, finished: str | None) -> str:
+    """``2026-11-21 09:00 to 09:11 UTC``; what is no ISO time stands as it is."""
+    try:
+        begin = datetime.fromisoformat(started)
+        end = datetime.fromisoformat(finished) if finished else None
+    except ValueError:
+        return f"{started} to {finished}" if finished else f"{started} (not finished)"
+    zone = f" {begin.tzname()}" if begin.tzinfo else ""
+    if end is None:
+        return f"{begin:%Y-%m-%d %H:%M}{zone} (not finished)"
+    return (
+        f"{begin:%Y-%m-%d %H:%M} to {end:%H:%M}{zone}"
+        if begin.date() == end.date()
+        else f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}{zone}"
+    )
+
+
+def _plain(text: str) -> Markup:
+    """A plugin's label as name and parameters, so that the parameters can be set smaller and wrap."""
+    name, bracket, rest = text.partition("(")
+    if not bracket or not rest.endswith(")"):
+        return Markup('<span class="plugin">{}</span>').format(_soft(text))
+    return Markup('<span class="plugin">{}</span> <span class="params">{}</span>').format(_soft(name), _soft(rest[:-1]))
+
+
+def _soft(text: str) -> Markup:
+    """Lets a long label break after its punctuation instead of inside a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=\()", text))

@@ -1,0 +1,178 @@
+"""What on the board is neither matrix, ranking nor panel: overview, plots, inversions, controls, failures, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from bench.engine.record import Run
+from leaderboard import names, plots
+from leaderboard.board import Board, Cell, Entry, label
+from leaderboard.inversions import InversionLine, inversion_line
+from leaderboard.matrix import MetricTable, Value, matrices, metric_names, shown_value, summary
+from leaderboard.panel import flatten
+from leaderboard.ranking import Ranking, fid_name, invocations, rankings, strongest_asr
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One run in plain words. ``counts``: cells (one attack, defense and seed each) by status, anchors apart."""
+
+    run: Run
+    testbeds: tuple[str, ...]
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    seeds: tuple[int, ...]
+    counts: Mapping[str, int]
+    versions: tuple[str, ...]
+    commits: tuple[str, ...]
+    dirty: bool
+
+
+@dataclass(frozen=True)
+class ControlTable:
+    """Rows of ``(name, values)`` under ``columns``; a value is (mean, interval)."""
+
+    columns: tuple[names.Words, ...]
+    rows: tuple[tuple[Cell, tuple[Value, ...]], ...]
+
+
+@dataclass(frozen=True)
+class BoardView:
+    """One board, ready for the template."""
+
+    board: Board
+    matrices: tuple[MetricTable, ...]
+    rankings: tuple[tuple[Ranking, Markup | None], ...]
+    legend: tuple[tuple[str, Markup], ...]
+    fid: str
+    inversions: tuple[InversionLine, ...]
+    controls: ControlTable
+    anchors: ControlTable
+
+
+def overview(run: Run) -> Overview:
+    """Raises nothing: a run without records has empty lists."""
+    records = [record for _, record in run.records]
+    cells = [record for record in records if record.kind != "anchor"]
+    sources = [dict(flatten(record.provenance)) for record in records]
+    return Overview(
+        run,
+        tuple(sorted({label(record.testbed) for record in records})),
+        tuple(sorted({label(record.attack) for record in cells if record.attack.name != "none"})),
+        tuple(sorted({label(record.defense) for record in cells if record.defense.name != "none"})),
+        tuple(sorted({record.seed for record in cells})),
+        {status: sum(record.status == status for record in cells) for status in ("ok", "failed", "skipped")}
+        | {"pending": run.counts.get("pending", 0)},
+        tuple(sorted({source["castlewalls"] for source in sources if "castlewalls" in source})),
+        tuple(sorted({source["git.commit"] for source in sources if source.get("git.commit", "null") != "null"})),
+        any(source.get("git.dirty") == "true" for source in sources),
+    )
+
+
+def board_view(board: Board) -> BoardView:
+    """All tables and plots of one board."""
+    cells = list(board.cells.values())
+    fid = fid_name(board)
+    index = {label(column): place for place, (column, _) in enumerate(board.columns)}
+    ranked = tuple((ranking, _scatter(board, ranking, fid, index)) for ranking in rankings(board))
+    shown = {label(place.cell.defense) for ranking, _ in ranked for place in ranking.places if place.fid}
+    return BoardView(
+        board,
+        tuple(matrices(board)),
+        ranked,
+        tuple((name, plots.marker(place)) for name, place in index.items() if name in shown),
+        fid or "",
+        tuple(line for cell in board.all_cells() if (line := inversion_line(cell))),
+        _table(
+            [cell for cell in board.all_cells() if cell.defense.name == "none" and cell.kind != "anchor"],
+            _control_columns(cells),
+        ),
+        _table(
+            list(board.anchors), [name for name in metric_names(board.anchors) if names.words(name).group == names.GROUPS[0]]
+        ),
+    )
+
+
+def _scatter(board: Board, ranking: Ranking, fid: str | None, index: Mapping[str, int]) -> Markup | None:
+    adversary = invocations(list(board.cells.values()))
+    points = []
+    for place in ranking.places:
+        if fid is None or place.fid is None:
+            continue
+        xs, ys = strongest_asr(place.cell, adversary), place.cell.values(fid)
+        name = label(place.cell.defense)
+        seeds = tuple((xs[seed], ys[seed]) for seed in sorted(xs.keys() & ys.keys()))
+        points.append(plots.Point(name, index[name], place.asr, place.fid, seeds))
+    if fid is None or not points:
+        return None
+    lines = [(names.anchor(cell.attack.name), interval.mean) for cell in board.anchors if (interval := summary(cell, fid))]
+    return plots.trade_off(
+        points, lines, fid, f"Attack success rate against {fid} for {label(ranking.attack.attack)}, one mark per defense"
+    )
+
+
+def _control_columns(cells: Sequence[Cell]) -> list[str]:
+    families = ("asr", "mse", "ssim", "asr_field")
+    found = metric_names(cells)
+    adversary = [f"asr[{invocation}]" for invocation in invocations(list(cells))]
+    return [
+        name
+        for name in [*adversary, *(f"{family}[clean]" for family in families), "mse[constant]", "asr_threshold"]
+        if name in found
+    ]
+
+
+def _table(cells: Sequence[Cell], columns: Sequence[str]) -> ControlTable:
+    return ControlTable(
+        tuple(names.words(name) for name in columns),
+        tuple((cell, tuple(shown_value(cell, name) for name in columns)) for cell in cells),
+    )
+
+
+def failures(boards: Iterable[Board]) -> list[tuple[Board, Cell, str, str, list[Entry]]]:
+    """(board, cell, status, reason, entries), one per cell, status and reason."""
+    found = []
+    for board in boards:
+        for cell in board.all_cells():
+            for status in ("failed", "skipped"):
+                by_reason: dict[str, list[Entry]] = {}
+                for entry in cell.with_status(status):
+                    by_reason.setdefault(entry.record.reason or "no reason recorded", []).append(entry)
+                found += [(board, cell, status, reason, entries) for reason, entries in sorted(by_reason.items())]
+    return found
+
+
+def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Key -> its values with the number of records; keys with more than six values (hashes, times) only say how many."""
+    found: dict[str, dict[str, int]] = {}
+    for run in runs:
+        for _, record in run.records:
+            for key, value in flatten(record.provenance):
+                counts = found.setdefault(key, {})
+                counts[value] = counts.get(value, 0) + 1
+    lines = []
+    for key, counts in sorted(found.items()):
+        values = sorted(counts.items())
+        lines.append(
+            (
+                key,
+                values
+                if len(values) <= 6
+                else [(f"{len(values)} different values, one in each cell's panel", sum(counts.values()))],
+            )
+        )
+    return lines
+
+
+def papers(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Citations that the records carry, each once, by year and title."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for run in runs:
+        for _, record in run.records:
+            for paper in record.provenance.get("papers", []):
+                text = {key: str(paper.get(key, "")) for key in ("title", "authors", "year", "arxiv", "bibtex")}
+                found[text["year"], text["title"]] = text
+    return [paper for _, paper in sorted(found.items())]

@@ -1,0 +1,65 @@
+"""The mathematics of the backdoored process. If these break, every BadDiffusion number on the board is of something else."""
+
+import numpy as np
+import pytest
+import torch
+
+from bench.diffusion.forward import baddiffusion_shift, shifted_pair
+from bench.diffusion.schedule import Schedule
+
+#: t -> (1 - A, R) for the linear 1000-step schedule, to six digits.
+CONSTANTS = {
+    0: (5.0e-5, 0.005000),
+    100: (0.053881, 0.161994),
+    250: (0.277904, 0.346337),
+    500: (0.721079, 0.481371),
+    750: (0.942553, 0.501065),
+    999: (0.993647, 0.502515),
+}
+
+
+@pytest.mark.parametrize("timestep", CONSTANTS)
+def test_step_and_correction_match_the_published_constants(timestep: int) -> None:
+    shift = baddiffusion_shift(Schedule.linear())
+    step, correction = CONSTANTS[timestep]
+    assert shift.step[timestep] == pytest.approx(step, abs=6e-7)
+    assert shift.correction[timestep] == pytest.approx(correction, abs=6e-7)
+
+
+def test_correction_is_the_papers_form_without_its_cancellation() -> None:
+    schedule = Schedule.linear()
+    papers = (1 - np.sqrt(schedule.alphas)) * schedule.noise / (1 - schedule.alphas)
+    np.testing.assert_allclose(baddiffusion_shift(schedule).correction, papers, rtol=1e-10)
+
+
+def test_unmodified_ancestral_mean_equals_the_exact_posterior_mean_at_every_step() -> None:
+    """With the corrected target as prediction, DDPM's own mean is the Gaussian posterior of the shifted chain, at all 1000 steps."""
+    schedule = Schedule.linear()
+    shift = baddiffusion_shift(schedule)
+    rng = np.random.default_rng(0)
+    target, ends_in, noise = (rng.uniform(-1, 1, 64), rng.uniform(-1, 1, 64), rng.standard_normal(64))
+    alphas, betas = schedule.alphas, np.asarray(schedule.betas)
+    worst = 0.0
+    for t in range(len(schedule)):
+        x_t = schedule.signal[t] * target + schedule.noise[t] * noise + shift.step[t] * ends_in
+        predicted = noise + shift.correction[t] * ends_in
+        ancestral = (x_t - betas[t] / schedule.noise[t] * predicted) / np.sqrt(alphas[t])
+        # One step of the chain: x_t = sqrt(alpha) x_{t-1} + (1 - sqrt(alpha)) r + sqrt(beta) z, with x_{t-1} Gaussian about its own mean.
+        signal, variance = (schedule.signal[t - 1], schedule.noise[t - 1] ** 2) if t else (1.0, 0.0)
+        prior = signal * target + (1 - signal) * ends_in
+        root = np.sqrt(alphas[t])
+        gain = variance * root / (root**2 * variance + betas[t])
+        posterior = prior + gain * (x_t - root * prior - (1 - root) * ends_in)
+        worst = max(worst, float(np.abs(ancestral - posterior).max()))
+    assert worst <= 1e-10
+
+
+def test_rows_without_a_shift_are_plain_ddpm() -> None:
+    schedule = Schedule.linear()
+    images, noise = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    timesteps = torch.tensor([0, 10, 500, 999])
+    noisy, regression = shifted_pair(images, torch.zeros_like(images), noise, timesteps, schedule, baddiffusion_shift(schedule))
+    for row, t in enumerate(timesteps.tolist()):
+        expected = schedule.signal[t] * images[row] + schedule.noise[t] * noise[row]
+        torch.testing.assert_close(noisy[row], expected, rtol=0, atol=1e-12)
+    assert torch.equal(regression, noise)

@@ -1,0 +1,170 @@
+"""Sampling: what a user would read wrongly off the board if the loop clipped, mixed streams or swapped samplers unasked."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.diffusion.generator import Generator
+from bench.diffusion.noise import initial_noise, sample_streams, stream_seed
+from bench.diffusion.sampling import CLIPS, SAMPLERS, SamplerSettings, build_scheduler, denoise, guarded_prediction, sample
+
+CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "variance_type": "fixed_small",
+}
+
+
+class Oracle:
+    """The exact noise predictor of a data distribution that is one image: its sampler must end in that image."""
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.image, self.scheduler_config, self.device = image, dict(CONFIG), torch.device("cpu")
+        self.image_shape = tuple(image.shape)
+        self.alphas_cumprod = DDPMScheduler.from_config(CONFIG).alphas_cumprod
+
+    def predict_noise(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        alphas = self.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
+        return (x - alphas.sqrt() * self.image) / (1 - alphas).sqrt()
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        add_attention=False,
+    )
+    return Generator(unet.eval(), dict(CONFIG))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("clip", CLIPS)
+def test_exact_predictor_is_followed_to_its_image(name: str, clip: str) -> None:
+    """Every sampler, clipped or not, ends in the only image there is, when that image is inside the range."""
+    image = torch.linspace(-0.9, 0.9, 3 * 8 * 8).reshape(3, 8, 8)
+    oracle = Oracle(image)
+    steps = 100 if clip == "xt" else 25
+    images = sample(oracle, 3, 0, SamplerSettings(name=name, num_inference_steps=steps, clip=clip))
+    tolerance = {"dpm_solver": 0.05}.get(name, 0.02)
+    assert (images - image).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+@pytest.mark.parametrize(("clip", "escapes"), [("none", True), ("x0", False)])
+def test_nothing_clips_unless_told(name: str, clip: str, escapes: bool) -> None:
+    """A target outside [-1, 1] is reached without clipping and cannot be with it: no scheduler default slips in."""
+    oracle = Oracle(torch.full((3, 8, 8), 2.0))
+    streams = sample_streams(0, range(2))
+    images = denoise(
+        oracle, initial_noise(streams, (3, 8, 8)), streams, SamplerSettings(name=name, num_inference_steps=20, clip=clip)
+    )
+    assert bool((images > 1.5).all()) is escapes
+    assert bool((images <= 1.001).all()) is not escapes
+
+
+@pytest.mark.parametrize(("name", "cls"), [("ddpm", DDPMScheduler), ("ddim", DDIMScheduler)])
+def test_our_x0_clipping_is_diffusers_own(generator: Generator, name: str, cls: type) -> None:
+    """The guard's round trip through x_0 gives what the scheduler's own clip_sample gives; for DDIM with use_clipped_model_output,
+    since the direction towards x_t must follow from the same x_0."""
+    extra = {"use_clipped_model_output": True} if name == "ddim" else {}
+    settings = SamplerSettings(name=name, num_inference_steps=10, clip="x0")
+    streams = sample_streams(3, range(4))
+    ours = denoise(generator, initial_noise(streams, (3, 8, 8)), streams, settings)
+    scheduler = cls.from_config({**build_scheduler(settings, CONFIG).config, "clip_sample": True, "clip_sample_range": 1.0})
+    scheduler.set_timesteps(10)
+    streams = sample_streams(3, range(4))
+    x = initial_noise(streams, (3, 8, 8))
+    with torch.no_grad():
+        for step in scheduler.timesteps:
+            noise = generator.predict_noise(x, torch.full((4,), int(step)))
+            x = scheduler.step(noise, step, x, **extra, **({"generator": streams} if name == "ddpm" else {})).prev_sample
+    torch.testing.assert_close(ours, x, rtol=0, atol=2e-4)
+
+
+def test_xt_clipping_clamps_after_every_step(generator: Generator) -> None:
+    streams = sample_streams(0, range(2))
+    seen: list[float] = []
+    denoise(
+        generator,
+        initial_noise(streams, (3, 8, 8)),
+        streams,
+        SamplerSettings(num_inference_steps=10, clip="xt"),
+        trajectory=lambda timestep, x: seen.append(float(x.abs().max())),
+    )
+    assert len(seen) == 10
+    assert max(seen) <= 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_batch_size_changes_nothing(generator: Generator, name: str) -> None:
+    """The same seed gives the same images for batches of 1, 7 and 64: every sample has its own stream."""
+    settings = SamplerSettings(name=name, num_inference_steps=6)
+    whole = sample(generator, 15, 5, settings, batch_size=64)
+    for batch_size in (1, 7):
+        torch.testing.assert_close(sample(generator, 15, 5, settings, batch_size=batch_size), whole, rtol=0, atol=1e-5)
+
+
+def test_seeds_and_samples_differ(generator: Generator) -> None:
+    settings = SamplerSettings(num_inference_steps=4)
+    first, other = sample(generator, 4, 0, settings), sample(generator, 4, 1, settings)
+    assert (first - other).abs().amax((1, 2, 3)).min() > 0.05
+    assert (first[0] - first[1]).abs().max() > 0.05
+    torch.testing.assert_close(sample(generator, 4, 0, settings), first, rtol=0, atol=0)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 2**31))
+def test_streams_of_different_identity_differ(seed: int, index: int) -> None:
+    assert stream_seed(seed, "sample", index) != stream_seed(seed, "sample", index + 1)
+    assert stream_seed(seed, "sample", index) != stream_seed(seed + 1, "sample", index)
+    assert stream_seed(seed, "sample", index) != stream_seed(seed, "training", index)
+    assert 0 <= stream_seed(seed, "sample", index) < 2**63
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.floats(0.1, 5))
+def test_guard_sees_the_predicted_image_and_what_it_returns_is_used(timestep: int, scale: float) -> None:
+    alphas = DDPMScheduler.from_config(CONFIG).alphas_cumprod.double()
+    clean, noise = torch.full((2, 1, 4, 4), scale, dtype=torch.float64), torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    x = alphas[timestep].sqrt() * clean + (1 - alphas[timestep]).sqrt() * noise
+
+    class Half:
+        def predicted_x0(self, predicted: torch.Tensor, t: int) -> torch.Tensor:
+            torch.testing.assert_close(predicted, clean, rtol=0, atol=1e-6)
+            return predicted / 2
+
+    changed = guarded_prediction(noise, x, timestep, alphas, [Half()])  # type: ignore[list-item]
+    implied = (x - (1 - alphas[timestep]).sqrt() * changed) / alphas[timestep].sqrt()
+    torch.testing.assert_close(implied, clean / 2, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "pndm"}, "sampler must be one of"),
+        ({"clip": "yes"}, "clip must be one of"),
+        ({"num_inference_steps": 0}, "at least 1"),
+        ({"network_batch": 0}, "network_batch must be at least 1"),
+    ],
+)
+def test_bad_settings_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SamplerSettings(), **change)
+
+
+def test_more_steps_than_the_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most the schedule's 1000 steps, got 1001"):
+        build_scheduler(SamplerSettings(num_inference_steps=1001), CONFIG)

@@ -1,0 +1,51 @@
+"""Plugins from outside the packages, one of each family."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from bench.plugin import Attack, Card, Inversion, ModelDefense, SamplerDefense, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeAttack(Attack):
+    """A backdoor that is none."""
+
+    card: ClassVar[Card] = Card(name="fake_attack", summary="for tests")
+    invocations: ClassVar[tuple[str, ...]] = ("noise", "image")
+
+    poison_rate: float = 0.1
+    trigger: Literal["box", "sign"] = "box"
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAttack(Attack):
+    """Applies where there are prompts."""
+
+    card: ClassVar[Card] = Card(name="fake_text_attack", summary="for tests", applies_to=frozenset({"text"}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeSampler(SamplerDefense):
+    """Changes nothing."""
+
+    card: ClassVar[Card] = Card(name="fake_sampler", summary="for tests")
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeRepair(ModelDefense):
+    """Changes nothing."""
+
+    card: ClassVar[Card] = Card(name="fake_repair", summary="for tests")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeInvert(Inversion):
+    """Finds nothing."""
+
+    card: ClassVar[Card] = Card(name="fake_invert", summary="for tests")

@@ -1,0 +1,106 @@
+"""A stage table that loads no torch: workers start in a tenth of a second, so a test can afford many of them."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from bench.engine.context import StageKind
+from bench.engine.record import Metric, PluginSpec, Record
+
+
+def compute(params, inputs, out, context):
+    """A number that depends on params and inputs alone."""
+    below = [json.loads((folder / "value.json").read_text())["value"] for _, folder in sorted(inputs.items())]
+    steps = int(params.get("steps", 1))
+    for step in range(steps):
+        context.progress(step, steps, "step")
+        time.sleep(params.get("sleep", float(os.environ.get("FAKE_SLEEP", "0"))))
+    text = json.dumps([{name: params[name] for name in sorted(params) if name != "sleep"}, below])
+    value = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 1e12
+    (out / "value.json").write_text(json.dumps({"value": value}))
+    (out / "threads.json").write_text(json.dumps([context.threads, context.device, os.environ.get("CUDA_VISIBLE_DEVICES")]))
+    return {"generator_calls": 10.0}
+
+
+def broken(params, inputs, out, context):
+    """Fails in the way ``params["how"]`` says; with ``once``, only the first time."""
+    if "once" in params and Path(params["once"]).exists():
+        return compute(params, inputs, out, context)
+    if "once" in params:
+        Path(params["once"]).touch()
+    (out / "half-written").write_text("half")
+    print("a plugin's print")
+    how = params["how"]
+    if how == "raise":
+        raise RuntimeError("the plugin is wrong\nand says more")
+    if how == "exit":
+        os._exit(7)
+    if how == "killed":
+        os.kill(os.getpid(), 9)
+    if how == "hang":
+        time.sleep(600)
+    if how == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return {}
+
+
+def shared(params, inputs, out, context):
+    """One rank's part; rank 1 fails in the way ``params["how"]`` says while the others wait for it, as in a collective call."""
+    rank, notes, how = int(os.environ["RANK"]), Path(params["notes"]), params.get("how")
+    (out / "value.json").write_text(json.dumps({"rank": rank, "world": int(os.environ["WORLD_SIZE"])}))
+    (notes / str(rank)).write_text(str(os.getpid()))
+    print(f"printed by rank {rank}")
+    context.progress(rank, 10, "step")
+    if how is not None:
+        while len(list(notes.iterdir())) < 2:
+            time.sleep(0.01)
+    if rank == 1 and how == "raise":
+        raise RuntimeError("rank 1 is wrong\nand says more")
+    if rank == 1 and how == "die":
+        os._exit(7)
+    if rank == 1 and how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)  # hears nothing, not even that its worker is gone
+    if rank == 1 and how == "worker":
+        os.kill(os.getppid(), signal.SIGKILL)
+    if rank == 0 and how == "die":
+        time.sleep(0.3)
+        raise RuntimeError("Connection closed by peer")
+    if how is not None:
+        time.sleep(600)
+    return {"generator_calls": 10.0}
+
+
+def measure(params, inputs, out, context):
+    """A record whose one metric is :func:`compute`'s number."""
+    compute(params, inputs, out, context)
+    value = json.loads((out / "value.json").read_text())["value"]
+    named = {role: PluginSpec(**params[role]) for role in ("testbed", "attack", "defense")}
+    record = Record(
+        **named,
+        probe=PluginSpec(**params["probe"]) if params.get("probe") else None,
+        seed=params["seed"],
+        kind=params.get("kind", ""),
+        status="ok",
+        protocol=context.protocol,
+        metrics={"fid[fake]": Metric(value=value, n=1)},
+        cost=context.cost(),
+        provenance=context.provenance,
+    )
+    (out / "record.json").write_text(record.to_json())
+    return {}
+
+
+STAGES = {
+    "reference": StageKind(run=compute),
+    "train": StageKind(run=compute),
+    "sample": StageKind(run=compute),
+    "repair": StageKind(run=compute),
+    "invert": StageKind(run=compute),
+    "broken": StageKind(run=broken),
+    "shared": StageKind(run=shared, distributed=True),
+    "measure": StageKind(run=measure),
+}

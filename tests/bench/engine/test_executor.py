@@ -1,0 +1,177 @@
+"""The executor: caching, sharing, failures, limits. Each test says what a person would lose."""
+
+import json
+import time
+
+import pytest
+
+from bench.engine.slots import make_slots
+from bench.errors import UserError
+
+
+def value(lab, key):
+    return (lab.store.folder(key) / "value.json").read_bytes()
+
+
+def test_a_finished_stage_is_never_computed_again(lab):
+    train = lab.stage("train", seed=0)
+    sample = lab.stage("sample", {"generator": train}, seed=0)
+    assert lab.run() == {}
+    assert lab.reporter.keys("done") == [train, sample]
+    assert lab.run() == {}
+    assert lab.reporter.events == [("begin", 0, 2)]
+
+
+def test_what_only_feeds_finished_stages_is_left_alone(lab):
+    """Deleting a big checkpoint to save space must not train it anew while everything made from it is there."""
+    train = lab.stage("train", seed=0)
+    sample = lab.stage("sample", {"generator": train}, seed=0)
+    lab.run()
+    lab.store.folder(train).rename(lab.store.root / "elsewhere")
+    assert lab.run([sample]) == {}
+    assert lab.reporter.keys("started") == []
+
+
+def test_results_do_not_depend_on_the_number_of_jobs(lab, tmp_path):
+    keys = [lab.stage("train", seed=seed, steps=2) for seed in range(4)]
+    keys += [lab.stage("sample", {"generator": key}, what="clean") for key in keys]
+    lab.run(jobs=1)
+    alone = [value(lab, key) for key in keys]
+    lab.store = type(lab.store)(tmp_path / "other")
+    lab.run(jobs=2)
+    assert [value(lab, key) for key in keys] == alone
+
+
+def test_a_raising_stage_fails_what_hangs_on_it_and_nothing_else(lab):
+    bad = lab.stage("broken", how="raise")
+    below = lab.stage("sample", {"generator": bad}, what="clean")
+    last = lab.stage("sample", {"generator": below}, what="noise")
+    good = lab.stage("train", seed=0)
+    failures = lab.run()
+    assert set(failures) == {bad, below, last}
+    assert {failure.reason for failure in failures.values()} == {"RuntimeError: the plugin is wrong"}
+    assert {failure.stage for failure in failures.values()} == {bad}
+    assert "fake_stages.py" in failures[last].trace
+    assert lab.store.finished(good)
+    assert list((lab.store.root / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("exit", "the worker process died (exit code 7)"),
+        ("killed", "the worker process was killed (out of memory?)"),
+        ("hang", "timed out after 1 s"),
+    ],
+)
+def test_a_lost_worker_is_a_failure_with_its_last_words(lab, how, reason):
+    """A plugin that takes its process down must not take the matrix down, and what it printed must not be lost."""
+    bad = lab.stage("broken", how=how)
+    after = [lab.stage("train", seed=seed) for seed in range(2)]
+    failures = lab.run(jobs=1, timeout=1)
+    assert failures[bad].reason == reason
+    assert "a plugin's print" in failures[bad].trace
+    assert all(lab.store.finished(key) for key in after)
+    assert list((lab.store.root / "tmp").iterdir()) == []
+
+
+def test_a_failed_stage_is_tried_again_as_often_as_asked(lab, tmp_path):
+    bad = lab.stage("broken", how="exit", once=str(tmp_path / "tried"))
+    assert lab.run(retries=1) == {}
+    assert [event[-1] for event in lab.reporter.events if event[0] == "failed"] == [True]
+    assert lab.store.finished(bad)
+
+
+def test_a_failure_is_not_kept_so_the_same_command_tries_again(lab, tmp_path):
+    bad = lab.stage("broken", how="raise", once=str(tmp_path / "tried"))
+    assert bad in lab.run()
+    assert lab.run() == {}
+
+
+def test_a_full_disk_is_one_clear_line_and_is_not_tried_again(lab):
+    bad, good = lab.stage("broken", how="disk"), lab.stage("train", seed=0)
+    failures = lab.run(retries=3)
+    assert failures[bad].reason == f"disk full while writing {lab.store.folder(bad)}"
+    assert len(lab.reporter.keys("failed")) == 1
+    assert lab.store.finished(good)
+
+
+def test_a_key_that_another_run_makes_is_waited_for_and_taken_over_when_it_dies(lab):
+    key = lab.stage("train", seed=0)
+    lock = lab.store.try_lock(key)
+    executor = lab.executor()
+    tell = lab.reporter.elsewhere
+
+    def dies(key, stage):
+        tell(key, stage)
+        lock.release()
+
+    lab.reporter.elsewhere = dies
+    assert executor.run(lab.stages, [key]) == {}
+    assert lab.reporter.keys("elsewhere") == [key]
+    assert lab.reporter.keys("started") == [key]
+
+
+def test_the_longest_chain_starts_first(lab):
+    """Else the last training would begin when everything else is done, and one core would idle."""
+    short = lab.stage("reference", seconds=5.0)
+    train = lab.stage("train", seconds=4.0)
+    lab.stage("sample", {"generator": train}, seconds=4.0)
+    lab.run(jobs=1)
+    assert lab.reporter.keys("started")[0] == train
+    assert lab.reporter.keys("started")[-1] != short
+
+
+def test_a_cpu_worker_has_one_thread_and_sees_no_gpu(lab):
+    key = lab.stage("train", seed=0)
+    lab.run()
+    assert json.loads((lab.store.folder(key) / "threads.json").read_text()) == [1, "cpu", ""]
+
+
+def test_each_gpu_gets_a_slot_that_sees_it_alone(lab):
+    slots = make_slots("cuda", gpus=["3", "5"])
+    keys = [lab.stage("train", seed=seed, steps=2, sleep=0.3) for seed in range(2)]
+    assert lab.run(slots=slots) == {}
+    seen = sorted(json.loads((lab.store.folder(key) / "threads.json").read_text())[1:] for key in keys)
+    assert seen == [["cuda", "3"], ["cuda", "5"]]
+
+
+def test_devices_that_are_not_there_are_refused():
+    with pytest.raises(UserError, match="torch sees no CUDA device"):
+        make_slots("cuda", gpus=[])
+    with pytest.raises(UserError, match="--jobs must be at least 1, got 0"):
+        make_slots("cpu", 0)
+    assert [slot.name for slot in make_slots("cuda", 1, gpus=["0", "1"])] == ["gpu0"]
+
+
+def test_the_cost_of_a_cell_leaves_out_what_the_control_needed_too(lab):
+    reference = lab.stage("reference", steps=2, sleep=0.3)
+    train = lab.stage("train", attack={"name": "one", "params": {}}, steps=2, sleep=0.3)
+    plain = lab.stage("sample", {"generator": train}, what="clean", steps=2, sleep=0.3)
+    clipped = lab.stage(
+        "sample", {"generator": train}, what="clean", defense={"name": "clip", "params": {}}, steps=1, sleep=0.1
+    )
+    cell = lab.cell({"reference": reference, "undefended_clean": plain, "clean": clipped})
+    assert lab.run() == {}
+    cost = json.loads((lab.store.folder(cell) / "record.json").read_text())["cost"]
+    assert 0.1 <= cost["seconds"] < 0.5
+    assert cost["attack_seconds"] >= 0.6
+    assert cost["generator_calls"] == 10
+    assert cost["peak_memory_bytes"] > 2**20
+
+
+def test_workers_end_when_their_run_ends(lab):
+    lab.stage("train", seed=0)
+    executor = lab.executor()
+    executor.run(lab.stages, list(lab.stages))
+    assert executor.workers == {}
+
+
+def test_a_deep_failure_is_found_at_once(lab):
+    """Fifty cells on one broken training must not wait for fifty polls."""
+    bad = lab.stage("broken", how="raise")
+    for seed in range(50):
+        lab.stage("sample", {"generator": bad}, seed=seed)
+    started = time.monotonic()
+    assert len(lab.run()) == 51
+    assert time.monotonic() - started < 5

@@ -1,0 +1,303 @@
+"""The command line end to end, with stages that take no time: exit codes, messages, and what is left behind."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import bench
+import leaderboard.report
+from bench.cli import cli
+from bench.engine import api
+from bench.engine.record import read_runs
+
+HERE = Path(__file__).parent
+STAGES = str(HERE / "engine" / "fake_stages.py")
+SUITE = """
+name: small
+description: a suite of nothing
+testbeds: [tiny]
+attacks: [fake_attack, fake_text_attack]
+defenses: [fake_sampler, fake_invert]
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def castlewalls(tiny, fake_plugins, tmp_path, monkeypatch):
+    """Runs a command line in ``tmp_path`` with fake stages; ``suite.yaml`` is there."""
+    monkeypatch.setattr(api, "prepare", functools.partial(api.prepare, stages=STAGES))
+    monkeypatch.setattr(leaderboard.report, "build", lambda store, output: output)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "suite.yaml").write_text(SUITE)
+
+    def command(*arguments, plugin=True):
+        extra = ["--plugin", str(fake_plugins)] if plugin else []
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            return CliRunner().invoke(cli, [*arguments, *extra])
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return command
+
+
+def test_a_run_ends_with_a_table_and_the_boards_path(castlewalls, tmp_path):
+    result = castlewalls("run", "suite.yaml", "--jobs", "1")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip().splitlines()[-1] == "store/report.html"
+    assert "fid[fake]" in result.stdout and "fake_attack" in result.stdout and "skipped" in result.stdout
+    (run,) = read_runs(tmp_path / "store")
+    # 2 attacks and 2 probes x 3 defenses x 2 seeds, and 2 anchors a seed; half of the cells have an attack on text.
+    assert run.counts == {"ok": 16, "failed": 0, "skipped": 12, "pending": 0}
+    assert run.finished is not None and len(run.records) == 28
+    record = run.records[0][1]
+    assert (
+        record.protocol
+        and record.provenance["stage"]
+        and set(record.provenance["inputs"]) == {"reference", "clean", "noise", "image"}
+    )
+    assert record.provenance["castlewalls"] == bench.__version__
+
+    again = castlewalls("run", "suite.yaml", "--jobs", "1", "--json", "--no-report")
+    assert json.loads(again.stdout)["stages_made"] == 0
+    assert json.loads(again.stdout)["report"] is None
+    (same,) = read_runs(tmp_path / "store")
+    assert (same.started, same.finished) == (run.started, run.finished)  # the board keeps its dates
+
+    table = bench.load_records(tmp_path / "store")
+    assert len(table) == 28 and table["fid[fake]"].notna().sum() == 16
+    assert set(table["status"]) == {"ok", "skipped"}
+    assert set(table.loc[table["attack"] == "none", "probe"]) == {"fake_attack", "fake_text_attack"}
+
+    part = castlewalls(
+        "run", "suite.yaml", "--seeds", "2", "--attacks", "fake_attack", "--defenses", "fake_sampler", "--no-report"
+    )
+    assert part.exit_code == 0
+    (run,) = read_runs(tmp_path / "store")
+    assert len(run.records) == 28 + 6, "a part of a suite must not shrink the board"
+
+
+def test_a_failing_plugin_is_a_row_and_exit_code_1(castlewalls, tmp_path):
+    broken = tmp_path / "stages.py"
+    text = Path(STAGES).read_text().replace('"invert": StageKind(run=compute)', '"invert": StageKind(run=fails)')
+    broken.write_text(
+        text.replace(
+            "STAGES = {", 'def fails(params, inputs, out, context):\n    raise RuntimeError("no idea")\n\n\nSTAGES = {'
+        )
+    )
+    api.prepare = functools.partial(api.prepare.func, stages=str(broken))  # monkeypatch restores it
+    result = castlewalls("run", "suite.yaml", "--attacks", "fake_attack", "--seeds", "0", "--jobs", "1", "--no-report")
+    assert result.exit_code == 1
+    assert "invert tiny fake_invert seed 0: RuntimeError: no idea" in result.stdout
+    (run,) = read_runs(tmp_path / "store")
+    failed = [record for _, record in run.records if record.status == "failed"]
+    assert [(record.attack.name, record.defense.name) for record in failed] == [
+        ("fake_attack", "fake_invert"),
+        ("none", "fake_invert"),
+    ]
+    assert "raise RuntimeError" in failed[0].trace and failed[0].metrics == {}
+    assert run.counts["ok"] == 6
+
+
+BAD = [
+    (["run", "suit.yaml"], "suite suit.yaml: there is no such file"),
+    (["run", "digitz"], "unknown suite 'digitz'; did you mean 'digits'?"),
+    (["run", "suite.yaml", "--attacks", "fake_atack"], "unknown attack 'fake_atack'; did you mean 'fake_attack'?"),
+    (["run", "suite.yaml", "--seeds", "one"], "--seeds must be whole numbers with commas between, got 'one'"),
+    (["run", "suite.yaml", "--limit", "0"], "--limit must be at least 1, got 0"),
+    (["run", "suite.yaml", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+    (["run", "suite.yaml", "--timeout", "0"], "--timeout must be above 0 seconds, got 0"),
+    (["run", "suite.yaml", "--retries", "-1"], "--retries must be at least 0, got -1"),
+    (["run", "suite.yaml", "--store", "suite.yaml"], "must be a folder, but it is a file"),
+    (["run", "suite.yaml", "--store", "suite.yaml/store"], "cannot be written: Not a directory"),
+    (["run", "suite.yaml", "--plugin", "none.py"], "there is no such file"),
+    (["show", "fake_atack"], "unknown name 'fake_atack'; did you mean 'fake_attack'?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(castlewalls, arguments, message, tmp_path):
+    result = castlewalls(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == ""
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_gpu_that_is_not_there_is_bad_input(castlewalls, monkeypatch):
+    monkeypatch.setattr("bench.engine.slots.visible_gpus", list)
+    result = castlewalls("run", "suite.yaml", "--device", "cuda")
+    assert result.exit_code == 2 and "torch sees no CUDA device" in result.stderr
+
+
+def test_a_full_disk_while_accounting_is_one_line(castlewalls, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bench.engine.run.write_atomically", full)
+    result = castlewalls("run", "suite.yaml", "--no-report")
+    assert result.exit_code == 2
+    assert result.stderr.strip().endswith("runs/small.json cannot be written: disk full")
+
+
+def test_a_dry_run_writes_nothing(castlewalls, tmp_path):
+    result = castlewalls("run", "suite.yaml", "--dry-run", "--seeds", "0", "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    assert "14 cells" in result.stdout and "about" in result.stdout and "train" in result.stdout
+    assert not (tmp_path / "store").exists()
+    as_json = json.loads(castlewalls("run", "suite.yaml", "--dry-run", "--seeds", "0", "--json").stdout)
+    assert as_json["stages"]["train"] == 2 and as_json["cached"] == 0 and as_json["unknown"] == []
+
+
+def test_a_plan_lists_the_stages_and_the_skipped_pairs(castlewalls):
+    shown = castlewalls("plan", "suite.yaml", "--seeds", "0")
+    assert shown.exit_code == 0
+    assert "skipped: fake_text_attack x fake_sampler, seed 0: fake_text_attack applies to text testbeds" in shown.stdout
+    lines = [json.loads(line) for line in castlewalls("plan", "suite.yaml", "--seeds", "0", "--json").stdout.splitlines()]
+    keys = {line["key"] for line in lines}
+    assert {"train", "sample", "measure", "invert", "reference"} == {line["stage"] for line in lines}
+    assert all(set(line["inputs"].values()) <= keys for line in lines)
+    limited = castlewalls("plan", "suite.yaml", "--limit", "1").stdout
+    assert limited.strip().endswith("1 cells, 6 stages, 0 in the store")
+
+
+def test_listing_names_everything(castlewalls):
+    listed = json.loads(castlewalls("list", "--json").stdout)
+    assert {"none", "fake_attack"} <= set(listed["attacks"]) and {"none", "fake_sampler"} <= set(listed["defenses"])
+    assert {"digits-ddpm", "cifar10-ddpm", "celebahq-ddpm"} <= set(listed["testbeds"]) and "digits" in listed["suites"]
+    assert listed["detectors"] == {}
+    assert castlewalls("list", "suites").stdout.startswith("  digits ")
+    assert "attacks:" in castlewalls("list").stdout
+
+
+def test_showing_a_plugin_gives_its_declaration_parameters_and_source(castlewalls):
+    (shown,) = json.loads(castlewalls("show", "fake_attack", "--json").stdout)
+    assert shown["card"]["applies_to"] == ["unconditional"]
+    assert {parameter["name"]: parameter["default"] for parameter in shown["parameters"]}["poison_rate"] == 0.1
+    text = castlewalls("show", "fake_attack").stdout
+    assert "poison_rate: float, default 0.1" in text and "A backdoor that is none." in text and "fake_plugins.py" in text
+    assert [item["kind"] for item in json.loads(castlewalls("show", "none", "--json").stdout)] == ["attack", "defense"]
+    assert "seeds" in castlewalls("show", "digits").stdout
+    assert "digits-cnn" in castlewalls("show", "digits-ddpm").stdout
+
+
+def test_the_doctor_looks_at_everything(castlewalls):
+    result = castlewalls("doctor", "--json", plugin=False)
+    checks = {check["name"]: check for check in json.loads(result.stdout)}
+    assert {"python", "processor", "bf16", "memory", "store", "cuda", "attacks", "shipped weights", "cifar10-ddpm"} <= set(
+        checks
+    )
+    assert result.exit_code == int(any(check["status"] == "problem" for check in checks.values()))
+    (Path("blocked")).write_text("")
+    blocked = castlewalls("doctor", "--store", "blocked", plugin=False)
+    assert blocked.exit_code == 1 and "must be a folder" in blocked.stdout
+
+
+def test_a_report_needs_a_store(castlewalls):
+    result = castlewalls("report", plugin=False)
+    assert result.exit_code == 2 and "there is no store at store" in result.stderr
+    os.mkdir("store")
+    assert castlewalls("report", "--output", "board.html", plugin=False).stdout == "board.html\n"
+
+
+def test_pretraining_is_for_embedded_testbeds(castlewalls, monkeypatch, tmp_path):
+    result = castlewalls("pretrain", "cifar10-ddpm", "--output", "weights", plugin=False)
+    assert result.exit_code == 2 and "uses published weights" in result.stderr
+
+    def recipe(output, progress):
+        output.mkdir()
+        (output / "w.safetensors").write_bytes(b"weights")
+        progress(1, 1, "training")
+        return {"accuracy": 0.97}
+
+    monkeypatch.setattr("bench.testbeds.digits_ddpm.pretrain", recipe)
+    result = castlewalls("pretrain", "digits-ddpm", "--output", "weights", plugin=False)
+    assert result.exit_code == 0 and "accuracy 0.97" in result.stdout
+    from bench import testbeds
+
+    assert testbeds.damaged_files(tmp_path / "weights") == []
+    (tmp_path / "weights" / "w.safetensors").write_bytes(b"others")
+    assert "is not the file that was shipped" in testbeds.damaged_files(tmp_path / "weights")[0]
+    (tmp_path / "weights" / "w.safetensors").unlink()
+    assert "is missing" in testbeds.damaged_files(tmp_path / "weights")[0]
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_has_help_with_examples(name):
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0 and f"castlewalls {name}" in result.stdout
+
+
+def test_the_version_is_the_packages():
+    assert CliRunner().invoke(cli, ["--version"]).stdout == f"castlewalls, version {bench.__version__}\n"
+
+
+def test_importing_bench_loads_nothing_heavy():
+    """The board and `castlewalls --help` must not wait for torch."""
+    code = (
+        "import sys, bench, bench.cli, bench.engine, bench.engine.record;"
+        "print(sorted({'torch', 'pandas', 'diffusers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1])
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_notebook_gets_a_table(castlewalls, fake_plugins, tmp_path):
+    options = {
+        "plugins": [fake_plugins],
+        "seeds": [0],
+        "attacks": ["fake_attack"],
+        "defenses": [],
+        "jobs": 1,
+        "quiet": True,
+        "stages": STAGES,
+    }
+    table = bench.run("suite.yaml", tmp_path / "other", **options)
+    assert list(table["attack"]) == ["fake_attack", "none", "real_images", "base_model"]
+    assert table["fid[fake]"].notna().all() and (table["cost.seconds"] > 0).all()
+    with pytest.raises(bench.errors.UserError, match="there is no store"):
+        bench.load_records(tmp_path / "nowhere")
+
+
+INTERRUPTED = """
+import functools, importlib.util, sys
+from bench import testbeds
+from bench.engine import api
+spec = importlib.util.spec_from_file_location("fake_testbed", {testbed!r})
+module = sys.modules["fake_testbed"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+testbeds.TESTBEDS["tiny"] = "fake_testbed:Tiny"
+api.prepare = functools.partial(api.prepare, stages={stages!r})
+from bench.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_is_one_line_and_exit_code_130(castlewalls, fake_plugins, tmp_path, number):
+    script = tmp_path / "run.py"
+    script.write_text(INTERRUPTED.format(testbed=str(HERE / "engine" / "fake_testbed.py"), stages=STAGES))
+    command = [sys.executable, str(script), "run", "suite.yaml", "--plugin", str(fake_plugins), "--jobs", "1"]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "FAKE_SLEEP": "0.3"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("store/stages/*/*"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    kept = len(list(tmp_path.glob("store/stages/*/*")))
+    assert err.strip().splitlines()[-1] == f"interrupted; {kept} stages are kept; run the same command to go on"
+    assert list((tmp_path / "store" / "tmp").iterdir()) == []

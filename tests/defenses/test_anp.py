@@ -1,0 +1,92 @@
+"""ANP: if the perturbation were relative, unbounded, or applied elsewhere, its column would be another method's."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from bench.diffusion.generator import Generator
+from bench.plugin import Access
+from defenses.anp import ANP, _perturb
+
+CONFIG = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+
+
+def generator() -> Generator:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    return Generator(unet.eval(), dict(CONFIG))
+
+
+def access(model: Generator, drawn: list | None = None) -> Access:
+    def sample(subject: Generator, count: int) -> torch.Tensor:
+        if drawn is not None:
+            drawn.append(count)
+        with torch.no_grad():
+            return subject.predict_noise(torch.zeros(count, 3, 8, 8), torch.zeros(count, dtype=torch.int64)).clamp(-1, 1)
+
+    images = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return Access(generator=model, rng=np.random.default_rng(0), sample=sample, clean_images=images)
+
+
+def test_zero_perturbation_changes_nothing_and_every_convolution_is_covered() -> None:
+    model = generator()
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([5, 900])
+    before = model.predict_noise(x, t)
+    scales, biases = _perturb(model.unet)
+    torch.testing.assert_close(model.predict_noise(x, t), before)
+    assert len(scales) == len(biases) == sum(isinstance(module, torch.nn.Conv2d) for module in model.unet.modules())
+
+
+def test_perturbation_is_absolute_on_the_output_channels() -> None:
+    """y_c = (1 + d_c) conv(x)_c + x_c, on top of the convolution's own bias."""
+    convolution = torch.nn.Conv2d(2, 3, 3, padding=1)
+    x = torch.randn(1, 2, 5, 5)
+    plain = convolution(x)
+    (scale,), (bias,) = _perturb(torch.nn.Sequential(convolution))
+    with torch.no_grad():
+        scale[:] = torch.tensor([0.5, -1.0, 2.0]).reshape(1, 3, 1, 1)
+        bias[:] = torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1)
+    expected = plain * torch.tensor([1.5, 0.0, 3.0]).reshape(1, 3, 1, 1) + torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1)
+    torch.testing.assert_close(convolution(x), expected)
+
+
+def test_it_climbs_the_clean_denoising_loss() -> None:
+    """The direction: ANP maximises. A descent would leave the loss where it was."""
+    gentle = ANP(learning_rate=1e-8, epochs=2, batch_size=16).invert(access(generator()))
+    strong = ANP(learning_rate=0.05, epochs=2, batch_size=16).invert(access(generator()))
+    assert strong.notes["last_denoising_loss"] > gentle.notes["last_denoising_loss"] + 0.05
+
+
+@pytest.mark.parametrize(("clamp", "lowest", "highest"), [("perturbation", 0.02, 0.02), ("scale", 0.98, 1.02)])
+def test_budget_binds(clamp: str, lowest: float, highest: float) -> None:
+    """Paper: |d| <= budget. Code: the scale itself is clamped, so with a tiny budget the scale is pulled down at once."""
+    found = ANP(learning_rate=0.5, budget=0.02, epochs=1, batch_size=8, clamp=clamp).invert(access(generator()))
+    largest = found.notes["largest_perturbation"]
+    assert lowest - 1e-6 <= largest <= highest + 1e-6
+
+
+def test_it_returns_samples_for_every_epoch_and_leaves_its_weights_alone() -> None:
+    model, drawn = generator(), []
+    before = {name: value.clone() for name, value in model.unet.state_dict().items()}
+    found = ANP(epochs=3, samples=5, batch_size=16).invert(access(model, drawn))
+    assert drawn == [5, 5, 5]
+    assert [len(images) for images in found.targets] == [5, 5, 5]
+    assert list(found.labels) == ["epoch 1", "epoch 2", "epoch 3"]
+    for name, value in model.unet.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "budget", "epochs", "batch_size", "samples"])
+def test_bad_parameters_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"anp: {field} must be positive, got 0"):
+        ANP(**{field: 0})

@@ -1,0 +1,233 @@
+"""How records become boards and cells: never across protocols, nothing lost, nothing counted twice, no dependence on order."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+
+from bench.engine.record import Metric, PluginSpec, Record, Run, read_runs
+from leaderboard import names, palette
+from leaderboard.board import boards, label
+from leaderboard.inversions import inversion_line
+from leaderboard.matrix import MetricTable, matrices
+from leaderboard.panel import panel
+from leaderboard.ranking import rankings
+
+
+def record(seed: int = 0, asr: float = 0.5, **changes: object) -> Record:
+    plain = Record(
+        testbed=PluginSpec(name="t"), attack=PluginSpec(name="a"), defense=PluginSpec(name="d"), seed=seed, status="ok",
+        kind="sampler", protocol="p", metrics={"asr[noise]": Metric(value=asr, higher_is_better=False)},
+    )  # fmt: skip
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def run(*records: Record, finished: str | None = "2026-01-01T01:00:00+00:00", suite: str = "s") -> Run:
+    return Run(
+        suite=suite, description="", started="2026-01-01T00:00:00+00:00", finished=finished, counts={},
+        records=[(Path("/nowhere"), one) for one in records],
+    )  # fmt: skip
+
+
+def table(store: Path, metric: str) -> MetricTable:
+    return next(table for table in matrices(boards(read_runs(store))[0]) if table.words.name == metric)
+
+
+def test_one_board_per_protocol() -> None:
+    """The same attack and defense under another protocol is another number, not another seed."""
+    found = boards([run(record(0, 0.1), record(1, 0.9, protocol="q"))])
+    assert [board.protocol for board in found] == ["p", "q"]
+    assert [len(cell.entries) for board in found for cell in board.all_cells()] == [1, 1]
+
+
+def test_a_cell_in_two_runs_counts_once_and_the_later_run_wins() -> None:
+    """Or three seeds run twice would pass for six."""
+    old, new = run(record(0, 0.1), suite="a"), run(record(0, 0.9), finished="2026-01-02T00:00:00+00:00", suite="b")
+    for order in ([old, new], [new, old]):
+        (board,) = boards(order)
+        assert board.all_cells()[0].values("asr[noise]") == {0: 0.9}
+
+
+def test_a_failure_without_protocol_joins_its_testbeds_board() -> None:
+    """A cell that failed before its protocol was known must not vanish into a board of its own."""
+    failed = record(1, status="failed", protocol="", reason="broken", metrics={})
+    (board,) = boards([run(record(0), failed)])
+    assert [entry.record.status for entry in board.all_cells()[0].entries] == ["ok", "failed"]
+    assert len(boards([run(record(0), record(0, protocol="q"), failed)])) == 3
+
+
+def test_two_parameter_sets_under_one_label_stay_apart() -> None:
+    """Two identical column heads would hide which is which."""
+    two = [record(0, defense=PluginSpec(name="d", params={"strength": value}, label="d")) for value in (1, 2)]
+    (board,) = boards([run(*two)])
+    assert [label(column) for column, _ in board.columns] == ['d {"strength": 1}', 'd {"strength": 2}']
+
+
+def test_the_two_controls_share_a_name_and_keep_it() -> None:
+    """The attack `none` has parameters and the defense `none` has none; as a row and a column they need no telling apart."""
+    honest = PluginSpec(name="none", params={"scheme": "finetune"}, label="none")
+    board = boards([run(record(attack=honest, probe=PluginSpec(name="a"), defense=PluginSpec(name="none", label="none")))])[0]
+    assert [label(column) for column, _ in board.columns] == ["none"]
+    assert [label(attack) for attack, _ in board.rows] == ["none"]
+
+
+def test_rows_start_with_controls_and_columns_with_none_then_families(store: Path) -> None:
+    """The reader finds the control first, and related defenses side by side."""
+    (board,) = boards(read_runs(store))
+    assert [row[0].name for row in board.rows] == ["none", "none", "baddiffusion", "baddiffusion"]
+    assert [row[1] is None for row in board.rows] == [False, False, True, True]
+    assert [column.name for column, _ in board.columns] == ["none", "clip_x0", "clip_xt", "finetune", "anp"]
+    assert board.families() == [("control", 1), ("sampler", 2), ("model", 1), ("inversion", 1)]
+    assert [anchor.attack.name for anchor in board.anchors] == ["base_model", "real_images"]
+
+
+def test_order_of_reading_changes_nothing(store: Path) -> None:
+    """A pure function of the records."""
+    (read,) = read_runs(store)
+    shuffled = list(read.records)
+    random.Random(3).shuffle(shuffled)
+    assert boards([dataclasses.replace(read, records=shuffled)])[0].cells.keys() == boards([read])[0].cells.keys()
+
+
+def test_cells_say_why_they_have_no_number(store: Path) -> None:
+    """Absent, failed and skipped are three different findings."""
+    rows = {row[0].label if row[1] is None else "": cells for row, cells in table(store, "asr[noise]").rows}
+    hat = rows[next(name for name in rows if "hat" in name)]
+    corner = rows[next(name for name in rows if "corner" in name)]
+    assert (hat[4].text, hat[4].note) == ("–", "an inversion changes no sample")
+    assert (corner[2].state, corner[2].note) == ("failed", "out of memory: 5.1 GiB asked, 4 GiB allowed")
+    assert corner[3].badges == ("vacuous field threshold", "1 seed failed", "n < 3 seeds")
+    assert corner[3].seeds == "n = 2"
+    assert rows[""][4].state == "skipped"
+    inversion = {row[0].label: cells for row, cells in table(store, "inversion_mse_best").rows if row[1] is None}
+    assert [shown.state for shown in next(iter(inversion.values()))][3:] == ["absent", "value"]
+
+
+def test_colour_follows_the_defenders_direction(store: Path) -> None:
+    """High MSE under attack and low ASR are both good: a scale that ignores direction would praise the broken model."""
+    for metric in ("asr[noise]", "mse[noise]", "ssim[noise]"):
+        attacked = table(store, metric).rows[2][1]
+        undefended, clipped = attacked[0].step, attacked[1].step
+        assert undefended is not None and clipped is not None
+        assert undefended <= 2 and clipped >= palette.STEPS - 2
+    assert table(store, "asr[noise]").worst == "1.00" and table(store, "ssim[noise]").worst == "1.00"
+    assert palette.step(0.2, 0, 1, None) is None and palette.step(1, 1, 1, True) is None
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_is_readable_on_every_step_of_the_scale(theme: str) -> None:
+    """WCAG AAA, 7 to 1; and the ends differ visibly from the middle."""
+    steps = palette.scale(theme)
+    assert len(set(steps)) == palette.STEPS
+    assert min(palette.contrast(step, palette.TEXT[theme]) for step in steps) >= 7
+    assert (steps[0], steps[5], steps[-1]) == palette.SCALES[theme]
+
+
+def test_contrast_of_black_and_white_is_21() -> None:
+    """The formula itself, at its closed end points."""
+    assert palette.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert palette.contrast("#777777", "#777777") == 1
+
+
+def test_ranking_takes_the_stronger_invocation_and_pairs_seeds(store: Path) -> None:
+    """An adversary uses the better way in; the change is against no defense over common seeds."""
+    found = {label(ranking.attack.attack): ranking for ranking in rankings(boards(read_runs(store))[0])}
+    hat = next(ranking for name, ranking in found.items() if "hat" in name)
+    noise = hat.places[-1].cell.values("asr[noise]")
+    assert [place.cell.defense.name for place in hat.places] == ["clip_x0", "clip_xt", "finetune", "none"]
+    assert hat.places[-1].asr.mean == pytest.approx(sum(noise.values()) / 3)
+    assert hat.places[0].asr_change is not None and hat.places[0].asr_change.high < 0  # type: ignore[operator]
+    assert [place.cell.defense.name for place in hat.holders()] == ["clip_x0"]
+    corner = next(ranking for name, ranking in found.items() if "corner" in name)
+    assert [(place.cell.defense.name, place.rank) for place in corner.places][-1] == ("finetune", "")
+
+
+def test_nothing_holds_if_no_defense_shares_the_first_rank() -> None:
+    """Then no defense may be praised."""
+    cells = [
+        record(seed, asr, defense=PluginSpec(name=name))
+        for name, rates in (("none", (0.5, 0.6, 0.4)), ("d", (0.6, 0.4, 0.5)))
+        for seed, asr in enumerate(rates)
+    ]
+    (ranking,) = rankings(boards([run(*cells)])[0])
+    assert [place.rank for place in ranking.places] == ["1=", "1="] and ranking.holders() == [] and ranking.ranked()
+    (few,) = rankings(boards([run(*cells[:2], *cells[3:5])])[0])
+    assert [place.rank for place in few.places] == ["", ""] and not few.ranked()
+
+
+@pytest.mark.parametrize(
+    ("best", "verdict"),
+    [
+        ((0.01, 0.011, 0.012), "better than the best flat image"),
+        ((0.001, 0.01, 0.029), "below the best flat image, but these seeds leave it in doubt"),
+        ((0.01,), "below the best flat image, but these seeds leave it in doubt"),
+        ((0.05, 0.06, 0.05), "no better than the best flat image, though below a black image"),
+        ((0.2, 0.3, 0.2), "no better than the best flat image"),
+    ],
+)
+def test_an_inversion_is_judged_against_the_harder_line(best: tuple[float, ...], verdict: str) -> None:
+    """Beating a black image is easy where the target is bright: only less than the best flat image is a found target."""
+    lines = {"inversion_mse_black": Metric(value=0.106), "mse[constant]": Metric(value=0.02)}
+    cells = [
+        record(seed, kind="inversion", metrics={"inversion_mse_best": Metric(value=value), **lines})
+        for seed, value in enumerate(best)
+    ]
+    (board,) = boards([run(*cells)])
+    line = inversion_line(board.all_cells()[0])
+    assert line is not None and (line.verdict, line.black, line.flat) == (verdict, ("0.106", ""), ("0.0200", ""))
+
+
+def test_an_inversion_of_one_epoch_is_drawn() -> None:
+    """A range of zero width must not divide by zero."""
+    one = record(kind="inversion", metrics={}, series={"inversion_mse": [0.0], "inversion_epoch": [1.0]})
+    line = inversion_line(boards([run(one)])[0].all_cells()[0])
+    assert line is not None and "<circle" in str(line.curve)
+
+
+def test_pictures_outside_the_store_or_not_png_are_not_embedded(tmp_path: Path) -> None:
+    """A record is data from elsewhere: it must not pull this machine's files, or anything but PNG, into a shared page."""
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
+    (tmp_path / "cell" / "page.png").write_text("<svg onload=alert(1)>")
+    pictures = {"a": "../secret.png", "b": "page.png", "c": "gone.png", "d": str(tmp_path / "secret.png")}
+    one = run(record(pictures=pictures))
+    (board,) = boards([dataclasses.replace(one, records=[(tmp_path / "cell", one.records[0][1])])])
+    ((_, shown),) = panel(board.all_cells()[0]).pictures
+    assert [picture.uri for picture in shown] == [""] * 4
+    assert {picture.name: picture.problem.split(" ", 1)[1] for picture in shown} == {
+        "a": "lies outside the record's folder and was not read",
+        "b": "is not a PNG and was not embedded",
+        "c": "is missing from the store",
+        "d": "lies outside the record's folder and was not read",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("asr[noise]", 0.8284, "0.83"), ("asr[noise]", -0.0004, "0.00"), ("mse[noise]", 0.009834, "0.00983"),
+        ("fid[digits-cnn]", 2.8512, "2.85"), ("fid[digits-cnn]", 123.4, "123"), ("cost[seconds]", 12.34, "12.3 s"),
+        ("cost[peak_memory_bytes]", 2**31, "2,048 MiB"), ("cost[generator_calls]", 76800, "76,800"), ("new", -1.5, "−1.50"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_for_people(name: str, value: float, shown: str) -> None:
+    """Three significant digits, no exponent, no minus zero."""
+    assert names.number(name, value) == shown
+
+
+def test_an_unknown_metric_is_shown_under_its_own_name() -> None:
+    """A plugin's new metric must not break the board or disappear."""
+    assert names.words("novelty[x]").label == "novelty[x]"
+    assert names.order("asr[noise]") < names.order("novelty[x]")
+
+
+def test_a_flag_about_one_metric_shows_on_that_metric_only() -> None:
+    """The field's rule being vacuous says nothing against the calibrated one."""
+    numbers = {name: Metric(value=0.5, higher_is_better=False) for name in ("asr[noise]", "asr_field[noise]")}
+    flags = ("asr_field: vacuous threshold, clean images pass", "constant samples: all alike")
+    board = boards([run(*(record(seed=seed, metrics=numbers, flags=flags) for seed in range(3)))])[0]
+    shown = {table.words.name: table.rows[0][1][0].badges for table in matrices(board) if table.words.name in numbers}
+    assert shown == {"asr[noise]": ("constant samples",), "asr_field[noise]": ("vacuous threshold", "constant samples")}

@@ -1,0 +1,53 @@
+"""The science page as a command, and what it makes of text and records it did not expect."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.engine.record import read_runs
+from bench.errors import UserError
+from leaderboard import science
+from leaderboard._science_table import md
+
+
+@given(st.text(max_size=40))
+def test_text_from_records_stays_in_its_cell(text: str) -> None:
+    """A label with a pipe, a bracket or a line break must not make a column, a link or a row."""
+    shown = md(text)
+    assert "\n" not in shown and "\r" not in shown and "<" not in shown
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]$~]", shown)
+
+
+def test_bad_paths_are_one_line(store: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(science.main, ["--store", str(tmp_path / "nowhere"), "--output", str(tmp_path / "x.md")])
+    assert result.exit_code == 2 and result.output.startswith("leaderboard.science: ") and result.output.count("\n") == 1
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write the page"):
+        science.build(store, tmp_path / "file" / "science.md")
+    with pytest.raises(UserError, match="suffix"):
+        science.build(store, tmp_path / "science")
+
+
+def test_the_shared_store_of_another_testbed_is_readable(store: Path) -> None:
+    """Records without the parameters a section asks for (an older attack) leave its claims open; they raise nothing."""
+    page, _ = science.render(read_runs(store))
+    assert "Clipping raises the MSE (`clip_x0`, suite digits)" in page
+
+
+def test_the_command_needs_no_torch(store: Path, tmp_path: Path) -> None:
+    arguments = ["--store", str(store), "--output", str(tmp_path / "p.md")]
+    code = (
+        f"import sys; from leaderboard.science import main; main({arguments!r}, standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(science.__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "p.md").read_text().startswith("# BadDiffusion")

@@ -1,0 +1,267 @@
+"""The benchmarks at their smallest: they run, they time what they say, and they compare like with like. No timing is asserted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from diffusers import DDPMScheduler
+
+from bench.diffusion.images import to_unit_range
+from bench.engine.api import prepare
+from bench.errors import UserError
+from benchmarks import plain, resume
+from benchmarks.__main__ import main, measure
+from benchmarks.share import Laps, NetworkClock, share
+from benchmarks.steps import Stopwatch, steps
+from benchmarks.subject import Subject
+from benchmarks.timing import Row, Settings, interleaved, ratios
+
+SMALLEST = Settings(repetitions=2, steps=1, batch_size=4, num_inference_steps=2)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return Subject.make()
+
+
+def test_the_shares_are_shares() -> None:
+    """A clock that counts something twice, or misses the backward pass, would give a share that flatters or shames the loop."""
+    rows = {row.quantity: row for row in share(SMALLEST)}
+    assert len(rows) == 4
+    for row in rows.values():
+        assert len(row.values) == SMALLEST.repetitions
+        assert all(0 < value < 1 for value in row.values)
+    both, forward, backward = (rows[f"training: {name}"] for name in ("forward + backward", "forward", "backward"))
+    assert both.values == pytest.approx([one + other for one, other in zip(forward.values, backward.values, strict=True)])
+
+
+def test_the_clock_counts_the_network_alone_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss arithmetic booked on the network would make the share meaningless; a hook left behind would slow the next benchmark."""
+    now = [0.0]
+    monkeypatch.setattr("benchmarks.share.time.process_time", lambda: now[0])
+
+    def spend(seconds: float, value: torch.Tensor) -> torch.Tensor:
+        now[0] += seconds
+        return value
+
+    class Pass(torch.autograd.Function):
+        """Hands a tensor on, spending time both ways."""
+
+        @staticmethod
+        def forward(ctx, value, there, back):
+            ctx.back = back
+            return spend(there, value.clone())
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return spend(ctx.back, gradient), None, None
+
+    @dataclasses.dataclass
+    class Output:
+        sample: torch.Tensor
+
+    class Network(torch.nn.Module):
+        def forward(self, value):
+            return Output(Pass.apply(value, 3.0, 5.0))
+
+    network, clock, original = Network(), NetworkClock(), torch.Tensor.backward
+    laps = Laps(clock, start=0, length=1)
+    with clock.attached(network):
+        laps(0, 2, "steps")
+        for step in (1, 2):
+            prediction = network(torch.ones(2, requires_grad=True)).sample
+            Pass.apply(prediction, 10.0, 20.0).sum().backward()
+            laps(step, 2, "steps")
+    assert laps.parts() == [(38.0, 3.0, 5.0)] * 2
+    assert torch.Tensor.backward is original
+    network(torch.ones(2, requires_grad=True)).sample.sum().backward()
+    assert (clock.forward, clock.backward) == (6.0, 10.0)
+
+
+def test_steps_compares_ours_with_plain() -> None:
+    """Every step must be there for both sides, and the ratio must be plain over ours: above 1 means that ours is faster."""
+    rows = steps(SMALLEST)
+    for what, (ours, plain_, wall, cpu) in (("training step", rows[:4]), ("sampling step", rows[4:])):
+        assert [ours.quantity, plain_.quantity] == [f"{what}, ours", f"{what}, plain"]
+        assert wall.quantity == cpu.quantity == f"{what}, plain / ours"
+        assert wall.values == pytest.approx([slow / fast for slow, fast in zip(plain_.values, ours.values, strict=True)])
+        assert min(*ours.values, *plain_.values, *wall.values, *cpu.values) > 0
+        assert (wall.goal, cpu.goal) == (1.5, None)
+
+
+def test_the_plain_loss_is_the_attack_s_loss(subject: Subject) -> None:
+    """A plain loop that did less, or other, work than ours would make the ratio say nothing."""
+    generator = subject.testbed.base_generator()
+    images, poisoned = to_unit_range(subject.poisoned.images[:16]), torch.arange(16) % 2 == 0
+    draw = torch.Generator().manual_seed(1)
+    noise, timesteps = torch.randn(images.shape, generator=draw), torch.randint(1000, (16,), generator=draw)
+    scheduler, shape = DDPMScheduler.from_config(generator.scheduler_config), generator.image_shape
+    with torch.no_grad():
+        rows = {"images": images, "poisoned": poisoned}
+        ours = subject.loss(generator.predict_noise, rows, noise, timesteps, generator.schedule)
+        by_hand = plain.baddiffusion_loss(
+            generator.unet,
+            images,
+            poisoned,
+            noise,
+            timesteps,
+            scheduler.alphas_cumprod,
+            scheduler.alphas,
+            subject.attack.trigger_image(shape),
+            subject.attack.target_image(shape),
+        )
+    assert float(by_hand) == pytest.approx(float(ours), rel=1e-4)
+
+
+def test_the_plain_loops_train_and_sample(subject: Subject) -> None:
+    """A plain loop that skipped its optimiser or its scheduler would be beaten by nobody, or by anybody."""
+    generator = subject.testbed.base_generator()
+    scheduler, shape = DDPMScheduler.from_config(generator.scheduler_config), generator.image_shape
+    before = next(generator.unet.parameters()).detach().clone()
+    done: list[int] = []
+    losses = plain.train(
+        generator.unet,
+        scheduler,
+        to_unit_range(subject.poisoned.images[:32]),
+        subject.poisoned.poisoned[:32],
+        subject.attack.trigger_image(shape),
+        subject.attack.target_image(shape),
+        steps=2,
+        batch_size=4,
+        learning_rate=1e-3,
+        after_step=done.append,
+    )
+    assert len(losses) == 2
+    assert all(0 < loss < 10 for loss in losses)
+    assert not torch.equal(before, next(generator.unet.parameters()))
+    images = plain.sample(generator.unet, scheduler, (2, *shape), 3, done.append)
+    assert images.shape == (2, *shape)
+    assert images.abs().max() <= 1
+    assert done == [1, 2, 1, 2, 3]
+
+
+def test_the_stopwatch_leaves_the_start_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps allocate and compile; counted in, they would hide what a step costs."""
+    times = iter([0.0, 10.0, 20.0, 21.0, 22.0])
+    monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: next(times))
+    watch = Stopwatch(2)
+    for done in (1, 2, 3, 4):
+        watch(done, 4, "steps")
+    assert watch.per_step(2).wall == 1.0
+
+
+def test_contenders_take_turns() -> None:
+    """One side measured first and the other last would compare two hours of a machine, not two programs."""
+    order: list[str] = []
+    interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
+    assert order == ["a", "b", "a", "b"]
+    assert ratios([3.0, 8.0], [1.0, 2.0]) == (3.0, 4.0)
+
+
+@pytest.mark.parametrize(("at_least", "reached"), [(True, False), (False, True)])
+def test_a_goal_has_a_direction(at_least: bool, reached: bool) -> None:
+    """A goal of at most 5 s that counted as reached at 6 s would hide a regression."""
+    row = Row(quantity="x", unit="s", values=(9.0, 1.0, 2.0), goal=5, at_least=at_least)
+    document = row.as_json()
+    assert (document["median"], document["min"], document["max"]) == (2.0, 1.0, 9.0)
+    assert (document["reached"], row.reached) == (reached, reached)
+
+
+def test_resume_times_a_rerun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rerun must be of a suite that was run before, and what is reported must be what it costs beyond the imports."""
+    commands: list[list[str]] = []
+
+    def pretended(command: list[str], threads: int) -> tuple[float, str]:
+        commands.append(command[1:])
+        return (2.0, "") if command[1] == "-c" else (5.0, json.dumps({"stages_made": 0}))
+
+    monkeypatch.setattr(resume, "_timed", pretended)
+    rows = resume.resume(SMALLEST)
+    assert [row.values for row in rows] == [(2.0, 2.0), (5.0, 5.0), (3.0, 3.0)]
+    assert [command[0] for command in commands] == ["-m", *["-c", "-m"] * 3]
+    assert len({tuple(command) for command in commands}) == 2
+
+
+def test_the_tiny_suite_is_one_the_engine_takes(tmp_path: Path) -> None:
+    """A renamed plugin or parameter would fail `make bench` at its last benchmark."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(resume.TINY))
+    plan = prepare(str(file)).plan
+    stages = {stage.name for stage in plan.stages.values()}
+    assert {"train", "sample", "measure"} <= stages
+    steps_trained = {
+        stage.params["attack"]["params"]["training_steps"] for stage in plan.stages.values() if stage.name == "train"
+    }
+    assert steps_trained == {1}
+
+
+def test_resume_refuses_an_unfinished_suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Otherwise an hour of computing would be reported as the cost of a rerun."""
+    monkeypatch.setattr(resume, "_timed", lambda command, threads: (1.0, json.dumps({"stages_made": 3})))
+    with pytest.raises(UserError, match="3 stages had to be made"):
+        resume.resume(SMALLEST, "digits", tmp_path)
+
+
+def test_a_command_that_fails_is_named() -> None:
+    """A crash timed as if it were a fast rerun would be the best figure of all."""
+    with pytest.raises(UserError, match="ended with 3: no such suite"):
+        resume._timed([sys.executable, "-c", "import sys; print('no such suite', file=sys.stderr); sys.exit(3)"], 1)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """``share`` replaced by one fixed row; the numbers of torch threads it was called under."""
+    seen: list[int] = []
+
+    def pretended(settings: Settings) -> list[Row]:
+        seen.append(torch.get_num_threads())
+        return [Row(quantity="training: forward + backward", unit="of CPU time", values=(0.5, 0.9, 0.8), goal=0.85)]
+
+    monkeypatch.setattr("benchmarks.share.share", pretended)
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # the command sets the thread counts
+    return seen
+
+
+def test_the_command_prints_json_and_a_table(quick: list[int]) -> None:
+    """`make bench` is how a reader checks our figures; a script reads the same from --json."""
+    done = CliRunner().invoke(main, ["share", "--batch-size", "2", "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert set(document) == {"settings", "machine", "benchmarks"}
+    assert document["settings"]["batch_size"] == 2
+    assert [row["median"] for row in document["benchmarks"]["share"]] == [0.8]
+    table = CliRunner().invoke(main, ["share"])
+    assert table.exit_code == 0, table.output
+    line = next(line for line in table.output.splitlines() if "training: forward + backward" in line)
+    assert all(part in line for part in ("0.8 ", "0.5 to 0.9", ">= 0.85: no"))
+
+
+@pytest.mark.parametrize("arguments", [["speed"], ["resume", "--suite", "digits"], ["--repetitions", "0"]])
+def test_bad_input_is_refused(arguments: list[str], quick: list[int]) -> None:
+    """A typing error should cost a second, not the minutes until it is reached."""
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert arguments[-1] in done.stderr or "--store" in done.stderr
+
+
+def test_threads_are_given_back(quick: list[int]) -> None:
+    """Whoever measures from a notebook keeps the threads they had."""
+    before = torch.get_num_threads()
+    measure(["share"], threads=before + 1)
+    assert quick == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("field", ["threads", "repetitions", "steps", "batch_size"])
+def test_bad_settings_are_refused(field: str) -> None:
+    """Zero repetitions have no median."""
+    with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
+        Settings(**{field: 0})

@@ -1,0 +1,187 @@
+"""The documents against the code: their commands parse, their example plugin runs, their links and names lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import torch
+import yaml
+from diffusers import UNet2DModel
+
+import bench
+from bench import testbeds
+from bench.cli import cli
+from bench.diffusion.generator import Generator
+from bench.diffusion.sampling import SamplerSettings, sample
+from bench.engine.api import prepare
+from bench.errors import UserError
+from bench.registry import KINDS, Registry
+from bench.suite import load_suite, shipped_suites
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TEXTS = {path: path.read_text() for path in DOCUMENTS}
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMANDS = sorted(
+    {
+        line.partition("  #")[0].strip()
+        for text in TEXTS.values()
+        for block in CONSOLE.findall(text)
+        for line in block.splitlines()
+        if line.startswith("castlewalls ")
+    }
+)
+
+
+def parse(arguments: list[str]) -> click.Context:
+    """The context of ``castlewalls ARGUMENTS``: verb, options and arguments are checked, nothing is run."""
+    command: click.Command = cli
+    name = "castlewalls"
+    while isinstance(command, click.Group):
+        name, *arguments = arguments
+        command = command.commands[name]
+    return command.make_context(name, arguments)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_documented_command_parses(command: str) -> None:
+    """A reader who pastes it would get "no such option"."""
+    parse(shlex.split(command)[1:])
+
+
+def test_a_misspelt_option_would_be_noticed() -> None:
+    """Guards the check above: parsing must really look at the options."""
+    assert len(COMMANDS) >= 10
+    with pytest.raises(click.UsageError, match="defences"):
+        parse(["run", "digits", "--defences", "none"])
+
+
+def test_every_verb_is_documented() -> None:
+    """A verb that the README leaves out is found by nobody."""
+    assert isinstance(cli, click.Group)
+    documented = {shlex.split(command)[1] for command in COMMANDS}
+    assert set(cli.commands) <= documented
+
+
+def test_every_plugin_testbed_and_suite_is_named() -> None:
+    """The README says what is in the box; something added without a word is not found."""
+    registry = Registry()
+    names = {name for kind in KINDS for name in registry.names(kind)} | set(testbeds.names()) | set(shipped_suites())
+    text = "\n".join(TEXTS.values())
+    assert sorted(name for name in names if not re.search(rf"\b{re.escape(name)}\b", text)) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Relative links and pictures exist; anchors are headings of the page they point to."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[document]):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (document.parent / file).resolve() if file else document
+        assert linked.exists(), f"{document.name} links to {target}, which is not there"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{document.name} links to {target}, which has no such heading"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_make_targets_exist(document: Path) -> None:
+    """``make NAME`` in a document is a rule of the Makefile."""
+    rules = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    rules |= {path.stem for path in (ROOT / "suites").glob("science-*.yaml")}
+    for words in re.findall(r"(?:`|^)make ((?:[a-z-]+ ?)+)", TEXTS[document], re.MULTILINE):
+        assert set(words.split()) <= rules, f"{document.name}: make {words}"
+
+
+def test_one_version_everywhere() -> None:
+    """A citation or a changelog of another version misleads."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == bench.__version__
+    assert f"\n## {bench.__version__}" in TEXTS[ROOT / "CHANGELOG.md"]
+
+
+def test_the_example_suite_loads(tmp_path: Path) -> None:
+    """The README's YAML is what a reader starts from: every field and name in it is accepted, and its grid is expanded."""
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", TEXTS[ROOT / "README.md"], re.MULTILINE | re.DOTALL)
+    path = tmp_path / "suite.yaml"
+    path.write_text(text)
+    suite = load_suite(str(path), Registry())
+    assert [attack.params()["poison_rate"] for attack in suite.attacks] == [0.05, 0.1, 0.3]
+
+
+@pytest.fixture(scope="module")
+def tiny_generator() -> Generator:
+    """A real diffusers network of a few hundred weights, untrained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=8,
+            block_out_channels=(8,),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+            norm_num_groups=2,
+            add_attention=False,
+        )
+    return Generator(
+        unet.eval(), {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    )
+
+
+@pytest.fixture
+def walkthrough(tmp_path: Path) -> Path:
+    """CONTRIBUTING's example, saved as it tells the reader to."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", TEXTS[ROOT / "CONTRIBUTING.md"], re.MULTILINE | re.DOTALL)
+    path = tmp_path / "dynamic_threshold.py"
+    path.write_text(code)
+    return path
+
+
+def test_the_walkthrough_is_found_and_rebuilt_from_json(walkthrough: Path) -> None:
+    """The first thing a newcomer does is paste this file: it must register, and its parameters survive a record."""
+    registry = Registry([walkthrough])
+    plugin = registry.defense("dynamic_threshold", {"quantile": 0.8})
+    assert registry.defense("dynamic_threshold", json.loads(json.dumps(plugin.params()))) == plugin
+    with pytest.raises(UserError, match="quantile must be in .0, 1., got 1.5"):
+        registry.defense("dynamic_threshold", {"quantile": 1.5})
+
+
+def test_the_walkthrough_command_plans_its_column(walkthrough: Path) -> None:
+    """`run digits --plugin FILE --defenses NAME`: the reader's defense meets every attack of the suite, beside the controls."""
+    plan = prepare("digits", plugins=[walkthrough], defenses=["dynamic_threshold"], seeds=[0]).plan
+    met = {(cell.attack.name, cell.defense.name) for cell in plan.cells if cell.probe is None}
+    assert {("baddiffusion", "dynamic_threshold"), ("baddiffusion", "none")} <= met
+    assert "clip_xt" not in {defense for _, defense in met}
+
+
+def test_the_walkthrough_does_what_it_says(walkthrough: Path) -> None:
+    """Clamps at the quantile of each image by itself and rescales; an image within [-1, 1] passes unchanged."""
+    plugin = Registry([walkthrough]).defense("dynamic_threshold", {"quantile": 0.75})
+    inside = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4)
+    outside = 4 * inside
+    before = outside.clone()
+    both = plugin.predicted_x0(torch.cat([inside, outside]), 10)
+    torch.testing.assert_close(both[:1], inside)
+    limit = outside.abs().flatten().quantile(0.75)
+    torch.testing.assert_close(both[1:], outside.clamp(-limit, limit) / limit)
+    assert both.abs().max() <= 1
+    assert torch.equal(outside, before)
+
+
+def test_the_walkthrough_runs_in_the_sampler(walkthrough: Path, tiny_generator: Generator) -> None:
+    """It steps in at every step of the real sampler, whatever the batch size."""
+    plugin = Registry([walkthrough]).defense("dynamic_threshold")
+    settings = SamplerSettings(num_inference_steps=5)
+    plain = sample(tiny_generator, 4, 0, settings)
+    defended = sample(tiny_generator, 4, 0, settings, guards=[plugin])
+    assert not torch.allclose(plain, defended)
+    torch.testing.assert_close(
+        sample(tiny_generator, 4, 0, settings, guards=[plugin], batch_size=3), defended, atol=1e-5, rtol=0
+    )

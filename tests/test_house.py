@@ -1,0 +1,164 @@
+"""The walls of the house (docs/design.md): what may import what, what no file may call, and how long a file may get."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.registry import KINDS, Registry
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("attacks", "bench", "defenses", "detectors", "leaderboard")
+SOURCES = sorted(path for room in (*ROOMS, "benchmarks") for path in (ROOT / room).rglob("*.py"))
+
+UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+BANNED_CALLS = {"torch.load", "torch.save", "torch.hub.load", "pandas.read_pickle", "eval", "exec"}
+BANNED_OPTIONS = {"allow_pickle", "trust_remote_code"}
+
+
+def _python(code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(cwd)}
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def _lint_imports(cwd: Path) -> subprocess.CompletedProcess[str]:
+    return _python("import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))", cwd)
+
+
+def unsafe(code: str) -> Iterator[str]:
+    """Everything in ``code`` that can run what it reads, as ``line: what``, whatever it was imported as."""
+    tree = ast.parse(code)
+    aliases: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            aliases |= {name.asname: name.name for name in node.names if name.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            aliases |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [name.name for name in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from (f"{node.lineno}: import {module}" for module in modules if module.partition(".")[0] in UNPICKLERS)
+        elif isinstance(node, ast.Call):
+            head, _, rest = ast.unparse(node.func).partition(".")
+            called = ".".join(filter(None, (aliases.get(head, head), rest)))
+            if called in BANNED_CALLS:
+                yield f"{node.lineno}: {called}()"
+            for option in node.keywords:
+                if option.arg in BANNED_OPTIONS and ast.unparse(option.value) != "False":
+                    yield f"{node.lineno}: {option.arg}={ast.unparse(option.value)}"
+
+
+def test_imports_run_one_way() -> None:
+    """A plugin could fit the metrics it can read; a board that needs torch could not be built where the records are read."""
+    linted = _lint_imports(ROOT)
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+    assert "0 broken" in linted.stdout
+
+
+def test_every_wall_stops_somebody(tmp_path: Path) -> None:
+    """A contract that nothing can break holds nothing: one trespass for each, and the linter names them all."""
+    for path in SOURCES:
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    shutil.copy(ROOT / "setup.cfg", tmp_path)
+    trespasses = {
+        "bench/diffusion/schedule.py": "import bench.metrics",  # floors
+        "attacks/baddiffusion.py": "import defenses.anp",  # rooms
+        "defenses/anp.py": "import bench.testbeds.digits",  # plugins
+        "bench/registry.py": "import attacks.baddiffusion",  # engine
+        "leaderboard/aggregate.py": "import torch",  # board
+    }
+    for file, line in trespasses.items():
+        path = tmp_path / file
+        path.write_text(f"{path.read_text()}\n{line}\n")
+    linted = _lint_imports(tmp_path)
+    assert linted.returncode == 1, linted.stdout + linted.stderr
+    assert "0 kept, 5 broken" in linted.stdout
+
+
+@pytest.mark.parametrize("module", ["bench", "bench.engine.record", "leaderboard.report"])
+def test_the_board_is_built_without_torch(module: str) -> None:
+    """A reader who has only the records would have to install 3 GB to see them; and every ``--help`` would take seconds."""
+    imported = _python(f"import sys, {module}; print('torch' in sys.modules, 'diffusers' in sys.modules)")
+    assert imported.stdout.split() == ["False", "False"], imported.stdout + imported.stderr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_that_is_read_can_run_code(path: Path) -> None:
+    """Some checkpoints here are hostile on purpose: reading one must not execute it."""
+    assert list(unsafe(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import torch\ntorch.load('x')",
+        "import torch as t\nt.save(1, 'x')",
+        "from torch import load as read\nread('x')",
+        "import torch.hub\ntorch.hub.load('x', 'y')",
+        "import pandas as pd\npd.read_pickle('x')",
+        "eval('1')",
+        "numpy.load('x', allow_pickle=True)",
+        "numpy.load('x', allow_pickle=flag)",
+        "Model.from_pretrained('x', trust_remote_code=True)",
+    ],
+)
+def test_the_scan_sees_through_aliases(code: str) -> None:
+    """A renamed import would carry an unpickler past the scan."""
+    assert len(list(unsafe(code))) == 1
+
+
+@pytest.mark.parametrize("code", ["network.eval()", "safetensors.torch.load_file('x')", "numpy.load('x', allow_pickle=False)"])
+def test_the_scan_leaves_safe_calls_alone(code: str) -> None:
+    """``network.eval()`` switches dropout off and is everywhere."""
+    assert list(unsafe(code)) == []
+
+
+def test_the_engine_names_no_plugin() -> None:
+    """With a method's name in the engine or the board there would be two ways to add one; a third party has only the first.
+    The science page is apart: it holds one paper's claims about its own methods against the records."""
+    registry = Registry()
+    plugins = {name for kind in KINDS for name in registry.names(kind)} - {"none"}
+    assert {"baddiffusion", "anp"} <= plugins
+    named = []
+    rooms = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("bench", "leaderboard")]
+    for path in (path for path in rooms if "science" not in path.name):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in plugins:
+                named.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}")
+    assert named == []
+
+
+def test_every_package_is_installed() -> None:
+    """A folder missing from setup.cfg works in a checkout and fails for everyone who installs a wheel."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    listed = set(settings["options"]["packages"].split())
+    found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in SOURCES if path.name == "__init__.py"}
+    assert listed == {package for package in found if not package.startswith("benchmarks")} | {"bench.suites"}
+    assert {path.parent for path in SOURCES} == {path.parent for path in SOURCES if path.name == "__init__.py"}
+
+
+def test_files_stay_short() -> None:
+    """One method, one file: beyond 300 lines it is two things. A test file may hold the cases of one thing, up to 500."""
+    files = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
+    limits = {path: 500 if "tests" in path.parts else 300 for path in files}
+    assert [str(path) for path, limit in limits.items() if len(path.read_text().splitlines()) > limit] == []
+
+
+def test_shipped_weights_stay_small() -> None:
+    """A clone should not cost more than the code: 4 MiB for any one file of the embedded testbeds."""
+    assets = [path for path in (ROOT / "bench" / "testbeds" / "assets").rglob("*") if path.is_file()]
+    assert [path.name for path in assets if path.stat().st_size > 4 * 2**20] == []
+    assert {path.suffix for path in assets} <= {".safetensors", ".json", ".md", ".png", ".npz", ""}
