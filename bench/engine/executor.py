@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from bench.engine.context import StageKind
 from bench.engine.graph import Stage
+from bench.engine.interrupts import Interrupts
 from bench.engine.progress import Reporter
 from bench.engine.slots import Slot, Worker
 from bench.engine.store import LOG, Store, discard
@@ -98,13 +99,15 @@ class Executor:
         self.said: set[str] = set()
         self.urgency = self._chain_lengths()
         self.reporter.begin(len(self.waiting), len([key for key in stages if key not in self.waiting]))
-        try:
-            while self.waiting or self.jobs:
-                if self._dispatch():
-                    changed()
-                self._listen(changed)
-        finally:
-            self._stop()
+        with Interrupts() as interrupts:
+            try:
+                while self.waiting or self.jobs:
+                    interrupts.check()
+                    if self._dispatch():
+                        changed()
+                    self._listen(changed)
+            finally:
+                self._stop()
         return self.failures
 
     failures: dict[str, Failure]
