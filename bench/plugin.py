@@ -1,4 +1,4 @@
-"""The contracts: what an attack, a defense or an inversion is. Read this first.
+"""The contracts: what an attack, a defense, an inversion or a detector is. Read this first.
 
 A plugin is a frozen, keyword-only dataclass. Its fields are its hyper-parameters, checked on construction; its methods are its
 behaviour; its ``card`` is its declaration. ``(name, params)`` rebuilds it exactly. A plugin reads no global state, environment or
@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from torch import Tensor
 
+from bench.classification.classifier import Classifier
 from bench.diffusion.generator import Generator
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import denoising_loss
@@ -170,6 +171,15 @@ class Attack(Plugin):
         """What the adversary adds, for the board's pictures, (c, h, w) in [-1, 1]; ``None`` if there is nothing to draw."""
         return None
 
+    def target_label(self) -> int | None:
+        """The class the adversary aims at, on testbeds with classes; ``None`` if there is none."""
+        return None
+
+    def stamp(self, images: Tensor) -> Tensor | None:
+        """``images`` (n, c, h, w) uint8 with the trigger, a new tensor; ``None`` if no image trigger exists. Row by row, without
+        randomness: the harness measures with it how far the trigger reached."""
+        return None
+
     def invoke(self, query: Query, invocation: str) -> Query:
         """The query that calls the backdoor, for one of :attr:`invocations`. Must not modify ``query``."""
         raise ValueError(f"{self.card.name} has no invocation {invocation!r}")
@@ -245,3 +255,65 @@ class Inversion(Defense):
     def invert(self, access: Access) -> Recovered:
         """The candidates; the harness compares them with the true target, which the defender never sees."""
         raise NotImplementedError(f"{self.card.name} must define invert()")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataDefense(Defense):
+    """Decides what the defender's classifier is trained on instead of the suspected training set."""
+
+    def clean(self, generated: TrainingSet, rng: np.random.Generator) -> TrainingSet:
+        """The rows to train on, out of ``generated``: images the suspected generator drew, labelled with the class it was asked for."""
+        raise NotImplementedError(f"{self.card.name} must define clean()")
+
+    def count(self, training_rows: int) -> int:
+        """How many images the generator has to draw, all classes alike, if the training set has ``training_rows``."""
+        return training_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierDefense(Defense):
+    """Classifies with the suspected class-conditional generator itself."""
+
+    def classify(self, images: Tensor, access: Access) -> Tensor:
+        """Scores (n, classes), the highest being the prediction, of images (n, c, h, w) uint8."""
+        raise NotImplementedError(f"{self.card.name} must define classify()")
+
+
+# --- detectors --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a detector may look at beside what it judges.
+
+    ``classifier``: a private copy, in evaluation mode, trained on the suspected training set ("classifier" in the card's needs).
+    ``train_set``: that set as its owner sees it, ``poisoned`` all False ("training data"). ``rng``: the only source of randomness.
+    """
+
+    rng: np.random.Generator
+    classifier: Classifier | None = None
+    train_set: TrainingSet | None = None
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector(Plugin):
+    """Base of the detector families below. Scores are **higher for what is more suspicious**, whatever the paper's sign."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleDetector(Detector):
+    """Judges images: a training set's, or generated ones."""
+
+    def score(self, images: Tensor, evidence: Evidence) -> Tensor:
+        """Scores (n,) float32 of images (n, c, h, w) uint8. A row's score does not depend on the other rows' order or number."""
+        raise NotImplementedError(f"{self.card.name} must define score()")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseDetector(Detector):
+    """Judges the noise a generator is asked to start from."""
+
+    def score(self, noise: Tensor, evidence: Evidence) -> Tensor:
+        """Scores (n,) float32 of x_T (n, c, h, w)."""
+        raise NotImplementedError(f"{self.card.name} must define score()")

@@ -20,11 +20,33 @@ from typing import Any, Literal, cast, get_args
 from bench.errors import UserError
 from bench.names import unknown_name
 from bench.params import construct
-from bench.plugin import Attack, Defense, Inversion, ModelDefense, Plugin, SamplerDefense
+from bench.plugin import (
+    Attack,
+    ClassifierDefense,
+    DataDefense,
+    Defense,
+    Detector,
+    Inversion,
+    ModelDefense,
+    NoiseDetector,
+    Plugin,
+    SampleDetector,
+    SamplerDefense,
+)
 
 Kind = Literal["attacks", "defenses", "detectors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SINGULAR: dict[Kind, str] = {"attacks": "attack", "defenses": "defense", "detectors": "detector"}
+#: What a defense or a detector does, by its base class.
+FAMILIES: dict[type[Plugin], str] = {
+    SamplerDefense: "sampler",
+    ModelDefense: "model",
+    DataDefense: "data",
+    ClassifierDefense: "classifier",
+    Inversion: "inversion",
+    SampleDetector: "sample detector",
+    NoiseDetector: "noise detector",
+}
 ARTICLE: dict[Kind, str] = {"attacks": "an attack", "defenses": "a defense", "detectors": "a detector"}
 
 
@@ -36,13 +58,14 @@ def kind_of(cls: type[Plugin]) -> Kind:
 
 
 def family_of(plugin: Plugin) -> str:
-    """The record's ``kind`` of a defense: ``control``, ``sampler``, ``model`` or ``inversion``."""
+    """The record's ``kind`` of a defense or a detector: ``control``, or a value of :data:`FAMILIES`."""
     if plugin.card.name == "none":
         return "control"
-    for family, name in ((SamplerDefense, "sampler"), (ModelDefense, "model"), (Inversion, "inversion")):
+    for family, name in FAMILIES.items():
         if isinstance(plugin, family):
             return name
-    raise UserError(f"defense {plugin.card.name!r} must subclass SamplerDefense, ModelDefense or Inversion")
+    names = ", ".join(family.__name__ for family in FAMILIES)
+    raise UserError(f"{SINGULAR[kind_of(type(plugin))]} {plugin.card.name!r} must subclass one of {names}")
 
 
 class Registry:
@@ -84,6 +107,10 @@ class Registry:
     def defense(self, name: str, params: Mapping[str, Any] | None = None) -> Defense:
         """:meth:`build`, typed."""
         return cast(Defense, self.build("defenses", name, params))
+
+    def detector(self, name: str, params: Mapping[str, Any] | None = None) -> Detector:
+        """:meth:`build`, typed."""
+        return cast(Detector, self.build("detectors", name, params))
 
     def _add_built_in(self, kind: Kind) -> None:
         package = importlib.import_module(kind)

@@ -1,0 +1,52 @@
+"""What a classifier is here: a convolutional body, the mean over its last feature map, and one linear layer."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from bench.diffusion.images import to_unit_range
+
+
+class Classifier(nn.Module):
+    """Logits (n, classes) from float images (n, c, h, w) in [-1, 1]; any normalisation of its own belongs into ``body``.
+
+    ``body``: images -> feature maps (n, d, h', w'); ``head``: pooled features (n, d) -> logits. Detectors look at all three.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self.head.out_features
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The last feature maps, (n, d, h', w')."""
+        maps: Tensor = self.body(images)
+        return maps
+
+    def features(self, images: Tensor) -> Tensor:
+        """The penultimate features, (n, d): the maps' mean over positions."""
+        return self.maps(images).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def clone(self) -> Classifier:
+        """An independent copy."""
+        return copy.deepcopy(self)
+
+
+@torch.inference_mode()
+def predict(classifier: Classifier, images: Tensor, batch_size: int = 512) -> Tensor:
+    """Predicted classes (n,) int64 of ``images`` (n, c, h, w) uint8, on the CPU; the classifier is used in evaluation mode."""
+    classifier.eval()
+    device = classifier.head.weight.device
+    found = [classifier(to_unit_range(piece).to(device)).argmax(1).cpu() for piece in images.split(batch_size)]
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
