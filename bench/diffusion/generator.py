@@ -28,6 +28,7 @@ CARD_FILE = "README.md"
 class Generator:
     """``unet``: predicts the noise; ``scheduler_config``: the diffusers scheduler configuration it was trained with.
 
+    A class-conditional network has one embedding more than there are classes: the last one is the null label, "no class".
     ``calls`` counts the images that went through the network, the harness's measure of cost.
     """
 
@@ -50,15 +51,26 @@ class Generator:
         return (int(self.unet.config.in_channels), int(height), int(width))
 
     @property
+    def classes(self) -> int | None:
+        """The number of classes of a class-conditional generator, which is also its null label; ``None`` for others."""
+        embeddings = self.unet.config.num_class_embeds
+        return None if embeddings is None else int(embeddings) - 1
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         device: torch.device = next(self.unet.parameters()).device
         return device
 
-    def predict_noise(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The network's estimate of the noise in ``x``: (n, c, h, w) float32, for timesteps (n,) int64. Float32 out."""
+    def predict_noise(self, x: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The network's estimate of the noise in ``x``: (n, c, h, w) float32, for timesteps (n,) int64. Float32 out.
+
+        ``labels``: (n,) int64 in 0..classes, for a class-conditional network; ``None`` is the null label there.
+        """
         self.calls += len(x)
-        prediction: Tensor = self.unet(x, timesteps).sample
+        if labels is None and self.classes is not None:
+            labels = torch.full((len(x),), self.classes, device=x.device)
+        prediction: Tensor = self.unet(x, timesteps, class_labels=labels).sample
         return prediction.float()
 
     def to(self, device: str | torch.device) -> Generator:

@@ -33,7 +33,13 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "dpmsolver++", "solver_order": 2, "thresholding": False},
     ),
+    "sde_dpm_solver++": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "thresholding": False},
+    ),
 }
+#: Samplers that add noise at every step.
+STOCHASTIC = ("ddpm", "sde_dpm_solver++")
 CLIPS = ("none", "x0", "xt")
 #: Configuration keys that carry the model's noise schedule from one scheduler to another.
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
@@ -45,6 +51,8 @@ class SamplerSettings:
 
     ``network_batch``: how many images the network is always given at once, short batches being padded. A convolution's rounding depends
     on its batch, and a sampler magnifies rounding; so this number is part of what is sampled, and memory's batch size is not.
+    ``guidance_scale``: w of classifier-free guidance, e_u + w (e_c - e_u), for class-conditional generators: 0 ignores the class, 1 is the
+    plain conditional model. (Some papers write (1 + w) e_c - w e_u; their w is one less.)
     """
 
     name: str = "ddpm"
@@ -52,6 +60,7 @@ class SamplerSettings:
     clip: str = "none"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     network_batch: int = 64
+    guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.name not in SAMPLERS:
@@ -61,6 +70,8 @@ class SamplerSettings:
         for field in ("num_inference_steps", "network_batch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise ValueError(f"guidance_scale must be a number of at least 0, got {self.guidance_scale}")
 
 
 class Guard(Protocol):
@@ -115,14 +126,31 @@ def guarded_prediction(prediction: Tensor, x: Tensor, timestep: int, alphas_cump
     return prediction if after is before else (x - signal * after) / noise
 
 
-def predict_noise(generator: Generator, x: Tensor, timestep: int, settings: SamplerSettings) -> Tensor:
-    """The network's prediction for ``x`` (n, c, h, w), made in padded pieces of ``settings.network_batch``, so that a row's prediction does
-    not depend on how many others there are."""
+def predict_noise(
+    generator: Generator, x: Tensor, timestep: int, settings: SamplerSettings, labels: Tensor | None = None
+) -> Tensor:
+    """The network's prediction for ``x`` (n, c, h, w), guided towards ``labels`` (n,) if there are any.
+
+    Made in padded pieces of ``settings.network_batch``, so that a row's prediction does not depend on how many others there are.
+    """
+    if labels is None:
+        return _in_pieces(generator, x, timestep, settings, None)
+    if settings.guidance_scale == 1:
+        return _in_pieces(generator, x, timestep, settings, labels)
+    free = _in_pieces(generator, x, timestep, settings, torch.full_like(labels, generator.classes or 0))
+    return free + settings.guidance_scale * (_in_pieces(generator, x, timestep, settings, labels) - free)
+
+
+def _in_pieces(generator: Generator, x: Tensor, timestep: int, settings: SamplerSettings, labels: Tensor | None) -> Tensor:
     size = settings.network_batch
-    padded = torch.cat([x, x.new_zeros((-len(x) % size, *x.shape[1:]))]).contiguous(memory_format=torch.channels_last)
+    missing = -len(x) % size
+    padded = torch.cat([x, x.new_zeros((missing, *x.shape[1:]))]).contiguous(memory_format=torch.channels_last)
     timesteps = torch.full((size,), timestep, device=x.device)
+    told: list[tuple[Tensor, ...]] = [()] * (len(padded) // size)
+    if labels is not None:
+        told = [(piece,) for piece in torch.cat([labels, labels.new_zeros(missing)]).split(size)]
     with autocast(x.device, settings.precision):
-        pieces = [generator.predict_noise(piece, timesteps) for piece in padded.split(size)]
+        pieces = [generator.predict_noise(piece, timesteps, *label) for piece, label in zip(padded.split(size), told, strict=True)]
     return torch.cat(pieces)[: len(x)]
 
 
@@ -134,22 +162,25 @@ def denoise(
     settings: SamplerSettings,
     guards: Sequence[Guard] = (),
     *,
+    labels: Tensor | None = None,
     trajectory: Callable[[int, Tensor], None] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Runs one batch from ``start`` (n, c, h, w) to images of the same shape, not clamped.
 
-    ``streams``: one generator a row, advanced by the stochastic samplers. ``trajectory(timestep, x)`` sees every x_{t-1}.
+    ``streams``: one generator a row, advanced by the stochastic samplers. ``labels``: (n,), the classes a class-conditional generator
+    is asked for. ``trajectory(timestep, x)`` sees every x_{t-1}.
     """
     scheduler = build_scheduler(settings, generator.scheduler_config)
     alphas_cumprod = scheduler.alphas_cumprod.double()
     guards = (Clip(settings.clip), *guards) if settings.clip != "none" else tuple(guards)
     device = generator.device
     x = start.to(device, torch.float32)
-    stochastic = {"generator": list(streams)} if settings.name == "ddpm" else {}
+    labels = None if labels is None else labels.to(device)
+    stochastic = {"generator": list(streams)} if settings.name in STOCHASTIC else {}
     for step in scheduler.timesteps:
         timestep = int(step)
-        prediction = predict_noise(generator, x, timestep, settings)
+        prediction = predict_noise(generator, x, timestep, settings, labels)
         if guards:
             prediction = guarded_prediction(prediction, x, timestep, alphas_cumprod, guards)
         x = scheduler.step(prediction, step, x, **stochastic).prev_sample
@@ -168,6 +199,7 @@ def sample(
     seed: int,
     settings: SamplerSettings,
     *,
+    labels: Tensor | None = None,
     start: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
     guards: Sequence[Guard] = (),
     batch_size: int = 128,
@@ -176,6 +208,7 @@ def sample(
 ) -> Tensor:
     """``count`` images (count, c, h, w) float32 in [-1, 1] (clamped at the end, as saving a picture would).
 
+    ``labels``: (count,) int64, what a class-conditional generator is asked for, sample by sample.
     ``start(noise, indices)`` turns the initial noise of those sample indices into what the network is given; ``None`` leaves it.
     The same ``seed`` gives the same noise for every sample index, whatever the batch size.
     """
@@ -192,7 +225,7 @@ def sample(
     for indices in batches:
         streams = sample_streams(seed, indices, purpose)
         noise = initial_noise(streams, generator.image_shape)
-        images.append(
-            denoise(generator, start(noise, indices) if start else noise, streams, settings, guards, after_step=advance).cpu()
-        )
+        x = start(noise, indices) if start else noise
+        told = None if labels is None else labels[indices.start : indices.stop]
+        images.append(denoise(generator, x, streams, settings, guards, labels=told, after_step=advance).cpu())
     return torch.cat(images).clamp(-1, 1)

@@ -30,6 +30,8 @@ class TrainingSettings:
 
     ``schedule``: of the learning rate, after ``warmup_steps`` of linear warm-up. ``ema_decay``: ``None`` for the raw weights.
     ``precision``: of the network's forward and backward; schedules, loss and optimiser stay float32.
+    ``label_dropout``: how often a class-conditional generator is shown the null label instead of a row's own (classifier-free
+    guidance, Ho and Salimans 2022, arXiv 2207.12598).
     """
 
     steps: int
@@ -44,6 +46,7 @@ class TrainingSettings:
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     accumulation_steps: int = 1
     horizontal_flip: bool = False
+    label_dropout: float = 0.0
 
 
 def denoising_loss(predict_noise: PredictNoise, images: Tensor, noise: Tensor, timesteps: Tensor, schedule: Schedule) -> Tensor:
@@ -81,7 +84,7 @@ def train(
     """Trains ``generator`` in place; returns the loss of every step.
 
     ``rows``: tensors of equal length, ``images`` uint8 (n, c, h, w) among them, which ``loss`` sees in [-1, 1]. Rows are drawn without
-    replacement within an epoch.
+    replacement within an epoch. A class-conditional generator is told the batch's ``labels``, behind ``loss``'s back.
     Batches, timesteps and noise come from the seed's own streams. Raises ``FloatingPointError`` if the loss stops being finite.
     """
     from accelerate import Accelerator
@@ -96,9 +99,11 @@ def train(
     wrapped, optimizer = accelerator.prepare(network, optimizer)
     average = [parameter.detach().clone() for parameter in network.parameters()] if settings.ema_decay else None
 
+    labels: Tensor | None = None  # of the batch at hand
+
     def predict_noise(x: Tensor, timesteps: Tensor) -> Tensor:
         generator.calls += len(x)
-        prediction: Tensor = wrapped(x.contiguous(memory_format=torch.channels_last), timesteps).sample
+        prediction: Tensor = wrapped(x.contiguous(memory_format=torch.channels_last), timesteps, class_labels=labels).sample
         return prediction.float()
 
     # Each process draws its own share of a batch; one process draws all of it.
@@ -118,6 +123,11 @@ def train(
             if settings.horizontal_flip:
                 flip = torch.rand(share, 1, 1, 1, generator=draw).to(accelerator.device) < 0.5
                 batch["images"] = torch.where(flip, batch["images"].flip(-1), batch["images"])
+            if generator.classes is not None:
+                labels = batch["labels"]
+                if settings.label_dropout:
+                    dropped = (torch.rand(share, generator=draw) < settings.label_dropout).to(accelerator.device)
+                    labels = torch.where(dropped, generator.classes, labels)
             noise = torch.randn(batch["images"].shape, generator=draw).to(accelerator.device)
             timesteps = torch.randint(len(schedule), (share,), generator=draw).to(accelerator.device)
             value = loss(predict_noise, batch, noise, timesteps, schedule) / settings.accumulation_steps
