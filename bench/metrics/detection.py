@@ -1,0 +1,135 @@
+"""How well scores tell two groups of images apart: ROC, its area, and the hit rate at a tolerated false-alarm rate.
+
+Everywhere: scores (n,), finite, **higher for what is more suspicious**; positive (n,) bool, True for what is to be found. Both
+groups must be there. Thresholds are the scores themselves: equal scores are flagged together, and no point between two thresholds
+is made up. Raises ``ValueError`` for another shape or type, a score that is NaN or infinite, and a group that is empty.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from bench.metrics.uncertainty import Interval, proportion_interval
+
+Values = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+class Histograms(NamedTuple):
+    """Counts of both groups' scores in the same bins: ``edges`` (bins + 1,), ``negative`` and ``positive`` (bins,) int64."""
+
+    edges: Values
+    negative: npt.NDArray[np.int64]
+    positive: npt.NDArray[np.int64]
+
+
+def roc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Values, Values]:
+    """``(fpr, tpr)``: the shares of negatives and of positives at or above each distinct score, from (0, 0) up to (1, 1)."""
+    values, flags = _checked(scores, positive)
+    order = np.argsort(-values, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
+    true_positives = np.cumsum(flags[order])[ends]
+    false_positives = ends + 1 - true_positives
+    return (
+        np.append(0.0, false_positives / np.count_nonzero(~flags)),
+        np.append(0.0, true_positives / np.count_nonzero(flags)),
+    )
+
+
+def auroc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
+    """The chance that a positive scores above a negative, ties counting half, in [0, 1]: 0.5 tells nothing, 1 tells all apart.
+
+    Below 0.5 a detector has the direction wrong.
+    """
+    values, flags = _checked(scores, positive)
+    return float(_wins(values, flags)[0].mean())
+
+
+def auroc_interval(scores: npt.ArrayLike, positive: npt.ArrayLike, confidence: float = 0.95) -> Interval:
+    """Interval for :func:`auroc` had other images been drawn: DeLong, DeLong, Clarke-Pearson (1988), on the logit scale.
+
+    Without a spread DeLong's interval would have no width. For an area of exactly 0 or 1 the end is Wilson's for as many pairs
+    in a row as the smaller group allows without using an image twice, which is wide rather than narrow. A group of one image
+    has no spread at all: (0, 1). Scores that are all equal give (0.5, 0.5): no other images would change that.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    values, flags = _checked(scores, positive)
+    of_positives, of_negatives = _wins(values, flags)
+    pairs = min(len(of_positives), len(of_negatives))
+    area = float(of_positives.mean())
+    if pairs == 1:
+        return 0.0, 1.0
+    if area in (0.0, 1.0):
+        return proportion_interval(int(area) * pairs, pairs, confidence)
+    variance = of_positives.var(ddof=1) / len(of_positives) + of_negatives.var(ddof=1) / len(of_negatives)
+    reach = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(variance) / (area * (1 - area))
+    logit = special.logit(area)
+    low, high = special.expit([logit - reach, logit + reach])
+    return float(low), float(high)
+
+
+def tpr_at_fpr(scores: npt.ArrayLike, positive: npt.ArrayLike, rate: float) -> float:
+    """The largest share of positives found by a threshold that flags at most ``rate`` of the negatives, both in [0, 1].
+
+    Never interpolated: with fewer than 1 / ``rate`` negatives no false alarm is allowed at all.
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate must be in [0, 1], got {rate}")
+    fpr, tpr = roc(scores, positive)
+    return float(tpr[fpr <= rate].max())
+
+
+def thin(fpr: npt.ArrayLike, tpr: npt.ArrayLike, points: int = 100) -> tuple[Values, Values]:
+    """At most ``points`` >= 2 of a ROC's own points for a plot, evenly along the curve, both ends among them."""
+    if points < 2:
+        raise ValueError(f"points must be at least 2, got {points}")
+    across, up = np.asarray(fpr, dtype=np.float64), np.asarray(tpr, dtype=np.float64)
+    if across.ndim != 1 or across.shape != up.shape or across.size == 0:
+        raise ValueError(f"fpr and tpr must be lists of one length, got shapes {across.shape} and {up.shape}")
+    if len(across) <= points:
+        return across, up
+    # Both only grow, so their sum runs along the curve.
+    along = across + up
+    kept = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], points)))
+    return across[kept], up[kept]
+
+
+def histograms(scores: npt.ArrayLike, positive: npt.ArrayLike, bins: int = 30) -> Histograms:
+    """Both groups' counts in ``bins`` >= 1 equal bins from the lowest score of all to the highest."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    values, flags = _checked(scores, positive)
+    edges = np.histogram_bin_edges(values, bins=bins)
+    negative, found = (np.histogram(values[group], bins=edges)[0].astype(np.int64) for group in (~flags, flags))
+    return Histograms(edges.astype(np.float64), negative, found)
+
+
+def _wins(values: Values, flags: Flags) -> tuple[Values, Values]:
+    """For each positive the share of negatives it beats, and for each negative the share of positives that beat it.
+
+    A rank among all less the rank within one's own group counts the others that one beats (midranks: ties count half).
+    """
+    ranks = stats.rankdata(values)
+    positives, negatives = values[flags], values[~flags]
+    of_positives = (ranks[flags] - stats.rankdata(positives)) / len(negatives)
+    of_negatives = 1 - (ranks[~flags] - stats.rankdata(negatives)) / len(positives)
+    return of_positives, of_negatives
+
+
+def _checked(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Values, Flags]:
+    values, flags = np.asarray(scores, dtype=np.float64), np.asarray(positive)
+    if values.ndim != 1 or flags.shape != values.shape:
+        raise ValueError(f"scores and positive must be lists of one length, got shapes {values.shape} and {flags.shape}")
+    if flags.dtype != np.bool_:
+        raise ValueError(f"positive must be boolean, got {flags.dtype}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"scores must be finite, got {np.count_nonzero(~np.isfinite(values))} that are not")
+    found = np.count_nonzero(flags)
+    if found in (0, len(flags)):
+        raise ValueError(f"both groups must be there, got {found} positive and {len(flags) - found} negative scores")
+    return values, flags

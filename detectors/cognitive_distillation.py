@@ -1,0 +1,122 @@
+"""Cognitive Distillation (CD): how little of an image a classifier needs to answer as it does.
+
+Huang, Ma, Erfani, Bailey: "Distilling Cognitive Backdoor Patterns within an Image", ICLR 2023, arXiv 2301.10908:
+a mask m in [0, 1], one channel for all colours, is learned for every image x in [0, 1]:
+
+    x_cp = x m + (1 - m) c,    m = (tanh(theta) + 1) / 2,    theta = 1 at first,
+    loss = mean_k |f(x_cp)_k - f(x)_k| + gamma sum |m| + beta TV(m),
+    TV(m) = (sum of squared differences of neighbours, across and down) / (h w),
+
+with a fresh random colour c ~ U(0, 1) a channel at every step, by Adam (betas 0.1, 0.1). A trigger is all that a poisoned
+image's answer needs, so its mask is small; the score is **-sum |m|**, so higher is more suspicious, in [-h w, 0].
+
+- ``features``: f are the raw logits (``logits``) or the last feature maps before pooling (``maps``).
+- ``gamma``, ``beta``, ``learning_rate``: ``None`` takes the authors' values for ``features``, made for 32 x 32: 0.01, 1, 0.1 for
+  logits; 0.001, 10, 0.05 for maps. For logits their extraction script says beta 1, their README and BackdoorBench 10; on the embedded
+  digits 1 told more images apart. The gamma term is a sum over pixels, so gamma weighs with the image's area; too large a gamma
+  empties **every** mask, clean images' first, and the order turns round.
+- deviation: the colour is drawn per step and channel and shared by all images, not drawn for every image. Each image sees the
+  same distribution of colours; scores depend on no other image, and images are compared under the same colours.
+- the losses of a piece's images are summed: Adam works on every element alone, so each image is optimised as if it were alone. Only
+  rounding, which a network does differently for one image and for many, is carried on by the kinks of |.|: a mask's sum of 100 moves
+  by some 0.01.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.classification.classifier import Classifier
+from bench.plugin import Card, Evidence, Paper, SampleDetector, require
+
+#: gamma, beta, learning rate, as the authors' code has them.
+AUTHORS_VALUES = {"logits": (0.01, 1.0, 0.1), "maps": (0.001, 10.0, 0.05)}
+BETAS = (0.1, 0.1)
+# Images optimised at once: about 340 of 16 x 16, and never fewer than 16.
+ELEMENTS_AT_ONCE = 2**18
+
+
+@dataclass(frozen=True, kw_only=True)
+class CognitiveDistillation(SampleDetector):
+    """``gamma``, ``beta``, ``learning_rate``: ``None`` takes the authors' value for ``features``."""
+
+    card: ClassVar[Card] = Card(
+        name="cognitive_distillation",
+        summary="a small mask that keeps the classifier's answer betrays a trigger",
+        paper=Paper(
+            title="Distilling Cognitive Backdoor Patterns within an Image",
+            authors="Hanxun Huang, Xingjun Ma, Sarah Erfani, James Bailey",
+            year=2023,
+            arxiv="2301.10908",
+            bibtex=(
+                "@inproceedings{huang2023distilling, title={Distilling Cognitive Backdoor Patterns within an Image}, "
+                "author={Huang, Hanxun and Ma, Xingjun and Erfani, Sarah and Bailey, James}, booktitle={ICLR}, year={2023}}"
+            ),
+        ),
+        applies_to=frozenset({"class", "text"}),
+        needs=frozenset({"classifier"}),
+    )
+    always_shown: ClassVar[tuple[str, ...]] = ("features",)
+
+    features: Literal["logits", "maps"] = "logits"
+    gamma: float | None = None
+    beta: float | None = None
+    learning_rate: float | None = None
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        require(self.features in AUTHORS_VALUES, self, "features", "'logits' or 'maps'")
+        require(self.gamma is None or self.gamma >= 0, self, "gamma", "at least 0, or null")
+        require(self.beta is None or self.beta >= 0, self, "beta", "at least 0, or null")
+        require(self.learning_rate is None or self.learning_rate > 0, self, "learning_rate", "positive or null")
+        require(self.steps >= 1, self, "steps", "at least 1")
+
+    def score(self, images: Tensor, evidence: Evidence) -> Tensor:
+        assert evidence.classifier is not None  # the card asks for it
+        classifier = evidence.classifier.clone().requires_grad_(False).eval()
+        device = classifier.head.weight.device
+        drawn = evidence.rng.random((self.steps, images.shape[1], 1, 1), dtype=np.float32)
+        colours = torch.from_numpy(drawn).to(device)
+        norms = torch.empty(len(images))
+        size = max(16, ELEMENTS_AT_ONCE // images.shape[1:].numel())
+        for start in range(0, len(images), size):
+            rows = slice(start, min(start + size, len(images)))
+            masks = self.masks(classifier, images[rows].to(device).float() / 255, colours)
+            norms[rows] = masks.abs().sum((1, 2, 3)).cpu()
+            evidence.progress(rows.stop, len(images), "distilled images")
+        return -norms
+
+    def masks(self, classifier: Classifier, images: Tensor, colours: Tensor) -> Tensor:
+        """The masks (n, 1, h, w) of images (n, c, h, w) in [0, 1]; colours (steps, c, 1, 1) in [0, 1], one for each step."""
+        values = zip((self.gamma, self.beta, self.learning_rate), AUTHORS_VALUES[self.features], strict=True)
+        gamma, beta, learning_rate = (authors if value is None else value for value, authors in values)
+        theta = torch.ones_like(images[:, :1], requires_grad=True)
+        optimizer = torch.optim.Adam([theta], lr=learning_rate, betas=BETAS)
+        with torch.no_grad():
+            wanted = self._seen(classifier, images)
+        for colour in colours:
+            mask = (theta.tanh() + 1) / 2
+            distilled = images * mask + (1 - mask) * colour
+            change = (self._seen(classifier, distilled) - wanted).abs().flatten(1).mean(1)
+            losses = change + gamma * mask.abs().sum((1, 2, 3)) + beta * total_variation(mask)
+            optimizer.zero_grad()
+            losses.sum().backward()
+            optimizer.step()
+        return (theta.detach().tanh() + 1) / 2
+
+    def _seen(self, classifier: Classifier, images: Tensor) -> Tensor:
+        """f of images in [0, 1]: logits (n, classes) or feature maps (n, d, h', w')."""
+        images = images * 2 - 1
+        return classifier(images) if self.features == "logits" else classifier.maps(images)
+
+
+def total_variation(masks: Tensor) -> Tensor:
+    """TV of each mask, (n,), of masks (n, 1, h, w)."""
+    across = (masks[..., :, 1:] - masks[..., :, :-1]).square().sum((1, 2, 3))
+    down = (masks[..., 1:, :] - masks[..., :-1, :]).square().sum((1, 2, 3))
+    return (across + down) / masks[0].numel()
