@@ -265,10 +265,6 @@ class DataDefense(Defense):
         """The rows to train on, out of ``generated``: images the suspected generator drew, labelled with the class it was asked for."""
         raise NotImplementedError(f"{self.card.name} must define clean()")
 
-    def count(self, training_rows: int) -> int:
-        """How many images the generator has to draw, all classes alike, if the training set has ``training_rows``."""
-        return training_rows
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierDefense(Defense):

@@ -28,6 +28,8 @@ class ClipX0(SamplerDefense):
             year=2023,
             arxiv="2212.05400",
         ),
+        # Not "text": latents are no pixels, and [-1, 1] is no bound of theirs.
+        applies_to=frozenset({"unconditional", "class"}),
         stochastic=False,
     )
 

@@ -26,6 +26,8 @@ class ClipXt(SamplerDefense):
             year=2023,
             arxiv="2212.05400",
         ),
+        # Not "text": latents are no pixels, and [-1, 1] is no bound of theirs.
+        applies_to=frozenset({"unconditional", "class"}),
         stochastic=False,
     )
 
