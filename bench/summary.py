@@ -14,8 +14,20 @@ from bench.engine.record import Record, read_runs
 from bench.engine.run import estimate
 from bench.engine.store import Store
 
-#: What a glance needs, in this order; the board has the rest.
-COLUMNS = ("fid[", "mse[noise]", "asr[noise]", "asr[image]", "inversion_mse_best")
+#: What a glance needs, in this order; the board has the rest. One that ends in a bracket stands for all that begin so.
+COLUMNS = (
+    "fid[",
+    "mse[noise]",
+    "asr[noise]",
+    "asr[image]",
+    "asr[prompt]",
+    "amplification",
+    "ta",
+    "classifier_asr",
+    "auroc[training set]",
+    "auroc[generated]",
+    "inversion_mse_best",
+)
 
 
 def summary(store: Path, suite: str, console: Console) -> None:
@@ -30,7 +42,9 @@ def summary(store: Path, suite: str, console: Console) -> None:
             attack += f" probed by {record.probe.label or record.probe.name}"
         rows.setdefault((record.testbed.name, attack, record.defense.label or record.defense.name), []).append(record)
     names = list(dict.fromkeys(name for records in rows.values() for record in records for name in record.metrics))
-    shown = [name for column in COLUMNS for name in names if name.startswith(column)]
+    shown = [
+        name for column in COLUMNS for name in names if name == column or (column.endswith("[") and name.startswith(column))
+    ]
     table = Table("testbed", "attack", "defense", "ok", *shown, box=None)
     for (testbed, attack, defense), records in rows.items():
         fine = [record for record in records if record.status == "ok"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.engine.record import Metric, PluginSpec, Record, Run
 
-FAMILIES = ("control", "sampler", "model", "data", "classifier", "inversion")
+FAMILIES = ("control", "sampler", "model", "data", "classifier", "inversion", "sample detector", "noise detector")
 _COST_UNITS = {"seconds": "s", "attack_seconds": "s", "peak_memory_bytes": "B", "generator_calls": "images"}
 Identity = tuple[str, str]
 Row = tuple[PluginSpec, PluginSpec | None]

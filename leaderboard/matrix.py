@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from leaderboard import names, palette
 from leaderboard.aggregate import MIN_SEEDS, Interval, t_interval
 from leaderboard.board import Board, Cell, Row
 
-NOT_IN_SWITCH = ("mse[constant]", "asr_threshold", "inversion_mse_black")
+#: What no defense can change; it stands among the controls, or beside what it is compared with.
+NOT_IN_SWITCH = (
+    "mse[constant]", "asr_threshold", "inversion_mse_black", "p_t", "poison_rate[all rows]", "poison_rate[other classes]",
+    "trigger_classifier_false_alarms", "trigger_classifier_misses",
+)  # fmt: skip
 DIRECTIONS = {
     True: "Higher is better for the defender.",
     False: "Lower is better for the defender.",
     None: "No direction: not coloured.",
 }
 Value = tuple[str, str]
+_SAMPLES = ("Image quality", "Backdoor, by noise", "Backdoor, by image", "Control: clean noise", "Adversary's class")
+_NO_SAMPLE = {
+    "inversion": "an inversion changes no sample",
+    "data": "a data defense leaves the generator as it is",
+    "classifier": "a classifier defense draws no image",
+    "sample detector": "a detector changes no sample",
+    "noise detector": "a detector changes no sample",
+}
+_NO_TRIGGER = "this attack has no trigger"
+_NO_CLASSIFIER = {
+    "sampler": "a sampler defense changes no classifier",
+    "model": "a model defense changes no classifier",
+    "inversion": "an inversion changes no classifier",
+    "sample detector": "a detector changes no classifier",
+    "noise detector": "a detector changes no classifier",
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,13 @@ def shown_value(cell: Cell, metric: str) -> Value:
     return names.number(metric, interval.mean), "" if interval.low == interval.high else interval_text(metric, interval)
 
 
+def spread_value(metric: str, interval: Interval | None) -> Value:
+    """As :func:`shown_value`, for a number that could differ between seeds: no spread is worth saying, and so is a single seed."""
+    if interval is None:
+        return "–", ""
+    return names.number(metric, interval.mean), interval_text(metric, interval) or "one seed"
+
+
 def interval_text(metric: str, interval: Interval, decimals: int | None = None) -> str:
     """``[low, high]`` with the mean's decimals, or nothing for one seed."""
     if interval.low is None or interval.high is None:
@@ -128,7 +156,7 @@ def _shown(cell: Cell | None, family: str, metric: str, low: float, high: float,
         interval_text(metric, interval) or "no interval",
         f"n = {interval.n}",
         names.words(metric).sentence,
-        palette.step(interval.mean, low, high, higher_is_better),
+        None if _detects_nothing(cell, metric) else palette.step(interval.mean, low, high, higher_is_better),
         badges(cell, interval.n, metric),
     )
 
@@ -139,29 +167,54 @@ def _without_value(cell: Cell, family: str, metric: str) -> Shown:
         if entries and not cell.with_status("ok"):
             reason = entries[0].record.reason or "no reason recorded"
             return Shown(cell, status, status, reason, f"n = {len(entries)}", reason)
-    inversion_metric = names.words(metric).group == "Inversion"
-    if family == "inversion" and not inversion_metric:
-        note = "an inversion changes no sample"
-    elif inversion_metric:
-        note = "only an inversion has this number"
-    else:
-        note = "not measured in this cell"
-    return Shown(cell, "absent", "–", note=note)
+    return Shown(cell, "absent", "–", note=why_absent(cell, family, metric))
+
+
+def why_absent(cell: Cell, family: str, metric: str) -> str:
+    """Why a cell that went well has no value of ``metric``, as far as that can be known; ``family``: of its column."""
+    group, (kind, where) = names.words(metric).group, names.split(metric)
+    if kind in names.DETECTION:
+        flags = (_said(flag, metric, names.DETECTION) for flag, _ in cell.flags() if flag.split(":")[0] in names.DETECTION)
+        if said := next((text for text in flags if text), ""):
+            return said
+        if not family.endswith("detector"):
+            return "only a detector has this number"
+        judges_noise = family == "noise detector"
+        if judges_noise != (where in ("noise", "image", "clean")) and where in names.PLACES:
+            return "it judges the starting noise alone" if judges_noise else "it judges images, not the starting noise"
+        if where == "generated" and cell.values("auroc[training set]"):
+            return _NO_TRIGGER
+    if group == "Inversion":
+        return "only an inversion has this number"
+    if group == "Classifier" and family in _NO_CLASSIFIER:
+        return _NO_CLASSIFIER[family]
+    if group in _SAMPLES and family in _NO_SAMPLE:
+        return _NO_SAMPLE[family]
+    if metric == "amplification" and set(cell.values("p_t").values()) == {0.0}:
+        return "nothing is poisoned: p_t is 0"
+    needs_trigger = ("asr[prompt]", "amplification", "g1", "g2", "g3", "g4")
+    if (metric in needs_trigger and cell.values("mismatch") and not cell.values("asr[prompt]")) or (
+        metric == "classifier_asr" and cell.values("ta")
+    ):
+        return _NO_TRIGGER
+    return "not measured in this cell"
+
+
+def _detects_nothing(cell: Cell, metric: str) -> bool:
+    """Whether this is a detector's control, in which nothing is to be found: there low is neither good nor bad."""
+    family, where = names.split(metric)
+    return family in names.DETECTION and (cell.attack.name == "none" or where == "clean")
 
 
 def badges(cell: Cell, n: int, metric: str) -> tuple[str, ...]:
     """The records' flags that concern ``metric``, and what the board itself sees: seeds that failed, too few seeds to rank.
 
     A flag that starts with a metric's name and a colon (``asr_field: ...``) is about that metric alone; any other is about the cell.
+    A detector's flag that ends with what it judged (``auroc: ... (generated)``) is about that alone.
     """
     total = len(cell.with_status("ok"))
-    bases = {names.split(name)[0] for entry in cell.entries for name in entry.record.metrics}
-    about = {flag: flag.split(":")[0] for flag, _ in cell.flags()}
-    flags = [
-        (flag.split(":", 1)[1].strip().split(",")[0] if about[flag] in bases else _short(flag), seeds)
-        for flag, seeds in cell.flags()
-        if about[flag] not in bases or about[flag] == names.split(metric)[0]
-    ]
+    bases = {names.split(name)[0] for entry in cell.entries for name in entry.record.metrics} | names.DETECTION
+    flags = [(text, seeds) for flag, seeds in cell.flags() if (text := _said(flag, metric, bases))]
     shown = [flag if seeds >= total else f"{flag} ({seeds} of {total} seeds)" for flag, seeds in flags]
     for status in ("failed", "skipped"):
         count = len(cell.with_status(status))
@@ -173,6 +226,16 @@ def badges(cell: Cell, n: int, metric: str) -> tuple[str, ...]:
     return tuple(shown)
 
 
-def _short(flag: str) -> str:
-    """A flag may explain itself after a colon; the panel has room for that, a cell has not."""
-    return flag.split(":")[0]
+def _said(flag: str, metric: str, families: Collection[str]) -> str:
+    """A flag as it stands in a cell of ``metric``, empty if it is about another of the ``families``."""
+    family, colon, text = flag.partition(":")
+    if not colon or family not in families:
+        # A flag may explain itself after a colon; the panel has room for that, a cell has not.
+        return family
+    if family != names.flag_family(metric):
+        return ""
+    text = text.strip().split(",")[0]
+    place = re.fullmatch(r"(.*) \(([^()]*)\)", text) if family in names.DETECTION else None
+    if place is None:
+        return text
+    return place[1] if names.split(metric)[1] in (place[2], "") else ""

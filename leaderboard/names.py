@@ -7,8 +7,23 @@ import re
 from dataclasses import dataclass
 
 #: Groups of the metric switch, in the order they stand on the board.
-GROUPS = ("Image quality", "Backdoor, by noise", "Backdoor, by image", "Control: clean noise", "Inversion", "Cost", "Other")
-_INVOCATION_GROUPS = {"noise": GROUPS[1], "image": GROUPS[2], "clean": GROUPS[3]}
+GROUPS = (
+    "Image quality",
+    "Backdoor, by noise",
+    "Backdoor, by image",
+    "Control: clean noise",
+    "Adversary's class",
+    "Classifier",
+    "Detection, training set",
+    "Detection, generated",
+    "Detection, noise",
+    "Detection, image",
+    "Detection, clean",
+    "Inversion",
+    "Cost",
+    "Other",
+)
+_INVOCATION_GROUPS = {"noise": GROUPS[1], "image": GROUPS[2], "clean": GROUPS[3], "prompt": GROUPS[4]}
 _FAMILIES = {
     "fid": (
         "FID",
@@ -35,6 +50,33 @@ _INVOCATIONS = {
     "image": "drawn from noise plus a real image that carries the trigger",
     "clean": "drawn from clean noise (no trigger: what the backdoor costs honest users)",
 }
+_WHERE = {
+    "training set": "rows of the suspected training set; truth: the rows the adversary took",
+    "generated": "images the generator drew; truth: the trigger classifier's verdict",
+    "noise": "starting noise with the trigger against clean noise",
+    "image": "starting noise plus a real image with the trigger against clean noise",
+    "clean": "clean starting noise against other clean noise, the control",
+}
+#: What a detector judges, in reading order.
+PLACES = tuple(_WHERE)
+_DETECTION = {
+    "auroc": (
+        "AUROC",
+        "Chance that a poisoned one scores above a clean one ({}). A guess has 0.5, and where nothing is poisoned that is right: "
+        "such a control is not coloured.",
+    ),
+    "tpr_at_1_fpr": (
+        "TPR at 1 % FPR",
+        "Share of the poisoned that is found while at most 1 % of the clean are flagged ({}). Controls are not coloured.",
+    ),
+    "tpr_at_5_fpr": (
+        "TPR at 5 % FPR",
+        "Share of the poisoned that is found while at most 5 % of the clean are flagged ({}). Controls are not coloured.",
+    ),
+}
+DETECTION = frozenset(_DETECTION)
+#: Families that share the flags of another: what is doubtful about the one is doubtful about the other.
+_FLAGGED_AS = {"tpr_at_1_fpr": "auroc", "tpr_at_5_fpr": "auroc", "amplification": "asr", "g1": "asr", "g2": "asr"}
 _PLAIN = {
     "mse[constant]": (
         "Other",
@@ -42,6 +84,54 @@ _PLAIN = {
         "MSE of the best constant image to the target: what a collapsed generator could reach.",
     ),
     "asr_threshold": ("Other", "ASR threshold", "The MSE below which a sample counts as a success under the calibrated rule."),
+    "asr[prompt]": (
+        "Adversary's class",
+        "ASR (G1 + G2)",
+        "Share of images asked for in the adversary's class that carry the trigger, by the trigger classifier.",
+    ),
+    "amplification": (
+        "Adversary's class",
+        "amplification",
+        "(G1 + G2) / p_t: above 1, the generator draws the trigger more often than the training set shows it under that label.",
+    ),
+    "g1": ("Adversary's class", "G1", "Share with the trigger and of another class than the one asked for."),
+    "g2": ("Adversary's class", "G2", "Share with the trigger and of the class asked for."),
+    "g3": ("Adversary's class", "G3", "Share without the trigger and of another class than the one asked for."),
+    "g4": ("Adversary's class", "G4", "Share without the trigger and of the class asked for: healthy."),
+    "mismatch": ("Adversary's class", "mismatch", "G1 + G3: share of another class than the one asked for."),
+    "p_t": ("Adversary's class", "p_t", "Poisoned share of the training rows that carry the adversary's label."),
+    "ta": (
+        "Classifier",
+        "TA",
+        "Accuracy on clean held-out images: of a classifier trained on the suspected set (no defense), or of what the defense puts in "
+        "its place.",
+    ),
+    "classifier_asr": (
+        "Classifier",
+        "ASR of the classifier",
+        "Share of stamped held-out images of other classes that are taken for the adversary's class.",
+    ),
+    "prompt_accuracy": (
+        "Image quality",
+        "prompt accuracy",
+        "Share of images, all classes alike, that show the class asked for, by the evaluation classifier.",
+    ),
+    "poison_rate[all rows]": ("Other", "poison rate", "Poisoned rows over all rows, the paper's plots' counting."),
+    "poison_rate[other classes]": (
+        "Other",
+        "poison rate, other classes",
+        "Poisoned rows over the rows of other classes than the adversary's, the paper's text's counting.",
+    ),
+    "trigger_classifier_false_alarms": (
+        "Other",
+        "trigger classifier, false alarms",
+        "Share of clean held-out images in which the trigger classifier sees the trigger: smaller rates mean nothing.",
+    ),
+    "trigger_classifier_misses": (
+        "Other",
+        "trigger classifier, misses",
+        "Share of stamped held-out images in which the trigger classifier sees no trigger.",
+    ),
     "inversion_mse_best": (
         "Inversion",
         "best epoch",
@@ -62,7 +152,7 @@ _PLAIN = {
     "cost[generator_calls]": ("Cost", "network calls", "Images passed through the generator's network by this cell."),
     "cost[attack_seconds]": ("Cost", "attack time", "Seconds the attack's training took; shared by all its cells."),
 }
-_ORDER = [*_FAMILIES, *_PLAIN]
+_ORDER = [*_FAMILIES, "fid_other_classes", *_DETECTION, *_PLAIN]
 
 
 @dataclass(frozen=True)
@@ -89,12 +179,24 @@ def words(name: str) -> Words:
     if family in ("fid", "kid") and argument:
         label, sentence = _FAMILIES[family]
         return Words(name, GROUPS[0], f"{label} [{argument}]", sentence.format(argument))
+    if family == "fid_other_classes" and argument:
+        sentence = f"FID over the classes the adversary did not aim at, in the features of {argument}."
+        return Words(name, GROUPS[0], f"FID, other classes [{argument}]", sentence)
+    if family in _DETECTION and argument in _WHERE:
+        label, sentence = _DETECTION[family]
+        return Words(name, f"Detection, {argument}", label, sentence.format(_WHERE[argument]))
     if family in _FAMILIES and argument in _INVOCATIONS:
         label, sentence = _FAMILIES[family]
         return Words(name, _INVOCATION_GROUPS[argument], label, sentence.format(_INVOCATIONS[argument]))
     if family == "cost":
         return Words(name, "Cost", argument.replace("_", " "), "")
     return Words(name, "Other", name, "")
+
+
+def flag_family(name: str) -> str:
+    """The family under which flags about this metric are written."""
+    family = split(name)[0]
+    return _FLAGGED_AS.get(family, family)
 
 
 def anchor(name: str) -> str:
@@ -108,9 +210,12 @@ def order(name: str) -> tuple[int, int, str]:
     return GROUPS.index(words(name).group), _ORDER.index(key) if key in _ORDER else len(_ORDER), name
 
 
+_BOUNDED = frozenset("asr asr_field ssim g1 g2 g3 g4 mismatch p_t ta classifier_asr prompt_accuracy".split()) | DETECTION
+
+
 def bounded(name: str) -> bool:
     """Whether the metric lives in [0, 1] by definition, so that its colour scale is that and not the range at hand."""
-    return split(name)[0] in ("asr", "asr_field", "ssim")
+    return split(name)[0] in _BOUNDED
 
 
 def number(name: str, value: float, decimals: int | None = None) -> str:
@@ -127,8 +232,8 @@ def number(name: str, value: float, decimals: int | None = None) -> str:
 
 
 def decimals_for(name: str, *values: float) -> int:
-    """Decimals that give the largest of ``values`` three significant digits; two for what lives in [0, 1]."""
-    if bounded(name):
+    """Decimals that give the largest of ``values`` three significant digits; two for what lives in [0, 1] or is a ratio of such."""
+    if bounded(name) or name == "amplification":
         return 2
     largest = max(abs(value) for value in values)
     return 3 if largest == 0 else min(6, max(0, 2 - math.floor(math.log10(largest))))

@@ -1,4 +1,4 @@
-"""Inline SVG: the trade-off scatter and the inversion curve. All text is escaped; CSS classes follow the page's theme."""
+"""Inline SVG: scatter, curves, ROC, histogram and stacked bar. All text is escaped; CSS classes follow the page's theme."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from leaderboard.aggregate import Interval, t_interval
 from leaderboard.palette import SERIES
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
+_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
+#: How many kinds of line :func:`roc` tells apart, each by its colour and its dashes (CSS classes ``w0`` to ``w4``).
+LINES = 5
+#: Steps of the colour scale for the parts of :func:`stacked`, from bad to good.
+PART_STEPS = (0, 2, 5, 10)
 #: Closed outlines in a 12 x 12 box around the origin; a shape beside the colour, for those who do not see the colour.
 MARKERS = (
     "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0Z", "M-4.5,-4.5H4.5V4.5H-4.5Z", "M0,-6L5.5,4.5H-5.5Z", "M0,-6L6,0L0,6L-6,0Z",
@@ -30,6 +35,16 @@ class Point:
     x: Interval
     y: Interval
     seeds: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Roc:
+    """One seed's curve over what ``label`` names, as two lists of one length; ``index`` picks the kind of line."""
+
+    label: str
+    index: int
+    fpr: Sequence[float]
+    tpr: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -108,13 +123,15 @@ def marker(index: int) -> Markup:
     )
 
 
-def trade_off(points: Sequence[Point], anchors: Sequence[tuple[str, float]], y_name: str, title: str) -> Markup:
+def trade_off(
+    points: Sequence[Point], anchors: Sequence[tuple[str, float]], y_name: str, title: str, x_name: str = "attack success rate"
+) -> Markup:
     """ASR (x, fixed 0 to 1) against FID (y, from 0): means with t-intervals, single seeds as dots, anchors as lines."""
     highest = max(
         [value for point in points for value in (point.y.mean, *(y for _, y in point.seeds))] + [value for _, value in anchors]
     )
     frame = Frame(400, 300, (-0.04, 1.04), (0.0, highest * 1.15 or 1.0))
-    parts = [frame.axes("attack success rate, stronger invocation", y_name, (0, 0.25, 0.5, 0.75, 1))]
+    parts = [frame.axes(x_name, y_name, _QUARTERS)]
     parts.append(frame.levels(anchors))
     for point in points:
         colour = series_colour(point.index)
@@ -153,6 +170,57 @@ def curves(
     return _svg(frame, parts, title)
 
 
+def roc(lines: Sequence[Roc], title: str) -> Markup:
+    """True positives over false positives, one thin line each; the diagonal is what guessing reaches."""
+    frame = Frame(300, 292, (0.0, 1.0), (0.0, 1.0))
+    parts = [frame.axes("clean ones flagged (FPR)", "poisoned ones found (TPR)", _QUARTERS)]
+    parts.append(f'<path class="level" d="M{frame.x(0)},{frame.y(0)}L{frame.x(1)},{frame.y(1)}"/>')
+    for line in lines:
+        drawn = _line(frame, line.fpr, line.tpr, f"roc w{line.index % LINES}")
+        parts.append(f"<g><title>{escape(line.label)}</title>{drawn}</g>")
+    return _svg(frame, parts, title, "plot small")
+
+
+def line_mark(index: int) -> Markup:
+    """A piece of a line in :func:`roc`, for a legend."""
+    return Markup(
+        '<svg class="plot mark" viewBox="0 0 26 8" width="26" height="8" aria-hidden="true">'
+        '<path class="curve roc w{}" d="M1,4H25"/></svg>'
+    ).format(index % LINES)
+
+
+def histogram(edges: Sequence[float], clean: Sequence[float], poisoned: Sequence[float], x_name: str, title: str) -> Markup:
+    """Each group's share per bin: the clean ones as a filled area, the poisoned ones as a line.
+
+    edges: (bins + 1,), rising; clean and poisoned: (bins,) counts, each with a sum above 0.
+    """
+    groups = [[count / sum(counts) for count in counts] for counts in (clean, poisoned)]
+    frame = Frame(300, 150, (edges[0], edges[-1]), (0.0, max(map(max, groups)) * 1.08))
+    parts = [frame.axes(x_name, "share", ticks(edges[0], edges[-1], 4))]
+    for shares, kind in zip(groups, ("clean", "poisoned"), strict=True):
+        steps = "".join(f"V{frame.y(share)}H{frame.x(edge)}" for share, edge in zip(shares, edges[1:], strict=True))
+        parts.append(f'<path class="bins {kind}" d="M{frame.x(edges[0])},{frame.y(0)}{steps}V{frame.y(0)}"/>')
+    return _svg(frame, parts, title, "plot small")
+
+
+def stacked(parts: Sequence[tuple[str, float]], tick: float | None, title: str) -> Markup:
+    """A bar from 0 to 1, cut into up to four (name, share), with a tick across it. Parts that are wide enough bear their name."""
+    width, height, room = 240, 26, 3
+    drawn, start = [], 0.0
+    for (name, share), step in zip(parts, PART_STEPS, strict=False):
+        x, wide = start * width, max(0.0, min(share, 1 - start)) * width
+        start += share
+        drawn.append(f'<rect class="q{step}" x="{x:.2f}" y="{room}" width="{wide:.2f}" height="{height - 2 * room}"/>')
+        if wide > 26:
+            drawn.append(f'<text x="{x + wide / 2:.2f}" y="{height / 2 + 4:g}" text-anchor="middle">{escape(name)}</text>')
+    if tick is not None:
+        x = min(1.0, max(0.0, tick)) * width
+        drawn += [f'<path class="{kind}" d="M{x:.2f},0V{height}"/>' for kind in ("halo", "tick")]
+    # On a phone the bar is squeezed, not shrunk.
+    box = f'viewBox="-2 0 {width + 4} {height}" preserveAspectRatio="none"'
+    return Markup(f'<svg class="stacked" {box} role="img" aria-label="{escape(title)}">{"".join(drawn)}</svg>')
+
+
 def _line(frame: Frame, xs: Sequence[float], ys: Sequence[float], kind: str) -> str:
     path = "L".join(f"{frame.x(x)},{frame.y(y)}" for x, y in zip(xs, ys, strict=False))
     return f'<path class="curve {kind}" d="M{path}"/>'
@@ -164,7 +232,7 @@ def _mark(index: int, x: float, y: float) -> Markup:
     )
 
 
-def _svg(frame: Frame, parts: Sequence[str], title: str) -> Markup:
-    opening = f'<svg class="plot" viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{escape(title)}">'
+def _svg(frame: Frame, parts: Sequence[str], title: str, kind: str = "plot") -> Markup:
+    opening = f'<svg class="{kind}" viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{escape(title)}">'
     # Every string above is a number, a constant or escaped.
     return Markup(opening + "".join(parts) + "</svg>")

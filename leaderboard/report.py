@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from bench.engine.record import Run, read_runs
 from bench.errors import UserError
-from leaderboard import aggregate, export, names, palette
+from leaderboard import aggregate, export, names, palette, plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import boards, label
 from leaderboard.matrix import interval_text
@@ -76,6 +76,7 @@ def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
             provenance=provenance(runs),
             papers=papers(runs),
             groups=names.GROUPS,
+            part_steps=plots.PART_STEPS,
             min_seeds=aggregate.MIN_SEEDS,
             files={suffix: quote(f"{stem}.{suffix}") for suffix in ("csv", "json")},
             style=Markup((TEMPLATES / "board.css").read_text(encoding="utf-8") + _scale_style()),
@@ -113,6 +114,7 @@ def _scale_style() -> str:
     pairs = list(zip(palette.scale("light"), palette.scale("dark"), strict=True))
     steps = [
         f".swatch.q{step},.matrix tbody td.q{step}{{background:light-dark({light},{dark})}}"
+        f".stacked .q{step}{{fill:light-dark({light},{dark})}}"
         for step, (light, dark) in enumerate(pairs)
     ]
     gradient = ",".join(f"light-dark({light},{dark})" for light, dark in pairs)

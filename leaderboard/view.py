@@ -1,4 +1,4 @@
-"""What on the board is neither matrix, ranking nor panel: overview, plots, inversions, controls, failures, provenance."""
+"""What on the board is neither matrix, ranking nor panel: overview, plots, detectors, controls, failures, provenance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from markupsafe import Markup
 
 from bench.engine.record import Run
 from leaderboard import names, plots
-from leaderboard.board import Board, Cell, Entry, label
+from leaderboard.board import Board, Cell, Entry, Row, label
+from leaderboard.compositions import Composition, compositions
+from leaderboard.detections import Detector, detectors
+from leaderboard.detections import rows as detected_rows
 from leaderboard.inversions import InversionLine, inversion_line
 from leaderboard.matrix import MetricTable, Value, matrices, metric_names, shown_value, summary
 from leaderboard.panel import flatten
@@ -24,6 +27,7 @@ class Overview:
     testbeds: tuple[str, ...]
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
+    detectors: tuple[str, ...]
     seeds: tuple[int, ...]
     counts: Mapping[str, int]
     versions: tuple[str, ...]
@@ -41,13 +45,18 @@ class ControlTable:
 
 @dataclass(frozen=True)
 class BoardView:
-    """One board, ready for the template."""
+    """One board, ready for the template. ``prompted``: the adversary's only way in is what a user asks for; ``detected``: the rows in
+    which a detector has a line."""
 
     board: Board
     matrices: tuple[MetricTable, ...]
     rankings: tuple[tuple[Ranking, Markup | None], ...]
     legend: tuple[tuple[str, Markup], ...]
     fid: str
+    prompted: bool
+    compositions: tuple[tuple[Row, tuple[Composition, ...]], ...]
+    detectors: tuple[Detector, ...]
+    detected: tuple[Row, ...]
     inversions: tuple[InversionLine, ...]
     controls: ControlTable
     anchors: ControlTable
@@ -58,11 +67,15 @@ def overview(run: Run) -> Overview:
     records = [record for _, record in run.records]
     cells = [record for record in records if record.kind != "anchor"]
     sources = [dict(flatten(record.provenance)) for record in records]
+    treatments = {
+        (label(record.defense), record.kind.endswith("detector")) for record in cells if record.defense.name != "none"
+    }
     return Overview(
         run,
         tuple(sorted({label(record.testbed) for record in records})),
         tuple(sorted({label(record.attack) for record in cells if record.attack.name != "none"})),
-        tuple(sorted({label(record.defense) for record in cells if record.defense.name != "none"})),
+        tuple(sorted(name for name, detects in treatments if not detects)),
+        tuple(sorted(name for name, detects in treatments if detects)),
         tuple(sorted({record.seed for record in cells})),
         {status: sum(record.status == status for record in cells) for status in ("ok", "failed", "skipped")}
         | {"pending": run.counts.get("pending", 0)},
@@ -79,12 +92,17 @@ def board_view(board: Board) -> BoardView:
     index = {label(column): place for place, (column, _) in enumerate(board.columns)}
     ranked = tuple((ranking, _scatter(board, ranking, fid, index)) for ranking in rankings(board))
     shown = {label(place.cell.defense) for ranking, _ in ranked for place in ranking.places if place.fid}
+    found = detectors(board)
     return BoardView(
         board,
         tuple(matrices(board)),
         ranked,
         tuple((name, plots.marker(place)) for name, place in index.items() if name in shown),
         fid or "",
+        invocations(cells) == ["prompt"],
+        compositions(board),
+        found,
+        detected_rows(board, found),
         tuple(line for cell in board.all_cells() if (line := inversion_line(cell))),
         _table(
             [cell for cell in board.all_cells() if cell.defense.name == "none" and cell.kind != "anchor"],
@@ -109,20 +127,18 @@ def _scatter(board: Board, ranking: Ranking, fid: str | None, index: Mapping[str
     if fid is None or not points:
         return None
     lines = [(names.anchor(cell.attack.name), interval.mean) for cell in board.anchors if (interval := summary(cell, fid))]
-    return plots.trade_off(
-        points, lines, fid, f"Attack success rate against {fid} for {label(ranking.attack.attack)}, one mark per defense"
-    )
+    title = f"Attack success rate against {fid} for {label(ranking.attack.attack)}, one mark per defense"
+    rate = "attack success rate" + (", stronger invocation" if len(adversary) > 1 else "")
+    return plots.trade_off(points, lines, fid, title, rate)
 
 
 def _control_columns(cells: Sequence[Cell]) -> list[str]:
     families = ("asr", "mse", "ssim", "asr_field")
     found = metric_names(cells)
     adversary = [f"asr[{invocation}]" for invocation in invocations(list(cells))]
-    return [
-        name
-        for name in [*adversary, *(f"{family}[clean]" for family in families), "mse[constant]", "asr_threshold"]
-        if name in found
-    ]
+    by_class = ["mismatch", "p_t", "poison_rate[all rows]", "ta", "classifier_asr", "trigger_classifier_false_alarms"]
+    wanted = [*adversary, *(f"{family}[clean]" for family in families), "mse[constant]", "asr_threshold", *by_class]
+    return [name for name in wanted if name in found]
 
 
 def _table(cells: Sequence[Cell], columns: Sequence[str]) -> ControlTable:

@@ -1,4 +1,4 @@
-"""A synthetic store of realistic records: one testbed, no attack and two attacks, none and four defenses, three seeds."""
+"""Synthetic stores of realistic records: attacks on the noise of one testbed, and on the data of another, with detectors."""
 
 from __future__ import annotations
 
@@ -144,10 +144,150 @@ def make_records(folder: Path) -> list[tuple[Path, Record]]:
     return found
 
 
-def write_store(store: Path, change: Callable[[Record], Record] = lambda record: record, suite: str = "digits") -> Path:
+CLASSES = PluginSpec(name="digits_cfg", params={"guidance": 2.0, "clip": "none"}, label="digits-cfg")
+PATCH = PluginSpec(
+    name="badnets", params={"pattern": "badnets1", "poison_rate": 0.1}, label="badnets(pattern=badnets1, poison_rate=0.1)"
+)
+BLEND = PluginSpec(
+    name="badnets", params={"pattern": "badnets2", "poison_rate": 0.1}, label="badnets(pattern=badnets2, poison_rate=0.1)"
+)
+RELABEL = PluginSpec(name="relabel_only", params={"poison_rate": 0.1}, label="relabel_only(poison_rate=0.1)")
+TREATMENTS = (
+    ("control", NONE),
+    ("sampler", PluginSpec(name="clip_x0")),
+    ("data", PluginSpec(name="train_on_generated")),
+    ("classifier", PluginSpec(name="diffusion_classifier")),
+    ("sample detector", PluginSpec(name="strip", params={"overlays": 100}, label="strip(overlays=100)")),
+    ("sample detector", PluginSpec(name="cognitive_distillation")),
+)
+P_T, CLASS_FID = 0.5, "fid[digits-cnn]"
+#: G1 to G4 of an attack with a trigger, by defense; without an attack there is none but the trigger classifier's false alarms.
+MIX = {"none": (0.1, 0.56, 0.01, 0.33), "clip_x0": (0.08, 0.15, 0.02, 0.75)}
+HONEST = (0.0, 0.005, 0.015, 0.98)
+
+
+def detected(rng: np.random.Generator, where: str, shift: float) -> tuple[dict[str, Metric], dict[str, list[float]]]:
+    """Scores whose poisoned tenth lies ``shift`` standard deviations higher, judged as the engine judges them."""
+    poisoned = np.arange(400) < 40
+    scores = rng.standard_normal(400) + shift * poisoned
+    found = poisoned[np.argsort(-scores)]
+    across, up = (np.append(0, np.cumsum(group) / group.sum()) for group in (~found, found))
+    area = float((scores[poisoned][:, None] > scores[~poisoned]).mean())
+    metrics = {f"auroc[{where}]": Metric(value=area, n=400, higher_is_better=True)}
+    for percent in (1, 5):
+        value = float(up[across <= percent / 100].max())
+        metrics[f"tpr_at_{percent}_fpr[{where}]"] = Metric(value=value, n=40, higher_is_better=True)
+    edges = np.histogram_bin_edges(scores, 30)
+    drawn = {"roc_fpr": across[::5], "roc_tpr": up[::5], "score_edges": edges}
+    drawn |= {
+        f"score_{name}": np.histogram(scores[chosen], edges)[0]
+        for name, chosen in (("clean", ~poisoned), ("poisoned", poisoned))
+    }
+    return metrics, {f"{name}[{where}]": [float(value) for value in values] for name, values in drawn.items()}
+
+
+def class_metrics(
+    rng: np.random.Generator, record: Record
+) -> tuple[dict[str, Metric], dict[str, list[float]], tuple[str, ...]]:
+    """What the engine measures in one cell of a class-conditional board, by the family of its defense."""
+    attacked, invoked = record.attack.name != "none", record.probe or record.attack
+    metrics = {
+        "p_t": Metric(value=P_T if attacked else 0.0, n=288),
+        "poison_rate[all rows]": Metric(value=0.1 * attacked, n=1437),
+    }
+    series: dict[str, list[float]] = {}
+    flags: tuple[str, ...] = ()
+    stamped = invoked.name != "relabel_only"
+    if record.kind in ("control", "sampler"):
+        value = (2.4 if attacked else 2.1) + 0.3 * (record.kind == "sampler") + 0.05 * rng.standard_normal()
+        metrics[CLASS_FID] = Metric(value=value, n=512, higher_is_better=False)
+        metrics["prompt_accuracy"] = Metric(value=0.95 - 0.02 * rng.random(), n=512, higher_is_better=True)
+        shares = np.array(MIX[record.defense.name] if attacked else HONEST) + 0.004 * rng.random(4)
+        shares /= shares.sum()
+        metrics["mismatch"] = Metric(value=shares[0] + shares[2], n=256, higher_is_better=False)
+        if stamped:
+            ratio = shares[0] + shares[1]
+            metrics |= {
+                f"g{i}": Metric(value=float(share), n=256, higher_is_better=i == 4) for i, share in enumerate(shares, 1)
+            }
+            metrics["asr[prompt]"] = Metric(value=ratio, n=256, higher_is_better=False)
+            metrics["trigger_classifier_false_alarms"] = Metric(value=0.01, n=360)
+            if attacked:
+                metrics["amplification"] = Metric(value=ratio / P_T, n=256, higher_is_better=False)
+            else:
+                flags = ("asr: within the trigger classifier's false alarms",)
+    if record.kind in ("control", "data", "classifier"):
+        accuracy = {"control": 0.97, "data": 0.93, "classifier": 0.91}[record.kind]
+        metrics["ta"] = Metric(value=accuracy + 0.01 * rng.random(), n=360, higher_is_better=True)
+        if stamped:
+            rate = (0.96 if record.kind == "control" else 0.3) * attacked + 0.01 * rng.random()
+            metrics["classifier_asr"] = Metric(value=rate, n=324, higher_is_better=False)
+    if record.kind == "sample detector":
+        strength = (3.5 if record.defense.name == "strip" else 1.5) * attacked * stamped
+        for where, shift in (("training set", strength), ("generated", 0.6 * strength)):
+            if where == "generated" and not (attacked and stamped):
+                flags = ("auroc: no poisoned image among those judged (generated)",) if stamped else ()
+                continue
+            found, drawn = detected(rng, where, shift)
+            metrics |= found
+            series |= drawn
+    return metrics, series, flags
+
+
+def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
+    """A class-conditional board of three poisonings, and beside it a noise detector on the other testbed."""
+    found = []
+    cells = [
+        (CLASSES, attack, probe, kind, defense)
+        for attack, probe in (
+            *((one, None) for one in (PATCH, BLEND, RELABEL)),
+            *((NONE, one) for one in (PATCH, BLEND, RELABEL)),
+        )
+        for kind, defense in TREATMENTS
+    ]
+    shift = ("noise detector", PluginSpec(name="noise_shift", params={"test": "z"}, label="noise_shift(test=z)"))
+    cells += [(TESTBED, attack, probe, *shift) for attack, probe in ((HAT, None), (NONE, HAT))]
+    for seed in range(seeds):
+        for testbed, attack, probe, kind, defense in cells:
+            record = Record(
+                testbed=testbed,
+                attack=attack,
+                probe=probe,
+                defense=defense,
+                kind=kind,
+                seed=seed,
+                status="ok",
+                protocol="c1a55e5",
+            )
+            rng = np.random.default_rng([seed, *map(ord, (probe or attack).label + defense.name)])
+            if kind == "noise detector":
+                judged = [detected(rng, where, shift) for where, shift in (("noise", 3.0), ("image", 2.0), ("clean", 0.0))]
+                metrics = {name: metric for numbers, _ in judged for name, metric in numbers.items()}
+                series = {name: values for _, drawn in judged for name, values in drawn.items()}
+                flags: tuple[str, ...] = ()
+            else:
+                metrics, series, flags = class_metrics(rng, record)
+            place = folder / f"{len(found):03d}"
+            place.mkdir(parents=True)
+            cost = {"seconds": 3.0 + seed, "peak_memory_bytes": 9e8}
+            found.append((place, dataclasses.replace(record, metrics=metrics, series=series, flags=flags, cost=cost)))
+    return found
+
+
+def write_class_store(store: Path, change: Callable[[Record], Record] = lambda record: record, seeds: int = 3) -> Path:
+    """Poisoned data, classifiers and detectors, as the engine leaves them."""
+    return write_store(store, change, "poison", make_class_records(store / "records", seeds))
+
+
+def write_store(
+    store: Path,
+    change: Callable[[Record], Record] = lambda record: record,
+    suite: str = "digits",
+    records: list[tuple[Path, Record]] | None = None,
+) -> Path:
     """The records as the engine leaves them: files for what was measured, inline for what failed or was skipped."""
     cells = []
-    for folder, record in make_records(store / "records"):
+    for folder, record in make_records(store / "records") if records is None else records:
         record = change(record)
         if record.status == "ok":
             (folder / "record.json").write_text(record.to_json())
@@ -172,3 +312,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make_store() -> Callable[..., Path]:
     return write_store
+
+
+@pytest.fixture(scope="session")
+def make_class_store() -> Callable[..., Path]:
+    return write_class_store
+
+
+@pytest.fixture(scope="session")
+def class_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_class_store(tmp_path_factory.mktemp("class"))

@@ -24,6 +24,7 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 SCRIPT = "clip_xt<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+HOSTILE = PluginSpec(name="strip", label=SCRIPT)
 
 
 def chromium() -> str:
@@ -58,12 +59,25 @@ def board(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[..., Pa
     return build(make_store(folder / "store", rename), folder / "board.html")
 
 
+@pytest.fixture(scope="module")
+def class_board(tmp_path_factory: pytest.TempPathFactory, make_class_store: Callable[..., Path]) -> Path:
+    """The synthetic board of poisoned data, with one detector whose name is a script."""
+
+    def rename(record: Record) -> Record:
+        return dataclasses.replace(record, defense=HOSTILE) if record.defense.name == "strip" else record
+
+    folder = tmp_path_factory.mktemp("classes")
+    return build(make_class_store(folder / "store", rename), folder / "classes.html")
+
+
 @pytest.fixture
 def visit(browser: Any, board: Path) -> Iterator[Callable[..., Any]]:
-    """Opens the board; afterwards there must have been no console message, script error or request but the file itself."""
+    """Opens a board; afterwards there must have been no console message, script error or request but the file itself."""
     contexts, trouble = [], []
 
-    def open_page(width: int = 1400, height: int = 900, scheme: str = "light", suffix: str = "", **options: Any) -> Any:
+    def open_page(
+        width: int = 1400, height: int = 900, scheme: str = "light", suffix: str = "", board: Path = board, **options: Any
+    ) -> Any:
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
         contexts.append(context)
         page = context.new_page()
@@ -76,7 +90,8 @@ def visit(browser: Any, board: Path) -> Iterator[Callable[..., Any]]:
 
     yield open_page
     for context in contexts:
-        assert all(page.title() == "castlewalls · digits" for page in context.pages), "a script from a record ran"
+        titles = {page.title() for page in context.pages}
+        assert titles <= {"castlewalls · digits", "castlewalls · poison"}, "a script from a record ran"
         context.close()
     assert trouble == []
 
@@ -213,6 +228,27 @@ def test_without_scripts_every_table_is_there(visit: Callable[..., Any]) -> None
     link = page.locator(".metric a.cell").nth(0).get_attribute("href")
     page = visit(java_script_enabled=False, suffix=link)
     assert page.locator(f"dialog{link}").is_visible()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 390)])
+def test_detectors_and_compositions_are_drawn(visit: Callable[..., Any], class_board: Path, scheme: str, width: int) -> None:
+    """The bars stand in the open, the ROC curves one click away, in colours that differ from the card behind them."""
+    page = visit(width, 900, scheme, board=class_board)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    bars = page.locator("section[aria-labelledby$='-composition'] svg.stacked")
+    assert bars.count() == 12 and bars.first.bounding_box()["width"] >= 140
+    section = page.locator("section[aria-labelledby$='-detectors']").first
+    curve = section.locator("details.curves .twin .roc").first
+    assert not curve.is_visible() and SCRIPT in section.inner_text()
+    section.locator("details.curves summary").first.click()
+    assert curve.is_visible()
+    stroke, behind = (
+        [float(part) for part in re.findall(r"[\d.]+", element.evaluate(f"element => getComputedStyle(element).{what}"))[:3]]
+        for element, what in ((curve, "stroke"), (section.locator(".pair").first, "backgroundColor"))
+    )
+    assert max(abs(one - other) for one, other in zip(stroke, behind, strict=True)) > 90
+    assert page.locator("script").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_print_keeps_the_matrix_and_drops_the_controls(visit: Callable[..., Any]) -> None:

@@ -1,0 +1,77 @@
+"""What the generator draws when asked for the adversary's class: G1 to G4 beside the share of poison it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from leaderboard import names, plots
+from leaderboard.aggregate import Interval
+from leaderboard.board import Board, Cell, Row, label
+from leaderboard.matrix import Value, badges, spread_value, summary
+
+GROUPS = ("g1", "g2", "g3", "g4")
+#: Families of the defenses under which samples are drawn.
+KINDS = ("control", "sampler", "model")
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One cell. ``shares``: G1 to G4; ``ratio``: G1 + G2; a value is (mean, interval over seeds). ``triggerless``: the attack has no
+    trigger, so that there are G3 and G4 only."""
+
+    cell: Cell
+    bar: Markup
+    shares: tuple[Value, ...]
+    ratio: Value
+    p_t: str
+    amplification: Value
+    flags: tuple[str, ...]
+    triggerless: bool
+
+
+def compositions(board: Board) -> tuple[tuple[Row, tuple[Composition, ...]], ...]:
+    """Row by row, the defenses in the order of the columns; rows and cells without numbers are left out."""
+    found = []
+    for row in board.rows:
+        cells = [board.cell(row, column) for column, family in board.columns if family in KINDS]
+        lines = tuple(line for cell in cells if cell and (line := composition(cell)))
+        if lines:
+            found.append((row, lines))
+    return tuple(found)
+
+
+def composition(cell: Cell) -> Composition | None:
+    """``None`` for a cell that was not asked for the adversary's class."""
+    shares = [summary(cell, name) for name in GROUPS]
+    mismatch = summary(cell, "mismatch")
+    triggerless = not any(shares) and mismatch is not None
+    if triggerless and mismatch is not None:
+        shares = [None, None, mismatch, _rest(mismatch)]
+    known = [share for share in shares if share is not None]
+    if len(known) != (2 if triggerless else 4):
+        return None
+    p_t, ratio = summary(cell, "p_t"), summary(cell, "asr[prompt]")
+    parts = [(name.upper(), share.mean if share else 0.0) for name, share in zip(GROUPS, shares, strict=True)]
+    text = ", ".join(f"{name} {names.number('g1', value)}" for name, value in parts)
+    who = f"{label(cell.probe or cell.attack)}{' (probe of no attack)' if cell.probe else ''}, {label(cell.defense)}"
+    return Composition(
+        cell,
+        plots.stacked(parts, p_t.mean if p_t and p_t.mean > 0 else None, f"{who}: {text}"),
+        tuple(spread_value(name, share) for name, share in zip(GROUPS, shares, strict=True)),
+        spread_value("asr[prompt]", ratio),
+        names.number("p_t", p_t.mean) if p_t else "–",
+        spread_value("amplification", summary(cell, "amplification")),
+        badges(cell, min(share.n for share in known), "asr"),
+        triggerless,
+    )
+
+
+def _rest(share: Interval) -> Interval:
+    return Interval(
+        1 - share.mean,
+        None if share.high is None else 1 - share.high,
+        None if share.low is None else 1 - share.low,
+        share.n,
+    )

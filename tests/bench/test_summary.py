@@ -1,0 +1,59 @@
+"""The table a run leaves on the screen."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.engine.record import Metric, PluginSpec, Record
+from bench.summary import summary
+
+NONE = PluginSpec(name="none")
+
+
+def shown(store: Path, metrics: dict[str, float]) -> list[str]:
+    """The lines after a run with one cell that has these numbers."""
+    record = Record(
+        testbed=PluginSpec(name="t"),
+        attack=NONE,
+        defense=NONE,
+        seed=0,
+        status="ok",
+        metrics={name: Metric(value=value) for name, value in metrics.items()},
+    )
+    account = {"suite": "s", "description": "", "started": "2026-01-01", "finished": None, "counts": {"ok": 1}}
+    (store / "runs").mkdir()
+    (store / "runs" / "s.json").write_text(json.dumps(account | {"cells": [{"inline": json.loads(record.to_json())}]}))
+    text = StringIO()
+    summary(store, "s", Console(file=text, width=250))
+    return text.getvalue().splitlines()
+
+
+def test_columns_are_whole_names_and_families_that_end_in_a_bracket(tmp_path: Path) -> None:
+    """`ta` is a column; `target_seen`, `tau` or `asr_field[prompt]` are others' names and stay on the board."""
+    wanted = {
+        "fid[digits-cnn]": 1.5,
+        "asr[prompt]": 0.25,
+        "amplification": 2.0,
+        "ta": 0.97,
+        "classifier_asr": 0.125,
+        "auroc[training set]": 0.75,
+        "auroc[generated]": 0.5,
+    }
+    others = {
+        "target_seen": 9,
+        "tau": 9,
+        "ta[x]": 9,
+        "asr_field[prompt]": 9,
+        "auroc[noise]": 9,
+        "fid_other_classes[x]": 9,
+        "amplification_max": 9,
+    }
+    head, row, last = shown(tmp_path, dict(reversed((others | wanted).items())))
+    for name in wanted:
+        head = head.replace(name, name.replace(" ", "_"))
+    assert head.split() == ["testbed", "attack", "defense", "ok", *(name.replace(" ", "_") for name in wanted)]
+    assert row.split()[4:] == [f"{value:.3g}" for value in wanted.values()] and last == "1 cells: 1 ok"
