@@ -259,12 +259,17 @@ def pretrain(testbed: str, output: str) -> None:
 
     from bench import testbeds
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         rows: dict[str, Any] = {}
 
         def progress(done: int, total: int, what: str) -> None:
-            rows.setdefault(what, bars.add_task(what, total=total))
-            bars.update(rows[what], completed=done)
+            if console.is_terminal:
+                if what not in rows:
+                    rows[what] = bars.add_task(what, total=total)
+                bars.update(rows[what], completed=done)
+            elif done * 20 // total > (done - 1) * 20 // total:  # a log gets twenty lines
+                click.echo(f"{done}/{total} {what}", err=True)
 
         reached = testbeds.pretrain(testbed, Path(output), progress)
     for name, value in reached.items():

@@ -222,7 +222,7 @@ def test_pretraining_is_for_embedded_testbeds(castlewalls, monkeypatch, tmp_path
 
     monkeypatch.setattr("bench.testbeds.digits_ddpm.pretrain", recipe)
     result = castlewalls("pretrain", "digits-ddpm", "--output", "weights", plugin=False)
-    assert result.exit_code == 0 and "accuracy 0.97" in result.stdout
+    assert result.exit_code == 0 and "accuracy 0.97" in result.stdout and "1/1 training" in result.stderr
     from bench import testbeds
 
     assert testbeds.damaged_files(tmp_path / "weights") == []
@@ -230,6 +230,24 @@ def test_pretraining_is_for_embedded_testbeds(castlewalls, monkeypatch, tmp_path
     assert "is not the file that was shipped" in testbeds.damaged_files(tmp_path / "weights")[0]
     (tmp_path / "weights" / "w.safetensors").unlink()
     assert "is missing" in testbeds.damaged_files(tmp_path / "weights")[0]
+
+
+def test_pretraining_draws_one_bar_however_many_steps(castlewalls, monkeypatch):
+    """A bar a step took more time than the training itself."""
+    bars = []
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    monkeypatch.setattr("rich.progress.Progress.add_task", lambda self, what, **options: bars.append(what) or 0)
+    monkeypatch.setattr("rich.progress.Progress.update", lambda self, task, **options: None)
+
+    def recipe(output, progress):
+        output.mkdir()
+        for done in range(1, 51):
+            progress(done, 50, "training")
+        return {}
+
+    monkeypatch.setattr("bench.testbeds.digits_ddpm.pretrain", recipe)
+    assert castlewalls("pretrain", "digits-ddpm", "--output", "weights", plugin=False).exit_code == 0
+    assert bars == ["training"]
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
