@@ -62,6 +62,7 @@ choosing = _options(
     click.option("--seeds", callback=_split_seeds, metavar="0,1", help="Only these seeds, in place of the suite's."),
     click.option("--attacks", callback=_split, metavar="A,B", help="Only these of the suite's attacks (controls stay)."),
     click.option("--defenses", callback=_split, metavar="C,D", help="Only these of the suite's defenses (controls stay)."),
+    click.option("--detectors", callback=_split, metavar="E,F", help="Only these of the suite's detectors."),
     click.option("--limit", type=int, metavar="N", help="Only the first N cells."),
     click.option("--jobs", type=int, metavar="N", help="Stages at one time (default: one per core, or per GPU)."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
@@ -255,22 +256,10 @@ def pretrain(testbed: str, output: str) -> None:
     \b
     castlewalls pretrain digits-ddpm --output bench/testbeds/assets
     """
-    from rich.progress import Progress
-
     from bench import testbeds
+    from bench.engine.progress import step_progress
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        rows: dict[str, Any] = {}
-
-        def progress(done: int, total: int, what: str) -> None:
-            if console.is_terminal:
-                if what not in rows:
-                    rows[what] = bars.add_task(what, total=total)
-                bars.update(rows[what], completed=done)
-            elif done * 20 // total > (done - 1) * 20 // total:  # a log gets twenty lines
-                click.echo(f"{done}/{total} {what}", err=True)
-
+    with step_progress(Console(stderr=True)) as progress:
         reached = testbeds.pretrain(testbed, Path(output), progress)
     for name, value in reached.items():
         click.echo(f"{name} {value:.4g}")

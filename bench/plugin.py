@@ -14,55 +14,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
+from bench.card import Card as Card
+from bench.card import Paper as Paper
+from bench.card import TestbedKind as TestbedKind
 from bench.classification.classifier import Classifier
 from bench.diffusion.generator import Generator
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import denoising_loss
-
-TestbedKind = Literal["unconditional", "class", "text"]
-Alteration = Literal["nothing", "data", "objective", "sampling", "weights", "text encoder"]
-Need = Literal["weights", "clean data", "training data", "classifier", "trigger", "prompts", "oracle"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paper:
-    """Where a method comes from. ``bibtex`` is copied verbatim to the board."""
-
-    title: str
-    authors: str
-    year: int
-    arxiv: str = ""
-    bibtex: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """A plugin's declaration; the planner reads nothing else to decide which pairs make sense.
-
-    ``applies_to``: kinds of testbed. ``alters`` (attacks): what the adversary touches. ``needs`` (defenses): what the defender must
-    own; the harness hands over nothing that is not listed. ``stochastic``: whether two seeds can differ.
-    """
-
-    name: str
-    summary: str
-    paper: Paper | None = None
-    applies_to: frozenset[TestbedKind] = frozenset({"unconditional"})
-    alters: frozenset[Alteration] = frozenset()
-    needs: frozenset[Need] = frozenset()
-    stochastic: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"a plugin's name must be a Python identifier, got {self.name!r}")
-        for field, allowed in (("applies_to", TestbedKind), ("alters", Alteration), ("needs", Need)):
-            unknown = sorted(getattr(self, field) - set(get_args(allowed)))
-            if unknown:
-                raise ValueError(f"card {self.name!r}: {field} must be among {get_args(allowed)}, got {unknown}")
 
 
 @dataclass(frozen=True, kw_only=True)

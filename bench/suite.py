@@ -18,7 +18,7 @@ import yaml
 from bench import testbeds
 from bench.errors import UserError
 from bench.names import unknown_name
-from bench.plugin import Attack, Defense, Plugin
+from bench.plugin import Attack, Defense, Detector, Plugin
 from bench.registry import Kind, Registry
 from bench.testbeds.base import Testbed
 
@@ -30,7 +30,7 @@ P = TypeVar("P", bound=Plugin)
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """``attacks`` and ``defenses`` as written, grids expanded; the planner adds the controls.
+    """``attacks``, ``defenses`` and ``detectors`` as written, grids expanded; the planner adds the controls.
 
     ``timeout_seconds``: for each stage, ``None`` for no limit; ``retries``: how often a failed stage is tried again in one run.
     """
@@ -40,7 +40,7 @@ class Suite:
     testbeds: tuple[Testbed, ...]
     attacks: tuple[Attack, ...] = ()
     defenses: tuple[Defense, ...] = ()
-    detectors: tuple[Plugin, ...] = ()
+    detectors: tuple[Detector, ...] = ()
     seeds: tuple[int, ...] = (0,)
     timeout_seconds: float | None = None
     retries: int | None = None
@@ -52,6 +52,7 @@ class Suite:
         attacks: Sequence[str] | None = None,
         defenses: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
+        detectors: Sequence[str] | None = None,
     ) -> Suite:
         """This suite with the entries chosen by name. Controls stay. A plugin that the suite does not hold but ``registry`` does, as a
         new one from ``--plugin FILE``, joins with its default parameters. Raises :class:`UserError` for a name neither knows."""
@@ -59,8 +60,9 @@ class Suite:
             self,
             attacks=_choose(self.attacks, attacks, registry.attack),
             defenses=_choose(self.defenses, defenses, registry.defense),
+            detectors=_choose(self.detectors, detectors, registry.detector),
             seeds=self.seeds if seeds is None else _seeds(list(seeds), "--seeds"),
-            filtered=self.filtered or not (attacks is None and defenses is None and seeds is None),
+            filtered=self.filtered or not (attacks is None and defenses is None and seeds is None and detectors is None),
         )
 
 
@@ -124,7 +126,7 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
         testbeds=tuple(built),
         attacks=cast(tuple[Attack, ...], _plugins(data, "attacks", registry, where)),
         defenses=cast(tuple[Defense, ...], _plugins(data, "defenses", registry, where)),
-        detectors=_plugins(data, "detectors", registry, where),
+        detectors=cast(tuple[Detector, ...], _plugins(data, "detectors", registry, where)),
         seeds=_seeds(data.get("seeds", [0]), where),
         timeout_seconds=_number(data, "timeout_seconds", where, lowest=1, whole=False),
         retries=cast("int | None", _number(data, "retries", where, lowest=0, whole=True)),

@@ -10,19 +10,38 @@ import torch
 from diffusers import UNet2DModel
 
 from bench import registry
+from bench.classification.classifier import Classifier
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, sample
 from bench.errors import UserError
-from bench.plugin import Access, Attack, Batch, Inversion, ModelDefense, Plugin, Query, SamplerDefense, TrainingSet
+from bench.plugin import (
+    Access,
+    Attack,
+    Batch,
+    ClassifierDefense,
+    DataDefense,
+    Detector,
+    Evidence,
+    Inversion,
+    ModelDefense,
+    NoiseDetector,
+    Plugin,
+    Query,
+    SampleDetector,
+    SamplerDefense,
+    TrainingSet,
+)
 
 SHAPE = (3, 16, 16)
 ATTACKS = sorted(registry.use().names("attacks"))
 DEFENSES = sorted(registry.use().names("defenses"))
-EVERY = [("attacks", name) for name in ATTACKS] + [("defenses", name) for name in DEFENSES]
+DETECTORS = sorted(registry.use().names("detectors"))
+EVERY = [(kind, name) for kind, names in zip(registry.KINDS, (ATTACKS, DEFENSES, DETECTORS), strict=True) for name in names]
 
 
 def of_family(family: type) -> list[str]:
-    return [name for name in DEFENSES if issubclass(registry.use().get("defenses", name), family)]
+    kind = "detectors" if issubclass(family, Detector) else "defenses"
+    return [name for name in registry.use().names(kind) if issubclass(registry.use().get(kind, name), family)]
 
 
 def attack(name: str) -> Attack:
@@ -31,7 +50,8 @@ def attack(name: str) -> Attack:
 
 def small(plugin: Plugin) -> Plugin:
     """The same method with the least work: one epoch, one step, few samples."""
-    least = {"epochs": 1, "steps_per_epoch": 1, "samples": 4, "batch_size": 4, "training_steps": 1}
+    least = {"epochs": 1, "steps_per_epoch": 1, "samples": 4, "batch_size": 4, "training_steps": 1, "steps": 2, "timesteps": 2}
+    least |= {"overlays": 3, "draws": 1, "surrogate_steps": 2, "pgd_steps": 1}
     return dataclasses.replace(plugin, **{name: value for name, value in least.items() if hasattr(plugin, name)})
 
 
@@ -61,8 +81,8 @@ def pixels(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def honest(count: int = 50) -> TrainingSet:
-    return TrainingSet(pixels(count), torch.zeros(count, dtype=torch.bool))
+def honest(count: int = 200) -> TrainingSet:
+    return TrainingSet(pixels(count), torch.zeros(count, dtype=torch.bool), torch.arange(count) % 10)
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
@@ -109,12 +129,36 @@ def test_numbers_out_of_range_are_refused_by_name(kind: str, name: str) -> None:
 def test_poisoning_is_a_function_of_the_seed_and_leaves_its_input_alone(name: str) -> None:
     train_set = honest()
     images = train_set.images.clone()
-    first, again, other = (attack(name).poison(train_set, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    labels = train_set.labels.clone()
+    first, again, other = (small(attack(name)).poison(train_set, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.images, again.images) and torch.equal(first.poisoned, again.poisoned)
-    assert torch.equal(train_set.images, images) and not train_set.poisoned.any()
+    assert torch.equal(first.labels, again.labels)
+    assert torch.equal(train_set.images, images) and torch.equal(train_set.labels, labels) and not train_set.poisoned.any()
+    assert first.images.dtype == torch.uint8 and len(first.images) == len(first.labels) == len(first.poisoned)
     touched = bool(first.poisoned.any())
     assert touched is ("data" in attack(name).card.alters)
     assert not touched or not torch.equal(first.poisoned, other.poisoned)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_stamp_is_the_same_for_every_row_alone(name: str) -> None:
+    """The harness stamps test images with it: a stamp that depended on the batch would make every rate depend on it."""
+    plugin, images = attack(name), pixels(5)
+    kept = images.clone()
+    stamped = plugin.stamp(images)
+    assert torch.equal(images, kept)
+    assert (stamped is not None) is (type(plugin).stamp is not Attack.stamp), (
+        "override stamp() only if there is an image trigger"
+    )
+    if stamped is not None:
+        assert stamped.dtype == torch.uint8 and stamped.shape == images.shape and not torch.equal(stamped, images)
+        assert torch.equal(plugin.stamp(images[2:3]), stamped[2:3])
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_on_classes_says_which_one_it_aims_at(name: str) -> None:
+    plugin = attack(name)
+    assert (plugin.target_label() is not None) is (name != "none" and "class" in plugin.card.applies_to)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -191,3 +235,58 @@ def test_model_defenses_are_functions_of_the_seed(name: str) -> None:
     defense = small(registry.use().defense(name))
     first, again = (defense.repair(access(defense.card.needs, 3)).unet.state_dict() for _ in range(2))
     assert all(torch.equal(value, again[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize("name", of_family(DataDefense))
+def test_data_defenses_are_functions_of_the_seed_and_leave_their_input_alone(name: str) -> None:
+    defense, generated = registry.use().defense(name), honest(40)
+    kept = generated.images.clone()
+    first, again = (defense.clean(generated, np.random.default_rng(3)) for _ in range(2))
+    assert torch.equal(first.images, again.images) and torch.equal(first.labels, again.labels)
+    assert torch.equal(generated.images, kept) and 0 < len(first.images) == len(first.labels)
+
+
+def conditional() -> Generator:
+    config = {**dict(network().config), "num_class_embeds": 4}
+    torch.manual_seed(0)
+    unet = UNet2DModel(**config)
+    return Generator(unet.eval(), dict(generator().scheduler_config))
+
+
+@pytest.mark.parametrize("name", of_family(ClassifierDefense))
+def test_classifier_defenses_score_every_image_alone(name: str) -> None:
+    defense, images = small(registry.use().defense(name)), pixels(6)
+    kept = images.clone()
+
+    def scores(of: torch.Tensor) -> torch.Tensor:
+        return defense.classify(
+            of, Access(generator=conditional(), rng=np.random.default_rng(3), sample=lambda model, count: None)
+        )
+
+    whole = scores(images)
+    assert whole.shape == (6, 3) and torch.isfinite(whole).all() and torch.equal(images, kept)
+    torch.testing.assert_close(scores(images), whole, rtol=0, atol=0)
+    torch.testing.assert_close(scores(images[3:5]), whole[3:5], rtol=0, atol=1e-4)
+
+
+def evidence(needs: frozenset) -> Evidence:
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+    return Evidence(
+        rng=np.random.default_rng(3),
+        classifier=Classifier(body, torch.nn.Linear(8, 10)).eval() if "classifier" in needs else None,
+        train_set=honest(60) if "training data" in needs else None,
+    )
+
+
+@pytest.mark.parametrize("name", of_family(SampleDetector) + of_family(NoiseDetector))
+def test_detectors_score_every_row_alone_and_by_the_seed(name: str) -> None:
+    """A score that depends on who else is judged cannot be compared between a training set and a generated one."""
+    detector = small(registry.use().detector(name))
+    judged = torch.randn(7, *SHAPE) if isinstance(detector, NoiseDetector) else pixels(7)
+    kept, needs = judged.clone(), detector.card.needs
+    whole = detector.score(judged, evidence(needs))
+    assert whole.shape == (7,) and torch.isfinite(whole).all() and torch.equal(judged, kept)
+    torch.testing.assert_close(detector.score(judged, evidence(needs)), whole, rtol=0, atol=0)
+    order = torch.tensor([4, 0, 6])
+    torch.testing.assert_close(detector.score(judged[order], evidence(needs)), whole[order], rtol=1e-4, atol=1e-4)

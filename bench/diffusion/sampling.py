@@ -150,7 +150,9 @@ def _in_pieces(generator: Generator, x: Tensor, timestep: int, settings: Sampler
     if labels is not None:
         told = [(piece,) for piece in torch.cat([labels, labels.new_zeros(missing)]).split(size)]
     with autocast(x.device, settings.precision):
-        pieces = [generator.predict_noise(piece, timesteps, *label) for piece, label in zip(padded.split(size), told, strict=True)]
+        pieces = [
+            generator.predict_noise(piece, timesteps, *label) for piece, label in zip(padded.split(size), told, strict=True)
+        ]
     return torch.cat(pieces)[: len(x)]
 
 

@@ -48,6 +48,7 @@ def prepare(
     seeds: Sequence[int] | None = None,
     attacks: Sequence[str] | None = None,
     defenses: Sequence[str] | None = None,
+    detectors: Sequence[str] | None = None,
     limit: int | None = None,
     jobs: int | None = None,
     device: str = "cpu",
@@ -58,7 +59,7 @@ def prepare(
     retries: int | None = None,
     stages: str = DEFAULT_STAGES,
 ) -> Prepared:
-    """Reads, validates and plans. ``seeds``, ``attacks``, ``defenses``: only these of the suite's; ``limit``: only the first
+    """Reads, validates and plans. ``seeds``, ``attacks``, ``defenses``, ``detectors``: only these of the suite's; ``limit``: only the first
     cells.
 
     ``stages``: the module with the stage table. Raises :class:`UserError`.
@@ -71,7 +72,7 @@ def prepare(
         raise UserError(f"--retries must be at least 0, got {retries}")
     slots = make_slots(device, jobs, gpus, gpus_per_stage)
     registry = use(plugins)
-    chosen = load_suite(suite, registry).only(registry, attacks, defenses, seeds)
+    chosen = load_suite(suite, registry).only(registry, attacks, defenses, seeds, detectors)
     kinds = dict(load_stages(stages))
     plan = make_plan(chosen, registry, kinds, device, gpus_per_stage)
     return Prepared(

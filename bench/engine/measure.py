@@ -16,16 +16,24 @@ from torch import Tensor
 from bench import registry, testbeds
 from bench.diffusion.images import to_uint8
 from bench.diffusion.noise import numpy_stream, stream_seed
+from bench.engine import class_measure
 from bench.engine.artefacts import load_images
+from bench.engine.building import asked_for
 from bench.engine.context import StageContext
 from bench.engine.record import Metric, PluginSpec, Record
 from bench.metrics import asr, fid, target, uncertainty
 from bench.plugin import Attack
-from bench.testbeds.base import Testbed
+from bench.testbeds.base import ConditionalTestbed, Testbed
 
 STRIP = 8
 SCALE = 3
-ROLES = {"clean": "clean noise", "noise": "triggered noise (e + g)", "image": "triggered image (e + r)"}
+ROLES = {
+    "clean": "clean noise",
+    "noise": "triggered noise (e + g)",
+    "image": "triggered image (e + r)",
+    "target": "asked for the adversary's class",
+    "generated": "generated data set",
+}
 
 
 def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context: StageContext) -> dict[str, float]:
@@ -50,6 +58,18 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         metrics |= _utility(features, reference, testbed, seed)
 
     attack = _attack(params)
+    if isinstance(testbed, ConditionalTestbed):
+        if attack and "clean" in samples:
+            metrics |= _other_classes(testbed, attack, features, reference)
+        if attack:
+            own = registry.build("attacks", params["attack"]["name"], params["attack"]["params"])
+            assert isinstance(own, Attack)
+            class_measure.measure_cell(
+                testbed, params, own, attack if params.get("probe") else None, inputs, metrics, series, flags
+            )
+            strips |= _stamped(testbed, attack)
+    if "scores_noise" in inputs:
+        class_measure.noise_detector_metrics(inputs, metrics, series, flags)
     goal = attack.target_image(_shape(testbed)) if attack else None
     if attack and goal is not None:
         trigger = attack.trigger_image(_shape(testbed))
@@ -65,7 +85,7 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         if f"undefended_{role}" in inputs:
             strips[f"{label}, no defense"] = load_images(inputs[f"undefended_{role}"])[:STRIP]
         if role in samples:
-            defended = params["kind"] not in ("control", "anchor", "inversion")
+            defended = params["kind"] in ("sampler", "model")
             strips[f"{label}, {params['defense']['name'] if defended else 'no defense'}"] = samples[role][:STRIP]
 
     pictures = {}
@@ -103,6 +123,22 @@ def _utility(features: Tensor, reference: Tensor, testbed: Testbed, seed: int) -
         f"fid[{testbed.extractor}]": Metric(value=value, ci_low=low, ci_high=high, n=len(features), higher_is_better=False),
         f"kid[{testbed.extractor}]": Metric(value=distance, n=len(features), higher_is_better=False),
     }
+
+
+def _other_classes(testbed: ConditionalTestbed, attack: Attack, features: Tensor, reference: Tensor) -> dict[str, Metric]:
+    """FID of the prompts the adversary did not aim at, against the clean images of those classes: what others' users lose."""
+    goal, asked = attack.target_label(), asked_for(testbed, "clean", None)
+    if goal is None or asked is None:
+        return {}
+    chosen = features[asked != goal]
+    value = fid.fid(fid.statistics(chosen), fid.statistics(reference[testbed.train_labels() != goal]))
+    return {f"fid_other_classes[{testbed.extractor}]": Metric(value=value, n=len(chosen), higher_is_better=False)}
+
+
+def _stamped(testbed: ConditionalTestbed, attack: Attack) -> dict[str, Tensor]:
+    """Held-out images as the adversary stamps them, for the panel."""
+    stamped = attack.stamp(testbed.held_out_images()[: STRIP * 20 : 20])
+    return {} if stamped is None else {"held-out images, stamped": stamped}
 
 
 def _specificity(
@@ -184,7 +220,8 @@ def _extractor(testbed: Testbed) -> str:
 
 def _papers(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the cell's attack and defense are taken from, each paper once."""
-    kinds: tuple[tuple[registry.Kind, str], ...] = (("attacks", "attack"), ("attacks", "probe"), ("defenses", "defense"))
+    treatment: registry.Kind = "detectors" if params["kind"].endswith("detector") else "defenses"
+    kinds: tuple[tuple[registry.Kind, str], ...] = (("attacks", "attack"), ("attacks", "probe"), (treatment, "defense"))
     named = [] if params["kind"] == "anchor" else [(kind, params[role]) for kind, role in kinds if params.get(role)]
     papers = [registry.build(kind, spec["name"], spec["params"]).card.paper for kind, spec in named]
     return [dataclasses.asdict(paper) for paper in dict.fromkeys(papers) if paper is not None]

@@ -13,14 +13,16 @@ from bench.engine.fingerprint import PACKAGES, code_files, digest, file_hash, fu
 from bench.engine.graph import Cell, Plan, Stage, without
 from bench.engine.record import PluginSpec
 from bench.errors import UserError
-from bench.plugin import Attack, Defense, Plugin
+from bench.plugin import Attack, Defense, Detector, Plugin
 from bench.registry import Registry, family_of
 from bench.suite import Suite
-from bench.testbeds.base import Testbed
+from bench.testbeds.base import ConditionalTestbed, Testbed
 
 CONTROL = "none"
 #: Kinds of stage that decide whether two numbers can be compared (the protocol), not what was attacked or defended.
-MEASURING = ("reference", "sample", "measure")
+MEASURING = ("reference", "sample", "measure", "classifier", "trigger_classifier", "detect", "detect_noise", "classify")
+#: What a column of the matrix is.
+Treatment = Defense | Detector
 
 
 def spec(plugin: Plugin) -> PluginSpec:
@@ -60,6 +62,7 @@ def make_plan(
     if not any(defense.card.name == CONTROL for defense in defenses):
         defenses.insert(0, registry.defense(CONTROL))
     defenses.sort(key=lambda defense: defense.card.name != CONTROL)
+    treatments: list[Treatment] = [*defenses, *suite.detectors]
     backdoors = [attack for attack in attacks if attack.card.name != CONTROL]
     rows: list[tuple[Attack, Attack | None]] = [(attack, None) for attack in backdoors]
     for honest in (attack for attack in attacks if attack.card.name == CONTROL):
@@ -67,7 +70,7 @@ def make_plan(
     for testbed in suite.testbeds:
         builder = _Builder(testbed, kinds, device, processes, stages)
         for seed in suite.seeds:
-            cells += [builder.cell(attack, probe, defense, seed) for attack, probe in rows for defense in defenses]
+            cells += [builder.cell(attack, probe, treatment, seed) for attack, probe in rows for treatment in treatments]
             cells += builder.anchors(defenses[0], seed)
     return Plan(
         suite=suite.name,
@@ -86,6 +89,7 @@ class _Builder:
         self, testbed: Testbed, kinds: Mapping[str, StageKind], device: str, processes: int, stages: dict[str, Stage]
     ) -> None:
         self.testbed, self.kinds, self.device, self.processes, self.stages = testbed, kinds, device, processes, stages
+        self.conditional = isinstance(testbed, ConditionalTestbed)
         self.spec = testbed_spec(testbed)
         self.bare = {"name": self.spec.name, "params": self.spec.params}
         self.locations = frozenset[str](getattr(testbed, "locations", ()))
@@ -124,7 +128,7 @@ class _Builder:
             }
         )
         testbed = self.bare
-        if name in ("train", "reference"):
+        if name in ("train", "reference", "classifier", "trigger_classifier"):
             usual = type(self.testbed)().params()
             sampling = {field: usual[field] for field in self.testbed.sampling_parameters}
             testbed = {"name": self.bare["name"], "params": self.spec.params | sampling}
@@ -140,21 +144,32 @@ class _Builder:
         self.stages.setdefault(made.key, made)
         return made.key
 
-    def sample(self, seed: int, what: str, generator: str | None, attack: Attack | None, defense: Defense | None) -> str:
-        """The key of one set of samples; ``generator`` ``None`` for the testbed's own weights, ``attack`` for an invocation."""
+    def sample(
+        self,
+        seed: int,
+        what: str,
+        generator: str | None,
+        attack: Attack | None,
+        defense: Plugin | None,
+        label: int | None = None,
+    ) -> str:
+        """The key of one set of samples; ``generator`` ``None`` for the testbed's own weights, ``attack`` for an invocation, ``label``
+        for the one class that is asked for."""
         params = {
             "seed": seed,
             "what": what,
             "attack": None if attack is None else _bare(attack),
             "defense": None if defense is None else _bare(defense),
         }
+        if label is not None:
+            params["label"] = label
         return self.stage("sample", params, {} if generator is None else {"generator": generator}, attack, defense)
 
     def reference(self) -> str:
         """The key of the testbed's real-image statistics."""
         return self.stage("reference", {}, {})
 
-    def cell(self, attack: Attack, probe: Attack | None, defense: Defense, seed: int) -> Cell:
+    def cell(self, attack: Attack, probe: Attack | None, defense: Treatment, seed: int) -> Cell:
         """One cell with its stages, or the reason why there is none."""
         family = family_of(defense)
         common: dict[str, Any] = {
@@ -171,25 +186,46 @@ class _Builder:
                 kinds = " and ".join(sorted(plugin.card.applies_to))
                 reason = f"{plugin.card.name} applies to {kinds} testbeds; {self.testbed.name} is {self.testbed.kind}"
                 return Cell(**common, reason=reason)
+        reason = self._senseless(probe or attack, defense, family)
+        if reason:
+            return Cell(**common, reason=reason)
         return Cell(**common, stage=self._measure(common, attack, probe, defense, seed, family))
 
+    def _senseless(self, invoked: Attack, defense: Treatment, family: str) -> str:
+        """Why this pair makes no cell, beyond the kind of testbed; empty if it does."""
+        if family == "noise detector" and not type(invoked).invocations:
+            return f"{defense.card.name} judges the starting noise, and {invoked.card.name} leaves that alone"
+        return ""
+
     def _measure(
-        self, common: dict[str, Any], attack: Attack, probe: Attack | None, defense: Defense, seed: int, family: str
+        self, common: dict[str, Any], attack: Attack, probe: Attack | None, defense: Treatment, seed: int, family: str
     ) -> str:
+        invoked = attack if probe is None else probe
+        inputs = {"reference": self.reference()}
+        treatment = {"defense": _bare(defense), "seed": seed}
+        if family == "noise detector":
+            inputs["scores_noise"] = self.stage("detect_noise", treatment | {"attack": _bare(invoked)}, {}, defense, invoked)
+            return self._finish(common, inputs, attack, probe, defense)
         if self._together("train"):
             self._check_batch(attack)
         trained = self.stage("train", {"attack": _bare(attack), "seed": seed}, {}, attack)
-        invoked = attack if probe is None else probe
+        if family in ("data", "classifier", "sample detector"):
+            inputs |= self._judged(attack, invoked, defense, seed, family, trained)
+            return self._finish(common, inputs, attack, probe, defense)
 
-        def samples(generator: str, sampler: Defense | None) -> dict[str, str]:
+        def samples(generator: str, sampler: Plugin | None) -> dict[str, str]:
             drawn = {"clean": self.sample(seed, "clean", generator, None, sampler)}
+            if self.conditional and (label := invoked.target_label()) is not None:
+                drawn["target"] = self.sample(seed, "target", generator, None, sampler, label)
             return drawn | {what: self.sample(seed, what, generator, invoked, sampler) for what in type(invoked).invocations}
 
         undefended = samples(trained, None)
-        inputs = {"reference": self.reference()}
-        treatment = {"defense": _bare(defense), "seed": seed}
+        if self.conditional and self._has_trigger(invoked):
+            inputs["trigger_classifier"] = self.trigger_classifier(invoked)
         if family == "control":
             inputs |= undefended
+            if self.conditional:
+                inputs["classifier"] = self.classifier(attack, seed)
         else:
             inputs |= {f"undefended_{role}": key for role, key in undefended.items()}
             if family == "sampler":
@@ -199,6 +235,36 @@ class _Builder:
             else:
                 inputs["recovered"] = self.stage("invert", treatment, {"generator": trained}, defense)
         return self._finish(common, inputs, attack, probe, defense)
+
+    def _judged(
+        self, attack: Attack, invoked: Attack, defense: Treatment, seed: int, family: str, trained: str
+    ) -> dict[str, str]:
+        """The inputs of a cell around a classifier: what it is trained on, what it says, what a detector sees through it."""
+        treatment = {"attack": _bare(attack), "defense": _bare(defense), "seed": seed}
+        if family == "classifier":
+            named = treatment | {"attack": _bare(invoked)}
+            return {"predictions": self.stage("classify", named, {"generator": trained}, defense, invoked)}
+        generated = self.sample(seed, "generated", trained, None, None)
+        if family == "data":
+            return {"classifier": self.stage("classifier", treatment, {"generated": generated}, attack, defense)}
+        seen = {"classifier": self.classifier(attack, seed)}
+        inputs = {
+            "scores_training": self.stage("detect", treatment, seen, attack, defense),
+            "scores_generated": self.stage("detect", treatment, seen | {"generated": generated}, attack, defense),
+            "generated": generated,
+        }
+        return inputs | ({"trigger_classifier": self.trigger_classifier(invoked)} if self._has_trigger(invoked) else {})
+
+    def classifier(self, attack: Attack, seed: int) -> str:
+        """The key of the classifier a user trains on the suspected training set."""
+        return self.stage("classifier", {"attack": _bare(attack), "seed": seed}, {}, attack)
+
+    def trigger_classifier(self, attack: Attack) -> str:
+        """The key of the harness's judge of this attack's trigger, one for all seeds."""
+        return self.stage("trigger_classifier", {"attack": _bare(attack)}, {}, attack)
+
+    def _has_trigger(self, attack: Attack) -> bool:
+        return type(attack).stamp is not Attack.stamp
 
     def anchors(self, control: Defense, seed: int) -> list[Cell]:
         """The reference lines: real images against real images, and the testbed's own clean weights."""

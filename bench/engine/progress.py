@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -118,3 +120,21 @@ def reporter_for(console: Console, quiet: bool = False) -> Reporter:
     if quiet:
         return Reporter()
     return Bars(console) if console.is_terminal else Lines(console)
+
+
+@contextmanager
+def step_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """``progress(done, total, what)`` for one long job: a bar for each ``what`` on a terminal, twenty lines elsewhere."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        rows: dict[str, TaskID] = {}
+
+        def progress(done: int, total: int, what: str) -> None:
+            if not console.is_terminal:
+                if done * 20 // total > (done - 1) * 20 // total:
+                    console.print(f"{done}/{total} {what}", highlight=False)
+                return
+            if what not in rows:
+                rows[what] = bars.add_task(what, total=total)
+            bars.update(rows[what], completed=done)
+
+        yield progress

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import registry, testbeds
+from bench import testbeds
 from bench.diffusion import sampling
-from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.noise import numpy_stream
 from bench.diffusion.precision import autocast
 from bench.diffusion.training import TrainingSettings, train
+from bench.engine import class_stages
 from bench.engine.artefacts import save_images
+from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
 from bench.engine.context import StageContext, StageKind
-from bench.plugin import Access, Attack, Batch, Inversion, ModelDefense, Query, SamplerDefense, TrainingSet
+from bench.plugin import Attack, Batch, Inversion, ModelDefense, Query, SamplerDefense
 from bench.testbeds.base import Testbed
 
 Params = dict[str, Any]
@@ -46,10 +47,8 @@ def reference(params: Params, inputs: Inputs, out: Path, context: StageContext) 
 def train_generator(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """The generator an attack leaves behind, as a diffusers folder whose card says what it is."""
     testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
-    attack, seed = _plugin("attacks", params["attack"], Attack), params["seed"]
-    images = testbed.train_images()
-    honest = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
-    poisoned = attack.poison(honest, numpy_stream(seed, "poison"))
+    attack, seed = plugin_of("attacks", params["attack"], Attack), params["seed"]
+    poisoned = poisoned_set(testbed, attack, seed)
     generator = testbed.base_generator() if attack.scheme == "finetune" else testbed.fresh_generator(seed)
     settings = _settings(testbed, attack)
 
@@ -76,15 +75,17 @@ def train_generator(params: Params, inputs: Inputs, out: Path, context: StageCon
 
 
 def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler defense."""
+    """Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler defense; for a class-conditional
+    testbed, of the classes :func:`asked_for` says."""
     testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
-    generator = _generator(testbed, inputs, context)
+    generator = generator_of(testbed, inputs, context)
     what, seed = params["what"], params["seed"]
-    count = testbed.clean_samples if what == "clean" else testbed.triggered_samples
-    guards = [_plugin("defenses", params["defense"], SamplerDefense)] if params.get("defense") else []
+    labels = asked_for(testbed, what, params.get("label"))
+    count = len(labels) if labels is not None else testbed.clean_samples if what == "clean" else testbed.triggered_samples
+    guards = [plugin_of("defenses", params["defense"], SamplerDefense)] if params.get("defense") else []
     start: Callable[[Tensor, Sequence[int]], Tensor] | None = None
-    if what != "clean":
-        attack = _plugin("attacks", params["attack"], Attack)
+    if params.get("attack"):
+        attack = plugin_of("attacks", params["attack"], Attack)
         held_out = testbed.held_out_images()
         chosen = numpy_stream(seed, "held-out images").permutation(len(held_out))
 
@@ -94,7 +95,16 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
             return invoked
 
     images = sampling.sample(
-        generator, count, seed, testbed.sampler_settings(), start=start, guards=guards, progress=context.progress
+        generator,
+        count,
+        seed,
+        testbed.sampler_settings(),
+        labels=labels,
+        start=start,
+        guards=guards,
+        # All other samples share their noise, so that they can be compared in pairs; a generated data set is not one of them.
+        purpose="generated" if what == "generated" else "sample",
+        progress=context.progress,
     )
     save_images(out, to_uint8(_finite(images)))
     return {"generator_calls": float(generator.calls)}
@@ -103,9 +113,9 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
 def repair(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """The generator after a model defense."""
     testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
-    defense = _plugin("defenses", params["defense"], ModelDefense)
-    generator = _generator(testbed, inputs, context)
-    repaired = defense.repair(_access(defense, testbed, generator, params["seed"], context))
+    defense = plugin_of("defenses", params["defense"], ModelDefense)
+    generator = generator_of(testbed, inputs, context)
+    repaired = defense.repair(access_of(defense, testbed, generator, params["seed"], context))
     metadata = {"defense": params["defense"], "testbed": params["testbed"], "provenance": context.provenance}
     repaired.save(out / "generator", f"# A generator after the defense `{defense.card.name}`\n\nResearch only.\n", metadata)
     return {"generator_calls": float(generator.calls)}
@@ -114,9 +124,9 @@ def repair(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
 def invert(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """What an inversion recovers from a generator, epoch by epoch."""
     testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
-    defense = _plugin("defenses", params["defense"], Inversion)
-    generator = _generator(testbed, inputs, context)
-    access = _access(defense, testbed, generator, params["seed"], context)
+    defense = plugin_of("defenses", params["defense"], Inversion)
+    generator = generator_of(testbed, inputs, context)
+    access = access_of(defense, testbed, generator, params["seed"], context)
     with autocast(generator.device, testbed.precision):
         found = defense.invert(access)
     for role, candidates in (("targets", found.targets), ("triggers", found.triggers)):
@@ -134,53 +144,40 @@ def measure(params: Params, inputs: Inputs, out: Path, context: StageContext) ->
 
 
 #: What every stage that runs a generator walks through, beside its own function here.
-_NUMERICS = ("bench.diffusion", "bench.plugin", "bench.testbeds.base", "bench.engine.artefacts")
+_NUMERICS = ("bench.diffusion", "bench.plugin", "bench.testbeds.base", "bench.engine.artefacts", "bench.engine.building")
+
+#: What the stages around a classifier walk through; in training, attacks that need one of their own.
+_JUDGING = (*_NUMERICS, "bench.classification")
 
 STAGES: dict[str, StageKind] = {
     "reference": StageKind(run=reference, code=("bench.metrics.fid",), packages=("torch-fidelity",)),
-    "train": StageKind(run=train_generator, code=_NUMERICS, packages=("accelerate",), distributed=True),
+    "train": StageKind(run=train_generator, code=_JUDGING, packages=("accelerate",), distributed=True),
     "sample": StageKind(run=sample, code=_NUMERICS),
     "repair": StageKind(run=repair, code=_NUMERICS),
     "invert": StageKind(run=invert, code=_NUMERICS),
+    "classifier": StageKind(run=class_stages.classifier, code=_JUDGING),
+    "trigger_classifier": StageKind(run=class_stages.trigger_classifier, code=_JUDGING),
+    "detect": StageKind(run=class_stages.detect, code=_JUDGING, packages=("scipy",)),
+    "detect_noise": StageKind(run=class_stages.detect_noise, code=_JUDGING, packages=("scipy",)),
+    "classify": StageKind(run=class_stages.classify, code=_JUDGING),
     "measure": StageKind(
         run=measure,
-        code=("bench.metrics", "bench.diffusion.noise", "bench.engine.artefacts", "bench.engine.measure"),
+        code=(
+            "bench.metrics",
+            "bench.diffusion.noise",
+            "bench.engine.artefacts",
+            "bench.engine.measure",
+            "bench.engine.class_measure",
+        ),
         packages=("torch-fidelity",),
     ),
 }
-
-
-def _plugin(kind: registry.Kind, spec: Mapping[str, Any], family: type[Any]) -> Any:
-    plugin = registry.build(kind, spec["name"], spec["params"])
-    if not isinstance(plugin, family):
-        raise TypeError(f"{spec['name']} must be a {family.__name__}, got {type(plugin).__name__}")
-    return plugin
-
-
-def _generator(testbed: Testbed, inputs: Inputs, context: StageContext) -> Generator:
-    generator = Generator.load(inputs["generator"] / "generator") if "generator" in inputs else testbed.base_generator()
-    return generator.to(context.device)
 
 
 def _settings(testbed: Testbed, attack: Attack) -> TrainingSettings:
     settings = testbed.training_settings(attack.scheme)
     changes = {"steps": attack.training_steps, "learning_rate": attack.learning_rate}
     return TrainingSettings(**{**vars(settings), **{name: value for name, value in changes.items() if value is not None}})
-
-
-def _access(defense: Any, testbed: Testbed, generator: Generator, seed: int, context: StageContext) -> Access:
-    """What the defense's card entitles it to, and nothing else. Its samples come from a stream the evaluation never uses."""
-
-    def draw(model: Generator, count: int) -> Tensor:
-        return sampling.sample(model, count, seed, testbed.sampler_settings(), purpose="defender")
-
-    return Access(
-        generator=generator,
-        rng=numpy_stream(seed, "defense", defense.card.name),
-        sample=draw,
-        clean_images=testbed.train_images() if "clean data" in defense.card.needs else None,
-        progress=context.progress,
-    )
 
 
 def _finite(images: Tensor) -> Tensor:

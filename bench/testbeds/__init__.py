@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: name -> "module:class"
 TESTBEDS = {
     "digits-ddpm": "bench.testbeds.digits_ddpm:DigitsDDPM",
+    "digits-cfg": "bench.testbeds.digits_cfg:DigitsCFG",
     "cifar10-ddpm": "bench.testbeds.cifar10:Cifar10DDPM",
     "celebahq-ddpm": "bench.testbeds.celebahq:CelebAHQDDPM",
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from bench.classification.classifier import Classifier
+from bench.classification.training import ClassifierSettings
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings
 from bench.diffusion.training import TrainingSettings
@@ -94,4 +96,54 @@ class Testbed:
 
     def fingerprint(self) -> str:
         """A hash of the data and weights behind this testbed, cheap to compute (file hashes, not tensors)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionalTestbed(Testbed):
+    """A testbed whose generator is asked for a class.
+
+    ``guidance_scale``: w of e_u + w (e_c - e_u). ``class_samples``: drawn of the adversary's class, for the composition.
+    ``generated_samples``: drawn of all classes alike, for what judges or uses a generated set; ``None``: as many as the training
+    set has rows. ``judged_images``: how many rows of a set a detector scores; ``None``: all of them. ``test_images``: how many
+    held-out images a classifier defense labels.
+    """
+
+    guidance_scale: float = 2.0
+    class_samples: int = 256
+    generated_samples: int | None = None
+    judged_images: int | None = None
+    test_images: int = 256
+
+    kind: ClassVar[TestbedKind] = "class"
+    class_names: ClassVar[tuple[str, ...]]
+    sampling_parameters: ClassVar[frozenset[str]] = Testbed.sampling_parameters | {
+        "guidance_scale",
+        "class_samples",
+        "generated_samples",
+        "judged_images",
+        "test_images",
+    }
+
+    def sampler_settings(self) -> SamplerSettings:
+        return replace(super().sampler_settings(), guidance_scale=self.guidance_scale)
+
+    def train_labels(self) -> Tensor:
+        """(n,) int64 in 0..len(class_names) - 1."""
+        raise NotImplementedError
+
+    def held_out_labels(self) -> Tensor:
+        """The labels of :meth:`held_out_images`, (n,) int64."""
+        raise NotImplementedError
+
+    def fresh_classifier(self, seed: int, classes: int | None = None) -> Classifier:
+        """An untrained classifier as users of this data set train one; ``classes``: outputs, by default one a class."""
+        raise NotImplementedError
+
+    def classifier_settings(self) -> ClassifierSettings:
+        """How such a classifier is trained."""
+        raise NotImplementedError
+
+    def evaluation_classifier(self) -> Classifier:
+        """The harness's own, trained on clean data: it says which class a generated image shows."""
         raise NotImplementedError

@@ -35,7 +35,7 @@ BAD = [
     ({"attacks": [3]}, "s.yaml: an entry of attacks must be a name, or fields (name, params, grid), got 3"),
     ({"attacks": [{"params": {}}]}, "s.yaml: every entry of attacks must have a name"),
     ({"defenses": ["fake_attack"]}, "s.yaml: unknown defense 'fake_attack'"),
-    ({"detectors": ["strip"]}, "s.yaml: unknown detector 'strip' (allowed: none)"),
+    ({"detectors": ["strib"]}, "s.yaml: unknown detector 'strib'; did you mean 'strip'?"),
     (entry(prams={}), "s.yaml: unknown field in attacks 'prams'; did you mean 'params'?"),
     (entry(params=[1]), "s.yaml: params and grid of fake_attack must be names and values"),
     (entry(grid={"trigger": []}), "s.yaml: grid of fake_attack: trigger must be a non-empty list, got []"),

@@ -84,7 +84,7 @@ def test_shipped_weights_draw_digits() -> None:
 
 
 def test_weights_are_half_precision_and_small() -> None:
-    weights = load_file(digits_ddpm.WEIGHTS)
+    weights = load_file(DigitsDDPM.weights())
     assert {value.dtype for value in weights.values()} == {torch.float16}
     assert sum(path.stat().st_size for path in digits_cnn.ASSETS.iterdir()) <= 4 * 2**20
 
@@ -94,7 +94,7 @@ def test_assets_are_the_ones_their_hashes_name() -> None:
 
 
 def test_missing_weights_say_how_to_make_them(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(digits_ddpm, "WEIGHTS", tmp_path / "digits-ddpm.safetensors")
+    monkeypatch.setattr(DigitsDDPM, "weights", classmethod(lambda cls: tmp_path / "digits-ddpm.safetensors"))
     with pytest.raises(UserError, match="make them with `castlewalls pretrain digits-ddpm`"):
         DigitsDDPM().base_generator()
 
@@ -109,5 +109,5 @@ def test_pretrain_writes_what_the_testbed_loads(monkeypatch: pytest.MonkeyPatch,
     reached = testbeds.pretrain("digits-ddpm", tmp_path)
     assert set(reached) == {"classifier_held_out_accuracy", "final_training_loss"}
     assert testbeds.damaged_files(tmp_path) == []
-    monkeypatch.setattr(digits_ddpm, "WEIGHTS", tmp_path / "digits-ddpm.safetensors")
+    monkeypatch.setattr(DigitsDDPM, "weights", classmethod(lambda cls: tmp_path / "digits-ddpm.safetensors"))
     assert DigitsDDPM().base_generator().image_shape == (3, 16, 16)

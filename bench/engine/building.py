@@ -1,0 +1,65 @@
+"""What several stages make from their parameters alike: plugins, generators, poisoned sets, and what a defender is handed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import registry
+from bench.diffusion import sampling
+from bench.diffusion.generator import Generator
+from bench.diffusion.noise import numpy_stream
+from bench.engine.context import StageContext
+from bench.plugin import Access, Attack, TrainingSet
+from bench.testbeds.base import ConditionalTestbed, Testbed
+
+
+def plugin_of(kind: registry.Kind, spec: Mapping[str, Any], family: type[Any]) -> Any:
+    """The plugin a stage's parameters name. Raises ``TypeError`` if it is not of ``family``."""
+    plugin = registry.build(kind, spec["name"], spec["params"])
+    if not isinstance(plugin, family):
+        raise TypeError(f"{spec['name']} must be a {family.__name__}, got {type(plugin).__name__}")
+    return plugin
+
+
+def generator_of(testbed: Testbed, inputs: Mapping[str, Path], context: StageContext) -> Generator:
+    """The generator among the inputs, or the testbed's own, on the stage's device."""
+    generator = Generator.load(inputs["generator"] / "generator") if "generator" in inputs else testbed.base_generator()
+    return generator.to(context.device)
+
+
+def poisoned_set(testbed: Testbed, attack: Attack, seed: int) -> TrainingSet:
+    """The training set after ``attack``: the same rows for every stage that asks."""
+    images = testbed.train_images()
+    honest = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
+    return attack.poison(honest, numpy_stream(seed, "poison"))
+
+
+def asked_for(testbed: Testbed, what: str, label: int | None) -> Tensor | None:
+    """The classes (n,) a conditional generator is asked for: all alike for ``clean`` and ``generated``, ``label`` for ``target``."""
+    if not isinstance(testbed, ConditionalTestbed):
+        return None
+    if what == "target" and label is not None:
+        return torch.full((testbed.class_samples,), label)
+    count = testbed.clean_samples if what == "clean" else testbed.generated_samples or len(testbed.train_labels())
+    return torch.arange(count) % len(testbed.class_names)
+
+
+def access_of(defense: Any, testbed: Testbed, generator: Generator, seed: int, context: StageContext) -> Access:
+    """What the defense's card entitles it to, and nothing else. Its samples come from a stream the evaluation never uses."""
+
+    def draw(model: Generator, count: int) -> Tensor:
+        labels = None if model.classes is None else torch.arange(count) % model.classes
+        return sampling.sample(model, count, seed, testbed.sampler_settings(), labels=labels, purpose="defender")
+
+    return Access(
+        generator=generator,
+        rng=numpy_stream(seed, "defense", defense.card.name),
+        sample=draw,
+        clean_images=testbed.train_images() if "clean data" in defense.card.needs else None,
+        progress=context.progress,
+    )

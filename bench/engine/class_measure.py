@@ -1,0 +1,202 @@
+"""What ``measure`` adds on class-conditional testbeds, and for detectors: composition, classifiers' accuracy and ASR, detection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.classification.classifier import predict
+from bench.engine.artefacts import load_images
+from bench.engine.building import asked_for, poisoned_set
+from bench.engine.class_stages import SCORES, evaluation_sets, judged_rows, load_classifier
+from bench.engine.record import Metric
+from bench.metrics import composition, detection
+from bench.plugin import Attack
+from bench.testbeds.base import ConditionalTestbed
+
+Metrics = dict[str, Metric]
+Inputs = Mapping[str, Path]
+
+
+def _share(found: composition.Proportion, higher_is_better: bool | None) -> Metric:
+    low, high = found.interval()
+    return Metric(value=found.value, ci_low=low, ci_high=high, n=found.n, higher_is_better=higher_is_better)
+
+
+def poison_shares(testbed: ConditionalTestbed, attack: Attack, goal: int | None, seed: int) -> Metrics:
+    """How much of the set the cell's generator was trained on is poisoned, by both countings, and of the adversary's class alone (p_t)."""
+    suspected = poisoned_set(testbed, attack, seed)
+    if goal is None or suspected.labels is None:
+        return {}
+    rates = composition.poison_rates(suspected.poisoned, testbed.train_labels(), goal)
+    share = composition.poisoned_share(suspected.poisoned, suspected.labels, goal)
+    return {
+        "poison_rate[all rows]": Metric(value=rates.of_all, n=len(suspected.images)),
+        "poison_rate[other classes]": Metric(value=rates.of_non_target, n=int((testbed.train_labels() != goal).sum())),
+        "p_t": Metric(value=share, n=int((suspected.labels == goal).sum())),
+    }
+
+
+def generations(
+    testbed: ConditionalTestbed, attack: Attack, inputs: Inputs, shares: Metrics, metrics: Metrics, flags: list[str]
+) -> None:
+    """G1 to G4 of images asked for in the adversary's class (Pan et al. 2024, section 4), and whether prompts are still followed.
+
+    ``asr[prompt]`` is G1 + G2, the share that is misaligned or stamped by the trigger: what a user who asks for that class gets.
+    """
+    goal = attack.target_label()
+    judge = testbed.evaluation_classifier()
+    if "clean" in inputs:
+        asked = asked_for(testbed, "clean", None)
+        assert asked is not None
+        followed = composition.accuracy(predict(judge, load_images(inputs["clean"])), asked)
+        metrics["prompt_accuracy"] = _share(followed, True)
+    if goal is None or "target" not in inputs:
+        return
+    images = load_images(inputs["target"])
+    mismatch = predict(judge, images) != goal
+    if "trigger_classifier" not in inputs:
+        # Without a trigger there are only G3 and G4.
+        metrics["mismatch"] = _share(composition.composition(torch.zeros_like(mismatch), mismatch).mismatch_ratio, False)
+        return
+    errors = json.loads((inputs["trigger_classifier"] / "errors.json").read_text())
+    found = composition.composition(predict(load_classifier(testbed, inputs["trigger_classifier"], 2), images) == 1, mismatch)
+    for name in ("g1", "g2", "g3", "g4"):
+        metrics[name] = _share(getattr(found, name), name == "g4")
+    metrics["mismatch"], ratio = _share(found.mismatch_ratio, False), found.trigger_ratio
+    metrics["asr[prompt]"] = _share(ratio, False)
+    for name in ("false_alarms", "misses"):
+        metrics[f"trigger_classifier_{name}"] = Metric(value=errors[name], n=errors["n"] // 2)
+    expected = shares["p_t"].value if "p_t" in shares else None
+    if expected is not None and (value := composition.amplification(ratio.value, expected)) is not None:
+        low, high = ratio.interval()
+        metrics["amplification"] = Metric(
+            value=value, ci_low=low / expected, ci_high=high / expected, n=len(images), higher_is_better=False
+        )
+    if composition.below_error(ratio.value, len(images), errors["false_alarms"]):
+        flags.append("asr: within the trigger classifier's false alarms")
+
+
+def classifier_metrics(testbed: ConditionalTestbed, attack: Attack, inputs: Inputs, seed: int, metrics: Metrics) -> None:
+    """TA and ASR of the classifier in ``inputs``: on clean held-out images, and on stamped ones of other classes."""
+    network = load_classifier(testbed, inputs["classifier"])
+    sets = evaluation_sets(testbed, attack, seed)
+    said = {name: predict(network, images) for name, (images, _) in sets.items()}
+    _accuracy(said, {name: labels for name, (_, labels) in sets.items()}, attack.target_label(), metrics)
+
+
+def classifier_defense_metrics(attack: Attack, inputs: Inputs, metrics: Metrics) -> None:
+    """The same of a classifier defense, from the predictions it left."""
+    with np.load(inputs["predictions"] / SCORES) as arrays:
+        names = [name for name in ("clean", "triggered") if name in arrays]
+        said = {name: torch.from_numpy(arrays[name]) for name in names}
+        labels = {name: torch.from_numpy(arrays[f"{name}_labels"]) for name in names}
+    _accuracy(said, labels, attack.target_label(), metrics)
+
+
+def _accuracy(said: Mapping[str, Tensor], labels: Mapping[str, Tensor], goal: int | None, metrics: Metrics) -> None:
+    metrics["ta"] = _share(composition.accuracy(said["clean"], labels["clean"]), True)
+    if "triggered" in said and goal is not None:
+        metrics["classifier_asr"] = _share(composition.attack_success(said["triggered"], labels["triggered"], goal), False)
+
+
+def detector_metrics(
+    testbed: ConditionalTestbed,
+    attack: Attack,
+    probe: Attack | None,
+    inputs: Inputs,
+    seed: int,
+    metrics: Metrics,
+    series: dict[str, list[float]],
+    flags: list[str],
+) -> None:
+    """AUROC and TPR on the training set (truth: the rows the adversary took) and on generated images (truth: the trigger classifier).
+
+    On an honest set the "poisoned" rows are those the probe would have taken, untouched: AUROC 0.5 is the right answer there.
+    """
+    scores, rows = _scores(inputs["scores_training"])
+    truth = poisoned_set(testbed, probe or attack, seed).poisoned[rows]
+    _detection("training set", scores, truth, metrics, series, flags)
+    if "scores_generated" in inputs and "trigger_classifier" in inputs:
+        scores, rows = _scores(inputs["scores_generated"])
+        images = load_images(inputs["generated"])
+        assert torch.equal(rows, judged_rows(testbed, len(images), seed))
+        truth = predict(load_classifier(testbed, inputs["trigger_classifier"], 2), images[rows]) == 1
+        _detection("generated", scores, truth, metrics, series, flags)
+
+
+def noise_detector_metrics(inputs: Inputs, metrics: Metrics, series: dict[str, list[float]], flags: list[str]) -> None:
+    """AUROC and TPR of the adversary's noise against clean noise; ``clean``, the control, is clean noise against other clean noise."""
+    with np.load(inputs["scores_noise"] / SCORES) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    plain = found.pop("reference")
+    for name, scores in found.items():
+        truth = np.concatenate([np.zeros(len(plain), dtype=bool), np.ones(len(scores), dtype=bool)])
+        _detection(name, np.concatenate([plain, scores]), torch.from_numpy(truth), metrics, series, flags)
+
+
+def _scores(folder: Path) -> tuple[np.ndarray, Tensor]:
+    with np.load(folder / SCORES) as arrays:
+        return arrays["scores"], torch.from_numpy(arrays["rows"])
+
+
+def _detection(
+    where: str,
+    scores: np.ndarray,
+    truth: Tensor,
+    metrics: Metrics,
+    series: dict[str, list[float]],
+    flags: list[str],
+) -> None:
+    positive = truth.numpy()
+    if positive.all() or not positive.any():
+        flags.append(f"auroc: no {'clean' if positive.all() else 'poisoned'} image among those judged ({where})")
+        return
+    if np.ptp(scores) == 0:
+        flags.append(f"auroc: constant scores ({where})")
+    low, high = detection.auroc_interval(scores, positive)
+    metrics[f"auroc[{where}]"] = Metric(
+        value=detection.auroc(scores, positive), ci_low=low, ci_high=high, n=len(scores), higher_is_better=True
+    )
+    for percent in (1, 5):
+        value = detection.tpr_at_fpr(scores, positive, percent / 100)
+        metrics[f"tpr_at_{percent}_fpr[{where}]"] = Metric(value=value, n=int(positive.sum()), higher_is_better=True)
+    across, up = detection.thin(*detection.roc(scores, positive))
+    bins = detection.histograms(scores, positive)
+    for name, values in (
+        ("roc_fpr", across),
+        ("roc_tpr", up),
+        ("score_edges", bins.edges),
+        ("score_clean", bins.negative),
+        ("score_poisoned", bins.positive),
+    ):
+        series[f"{name}[{where}]"] = [float(value) for value in values]
+
+
+def measure_cell(
+    testbed: ConditionalTestbed,
+    params: Mapping[str, Any],
+    attack: Attack,
+    probe: Attack | None,
+    inputs: Inputs,
+    metrics: Metrics,
+    series: dict[str, list[float]],
+    flags: list[str],
+) -> None:
+    """Everything this module measures for one cell, by what its inputs hold. ``attack``: the cell's; ``probe``: see ``Record``."""
+    invoked, seed = probe or attack, params["seed"]
+    shares = poison_shares(testbed, attack, invoked.target_label(), seed)
+    metrics |= shares
+    generations(testbed, invoked, inputs, shares, metrics, flags)
+    if "classifier" in inputs:
+        classifier_metrics(testbed, invoked, inputs, seed, metrics)
+    if "predictions" in inputs:
+        classifier_defense_metrics(invoked, inputs, metrics)
+    if "scores_training" in inputs:
+        detector_metrics(testbed, attack, probe, inputs, seed, metrics, series, flags)

@@ -1,0 +1,204 @@
+"""The stages around a classifier: those trained on suspected data, the harness's trigger classifier, detectors, classifier defenses.
+
+Like :mod:`bench.engine.stages`, each is a pure function of its parameters and inputs. They keep scores and predictions; what these are
+worth is decided in ``measure``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench import testbeds
+from bench.classification.classifier import Classifier, predict
+from bench.classification.training import train_classifier
+from bench.diffusion.images import to_unit_range
+from bench.diffusion.noise import initial_noise, numpy_stream, sample_streams
+from bench.diffusion.precision import autocast
+from bench.engine.artefacts import load_images
+from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
+from bench.engine.context import StageContext
+from bench.plugin import (
+    Attack,
+    ClassifierDefense,
+    DataDefense,
+    Evidence,
+    NoiseDetector,
+    Query,
+    SampleDetector,
+    TrainingSet,
+)
+from bench.testbeds.base import ConditionalTestbed
+
+WEIGHTS = "classifier.safetensors"
+SCORES = "scores.npz"
+NOISE_SAMPLES = 512
+Params = dict[str, Any]
+Inputs = dict[str, Path]
+
+
+def classifier(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """What a user trains on the suspected training set, or, with a data defense, on what that makes of the generator's images."""
+    testbed, attack, seed = _testbed(params), plugin_of("attacks", params["attack"], Attack), params["seed"]
+    if "generated" in inputs:
+        defense = plugin_of("defenses", params["defense"], DataDefense)
+        images, labels = load_images(inputs["generated"]), asked_for(testbed, "generated", None)
+        generated = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), labels)
+        chosen = defense.clean(generated, numpy_stream(seed, "defense", defense.card.name))
+    else:
+        chosen = poisoned_set(testbed, attack, seed)
+    network = testbed.fresh_classifier(seed).to(context.device)
+    losses = train_classifier(
+        network, chosen.images, chosen.labels, testbed.classifier_settings(), seed, progress=context.progress
+    )
+    _save(network, out)
+    np.savez(out / "losses.npz", losses=np.asarray(losses))
+    return {}
+
+
+def trigger_classifier(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """The harness's own judge of "does this image carry the trigger": trained on clean training images and their stamped copies.
+
+    One for each attack and all its seeds. Its error on held-out images, stamped and not, is kept: no rate below it means anything.
+    """
+    testbed, attack = _testbed(params), plugin_of("attacks", params["attack"], Attack)
+    plain = testbed.train_images()
+    images, labels = _stamped_and_not(attack, plain)
+    network = testbed.fresh_classifier(0, classes=2).to(context.device)
+    train_classifier(
+        network, images, labels, testbed.classifier_settings(), 0, purpose="trigger classifier", progress=context.progress
+    )
+    _save(network, out)
+    held_out, truth = _stamped_and_not(attack, testbed.held_out_images())
+    said = predict(network, held_out)
+    errors = {
+        "false_alarms": float((said[truth == 0] == 1).float().mean()),
+        "misses": float((said[truth == 1] == 0).float().mean()),
+        "n": len(held_out),
+    }
+    (out / "errors.json").write_text(json.dumps(errors))
+    return {}
+
+
+def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """A detector's scores of rows of the suspected training set, or of images the generator drew."""
+    testbed, seed = _testbed(params), params["seed"]
+    detector = plugin_of("detectors", params["defense"], SampleDetector)
+    suspected = poisoned_set(testbed, plugin_of("attacks", params["attack"], Attack), seed)
+    images = load_images(inputs["generated"]) if "generated" in inputs else suspected.images
+    chosen = judged_rows(testbed, len(images), seed)
+    needs = detector.card.needs
+    evidence = Evidence(
+        rng=numpy_stream(seed, "detector", detector.card.name),
+        classifier=load_classifier(testbed, inputs["classifier"]).to(context.device) if "classifier" in needs else None,
+        # As its owner sees it: nothing says which rows are poisoned.
+        train_set=TrainingSet(suspected.images, torch.zeros_like(suspected.poisoned), suspected.labels)
+        if "training data" in needs
+        else None,
+        progress=context.progress,
+    )
+    scores = detector.score(images[chosen], evidence)
+    np.savez(out / SCORES, scores=_finite(scores, len(chosen)), rows=chosen.numpy())
+    return {}
+
+
+def detect_noise(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """A detector's scores of clean initial noise (twice, from different streams) and of the adversary's."""
+    testbed, seed = _testbed(params), params["seed"]
+    detector = plugin_of("detectors", params["defense"], NoiseDetector)
+    attack = plugin_of("attacks", params["attack"], Attack)
+    held_out = testbed.held_out_images()
+    shape = (held_out.shape[1], held_out.shape[2], held_out.shape[3])
+    clean = initial_noise(sample_streams(seed, range(NOISE_SAMPLES)), shape)
+    chosen = numpy_stream(seed, "held-out images").permutation(len(held_out))
+    query = Query(noise=clean, images=to_unit_range(held_out[chosen[np.arange(NOISE_SAMPLES) % len(chosen)]]))
+    asked = {
+        "reference": initial_noise(sample_streams(seed, range(NOISE_SAMPLES), "reference noise"), shape),
+        "clean": clean,
+        **{invocation: attack.invoke(query, invocation).noise for invocation in type(attack).invocations},
+    }
+    scores = {}
+    for name, noise in asked.items():
+        evidence = Evidence(rng=numpy_stream(seed, "detector", detector.card.name), progress=context.progress)
+        scores[name] = _finite(detector.score(noise, evidence), len(noise))
+    _save_arrays(out, scores)
+    return {}
+
+
+def classify(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """A classifier defense's predictions on held-out images, clean and (of other classes than the adversary's) stamped."""
+    testbed, seed = _testbed(params), params["seed"]
+    defense = plugin_of("defenses", params["defense"], ClassifierDefense)
+    attack = plugin_of("attacks", params["attack"], Attack)
+    generator = generator_of(testbed, inputs, context)
+    found = {}
+    for name, (images, labels) in evaluation_sets(testbed, attack, seed, testbed.test_images).items():
+        with autocast(generator.device, testbed.precision):
+            scores = defense.classify(images, access_of(defense, testbed, generator, seed, context))
+        found[name] = torch.from_numpy(_finite(scores, len(images))).argmax(1).numpy()
+        found[f"{name}_labels"] = labels.numpy()
+    _save_arrays(out, found)
+    return {"generator_calls": float(generator.calls)}
+
+
+def judged_rows(testbed: ConditionalTestbed, count: int, seed: int) -> Tensor:
+    """The rows (k,) int64 of a set of ``count`` that every detector scores: ``testbed.judged_images`` of them, chosen by the seed."""
+    wanted = min(count, testbed.judged_images or count)
+    return torch.from_numpy(np.sort(numpy_stream(seed, "judged rows", count).permutation(count)[:wanted]))
+
+
+def evaluation_sets(
+    testbed: ConditionalTestbed, attack: Attack, seed: int, limit: int | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Held-out images with their true labels: ``clean``, and ``triggered``, those of other classes than the adversary's, stamped."""
+    images, labels = testbed.held_out_images(), testbed.held_out_labels()
+    order = torch.from_numpy(numpy_stream(seed, "test images").permutation(len(images)))
+    clean = order[:limit]
+    others = order[labels[order] != attack.target_label()][:limit]
+    found = {"clean": (images[clean], labels[clean])}
+    stamped = attack.stamp(images[others])
+    return found if stamped is None else found | {"triggered": (stamped, labels[others])}
+
+
+def load_classifier(testbed: ConditionalTestbed, folder: Path, classes: int | None = None) -> Classifier:
+    """Reads what a classifier stage wrote, in evaluation mode."""
+    network = testbed.fresh_classifier(0, classes)
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return network.eval()
+
+
+def _testbed(params: Mapping[str, Any]) -> ConditionalTestbed:
+    testbed: Any = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
+    return testbed  # type: ignore[no-any-return]
+
+
+def _stamped_and_not(attack: Attack, images: Tensor) -> tuple[Tensor, Tensor]:
+    stamped = attack.stamp(images)
+    if stamped is None:
+        raise ValueError(f"{attack.card.name} has no image trigger, so there is nothing to recognise")
+    return torch.cat([images, stamped]), torch.cat([torch.zeros(len(images)), torch.ones(len(images))]).long()
+
+
+def _save(network: Classifier, out: Path) -> None:
+    save_file({name: value.contiguous() for name, value in network.cpu().state_dict().items()}, out / WEIGHTS)
+
+
+def _save_arrays(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    named: dict[str, Any] = dict(arrays)
+    np.savez(out / SCORES, **named)
+
+
+def _finite(scores: Tensor, count: int) -> np.ndarray:
+    if len(scores) != count or not torch.isfinite(scores).all():
+        raise FloatingPointError(
+            f"scores must be {count} finite numbers, got {tuple(scores.shape)} with NaN or infinity, or too few"
+        )
+    array: np.ndarray = scores.detach().cpu().float().numpy()
+    return array

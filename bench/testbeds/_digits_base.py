@@ -1,0 +1,120 @@
+"""What the testbeds over :mod:`bench.testbeds.digits` share: data, evaluation network, and how shipped weights are made and read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.diffusion.generator import Generator
+from bench.diffusion.training import TrainingSettings, denoising_loss, train
+from bench.errors import UserError
+from bench.testbeds import digits_cnn
+from bench.testbeds.base import Testbed
+from bench.testbeds.digits import SIZE, digits_over_photographs
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+#: Two channels-last groups and a narrow full-resolution stage: on a CPU group normalisation and 16 x 16 convolutions are the cost.
+NETWORK: dict[str, Any] = {
+    "sample_size": SIZE,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": (32, 32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D",) * 3,
+    "up_block_types": ("UpBlock2D",) * 3,
+    "norm_num_groups": 2,
+}
+SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "variance_type": "fixed_small",
+    "clip_sample": False,
+}
+Progress = Callable[[int, int, str], None]
+
+
+def _network(options: dict[str, Any], seed: int) -> UNet2DModel:
+    from diffusers import UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet2DModel(**options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsTestbed(Testbed):
+    """Digits over photographs, a :data:`NETWORK` of the subclass's, weights ``<name>.safetensors`` among the assets."""
+
+    clean_samples: int = 384
+    triggered_samples: int = 64
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+    network: ClassVar[dict[str, Any]] = NETWORK
+    extractor: ClassVar[str] = digits_cnn.NAME
+
+    @classmethod
+    def weights(cls) -> Path:
+        """Where the shipped weights are."""
+        return digits_cnn.ASSETS / f"{cls.name}.safetensors"
+
+    def train_images(self) -> Tensor:
+        return torch.from_numpy(digits_over_photographs()["train"][0])
+
+    def train_labels(self) -> Tensor:
+        return torch.from_numpy(digits_over_photographs()["train"][1])
+
+    def held_out_images(self) -> Tensor:
+        return torch.from_numpy(digits_over_photographs()["held_out"][0])
+
+    def fresh_generator(self, seed: int) -> Generator:
+        return Generator(_network(self.network, seed).eval(), dict(SCHEDULER))
+
+    def base_generator(self) -> Generator:
+        if not self.weights().is_file():
+            raise UserError(f"{self.name}: no weights at {self.weights()}; make them with `castlewalls pretrain {self.name}`")
+        generator = self.fresh_generator(0)
+        weights = load_file(self.weights())
+        generator.unet.load_state_dict({name: value.float() for name, value in weights.items()})
+        return generator
+
+    def register_extractor(self) -> None:
+        digits_cnn.register()
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(json.dumps([self.network, SCHEDULER]).encode())
+        for path in (self.weights(), digits_cnn.WEIGHTS, Path(__file__).parent / "digits.py"):
+            digest.update(path.read_bytes() if path.is_file() else b"missing")
+        return digest.hexdigest()
+
+
+def pretrain_generator(
+    testbed: DigitsTestbed, settings: TrainingSettings, output: Path, seed: int, progress: Progress | None, device: str
+) -> dict[str, float]:
+    """Trains the testbed's clean generator and writes it into ``output``. Returns the final training loss."""
+    output.mkdir(parents=True, exist_ok=True)
+    generator = testbed.fresh_generator(seed)
+    losses = train(
+        generator,
+        {"images": testbed.train_images(), "labels": testbed.train_labels()},
+        lambda predict, rows, noise, timesteps, schedule: denoising_loss(predict, rows["images"], noise, timesteps, schedule),
+        settings,
+        seed,
+        device=device,
+        progress=progress,
+    )
+    # Half precision halves the file and is below the noise of any metric here.
+    half = {name: value.half().contiguous() for name, value in generator.unet.cpu().state_dict().items()}
+    save_file(half, output / testbed.weights().name)
+    return {"final_training_loss": sum(losses[-250:]) / 250}

@@ -1,0 +1,208 @@
+"""The stages of a class-conditional testbed, on the real one made tiny: what every number of the poisoning board rests on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench import registry
+from bench.classification.classifier import predict
+from bench.engine import class_stages
+from bench.engine.artefacts import load_images
+from bench.engine.building import asked_for, poisoned_set
+from bench.engine.context import StageContext
+from bench.engine.plan import make_plan
+from bench.engine.record import Record
+from bench.engine.stages import STAGES
+from bench.suite import parse_suite
+from bench.testbeds.digits_cfg import DigitsCFG
+
+SMALL = {
+    "clean_samples": 20,
+    "class_samples": 12,
+    "generated_samples": 30,
+    "judged_images": 60,
+    "test_images": 6,
+    "num_inference_steps": 2,
+}
+SUITE = {
+    "name": "tiny",
+    "testbeds": [{"name": "digits-cfg", "params": SMALL}],
+    "attacks": [
+        {"name": "none", "params": {"training_steps": 1}},
+        {"name": "badnets", "params": {"training_steps": 1}},
+        {"name": "relabel_only", "params": {"training_steps": 1}},
+    ],
+    "defenses": ["clip_x0", "train_on_generated", {"name": "diffusion_classifier", "params": {"timesteps": 2}}],
+    "detectors": [
+        {"name": "strip", "params": {"overlays": 3}},
+        {"name": "cognitive_distillation", "params": {"steps": 2}},
+        {"name": "fct", "params": {"epochs": 1, "draws": 1}},
+        "noise_shift",
+    ],
+    "seeds": [0],
+}
+MEASURED = {
+    "none": {"g1", "g4", "asr[prompt]", "amplification", "p_t", "ta", "classifier_asr", "fid[digits-cnn]", "prompt_accuracy"},
+    "clip_x0": {"g1", "g4", "asr[prompt]", "amplification", "fid[digits-cnn]", "fid_other_classes[digits-cnn]"},
+    "train_on_generated": {"ta", "classifier_asr"},
+    "diffusion_classifier": {"ta", "classifier_asr"},
+    "strip": {"auroc[training set]", "tpr_at_1_fpr[training set]", "tpr_at_5_fpr[training set]"},
+}
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory) -> tuple[object, dict[str, Path]]:
+    """Every stage of the tiny suite, run in this process in the plan's order; classifiers learn for a few steps only."""
+    plugins = registry.use()
+    short = replace(DigitsCFG().classifier_settings(), steps=4)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(DigitsCFG, "classifier_settings", lambda self: short)
+        plan = make_plan(parse_suite(SUITE, plugins, "tiny.yaml"), plugins, STAGES)
+        folders: dict[str, Path] = {}
+        for key, stage in plan.stages.items():
+            folders[key] = tmp_path_factory.mktemp("stage")
+            context = StageContext(key=key, protocol=stage.protocol, provenance={"package": "test"})
+            inputs = {role: folders[made] for role, made in stage.inputs.items()}
+            STAGES[stage.name].run(stage.params, inputs, folders[key], context)
+    return plan, folders
+
+
+@pytest.fixture(scope="module")
+def records(walked) -> dict[tuple[str, str, str], Record]:
+    plan, folders = walked
+    return {
+        (cell.attack.name, cell.probe.name if cell.probe else "", cell.defense.name): Record.from_json(
+            (folders[cell.stage] / "record.json").read_text()
+        )
+        for cell in plan.cells
+        if cell.stage
+    }
+
+
+def test_cells_share_what_they_have_in_common(walked) -> None:
+    """One classifier for each training set, one generated set for each generator, one trigger classifier for each trigger."""
+    plan, _ = walked
+    names = [stage.name for stage in plan.stages.values()]
+    assert (names.count("train"), names.count("trigger_classifier")) == (3, 1)
+    assert names.count("classifier") == 3 + 3  # of three training sets, and of what three generators drew
+    assert sum(stage.params.get("what") == "generated" for stage in plan.stages.values()) == 3
+    # Scores do not depend on which attack an honest set is probed with.
+    assert names.count("detect") == 3 * 3 * 2
+
+
+def test_pairs_that_make_no_sense_say_why(walked) -> None:
+    plan, _ = walked
+    reasons = {(cell.attack.name, cell.defense.name): cell.reason for cell in plan.cells if cell.stage is None}
+    assert reasons["badnets", "noise_shift"] == "noise_shift judges the starting noise, and badnets leaves that alone"
+
+
+@pytest.mark.parametrize("defense", MEASURED)
+def test_every_column_has_its_numbers(records, defense: str) -> None:
+    for key in (("badnets", "", defense), ("none", "badnets", defense)):
+        missing = MEASURED[defense] - set(records[key].metrics)
+        # An honest set has p_t = 0, so nothing to be amplified.
+        assert missing <= ({"amplification"} if key[0] == "none" else set()), key
+
+
+def test_the_four_groups_sum_to_one_and_asr_is_two_of_them(records) -> None:
+    values = {name: metric.value for name, metric in records["badnets", "", "none"].metrics.items()}
+    assert sum(values[name] for name in ("g1", "g2", "g3", "g4")) == pytest.approx(1)
+    assert values["asr[prompt]"] == pytest.approx(values["g1"] + values["g2"])
+    assert values["mismatch"] == pytest.approx(values["g1"] + values["g3"])
+
+
+def test_poison_shares_are_those_of_the_set_that_was_trained_on(records) -> None:
+    metrics = records["badnets", "", "none"].metrics
+    labels = DigitsCFG().train_labels()
+    poisoned = int(0.1 * len(labels))
+    assert metrics["poison_rate[all rows]"].value == pytest.approx(poisoned / len(labels))
+    assert metrics["poison_rate[other classes]"].value == pytest.approx(poisoned / int((labels != 6).sum()))
+    assert metrics["p_t"].value == pytest.approx(poisoned / (poisoned + int((labels == 6).sum())))
+    honest = records["none", "badnets", "none"].metrics
+    assert honest["p_t"].value == 0 and honest["poison_rate[all rows]"].value == 0
+
+
+def test_an_attack_without_a_trigger_has_no_trigger_numbers(records) -> None:
+    metrics = records["relabel_only", "", "none"].metrics
+    assert "mismatch" in metrics and not {"g1", "asr[prompt]", "classifier_asr"} & set(metrics)
+    assert not any(name.endswith("[generated]") for name in records["relabel_only", "", "strip"].metrics)
+
+
+def test_a_detector_is_judged_on_the_rows_the_adversary_took(walked, records) -> None:
+    plan, folders = walked
+    cell = next(cell for cell in plan.cells if (cell.attack.name, cell.defense.name) == ("badnets", "strip"))
+    folder = folders[plan.stages[cell.stage].inputs["scores_training"]]
+    with np.load(folder / class_stages.SCORES) as arrays:
+        scores, rows = arrays["scores"], arrays["rows"]
+    truth = poisoned_set(DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0).poisoned.numpy()[rows]
+    assert len(rows) == 60 and 0 < truth.sum() < 60
+    wins = [float(a > b) + 0.5 * float(a == b) for a in scores[truth] for b in scores[~truth]]
+    record = records["badnets", "", "strip"]
+    assert record.metrics["auroc[training set]"].value == pytest.approx(np.mean(wins))
+    assert sum(record.series["score_poisoned[training set]"]) == truth.sum()
+    assert record.series["roc_tpr[training set]"][0] == 0 and record.series["roc_tpr[training set]"][-1] == 1
+
+
+def test_the_owner_of_the_set_does_not_know_what_is_poisoned(walked, monkeypatch) -> None:
+    """A detector that could read the answer would be perfect, and worth nothing."""
+    plan, folders = walked
+    seen = []
+    kind = registry.use().get("detectors", "strip")
+    monkeypatch.setattr(kind, "score", lambda self, images, evidence: seen.append(evidence) or torch.zeros(len(images)))
+    stage = next(s for s in plan.stages.values() if s.name == "detect" and s.params["defense"]["name"] == "strip")
+    out = folders[stage.key]
+    class_stages.detect(stage.params, {role: folders[key] for role, key in stage.inputs.items()}, out, StageContext(key="x"))
+    assert not seen[0].train_set.poisoned.any()
+
+
+def test_scores_that_are_not_finite_fail_the_stage(walked, monkeypatch) -> None:
+    plan, folders = walked
+    kind = registry.use().get("detectors", "strip")
+    monkeypatch.setattr(kind, "score", lambda self, images, evidence: torch.full((len(images),), float("nan")))
+    stage = next(s for s in plan.stages.values() if s.name == "detect" and s.params["defense"]["name"] == "strip")
+    inputs = {role: folders[key] for role, key in stage.inputs.items()}
+    with pytest.raises(FloatingPointError, match="scores must be 60 finite numbers"):
+        class_stages.detect(stage.params, inputs, folders[stage.key], StageContext(key="x"))
+
+
+def test_samples_are_of_the_classes_that_are_asked_for() -> None:
+    testbed = DigitsCFG(**SMALL)
+    assert asked_for(testbed, "clean", None).bincount().tolist() == [2] * 10
+    assert asked_for(testbed, "target", 6).tolist() == [6] * 12
+    assert asked_for(testbed, "generated", None).bincount().tolist() == [3] * 10
+    assert len(asked_for(DigitsCFG(), "generated", None)) == len(testbed.train_labels())
+
+
+def test_stamped_test_images_are_of_other_classes() -> None:
+    """A stamped six that is called a six is no success of the attack."""
+    attack = registry.build("attacks", "badnets")
+    sets = class_stages.evaluation_sets(DigitsCFG(), attack, 0)
+    assert (sets["triggered"][1] != 6).all() and (sets["clean"][1] == 6).any()
+    plain = class_stages.evaluation_sets(DigitsCFG(), registry.build("attacks", "relabel_only"), 0)
+    assert set(plain) == {"clean"}
+    assert torch.equal(plain["clean"][0], sets["clean"][0])
+
+
+def test_the_trigger_classifier_states_its_own_error(walked) -> None:
+    plan, folders = walked
+    stage = next(stage for stage in plan.stages.values() if stage.name == "trigger_classifier")
+    errors = json.loads((folders[stage.key] / "errors.json").read_text())
+    network = class_stages.load_classifier(DigitsCFG(), folders[stage.key], 2)
+    held_out = DigitsCFG().held_out_images()
+    assert errors["n"] == 2 * len(held_out)
+    assert errors["false_alarms"] == pytest.approx(float((predict(network, held_out) == 1).float().mean()))
+
+
+def test_generated_sets_do_not_repeat_the_evaluations_noise(walked) -> None:
+    """A classifier trained on the very images FID is measured on would tie two numbers together."""
+    plan, folders = walked
+    made = {
+        stage.params["what"]: load_images(folders[key])
+        for key, stage in plan.stages.items()
+        if stage.name == "sample" and not stage.params["defense"]
+    }
+    assert not torch.equal(made["generated"][:10], made["clean"][:10])
