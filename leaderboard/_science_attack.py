@@ -122,7 +122,7 @@ def schemes(found: Found) -> Section:
     return Section(
         "2. Fine-tuning and training from scratch",
         "Both trained till convergence (50 and 400 epochs), fine-tuning attains significantly lower FID at comparable MSE (section 4.4). "
-        "Here training from scratch gets three times the default steps, not eight times the epochs.",
+        "Here training from scratch gets 2.4 times the default steps, not eight times the epochs.",
         ("science-schemes",),
         columns,
         body,

@@ -208,16 +208,16 @@ def longer(found: Found) -> Section:
     claims = (
         Claim(
             "Longer fine-tuning gives a lower FID (appendix A, Table 5)",
-            (fid_part("three times the steps − default steps", ours, short, BELOW),),
+            (fid_part("2.4 times the steps − default steps", ours, short, BELOW),),
         ),
         Claim(
             "A patient adversary gets further: longer training raises the ASR",
             (
                 compare(
-                    "ASR[noise], three times the steps − default steps", (ours, "asr[noise]"), (short, "asr[noise]"), ABOVE
+                    "ASR[noise], 2.4 times the steps − default steps", (ours, "asr[noise]"), (short, "asr[noise]"), ABOVE
                 ),
                 compare(
-                    "ASR[image], three times the steps − default steps", (ours, "asr[image]"), (short, "asr[image]"), ABOVE
+                    "ASR[image], 2.4 times the steps − default steps", (ours, "asr[image]"), (short, "asr[image]"), ABOVE
                 ),
             ),
             ours=True,
