@@ -98,6 +98,15 @@ def test_choosing_keeps_the_controls_and_knows_the_names(tiny, registry):
         suite.only(registry, seeds=[-1])
 
 
+def test_detectors_are_chosen_by_name_like_defenses(tiny, registry):
+    suite = parse_suite(GOOD | {"detectors": ["strip", {"name": "noise_shift", "params": {"test": "ks"}}]}, registry, "s.yaml")
+    assert not suite.only(registry).filtered
+    chosen = suite.only(registry, detectors=["noise_shift", "fct"])
+    assert [plugin.label() for plugin in chosen.detectors] == ["noise_shift(test=ks)", "fct"] and chosen.filtered
+    with pytest.raises(UserError, match="unknown detector 'stripe'; did you mean 'strip'"):
+        suite.only(registry, detectors=["stripe"])
+
+
 def test_broken_yaml_says_where(tmp_path, registry):
     path = tmp_path / "mine.yaml"
     path.write_text("name: s\ntestbeds: [tiny\nseeds: 3\n")
