@@ -26,6 +26,7 @@ COLUMNS = (
     "classifier_asr",
     "auroc[training set]",
     "auroc[generated]",
+    "auroc[noise]",
     "inversion_mse_best",
 )
 

@@ -42,13 +42,14 @@ def test_columns_are_whole_names_and_families_that_end_in_a_bracket(tmp_path: Pa
         "classifier_asr": 0.125,
         "auroc[training set]": 0.75,
         "auroc[generated]": 0.5,
+        "auroc[noise]": 0.625,
     }
     others = {
         "target_seen": 9,
         "tau": 9,
         "ta[x]": 9,
         "asr_field[prompt]": 9,
-        "auroc[noise]": 9,
+        "auroc[image]": 9,
         "fid_other_classes[x]": 9,
         "amplification_max": 9,
     }
