@@ -213,12 +213,8 @@ def longer(found: Found) -> Section:
         Claim(
             "A patient adversary gets further: longer training raises the ASR",
             (
-                compare(
-                    "ASR[noise], 2.4 times the steps − default steps", (ours, "asr[noise]"), (short, "asr[noise]"), ABOVE
-                ),
-                compare(
-                    "ASR[image], 2.4 times the steps − default steps", (ours, "asr[image]"), (short, "asr[image]"), ABOVE
-                ),
+                compare("ASR[noise], 2.4 times the steps − default steps", (ours, "asr[noise]"), (short, "asr[noise]"), ABOVE),
+                compare("ASR[image], 2.4 times the steps − default steps", (ours, "asr[image]"), (short, "asr[image]"), ABOVE),
             ),
             ours=True,
         ),

@@ -197,7 +197,8 @@ def test_a_converted_checkpoint_loads_at_256(tmp_path) -> None:
     assert generator.image_shape == (3, 256, 256) == tuple(testbed.train_images().shape[1:])
     with torch.no_grad():
         x, t = torch.zeros(1, 3, 256, 256), torch.tensor([10])
-        assert torch.equal(generator.predict_noise(x, t), network.eval()(x, t).sample)
+        # Convolutions of this size may pick another order of summation from one call to the next.
+        torch.testing.assert_close(generator.predict_noise(x, t), network.eval()(x, t).sample, rtol=1e-4, atol=1e-5)
     first = testbed.fingerprint()
     assert first == tiny(tmp_path / "celeba", weights=str(tmp_path / "weights"), decoded=str(tmp_path / "x")).fingerprint()
     os.rename(tmp_path / "celeba" / "00019.png", tmp_path / "celeba" / "0.png")  # Another image is held out now.
