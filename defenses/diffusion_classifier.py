@@ -16,6 +16,8 @@ Where the two codes differ, or we do:
 - **Deviation**: all images share one set of timesteps and noise; both codes draw afresh for each image. Rows are then paired, and no
   row's score depends on its neighbours or on ``batch_size`` beyond the network's own rounding; but images share the luck of the draw, so
   intervals over images leave that part of the uncertainty to the seeds.
+- On text-to-image models the classes are their prompts, as in Li et al., and errors are those of latents: the trigger's share of the
+  values is its share of the latents it touches.
 - A stage of the pruning takes draws evenly spread over those left, so that it ends after exactly as many as it names.
 """
 
@@ -56,7 +58,7 @@ class DiffusionClassifier(ClassifierDefense):
                 "booktitle={ICCV}, year={2023}}"
             ),
         ),
-        applies_to=frozenset({"class"}),
+        applies_to=frozenset({"class", "text"}),
         needs=frozenset({"weights"}),
     )
     always_shown: ClassVar[tuple[str, ...]] = ("p_filter",)
@@ -92,7 +94,10 @@ class DiffusionClassifier(ClassifierDefense):
         if generator.classes is None:
             raise ValueError(f"{self.card.name}: the generator must be class-conditional")
         timesteps, weights = self._levels(generator.schedule, access.rng)
-        noise = torch.from_numpy(access.rng.standard_normal((self.timesteps, *images.shape[1:]), dtype="float32"))
+        noise = torch.from_numpy(access.rng.standard_normal((self.timesteps, *generator.noise_shape), dtype="float32"))
+        clean = torch.cat(
+            [generator.encode(to_unit_range(piece.to(generator.device))) for piece in images.split(self.batch_size)]
+        )
         labels = torch.arange(generator.classes).repeat(len(images), 1)
         errors = torch.zeros(labels.shape)  # summed over the draws so far; column j belongs to labels[:, j]
         pruned: list[tuple[Tensor, Tensor]] = []
@@ -102,7 +107,7 @@ class DiffusionClassifier(ClassifierDefense):
                 break
             stage = _spread(left, until - done)
             for draw in stage:
-                pairs = self._errors(images, labels, int(timesteps[draw]), noise[draw], generator)
+                pairs = self._errors(clean, labels, int(timesteps[draw]), noise[draw], generator)
                 errors += float(weights[draw]) * pairs
                 done += 1
                 access.progress(done, self.timesteps, "draws")
@@ -133,15 +138,15 @@ class DiffusionClassifier(ClassifierDefense):
         timesteps = np.abs(np.log(sigmas) - wanted[:, None]).argmin(axis=1)
         return timesteps, 1 + np.square(sigmas[timesteps] / SIGMA_DATA)
 
-    def _errors(self, images: Tensor, labels: Tensor, timestep: int, noise: Tensor, generator: Generator) -> Tensor:
-        """The trimmed mean error of every image under each of its ``labels`` (n, k), for one draw: (n, k)."""
+    def _errors(self, clean: Tensor, labels: Tensor, timestep: int, noise: Tensor, generator: Generator) -> Tensor:
+        """The trimmed mean error of every ``clean`` x_0 under each of its ``labels`` (n, k), for one draw: (n, k)."""
         device, schedule = generator.device, generator.schedule
         signal, level = float(schedule.signal[timestep]), float(schedule.noise[timestep])
         noise = noise.to(device)
-        rows = torch.arange(len(images)).repeat_interleave(labels.shape[1])
+        rows = torch.arange(len(clean)).repeat_interleave(labels.shape[1])
         found = []
         for chosen, told in zip(rows.split(self.batch_size), labels.flatten().split(self.batch_size), strict=True):
-            x = signal * to_unit_range(images[chosen].to(device)) + level * noise
+            x = signal * clean[chosen] + level * noise
             predicted = generator.predict_noise(
                 x.contiguous(memory_format=torch.channels_last),
                 torch.full((len(x),), timestep, device=device),

@@ -44,11 +44,16 @@ class Generator:
         return Schedule(tuple(DDPMScheduler.from_config(self.scheduler_config).betas.double().tolist()))
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+    def noise_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what is denoised."""
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return (int(self.unet.config.in_channels), int(height), int(width))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image; here an image is what is denoised."""
+        return self.noise_shape
 
     @property
     def classes(self) -> int | None:
@@ -70,8 +75,21 @@ class Generator:
         self.calls += len(x)
         if labels is None and self.classes is not None:
             labels = torch.full((len(x),), self.classes, device=x.device)
-        prediction: Tensor = self.unet(x, timesteps, class_labels=labels).sample
+        prediction: Tensor = self.unet(x, timesteps, **self.condition(labels)).sample
         return prediction.float()
+
+    def condition(self, labels: Tensor | None) -> dict[str, Any]:
+        """What the network is handed beside x and t to be told ``labels``, (n,) int64 in 0..classes."""
+        return {"class_labels": labels}
+
+    def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
+        """What the network denoises, of images (n, c, h, w) in [-1, 1]; here the images themselves. ``draw``: for an encoder that
+        draws at random; ``None`` for its mean."""
+        return images
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The images (n, c, h, w) of what was denoised, not clamped; here what was denoised itself."""
+        return x
 
     def to(self, device: str | torch.device) -> Generator:
         """Moves the network to ``device`` in the channels-last layout, which convolutions run fastest in. Returns itself."""

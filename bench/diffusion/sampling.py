@@ -226,8 +226,9 @@ def sample(
     images = []
     for indices in batches:
         streams = sample_streams(seed, indices, purpose)
-        noise = initial_noise(streams, generator.image_shape)
+        noise = initial_noise(streams, generator.noise_shape)
         x = start(noise, indices) if start else noise
         told = None if labels is None else labels[indices.start : indices.stop]
-        images.append(denoise(generator, x, streams, settings, guards, labels=told, after_step=advance).cpu())
+        denoised = denoise(generator, x, streams, settings, guards, labels=told, after_step=advance)
+        images += [generator.decode(piece).cpu() for piece in denoised.split(settings.network_batch)]
     return torch.cat(images).clamp(-1, 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_unit_range
+from bench.diffusion.lora import add_adapters, fuse_adapters
 from bench.diffusion.noise import torch_stream
 from bench.diffusion.schedule import Schedule
 
@@ -31,7 +32,8 @@ class TrainingSettings:
     ``schedule``: of the learning rate, after ``warmup_steps`` of linear warm-up. ``ema_decay``: ``None`` for the raw weights.
     ``precision``: of the network's forward and backward; schedules, loss and optimiser stay float32.
     ``label_dropout``: how often a class-conditional generator is shown the null label instead of a row's own (classifier-free
-    guidance, Ho and Salimans 2022, arXiv 2207.12598).
+    guidance, Ho and Salimans 2022, arXiv 2207.12598). ``lora_rank``: of the adapters that are trained in the place of the network
+    (:mod:`bench.diffusion.lora`); ``None``: the network itself is.
     """
 
     steps: int
@@ -47,6 +49,7 @@ class TrainingSettings:
     accumulation_steps: int = 1
     horizontal_flip: bool = False
     label_dropout: float = 0.0
+    lora_rank: int | None = None
 
 
 def denoising_loss(predict_noise: PredictNoise, images: Tensor, noise: Tensor, timesteps: Tensor, schedule: Schedule) -> Tensor:
@@ -93,17 +96,21 @@ def train(
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(mixed_precision=_PRECISION[settings.precision], cpu=device == "cpu")
     schedule, network = generator.schedule, generator.unet
+    if settings.lora_rank is not None:
+        add_adapters(network, settings.lora_rank, seed)
     network.to(accelerator.device, memory_format=torch.channels_last).train()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     make = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    optimizer = make(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = make(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     wrapped, optimizer = accelerator.prepare(network, optimizer)
-    average = [parameter.detach().clone() for parameter in network.parameters()] if settings.ema_decay else None
+    average = [parameter.detach().clone() for parameter in trained] if settings.ema_decay else None
 
     labels: Tensor | None = None  # of the batch at hand
 
     def predict_noise(x: Tensor, timesteps: Tensor) -> Tensor:
         generator.calls += len(x)
-        prediction: Tensor = wrapped(x.contiguous(memory_format=torch.channels_last), timesteps, class_labels=labels).sample
+        x = x.contiguous(memory_format=torch.channels_last)
+        prediction: Tensor = wrapped(x, timesteps, **generator.condition(labels)).sample
         return prediction.float()
 
     # Each process draws its own share of a batch; one process draws all of it.
@@ -123,6 +130,7 @@ def train(
             if settings.horizontal_flip:
                 flip = torch.rand(share, 1, 1, 1, generator=draw).to(accelerator.device) < 0.5
                 batch["images"] = torch.where(flip, batch["images"].flip(-1), batch["images"])
+            batch["images"] = generator.encode(batch["images"], draw)
             if generator.classes is not None:
                 labels = batch["labels"]
                 if settings.label_dropout:
@@ -143,13 +151,15 @@ def train(
             # Short runs must forget their start: the decay grows to its value over the first steps.
             decay = min(settings.ema_decay, (1 + step) / (10 + step))
             with torch.no_grad():
-                torch._foreach_lerp_(average, [parameter.detach() for parameter in network.parameters()], 1 - decay)
+                torch._foreach_lerp_(average, [parameter.detach() for parameter in trained], 1 - decay)
         if progress:
             progress(step + 1, settings.steps, "training steps")
     if average is not None:
         with torch.no_grad():
-            for parameter, value in zip(network.parameters(), average, strict=True):
+            for parameter, value in zip(trained, average, strict=True):
                 parameter.copy_(value)
     generator.unet = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
+    if settings.lora_rank is not None:
+        fuse_adapters(generator.unet)
     accelerator.free_memory()
     return losses

@@ -11,15 +11,32 @@ from bench import registry, testbeds
 HERE = Path(__file__).parent
 
 
+def _module(name, path):
+    """The module at ``path``, imported once: these folders are no packages."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def save_stable_diffusion():
+    """``save(folder, **scheduler options)``: a Stable Diffusion for 16 x 16 images with random weights, as diffusers writes it."""
+    return _module("castlewalls_tiny_sd", HERE / "tiny_sd.py").save_stable_diffusion
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(save_stable_diffusion, tmp_path_factory):
+    """The folder of such a model, made once; not to be changed."""
+    return save_stable_diffusion(tmp_path_factory.mktemp("weights") / "sd")
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """A testbed called ``tiny`` without data or weights, for planning; its class."""
     name = "castlewalls_fake_testbed"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, HERE / "engine" / "fake_testbed.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
+    _module(name, HERE / "engine" / "fake_testbed.py")
     monkeypatch.setitem(testbeds.TESTBEDS, "tiny", f"{name}:Tiny")
     return sys.modules[name].Tiny
 

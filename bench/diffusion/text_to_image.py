@@ -1,0 +1,196 @@
+"""A text-to-image generator: Stable Diffusion's parts, asked for prompts through a table of them, so that a prompt is a label.
+
+Rombach et al. 2022 (arXiv 2112.10752): a variational autoencoder turns images into latents and back, a U-Net denoises latents, and a
+frozen CLIP text encoder tells it by cross-attention what the prompt is. The rest of the house knows labels only: label i is
+``prompts[i]``, and the label after the last one is the empty prompt, Stable Diffusion's "no condition" for guidance.
+
+What is loaded is a Stable Diffusion folder as diffusers writes it, or such a repository of the hub at a pinned revision: safetensors and
+JSON, no code from the checkpoint. Its safety checker is not loaded: it judges what users are shown, and would black out samples.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bench.diffusion.generator import CARD_FILE, Generator
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+#: What Stable Diffusion's own scheduler files say, for configurations that say nothing.
+SCHEDULER_HABITS = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+#: Larger tables are not embedded at once: 77 x 768 numbers a prompt is what Stable Diffusion needs.
+EMBEDDED_AT_ONCE = 512
+
+
+@dataclass(kw_only=True)
+class TextToImage(Generator):
+    """``unet``: a UNet2DConditionModel here. ``prompts``: what the labels mean; :meth:`asked_by` makes a copy with other ones."""
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    prompts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for frozen in (self.vae, self.text_encoder):
+            frozen.requires_grad_(False).train(False)
+        self._table: Tensor | None = None
+        _attend_plainly(self)
+
+    def asked_by(self, prompts: tuple[str, ...]) -> TextToImage:
+        """The same networks (not a copy) under another table of prompts."""
+        return TextToImage(
+            self.unet,
+            self.scheduler_config,
+            self.calls,
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            prompts=prompts,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image, from the latents' and the autoencoder's halvings."""
+        _, height, width = self.noise_shape
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return (int(self.vae.config.out_channels), height * factor, width * factor)
+
+    @property
+    def classes(self) -> int:
+        """The number of prompts, which is also the label of the empty one."""
+        return len(self.prompts)
+
+    def embed(self, texts: tuple[str, ...]) -> Tensor:
+        """The text encoder's last hidden states, (n, tokens, width) float32; longer prompts are cut at the tokenizer's limit."""
+        limit = int(self.tokenizer.model_max_length)
+        tokens = self.tokenizer(list(texts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            states: Tensor = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return states.float()
+
+    def condition(self, labels: Tensor | None) -> dict[str, Any]:
+        """The embedded prompts of ``labels``, (n,) int64 in 0..classes."""
+        assert labels is not None
+        if len(self.prompts) < EMBEDDED_AT_ONCE:
+            if self._table is None or self._table.device != self.device:
+                self._table = self.embed((*self.prompts, ""))
+            return {"encoder_hidden_states": self._table[labels]}
+        chosen, places = labels.unique(return_inverse=True)
+        return {"encoder_hidden_states": self.embed(tuple((*self.prompts, "")[int(label)] for label in chosen))[places]}
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
+        """Latents (n, c', h', w') float32, scaled to unit variance as the U-Net was trained on them."""
+        with torch.autocast(self.device.type, enabled=False):
+            found = self.vae.encode(images.to(self.device)).latent_dist
+        latents: Tensor = found.mean
+        if draw is not None:
+            latents = latents + found.std * torch.randn(latents.shape, generator=draw).to(latents.device)
+        return (latents - self._shift) * float(self.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            images: Tensor = self.vae.decode(x / float(self.vae.config.scaling_factor) + self._shift).sample
+        return images.float()
+
+    @property
+    def _shift(self) -> float:
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+    def to(self, device: str | torch.device) -> TextToImage:
+        super().to(device)
+        self.vae.to(device)
+        torch.nn.Module.to(self.text_encoder, device)
+        _attend_plainly(self)
+        return self
+
+    def clone(self) -> TextToImage:
+        """A copy whose U-Net is its own; the frozen parts are shared."""
+        return TextToImage(
+            copy.deepcopy(self.unet),
+            dict(self.scheduler_config),
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            prompts=self.prompts,
+        )
+
+    def save(self, folder: Path, card: str, metadata: dict[str, Any] | None = None) -> None:
+        """Writes a Stable Diffusion folder, for ``StableDiffusionPipeline.from_pretrained``; the rest as :class:`Generator`'s."""
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+        network = copy.deepcopy(self.unet).to("cpu", torch.float32, memory_format=torch.contiguous_format)
+        StableDiffusionPipeline(
+            vae=copy.deepcopy(self.vae).cpu(),
+            text_encoder=copy.deepcopy(self.text_encoder).cpu(),
+            tokenizer=self.tokenizer,
+            unet=network,
+            scheduler=DDIMScheduler.from_config(SCHEDULER_HABITS | self.scheduler_config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder, safe_serialization=True)
+        (folder / CARD_FILE).write_text(card)
+        if metadata is not None:
+            (folder / "castlewalls.json").write_text(json.dumps(metadata, indent=1, sort_keys=True))
+
+    @classmethod
+    def load(  # type: ignore[override]  # a prompt table has no default that would not be a surprise
+        cls, source: str | Path, *, prompts: tuple[str, ...], revision: str | None = None
+    ) -> TextToImage:
+        """Reads a Stable Diffusion folder, or a hub repository at a pinned ``revision``, in float32.
+
+        Raises :class:`UserError` naming what is missing.
+        """
+        from diffusers import StableDiffusionPipeline
+
+        local = Path(source)
+        on_disk = local.is_dir()
+        if on_disk:
+            absent = [part for part in PARTS if not (local / part).is_dir()]
+            if absent:
+                raise UserError(
+                    f"{source} is no Stable Diffusion folder: {', '.join(absent)} missing (it needs {', '.join(PARTS)})"
+                )
+        try:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                source,
+                use_safetensors=True,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+                **({} if on_disk else {"revision": revision}),
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"no Stable Diffusion model could be read from {str(source)!r}: {reason}") from error
+        pipeline.to(torch.float32)
+        config = {key: value for key, value in dict(pipeline.scheduler.config).items() if not key.startswith("_")}
+        return cls(
+            pipeline.unet.eval(),
+            config,
+            vae=pipeline.vae,
+            text_encoder=pipeline.text_encoder,
+            tokenizer=pipeline.tokenizer,
+            prompts=prompts,
+        )
+
+
+def _attend_plainly(generator: TextToImage) -> None:
+    """On a CPU the backward pass of torch's fused attention takes longer than the rest of a small network; plain products do not."""
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    generator.unet.set_attn_processor(AttnProcessor() if generator.device.type == "cpu" else AttnProcessor2_0())
