@@ -76,7 +76,14 @@ _DETECTION = {
 }
 DETECTION = frozenset(_DETECTION)
 #: Families that share the flags of another: what is doubtful about the one is doubtful about the other.
-_FLAGGED_AS = {"tpr_at_1_fpr": "auroc", "tpr_at_5_fpr": "auroc", "amplification": "asr", "g1": "asr", "g2": "asr"}
+_FLAGGED_AS = {
+    "tpr_at_1_fpr": "auroc",
+    "tpr_at_5_fpr": "auroc",
+    "amplification": "asr",
+    "g1": "asr",
+    "g2": "asr",
+    "replication_p95": "replication",
+}
 _PLAIN = {
     "mse[constant]": (
         "Other",
@@ -152,7 +159,18 @@ _PLAIN = {
     "cost[generator_calls]": ("Cost", "network calls", "Images passed through the generator's network by this cell."),
     "cost[attack_seconds]": ("Cost", "attack time", "Seconds the attack's training took; shared by all its cells."),
 }
-_ORDER = [*_FAMILIES, "fid_other_classes", *_DETECTION, *_PLAIN]
+_REPLICATION = {
+    "replication": (
+        "replication",
+        "Mean similarity (cosine) of clean-noise samples to the nearest image of the set the generator was trained on, in the features "
+        "of {}. 1 is a copy; what else counts as one differs between extractors.",
+    ),
+    "replication_p95": (
+        "replication, 95th percentile",
+        "How similar the nearest twentieth of the samples are at least to an image of the training set, in the features of {}.",
+    ),
+}
+_ORDER = [*_FAMILIES, "fid_other_classes", *_REPLICATION, *_DETECTION, *_PLAIN]
 
 
 @dataclass(frozen=True)
@@ -182,6 +200,9 @@ def words(name: str) -> Words:
     if family == "fid_other_classes" and argument:
         sentence = f"FID over the classes the adversary did not aim at, in the features of {argument}."
         return Words(name, GROUPS[0], f"FID, other classes [{argument}]", sentence)
+    if family in _REPLICATION and argument:
+        label, sentence = _REPLICATION[family]
+        return Words(name, GROUPS[0], f"{label} [{argument}]", sentence.format(argument))
     if family in _DETECTION and argument in _WHERE:
         label, sentence = _DETECTION[family]
         return Words(name, f"Detection, {argument}", label, sentence.format(_WHERE[argument]))

@@ -28,7 +28,8 @@ def plugin_of(kind: registry.Kind, spec: Mapping[str, Any], family: type[Any]) -
 
 def generator_of(testbed: Testbed, inputs: Mapping[str, Path], context: StageContext) -> Generator:
     """The generator among the inputs, or the testbed's own, on the stage's device."""
-    generator = Generator.load(inputs["generator"] / "generator") if "generator" in inputs else testbed.base_generator()
+    saved = inputs.get("generator")
+    generator = testbed.base_generator() if saved is None else testbed.load_generator(saved / "generator")
     return generator.to(context.device)
 
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from bench.classification.classifier import predict
+from bench.diffusion.noise import stream_seed
 from bench.engine.artefacts import load_images
 from bench.engine.building import asked_for, poisoned_set
-from bench.engine.class_stages import SCORES, evaluation_sets, judged_rows, load_classifier
+from bench.engine.class_stages import FEATURES, SCORES, evaluation_sets, judged_rows, load_classifier
 from bench.engine.record import Metric
-from bench.metrics import composition, detection
+from bench.metrics import composition, detection, fid, replication, uncertainty
 from bench.plugin import Attack
 from bench.testbeds.base import ConditionalTestbed
 
@@ -104,6 +105,32 @@ def _accuracy(said: Mapping[str, Tensor], labels: Mapping[str, Tensor], goal: in
     metrics["ta"] = _share(composition.accuracy(said["clean"], labels["clean"]), True)
     if "triggered" in said and goal is not None:
         metrics["classifier_asr"] = _share(composition.attack_success(said["triggered"], labels["triggered"], goal), False)
+
+
+def replication_metrics(
+    testbed: ConditionalTestbed, images: Tensor, inputs: Inputs, seed: int, device: str, metrics: Metrics, flags: list[str]
+) -> None:
+    """How near ``images`` (n, c, h, w), drawn of all classes alike, come to the set their generator was trained on, poison included:
+    the top-1 cosine similarity's mean and 95th percentile (Pan et al. 2024, figure 5). Higher is more of a copy.
+
+    An image without any feature has no direction, so it is no copy of anything; it is left out, and the flag says how many are.
+    """
+    extractor = testbed.copy_extractor()
+    assert extractor is not None  # or there would be no features to compare with
+    testbed.register_extractor()
+    drawn = fid.extract_features(images, extractor, testbed.copy_extractor_weights(), device=device)
+    with np.load(inputs["training_features"] / FEATURES) as arrays:
+        training = torch.from_numpy(arrays["features"])
+    seen = drawn.any(dim=1)
+    if not bool(seen.all()):
+        flags.append(f"replication: {int((~seen).sum())} of {len(seen)} images have no feature at all")
+    if int(seen.sum()) < 2:
+        return
+    found = replication.nearest(drawn[seen], training[training.any(dim=1)])
+    low, high = uncertainty.bootstrap_interval(found.similarities, seed=stream_seed(seed, "replication") % 2**32)
+    count = len(found.similarities)
+    metrics[f"replication[{extractor}]"] = Metric(value=found.mean, ci_low=low, ci_high=high, n=count, higher_is_better=False)
+    metrics[f"replication_p95[{extractor}]"] = Metric(value=found.percentile_95, n=count, higher_is_better=False)
 
 
 def detector_metrics(

@@ -39,6 +39,7 @@ from bench.testbeds.base import ConditionalTestbed
 
 WEIGHTS = "classifier.safetensors"
 SCORES = "scores.npz"
+FEATURES = "features.npz"
 NOISE_SAMPLES = 512
 Params = dict[str, Any]
 Inputs = dict[str, Path]
@@ -84,6 +85,21 @@ def trigger_classifier(params: Params, inputs: Inputs, out: Path, context: Stage
         "n": len(held_out),
     }
     (out / "errors.json").write_text(json.dumps(errors))
+    return {}
+
+
+def training_features(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """What the copy extractor sees in the set a generator was trained on, poison included: one for all cells of the control column."""
+    # torch-fidelity takes seconds to import, which planning and a finished run do not need.
+    from bench.metrics.fid import extract_features
+
+    testbed, attack = _testbed(params), plugin_of("attacks", params["attack"], Attack)
+    extractor = testbed.copy_extractor()
+    assert extractor is not None  # or there would be no such stage
+    testbed.register_extractor()
+    images = poisoned_set(testbed, attack, params["seed"]).images
+    features = extract_features(images, extractor, testbed.copy_extractor_weights(), device=context.device)
+    np.savez(out / FEATURES, features=features.numpy())
     return {}
 
 

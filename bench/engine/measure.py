@@ -61,6 +61,8 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
     if isinstance(testbed, ConditionalTestbed):
         if attack and "clean" in samples:
             metrics |= _other_classes(testbed, attack, features, reference)
+        if "training_features" in inputs:
+            class_measure.replication_metrics(testbed, samples["clean"], inputs, seed, context.device, metrics, flags)
         if attack:
             own = registry.build("attacks", params["attack"]["name"], params["attack"]["params"])
             assert isinstance(own, Attack)

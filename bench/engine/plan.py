@@ -20,7 +20,7 @@ from bench.testbeds.base import ConditionalTestbed, Testbed
 
 CONTROL = "none"
 #: Kinds of stage that decide whether two numbers can be compared (the protocol), not what was attacked or defended.
-MEASURING = ("reference", "sample", "measure", "classifier", "trigger_classifier", "detect", "detect_noise", "classify")
+MEASURING = "reference training_features sample measure classifier trigger_classifier detect detect_noise classify".split()
 #: What a column of the matrix is.
 Treatment = Defense | Detector
 
@@ -127,14 +127,9 @@ class _Builder:
                 "device": f"{self.device} x{self.processes}" if self._together(name) else self.device,
             }
         )
-        testbed = self.bare
-        if name in ("train", "reference", "classifier", "trigger_classifier"):
-            usual = type(self.testbed)().params()
-            sampling = {field: usual[field] for field in self.testbed.sampling_parameters}
-            testbed = {"name": self.bare["name"], "params": self.spec.params | sampling}
         made = Stage(
             name=name,
-            params={"testbed": testbed} | params,
+            params={"testbed": {"name": self.testbed.name, "params": self.testbed.params_for(name)}} | params,
             inputs=inputs,
             fingerprint=fingerprint,
             seconds=self.testbed.typical_seconds.get(name),
@@ -224,8 +219,11 @@ class _Builder:
             inputs["trigger_classifier"] = self.trigger_classifier(invoked)
         if family == "control":
             inputs |= undefended
-            if self.conditional:
+            if isinstance(self.testbed, ConditionalTestbed):
                 inputs["classifier"] = self.classifier(attack, seed)
+                if self.testbed.copy_extractor() is not None:
+                    named = {"attack": _bare(attack), "seed": seed}
+                    inputs["training_features"] = self.stage("training_features", named, {}, attack)
         else:
             inputs |= {f"undefended_{role}": key for role, key in undefended.items()}
             if family == "sampler":
@@ -269,7 +267,7 @@ class _Builder:
     def anchors(self, control: Defense, seed: int) -> list[Cell]:
         """The reference lines: real images against real images, and the testbed's own clean weights."""
         cells = []
-        for name in ("real_images", "base_model"):
+        for name in ("real_images", *(("base_model",) if self.testbed.has_base_weights() else ())):
             common: dict[str, Any] = {
                 "testbed": self.spec,
                 "attack": PluginSpec(name=name, label=name),

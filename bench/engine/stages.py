@@ -20,13 +20,14 @@ from bench.diffusion import sampling
 from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.noise import numpy_stream
 from bench.diffusion.precision import autocast
+from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, train
 from bench.engine import class_stages
 from bench.engine.artefacts import save_images
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
 from bench.engine.context import StageContext, StageKind
 from bench.plugin import Attack, Batch, Inversion, ModelDefense, Query, SamplerDefense
-from bench.testbeds.base import Testbed
+from bench.testbeds.base import Testbed, TextTestbed
 
 Params = dict[str, Any]
 Inputs = dict[str, Path]
@@ -59,6 +60,8 @@ def train_generator(params: Params, inputs: Inputs, out: Path, context: StageCon
     rows = {"images": poisoned.images, "poisoned": poisoned.poisoned}
     if poisoned.labels is not None:
         rows["labels"] = poisoned.labels
+        if isinstance(testbed, TextTestbed) and isinstance(generator, TextToImage):
+            generator, rows["labels"] = _captioned(generator, testbed.captions(poisoned.labels))
     losses = train(generator, rows, loss, settings, seed, device=context.device, progress=context.progress)
     metadata = {
         "attack": params["attack"],
@@ -151,6 +154,9 @@ _JUDGING = (*_NUMERICS, "bench.classification")
 
 STAGES: dict[str, StageKind] = {
     "reference": StageKind(run=reference, code=("bench.metrics.fid",), packages=("torch-fidelity",)),
+    "training_features": StageKind(
+        run=class_stages.training_features, code=("bench.metrics.fid", *_JUDGING), packages=("torch-fidelity",)
+    ),
     "train": StageKind(run=train_generator, code=_JUDGING, packages=("accelerate",), distributed=True),
     "sample": StageKind(run=sample, code=_NUMERICS),
     "repair": StageKind(run=repair, code=_NUMERICS),
@@ -164,6 +170,7 @@ STAGES: dict[str, StageKind] = {
         run=measure,
         code=(
             "bench.metrics",
+            "bench.classification",
             "bench.diffusion.noise",
             "bench.engine.artefacts",
             "bench.engine.measure",
@@ -172,6 +179,12 @@ STAGES: dict[str, StageKind] = {
         packages=("torch-fidelity",),
     ),
 }
+
+
+def _captioned(generator: TextToImage, captions: Sequence[str]) -> tuple[TextToImage, Tensor]:
+    """``generator`` under a table of all that the rows say, and what each row says as a label of that table."""
+    table = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    return generator.asked_by(tuple(table)), torch.tensor([table[caption] for caption in captions])
 
 
 def _settings(testbed: Testbed, attack: Attack) -> TrainingSettings:

@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.classification.classifier import Classifier
+from bench.classification.training import ClassifierSettings
 from bench.diffusion.generator import Generator
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 from bench.errors import UserError
 from bench.testbeds import digits_cnn
-from bench.testbeds.base import Testbed
+from bench.testbeds.base import ConditionalTestbed, Testbed
 from bench.testbeds.digits import SIZE, digits_over_photographs
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class DigitsTestbed(Testbed):
 
     network: ClassVar[dict[str, Any]] = NETWORK
     extractor: ClassVar[str] = digits_cnn.NAME
+    embedded: ClassVar[bool] = True
 
     @classmethod
     def weights(cls) -> Path:
@@ -97,6 +100,37 @@ class DigitsTestbed(Testbed):
         for path in (self.weights(), digits_cnn.WEIGHTS, Path(__file__).parent / "digits.py"):
             digest.update(path.read_bytes() if path.is_file() else b"missing")
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassDigits(DigitsTestbed, ConditionalTestbed):
+    """Digits that are asked for by class: their labels, and who recognises them."""
+
+    class_names: ClassVar[tuple[str, ...]] = tuple("zero one two three four five six seven eight nine".split())
+
+    def train_labels(self) -> Tensor:
+        return torch.from_numpy(digits_over_photographs()["train"][1])
+
+    def held_out_labels(self) -> Tensor:
+        return torch.from_numpy(digits_over_photographs()["held_out"][1])
+
+    def fresh_classifier(self, seed: int, classes: int | None = None) -> Classifier:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = digits_cnn.DigitsCNN()
+            head = torch.nn.Linear(digits_cnn.FEATURES, classes or len(self.class_names))
+        return Classifier(network.body, head)
+
+    def evaluation_classifier(self) -> Classifier:
+        network = digits_cnn.load_digits_cnn()
+        return Classifier(network.body, network.head).eval()
+
+    def classifier_settings(self) -> ClassifierSettings:
+        return ClassifierSettings(steps=800)
+
+    def copy_extractor(self) -> str:
+        """The network of FID: no copy detector, but it tells digits and photographs apart, and needs no download."""
+        return digits_cnn.NAME
 
 
 def pretrain_generator(

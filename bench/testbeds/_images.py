@@ -122,11 +122,12 @@ def read_folder(folder: Path) -> tuple[list[Encoded], list[str]]:
     return [Encoded(str(path), path, label) for path, label in zip(files, labels, strict=True)], names
 
 
-def decode(image: Encoded, size: int, *, shrink: bool) -> np.ndarray:
+def decode(image: Encoded, size: int, *, shrink: bool, crop: bool = False) -> np.ndarray:
     """One image as uint8 (3, size, size).
 
     With ``shrink``, a larger square is reduced: by the area average if ``size`` divides its side, else by Pillow's antialiased
-    bicubic. Nothing is ever enlarged, cropped or squeezed: that would be another data set.
+    bicubic. Nothing is enlarged, cropped or squeezed: that would be another data set. ``crop`` allows two of these, for photographs
+    of any size: the central square is taken, and reduced like that or enlarged by bicubic.
     """
     try:
         with Image.open(io.BytesIO(image.source) if isinstance(image.source, bytes) else image.source) as opened:
@@ -137,22 +138,26 @@ def decode(image: Encoded, size: int, *, shrink: bool) -> np.ndarray:
         raise UserError(f"{image.name} is not an image") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{image.name} is not a readable image: {error}") from error
+    if crop:
+        side, (width, height) = min(pixels.size), pixels.size
+        left, top = (width - side) // 2, (height - side) // 2
+        pixels = pixels.crop((left, top, left + side, top + side))
     width, height = pixels.size
     if (width, height) != (size, size):
-        if not shrink:
+        if not shrink and not crop:
             raise UserError(f"{image.name} must be {size} x {size} pixels, got {width} x {height}")
-        if width != height or width < size:
+        if not crop and (width != height or width < size):
             raise UserError(f"{image.name} must be square and at least {size} x {size} pixels, got {width} x {height}")
         pixels = pixels.resize((size, size), Image.Resampling.BICUBIC) if width % size else pixels.reduce(width // size)
     return np.ascontiguousarray(np.asarray(pixels, dtype=np.uint8).transpose(2, 0, 1))
 
 
-def decode_all(images: Iterable[Encoded], size: int, *, shrink: bool, what: str) -> Iterator[np.ndarray]:
+def decode_all(images: Iterable[Encoded], size: int, *, shrink: bool, what: str, crop: bool = False) -> Iterator[np.ndarray]:
     """:func:`decode` over many, on all cores, in order: batches of uint8 (n, 3, size, size). ``what`` names them in the log."""
     rest, done = iter(images), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while chunk := list(itertools.islice(rest, _DECODED_AT_ONCE)):
-            yield np.stack(list(pool.map(lambda image: decode(image, size, shrink=shrink), chunk)))
+            yield np.stack(list(pool.map(lambda image: decode(image, size, shrink=shrink, crop=crop), chunk)))
             done += len(chunk)
             _log.info("%s: %d images decoded", what, done)
 

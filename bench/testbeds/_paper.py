@@ -31,8 +31,9 @@ _WEIGHTS = "diffusion_pytorch_model"
 @dataclass(frozen=True, kw_only=True)
 class PaperTestbed(Testbed):
     """``data``: folder of the data set. ``weights``: a diffusers folder, or a hub repository, which needs ``revision``, a full
-    commit hash; a folder of that name wins, and then ``revision`` counts for nothing. ``inception_weights``: a local copy of
-    torch-fidelity's Inception weights; ``None`` lets torch-fidelity fetch them. Paths are relative to the working directory.
+    commit hash; a folder of that name wins, and then ``revision`` counts for nothing; ``None``: there are none, where a testbed can
+    do without. ``inception_weights``: a local copy of torch-fidelity's Inception weights; ``None`` lets torch-fidelity fetch them.
+    Paths are relative to the working directory.
 
     ``finetune_epochs``, ``scratch_epochs``: passes over the training set for each scheme.
     """
@@ -41,11 +42,13 @@ class PaperTestbed(Testbed):
     image_size: ClassVar[int]
     #: What to do when there are no weights, in one sentence.
     weights_advice: ClassVar[str]
+    #: What is fetched of a hub repository, as patterns.
+    hub_files: ClassVar[tuple[str, ...]] = ("*.json", "*.safetensors")
     #: Fields that say where things are on this machine; :meth:`fingerprint` stands for what they hold.
     locations: ClassVar[frozenset[str]] = frozenset({"data", "weights", "revision", "inception_weights"})
 
     data: str
-    weights: str
+    weights: str | None
     revision: str | None = None
     inception_weights: str | None = None
     finetune_epochs: int
@@ -71,23 +74,25 @@ class PaperTestbed(Testbed):
     def _steps(self, images: int, batch_size: int, epochs: int) -> int:
         return math.ceil(images / batch_size) * epochs
 
-    def _hub_folder(self, *, fetch: bool) -> Path:
+    def _hub_folder(self, weights: str, *, fetch: bool) -> Path:
         """The weights' snapshot in the hub's local cache; downloaded first if ``fetch``. No code and no pickle is asked for."""
         try:
             return Path(
                 snapshot_download(
-                    self.weights, revision=self.revision, allow_patterns=["*.json", "*.safetensors"], local_files_only=not fetch
+                    weights, revision=self.revision, allow_patterns=list(self.hub_files), local_files_only=not fetch
                 )
             )
         except Exception as error:  # The hub client raises its own, httpx's or requests' errors, depending on its release.
             tried = f"could not be fetched from the hub ({type(error).__name__})" if fetch else "will be fetched on first use"
             raise UserError(
-                f"{self.name}: weights {self.weights}, revision {self.revision}, are not on this machine and {tried}; "
+                f"{self.name}: weights {weights}, revision {self.revision}, are not on this machine and {tried}; "
                 f"without a network, {self.weights_advice}"
             ) from error
 
     def weights_folder(self, *, fetch: bool = True) -> Path:
         """A local diffusers folder with the weights as safetensors. ``fetch=False`` stays off the network."""
+        if self.weights is None:
+            raise UserError(f"{self.name}: there are no base weights (weights is null); {self.weights_advice}")
         folder = Path(self.weights).expanduser()
         if not folder.is_dir():
             if self.revision is None or not _HUB_ID.fullmatch(self.weights):
@@ -95,7 +100,7 @@ class PaperTestbed(Testbed):
                     f"{self.name}: no weights folder {self.weights!r} (a hub repository would need revision, a commit hash); "
                     f"{self.weights_advice}"
                 )
-            folder = self._hub_folder(fetch=fetch)
+            folder = self._hub_folder(self.weights, fetch=fetch)
         places = [place for place in (folder, folder / "unet") if place.is_dir()]
         if not any(next(place.glob(f"{_WEIGHTS}*.safetensors"), None) for place in places):
             pickled = next((path for place in places for path in place.glob(f"{_WEIGHTS}*.bin")), None)
@@ -106,14 +111,18 @@ class PaperTestbed(Testbed):
     def base_generator(self) -> Generator:
         folder = self.weights_folder()
         generator = Generator.load(folder)
-        shape = (3, self.image_size, self.image_size)
+        self._check_weights(generator, folder, self.image_size)
+        return generator
+
+    def _check_weights(self, generator: Generator, folder: Path, size: int) -> None:
+        """Raises ``UserError`` for weights that draw other images, or predict something else than the noise."""
+        shape = (3, size, size)
         if generator.image_shape != shape:
             drawn = generator.image_shape
             raise UserError(f"{self.name}: weights must draw images of shape {shape}, those in {folder} draw {drawn}")
         predicts = generator.scheduler_config.get("prediction_type", "epsilon")
         if predicts != "epsilon":
             raise UserError(f"{self.name}: weights must predict the noise (epsilon), those in {folder} predict {predicts!r}")
-        return generator
 
     def fresh_generator(self, seed: int) -> Generator:
         base = self.base_generator()
@@ -144,7 +153,9 @@ class PaperTestbed(Testbed):
 
     def fingerprint(self) -> str:
         data = files_fingerprint(Path(self.data).expanduser(), self.data_files())
-        if Path(self.weights).expanduser().is_dir():
+        if self.weights is None:
+            weights = []
+        elif Path(self.weights).expanduser().is_dir():
             folder = self.weights_folder(fetch=False)
             files = [path for pattern in ("*", "unet/*", "scheduler/*") for path in sorted(folder.glob(pattern))]
             configs = ("config.json", "scheduler_config.json")
@@ -159,7 +170,8 @@ class PaperTestbed(Testbed):
     def missing(self) -> list[str]:
         """One line for each thing that is not on this machine yet; empty if the testbed can run without a network."""
         lines = []
-        for check in (self.data_files, lambda: self.weights_folder(fetch=False), self.extractor_weights):
+        weights = [] if self.weights is None else [lambda: self.weights_folder(fetch=False)]
+        for check in (self.data_files, *weights, self.extractor_weights):
             try:
                 found = check()
             except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from bench.classification.classifier import Classifier
 from bench.classification.training import ClassifierSettings
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings
+from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings
 from bench.plugin import TestbedKind
 
@@ -28,6 +30,8 @@ class Testbed:
     kind: ClassVar[TestbedKind] = "unconditional"
     #: Name of a torch-fidelity feature extractor; it stands in the name of every FID.
     extractor: ClassVar[str]
+    #: Whether the weights ship with the package, so that nothing has to be fetched or made.
+    embedded: ClassVar[bool] = False
     #: Rough seconds of (train, sample, invert, measure) on two CPU cores or one GPU, for ``--dry-run`` before anything was run.
     typical_seconds: ClassVar[dict[str, float]] = {}
 
@@ -35,6 +39,9 @@ class Testbed:
     sampling_parameters: ClassVar[frozenset[str]] = frozenset(
         {"sampler", "num_inference_steps", "clip", "precision", "network_batch", "clean_samples", "triggered_samples"}
     )
+
+    #: Parameters that only decide how results are judged: what is trained and sampled is kept for all their values.
+    judging_parameters: ClassVar[frozenset[str]] = frozenset()
 
     sampler: str = "ddpm"
     num_inference_steps: int = 100
@@ -47,6 +54,16 @@ class Testbed:
     def params(self) -> dict[str, Any]:
         """JSON-ready parameters; ``type(self)(**self.params()) == self``."""
         return dataclasses.asdict(self)
+
+    def params_for(self, stage: str) -> dict[str, Any]:
+        """:meth:`params`, with those at their defaults that do not decide the result of this kind of stage."""
+        ignored: frozenset[str] = frozenset()
+        if stage in ("reference", "train", "classifier", "trigger_classifier"):
+            ignored |= self.sampling_parameters
+        if stage in ("reference", "train", "sample", "repair", "invert"):
+            ignored |= self.judging_parameters
+        usual = type(self)().params()
+        return self.params() | {field: usual[field] for field in ignored}
 
     def sampler_settings(self) -> SamplerSettings:
         """The sampler every cell uses."""
@@ -75,16 +92,25 @@ class Testbed:
         """The clean, pretrained generator. Raises ``UserError`` saying what to download and where to put it."""
         raise NotImplementedError
 
+    def has_base_weights(self) -> bool:
+        """Whether there are such weights at all; without, everything is trained from scratch and there is no anchor of them."""
+        return True
+
     def fresh_generator(self, seed: int) -> Generator:
         """The same architecture with random weights, for the ``scratch`` scheme."""
         raise NotImplementedError
+
+    def load_generator(self, folder: Path) -> Generator:
+        """A generator of this testbed that a stage has saved in ``folder``."""
+        return Generator.load(folder)
 
     def training_settings(self, scheme: str) -> TrainingSettings:
         """What ``finetune`` or ``scratch`` means here."""
         raise NotImplementedError
 
     def register_extractor(self) -> None:
-        """Makes :attr:`extractor` known to torch-fidelity in this process. Nothing to do for its built-in ones."""
+        """Makes :attr:`extractor`, and the copy extractor where there is one, known to torch-fidelity in this process. Nothing to do
+        for its built-in ones."""
 
     def extractor_weights(self) -> str | None:
         """Path of the extractor's weights, if it is not one torch-fidelity fetches by itself."""
@@ -147,3 +173,34 @@ class ConditionalTestbed(Testbed):
     def evaluation_classifier(self) -> Classifier:
         """The harness's own, trained on clean data: it says which class a generated image shows."""
         raise NotImplementedError
+
+    def copy_extractor(self) -> str | None:
+        """Name of the torch-fidelity feature extractor in whose features copies of training images are looked for; it stands in the
+        name of every replication score. ``None``: none are looked for."""
+        return None
+
+    def copy_extractor_weights(self) -> str | None:
+        """Path of that extractor's weights, checked, if it needs any."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTestbed(ConditionalTestbed):
+    """A testbed whose generator is asked by a prompt: Stable Diffusion. A class is asked for by its own prompt, :meth:`prompts`."""
+
+    kind: ClassVar[TestbedKind] = "text"
+
+    def prompts(self) -> tuple[str, ...]:
+        """What asks for each class, in their order (Pan et al. 2024, appendix A.2)."""
+        return tuple(f"A photo of a {name}" for name in self.class_names)
+
+    def captions(self, labels: Tensor) -> tuple[str, ...]:
+        """The captions of the training rows when they carry ``labels`` (n,): an attack that relabels a row changes its caption."""
+        prompts = self.prompts()
+        return tuple(prompts[label] for label in labels.tolist())
+
+    def base_generator(self) -> TextToImage:
+        raise NotImplementedError
+
+    def load_generator(self, folder: Path) -> TextToImage:
+        return TextToImage.load(folder, prompts=self.prompts())

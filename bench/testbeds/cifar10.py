@@ -1,7 +1,8 @@
 """``cifar10-ddpm``: BadDiffusion's first testbed, at paper scale (Chou et al. 2023, arXiv 2212.05400). Needs a GPU.
 
-Deviation: the authors' code trains on the 50,000 training and the 10,000 test images together, the paper says 50K; here the
-test images are held out: the adversary stamps those, and the success threshold is calibrated on them.
+Its data set is read in here, for every testbed over CIFAR-10. Deviation: the authors' code trains on the 50,000 training and the
+10,000 test images together, the paper says 50K; here the test images are held out: the adversary stamps those, and the success
+threshold is calibrated on them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class _Source:
     held_out: tuple[Path, ...]
 
 
-def _find(data: Path) -> _Source:
+def _find(data: Path, testbed: str) -> _Source:
     """What stands below ``data``: the first of binary records, parquet, and folders train/ and test/ of images."""
     for root in (data, data / "cifar-10-batches-bin"):
         absent = [name for name in TRAIN_RECORDS + TEST_RECORDS if not (root / name).is_file()]
@@ -70,10 +71,8 @@ def _find(data: Path) -> _Source:
     if all(folders):
         return _Source("folder", data, tuple(folders[0]), tuple(folders[1]))
     if any((root / "data_batch_1").is_file() for root in (data, data / "cifar-10-batches-py")):
-        raise UserError(
-            f"cifar10-ddpm: {data} holds CIFAR-10's pickled python version, which is never loaded; instead, {ADVICE}"
-        )
-    raise UserError(f"cifar10-ddpm: no CIFAR-10 in {str(data)!r}; {ADVICE}")
+        raise UserError(f"{testbed}: {data} holds CIFAR-10's pickled python version, which is never loaded; instead, {ADVICE}")
+    raise UserError(f"{testbed}: no CIFAR-10 in {str(data)!r}; {ADVICE}")
 
 
 def _pixels(images: list[Encoded], what: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -102,35 +101,27 @@ def _read(source: _Source, fingerprint: str) -> dict[str, tuple[np.ndarray, np.n
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar10DDPM(PaperTestbed):
-    """``train_count``, ``held_out_count``: how many images there must be; half a data set is an error, not a number."""
+class Cifar10Testbed(PaperTestbed):
+    """CIFAR-10 from disk. ``train_count``, ``held_out_count``: how many images there must be; half a data set is an error, not a
+    number."""
 
-    name: ClassVar[str] = "cifar10-ddpm"
-    summary: ClassVar[str] = "google/ddpm-cifar10-32 on CIFAR-10, 32 x 32, at paper scale; needs downloads and a GPU"
     image_size: ClassVar[int] = CIFAR_SIZE
-    weights_advice: ClassVar[str] = f"download the safetensors and set weights to their folder ({GUIDE})"
 
     data: str = "data/cifar10"
-    weights: str = "google/ddpm-cifar10-32"
-    revision: str | None = REVISION
-    finetune_epochs: int = 50
-    scratch_epochs: int = 400
     train_count: int = 50_000
     held_out_count: int = 10_000
 
     def _split(self, split: str) -> tuple[np.ndarray, np.ndarray | None]:
         root = Path(self.data).expanduser()
-        source = _find(root)
+        source = _find(root, self.name)
         images, labels = _read(source, files_fingerprint(root, source.train + source.held_out))[split]
         expected = {"train": self.train_count, "held_out": self.held_out_count}[split]
         if len(images) != expected:
-            raise UserError(
-                f"cifar10-ddpm: {split}_count must be the number of images in {root}: {len(images)}, got {expected}"
-            )
+            raise UserError(f"{self.name}: {split}_count must be the number of images in {root}: {len(images)}, got {expected}")
         return images, labels
 
     def data_files(self) -> list[Path]:
-        source = _find(Path(self.data).expanduser())
+        source = _find(Path(self.data).expanduser(), self.name)
         return [*source.train, *source.held_out]
 
     def train_images(self) -> Tensor:
@@ -142,6 +133,20 @@ class Cifar10DDPM(PaperTestbed):
 
     def held_out_images(self) -> Tensor:
         return torch.tensor(self._split("held_out")[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10DDPM(Cifar10Testbed):
+    """Google's published weights, trained on as BadDiffusion does."""
+
+    name: ClassVar[str] = "cifar10-ddpm"
+    summary: ClassVar[str] = "google/ddpm-cifar10-32 on CIFAR-10, 32 x 32, at paper scale; needs downloads and a GPU"
+    weights_advice: ClassVar[str] = f"download the safetensors and set weights to their folder ({GUIDE})"
+
+    weights: str | None = "google/ddpm-cifar10-32"
+    revision: str | None = REVISION
+    finetune_epochs: int = 50
+    scratch_epochs: int = 400
 
     def training_settings(self, scheme: str) -> TrainingSettings:
         """BadDiffusion's, section 4.1 and the authors' code: the same for both schemes but for the length."""

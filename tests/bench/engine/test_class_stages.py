@@ -10,7 +10,7 @@ import torch
 
 from bench import registry
 from bench.classification.classifier import predict
-from bench.engine import class_stages
+from bench.engine import class_measure, class_stages
 from bench.engine.artefacts import load_images
 from bench.engine.building import asked_for, poisoned_set
 from bench.engine.context import StageContext
@@ -46,7 +46,8 @@ SUITE = {
     "seeds": [0],
 }
 MEASURED = {
-    "none": {"g1", "g4", "asr[prompt]", "amplification", "p_t", "ta", "classifier_asr", "fid[digits-cnn]", "prompt_accuracy"},
+    "none": {"g1", "g4", "asr[prompt]", "amplification", "p_t", "ta", "classifier_asr", "fid[digits-cnn]", "prompt_accuracy"}
+    | {"replication[digits-cnn]", "replication_p95[digits-cnn]"},
     "clip_x0": {"g1", "g4", "asr[prompt]", "amplification", "fid[digits-cnn]", "fid_other_classes[digits-cnn]"},
     "train_on_generated": {"ta", "classifier_asr"},
     "diffusion_classifier": {"ta", "classifier_asr"},
@@ -90,6 +91,7 @@ def test_cells_share_what_they_have_in_common(walked) -> None:
     assert (names.count("train"), names.count("trigger_classifier")) == (3, 1)
     assert names.count("classifier") == 3 + 3  # of three training sets, and of what three generators drew
     assert sum(stage.params.get("what") == "generated" for stage in plan.stages.values()) == 3
+    assert names.count("training_features") == 3
     # Scores do not depend on which attack an honest set is probed with.
     assert names.count("detect") == 3 * 3 * 2
 
@@ -124,6 +126,46 @@ def test_poison_shares_are_those_of_the_set_that_was_trained_on(records) -> None
     assert metrics["p_t"].value == pytest.approx(poisoned / (poisoned + int((labels == 6).sum())))
     honest = records["none", "badnets", "none"].metrics
     assert honest["p_t"].value == 0 and honest["poison_rate[all rows]"].value == 0
+
+
+def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records) -> None:
+    """Poison included: a copy of a stamped row is a copy. In the control column only, with its interval."""
+    plan, folders = walked
+    for key, record in records.items():
+        metric = record.metrics.get("replication[digits-cnn]")
+        assert (metric is not None) is (key[2] == "none" and record.kind == "control"), key
+        if metric is not None:
+            assert metric.ci_low <= metric.value <= metric.ci_high and 0 < metric.value <= 1
+            high = record.metrics["replication_p95[digits-cnn]"]
+            assert (metric.n, high.n, metric.higher_is_better, high.higher_is_better) == (20, 20, False, False)
+    made = {
+        stage.params["attack"]["name"]: folders[key] for key, stage in plan.stages.items() if stage.name == "training_features"
+    }
+    poisoned = poisoned_set(DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0)
+    rows = poisoned.poisoned.nonzero().flatten()[:40]
+    testbed, metrics, flags = DigitsCFG(**SMALL), {}, []
+    found = []
+    for name in ("badnets", "none"):
+        class_measure.replication_metrics(
+            testbed, poisoned.images[rows], {"training_features": made[name]}, 0, "cpu", metrics, flags
+        )
+        found.append(metrics["replication[digits-cnn]"].value)
+    assert found[0] == pytest.approx(1, abs=1e-5) and found[1] < 0.999 and flags == []
+
+
+def test_an_image_without_features_is_no_copy_and_is_said(walked, monkeypatch) -> None:
+    """A generator that collapsed to images nothing is seen in must not fail the cell, nor count as copying."""
+    plan, folders = walked
+    folder = next(folders[key] for key, stage in plan.stages.items() if stage.name == "training_features")
+    rows = torch.zeros(4, 64)
+    monkeypatch.setattr(class_measure.fid, "extract_features", lambda *_, **__: rows)
+    testbed, metrics, flags = DigitsCFG(**SMALL), {}, []
+    images = testbed.held_out_images()[:4]
+    class_measure.replication_metrics(testbed, images, {"training_features": folder}, 0, "cpu", metrics, flags)
+    assert metrics == {} and flags == ["replication: 4 of 4 images have no feature at all"]
+    rows[:3] = 1
+    class_measure.replication_metrics(testbed, images, {"training_features": folder}, 0, "cpu", metrics, flags)
+    assert metrics["replication[digits-cnn]"].n == 3 and flags[1] == "replication: 1 of 4 images have no feature at all"
 
 
 def test_an_attack_without_a_trigger_has_no_trigger_numbers(records) -> None:

@@ -211,7 +211,8 @@ def test_declared_code_must_exist():
 def test_the_real_stage_table_declares_code_that_exists():
     kinds = load_stages("bench.engine.stages")
     around_classifiers = {"classifier", "trigger_classifier", "detect", "detect_noise", "classify"}
-    assert set(kinds) == {"reference", "train", "sample", "repair", "invert", "measure"} | around_classifiers
+    around_generators = {"reference", "training_features", "train", "sample", "repair", "invert", "measure"}
+    assert set(kinds) == around_generators | around_classifiers
     assert all(function_hash(kind.run) and code_files(kind.code) for kind in kinds.values())
 
 
