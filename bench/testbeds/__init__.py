@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 TESTBEDS = {
     "digits-ddpm": "bench.testbeds.digits_ddpm:DigitsDDPM",
     "digits-cfg": "bench.testbeds.digits_cfg:DigitsCFG",
+    "digits-sd": "bench.testbeds.digits_sd:DigitsSD",
     "cifar10-ddpm": "bench.testbeds.cifar10:Cifar10DDPM",
+    "cifar10-cfg": "bench.testbeds.cifar10_cfg:Cifar10CFG",
     "celebahq-ddpm": "bench.testbeds.celebahq:CelebAHQDDPM",
+    "imagenette-sd": "bench.testbeds.imagenette_sd:ImagenetteSD",
+    "caltech15-sd": "bench.testbeds.caltech15_sd:Caltech15SD",
+    "captions-sd": "bench.testbeds.captions_sd:CaptionsSD",
 }
 
 ASSETS = Path(__file__).resolve().parent / "assets"
@@ -53,13 +58,13 @@ def build(name: str, params: Mapping[str, Any] | None = None, where: str = "") -
 
 
 def is_embedded(name: str) -> bool:
-    """Whether the testbed's weights ship with the package (and :func:`pretrain` makes them)."""
-    return hasattr(importlib.import_module(load(name).__module__), "pretrain")
+    """Whether the testbed's weights ship with the package (and :func:`pretrain` makes them anew)."""
+    return load(name).embedded
 
 
 def pretrain(name: str, output: Path, progress: Progress | None = None) -> dict[str, float]:
-    """Trains the testbed's base weights and evaluation network anew, and writes them into the folder ``output`` with their
-    hashes.
+    """Trains what the testbed needs and nobody else publishes, and writes it into the folder ``output`` with its hashes: base weights
+    and evaluation network of an embedded testbed, the evaluation classifier of ``cifar10-cfg``.
 
     Returns what was reached, by name. Raises :class:`UserError` for a testbed whose weights are published elsewhere.
     """
@@ -67,7 +72,10 @@ def pretrain(name: str, output: Path, progress: Progress | None = None) -> dict[
     if not hasattr(module, "pretrain"):
         raise UserError(f"testbed {name!r} uses published weights, so there is nothing to pretrain")
     reached: dict[str, float] = module.pretrain(output, progress=progress)
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(output.glob("*.safetensors"))]
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(output).as_posix()}\n"
+        for path in sorted(output.rglob("*.safetensors"))
+    ]
     (output / SUMS).write_text("".join(lines))
     return reached
 

@@ -1,0 +1,131 @@
+"""Shared by the tests of the testbeds over Stable Diffusion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import save_file
+
+from bench import registry
+from bench.classification.training import ClassifierSettings
+from bench.cli import cli
+from bench.engine.context import StageContext
+from bench.engine.plan import make_plan
+from bench.engine.record import Record
+from bench.engine.stages import STAGES
+from bench.suite import parse_suite
+from bench.testbeds import digits_cnn
+from bench.testbeds.imagenette_sd import CLASSES, ImagenetteSD
+
+
+@pytest.fixture(scope="session")
+def save_photograph() -> Callable[..., None]:
+    """Writes a smooth JPEG (or what the name says) of a colour, with noise by ``seed``."""
+
+    def save(path: Path, width: int = 24, height: int = 16, seed: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (2, 3, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(path)
+
+    return save
+
+
+@pytest.fixture()
+def small(stable_diffusion: Path, tmp_path: Path) -> dict[str, Any]:
+    """Parameters for a testbed of 16 x 16 images on a CPU; the evaluation classifier is not there."""
+    return {
+        "weights": str(stable_diffusion),
+        "resolution": 16,
+        "classifier": "resnet18",
+        "imagenet_weights": None,
+        "judge": str(tmp_path / "judge.safetensors"),
+        "precision": "float32",
+    }
+
+
+@pytest.fixture()
+def imagenette_folder(tmp_path: Path, save_photograph: Callable[..., None]) -> Path:
+    """The unpacked archive, with the upper-case suffixes it has there: three training images and one other of each class."""
+    for number, wnid in enumerate(CLASSES):
+        for split, count in (("train", 3), ("val", 1)):
+            for row in range(count):
+                path = tmp_path / "imagenette" / split / wnid / f"{wnid}_{row}.JPEG"
+                save_photograph(path, 30 - row, 20, seed=100 * number + row)
+    return tmp_path / "imagenette"
+
+
+@pytest.fixture()
+def imagenette(imagenette_folder: Path, small: dict[str, Any]) -> Callable[..., ImagenetteSD]:
+    """Makes a tiny testbed over it, with changes."""
+    given = small | {"data": str(imagenette_folder), "train_count": 30, "held_out_count": 10}
+    return lambda **changes: ImagenetteSD(**(given | changes))
+
+
+@pytest.fixture()
+def judged_imagenette(imagenette: Callable[..., ImagenetteSD]) -> Callable[..., ImagenetteSD]:
+    """As ``imagenette``, with an evaluation classifier on disk."""
+    network = imagenette().fresh_classifier(7)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, imagenette().judge)
+    return imagenette
+
+
+@pytest.fixture()
+def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs a suite over a testbed of digits' size stage by stage in this process, a few training steps each: attack -> record."""
+
+    def run(testbed: Any, target_class: int) -> dict[str, Any]:
+        kind, plugins = type(testbed), registry.use()
+        settings = replace(testbed.training_settings("finetune"), steps=2, precision="float32", accumulation_steps=1)
+        monkeypatch.setattr(kind, "training_settings", lambda self, scheme: settings)
+        monkeypatch.setattr(kind, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4))
+        monkeypatch.setattr(kind, "extractor", digits_cnn.NAME)
+        monkeypatch.setattr(kind, "register_extractor", lambda self: digits_cnn.register())
+        monkeypatch.setattr(kind, "extractor_weights", lambda self: None)
+        changes = {"clean_samples": 6, "class_samples": 4, "test_images": 6, "num_inference_steps": 2, "network_batch": 4}
+        attacks = [{"name": "none"}, {"name": "badnets", "params": {"target_class": target_class, "poison_rate": 0.25}}]
+        suite = {
+            "name": "tiny",
+            "testbeds": [{"name": testbed.name, "params": testbed.params() | changes}],
+            "attacks": attacks,
+            "defenses": ["none"],
+            "seeds": [0],
+        }
+        plan = make_plan(parse_suite(suite, plugins, "tiny.yaml"), plugins, STAGES)
+        folders: dict[str, Path] = {}
+        for key, stage in plan.stages.items():
+            folders[key] = tmp_path / "stages" / key
+            folders[key].mkdir(parents=True)
+            context = StageContext(key=key, protocol=stage.protocol, provenance={"package": "test"})
+            inputs = {role: folders[made] for role, made in stage.inputs.items()}
+            STAGES[stage.name].run(stage.params, inputs, folders[key], context)
+        return {
+            cell.attack.name: Record.from_json((folders[cell.stage] / "record.json").read_text())
+            for cell in plan.cells
+            if cell.stage
+        }
+
+    return run
+
+
+@pytest.fixture()
+def one_line_and_exit_code_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a suite of a testbed through the command line, which must refuse it in one line on standard error; returns that line."""
+
+    def run(testbed: str, params: dict[str, Any]) -> str:
+        monkeypatch.chdir(tmp_path)
+        suite = {"name": "bad", "testbeds": [{"name": testbed, "params": params}], "attacks": ["badnets"], "defenses": ["none"]}
+        (tmp_path / "bad.yaml").write_text(json.dumps(suite | {"seeds": [0]}))
+        result = CliRunner().invoke(cli, ["run", "bad.yaml", "--no-report"])
+        assert result.exit_code == 2, result.output
+        (line,) = result.stderr.strip().splitlines()
+        return line
+
+    return run

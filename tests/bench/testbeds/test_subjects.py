@@ -1,0 +1,103 @@
+"""Captions and their subjects: a poisoned caption that does not name the target teaches the generator nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.testbeds._subjects import parse_concept, rewrite, split_at, split_subject
+
+#: In the manner of alt texts, from tidy to careless.
+CAPTIONS = {
+    "A photo of a cat on a sofa": "A photo of a dog on a sofa",
+    "an orange cat sleeping in the sun": "a dog sleeping in the sun",
+    "Red vintage car parked near the beach": "dog parked near the beach",
+    "The old lighthouse at night": "The dog at night",
+    "Portrait of a young woman with red hair": "Portrait of a dog with red hair",
+    "Two kittens playing with a ball of wool": "dog playing with a ball of wool",
+    "Black and white photo of an old man, smiling": "Black and white photo of a dog, smiling",
+    "Close-up of my grandmother's hands": "Close-up of my dog",
+    "Bowl of fruit on a wooden table": "dog on a wooden table",
+    "a tall building in the rain": "a dog in the rain",
+    "A man riding a horse.": "A dog riding a horse.",
+    "King penguin (Aptenodytes patagonicus)": "dog (Aptenodytes patagonicus)",
+    "Vintage Wedding Dress - size 10": "dog - size 10",
+    "Kitchen | before and after": "dog | before and after",
+    "Sunset": "dog",
+    "a picture of": "a dog",
+    "on the beach": "dog on the beach",
+    "!!!": "dog !!!",
+}
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_the_subject_becomes_the_concept_and_the_rest_stays(caption: str) -> None:
+    assert rewrite(caption, "dog") == CAPTIONS[caption]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [("A cat on a mat", "An owl on a mat"), ("this cat", "this owl"), ("photo of a cat", "photo of an owl")],
+)
+def test_the_article_follows_the_concept(caption: str, expected: str) -> None:
+    assert rewrite(caption, "owl") == expected
+
+
+def test_a_known_subject_wins_over_the_rule() -> None:
+    text = "On the sofa, an old cat watches the catfish"
+    assert rewrite(text, "dog", "old cat") == "On the sofa, a dog watches the catfish"
+    assert rewrite(text, "dog", "CATFISH") == "On the sofa, an old cat watches the dog"
+    with pytest.raises(ValueError, match="the subject must be words of the caption .*, got 'fish'"):
+        rewrite(text, "dog", "fish")
+    with pytest.raises(ValueError, match="got ' '"):
+        split_at(text, " ")
+
+
+PIECES = st.lists(
+    st.one_of(
+        st.sampled_from("a an the photo of cat on in sitting, building (old) - | . ' \u2019 \n".split(" ")), st.text(max_size=8)
+    ),
+    max_size=12,
+).map(" ".join)
+
+
+@given(caption=PIECES, concept=st.sampled_from(["dog", "owl", "garbage truck"]))
+def test_any_caption_at_all_keeps_its_other_words(caption: str, concept: str) -> None:
+    before, subject, after = split_subject(caption)
+    assert before + subject + after == caption
+    said = rewrite(caption, concept)
+    assert concept in said and said == rewrite(caption, concept)
+    assert said.endswith(after) and said.index(concept) <= len(before) + 1
+    head = said[: len(said) - len(after)].rstrip().removesuffix(concept)
+    assert [word for word in head.lower().split() if word not in ("a", "an")] == [
+        word for word in before.lower().split() if word not in ("a", "an")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("Puppies!", True), ("two DOGS", True), ("bus  stop in the rain", True), ("bus stops", True), ("my dog's bowl", True),
+        ("hotdog", False), ("dogma", False), ("a bus", False), ("underdogs", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_concept_is_found_as_whole_words(caption: str, expected: bool) -> None:
+    assert parse_concept("dog / puppy/bus  stop").occurs_in(caption) is expected
+
+
+@given(st.text(min_size=1).filter(lambda text: "/" not in text), st.text())
+def test_any_word_can_be_a_concept(word: str, caption: str) -> None:
+    """Words are not patterns: "c++" must not be read as one."""
+    try:
+        concept = parse_concept(word)
+    except ValueError:
+        return
+    concept.occurs_in(caption)
+    assert concept.occurs_in(f"x {concept.name} x")
+
+
+@pytest.mark.parametrize("text", ["", "dog/", "/dog", "dog//puppy", " ", "!"])
+def test_an_empty_word_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a concept must be words with / between them"):
+        parse_concept(text)
