@@ -17,7 +17,7 @@ SCIENCE := $(notdir $(basename $(wildcard suites/science-*.yaml)))
 
 help:
 	@echo "make leaderboard   run suites/digits.yaml into $(STORE)/ and write the HTML board (sets up $(VENV) first)"
-	@echo "make science       the longer suites, suites/science-*.yaml, and docs/science.md (one suite: make science-rates)"
+	@echo "make science       the longer suites, suites/science-*.yaml, and their pages in docs/ (one suite: make science-rates)"
 	@echo "make test          the test suite, with coverage"
 	@echo "make lint          ruff, mypy, import-linter"
 	@echo "make bench         the benchmarks"
@@ -49,9 +49,10 @@ leaderboard: setup
 
 # Failed cells (exit code 1) are rows of the page; anything else stops here.
 science: setup
-	@failed=0; for suite in $(SCIENCE) digits; do \
+	@failed=0; for suite in $(SCIENCE) digits poison; do \
 	  $(RUN) $$suite --store $(STORE) --no-report $(if $(JOBS),--jobs $(JOBS)) || { code=$$?; [ $$code -eq 1 ] || exit $$code; failed=1; }; \
-	done; $(BIN)/python -m leaderboard.science --store $(STORE) --output docs/science.md && exit $$failed
+	done; $(BIN)/python docs/x0_trajectories.py --store $(STORE) || failed=1; \
+	$(BIN)/python -m leaderboard.science --store $(STORE) --output docs && exit $$failed
 
 $(SCIENCE): setup
 	$(RUN) $@ --store $(STORE) $(if $(JOBS),--jobs $(JOBS))

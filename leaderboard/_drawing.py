@@ -1,4 +1,4 @@
-"""Line charts as SVG files that stand alone: a Markdown page cannot style what it shows, so each carries its own colours."""
+"""Charts as SVG files that stand alone: a Markdown page cannot style what it shows, so each carries its own colours."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from markupsafe import escape
 
 from leaderboard.aggregate import Interval
-from leaderboard.plots import MARKERS, Frame, series_colour
+from leaderboard.palette import scale
+from leaderboard.plots import MARKERS, PART_STEPS, Frame, series_colour
 
 WIDTH, HEIGHT, LEGEND_LINE = 520, 300, 20
+BAR_LEFT, BAR_WIDTH, BAR_HEIGHT, BAR_LINE = 220, 285, 16, 24
 _STYLE = (
     "text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#3c4048}.name{fill:#16181d}.grid{stroke:#e4e2dc}"
     ".axis{fill:none;stroke:#3c4048;stroke-width:1.2}.level{stroke:#6b7079;stroke-width:1.3;stroke-dasharray:5 4}"
@@ -18,6 +20,7 @@ _STYLE = (
     ".line{fill:none;stroke-width:2.2}.dashed{stroke-dasharray:3 4}.whisker{fill:none;stroke-width:1.6;opacity:.7}"
     ".point{stroke:#fff;stroke-width:1}"
 )
+_BAR_STYLE = ".part{stroke:#8a8781;stroke-width:.6}.tick-mark{fill:none;stroke:#16181d;stroke-width:2;stroke-dasharray:3 2}"
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,58 @@ def chart(
     parts += [_curve(frame, curve) for curve in curves]
     named = [curve for curve in curves if curve.label]
     parts += [_legend(curve, HEIGHT + 6 + LEGEND_LINE * place) for place, curve in enumerate(named)]
-    height = HEIGHT + LEGEND_LINE * len(named)
+    return _svg(parts, HEIGHT + LEGEND_LINE * len(named), title)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """``parts``: up to four shares of a whole, the worst for the defender first; ``tick``: a level across this bar."""
+
+    label: str
+    parts: Sequence[float]
+    tick: float | None = None
+
+
+def bars(rows: Sequence[Bar], names: Sequence[str], tick_name: str, title: str) -> str:
+    """One horizontal bar from 0 to 1 a row, stacked from ``parts`` in the order of ``names``, a dashed tick across it; a legend below.
+
+    Raises ``ValueError`` without a row.
+    """
+    if not rows:
+        raise ValueError(f"a chart needs at least one bar, got none for {title!r}")
+    colours = [scale("light")[step] for step in PART_STEPS]
+    drawn = []
+    for place, row in enumerate(rows):
+        y, start = 10 + place * BAR_LINE, 0.0
+        drawn.append(f'<text x="{BAR_LEFT - 8}" y="{y + 12}" text-anchor="end">{escape(row.label)}</text>')
+        for share, colour in zip(row.parts, colours, strict=False):
+            left, right = (BAR_LEFT + BAR_WIDTH * min(1.0, max(0.0, value)) for value in (start, start + share))
+            start += share
+            drawn.append(
+                f'<rect class="part" x="{left:.2f}" y="{y}" width="{right - left:.2f}" height="{BAR_HEIGHT}" fill="{colour}"/>'
+            )
+        if row.tick is not None:
+            x = BAR_LEFT + BAR_WIDTH * min(1.0, max(0.0, row.tick))
+            drawn.append(f'<path class="tick-mark" d="M{x:.2f},{y - 4}V{y + BAR_HEIGHT + 4}"/>')
+    bottom = 10 + len(rows) * BAR_LINE
+    drawn.append(f'<path class="axis" d="M{BAR_LEFT},{bottom}H{BAR_LEFT + BAR_WIDTH}"/>')
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        drawn.append(f'<text x="{BAR_LEFT + BAR_WIDTH * tick:g}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+    x, y = BAR_LEFT, bottom + 40
+    for name, colour in zip(names, colours, strict=False):
+        drawn.append(f'<rect class="part" x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
+        drawn.append(f'<text x="{x + 17}" y="{y}">{escape(name)}</text>')
+        x += 52
+    drawn.append(
+        f'<path class="tick-mark" d="M{x + 6},{y - 13}V{y + 5}"/><text x="{x + 17}" y="{y}">{escape(tick_name)}</text>'
+    )
+    return _svg(drawn, bottom + 54, title, _BAR_STYLE)
+
+
+def _svg(parts: Sequence[str], height: int, title: str, style: str = "") -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title><style>{_STYLE}</style>'
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title><style>{_STYLE}{style}</style>'
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>{"".join(parts)}</svg>\n'
     )
 

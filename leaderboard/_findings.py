@@ -12,7 +12,7 @@ from bench.engine.record import Run
 from leaderboard import names
 from leaderboard.aggregate import MIN_SEEDS, Interval, paired_difference, t_interval
 from leaderboard.board import Board, Cell, boards, identity
-from leaderboard.matrix import summary
+from leaderboard.matrix import metric_names, summary
 from leaderboard.ranking import fid_name
 
 SHOWS, OPPOSITE, OPEN = "shows", "does not show", "cannot be told here"
@@ -21,6 +21,8 @@ Region = tuple[float, float] | None
 #: What still counts as similar, as a share of the reference. The paper itself calls FIDs similar that differ by up to 9.7 %
 #: (Table 6, hat, 90 %: 17.82 with clipping, 19.73 without).
 SIMILAR = 0.1
+#: Families of metrics named after a feature extractor.
+EXTRACTED = ("fid_other_classes", "replication", "replication_p95")
 RULE = (
     "Every comparison is a difference between two cells, taken seed by seed (cells of one seed share their starting noise), with a "
     "two-sided 95 % Student t-interval over the seeds. A claim names the region the difference should lie in: `< 0`, `> 0`, or, for "
@@ -35,14 +37,19 @@ RULE = (
 
 @dataclass(frozen=True)
 class Line:
-    """One cell, all its seeds, and the board it belongs to. The metric name ``fid`` stands for the testbed's own FID."""
+    """One cell, all its seeds, and the board it belongs to. The metric name ``fid`` stands for the testbed's own FID, and so do the
+    other :data:`EXTRACTED` for what the testbed's extractor measures."""
 
     board: Board
     cell: Cell
 
     def metric(self, metric: str) -> str:
         """The name in the records."""
-        return (fid_name(self.board) or metric) if metric == "fid" else metric
+        if metric == "fid":
+            return fid_name(self.board) or metric
+        if metric in EXTRACTED:
+            return next((name for name in metric_names([self.cell]) if names.split(name)[0] == metric), metric)
+        return metric
 
     def values(self, metric: str) -> dict[int, float]:
         """Seed -> value."""
@@ -189,6 +196,19 @@ def compare(
         f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "no reference for the margin" if region is None else ""
     )
     return Part(text, metric, region, difference, note)
+
+
+def against(text: str, first: tuple[Line | None, str], level: float, region: Region) -> Part:
+    """``value - level``, for a bar that is a number and not another cell."""
+    line, metric = first
+    if line is None:
+        return Part(text, metric, region, None, "no result")
+    metric = line.metric(metric)
+    values = line.values(metric)
+    if not values:
+        return Part(text, metric, region, None, "no seed with a value")
+    difference = t_interval([values[seed] - level for seed in sorted(values)])
+    return Part(text, metric, region, difference, f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "")
 
 
 BELOW = (-math.inf, 0.0)

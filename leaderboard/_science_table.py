@@ -15,14 +15,29 @@ from leaderboard.matrix import interval_text
 
 Found = Mapping[str, list[Line]]
 Rows = Sequence[tuple[str, "Line | None"]]
-Plot = tuple[str, str, str]
+Plot = tuple[str, str, "str | bytes"]
 ATTACK_METRICS = ("mse[noise]", "asr[noise]", "asr[image]", "fid", "mse[clean]", "asr[clean]")
 ABSENT = "–"
+#: Column headings that say more than the metric's name.
+_HEADINGS = {
+    "asr[prompt]": "G1 + G2",
+    "mismatch": "G1 + G3",
+    "fid_other_classes": "FID, other classes",
+    "prompt_accuracy": "prompt accuracy",
+    "p_t": "p_t",
+    "classifier_asr": "ASR of the classifier",
+    "trigger_classifier_false_alarms": "false alarms",
+    "replication": "replication",
+    "replication_p95": "replication, 95th percentile",
+    "tpr_at_5_fpr[training set]": "TPR at 5 % FPR[training set]",
+    "tpr_at_5_fpr[generated]": "TPR at 5 % FPR[generated]",
+}
 
 
 @dataclass(frozen=True)
 class Section:
-    """All text is Markdown. ``suites``: where the cells come from; ``plots``: (file's stem, description, SVG)."""
+    """All text is Markdown. ``suites``: where the cells come from; ``plots``: (file's stem, description, SVG or PNG); ``figures``: (file,
+    description) of what another script draws beside the page, shown where it is there; ``whiskers``: whether plots have some."""
 
     title: str
     paper: str
@@ -32,6 +47,8 @@ class Section:
     claims: tuple[Claim, ...]
     plots: tuple[Plot, ...] = ()
     notes: tuple[str, ...] = ()
+    figures: tuple[tuple[str, str], ...] = ()
+    whiskers: bool = True
 
 
 def md(text: str) -> str:
@@ -134,5 +151,7 @@ def over_parameter(
 
 
 def _heading(metric: str) -> str:
+    if metric in _HEADINGS:
+        return _HEADINGS[metric]
     family, argument = names.split(metric)
     return f"{family.upper()}[{argument}]" if argument else family.upper()

@@ -14,8 +14,10 @@ from bench.engine.record import Metric, PluginSpec, Record, Run
 from leaderboard import _findings as findings
 from leaderboard import science
 from leaderboard._findings import OPEN, OPPOSITE, SHOWS
+from leaderboard._science_page import progress, render
 from leaderboard._science_table import Section
 
+PAGE = science.BADDIFFUSION
 NONE = PluginSpec(name="none")
 BASE = {"trigger": "grey_box", "target": "hat", "poison_rate": 0.1, "poisoned_image": "trigger_only", "trigger_size": None,
         "scheme": "finetune", "training_steps": None}  # fmt: skip
@@ -130,8 +132,7 @@ def all_runs() -> list[Run]:
 
 
 def found(runs: Iterable[Run]) -> list[Section]:
-    by_suite = {one.suite: one for one in runs}
-    return science.sections({suite: findings.lines(by_suite.get(suite)) for suite in science.SUITES})
+    return PAGE.found(list(runs))
 
 
 def verdicts(runs: Iterable[Run], section: int) -> dict[str, str]:
@@ -202,7 +203,7 @@ def test_controls_and_anchors_stand_in_the_table() -> None:
 
 
 def test_a_suite_that_was_not_run_is_named(tmp_path: Path) -> None:
-    page, plots = science.render([run("science-rates", suite_rates())])
+    page, plots = render(PAGE, [run("science-rates", suite_rates())])
     assert "| `science-anp` | – | **not run** |" in page and "From `science-anp` (not run)." in page
     assert set(plots) == {"rates-mse.svg", "rates-asr.svg", "rates-fid.svg"}
     assert all(f"## {number}. " in page for number in range(1, 8)), "a section without a run stays on the page"
@@ -213,7 +214,7 @@ def test_an_unfinished_suite_says_how_far_it_is() -> None:
     records = suite_rates()
     reason = "out of memory: 5 GiB | asked"
     wrong = Record(testbed=records[0].testbed, attack=records[0].attack, defense=NONE, seed=9, status="failed", reason=reason)
-    page, _ = science.render([run("science-rates", [*records, wrong], pending=5)])
+    page, _ = render(PAGE, [run("science-rates", [*records, wrong], pending=5)])
     assert f"**{len(records)} of {len(records) + 6} cells, 1 failed**" in page
     assert "## Cells without a result" in page and r"out of memory: 5 GiB \| asked" in page
 
@@ -222,12 +223,12 @@ def test_records_that_were_removed_are_missed() -> None:
     """The account counts what was run; what is no longer there must not count as measured."""
     whole = run("science-rates", suite_rates())
     cut = Run(**{**whole.__dict__, "records": whole.records[:-2]})
-    assert science.progress(cut) == f"{len(whole.records) - 2} of {len(whole.records)} cells"
-    assert science.progress(None) == "not run"
+    assert progress(cut) == f"{len(whole.records) - 2} of {len(whole.records)} cells"
+    assert progress(None) == "not run"
 
 
 def test_the_page_says_what_it_is_made_from() -> None:
-    page, _ = science.render(all_runs())
+    page, _ = render(PAGE, all_runs())
     top = page.split("\n## ")[0]
     facts = ("- Testbeds: digits-ddpm", "- Seeds: 0, 1, 2", "- castlewalls: 0.1.0", "4f1c2d9a", "torch 2.14.0", "make science")
     assert all(said in top for said in (*facts, findings.RULE))
@@ -235,11 +236,11 @@ def test_the_page_says_what_it_is_made_from() -> None:
 
 def test_same_records_same_bytes_in_any_order() -> None:
     """A page that changes without its records cannot be reviewed."""
-    first = science.render(all_runs())
+    first = render(PAGE, all_runs())
     runs = all_runs()
     random.Random(1).shuffle(runs)
     shuffled = [Run(**{**one.__dict__, "records": random.Random(2).sample(one.records, len(one.records))}) for one in runs]
-    assert science.render(shuffled) == first
+    assert render(PAGE, shuffled) == first
 
 
 def test_hostile_names_are_shown_as_they_are() -> None:
@@ -247,7 +248,7 @@ def test_hostile_names_are_shown_as_they_are() -> None:
     label = "a|b <script>alert(1)</script> [x](http://y) `z` *w*\n| row"
     usual = json.dumps(spec().label)
     records = [Record.from_json(record.to_json().replace(usual, json.dumps(label))) for record in records]
-    page, _ = science.render([run("digits", records)])
+    page, _ = render(PAGE, [run("digits", records)])
     assert "<script>" not in page and r"a\|b &lt;script&gt;" in page and "\n| row" not in page
     for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, (
@@ -258,9 +259,9 @@ def test_hostile_names_are_shown_as_they_are() -> None:
 def test_the_plots_are_well_formed_and_stand_alone(tmp_path: Path) -> None:
     """A broken SVG shows as nothing at all."""
     store = write_store(tmp_path / "store", all_runs())
-    page = science.build(store, tmp_path / "docs" / "science.md")
+    (page,) = science.build(store, tmp_path / "docs", [PAGE])
     linked = set(re.findall(r"^!\[.*\]\(([^)]+)\)$", page.read_text(), re.MULTILINE))
-    assert linked == {f"science/{name}.svg" for name in science.PLOTS}
+    assert linked == {f"science/{name}" for name in PAGE.plots}
     for link in linked:
         tree = ElementTree.parse(page.parent / link)
         assert tree.getroot().tag == "{http://www.w3.org/2000/svg}svg" and "nan" not in (page.parent / link).read_text()
@@ -270,9 +271,9 @@ def test_the_plots_are_well_formed_and_stand_alone(tmp_path: Path) -> None:
 
 
 def test_a_plot_that_is_no_longer_drawn_goes_and_other_files_stay(tmp_path: Path) -> None:
-    output = tmp_path / "docs" / "science.md"
+    output = tmp_path / "docs"
     science.build(write_store(tmp_path / "one", all_runs()), output)
-    (output.parent / "science" / "mine.svg").write_text("mine")
+    (output / "science" / "mine.svg").write_text("mine")
     science.build(write_store(tmp_path / "two", [run("science-rates", suite_rates())]), output)
-    left = {path.name for path in (output.parent / "science").iterdir()}
+    left = {path.name for path in (output / "science").iterdir()}
     assert left == {"rates-mse.svg", "rates-asr.svg", "rates-fid.svg", "mine.svg"}
