@@ -58,7 +58,6 @@ store_option = click.option("--store", default="store", show_default=True, metav
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, for scripts.")
 plugin_option = click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A file with more plugins; repeatable.")
 choosing = _options(
-    click.argument("suite"),
     click.option("--seeds", callback=_split_seeds, metavar="0,1", help="Only these seeds, in place of the suite's."),
     click.option("--attacks", callback=_split, metavar="A,B", help="Only these of the suite's attacks (controls stay)."),
     click.option("--defenses", callback=_split, metavar="C,D", help="Only these of the suite's defenses (controls stay)."),
@@ -97,13 +96,14 @@ def main() -> None:
 
 
 @cli.command()
+@click.argument("suites", nargs=-1, required=True, metavar="SUITE...")
 @choosing
 @click.option("--timeout", type=float, metavar="SECONDS", help="For each stage; a stage that takes longer fails.")
 @click.option("--retries", type=int, metavar="N", help="How often a failed stage is tried again in this run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and how long it may take, and stop.")
 @click.option("--report/--no-report", default=True, help="Write the HTML board afterwards.  [default: report]")
 def run(
-    suite: str,
+    suites: Sequence[str],
     store: str,
     as_json: bool,
     timeout: float | None,
@@ -112,7 +112,7 @@ def run(
     report: bool,
     **choice: Any,
 ) -> None:
-    """Run SUITE, a shipped suite's name or a YAML file. What is in the store is not computed again.
+    """Run SUITE, a shipped suite's name or a YAML file, or several one after the other. What is in the store is not computed again.
 
     Run the same command again after a crash, Ctrl-C or a failed cell: it goes on where it was.
 
@@ -120,6 +120,7 @@ def run(
     castlewalls run digits
     castlewalls run digits --dry-run
     castlewalls run digits --defenses clip_xt --seeds 0 --jobs 2
+    castlewalls run digits poison sd
     castlewalls run mine.yaml --plugin my_defense.py --store /data/store --json
     """
     from bench.engine.api import prepare, run_prepared
@@ -127,35 +128,38 @@ def run(
     from bench.engine.store import Store
     from bench.summary import show_estimate, summary
 
-    prepared = prepare(suite, timeout=timeout, retries=retries, **choice)
+    # All of them before the first one runs: what is wrong in the last suite is said at once.
+    prepared = [prepare(suite, timeout=timeout, retries=retries, **choice) for suite in dict.fromkeys(suites)]
     if dry_run:
-        show_estimate(prepared.plan, Path(store), len(prepared.slots), as_json)
+        for one in prepared:
+            if len(prepared) > 1 and not as_json:
+                click.echo(f"{one.plan.suite}:")
+            show_estimate(one.plan, Path(store), len(one.slots), as_json)
         return
     opened = Store(store)
-    reporter = reporter_for(Console(stderr=True), quiet=as_json)
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster that takes its machine back, as Ctrl-C
+    outcomes = []
     try:
-        outcome = run_prepared(prepared, opened, reporter)
+        for one in prepared:
+            outcomes.append(run_prepared(one, opened, reporter_for(Console(stderr=True), quiet=as_json)))
     except KeyboardInterrupt:
-        kept = sum(opened.finished(key) for key in prepared.plan.stages)
+        kept = sum(opened.finished(key) for key in {key: None for one in prepared for key in one.plan.stages})
         click.echo(f"interrupted; {kept} stages are kept; run the same command to go on", err=True)
         sys.exit(INTERRUPTED)
     board = _write_board(Path(store), None) if report else None
     if as_json:
-        _print_json(
-            {
-                "suite": prepared.plan.suite,
-                "cells": outcome.counts,
-                "stages_made": outcome.made,
-                "run": str(outcome.file),
-                "report": None if board is None else str(board),
-            }
-        )
+        where = None if board is None else str(board)
+        found = [
+            {"suite": suite, "cells": ended.counts, "stages_made": ended.made, "run": str(ended.file), "report": where}
+            for suite, ended in zip((one.plan.suite for one in prepared), outcomes, strict=True)
+        ]
+        _print_json(found[0] if len(found) == 1 else found)
     else:
-        summary(Path(store), prepared.plan.suite, _screen())
+        for one in prepared:
+            summary(Path(store), one.plan.suite, _screen())
         if board is not None:
             click.echo(str(board))
-    sys.exit(0 if outcome.all_ok else FAILED)
+    sys.exit(0 if all(outcome.all_ok for outcome in outcomes) else FAILED)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -163,6 +167,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 @cli.command()
+@click.argument("suite")
 @choosing
 def plan(suite: str, store: str, as_json: bool, **choice: Any) -> None:
     """Show the stages SUITE needs, without running any. With --json, one JSON object a line.
@@ -251,7 +256,7 @@ def _write_board(store: Path, output: Path | None) -> Path:
 @click.argument("testbed")
 @click.option("--output", required=True, metavar="DIR", help="Where the weights are written.")
 def pretrain(testbed: str, output: str) -> None:
-    """Train TESTBED's shipped weights anew (its base generator and evaluation network).
+    """Train what TESTBED needs and nobody else publishes: shipped weights anew, or a paper testbed's evaluation classifier.
 
     \b
     castlewalls pretrain digits-ddpm --output bench/testbeds/assets
