@@ -206,9 +206,11 @@ def sample(
     guards: Sequence[Guard] = (),
     batch_size: int = 128,
     purpose: str = "sample",
+    finish: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
-    """``count`` images (count, c, h, w) float32 in [-1, 1] (clamped at the end, as saving a picture would).
+    """``count`` images (count, c, h, w) float32 in [-1, 1] (clamped at the end, as saving a picture would), or what ``finish`` makes of
+    each batch of them: thousands of large images would not fit into memory as they are.
 
     ``labels``: (count,) int64, what a class-conditional generator is asked for, sample by sample.
     ``start(noise, indices)`` turns the initial noise of those sample indices into what the network is given; ``None`` leaves it.
@@ -230,5 +232,14 @@ def sample(
         x = start(noise, indices) if start else noise
         told = None if labels is None else labels[indices.start : indices.stop]
         denoised = denoise(generator, x, streams, settings, guards, labels=told, after_step=advance)
-        images += [generator.decode(piece).cpu() for piece in denoised.split(settings.network_batch)]
-    return torch.cat(images).clamp(-1, 1)
+        decoded = _decoded(generator, denoised, settings)
+        images.append(finish(decoded) if finish else decoded)
+    return torch.cat(images)
+
+
+def _decoded(generator: Generator, denoised: Tensor, settings: SamplerSettings) -> Tensor:
+    """The images of what was denoised, clamped to [-1, 1], on the CPU; in padded pieces, for the reason :func:`predict_noise` has."""
+    padded = torch.cat([denoised, denoised.new_zeros((-len(denoised) % settings.network_batch, *denoised.shape[1:]))])
+    with torch.no_grad(), autocast(denoised.device, settings.precision):
+        pieces = [generator.decode(piece).clamp(-1, 1).cpu() for piece in padded.split(settings.network_batch)]
+    return torch.cat(pieces)[: len(denoised)]

@@ -93,17 +93,16 @@ class TextToImage(Generator):
     @torch.no_grad()
     def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
         """Latents (n, c', h', w') float32, scaled to unit variance as the U-Net was trained on them."""
-        with torch.autocast(self.device.type, enabled=False):
-            found = self.vae.encode(images.to(self.device)).latent_dist
-        latents: Tensor = found.mean
+        found = self.vae.encode(images.to(self.device).contiguous(memory_format=torch.channels_last)).latent_dist
+        latents: Tensor = found.mean.float()
         if draw is not None:
-            latents = latents + found.std * torch.randn(latents.shape, generator=draw).to(latents.device)
+            latents = latents + found.std.float() * torch.randn(latents.shape, generator=draw).to(latents.device)
         return (latents - self._shift) * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, enabled=False):
-            images: Tensor = self.vae.decode(x / float(self.vae.config.scaling_factor) + self._shift).sample
+        latents = (x / float(self.vae.config.scaling_factor) + self._shift).contiguous(memory_format=torch.channels_last)
+        images: Tensor = self.vae.decode(latents).sample
         return images.float()
 
     @property
@@ -112,7 +111,7 @@ class TextToImage(Generator):
 
     def to(self, device: str | torch.device) -> TextToImage:
         super().to(device)
-        self.vae.to(device)
+        self.vae.to(device, memory_format=torch.channels_last)
         torch.nn.Module.to(self.text_encoder, device)
         _attend_plainly(self)
         return self
@@ -134,7 +133,7 @@ class TextToImage(Generator):
 
         network = copy.deepcopy(self.unet).to("cpu", torch.float32, memory_format=torch.contiguous_format)
         StableDiffusionPipeline(
-            vae=copy.deepcopy(self.vae).cpu(),
+            vae=copy.deepcopy(self.vae).to("cpu", torch.float32, memory_format=torch.contiguous_format),
             text_encoder=copy.deepcopy(self.text_encoder).cpu(),
             tokenizer=self.tokenizer,
             unet=network,

@@ -130,7 +130,8 @@ def train(
             if settings.horizontal_flip:
                 flip = torch.rand(share, 1, 1, 1, generator=draw).to(accelerator.device) < 0.5
                 batch["images"] = torch.where(flip, batch["images"].flip(-1), batch["images"])
-            batch["images"] = generator.encode(batch["images"], draw)
+            with accelerator.autocast():
+                batch["images"] = generator.encode(batch["images"], draw)
             if generator.classes is not None:
                 labels = batch["labels"]
                 if settings.label_dropout:

@@ -107,9 +107,10 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
         guards=guards,
         # All other samples share their noise, so that they can be compared in pairs; a generated data set is not one of them.
         purpose="generated" if what == "generated" else "sample",
+        finish=lambda batch: to_uint8(_finite(batch)),
         progress=context.progress,
     )
-    save_images(out, to_uint8(_finite(images)))
+    save_images(out, images)
     return {"generator_calls": float(generator.calls)}
 
 

@@ -104,7 +104,14 @@ class DigitsTestbed(Testbed):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassDigits(DigitsTestbed, ConditionalTestbed):
-    """Digits that are asked for by class: their labels, and who recognises them."""
+    """Digits that are asked for by class: their labels, and who recognises them. 15 DDIM steps at guidance 2, without clipping; 50
+    steps, the paper's number, draw images of nearly the same FID in three times the time."""
+
+    sampler: str = "ddim"
+    num_inference_steps: int = 15
+    network_batch: int = 128
+    judged_images: int | None = 400
+    test_images: int = 128
 
     class_names: ClassVar[tuple[str, ...]] = tuple("zero one two three four five six seven eight nine".split())
 
@@ -126,7 +133,7 @@ class ClassDigits(DigitsTestbed, ConditionalTestbed):
         return Classifier(network.body, network.head).eval()
 
     def classifier_settings(self) -> ClassifierSettings:
-        return ClassifierSettings(steps=800)
+        return ClassifierSettings(steps=600)
 
     def copy_extractor(self) -> str:
         """The network of FID: no copy detector, but it tells digits and photographs apart, and needs no download."""

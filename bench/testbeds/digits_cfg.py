@@ -38,12 +38,7 @@ FINETUNING = TrainingSettings(
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsCFG(ClassDigits):
-    """Sampled with 20 DDIM steps at guidance 2, without clipping; `make science` compares them with the paper's 50."""
-
-    sampler: str = "ddim"
-    num_inference_steps: int = 20
-    network_batch: int = 128
-    judged_images: int | None = 600
+    """`make science` compares its sampler with the paper's, and its fine-tuning with training from scratch."""
 
     name: ClassVar[str] = "digits-cfg"
     summary: ClassVar[str] = "class-conditional DDPM with classifier-free guidance on the same digits; ships with the package"

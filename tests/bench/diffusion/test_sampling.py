@@ -26,12 +26,15 @@ class Oracle:
 
     def __init__(self, image: torch.Tensor) -> None:
         self.image, self.scheduler_config, self.device = image, dict(CONFIG), torch.device("cpu")
-        self.image_shape = tuple(image.shape)
+        self.noise_shape = tuple(image.shape)
         self.alphas_cumprod = DDPMScheduler.from_config(CONFIG).alphas_cumprod
 
     def predict_noise(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         alphas = self.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
         return (x - alphas.sqrt() * self.image) / (1 - alphas).sqrt()
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 @pytest.fixture(scope="module")
