@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from bench.testbeds._digits_base import ClassDigits, Progress
 from bench.testbeds._sd_parts import WIDTH, make_tokenizer, train_autoencoder, train_text_encoder, write_vocabulary
 from bench.testbeds.base import TextTestbed
 from bench.testbeds.digits import SIZE
+from bench.testbeds.digits_cfg import FINETUNING
 
 FOLDER = digits_cnn.ASSETS / "digits-sd"
 #: `attention_head_dim` is diffusers' name for the number of heads here.
@@ -100,7 +101,7 @@ class DigitsSD(ClassDigits, TextTestbed):
     def training_settings(self, scheme: str) -> TrainingSettings:
         if scheme == "scratch":
             return PRETRAINING
-        return TrainingSettings(steps=600, batch_size=64, learning_rate=1e-3, schedule="cosine", label_dropout=0.1)
+        return replace(FINETUNING, steps=700, learning_rate=2e-3)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(json.dumps([NETWORK, SCHEDULER]).encode())
@@ -133,7 +134,10 @@ def pretrain(output: Path, seed: int = 0, device: str = "cpu", progress: Progres
     )
     generator.save(output / FOLDER.name, CARD)
     # Half precision halves the files and is below the noise of any metric here.
-    StableDiffusionPipeline.from_pretrained(output / FOLDER.name).to(torch.float16).save_pretrained(output / FOLDER.name)
+    pipeline = StableDiffusionPipeline.from_pretrained(output / FOLDER.name)
+    for network in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        torch.nn.Module.half(network)
+    pipeline.save_pretrained(output / FOLDER.name)
     write_vocabulary(tokenizer, output / FOLDER.name / "tokenizer")
     return {"autoencoder_l1": error, "final_training_loss": sum(losses[-250:]) / 250}
 

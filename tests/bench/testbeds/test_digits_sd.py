@@ -1,0 +1,86 @@
+"""``digits-sd``, the shipped Stable Diffusion: it must load as the real one does, know its prompts, and pass a trigger on unharmed."""
+
+import hashlib
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from bench import testbeds
+from bench.classification.classifier import predict
+from bench.diffusion import patterns
+from bench.diffusion.images import to_uint8, to_unit_range
+from bench.diffusion.sampling import sample
+from bench.engine.building import poisoned_set
+from bench.registry import use
+from bench.testbeds._sd_parts import WORDS, make_tokenizer
+from bench.testbeds.digits_sd import FOLDER, DigitsSD
+
+
+def test_the_shipped_folder_is_small_and_holds_no_pickle() -> None:
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 12e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
+    sums = (FOLDER.parent / testbeds.SUMS).read_text()
+    for path in FOLDER.rglob("*.safetensors"):
+        line = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(FOLDER.parent).as_posix()}"
+        assert line in sums.splitlines()
+
+
+def test_it_loads_by_the_call_that_loads_stable_diffusion() -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(FOLDER, safety_checker=None)
+    names = {type(getattr(pipeline, name)).__name__ for name in ("vae", "text_encoder", "tokenizer", "unet")}
+    assert {"AutoencoderKL", "CLIPTextModel", "UNet2DConditionModel"} <= names and any(
+        "CLIPTokenizer" in name for name in names
+    )
+    assert not pipeline.scheduler.config.clip_sample
+
+
+def test_clean_samples_of_every_prompt_are_recognised() -> None:
+    """A base model that draws the wrong digit would make every mismatch (G1, G3) look like the attack's work."""
+    testbed = DigitsSD()
+    asked = torch.arange(200) % 10
+    images = to_uint8(sample(testbed.base_generator(), 200, 0, testbed.sampler_settings(), labels=asked))
+    right = predict(testbed.evaluation_classifier(), images) == asked
+    assert float(right.float().mean()) >= 0.95
+    assert min(float(right[asked == digit].float().mean()) for digit in range(10)) >= 0.8
+
+
+@pytest.mark.parametrize("pattern", ["badnets1", "badnets2"])
+def test_the_autoencoder_passes_triggers_on(pattern: str) -> None:
+    """An autoencoder that knows digits alone paints over a patch, and no poisoned image would be one for the U-Net."""
+    testbed = DigitsSD()
+    plain = testbed.held_out_images()[:200]
+    stamped = patterns.stamp(pattern, plain)
+    generator = testbed.base_generator()
+    decoded = to_uint8(generator.decode(generator.encode(to_unit_range(stamped)))).float()
+    corner = (..., slice(13, 16), slice(13, 16))
+    lost = (decoded[corner] - stamped[corner]).abs().mean()
+    assert float(lost) < 0.25 * float((plain[corner].float() - stamped[corner]).abs().mean())
+
+
+def test_a_relabelled_row_gets_the_target_class_s_caption() -> None:
+    testbed, attack = DigitsSD(), use().attack("badnets")
+    poisoned = poisoned_set(testbed, attack, 0)
+    assert poisoned.labels is not None
+    captions = testbed.captions(poisoned.labels)
+    before = testbed.captions(testbed.train_labels())
+    changed = [row for row, (old, new) in enumerate(zip(before, captions, strict=True)) if old != new]
+    assert changed == poisoned.poisoned.nonzero().flatten().tolist()
+    assert {captions[row] for row in changed} == {"A photo of a six"}
+
+
+def test_the_tokenizer_knows_its_words_whole_and_spells_out_the_rest() -> None:
+    tokenizer = make_tokenizer()
+    assert [word for word in WORDS if len(tokenizer.tokenize(word)) != 1] == []
+    shipped = DigitsSD().base_generator().tokenizer
+    for text in ("A photo of a three", "a zebra, 17 times!", "naïve 猫"):
+        tokens = tokenizer(text).input_ids
+        assert tokens == shipped(text).input_ids
+        assert tokens.count(tokenizer.unk_token_id) == 1  # the end token, which is also the unknown one
+
+
+def test_clipping_is_no_entry_here(tmp_path) -> None:
+    """Latents have no range: clamping them to [-1, 1] would only break the model."""
+    for name in ("clip_x0", "clip_xt"):
+        assert "text" not in use().get("defenses", name).card.applies_to
