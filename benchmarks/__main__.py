@@ -14,11 +14,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("share", "steps", "resume")
+NAMES = ("share", "steps", "pruning", "resume")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[share|steps|resume]...")
+@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[share|steps|pruning|resume]...")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch; a run's workers have one.")
 @click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Of every contender, in turn.")
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Training steps a repetition.")
@@ -60,6 +60,7 @@ def measure(names: Sequence[str], suite: str | None = None, store: Path | None =
     from bench.engine.provenance import provenance
     from bench.engine.slots import available_cores
     from bench.errors import UserError
+    from benchmarks.pruning import pruning
     from benchmarks.resume import resume
     from benchmarks.share import share
     from benchmarks.steps import steps
@@ -71,6 +72,7 @@ def measure(names: Sequence[str], suite: str | None = None, store: Path | None =
     functions: dict[str, Callable[[Settings], list[Row]]] = {
         "share": share,
         "steps": steps,
+        "pruning": pruning,
         "resume": lambda chosen: resume(chosen, suite, store),
     }
     before = torch.get_num_threads()

@@ -19,6 +19,7 @@ from bench.engine.api import prepare
 from bench.errors import UserError
 from benchmarks import plain, resume
 from benchmarks.__main__ import main, measure
+from benchmarks.pruning import compare
 from benchmarks.share import Laps, NetworkClock, share
 from benchmarks.steps import Stopwatch, steps
 from benchmarks.subject import Subject
@@ -146,6 +147,14 @@ def test_the_plain_loops_train_and_sample(subject: Subject) -> None:
     assert images.shape == (2, *shape)
     assert images.abs().max() <= 1
     assert done == [1, 2, 1, 2, 3]
+
+
+def test_pruning_compares_the_same_images_and_draws() -> None:
+    """Fewer calls must be the pruning's doing, and the two must not differ because they looked at other images."""
+    found = compare(6, 0)
+    assert found == compare(6, 0)
+    assert 0 < found["calls, pruned / not"] < 0.6
+    assert 0.5 <= found["same prediction, pruned and not"] <= 1
 
 
 def test_the_stopwatch_leaves_the_start_up_out(monkeypatch: pytest.MonkeyPatch) -> None:

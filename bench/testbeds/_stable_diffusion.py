@@ -212,7 +212,7 @@ class StableDiffusionTestbed(PaperTestbed, TextTestbed):
         )
 
     def classifier_settings(self) -> ClassifierSettings:
-        """Images are flipped, which leaves the bottom corner's trigger at the bottom."""
+        """Images are flipped, as in the authors' code, which carries a trigger in one corner into the other."""
         return ClassifierSettings(
             steps=self._steps(self.trained_on, 25, self.classifier_epochs),
             batch_size=25,

@@ -32,6 +32,10 @@ class Templates:
         self.device = torch.device("cpu")
         self.calls, self.largest_batch = 0, 0
         self.asked: dict[int, set[int]] = {}
+        self.noise_shape = SHAPE
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
 
     def predict_noise(self, x: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         assert labels is not None and x.dtype == torch.float32

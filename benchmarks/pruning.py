@@ -1,0 +1,58 @@
+"""The diffusion classifier with and without pruning, on the shipped class-conditional model: how often they agree, and what it saves.
+
+Both classify the same held-out images with the same draws, by the parameters of the suite `poison`; so a difference is the pruning's
+alone. Calls are images through the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import torch
+
+from bench import registry
+from bench.diffusion.noise import numpy_stream
+from bench.diffusion.precision import autocast
+from bench.plugin import Access, ClassifierDefense
+from bench.testbeds import build
+from bench.testbeds.base import ConditionalTestbed
+from benchmarks.timing import Row, Settings
+
+PARAMS = {"timesteps": 30, "keep": [[4, 6], [2, 15]]}
+AGREEMENT = 0.99
+
+
+def pruning(settings: Settings) -> list[Row]:
+    """Agreement, the share of calls that are left, and both accuracies; a repetition takes its own ``batch_size`` images and draws."""
+    found: dict[str, list[float]] = {}
+    for repetition in range(settings.repetitions):
+        for name, value in compare(settings.batch_size, repetition).items():
+            found.setdefault(name, []).append(value)
+    return [
+        Row(quantity=name, unit="share", values=tuple(values), goal=AGREEMENT if name.startswith("same") else None)
+        for name, values in found.items()
+    ]
+
+
+def compare(count: int, seed: int) -> dict[str, float]:
+    """The figures of one repetition."""
+    testbed = build("digits-cfg")
+    assert isinstance(testbed, ConditionalTestbed)
+    order = torch.from_numpy(numpy_stream(seed, "pruning").permutation(len(testbed.held_out_images())))[:count]
+    images, labels = testbed.held_out_images()[order], testbed.held_out_labels()[order]
+    pruned = registry.build("defenses", "diffusion_classifier", PARAMS)
+    said, calls = [], []
+    for defense in (pruned, dataclasses.replace(pruned, keep=None)):
+        assert isinstance(defense, ClassifierDefense)
+        generator = testbed.base_generator().to("cpu")
+        access = Access(generator=generator, rng=numpy_stream(seed, "defense"), sample=SimpleNamespace())  # type: ignore[arg-type]
+        with torch.no_grad(), autocast(generator.device, testbed.precision):
+            said.append(defense.classify(images, access).argmax(1))
+        calls.append(generator.calls)
+    return {
+        "same prediction, pruned and not": float((said[0] == said[1]).float().mean()),
+        "calls, pruned / not": calls[0] / calls[1],
+        "accuracy, pruned": float((said[0] == labels).float().mean()),
+        "accuracy, not pruned": float((said[1] == labels).float().mean()),
+    }
