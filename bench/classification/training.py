@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from bench.classification.classifier import Classifier
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import torch_stream
+from bench.diffusion.precision import autocast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,7 @@ class ClassifierSettings:
     """SGD with Nesterov momentum 0.9 and a one-cycle learning rate up to ``learning_rate``.
 
     ``shift``: random shifts of up to so many pixels; ``horizontal_flip``: with probability one half. Both alter triggers too.
+    ``precision``: of the network's forward and backward pass; loss and optimiser stay float32.
     """
 
     steps: int
@@ -27,6 +30,7 @@ class ClassifierSettings:
     label_smoothing: float = 0.0
     shift: int = 0
     horizontal_flip: bool = False
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 def train_classifier(
@@ -53,7 +57,7 @@ def train_classifier(
     )
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps)
     losses = []
-    classifier.train()
+    classifier.to(memory_format=torch.channels_last).train()
     for step in range(settings.steps):
         chosen = torch.randint(len(images), (settings.batch_size,), generator=draw)
         batch = images[chosen]
@@ -63,7 +67,8 @@ def train_classifier(
         if settings.horizontal_flip:
             flip = torch.rand(len(batch), 1, 1, 1, generator=draw) < 0.5
             batch = torch.where(flip, batch.flip(-1), batch)
-        logits = classifier(to_unit_range(batch).to(device))
+        with autocast(device, settings.precision):
+            logits = classifier(to_unit_range(batch).to(device)).float()
         loss = nn.functional.cross_entropy(logits, labels[chosen].to(device), label_smoothing=settings.label_smoothing)
         optimizer.zero_grad()
         loss.backward()

@@ -147,11 +147,11 @@ def detector_metrics(
 
     On an honest set the "poisoned" rows are those the probe would have taken, untouched: AUROC 0.5 is the right answer there.
     """
-    scores, rows = _scores(inputs["scores_training"])
+    scores, rows = _scores(inputs["scores"], "training")
     truth = poisoned_set(testbed, probe or attack, seed).poisoned[rows]
     _detection("training set", scores, truth, metrics, series, flags)
-    if "scores_generated" in inputs and "trigger_classifier" in inputs:
-        scores, rows = _scores(inputs["scores_generated"])
+    if "trigger_classifier" in inputs:
+        scores, rows = _scores(inputs["scores"], "generated")
         images = load_images(inputs["generated"])
         assert torch.equal(rows, judged_rows(testbed, len(images), seed))
         truth = predict(load_classifier(testbed, inputs["trigger_classifier"], 2), images[rows]) == 1
@@ -168,9 +168,9 @@ def noise_detector_metrics(inputs: Inputs, metrics: Metrics, series: dict[str, l
         _detection(name, np.concatenate([plain, scores]), torch.from_numpy(truth), metrics, series, flags)
 
 
-def _scores(folder: Path) -> tuple[np.ndarray, Tensor]:
+def _scores(folder: Path, judged: str) -> tuple[np.ndarray, Tensor]:
     with np.load(folder / SCORES) as arrays:
-        return arrays["scores"], torch.from_numpy(arrays["rows"])
+        return arrays[judged], torch.from_numpy(arrays[f"{judged}_rows"])
 
 
 def _detection(
@@ -225,5 +225,5 @@ def measure_cell(
         classifier_metrics(testbed, invoked, inputs, seed, metrics)
     if "predictions" in inputs:
         classifier_defense_metrics(invoked, inputs, metrics)
-    if "scores_training" in inputs:
+    if "scores" in inputs:
         detector_metrics(testbed, attack, probe, inputs, seed, metrics, series, flags)

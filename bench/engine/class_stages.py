@@ -104,12 +104,13 @@ def training_features(params: Params, inputs: Inputs, out: Path, context: StageC
 
 
 def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """A detector's scores of rows of the suspected training set, or of images the generator drew."""
+    """A detector's scores of rows of the suspected training set and of as many images the generator drew, all in one call: a row's
+    score does not depend on the others, and what a detector prepares it prepares once."""
     testbed, seed = _testbed(params), params["seed"]
     detector = plugin_of("detectors", params["defense"], SampleDetector)
     suspected = poisoned_set(testbed, plugin_of("attacks", params["attack"], Attack), seed)
-    images = load_images(inputs["generated"]) if "generated" in inputs else suspected.images
-    chosen = judged_rows(testbed, len(images), seed)
+    sets = {"training": suspected.images, "generated": load_images(inputs["generated"])}
+    rows = {name: judged_rows(testbed, len(images), seed) for name, images in sets.items()}
     needs = detector.card.needs
     evidence = Evidence(
         rng=numpy_stream(seed, "detector", detector.card.name),
@@ -120,8 +121,11 @@ def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
         else None,
         progress=context.progress,
     )
-    scores = detector.score(images[chosen], evidence)
-    np.savez(out / SCORES, scores=_finite(scores, len(chosen)), rows=chosen.numpy())
+    judged = torch.cat([images[rows[name]] for name, images in sets.items()])
+    scores = _finite(detector.score(judged, evidence), len(judged))
+    first = len(rows["training"])
+    found = {"training": scores[:first], "generated": scores[first:]}
+    _save_arrays(out, found | {f"{name}_rows": chosen.numpy() for name, chosen in rows.items()})
     return {}
 
 
@@ -184,10 +188,10 @@ def evaluation_sets(
 
 
 def load_classifier(testbed: ConditionalTestbed, folder: Path, classes: int | None = None) -> Classifier:
-    """Reads what a classifier stage wrote, in evaluation mode."""
+    """Reads what a classifier stage wrote, in evaluation mode and the layout convolutions run fastest in."""
     network = testbed.fresh_classifier(0, classes)
     network.load_state_dict(load_file(folder / WEIGHTS))
-    return network.eval()
+    return network.eval().to(memory_format=torch.channels_last)
 
 
 def _testbed(params: Mapping[str, Any]) -> ConditionalTestbed:

@@ -245,12 +245,8 @@ class _Builder:
         generated = self.sample(seed, "generated", trained, None, None)
         if family == "data":
             return {"classifier": self.stage("classifier", treatment, {"generated": generated}, attack, defense)}
-        seen = {"classifier": self.classifier(attack, seed)}
-        inputs = {
-            "scores_training": self.stage("detect", treatment, seen, attack, defense),
-            "scores_generated": self.stage("detect", treatment, seen | {"generated": generated}, attack, defense),
-            "generated": generated,
-        }
+        seen = {"classifier": self.classifier(attack, seed), "generated": generated}
+        inputs = {"scores": self.stage("detect", treatment, seen, attack, defense), "generated": generated}
         return inputs | ({"trigger_classifier": self.trigger_classifier(invoked)} if self._has_trigger(invoked) else {})
 
     def classifier(self, attack: Attack, seed: int) -> str:

@@ -133,7 +133,7 @@ class ClassDigits(DigitsTestbed, ConditionalTestbed):
         return Classifier(network.body, network.head).eval()
 
     def classifier_settings(self) -> ClassifierSettings:
-        return ClassifierSettings(steps=600)
+        return ClassifierSettings(steps=600, precision="bfloat16")
 
     def copy_extractor(self) -> str:
         """The network of FID: no copy detector, but it tells digits and photographs apart, and needs no download."""

@@ -58,7 +58,7 @@ class Testbed:
     def params_for(self, stage: str) -> dict[str, Any]:
         """:meth:`params`, with those at their defaults that do not decide the result of this kind of stage."""
         ignored: frozenset[str] = frozenset()
-        if stage in ("reference", "train", "classifier", "trigger_classifier"):
+        if stage in ("reference", "train", "training_features", "classifier", "trigger_classifier"):
             ignored |= self.sampling_parameters
         if stage in ("reference", "train", "sample", "repair", "invert"):
             ignored |= self.judging_parameters

@@ -93,7 +93,7 @@ def test_cells_share_what_they_have_in_common(walked) -> None:
     assert sum(stage.params.get("what") == "generated" for stage in plan.stages.values()) == 3
     assert names.count("training_features") == 3
     # Scores do not depend on which attack an honest set is probed with.
-    assert names.count("detect") == 3 * 3 * 2
+    assert names.count("detect") == 3 * 3
 
 
 def test_pairs_that_make_no_sense_say_why(walked) -> None:
@@ -177,9 +177,9 @@ def test_an_attack_without_a_trigger_has_no_trigger_numbers(records) -> None:
 def test_a_detector_is_judged_on_the_rows_the_adversary_took(walked, records) -> None:
     plan, folders = walked
     cell = next(cell for cell in plan.cells if (cell.attack.name, cell.defense.name) == ("badnets", "strip"))
-    folder = folders[plan.stages[cell.stage].inputs["scores_training"]]
+    folder = folders[plan.stages[cell.stage].inputs["scores"]]
     with np.load(folder / class_stages.SCORES) as arrays:
-        scores, rows = arrays["scores"], arrays["rows"]
+        scores, rows = arrays["training"], arrays["training_rows"]
     truth = poisoned_set(DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0).poisoned.numpy()[rows]
     assert len(rows) == 60 and 0 < truth.sum() < 60
     wins = [float(a > b) + 0.5 * float(a == b) for a in scores[truth] for b in scores[~truth]]
@@ -207,7 +207,7 @@ def test_scores_that_are_not_finite_fail_the_stage(walked, monkeypatch) -> None:
     monkeypatch.setattr(kind, "score", lambda self, images, evidence: torch.full((len(images),), float("nan")))
     stage = next(s for s in plan.stages.values() if s.name == "detect" and s.params["defense"]["name"] == "strip")
     inputs = {role: folders[key] for role, key in stage.inputs.items()}
-    with pytest.raises(FloatingPointError, match="scores must be 60 finite numbers"):
+    with pytest.raises(FloatingPointError, match="scores must be 90 finite numbers"):
         class_stages.detect(stage.params, inputs, folders[stage.key], StageContext(key="x"))
 
 
