@@ -160,8 +160,11 @@ class Defense(Plugin):
 class SamplerDefense(Defense):
     """Steps in at inference: sees each step's predicted clean image and each step's result. Both default to identity.
 
-    ``x`` and ``predicted_x0``: (n, c, h, w); ``timestep``: the integer t the step left from.
+    ``x`` and ``predicted_x0``: (n, c, h, w); ``timestep``: the integer t the step left from. ``keeps_noise``: whether DDIM goes on with the
+    network's own noise prediction beside the replaced x_0; by default, and under every other sampler, the noise follows from x_0 and x_t.
     """
+
+    keeps_noise: ClassVar[bool] = False
 
     def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor:
         """Replaces the predicted clean image before the scheduler forms x_{t-1} from it."""

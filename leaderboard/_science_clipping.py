@@ -23,7 +23,9 @@ from leaderboard._science_pictures import grid
 from leaderboard._science_poison import SAMPLERS
 from leaderboard._science_table import Found, Section, defended, sample_note, table
 
-MODES = ("clip_x0", "clip_xt")
+MODES = ("clip_x0", "clip_x0_ddim", "clip_xt")
+#: Those that every sampler knows.
+GENERAL = ("clip_x0", "clip_xt")
 SWEEP, OTHERS = "science-clipping", "science-poison-samplers"
 NAMES = {"badnets1": "the patch", "badnets2": "the blended trigger"}
 #: By how much prompt accuracy may fall and still be kept.
@@ -112,9 +114,9 @@ def cost(found: Found) -> Section:
     title = "FID against the guidance weight"
     curves = []
     for index, name in enumerate(PATTERNS):
-        curves.append(curve(f"{name}, no defense", 3 * index, _plain(found, name), "fid"))
+        curves.append(curve(f"{name}, no defense", (1 + len(MODES)) * index, _plain(found, name), "fid"))
         curves += [
-            curve(f"{name}, {mode}", 3 * index + 1 + place, _clipped(found, name, mode), "fid")
+            curve(f"{name}, {mode}", (1 + len(MODES)) * index + 1 + place, _clipped(found, name, mode), "fid")
             for place, mode in enumerate(MODES)
         ]
     return Section(
@@ -133,21 +135,21 @@ def samplers(found: Found) -> Section:
     """The same at guidance 2 under each sampler."""
     cells = found[OTHERS]
     rows: list[tuple[str, Line | None]] = []
-    pairs: dict[tuple[str, str], list[Pair]] = {(name, mode): [] for name in PATTERNS for mode in MODES}
+    pairs: dict[tuple[str, str], list[Pair]] = {(name, mode): [] for name in PATTERNS for mode in GENERAL}
     drawn = []
     for name in PATTERNS:
         for sampler, count in SAMPLERS:
             line = of(cells, name, testbed={"sampler": sampler, "num_inference_steps": count})
             rows.append((f"`{name}`, `{sampler}`, {count} steps", line))
             drawn.append((f"{name}, {sampler}, {count}", line))
-            for mode in MODES:
+            for mode in GENERAL:
                 other = defended(cells, line, mode)
                 rows.append((f"… with `{mode}`", other))
                 drawn.append((f"… {mode}", other))
                 pairs[name, mode].append((f"{sampler}, {count} steps", line, other))
     columns, body = table("attack, sampler", rows, DRAWN)
-    claims = [_stopped(pairs["badnets1", mode], mode)[0] for mode in MODES]
-    claims += [_stays(pairs["badnets2", mode], mode) for mode in MODES]
+    claims = [_stopped(pairs["badnets1", mode], mode)[0] for mode in GENERAL]
+    claims += [_stays(pairs["badnets2", mode], mode) for mode in GENERAL]
     return Section(
         "4. Other samplers",
         "Does it hold under stochastic samplers too? Guidance 2.",
@@ -169,7 +171,7 @@ def trajectories(found: Found) -> Section:
         for w, line in _plain(found, name).items():
             pictures.append((f"{name}, w = {w:g}", [line, *(defended(cells, line, mode) for mode in MODES)]))
     sheet = grid(pictures, ("no defense", *MODES))
-    title = "Samples of the adversary's class, by trigger and guidance: no defense, clip_x0, clip_xt"
+    title = "Samples of the adversary's class, by trigger and guidance: no defense, clip_x0, clip_x0_ddim, clip_xt"
     return Section(
         "5. A look at why",
         "What does the sampler predict where the trigger goes? The figures of one seed, 64 images of the adversary's class under DDIM, "

@@ -77,6 +77,8 @@ class SamplerSettings:
 class Guard(Protocol):
     """What may step in at every step; :class:`bench.plugin.SamplerDefense` has this shape."""
 
+    @property
+    def keeps_noise(self) -> bool: ...
     def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor: ...
     def stepped(self, x: Tensor, timestep: int) -> Tensor: ...
 
@@ -86,6 +88,7 @@ class Clip:
     """Clamps to [-1, 1] at the place its mode names."""
 
     mode: str
+    keeps_noise: bool = False
 
     def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor:
         return predicted_x0.clamp(-1, 1) if self.mode == "x0" else predicted_x0
@@ -110,20 +113,38 @@ def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any])
     return scheduler
 
 
-def guarded_prediction(prediction: Tensor, x: Tensor, timestep: int, alphas_cumprod: Tensor, guards: Sequence[Guard]) -> Tensor:
-    """The noise prediction whose implied x_0 is what the guards make of it.
+def guarded_prediction(
+    prediction: Tensor, x: Tensor, timestep: int, alphas_cumprod: Tensor, guards: Sequence[Guard], keeping: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """The noise prediction whose implied x_0 is what the guards make of it, and, for a sampler that can keep the noise (``keeping``),
+    what guards that keep it add to x_0 beyond that.
 
     Works for every sampler alike: x_0 = (x - s e) / A goes through the guards and back to e = (x - A x_0) / s. For DDPM this is
-    diffusers' ``clip_sample``; for DDIM it is ``clip_sample`` with ``use_clipped_model_output``, which keeps x_0 and e consistent.
+    diffusers' ``clip_sample``; for DDIM it is ``clip_sample`` with ``use_clipped_model_output``, which keeps x_0 and e consistent. Without
+    that, which is diffusers' default, DDIM forms x_{t-1} from the clipped x_0 and the unclipped e: see :func:`_signal_before`.
     """
     signal = float(alphas_cumprod[timestep]) ** 0.5
     noise = float(1 - alphas_cumprod[timestep]) ** 0.5
     before = (x - noise * prediction) / signal
     after = before
     for guard in guards:
-        after = guard.predicted_x0(after, timestep)
+        if not (keeping and guard.keeps_noise):
+            after = guard.predicted_x0(after, timestep)
+    final = after
+    for guard in guards:
+        if keeping and guard.keeps_noise:
+            final = guard.predicted_x0(final, timestep)
     # Untouched predictions are passed on as they are: a round trip would only add rounding.
-    return prediction if after is before else (x - signal * after) / noise
+    changed = prediction if after is before else (x - signal * after) / noise
+    return changed, None if final is after else final - after
+
+
+def _signal_before(scheduler: Any, timestep: int) -> float:
+    """A of the timestep that DDIM's step from ``timestep`` leads to: what x_{t-1} = A x_0 + s e weighs x_0 with."""
+    previous = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    before = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
+    signal: float = float(before) ** 0.5
+    return signal
 
 
 def predict_noise(
@@ -183,9 +204,13 @@ def denoise(
     for step in scheduler.timesteps:
         timestep = int(step)
         prediction = predict_noise(generator, x, timestep, settings, labels)
+        beyond: Tensor | None = None
         if guards:
-            prediction = guarded_prediction(prediction, x, timestep, alphas_cumprod, guards)
+            keeping = settings.name == "ddim"
+            prediction, beyond = guarded_prediction(prediction, x, timestep, alphas_cumprod, guards, keeping)
         x = scheduler.step(prediction, step, x, **stochastic).prev_sample
+        if beyond is not None:
+            x = x + _signal_before(scheduler, timestep) * beyond
         for guard in guards:
             x = guard.stepped(x, timestep)
         if trajectory:

@@ -1,8 +1,8 @@
 """``digits-cfg``: a class-conditional DDPM with classifier-free guidance over :mod:`bench.testbeds.digits`.
 
 The embedded counterpart of the paper's CIFAR-10 model (Pan et al. 2024, arXiv 2311.02373, section 3): labels 0..9 and a null label that
-replaces a row's own with probability 0.1 in training. Sampled **without** clipping, by declaration: the clipping that diffusers' DDIM
-and DDPM do by default hides the whole phenomenon (docs/clipping-and-poison.md); ``clip_x0`` and ``clip_xt`` are defenses in its matrix.
+replaces a row's own with probability 0.1 in training. Sampled **without** clipping, by declaration: what diffusers' schedulers do by
+default changes what a poisoned model draws (docs/clipping-and-poison.md); ``clip_x0``, ``clip_x0_ddim`` and ``clip_xt`` are defenses.
 """
 
 from __future__ import annotations

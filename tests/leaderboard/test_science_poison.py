@@ -114,7 +114,7 @@ def clipping(holds: bool) -> Iterator[Record]:
         plain = (0.55, 0.6, 0.7, 0.8)[place] if holds else (0.45, 0.4, 0.3, 0.2)[place]
         for attack in (PATCH, BLEND):
             yield from both(attack, mixed(plain), mixed(0.01, 0.0), guidance_scale=w)
-            for mode in ("clip_x0", "clip_xt"):
+            for mode in ("clip_x0", "clip_x0_ddim", "clip_xt"):
                 yield from both(*clipped(attack, plain, holds), defense=PluginSpec(name=mode), kind="sampler", guidance_scale=w)
 
 
@@ -324,23 +324,23 @@ def with_pictures(folder: Path, path: str, colours: dict[str, int]) -> list[tupl
 
 
 def test_the_sheet_shows_every_trigger_guidance_and_treatment(tmp_path: Path) -> None:
-    """Two triggers by four weights down, three treatments across; a strip in the wrong column would show the opposite."""
-    colours = {"no defense": 10, "clip_x0": 120, "clip_xt": 200}
+    """Two triggers by four weights down, four treatments across; a strip in the wrong column would show the opposite."""
+    colours = {"no defense": 10, "clip_x0": 80, "clip_x0_ddim": 140, "clip_xt": 200}
     records = with_pictures(tmp_path / "cells", "strip.png", colours)
     runs = [Run(**{**run("science-clipping", []).__dict__, "records": records})]
     text, plots = render(science.CLIPPING, runs)
     assert "](clipping-and-poison/samples.png)" in text
     (tmp_path / "sheet.png").write_bytes(bytes(plots["samples.png"]))  # type: ignore[arg-type]
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape == (30 + 8 * 56, 150 + 3 * 392, 3)
-    seen = [[int(sheet[30 + 56 * row + 24, 150 + 392 * column + 100, 0]) for column in range(3)] for row in range(8)]
-    assert seen == [[10, 120, 200]] * 8
+    assert sheet.shape == (30 + 8 * 56, 150 + 4 * 392, 3)
+    seen = [[int(sheet[30 + 56 * row + 24, 150 + 392 * column + 100, 0]) for column in range(4)] for row in range(8)]
+    assert seen == [[10, 80, 140, 200]] * 8
 
 
 @pytest.mark.parametrize("path", ["../outside.png", "/etc/hostname", "missing.png", "text.png"])
 def test_a_record_cannot_put_another_file_on_the_sheet(tmp_path: Path, path: str) -> None:
     """Records are data from anyone: a path out of their folder would publish a file of the reader's."""
-    records = with_pictures(tmp_path / "cells", path, dict.fromkeys(("no defense", "clip_x0", "clip_xt"), 10))
+    records = with_pictures(tmp_path / "cells", path, dict.fromkeys(("no defense", "clip_x0", "clip_x0_ddim", "clip_xt"), 10))
     Image.new("RGB", (384, 48)).save(tmp_path / "cells" / "outside.png")
     for folder, _ in records:
         (folder / "text.png").write_text("no picture")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import initial_noise, sample_streams, stream_seed
 from bench.diffusion.sampling import CLIPS, SAMPLERS, SamplerSettings, build_scheduler, denoise, guarded_prediction, sample
+from bench.registry import use
 
 CONFIG = {
     "num_train_timesteps": 1000,
@@ -145,11 +146,14 @@ def test_guard_sees_the_predicted_image_and_what_it_returns_is_used(timestep: in
     x = alphas[timestep].sqrt() * clean + (1 - alphas[timestep]).sqrt() * noise
 
     class Half:
+        keeps_noise = False
+
         def predicted_x0(self, predicted: torch.Tensor, t: int) -> torch.Tensor:
             torch.testing.assert_close(predicted, clean, rtol=0, atol=1e-6)
             return predicted / 2
 
-    changed = guarded_prediction(noise, x, timestep, alphas, [Half()])  # type: ignore[list-item]
+    changed, beyond = guarded_prediction(noise, x, timestep, alphas, [Half()])  # type: ignore[list-item]
+    assert beyond is None
     implied = (x - (1 - alphas[timestep]).sqrt() * changed) / alphas[timestep].sqrt()
     torch.testing.assert_close(implied, clean / 2, rtol=0, atol=1e-6)
 
@@ -171,3 +175,34 @@ def test_bad_settings_are_refused(change: dict, message: str) -> None:
 def test_more_steps_than_the_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="at most the schedule's 1000 steps, got 1001"):
         build_scheduler(SamplerSettings(num_inference_steps=1001), CONFIG)
+
+
+@pytest.mark.parametrize("consistent", [False, True], ids=["clip_x0_ddim", "clip_x0"])
+def test_clipping_is_diffusers_own_with_and_without_its_noise(generator: Generator, consistent: bool) -> None:
+    """What a user of diffusers' DDIM runs by default is one of the two, and the two are not the same."""
+    settings = SamplerSettings(name="ddim", num_inference_steps=8, network_batch=4)
+    start = 3 * torch.randn(4, *generator.noise_shape, generator=torch.Generator().manual_seed(0))
+    guard = use().defense("clip_x0" if consistent else "clip_x0_ddim")
+    found = denoise(generator, start, [], settings, [guard])
+    options = {"clip_sample": True, "set_alpha_to_one": True, "timestep_spacing": "leading"}
+    scheduler = DDIMScheduler.from_config({**generator.scheduler_config, **options})
+    scheduler.set_timesteps(8)
+    x = start
+    with torch.no_grad():
+        for step in scheduler.timesteps:
+            said = generator.predict_noise(x.contiguous(memory_format=torch.channels_last), torch.full((4,), int(step)))
+            x = scheduler.step(said, step, x, use_clipped_model_output=consistent).prev_sample
+    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
+    other = denoise(generator, start, [], settings, [use().defense("clip_x0_ddim" if consistent else "clip_x0")])
+    assert float((other - found).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm_solver++"])
+def test_under_other_samplers_the_noise_always_follows(generator: Generator, sampler: str) -> None:
+    settings = SamplerSettings(name=sampler, num_inference_steps=4, network_batch=2)
+    start = 3 * torch.randn(2, *generator.noise_shape, generator=torch.Generator().manual_seed(0))
+    one, other = (
+        denoise(generator, start, sample_streams(0, range(2)), settings, [use().defense(name)])
+        for name in ("clip_x0", "clip_x0_ddim")
+    )
+    assert torch.equal(one, other)
