@@ -254,7 +254,7 @@ def samplers(found: Found) -> Section:
             ours=True,
         ),
         Claim(
-            "20 steps of DDIM, the testbed's default, stand in for 50",
+            "20 steps of DDIM stand in for the paper's 50",
             tuple(
                 part
                 for name in PATTERNS
