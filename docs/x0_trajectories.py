@@ -1,8 +1,9 @@
 """Draws docs/clipping-and-poison/x0-*.svg: what a poisoned generator predicts on its way, where the trigger goes and elsewhere.
 
 ``python docs/x0_trajectories.py --store DIR`` takes the generators that suite ``science-clipping`` trained (seed 0), asks each for 64
-images of the adversary's class under the suite's DDIM at guidance 2 and 5, with and without ``clip_x0``, and looks at the predicted clean
-image of every step before anything clips it. The starting noise is that of the suite's own samples. A look at one seed, no evidence.
+images of the adversary's class under the suite's DDIM at guidance 2 and 5, without a defense, with ``clip_x0`` and with ``clip_x0_ddim``,
+and looks at the predicted clean image of every step before anything clips it. The starting noise is that of the suite's own samples. A
+look at one seed, no evidence.
 
 - outside: the share of values outside [-1, 1]; excess: the mean of max(|x0| - 1, 0). Inside the trigger's region (every pixel that
   stamping can change) and elsewhere; a blended trigger's region is the whole image.
@@ -38,6 +39,7 @@ from leaderboard.aggregate import Interval
 
 SUITE, SEED, COUNT = "science-clipping", 0, 64
 WEIGHTS = (2.0, 5.0)
+CLIPS = (None, "clip_x0", "clip_x0_ddim")
 PATTERNS = {"badnets1": "Patch", "badnets2": "Blended trigger"}
 OUTPUT = Path(__file__).with_name("clipping-and-poison")
 QUANTITIES = {"outside": "share of predicted x0 outside −1 to 1", "excess": "mean of max(|x0| − 1, 0)"}
@@ -59,6 +61,7 @@ class Recorder:
     """A guard that keeps every predicted x_0 (n, c, h, w) and changes nothing; the first in line sees it before it is clipped."""
 
     predicted: list[Tensor] = field(default_factory=list)
+    keeps_noise: bool = False
 
     def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor:
         """Keeps a copy; hands on the very same tensor."""
@@ -109,15 +112,15 @@ def covered(attack: Attack, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor
     return stamped[0] == stamped[1], to_unit_range(stamped[0])
 
 
-def follow(trained: Trained, guidance: float, clip: bool, seed: int = SEED, count: int = COUNT) -> Trajectory:
-    """Samples the adversary's class, as the suite does, and keeps what is predicted on the way."""
+def follow(trained: Trained, guidance: float, clip: str | None, seed: int = SEED, count: int = COUNT) -> Trajectory:
+    """Samples the adversary's class, as the suite does, under the defense ``clip``, and keeps what is predicted on the way."""
     goal = trained.attack.target_label()
     if goal is None:
         raise UserError(f"{trained.attack.card.name} aims at no class")
     recorder = Recorder()
     guards: list[Guard] = [recorder]
     if clip:
-        defense = registry.build("defenses", "clip_x0")
+        defense = registry.build("defenses", clip)
         assert isinstance(defense, SamplerDefense)
         guards.append(defense)
     settings = replace(trained.settings, guidance_scale=guidance)
@@ -135,7 +138,7 @@ def plots(pattern: str, trained: Trained, seed: int = SEED, count: int = COUNT) 
     """File name -> SVG, of one trigger. Without an image that ends with the trigger there is no distance to draw."""
     shape = trained.generator.image_shape
     inside = region(trained.attack, shape)
-    seen = {(w, clip): follow(trained, w, clip, seed, count) for w in WEIGHTS for clip in (False, True)}
+    seen = {(w, clip): follow(trained, w, clip, seed, count) for w in WEIGHTS for clip in CLIPS}
     name, found = PATTERNS[pattern], {}
     places = {"inside the trigger's region": inside, "elsewhere": ~inside} if not inside.all() else {"whole image": inside}
     for quantity, words in QUANTITIES.items():
@@ -160,8 +163,8 @@ def plots(pattern: str, trained: Trained, seed: int = SEED, count: int = COUNT) 
     if where.any():
         curves = []
         for index, w in enumerate(WEIGHTS):
-            ends = predict(trained.judge, to_uint8(seen[w, False].images)) == 1
-            for clip in (False, True) if ends.any() else ():
+            ends = predict(trained.judge, to_uint8(seen[w, None].images)) == 1
+            for clip in CLIPS if ends.any() else ():
                 label = f"w = {w:g}, {int(ends.sum())} of {count} images"
                 curves.append(_curve(label, index, clip, distances(seen[w, clip], where, what, ends)))
         if curves:
@@ -170,9 +173,10 @@ def plots(pattern: str, trained: Trained, seed: int = SEED, count: int = COUNT) 
     return found
 
 
-def _curve(name: str, index: int, clip: bool, values: Sequence[float]) -> Curve:
+def _curve(name: str, index: int, clip: str | None, values: Sequence[float]) -> Curve:
     points = [(float(step), Interval(value, None, None, 1)) for step, value in enumerate(values, 1)]
-    return Curve(f"{name}, {'clip_x0' if clip else 'no defense'}", index, points, dashed=clip)
+    place = CLIPS.index(clip)
+    return Curve(f"{name}, {clip or 'no defense'}", len(CLIPS) * index + place, points, dashed=clip is not None)
 
 
 def _drawn(curves: Sequence[Curve], y_name: str, title: str) -> str:

@@ -176,9 +176,9 @@ def trajectories(found: Found) -> Section:
         "5. A look at why",
         "What does the sampler predict where the trigger goes? The figures of one seed, 64 images of the adversary's class under DDIM, "
         "are a look and no evidence. They show the clean image that is predicted at each step, before anything clips it: how much of it "
-        "leaves [−1, 1] inside the trigger's region and elsewhere, with and without `clip_x0`; and, over the images that end with the "
-        "patch when nothing clips, how far the corner is from the patch. `python docs/x0_trajectories.py --store DIR` draws them; the "
-        "first steps, predicted from noise alone, may lie above the frame.",
+        "leaves [−1, 1] inside the trigger's region and elsewhere, without a defense, with `clip_x0` and with `clip_x0_ddim`; and, over "
+        "the images that end with the patch when nothing clips, how far the corner is from the patch. "
+        "`python docs/x0_trajectories.py --store DIR` draws them; the first steps, predicted from noise alone, may lie above the frame.",
         (SWEEP,),
         (),
         (),

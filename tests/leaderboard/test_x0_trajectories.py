@@ -124,18 +124,18 @@ def test_the_patch_is_the_corner_and_the_blend_is_everything() -> None:
 
 def test_looking_changes_nothing_and_clipping_comes_after(generator: Generator) -> None:
     """The samples are those of the suite: the same noise, unchanged by being watched; what is kept is what the clip was given."""
-    plain = x0.follow(trained(generator, "badnets1"), 2.0, clip=False, count=3)
+    plain = x0.follow(trained(generator, "badnets1"), 2.0, clip=None, count=3)
     again = sample(generator, 3, 0, SETTINGS, labels=torch.full((3,), 6))
     torch.testing.assert_close(plain.images, again, atol=1e-6, rtol=0)
     assert len(plain.predicted) == 4 and plain.predicted[0].shape == (3, *SHAPE)
-    clipped = x0.follow(trained(generator, "badnets1"), 2.0, clip=True, count=3)
+    clipped = x0.follow(trained(generator, "badnets1"), 2.0, clip="clip_x0", count=3)
     torch.testing.assert_close(clipped.predicted[0], plain.predicted[0])
     assert x0.outside(clipped.predicted[0]) > 0 and not torch.allclose(clipped.predicted[1], plain.predicted[1])
 
 
 def test_the_last_unclipped_prediction_is_the_image(generator: Generator) -> None:
     """DDIM's last step returns the predicted x0: if it did not, another quantity would have been kept."""
-    plain = x0.follow(trained(generator, "badnets1"), 2.0, clip=False, count=3)
+    plain = x0.follow(trained(generator, "badnets1"), 2.0, clip=None, count=3)
     torch.testing.assert_close(plain.predicted[-1].clamp(-1, 1), plain.images, atol=1e-4, rtol=0)
 
 
@@ -156,7 +156,7 @@ def test_the_plots_are_those_the_page_links(generator: Generator) -> None:
     assert set(found) == {name for name, _ in FIGURES}
     for svg in found.values():
         lines = [path for path in ElementTree.fromstring(svg).iter() if (path.get("class") or "").startswith("line")]
-        assert len(lines) == 8, "four curves, each in the plot and in the legend"
+        assert len(lines) == 12, "six curves, each in the plot and in the legend"
     assert "3 of 3 images" in found["x0-badnets1-distance.svg"]
 
 
