@@ -246,7 +246,7 @@ def _sweep(found: Found, name: str, title: str, question: str, claims: list[Clai
     controls = {w: other for w, line in plain.items() if (other := honest(cells, line))}
     curves = [curve("no defense", 0, plain, TAINTED)]
     curves += [curve(mode, place + 1, _clipped(found, name, mode), TAINTED) for place, mode in enumerate(MODES)]
-    curves.append(curve("honest model, no defense", 3, controls, TAINTED, dashed=True))
+    curves.append(curve("honest model, no defense", len(MODES) + 1, controls, TAINTED, dashed=True))
     first = next(iter(plain.values()), None)
     plots = draw(
         stem,
