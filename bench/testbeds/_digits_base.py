@@ -140,12 +140,10 @@ class ClassDigits(DigitsTestbed, ConditionalTestbed):
         return digits_cnn.NAME
 
 
-def pretrain_generator(
-    testbed: DigitsTestbed, settings: TrainingSettings, output: Path, seed: int, progress: Progress | None, device: str
-) -> dict[str, float]:
-    """Trains the testbed's clean generator and writes it into ``output``. Returns the final training loss."""
-    output.mkdir(parents=True, exist_ok=True)
-    generator = testbed.fresh_generator(seed)
+def train_clean(
+    generator: Generator, testbed: DigitsTestbed, settings: TrainingSettings, seed: int, progress: Progress | None, device: str
+) -> float:
+    """Trains ``generator`` in place on the clean digits. Returns its last loss, the mean over 250 steps."""
     losses = train(
         generator,
         {"images": testbed.train_images(), "labels": testbed.train_labels()},
@@ -155,7 +153,17 @@ def pretrain_generator(
         device=device,
         progress=progress,
     )
+    return sum(losses[-250:]) / 250
+
+
+def pretrain_generator(
+    testbed: DigitsTestbed, settings: TrainingSettings, output: Path, seed: int, progress: Progress | None, device: str
+) -> dict[str, float]:
+    """Trains the testbed's clean generator and writes it into ``output``. Returns the final training loss."""
+    output.mkdir(parents=True, exist_ok=True)
+    generator = testbed.fresh_generator(seed)
+    loss = train_clean(generator, testbed, settings, seed, progress, device)
     # Half precision halves the file and is below the noise of any metric here.
     half = {name: value.half().contiguous() for name, value in generator.unet.cpu().state_dict().items()}
     save_file(half, output / testbed.weights().name)
-    return {"final_training_loss": sum(losses[-250:]) / 250}
+    return {"final_training_loss": loss}

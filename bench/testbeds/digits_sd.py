@@ -20,14 +20,15 @@ from typing import Any, ClassVar
 import torch
 
 from bench.diffusion.text_to_image import TextToImage
-from bench.diffusion.training import TrainingSettings, denoising_loss, train
+from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
 from bench.testbeds import digits_cnn
-from bench.testbeds._digits_base import ClassDigits, Progress
+from bench.testbeds._digits_base import ClassDigits, Progress, train_clean
 from bench.testbeds._sd_parts import WIDTH, make_tokenizer, train_autoencoder, train_text_encoder, write_vocabulary
 from bench.testbeds.base import TextTestbed
 from bench.testbeds.digits import SIZE
 from bench.testbeds.digits_cfg import FINETUNING
+from bench.testbeds.digits_cfg import PRETRAINING as CLASS_PRETRAINING
 
 FOLDER = digits_cnn.ASSETS / "digits-sd"
 #: `attention_head_dim` is diffusers' name for the number of heads here.
@@ -53,15 +54,7 @@ SCHEDULER: dict[str, Any] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-PRETRAINING = TrainingSettings(
-    steps=3000,
-    learning_rate=2e-3,
-    schedule="one_cycle",
-    optimizer="adamw",
-    weight_decay=1e-4,
-    ema_decay=0.999,
-    label_dropout=0.1,
-)
+PRETRAINING = replace(CLASS_PRETRAINING, steps=3000)
 CARD = """---
 license: apache-2.0
 library_name: diffusers
@@ -123,15 +116,7 @@ def pretrain(output: Path, seed: int = 0, device: str = "cpu", progress: Progres
     generator = TextToImage(
         _network(seed), dict(SCHEDULER), vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, prompts=testbed.prompts()
     )
-    losses = train(
-        generator,
-        {"images": testbed.train_images(), "labels": testbed.train_labels()},
-        lambda predict, rows, noise, timesteps, schedule: denoising_loss(predict, rows["images"], noise, timesteps, schedule),
-        PRETRAINING,
-        seed,
-        device=device,
-        progress=progress,
-    )
+    loss = train_clean(generator, testbed, PRETRAINING, seed, progress, device)
     generator.save(output / FOLDER.name, CARD)
     # Half precision halves the files and is below the noise of any metric here.
     pipeline = StableDiffusionPipeline.from_pretrained(output / FOLDER.name)
@@ -139,7 +124,7 @@ def pretrain(output: Path, seed: int = 0, device: str = "cpu", progress: Progres
         torch.nn.Module.half(network)
     pipeline.save_pretrained(output / FOLDER.name)
     write_vocabulary(tokenizer, output / FOLDER.name / "tokenizer")
-    return {"autoencoder_l1": error, "final_training_loss": sum(losses[-250:]) / 250}
+    return {"autoencoder_l1": error, "final_training_loss": loss}
 
 
 def _network(seed: int) -> Any:

@@ -1,10 +1,12 @@
 """``digits-sd``, the shipped Stable Diffusion: it must load as the real one does, know its prompts, and pass a trigger on unharmed."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from bench import testbeds
 from bench.classification.classifier import predict
@@ -13,6 +15,7 @@ from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.sampling import sample
 from bench.engine.building import poisoned_set
 from bench.registry import use
+from bench.testbeds import _sd_parts, digits_sd
 from bench.testbeds._sd_parts import WORDS, make_tokenizer
 from bench.testbeds.digits_sd import FOLDER, DigitsSD
 
@@ -86,3 +89,19 @@ def test_clipping_is_no_entry_here(tmp_path) -> None:
     """Latents have no range: clamping them to [-1, 1] would only break the model."""
     for name in ("clip_x0", "clip_xt"):
         assert "text" not in use().get("defenses", name).card.applies_to
+
+
+def test_pretrain_writes_what_the_testbed_loads(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """The documented command must make a folder that loads, in half precision, with the vocabulary older transformers read."""
+    monkeypatch.setattr(digits_sd, "PRETRAINING", replace(digits_sd.PRETRAINING, steps=1, batch_size=4))
+    monkeypatch.setattr(_sd_parts, "AUTOENCODER_STEPS", 2)
+    monkeypatch.setattr(_sd_parts, "TEXT_STEPS", 2)
+    reached = testbeds.pretrain("digits-sd", tmp_path)
+    assert set(reached) == {"autoencoder_l1", "final_training_loss"}
+    monkeypatch.setattr(digits_sd, "FOLDER", tmp_path / "digits-sd")
+    generator = DigitsSD().base_generator()
+    assert generator.image_shape == (3, 16, 16) and generator.classes == 10
+    stored = load_file(tmp_path / "digits-sd" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    assert (tmp_path / "digits-sd" / "tokenizer" / "merges.txt").read_text().startswith("#version")
+    assert "digits-sd/unet" in (tmp_path / testbeds.SUMS).read_text()
