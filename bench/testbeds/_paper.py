@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -169,17 +170,22 @@ class PaperTestbed(Testbed):
 
     def missing(self) -> list[str]:
         """One line for each thing that is not on this machine yet; empty if the testbed can run without a network."""
-        lines = []
         weights = [] if self.weights is None else [lambda: self.weights_folder(fetch=False)]
-        for check in (self.data_files, *weights, self.extractor_weights):
+        return self._lines((self.data_files, *weights, self._inception))
+
+    def _inception(self) -> None:
+        if self.extractor_weights() is None:
+            raise UserError(
+                f"{self.name}: {INCEPTION_FILE} will be fetched by torch-fidelity on first use; without a network, "
+                "download it from torch-fidelity's release v0.2.0 and set inception_weights"
+            )
+
+    def _lines(self, checks: Iterable[Callable[[], object]]) -> list[str]:
+        """What those checks have to say that fail."""
+        lines = []
+        for check in checks:
             try:
-                found = check()
+                check()
             except UserError as error:
                 lines.append(str(error))
-            else:
-                if found is None:
-                    lines.append(
-                        f"{self.name}: {INCEPTION_FILE} will be fetched by torch-fidelity on first use; without a network, "
-                        "download it from torch-fidelity's release v0.2.0 and set inception_weights"
-                    )
         return lines

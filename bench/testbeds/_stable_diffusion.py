@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,9 +31,10 @@ from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
 from bench.testbeds._images import Encoded, content_hash, decode_all, files_fingerprint, memory_mapped
-from bench.testbeds._paper import GUIDE, PaperTestbed
+from bench.testbeds._paper import GUIDE
+from bench.testbeds._paper_conditional import PaperConditionalTestbed
 from bench.testbeds.base import TextTestbed
-from bench.testbeds.judge import judge_file, load_judge, train_judge
+from bench.testbeds.judge import train_judge
 
 HUB_ID = "CompVis/stable-diffusion-v1-4"
 #: The snapshot of ``main`` in the hub caches that much public code names, and which some pins. That it holds safetensors of every part
@@ -76,13 +77,12 @@ def split_rows(files: list[Path], labels: list[int], held_out_share: float) -> R
 
 
 @dataclass(frozen=True, kw_only=True)
-class StableDiffusionTestbed(PaperTestbed, TextTestbed):
+class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
     """``decoded``: folder for the copy of the data set at ``resolution``, one byte a value; ``None`` puts it beside ``data``.
 
     ``training``: of the whole U-Net, or of LoRA adapters of ``lora_rank`` on its attention. ``accumulation_steps``: pieces in which a batch
-    of 16 goes through the network; 1 for as many GPUs as fill a batch. ``classifier``: what users train on the suspected set, for
-    ``classifier_epochs``, and what the trigger classifier and the evaluation classifier are, from ``imagenet_weights``, torchvision's as a
-    safetensors file; ``None``: from random ones. ``judge``: the evaluation classifier, which ``castlewalls pretrain`` writes.
+    of 16 goes through the network; 1 for as many GPUs as fill a batch. ``classifier``: the trigger classifier and the evaluation classifier
+    are of that architecture too, and all start from ``imagenet_weights``, torchvision's as a safetensors file; ``None``: from random ones.
     """
 
     weights_advice: ClassVar[str] = f"set weights to a Stable Diffusion folder as diffusers writes it ({GUIDE})"
@@ -91,9 +91,7 @@ class StableDiffusionTestbed(PaperTestbed, TextTestbed):
         *("model_index.json", "scheduler/*.json", "text_encoder/model.safetensors", "tokenizer/*"),
         *(f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")),
     )
-    locations: ClassVar[frozenset[str]] = PaperTestbed.locations | {"decoded", "imagenet_weights", "judge"}
-    # How a set of images is classified decides nothing about the generator.
-    judging_parameters: ClassVar[frozenset[str]] = frozenset({"classifier", "classifier_epochs"})
+    locations: ClassVar[frozenset[str]] = PaperConditionalTestbed.locations | {"decoded", "imagenet_weights"}
     classifier_rate: ClassVar[float] = 1e-2
 
     weights: str = HUB_ID
@@ -106,7 +104,6 @@ class StableDiffusionTestbed(PaperTestbed, TextTestbed):
     classifier: Architecture = "resnet50"
     classifier_epochs: int = 10
     imagenet_weights: str | None = IMAGENET
-    judge: str
     finetune_epochs: int = 50
     scratch_epochs: int = 50
     sampler: str = "ddim"
@@ -120,11 +117,10 @@ class StableDiffusionTestbed(PaperTestbed, TextTestbed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("lora_rank", "accumulation_steps", "classifier_epochs"):
+        for field in ("lora_rank", "accumulation_steps"):
             self._require(getattr(self, field) > 0, field, "a positive number")
         self._require(self.resolution > 0 and self.resolution % 8 == 0, "resolution", "a positive multiple of 8")
         self._require(self.training in ("full", "lora"), "training", "'full' or 'lora'")
-        self._require(self.classifier in get_args(Architecture), "classifier", f"one of {', '.join(get_args(Architecture))}")
 
     def _rows(self) -> Rows:
         """The data set as it is on disk. Raises ``UserError`` saying what to download and where to put it."""
@@ -220,8 +216,8 @@ class StableDiffusionTestbed(PaperTestbed, TextTestbed):
             horizontal_flip=True,
         )
 
-    def _judge_file(self) -> Path:
-        return judge_file(self.name, self.judge)
+    def _fresh_judge(self, seed: int) -> Classifier:
+        return self.fresh_classifier(seed)
 
     def _imagenet_file(self) -> Path | None:
         if self.imagenet_weights is None:
@@ -238,30 +234,17 @@ class StableDiffusionTestbed(PaperTestbed, TextTestbed):
         if self.training == "lora" and importlib.util.find_spec("peft") is None:
             raise UserError(f"{self.name}: training: lora needs peft: pip install peft")
 
-    def evaluation_classifier(self) -> Classifier:
-        return load_judge(self.name, self.fresh_classifier(0), self._judge_file())
+    def _checks(self) -> tuple[Callable[[], object], ...]:
+        return *super()._checks(), self._imagenet_file, self._adapters
 
     def fingerprint(self) -> str:
-        found: list[Any] = [super().fingerprint()]
-        # Without these a run would fail at its very end.
-        self._adapters()
-        found += [content_hash(self._judge_file()), None if (file := self._imagenet_file()) is None else content_hash(file)]
+        found: list[Any] = [super().fingerprint(), None if (file := self._imagenet_file()) is None else content_hash(file)]
         folder = Path(self.weights).expanduser()
         if folder.is_dir():  # A commit of the hub names all its parts.
             parts = [*folder.glob("text_encoder/*"), *folder.glob("tokenizer/*"), *folder.glob("vae/*")]
             read = sorted(path for path in parts if path.suffix in (".json", ".safetensors", ".txt"))
             found.append([(path.relative_to(folder).as_posix(), content_hash(path)) for path in read])
         return hashlib.sha256(json.dumps(found).encode()).hexdigest()
-
-    def missing(self) -> list[str]:
-        lines = super().missing()
-        checks: tuple[Callable[[], object], ...] = (self._imagenet_file, self._judge_file, self._adapters)
-        for check in checks:
-            try:
-                check()
-            except UserError as error:
-                lines.append(str(error))
-        return lines
 
 
 def pretrain_judge(

@@ -13,12 +13,10 @@ classifier is a ResNet-50, here it is what ``classifier`` says.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,12 +27,11 @@ from bench.classification.training import ClassifierSettings
 from bench.diffusion.generator import Generator
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
-from bench.testbeds import sscd as copy_detector
-from bench.testbeds._images import CIFAR_SIZE, content_hash
-from bench.testbeds._paper import GUIDE, PaperTestbed
-from bench.testbeds.base import ConditionalTestbed
+from bench.testbeds._images import CIFAR_SIZE
+from bench.testbeds._paper import GUIDE
+from bench.testbeds._paper_conditional import PaperConditionalTestbed
 from bench.testbeds.cifar10 import CLASSES, Cifar10Testbed
-from bench.testbeds.judge import judge_file, load_judge, train_judge
+from bench.testbeds.judge import train_judge
 
 JUDGE_FILE = "cifar10-judge.safetensors"
 #: Of the evaluation classifier: 60 epochs over 50,000 images. It need not be what users train, but as good as a ResNet-18 gets.
@@ -43,14 +40,11 @@ BATCH = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar10CFG(Cifar10Testbed, ConditionalTestbed):
+class Cifar10CFG(Cifar10Testbed, PaperConditionalTestbed):
     """Sampled with 50 DDIM steps at guidance 6, without clipping.
 
     ``weights``: a generator to fine-tune, which somebody has to train first; ``None``: attacks have ``scheme: scratch``, as in the paper.
-    ``judge``: the evaluation classifier, a safetensors file that ``castlewalls pretrain cifar10-cfg`` writes. ``classifier``: what a user
-    trains on the suspected set, for ``classifier_epochs``, with the stem for small images: resnet18, resnet50, vgg16 or densenet121.
-    ``sscd``: the copy detector's TorchScript file, with ``sscd_sha256``, the hash of the file that was meant; ``None``: data replication
-    is not measured.
+    ``classifier``: with the stem for small images.
     """
 
     name: ClassVar[str] = "cifar10-cfg"
@@ -62,9 +56,6 @@ class Cifar10CFG(Cifar10Testbed, ConditionalTestbed):
         'give every attack, "none" among them, scheme: scratch, or set weights to the generator folder such a run leaves in its store '
         f"({GUIDE})"
     )
-    locations: ClassVar[frozenset[str]] = PaperTestbed.locations | {"judge", "sscd"}
-    # How a set of images is classified or searched for copies decides nothing about the generator.
-    judging_parameters: ClassVar[frozenset[str]] = frozenset({"classifier", "classifier_epochs", "sscd", "sscd_sha256"})
     network: ClassVar[dict[str, Any]] = {
         "sample_size": CIFAR_SIZE,
         "block_out_channels": (64, 128, 128, 128),
@@ -87,8 +78,6 @@ class Cifar10CFG(Cifar10Testbed, ConditionalTestbed):
     judge: str = f"weights/{JUDGE_FILE}"
     classifier: Architecture = "resnet18"
     classifier_epochs: int = 30
-    sscd: str | None = None
-    sscd_sha256: str | None = None
     finetune_epochs: int = 100
     scratch_epochs: int = 1000
     sampler: str = "ddim"
@@ -96,17 +85,6 @@ class Cifar10CFG(Cifar10Testbed, ConditionalTestbed):
     guidance_scale: float = 6.0
     class_samples: int = 10_000
     test_images: int = 1000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(self.classifier in get_args(Architecture), "classifier", f"one of {', '.join(get_args(Architecture))}")
-        self._require(self.classifier_epochs > 0, "classifier_epochs", "a positive number")
-        given = self.sscd_sha256
-        valid = given is None if self.sscd is None else given is not None and copy_detector.SHA256.fullmatch(given) is not None
-        constraint = (
-            "null without sscd" if self.sscd is None else "the sha256 of the file sscd, 64 hexadecimal digits in lower case"
-        )
-        self._require(valid, "sscd_sha256", constraint)
 
     def _labels(self, split: str) -> Tensor:
         labels = self._split(split)[1]
@@ -166,38 +144,8 @@ class Cifar10CFG(Cifar10Testbed, ConditionalTestbed):
         steps = self._steps(self.train_count, 128, self.classifier_epochs)
         return ClassifierSettings(steps=steps, learning_rate=1e-2, horizontal_flip=True)
 
-    def _judge_file(self) -> Path:
-        return judge_file(self.name, self.judge)
-
-    def evaluation_classifier(self) -> Classifier:
-        return load_judge(self.name, _judge(0), self._judge_file())
-
-    def register_extractor(self) -> None:
-        if self.sscd_sha256 is not None:
-            copy_detector.register(self.sscd_sha256)
-
-    def copy_extractor(self) -> str | None:
-        return None if self.sscd is None else copy_detector.NAME
-
-    def copy_extractor_weights(self) -> str | None:
-        if self.sscd is None or self.sscd_sha256 is None:
-            return None
-        return str(copy_detector.checked_file(self.name, self.sscd, self.sscd_sha256))
-
-    def fingerprint(self) -> str:
-        # Without the judge, or with another copy detector than was meant, a run would fail at its very end. (The detector's hash is a
-        # parameter.)
-        self.copy_extractor_weights()
-        return hashlib.sha256(json.dumps([super().fingerprint(), content_hash(self._judge_file())]).encode()).hexdigest()
-
-    def missing(self) -> list[str]:
-        lines = super().missing()
-        for check in (self._judge_file, self.copy_extractor_weights):
-            try:
-                check()
-            except UserError as error:
-                lines.append(str(error))
-        return lines
+    def _fresh_judge(self, seed: int) -> Classifier:
+        return _judge(seed)
 
 
 def _judge(seed: int) -> Classifier:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from bench import registry
 from bench.classification.training import ClassifierSettings
@@ -22,7 +25,7 @@ from bench.engine.plan import make_plan
 from bench.engine.record import Record
 from bench.engine.stages import STAGES
 from bench.suite import parse_suite
-from bench.testbeds import digits_cnn
+from bench.testbeds import digits_cnn, sscd
 from bench.testbeds.imagenette_sd import CLASSES, ImagenetteSD
 
 
@@ -78,6 +81,14 @@ def judged_imagenette(imagenette: Callable[..., ImagenetteSD]) -> Callable[..., 
 
 
 @pytest.fixture()
+def copy_detector(tmp_path: Path) -> dict[str, str]:
+    """A network of pooled colours as TorchScript, and its hash."""
+    path = tmp_path / sscd.FILE
+    torch.jit.script(nn.Sequential(nn.AvgPool2d(32), nn.Flatten())).save(str(path))
+    return {"sscd": str(path), "sscd_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+@pytest.fixture()
 def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Runs a suite over a testbed of digits' size stage by stage in this process, a few training steps each: attack -> record."""
 
@@ -87,7 +98,8 @@ def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         monkeypatch.setattr(kind, "training_settings", lambda self, scheme: settings)
         monkeypatch.setattr(kind, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4))
         monkeypatch.setattr(kind, "extractor", digits_cnn.NAME)
-        monkeypatch.setattr(kind, "register_extractor", lambda self: digits_cnn.register())
+        declared = kind.register_extractor
+        monkeypatch.setattr(kind, "register_extractor", lambda self: (declared(self), digits_cnn.register()))
         monkeypatch.setattr(kind, "extractor_weights", lambda self: None)
         changes = {"clean_samples": 6, "class_samples": 4, "test_images": 6, "num_inference_steps": 2, "network_batch": 4}
         attacks = [{"name": "none"}, {"name": "badnets", "params": {"target_class": target_class, "poison_rate": 0.25}}]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,6 @@ def judge(tmp_path: Path) -> Path:
     path = tmp_path / JUDGE_FILE
     save_file(cifar10_cfg._judge(5).state_dict(), path)
     return path
-
-
-@pytest.fixture()
-def copy_detector(tmp_path: Path) -> dict[str, str]:
-    """A network of pooled colours as TorchScript, and its hash."""
-    path = tmp_path / sscd.FILE
-    torch.jit.script(nn.Sequential(nn.AvgPool2d(32), nn.Flatten())).save(str(path))
-    return {"sscd": str(path), "sscd_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def tiny(data: Path, **changes: Any) -> Cifar10CFG:

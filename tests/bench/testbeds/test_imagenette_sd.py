@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from bench.errors import UserError
+from bench.testbeds import sscd
 from bench.testbeds.imagenette_sd import CLASSES, ImagenetteSD
 
 
@@ -125,11 +126,11 @@ def test_a_corrupt_image_is_named(tiny, data: Path) -> None:
 
 
 @pytest.mark.parametrize("training", ["full", "lora"])
-def test_a_tiny_suite_runs_from_photographs_to_records(judged, walk, training: str) -> None:
-    records = walk(judged(training=training), 6)
+def test_a_tiny_suite_runs_from_photographs_to_records(judged, walk, copy_detector: dict[str, str], training: str) -> None:
+    records = walk(judged(training=training, **copy_detector), 6)
     assert set(records) == {"none", "badnets", "real_images", "base_model"}
     assert all(record.status == "ok" for record in records.values())
     values = {name: metric.value for name, metric in records["badnets"].metrics.items()}
     assert sum(values[name] for name in ("g1", "g2", "g3", "g4")) == pytest.approx(1)
     assert values["p_t"] == pytest.approx(7 / (7 + 3))  # int(0.25 x 30) rows among 3 of the target class
-    assert {"fid[digits-cnn]", "ta", "classifier_asr", "asr[prompt]"} <= set(values)
+    assert {"fid[digits-cnn]", "ta", "classifier_asr", "asr[prompt]", f"replication[{sscd.NAME}]"} <= set(values)

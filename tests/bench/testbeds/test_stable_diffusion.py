@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from bench.classification.architectures import torchvision_classifier
 from bench.errors import UserError
-from bench.testbeds import _images, _paper, _stable_diffusion, imagenette_sd
+from bench.testbeds import _images, _paper, _stable_diffusion, imagenette_sd, sscd
 from bench.testbeds._stable_diffusion import HUB_ID, REVISION, pretrain_judge, split_rows
 from bench.testbeds.imagenette_sd import ImagenetteSD
 
@@ -183,8 +183,8 @@ def test_missing_names_each_absent_thing_once(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     lines = ImagenetteSD(training="lora").missing()
-    words = ("imagenette2.tgz", HUB_ID, "inception", "imagenet_weights", "pretrain imagenette-sd")
-    assert [word in line for line, word in zip(lines, words, strict=True)] and all("\n" not in line for line in lines)
+    words = ("imagenette2.tgz", HUB_ID, "inception", "pretrain imagenette-sd", "imagenet_weights")
+    assert all(word in line for line, word in zip(lines, words, strict=True)) and all("\n" not in line for line in lines)
     monkeypatch.setattr(_stable_diffusion.importlib.util, "find_spec", lambda name: None)
     assert "needs peft: pip install peft" in ImagenetteSD(training="lora").missing()[-1]
 
@@ -202,6 +202,14 @@ def test_fingerprint_follows_every_part_and_not_the_place(judged, data: Path, st
         (folder / part).write_text(text)
     save_file(judged().fresh_classifier(8).state_dict(), judged().judge)
     assert judged().fingerprint() != first
+
+
+def test_the_copy_detector_is_checked_before_anything_runs(judged, copy_detector: dict[str, str]) -> None:
+    testbed = judged(**copy_detector)
+    assert (testbed.copy_extractor(), testbed.copy_extractor_weights()) == (sscd.NAME, copy_detector["sscd"])
+    assert judged().copy_extractor() is None and testbed.fingerprint() == judged().fingerprint()
+    with pytest.raises(UserError, match="imagenette-sd: .* must have the sha256 given as sscd_sha256"):
+        judged(**(copy_detector | {"sscd_sha256": "0" * 64})).fingerprint()
 
 
 def test_lora_is_a_parameter(tiny) -> None:
@@ -230,6 +238,7 @@ def test_without_peft_a_run_with_lora_is_refused_before_it_begins(judged, monkey
         ({"classifier_epochs": 0}, "classifier_epochs must be a positive number, got 0"),
         ({"resolution": 100}, "resolution must be a positive multiple of 8, got 100"),
         ({"classifier": "vit"}, "classifier must be one of resnet18, .*, got 'vit'"),
+        ({"sscd": "f.pt"}, "sscd_sha256 must be the sha256 of the file sscd, 64 hexadecimal digits in lower case, got None"),
         ({"finetune_epochs": 0}, "finetune_epochs must be a positive number, got 0"),
         ({"revision": "main"}, "revision must be a full commit hash"),
     ],
