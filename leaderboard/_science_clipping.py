@@ -20,12 +20,14 @@ from leaderboard._science_class import (
     stack,
 )
 from leaderboard._science_pictures import grid
-from leaderboard._science_poison import SAMPLERS
+from leaderboard._science_poison import SAMPLED_AT, SAMPLERS
 from leaderboard._science_table import Found, Section, defended, sample_note, table
 
 MODES = ("clip_x0", "clip_x0_ddim", "clip_xt")
 #: Those that every sampler knows.
 GENERAL = ("clip_x0", "clip_xt")
+#: (sampler, steps, guidance weight). Other weights of DDIM are in the sweep.
+SETTINGS = (*((*setting, SAMPLED_AT) for setting in SAMPLERS), ("ddpm", 50, 5.0), ("sde_dpm_solver++", 20, 5.0))
 SWEEP, OTHERS = "science-clipping", "science-poison-samplers"
 NAMES = {"badnets1": "the patch", "badnets2": "the blended trigger"}
 #: By how much prompt accuracy may fall and still be kept.
@@ -132,27 +134,27 @@ def cost(found: Found) -> Section:
 
 
 def samplers(found: Found) -> Section:
-    """The same at guidance 2 under each sampler."""
+    """The same under each sampler."""
     cells = found[OTHERS]
     rows: list[tuple[str, Line | None]] = []
     pairs: dict[tuple[str, str], list[Pair]] = {(name, mode): [] for name in PATTERNS for mode in GENERAL}
     drawn = []
     for name in PATTERNS:
-        for sampler, count in SAMPLERS:
-            line = of(cells, name, testbed={"sampler": sampler, "num_inference_steps": count})
-            rows.append((f"`{name}`, `{sampler}`, {count} steps", line))
-            drawn.append((f"{name}, {sampler}, {count}", line))
+        for sampler, count, w in SETTINGS:
+            line = of(cells, name, testbed={"sampler": sampler, "num_inference_steps": count, "guidance_scale": w})
+            rows.append((f"`{name}`, `{sampler}`, {count} steps, w = {w:g}", line))
+            drawn.append((f"{name}, {sampler}, {count}, w = {w:g}", line))
             for mode in GENERAL:
                 other = defended(cells, line, mode)
                 rows.append((f"… with `{mode}`", other))
                 drawn.append((f"… {mode}", other))
-                pairs[name, mode].append((f"{sampler}, {count} steps", line, other))
+                pairs[name, mode].append((f"{sampler}, {count} steps, w = {w:g}", line, other))
     columns, body = table("attack, sampler", rows, DRAWN)
     claims = [_stopped(pairs["badnets1", mode], mode)[0] for mode in GENERAL]
     claims += [_stays(pairs["badnets2", mode], mode) for mode in GENERAL]
     return Section(
         "4. Other samplers",
-        "Does it hold under stochastic samplers too? Guidance 2.",
+        "Does it hold under stochastic samplers too? Under DDPM, `clip_x0` is what diffusers does by default.",
         (OTHERS,),
         columns,
         body,

@@ -125,11 +125,13 @@ def clipped(attack: PluginSpec, plain: float, holds: bool) -> tuple[PluginSpec, 
 
 
 def samplers(holds: bool) -> Iterator[Record]:
-    at = {("ddim", 20): 0.7, ("ddim", 50): 0.72, ("ddpm", 50): 0.6, ("sde_dpm_solver++", 20): 0.55}
+    at = {("ddim", 20, 2.0): 0.7, ("ddim", 50, 2.0): 0.72, ("ddpm", 50, 2.0): 0.6, ("sde_dpm_solver++", 20, 2.0): 0.55}
     if not holds:
-        at = {("ddim", 20): 0.2, ("ddim", 50): 0.4, ("ddpm", 50): 0.5, ("sde_dpm_solver++", 20): 0.6}
-    for (sampler, steps), plain in at.items():
-        where: dict[str, Any] = {"sampler": sampler, "num_inference_steps": steps}
+        at = {("ddim", 20, 2.0): 0.2, ("ddim", 50, 2.0): 0.4, ("ddpm", 50, 2.0): 0.5, ("sde_dpm_solver++", 20, 2.0): 0.6}
+    # Only the page about clipping reads these, and they would turn the claims of the other one round.
+    at |= {("ddpm", 50, 5.0): 0.95 if holds else 0.1, ("sde_dpm_solver++", 20, 5.0): 0.97 if holds else 0.12}
+    for (sampler, steps, w), plain in at.items():
+        where: dict[str, Any] = {"sampler": sampler, "num_inference_steps": steps, "guidance_scale": w}
         for attack in (PATCH, BLEND):
             fid = 3.0 if not holds and steps == 20 else 2.0
             yield from both(attack, mixed(plain, fid=fid), mixed(0.04 if holds else 0.95, 0.0), **where)
