@@ -283,7 +283,8 @@ def samplers(found: Found) -> Section:
         "4. Samplers",
         "The threat does not hang on the sampler, but stochastic SDE sampling draws fewer tainted images, G1 above all, than the paper's "
         "DDPM sampling; the added randomness is given as the reason (appendix D.2, Fig. A8: G1 of 0.70 and 0.53 on CIFAR-10). Here SDE is "
-        "the stochastic DPM-Solver++ with 20 steps, at guidance 2; randomness as the reason would show between stochastic and deterministic samplers.",
+        "the stochastic DPM-Solver++ with 20 steps, all at guidance 2; randomness as the reason would show between stochastic and "
+        "deterministic samplers.",
         ("science-poison-samplers",),
         columns,
         body,
