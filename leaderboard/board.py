@@ -83,14 +83,15 @@ class Board:
     def cell(self, row: Row, column: PluginSpec) -> Cell | None:
         return self.cells.get((identity(row[0]), identity(row[1]) if row[1] else None, identity(column)))
 
-    def families(self) -> list[tuple[str, int]]:
-        """Each family in column order with the number of its columns."""
-        return [(family, len(list(group))) for family, group in groupby(self.columns, key=lambda column: column[1])]
-
     def all_cells(self) -> list[Cell]:
         """Row by row, then the anchors."""
         grid = [self.cell(row, column) for row in self.rows for column, _ in self.columns]
         return [cell for cell in grid if cell] + list(self.anchors)
+
+
+def families(columns: Iterable[tuple[PluginSpec, str]]) -> list[tuple[str, int]]:
+    """Each family in column order with the number of its columns."""
+    return [(family, len(list(group))) for family, group in groupby(columns, key=lambda column: column[1])]
 
 
 def identity(spec: PluginSpec) -> Identity:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from bench.engine.record import PluginSpec
 from leaderboard import names, palette
 from leaderboard.aggregate import MIN_SEEDS, Interval, t_interval
-from leaderboard.board import Board, Cell, Row
+from leaderboard.board import Board, Cell, Row, families
 
 #: What no defense can change; it stands among the controls, or beside what it is compared with.
 NOT_IN_SWITCH = (
@@ -56,14 +57,37 @@ class Shown:
 @dataclass(frozen=True)
 class MetricTable:
     """One position of the metric switch. ``worst`` and ``best`` label the ends of the colour scale, empty if it has none;
-    ``references``: the anchors' (name, value) in this metric."""
+    ``columns``: those of the board, and whether any of their cells has something to show; ``references``: the anchors' (name, value) in
+    this metric."""
 
     words: names.Words
     direction: str
     worst: str
     best: str
     rows: tuple[tuple[Row, tuple[Shown, ...]], ...]
+    columns: tuple[tuple[PluginSpec, str, bool], ...]
     references: tuple[tuple[str, str], ...]
+
+    def shown(self) -> list[tuple[PluginSpec, str]]:
+        """The columns that are drawn."""
+        return [(column, family) for column, family, used in self.columns if used]
+
+    def families(self) -> list[tuple[str, int]]:
+        """Their families, each with the number of its columns."""
+        return families(self.shown())
+
+    def drawn(self, cells: Sequence[Shown]) -> list[Shown]:
+        """Those of a row's cells that stand in such a column."""
+        return [one for one, (_, _, used) in zip(cells, self.columns, strict=True) if used]
+
+    def left_out(self) -> list[tuple[str, list[PluginSpec]]]:
+        """Why -> the columns that have nothing to show for it."""
+        found: dict[str, list[PluginSpec]] = {}
+        for place, (column, _, used) in enumerate(self.columns):
+            if not used:
+                reasons = [cells[place].note for _, cells in self.rows if cells[place].cell]
+                found.setdefault(max(reasons, key=reasons.count) if reasons else "not part of this run", []).append(column)
+        return list(found.items())
 
 
 def direction(board_cells: Sequence[Cell], metric: str) -> bool | None:
@@ -140,7 +164,11 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
     references = tuple(
         (names.anchor(anchor.attack.name), names.number(metric, interval.mean)) for anchor, interval in anchors if interval
     )
-    return MetricTable(names.words(metric), DIRECTIONS[higher_is_better], worst, best, rows, references)
+    columns = tuple(
+        (column, family, any(cells[place].state != "absent" for _, cells in rows))
+        for place, (column, family) in enumerate(board.columns)
+    )
+    return MetricTable(names.words(metric), DIRECTIONS[higher_is_better], worst, best, rows, columns, references)
 
 
 def _shown(cell: Cell | None, family: str, metric: str, low: float, high: float, higher_is_better: bool | None) -> Shown:

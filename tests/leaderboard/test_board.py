@@ -10,7 +10,7 @@ import pytest
 
 from bench.engine.record import Metric, PluginSpec, Record, Run, read_runs
 from leaderboard import names, palette
-from leaderboard.board import boards, label
+from leaderboard.board import boards, families, label
 from leaderboard.inversions import inversion_line
 from leaderboard.matrix import MetricTable, matrices
 from leaderboard.panel import panel
@@ -80,7 +80,7 @@ def test_rows_start_with_controls_and_columns_with_none_then_families(store: Pat
     assert [row[0].name for row in board.rows] == ["none", "none", "baddiffusion", "baddiffusion"]
     assert [row[1] is None for row in board.rows] == [False, False, True, True]
     assert [column.name for column, _ in board.columns] == ["none", "clip_x0", "clip_xt", "finetune", "anp"]
-    assert board.families() == [("control", 1), ("sampler", 2), ("model", 1), ("inversion", 1)]
+    assert families(board.columns) == [("control", 1), ("sampler", 2), ("model", 1), ("inversion", 1)]
     assert [anchor.attack.name for anchor in board.anchors] == ["base_model", "real_images"]
 
 
@@ -104,6 +104,22 @@ def test_cells_say_why_they_have_no_number(store: Path) -> None:
     assert rows[""][4].state == "skipped"
     inversion = {row[0].label: cells for row, cells in table(store, "inversion_mse_best").rows if row[1] is None}
     assert [shown.state for shown in next(iter(inversion.values()))][3:] == ["absent", "value"]
+
+
+def test_a_column_without_a_single_number_is_named_below_instead(store: Path) -> None:
+    """Half a table of dashes hides what there is; who looks for a defense must still find out why it is not there."""
+    asr = table(store, "asr[noise]")
+    # A failed or skipped cell is something to see.
+    assert [column.name for column, _ in asr.shown()] == ["none", "clip_x0", "clip_xt", "finetune", "anp"]
+    assert asr.left_out() == []
+    inverted = table(store, "inversion_mse_best")
+    kept = [column.name for column, _ in inverted.shown()]
+    assert "anp" in kept and "clip_x0" not in kept
+    assert sum(span for _, span in inverted.families()) == len(kept)
+    assert all(len(inverted.drawn(cells)) == len(kept) for _, cells in inverted.rows)
+    named = {column.name: reason for reason, columns in inverted.left_out() for column in columns}
+    assert named["clip_x0"] == "only an inversion has this number"
+    assert set(named) | set(kept) == {column.name for column, _, _ in inverted.columns}
 
 
 def test_colour_follows_the_defenders_direction(store: Path) -> None:
