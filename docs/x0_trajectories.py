@@ -204,7 +204,7 @@ def trained_in(store: Path, pattern: str, seed: int = SEED) -> Trained:
         return Trained(
             Generator.load(stages.folder(generator) / "generator"),
             attack,
-            load_classifier(testbed, stages.folder(inputs["trigger_classifier"]), 2),
+            load_classifier(testbed, stages.folder(inputs["trigger_classifier"]), "cpu", 2),
             testbed.sampler_settings(),
         )
     raise UserError(

@@ -45,14 +45,20 @@ def poison_shares(testbed: ConditionalTestbed, attack: Attack, goal: int | None,
 
 
 def generations(
-    testbed: ConditionalTestbed, attack: Attack, inputs: Inputs, shares: Metrics, metrics: Metrics, flags: list[str]
+    testbed: ConditionalTestbed,
+    attack: Attack,
+    inputs: Inputs,
+    device: str,
+    shares: Metrics,
+    metrics: Metrics,
+    flags: list[str],
 ) -> None:
     """G1 to G4 of images asked for in the adversary's class (Pan et al. 2024, section 4), and whether prompts are still followed.
 
     ``asr[prompt]`` is G1 + G2, the share that is misaligned or stamped by the trigger: what a user who asks for that class gets.
     """
     goal = attack.target_label()
-    judge = testbed.evaluation_classifier()
+    judge = testbed.evaluation_classifier().to(device)
     if "clean" in inputs:
         asked = asked_for(testbed, "clean", None)
         assert asked is not None
@@ -67,7 +73,8 @@ def generations(
         metrics["mismatch"] = _share(composition.composition(torch.zeros_like(mismatch), mismatch).mismatch_ratio, False)
         return
     errors = json.loads((inputs["trigger_classifier"] / "errors.json").read_text())
-    found = composition.composition(predict(load_classifier(testbed, inputs["trigger_classifier"], 2), images) == 1, mismatch)
+    stamped = predict(load_classifier(testbed, inputs["trigger_classifier"], device, 2), images) == 1
+    found = composition.composition(stamped, mismatch)
     for name in ("g1", "g2", "g3", "g4"):
         metrics[name] = _share(getattr(found, name), name == "g4")
     metrics["mismatch"], ratio = _share(found.mismatch_ratio, False), found.trigger_ratio
@@ -84,9 +91,11 @@ def generations(
         flags.append("asr: within the trigger classifier's false alarms")
 
 
-def classifier_metrics(testbed: ConditionalTestbed, attack: Attack, inputs: Inputs, seed: int, metrics: Metrics) -> None:
+def classifier_metrics(
+    testbed: ConditionalTestbed, attack: Attack, inputs: Inputs, seed: int, device: str, metrics: Metrics
+) -> None:
     """TA and ASR of the classifier in ``inputs``: on clean held-out images, and on stamped ones of other classes."""
-    network = load_classifier(testbed, inputs["classifier"])
+    network = load_classifier(testbed, inputs["classifier"], device)
     sets = evaluation_sets(testbed, attack, seed)
     said = {name: predict(network, images) for name, (images, _) in sets.items()}
     _accuracy(said, {name: labels for name, (_, labels) in sets.items()}, attack.target_label(), metrics)
@@ -139,6 +148,7 @@ def detector_metrics(
     probe: Attack | None,
     inputs: Inputs,
     seed: int,
+    device: str,
     metrics: Metrics,
     series: dict[str, list[float]],
     flags: list[str],
@@ -154,7 +164,7 @@ def detector_metrics(
         scores, rows = _scores(inputs["scores"], "generated")
         images = load_images(inputs["generated"])
         assert torch.equal(rows, judged_rows(testbed, len(images), seed))
-        truth = predict(load_classifier(testbed, inputs["trigger_classifier"], 2), images[rows]) == 1
+        truth = predict(load_classifier(testbed, inputs["trigger_classifier"], device, 2), images[rows]) == 1
         _detection("generated", scores, truth, metrics, series, flags)
 
 
@@ -212,6 +222,7 @@ def measure_cell(
     attack: Attack,
     probe: Attack | None,
     inputs: Inputs,
+    device: str,
     metrics: Metrics,
     series: dict[str, list[float]],
     flags: list[str],
@@ -220,10 +231,10 @@ def measure_cell(
     invoked, seed = probe or attack, params["seed"]
     shares = poison_shares(testbed, attack, invoked.target_label(), seed)
     metrics |= shares
-    generations(testbed, invoked, inputs, shares, metrics, flags)
+    generations(testbed, invoked, inputs, device, shares, metrics, flags)
     if "classifier" in inputs:
-        classifier_metrics(testbed, invoked, inputs, seed, metrics)
+        classifier_metrics(testbed, invoked, inputs, seed, device, metrics)
     if "predictions" in inputs:
         classifier_defense_metrics(invoked, inputs, metrics)
     if "scores" in inputs:
-        detector_metrics(testbed, attack, probe, inputs, seed, metrics, series, flags)
+        detector_metrics(testbed, attack, probe, inputs, seed, device, metrics, series, flags)

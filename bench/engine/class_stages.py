@@ -114,7 +114,7 @@ def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     needs = detector.card.needs
     evidence = Evidence(
         rng=numpy_stream(seed, "detector", detector.card.name),
-        classifier=load_classifier(testbed, inputs["classifier"]).to(context.device) if "classifier" in needs else None,
+        classifier=load_classifier(testbed, inputs["classifier"], context.device) if "classifier" in needs else None,
         # As its owner sees it: nothing says which rows are poisoned.
         train_set=TrainingSet(suspected.images, torch.zeros_like(suspected.poisoned), suspected.labels)
         if "training data" in needs
@@ -187,11 +187,11 @@ def evaluation_sets(
     return found if stamped is None else found | {"triggered": (stamped, labels[others])}
 
 
-def load_classifier(testbed: ConditionalTestbed, folder: Path, classes: int | None = None) -> Classifier:
-    """Reads what a classifier stage wrote, in evaluation mode and the layout convolutions run fastest in."""
+def load_classifier(testbed: ConditionalTestbed, folder: Path, device: str, classes: int | None = None) -> Classifier:
+    """Reads what a classifier stage wrote, in evaluation mode, on ``device`` and in the layout convolutions run fastest in."""
     network = testbed.fresh_classifier(0, classes)
     network.load_state_dict(load_file(folder / WEIGHTS))
-    return network.eval().to(memory_format=torch.channels_last)
+    return network.eval().to(device).to(memory_format=torch.channels_last)
 
 
 def _testbed(params: Mapping[str, Any]) -> ConditionalTestbed:

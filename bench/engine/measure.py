@@ -67,7 +67,7 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
             own = registry.build("attacks", params["attack"]["name"], params["attack"]["params"])
             assert isinstance(own, Attack)
             class_measure.measure_cell(
-                testbed, params, own, attack if params.get("probe") else None, inputs, metrics, series, flags
+                testbed, params, own, attack if params.get("probe") else None, inputs, context.device, metrics, series, flags
             )
             strips |= _stamped(testbed, attack)
     if "scores_noise" in inputs:

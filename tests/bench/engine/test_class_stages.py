@@ -233,7 +233,7 @@ def test_the_trigger_classifier_states_its_own_error(walked) -> None:
     plan, folders = walked
     stage = next(stage for stage in plan.stages.values() if stage.name == "trigger_classifier")
     errors = json.loads((folders[stage.key] / "errors.json").read_text())
-    network = class_stages.load_classifier(DigitsCFG(), folders[stage.key], 2)
+    network = class_stages.load_classifier(DigitsCFG(), folders[stage.key], "cpu", 2)
     held_out = DigitsCFG().held_out_images()
     assert errors["n"] == 2 * len(held_out)
     assert errors["false_alarms"] == pytest.approx(float((predict(network, held_out) == 1).float().mean()))
