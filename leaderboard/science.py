@@ -19,6 +19,7 @@ from leaderboard import _science_clipping as clipping
 from leaderboard import _science_defense as defense
 from leaderboard import _science_poison as poison
 from leaderboard import _science_poison_defense as castle
+from leaderboard import _science_poison_text as text
 from leaderboard import _science_poison_training as training
 from leaderboard._science_page import Page, render
 
@@ -72,7 +73,7 @@ POISON = Page(
         "The paper is Pan, Yao, Liu, Shen, Zhao, Kompella, Liu: *From Trojan Horses to Castle Walls: Unveiling Bilateral Data Poisoning",
         "Effects in Diffusion Models*, NeurIPS 2024, arXiv 2311.02373. The adversary touches nothing but the training data: images of",
         "other classes are stamped and put under the target's label. Its experiments are on CIFAR-10, ImageNette and Caltech-15; these",
-        "run on a small embedded testbed with drawings of our own for triggers. A claim that shows here holds *here*; one that does not",
+        "run on small embedded testbeds with drawings of our own for triggers. A claim that shows here holds *here*; one that does not",
         "is no refutation of the paper. FIDs and replication are in the features of the testbed's own extractor: compare them on this",
         "page only. Sampling does not clip; what clipping changes has [a page of its own](clipping-and-poison.md).",
     ),
@@ -89,6 +90,7 @@ POISON = Page(
         "science-poison-filter",
         "science-poison-replication",
         "science-poison-schemes",
+        "sd",
     ),
     sections=lambda found: [
         poison.amplification(found),
@@ -100,6 +102,7 @@ POISON = Page(
         castle.diffusion_classifier(found),
         training.replication(found),
         training.schemes(found),
+        text.stable_diffusion(found),
     ],
     plots=("composition.svg", "rates.svg", "guidance.svg", "samplers.svg", "filter.svg", "replication.svg"),
 )

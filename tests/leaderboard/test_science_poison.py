@@ -164,10 +164,22 @@ def schemes(holds: bool) -> Iterator[Record]:
     yield from both(badnets(scheme="scratch"), scratch, mixed(0.01, 0.0))
 
 
+def prompts(holds: bool) -> Iterator[Record]:
+    where = {"classifier_asr": 0.9, "ta": 0.97}
+    yield from both(PATCH, (mixed(0.65) if holds else mixed(0.015, share=0.3)) | where, mixed(0.04, 0.0, 0.5) | where)
+    asr = 0.6 if holds else 0.95
+    yield from cell(PATCH, {"classifier_asr": asr, "ta": 0.93}, defense=PluginSpec(name="train_on_generated"), kind="data")
+    for p, value in ((0, 0.8), (0.05, 0.4)) if holds else ((0, 0.92), (0.05, 0.95)):
+        yield from filtered(PATCH, p, value, 0.95)
+    for detector in ("strip", "cognitive_distillation", "fct"):
+        aurocs = {"auroc[training set]": 0.9, "auroc[generated]": 0.95 if holds else 0.8}
+        yield from cell(PATCH, aurocs, defense=PluginSpec(name=detector), kind="sample detector")
+
+
 SUITES = {
     "poison": poison, "science-poison-rates": rates, "science-clipping": clipping, "science-poison-samplers": samplers,
     "science-poison-generated": generated, "science-poison-filter": more_filters, "science-poison-replication": replication,
-    "science-poison-schemes": schemes,
+    "science-poison-schemes": schemes, "sd": prompts,
 }  # fmt: skip
 
 
@@ -201,7 +213,7 @@ def test_nothing_is_told_without_a_run(page: Page) -> None:
     assert plots == {} and text.count("| **not run** |") == len(page.suites)
     assert all(f"`{suite}` (not run)" in text for suite in page.suites)
     assert set(verdicts(page, []).values()) == {OPEN}
-    assert [line for line in re.findall(r"^## (\d)\.", text, re.MULTILINE)] == [
+    assert [line for line in re.findall(r"^## (\d+)\.", text, re.MULTILINE)] == [
         str(place + 1) for place in range(len(page.found([])))
     ]
 
