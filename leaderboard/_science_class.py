@@ -44,9 +44,9 @@ def of(
     return pick(of_attack, fixed | params, defense, testbed, defense_params)
 
 
-def by_parameter(cells: Sequence[Line], attack: str, parameter: str, defense: str = "none") -> dict[float, Line]:
-    """Value of a number among the attack's, the defense's or the testbed's parameters -> its cell."""
-    name, fixed = ATTACKS[attack]
+def by_parameter(cells: Sequence[Line], attack: str, parameter: str, defense: str = "none", **also: float) -> dict[float, Line]:
+    """Value of a number among the attack's, the defense's or the testbed's parameters -> its cell; ``also``: what others must be."""
+    name, fixed = ATTACKS[attack][0], ATTACKS[attack][1] | also
     found: dict[float, Line] = {}
     for line in attacked(cells, defense):
         params = line.board.testbed.params | line.cell.defense.params | line.cell.attack.params

@@ -1,4 +1,4 @@
-"""What Pan et al. 2024 say of the attack: amplification, poison rate, guidance, samplers."""
+"""What Pan et al. 2024 say of the attack: amplification, guidance, samplers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from leaderboard._science_class import (
     stack,
     with_honest,
 )
-from leaderboard._science_table import Found, Section, percent, sample_note, table
+from leaderboard._science_table import Found, Section, sample_note, table
 
-RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 #: What a set of cells is called, and the cells by trigger.
 Settings = tuple[str, "dict[str, Line | None]"]
 #: (sampler, steps), the declared default first.
@@ -102,54 +101,6 @@ def amplification(found: Found) -> Section:
         tuple(stack("composition", "G1 to G4 of every attack, beside the honest model", rows)),
         doubts(rows),
         whiskers=False,
-    )
-
-
-def rates(found: Found) -> Section:
-    """Section 4, Fig. 3 and 4."""
-    cells = [*found["science-poison-rates"], *found["poison"]]
-    by_rate = by_parameter(found["science-poison-rates"], "badnets1", "poison_rate")
-    by_rate = by_parameter(found["poison"], "badnets1", "poison_rate") | by_rate
-    at = {rate: by_rate.get(rate) for rate in RATES} | by_rate
-    rows = with_honest(cells, ((percent(rate), at[rate]) for rate in sorted(at)))
-    columns, body = table("poison rate", rows, DRAWN)
-
-    def apart(rate: float, more: str, less: str) -> tuple[str, tuple[Line | None, str], tuple[Line | None, str]]:
-        return f"{more.upper()} − {less.upper()} at {percent(rate)}", (at[rate], more), (at[rate], less)
-
-    claims = (
-        Claim(
-            "The trigger is amplified at every poison rate",
-            tuple(amplified(f"G1 + G2 − p_t at {percent(rate)}", at[rate]) for rate in RATES),
-        ),
-        Claim(
-            "At a low rate most tainted images still show the class asked for (G2 above G1)",
-            tuple(compare(*apart(rate, "g2", "g1"), ABOVE) for rate in (0.01, 0.02)),
-        ),
-        Claim(
-            "At a high rate most of them show another class (G1 above G2)",
-            tuple(compare(*apart(rate, "g1", "g2"), ABOVE) for rate in (0.1, 0.2)),
-        ),
-    )
-    shown = {100 * rate: line for rate, line in by_rate.items()}
-    title = "What is drawn for the target class, against the poison rate"
-    curves = (
-        curve("G1", 0, shown, "g1"),
-        curve("G2", 1, shown, "g2"),
-        curve("G1 + G2", 2, shown, TAINTED),
-        curve("p_t, the trigger's share of the training rows", 3, shown, "p_t", dashed=True),
-    )
-    return Section(
-        "2. Poison rate and the phase transition",
-        "Whatever the rate, the trigger is amplified. At low rates (1 %, below 5 %) it is so by images that still show the class asked "
-        "for (G2), at high ones (10 %) by images of other classes (G1): a phase transition (section 4, Fig. 3 and 4). The paper's rates "
-        "are 1 to 10 %; 20 % is the end of the range that it names.",
-        ("science-poison-rates", "poison"),
-        columns,
-        body,
-        claims,
-        tuple(draw("rates", title, curves, ("poison rate in %", "share of the images"), TAINTED)),
-        doubts(rows),
     )
 
 

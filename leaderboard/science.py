@@ -19,6 +19,7 @@ from leaderboard import _science_clipping as clipping
 from leaderboard import _science_defense as defense
 from leaderboard import _science_poison as poison
 from leaderboard import _science_poison_defense as castle
+from leaderboard import _science_poison_rates as phases
 from leaderboard import _science_poison_text as text
 from leaderboard import _science_poison_training as training
 from leaderboard._science_page import Page, render
@@ -94,7 +95,7 @@ POISON = Page(
     ),
     sections=lambda found: [
         poison.amplification(found),
-        poison.rates(found),
+        phases.rates(found),
         poison.guidance(found),
         poison.samplers(found),
         castle.detectors(found),
@@ -104,7 +105,7 @@ POISON = Page(
         training.schemes(found),
         text.stable_diffusion(found),
     ],
-    plots=("composition.svg", "rates.svg", "guidance.svg", "samplers.svg", "filter.svg", "replication.svg"),
+    plots=("composition.svg", "rates-w2.svg", "rates-w5.svg", "guidance.svg", "samplers.svg", "filter.svg", "replication.svg"),
 )
 
 CLIPPING = Page(

@@ -101,12 +101,14 @@ def filtered(attack: PluginSpec, p: float, asr: float, ta: float) -> Iterator[Re
 
 
 def rates(holds: bool) -> Iterator[Record]:
-    for rate in (0.01, 0.02, 0.05, 0.2):
-        high = rate == 0.2
-        drawn = mixed(0.25 if not high else 0.7, 0.1 if not high else 0.6, 0.7 if high else 0.2)
-        if not holds:
-            drawn = mixed(0.03, 0.1, 0.2 if high else 0.7)
-        yield from both(badnets(poison_rate=rate), drawn, mixed(0.01, 0.0))
+    for w in (2.0, 5.0):
+        for rate in (0.01, 0.02, 0.05, 0.1, 0.2):
+            high = rate >= 0.1
+            drawn = mixed(0.25 if not high else 0.7, 0.1 if not high else 0.6, 0.7 if high else 0.2)
+            if not holds:
+                drawn = mixed(0.03, 0.1, 0.2 if high else 0.7)
+            judged = {"classifier_asr": 0.9, "ta": 0.97}
+            yield from both(badnets(poison_rate=rate), drawn | judged, mixed(0.01, 0.0), guidance_scale=w)
 
 
 def clipping(holds: bool) -> Iterator[Record]:
@@ -266,7 +268,8 @@ def test_what_the_trigger_classifier_could_have_made_up_is_said() -> None:
         for record in rates(True)
     ]
     text, _ = render(science.POISON, [run("science-poison-rates", records)])
-    assert "Within the trigger classifier's false alarms, so that G1 and G2 tell nothing: 1 % (3 of 3 seeds)." in text
+    said = "Within the trigger classifier's false alarms, so that G1 and G2 tell nothing"
+    assert f"{said}: w = 2, 1 % (3 of 3 seeds); w = 5, 1 % (3 of 3 seeds)." in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
