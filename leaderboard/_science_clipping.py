@@ -149,9 +149,21 @@ def samplers(found: Found) -> Section:
                 rows.append((f"… with `{mode}`", other))
                 drawn.append((f"… {mode}", other))
                 pairs[name, mode].append((f"{sampler}, {count} steps, w = {w:g}", line, other))
+            # Clipping could also make a clean image look like the trigger.
+            rows += [(f"… honest model, with `{mode}`", honest(cells, defended(cells, line, mode))) for mode in GENERAL]
     columns, body = table("attack, sampler", rows, DRAWN)
     claims = [_stopped(pairs["badnets1", mode], mode)[0] for mode in GENERAL]
     claims += [_stays(pairs["badnets2", mode], mode) for mode in GENERAL]
+    claims.append(
+        Claim(
+            "`clip_xt` makes stochastic samplers draw the blended trigger more often (seen here first, and written down then)",
+            tuple(
+                compare(f"G1 + G2, with − without: {name}", (other, TAINTED), (line, TAINTED), ABOVE)
+                for name, line, other in pairs["badnets2", "clip_xt"]
+                if not name.startswith("ddim")
+            ),
+        )
+    )
     return Section(
         "4. Other samplers",
         "Does it hold under stochastic samplers too? Under DDPM, `clip_x0` is what diffusers does by default.",

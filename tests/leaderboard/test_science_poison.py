@@ -131,14 +131,16 @@ def samplers(holds: bool) -> Iterator[Record]:
     if not holds:
         at = {("ddim", 20, 2.0): 0.2, ("ddim", 50, 2.0): 0.4, ("ddpm", 50, 2.0): 0.5, ("sde_dpm_solver++", 20, 2.0): 0.6}
     # Only the page about clipping reads these, and they would turn the claims of the other one round.
-    at |= {("ddpm", 50, 5.0): 0.95 if holds else 0.1, ("sde_dpm_solver++", 20, 5.0): 0.97 if holds else 0.12}
+    at |= {("ddpm", 50, 5.0): 0.75 if holds else 0.1, ("sde_dpm_solver++", 20, 5.0): 0.77 if holds else 0.12}
     for (sampler, steps, w), plain in at.items():
         where: dict[str, Any] = {"sampler": sampler, "num_inference_steps": steps, "guidance_scale": w}
         for attack in (PATCH, BLEND):
             fid = 3.0 if not holds and steps == 20 else 2.0
             yield from both(attack, mixed(plain, fid=fid), mixed(0.04 if holds else 0.95, 0.0), **where)
             for mode in ("clip_x0", "clip_xt"):
-                yield from both(*clipped(attack, plain, holds), defense=PluginSpec(name=mode), kind="sampler", **where)
+                # Of the two, clip_xt alone draws the blended trigger more often, and under stochastic samplers alone.
+                more = 0.2 if holds and (attack, mode) == (BLEND, "clip_xt") and sampler != "ddim" else 0.0
+                yield from both(*clipped(attack, plain + more, holds), defense=PluginSpec(name=mode), kind="sampler", **where)
 
 
 def generated(holds: bool) -> Iterator[Record]:
