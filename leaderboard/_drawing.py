@@ -12,7 +12,9 @@ from leaderboard.palette import scale
 from leaderboard.plots import MARKERS, PART_STEPS, Frame, series_colour
 
 WIDTH, HEIGHT, LEGEND_LINE = 520, 300, 20
-BAR_LEFT, BAR_WIDTH, BAR_HEIGHT, BAR_LINE = 220, 285, 16, 24
+BAR_LEFT, BAR_RIGHT, BAR_HEIGHT, BAR_LINE = 220, 505, 16, 24
+#: What a letter of a bar's label takes; a label that is cut off says nothing.
+LETTER = 6.7
 _STYLE = (
     "text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#3c4048}.name{fill:#16181d}.grid{stroke:#e4e2dc}"
     ".axis{fill:none;stroke:#3c4048;stroke-width:1.2}.level{stroke:#6b7079;stroke-width:1.3;stroke-dasharray:5 4}"
@@ -72,25 +74,27 @@ def bars(rows: Sequence[Bar], names: Sequence[str], tick_name: str, title: str) 
     """
     if not rows:
         raise ValueError(f"a chart needs at least one bar, got none for {title!r}")
+    left_end = max(BAR_LEFT, 16 + round(LETTER * max(len(row.label) for row in rows)))
+    width = BAR_RIGHT - left_end
     colours = [scale("light")[step] for step in PART_STEPS]
     drawn = []
     for place, row in enumerate(rows):
         y, start = 10 + place * BAR_LINE, 0.0
-        drawn.append(f'<text x="{BAR_LEFT - 8}" y="{y + 12}" text-anchor="end">{escape(row.label)}</text>')
+        drawn.append(f'<text x="{left_end - 8}" y="{y + 12}" text-anchor="end">{escape(row.label)}</text>')
         for share, colour in zip(row.parts, colours, strict=False):
-            left, right = (BAR_LEFT + BAR_WIDTH * min(1.0, max(0.0, value)) for value in (start, start + share))
+            left, right = (left_end + width * min(1.0, max(0.0, value)) for value in (start, start + share))
             start += share
             drawn.append(
                 f'<rect class="part" x="{left:.2f}" y="{y}" width="{right - left:.2f}" height="{BAR_HEIGHT}" fill="{colour}"/>'
             )
         if row.tick is not None:
-            x = BAR_LEFT + BAR_WIDTH * min(1.0, max(0.0, row.tick))
+            x = left_end + width * min(1.0, max(0.0, row.tick))
             drawn.append(f'<path class="tick-mark" d="M{x:.2f},{y - 4}V{y + BAR_HEIGHT + 4}"/>')
     bottom = 10 + len(rows) * BAR_LINE
-    drawn.append(f'<path class="axis" d="M{BAR_LEFT},{bottom}H{BAR_LEFT + BAR_WIDTH}"/>')
+    drawn.append(f'<path class="axis" d="M{left_end},{bottom}H{left_end + width}"/>')
     for tick in (0, 0.25, 0.5, 0.75, 1):
-        drawn.append(f'<text x="{BAR_LEFT + BAR_WIDTH * tick:g}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    x, y = BAR_LEFT, bottom + 40
+        drawn.append(f'<text x="{left_end + width * tick:g}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+    x, y = left_end, bottom + 40
     for name, colour in zip(names, colours, strict=False):
         drawn.append(f'<rect class="part" x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
         drawn.append(f'<text x="{x + 17}" y="{y}">{escape(name)}</text>')

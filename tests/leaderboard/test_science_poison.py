@@ -17,6 +17,7 @@ from PIL import Image
 
 from bench.engine.record import Metric, PluginSpec, Record, Run
 from leaderboard import science
+from leaderboard._drawing import Bar, bars
 from leaderboard._findings import OPEN, OPPOSITE, SHOWS, against, lines
 from leaderboard._science_clipping import FIGURES
 from leaderboard._science_page import Page, render
@@ -261,6 +262,16 @@ def test_the_bars_are_the_mean_shares_with_the_poison_across() -> None:
     assert widths[:2] == [pytest.approx(0.39 * 285, abs=0.1), pytest.approx(0.26 * 285, abs=0.1)]
     ticks = [part.get("d", "") for part in drawn.iter() if part.get("class") == "tick-mark"]
     assert ticks[0].startswith("M362.5"), "220 + 285 / 2"
+
+
+def test_a_long_label_is_not_cut_off() -> None:
+    """It begins inside the picture, at 6.7 pixels a letter, and the bars end where they do elsewhere."""
+    name = "badnets1, sde_dpm_solver++, 20, w = 2"
+    drawn = ElementTree.fromstring(bars([Bar(name, [0.5, 0.5])], ["G1", "G2"], "p_t", "title"))
+    label = next(part for part in drawn.iter() if part.text == name)
+    assert float(label.get("x", 0)) > 6.7 * len(name)
+    rectangles = [part for part in drawn.iter() if part.get("class") == "part" and part.get("y") == "10"]
+    assert sum(float(part.get("width", 0)) for part in rectangles) == pytest.approx(505 - float(label.get("x", 0)) - 8)
 
 
 def test_what_the_trigger_classifier_could_have_made_up_is_said() -> None:
