@@ -46,11 +46,12 @@ def of(
 
 def by_parameter(cells: Sequence[Line], attack: str, parameter: str, defense: str = "none", **also: float) -> dict[float, Line]:
     """Value of a number among the attack's, the defense's or the testbed's parameters -> its cell; ``also``: what others must be."""
-    name, fixed = ATTACKS[attack][0], ATTACKS[attack][1] | also
+    name, fixed = ATTACKS[attack]
+    wanted = fixed | also
     found: dict[float, Line] = {}
     for line in attacked(cells, defense):
         params = line.board.testbed.params | line.cell.defense.params | line.cell.attack.params
-        agrees = line.cell.attack.name == name and all(params.get(key) == value for key, value in fixed.items())
+        agrees = line.cell.attack.name == name and all(params.get(key) == value for key, value in wanted.items())
         value = params.get(parameter)
         if agrees and isinstance(value, int | float):
             found.setdefault(float(value), line)
@@ -70,6 +71,11 @@ def with_honest(cells: Sequence[Line], rows: Iterable[tuple[str, Line | None]]) 
 def amplified(text: str, line: Line | None) -> Part:
     """G1 + G2 against p_t, in one cell."""
     return compare(text, (line, TAINTED), (line, "p_t"), ABOVE)
+
+
+def above_honest(metric: str, name: str, line: Line | None, control: Line | None) -> Part:
+    """An attack's share of images, or another metric, against the honest model's."""
+    return compare(f"{metric.upper()}, {name} − honest model", (line, metric), (control, metric), ABOVE)
 
 
 def doubts(rows: Iterable[tuple[str, Line | None]]) -> tuple[str, ...]:

@@ -159,8 +159,8 @@ def samplers(found: Found) -> Section:
             "`clip_xt` makes stochastic samplers draw the blended trigger more often (seen here first, and written down then)",
             tuple(
                 compare(f"G1 + G2, with − without: {name}", (other, TAINTED), (line, TAINTED), ABOVE)
-                for name, line, other in pairs["badnets2", "clip_xt"]
-                if not name.startswith("ddim")
+                for (sampler, _, _), (name, line, other) in zip(SETTINGS, pairs["badnets2", "clip_xt"], strict=True)
+                if sampler != "ddim"
             ),
         )
     )

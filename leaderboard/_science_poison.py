@@ -11,6 +11,7 @@ from leaderboard._science_class import (
     SHARE_MARGIN,
     TAINTED,
     WEIGHTS,
+    above_honest,
     amplified,
     by_parameter,
     curve,
@@ -43,9 +44,6 @@ def amplification(found: Found) -> Section:
         (*COMPOSITION, "mismatch", "trigger_classifier_false_alarms", "fid", "fid_other_classes", "prompt_accuracy"),
     )
 
-    def above_honest(metric: str, name: str) -> tuple[str, tuple[Line | None, str], tuple[Line | None, str]]:
-        return f"{metric.upper()}, {name} − honest model", (at[name], metric), (control[name], metric)
-
     claims = (
         Claim(
             "Trigger amplification: the trigger is drawn more often than it was trained on (G1 + G2 above p_t)",
@@ -58,11 +56,11 @@ def amplification(found: Found) -> Section:
         ),
         Claim(
             "Images of other classes with the trigger are drawn (G1), more than the honest model's false alarms",
-            tuple(compare(*above_honest("g1", name), ABOVE) for name in PATTERNS),
+            tuple(above_honest("g1", name, at[name], control[name]) for name in PATTERNS),
         ),
         Claim(
             "So are images of the class asked for with the trigger (G2), though none was trained on",
-            tuple(compare(*above_honest("g2", name), ABOVE) for name in PATTERNS),
+            tuple(above_honest("g2", name, at[name], control[name]) for name in PATTERNS),
         ),
         Claim(
             "Relabelling alone makes images of another class than the one asked for (appendix B.1)",

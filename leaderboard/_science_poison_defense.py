@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from leaderboard._findings import ABOVE, BELOW, Claim, Line, against, compare, honest
+from leaderboard._findings import ABOVE, BELOW, Claim, Line, Part, against, compare, honest
 from leaderboard._science_class import ATTACKS, PATTERNS, SHARE_MARGIN, by_parameter, curve, draw, level, of, with_honest
 from leaderboard._science_table import Found, Section, defended, percent, table
 
@@ -17,6 +17,11 @@ FILTERS = (0.0, 0.01, 0.05, 0.1)
 JUDGED = ("classifier_asr", "ta")
 
 
+def gained(name: str, line: Line | None) -> Part:
+    """A detector's AUROC on generated images against that on the training set."""
+    return compare(f"AUROC, generated − training set: {name}", (line, GENERATED), (line, TRAINING), ABOVE)
+
+
 def detectors(found: Found) -> Section:
     """Section 5, Table 3."""
     cells = found["poison"]
@@ -26,16 +31,7 @@ def detectors(found: Found) -> Section:
     columns, body = table("attack, detector", with_honest(cells, named), metrics)
 
     def easier(text: str, names: tuple[str, ...], ours: bool = False) -> Claim:
-        parts = tuple(
-            compare(
-                f"AUROC, generated − training set: {name}, {detector}",
-                (at[name, detector], GENERATED),
-                (at[name, detector], TRAINING),
-                ABOVE,
-            )
-            for name in names
-            for detector in BARS
-        )
+        parts = tuple(gained(f"{name}, {detector}", at[name, detector]) for name in names for detector in BARS)
         return Claim(text, parts, ours)
 
     claims = (

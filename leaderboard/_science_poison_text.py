@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from leaderboard._findings import ABOVE, BELOW, Claim, Line, compare, honest
-from leaderboard._science_class import DRAWN, amplified, doubts, of
-from leaderboard._science_poison_defense import BARS, GENERATED, JUDGED, TRAINING
+from leaderboard._findings import BELOW, Claim, Line, compare, honest
+from leaderboard._science_class import DRAWN, above_honest, amplified, doubts, of
+from leaderboard._science_poison_defense import BARS, GENERATED, JUDGED, TRAINING, gained
 from leaderboard._science_table import Found, Section, percent, table
 
 SUITE = "sd"
@@ -33,17 +33,11 @@ def stable_diffusion(found: Found) -> Section:
         Claim("With prompts: the trigger is drawn more often than it was trained on", (amplified("G1 + G2 − p_t", plain),)),
         Claim(
             "With prompts: both kinds of tainted image are drawn, more than the honest model's false alarms",
-            tuple(
-                compare(f"{group.upper()}, badnets1 − honest model", (plain, group), (control, group), ABOVE)
-                for group in ("g1", "g2")
-            ),
+            tuple(above_honest(group, "badnets1", plain, control) for group in ("g1", "g2")),
         ),
         Claim(
             "With prompts: detection is easier on generated images than on the training set",
-            tuple(
-                compare(f"AUROC, generated − training set: {detector}", (line, GENERATED), (line, TRAINING), ABOVE)
-                for detector, line in detected.items()
-            ),
+            tuple(gained(detector, line) for detector, line in detected.items()),
         ),
         lower("a classifier trained on generated images has a lower ASR", generated, plain),
         lower("the diffusion classifier, nothing filtered, has a lower ASR than an ordinary one", filtered[0.0], plain),
