@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -51,6 +52,12 @@ def summary(store: Path, suite: str, console: Console) -> None:
         fine = [record for record in records if record.status == "ok"]
         table.add_row(testbed, attack, defense, f"{len(fine)}/{len(records)}", *(_mean(fine, name) for name in shown))
     console.print(table, markup=False)
+    _show_skipped(
+        f"{attack} x {defense}: {record.reason}"
+        for (_, attack, defense), records in rows.items()
+        for record in records
+        if record.status == "skipped"
+    )
     for _, record in run.records:
         if record.status == "failed":
             where = f"{record.attack.label} x {record.defense.label}, seed {record.seed}"
@@ -83,9 +90,7 @@ def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> No
         inputs = " ".join(f"{role}={above[:8]}" for role, above in stage.inputs.items())
         table.add_row(key[:8], stage.describe(), inputs, "yes" if key in done else "")
     console.print(table, markup=False)
-    for cell in plan.cells:
-        if cell.stage is None:
-            click.echo(f"skipped: {cell.attack.label} x {cell.defense.label}, seed {cell.seed}: {cell.reason}")
+    _show_skipped_cells(plan)
     click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages, {len(done)} in the store")
 
 
@@ -99,8 +104,19 @@ def show_estimate(plan: Plan, folder: Path, slots: int, as_json: bool) -> None:
     click.echo(f"{len(plan.cells)} cells; {sum(left.stages.values())} stages to make, {left.cached} in the store")
     for name, count in sorted(left.stages.items()):
         click.echo(f"  {name:<10} {count}")
+    _show_skipped_cells(plan)
     unknown = f" (not counting {', '.join(left.unknown)}, never timed)" if left.unknown else ""
     click.echo(f"about {_duration(left.wall_seconds)} on {slots} slots{unknown}")
+
+
+def _show_skipped_cells(plan: Plan) -> None:
+    _show_skipped(f"{cell.attack.label} x {cell.defense.label}: {cell.reason}" for cell in plan.cells if cell.stage is None)
+
+
+def _show_skipped(pairs: Iterable[str]) -> None:
+    """Prints each pair that was left out, with the reason: once, since it is the same at every seed."""
+    for pair in dict.fromkeys(pairs):
+        click.echo(f"skipped: {pair}")
 
 
 def _duration(seconds: float) -> str:
