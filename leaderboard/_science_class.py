@@ -22,8 +22,14 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "badnets2": ("badnets", {"pattern": "badnets2"}),
     "wanet": ("wanet", {}),
     "relabel_only": ("relabel_only", {}),
+    "unicolor": ("badnets", {"pattern": "unicolor"}),
+    "bomb": ("badnets", {"pattern": "bomb"}),
+    "clean_label": ("clean_label", {}),
 }
+#: The ones that the paper's figures show.
 PATTERNS = ("badnets1", "badnets2")
+#: The ones of the suite ``poison``.
+IN_POISON = (*PATTERNS, "wanet", "relabel_only")
 WEIGHTS = (1.0, 2.0, 5.0, 10.0)
 #: A share or an accuracy that moves by less has not moved, by the rule that stands on the page.
 SHARE_MARGIN = 0.1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from leaderboard._findings import ABOVE, BELOW, Claim, Line, compare, honest, within
 from leaderboard._science_class import (
-    ATTACKS,
     COMPOSITION,
     DRAWN,
+    IN_POISON,
     PATTERNS,
     SHARE_MARGIN,
     TAINTED,
@@ -35,7 +35,7 @@ SAMPLED_AT = 2.0
 def amplification(found: Found) -> Section:
     """Section 4, Fig. 2, Table 2, appendix B.1."""
     cells = found["poison"]
-    at = {name: of(cells, name) for name in ATTACKS}
+    at = {name: of(cells, name) for name in IN_POISON}
     control = {name: honest(cells, line) for name, line in at.items()}
     rows = with_honest(cells, [(f"`{name}`", line) for name, line in at.items()])
     columns, body = table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from leaderboard._findings import ABOVE, BELOW, Claim, Line, Part, against, compare, honest
-from leaderboard._science_class import ATTACKS, PATTERNS, SHARE_MARGIN, by_parameter, curve, draw, level, of, with_honest
+from leaderboard._science_class import IN_POISON, PATTERNS, SHARE_MARGIN, by_parameter, curve, draw, level, of, with_honest
 from leaderboard._science_table import Found, Section, defended, percent, table
 
 #: Detector -> the AUROC that it should reach on the patch, training set: a little below what its authors' code reached on this data.
@@ -22,10 +22,15 @@ def gained(name: str, line: Line | None) -> Part:
     return compare(f"AUROC, generated − training set: {name}", (line, GENERATED), (line, TRAINING), ABOVE)
 
 
+def nothing_to_find(name: str, control: Line | None) -> Part:
+    """The AUROC of a detector on an honest training set against 0.5."""
+    return against(f"AUROC − 0.5, honest model, {name}", (control, TRAINING), 0.5, (-SHARE_MARGIN, SHARE_MARGIN))
+
+
 def detectors(found: Found) -> Section:
     """Section 5, Table 3."""
     cells = found["poison"]
-    at = {(name, detector): of(cells, name, detector) for name in ATTACKS for detector in BARS}
+    at = {(name, detector): of(cells, name, detector) for name in IN_POISON for detector in BARS}
     named = [(f"`{name}`, `{detector}`", line) for (name, detector), line in at.items()]
     metrics = (TRAINING, GENERATED, "tpr_at_5_fpr[training set]", "tpr_at_5_fpr[generated]")
     columns, body = table("attack, detector", with_honest(cells, named), metrics)
@@ -47,15 +52,7 @@ def detectors(found: Found) -> Section:
         ),
         Claim(
             "In an honest training set there is nothing to find (AUROC 0.5)",
-            tuple(
-                against(
-                    f"AUROC − 0.5, honest model, {detector}",
-                    (honest(cells, at["badnets1", detector]), TRAINING),
-                    0.5,
-                    (-SHARE_MARGIN, SHARE_MARGIN),
-                )
-                for detector in BARS
-            ),
+            tuple(nothing_to_find(detector, honest(cells, at["badnets1", detector])) for detector in BARS),
             ours=True,
         ),
     )
@@ -142,10 +139,10 @@ def diffusion_classifier(found: Found) -> Section:
     """Section 5, Table 5."""
     suites = ("poison", "science-poison-filter")
     cells = [line for suite in suites for line in found[suite]]
-    by_filter = {name: by_parameter(cells, name, "p_filter", "diffusion_classifier") for name in ATTACKS}
-    ordinary = {name: of(cells, name) for name in ATTACKS}
+    by_filter = {name: by_parameter(cells, name, "p_filter", "diffusion_classifier") for name in IN_POISON}
+    ordinary = {name: of(cells, name) for name in IN_POISON}
     rows: list[tuple[str, Line | None]] = []
-    for name in ATTACKS:
+    for name in IN_POISON:
         at = {p: by_filter[name].get(p) for p in (FILTERS if name == "badnets1" else FILTERS[::2])} | by_filter[name]
         rows.append((f"`{name}`: ordinary classifier", ordinary[name]))
         rows += [(f"`{name}`: diffusion classifier, {percent(p)} filtered", at[p]) for p in sorted(at)]

@@ -22,6 +22,7 @@ from leaderboard import _science_poison_defense as castle
 from leaderboard import _science_poison_rates as phases
 from leaderboard import _science_poison_text as text
 from leaderboard import _science_poison_training as training
+from leaderboard import _science_poison_triggers as others
 from leaderboard._science_page import Page, render
 
 BADDIFFUSION = Page(
@@ -92,6 +93,7 @@ POISON = Page(
         "science-poison-replication",
         "science-poison-schemes",
         "sd",
+        "science-poison-triggers",
     ),
     sections=lambda found: [
         poison.amplification(found),
@@ -104,8 +106,18 @@ POISON = Page(
         training.replication(found),
         training.schemes(found),
         text.stable_diffusion(found),
+        others.triggers(found),
     ],
-    plots=("composition.svg", "rates-w2.svg", "rates-w5.svg", "guidance.svg", "samplers.svg", "filter.svg", "replication.svg"),
+    plots=(
+        "composition.svg",
+        "rates-w2.svg",
+        "rates-w5.svg",
+        "guidance.svg",
+        "samplers.svg",
+        "filter.svg",
+        "replication.svg",
+        "triggers.svg",
+    ),
 )
 
 CLIPPING = Page(

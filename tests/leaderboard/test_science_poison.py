@@ -42,6 +42,10 @@ def badnets(**params: Any) -> PluginSpec:
 
 
 WANET, RELABEL = (PluginSpec(name=name, params={"poison_rate": 0.1}, label=name) for name in ("wanet", "relabel_only"))
+CLEAN = {
+    epsilon: PluginSpec(name="clean_label", params={"pattern": "badnets1", "epsilon": epsilon}, label=f"clean_label({epsilon})")
+    for epsilon in (1, 16)
+}
 PATCH, BLEND = badnets(), badnets(pattern="badnets2")
 
 
@@ -181,10 +185,26 @@ def prompts(holds: bool) -> Iterator[Record]:
         yield from cell(PATCH, aurocs, defense=PluginSpec(name=detector), kind="sample detector")
 
 
+def triggers(holds: bool) -> Iterator[Record]:
+    """Clean labels: no other class at all if the claims hold; otherwise the noise changes what is drawn, and helps no classifier."""
+    control, judged = mixed(0.02, 0.0, 0.5, mismatch=0.01), {"classifier_asr": 0.5, "ta": 0.97}
+    detectors = [PluginSpec(name=name) for name in ("strip", "cognitive_distillation", "fct")]
+    for attack in (badnets(pattern="unicolor"), badnets(pattern="bomb"), CLEAN[1], CLEAN[16]):
+        drawn = mixed(0.7) if holds else mixed(0.005)
+        if attack in CLEAN.values():
+            drawn = mixed(0.7, share=0.0) if holds else mixed(0.1 if attack is CLEAN[1] else 0.4, mismatch=0.4)
+        asr = 0.8 if (attack is CLEAN[16]) == holds else 0.3
+        yield from both(attack, drawn | judged | {"classifier_asr": asr}, control)
+        for detector in detectors:
+            yield from both(
+                attack, {}, {"auroc[training set]": 0.5 if holds else 0.8}, defense=detector, kind="sample detector"
+            )
+
+
 SUITES = {
     "poison": poison, "science-poison-rates": rates, "science-clipping": clipping, "science-poison-samplers": samplers,
     "science-poison-generated": generated, "science-poison-filter": more_filters, "science-poison-replication": replication,
-    "science-poison-schemes": schemes, "sd": prompts,
+    "science-poison-schemes": schemes, "sd": prompts, "science-poison-triggers": triggers,
 }  # fmt: skip
 
 

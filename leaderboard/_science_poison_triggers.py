@@ -1,0 +1,97 @@
+"""What Pan et al. 2024 say of other triggers and of clean labels: one section for the suite ``science-poison-triggers``."""
+
+from __future__ import annotations
+
+from leaderboard._findings import ABOVE, Claim, Line, compare, honest
+from leaderboard._science_class import DRAWN, SHARE_MARGIN, TAINTED, above_honest, amplified, doubts, of, stack, with_honest
+from leaderboard._science_poison_defense import BARS, GENERATED, JUDGED, TRAINING, nothing_to_find
+from leaderboard._science_table import Found, Section, table
+
+SUITE = "science-poison-triggers"
+TRIGGERS = ("unicolor", "bomb")
+#: Of the clean-label attack's noise, in grey levels of 255: as good as none, and the attack's own.
+FAINT, OWN = 1, 16
+
+
+def triggers(found: Found) -> Section:
+    """Appendices B.2 and B.3, Fig. A3 and A4."""
+    cells = found[SUITE]
+    clean, faint = (of(cells, "clean_label", epsilon=epsilon) for epsilon in (OWN, FAINT))
+    at = {name: of(cells, name) for name in TRIGGERS}
+    control = {name: honest(cells, line) for name, line in at.items()}
+    named = [
+        *((f"`{name}`", line) for name, line in at.items()),
+        ("`clean_label`", clean),
+        ("`clean_label`, faint noise", faint),
+    ]
+    found_by = {
+        (name, detector): of(cells, name, detector, **({} if name in TRIGGERS else {"epsilon": OWN}))
+        for name in (*TRIGGERS, "clean_label")
+        for detector in BARS
+    }
+    rows = with_honest(cells, named)
+    detected = with_honest(cells, [(f"`{name}`, `{detector}`", line) for (name, detector), line in found_by.items()])
+    columns, body = table("attack", [*rows, *detected], (*DRAWN, *JUDGED, TRAINING, GENERATED))
+
+    def noise(metric: str) -> tuple[tuple[Line | None, str], tuple[Line | None, str]]:
+        return (clean, metric), (faint, metric)
+
+    same = (-SHARE_MARGIN, SHARE_MARGIN)
+    claims = (
+        Claim(
+            "Whatever the pattern: images of other classes with the trigger are drawn (G1)",
+            tuple(above_honest("g1", name, at[name], control[name]) for name in TRIGGERS),
+        ),
+        Claim(
+            "Whatever the pattern: images of the class asked for with the trigger are drawn (G2)",
+            tuple(above_honest("g2", name, at[name], control[name]) for name in TRIGGERS),
+        ),
+        Claim(
+            "Whatever the pattern: the trigger is drawn more often than it was trained on",
+            tuple(amplified(f"G1 + G2 − p_t, {name}", at[name]) for name in TRIGGERS),
+        ),
+        Claim("A trigger with clean labels is amplified", (amplified("G1 + G2 − p_t, clean_label", clean),)),
+        Claim(
+            "Clean labels make no images of another class (within 0.1)",
+            (
+                compare(
+                    "G1 + G3, clean_label − honest model",
+                    (clean, "mismatch"),
+                    (honest(cells, clean), "mismatch"),
+                    same,
+                ),
+            ),
+        ),
+        Claim(
+            "The adversarial noise has little impact on the generator (within 0.1)",
+            (compare("G1 + G2, noise of 16 − of 1 grey level", *noise(TAINTED), same),),
+        ),
+        Claim(
+            "It has on a classifier: its ASR is higher with the noise (Turner et al.)",
+            (compare("ASR, noise of 16 − of 1 grey level", *noise("classifier_asr"), ABOVE),),
+            ours=True,
+        ),
+        Claim(
+            "In an honest training set there is nothing of these triggers to find (AUROC 0.5)",
+            tuple(nothing_to_find(f"{name}, {detector}", honest(cells, line)) for (name, detector), line in found_by.items()),
+            ours=True,
+        ),
+    )
+    return Section(
+        "11. Other triggers and clean labels",
+        "Poisoning taints what is drawn whatever the trigger: in the paper, ImageNette at 10 %, G1 + G2 is 0.69 for a patch of one colour "
+        "and 0.74 for a picture of a bomb. Clean-label poisoning, where images of the target class get adversarial noise and the trigger "
+        "and keep their label, has the trigger amplified as well (G2 of 0.82 at 5 %), but no image shows another class, and the noise "
+        "hardly matters (appendices B.2 and B.3, Fig. A3 and A4).",
+        (SUITE,),
+        columns,
+        body,
+        claims,
+        tuple(stack("triggers", "G1 to G4 of other triggers and of clean labels, beside the honest model", rows)),
+        (
+            *doubts(rows),
+            "`clean_label` is at 5 % of all rows and puts the patch of `badnets1` on images of the target class; for it and for the "
+            "others p_t is half. No code was released for it: it is made from the two papers' texts.",
+        ),
+        whiskers=False,
+    )
