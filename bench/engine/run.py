@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -160,14 +160,15 @@ def estimate(plan: Plan, store: Store | None, jobs: int) -> Estimate:
     """What is left to do: from the time such stages took in this store, else from what the testbed declares."""
     timed: dict[tuple[Any, ...], list[float]] = {}
     for manifest in store.manifests() if store else ():
-        timed.setdefault(_like(manifest["stage"], manifest["params"]), []).append(manifest["cost"]["seconds"])
+        for kind in _kinds(manifest["stage"], manifest["params"]):
+            timed.setdefault(kind, []).append(manifest["cost"]["seconds"])
     targets = [cell.stage for cell in plan.cells if cell.stage]
     missing = unfinished(plan.stages, targets, store) if store else plan.closure(targets)
     seconds: dict[str, float] = {}
     unknown = set()
     for key in missing:
         stage = plan.stages[key]
-        known = timed.get(_like(stage.name, stage.params))
+        known = next((timed[kind] for kind in _kinds(stage.name, stage.params) if kind in timed), None)
         if known is None and stage.seconds is None:
             unknown.add(stage.name)
         seconds[key] = sum(known) / len(known) if known else stage.seconds or 0.0
@@ -190,7 +191,8 @@ def _longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
     return max(ends.values(), default=0.0)
 
 
-def _like(name: str, params: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Stages with the same of these take about the same time."""
-    specs: Iterable[Any] = (params.get(role) for role in ("testbed", "attack", "defense"))
-    return (name, params.get("what"), *(spec and spec["name"] for spec in specs))
+def _kinds(name: str, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
+    """Stages that share the first of these take about the same time; those that share the second, with any plugins, still roughly."""
+    testbed, *plugins = (params.get(role) for role in ("testbed", "attack", "defense"))
+    roughly = (name, params.get("what"), testbed and testbed["name"])
+    return (*roughly, *(spec and spec["name"] for spec in plugins)), roughly

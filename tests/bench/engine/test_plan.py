@@ -145,10 +145,16 @@ def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned,
     train = next(stage for stage in plan.stages.values() if stage.name == "train")
     from bench.engine.store import commit
 
-    made = store.new_folder("00" * 32)
-    made.mkdir()
-    params = train.params | {"seed": 5}
-    commit(made, store.folder("00" * 32), {"stage": "train", "params": params, "cost": {"seconds": 7.0}})
+    def took(place, seconds, **params):
+        made = store.new_folder(place * 32)
+        made.mkdir()
+        commit(
+            made, store.folder(place * 32), {"stage": "train", "params": train.params | params, "cost": {"seconds": seconds}}
+        )
+
+    took("00", 9.0, attack={"name": "another_attack", "params": {}})
+    assert estimate(plan, store, jobs=1).seconds == 1 + 9 + 30 + 2, "an attack never run is expected to take as long as others"
+    took("11", 7.0, seed=5)
     assert estimate(plan, store, jobs=1).seconds == 1 + 7 + 30 + 2
 
 
