@@ -7,7 +7,7 @@ from leaderboard._science_class import DRAWN, SHARE_MARGIN, TAINTED, above_hones
 from leaderboard._science_poison_defense import BARS, GENERATED, JUDGED, TRAINING, nothing_to_find
 from leaderboard._science_table import Found, Section, table
 
-SUITE = "science-poison-triggers"
+SUITE, RATES = "science-poison-triggers", "science-poison-rates"
 TRIGGERS = ("unicolor", "bomb")
 #: Of the clean-label attack's noise, in grey levels of 255: as good as none, and the attack's own.
 FAINT, OWN = 1, 16
@@ -29,9 +29,12 @@ def triggers(found: Found) -> Section:
         for name in (*TRIGGERS, "clean_label")
         for detector in BARS
     }
+    wrong = of(found[RATES], "badnets1", testbed={"guidance_scale": 2.0}, poison_rate=0.05)
     rows = with_honest(cells, named)
     detected = with_honest(cells, [(f"`{name}`, `{detector}`", line) for (name, detector), line in found_by.items()])
-    columns, body = table("attack", [*rows, *detected], (*DRAWN, *JUDGED, TRAINING, GENERATED))
+    columns, body = table(
+        "attack", [*rows, ("`badnets1`, 5 %, to compare", wrong), *detected], (*DRAWN, *JUDGED, TRAINING, GENERATED)
+    )
 
     def noise(metric: str) -> tuple[tuple[Line | None, str], tuple[Line | None, str]]:
         return (clean, metric), (faint, metric)
@@ -83,15 +86,18 @@ def triggers(found: Found) -> Section:
         "and 0.74 for a picture of a bomb. Clean-label poisoning, where images of the target class get adversarial noise and the trigger "
         "and keep their label, has the trigger amplified as well (G2 of 0.82 at 5 %), but no image shows another class, and the noise "
         "hardly matters (appendices B.2 and B.3, Fig. A3 and A4).",
-        (SUITE,),
+        (SUITE, RATES),
         columns,
         body,
         claims,
         tuple(stack("triggers", "G1 to G4 of other triggers and of clean labels, beside the honest model", rows)),
         (
             *doubts(rows),
-            "`clean_label` is at 5 % of all rows and puts the patch of `badnets1` on images of the target class; for it and for the "
-            "others p_t is half. No code was released for it: it is made from the two papers' texts.",
+            "`clean_label` is at 5 % of all rows and puts the patch of `badnets1` on images of the target class, so that p_t is about "
+            "half, as for the others. Whether its patch is missing for the clean labels or for the few rows, `badnets1` at 5 % tells. No "
+            "code was released for it: it is made from the two papers' texts.",
+            "In the honest model's rows of `clean_label` the images to be found are all of the target class, untouched. A detector that "
+            "finds this class more or less suspicious than others is off 0.5 there, and its AUROC is to be read against that row.",
         ),
         whiskers=False,
     )
