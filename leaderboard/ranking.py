@@ -33,6 +33,10 @@ class Ranking:
     places: tuple[Place, ...]
     fid_decimals: int
 
+    def contested(self) -> bool:
+        """Whether any defense here changes what the adversary achieves; alone, no defense at all is no ranking."""
+        return any(place.cell.defense.name != "none" for place in self.places)
+
     def ranked(self) -> bool:
         """Whether there is a defense, beside none, with enough seeds."""
         return any(place.rank and place.cell.defense.name != "none" for place in self.places)

@@ -61,6 +61,10 @@ class BoardView:
     controls: ControlTable
     anchors: ControlTable
 
+    def contested(self) -> bool:
+        """Whether a defense can be ranked at all."""
+        return any(ranking.contested() for ranking, _ in self.rankings)
+
 
 def overview(run: Run) -> Overview:
     """Raises nothing: a run without records has empty lists."""
@@ -90,7 +94,9 @@ def board_view(board: Board) -> BoardView:
     cells = list(board.cells.values())
     fid = fid_name(board)
     index = {label(column): place for place, (column, _) in enumerate(board.columns)}
-    ranked = tuple((ranking, _scatter(board, ranking, fid, index)) for ranking in rankings(board))
+    ranked = tuple(
+        (ranking, _scatter(board, ranking, fid, index) if ranking.contested() else None) for ranking in rankings(board)
+    )
     shown = {label(place.cell.defense) for ranking, _ in ranked for place in ranking.places if place.fid}
     found = detectors(board)
     return BoardView(

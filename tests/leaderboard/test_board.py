@@ -15,6 +15,7 @@ from leaderboard.inversions import inversion_line
 from leaderboard.matrix import MetricTable, matrices
 from leaderboard.panel import panel
 from leaderboard.ranking import rankings
+from leaderboard.report import render
 
 
 def record(seed: int = 0, asr: float = 0.5, **changes: object) -> Record:
@@ -172,6 +173,15 @@ def test_nothing_holds_if_no_defense_shares_the_first_rank() -> None:
     assert [place.rank for place in ranking.places] == ["1=", "1="] and ranking.holders() == [] and ranking.ranked()
     (few,) = rankings(boards([run(*cells[:2], *cells[3:5])])[0])
     assert [place.rank for place in few.places] == ["", ""] and not few.ranked()
+
+
+def test_no_defense_at_all_is_no_ranking() -> None:
+    """Three seeds without a defense that draws anything: too few seeds is not the reason, and a table of one is none."""
+    alone = [record(seed, defense=PluginSpec(name="none"), kind="control") for seed in range(3)]
+    html = render([run(*alone)])
+    assert "No defense on this board acts on what is drawn." in html and "Not ranked" not in html and '-rank"' not in html
+    html = render([run(*alone, *(record(seed, asr=0.1 + seed / 100) for seed in range(3)))])
+    assert '-rank"' in html and "No defense on this board" not in html
 
 
 @pytest.mark.parametrize(
