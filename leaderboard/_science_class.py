@@ -24,7 +24,7 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "relabel_only": ("relabel_only", {}),
     "unicolor": ("badnets", {"pattern": "unicolor"}),
     "bomb": ("badnets", {"pattern": "bomb"}),
-    "clean_label": ("clean_label", {}),
+    "clean_label": ("clean_label", {"epsilon": 16}),
 }
 #: The ones that the paper's figures show.
 PATTERNS = ("badnets1", "badnets2")
@@ -33,6 +33,8 @@ IN_POISON = (*PATTERNS, "wanet", "relabel_only")
 WEIGHTS = (1.0, 2.0, 5.0, 10.0)
 #: A share or an accuracy that moves by less has not moved, by the rule that stands on the page.
 SHARE_MARGIN = 0.1
+#: The region in which two of them are alike.
+SAME_SHARE = (-SHARE_MARGIN, SHARE_MARGIN)
 _FALSE_ALARM = "asr: within the trigger classifier's false alarms"
 
 

@@ -8,7 +8,7 @@ from leaderboard._science_class import (
     DRAWN,
     IN_POISON,
     PATTERNS,
-    SHARE_MARGIN,
+    SAME_SHARE,
     TAINTED,
     WEIGHTS,
     above_honest,
@@ -216,7 +216,7 @@ def samplers(found: Found) -> Section:
                         f"G1 + G2, 20 − 50 steps, {name}",
                         (fast[name], TAINTED),
                         (slow[name], TAINTED),
-                        (-SHARE_MARGIN, SHARE_MARGIN),
+                        SAME_SHARE,
                         across=True,
                     ),
                     compare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from leaderboard._findings import ABOVE, BELOW, Claim, Line, Part, against, compare, honest
-from leaderboard._science_class import IN_POISON, PATTERNS, SHARE_MARGIN, by_parameter, curve, draw, level, of, with_honest
+from leaderboard._science_class import IN_POISON, PATTERNS, SAME_SHARE, by_parameter, curve, draw, level, of, with_honest
 from leaderboard._science_table import Found, Section, defended, percent, table
 
 #: Detector -> the AUROC that it should reach on the patch, training set: a little below what its authors' code reached on this data.
@@ -24,7 +24,7 @@ def gained(name: str, line: Line | None) -> Part:
 
 def nothing_to_find(name: str, control: Line | None) -> Part:
     """The AUROC of a detector on an honest training set against 0.5."""
-    return against(f"AUROC − 0.5, honest model, {name}", (control, TRAINING), 0.5, (-SHARE_MARGIN, SHARE_MARGIN))
+    return against(f"AUROC − 0.5, honest model, {name}", (control, TRAINING), 0.5, SAME_SHARE)
 
 
 def detectors(found: Found) -> Section:

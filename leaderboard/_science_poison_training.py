@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leaderboard._findings import ABOVE, BELOW, Claim, Line, compare, honest
-from leaderboard._science_class import COMPOSITION, DRAWN, SHARE_MARGIN, TAINTED, amplified, doubts, of, stack
+from leaderboard._science_class import COMPOSITION, DRAWN, SAME_SHARE, TAINTED, amplified, doubts, of, stack
 from leaderboard._science_table import Found, Section, fid_part, steps, table
 
 
@@ -77,7 +77,7 @@ def schemes(found: Found) -> Section:
     both = (("fine-tuning", tuned), ("from scratch", scratch))
     rows = [*((f"{name}{steps(line)}", line) for name, line in both), ("honest fine-tuning", honest(cells, tuned))]
     columns, body = table("scheme", rows, DRAWN)
-    difference = ((tuned, TAINTED), (scratch, TAINTED), (-SHARE_MARGIN, SHARE_MARGIN))
+    difference = ((tuned, TAINTED), (scratch, TAINTED), SAME_SHARE)
     claims = (
         Claim(
             "The trigger is amplified either way",

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from leaderboard._findings import ABOVE, Claim, Line, compare, honest
-from leaderboard._science_class import DRAWN, SHARE_MARGIN, TAINTED, above_honest, amplified, doubts, of, stack, with_honest
+from leaderboard._findings import ABOVE, Claim, compare, honest
+from leaderboard._science_class import DRAWN, SAME_SHARE, TAINTED, above_honest, amplified, doubts, of, stack, with_honest
 from leaderboard._science_poison_defense import BARS, GENERATED, JUDGED, TRAINING, nothing_to_find
 from leaderboard._science_table import Found, Section, table
 
 SUITE, RATES = "science-poison-triggers", "science-poison-rates"
 TRIGGERS = ("unicolor", "bomb")
-#: Of the clean-label attack's noise, in grey levels of 255: as good as none, and the attack's own.
-FAINT, OWN = 1, 16
+CLEAN = "clean_label"
 
 
 def triggers(found: Found) -> Section:
     """Appendices B.2 and B.3, Fig. A3 and A4."""
     cells = found[SUITE]
-    clean, faint = (of(cells, "clean_label", epsilon=epsilon) for epsilon in (OWN, FAINT))
-    at = {name: of(cells, name) for name in TRIGGERS}
+    at = {name: of(cells, name) for name in (*TRIGGERS, CLEAN)}
     control = {name: honest(cells, line) for name, line in at.items()}
-    named = [
-        *((f"`{name}`", line) for name, line in at.items()),
-        ("`clean_label`", clean),
-        ("`clean_label`, faint noise", faint),
-    ]
-    found_by = {
-        (name, detector): of(cells, name, detector, **({} if name in TRIGGERS else {"epsilon": OWN}))
-        for name in (*TRIGGERS, "clean_label")
-        for detector in BARS
-    }
+    faint = of(cells, CLEAN, epsilon=1)
+    named = [*((f"`{name}`", line) for name, line in at.items()), ("`clean_label`, faint noise", faint)]
+    found_by = {(name, detector): of(cells, name, detector) for name in at for detector in BARS}
     wrong = of(found[RATES], "badnets1", testbed={"guidance_scale": 2.0}, poison_rate=0.05)
     rows = with_honest(cells, named)
     detected = with_honest(cells, [(f"`{name}`, `{detector}`", line) for (name, detector), line in found_by.items()])
@@ -36,10 +27,6 @@ def triggers(found: Found) -> Section:
         "attack", [*rows, ("`badnets1`, 5 %, to compare", wrong), *detected], (*DRAWN, *JUDGED, TRAINING, GENERATED)
     )
 
-    def noise(metric: str) -> tuple[tuple[Line | None, str], tuple[Line | None, str]]:
-        return (clean, metric), (faint, metric)
-
-    same = (-SHARE_MARGIN, SHARE_MARGIN)
     claims = (
         Claim(
             "Whatever the pattern: images of other classes with the trigger are drawn (G1)",
@@ -53,25 +40,25 @@ def triggers(found: Found) -> Section:
             "Whatever the pattern: the trigger is drawn more often than it was trained on",
             tuple(amplified(f"G1 + G2 − p_t, {name}", at[name]) for name in TRIGGERS),
         ),
-        Claim("A trigger with clean labels is amplified", (amplified("G1 + G2 − p_t, clean_label", clean),)),
+        Claim("A trigger with clean labels is amplified", (amplified("G1 + G2 − p_t, clean_label", at[CLEAN]),)),
         Claim(
             "Clean labels make no images of another class (within 0.1)",
             (
                 compare(
                     "G1 + G3, clean_label − honest model",
-                    (clean, "mismatch"),
-                    (honest(cells, clean), "mismatch"),
-                    same,
+                    (at[CLEAN], "mismatch"),
+                    (control[CLEAN], "mismatch"),
+                    SAME_SHARE,
                 ),
             ),
         ),
         Claim(
             "The adversarial noise has little impact on the generator (within 0.1)",
-            (compare("G1 + G2, noise of 16 − of 1 grey level", *noise(TAINTED), same),),
+            (compare("G1 + G2, noise of 16 − of 1 grey level", (at[CLEAN], TAINTED), (faint, TAINTED), SAME_SHARE),),
         ),
         Claim(
             "It has on a classifier: its ASR is higher with the noise (Turner et al.)",
-            (compare("ASR, noise of 16 − of 1 grey level", *noise("classifier_asr"), ABOVE),),
+            (compare("ASR, noise of 16 − of 1 grey level", (at[CLEAN], "classifier_asr"), (faint, "classifier_asr"), ABOVE),),
             ours=True,
         ),
         Claim(
