@@ -171,8 +171,7 @@ def test_functions_stay_short() -> None:
         f"{path.relative_to(ROOT)}:{node.name}"
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        and (node.end_lineno or 0) - node.lineno >= 60
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno >= 60
     }
     assert sorted(found - LONG) == []
 

@@ -22,7 +22,7 @@ from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.errors import UserError
 from bench.registry import use
-from bench.suite import load_suite
+from bench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +73,7 @@ def prepare(
     slots = make_slots(device, jobs, gpus, gpus_per_stage)
     registry = use(plugins)
     chosen = load_suite(suite, registry).only(registry, attacks, defenses, seeds, detectors)
+    _refuse_faults(chosen)
     kinds = dict(load_stages(stages))
     plan = make_plan(chosen, registry, kinds, device, gpus_per_stage)
     return Prepared(
@@ -85,6 +86,13 @@ def prepare(
         gpus_per_stage=gpus_per_stage,
         stages=stages,
     )
+
+
+def _refuse_faults(suite: Suite) -> None:
+    """Raises one :class:`UserError` with everything that the suite's testbeds find wrong with what they name, a line each."""
+    faults = dict.fromkeys(fault for testbed in suite.testbeds for fault in testbed.faults())
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 def run_prepared(prepared: Prepared, store: Store, reporter: Reporter) -> Outcome:

@@ -120,6 +120,11 @@ class Testbed:
         """One line for each file not on this machine yet, saying where to get it; empty if the testbed can run offline."""
         return []
 
+    def faults(self) -> list[str]:
+        """One line for each thing this testbed names that cannot be run as it is; empty if all is well. Asked before anything is
+        planned or run, so files are opened here, but no network is loaded or trained and nothing is fetched."""
+        return []
+
     def fingerprint(self) -> str:
         """A hash of the data and weights behind this testbed, cheap to compute (file hashes, not tensors)."""
         raise NotImplementedError

@@ -50,6 +50,19 @@ def castlewalls(tiny, fake_plugins, tmp_path, monkeypatch):
     return command
 
 
+@pytest.mark.parametrize("command", [["plan"], ["run"], ["run", "--dry-run"]])
+def test_everything_a_testbed_finds_wrong_is_said_at_once_before_anything_runs(
+    castlewalls, tiny, tmp_path, monkeypatch, command
+):
+    """A fault that only a stage found would cost the hours before it, and the second fault as many again."""
+    monkeypatch.setattr(tiny, "faults", lambda self: [f"data {self.data} is damaged", "weights are missing"])
+    (tmp_path / "suite.yaml").write_text(SUITE.replace("[tiny]", "[tiny, {name: tiny, params: {data: there}}]"))
+    result = castlewalls(command[0], "suite.yaml", *command[1:])
+    assert result.exit_code == 2 and not result.stdout
+    assert result.stderr == "castlewalls: data here is damaged\nweights are missing\ndata there is damaged\n"
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_run_ends_with_a_table_and_the_boards_path(castlewalls, tmp_path):
     result = castlewalls("run", "suite.yaml", "--jobs", "1")
     assert result.exit_code == 0, result.output
