@@ -12,8 +12,8 @@ from bench.engine.record import Run
 from leaderboard import names
 from leaderboard.aggregate import MIN_SEEDS, Interval, paired_difference, t_interval
 from leaderboard.board import Board, Cell, boards, identity
+from leaderboard.contenders import fid_name
 from leaderboard.matrix import metric_names, summary
-from leaderboard.ranking import fid_name
 
 SHOWS, OPPOSITE, OPEN = "shows", "does not show", "cannot be told here"
 #: The open interval (low, high) a difference should lie in; ``None`` where the reference that gives a margin is missing.

@@ -9,7 +9,7 @@ seeds is simulated by ``benchmarks/coverage.py``; ``docs/intervals.md`` has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -236,32 +236,40 @@ def distinguishable(first: BySeed, second: BySeed) -> bool:
     return difference is not None and difference.n >= MIN_SEEDS and difference.excludes_zero()
 
 
-def shared_ranks(entries: Sequence[BySeed], higher_is_better: bool) -> list[int]:
+def shared_ranks(
+    entries: Sequence[BySeed], higher_is_better: bool, apart: Callable[[int, int], bool] | None = None
+) -> list[int]:
     """One rank per entry, 1 the best; equal ranks skip the following ones (1, 1, 3).
 
-    Two entries that are not :func:`distinguishable` share a rank, and so does all whose mean lies between theirs. So a lower
+    ``apart``: whether the data tell two entries, by their places, apart; by default whether they are :func:`distinguishable`. Two
+    that are not share a rank, and so does all whose mean lies between theirs. So a lower
     rank always means a real difference, in the right direction, to *every* entry ranked below; the price is that a chain of
     indistinguishable neighbours shares one rank even if its ends differ.
     """
     means = [t_interval(list(entry.values())).mean for entry in entries]
     order = sorted(range(len(entries)), key=lambda index: (-means[index] if higher_is_better else means[index], index))
-    apart = [[distinguishable(entries[one], entries[other]) for other in order] for one in order]
+    told = apart or (lambda one, other: distinguishable(entries[one], entries[other]))
+    table = [[one != other and told(one, other) for other in order] for one in order]
     ranks, rank = [0] * len(entries), 1
     for place, index in enumerate(order):
-        if all(apart[above][below] for above in range(place) for below in range(place, len(order))):
+        if all(table[above][below] for above in range(place) for below in range(place, len(order))):
             rank = place + 1
         ranks[index] = rank
     return ranks
 
 
 def lexicographic_ranks(
-    first: Sequence[BySeed], second: Sequence[BySeed | None], higher_is_better: tuple[bool, bool]
+    first: Sequence[BySeed],
+    second: Sequence[BySeed | None],
+    higher_is_better: tuple[bool, bool],
+    apart: Callable[[int, int], bool] | None = None,
 ) -> list[int]:
-    """Ranks by ``first``; entries that share a rank there are ranked among themselves by ``second``.
+    """Ranks by ``first`` (and ``apart``, as in :func:`shared_ranks`); entries that share a rank there are ranked among themselves by
+    ``second``.
 
     An entry without a second value cannot be told from its peers: then none of them is moved.
     """
-    ranks = shared_ranks(first, higher_is_better[0])
+    ranks = shared_ranks(first, higher_is_better[0], apart)
     final = list(ranks)
     for rank in sorted(set(ranks)):
         peers = [index for index, value in enumerate(ranks) if value == rank]

@@ -33,6 +33,11 @@ _FAMILIES = {
         "KID",
         "Kernel distance between clean-noise samples and the clean training set, in the features of {}. Lower is healthier.",
     ),
+    "robust_asr": (
+        "robust ASR",
+        "Attack success rate of samples {} by the calibrated rule after whichever of a declared set of small transformations (shifts, "
+        "contrast and brightness, mild blur) shows the target best: moving the picture does not hide it.",
+    ),
     "asr": (
         "ASR",
         "Attack success rate by the calibrated rule: the share of samples {} "
@@ -65,6 +70,15 @@ _DETECTION = {
         "Chance that a poisoned one scores above a clean one ({}). A guess has 0.5, and where nothing is poisoned that is right: "
         "such a control is not coloured.",
     ),
+    "tpr_fixed_threshold": (
+        "TPR at a fixed threshold",
+        "Share of the poisoned that is found at a threshold fixed beforehand on clean held-out data, where 1 % lie above it ({}): what a "
+        "defender would have had. Controls are not coloured.",
+    ),
+    "fpr_fixed_threshold": (
+        "FPR at that threshold",
+        "Share of the clean that is flagged at the threshold fixed on clean held-out data ({}); 1 % was meant.",
+    ),
     "tpr_at_1_fpr": (
         "TPR at 1 % FPR",
         "Share of the poisoned that is found while at most 1 % of the clean are flagged ({}). Controls are not coloured.",
@@ -77,6 +91,9 @@ _DETECTION = {
 DETECTION = frozenset(_DETECTION)
 #: Families that share the flags of another: what is doubtful about the one is doubtful about the other.
 _FLAGGED_AS = {
+    "robust_asr": "asr",
+    "tpr_fixed_threshold": "auroc",
+    "fpr_fixed_threshold": "auroc",
     "tpr_at_1_fpr": "auroc",
     "tpr_at_5_fpr": "auroc",
     "amplification": "asr",
@@ -91,6 +108,12 @@ _PLAIN = {
         "MSE of the best constant image to the target: what a collapsed generator could reach.",
     ),
     "asr_threshold": ("Other", "ASR threshold", "The MSE below which a sample counts as a success under the calibrated rule."),
+    "robust_asr[prompt]": (
+        "Adversary's class",
+        "robust ASR",
+        "Share of images asked for in the adversary's class in which a trigger classifier sees the trigger after whichever of a declared "
+        "set of small transformations shows it best.",
+    ),
     "asr[prompt]": (
         "Adversary's class",
         "ASR (G1 + G2)",
@@ -231,7 +254,9 @@ def order(name: str) -> tuple[int, int, str]:
     return GROUPS.index(words(name).group), _ORDER.index(key) if key in _ORDER else len(_ORDER), name
 
 
-_BOUNDED = frozenset("asr asr_field ssim g1 g2 g3 g4 mismatch p_t ta classifier_asr prompt_accuracy".split()) | DETECTION
+_BOUNDED = (
+    frozenset("asr robust_asr asr_field ssim g1 g2 g3 g4 mismatch p_t ta classifier_asr prompt_accuracy".split()) | DETECTION
+)
 
 
 def bounded(name: str) -> bool:

@@ -1,118 +1,299 @@
-"""Which defense holds: per attack, ranked by what the adversary still achieves, then by what the defense costs in FID."""
+"""Which defense holds: against each attack and in the worst case over them, measured against no defense, inside a declared budget.
+
+A defense *holds* if the interval of its paired difference to no defense, in the adversary's rate, lies wholly on the defender's side.
+Only what holds, at a loss of utility inside :data:`BUDGET`, is ranked above no defense, by the rate and, where the rate cannot tell,
+by the loss. What is no better than no defense shares its rank; what helps the adversary stands below it. No seed that failed or is
+missing can help a defense: the first counts as a success of the adversary, the second leaves the defense without a rank.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
+from bench.engine.record import PluginSpec
 from leaderboard import names
-from leaderboard.aggregate import MIN_SEEDS, Interval, lexicographic_ranks, paired_difference, t_interval
-from leaderboard.board import Board, Cell, label
-from leaderboard.matrix import badges, metric_names
+from leaderboard.aggregate import MIN_SEEDS, Interval, lexicographic_ranks, t_interval
+from leaderboard.board import Board, Cell, Identity, Row, identity, label
+from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_points, ways_in
+from leaderboard.matrix import badges
+from leaderboard.shares import share_difference, share_interval
+
+#: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked, as a share of no defense's.
+BUDGET = 0.10
+#: Where a defense stands, best first.
+HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED = "holds", "none", "level", "worse", "outside", "unranked"
+STATES = (HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
-    """A defense's line. ``rank`` is empty below :data:`MIN_SEEDS` seeds. The differences are paired, against no defense."""
+    """A defense's line. ``state``: where it stands against no defense; ``holds``: whether it is better, whatever it costs; ``rank`` is
+    empty where it has none. ``worst``: the rate of the way in that works best, ``way``; ``by_way``: all of them; ``mean``: over the
+    attacks, each at its strongest way. ``change``: of ``worst``, paired, against no defense's. ``above_honest``: ``worst`` less what an
+    honest model without defense reads, never below 0. ``loss``: the share of utility that is lost where it is dearest; ``pareto``:
+    nothing else that holds is better in both; ``note``: why it has no rank, or stands apart."""
 
     cell: Cell
+    state: str
+    holds: bool
     rank: str
-    asr: Interval
-    asr_change: Interval | None
-    fid: Interval | None
-    fid_change: Interval | None
+    worst: Interval
+    way: Way
+    by_way: tuple[tuple[Way, float], ...]
+    mean: float
+    change: Interval | None
+    above_honest: float | None
+    utility: Interval | None
+    loss: Interval | None
+    pareto: bool
     flags: tuple[str, ...]
+    note: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """One attack. ``without``: its ASR against no defense; ``places``: best first, unranked last."""
+    """One attack, or the worst case over several. ``without``, ``honest``: the rate without a defense, and on an honest model;
+    ``places``: best first, unranked last; ``outside``: those beyond the budget; ``aside``: attacks that do not work even without a
+    defense, so that nothing can be shown against them; ``comparisons``: how many differences were tested."""
 
-    attack: Cell
+    end_point: EndPoint
+    attacks: tuple[PluginSpec, ...]
     without: Interval | None
+    honest: float | None
     places: tuple[Place, ...]
-    fid_decimals: int
+    outside: tuple[Place, ...]
+    aside: tuple[PluginSpec, ...]
+    comparisons: int
+    utility_decimals: int
+    contenders: tuple[Contender, ...]
 
     def contested(self) -> bool:
         """Whether any defense here changes what the adversary achieves; alone, no defense at all is no ranking."""
-        return any(place.cell.defense.name != "none" for place in self.places)
+        return any(place.cell.defense.name != "none" for place in self.places + self.outside)
 
     def ranked(self) -> bool:
         """Whether there is a defense, beside none, with enough seeds."""
-        return any(place.rank and place.cell.defense.name != "none" for place in self.places)
+        return any(place.state not in (NONE, UNRANKED) for place in self.places + self.outside)
 
     def holders(self) -> list[Place]:
-        """The first rank, unless no defense at all shares it: then nothing can be said to hold better."""
-        first = [place for place in self.places if place.rank.rstrip("=") == "1"]
-        return [] if any(place.cell.defense.name == "none" for place in first) else first
+        """What holds best inside the budget."""
+        return [place for place in self.places if place.state == HOLDS and place.rank.rstrip("=") == "1"]
 
+    def dear(self) -> list[Place]:
+        """What holds, at a price beyond the budget."""
+        return [place for place in self.outside if place.holds]
 
-def invocations(cells: list[Cell]) -> list[str]:
-    """The names in ``asr[...]`` that are the adversary's, the clean-noise control left out."""
-    pairs = [names.split(name) for name in metric_names(cells)]
-    return [argument for family, argument in pairs if family == "asr" and argument != "clean"]
-
-
-def strongest_asr(cell: Cell, adversary: list[str]) -> dict[int, float]:
-    """Seed -> ASR of the invocation that works best against this cell: an adversary picks the better way in."""
-    found: dict[int, float] = {}
-    for invocation in adversary:
-        for seed, value in cell.values(f"asr[{invocation}]").items():
-            found[seed] = max(value, found.get(seed, value))
-    return found
-
-
-def fid_name(board: Board) -> str | None:
-    """The testbed's FID with its extractor; ``None`` if nothing measured one."""
-    return next((name for name in metric_names([*board.cells.values(), *board.anchors]) if names.split(name)[0] == "fid"), None)
+    def several(self) -> bool:
+        """Whether this is the worst case over attacks."""
+        return len(self.attacks) > 1
 
 
 def rankings(board: Board) -> list[Ranking]:
-    """One per attack that has an ASR anywhere; the no-attack control is not ranked, nor are inversions."""
-    adversary = invocations(list(board.cells.values()))
+    """For each end point the worst case over its attacks, if there are several, then each attack. The no-attack control is not
+    ranked."""
     found = []
-    for row in board.rows:
-        cells = [cell for column, _ in board.columns if (cell := board.cell(row, column)) and strongest_asr(cell, adversary)]
-        if row[0].name != "none" and cells:
-            found.append(_ranking(cells, adversary, fid_name(board)))
-    return found
+    for point in end_points(board):
+        rows = [row for row in board.rows if row[0].name != "none" and ways_in(board, point, [row])]
+        single = [_ranking(board, point, [row]) for row in rows]
+        working = [(row, ranking) for row, ranking in zip(rows, single, strict=True) if _works(ranking)]
+        if len(working) > 1 and any(ranking.contested() for _, ranking in working):
+            aside = tuple(row[0] for row, ranking in zip(rows, single, strict=True) if not _works(ranking))
+            each = [ranking for _, ranking in working]
+            found.append(_ranking(board, point, [row for row, _ in working], each, aside))
+        found += single
+    return [ranking for ranking in found if ranking.places or ranking.outside]
 
 
-def _ranking(cells: list[Cell], adversary: list[str], fid: str | None) -> Ranking:
-    asr = {cell.id: strongest_asr(cell, adversary) for cell in cells}
-    fids = {cell.id: cell.values(fid) if fid else {} for cell in cells}
-    control = next((cell for cell in cells if cell.defense.name == "none"), None)
-    ranked = [cell for cell in cells if len(asr[cell.id]) >= MIN_SEEDS]
-    ranks = lexicographic_ranks([asr[cell.id] for cell in ranked], [fids[cell.id] or None for cell in ranked], (False, False))
-    shared = Counter(ranks)
-    rank_of = {cell.id: rank for cell, rank in zip(ranked, ranks, strict=True)}
+def _works(ranking: Ranking) -> bool:
+    """Whether the attack, without a defense, reaches more than an honest model reads; ``True`` where that cannot be told."""
+    if ranking.without is None or ranking.honest is None or ranking.without.n < MIN_SEEDS:
+        return True
+    return ranking.without.low is None or ranking.without.low > ranking.honest
 
-    def place(cell: Cell) -> Place:
-        rank = rank_of.get(cell.id)
-        baseline = control if control and control.id != cell.id else None
-        return Place(
-            cell,
-            "" if rank is None else f"{rank}{'=' if shared[rank] > 1 else ''}",
-            t_interval(list(asr[cell.id].values())),
-            paired_difference(asr[cell.id], asr[baseline.id]) if baseline else None,
-            t_interval(list(fids[cell.id].values())) if fids[cell.id] else None,
-            paired_difference(fids[cell.id], fids[baseline.id]) if baseline else None,
-            badges(cell, len(asr[cell.id]), "asr"),
+
+def _ranking(
+    board: Board, point: EndPoint, rows: Sequence[Row], each: Sequence[Ranking] = (), aside: Sequence[PluginSpec] = ()
+) -> Ranking:
+    found = contenders(board, point, rows)
+    control = next((one for one in found if one.defense.name == "none"), None)
+    changes = {identity(one.defense): change(one, control) for one in found}
+    held = {identity(one.defense): _holds(one, changes, each) for one in found}
+    states = {identity(one.defense): _state(one, control, changes, held) for one in found}
+    ranks, comparisons = _ranks(found, states)
+    honest = _honest(board, rows, found)
+    front = _front([one for one in found if held[identity(one.defense)] or one is control])
+    places = [
+        Place(
+            cell=one.cell(),
+            state=states[key][0],
+            holds=held[key],
+            rank=ranks.get(key, ""),
+            worst=share_interval(one.rates[one.strongest()]),
+            way=one.strongest(),
+            by_way=tuple((way, one.mean(way)) for way, rates in one.rates.items() if rates),
+            mean=sum(strongest := [one.mean(one.strongest(row)) for row in _rows(one)]) / len(strongest),
+            change=changes[key],
+            above_honest=None if honest is None else max(0.0, one.mean(one.strongest()) - honest),
+            utility=_interval(one.utilities[place]) if (place := one.dearest()) is not None else None,
+            loss=_interval(one.losses[place]) if place is not None and one is not control else None,
+            pareto=key in front,
+            flags=_flags(one),
+            note=states[key][1],
         )
-
-    def best_first(place: Place) -> tuple[bool, int, float, float, str, str]:
-        fid_mean = place.fid.mean if place.fid else float("inf")
-        return (
-            place.rank == "",
-            rank_of.get(place.cell.id, 0),
-            place.asr.mean,
-            fid_mean,
-            label(place.cell.defense),
-            place.cell.id,
-        )
-
-    places = tuple(sorted((place(cell) for cell in cells), key=best_first))
-    without = t_interval(list(asr[control.id].values())) if control else None
+        for one in found
+        if (key := identity(one.defense))
+    ]
+    places.sort(key=_best_first)
+    utilities = [place.utility.mean for place in places if place.utility]
     return Ranking(
-        cells[0], without, places, names.decimals_for(fid or "", *(place.fid.mean for place in places if place.fid), 0.0)
+        end_point=point,
+        attacks=tuple(row[0] for row in rows),
+        without=share_interval(control.rates[control.strongest()]) if control else None,
+        honest=honest,
+        places=tuple(place for place in places if place.state != OUTSIDE),
+        outside=tuple(place for place in places if place.state == OUTSIDE),
+        aside=tuple(aside),
+        comparisons=comparisons,
+        utility_decimals=names.decimals_for(point.utility or "", *utilities, 0.0),
+        contenders=tuple(found),
     )
+
+
+def change(one: Contender, control: Contender | None) -> Interval | None:
+    """The rate of the way that works best against ``one``, less that of the way that works best without a defense, paired by seed.
+
+    Both sides are the highest of equally many ways, so what choosing the highest adds is the same on both."""
+    if control is None or one is control:
+        return None
+    return share_difference(one.rates[one.strongest()], control.rates[control.strongest()])
+
+
+def _holds(one: Contender, changes: Mapping[Identity, Interval | None], each: Sequence[Ranking]) -> bool:
+    """Over several attacks: against each of them, so that one that it stops cannot hide one that it does not."""
+    if each:
+        lines = [place for ranking in each for place in ranking.places + ranking.outside]
+        own = [place for place in lines if identity(place.cell.defense) == identity(one.defense)]
+        return len(own) == len(each) and all(place.holds for place in own)
+    difference = changes[identity(one.defense)]
+    told = difference is not None and _told(difference) and difference.mean < 0
+    return told and not one.gaps and enough(one)
+
+
+def enough(one: Contender) -> bool:
+    """Whether at least :data:`MIN_SEEDS` seeds were measured for every attack."""
+    return bool(_rows(one)) and one.measured() >= MIN_SEEDS
+
+
+def _told(difference: Interval | None) -> bool:
+    return difference is not None and difference.n >= MIN_SEEDS and difference.excludes_zero()
+
+
+def _state(
+    one: Contender,
+    control: Contender | None,
+    changes: Mapping[Identity, Interval | None],
+    held: Mapping[Identity, bool],
+) -> tuple[str, str]:
+    """Where it stands, and why if it has no rank or stands apart."""
+    if control is None:
+        return UNRANKED, "nothing without a defense to compare with"
+    if one.gaps:
+        return UNRANKED, "; ".join(one.gaps)
+    if not enough(one):
+        return UNRANKED, f"fewer than {MIN_SEEDS} seeds"
+    if one is control:
+        return NONE, ""
+    priced = control.dearest() is not None
+    dearest = one.dearest()
+    if priced and (dearest is None or len(one.losses[dearest]) < MIN_SEEDS):
+        return OUTSIDE, "its cost was not measured"
+    if priced and dearest is not None and _mean(one.losses[dearest]) > BUDGET:
+        return OUTSIDE, ""
+    if held[identity(one.defense)]:
+        return HOLDS, ""
+    difference = changes[identity(one.defense)]
+    return (WORSE, "") if difference is not None and _told(difference) and difference.mean > 0 else (LEVEL, "")
+
+
+def _ranks(found: Sequence[Contender], states: Mapping[Identity, tuple[str, str]]) -> tuple[dict[Identity, str], int]:
+    """Identity -> rank as text, and the number of differences that were tested for it."""
+    by_state = {state: [one for one in found if states[identity(one.defense)][0] == state] for state in STATES}
+    if not by_state[NONE]:
+        return {}, 0
+    holders = by_state[HOLDS]
+    rates = [one.rates[one.strongest()] for one in holders]
+    losses = [one.losses[place] if (place := one.dearest()) is not None else None for one in holders]
+    apart = {
+        frozenset(pair): _told(share_difference(rates[pair[0]], rates[pair[1]]))
+        for pair in combinations(range(len(holders)), 2)
+    }
+    values = [{seed: share.value for seed, share in shares.items()} for shares in rates]
+    order = lexicographic_ranks(values, losses, (False, False), lambda one, other: apart[frozenset((one, other))])
+    numbered = {identity(one.defense): rank for one, rank in zip(holders, order, strict=True)}
+    level, worse = by_state[NONE] + by_state[LEVEL], by_state[WORSE]
+    numbered |= {identity(one.defense): len(holders) + 1 for one in level}
+    numbered |= {identity(one.defense): len(holders) + len(level) + 1 for one in worse}
+    shared = Counter(numbered.values())
+    text = {key: f"{rank}{'=' if shared[rank] > 1 else ''}" for key, rank in numbered.items()}
+    return text, len(holders) + len(by_state[LEVEL] + worse + by_state[OUTSIDE]) + len(apart)
+
+
+def _honest(board: Board, rows: Sequence[Row], found: Sequence[Contender]) -> float | None:
+    """The highest rate that an honestly trained model reads, without a defense, in any of the ways."""
+    none = next((one.defense for one in found if one.defense.name == "none"), None)
+    ways = {(way.row, way.metric) for one in found for way in one.rates}
+    honest = [row for row in board.rows if row[0].name == "none" and row[1] is not None]
+    means = [
+        t_interval(list(values.values())).mean
+        for place, metric in sorted(ways)
+        for row in honest
+        if none and row[1] and identity(row[1]) == identity(rows[place][0])
+        if (cell := board.cell(row, none)) and (values := cell.values(metric))
+    ]
+    return max(means, default=None)
+
+
+def _front(candidates: Sequence[Contender]) -> set[Identity]:
+    """Those that no other candidate equals or beats in rate and loss both, and beats in one."""
+    points = {
+        identity(one.defense): (one.mean(one.strongest()), _mean(one.losses[place]))
+        for one in candidates
+        if (place := one.dearest()) is not None
+    }
+    return {
+        key
+        for key, (rate, loss) in points.items()
+        if not any(x <= rate and y <= loss and (x, y) != (rate, loss) for x, y in points.values())
+    }
+
+
+def _flags(one: Contender) -> tuple[str, ...]:
+    """What the records and the board warn of, and what was done about seeds that failed."""
+    seeds = len({seed for _, seed in one.failed})
+    found = [f"{seeds} failed seed{'s' if seeds > 1 else ''} counted as the adversary’s success"] if seeds else []
+    for cell in one.cells:
+        family = next(iter(one.rates)).metric
+        found += [flag for flag in badges(cell, MIN_SEEDS, family) if not flag.endswith(" failed")] if cell else []
+    return tuple(dict.fromkeys(found))
+
+
+def _rows(one: Contender) -> list[int]:
+    return sorted({way.row for way, rates in one.rates.items() if rates})
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return t_interval([values[seed] for seed in sorted(values)]).mean
+
+
+def _interval(values: Mapping[int, float]) -> Interval | None:
+    return t_interval([values[seed] for seed in sorted(values)]) if values else None
+
+
+def _best_first(place: Place) -> tuple[int, int, float, float, str, str]:
+    rank = int(place.rank.rstrip("=")) if place.rank else 0
+    loss = place.loss.mean if place.loss else 0.0
+    order = 0 if place.state == HOLDS else STATES.index(place.state)
+    return order, rank, place.worst.mean, loss, label(place.cell.defense), place.cell.id

@@ -25,6 +25,7 @@ from leaderboard.aggregate import Interval
 from leaderboard.board import boards, label
 from leaderboard.matrix import interval_text
 from leaderboard.panel import panel
+from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, Place
 from leaderboard.view import board_view, failures, overview, papers, provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -78,6 +79,7 @@ def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
             groups=names.GROUPS,
             part_steps=plots.PART_STEPS,
             min_seeds=aggregate.MIN_SEEDS,
+            budget=f"{100 * BUDGET:g}",
             files={suffix: quote(f"{stem}.{suffix}") for suffix in ("csv", "json")},
             style=Markup((TEMPLATES / "board.css").read_text(encoding="utf-8") + _scale_style()),
             script=Markup(script),
@@ -105,6 +107,9 @@ def _environment() -> jinja2.Environment:
         soft=_soft,
         when=_when,
         anchor=names.anchor,
+        short=lambda name: names.words(name).label,
+        standing=_standing,
+        percent=_percent,
     )
     return environment
 
@@ -130,6 +135,30 @@ def _change(interval: Interval | None, metric: str, places: int = 2) -> Markup:
     return Markup('{}{} <span class="ci">{}</span>').format(
         sign, names.number(metric, interval.mean, places), interval_text(metric, interval, places)
     )
+
+
+def _standing(place: Place) -> str:
+    """A defense against no defense, in words."""
+    said = {
+        HOLDS: "holds",
+        NONE: "",
+        LEVEL: "no better than no defense",
+        WORSE: "worse than no defense",
+        OUTSIDE: "better than no defense, at its price" if place.holds else "no better than no defense",
+        UNRANKED: "not ranked",
+    }[place.state]
+    return f"{said}: {place.note}" if place.note else said
+
+
+def _percent(share: Interval | None) -> Markup:
+    """A share of something as per cent, with its sign and interval."""
+    if share is None:
+        return Markup('<span class="faint">–</span>')
+    ends = [] if share.low is None or share.high is None else [share.low, share.high]
+    texts = [f"{100 * value:.1f}".replace("-", "−") for value in (share.mean, *ends)]
+    sign = "+" if round(100 * share.mean, 1) > 0 else ""
+    interval = f"[{texts[1]}, {texts[2]}]" if ends else ""
+    return Markup('{}{} % <span class="ci">{}</span>').format(sign, texts[0], interval)
 
 
 def _when(started: str, finished: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from markupsafe import Markup
 
@@ -11,12 +12,13 @@ from bench.engine.record import Run
 from leaderboard import names, plots
 from leaderboard.board import Board, Cell, Entry, Row, label
 from leaderboard.compositions import Composition, compositions
+from leaderboard.contenders import fid_name, invocations
 from leaderboard.detections import Detector, detectors
 from leaderboard.detections import rows as detected_rows
 from leaderboard.inversions import InversionLine, inversion_line
 from leaderboard.matrix import MetricTable, Value, matrices, metric_names, shown_value, summary
 from leaderboard.panel import flatten
-from leaderboard.ranking import Ranking, fid_name, invocations, rankings, strongest_asr
+from leaderboard.ranking import Ranking, rankings
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,16 @@ class BoardView:
     controls: ControlTable
     anchors: ControlTable
 
-    def contested(self) -> bool:
-        """Whether a defense can be ranked at all."""
-        return any(ranking.contested() for ranking, _ in self.rankings)
+    def ranked_groups(self) -> list[tuple[str, list[tuple[Ranking, Markup | None]]]]:
+        """The rankings in which some defense takes part, by end point."""
+        contested = [pair for pair in self.rankings if pair[0].contested()]
+        return [(title, list(group)) for title, group in groupby(contested, key=lambda pair: pair[0].end_point.title)]
+
+    @property
+    def first_metric(self) -> str:
+        """What the matrix shows first: the adversary's success."""
+        found = [table.words.name for table in self.matrices]
+        return next((name for family in ("robust_asr[", "asr[") for name in found if name.startswith(family)), "")
 
 
 def overview(run: Run) -> Overview:
@@ -94,10 +103,8 @@ def board_view(board: Board) -> BoardView:
     cells = list(board.cells.values())
     fid = fid_name(board)
     index = {label(column): place for place, (column, _) in enumerate(board.columns)}
-    ranked = tuple(
-        (ranking, _scatter(board, ranking, fid, index) if ranking.contested() else None) for ranking in rankings(board)
-    )
-    shown = {label(place.cell.defense) for ranking, _ in ranked for place in ranking.places if place.fid}
+    ranked = tuple((ranking, _scatter(board, ranking, index) if ranking.contested() else None) for ranking in rankings(board))
+    shown = {label(place.cell.defense) for ranking, plot in ranked if plot for place in ranking.places + ranking.outside}
     found = detectors(board)
     return BoardView(
         board,
@@ -120,28 +127,33 @@ def board_view(board: Board) -> BoardView:
     )
 
 
-def _scatter(board: Board, ranking: Ranking, fid: str | None, index: Mapping[str, int]) -> Markup | None:
-    adversary = invocations(list(board.cells.values()))
+def _scatter(board: Board, ranking: Ranking, index: Mapping[str, int]) -> Markup | None:
+    """Rate against FID for one attack; ``None`` where there is no FID, or several attacks, each with its own."""
+    fid, by_cell = ranking.end_point.utility, {one.cell().id: one for one in ranking.contenders}
+    if fid is None or ranking.several() or ranking.end_point.higher_is_better:
+        return None
     points = []
-    for place in ranking.places:
-        if fid is None or place.fid is None:
+    for place in sorted(ranking.places + ranking.outside, key=lambda place: index[label(place.cell.defense)]):
+        if place.utility is None:
             continue
-        xs, ys = strongest_asr(place.cell, adversary), place.cell.values(fid)
-        name = label(place.cell.defense)
-        seeds = tuple((xs[seed], ys[seed]) for seed in sorted(xs.keys() & ys.keys()))
-        points.append(plots.Point(name, index[name], place.asr, place.fid, seeds))
-    if fid is None or not points:
+        one = by_cell[place.cell.id]
+        xs, ys = one.rates[place.way], one.utilities[0]
+        seeds = tuple((xs[seed].value, ys[seed]) for seed in sorted(xs.keys() & ys.keys()))
+        points.append(
+            plots.Point(label(place.cell.defense), index[label(place.cell.defense)], place.worst, place.utility, seeds)
+        )
+    if not points:
         return None
     lines = [(names.anchor(cell.attack.name), interval.mean) for cell in board.anchors if (interval := summary(cell, fid))]
-    title = f"Attack success rate against {fid} for {label(ranking.attack.attack)}, one mark per defense"
-    rate = "attack success rate" + (", stronger invocation" if len(adversary) > 1 else "")
-    return plots.trade_off(points, lines, fid, title, rate)
+    title = f"{ranking.end_point.short} against {fid} for {label(ranking.attacks[0])}, one mark per defense"
+    several = len({place.way.call for place in ranking.places}) > 1 or len(ranking.places[0].by_way) > 1
+    return plots.trade_off(points, lines, fid, title, ranking.end_point.short + (", strongest call" if several else ""))
 
 
 def _control_columns(cells: Sequence[Cell]) -> list[str]:
-    families = ("asr", "mse", "ssim", "asr_field")
+    families = ("robust_asr", "asr", "mse", "ssim", "asr_field")
     found = metric_names(cells)
-    adversary = [f"asr[{invocation}]" for invocation in invocations(list(cells))]
+    adversary = [f"{family}[{call}]" for family in ("robust_asr", "asr") for call in invocations(list(cells))]
     by_class = ["mismatch", "p_t", "poison_rate[all rows]", "ta", "classifier_asr", "trigger_classifier_false_alarms"]
     wanted = [*adversary, *(f"{family}[clean]" for family in families), "mse[constant]", "asr_threshold", *by_class]
     return [name for name in wanted if name in found]

@@ -151,15 +151,19 @@ def test_contrast_of_black_and_white_is_21() -> None:
 
 def test_ranking_takes_the_stronger_invocation_and_pairs_seeds(store: Path) -> None:
     """An adversary uses the better way in; the change is against no defense over common seeds."""
-    found = {label(ranking.attack.attack): ranking for ranking in rankings(boards(read_runs(store))[0])}
+    worst, *single = rankings(boards(read_runs(store))[0])
+    found = {label(ranking.attacks[0]): ranking for ranking in single}
     hat = next(ranking for name, ranking in found.items() if "hat" in name)
     noise = hat.places[-1].cell.values("asr[noise]")
-    assert [place.cell.defense.name for place in hat.places] == ["clip_x0", "clip_xt", "finetune", "none"]
-    assert hat.places[-1].asr.mean == pytest.approx(sum(noise.values()) / 3)
-    assert hat.places[0].asr_change is not None and hat.places[0].asr_change.high < 0  # type: ignore[operator]
+    assert [place.cell.defense.name for place in hat.places] == ["clip_x0", "finetune", "none"]
+    assert hat.places[-1].worst.mean == pytest.approx(sum(noise.values()) / 3) and hat.places[-1].way.metric == "asr[noise]"
+    assert hat.places[0].change is not None and hat.places[0].change.high < 0  # type: ignore[operator]
     assert [place.cell.defense.name for place in hat.holders()] == ["clip_x0"]
+    assert [place.cell.defense.name for place in hat.dear()] == ["clip_xt"], "it stops the attack, at a quarter more of FID"
     corner = next(ranking for name, ranking in found.items() if "corner" in name)
-    assert [(place.cell.defense.name, place.rank) for place in corner.places][-1] == ("finetune", "")
+    unranked = {place.cell.defense.name: place.note for place in corner.places if not place.rank}
+    assert unranked == {"finetune": "fewer than 3 seeds", "clip_xt": "fewer than 3 seeds"}, "one seed failed, all seeds failed"
+    assert [place.cell.defense.name for place in worst.holders()] == ["clip_x0"] and worst.several()
 
 
 def test_nothing_holds_if_no_defense_shares_the_first_rank() -> None:
@@ -179,9 +183,9 @@ def test_no_defense_at_all_is_no_ranking() -> None:
     """Three seeds without a defense that draws anything: too few seeds is not the reason, and a table of one is none."""
     alone = [record(seed, defense=PluginSpec(name="none"), kind="control") for seed in range(3)]
     html = render([run(*alone)])
-    assert "No defense on this board acts on what is drawn." in html and "Not ranked" not in html and '-rank"' not in html
+    assert "No defense on this board acts on this." in html and "Not ranked" not in html and '-rank1"' not in html
     html = render([run(*alone, *(record(seed, asr=0.1 + seed / 100) for seed in range(3)))])
-    assert '-rank"' in html and "No defense on this board" not in html
+    assert '-rank1"' in html and "No defense on this board" not in html
 
 
 @pytest.mark.parametrize(

@@ -256,10 +256,17 @@ def test_a_flag_about_generated_images_says_nothing_about_the_training_set() -> 
 
 def test_the_share_that_carries_the_trigger_ranks_the_defenses(classes: Board, noise: Board) -> None:
     """What is asked for is the adversary's only way in; who draws no image, or has no trigger, is not ranked."""
-    found = rankings(classes)
-    assert [label(ranking.attack.attack)[:24] for ranking in found] == ["badnets(pattern=badnets1", "badnets(pattern=badnets2"]
-    assert [place.cell.defense.name for place in found[0].places] == ["clip_x0", "none"]
-    assert found[0].places[1].asr.mean == pytest.approx(sum(found[0].places[1].cell.values("asr[prompt]").values()) / 3)
+    found = [ranking for ranking in rankings(classes) if ranking.end_point.title == "Stops the backdoor"]
+    names_of = [[label(attack)[:24] for attack in ranking.attacks] for ranking in found]
+    assert names_of[1:] == [["badnets(pattern=badnets1"], ["badnets(pattern=badnets2"]] and found[0].several()
+    # clip_x0 stops most of it and costs an eighth of FID: shown apart, and no defense is alone in the ranking.
+    assert [place.cell.defense.name for place in found[1].places] == ["none"]
+    assert [(place.cell.defense.name, place.holds, place.rank) for place in found[1].outside] == [("clip_x0", True, "")]
+    assert found[1].places[0].worst.mean == pytest.approx(sum(found[1].places[0].cell.values("asr[prompt]").values()) / 3)
+    safe = [ranking for ranking in rankings(classes) if ranking.end_point.title == "Classifies safely"]
+    assert {place.cell.defense.name for ranking in safe for place in ranking.places + ranking.outside} == {
+        "none", "train_on_generated", "diffusion_classifier",
+    }  # fmt: skip
     assert rankings(noise) == [] and (board_view(classes).prompted, board_view(noise).prompted) == (True, False)
 
 

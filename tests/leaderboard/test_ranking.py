@@ -1,0 +1,296 @@
+"""Who is ranked above no defense: only what is shown to hold, inside the budget, with every seed and every attack accounted for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.engine.record import Metric, PluginSpec, Record, Run
+from leaderboard.board import boards, label
+from leaderboard.ranking import HOLDS, LEVEL, OUTSIDE, UNRANKED, WORSE, Place, Ranking, rankings
+from leaderboard.report import render
+
+NOTHING = PluginSpec(name="none", label="none")
+FID = "fid[digits-cnn]"
+
+
+def cell(
+    defense: str,
+    rates: Sequence[float | None],
+    fid: Sequence[float] = (1.1, 1.2, 1.15, 1.1, 1.2),
+    attack: str = "hat",
+    calls: Mapping[str, Sequence[float]] | None = None,
+    **changes: object,
+) -> list[Record]:
+    """One record a seed; a rate of ``None`` is a seed that failed. ``calls``: rates of further calls."""
+    found = []
+    for seed, rate in enumerate(rates):
+        metrics = {
+            FID: Metric(value=fid[seed], n=384, higher_is_better=False),
+            "robust_asr[noise]": Metric(value=rate, n=64, higher_is_better=False),
+            **{
+                f"robust_asr[{call}]": Metric(value=values[seed], n=64, higher_is_better=False)
+                for call, values in (calls or {}).items()
+            },
+        }
+        found.append(
+            Record(
+                testbed=PluginSpec(name="t"),
+                attack=PluginSpec(name=attack),
+                defense=PluginSpec(name=defense),
+                seed=seed,
+                status="ok" if rate is not None else "failed",
+                kind="control" if defense == "none" else "sampler",
+                protocol="p",
+                metrics=metrics if rate is not None else {},
+                reason="" if rate is not None else "broke",
+            )
+        )
+    return [dataclasses.replace(record, **changes) for record in found]  # type: ignore[arg-type]
+
+
+def run(*records: Record) -> Run:
+    return Run(
+        suite="s", description="", started="2026-01-01T00:00:00+00:00", finished="2026-01-01T01:00:00+00:00", counts={},
+        records=[(Path("/nowhere"), record) for record in records],
+    )  # fmt: skip
+
+
+def ranked(*cells: list[Record]) -> list[Ranking]:
+    (board,) = boards([run(*(record for records in cells for record in records))])
+    return rankings(board)
+
+
+def places(ranking: Ranking) -> dict[str, Place]:
+    return {label(place.cell.defense): place for place in ranking.places + ranking.outside}
+
+
+def above_none(ranking: Ranking) -> set[str]:
+    """What stands higher than no defense, by its rank or in the order of the lines."""
+    order = [label(place.cell.defense) for place in ranking.places]
+    ranks = {label(place.cell.defense): int(place.rank.rstrip("=")) for place in ranking.places if place.rank}
+    higher = {name for name, rank in ranks.items() if rank < ranks.get("none", 0)}
+    assert higher == set(order[: order.index("none")]), "the lines and the ranks agree"
+    return higher
+
+
+NONE = cell("none", (0.90, 0.92, 0.95))
+#: name -> (rates, FID): what does not defend.
+DODGERS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "useless": ((0.92, 0.91, 0.95), (1.09, 1.19, 1.14)),
+    "harmful": ((0.95, 0.93, 1.0), (1.09, 1.19, 1.14)),
+    "grey_noise": ((0.0, 0.0, 0.0), (9.0, 9.2, 9.1)),
+    "lucky_once": ((0.02, 0.92, 0.95), (1.09, 1.19, 1.14)),
+}
+
+
+@pytest.mark.parametrize("name", DODGERS)
+def test_what_does_not_defend_is_never_above_no_defense(name: str) -> None:
+    """A hair of FID, luck in one seed, or pictures of noise must not buy the words `holds best`."""
+    rates, fid = DODGERS[name]
+    ranking = ranked(NONE, cell(name, rates, fid))[0]
+    assert above_none(ranking) == set() and ranking.holders() == []
+    assert places(ranking)[name].state == (OUTSIDE if name == "grey_noise" else LEVEL)
+    assert "Holds best" not in render([run(*NONE, *cell(name, rates, fid))])
+
+
+def test_a_real_defense_is_above_none_and_all_dodgers_are_not() -> None:
+    """All at once: what holds comes first although its FID is the highest inside the budget."""
+    real = cell("real", (0.05, 0.10, 0.08), (1.16, 1.26, 1.21))
+    ranking = ranked(NONE, real, *(cell(name, *numbers) for name, numbers in DODGERS.items()))[0]
+    assert above_none(ranking) == {"real"} and [label(one.cell.defense) for one in ranking.holders()] == ["real"]
+    assert places(ranking)["real"].rank == "1" and places(ranking)["none"].rank == "2="
+    assert [label(place.cell.defense) for place in ranking.outside] == ["grey_noise"]
+
+
+def test_what_helps_the_adversary_stands_below_no_defense() -> None:
+    """Whatever its FID: the board says that one is better off without it."""
+    ranking = ranked(cell("none", (0.3, 0.32, 0.35)), cell("worse", (0.9, 0.92, 0.95), (1.0, 1.1, 1.05)))[0]
+    assert [(label(place.cell.defense), place.rank) for place in ranking.places] == [("none", "1"), ("worse", "2")]
+    assert places(ranking)["worse"].state == WORSE and not places(ranking)["worse"].pareto
+
+
+def test_a_defense_that_works_in_most_seeds_is_not_put_below_none() -> None:
+    """.05 .60 .10 against .90 .92 .95: in doubt with three seeds, so it shares the rank of no defense, for a higher FID too."""
+    ranking = ranked(NONE, cell("real", (0.05, 0.60, 0.10), (1.12, 1.22, 1.17)), cell("useless", *DODGERS["useless"]))[0]
+    assert {name: place.rank for name, place in places(ranking).items()} == {"none": "1=", "real": "1=", "useless": "1="}
+
+
+def test_three_images_of_192_prove_nothing() -> None:
+    """One success in 64 in each seed against none at all: the differences agree exactly, and are still only three images."""
+    ranking = ranked(cell("none", (1 / 64,) * 3), cell("x", (0.0,) * 3, (1.0, 1.1, 1.05)))[0]
+    assert above_none(ranking) == set() and ranking.holders() == []
+    assert places(ranking)["x"].change is not None and not places(ranking)["x"].change.excludes_zero()  # type: ignore[union-attr]
+
+
+def test_utility_orders_only_what_holds_equally_well() -> None:
+    """Two that stop the backdoor: the cheaper first; a cheaper one that stops it less well stays behind both."""
+    cheap, dear = cell("cheap", (0.0, 0.0, 0.0)), cell("dear", (0.0, 0.0, 0.0), (1.16, 1.265, 1.21))
+    half = cell("half", (0.40, 0.45, 0.42), (1.0, 1.1, 1.05))
+    found = places(ranked(NONE, dear, half, cheap)[0])
+    assert [found[name].rank for name in ("cheap", "dear", "half", "none")] == ["1", "2", "3", "4"]
+    assert {name for name, place in found.items() if place.pareto} == {"cheap", "half"}
+
+
+@pytest.mark.parametrize(("added", "state"), [(0.099, HOLDS), (0.101, OUTSIDE), (-0.5, HOLDS)])
+def test_the_budget_is_a_tenth_of_no_defenses_fid(added: float, state: str) -> None:
+    """What may be paid is declared before, and is relative: the mean over seeds of each seed's own ratio."""
+    fid = [(1 + added) * value for value in (1.1, 1.2, 1.15)]
+    place = places(ranked(NONE, cell("d", (0.0, 0.0, 0.0), fid))[0])["d"]
+    assert place.state == state and place.loss is not None and place.loss.mean == pytest.approx(added)
+    assert (place.rank == "") is (state == OUTSIDE) and place.holds
+
+
+def test_a_defense_whose_cost_is_unknown_is_not_ranked_inside_the_budget() -> None:
+    """Leaving the number out must not be cheaper than a bad number."""
+    blind = [
+        dataclasses.replace(record, metrics={name: value for name, value in record.metrics.items() if name != FID})
+        for record in cell("blind", (0.0, 0.0, 0.0))
+    ]
+    place = places(ranked(NONE, blind)[0])["blind"]
+    assert (place.state, place.note, place.rank) == (OUTSIDE, "its cost was not measured", "")
+
+
+def test_a_seed_that_failed_counts_as_the_adversarys_success() -> None:
+    """A defense that crashes where it would lose must not gain by it; the board says what was done."""
+    none = cell("none", (0.9, 0.92, 0.95, 0.91, 0.9))
+    steady, crashing = cell("steady", (0.8, 0.8, 0.81, 0.8, 0.8)), cell("crashing", (0.8, None, 0.81, 0.8, 0.8))
+    found = places(ranked(none, steady, crashing)[0])
+    assert found["crashing"].worst.mean == pytest.approx((0.8 + 1.0 + 0.81 + 0.8 + 0.8) / 5)
+    assert found["crashing"].worst.n == 5 and found["steady"].state == HOLDS and found["crashing"].state == LEVEL
+    assert "1 failed seed counted as the adversary’s success" in found["crashing"].flags
+    assert "counted as the adversary’s success" in render([run(*none, *steady, *crashing)])
+
+
+def test_a_seed_without_its_number_counts_like_one_that_failed() -> None:
+    """A record that is `ok` and lacks the rate is no better news than a crash."""
+    none = cell("none", (0.9, 0.92, 0.95, 0.91))
+    odd = cell("odd", (0.1, 0.1, 0.1, 0.1))
+    odd[1] = dataclasses.replace(odd[1], metrics={"asr[noise]": Metric(value=0.0, n=64), FID: odd[1].metrics[FID]})
+    place = places(ranked(none, odd)[0])["odd"]
+    assert place.worst.mean == pytest.approx((0.1 * 3 + 1) / 4), "nor does a plain rate stand in for a robust one"
+
+
+def test_a_seed_that_was_never_run_leaves_a_defense_without_a_rank() -> None:
+    """Or one could pick the seeds: those of no defense are the ones that count."""
+    ranking = ranked(cell("none", (0.9, 0.92, 0.95, 0.91)), cell("picked", (0.0, 0.0, 0.0)))[0]
+    place = places(ranking)["picked"]
+    assert (place.state, place.rank, place.note) == (UNRANKED, "", "seed 3 not measured")
+    assert above_none(ranking) == set()
+
+
+def test_two_seeds_are_shown_and_not_ranked() -> None:
+    """Nor with a third that failed: three numbers of which one is made up are two."""
+    for rates in ((0.0, 0.0), (0.0, 0.0, None)):
+        none = cell("none", (0.9, 0.92, 0.95)[: len(rates)])
+        ranking = ranked(none, cell("d", rates))[0]
+        assert places(ranking)["d"].state == UNRANKED and not ranking.holders()
+
+
+def test_the_worst_attack_is_the_headline_and_the_mean_stands_beside_it() -> None:
+    """A defense that stops one attack of two has not stopped the adversary, who would use the other."""
+    cat_none = cell("none", (0.95, 0.96, 0.94), attack="cat")
+    one = [*cell("one", (0.0, 0.0, 0.0)), *cell("one", (0.90, 0.93, 0.91), attack="cat")]
+    both = [*cell("both", (0.2, 0.2, 0.22)), *cell("both", (0.1, 0.12, 0.1), attack="cat")]
+    overall, *single = ranked(NONE, cat_none, one, both)
+    assert overall.several() and len(overall.attacks) == 2 and not any(ranking.several() for ranking in single)
+    found = places(overall)
+    assert found["one"].worst.mean == pytest.approx((0.90 + 0.93 + 0.91) / 3) and found["one"].state == LEVEL
+    assert label(overall.attacks[found["one"].way.row]) == "cat" and found["one"].mean == pytest.approx(
+        found["one"].worst.mean / 2
+    )
+    assert found["both"].worst.mean == pytest.approx(0.62 / 3) and found["both"].rank == "1"
+    assert places(single[1])["one"].state == HOLDS, "against the one it does hold, and its own table says so"
+
+
+def test_an_attack_that_was_left_out_leaves_the_worst_case_without_a_rank() -> None:
+    """Or a defense would be ranked by the attacks it chose."""
+    overall, *_ = ranked(NONE, cell("none", (0.95, 0.96, 0.94), attack="cat"), cell("d", (0.0, 0.0, 0.0)))
+    place = places(overall)["d"]
+    assert (place.state, place.note) == (UNRANKED, "not measured against cat")
+
+
+def test_an_attack_that_does_not_work_here_is_set_aside() -> None:
+    """Nothing can be shown against it; as one of several it would keep every defense from holding."""
+    dud = [
+        *cell("none", (0.0, 1 / 64, 0.0), attack="dud"),
+        *cell("d", (0.0, 0.0, 0.0), attack="dud"),
+        *cell("none", (1 / 64, 0.0, 0.0), attack="none", probe=PluginSpec(name="dud")),
+    ]
+    cats = [*cell("none", (0.95, 0.96, 0.94), attack="cat"), *cell("d", (0.1, 0.12, 0.1), attack="cat")]
+    overall, *_ = ranked(NONE, cell("d", (0.1, 0.1, 0.1)), dud, cats)
+    assert [label(attack) for attack in overall.aside] == ["dud"] and len(overall.attacks) == 2
+    assert places(overall)["d"].state == HOLDS
+
+
+def test_each_call_is_reported_and_the_strongest_over_all_seeds_is_named() -> None:
+    """Not the highest of each seed, which grows with the number of calls by chance alone."""
+    none = cell("none", (0.9, 0.92, 0.95), calls={"image": (0.1, 0.1, 0.1)})
+    split = cell("d", (0.0, 0.2, 0.0), calls={"image": (0.1, 0.1, 0.13)})
+    place = places(ranked(none, split)[0])["d"]
+    assert place.way.call == "image" and place.worst.mean == pytest.approx(0.11)
+    assert {way.call: round(mean, 3) for way, mean in place.by_way} == {"noise": 0.067, "image": 0.11}
+    assert place.change is not None and place.change.mean == pytest.approx(0.11 - (0.9 + 0.92 + 0.95) / 3)
+
+
+def test_the_honest_models_rate_is_subtracted_beside_the_rate_and_never_below_zero() -> None:
+    """Shown, not ranked by: a defense that makes honest models draw the target must not be credited for it."""
+    honest = cell("none", (0.1, 0.1, 0.13), attack="none", probe=PluginSpec(name="hat"))
+    fooled = cell("good", (0.9, 0.9, 0.9), attack="none", probe=PluginSpec(name="hat"))
+    ranking = ranked(NONE, cell("good", (0.05, 0.06, 0.05)), honest, fooled)[0]
+    assert ranking.honest == pytest.approx(0.11)
+    assert places(ranking)["good"].above_honest == 0
+    assert places(ranking)["none"].above_honest == pytest.approx(2.77 / 3 - 0.11)
+
+
+def test_classifier_side_defenses_are_ranked_by_what_still_gets_through_at_a_tenth_of_accuracy() -> None:
+    """A classifier that calls everything a seven is not taken in by the trigger, and is of no use."""
+
+    def classifier(defense: str, kind: str, rate: float, accuracy: float) -> list[Record]:
+        return [
+            Record(
+                testbed=PluginSpec(name="t"), attack=PluginSpec(name="badnets"), defense=PluginSpec(name=defense), seed=seed,
+                status="ok", kind=kind, protocol="p",
+                metrics={
+                    "classifier_asr": Metric(value=rate + 0.01 * seed, n=128, higher_is_better=False),
+                    "ta": Metric(value=accuracy, n=360, higher_is_better=True),
+                },
+            )
+            for seed in range(3)
+        ]  # fmt: skip
+
+    none = classifier("none", "control", 0.95, 0.97)
+    good, stupid = classifier("good", "data", 0.1, 0.92), classifier("stupid", "classifier", 0.0, 0.1)
+    (ranking,) = ranked(none, good, stupid)
+    assert ranking.end_point.title == "Classifies safely"
+    found = places(ranking)
+    assert (found["good"].rank, found["none"].rank, found["stupid"].state) == ("1", "2", OUTSIDE)
+    assert found["good"].loss is not None and found["good"].loss.mean == pytest.approx(1 - 0.92 / 0.97)
+
+
+RATES = st.lists(st.sampled_from([0.0, 1 / 64, 0.3, 0.6, 0.9, 1.0]) | st.none(), min_size=3, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(RATES, st.sampled_from([0.8, 1.0, 1.05, 1.2])), min_size=1, max_size=4), RATES)
+def test_whatever_stands_above_none_has_a_lower_rate_at_a_known_price(
+    entries: list[tuple[list[float | None], float]], base: list[float | None]
+) -> None:
+    """The invariant of the board, for any numbers: better than none in rate, inside the budget, with every seed."""
+    control = cell("none", [0.5 if rate is None else rate for rate in base])
+    cells = [
+        cell(f"d{place}", rates, [factor * value for value in (1.1, 1.2, 1.15)])
+        for place, (rates, factor) in enumerate(entries)
+    ]
+    for ranking in ranked(control, *cells):
+        none = places(ranking)["none"]
+        for name in above_none(ranking):
+            place = places(ranking)[name]
+            assert place.worst.mean < none.worst.mean and place.change is not None and place.change.high is not None
+            assert place.change.high < 0 and place.loss is not None and place.loss.mean <= 0.1
+            assert not any("failed" in flag for flag in place.flags)
