@@ -161,7 +161,6 @@ LONG = {
     "leaderboard/_science_poison_training.py:replication",
     "leaderboard/_science_poison_triggers.py:triggers",
     "bench/diffusion/training.py:train",
-    "bench/engine/measure.py:measure",
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +12,12 @@ from torch import Tensor
 
 from bench.classification.classifier import predict
 from bench.diffusion.noise import stream_seed
+from bench.engine.aims import Aim, PoisonedRows, read_rows
 from bench.engine.artefacts import load_images
-from bench.engine.building import asked_for, poisoned_set
+from bench.engine.building import asked_for
 from bench.engine.class_stages import FEATURES, SCORES, evaluation_sets, judged_rows, load_classifier
 from bench.engine.record import Metric
 from bench.metrics import composition, detection, fid, replication, uncertainty
-from bench.plugin import Attack
 from bench.testbeds.base import ConditionalTestbed
 
 Metrics = dict[str, Metric]
@@ -30,15 +29,14 @@ def _share(found: composition.Proportion, higher_is_better: bool | None) -> Metr
     return Metric(value=found.value, ci_low=low, ci_high=high, n=found.n, higher_is_better=higher_is_better)
 
 
-def poison_shares(testbed: ConditionalTestbed, attack: Attack, goal: int | None, seed: int) -> Metrics:
+def poison_shares(testbed: ConditionalTestbed, suspected: PoisonedRows, goal: int | None) -> Metrics:
     """How much of the set the cell's generator was trained on is poisoned, by both countings, and of the adversary's class alone (p_t)."""
-    suspected = poisoned_set(testbed, attack, seed)
     if goal is None or suspected.labels is None:
         return {}
     rates = composition.poison_rates(suspected.poisoned, testbed.train_labels(), goal)
     share = composition.poisoned_share(suspected.poisoned, suspected.labels, goal)
     return {
-        "poison_rate[all rows]": Metric(value=rates.of_all, n=len(suspected.images)),
+        "poison_rate[all rows]": Metric(value=rates.of_all, n=len(suspected.poisoned)),
         "poison_rate[other classes]": Metric(value=rates.of_non_target, n=int((testbed.train_labels() != goal).sum())),
         "p_t": Metric(value=share, n=int((suspected.labels == goal).sum())),
     }
@@ -46,7 +44,7 @@ def poison_shares(testbed: ConditionalTestbed, attack: Attack, goal: int | None,
 
 def generations(
     testbed: ConditionalTestbed,
-    attack: Attack,
+    goal: int | None,
     inputs: Inputs,
     device: str,
     shares: Metrics,
@@ -57,7 +55,6 @@ def generations(
 
     ``asr[prompt]`` is G1 + G2, the share that is misaligned or stamped by the trigger: what a user who asks for that class gets.
     """
-    goal = attack.target_label()
     judge = testbed.evaluation_classifier().to(device)
     if "clean" in inputs:
         asked = asked_for(testbed, "clean", None)
@@ -91,23 +88,21 @@ def generations(
         flags.append("asr: within the trigger classifier's false alarms")
 
 
-def classifier_metrics(
-    testbed: ConditionalTestbed, attack: Attack, inputs: Inputs, seed: int, device: str, metrics: Metrics
-) -> None:
+def classifier_metrics(testbed: ConditionalTestbed, aim: Aim, inputs: Inputs, seed: int, device: str, metrics: Metrics) -> None:
     """TA and ASR of the classifier in ``inputs``: on clean held-out images, and on stamped ones of other classes."""
     network = load_classifier(testbed, inputs["classifier"], device)
-    sets = evaluation_sets(testbed, attack, seed)
+    sets = evaluation_sets(testbed, aim, seed)
     said = {name: predict(network, images) for name, (images, _) in sets.items()}
-    _accuracy(said, {name: labels for name, (_, labels) in sets.items()}, attack.target_label(), metrics)
+    _accuracy(said, {name: labels for name, (_, labels) in sets.items()}, aim.label, metrics)
 
 
-def classifier_defense_metrics(attack: Attack, inputs: Inputs, metrics: Metrics) -> None:
+def classifier_defense_metrics(goal: int | None, inputs: Inputs, metrics: Metrics) -> None:
     """The same of a classifier defense, from the predictions it left."""
     with np.load(inputs["predictions"] / SCORES) as arrays:
         names = [name for name in ("clean", "triggered") if name in arrays]
         said = {name: torch.from_numpy(arrays[name]) for name in names}
         labels = {name: torch.from_numpy(arrays[f"{name}_labels"]) for name in names}
-    _accuracy(said, labels, attack.target_label(), metrics)
+    _accuracy(said, labels, goal, metrics)
 
 
 def _accuracy(said: Mapping[str, Tensor], labels: Mapping[str, Tensor], goal: int | None, metrics: Metrics) -> None:
@@ -144,8 +139,6 @@ def replication_metrics(
 
 def detector_metrics(
     testbed: ConditionalTestbed,
-    attack: Attack,
-    probe: Attack | None,
     inputs: Inputs,
     seed: int,
     device: str,
@@ -158,7 +151,7 @@ def detector_metrics(
     On an honest set the "poisoned" rows are those the probe would have taken, untouched: AUROC 0.5 is the right answer there.
     """
     scores, rows = _scores(inputs["scores"], "training")
-    truth = poisoned_set(testbed, probe or attack, seed).poisoned[rows]
+    truth = read_rows(inputs["true_rows"]).poisoned[rows]
     _detection("training set", scores, truth, metrics, series, flags)
     if "trigger_classifier" in inputs:
         scores, rows = _scores(inputs["scores"], "generated")
@@ -218,23 +211,21 @@ def _detection(
 
 def measure_cell(
     testbed: ConditionalTestbed,
-    params: Mapping[str, Any],
-    attack: Attack,
-    probe: Attack | None,
+    aim: Aim,
     inputs: Inputs,
+    seed: int,
     device: str,
     metrics: Metrics,
     series: dict[str, list[float]],
     flags: list[str],
 ) -> None:
-    """Everything this module measures for one cell, by what its inputs hold. ``attack``: the cell's; ``probe``: see ``Record``."""
-    invoked, seed = probe or attack, params["seed"]
-    shares = poison_shares(testbed, attack, invoked.target_label(), seed)
+    """Everything this module measures for one cell, by what its inputs hold. ``aim``: of the attack that is invoked."""
+    shares = poison_shares(testbed, read_rows(inputs["poisoned_rows"]), aim.label)
     metrics |= shares
-    generations(testbed, invoked, inputs, device, shares, metrics, flags)
+    generations(testbed, aim.label, inputs, device, shares, metrics, flags)
     if "classifier" in inputs:
-        classifier_metrics(testbed, invoked, inputs, seed, device, metrics)
+        classifier_metrics(testbed, aim, inputs, seed, device, metrics)
     if "predictions" in inputs:
-        classifier_defense_metrics(invoked, inputs, metrics)
+        classifier_defense_metrics(aim.label, inputs, metrics)
     if "scores" in inputs:
-        detector_metrics(testbed, attack, probe, inputs, seed, device, metrics, series, flags)
+        detector_metrics(testbed, inputs, seed, device, metrics, series, flags)

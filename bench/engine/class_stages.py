@@ -22,6 +22,7 @@ from bench.classification.training import train_classifier
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import initial_noise, numpy_stream, sample_streams
 from bench.diffusion.precision import autocast
+from bench.engine.aims import Aim, read_aim
 from bench.engine.artefacts import load_images
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
 from bench.engine.context import StageContext
@@ -156,10 +157,9 @@ def classify(params: Params, inputs: Inputs, out: Path, context: StageContext) -
     """A classifier defense's predictions on held-out images, clean and (of other classes than the adversary's) stamped."""
     testbed, seed = _testbed(params), params["seed"]
     defense = plugin_of("defenses", params["defense"], ClassifierDefense)
-    attack = plugin_of("attacks", params["attack"], Attack)
     generator = generator_of(testbed, inputs, context)
     found = {}
-    for name, (images, labels) in evaluation_sets(testbed, attack, seed, testbed.test_images).items():
+    for name, (images, labels) in evaluation_sets(testbed, read_aim(inputs["aim"]), seed, testbed.test_images).items():
         with autocast(generator.device, testbed.precision):
             scores = defense.classify(images, access_of(defense, testbed, generator, seed, context))
         found[name] = torch.from_numpy(_finite(scores, len(images))).argmax(1).numpy()
@@ -175,16 +175,17 @@ def judged_rows(testbed: ConditionalTestbed, count: int, seed: int) -> Tensor:
 
 
 def evaluation_sets(
-    testbed: ConditionalTestbed, attack: Attack, seed: int, limit: int | None = None
+    testbed: ConditionalTestbed, aim: Aim, seed: int, limit: int | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Held-out images with their true labels: ``clean``, and ``triggered``, those of other classes than the adversary's, stamped."""
     images, labels = testbed.held_out_images(), testbed.held_out_labels()
     order = torch.from_numpy(numpy_stream(seed, "test images").permutation(len(images)))
     clean = order[:limit]
-    others = order[labels[order] != attack.target_label()][:limit]
     found = {"clean": (images[clean], labels[clean])}
-    stamped = attack.stamp(images[others])
-    return found if stamped is None else found | {"triggered": (stamped, labels[others])}
+    if aim.stamped is None:
+        return found
+    others = order if aim.label is None else order[labels[order] != aim.label]
+    return found | {"triggered": (aim.stamped[others[:limit]], labels[others[:limit]])}
 
 
 def load_classifier(testbed: ConditionalTestbed, folder: Path, device: str, classes: int | None = None) -> Classifier:

@@ -173,7 +173,7 @@ class Executor:
                 "threads": slot.threads,
                 "plugin_files": self.plugin_files,
                 "protocol": stage.protocol,
-                "provenance": self.provenance | {"stage": key, "inputs": stage.inputs, "threads": slot.threads},
+                "provenance": self.provenance | {"stage": key, "inputs": stage.inputs, "threads": slot.threads} | stage.notes,
                 "input_costs": self._own_costs(stage),
             },
         }
@@ -184,7 +184,8 @@ class Executor:
         """What a cell cost: for ``measure``, the stages it alone needed, and the attack's training apart."""
         if stage.name != "measure":
             return {}
-        own = [key for role, key in stage.inputs.items() if role != "reference" and not role.startswith("undefended_")]
+        shared = ("reference", "aim", "poisoned_rows", "true_rows")
+        own = [key for role, key in stage.inputs.items() if role not in shared and not role.startswith("undefended_")]
         manifests, training = {}, 0.0
         while own:
             key = own.pop()

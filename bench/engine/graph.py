@@ -15,7 +15,8 @@ from bench.engine.record import PluginSpec, Record, Status
 class Stage:
     """One memoised unit of work. ``params``: JSON values; ``inputs``: role -> key of the stage that makes it.
 
-    ``key`` names the result: the same key is never computed twice. ``seconds``: what the testbed declares such a stage takes.
+    ``key`` names the result: the same key is never computed twice. ``seconds``: what the testbed declares such a stage takes;
+    ``notes``: what goes into the provenance of what it makes, and decides no number.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Stage:
     seconds: float | None = None
     protocol: str = ""
     locations: frozenset[str] = frozenset()
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench import registry, testbeds
+from bench import testbeds
 from bench.diffusion.images import to_uint8
 from bench.diffusion.noise import numpy_stream, stream_seed
 from bench.engine import class_measure
+from bench.engine.aims import read_aim
 from bench.engine.artefacts import load_images
 from bench.engine.building import asked_for
 from bench.engine.context import StageContext
 from bench.engine.record import Metric, PluginSpec, Record
 from bench.metrics import asr, fid, target, uncertainty
-from bench.plugin import Attack
 from bench.testbeds.base import ConditionalTestbed, Testbed
 
 STRIP = 8
@@ -57,28 +56,22 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         ).cpu()
         metrics |= _utility(features, reference, testbed, seed)
 
-    attack = _attack(params)
-    if isinstance(testbed, ConditionalTestbed):
-        if attack and "clean" in samples:
-            metrics |= _other_classes(testbed, attack, features, reference)
+    aim = read_aim(inputs["aim"]) if "aim" in inputs else None
+    if aim and isinstance(testbed, ConditionalTestbed):
+        if "clean" in samples:
+            metrics |= _other_classes(testbed, aim.label, features, reference)
         if "training_features" in inputs:
             class_measure.replication_metrics(testbed, samples["clean"], inputs, seed, context.device, metrics, flags)
-        if attack:
-            own = registry.build("attacks", params["attack"]["name"], params["attack"]["params"])
-            assert isinstance(own, Attack)
-            class_measure.measure_cell(
-                testbed, params, own, attack if params.get("probe") else None, inputs, context.device, metrics, series, flags
-            )
-            strips |= _stamped(testbed, attack)
+        class_measure.measure_cell(testbed, aim, inputs, seed, context.device, metrics, series, flags)
+        if aim.stamped is not None:
+            strips["held-out images, stamped"] = aim.stamped[: STRIP * 20 : 20]
     if "scores_noise" in inputs:
         class_measure.noise_detector_metrics(inputs, metrics, series, flags)
-    goal = attack.target_image(_shape(testbed)) if attack else None
-    if attack and goal is not None:
-        trigger = attack.trigger_image(_shape(testbed))
-        strips["target"] = _as_uint8(goal)
-        if trigger is not None:
-            strips["trigger"] = _as_uint8(trigger)
-        goal = (goal / 2 + 0.5).clamp(0, 1)
+    if aim and aim.target is not None:
+        strips["target"] = to_uint8(aim.target)[None]
+        if aim.trigger is not None:
+            strips["trigger"] = to_uint8(aim.trigger)[None]
+        goal = (aim.target / 2 + 0.5).clamp(0, 1)
         if "recovered" in inputs:
             _inversion(inputs, goal, metrics, series, flags, strips)
         else:
@@ -89,7 +82,20 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         if role in samples:
             defended = params["kind"] in ("sampler", "model")
             strips[f"{label}, {params['defense']['name'] if defended else 'no defense'}"] = samples[role][:STRIP]
+    _write(params, metrics, series, flags, strips, out, context)
+    return {}
 
+
+def _write(
+    params: Mapping[str, Any],
+    metrics: dict[str, Metric],
+    series: dict[str, list[float]],
+    flags: list[str],
+    strips: Mapping[str, Tensor],
+    out: Path,
+    context: StageContext,
+) -> None:
+    """The record and its pictures, one strip a file."""
     pictures = {}
     for index, (label, images) in enumerate(strips.items()):
         name = f"strip-{index}.png"
@@ -100,7 +106,7 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         attack=PluginSpec(**params["attack"]),
         defense=PluginSpec(**params["defense"]),
         probe=PluginSpec(**params["probe"]) if params.get("probe") else None,
-        seed=seed,
+        seed=params["seed"],
         kind=params["kind"],
         status="ok",
         protocol=context.protocol,
@@ -108,11 +114,10 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         series=series,
         flags=tuple(flags),
         cost=context.cost(),
-        provenance=context.provenance | {"papers": _papers(params)},
+        provenance=context.provenance,
         pictures=pictures,
     )
     (out / "record.json").write_text(record.to_json())
-    return {}
 
 
 def _utility(features: Tensor, reference: Tensor, testbed: Testbed, seed: int) -> dict[str, Metric]:
@@ -127,20 +132,14 @@ def _utility(features: Tensor, reference: Tensor, testbed: Testbed, seed: int) -
     }
 
 
-def _other_classes(testbed: ConditionalTestbed, attack: Attack, features: Tensor, reference: Tensor) -> dict[str, Metric]:
+def _other_classes(testbed: ConditionalTestbed, goal: int | None, features: Tensor, reference: Tensor) -> dict[str, Metric]:
     """FID of the prompts the adversary did not aim at, against the clean images of those classes: what others' users lose."""
-    goal, asked = attack.target_label(), asked_for(testbed, "clean", None)
+    asked = asked_for(testbed, "clean", None)
     if goal is None or asked is None:
         return {}
     chosen = features[asked != goal]
     value = fid.fid(fid.statistics(chosen), fid.statistics(reference[testbed.train_labels() != goal]))
     return {f"fid_other_classes[{testbed.extractor}]": Metric(value=value, n=len(chosen), higher_is_better=False)}
-
-
-def _stamped(testbed: ConditionalTestbed, attack: Attack) -> dict[str, Tensor]:
-    """Held-out images as the adversary stamps them, for the panel."""
-    stamped = attack.stamp(testbed.held_out_images()[: STRIP * 20 : 20])
-    return {} if stamped is None else {"held-out images, stamped": stamped}
 
 
 def _specificity(
@@ -218,34 +217,6 @@ def _features(inputs: Mapping[str, Path]) -> Tensor:
 def _extractor(testbed: Testbed) -> str:
     testbed.register_extractor()
     return testbed.extractor
-
-
-def _papers(params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the cell's attack and defense are taken from, each paper once."""
-    treatment: registry.Kind = "detectors" if params["kind"].endswith("detector") else "defenses"
-    kinds: tuple[tuple[registry.Kind, str], ...] = (("attacks", "attack"), ("attacks", "probe"), (treatment, "defense"))
-    named = [] if params["kind"] == "anchor" else [(kind, params[role]) for kind, role in kinds if params.get(role)]
-    papers = [registry.build(kind, spec["name"], spec["params"]).card.paper for kind, spec in named]
-    return [dataclasses.asdict(paper) for paper in dict.fromkeys(papers) if paper is not None]
-
-
-def _attack(params: Mapping[str, Any]) -> Attack | None:
-    """The attack whose target counts: the cell's own, or the one an honest model is probed with. Anchors have none."""
-    if params["kind"] == "anchor":
-        return None
-    spec = params.get("probe") or params["attack"]
-    attack = registry.build("attacks", spec["name"], spec["params"])
-    assert isinstance(attack, Attack)
-    return attack
-
-
-def _shape(testbed: Testbed) -> tuple[int, int, int]:
-    images = testbed.held_out_images()
-    return (images.shape[1], images.shape[2], images.shape[3])
-
-
-def _as_uint8(image: Tensor) -> Tensor:
-    return to_uint8(image)[None]
 
 
 def _write_strip(images: Tensor, path: Path) -> None:

@@ -5,7 +5,8 @@ Planning trains nothing and reads no data; it hashes code and small files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.engine.context import StageKind
@@ -20,7 +21,9 @@ from bench.testbeds.base import ConditionalTestbed, Testbed
 
 CONTROL = "none"
 #: Kinds of stage that decide whether two numbers can be compared (the protocol), not what was attacked or defended.
-MEASURING = "reference training_features sample measure classifier trigger_classifier detect detect_noise classify".split()
+MEASURING = (
+    "reference aim poisoned_rows training_features sample measure classifier trigger_classifier detect detect_noise classify"
+).split()
 #: What a column of the matrix is.
 Treatment = Defense | Detector
 
@@ -116,8 +119,15 @@ class _Builder:
                 f"images in {settings.accumulation_steps} accumulation step(s)"
             )
 
-    def stage(self, name: str, params: dict[str, Any], inputs: dict[str, str], *plugins: Plugin | None) -> str:
-        """Adds a stage unless it is there, and returns its key."""
+    def stage(
+        self,
+        name: str,
+        params: dict[str, Any],
+        inputs: dict[str, str],
+        *plugins: Plugin | None,
+        notes: dict[str, Any] | None = None,
+    ) -> str:
+        """Adds a stage unless it is there, and returns its key. ``plugins``: those it runs; ``notes``: see :class:`Stage`."""
         fingerprint = digest(
             {
                 "kind": self.kind_hashes[name],
@@ -135,6 +145,7 @@ class _Builder:
             seconds=self.testbed.typical_seconds.get(name),
             protocol=self.protocol,
             locations=self.locations,
+            notes=notes or {},
         )
         self.stages.setdefault(made.key, made)
         return made.key
@@ -196,7 +207,9 @@ class _Builder:
         self, common: dict[str, Any], attack: Attack, probe: Attack | None, defense: Treatment, seed: int, family: str
     ) -> str:
         invoked = attack if probe is None else probe
-        inputs = {"reference": self.reference()}
+        inputs = {"reference": self.reference(), "aim": self.aim(invoked)}
+        if self.conditional:
+            inputs["poisoned_rows"] = self.poisoned_rows(attack, seed)
         treatment = {"defense": _bare(defense), "seed": seed}
         if family == "noise detector":
             inputs["scores_noise"] = self.stage("detect_noise", treatment | {"attack": _bare(invoked)}, {}, defense, invoked)
@@ -240,18 +253,31 @@ class _Builder:
         """The inputs of a cell around a classifier: what it is trained on, what it says, what a detector sees through it."""
         treatment = {"attack": _bare(attack), "defense": _bare(defense), "seed": seed}
         if family == "classifier":
-            named = treatment | {"attack": _bare(invoked)}
-            return {"predictions": self.stage("classify", named, {"generator": trained}, defense, invoked)}
+            named = {"defense": _bare(defense), "seed": seed}
+            seen = {"generator": trained, "aim": self.aim(invoked)}
+            return {"predictions": self.stage("classify", named, seen, defense)}
         generated = self.sample(seed, "generated", trained, None, None)
         if family == "data":
             return {"classifier": self.stage("classifier", treatment, {"generated": generated}, attack, defense)}
         seen = {"classifier": self.classifier(attack, seed), "generated": generated}
-        inputs = {"scores": self.stage("detect", treatment, seen, attack, defense), "generated": generated}
+        inputs = {
+            "scores": self.stage("detect", treatment, seen, attack, defense),
+            "generated": generated,
+            "true_rows": self.poisoned_rows(invoked, seed),
+        }
         return inputs | ({"trigger_classifier": self.trigger_classifier(invoked)} if self._has_trigger(invoked) else {})
 
     def classifier(self, attack: Attack, seed: int) -> str:
         """The key of the classifier a user trains on the suspected training set."""
         return self.stage("classifier", {"attack": _bare(attack), "seed": seed}, {}, attack)
+
+    def aim(self, attack: Attack) -> str:
+        """The key of what an attack aims at."""
+        return self.stage("aim", {"attack": _bare(attack)}, {}, attack)
+
+    def poisoned_rows(self, attack: Attack, seed: int) -> str:
+        """The key of the rows an attack poisons."""
+        return self.stage("poisoned_rows", {"attack": _bare(attack), "seed": seed}, {}, attack)
 
     def trigger_classifier(self, attack: Attack) -> str:
         """The key of the harness's judge of this attack's trigger, one for all seeds."""
@@ -284,4 +310,11 @@ class _Builder:
             role: _full(value) if isinstance(value := common[role], PluginSpec) else value
             for role in ("testbed", "attack", "probe", "defense", "seed", "kind")
         }
-        return self.stage("measure", params, inputs, *plugins)
+        # It runs no plugin: what it measures is what their stages left.
+        return self.stage("measure", params, inputs, notes={"papers": _papers(plugins)})
+
+
+def _papers(plugins: Iterable[Plugin | None]) -> list[dict[str, Any]]:
+    """What these plugins are taken from, each paper once."""
+    papers = [plugin.card.paper for plugin in plugins if plugin is not None]
+    return [dataclasses.asdict(paper) for paper in dict.fromkeys(papers) if paper is not None]

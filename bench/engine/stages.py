@@ -22,7 +22,7 @@ from bench.diffusion.noise import numpy_stream
 from bench.diffusion.precision import autocast
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, train
-from bench.engine import class_stages
+from bench.engine import aims, class_stages
 from bench.engine.artefacts import save_images
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
 from bench.engine.context import StageContext, StageKind
@@ -154,6 +154,8 @@ _NUMERICS = ("bench.diffusion", "bench.plugin", "bench.testbeds.base", "bench.en
 _JUDGING = (*_NUMERICS, "bench.classification")
 
 STAGES: dict[str, StageKind] = {
+    "aim": StageKind(run=aims.aim, code=_JUDGING),
+    "poisoned_rows": StageKind(run=aims.poisoned_rows, code=_JUDGING),
     "reference": StageKind(run=reference, code=("bench.metrics.fid",), packages=("torch-fidelity",)),
     "training_features": StageKind(
         run=class_stages.training_features, code=("bench.metrics.fid", *_JUDGING), packages=("torch-fidelity",)
@@ -173,6 +175,7 @@ STAGES: dict[str, StageKind] = {
             "bench.metrics",
             "bench.classification",
             "bench.diffusion.noise",
+            "bench.engine.aims",
             "bench.engine.artefacts",
             "bench.engine.measure",
             "bench.engine.class_measure",

@@ -96,6 +96,7 @@ def measure(params, inputs, out, context):
 
 STAGES = {
     "reference": StageKind(run=compute),
+    "aim": StageKind(run=compute),
     "train": StageKind(run=compute),
     "sample": StageKind(run=compute),
     "repair": StageKind(run=compute),

@@ -21,6 +21,7 @@ class Tiny(Testbed):
         "repair": 5,
         "invert": 5,
         "measure": 2,
+        "aim": 0,
     }
     locations: ClassVar[frozenset[str]] = frozenset({"data"})
 

@@ -11,6 +11,7 @@ import torch
 from bench import registry
 from bench.classification.classifier import predict
 from bench.engine import class_measure, class_stages
+from bench.engine.aims import Aim, read_aim, read_rows
 from bench.engine.artefacts import load_images
 from bench.engine.building import asked_for, poisoned_set
 from bench.engine.context import StageContext
@@ -189,6 +190,43 @@ def test_a_detector_is_judged_on_the_rows_the_adversary_took(walked, records) ->
     assert record.series["roc_tpr[training set]"][0] == 0 and record.series["roc_tpr[training set]"][-1] == 1
 
 
+def test_what_an_attack_aims_at_is_read_from_its_stage(walked) -> None:
+    """What measures builds no plugin, so these files must say all that the attack would have said."""
+    plan, folders = walked
+    attack, held_out = registry.build("attacks", "badnets"), DigitsCFG().held_out_images()
+    found = {
+        (stage.name, stage.params["attack"]["name"]): folders[key]
+        for key, stage in plan.stages.items()
+        if stage.name in ("aim", "poisoned_rows")
+    }
+    aim = read_aim(found["aim", "badnets"])
+    assert aim.label == attack.target_label() and aim.target is None
+    assert torch.equal(aim.stamped, attack.stamp(held_out))
+    assert torch.equal(aim.trigger, attack.trigger_image((3, 16, 16)))
+    rows, expected = read_rows(found["poisoned_rows", "badnets"]), poisoned_set(DigitsCFG(**SMALL), attack, 0)
+    assert torch.equal(rows.poisoned, expected.poisoned) and torch.equal(rows.labels, expected.labels)
+    assert not read_rows(found["poisoned_rows", "none"]).poisoned.any()
+    assert read_aim(found["aim", "relabel_only"]).stamped is None
+
+
+def test_what_measures_builds_no_plugin(walked, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin in the process that measures could change every number."""
+    plan, folders = walked
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a plugin was built")
+
+    monkeypatch.setattr(registry, "build", refuse)
+    monkeypatch.setattr(registry, "use", refuse)
+    monkeypatch.setattr(registry, "Registry", refuse)
+    for index, (key, stage) in enumerate(plan.stages.items()):
+        if stage.name in ("measure", "reference"):
+            out = tmp_path / str(index)
+            out.mkdir()
+            inputs = {role: folders[made] for role, made in stage.inputs.items()}
+            STAGES[stage.name].run(stage.params, inputs, out, StageContext(key=key))
+
+
 def test_the_owner_of_the_set_does_not_know_what_is_poisoned(walked, monkeypatch) -> None:
     """A detector that could read the answer would be perfect, and worth nothing."""
     plan, folders = walked
@@ -221,10 +259,13 @@ def test_samples_are_of_the_classes_that_are_asked_for() -> None:
 
 def test_stamped_test_images_are_of_other_classes() -> None:
     """A stamped six that is called a six is no success of the attack."""
-    attack = registry.build("attacks", "badnets")
-    sets = class_stages.evaluation_sets(DigitsCFG(), attack, 0)
+    images = DigitsCFG().held_out_images()
+    stamped = registry.build("attacks", "badnets").stamp(images)
+    sets = class_stages.evaluation_sets(DigitsCFG(), Aim(label=6, stamped=stamped), 0)
     assert (sets["triggered"][1] != 6).all() and (sets["clean"][1] == 6).any()
-    plain = class_stages.evaluation_sets(DigitsCFG(), registry.build("attacks", "relabel_only"), 0)
+    order = class_stages.numpy_stream(0, "test images").permutation(len(images))
+    assert torch.equal(sets["triggered"][0], stamped[order[(DigitsCFG().held_out_labels() != 6)[order]]])
+    plain = class_stages.evaluation_sets(DigitsCFG(), Aim(label=6), 0)
     assert set(plain) == {"clean"}
     assert torch.equal(plain["clean"][0], sets["clean"][0])
 

@@ -76,9 +76,10 @@ def test_the_inputs_of_each_family_of_cell(planned):
     inputs = [plan.stages[cell.stage].inputs for cell in plan.cells]
     drawn = {"clean", "noise", "image"}
     before = {f"undefended_{role}" for role in drawn}
-    assert set(inputs[0]) == {"reference"} | drawn
-    assert set(inputs[1]) == set(inputs[2]) == {"reference"} | drawn | before
-    assert set(inputs[3]) == {"reference", "recovered"} | before
+    common = {"reference", "aim"}
+    assert set(inputs[0]) == common | drawn
+    assert set(inputs[1]) == set(inputs[2]) == common | drawn | before
+    assert set(inputs[3]) == common | {"recovered"} | before
     assert {role: inputs[1][f"undefended_{role}"] for role in drawn} == {role: inputs[0][role] for role in drawn}
     repaired = plan.stages[plan.stages[inputs[2]["clean"]].inputs["generator"]]
     assert names(plan, repaired.key, repaired.inputs["generator"]) == ["repair", "train"]
@@ -105,6 +106,7 @@ def test_a_limit_takes_the_first_cells_with_their_stages_only(planned):
     plan = planned().limited(1)
     assert [(cell.attack.name, cell.defense.name) for cell in plan.cells] == [("fake_attack", "none")]
     assert sorted(stage.name for stage in plan.stages.values()) == [
+        "aim",
         "measure",
         "reference",
         "sample",
@@ -138,7 +140,7 @@ def test_one_and_one_point_zero_are_one_parameter(planned):
 def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned, tmp_path):
     plan = planned(seeds=[0]).limited(1)
     declared = estimate(plan, None, jobs=1)
-    assert declared.stages == {"reference": 1, "train": 1, "sample": 3, "measure": 1}
+    assert declared.stages == {"reference": 1, "aim": 1, "train": 1, "sample": 3, "measure": 1}
     assert declared.seconds == declared.wall_seconds == 1 + 60 + 30 + 2
     assert estimate(plan, None, jobs=8).wall_seconds == 60 + 10 + 2  # no machine is faster than the longest chain
     store = Store(tmp_path)
@@ -218,7 +220,8 @@ def test_the_real_stage_table_declares_code_that_exists():
     kinds = load_stages("bench.engine.stages")
     around_classifiers = {"classifier", "trigger_classifier", "detect", "detect_noise", "classify"}
     around_generators = {"reference", "training_features", "train", "sample", "repair", "invert", "measure"}
-    assert set(kinds) == around_generators | around_classifiers
+    truths = {"aim", "poisoned_rows"}
+    assert set(kinds) == around_generators | around_classifiers | truths
     assert all(function_hash(kind.run) and code_files(kind.code) for kind in kinds.values())
 
 
