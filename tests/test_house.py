@@ -160,7 +160,6 @@ LONG = {
     "leaderboard/_science_poison_defense.py:generated",
     "leaderboard/_science_poison_training.py:replication",
     "leaderboard/_science_poison_triggers.py:triggers",
-    "bench/diffusion/training.py:train",
 }
 
 

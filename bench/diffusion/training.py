@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,8 +14,11 @@ from torch import Tensor
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.lora import add_adapters, fuse_adapters
-from bench.diffusion.noise import torch_stream
+from bench.diffusion.noise import stream_seed, torch_stream
 from bench.diffusion.schedule import Schedule
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Rows = Mapping[str, Tensor]
 PredictNoise = Callable[[Tensor, Tensor], Tensor]
@@ -23,6 +27,9 @@ Loss = Callable[[PredictNoise, Rows, Tensor, Tensor, Schedule], Tensor]
 Progress = Callable[[int, int, str], None]
 
 _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+#: With loss scaling, so many steps in a row may end in a loss that is not finite. The scaler starts high and halves after each such step,
+#: which it does not take: a few are how float16 begins, but this many in a row mean that the training has diverged.
+NON_FINITE_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,11 @@ class TrainingSettings:
     """``steps`` optimiser steps of ``batch_size`` rows in all (over all devices and accumulation steps).
 
     ``schedule``: of the learning rate, after ``warmup_steps`` of linear warm-up. ``ema_decay``: ``None`` for the raw weights.
-    ``precision``: of the network's forward and backward; schedules, loss and optimiser stay float32.
+    ``precision``: of the network's forward and backward; schedules, loss and optimiser stay float32. float16 has loss scaling on a GPU,
+    and is float32 on a CPU.
+    ``accumulation_steps``: equal pieces in which a batch goes through the network, for memory; ``gradient_checkpointing``: activations
+    are computed again in the backward pass instead of being kept, which takes about a third more time. Both change the gradient by
+    rounding only: rows, timesteps and noise are drawn for the whole batch.
     ``label_dropout``: how often a class-conditional generator is shown the null label instead of a row's own (classifier-free
     guidance, Ho and Salimans 2022, arXiv 2207.12598). ``lora_rank``: of the adapters that are trained in the place of the network
     (:mod:`bench.diffusion.lora`); ``None``: the network itself is.
@@ -47,6 +58,7 @@ class TrainingSettings:
     ema_decay: float | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
     horizontal_flip: bool = False
     label_dropout: float = 0.0
     lora_rank: int | None = None
@@ -74,6 +86,92 @@ def learning_rate_factor(settings: TrainingSettings, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """What goes through the network at once: ``rows`` with encoded ``images``, and what was drawn for them."""
+
+    rows: dict[str, Tensor]
+    labels: Tensor | None
+    noise: Tensor
+    timesteps: Tensor
+
+
+class _Batches:
+    """Draws a process's share of every batch, whole, and hands it out in pieces: so their number changes no random number."""
+
+    def __init__(
+        self, generator: Generator, rows: Rows, settings: TrainingSettings, seed: int, accelerator: Accelerator
+    ) -> None:
+        pieces = settings.accumulation_steps * accelerator.num_processes
+        if settings.batch_size % pieces:
+            raise ValueError(f"batch_size must be a multiple of {pieces} pieces, got {settings.batch_size}")
+        self.generator, self.rows, self.settings = generator, rows, settings
+        self.device, self.autocast = accelerator.device, accelerator.autocast
+        self.share = settings.batch_size // accelerator.num_processes
+        self.draw = torch_stream(seed, "training", accelerator.process_index)
+        self.order = torch.empty(0, dtype=torch.int64)
+
+    def next(self) -> list[_Piece]:
+        """One batch."""
+        share, pieces, draw = self.share, self.settings.accumulation_steps, self.draw
+        while len(self.order) < share:
+            self.order = torch.cat([self.order, torch.randperm(len(self.rows["images"]), generator=draw)])
+        chosen, self.order = self.order[:share], self.order[share:]
+        batch = {name: values[chosen].to(self.device) for name, values in self.rows.items()}
+        batch["images"] = to_unit_range(batch["images"])
+        if self.settings.horizontal_flip:
+            flip = torch.rand(share, 1, 1, 1, generator=draw).to(self.device) < 0.5
+            batch["images"] = torch.where(flip, batch["images"].flip(-1), batch["images"])
+        with self.autocast():
+            encoded = [self.generator.encode(images, draw) for images in batch["images"].chunk(pieces)]
+        batch["images"] = torch.cat(encoded) if len(encoded) > 1 else encoded[0]
+        labels = self._told(batch)
+        noise = torch.randn(batch["images"].shape, generator=draw).to(self.device)
+        timesteps = torch.randint(len(self.generator.schedule), (share,), generator=draw).to(self.device)
+        size = share // pieces
+        return [
+            _Piece(
+                rows={name: values[first : first + size] for name, values in batch.items()},
+                labels=None if labels is None else labels[first : first + size],
+                noise=noise[first : first + size],
+                timesteps=timesteps[first : first + size],
+            )
+            for first in range(0, share, size)
+        ]
+
+    def _told(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """The labels the network is told: the rows' own, or now and then none."""
+        classes, labels = self.generator.classes, batch.get("labels")
+        if classes is None or labels is None:
+            return None
+        if not self.settings.label_dropout:
+            return labels
+        dropped = (torch.rand(len(labels), generator=self.draw) < self.settings.label_dropout).to(self.device)
+        return torch.where(dropped, classes, labels)
+
+
+class _Average:
+    """An exponential moving average of the weights; of nothing if ``decay`` is ``None``."""
+
+    def __init__(self, trained: list[torch.nn.Parameter], decay: float | None) -> None:
+        self.trained, self.decay = trained, decay
+        self.values = [parameter.detach().clone() for parameter in trained] if decay else []
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Short runs must forget their start: the decay grows to its value over the first steps."""
+        if self.decay:
+            decay = min(self.decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.values, [parameter.detach() for parameter in self.trained], 1 - decay)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The weights become their average."""
+        if self.decay:
+            for parameter, value in zip(self.trained, self.values, strict=True):
+                parameter.copy_(value)
+
+
 def train(
     generator: Generator,
     rows: Rows,
@@ -84,28 +182,23 @@ def train(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[float]:
-    """Trains ``generator`` in place; returns the loss of every step.
+    """Trains ``generator`` in place, wholly moved to ``device``; returns the loss of every step.
 
     ``rows``: tensors of equal length, ``images`` uint8 (n, c, h, w) among them, which ``loss`` sees in [-1, 1]. Rows are drawn without
     replacement within an epoch. A class-conditional generator is told the batch's ``labels``, behind ``loss``'s back.
-    Batches, timesteps and noise come from the seed's own streams. Raises ``FloatingPointError`` if the loss stops being finite.
+    Batches, timesteps and noise come from the seed's own streams, and so does the network's dropout. Raises ``FloatingPointError`` if
+    the loss stops being finite: at once, or with loss scaling (float16 on a GPU), which skips such steps, after
+    :data:`NON_FINITE_STEPS` in a row.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=False)
-    accelerator = Accelerator(mixed_precision=_PRECISION[settings.precision], cpu=device == "cpu")
-    schedule, network = generator.schedule, generator.unet
-    if settings.lora_rank is not None:
-        add_adapters(network, settings.lora_rank, seed)
-    network.to(accelerator.device, memory_format=torch.channels_last).train()
+    accelerator = _accelerator(settings, device)
+    network = _prepared_network(generator, settings, seed, accelerator.device)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     make = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     optimizer = make(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     wrapped, optimizer = accelerator.prepare(network, optimizer)
-    average = [parameter.detach().clone() for parameter in trained] if settings.ema_decay else None
-
-    labels: Tensor | None = None  # of the batch at hand
+    average = _Average(trained, settings.ema_decay)
+    batches = _Batches(generator, rows, settings, seed, accelerator)
+    labels: Tensor | None = None  # of the piece at hand
 
     def predict_noise(x: Tensor, timesteps: Tensor) -> Tensor:
         generator.calls += len(x)
@@ -113,54 +206,72 @@ def train(
         prediction: Tensor = wrapped(x, timesteps, **generator.condition(labels)).sample
         return prediction.float()
 
-    # Each process draws its own share of a batch; one process draws all of it.
-    share = settings.batch_size // (settings.accumulation_steps * accelerator.num_processes)
-    draw = torch_stream(seed, "training", accelerator.process_index)
-    order, losses = torch.empty(0, dtype=torch.int64), []
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(settings, step)
-        total = 0.0
-        for _ in range(settings.accumulation_steps):
-            while len(order) < share:
-                order = torch.cat([order, torch.randperm(len(rows["images"]), generator=draw)])
-            chosen, order = order[:share], order[share:]
-            batch = {name: values[chosen].to(accelerator.device) for name, values in rows.items()}
-            batch["images"] = to_unit_range(batch["images"])
-            if settings.horizontal_flip:
-                flip = torch.rand(share, 1, 1, 1, generator=draw).to(accelerator.device) < 0.5
-                batch["images"] = torch.where(flip, batch["images"].flip(-1), batch["images"])
-            with accelerator.autocast():
-                batch["images"] = generator.encode(batch["images"], draw)
-            if generator.classes is not None:
-                labels = batch["labels"]
-                if settings.label_dropout:
-                    dropped = (torch.rand(share, generator=draw) < settings.label_dropout).to(accelerator.device)
-                    labels = torch.where(dropped, generator.classes, labels)
-            noise = torch.randn(batch["images"].shape, generator=draw).to(accelerator.device)
-            timesteps = torch.randint(len(schedule), (share,), generator=draw).to(accelerator.device)
-            value = loss(predict_noise, batch, noise, timesteps, schedule) / settings.accumulation_steps
-            accelerator.backward(value)
-            total += value.item()
-        if not math.isfinite(total):
-            raise FloatingPointError(f"the training loss became {total} at step {step}")
-        accelerator.clip_grad_norm_(wrapped.parameters(), settings.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(total)
-        if average is not None and settings.ema_decay:
-            # Short runs must forget their start: the decay grows to its value over the first steps.
-            decay = min(settings.ema_decay, (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(average, [parameter.detach() for parameter in trained], 1 - decay)
-        if progress:
-            progress(step + 1, settings.steps, "training steps")
-    if average is not None:
-        with torch.no_grad():
-            for parameter, value in zip(trained, average, strict=True):
-                parameter.copy_(value)
-    generator.unet = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
-    if settings.lora_rank is not None:
-        fuse_adapters(generator.unet)
+    losses: list[float] = []
+    with _own_dropout(seed, accelerator.process_index):
+        for step in range(settings.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * learning_rate_factor(settings, step)
+            # Summed where the network is: reading a number makes a GPU wait.
+            total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+            for piece in batches.next():
+                labels = piece.labels
+                value = loss(predict_noise, piece.rows, piece.noise, piece.timesteps, generator.schedule)
+                value = value / settings.accumulation_steps
+                accelerator.backward(value)
+                total += value.detach()
+            losses.append(total.item())
+            _check(losses, scaled=accelerator.scaler is not None)
+            accelerator.clip_grad_norm_(wrapped.parameters(), settings.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.follow(step)
+            if progress:
+                progress(step + 1, settings.steps, "training steps")
+    average.settle()
+    _finish(generator, accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False), settings)
     accelerator.free_memory()
     return losses
+
+
+def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=False)
+    return Accelerator(mixed_precision=_PRECISION[settings.precision], cpu=device == "cpu")
+
+
+def _prepared_network(generator: Generator, settings: TrainingSettings, seed: int, device: torch.device) -> Any:
+    """The network as it is trained, after the whole of ``generator`` has gone to ``device``: its encoders work there too."""
+    if settings.lora_rank is not None:
+        add_adapters(generator.unet, settings.lora_rank, seed)
+    network: Any = generator.to(device).unet
+    if settings.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    return network.train()
+
+
+def _finish(generator: Generator, network: Any, settings: TrainingSettings) -> None:
+    """Leaves ``network`` as anybody's: no adapters, nothing switched on for training."""
+    if settings.gradient_checkpointing:
+        network.disable_gradient_checkpointing()
+    generator.unet = network.eval()
+    if settings.lora_rank is not None:
+        fuse_adapters(generator.unet)
+
+
+@contextmanager
+def _own_dropout(seed: int, process: int) -> Iterator[None]:
+    """Dropout draws from torch's default stream, which would otherwise go on from wherever an earlier stage has left it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "dropout", process))
+        yield
+
+
+def _check(losses: list[float], *, scaled: bool) -> None:
+    """Raises ``FloatingPointError`` once ``losses`` end in more that are not finite than may be."""
+    allowed = NON_FINITE_STEPS if scaled else 1
+    last = losses[-allowed:]
+    if len(last) == allowed and not any(math.isfinite(value) for value in last):
+        said = f", as in the {allowed - 1} steps before" if allowed > 1 else ""
+        raise FloatingPointError(f"the training loss became {losses[-1]} at step {len(losses) - 1}{said}")

@@ -1,12 +1,14 @@
 """Training: what decides whether an attack is the attack it says, and whether two runs are one."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+from bench.diffusion import training
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.schedule import Schedule
@@ -101,23 +103,102 @@ def test_bfloat16_stays_close_and_leaves_float32_weights() -> None:
     assert (weights(full) - weights(half)).norm() < 0.5 * (weights(full) - weights(generator())).norm()
 
 
-def test_accumulation_is_the_same_batch_in_pieces() -> None:
-    one, two = [], []
-    train(generator(), rows(), honest, replace(SETTINGS, steps=1), 0, progress=lambda *told: one.append(told))
-    train(
-        generator(),
-        rows(),
-        honest,
-        replace(SETTINGS, steps=1, accumulation_steps=2),
-        0,
-        progress=lambda *told: two.append(told),
-    )
-    assert one == two == [(1, 1, "training steps")]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulation_steps": 4},
+        {"gradient_checkpointing": True},
+        {"accumulation_steps": 8, "gradient_checkpointing": True, "ema_decay": 0.9, "horizontal_flip": True},
+    ],
+)
+def test_saving_memory_changes_the_weights_by_rounding_only(changes: dict[str, Any]) -> None:
+    """Who has the smaller GPU would otherwise measure another attack: the same rows, noise and timesteps make the same step. SGD's
+    step is the gradient itself; Adam's divides it by its size, which would blow rounding up."""
+    settings = replace(SETTINGS, steps=4, learning_rate=1e-2, gradient_clip=1e9)
+    found = []
+    for saving in ({}, changes):
+        model = generator()
+        plain = {name: value for name, value in changes.items() if name in ("ema_decay", "horizontal_flip")}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.optim, "Adam", lambda trained, lr, weight_decay: torch.optim.SGD(trained, lr=lr))
+            losses = train(model, rows(), honest, replace(settings, **(plain | saving)), 0)
+        found.append((weights(model), torch.tensor(losses)))
+    moved = (found[0][0] - weights(generator())).norm()
+    assert moved > 1e-2
+    assert (found[1][0] - found[0][0]).norm() < 1e-4 * moved
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=0)
+
+
+def test_pieces_that_do_not_fill_a_batch_are_named() -> None:
+    """A smaller batch than the declared one would be another training."""
+    with pytest.raises(ValueError, match="batch_size must be a multiple of 3 pieces, got 8"):
+        train(generator(), rows(), honest, replace(SETTINGS, accumulation_steps=3), 0)
+
+
+def with_dropout() -> Generator:
+    model = generator()
+    untyped: Any = model.unet
+    torch.manual_seed(0)
+    return Generator(UNet2DModel(**{**untyped.config, "dropout": 0.5}), dict(CONFIG))
+
+
+def test_dropout_is_the_seeds_own() -> None:
+    """A worker's earlier stages leave torch's stream somewhere; the order of stages must not change a generator."""
+    trained = []
+    for before in (1, 2):
+        model = with_dropout()
+        torch.manual_seed(before)
+        train(model, rows(), honest, SETTINGS, 0)
+        trained.append(weights(model))
+        assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(before)))
+    assert torch.equal(trained[0], trained[1])
 
 
 def test_a_loss_that_explodes_is_named() -> None:
-    with pytest.raises(FloatingPointError, match="training loss became nan at step 0"):
+    with pytest.raises(FloatingPointError, match="training loss became nan at step 0$"):
         train(generator(), rows(), lambda *arguments: honest(*arguments) * float("nan"), SETTINGS, 0)
+
+
+@pytest.fixture
+def loss_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float16 as on a GPU: accelerate's optimiser over torch's own scaler, which works on a CPU too."""
+    from accelerate import Accelerator
+
+    class Scaling(Accelerator):
+        def __init__(self) -> None:
+            super().__init__(cpu=True)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+
+    monkeypatch.setattr(training, "_accelerator", lambda settings, device: Scaling())
+
+
+@pytest.mark.usefixtures("loss_scaling")
+def test_float16_skips_the_steps_that_overflow() -> None:
+    """The scaler begins too high on purpose: hours of training must not end because its first steps overflow."""
+    broken, seen = {0, 1, 4}, []
+
+    def sometimes(*arguments: Any) -> torch.Tensor:
+        seen.append(len(seen))
+        return honest(*arguments) * (float("inf") if seen[-1] in broken else 1.0)
+
+    model = generator()
+    losses = train(model, rows(), sometimes, SETTINGS, 0)
+    assert [not np.isfinite(loss) for loss in losses] == [step in broken for step in range(6)]
+    assert weights(model).isfinite().all()
+    assert not torch.equal(weights(model), weights(generator()))
+
+
+@pytest.mark.usefixtures("loss_scaling")
+def test_float16_that_has_diverged_is_named() -> None:
+    """Ten steps in a row without a finite loss are no overflow any more; nine are let through."""
+    settings = replace(SETTINGS, steps=30)
+    with pytest.raises(FloatingPointError, match="became nan at step 9, as in the 9 steps before"):
+        train(generator(), rows(), lambda *arguments: honest(*arguments) * float("nan"), settings, 0)
+    count = iter(range(30))
+    losses = train(
+        generator(), rows(), lambda *arguments: honest(*arguments) * (1.0 if next(count) % 10 == 9 else np.nan), settings, 0
+    )
+    assert np.isfinite(losses).sum() == 3
 
 
 @pytest.mark.parametrize(
