@@ -114,7 +114,7 @@ class Attack(Plugin):
         require(self.learning_rate is None or self.learning_rate > 0, self, "learning_rate", "a positive number or null")
 
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
-        """The set the generator is trained on. Must not modify ``train_set``."""
+        """The set the generator is trained on. Must not modify ``train_set``; keeps its number of rows, so rows are replaced."""
         return train_set
 
     def training_loss(
@@ -160,7 +160,8 @@ class Defense(Plugin):
 class SamplerDefense(Defense):
     """Steps in at inference: sees each step's predicted clean image and each step's result. Both default to identity.
 
-    ``x`` and ``predicted_x0``: (n, c, h, w); ``timestep``: the integer t the step left from. ``keeps_noise``: whether DDIM goes on with the
+    ``x`` and ``predicted_x0``: (n, c, h, w), a copy that may be written to; what comes back must be finite and alike in shape, dtype and
+    device. ``timestep``: the integer t the step left from. ``keeps_noise``: whether DDIM goes on with the
     network's own noise prediction beside the replaced x_0; by default, and under every other sampler, the noise follows from x_0 and x_t.
     """
 
@@ -228,7 +229,9 @@ class DataDefense(Defense):
     """Decides what the defender's classifier is trained on instead of the suspected training set."""
 
     def clean(self, generated: TrainingSet, rng: np.random.Generator) -> TrainingSet:
-        """The rows to train on, out of ``generated``: images the suspected generator drew, labelled with the class it was asked for."""
+        """The rows to train on, out of ``generated``: images the suspected generator drew, labelled with the class it was asked for.
+
+        Each returned row must be one of ``generated``, image and label; one may stand there several times."""
         raise NotImplementedError(f"{self.card.name} must define clean()")
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from bench.diffusion import returned
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import initial_noise, sample_streams
 from bench.diffusion.precision import autocast
@@ -75,7 +76,7 @@ class SamplerSettings:
 
 
 class Guard(Protocol):
-    """What may step in at every step; :class:`bench.plugin.SamplerDefense` has this shape."""
+    """What may step in at every step; :class:`bench.plugin.SamplerDefense` has this shape. Each call is handed a copy."""
 
     @property
     def keeps_noise(self) -> bool: ...
@@ -129,14 +130,33 @@ def guarded_prediction(
     after = before
     for guard in guards:
         if not (keeping and guard.keeps_noise):
-            after = guard.predicted_x0(after, timestep)
+            after = _guarded(guard, "predicted_x0", after, timestep)
     final = after
     for guard in guards:
         if keeping and guard.keeps_noise:
-            final = guard.predicted_x0(final, timestep)
+            final = _guarded(guard, "predicted_x0", final, timestep)
     # Untouched predictions are passed on as they are: a round trip would only add rounding.
     changed = prediction if after is before else (x - signal * after) / noise
     return changed, None if final is after else final - after
+
+
+def _guarded(guard: Guard, method: str, x: Tensor, timestep: int) -> Tensor:
+    """What a guard makes of ``x``, which it is handed a copy of; ``x`` itself if it left that alone.
+
+    So ``return x.clamp_(-1, 1)`` is the same defense as ``return x.clamp(-1, 1)``, to the last bit: what was written to in place counts
+    as changed whatever the values are, or else a row's rounding would depend on the others. Raises :class:`ContractError` for anything
+    but a finite tensor like ``x``.
+    """
+    handed = x.clone()
+    written = None if handed.is_inference() else handed._version
+    found: object = getattr(guard, method)(handed, timestep)
+    untouched = handed.is_inference() or handed._version == written
+    if found is handed and untouched and torch.equal(handed, x):
+        return x
+    if not bool(torch.isfinite(x).all()):
+        raise FloatingPointError(f"the sampler's values were not finite before timestep {timestep}'s {method}()")
+    who = returned.owner(guard, method)
+    return returned.tensor(found, who, x.shape, x.dtype, x.device, f"a tensor like {'x' if method == 'stepped' else method},")
 
 
 def _signal_before(scheduler: Any, timestep: int) -> float:
@@ -212,7 +232,7 @@ def denoise(
         if beyond is not None:
             x = x + _signal_before(scheduler, timestep) * beyond
         for guard in guards:
-            x = guard.stepped(x, timestep)
+            x = _guarded(guard, "stepped", x, timestep)
         if trajectory:
             trajectory(timestep, x)
         if after_step:
@@ -266,5 +286,9 @@ def _decoded(generator: Generator, denoised: Tensor, settings: SamplerSettings) 
     """The images of what was denoised, clamped to [-1, 1], on the CPU; in padded pieces, for the reason :func:`predict_noise` has."""
     padded = torch.cat([denoised, denoised.new_zeros((-len(denoised) % settings.network_batch, *denoised.shape[1:]))])
     with torch.no_grad(), autocast(denoised.device, settings.precision):
-        pieces = [generator.decode(piece).clamp(-1, 1).cpu() for piece in padded.split(settings.network_batch)]
-    return torch.cat(pieces)[: len(denoised)]
+        pieces = [generator.decode(piece).cpu() for piece in padded.split(settings.network_batch)]
+    images = torch.cat(pieces)[: len(denoised)]
+    # Before the clamp, which would make white or black of infinity.
+    if not bool(torch.isfinite(images).all()):
+        raise FloatingPointError("the sampler produced values that are not finite")
+    return images.clamp(-1, 1)

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from bench import testbeds
+from bench.engine import border
 from bench.engine.building import plugin_of, poisoned_set
 from bench.engine.context import StageContext
 from bench.plugin import Attack
+from bench.testbeds.base import ConditionalTestbed
 
 AIM = "aim.json"
 IMAGES = "aim.npz"
@@ -50,14 +52,18 @@ def aim(params: dict[str, Any], inputs: Mapping[str, Path], out: Path, context: 
     attack = plugin_of("attacks", params["attack"], Attack)
     held_out = testbed.held_out_images()
     shape = (held_out.shape[1], held_out.shape[2], held_out.shape[3])
-    images = {"target": attack.target_image(shape), "trigger": attack.trigger_image(shape)}
+    images = {
+        "target": border.picture(attack, "target_image", shape),
+        "trigger": border.picture(attack, "trigger_image", shape),
+    }
     arrays: dict[str, Any] = {name: image.numpy() for name, image in images.items() if image is not None}
     np.savez(out / IMAGES, **arrays)
     # Only who is asked for a class is measured on stamped images.
-    stamped = attack.stamp(held_out) if testbed.kind != "unconditional" else None
+    stamped = border.stamped(attack, held_out) if testbed.kind != "unconditional" else None
     if stamped is not None:
         np.save(out / STAMPED, stamped.numpy())
-    (out / AIM).write_text(json.dumps({"label": attack.target_label()}))
+    classes = len(testbed.class_names) if isinstance(testbed, ConditionalTestbed) else None
+    (out / AIM).write_text(json.dumps({"label": border.target_label(attack, classes)}))
     return {}
 
 

@@ -13,6 +13,7 @@ from bench import registry
 from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import numpy_stream
+from bench.engine import border
 from bench.engine.context import StageContext
 from bench.plugin import Access, Attack, TrainingSet
 from bench.testbeds.base import ConditionalTestbed, Testbed
@@ -35,9 +36,14 @@ def generator_of(testbed: Testbed, inputs: Mapping[str, Path], context: StageCon
 
 def poisoned_set(testbed: Testbed, attack: Attack, seed: int) -> TrainingSet:
     """The training set after ``attack``: the same rows for every stage that asks."""
+    honest, handed = _honest_set(testbed), _honest_set(testbed)
+    classes = len(testbed.class_names) if isinstance(testbed, ConditionalTestbed) else None
+    return border.poisoned(attack, honest, handed, numpy_stream(seed, "poison"), classes)
+
+
+def _honest_set(testbed: Testbed) -> TrainingSet:
     images = testbed.train_images()
-    honest = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
-    return attack.poison(honest, numpy_stream(seed, "poison"))
+    return TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
 
 
 def asked_for(testbed: Testbed, what: str, label: int | None) -> Tensor | None:

@@ -22,6 +22,7 @@ from bench.classification.training import train_classifier
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import initial_noise, numpy_stream, sample_streams
 from bench.diffusion.precision import autocast
+from bench.engine import border
 from bench.engine.aims import Aim, read_aim
 from bench.engine.artefacts import load_images
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
@@ -53,9 +54,10 @@ def classifier(params: Params, inputs: Inputs, out: Path, context: StageContext)
         defense = plugin_of("defenses", params["defense"], DataDefense)
         images, labels = load_images(inputs["generated"]), asked_for(testbed, "generated", None)
         generated = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), labels)
-        chosen = defense.clean(generated, numpy_stream(seed, "defense", defense.card.name))
+        chosen = border.cleaned(defense, generated, numpy_stream(seed, "defense", defense.card.name), len(testbed.class_names))
     else:
         chosen = poisoned_set(testbed, attack, seed)
+    assert chosen.labels is not None  # as on every testbed with classes
     network = testbed.fresh_classifier(seed).to(context.device)
     losses = train_classifier(
         network, chosen.images, chosen.labels, testbed.classifier_settings(), seed, progress=context.progress
@@ -123,7 +125,7 @@ def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
         progress=context.progress,
     )
     judged = torch.cat([images[rows[name]] for name, images in sets.items()])
-    scores = _finite(detector.score(judged, evidence), len(judged))
+    scores = border.scores(detector, detector.score(judged, evidence), len(judged)).numpy()
     first = len(rows["training"])
     found = {"training": scores[:first], "generated": scores[first:]}
     _save_arrays(out, found | {f"{name}_rows": chosen.numpy() for name, chosen in rows.items()})
@@ -143,12 +145,12 @@ def detect_noise(params: Params, inputs: Inputs, out: Path, context: StageContex
     asked = {
         "reference": initial_noise(sample_streams(seed, range(NOISE_SAMPLES), "reference noise"), shape),
         "clean": clean,
-        **{invocation: attack.invoke(query, invocation).noise for invocation in type(attack).invocations},
+        **{invocation: border.invoked(attack, query, invocation) for invocation in type(attack).invocations},
     }
     scores = {}
     for name, noise in asked.items():
         evidence = Evidence(rng=numpy_stream(seed, "detector", detector.card.name), progress=context.progress)
-        scores[name] = _finite(detector.score(noise, evidence), len(noise))
+        scores[name] = border.scores(detector, detector.score(noise.clone(), evidence), len(noise)).numpy()
     _save_arrays(out, scores)
     return {}
 
@@ -161,8 +163,9 @@ def classify(params: Params, inputs: Inputs, out: Path, context: StageContext) -
     found = {}
     for name, (images, labels) in evaluation_sets(testbed, read_aim(inputs["aim"]), seed, testbed.test_images).items():
         with autocast(generator.device, testbed.precision):
-            scores = defense.classify(images, access_of(defense, testbed, generator, seed, context))
-        found[name] = torch.from_numpy(_finite(scores, len(images))).argmax(1).numpy()
+            said = defense.classify(images.clone(), access_of(defense, testbed, generator, seed, context))
+        scores = border.class_scores(defense, said, len(images), len(testbed.class_names))
+        found[name] = scores.argmax(1).numpy()
         found[f"{name}_labels"] = labels.numpy()
     _save_arrays(out, found)
     return {"generator_calls": float(generator.calls)}
@@ -201,7 +204,7 @@ def _testbed(params: Mapping[str, Any]) -> ConditionalTestbed:
 
 
 def _stamped_and_not(attack: Attack, images: Tensor) -> tuple[Tensor, Tensor]:
-    stamped = attack.stamp(images)
+    stamped = border.stamped(attack, images)
     if stamped is None:
         raise ValueError(f"{attack.card.name} has no image trigger, so there is nothing to recognise")
     return torch.cat([images, stamped]), torch.cat([torch.zeros(len(images)), torch.ones(len(images))]).long()
@@ -214,12 +217,3 @@ def _save(network: Classifier, out: Path) -> None:
 def _save_arrays(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
     named: dict[str, Any] = dict(arrays)
     np.savez(out / SCORES, **named)
-
-
-def _finite(scores: Tensor, count: int) -> np.ndarray:
-    if len(scores) != count or not torch.isfinite(scores).all():
-        raise FloatingPointError(
-            f"scores must be {count} finite numbers, got {tuple(scores.shape)} with NaN or infinity, or too few"
-        )
-    array: np.ndarray = scores.detach().cpu().float().numpy()
-    return array

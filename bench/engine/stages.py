@@ -22,11 +22,11 @@ from bench.diffusion.noise import numpy_stream
 from bench.diffusion.precision import autocast
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, train
-from bench.engine import aims, class_stages
+from bench.engine import aims, border, class_stages
 from bench.engine.artefacts import save_images
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
 from bench.engine.context import StageContext, StageKind
-from bench.plugin import Attack, Batch, Inversion, ModelDefense, Query, SamplerDefense
+from bench.plugin import Attack, Inversion, ModelDefense, Query, SamplerDefense
 from bench.testbeds.base import Testbed, TextTestbed
 
 Params = dict[str, Any]
@@ -54,8 +54,7 @@ def train_generator(params: Params, inputs: Inputs, out: Path, context: StageCon
     settings = _settings(testbed, attack)
 
     def loss(predict: Any, rows: Mapping[str, Tensor], noise: Tensor, timesteps: Tensor, schedule: Any) -> Tensor:
-        value: Tensor = attack.training_loss(predict, Batch(**rows), noise, timesteps, schedule)
-        return value
+        return border.training_loss(attack, predict, rows, noise, timesteps, schedule)
 
     rows = {"images": poisoned.images, "poisoned": poisoned.poisoned}
     if poisoned.labels is not None:
@@ -94,8 +93,7 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
 
         def start(noise: Tensor, indices: Sequence[int]) -> Tensor:
             images = to_unit_range(held_out[chosen[np.asarray(indices) % len(chosen)]])
-            invoked: Tensor = attack.invoke(Query(noise=noise, images=images), what).noise
-            return invoked
+            return border.invoked(attack, Query(noise=noise, images=images), what)
 
     images = sampling.sample(
         generator,
@@ -107,7 +105,7 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
         guards=guards,
         # All other samples share their noise, so that they can be compared in pairs; a generated data set is not one of them.
         purpose="generated" if what == "generated" else "sample",
-        finish=lambda batch: to_uint8(_finite(batch)),
+        finish=to_uint8,
         progress=context.progress,
     )
     save_images(out, images)
@@ -132,10 +130,10 @@ def invert(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     generator = generator_of(testbed, inputs, context)
     access = access_of(defense, testbed, generator, params["seed"], context)
     with autocast(generator.device, testbed.precision):
-        found = defense.invert(access)
+        found = border.recovered(defense, defense.invert(access), _picture_shape(testbed))
     for role, candidates in (("targets", found.targets), ("triggers", found.triggers)):
         if candidates:
-            save_images(out, to_uint8(_finite(torch.stack([images.detach().cpu() for images in candidates]))), role)
+            save_images(out, to_uint8(torch.stack(list(candidates))), role)
     (out / "recovered.json").write_text(json.dumps({"labels": list(found.labels), "notes": dict(found.notes)}))
     return {"generator_calls": float(generator.calls)}
 
@@ -148,7 +146,14 @@ def measure(params: Params, inputs: Inputs, out: Path, context: StageContext) ->
 
 
 #: What every stage that runs a generator walks through, beside its own function here.
-_NUMERICS = ("bench.diffusion", "bench.plugin", "bench.testbeds.base", "bench.engine.artefacts", "bench.engine.building")
+_NUMERICS = (
+    "bench.diffusion",
+    "bench.plugin",
+    "bench.testbeds.base",
+    "bench.engine.artefacts",
+    "bench.engine.building",
+    "bench.engine.border",
+)
 
 #: What the stages around a classifier walk through; in training, attacks that need one of their own.
 _JUDGING = (*_NUMERICS, "bench.classification")
@@ -197,10 +202,9 @@ def _settings(testbed: Testbed, attack: Attack) -> TrainingSettings:
     return TrainingSettings(**{**vars(settings), **{name: value for name, value in changes.items() if value is not None}})
 
 
-def _finite(images: Tensor) -> Tensor:
-    if not torch.isfinite(images).all():
-        raise FloatingPointError("the sampler produced values that are not finite")
-    return images
+def _picture_shape(testbed: Testbed) -> tuple[int, int, int]:
+    channels, height, width = testbed.held_out_images().shape[1:]
+    return (channels, height, width)
 
 
 def _model_card(attack: Attack, testbed: Testbed, metadata: Mapping[str, Any]) -> str:

@@ -73,13 +73,13 @@ class DigitsTestbed(Testbed):
         return digits_cnn.ASSETS / f"{cls.name}.safetensors"
 
     def train_images(self) -> Tensor:
-        return torch.from_numpy(digits_over_photographs()["train"][0])
+        return torch.tensor(digits_over_photographs()["train"][0])
 
     def train_labels(self) -> Tensor:
-        return torch.from_numpy(digits_over_photographs()["train"][1])
+        return torch.tensor(digits_over_photographs()["train"][1])
 
     def held_out_images(self) -> Tensor:
-        return torch.from_numpy(digits_over_photographs()["held_out"][0])
+        return torch.tensor(digits_over_photographs()["held_out"][0])
 
     def fresh_generator(self, seed: int) -> Generator:
         return Generator(_network(self.network, seed).eval(), dict(SCHEDULER))
@@ -116,10 +116,10 @@ class ClassDigits(DigitsTestbed, ConditionalTestbed):
     class_names: ClassVar[tuple[str, ...]] = tuple("zero one two three four five six seven eight nine".split())
 
     def train_labels(self) -> Tensor:
-        return torch.from_numpy(digits_over_photographs()["train"][1])
+        return torch.tensor(digits_over_photographs()["train"][1])
 
     def held_out_labels(self) -> Tensor:
-        return torch.from_numpy(digits_over_photographs()["held_out"][1])
+        return torch.tensor(digits_over_photographs()["held_out"][1])
 
     def fresh_classifier(self, seed: int, classes: int | None = None) -> Classifier:
         with torch.random.fork_rng(devices=[]):

@@ -118,6 +118,9 @@ class Cifar10Testbed(PaperTestbed):
         expected = {"train": self.train_count, "held_out": self.held_out_count}[split]
         if len(images) != expected:
             raise UserError(f"{self.name}: {split}_count must be the number of images in {root}: {len(images)}, got {expected}")
+        for shared in (images, labels):  # by every call in this process
+            if shared is not None:
+                shared.setflags(write=False)
         return images, labels
 
     def data_files(self) -> list[Path]:

@@ -40,7 +40,8 @@ def _crop(photo: Image.Image, rng: np.random.Generator) -> np.ndarray:
 def digits_over_photographs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """``{"train": (images, labels), "held_out": (images, labels)}``.
 
-    images: (n, 3, 16, 16) uint8; labels: (n,) int64 in 0..9. The same on every call and every machine.
+    images: (n, 3, 16, 16) uint8; labels: (n,) int64 in 0..9. The same on every call and every machine; read-only, for every call in a
+    process shares them.
     """
     from sklearn.datasets import load_digits, load_sample_images
     from sklearn.model_selection import train_test_split
@@ -62,4 +63,6 @@ def digits_over_photographs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
                 images.append((blended * 255).round().astype(np.uint8).transpose(2, 0, 1))
                 image_labels.append(labels[index])
         splits[name] = (np.stack(images), np.asarray(image_labels, dtype=np.int64))
+        for array in splits[name]:
+            array.setflags(write=False)
     return splits

@@ -54,7 +54,7 @@ class DigitsCNN(nn.Module):
 
 def train_digits_cnn(seed: int = 0, steps: int = 1500, progress: Callable[[int, int, str], None] | None = None) -> DigitsCNN:
     """SGD, momentum 0.9, one-cycle 0.1, batch 128, shifts of up to one pixel; about a minute on two cores."""
-    images, labels = (torch.from_numpy(part) for part in digits_over_photographs()["train"])
+    images, labels = (torch.tensor(part) for part in digits_over_photographs()["train"])
     draw = torch_stream(seed, NAME)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -78,7 +78,7 @@ def train_digits_cnn(seed: int = 0, steps: int = 1500, progress: Callable[[int, 
 @torch.inference_mode()
 def held_out_accuracy(model: DigitsCNN) -> float:
     """Share of the held-out digits' images that are recognised, in [0, 1]."""
-    images, labels = (torch.from_numpy(part) for part in digits_over_photographs()["held_out"])
+    images, labels = (torch.tensor(part) for part in digits_over_photographs()["held_out"])
     return float((model(images).argmax(1) == labels).float().mean())
 
 
