@@ -244,8 +244,12 @@ def report(store: str, output: str | None) -> None:
 
 
 def _write_board(store: Path, output: Path | None) -> Path:
+    from bench.engine.record import read_runs
     from leaderboard.report import build
 
+    for run in read_runs(store):
+        for problem in run.problems:
+            click.echo(f"castlewalls: warning: {problem}", err=True)
     try:
         return build(store, store / "report.html" if output is None else output)
     except OSError as error:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from bench.engine.graph import Plan
-from bench.engine.record import Record, read_runs
+from bench.engine.record import PluginSpec, Record, read_runs
 from bench.engine.run import estimate
 from bench.engine.store import Store
 
@@ -37,24 +38,19 @@ def summary(store: Path, suite: str, console: Console) -> None:
     run = next((run for run in read_runs(store) if run.suite == suite), None)
     if run is None:
         return
-    rows: dict[tuple[str, str, str], list[Record]] = {}
-    for _, record in run.records:
-        attack = record.attack.label or record.attack.name
-        if record.probe is not None:
-            attack += f" probed by {record.probe.label or record.probe.name}"
-        rows.setdefault((record.testbed.name, attack, record.defense.label or record.defense.name), []).append(record)
-    names = list(dict.fromkeys(name for records in rows.values() for record in records for name in record.metrics))
+    rows = _rows([record for _, record in run.records])
+    names = list(dict.fromkeys(name for _, records in rows for record in records for name in record.metrics))
     shown = [
         name for column in COLUMNS for name in names if name == column or (column.endswith("[") and name.startswith(column))
     ]
     table = Table("testbed", "attack", "defense", "ok", *shown, box=None)
-    for (testbed, attack, defense), records in rows.items():
+    for (testbed, attack, defense), records in rows:
         fine = [record for record in records if record.status == "ok"]
         table.add_row(testbed, attack, defense, f"{len(fine)}/{len(records)}", *(_mean(fine, name) for name in shown))
     console.print(table, markup=False)
     _show_skipped(
         f"{attack} x {defense}: {record.reason}"
-        for (_, attack, defense), records in rows.items()
+        for (_, attack, defense), records in rows
         for record in records
         if record.status == "skipped"
     )
@@ -62,8 +58,38 @@ def summary(store: Path, suite: str, console: Console) -> None:
         if record.status == "failed":
             where = f"{record.attack.label} x {record.defense.label}, seed {record.seed}"
             console.print(f"failed: {where}: {record.reason}", markup=False, highlight=False, soft_wrap=True)
+    for problem in run.problems:
+        console.print(f"warning: {problem}", markup=False, highlight=False, soft_wrap=True)
     counts = ", ".join(f"{count} {status}" for status, count in run.counts.items() if count)
     console.print(f"{sum(run.counts.values())} cells: {counts}", highlight=False)
+
+
+def _rows(records: Sequence[Record]) -> list[tuple[tuple[str, str, str], list[Record]]]:
+    """Records of one cell over its seeds under what a reader sees: testbed, attack, defense.
+
+    Grouped by name, parameters and protocol, never by label: a plugin chooses its own. Where two groups would look the same, their
+    parameters, and a testbed's protocol, are spelled out.
+    """
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        specs = (record.testbed, record.attack, record.probe, record.defense)
+        groups.setdefault((*(spec and spec.identity for spec in specs), record.protocol), []).append(record)
+    plainly = [_said(found[0]) for found in groups.values()]
+    clear = [
+        said if plainly.count(said) == 1 else _said(found[0], spelled_out=True)
+        for said, found in zip(plainly, groups.values(), strict=True)
+    ]
+    return list(zip(clear, groups.values(), strict=True))
+
+
+def _said(record: Record, spelled_out: bool = False) -> tuple[str, str, str]:
+    def name(spec: PluginSpec) -> str:
+        text = spec.label or spec.name
+        return f"{text} [{spec.name} {spec.identity[1]}]" if spelled_out else text
+
+    testbed = f"{name(record.testbed)} {record.protocol[:8]}" if spelled_out else name(record.testbed)
+    attack = name(record.attack) + (f" probed by {name(record.probe)}" if record.probe is not None else "")
+    return testbed, attack, name(record.defense)
 
 
 def _mean(records: list[Record], name: str) -> str:
@@ -72,8 +98,8 @@ def _mean(records: list[Record], name: str) -> str:
 
 
 def _existing(store: Path) -> Store | None:
-    """The store, without making one where there is none."""
-    return Store(store) if store.exists() else None
+    """The store to look into, without making one where there is none or needing to write."""
+    return Store(store, read_only=True) if store.exists() else None
 
 
 def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> None:

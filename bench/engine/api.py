@@ -15,7 +15,7 @@ from bench.engine.graph import Plan
 from bench.engine.plan import make_plan
 from bench.engine.progress import Reporter, reporter_for
 from bench.engine.provenance import provenance
-from bench.engine.record import read_runs
+from bench.engine.record import PluginSpec, read_runs
 from bench.engine.run import Outcome, execute
 from bench.engine.slots import Slot, make_slots
 from bench.engine.store import Store
@@ -143,6 +143,9 @@ def records_table(store: Path) -> pd.DataFrame:
                 "protocol": record.protocol,
                 "folder": str(folder),
             }
+            for role in ("testbed", "attack", "probe", "defense"):
+                found: PluginSpec | None = getattr(record, role)
+                row |= {f"{role}.name": found and found.name, f"{role}.params": found and found.identity[1]}
             row |= {f"cost.{name}": value for name, value in record.cost.items()}
             for name, metric in record.metrics.items():
                 row |= {
@@ -153,5 +156,6 @@ def records_table(store: Path) -> pd.DataFrame:
                 }
             rows.append(row)
     first = ["suite", "testbed", "attack", "probe", "defense", "kind", "seed", "status", "reason", "protocol", "folder"]
+    first += [f"{role}.{part}" for role in ("testbed", "attack", "probe", "defense") for part in ("name", "params")]
     table: pd.DataFrame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=first)
     return table

@@ -83,6 +83,9 @@ class Executor:
         self.plugin_files, self.provenance = plugin_files, dict(provenance or {})
         self.events: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]] = queue.SimpleQueue()
         self.workers: dict[str, Worker] = {}
+        self.failures: dict[str, Failure] = {}
+        self.tries: dict[str, int] = {}
+        self.waiting: dict[str, None] = {}
         self.jobs: dict[str, _Job] = {}  # by slot
         self.made = 0
 
@@ -109,10 +112,6 @@ class Executor:
             finally:
                 self._stop()
         return self.failures
-
-    failures: dict[str, Failure]
-    tries: dict[str, int]
-    waiting: dict[str, None]
 
     def _chain_lengths(self) -> dict[str, float]:
         """Seconds from each waiting stage to the end of the longest chain that hangs on it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.engine.fingerprint import digest
 from bench.engine.record import PluginSpec, Record, Status
+from bench.text import one_line, tail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ class Cell:
             kind=self.kind,
             probe=self.probe,
             protocol=self.protocol,
-            reason=reason,
-            trace=trace,
+            reason=one_line(reason),
+            trace=tail(trace),
             provenance=provenance or {},
         )
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench.engine.graph import Stage
+from bench.text import plain
 
 
 class Reporter:
@@ -39,6 +40,9 @@ class Reporter:
     def elsewhere(self, key: str, stage: Stage) -> None:
         """Another run is making this stage."""
 
+    def note(self, text: str) -> None:
+        """A line that a person should read."""
+
 
 class Lines(Reporter):
     """One line per event, for logs."""
@@ -47,7 +51,10 @@ class Lines(Reporter):
         self.console, self.count, self.total = console, 0, 0
 
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        self._say(text)
 
     def begin(self, total: int, cached: int) -> None:
         self.total = total

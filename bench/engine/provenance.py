@@ -46,7 +46,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
+            # Git refuses a checkout of somebody else; to read its state there is no harm in it.
+            command = ["git", "-c", f"safe.directory={folder}", "-C", str(folder), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

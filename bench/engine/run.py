@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from bench.engine.executor import Executor, Failure, unfinished
 from bench.engine.graph import Cell, Plan
-from bench.engine.record import Record
+from bench.engine.record import Record, read_account
 from bench.engine.store import Store, write_atomically
+from bench.text import one_line
 
 RECORD_FILE = "record.json"
 
@@ -36,38 +35,87 @@ class Outcome:
 
 
 def execute(plan: Plan, store: Store, executor: Executor, provenance: Mapping[str, Any] | None = None) -> Outcome:
-    """Makes what is missing and accounts for every cell. On Ctrl-C the account is written before the exception goes on."""
-    account = _Account(plan, store, dict(provenance or {}))
+    """Makes what is missing and accounts for every cell. On Ctrl-C the account is written before the exception goes on.
+
+    The account begins with what is finished and, for the rest, with what the last run found, so that a run that is ended at any
+    moment takes nothing from the board.
+    """
+    account = _Account(plan, store, dict(provenance or {}), executor.reporter.note)
     store.clean()
-    earlier = account.earlier_times()
-    account.write()
+    account.refuse_damaged()
+    account.update({}, always=True)
     try:
         executor.run(plan.stages, [cell.stage for cell in plan.cells if cell.stage], lambda: account.update(executor.failures))
         # Looking again at a finished suite makes nothing, so its board keeps its dates.
-        account.started, account.finished = earlier if earlier and not executor.made else (account.started, _now())
+        account.finish(made=executor.made)
     finally:
         account.update(executor.failures, always=True)
     return Outcome(counts=account.counts(), made=executor.made, file=account.path)
 
 
 class _Account:
-    """What ``runs/<suite>.json`` says."""
+    """What ``runs/<suite>.json`` says. ``tell``: what a person should know."""
 
-    def __init__(self, plan: Plan, store: Store, provenance: dict[str, Any]) -> None:
-        self.plan, self.store, self.provenance = plan, store, provenance
+    def __init__(self, plan: Plan, store: Store, provenance: dict[str, Any], tell: Callable[[str], None]) -> None:
+        self.plan, self.store, self.provenance, self.tell = plan, store, provenance, tell
         self.path = store.root / "runs" / f"{plan.suite}.json"
         self.started, self.finished = _now(), None
         self.results: dict[int, tuple[str, dict[str, Any]]] = {}  # cell's index -> status, entry
+        self.ids = [identity(cell) for cell in plan.cells]
+        self.earlier = self._earlier(aloud=True)
+        self._say_what_is_replaced()
 
     started: str
     finished: str | None
 
-    def earlier_times(self) -> tuple[str, str] | None:
-        """When the last run of this suite started and finished, if it did."""
-        if not self.path.is_file():
+    def _earlier(self, aloud: bool = False) -> dict[str, Any] | None:
+        """The account of the last run; ``None`` if there is none that can be read."""
+        try:
+            return read_account(self.path) if self.path.is_file() else None
+        except (OSError, ValueError) as error:
+            if aloud:
+                self.tell(f"{self.path} cannot be read ({one_line(str(error))}); it is written anew")
             return None
-        data = json.loads(self.path.read_text())
-        return (data["started"], data["finished"]) if data["finished"] else None
+
+    def _say_what_is_replaced(self) -> None:
+        """Two suites of one name share one account: the second takes the first one's cells off the board."""
+        if self.earlier is None or self.plan.filtered:
+            return
+        before, mine = [cell.get("id") for cell in self.earlier["cells"]], set(self.ids)
+        gone = sum(name not in mine for name in before)
+        if gone:
+            what = f"{self.plan.suite} ({self.earlier['description'] or 'no description'}, started {self.earlier['started']})"
+            self.tell(
+                f"replaces the run of {what}: {gone} of its {len(before)} cells are not in this suite and leave the board"
+            )
+
+    def finish(self, made: int) -> None:
+        """The run came to its end. Nothing made: the dates of the last run stay."""
+        earlier = self.earlier
+        if made or earlier is None or not earlier["finished"]:
+            self.finished = _now()
+        else:
+            self.started, self.finished = earlier["started"], earlier["finished"]
+
+    def refuse_damaged(self) -> None:
+        """Moves aside the results that cannot be used, so that they are made again."""
+        for cell in self.plan.cells:
+            if cell.stage and self.store.folder(cell.stage).is_dir():
+                wrong = self.store.fault(cell.stage) or self._read(cell.stage)[1]
+                if wrong:
+                    self._put_aside(cell.stage, wrong)
+
+    def _put_aside(self, key: str, wrong: str) -> None:
+        described = self.plan.stages[key].describe()
+        self.tell(f"{described}: {wrong}; it is made again, what was there is in {self.store.put_aside(key)}")
+
+    def _read(self, key: str) -> tuple[str, str]:
+        """The status in a finished cell's record, and what is wrong with that record."""
+        try:
+            text = (self.store.folder(key) / RECORD_FILE).read_text(encoding="utf-8")
+            return Record.from_json(text).status, ""
+        except (OSError, ValueError) as error:
+            return "failed", f"{RECORD_FILE} cannot be used: {one_line(str(error))}"
 
     def update(self, failures: Mapping[str, Failure], always: bool = False) -> None:
         """Notes the cells that have come to an end, and writes if there are any new."""
@@ -83,11 +131,13 @@ class _Account:
     def _result(self, cell: Cell, failures: Mapping[str, Failure]) -> tuple[str, dict[str, Any]] | None:
         if cell.stage is None:
             return "skipped", _inline(cell.without_result("skipped", cell.reason, provenance=self.provenance))
-        if self.store.finished(cell.stage):
-            file = self.store.folder(cell.stage) / RECORD_FILE
-            status = json.loads(file.read_text())["status"]
-            return status, {"record": str(file.relative_to(self.store.root))}
         failure = failures.get(cell.stage)
+        if failure is None and self.store.finished(cell.stage):
+            status, wrong = self._read(cell.stage)
+            if not wrong:
+                file = self.store.folder(cell.stage) / RECORD_FILE
+                return status, {"record": str(file.relative_to(self.store.root))}
+            failure = Failure(cell.stage, wrong)
         if failure is None:
             return None
         reason = failure.reason
@@ -104,36 +154,49 @@ class _Account:
 
     def write(self) -> None:
         """Replaces the file. A part of a suite (``--seeds`` and the like) leaves the other cells of the last run where they
-        are."""
-        with (
-            self.store.writing(f"{self.path} cannot be written"),
-            FileLock(self.store.root / "locks" / f"{self.plan.suite}.run.lock"),
-        ):
-            entries = [{"id": _identity(cell), "status": "pending"} for cell in self.plan.cells]
-            for index, (status, entry) in self.results.items():
-                entries[index] = {"id": entries[index]["id"], "status": status} | entry
-            if self.plan.filtered and self.path.is_file():
-                mine = {entry["id"]: entry for entry in entries}
-                earlier = json.loads(self.path.read_text())["cells"]
-                kept = [mine.pop(entry["id"], entry) for entry in earlier]
-                entries = kept + list(mine.values())
-            counted = Counter(entry["status"] for entry in entries)
-            data = {
-                "suite": self.plan.suite,
-                "description": self.plan.description,
-                "started": self.started,
-                "finished": self.finished,
-                "counts": {status: counted[status] for status in ("ok", "failed", "skipped", "pending")},
-                "cells": entries,
-            }
-            write_atomically(self.path, json.dumps(data, indent=1, allow_nan=False))
+        are; a cell without a result keeps what the last run found."""
+        with self.store.writing(f"{self.path} cannot be written"):
+            lock = self.store.lock(f"{self.plan.suite}.run")
+            try:
+                write_atomically(self.path, json.dumps(self._data(), indent=1, allow_nan=False))
+            finally:
+                lock.release()
+
+    def _data(self) -> dict[str, Any]:
+        known = self._earlier() or {"cells": []}
+        before = {cell["id"]: cell for cell in known["cells"] if isinstance(cell.get("id"), str)}
+        mine: dict[str, dict[str, Any]] = {}
+        for index, (name, cell) in enumerate(zip(self.ids, self.plan.cells, strict=True)):
+            if index in self.results:
+                status, entry = self.results[index]
+                mine[name] = _about(cell) | {"id": name, "status": status} | entry
+            else:
+                mine[name] = before.get(name, _about(cell) | {"id": name, "status": "pending"})
+        if self.plan.filtered:
+            mine = {name: mine.get(name, cell) for name, cell in before.items()} | mine
+        counted = Counter(entry.get("status", "pending") for entry in mine.values())
+        return {
+            "suite": self.plan.suite,
+            "description": self.plan.description,
+            "started": self.started,
+            "finished": self.finished,
+            "counts": {status: counted[status] for status in ("ok", "failed", "skipped", "pending")},
+            "cells": list(mine.values()),
+        }
 
 
-def _identity(cell: Cell) -> str:
+def identity(cell: Cell) -> str:
     """Which cell of a suite this is, whatever code made it: how a partial run finds what it replaces."""
     specs = [cell.testbed, cell.attack, cell.probe, cell.defense]
     named = [None if spec is None else [spec.name, spec.params] for spec in specs]
     return json.dumps([*named, cell.seed], sort_keys=True)
+
+
+def _about(cell: Cell) -> dict[str, Any]:
+    """What a reader needs of a cell whose record has been lost."""
+    specs = (cell.testbed, cell.attack, cell.probe, cell.defense)
+    labels = [None if spec is None else spec.label for spec in specs]
+    return {"labels": labels, "kind": cell.kind, "protocol": cell.protocol}
 
 
 def _inline(record: Record) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from bench.engine.context import StageContext, StageKind
 from bench.engine.ranks import RankFailed, run_ranks
 from bench.engine.store import LOG, commit, discard, is_disk_full
 from bench.errors import UserError
+from bench.text import REASON_LENGTH, one_line, tail
 
 PROGRESS_SECONDS = 0.2
 
@@ -88,16 +89,23 @@ def _failure(error: Exception, task: Mapping[str, Any]) -> dict[str, Any]:
     if is_disk_full(error):
         reason = f"disk full while writing {task['final']}"
     elif isinstance(error, UserError):
-        reason = " ".join(str(error).split())
+        reason = str(error)
     else:
-        message = " ".join((str(error).strip().splitlines() or [""])[0].split())
+        message = (_text(error)[: 10 * REASON_LENGTH].strip().splitlines() or [""])[0]
         reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return {
         "ok": False,
-        "reason": reason,
-        "trace": traceback.format_exc(),
+        "reason": one_line(reason),
+        "trace": tail(traceback.format_exc()),
         "retry": not (is_disk_full(error) or isinstance(error, UserError)),
     }
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # a plugin's own class may fail at that too
+        return "(its text cannot be had)"
 
 
 def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callable[[dict[str, Any]], None]) -> dict[str, float]:

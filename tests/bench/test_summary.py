@@ -45,13 +45,13 @@ def test_columns_are_whole_names_and_families_that_end_in_a_bracket(tmp_path: Pa
         "auroc[noise]": 0.625,
     }
     others = {
-        "target_seen": 9,
-        "tau": 9,
-        "ta[x]": 9,
-        "asr_field[prompt]": 9,
-        "auroc[image]": 9,
-        "fid_other_classes[x]": 9,
-        "amplification_max": 9,
+        "target_seen": 0.9,
+        "tau": 0.9,
+        "ta[x]": 0.9,
+        "asr_field[prompt]": 0.9,
+        "auroc[image]": 0.9,
+        "fid_other_classes[x]": 0.9,
+        "amplification_max": 0.9,
     }
     head, row, last = shown(tmp_path, dict(reversed((others | wanted).items())))
     for name in wanted:

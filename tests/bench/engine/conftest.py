@@ -33,6 +33,9 @@ class Remembering(Reporter):
     def elsewhere(self, key, stage):
         self.events.append(("elsewhere", key))
 
+    def note(self, text):
+        self.events.append(("note", text))
+
     def keys(self, what):
         return [event[1] for event in self.events if event[0] == what]
 

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from bench.engine.manifest import MANIFEST
 from bench.engine.store import GRAVE, Store, commit, discard, is_disk_full, write_atomically
 from bench.errors import UserError
 
@@ -22,6 +23,110 @@ def test_a_stage_appears_whole(tmp_path):
     assert store.manifest(KEY)["stage"] == "train"
     assert list(store.manifests()) == [store.manifest(KEY)]
     assert not made.exists()
+
+
+def finished_stage(folder, name="array.npz"):
+    store = Store(folder)
+    made = store.new_folder(KEY)
+    made.mkdir()
+    (made / name).write_bytes(b"0123456789")
+    commit(made, store.folder(KEY), {"stage": "train", "cost": {}})
+    return store, store.folder(KEY) / name
+
+
+@pytest.mark.parametrize("damage", [b"", b"01234", b"0123456789x", None])
+def test_a_stage_that_lost_something_is_not_finished(tmp_path, damage):
+    """A copy that was cut off: what is read from it would be wrong, or fail for ever."""
+    store, file = finished_stage(tmp_path)
+    file.unlink() if damage is None else file.write_bytes(damage)
+    assert not Store(tmp_path).finished(KEY) and Store(tmp_path).fault(KEY).startswith("array.npz ")
+
+
+def test_one_flipped_byte_is_found(tmp_path):
+    """Weights with one byte flipped load without a word and give other numbers."""
+    store, file = finished_stage(tmp_path)
+    assert store.fault(KEY) == ""
+    file.write_bytes(b"0123456780")
+    assert Store(tmp_path).fault(KEY) == "array.npz is not what was written (SHA-256 differs)"
+    aside = store.put_aside(KEY)
+    assert not store.finished(KEY) and (aside / "array.npz").read_bytes() == b"0123456780"
+    store.clean()
+    assert aside.exists(), "it is for a person to look at"
+
+
+def test_a_stage_from_before_hashes_were_kept_is_finished(tmp_path):
+    store, file = finished_stage(tmp_path)
+    (file.parent / MANIFEST).write_text('{"stage": "train", "cost": {}}')
+    assert Store(tmp_path).finished(KEY) and Store(tmp_path).fault(KEY) == ""
+
+
+def test_what_is_made_in_a_shared_store_can_be_used_by_the_group(tmp_path):
+    """With a umask of 022, or 077, the second user's locks and stages shut the first one out of his own store."""
+    root = tmp_path / "store"
+    root.mkdir()
+    root.chmod(0o2770)
+    before = os.umask(0o077)
+    try:
+        store, file = finished_stage(root)
+        store.try_lock("a1" * 32).release()
+        write_atomically(root / "runs" / "x.json", "{}")
+    finally:
+        os.umask(before)
+    for path in [root / "locks" / f"{'a1' * 32}.lock", root / "runs" / "x.json", file, file.parent / MANIFEST]:
+        assert path.stat().st_mode & 0o777 == 0o660, path
+    for folder in [root / "tmp", root / "locks", root / "stages", file.parent.parent, file.parent]:
+        assert folder.stat().st_mode & 0o770 == 0o770, folder
+
+
+def test_a_private_store_stays_private(tmp_path):
+    root = tmp_path / "store"
+    root.mkdir(mode=0o700)
+    store, file = finished_stage(root)
+    lock = root / "locks" / "x.lock"
+    store.lock("x").release()
+    assert lock.stat().st_mode & 0o022 == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            r"locks/x\.lock cannot be taken: Permission denied \(of .*umask is",
+        ),
+        (
+            OSError(errno.ENOLCK, "No locks available"),
+            r"locks/x\.lock cannot be taken: No locks available .*choose another folder",
+        ),
+        (NotImplementedError("no flock"), r"locks/x\.lock cannot be taken: no flock .*choose another folder"),
+    ],
+)
+def test_a_lock_that_cannot_be_taken_is_named(tmp_path, monkeypatch, error, message):
+    """The line used to name the account, or to be a traceback."""
+    store = Store(tmp_path)
+    (tmp_path / "locks" / "x.lock").touch()
+
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(UserError, match=message):
+        store.lock("x")
+    store.new_folder("x").mkdir()
+    store.clean()
+    assert len(list((tmp_path / "tmp").iterdir())) == 1, "left alone"
+
+
+def test_a_store_is_looked_into_without_writing(tmp_path, monkeypatch):
+    """Whoever may only read a store can still plan over it."""
+    finished_stage(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("mkdir", "write_bytes", "write_text"):
+        monkeypatch.setattr(f"pathlib.Path.{name}", refuse)
+    assert Store(tmp_path, read_only=True).finished(KEY)
 
 
 def test_the_first_of_two_equal_results_stands(tmp_path):
