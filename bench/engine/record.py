@@ -375,6 +375,8 @@ def _metric(name: str, value: Any) -> Metric:
         for field, number in found.items()
         if field not in _NO_NUMBERS and number is not None
     }
+    if "value" not in found:
+        raise ValueError(f"metric {name} must have a value, null if it is absent")
     _typed(found, "unit", str, "")
     better = found.get("higher_is_better")
     if not isinstance(better, bool | None):
