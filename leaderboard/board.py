@@ -16,6 +16,8 @@ from itertools import groupby
 from pathlib import Path
 
 from bench.engine.record import Metric, PluginSpec, Record, Run
+from leaderboard.aggregate import Share
+from leaderboard.sound import sound
 
 FAMILIES = ("control", "sampler", "model", "data", "classifier", "inversion", "sample detector", "noise detector")
 _COST_UNITS = {"seconds": "s", "attack_seconds": "s", "peak_memory_bytes": "B", "generator_calls": "images"}
@@ -61,6 +63,27 @@ class Cell:
             number = entry.numbers.get(metric)
             if number is not None and number.value is not None:
                 found[entry.record.seed] = number.value
+        return found
+
+    def shares(self, metric: str) -> dict[int, Share]:
+        """Seed -> value and the samples it is worth, of a metric in [0, 1]; a record that does not say how many stands for one."""
+        found: dict[int, Share] = {}
+        for entry in self.with_status("ok"):
+            number = entry.numbers.get(metric)
+            if number is not None and number.value is not None:
+                found[entry.record.seed] = Share(
+                    min(1.0, max(0.0, number.value)), max(getattr(number, "effective_n", None) or number.n or 1, 1)
+                )
+        return found
+
+    def outcomes(self, metric: str) -> dict[int, tuple[float, ...]]:
+        """Seed -> 0 or 1 for each sample, where the record has them and they agree with its value."""
+        found: dict[int, tuple[float, ...]] = {}
+        for entry in self.with_status("ok"):
+            series, number = entry.record.series.get(f"outcomes[{metric}]"), entry.numbers.get(metric)
+            if series and number is not None and number.value is not None and set(series) <= {0.0, 1.0}:
+                if abs(sum(series) / len(series) - number.value) < 1e-6:
+                    found[entry.record.seed] = tuple(series)
         return found
 
     def flags(self) -> list[tuple[str, int]]:
@@ -130,7 +153,8 @@ def boards(runs: Sequence[Run]) -> list[Board]:
 def _entries(runs: Sequence[Run]) -> Iterable[Entry]:
     latest: dict[str, Entry] = {}
     for run in sorted(runs, key=lambda run: (run.finished or "", run.started, run.suite)):
-        for folder, record in run.records:
+        for folder, read in run.records:
+            record = sound(read)
             latest[json.dumps([identity(record.testbed), record.protocol, _key(record)])] = Entry(folder, record, run)
     return [latest[name] for name in sorted(latest)]
 
@@ -216,9 +240,14 @@ def _distinct_labels(specs: Iterable[PluginSpec]) -> dict[Identity, PluginSpec]:
     by_identity = {identity(spec): spec for spec in specs}
     uses = Counter((spec.name, label(spec)) for spec in by_identity.values())
     return {
-        key: replace(spec, label=f"{label(spec)} {key[1]}") if uses[spec.name, label(spec)] > 1 else spec
+        key: replace(spec, label=f"{label(spec)} {_short(key[1])}") if uses[spec.name, label(spec)] > 1 else spec
         for key, spec in by_identity.items()
     }
+
+
+def _short(params: str) -> str:
+    """Parameters beside a label; long ones by their hash."""
+    return params if len(params) <= 120 else f"#{hashlib.sha256(params.encode(errors='backslashreplace')).hexdigest()[:8]}"
 
 
 def _family_order(family: str) -> int:

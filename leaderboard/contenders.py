@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from bench.engine.record import PluginSpec
 from leaderboard import names
-from leaderboard.aggregate import BySeed
+from leaderboard.aggregate import BySeed, Interval, Share, share_difference, share_interval
 from leaderboard.board import Board, Cell, Row, label
+from leaderboard.bootstrap import Sampled
 from leaderboard.matrix import metric_names
-from leaderboard.shares import Share
 
 #: What a seed that failed counts as: the adversary succeeded.
 WORST = 1.0
@@ -49,11 +49,12 @@ class Way:
 class Contender:
     """A defense's numbers in one ranking. ``cells``, ``utilities`` and ``losses`` are by row: the cell, seed -> utility, and seed -> the
     share of no defense's utility that is lost (negative: gained). ``rates``: by way, seed -> rate, a failed seed at :data:`WORST`.
-    ``failed``: (row, seed); ``gaps``: why it cannot be ranked."""
+    ``outcomes``: likewise, of the single samples where they are known; ``failed``: (row, seed); ``gaps``: why it cannot be ranked."""
 
     defense: PluginSpec
     cells: tuple[Cell | None, ...]
     rates: Mapping[Way, Mapping[int, Share]]
+    outcomes: Mapping[Way, Mapping[int, tuple[float, ...]]]
     utilities: tuple[BySeed, ...]
     losses: tuple[BySeed, ...]
     failed: tuple[tuple[int, int], ...]
@@ -67,6 +68,30 @@ class Contender:
     def mean(self, way: Way) -> float:
         """Over the seeds. Raises ``ZeroDivisionError`` for a way that no seed has."""
         return math.fsum(share.value for share in self.rates[way].values()) / len(self.rates[way])
+
+    def worst(self) -> Interval:
+        """The rate of the strongest way, over the seeds."""
+        rates = self.rates[self.strongest()]
+        return share_interval([rates[seed] for seed in sorted(rates)])
+
+    def less(self, other: Contender) -> Interval | None:
+        """The strongest way's rate less the other's, paired by seed and, if both are one way and it is known, by sample.
+
+        Both sides are the highest of equally many ways, so what choosing the highest adds is the same on both."""
+        mine, others = self.strongest(), other.strongest()
+        pairs = None
+        if mine == others:
+            known = self.outcomes[mine].keys() & other.outcomes[mine].keys()
+            both = {seed: (self.outcomes[mine][seed], other.outcomes[mine][seed]) for seed in known}
+            pairs = {seed: pair for seed, pair in both.items() if len(pair[0]) == len(pair[1])}
+        return share_difference(self.rates[mine], other.rates[others], pairs)
+
+    def sampled(self) -> dict[Way, dict[int, Sampled]]:
+        """What :func:`leaderboard.bootstrap.rank_intervals` takes."""
+        return {
+            way: {seed: Sampled(share=share, outcomes=self.outcomes[way].get(seed)) for seed, share in rates.items()}
+            for way, rates in self.rates.items()
+        }
 
     def cell(self) -> Cell:
         """Where the strongest way was measured."""
@@ -152,7 +177,7 @@ def contenders(board: Board, point: EndPoint, rows: Sequence[Row]) -> list[Conte
     columns = [
         column
         for column, family in board.columns
-        if family in point.kinds or any(_shares(board.cell(rows[way.row], column), way.metric) for way in ways)
+        if family in point.kinds or any((cell := board.cell(rows[way.row], column)) and cell.values(way.metric) for way in ways)
     ]
     none = next((column for column in columns if column.name == "none"), None)
     control = _contender(board, point, rows, ways, none, None) if none else None
@@ -172,11 +197,13 @@ def _contender(
     if all(entry.record.status == "skipped" for cell in cells if cell for entry in cell.entries):
         return None
     rates: dict[Way, dict[int, Share]] = {}
+    outcomes: dict[Way, dict[int, tuple[float, ...]]] = {}
     failed: set[tuple[int, int]] = set()
     gaps: list[str] = []
     for way in ways:
         cell = cells[way.row]
-        values = _shares(cell, way.metric)
+        values = cell.shares(way.metric) if cell else {}
+        outcomes[way] = cell.outcomes(way.metric) if cell else {}
         reference = control.rates[way] if control else values
         tried = {entry.record.seed for entry in cell.entries} if cell else set()
         lost = tried & reference.keys() - values.keys()
@@ -189,6 +216,7 @@ def _contender(
         defense=column,
         cells=cells,
         rates=rates,
+        outcomes=outcomes,
         utilities=utilities,
         losses=_losses(utilities, control.utilities if control else utilities, point.higher_is_better),
         failed=tuple(sorted(failed)),
@@ -201,17 +229,6 @@ def _gaps(attack: str, missing: Sequence[int], measured: bool) -> list[str]:
         return []
     seeds = f"seed{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
     return [f"{seeds} not measured" if measured else f"not measured against {attack}"]
-
-
-def _shares(cell: Cell | None, metric: str) -> dict[int, Share]:
-    """Seed -> the rate and the samples behind it; a record that does not say how many stands for one."""
-    found = {}
-    for entry in cell.with_status("ok") if cell else ():
-        number = entry.numbers.get(metric)
-        if number is not None and number.value is not None:
-            count = getattr(number, "effective_n", None) or number.n or 1
-            found[entry.record.seed] = Share(number.value, count)
-    return found
 
 
 def _losses(own: Sequence[BySeed], control: Sequence[BySeed], higher_is_better: bool) -> tuple[BySeed, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench.engine.record import PluginSpec
 from leaderboard import names, palette
-from leaderboard.aggregate import MIN_SEEDS, Interval, t_interval
+from leaderboard.aggregate import MIN_SEEDS, Interval, positive_interval, share_interval, t_interval
 from leaderboard.board import Board, Cell, Row, families
 
 #: What no defense can change; it stands among the controls, or beside what it is compared with.
@@ -116,9 +116,15 @@ def matrices(board: Board) -> list[MetricTable]:
 
 
 def summary(cell: Cell, metric: str) -> Interval | None:
-    """Mean and t-interval over the cell's seeds; ``None`` without a value."""
+    """Mean over the cell's seeds, with the interval of a share, of a distance, or Student's; ``None`` without a value."""
     values = cell.values(metric)
-    return t_interval([values[seed] for seed in sorted(values)]) if values else None
+    if not values:
+        return None
+    if names.share(metric):
+        shares = cell.shares(metric)
+        return share_interval([shares[seed] for seed in sorted(shares)])
+    ordered = [values[seed] for seed in sorted(values)]
+    return positive_interval(ordered) if names.distance(metric) and min(ordered) >= 0 else t_interval(ordered)
 
 
 def shown_value(cell: Cell, metric: str) -> Value:

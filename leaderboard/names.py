@@ -259,6 +259,43 @@ _BOUNDED = (
 )
 
 
+#: Counted over samples: success or not.
+_SHARES = _BOUNDED - {"ssim", "auroc", "p_t"}
+_RANGES = {
+    "ssim": (-1.0, 1.0), "replication": (-1.0, 1.0), "replication_p95": (-1.0, 1.0), "kid": (-math.inf, math.inf),
+    **dict.fromkeys(
+        ("fid", "fid_other_classes", "mse", "amplification", "asr_threshold", "inversion_mse_best", "inversion_mse_last",
+         "inversion_mse_black", "cost"), (0.0, math.inf),
+    ),
+    **dict.fromkeys(_BOUNDED - {"ssim"}, (0.0, 1.0)),
+}  # fmt: skip
+#: Rounding, of a distance that is 0 or a similarity that is 1.
+_ROUNDING = 1e-3
+#: Families whose direction is theirs and not a record's: whether higher is better for the defender.
+DIRECTION = {
+    **dict.fromkeys(("asr", "robust_asr", "asr_field", "classifier_asr", "fid", "kid", "fid_other_classes"), False),
+    **dict.fromkeys(("fpr_fixed_threshold", "inversion_mse_best", "inversion_mse_last", "g1", "g2", "mismatch"), False),
+    **dict.fromkeys(("ta", "prompt_accuracy", "g4", "auroc", "tpr_fixed_threshold", "tpr_at_1_fpr", "tpr_at_5_fpr"), True),
+}
+
+
+def limits(name: str) -> tuple[float, float]:
+    """Where a metric's values can lie; shares exactly, distances and similarities but for rounding."""
+    family = split(name)[0]
+    low, high = _RANGES.get(family, (-math.inf, math.inf))
+    return (low, high) if family in _SHARES else (low - _ROUNDING, high + _ROUNDING)
+
+
+def share(name: str) -> bool:
+    """Whether the metric is a count over its samples, so that its interval over seeds is that of a share."""
+    return split(name)[0] in _SHARES
+
+
+def distance(name: str) -> bool:
+    """Whether the metric is a mean squared error: positive, without an upper end."""
+    return split(name)[0] in ("mse", "inversion_mse_best", "inversion_mse_last", "inversion_mse_black")
+
+
 def bounded(name: str) -> bool:
     """Whether the metric lives in [0, 1] by definition, so that its colour scale is that and not the range at hand."""
     return split(name)[0] in _BOUNDED

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from bench.engine.record import PluginSpec
-from leaderboard import names
-from leaderboard.aggregate import MIN_SEEDS, Interval, lexicographic_ranks, t_interval
+from leaderboard import bootstrap, names
+from leaderboard.aggregate import MIN_SEEDS, Interval, lexicographic_ranks, minimum_detectable_difference, t_interval
 from leaderboard.board import Board, Cell, Identity, Row, identity, label
 from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_points, ways_in
 from leaderboard.matrix import badges
-from leaderboard.shares import share_difference, share_interval
 
 #: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked, as a share of no defense's.
 BUDGET = 0.10
@@ -31,15 +30,16 @@ STATES = (HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED)
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """A defense's line. ``state``: where it stands against no defense; ``holds``: whether it is better, whatever it costs; ``rank`` is
-    empty where it has none. ``worst``: the rate of the way in that works best, ``way``; ``by_way``: all of them; ``mean``: over the
-    attacks, each at its strongest way. ``change``: of ``worst``, paired, against no defense's. ``above_honest``: ``worst`` less what an
-    honest model without defense reads, never below 0. ``loss``: the share of utility that is lost where it is dearest; ``pareto``:
-    nothing else that holds is better in both; ``note``: why it has no rank, or stands apart."""
+    empty where it has none; ``ranks``: the interval in which it could lie by the rate alone. ``worst``: the rate of the way in that
+    works best, ``way``; ``by_way``: all of them; ``mean``: over the attacks, each at its strongest way. ``change``: of ``worst``, paired,
+    against no defense's. ``above_honest``: ``worst`` less what an honest model without defense reads, never below 0. ``loss``: the share
+    of utility that is lost where it is dearest; ``pareto``: nothing else that holds is better in both; ``note``: why it has no rank."""
 
     cell: Cell
     state: str
     holds: bool
     rank: str
+    ranks: tuple[int, int] | None
     worst: Interval
     way: Way
     by_way: tuple[tuple[Way, float], ...]
@@ -56,12 +56,16 @@ class Place:
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
     """One attack, or the worst case over several. ``without``, ``honest``: the rate without a defense, and on an honest model;
-    ``places``: best first, unranked last; ``outside``: those beyond the budget; ``aside``: attacks that do not work even without a
-    defense, so that nothing can be shown against them; ``comparisons``: how many differences were tested."""
+    ``samples``: the seeds and the samples in each; ``detectable``: the smallest difference to no defense that they would show four
+    times in five, ``None`` if they would show none; ``places``: best first, unranked last; ``outside``: those beyond the budget;
+    ``aside``: attacks that do not work even without a defense, so that nothing can be shown against them; ``comparisons``: how many
+    differences were tested."""
 
     end_point: EndPoint
     attacks: tuple[PluginSpec, ...]
     without: Interval | None
+    samples: tuple[int, int]
+    detectable: float | None
     honest: float | None
     places: tuple[Place, ...]
     outside: tuple[Place, ...]
@@ -119,10 +123,11 @@ def _ranking(
 ) -> Ranking:
     found = contenders(board, point, rows)
     control = next((one for one in found if one.defense.name == "none"), None)
-    changes = {identity(one.defense): change(one, control) for one in found}
+    changes = {identity(one.defense): one.less(control) if control and one is not control else None for one in found}
     held = {identity(one.defense): _holds(one, changes, each) for one in found}
     states = {identity(one.defense): _state(one, control, changes, held) for one in found}
     ranks, comparisons = _ranks(found, states)
+    spans = _spans([one for one in found if identity(one.defense) in ranks])
     honest = _honest(board, rows, found)
     front = _front([one for one in found if held[identity(one.defense)] or one is control])
     places = [
@@ -131,7 +136,8 @@ def _ranking(
             state=states[key][0],
             holds=held[key],
             rank=ranks.get(key, ""),
-            worst=share_interval(one.rates[one.strongest()]),
+            ranks=spans.get(key),
+            worst=one.worst(),
             way=one.strongest(),
             by_way=tuple((way, one.mean(way)) for way, rates in one.rates.items() if rates),
             mean=sum(strongest := [one.mean(one.strongest(row)) for row in _rows(one)]) / len(strongest),
@@ -151,7 +157,9 @@ def _ranking(
     return Ranking(
         end_point=point,
         attacks=tuple(row[0] for row in rows),
-        without=share_interval(control.rates[control.strongest()]) if control else None,
+        without=control.worst() if control else None,
+        samples=_samples(control),
+        detectable=_detectable(control),
         honest=honest,
         places=tuple(place for place in places if place.state != OUTSIDE),
         outside=tuple(place for place in places if place.state == OUTSIDE),
@@ -160,15 +168,6 @@ def _ranking(
         utility_decimals=names.decimals_for(point.utility or "", *utilities, 0.0),
         contenders=tuple(found),
     )
-
-
-def change(one: Contender, control: Contender | None) -> Interval | None:
-    """The rate of the way that works best against ``one``, less that of the way that works best without a defense, paired by seed.
-
-    Both sides are the highest of equally many ways, so what choosing the highest adds is the same on both."""
-    if control is None or one is control:
-        return None
-    return share_difference(one.rates[one.strongest()], control.rates[control.strongest()])
 
 
 def _holds(one: Contender, changes: Mapping[Identity, Interval | None], each: Sequence[Ranking]) -> bool:
@@ -224,13 +223,9 @@ def _ranks(found: Sequence[Contender], states: Mapping[Identity, tuple[str, str]
     if not by_state[NONE]:
         return {}, 0
     holders = by_state[HOLDS]
-    rates = [one.rates[one.strongest()] for one in holders]
     losses = [one.losses[place] if (place := one.dearest()) is not None else None for one in holders]
-    apart = {
-        frozenset(pair): _told(share_difference(rates[pair[0]], rates[pair[1]]))
-        for pair in combinations(range(len(holders)), 2)
-    }
-    values = [{seed: share.value for seed, share in shares.items()} for shares in rates]
+    apart = {frozenset(pair): _told(holders[pair[0]].less(holders[pair[1]])) for pair in combinations(range(len(holders)), 2)}
+    values = [{seed: share.value for seed, share in one.rates[one.strongest()].items()} for one in holders]
     order = lexicographic_ranks(values, losses, (False, False), lambda one, other: apart[frozenset((one, other))])
     numbered = {identity(one.defense): rank for one, rank in zip(holders, order, strict=True)}
     level, worse = by_state[NONE] + by_state[LEVEL], by_state[WORSE]
@@ -239,6 +234,24 @@ def _ranks(found: Sequence[Contender], states: Mapping[Identity, tuple[str, str]
     shared = Counter(numbered.values())
     text = {key: f"{rank}{'=' if shared[rank] > 1 else ''}" for key, rank in numbered.items()}
     return text, len(holders) + len(by_state[LEVEL] + worse + by_state[OUTSIDE]) + len(apart)
+
+
+def _spans(ranked: Sequence[Contender]) -> dict[Identity, tuple[int, int]]:
+    """Identity -> rank interval by the rate alone, among those that have a rank."""
+    if len(ranked) < 2:
+        return {}
+    found = bootstrap.rank_intervals([one.sampled() for one in ranked], higher_is_better=False)
+    return {identity(one.defense): span for one, span in zip(ranked, found, strict=True)}
+
+
+def _samples(control: Contender | None) -> tuple[int, int]:
+    rates = control.rates[control.strongest()] if control else {}
+    return len(rates), round(min((share.n for share in rates.values()), default=0))
+
+
+def _detectable(control: Contender | None) -> float | None:
+    rates = control.rates[control.strongest()] if control else {}
+    return minimum_detectable_difference([rates[seed] for seed in sorted(rates)]) if len(rates) > 1 else None
 
 
 def _honest(board: Board, rows: Sequence[Row], found: Sequence[Contender]) -> float | None:

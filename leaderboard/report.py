@@ -110,6 +110,7 @@ def _environment() -> jinja2.Environment:
         short=lambda name: names.words(name).label,
         standing=_standing,
         percent=_percent,
+        span=_span,
     )
     return environment
 
@@ -148,6 +149,14 @@ def _standing(place: Place) -> str:
         UNRANKED: "not ranked",
     }[place.state]
     return f"{said}: {place.note}" if place.note else said
+
+
+def _span(ranks: tuple[int, int] | None) -> Markup:
+    """A rank's interval, below the rank."""
+    if ranks is None:
+        return Markup("")
+    text = str(ranks[0]) if ranks[0] == ranks[1] else f"{ranks[0]} to {ranks[1]}"
+    return Markup(' <span class="ci" title="95 % of resampled seeds and samples">{}</span>').format(text)
 
 
 def _percent(share: Interval | None) -> Markup:

@@ -15,15 +15,18 @@ from leaderboard.compositions import Composition, compositions
 from leaderboard.contenders import fid_name, invocations
 from leaderboard.detections import Detector, detectors
 from leaderboard.detections import rows as detected_rows
+from leaderboard.finders import FoundRanking, detector_rankings, inversion_rankings
 from leaderboard.inversions import InversionLine, inversion_line
 from leaderboard.matrix import MetricTable, Value, matrices, metric_names, shown_value, summary
 from leaderboard.panel import flatten
 from leaderboard.ranking import Ranking, rankings
+from leaderboard.sound import sound
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Overview:
-    """One run in plain words. ``counts``: cells (one attack, defense and seed each) by status, anchors apart."""
+    """One run in plain words. ``counts``: cells (one attack, defense and seed each) by status, anchors apart; ``unknown_commits``: records
+    that say nothing of one; ``problems``: what of the run could not be read."""
 
     run: Run
     testbeds: tuple[str, ...]
@@ -34,7 +37,9 @@ class Overview:
     counts: Mapping[str, int]
     versions: tuple[str, ...]
     commits: tuple[str, ...]
+    unknown_commits: int
     dirty: bool
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class ControlTable:
     rows: tuple[tuple[Cell, tuple[Value, ...]], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BoardView:
     """One board, ready for the template. ``prompted``: the adversary's only way in is what a user asks for; ``detected``: the rows in
     which a detector has a line."""
@@ -60,6 +65,8 @@ class BoardView:
     detectors: tuple[Detector, ...]
     detected: tuple[Row, ...]
     inversions: tuple[InversionLine, ...]
+    detections: tuple[FoundRanking, ...]
+    recoveries: tuple[FoundRanking, ...]
     controls: ControlTable
     anchors: ControlTable
 
@@ -77,24 +84,28 @@ class BoardView:
 
 def overview(run: Run) -> Overview:
     """Raises nothing: a run without records has empty lists."""
-    records = [record for _, record in run.records]
+    records = [sound(record) for _, record in run.records]
     cells = [record for record in records if record.kind != "anchor"]
     sources = [dict(flatten(record.provenance)) for record in records]
     treatments = {
         (label(record.defense), record.kind.endswith("detector")) for record in cells if record.defense.name != "none"
     }
+    commits = [source.get("git.commit", "null") for source in sources]
+    measured = [commit for commit, record in zip(commits, records, strict=True) if record.status == "ok"]
     return Overview(
-        run,
-        tuple(sorted({label(record.testbed) for record in records})),
-        tuple(sorted({label(record.attack) for record in cells if record.attack.name != "none"})),
-        tuple(sorted(name for name, detects in treatments if not detects)),
-        tuple(sorted(name for name, detects in treatments if detects)),
-        tuple(sorted({record.seed for record in cells})),
-        {status: sum(record.status == status for record in cells) for status in ("ok", "failed", "skipped")}
-        | {"pending": run.counts.get("pending", 0)},
-        tuple(sorted({source["castlewalls"] for source in sources if "castlewalls" in source})),
-        tuple(sorted({source["git.commit"] for source in sources if source.get("git.commit", "null") != "null"})),
-        any(source.get("git.dirty") == "true" for source in sources),
+        run=run,
+        testbeds=tuple(sorted({label(record.testbed) for record in records})),
+        attacks=tuple(sorted({label(record.attack) for record in cells if record.attack.name != "none"})),
+        defenses=tuple(sorted(name for name, detects in treatments if not detects)),
+        detectors=tuple(sorted(name for name, detects in treatments if detects)),
+        seeds=tuple(sorted({record.seed for record in cells})),
+        counts={status: sum(record.status == status for record in cells) for status in ("ok", "failed", "skipped")}
+        | {status: run.counts.get(status, 0) for status in ("pending", "missing")},
+        versions=tuple(sorted({source["castlewalls"] for source in sources if "castlewalls" in source})),
+        commits=tuple(sorted(set(commits) - {"null"})),
+        unknown_commits=measured.count("null"),
+        dirty=any(source.get("git.dirty") == "true" for source in sources),
+        problems=tuple(getattr(run, "problems", ())),
     )
 
 
@@ -107,21 +118,23 @@ def board_view(board: Board) -> BoardView:
     shown = {label(place.cell.defense) for ranking, plot in ranked if plot for place in ranking.places + ranking.outside}
     found = detectors(board)
     return BoardView(
-        board,
-        tuple(matrices(board)),
-        ranked,
-        tuple((name, plots.marker(place)) for name, place in index.items() if name in shown),
-        fid or "",
-        invocations(cells) == ["prompt"],
-        compositions(board),
-        found,
-        detected_rows(board, found),
-        tuple(line for cell in board.all_cells() if (line := inversion_line(cell))),
-        _table(
+        board=board,
+        matrices=tuple(matrices(board)),
+        rankings=ranked,
+        legend=tuple((name, plots.marker(place)) for name, place in index.items() if name in shown),
+        fid=fid or "",
+        prompted=invocations(cells) == ["prompt"],
+        compositions=compositions(board),
+        detectors=found,
+        detected=detected_rows(board, found),
+        inversions=tuple(line for cell in board.all_cells() if (line := inversion_line(cell))),
+        detections=tuple(detector_rankings(board)),
+        recoveries=tuple(inversion_rankings(board)),
+        controls=_table(
             [cell for cell in board.all_cells() if cell.defense.name == "none" and cell.kind != "anchor"],
             _control_columns(cells),
         ),
-        _table(
+        anchors=_table(
             list(board.anchors), [name for name in metric_names(board.anchors) if names.words(name).group == names.GROUPS[0]]
         ),
     )

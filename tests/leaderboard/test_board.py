@@ -17,6 +17,8 @@ from leaderboard.panel import panel
 from leaderboard.ranking import rankings
 from leaderboard.report import render
 
+NONE = PluginSpec(name="none", label="none")
+
 
 def record(seed: int = 0, asr: float = 0.5, **changes: object) -> Record:
     plain = Record(
@@ -70,7 +72,7 @@ def test_two_parameter_sets_under_one_label_stay_apart() -> None:
 def test_the_two_controls_share_a_name_and_keep_it() -> None:
     """The attack `none` has parameters and the defense `none` has none; as a row and a column they need no telling apart."""
     honest = PluginSpec(name="none", params={"scheme": "finetune"}, label="none")
-    board = boards([run(record(attack=honest, probe=PluginSpec(name="a"), defense=PluginSpec(name="none", label="none")))])[0]
+    board = boards([run(record(attack=honest, probe=PluginSpec(name="a"), defense=NONE, kind="control"))])[0]
     assert [label(column) for column, _ in board.columns] == ["none"]
     assert [label(attack) for attack, _ in board.rows] == ["none"]
 
@@ -169,8 +171,8 @@ def test_ranking_takes_the_stronger_invocation_and_pairs_seeds(store: Path) -> N
 def test_nothing_holds_if_no_defense_shares_the_first_rank() -> None:
     """Then no defense may be praised."""
     cells = [
-        record(seed, asr, defense=PluginSpec(name=name))
-        for name, rates in (("none", (0.5, 0.6, 0.4)), ("d", (0.6, 0.4, 0.5)))
+        record(seed, asr, defense=PluginSpec(name=name), kind=kind)
+        for name, kind, rates in (("none", "control", (0.5, 0.6, 0.4)), ("d", "sampler", (0.6, 0.4, 0.5)))
         for seed, asr in enumerate(rates)
     ]
     (ranking,) = rankings(boards([run(*cells)])[0])

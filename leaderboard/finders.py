@@ -1,0 +1,333 @@
+"""Who finds the poison, and who recovers the target: detectors and inversions, each ranked over the attacks of its board.
+
+Nothing repairs anything here, so there is no budget and no defense to be better than. A detector has to beat its own false alarms, an
+inversion the best constant image; those that do not share the last rank. The worst case over attacks is what counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from bench.engine.record import PluginSpec
+from leaderboard import bootstrap, names
+from leaderboard.aggregate import MIN_SEEDS, BySeed, Interval, Share, share_difference, share_interval, shared_ranks, t_interval
+from leaderboard.board import Board, Cell, Row, identity, label
+from leaderboard.bootstrap import Sampled
+from leaderboard.matrix import badges, metric_names, summary
+
+#: The false positive rate that thresholds are fixed for.
+FALSE_ALARMS = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A line. ``finds``: more than chance; ``rank`` is empty where it has none, ``ranks``: its interval. ``worst``: a detector's rate, or
+    an inversion's error as a share of the best constant image's, against ``attack``, where it does worst; ``mean``: over the attacks.
+    ``beside``: further numbers as (value, interval); ``note``: why it has no rank."""
+
+    cell: Cell
+    finds: bool
+    rank: str
+    ranks: tuple[int, int] | None
+    worst: Interval
+    attack: PluginSpec
+    mean: float
+    beside: tuple[tuple[str, str], ...]
+    flags: tuple[str, ...]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRanking:
+    """``what``: is judged or recovered; ``metric``: in the records; ``warning``: what is wrong with that metric; ``beside``: heads of the
+    further columns; ``lines``: best first, unranked last; ``seeds``: of the first line; ``comparisons``: differences tested."""
+
+    what: str
+    metric: str
+    warning: str
+    attacks: tuple[PluginSpec, ...]
+    beside: tuple[str, ...]
+    lines: tuple[Found, ...]
+    seeds: int
+    comparisons: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """``rates``: by row, seed -> the metric; ``failed``: seeds without one; ``gaps``: why it cannot be ranked."""
+
+    cells: Mapping[int, Cell]
+    rates: Mapping[int, Mapping[int, Share]]
+    failed: int
+    gaps: tuple[str, ...]
+
+    def worst(self) -> int:
+        return min((row for row, rates in self.rates.items() if rates), key=lambda row: (_mean(self.rates[row]), row))
+
+
+def detector_rankings(board: Board) -> list[FoundRanking]:
+    """One for each thing that is judged (training set, generated images, starting noise), the clean control left out."""
+    columns = [column for column, family in board.columns if family.endswith("detector")]
+    places = [place for place in names.PLACES if place != "clean"]
+    return [found for place in places if (found := _detectors(board, place, columns))]
+
+
+def _detectors(board: Board, where: str, columns: Sequence[PluginSpec]) -> FoundRanking | None:
+    measured = metric_names([cell for cell in board.cells.values() if identity(cell.defense) in map(identity, columns)])
+    metric = next((m for m in (f"tpr_fixed_threshold[{where}]", f"tpr_at_1_fpr[{where}]") if m in measured), None)
+    rows = [row for row in board.rows if row[0].name != "none" and _any(board, row, columns, metric or "")]
+    # A column takes part if it judged this anywhere: another kind of detector never will.
+    columns = [column for column in columns if any(_any(board, row, [column], f"auroc[{where}]") for row in board.rows)]
+    if metric is None or not rows or not columns:
+        return None
+    seeds = [_seeds(board, row, columns, metric) for row in rows]
+    found = [(column, _entry(board, rows, seeds, column, metric)) for column in columns]
+    fixed = metric.startswith("tpr_fixed")
+    entries = [entry for _, entry in found if any(entry.rates.values())]
+    alarms = [_highest(entry, f"fpr_fixed_threshold[{where}]") if fixed else None for entry in entries]
+    finds = [_finds(entry, alarm) for entry, alarm in zip(entries, alarms, strict=True)]
+    notes = [_why(entry, alarm) for entry, alarm in zip(entries, alarms, strict=True)]
+    ranks, spans, comparisons = _ranks(entries, finds, notes)
+    lines = [
+        Found(
+            cell=entry.cells[entry.worst()],
+            finds=finds[place],
+            rank=ranks.get(place, ""),
+            ranks=spans.get(place),
+            worst=_interval(entry.rates[entry.worst()]),
+            attack=rows[entry.worst()][0],
+            mean=math.fsum(values := [_mean(rates) for rates in entry.rates.values() if rates]) / len(values),
+            beside=_auroc(entry, where, alarms[place]) if fixed else _auroc(entry, where, None)[1:],
+            flags=_flags(
+                entry, metric, f"{entry.failed} failed seed{'s' if entry.failed > 1 else ''} counted as finding nothing"
+            ),
+            note=notes[place],
+        )
+        for place, entry in enumerate(entries)
+    ]
+    return FoundRanking(
+        what=where,
+        metric=metric,
+        warning="" if fixed else "its threshold was chosen on the very data that is judged, which no defender can do",
+        attacks=tuple(row[0] for row in rows),
+        beside=(*(["false alarms, highest"] if fixed else []), "AUROC, worst", "AUROC, mean"),
+        lines=tuple(sorted(lines, key=lambda line: (_place(line), -line.worst.mean, label(line.cell.defense), line.cell.id))),
+        seeds=max(len(one) for one in seeds),
+        comparisons=comparisons,
+    )
+
+
+def _any(board: Board, row: Row, columns: Sequence[PluginSpec], metric: str) -> bool:
+    return any((cell := board.cell(row, column)) is not None and cell.values(metric) for column in columns)
+
+
+def _seeds(board: Board, row: Row, columns: Sequence[PluginSpec], metric: str) -> dict[int, float]:
+    """Seed -> the samples some detector had in this row; what all are held to."""
+    return {
+        seed: share.n
+        for column in columns
+        if (cell := board.cell(row, column))
+        for seed, share in sorted(cell.shares(metric).items())
+    }
+
+
+def _entry(board: Board, rows: Sequence[Row], seeds: Sequence[Mapping[int, float]], column: PluginSpec, metric: str) -> _Entry:
+    cells = {place: cell for place, row in enumerate(rows) if (cell := board.cell(row, column))}
+    rates: dict[int, dict[int, Share]] = {}
+    failed: set[int] = set()
+    gaps = [f"not measured against {label(row[0])}" for place, row in enumerate(rows) if place not in cells]
+    for place, cell in cells.items():
+        tried, values = {entry.record.seed for entry in cell.entries}, cell.shares(metric)
+        lost = tried & seeds[place].keys() - values.keys()
+        rates[place] = {seed: values[seed] for seed in sorted(values)} | {
+            seed: Share(0.0, seeds[place][seed]) for seed in sorted(lost)
+        }
+        failed |= lost
+        gaps += [f"seed {seed} not measured" for seed in sorted(seeds[place].keys() - tried)]
+    return _Entry(cells=cells, rates=rates, failed=len(failed), gaps=tuple(dict.fromkeys(gaps)))
+
+
+def _why(entry: _Entry, alarm: Interval | None) -> str:
+    """Why it has no rank, empty if it has."""
+    if entry.gaps:
+        return "; ".join(entry.gaps)
+    if len(entry.rates[entry.worst()]) - entry.failed < MIN_SEEDS:
+        return f"fewer than {MIN_SEEDS} seeds"
+    if alarm is not None and alarm.low is not None and alarm.low > FALSE_ALARMS:
+        return "it raises more false alarms than 1 %"
+    return ""
+
+
+def _finds(entry: _Entry, alarm: Interval | None) -> bool:
+    """Whether it finds more of the poison than it would flag of anything."""
+    low = _interval(entry.rates[entry.worst()]).low
+    return low is not None and low > max(FALSE_ALARMS, alarm.mean if alarm else 0.0)
+
+
+def _ranks(
+    entries: Sequence[_Entry], finds: Sequence[bool], notes: Sequence[str]
+) -> tuple[dict[int, str], dict[int, tuple[int, int]], int]:
+    """Place -> rank, and -> rank interval, with the number of differences tested."""
+    ranked = [place for place, note in enumerate(notes) if not note]
+    finders = [place for place in ranked if finds[place]]
+    rates = [entries[place].rates[entries[place].worst()] for place in finders]
+    apart = {
+        frozenset(pair): _told(share_difference(rates[pair[0]], rates[pair[1]])) for pair in combinations(range(len(rates)), 2)
+    }
+    values = [{seed: share.value for seed, share in one.items()} for one in rates]
+    order = shared_ranks(values, True, lambda one, other: apart[frozenset((one, other))])
+    numbered = dict(zip(finders, order, strict=True)) | {place: len(finders) + 1 for place in ranked if not finds[place]}
+    spans = {}
+    if len(ranked) > 1:
+        sampled = [
+            {row: {seed: Sampled(share=share) for seed, share in rates.items()} for row, rates in entries[place].rates.items()}
+            for place in ranked
+        ]
+        spans = dict(zip(ranked, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True))
+    return _text(numbered), spans, len(ranked) + len(apart)
+
+
+def _text(numbered: Mapping[int, int]) -> dict[int, str]:
+    shared = Counter(numbered.values())
+    return {place: f"{rank}{'=' if shared[rank] > 1 else ''}" for place, rank in numbered.items()}
+
+
+def _auroc(entry: _Entry, where: str, alarm: Interval | None) -> tuple[tuple[str, str], ...]:
+    means = [interval.mean for cell in entry.cells.values() if (interval := summary(cell, f"auroc[{where}]"))]
+    rate = ("–", "") if alarm is None else (names.number("ta", alarm.mean, 3), "")
+    worst, mean = (
+        (names.number("auroc", value) for value in (min(means), math.fsum(means) / len(means))) if means else ("–", "–")
+    )
+    return rate, (worst, ""), (mean, "")
+
+
+def _highest(entry: _Entry, metric: str) -> Interval | None:
+    found = [interval for cell in entry.cells.values() if (interval := summary(cell, metric))]
+    return max(found, key=lambda interval: interval.mean, default=None)
+
+
+def _flags(entry: _Entry, metric: str, failed: str) -> tuple[str, ...]:
+    found = [failed] if entry.failed else []
+    for cell in entry.cells.values():
+        found += [flag for flag in badges(cell, MIN_SEEDS, metric) if not flag.endswith(" failed")]
+    return tuple(dict.fromkeys(found))
+
+
+def inversion_rankings(board: Board) -> list[FoundRanking]:
+    """One: the last epoch's error over the best constant image's, worst over attacks, beside the same on an honest model."""
+    columns = [column for column, family in board.columns if family == "inversion"]
+    rows = [row for row in board.rows if row[0].name != "none" and _any(board, row, columns, "inversion_mse_last")]
+    if not rows:
+        return []
+    seeds = [{s for c in columns if (cell := board.cell(row, c)) for s in _ratios(cell, "inversion_mse_last")} for row in rows]
+    lines, logs = [], []
+    for column in columns:
+        cells = {place: cell for place, row in enumerate(rows) if (cell := board.cell(row, column))}
+        ratios = {place: found for place, cell in cells.items() if (found := _ratios(cell, "inversion_mse_last"))}
+        if not ratios:
+            continue
+        worst = max(ratios, key=lambda place: (_log_mean(ratios[place]), -place))
+        logs.append({seed: math.log(value) for seed, value in ratios[worst].items()})
+        lines.append((cells[worst], rows[worst][0], ratios, worst, _missing(rows, seeds, cells, ratios)))
+    ranked = [place for place, line in enumerate(lines) if not line[4]]
+    beating = [place for place in ranked if _beats(logs[place])]
+    order = shared_ranks([logs[place] for place in beating], higher_is_better=False)
+    last = {place: len(beating) + 1 for place in ranked if place not in beating}
+    ranks = _text(dict(zip(beating, order, strict=True)) | last)
+    spans: dict[int, tuple[int, int]] = {}
+    if len(ranked) > 1:
+        drawn = bootstrap.resampled_means([logs[place] for place in ranked])
+        spans = dict(zip(ranked, bootstrap.ranks_of(drawn), strict=True))
+    made = [
+        Found(
+            cell=cell,
+            finds=place in beating,
+            rank=ranks.get(place, ""),
+            ranks=spans.get(place),
+            worst=_interval_of_logs(logs[place]),
+            attack=attack,
+            mean=math.fsum(math.exp(_log_mean(one)) for one in ratios.values()) / len(ratios),
+            beside=(_shown(_ratios(cell, "inversion_mse_best")), _shown(_honest(board, cell))),
+            flags=badges(cell, MIN_SEEDS, "inversion_mse_last"),
+            note=note,
+        )
+        for place, (cell, attack, ratios, worst, note) in enumerate(lines)
+    ]
+    return [
+        FoundRanking(
+            what="target",
+            metric="inversion_mse_last",
+            warning="",
+            attacks=tuple(row[0] for row in rows),
+            beside=("best epoch (optimistic)", "on an honest model"),
+            lines=tuple(sorted(made, key=lambda line: (_place(line), line.worst.mean, label(line.cell.defense), line.cell.id))),
+            seeds=max(len(one) for one in seeds),
+            comparisons=len(ranked) + len(beating) * (len(beating) - 1) // 2,
+        )
+    ]
+
+
+def _missing(rows: Sequence[Row], seeds: Sequence[set[int]], cells: Mapping[int, Cell], ratios: Mapping[int, BySeed]) -> str:
+    """Why an inversion has no rank: an error has no worst value that a failed seed could count as."""
+    for place, row in enumerate(rows):
+        if place not in cells:
+            return f"not measured against {label(row[0])}"
+        broken = {entry.record.seed for entry in cells[place].with_status("failed")}
+        lost = sorted(seeds[place] - set(ratios.get(place, {})) | broken)
+        if lost:
+            return f"seed {', '.join(map(str, lost))} failed or not measured"
+        if len(ratios[place]) < MIN_SEEDS:
+            return f"fewer than {MIN_SEEDS} seeds"
+    return ""
+
+
+def _ratios(cell: Cell, metric: str) -> dict[int, float]:
+    """Seed -> the error as a share of the harder constant image's."""
+    own, flat, black = (cell.values(name) for name in (metric, "mse[constant]", "inversion_mse_black"))
+    lines = {seed: min(line[seed] for line in (flat, black) if seed in line) for seed in flat.keys() | black.keys()}
+    return {seed: max(value, 1e-12) / lines[seed] for seed, value in sorted(own.items()) if lines.get(seed, 0) > 0}
+
+
+def _honest(board: Board, cell: Cell) -> dict[int, float]:
+    row = next((r for r in board.rows if r[0].name == "none" and r[1] and identity(r[1]) == identity(cell.attack)), None)
+    honest = board.cell(row, cell.defense) if row else None
+    return _ratios(honest, "inversion_mse_last") if honest else {}
+
+
+def _beats(logs: BySeed) -> bool:
+    interval = t_interval([logs[seed] for seed in sorted(logs)])
+    return interval.n >= MIN_SEEDS and interval.high is not None and interval.high < 0
+
+
+def _interval_of_logs(logs: BySeed) -> Interval:
+    plain = t_interval([logs[seed] for seed in sorted(logs)])
+    low, high = (None if end is None else math.exp(min(end, 700.0)) for end in (plain.low, plain.high))
+    return Interval(math.exp(plain.mean), low, high, plain.n)
+
+
+def _log_mean(ratios: BySeed) -> float:
+    return math.fsum(math.log(value) for value in ratios.values()) / len(ratios)
+
+
+def _shown(ratios: BySeed) -> tuple[str, str]:
+    return (f"{math.exp(_log_mean(ratios)):.2f}", "") if ratios else ("–", "")
+
+
+def _interval(rates: Mapping[int, Share]) -> Interval:
+    return share_interval([rates[seed] for seed in sorted(rates)])
+
+
+def _mean(rates: Mapping[int, Share]) -> float:
+    return math.fsum(share.value for share in rates.values()) / len(rates)
+
+
+def _told(difference: Interval | None) -> bool:
+    return difference is not None and difference.n >= MIN_SEEDS and difference.excludes_zero()
+
+
+def _place(line: Found) -> tuple[bool, int]:
+    return not line.rank, int(line.rank.rstrip("=") or 0)
