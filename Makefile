@@ -7,6 +7,14 @@ JOBS   ?=
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/castlewalls run
 
+# make takes a space for the end of a file's name, and so does an installed script's first line.
+ifneq ($(words x$(VENV)x $(VENV)),2)
+$(error VENV must be a path without spaces, got '$(VENV)')
+endif
+ifeq ($(strip $(STORE)),)
+$(error STORE must be a folder, got '$(STORE)')
+endif
+
 # One thread a process: the tests already run in two.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
@@ -30,11 +38,11 @@ setup: $(VENV)/.castlewalls
 setup-dev: $(VENV)/.castlewalls-dev
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "castlewalls needs Python 3.10 or newer; '$(PYTHON)' is not. Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || \
+	@"$(PYTHON)" -c 'import ensurepip, venv' || \
 	  { echo "'$(PYTHON)' lacks its venv module (on Debian: apt install python3-venv)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 
 # The stamps make a second call instant; a changed dependency list installs again.
 $(VENV)/.castlewalls: setup.cfg pyproject.toml | $(VENV)/bin/python
@@ -46,16 +54,16 @@ $(VENV)/.castlewalls-dev: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@touch $(VENV)/.castlewalls $@
 
 leaderboard: setup
-	$(RUN) $(BOARD) --store $(STORE) $(if $(JOBS),--jobs $(JOBS))
+	$(RUN) $(BOARD) --store "$(STORE)" $(if $(JOBS),--jobs "$(JOBS)")
 
 # Failed cells (exit code 1) are rows of the pages; anything else stops here.
 science: setup
-	@$(RUN) $(SCIENCE) digits poison sd --store $(STORE) --no-report $(if $(JOBS),--jobs $(JOBS)); code=$$?; [ $$code -le 1 ] || exit $$code; \
-	$(BIN)/python docs/x0_trajectories.py --store $(STORE) || code=1; \
-	$(BIN)/python -m leaderboard.science --store $(STORE) --output docs && exit $$code
+	@$(RUN) $(SCIENCE) digits poison sd --store "$(STORE)" --no-report $(if $(JOBS),--jobs "$(JOBS)"); code=$$?; [ $$code -le 1 ] || exit $$code; \
+	$(BIN)/python docs/x0_trajectories.py --store "$(STORE)" || code=1; \
+	$(BIN)/python -m leaderboard.science --store "$(STORE)" --output docs && exit $$code
 
 $(SCIENCE): setup
-	$(RUN) $@ --store $(STORE) $(if $(JOBS),--jobs $(JOBS))
+	$(RUN) $@ --store "$(STORE)" $(if $(JOBS),--jobs "$(JOBS)")
 
 test: setup-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --timeout 300 --cov --cov-report term

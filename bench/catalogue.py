@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from bench import testbeds
@@ -15,6 +14,7 @@ from bench.names import unknown_name
 from bench.plugin import Plugin
 from bench.registry import KINDS, SINGULAR, Registry, source_of
 from bench.suite import shipped_suites
+from bench.yaml_reader import read_yaml
 
 
 def catalogue(plugin_files: Iterable[str] = (), what: str | None = None) -> dict[str, dict[str, str]]:
@@ -26,9 +26,7 @@ def catalogue(plugin_files: Iterable[str] = (), what: str | None = None) -> dict
     if what in (None, "testbeds"):
         found["testbeds"] = {name: testbeds.load(name).summary for name in testbeds.names()}
     if what in (None, "suites"):
-        found["suites"] = {
-            name: str(yaml.safe_load(path.read_text()).get("description", "")) for name, path in shipped_suites().items()
-        }
+        found["suites"] = {name: str(read_yaml(path).get("description", "")) for name, path in shipped_suites().items()}
     return found if what is None else {what: found[what]}
 
 
@@ -52,7 +50,7 @@ def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]
         )
     if name in shipped_suites():
         path = shipped_suites()[name]
-        found.append({"kind": "suite", "name": name, "source": str(path), "doc": path.read_text().strip()})
+        found.append({"kind": "suite", "name": name, "source": str(path), "doc": path.read_text(encoding="utf-8").strip()})
     if not found:
         names = {*testbeds.names(), *shipped_suites(), *(name for kind in KINDS for name in registry.names(kind))}
         raise unknown_name("name", name, names)

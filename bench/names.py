@@ -1,11 +1,43 @@
-"""One sentence for every misspelt name: what it was, what it may be, and the nearest of those."""
+"""One sentence for every misspelt name: what it was, what it may be, and the nearest of those; and values in messages."""
 
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 from bench.errors import UserError
+
+LONGEST_MESSAGE = 1000
+
+
+class _Short(reprlib.Repr):
+    """Of what a file says, which may be a list that holds itself 10^9 times: never more than a line of it is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 120
+        self.maxlist = self.maxtuple = self.maxdict = 6
+        self.maxlevel = 2
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out a number of more than 4300 digits.
+        return f"a whole number of {x.bit_length()} bits" if x.bit_length() > 256 else repr(x)
+
+
+_short = _Short()
+
+
+def shown(value: object) -> str:
+    """``repr(value)`` for a message, cut short where it is long, in bounded time."""
+    return _short.repr(value)
+
+
+def shortened(message: str) -> str:
+    """``message`` on one line of at most :data:`LONGEST_MESSAGE` characters, the middle left out."""
+    half = LONGEST_MESSAGE // 2 - 3
+    text = message if len(message) <= LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
+    return " ".join(text.split())
 
 
 def unknown_name(what: str, name: object, allowed: Iterable[str], where: str = "") -> UserError:
@@ -14,8 +46,9 @@ def unknown_name(what: str, name: object, allowed: Iterable[str], where: str = "
     ``what``: the kind of thing, e.g. ``attack``; ``where``: the file or entry it was found in, put in front.
     """
     options = sorted(allowed)
-    near = [option for option in options if name and option.startswith(str(name))]
-    near = near or difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    written = name[:LONGEST_MESSAGE] if isinstance(name, str) else shown(name)
+    near = [option for option in options if written and option.startswith(written)]
+    near = near or difflib.get_close_matches(written, options, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     prefix = f"{where}: " if where else ""
-    return UserError(f"{prefix}unknown {what} {name!r}{hint} (allowed: {', '.join(options) or 'none'})")
+    return UserError(f"{prefix}unknown {what} {shown(name)}{hint} (allowed: {', '.join(options) or 'none'})")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import math
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from bench.errors import UserError
-from bench.names import unknown_name
+from bench.names import shortened, shown, unknown_name
 
 T = TypeVar("T")
 
@@ -20,15 +23,18 @@ def construct(cls: type[T], what: str, params: Mapping[str, Any], where: str = "
     Raises :class:`UserError` for an unknown parameter (naming the nearest), a wrong type, or whatever ``cls`` itself refuses.
     """
     prefix = f"{where}: " if where else ""
-    hints = typing.get_type_hints(cls)
+    kind: Any = cls
+    hints = _type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     values = {}
     for name, value in params.items():
         if name not in fields:
             raise unknown_name(f"parameter of {what}:", name, fields, where)
         fits, values[name] = coerce(value, hints[name])
-        if not fits:
-            raise UserError(f"{prefix}{what}: {name} must be {describe(hints[name])}, got {value!r}")
+        wanted = unfit(values[name]) if fits else describe(hints[name])
+        if wanted:
+            quotes = in_quotes(value) if "text" in wanted else ""
+            raise UserError(f"{prefix}{what}: {name} must be {wanted}, got {shown(value)}{quotes}")
     missing = [
         name
         for name, field in fields.items()
@@ -39,7 +45,35 @@ def construct(cls: type[T], what: str, params: Mapping[str, Any], where: str = "
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{prefix}{' '.join(str(error).split())}") from error
+        raise UserError(f"{prefix}{shortened(str(error))}") from error
+
+
+@cache
+def _type_hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def unfit(value: Any) -> str:
+    """What ``value`` must be, where it is of the right type and still cannot be worked with; empty if it can. Numbers must survive JSON
+    and a table's columns; text, a file's name and a page."""
+    if isinstance(value, (list, tuple)):
+        return next((wanted for wanted in map(unfit, value) if wanted), "")
+    if isinstance(value, dict):
+        return unfit([*value.keys(), *value.values()])
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "a whole number of at most 18 digits"
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= character <= "\udfff" for character in value)):
+        return "text of valid Unicode without NUL characters"
+    return ""
+
+
+def in_quotes(value: Any) -> str:
+    """The end of a message about text, where YAML has made something else of it: a number, a date, ``no``."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    mistaken = any(isinstance(item, (bool, int, float, datetime.date)) for item in values)
+    return "; text that looks like a number, a date or yes and no needs quotes" if mistaken else ""
 
 
 def coerce(value: Any, hint: Any) -> tuple[bool, Any]:
@@ -73,7 +107,7 @@ def _coerce_float(value: Any) -> tuple[bool, Any]:
         return False, value
     try:
         return True, float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return False, value
 
 
@@ -94,5 +128,7 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(option) for option in get_args(hint))
     if origin is Literal:
         return "one of " + ", ".join(repr(option) for option in get_args(hint))
+    if origin is tuple and len(args := get_args(hint)) == 2 and args[1] is Ellipsis:
+        return f"a list of {describe(args[0])}"
     words = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
     return words.get(hint, str(hint) if origin else getattr(hint, "__name__", str(hint)))

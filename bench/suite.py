@@ -7,23 +7,29 @@ refused value is one line with the file's name.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import yaml
-
 from bench import testbeds
 from bench.errors import UserError
-from bench.names import unknown_name
+from bench.names import shown, unknown_name
+from bench.params import in_quotes, unfit
 from bench.plugin import Attack, Defense, Detector, Plugin
 from bench.registry import Kind, Registry
 from bench.testbeds.base import Testbed
+from bench.yaml_reader import read_yaml
 
 FIELDS = ("name", "description", "testbeds", "attacks", "defenses", "detectors", "seeds", "timeout_seconds", "retries")
 ENTRY_FIELDS = ("name", "params", "grid")
+LONGEST_NAME = 100
+#: More than anybody will wait for, and few enough to be planned in a minute.
+MOST_CELLS = 10_000
+LONGEST_TIMEOUT = 1e9
+MOST_RETRIES = 100
 
 P = TypeVar("P", bound=Plugin)
 
@@ -93,16 +99,7 @@ def find_suite(name_or_path: str) -> Path:
 def load_suite(name_or_path: str, registry: Registry) -> Suite:
     """Reads and validates. Raises :class:`UserError`, one line, in front the file's name."""
     path = find_suite(name_or_path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise UserError(f"{path.name}:{line} not valid YAML: {problem}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name} cannot be read: {error}") from error
-    return parse_suite(data, registry, path.name)
+    return parse_suite(read_yaml(path), registry, path.name)
 
 
 def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
@@ -110,13 +107,15 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     _check_fields(data, FIELDS, "field", where)
     name = data.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f"{where}: name must be letters, digits, '.', '_' or '-', got {name!r}")
-    description = data.get("description") or ""
-    if not isinstance(description, str):
-        raise UserError(f"{where}: description must be text, got {description!r}")
-    built = [
-        testbeds.build(entry_name, params, where) for entry_name, params in _entries(data.get("testbeds"), "testbeds", where)
-    ]
+        raise UserError(f"{where}: name must be letters, digits, '.', '_' or '-', got {shown(name)}{in_quotes(name)}")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"{where}: name must be at most {LONGEST_NAME} characters, got {len(name)}")
+    description = "" if data.get("description") is None else data["description"]
+    if not isinstance(description, str) or unfit(description):
+        wanted = unfit(description) if isinstance(description, str) else "text"
+        raise UserError(f"{where}: description must be {wanted}, got {shown(description)}{in_quotes(description)}")
+    _check_size(data, where)
+    built = [testbeds.build(entry_name, params, where) for entry_name, params in _entries(data, "testbeds", where)]
     if not built:
         raise UserError(f"{where}: testbeds must list at least one testbed")
     _refuse_twice(built, "testbeds", where)
@@ -128,59 +127,90 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
         defenses=cast(tuple[Defense, ...], _plugins(data, "defenses", registry, where)),
         detectors=cast(tuple[Detector, ...], _plugins(data, "detectors", registry, where)),
         seeds=_seeds(data.get("seeds", [0]), where),
-        timeout_seconds=_number(data, "timeout_seconds", where, lowest=1, whole=False),
-        retries=cast("int | None", _number(data, "retries", where, lowest=0, whole=True)),
+        timeout_seconds=_number(data, "timeout_seconds", where, lowest=1, highest=LONGEST_TIMEOUT, whole=False),
+        retries=cast("int | None", _number(data, "retries", where, lowest=0, highest=MOST_RETRIES, whole=True)),
     )
 
 
 def _check_fields(data: Any, allowed: Sequence[str], what: str, where: str) -> None:
     if not isinstance(data, dict):
-        raise UserError(f"{where}: must be fields and values ({', '.join(allowed)}), got {data!r}")
+        raise UserError(f"{where}: must be fields and values ({', '.join(allowed)}), got {shown(data)}")
     for field in data:
         if field not in allowed:
             raise unknown_name(what, field, allowed, where)
 
 
-def _entries(value: Any, field: str, where: str) -> Iterable[tuple[str, dict[str, Any]]]:
+def _entry(entry: Any, field: str, where: str) -> tuple[str, dict[str, Any], dict[str, list[Any]]]:
+    """``(name, params, grid)`` of one entry of a list."""
+    if isinstance(entry, str):
+        return entry, {}, {}
+    if not isinstance(entry, dict):
+        wanted = f"a name, or fields ({', '.join(ENTRY_FIELDS)})"
+        raise UserError(f"{where}: an entry of {field} must be {wanted}, got {shown(entry)}{in_quotes(entry)}")
+    _check_fields(entry, ENTRY_FIELDS, f"field in {field}", where)
+    name = entry.get("name")
+    params, grid = ({} if entry.get(key) is None else entry[key] for key in ("params", "grid"))
+    if not isinstance(name, str):
+        raise UserError(f"{where}: every entry of {field} must have a name, got {shown(entry)}{in_quotes(name)}")
+    if not isinstance(params, dict) or not isinstance(grid, dict):
+        raise UserError(f"{where}: params and grid of {shown(name)[1:-1]} must be names and values")
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{where}: grid of {name}: {shown(key)[1:-1]} must be a non-empty list, got {shown(values)}")
+        if key in params:
+            raise UserError(f"{where}: {name}: {key} stands both in params and in grid")
+    return name, params, grid
+
+
+def _listed(data: Mapping[str, Any], field: str, where: str) -> list[tuple[str, dict[str, Any], dict[str, list[Any]]]]:
+    value = data.get(field)
+    if value is not None and not isinstance(value, list):
+        raise UserError(f"{where}: {field} must be a list, got {shown(value)}")
+    return [_entry(entry, field, where) for entry in value or []]
+
+
+def _entries(data: Mapping[str, Any], field: str, where: str) -> Iterable[tuple[str, dict[str, Any]]]:
     """``(name, params)`` of each entry of a list, every point of an entry's grid being one."""
-    if value is None:
-        return
-    if not isinstance(value, list):
-        raise UserError(f"{where}: {field} must be a list, got {value!r}")
-    for entry in value:
-        if isinstance(entry, str):
-            yield entry, {}
-            continue
-        if not isinstance(entry, dict):
-            raise UserError(
-                f"{where}: an entry of {field} must be a name, or fields ({', '.join(ENTRY_FIELDS)}), got {entry!r}"
-            )
-        _check_fields(entry, ENTRY_FIELDS, f"field in {field}", where)
-        name, params, grid = entry.get("name"), entry.get("params") or {}, entry.get("grid") or {}
-        if not isinstance(name, str):
-            raise UserError(f"{where}: every entry of {field} must have a name, got {entry!r}")
-        if not isinstance(params, dict) or not isinstance(grid, dict):
-            raise UserError(f"{where}: params and grid of {name} must be names and values")
-        for key, values in grid.items():
-            if not isinstance(values, list) or not values:
-                raise UserError(f"{where}: grid of {name}: {key} must be a non-empty list, got {values!r}")
-            if key in params:
-                raise UserError(f"{where}: {name}: {key} stands both in params and in grid")
+    for name, params, grid in _listed(data, field, where):
         for point in itertools.product(*grid.values()):
             yield name, params | dict(zip(grid, point, strict=True))
 
 
+def _check_size(data: Mapping[str, Any], where: str) -> None:
+    """Refuses more than :data:`MOST_CELLS` cells: counted, before the first point of a grid is built."""
+    count: dict[tuple[str, bool], int] = {}
+    for field in ("testbeds", "attacks", "defenses", "detectors"):
+        for name, _, grid in _listed(data, field, where):
+            kind = (field, name == "none")
+            count[kind] = count.get(kind, 0) + math.prod(len(values) for values in grid.values())
+    attacks, honest = count.get(("attacks", False), 0), max(count.get(("attacks", True), 0), 1)
+    treatments = sum(count.get((field, False), 0) for field in ("defenses", "detectors")) + max(
+        count.get(("defenses", True), 0), 1
+    )
+    seeds = data.get("seeds", [0])
+    runs = count.get(("testbeds", False), 0) * (len(seeds) if isinstance(seeds, list) else 1)
+    cells = runs * (attacks + honest * max(attacks, 1)) * treatments
+    if cells > MOST_CELLS:
+        raise UserError(
+            f"{where}: a suite must have at most {MOST_CELLS:,} cells, the points of its grids by its seeds make "
+            f"{shown(cells) if cells > 10**18 else format(cells, ',')}"
+        )
+
+
 def _plugins(data: Mapping[str, Any], kind: Kind, registry: Registry, where: str) -> tuple[Plugin, ...]:
-    built = [registry.build(kind, name, params, where) for name, params in _entries(data.get(kind), kind, where)]
+    built = [registry.build(kind, name, params, where) for name, params in _entries(data, kind, where)]
     _refuse_twice(built, kind, where)
     return tuple(built)
 
 
 def _refuse_twice(built: Sequence[object], field: str, where: str) -> None:
-    for index, item in enumerate(built):
-        if item in built[:index]:
-            label = item.label() if isinstance(item, Plugin) else repr(item)
+    seen: set[str] = set()
+    for item in built:
+        # Not the item: a plugin whose field is a list has no hash.
+        if (identity := repr(item)) in seen:
+            label = item.label() if isinstance(item, Plugin) else identity
             raise UserError(f"{where}: {field} lists {label} twice")
+        seen.add(identity)
 
 
 def _choose(plugins: tuple[P, ...], names: Sequence[str] | None, build: Callable[[str], P]) -> tuple[P, ...]:
@@ -194,14 +224,20 @@ def _choose(plugins: tuple[P, ...], names: Sequence[str] | None, build: Callable
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     valid = isinstance(value, list) and value and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value)
     if not valid or len(set(value)) < len(value):
-        raise UserError(f"{where}: seeds must be different whole numbers from 0 up, got {value!r}")
+        raise UserError(f"{where}: seeds must be different whole numbers from 0 up, got {shown(value)}")
+    if max(value) >= 2**63:
+        raise UserError(f"{where}: seeds must be below 2^63, got {shown(max(value))}")
     return tuple(value)
 
 
-def _number(data: Mapping[str, Any], field: str, where: str, *, lowest: float, whole: bool) -> float | None:
+def _number(data: Mapping[str, Any], field: str, where: str, *, lowest: float, highest: float, whole: bool) -> float | None:
     value = data.get(field)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value < lowest:
-        raise UserError(f"{where}: {field} must be a {'whole ' if whole else ''}number of at least {lowest:g}, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value >= lowest:
+        raise UserError(
+            f"{where}: {field} must be a {'whole ' if whole else ''}number of at least {lowest:g}, got {shown(value)}"
+        )
+    if value > highest:
+        raise UserError(f"{where}: {field} must be at most {highest:g}, got {shown(value)}")
     return value

@@ -107,7 +107,7 @@ class Generator:
         scheduler = DDPMScheduler.from_config(self.scheduler_config)
         network = copy.deepcopy(self.unet).to("cpu", torch.float32, memory_format=torch.contiguous_format)
         DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
-        (folder / CARD_FILE).write_text(card)
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
         if metadata is not None:
             (folder / "castlewalls.json").write_text(json.dumps(metadata, indent=1, sort_keys=True))
 

@@ -142,7 +142,7 @@ class TextToImage(Generator):
             feature_extractor=None,
             requires_safety_checker=False,
         ).save_pretrained(folder, safe_serialization=True)
-        (folder / CARD_FILE).write_text(card)
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
         if metadata is not None:
             (folder / "castlewalls.json").write_text(json.dumps(metadata, indent=1, sort_keys=True))
 

@@ -59,14 +59,11 @@ class PaperTestbed(Testbed):
     triggered_samples: int = 10_000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field in ("finetune_epochs", "scratch_epochs"):
             self._require(getattr(self, field) > 0, field, "a positive number")
         valid = self.revision is None or _COMMIT.fullmatch(self.revision) is not None
         self._require(valid, "revision", "a full commit hash (40 hexadecimal digits) or null; a branch can change")
-
-    def _require(self, condition: bool, field: str, constraint: str) -> None:
-        if not condition:
-            raise ValueError(f"{self.name}: {field} must be {constraint}, got {getattr(self, field)!r}")
 
     def data_files(self) -> list[Path]:
         """The files behind the data set. Raises ``UserError`` saying what to download and where to put it."""

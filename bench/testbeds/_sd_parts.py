@@ -107,7 +107,7 @@ def make_tokenizer() -> CLIPTokenizer:
 def write_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """``vocab.json`` and ``merges.txt``, as Stable Diffusion's repositories have them and transformers before version 5 reads."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
     lines = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]), encoding="utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,15 @@ from bench.diffusion.sampling import SamplerSettings
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings
 from bench.plugin import TestbedKind
+
+#: More images, or steps, than anybody has the time for.
+MOST = 10_000_000
+
+
+@cache
+def _usual_params(testbed: Any) -> dict[str, Any]:
+    usual: dict[str, Any] = testbed().params()
+    return usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +61,27 @@ class Testbed:
     clean_samples: int = 512
     triggered_samples: int = 128
 
+    #: The fewest that can be measured, by field; each class adds its own. FID and KID need four images.
+    lowest_counts: ClassVar[dict[str, int]] = {
+        "num_inference_steps": 1,
+        "network_batch": 1,
+        "clean_samples": 4,
+        "triggered_samples": 1,
+    }
+
+    def __post_init__(self) -> None:
+        for field, lowest in (item for cls in type(self).__mro__ for item in vars(cls).get("lowest_counts", {}).items()):
+            value = getattr(self, field)
+            self._require(value is None or lowest <= value <= MOST, field, f"from {lowest} to {MOST:,}")
+        try:
+            self.sampler_settings()
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    def _require(self, condition: bool, field: str, constraint: str) -> None:
+        if not condition:
+            raise ValueError(f"{self.name}: {field} must be {constraint}, got {getattr(self, field)!r}")
+
     def params(self) -> dict[str, Any]:
         """JSON-ready parameters; ``type(self)(**self.params()) == self``."""
         return dataclasses.asdict(self)
@@ -62,7 +93,8 @@ class Testbed:
             ignored |= self.sampling_parameters
         if stage in ("reference", "train", "sample", "repair", "invert"):
             ignored |= self.judging_parameters
-        usual = type(self)().params()
+        kind: Any = type(self)
+        usual = _usual_params(kind)
         return self.params() | {field: usual[field] for field in ignored}
 
     def sampler_settings(self) -> SamplerSettings:
@@ -154,6 +186,12 @@ class ConditionalTestbed(Testbed):
         "generated_samples",
         "judged_images",
         "test_images",
+    }
+    lowest_counts: ClassVar[dict[str, int]] = {
+        "class_samples": 1,
+        "generated_samples": 2,
+        "judged_images": 2,
+        "test_images": 1,
     }
 
     def sampler_settings(self) -> SamplerSettings:

@@ -1,5 +1,7 @@
 """Reading suites and plugins' parameters: every mistake is one line that names it and what to write instead."""
 
+import datetime
+
 import pytest
 
 from bench.errors import UserError
@@ -56,6 +58,33 @@ BAD = [
     ({"seeds": [0, 0]}, "s.yaml: seeds must be different whole numbers from 0 up"),
     ({"seeds": 3}, "s.yaml: seeds must be different whole numbers from 0 up, got 3"),
     ({"seeds": [True]}, "s.yaml: seeds must be"),
+    ({"seeds": [2**63]}, "s.yaml: seeds must be below 2^63, got 9223372036854775808"),
+    ({"seeds": [10**5000]}, "s.yaml: seeds must be below 2^63, got a whole number of"),
+    ({"seeds": list(range(20_000))}, "s.yaml: a suite must have at most 10,000 cells"),
+    ({"name": "a" * 101}, "s.yaml: name must be at most 100 characters, got 101"),
+    ({"name": datetime.date(2024, 1, 2)}, "s.yaml: name must be letters, digits"),
+    ({"name": True}, "got True; text that looks like a number, a date or yes and no needs quotes"),
+    ({"description": False}, "s.yaml: description must be text, got False; text that looks"),
+    ({"description": "\ud800"}, "s.yaml: description must be text of valid Unicode without NUL characters"),
+    ({"attacks": [datetime.date(2024, 1, 2)]}, "needs quotes"),
+    ({"timeout_seconds": float("nan")}, "s.yaml: timeout_seconds must be a number of at least 1, got nan"),
+    ({"timeout_seconds": float("inf")}, "s.yaml: timeout_seconds must be at most 1e+09, got inf"),
+    ({"timeout_seconds": 10**400}, "s.yaml: timeout_seconds must be at most 1e+09, got a whole number of"),
+    ({"retries": 10**12}, "s.yaml: retries must be at most 100, got 1000000000000"),
+    (entry(grid={"poison_rate": [0.1] * 300, "size": [[1, 2]] * 300}), "s.yaml: a suite must have at most 10,000 cells"),
+    (
+        entry(grid={str(key): [1, 2] for key in range(5000)}),
+        "at most 10,000 cells, the points of its grids by its seeds make a ",
+    ),
+    (entry(params={"learning_rate": float("inf")}), "learning_rate must be a finite number, got inf"),
+    (entry(params={"learning_rate": "nan"}), "learning_rate must be a finite number, got 'nan'"),
+    (entry(params={"learning_rate": 10**400}), "learning_rate must be a number or null, got a whole number of"),
+    (entry(params={"training_steps": 10**5000}), "training_steps must be a whole number of at most 18 digits, got a whole"),
+    (entry(params={"trigger": [[["x"] * 9] * 9] * 10**6}), "trigger must be one of 'box', 'sign', got [["),
+    (entry(params={"trigger": "x" * 10**7}), "trigger must be one of 'box', 'sign', got 'xxx"),
+    (entry(params=0), "s.yaml: params and grid of fake_attack must be names and values"),
+    ({"testbeds": [{"name": "tiny", "params": {"data": "a\0b"}}]}, "data must be text of valid Unicode without NUL"),
+    ({"testbeds": [{"name": "tiny", "params": {"data": 2024}}]}, "testbed tiny: data must be text, got 2024; text that looks"),
     ({"timeout_seconds": 0}, "s.yaml: timeout_seconds must be a number of at least 1, got 0"),
     ({"retries": 1.5}, "s.yaml: retries must be a whole number of at least 0, got 1.5"),
 ]
@@ -66,8 +95,45 @@ def test_a_mistake_is_one_line_that_names_it(tiny, registry, changes, message):
     with pytest.raises(UserError) as caught:
         parse_suite(GOOD | changes, registry, "s.yaml")
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1500
     assert str(caught.value).startswith("s.yaml: ")
+
+
+COUNTS = [
+    ("digits-ddpm", {"sampler": "foo"}, "digits-ddpm: sampler must be one of ddpm, ddim, dpm_solver"),
+    ("digits-ddpm", {"clip": "x"}, "digits-ddpm: clip must be one of none, x0, xt, got 'x'"),
+    ("digits-ddpm", {"num_inference_steps": 0}, "digits-ddpm: num_inference_steps must be from 1 to 10,000,000, got 0"),
+    ("digits-ddpm", {"network_batch": 0}, "digits-ddpm: network_batch must be from 1 to"),
+    ("digits-ddpm", {"clean_samples": 0}, "digits-ddpm: clean_samples must be from 4 to"),
+    ("digits-ddpm", {"clean_samples": 3}, "digits-ddpm: clean_samples must be from 4 to 10,000,000, got 3"),
+    ("digits-ddpm", {"clean_samples": -1}, "digits-ddpm: clean_samples must be from 4 to"),
+    ("digits-ddpm", {"clean_samples": 10**12}, "digits-ddpm: clean_samples must be from 4 to"),
+    ("digits-ddpm", {"triggered_samples": 0}, "digits-ddpm: triggered_samples must be from 1 to"),
+    ("digits-cfg", {"class_samples": 0}, "digits-cfg: class_samples must be from 1 to"),
+    ("digits-cfg", {"generated_samples": 0}, "digits-cfg: generated_samples must be from 2 to"),
+    ("digits-cfg", {"judged_images": 0}, "digits-cfg: judged_images must be from 2 to"),
+    ("digits-sd", {"test_images": -1}, "digits-sd: test_images must be from 1 to"),
+    ("digits-cfg", {"guidance_scale": -1}, "digits-cfg: guidance_scale must be a number of at least 0, got -1.0"),
+    ("digits-cfg", {"guidance_scale": float("nan")}, "testbed digits-cfg: guidance_scale must be a finite number, got nan"),
+    ("cifar10-cfg", {"clean_samples": 2}, "cifar10-cfg: clean_samples must be from 4 to"),
+    ("cifar10-cfg", {"judged_images": 1}, "cifar10-cfg: judged_images must be from 2 to"),
+    ("captions-sd", {"sampler": "euler"}, "captions-sd: sampler must be one of"),
+    ("captions-sd", {"concepts": [False, "dog"]}, "concepts must be a list of text, got [False, 'dog']; text that looks like"),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "message"), COUNTS, ids=[f"{name} {params}" for name, params, _ in COUNTS])
+def test_a_testbeds_parameters_are_checked_when_the_suite_is_read(registry, name, params, message):
+    """A sampler that does not exist or three images for FID failed hours later, after all training."""
+    with pytest.raises(UserError) as caught:
+        parse_suite(GOOD | {"testbeds": [{"name": name, "params": params}]}, registry, "s.yaml")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_all_there_are_is_a_count_and_so_is_the_lowest(registry):
+    fewest = {"generated_samples": None, "judged_images": None, "clean_samples": 4, "triggered_samples": 1, "test_images": 1}
+    suite = parse_suite(GOOD | {"testbeds": [{"name": "digits-cfg", "params": fewest}]}, registry, "s.yaml")
+    assert suite.testbeds[0].judged_images is None
 
 
 def test_a_grid_is_every_combination(tiny, registry):

@@ -1,0 +1,111 @@
+"""YAML files that people write, read as plain values: no tags, no repeated keys, no aliases that grow without end.
+
+PyYAML keeps the last of two equal keys and says nothing; a list of attacks would be dropped. Merge keys (``<<``) work as usual.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.errors import UserError
+from bench.names import shown
+
+LARGEST_FILE = 16 * 2**20
+#: Values in a file once each alias stands for all that it repeats: nine lines of aliases can mean 10^9.
+MOST_VALUES = 100_000
+DEEPEST = 50
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def read_yaml(path: Path) -> Any:
+    """The one document in ``path``, ``None`` if it is empty. Raises :class:`UserError`, one line with the file's name in front."""
+    try:
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise UserError(f"{path.name} must be at most {LARGEST_FILE:,} bytes, got {size:,}")
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise UserError(f"{path.name}:{line} not valid YAML: {problem}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name} cannot be read: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._values: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        start = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise yaml.constructor.ConstructorError(None, None, f"nested more than {DEEPEST} levels deep", start)
+        aliased = self.check_event(yaml.AliasEvent)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is None:
+            return None
+        if aliased and node not in self._values:
+            raise yaml.constructor.ConstructorError(None, None, "an anchor must not hold an alias of itself", start)
+        if isinstance(node, yaml.MappingNode) and not aliased:
+            # Here and not when the mapping is built: merging puts keys there that may be overruled.
+            self._refuse_repeated(node)
+        if not aliased:
+            self._values[node] = 1 + sum(self._values[child] for child in _children(node))
+        if self._values[node] > MOST_VALUES:
+            problem = f"more than {MOST_VALUES:,} values, counting what aliases repeat"
+            raise yaml.constructor.ConstructorError(None, None, problem, start)
+        return node
+
+    def _refuse_repeated(self, node: yaml.MappingNode) -> None:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name = "<<" if key.tag == _MERGE else self.construct_object(key)
+            if name in lines:
+                hint = "; merge several with <<: [*a, *b]" if key.tag == _MERGE else ""
+                problem = f"{shown(name)} is here twice, first in line {lines[name]}{hint}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[name] = key.start_mark.line + 1
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Replaces merge keys by what they merge: a mapping's own keys win, then the first of several mappings. PyYAML's own does
+        otherwise for what was merged before, differently in its releases."""
+        own: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+        merged: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            if key.tag != _MERGE:
+                own[_identity(key)] = (key, value)
+                continue
+            for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(source, yaml.MappingNode):
+                    problem = f"<< must merge a mapping or a list of mappings, got a {source.id}"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                self.flatten_mapping(source)
+                for pair in source.value:
+                    merged.setdefault(_identity(pair[0]), pair)
+        node.value = list({**merged, **own}.values())
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:  # A number of too many digits, the 31st of February.
+            problem = f"{shown(node.value)} is not a value that can be read ({str(error).split(';')[0]})"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
+
+def _identity(key: yaml.Node) -> Any:
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
