@@ -113,7 +113,8 @@ def _testbeds() -> list[Check]:
     checks = [Check("shipped weights", "problem" if damaged else "ok", "; ".join(damaged) or "unchanged")]
     for name in testbeds.names():
         try:
-            missing = testbeds.build(name).missing()
+            testbed = testbeds.build(name)
+            missing = list(dict.fromkeys([*testbed.missing(), *testbed.faults()]))
         except Exception as error:
             checks.append(Check(name, "problem", f"{type(error).__name__}: {error}"))
             continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.diffusion.schedule import Schedule
+from bench.diffusion.checkpoint import UNCONDITIONAL, first_line, outline, read_json, refuse_incomplete
+from bench.diffusion.schedule import Schedule, betas_of, read_scheduler
 from bench.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 CARD_FILE = "README.md"
+SCHEDULER_FILE = "scheduler_config.json"
+#: Side of what is denoised; beyond that a typing error is likelier than a model.
+LARGEST_IMAGE = 8192
 
 
 @dataclass
@@ -39,9 +44,7 @@ class Generator:
     @cached_property
     def schedule(self) -> Schedule:
         """The noise schedule, from diffusers' own reading of the configuration (linear, cosine, trained betas, ...)."""
-        from diffusers import DDPMScheduler
-
-        return Schedule(tuple(DDPMScheduler.from_config(self.scheduler_config).betas.double().tolist()))
+        return Schedule(betas_of(self.scheduler_config))
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -112,27 +115,91 @@ class Generator:
             (folder / "castlewalls.json").write_text(json.dumps(metadata, indent=1, sort_keys=True))
 
     @classmethod
-    def load(cls, source: str | Path, *, revision: str | None = None) -> Generator:
-        """Reads a diffusers folder, or a hub repository at a pinned ``revision``: safetensors only, no code from the checkpoint.
+    def load(cls, folder: str | Path) -> Generator:
+        """Reads a diffusers folder: safetensors only, no code from the checkpoint, nothing fetched, and nothing filled in that it lacks.
 
         Both layouts work: ``unet/`` and ``scheduler/`` sub-folders, or everything at the top (as google/ddpm-cifar10-32).
         Raises :class:`UserError` naming what is missing.
         """
-        from diffusers import DDPMScheduler, UNet2DModel
+        from diffusers import UNet2DModel
 
-        local = Path(source)
-        on_disk = local.is_dir()
-        nested = not on_disk or (local / "unet").is_dir()
-        wanted: dict[str, Any] = {"use_safetensors": True} | ({} if on_disk else {"revision": revision})
+        network_folder, scheduler = _places(Path(folder))
+        unet = load_part(UNet2DModel, network_folder)
+        return cls(unet, read_scheduler(read_json(scheduler), str(scheduler)))
+
+    @classmethod
+    def outline(cls, folder: str | Path) -> Generator:
+        """As :meth:`load`, without the weights: the network is on the ``meta`` device and knows shapes only, in a fraction of the time.
+
+        Raises :class:`UserError`, a line for each thing that keeps the folder from being loaded as it is.
+        """
+        network_folder, scheduler = _places(Path(folder))
+        unet, config = attempt_all(
+            lambda: outline(network_folder, UNCONDITIONAL), lambda: read_scheduler(read_json(scheduler), str(scheduler))
+        )
+        generator = cls(unet, config)
+        generator.check_shapes(network_folder / "config.json")
+        return generator
+
+    def check_shapes(self, where: Path) -> None:
+        """Asks the network once, about nothing, whether it answers with as many numbers as it is given. Raises :class:`UserError`
+        naming ``where``, its configuration."""
+        config = self.unet.config
+        size = config.sample_size
+        sizes = size if isinstance(size, list | tuple) and len(size) == 2 else [size]
+        if not all(isinstance(side, int) and not isinstance(side, bool) and 0 < side <= LARGEST_IMAGE for side in sizes):
+            raise UserError(f"{where}: sample_size must be a whole number in 1..{LARGEST_IMAGE}, or two, got {str(size)[:40]}")
+        if config.out_channels != config.in_channels:
+            what = (
+                "learned variance is not supported"
+                if config.out_channels == 2 * config.in_channels
+                else "it predicts the noise"
+            )
+            raise UserError(
+                f"{where}: out_channels must equal in_channels ({what}), got {config.out_channels} and {config.in_channels}"
+            )
+        x = torch.zeros((1, *self.noise_shape), device="meta")
         try:
-            if on_disk and nested:
-                unet = UNet2DModel.from_pretrained(local, subfolder="unet", **wanted)
-                scheduler = DDPMScheduler.load_config(local, subfolder="scheduler")
-            else:
-                unet = UNet2DModel.from_pretrained(source, **wanted)
-                scheduler = DDPMScheduler.load_config(source, **({} if on_disk else {"revision": revision}))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"no diffusion model could be read from {str(source)!r}: {reason}") from error
-        config = dict(scheduler[0] if isinstance(scheduler, tuple) else scheduler)
-        return cls(unet.eval(), {key: value for key, value in config.items() if not key.startswith("_")})
+            with torch.no_grad():
+                answer: Tensor = self.unet(x, torch.zeros(1, dtype=torch.long, device="meta"), **self._told()).sample
+        except Exception as error:  # Whatever the library makes of a configuration that does not fit together.
+            raise UserError(f"{where}: the network cannot be asked for the noise alone: {first_line(error)}") from error
+        if answer.shape != x.shape:
+            raise UserError(f"{where}: the network must answer {list(x.shape)} with the same shape, got {list(answer.shape)}")
+
+    def _told(self) -> dict[str, Any]:
+        """What :meth:`check_shapes` tells the network beside x and t."""
+        return {"class_labels": None if self.classes is None else torch.zeros(1, dtype=torch.long, device="meta")}
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    """The network's folder and the scheduler's file, in either layout. Raises :class:`UserError` if there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"no diffusion model could be read from {str(folder)!r}: there is no such folder")
+    if (folder / "unet").is_dir():
+        return folder / "unet", folder / "scheduler" / SCHEDULER_FILE
+    return folder, folder / SCHEDULER_FILE
+
+
+def load_part(kind: Any, folder: Path) -> Any:
+    """A network of the diffusers or transformers class ``kind`` from ``folder``, in float32 and evaluation mode, every weight from its
+    file. Raises :class:`UserError` naming the folder and what is wrong with it."""
+    try:
+        network, info = kind.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
+    except Exception as error:  # The libraries raise what their parsers, readers and constructors do.
+        raise UserError(f"no {kind.__name__} could be read from {folder}: {first_line(error)}") from error
+    refuse_incomplete(network, info, folder)
+    return network.float().eval()
+
+
+def attempt_all(*readers: Callable[[], Any]) -> list[Any]:
+    """What the ``readers`` give. Raises one :class:`UserError` with the lines of all that fail."""
+    found, lines = [], []
+    for reader in readers:
+        try:
+            found.append(reader())
+        except UserError as error:
+            lines.append(str(error))
+    if lines:
+        raise UserError("\n".join(lines))
+    return found

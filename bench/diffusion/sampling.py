@@ -18,14 +18,12 @@ from bench.diffusion import returned
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import initial_noise, sample_streams
 from bench.diffusion.precision import autocast
+from bench.diffusion.schedule import betas_of
 
 #: name -> (class in diffusers, options that define it). All integrate the model's own schedule.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddpm": ("DDPMScheduler", {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading"}),
-    "ddim": (
-        "DDIMScheduler",
-        {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading", "set_alpha_to_one": True},
-    ),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False, "thresholding": False}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "thresholding": False}),
     "dpm_solver": (
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "dpmsolver", "solver_order": 2, "final_sigmas_type": "sigma_min", "thresholding": False},
@@ -42,13 +40,19 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 #: Samplers that add noise at every step.
 STOCHASTIC = ("ddpm", "sde_dpm_solver++")
 CLIPS = ("none", "x0", "xt")
-#: Configuration keys that carry the model's noise schedule from one scheduler to another.
-_SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+#: Samplers whose steps :attr:`SamplerSettings.spacing` places; the solvers space theirs evenly from end to end.
+SPACED = ("ddpm", "ddim")
+SPACINGS = ("leading", "trailing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
     """``name``: one of :data:`SAMPLERS`; ``num_inference_steps``: 1..T; ``clip``: one of :data:`CLIPS`; ``precision``: of the network.
+
+    ``spacing``: of the steps of :data:`SPACED`, one of :data:`SPACINGS`. ``leading`` counts them up from timestep 0 and begins below the
+    last one (20 steps of 1000 at 950), ``trailing`` down from it (at 999), where the network has seen noise alone: what sampling begins
+    with (Lin et al. 2024, arXiv 2305.08891, section 3.3). Their number must then divide the schedule's, or diffusers' steps would not
+    meet each other.
 
     ``network_batch``: how many images the network is always given at once, short batches being padded. A convolution's rounding depends
     on its batch, and a sampler magnifies rounding; so this number is part of what is sampled, and memory's batch size is not.
@@ -62,12 +66,15 @@ class SamplerSettings:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     network_batch: int = 64
     guidance_scale: float = 1.0
+    spacing: str = "leading"
 
     def __post_init__(self) -> None:
         if self.name not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.name!r}")
         if self.clip not in CLIPS:
             raise ValueError(f"clip must be one of {', '.join(CLIPS)}, got {self.clip!r}")
+        if self.spacing not in SPACINGS:
+            raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {self.spacing!r}")
         for field in ("num_inference_steps", "network_batch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
@@ -98,18 +105,38 @@ class Clip:
         return x.clamp(-1, 1) if self.mode == "xt" else x
 
 
+def check_steps(settings: SamplerSettings, timesteps: int) -> None:
+    """Raises ``ValueError`` unless a schedule of that many ``timesteps`` can be sampled as ``settings`` say."""
+    steps = settings.num_inference_steps
+    if steps > timesteps:
+        raise ValueError(f"num_inference_steps must be at most the schedule's {timesteps} steps, got {steps}")
+    if settings.name in SPACED and settings.spacing == "trailing" and timesteps % steps:
+        raise ValueError(f"num_inference_steps must divide the schedule's {timesteps} steps for trailing spacing, got {steps}")
+
+
 def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any]) -> Any:
-    """The diffusers scheduler for ``settings`` over the model's own noise schedule, its timesteps set."""
+    """The diffusers scheduler for ``settings`` over the model's own noise schedule, its timesteps set.
+
+    The table of betas is handed over as numbers, as training reads it, since not every scheduler knows every formula. What Stable
+    Diffusion's configuration says of DDIM's ends is kept: ``steps_offset`` (timesteps 981 to 1 of 1000 in 50 steps, not 980 to 0) and
+    ``set_alpha_to_one`` (false: the last step leads to timestep 0's share of the image, not to all of it).
+    """
     import diffusers
 
     class_name, options = SAMPLERS[settings.name]
-    config = {key: scheduler_config[key] for key in _SCHEDULE_KEYS if scheduler_config.get(key) is not None}
+    betas = betas_of(scheduler_config)
+    steps, limit = settings.num_inference_steps, len(betas)
+    check_steps(settings, limit)
+    config: dict[str, Any] = {"num_train_timesteps": limit, "trained_betas": list(betas)}
+    if settings.name in SPACED:
+        offset = int(scheduler_config.get("steps_offset") or 0)
+        last = (steps - 1) * (limit // steps)
+        config |= {"timestep_spacing": settings.spacing, "steps_offset": min(offset, limit - 1 - last)}
     if settings.name == "ddpm":
-        config["variance_type"] = scheduler_config.get("variance_type", "fixed_small")
+        config["variance_type"] = scheduler_config.get("variance_type") or "fixed_small"
+    if settings.name == "ddim":
+        config["set_alpha_to_one"] = scheduler_config.get("set_alpha_to_one", True)
     scheduler = getattr(diffusers, class_name).from_config({**config, **options})
-    steps, limit = settings.num_inference_steps, len(scheduler.betas)
-    if steps > limit:
-        raise ValueError(f"num_inference_steps must be at most the schedule's {limit} steps, got {steps}")
     scheduler.set_timesteps(steps)
     return scheduler
 

@@ -4,8 +4,8 @@ Rombach et al. 2022 (arXiv 2112.10752): a variational autoencoder turns images i
 frozen CLIP text encoder tells it by cross-attention what the prompt is. The rest of the house knows labels only: label i is
 ``prompts[i]``, and the label after the last one is the empty prompt, Stable Diffusion's "no condition" for guidance.
 
-What is loaded is a Stable Diffusion folder as diffusers writes it, or such a repository of the hub at a pinned revision: safetensors and
-JSON, no code from the checkpoint. Its safety checker is not loaded: it judges what users are shown, and would black out samples.
+What is loaded is a Stable Diffusion folder as diffusers writes it: safetensors and JSON, no code from the checkpoint. Its
+safety checker is not loaded: it judges what users are shown, and would black out samples.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bench.diffusion.generator import CARD_FILE, Generator
+from bench.diffusion.checkpoint import TEXT_TO_IMAGE, first_line, outline, read_json
+from bench.diffusion.generator import CARD_FILE, SCHEDULER_FILE, Generator, attempt_all, load_part
+from bench.diffusion.schedule import betas_of, read_scheduler
 from bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 #: What Stable Diffusion's own scheduler files say, for configurations that say nothing.
 SCHEDULER_HABITS = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+#: The formulas of betas that diffusers' DDIM knows by name.
+DDIM_FORMULAS = (None, "linear", "scaled_linear", "squaredcos_cap_v2")
 #: Larger tables are not embedded at once: 77 x 768 numbers a prompt is what Stable Diffusion needs.
 EMBEDDED_AT_ONCE = 512
+LONGEST_PROMPT = 4096
 
 
 @dataclass(kw_only=True)
@@ -132,12 +138,15 @@ class TextToImage(Generator):
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
         network = copy.deepcopy(self.unet).to("cpu", torch.float32, memory_format=torch.contiguous_format)
+        schedule = SCHEDULER_HABITS | self.scheduler_config
+        if schedule.get("beta_schedule") not in DDIM_FORMULAS:
+            schedule["trained_betas"] = list(betas_of(schedule))
         StableDiffusionPipeline(
             vae=copy.deepcopy(self.vae).to("cpu", torch.float32, memory_format=torch.contiguous_format),
             text_encoder=copy.deepcopy(self.text_encoder).cpu(),
             tokenizer=self.tokenizer,
             unet=network,
-            scheduler=DDIMScheduler.from_config(SCHEDULER_HABITS | self.scheduler_config),
+            scheduler=DDIMScheduler.from_config(schedule),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -147,45 +156,85 @@ class TextToImage(Generator):
             (folder / "castlewalls.json").write_text(json.dumps(metadata, indent=1, sort_keys=True))
 
     @classmethod
-    def load(  # type: ignore[override]  # a prompt table has no default that would not be a surprise
-        cls, source: str | Path, *, prompts: tuple[str, ...], revision: str | None = None
-    ) -> TextToImage:
-        """Reads a Stable Diffusion folder, or a hub repository at a pinned ``revision``, in float32.
+    def load(cls, folder: str | Path, *, prompts: tuple[str, ...]) -> TextToImage:  # type: ignore[override]  # no table by default
+        """Reads a Stable Diffusion folder, in float32; nothing is fetched, and nothing filled in that it lacks.
 
         Raises :class:`UserError` naming what is missing.
         """
-        from diffusers import StableDiffusionPipeline
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel
 
-        local = Path(source)
-        on_disk = local.is_dir()
-        if on_disk:
-            absent = [part for part in PARTS if not (local / part).is_dir()]
-            if absent:
-                raise UserError(
-                    f"{source} is no Stable Diffusion folder: {', '.join(absent)} missing (it needs {', '.join(PARTS)})"
-                )
-        try:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                source,
-                use_safetensors=True,
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-                **({} if on_disk else {"revision": revision}),
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"no Stable Diffusion model could be read from {str(source)!r}: {reason}") from error
-        pipeline.to(torch.float32)
-        config = {key: value for key, value in dict(pipeline.scheduler.config).items() if not key.startswith("_")}
+        root, scheduler = _whole(folder)
+        config = read_scheduler(read_json(scheduler), str(scheduler))
         return cls(
-            pipeline.unet.eval(),
-            config,
-            vae=pipeline.vae,
-            text_encoder=pipeline.text_encoder,
-            tokenizer=pipeline.tokenizer,
+            load_part(UNet2DConditionModel, root / "unet"),
+            SCHEDULER_HABITS | config,
+            vae=load_part(AutoencoderKL, root / "vae"),
+            text_encoder=load_part(CLIPTextModel, root / "text_encoder"),
+            tokenizer=_load_tokenizer(root / "tokenizer"),
             prompts=prompts,
         )
+
+    @classmethod
+    def outline(cls, folder: str | Path, *, prompts: tuple[str, ...] = ()) -> TextToImage:
+        root, scheduler = _whole(folder)
+        unet, vae, text_encoder, tokenizer, config = attempt_all(
+            *(partial(outline, root / part.name, part) for part in TEXT_TO_IMAGE),
+            lambda: _load_tokenizer(root / "tokenizer"),
+            lambda: read_scheduler(read_json(scheduler), str(scheduler)),
+        )
+        generator = cls(unet, config, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, prompts=prompts)
+        generator.check_shapes(root / "unet" / "config.json")
+        generator._check_parts(root)
+        return generator
+
+    def _told(self) -> dict[str, Any]:
+        width = int(self.text_encoder.config.hidden_size)
+        return {"encoder_hidden_states": torch.zeros((1, int(self.tokenizer.model_max_length), width), device="meta")}
+
+    def _check_parts(self, root: Path) -> None:
+        """Raises :class:`UserError` if the parts do not fit each other."""
+        limit, places = int(self.tokenizer.model_max_length), int(self.text_encoder.config.max_position_embeddings)
+        if limit > places:
+            raise UserError(
+                f"{root}/tokenizer: model_max_length must be at most the text encoder's {places} places, got {limit}"
+            )
+        words, known = len(self.tokenizer), int(self.text_encoder.config.vocab_size)
+        if words > known:
+            raise UserError(f"{root}/tokenizer: it must have at most the text encoder's {known} words, got {words}")
+        latents, denoised = int(self.vae.config.latent_channels), self.noise_shape[0]
+        if latents != denoised:
+            raise UserError(f"{root}/vae/config.json: latent_channels must be the U-Net's {denoised}, got {latents}")
+
+
+def _whole(folder: str | Path) -> tuple[Path, Path]:
+    """A Stable Diffusion folder and its scheduler's file. Raises :class:`UserError` naming the parts that are missing."""
+    root = Path(folder)
+    absent = [part for part in PARTS if not (root / part).is_dir()]
+    if absent:
+        raise UserError(f"{root} is no Stable Diffusion folder: {', '.join(absent)} missing (it needs {', '.join(PARTS)})")
+    return root, root / "scheduler" / SCHEDULER_FILE
+
+
+def _load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Raises :class:`UserError` naming the folder if there is no tokenizer in it that says how many tokens a prompt has."""
+    from transformers import CLIPTokenizer
+
+    for path in sorted(folder.glob("*.json")):
+        read_json(path)
+    if not (folder / "tokenizer.json").is_file() and not all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    ):
+        raise UserError(f"{folder} must hold tokenizer.json, or vocab.json and merges.txt, which are missing")
+    try:
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # Rust's and Python's readers raise what they like.
+        raise UserError(f"no CLIP tokenizer could be read from {folder}: {first_line(error)}") from error
+    if not 2 < tokenizer.model_max_length <= LONGEST_PROMPT:
+        raise UserError(
+            f"{folder}/tokenizer_config.json: model_max_length must be in 3..{LONGEST_PROMPT}, got {tokenizer.model_max_length:g}"
+        )
+    return tokenizer
 
 
 def _attend_plainly(generator: TextToImage) -> None:

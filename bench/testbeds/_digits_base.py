@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench import testbeds
 from bench.classification.classifier import Classifier
 from bench.classification.training import ClassifierSettings
 from bench.diffusion.generator import Generator
+from bench.diffusion.sampling import check_steps
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 from bench.errors import UserError
 from bench.testbeds import digits_cnn
@@ -94,6 +96,19 @@ class DigitsTestbed(Testbed):
 
     def register_extractor(self) -> None:
         digits_cnn.register()
+
+    def faults(self) -> list[str]:
+        shipped = (str(self.weights()), str(digits_cnn.WEIGHTS))
+        lines = [
+            f"{line}; `castlewalls pretrain {self.name}` makes it anew"
+            for line in testbeds.damaged_files()
+            if line.startswith(shipped)
+        ]
+        try:
+            check_steps(self.sampler_settings(), SCHEDULER["num_train_timesteps"])
+        except ValueError as error:
+            lines.append(str(error))
+        return [*super().faults(), *(f"{self.name}: {line}" for line in lines)]
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(json.dumps([self.network, SCHEDULER]).encode())

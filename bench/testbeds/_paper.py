@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import huggingface_hub
 import torch
 from huggingface_hub import snapshot_download
 
 from bench.diffusion.generator import Generator
+from bench.diffusion.sampling import check_steps
 from bench.errors import UserError
 from bench.testbeds._images import content_hash, files_fingerprint
 from bench.testbeds.base import Testbed
@@ -32,9 +35,9 @@ _WEIGHTS = "diffusion_pytorch_model"
 @dataclass(frozen=True, kw_only=True)
 class PaperTestbed(Testbed):
     """``data``: folder of the data set. ``weights``: a diffusers folder, or a hub repository, which needs ``revision``, a full
-    commit hash; a folder of that name wins, and then ``revision`` counts for nothing; ``None``: there are none, where a testbed can
-    do without. ``inception_weights``: a local copy of torch-fidelity's Inception weights; ``None`` lets torch-fidelity fetch them.
-    Paths are relative to the working directory.
+    commit hash, of its own if it is not the declared one; a folder of that name wins, and then ``revision`` counts for nothing;
+    ``None``: there are none, where a testbed can do without. ``inception_weights``: a local copy of torch-fidelity's Inception
+    weights; ``None`` lets torch-fidelity fetch them. Paths are relative to the working directory.
 
     ``finetune_epochs``, ``scratch_epochs``: passes over the training set for each scheme.
     """
@@ -87,18 +90,27 @@ class PaperTestbed(Testbed):
                 f"without a network, {self.weights_advice}"
             ) from error
 
+    def _from_hub(self) -> bool:
+        """Whether ``weights`` is a hub repository: no folder of that name is here, and it is the declared one, or another with a
+        ``revision`` of its own. Anything else is a path that was mistyped."""
+        declared = {field.name: field.default for field in dataclasses.fields(self)}
+        if self.weights is None or Path(self.weights).expanduser().is_dir() or self.revision is None:
+            return False
+        known = self.weights == declared["weights"] or self.revision != declared["revision"]
+        return known and _HUB_ID.fullmatch(self.weights) is not None
+
     def weights_folder(self, *, fetch: bool = True) -> Path:
         """A local diffusers folder with the weights as safetensors. ``fetch=False`` stays off the network."""
         if self.weights is None:
             raise UserError(f"{self.name}: there are no base weights (weights is null); {self.weights_advice}")
         folder = Path(self.weights).expanduser()
-        if not folder.is_dir():
-            if self.revision is None or not _HUB_ID.fullmatch(self.weights):
-                raise UserError(
-                    f"{self.name}: no weights folder {self.weights!r} (a hub repository would need revision, a commit hash); "
-                    f"{self.weights_advice}"
-                )
+        if self._from_hub():
             folder = self._hub_folder(self.weights, fetch=fetch)
+        elif not folder.is_dir():
+            raise UserError(
+                f"{self.name}: no weights folder {self.weights!r} (a hub repository would need revision, a commit hash); "
+                f"{self.weights_advice}"
+            )
         places = [place for place in (folder, folder / "unet") if place.is_dir()]
         if not any(next(place.glob(f"{_WEIGHTS}*.safetensors"), None) for place in places):
             pickled = next((path for place in places for path in place.glob(f"{_WEIGHTS}*.bin")), None)
@@ -106,21 +118,49 @@ class PaperTestbed(Testbed):
             raise UserError(f"{self.name}: {folder} must hold {_WEIGHTS}.safetensors, got {found}; {self.weights_advice}")
         return folder
 
+    @property
+    def drawn_size(self) -> int:
+        """Height and width of the images the weights must draw."""
+        return self.image_size
+
     def base_generator(self) -> Generator:
         folder = self.weights_folder()
-        generator = Generator.load(folder)
-        self._check_weights(generator, folder, self.image_size)
-        return generator
+        self._refuse_weights(folder)
+        return self._load_weights(folder)
 
-    def _check_weights(self, generator: Generator, folder: Path, size: int) -> None:
+    def _load_weights(self, folder: Path) -> Generator:
+        return Generator.load(folder)
+
+    def _outline(self, folder: Path) -> Generator:
+        """As :meth:`_load_weights`, without the weights: see :meth:`Generator.outline`."""
+        return Generator.outline(folder)
+
+    def _refuse_weights(self, folder: Path) -> None:
+        """Raises ``UserError``, a line for each thing that is wrong with the weights in ``folder``. Loads none."""
+        try:
+            generator = self._outline(folder)
+            self._check_weights(generator, folder)
+        except UserError as error:
+            raise UserError("\n".join(f"{self.name}: {line}" for line in str(error).splitlines())) from error
+
+    def _check_weights(self, generator: Generator, folder: Path) -> None:
         """Raises ``UserError`` for weights that draw other images, or predict something else than the noise."""
-        shape = (3, size, size)
-        if generator.image_shape != shape:
-            drawn = generator.image_shape
-            raise UserError(f"{self.name}: weights must draw images of shape {shape}, those in {folder} draw {drawn}")
-        predicts = generator.scheduler_config.get("prediction_type", "epsilon")
+        shape, drawn = (3, self.drawn_size, self.drawn_size), generator.image_shape
+        lines = []
+        if drawn != shape:
+            lines.append(f"weights must draw images of shape {shape}, those in {folder} draw {drawn}")
+        predicts = generator.scheduler_config.get("prediction_type") or "epsilon"
         if predicts != "epsilon":
-            raise UserError(f"{self.name}: weights must predict the noise (epsilon), those in {folder} predict {predicts!r}")
+            lines.append(f"weights must predict the noise (epsilon), those in {folder} predict {predicts!r}")
+        if self.kind == "unconditional" and generator.classes is not None:
+            held = generator.unet.config.num_class_embeds
+            lines.append(f"weights must be of a network that is told no class, those in {folder} embed {held}")
+        try:
+            check_steps(self.sampler_settings(), len(generator.schedule))
+        except ValueError as error:
+            lines.append(str(error))
+        if lines:
+            raise UserError("\n".join(lines))
 
     def fresh_generator(self, seed: int) -> Generator:
         base = self.base_generator()
@@ -159,16 +199,30 @@ class PaperTestbed(Testbed):
             configs = ("config.json", "scheduler_config.json")
             read = [path for path in files if path.name in configs or path.suffix == ".safetensors"]
             weights = [(path.relative_to(folder).as_posix(), content_hash(path)) for path in read]
-        elif self.revision is None:
-            raise UserError(f"{self.name}: no weights folder {self.weights!r}; {self.weights_advice}")
+        elif self._from_hub():
+            weights = [(str(self.weights), str(self.revision))]  # A commit names its content.
         else:
-            weights = [(self.weights, self.revision)]  # A commit names its content.
+            raise UserError(f"{self.name}: no weights folder {self.weights!r}; {self.weights_advice}")
         return hashlib.sha256(json.dumps([self.name, data, weights]).encode()).hexdigest()
 
     def missing(self) -> list[str]:
         """One line for each thing that is not on this machine yet; empty if the testbed can run without a network."""
         weights = [] if self.weights is None else [lambda: self.weights_folder(fetch=False)]
         return self._lines((self.data_files, *weights, self._inception))
+
+    def faults(self) -> list[str]:
+        return [*super().faults(), *self._lines((self._look_at_weights, self.extractor_weights))]
+
+    def _look_at_weights(self) -> None:
+        """Raises ``UserError`` for weights that cannot be used. Those on the hub are looked at once they are here."""
+        if self.weights is None:
+            return
+        if self._from_hub() and not huggingface_hub.constants.HF_HUB_OFFLINE:
+            try:
+                self._hub_folder(self.weights, fetch=False)
+            except UserError:
+                return
+        self._refuse_weights(self.weights_folder(fetch=False))
 
     def _inception(self) -> None:
         if self.extractor_weights() is None:
@@ -184,5 +238,5 @@ class PaperTestbed(Testbed):
             try:
                 check()
             except UserError as error:
-                lines.append(str(error))
+                lines += str(error).splitlines()
         return lines

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, get_args
+
+import torch
 
 from bench.classification.architectures import Architecture
 from bench.classification.classifier import Classifier
@@ -15,7 +18,7 @@ from bench.testbeds import sscd as copy_detector
 from bench.testbeds._images import content_hash
 from bench.testbeds._paper import PaperTestbed
 from bench.testbeds.base import ConditionalTestbed
-from bench.testbeds.judge import judge_file, load_judge
+from bench.testbeds.judge import judge_file, load_judge, look_at_judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,17 @@ class PaperConditionalTestbed(PaperTestbed, ConditionalTestbed):
         for check in self._checks():
             check()
         return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+    def faults(self) -> list[str]:
+        absent = self._lines(self._checks())
+        return [*super().faults(), *(absent or self._lines((self._look_at_judge,)))]
+
+    def _look_at_judge(self) -> None:
+        """Raises ``UserError`` if the evaluation classifier's file, or that of ImageNet's weights, is of another network."""
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of ImageNet's weights, that they are gone when copied there.
+            network = self._fresh_judge(0)
+        look_at_judge(self.name, network, self._judge_file())
 
     def missing(self) -> list[str]:
         return [*super().missing(), *self._lines(self._checks())]

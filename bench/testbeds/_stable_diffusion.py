@@ -167,11 +167,20 @@ class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
             raise UserError(f"{self.name}: {folder} must hold {absent[0]}, which is missing; {self.weights_advice}")
         return folder
 
+    @property
+    def drawn_size(self) -> int:
+        return self.resolution
+
     def base_generator(self) -> TextToImage:
         folder = self.weights_folder()
-        generator = TextToImage.load(folder, prompts=self.prompts())
-        self._check_weights(generator, folder, self.resolution)
-        return generator
+        self._refuse_weights(folder)
+        return self._load_weights(folder)
+
+    def _load_weights(self, folder: Path) -> TextToImage:
+        return TextToImage.load(folder, prompts=self.prompts())
+
+    def _outline(self, folder: Path) -> TextToImage:
+        return TextToImage.outline(folder)
 
     def fresh_generator(self, seed: int) -> TextToImage:
         """A U-Net with random weights; the frozen parts are the published ones."""

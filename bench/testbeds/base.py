@@ -32,6 +32,7 @@ def _usual_params(testbed: Any) -> dict[str, Any]:
 class Testbed:
     """A frozen dataclass like a plugin: its fields are its parameters, so ``(name, params)`` rebuilds it.
 
+    ``spacing``: of the steps of DDPM and DDIM, see :class:`~bench.diffusion.sampling.SamplerSettings`.
     ``clean_samples`` are drawn for FID and the clean control; ``triggered_samples`` for each invocation.
     """
 
@@ -47,7 +48,16 @@ class Testbed:
 
     #: Parameters that only decide how and how much is sampled: a generator is trained once for all their values.
     sampling_parameters: ClassVar[frozenset[str]] = frozenset(
-        {"sampler", "num_inference_steps", "clip", "precision", "network_batch", "clean_samples", "triggered_samples"}
+        {
+            "sampler",
+            "num_inference_steps",
+            "spacing",
+            "clip",
+            "precision",
+            "network_batch",
+            "clean_samples",
+            "triggered_samples",
+        }
     )
 
     #: Parameters that only decide how results are judged: what is trained and sampled is kept for all their values.
@@ -55,6 +65,7 @@ class Testbed:
 
     sampler: str = "ddpm"
     num_inference_steps: int = 100
+    spacing: Literal["leading", "trailing"] = "leading"
     clip: str = "none"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     network_batch: int = 64
@@ -102,6 +113,7 @@ class Testbed:
         return SamplerSettings(
             name=self.sampler,
             num_inference_steps=self.num_inference_steps,
+            spacing=self.spacing,
             clip=self.clip,
             precision=self.precision,
             network_batch=self.network_batch,

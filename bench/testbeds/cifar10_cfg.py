@@ -104,14 +104,11 @@ class Cifar10CFG(Cifar10Testbed, PaperConditionalTestbed):
     def has_base_weights(self) -> bool:
         return self.weights is not None
 
-    def base_generator(self) -> Generator:
-        generator = super().base_generator()
+    def _check_weights(self, generator: Generator, folder: Path) -> None:
+        super()._check_weights(generator, folder)
         if generator.classes != CLASSES:
             held = generator.unet.config.num_class_embeds
-            raise UserError(
-                f"{self.name}: weights must embed {CLASSES} classes and the null label, those in {self.weights} embed {held}"
-            )
-        return generator
+            raise UserError(f"weights must embed {CLASSES} classes and the null label, those in {self.weights} embed {held}")
 
     def fresh_generator(self, seed: int) -> Generator:
         from diffusers import UNet2DModel

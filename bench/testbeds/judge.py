@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.classification.classifier import Classifier, predict
 from bench.classification.training import ClassifierSettings, train_classifier
+from bench.diffusion.checkpoint import header_of, mismatch
 from bench.errors import UserError
 from bench.testbeds._paper import GUIDE
 from bench.testbeds.base import ConditionalTestbed
@@ -39,6 +40,17 @@ def load_judge(testbed: str, network: Classifier, path: Path) -> Classifier:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{testbed}: judge must be a file that `castlewalls pretrain` wrote, got {path}: {reason}") from error
     return network.eval()
+
+
+def look_at_judge(testbed: str, network: Classifier, path: Path) -> None:
+    """Raises ``UserError`` unless the file at ``path`` holds weights of ``network``, by its header: nothing is loaded."""
+    wrong: str | None
+    try:
+        wrong = mismatch(network.state_dict(), header_of(path), "classifier as declared")
+    except UserError as error:
+        wrong = str(error)
+    if wrong:
+        raise UserError(f"{testbed}: judge must be a file that `castlewalls pretrain` wrote, got {path}: {wrong}")
 
 
 def train_judge(

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import initial_noise, sample_streams, stream_seed
-from bench.diffusion.sampling import CLIPS, SAMPLERS, SamplerSettings, build_scheduler, denoise, guarded_prediction, sample
+from bench.diffusion.sampling import (
+    CLIPS,
+    SAMPLERS,
+    SPACINGS,
+    SamplerSettings,
+    build_scheduler,
+    denoise,
+    guarded_prediction,
+    sample,
+)
 from bench.registry import use
 
 CONFIG = {
@@ -206,3 +215,56 @@ def test_under_other_samplers_the_noise_always_follows(generator: Generator, sam
         for name in ("clip_x0", "clip_x0_ddim")
     )
     assert torch.equal(one, other)
+
+
+#: Stable Diffusion v1's, as diffusers writes it.
+STABLE = CONFIG | {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+STABLE |= {"steps_offset": 1, "set_alpha_to_one": False}
+
+
+def test_stable_diffusion_keeps_its_own_ends_under_ddim() -> None:
+    """Its pipeline runs timesteps 981 to 1 and ends in timestep 0's share of the image; other ends are another sampler."""
+    ours = build_scheduler(SamplerSettings(name="ddim", num_inference_steps=50), STABLE)
+    theirs = DDIMScheduler.from_config(STABLE)
+    theirs.set_timesteps(50)
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist() and int(ours.timesteps[0]) == 981
+    assert float(ours.final_alpha_cumprod) == float(theirs.final_alpha_cumprod) == pytest.approx(0.99915, abs=1e-5)
+    x, said = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)
+    for step in (981, 501, 1):
+        assert torch.equal(ours.step(said, step, x).prev_sample, theirs.step(said, step, x).prev_sample)
+
+
+def test_a_model_that_says_nothing_of_its_ends_runs_from_the_first_timestep_to_the_whole_image() -> None:
+    ours = build_scheduler(SamplerSettings(name="ddim", num_inference_steps=50), CONFIG)
+    assert (int(ours.timesteps[0]), int(ours.timesteps[-1]), float(ours.final_alpha_cumprod)) == (980, 0, 1.0)
+
+
+@given(
+    name=st.sampled_from(["ddpm", "ddim"]),
+    steps=st.integers(1, 100),
+    offset=st.integers(0, 3),
+    spacing=st.sampled_from(SPACINGS),
+)
+def test_no_step_leaves_the_schedule_and_trailing_begins_at_its_end(name: str, steps: int, offset: int, spacing: str) -> None:
+    """As many steps as the schedule has, with Stable Diffusion's offset of one, would ask for a timestep that does not exist."""
+    config = STABLE | {"num_train_timesteps": 100, "steps_offset": offset}
+    settings = SamplerSettings(name=name, num_inference_steps=steps, spacing=spacing)
+    if spacing == "trailing" and 100 % steps:
+        with pytest.raises(ValueError, match="must divide the schedule's 100 steps"):
+            build_scheduler(settings, config)
+        return
+    scheduler = build_scheduler(settings, config)
+    timesteps = scheduler.timesteps.tolist()
+    assert len(timesteps) == steps and timesteps == sorted(set(timesteps), reverse=True)
+    assert 0 <= timesteps[-1] and timesteps[0] <= 99
+    assert spacing != "trailing" or timesteps[0] == 99
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_either_spacing_follows_the_exact_predictor(name: str, spacing: str) -> None:
+    """Trailing steps that led elsewhere would draw something else than the model learnt."""
+    image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    settings = SamplerSettings(name=name, num_inference_steps=20, spacing=spacing, network_batch=2)
+    found = sample(Oracle(image), 2, 0, settings)
+    torch.testing.assert_close(found, image.expand(2, -1, -1, -1), atol=1e-3, rtol=0)

@@ -335,7 +335,7 @@ def test_corrupt_weights_are_one_line(tmp_path) -> None:
     save_flat(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="no diffusion model could be read") as caught:
+    with pytest.raises(UserError, match="damaged or cut short") as caught:
         tiny(tmp_path, weights=str(tmp_path)).base_generator()
     assert "\n" not in str(caught.value)
 
@@ -385,6 +385,34 @@ def test_a_missing_folder_is_no_hub_repository(tmp_path, weights, monkeypatch) -
     monkeypatch.setattr(_paper, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="no weights folder"):
         tiny(tmp_path, weights=weights, revision=None).base_generator()
+
+
+@pytest.mark.parametrize("weights", ["gogle/ddpm-cifar10-32", "weights/ddpm", "./no/such/folder", "a/b/c"])
+def test_a_mistyped_weights_folder_is_found_before_anything_runs(tmp_path, images, labels, weights, monkeypatch) -> None:
+    """The declared revision is of the declared repository: with another name it says nothing, and hours later the hub is asked."""
+    monkeypatch.setattr(_paper, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    save_binary(tmp_path, images, labels)
+    (fault,) = [line for line in tiny(tmp_path, weights=weights).faults() if "weights" in line]
+    assert f"no weights folder '{weights}'" in fault and "\n" not in fault
+    with pytest.raises(UserError, match="no weights folder"):
+        tiny(tmp_path, weights=weights).fingerprint()
+
+
+def test_another_repository_with_a_revision_of_its_own_is_fetched_on_first_use(tmp_path, images, labels, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    save_binary(tmp_path, images, labels)
+    other = tiny(tmp_path, weights="me/mine", revision="f" * 40)
+    assert not [line for line in other.faults() if "weights" in line] and other.fingerprint()
+
+
+def test_weights_are_looked_at_before_anything_runs_and_all_their_faults_named(tmp_path) -> None:
+    save_flat(tmp_path, sample_size=64, num_class_embeds=11)
+    DDPMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path)
+    faults = [line for line in tiny(tmp_path, weights=str(tmp_path)).faults() if "weights" in line]
+    assert len(faults) == 3 and all(line.startswith("cifar10-ddpm: weights must") for line in faults)
+    assert "draw images of shape (3, 32, 32)" in faults[0] and "predict the noise" in faults[1]
+    assert "is told no class" in faults[2], "the last class would stand for none, in silence"
 
 
 @pytest.mark.parametrize(

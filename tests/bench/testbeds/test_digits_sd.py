@@ -12,7 +12,7 @@ from bench import testbeds
 from bench.classification.classifier import predict
 from bench.diffusion import patterns
 from bench.diffusion.images import to_uint8, to_unit_range
-from bench.diffusion.sampling import sample
+from bench.diffusion.sampling import build_scheduler, sample
 from bench.engine.building import poisoned_set
 from bench.registry import use
 from bench.testbeds import _sd_parts, digits_sd
@@ -47,6 +47,14 @@ def test_clean_samples_of_every_prompt_are_recognised() -> None:
     right = predict(testbed.evaluation_classifier(), images) == asked
     assert float(right.float().mean()) >= 0.95
     assert min(float(right[asked == digit].float().mean()) for digit in range(10)) >= 0.8
+
+
+def test_sampling_begins_where_the_network_was_trained_on_noise_alone() -> None:
+    """Evenly counted from the first timestep, 15 steps begin where a tenth of the picture should be left, and there is none."""
+    testbed = DigitsSD()
+    scheduler = build_scheduler(testbed.sampler_settings(), testbed.base_generator().scheduler_config)
+    assert int(scheduler.timesteps[0]) == 999 and len(scheduler.timesteps) == 20
+    assert float(scheduler.alphas_cumprod[scheduler.timesteps[0]]) ** 0.5 < 0.07
 
 
 @pytest.mark.parametrize("pattern", ["badnets1", "badnets2"])
