@@ -211,7 +211,7 @@ class PaperTestbed(Testbed):
         return self._lines((self.data_files, *weights, self._inception))
 
     def faults(self) -> list[str]:
-        return [*super().faults(), *self._lines((self._look_at_weights, self.extractor_weights))]
+        return [*super().faults(), *self._lines((self.data_files, self._look_at_weights, self.extractor_weights))]
 
     def _look_at_weights(self) -> None:
         """Raises ``UserError`` for weights that cannot be used. Those on the hub are looked at once they are here."""

@@ -128,8 +128,9 @@ def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
 
 
 @pytest.fixture()
-def one_line_and_exit_code_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Runs a suite of a testbed through the command line, which must refuse it in one line on standard error; returns that line."""
+def refused_with_exit_code_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a suite of a testbed through the command line, which must refuse it in one line a fault on standard error; returns
+    what it says."""
 
     def run(testbed: str, params: dict[str, Any]) -> str:
         monkeypatch.chdir(tmp_path)
@@ -137,7 +138,7 @@ def one_line_and_exit_code_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (tmp_path / "bad.yaml").write_text(json.dumps(suite | {"seeds": [0]}))
         result = CliRunner().invoke(cli, ["run", "bad.yaml", "--no-report"])
         assert result.exit_code == 2, result.output
-        (line,) = result.stderr.strip().splitlines()
-        return line
+        assert all(line.startswith(("castlewalls: ", f"{testbed}: ")) for line in result.stderr.splitlines()), result.stderr
+        return str(result.stderr)
 
     return run

@@ -117,8 +117,8 @@ def test_two_folders_of_one_class_are_refused(tiny, data: Path) -> None:
         tiny().train_labels()
 
 
-def test_the_command_line_says_it_in_one_line(tiny, one_line_and_exit_code_2) -> None:
-    assert "no classes in" in one_line_and_exit_code_2("caltech15-sd", tiny(data="nowhere").params())
+def test_the_command_line_says_it_in_one_line(tiny, refused_with_exit_code_2) -> None:
+    assert "no classes in" in refused_with_exit_code_2("caltech15-sd", tiny(data="nowhere").params())
 
 
 def test_the_order_of_the_classes_is_part_of_the_protocol(tiny) -> None:

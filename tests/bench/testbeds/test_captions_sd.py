@@ -211,11 +211,11 @@ def test_bad_parameters_are_refused(changes: dict[str, Any], message: str) -> No
         CaptionsSD(**changes)
 
 
-def test_the_command_line_says_it_in_one_line(write, tiny, one_line_and_exit_code_2) -> None:
+def test_the_command_line_says_it_in_one_line(write, tiny, refused_with_exit_code_2) -> None:
     write()
-    assert "zebra is the label of none" in one_line_and_exit_code_2("captions-sd", tiny(concepts=("zebra",)).params())
-    assert "a concept must be words" in one_line_and_exit_code_2("captions-sd", {"concepts": ["a/"]})
-    assert "no images in 'data/captions'" in one_line_and_exit_code_2("captions-sd", {})
+    assert "zebra is the label of none" in refused_with_exit_code_2("captions-sd", tiny(concepts=("zebra",)).params())
+    assert "a concept must be words" in refused_with_exit_code_2("captions-sd", {"concepts": ["a/"]})
+    assert "no images in 'data/captions'" in refused_with_exit_code_2("captions-sd", {})
 
 
 def test_the_shipped_concept_is_the_papers() -> None:

@@ -103,16 +103,16 @@ def test_the_shipped_settings_are_the_papers() -> None:
         (lambda data: (data / "train" / "n01440764" / "n01440764_1.JPEG").unlink(), "train_count must be .*: 29, got 30"),
     ],
 )
-def test_an_incomplete_data_set_is_one_line_and_exit_code_2(
-    judged, data: Path, break_it, message: str, one_line_and_exit_code_2
+def test_an_incomplete_data_set_is_refused_with_exit_code_2(
+    judged, data: Path, break_it, message: str, refused_with_exit_code_2
 ) -> None:
     break_it(data)
-    assert re.search(message, one_line_and_exit_code_2("imagenette-sd", judged().params()))
+    assert re.search(message, refused_with_exit_code_2("imagenette-sd", judged().params()))
 
 
-def test_a_missing_judge_or_a_wrong_parameter_is_one_line_and_exit_code_2(tiny, one_line_and_exit_code_2) -> None:
-    assert "make it with `castlewalls pretrain imagenette-sd" in one_line_and_exit_code_2("imagenette-sd", tiny().params())
-    assert "training must be one of 'full', 'lora', got 'half'" in one_line_and_exit_code_2(
+def test_a_missing_judge_or_a_wrong_parameter_is_refused_with_exit_code_2(tiny, refused_with_exit_code_2) -> None:
+    assert "make it with `castlewalls pretrain imagenette-sd" in refused_with_exit_code_2("imagenette-sd", tiny().params())
+    assert "training must be one of 'full', 'lora', got 'half'" in refused_with_exit_code_2(
         "imagenette-sd", {"training": "half"}
     )
 
