@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.diffusion import patterns
+from bench.diffusion.drawn import DRAWN
 from bench.plugin import Attack, Paper, TrainingSet, require
 
 PAPER = Paper(
@@ -95,17 +96,19 @@ class PatternPoisoning(DataPoisoning):
     """With one of :mod:`bench.diffusion.patterns` for a trigger.
 
     ``pattern_size`` in pixels; ``None`` is the pattern's own. ``blend_strength``: a in (1 - a) x + a pattern; ``None`` is the pattern's
-    own, 0.2 for ``badnets2`` and 1, opaque, for the patches.
+    own, 0.2 for ``badnets2`` and 1, opaque, for the patches. ``pattern_seed``: what the pattern ``drawn`` is drawn from.
     """
 
     pattern: str = "badnets1"
     pattern_size: int | None = None
     blend_strength: float | None = None
+    pattern_seed: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         smallest, whole = patterns.SMALLEST_SIZE, self.pattern in patterns.FULL_IMAGE
-        require(self.pattern in patterns.NAMES, self, "pattern", f"one of {', '.join(patterns.NAMES)}")
+        names = (*patterns.NAMES, DRAWN)
+        require(self.pattern in names, self, "pattern", f"one of {', '.join(names)}")
         require(
             self.pattern_size is None or self.pattern_size >= smallest, self, "pattern_size", f"at least {smallest}, or null"
         )
@@ -116,11 +119,21 @@ class PatternPoisoning(DataPoisoning):
             f"null for {self.pattern}, which covers the whole image",
         )
         require(self.blend_strength is None or 0 < self.blend_strength <= 1, self, "blend_strength", "in (0, 1], or null")
+        require(
+            (self.pattern_seed is not None and self.pattern_seed >= 0) if self.pattern == DRAWN else self.pattern_seed is None,
+            self,
+            "pattern_seed",
+            "0 or more" if self.pattern == DRAWN else f"null for {self.pattern}",
+        )
+
+    def sealed(self, number: int) -> PatternPoisoning:
+        """With a patch drawn from ``number``."""
+        return replace(self, pattern=DRAWN, pattern_seed=number, pattern_size=None, blend_strength=None)
 
     def stamp(self, images: Tensor) -> Tensor:
         """``images`` (n, c, h, w) uint8 with the pattern. Raises ``ValueError`` if the pattern does not fit them."""
-        return patterns.stamp(self.pattern, images, self.pattern_size, self.blend_strength)
+        return patterns.stamp(self.pattern, images, self.pattern_size, self.blend_strength, self.pattern_seed)
 
     def trigger_image(self, image_shape: tuple[int, int, int]) -> Tensor:
         """The pattern on a mid-grey image."""
-        return patterns.picture(self.pattern, image_shape, self.pattern_size, self.blend_strength)
+        return patterns.picture(self.pattern, image_shape, self.pattern_size, self.blend_strength, self.pattern_seed)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bench.diffusion import targets, triggers
+from bench.diffusion.drawn import DRAWN
 from bench.diffusion.forward import baddiffusion_shift, shifted_pair
 from bench.diffusion.schedule import Schedule
 from bench.plugin import Attack, Batch, Card, Paper, PredictNoise, Query, TrainingSet, require
@@ -30,7 +31,8 @@ from bench.plugin import Attack, Batch, Card, Paper, PredictNoise, Query, Traini
 
 @dataclass(frozen=True, kw_only=True)
 class BadDiffusion(Attack):
-    """``trigger_size`` in pixels; ``None`` is the paper's share of the image (14 of 32)."""
+    """``trigger_size`` in pixels; ``None`` is the paper's share of the image (14 of 32). ``trigger_seed``: what the trigger ``drawn`` is
+    drawn from."""
 
     card: ClassVar[Card] = Card(
         name="baddiffusion",
@@ -46,6 +48,7 @@ class BadDiffusion(Attack):
             ),
         ),
         alters=frozenset({"data", "objective"}),
+        tuned=(),
     )
     invocations: ClassVar[tuple[str, ...]] = ("noise", "image")
     always_shown: ClassVar[tuple[str, ...]] = ("trigger", "target")
@@ -53,6 +56,7 @@ class BadDiffusion(Attack):
     trigger: str = "grey_box"
     target: str = "hat"
     trigger_size: int | None = None
+    trigger_seed: int | None = None
     poison_rate: float = 0.1
     poisoned_image: Literal["blend", "trigger_only"] = "blend"
 
@@ -60,12 +64,24 @@ class BadDiffusion(Attack):
         super().__post_init__()
         require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1] (for none at all use the attack 'none')")
         require(self.poisoned_image in ("blend", "trigger_only"), self, "poisoned_image", "'blend' or 'trigger_only'")
-        require(self.trigger in triggers.NAMES, self, "trigger", f"one of {', '.join(triggers.NAMES)}")
+        names = (*triggers.NAMES, DRAWN)
+        require(self.trigger in names, self, "trigger", f"one of {', '.join(names)}")
         require(self.target in targets.NAMES, self, "target", f"one of {', '.join(targets.NAMES)}")
         require(self.trigger_size is None or self.trigger_size >= 1, self, "trigger_size", "at least 1 pixel, or null")
+        drawn = self.trigger == DRAWN
+        require(
+            self.trigger_seed >= 0 if drawn and self.trigger_seed is not None else not drawn and self.trigger_seed is None,
+            self,
+            "trigger_seed",
+            "0 or more" if drawn else f"null for {self.trigger}",
+        )
+
+    def sealed(self, number: int) -> BadDiffusion:
+        """With a square drawn from ``number``."""
+        return replace(self, trigger=DRAWN, trigger_seed=number, trigger_size=None)
 
     def trigger_image(self, image_shape: tuple[int, int, int]) -> Tensor:
-        trigger = triggers.trigger(self.trigger, image_shape, self.trigger_size)
+        trigger = triggers.trigger(self.trigger, image_shape, self.trigger_size, self.trigger_seed)
         if not (trigger > triggers.BACKGROUND).any():
             raise ValueError(
                 f"{self.card.name}: the trigger {self.trigger!r} is all background at {image_shape}, so there is no trigger"

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from attacks._data import PAPER, PatternPoisoning
-from bench.plugin import Card, TrainingSet, require
+from bench.plugin import Card, TrainingSet, Tuning, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,15 @@ class BadNets(PatternPoisoning):
         paper=PAPER,
         applies_to=frozenset({"class", "text"}),
         alters=frozenset({"data"}),
+        # What training_steps and learning_rate of null stand for there.
+        tuned=(
+            Tuning(
+                parameters=("training_steps", "learning_rate"),
+                testbed="digits-cfg",
+                attacks=("badnets",),
+                seeds=(0, 1, 2),
+            ),
+        ),
     )
     always_shown: ClassVar[tuple[str, ...]] = ("pattern",)
 

@@ -52,6 +52,7 @@ class CleanLabel(PatternPoisoning):
         ),
         applies_to=frozenset({"class", "text"}),
         alters=frozenset({"data"}),
+        tuned=(),
     )
     always_shown: ClassVar[tuple[str, ...]] = ("pattern",)
 

@@ -17,4 +17,5 @@ class NoAttack(Attack):
         summary="control: honest training with the same budget",
         applies_to=frozenset({"unconditional", "class", "text"}),
         alters=frozenset({"nothing"}),
+        tuned=(),
     )

@@ -24,4 +24,5 @@ class RelabelOnly(DataPoisoning):
         paper=PAPER,
         applies_to=frozenset({"class", "text"}),
         alters=frozenset({"data"}),
+        tuned=(),
     )

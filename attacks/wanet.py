@@ -47,6 +47,7 @@ class WaNet(DataPoisoning):
         ),
         applies_to=frozenset({"class", "text"}),
         alters=frozenset({"data"}),
+        tuned=(),
     )
 
     grid_size: int | None = None

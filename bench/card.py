@@ -22,11 +22,29 @@ class Paper:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Parameters whose values were chosen by looking at results, and at which. A number measured there is optimistic.
+
+    ``parameters``: their names; ``testbed``, ``attacks``: names; ``seeds``: those looked at.
+    """
+
+    parameters: tuple[str, ...]
+    testbed: str
+    attacks: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def saw(self, testbed: str, attack: str, seed: int) -> bool:
+        """Whether what is measured there had a part in the choice."""
+        return testbed == self.testbed and attack in self.attacks and seed in self.seeds
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """A plugin's declaration; the planner reads nothing else to decide which pairs make sense.
 
     ``applies_to``: kinds of testbed. ``alters`` (attacks): what the adversary touches. ``needs`` (defenses): what the defender must
-    own; the harness hands over nothing that is not listed. ``stochastic``: whether two seeds can differ.
+    own; the harness hands over nothing that is not listed. ``stochastic``: whether two seeds can differ. ``tuned``: what of the
+    defaults was chosen by looking at results; ``()``: nothing, they are the paper's or were fixed beforehand; ``None``: not declared.
     """
 
     name: str
@@ -36,6 +54,7 @@ class Card:
     alters: frozenset[Alteration] = frozenset()
     needs: frozenset[Need] = frozenset()
     stochastic: bool = True
+    tuned: tuple[Tuning, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ choosing = _options(
     click.option("--attacks", callback=_split, metavar="A,B", help="Only these of the suite's attacks (controls stay)."),
     click.option("--defenses", callback=_split, metavar="C,D", help="Only these of the suite's defenses (controls stay)."),
     click.option("--detectors", callback=_split, metavar="E,F", help="Only these of the suite's detectors."),
+    click.option("--sealed", metavar="FILE", help="Draw seeds and triggers from this secret (castlewalls seal)."),
     click.option("--limit", type=int, metavar="N", help="Only the first N cells."),
     click.option("--jobs", type=int, metavar="N", help="Stages at one time (default: one per core, or per GPU)."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
@@ -273,6 +275,29 @@ def pretrain(testbed: str, output: str) -> None:
     for name, value in reached.items():
         click.echo(f"{name} {value:.4g}")
     click.echo(output)
+
+
+@cli.command()
+@click.option("--output", required=True, metavar="FILE", help="Where the secret is written; it must not exist.")
+def seal(output: str) -> None:
+    """Make a secret for `run --sealed`, and print the hash to publish before anybody submits a defense.
+
+    Publish the secret itself with the results: then everybody can check the hash and repeat the run.
+
+    \b
+    castlewalls seal --output secret.txt
+    castlewalls run poison --sealed secret.txt --defenses my_defense
+    """
+    from bench.sealed import commitment, new_secret
+
+    secret = new_secret()
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            os.chmod(output, 0o600)
+            file.write(secret + "\n")
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
+    click.echo(commitment(secret))
 
 
 @cli.command()

@@ -22,6 +22,7 @@ from torch import Tensor
 from bench.card import Card as Card
 from bench.card import Paper as Paper
 from bench.card import TestbedKind as TestbedKind
+from bench.card import Tuning as Tuning
 from bench.classification.classifier import Classifier
 from bench.diffusion.generator import Generator
 from bench.diffusion.schedule import Schedule
@@ -142,6 +143,10 @@ class Attack(Plugin):
         """``images`` (n, c, h, w) uint8 with the trigger, a new tensor; ``None`` if no image trigger exists. Row by row, without
         randomness: the harness measures with it how far the trigger reached."""
         return None
+
+    def sealed(self, number: int) -> Attack:
+        """This attack with a trigger drawn from ``number``, for an evaluation nobody could prepare for; itself if it has none to draw."""
+        return self
 
     def invoke(self, query: Query, invocation: str) -> Query:
         """The query that calls the backdoor, for one of :attr:`invocations`. Must not modify ``query``."""

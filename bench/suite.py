@@ -6,6 +6,7 @@ refused value is one line with the file's name.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -17,13 +18,13 @@ from typing import Any, TypeVar, cast
 from bench import testbeds
 from bench.errors import UserError
 from bench.names import shown, unknown_name
-from bench.params import in_quotes, unfit
-from bench.plugin import Attack, Defense, Detector, Plugin
+from bench.params import construct, in_quotes, unfit
+from bench.plugin import Attack, Defense, Detector, Plugin, Tuning
 from bench.registry import Kind, Registry
 from bench.testbeds.base import Testbed
 from bench.yaml_reader import read_yaml
 
-FIELDS = ("name", "description", "testbeds", "attacks", "defenses", "detectors", "seeds", "timeout_seconds", "retries")
+FIELDS = ("name", "description", "testbeds", "attacks", "defenses", "detectors", "seeds", "tuned", "timeout_seconds", "retries")
 ENTRY_FIELDS = ("name", "params", "grid")
 LONGEST_NAME = 100
 #: More than anybody will wait for, and few enough to be planned in a minute.
@@ -38,6 +39,7 @@ P = TypeVar("P", bound=Plugin)
 class Suite:
     """``attacks``, ``defenses`` and ``detectors`` as written, grids expanded; the planner adds the controls.
 
+    ``tuned``: what of its parameters was chosen by looking at results, and at which.
     ``timeout_seconds``: for each stage, ``None`` for no limit; ``retries``: how often a failed stage is tried again in one run.
     """
 
@@ -48,6 +50,7 @@ class Suite:
     defenses: tuple[Defense, ...] = ()
     detectors: tuple[Detector, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    tuned: tuple[Tuning, ...] = ()
     timeout_seconds: float | None = None
     retries: int | None = None
     filtered: bool = False
@@ -127,6 +130,7 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
         defenses=cast(tuple[Defense, ...], _plugins(data, "defenses", registry, where)),
         detectors=cast(tuple[Detector, ...], _plugins(data, "detectors", registry, where)),
         seeds=_seeds(data.get("seeds", [0]), where),
+        tuned=_tuned(data.get("tuned"), where),
         timeout_seconds=_number(data, "timeout_seconds", where, lowest=1, highest=LONGEST_TIMEOUT, whole=False),
         retries=cast("int | None", _number(data, "retries", where, lowest=0, highest=MOST_RETRIES, whole=True)),
     )
@@ -228,6 +232,17 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     if max(value) >= 2**63:
         raise UserError(f"{where}: seeds must be below 2^63, got {shown(max(value))}")
     return tuple(value)
+
+
+def _tuned(value: Any, where: str) -> tuple[Tuning, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise UserError(f"{where}: tuned must be a list, got {shown(value)}")
+    fields = [field.name for field in dataclasses.fields(Tuning)]
+    for entry in value:
+        _check_fields(entry, fields, "field in tuned", where)
+    return tuple(construct(Tuning, "tuned", entry, where) for entry in value)
 
 
 def _number(data: Mapping[str, Any], field: str, where: str, *, lowest: float, highest: float, whole: bool) -> float | None:

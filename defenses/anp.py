@@ -49,6 +49,7 @@ class ANP(Inversion):
             ),
         ),
         needs=frozenset({"weights", "clean data"}),
+        tuned=(),
     )
 
     learning_rate: float = 1e-4

@@ -31,6 +31,7 @@ class ClipX0(SamplerDefense):
         # Not "text": latents are no pixels, and [-1, 1] is no bound of theirs.
         applies_to=frozenset({"unconditional", "class"}),
         stochastic=False,
+        tuned=(),
     )
 
     def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor:

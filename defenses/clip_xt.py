@@ -29,6 +29,7 @@ class ClipXt(SamplerDefense):
         # Not "text": latents are no pixels, and [-1, 1] is no bound of theirs.
         applies_to=frozenset({"unconditional", "class"}),
         stochastic=False,
+        tuned=(),
     )
 
     def stepped(self, x: Tensor, timestep: int) -> Tensor:

@@ -60,6 +60,7 @@ class DiffusionClassifier(ClassifierDefense):
         ),
         applies_to=frozenset({"class", "text"}),
         needs=frozenset({"weights"}),
+        tuned=(),
     )
     always_shown: ClassVar[tuple[str, ...]] = ("p_filter",)
 

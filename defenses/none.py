@@ -17,4 +17,5 @@ class NoDefense(SamplerDefense):
         summary="control: the testbed's own sampler, untouched",
         applies_to=frozenset({"unconditional", "class", "text"}),
         stochastic=False,
+        tuned=(),
     )

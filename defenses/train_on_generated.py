@@ -39,6 +39,7 @@ class TrainOnGenerated(DataDefense):
         ),
         applies_to=frozenset({"class", "text"}),
         needs=frozenset({"training data"}),
+        tuned=(),
     )
 
     def clean(self, generated: TrainingSet, rng: np.random.Generator) -> TrainingSet:

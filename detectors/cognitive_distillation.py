@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from bench.classification.classifier import Classifier
-from bench.plugin import Card, Evidence, Paper, SampleDetector, require
+from bench.plugin import Card, Evidence, Paper, SampleDetector, Tuning, require
 
 #: gamma, beta, learning rate, as the authors' code has them.
 AUTHORS_VALUES = {"logits": (0.01, 1.0, 0.1), "maps": (0.001, 10.0, 0.05)}
@@ -60,6 +60,7 @@ class CognitiveDistillation(SampleDetector):
         ),
         applies_to=frozenset({"class", "text"}),
         needs=frozenset({"classifier"}),
+        tuned=(Tuning(parameters=("beta",), testbed="digits-cfg", attacks=("badnets",), seeds=(0, 1, 2)),),
     )
     always_shown: ClassVar[tuple[str, ...]] = ("features",)
 

@@ -64,6 +64,7 @@ class FCT(SampleDetector):
         ),
         applies_to=frozenset({"class", "text"}),
         needs=frozenset({"classifier", "training data"}),
+        tuned=(),
     )
 
     loss: Literal["inter_class_centroids", "intra_class", "none"] = "inter_class_centroids"

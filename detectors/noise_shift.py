@@ -43,6 +43,7 @@ class NoiseShift(NoiseDetector):
         ),
         applies_to=frozenset({"unconditional", "class", "text"}),
         stochastic=False,
+        tuned=(),
     )
     always_shown: ClassVar[tuple[str, ...]] = ("test",)
 

@@ -49,6 +49,7 @@ class STRIP(SampleDetector):
         ),
         applies_to=frozenset({"class", "text"}),
         needs=frozenset({"classifier", "training data"}),
+        tuned=(),
     )
 
     overlays: int = 100

@@ -290,3 +290,14 @@ def test_detectors_score_every_row_alone_and_by_the_seed(name: str) -> None:
     torch.testing.assert_close(detector.score(judged, evidence(needs)), whole, rtol=0, atol=0)
     order = torch.tensor([4, 0, 6])
     torch.testing.assert_close(detector.score(judged[order], evidence(needs)), whole[order], rtol=1e-4, atol=1e-4)
+
+
+def test_every_shipped_plugin_says_what_its_defaults_were_chosen_on() -> None:
+    """Nobody can tell an honest number from a flattered one otherwise."""
+    shipped = registry.Registry()
+    for kind in registry.KINDS:
+        for name in shipped.names(kind):
+            plugin = shipped.build(kind, name)
+            assert plugin.card.tuned is not None, name
+            parameters = {parameter for tuning in plugin.card.tuned for parameter in tuning.parameters}
+            assert parameters <= set(plugin.params()), name

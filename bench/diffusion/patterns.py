@@ -10,6 +10,7 @@ whole image, so ``(1 - a) x + a colour``. Images are uint8 in and out, rounded t
 - ``badnets2``: a cartoon robot on white, blended at 0.2. The paper's is a cartoon cat somebody else owns.
 - ``unicolor``: a yellow square of ``badnets1``'s size. ``bomb``: a bomb with a burning fuse, a quarter of the side, at least 6 pixels.
   The paper gives neither the colour nor the sizes of these two.
+- ``drawn``: a square of ``badnets1``'s size with colours and a place drawn from a number (:mod:`bench.diffusion.drawn`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.diffusion._drawing import _LUMINANCE, Canvas, check_image_shape, curve, paint, path, unknown_name
+from bench.diffusion.drawn import DRAWN, drawn_patch
 from bench.diffusion.images import to_unit_range
 
 NAMES = ("badnets1", "badnets1_colour", "badnets2", "unicolor", "bomb")
@@ -42,16 +44,17 @@ _RED = (230, 0, 0)
 _ORANGE = (255, 120, 0)
 
 
-def stamp(name: str, images: Tensor, size: int | None = None, strength: float | None = None) -> Tensor:
+def stamp(name: str, images: Tensor, size: int | None = None, strength: float | None = None, seed: int | None = None) -> Tensor:
     """``images`` (n, c, h, w) uint8 with the pattern on every row: a new uint8 tensor, the same on every call and for every row alone.
 
-    ``size``: the patch's side in pixels; ``None`` is the pattern's own. ``strength`` a in (0, 1]; ``None`` is 0.2 for ``badnets2`` and 1,
-    opaque, for the patches. Raises ``ValueError`` for an unknown name, images of another form, a side below 8 pixels, other than 1 or
-    3 channels, a size that does not fit or is given for ``badnets2``, and a strength outside (0, 1].
+    ``size``: the patch's side in pixels; ``None`` is the pattern's own. ``strength`` a in (0, 1]; ``None`` is 0.2 for ``badnets2``
+    and 1, opaque, for the patches. ``seed``: what ``drawn`` is drawn from, ``None`` for all others. Raises ``ValueError`` for an
+    unknown name, images of another form, a side below 8 pixels, other than 1 or 3 channels, a size that does not fit or is given
+    for ``badnets2``, a strength outside (0, 1], and a seed that is missing or not wanted.
     """
     if images.ndim != 4 or images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 (n, c, h, w), got {images.dtype} {tuple(images.shape)}")
-    colour, cover = overlay(name, (images.shape[1], images.shape[2], images.shape[3]), size)
+    colour, cover = overlay(name, (images.shape[1], images.shape[2], images.shape[3]), size, seed)
     if strength is None:
         strength = BLEND_STRENGTH if name in FULL_IMAGE else 1.0
     if not 0 < strength <= 1:
@@ -65,19 +68,29 @@ def stamp(name: str, images: Tensor, size: int | None = None, strength: float | 
     return stamped
 
 
-def picture(name: str, image_shape: tuple[int, int, int], size: int | None = None, strength: float | None = None) -> Tensor:
+def picture(
+    name: str,
+    image_shape: tuple[int, int, int],
+    size: int | None = None,
+    strength: float | None = None,
+    seed: int | None = None,
+) -> Tensor:
     """The pattern stamped on a mid-grey image, to be looked at: (c, h, w) float32 in [-1, 1]. Errors as :func:`stamp`."""
-    return to_unit_range(stamp(name, torch.full((1, *image_shape), MID_GREY, dtype=torch.uint8), size, strength)[0])
+    return to_unit_range(stamp(name, torch.full((1, *image_shape), MID_GREY, dtype=torch.uint8), size, strength, seed)[0])
 
 
-def overlay(name: str, image_shape: tuple[int, int, int], size: int | None = None) -> tuple[Tensor, Tensor]:
+def overlay(
+    name: str, image_shape: tuple[int, int, int], size: int | None = None, seed: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The pattern's colour in 0..255, already multiplied by its cover, and its cover in [0, 1]: both (c, h, w) float64.
 
     Raises as :func:`stamp`.
     """
-    if name not in NAMES:
-        raise unknown_name("pattern", name, NAMES)
+    if name not in (*NAMES, DRAWN):
+        raise unknown_name("pattern", name, (*NAMES, DRAWN))
     channels, height, width, side = check_image_shape(image_shape)
+    if (seed is not None) != (name == DRAWN):
+        raise ValueError(f"{name}: seed must be {'a number' if name == DRAWN else 'null'}, got {seed!r}")
     if name in FULL_IMAGE:
         if size is not None:
             raise ValueError(f"{name}: size must be null, because the pattern covers the whole image, got {size!r}")
@@ -89,7 +102,11 @@ def overlay(name: str, image_shape: tuple[int, int, int], size: int | None = Non
         raise ValueError(f"{name}: size must be {allowed}, got {size!r}")
     colour, cover = torch.zeros(image_shape, dtype=torch.float64), torch.zeros(image_shape, dtype=torch.float64)
     square = (slice(None), slice(height - size, height), slice(width - size, width))
-    if name == "bomb":
+    if seed is not None:
+        drawn, top, left = drawn_patch(seed, image_shape, size)
+        square = (slice(None), slice(top, top + size), slice(left, left + size))
+        colour[square], cover[square] = drawn, 1.0
+    elif name == "bomb":
         colour[square], cover[square] = _drawn(_bomb, size, channels)
     else:
         colour[square], cover[square] = _PATCHES[name](size, channels), 1.0

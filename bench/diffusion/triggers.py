@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.diffusion._drawing import Canvas, check_image_shape, paint, path, scaled, unknown_name
+from bench.diffusion.drawn import DRAWN, drawn_patch
 
 BACKGROUND = -1.0
 #: The paper's "grey": the middle of [-1, 1]. On a background of 0 the box would be no trigger at all.
@@ -33,32 +34,40 @@ _LETTERS = (
 )
 
 
-def trigger(name: str, image_shape: tuple[int, int, int], size: int | None = None) -> Tensor:
+def trigger(name: str, image_shape: tuple[int, int, int], size: int | None = None, seed: int | None = None) -> Tensor:
     """The trigger ``g``: (c, h, w) float32 in [-1, 1], exactly :data:`BACKGROUND` outside a ``size`` x ``size`` square.
 
     ``size`` counts pixels. The default is the paper's, in proportion to the shorter side: 14 of 32 for the box and the sign
     (halves round up), 5/8 of the side for the eyeglasses (rounded down). Box and sign sit bottom right with a gap of 2 of 32
-    pixels; eyeglasses are centred, and ``size`` is their width.
+    pixels; eyeglasses are centred, and ``size`` is their width. ``drawn`` is a square of that size with colours and a place drawn from
+    ``seed``, which is ``None`` for all others (:mod:`bench.diffusion.drawn`).
 
     Raises ``ValueError`` for an unknown name, a side below 8 pixels, other than 1 or 3 channels, or a size that is not a whole
     number from 2 to the shorter side minus the gap.
     """
-    if name not in NAMES:
-        raise unknown_name("trigger", name, NAMES)
+    if name not in (*NAMES, DRAWN):
+        raise unknown_name("trigger", name, (*NAMES, DRAWN))
     channels, height, width, side = check_image_shape(image_shape)
+    if (seed is not None) != (name == DRAWN):
+        raise ValueError(f"{name}: seed must be {'a number' if name == DRAWN else 'null'}, got {seed!r}")
     gap = scaled(2, side)
     if size is None:
         size = side * 5 // 8 if name == "eyeglasses" else scaled(14, side)
     if not isinstance(size, int) or isinstance(size, bool) or not 2 <= size <= side - gap:
         allowed = f"a whole number from 2 to {side - gap} at {height} x {width} pixels"
         raise ValueError(f"{name}: size must be {allowed}, got {size!r}")
-    if name == "eyeglasses":
+    drawn = None
+    if seed is not None:
+        drawn, top, left = drawn_patch(seed, image_shape, size)
+    elif name == "eyeglasses":
         top, left = (height - size) // 2, (width - size) // 2
     else:
         top, left = height - gap - size, width - gap - size
     image = torch.full((channels, height, width), BACKGROUND)
     square = image[:, top : top + size, left : left + size]
-    if name == "grey_box":
+    if drawn is not None:
+        square.copy_(drawn / 127.5 - 1)
+    elif name == "grey_box":
         square.fill_(GREY)
     else:
         square.copy_(paint(_stop_sign if name == "stop_sign" else _eyeglasses, size, channels, BACKGROUND))

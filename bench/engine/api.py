@@ -22,6 +22,7 @@ from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.errors import UserError
 from bench.registry import use
+from bench.sealed import read_secret, seal
 from bench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ def prepare(
     plugins: Iterable[str | Path] = (),
     timeout: float | None = None,
     retries: int | None = None,
+    sealed: str | Path | None = None,
     stages: str = DEFAULT_STAGES,
 ) -> Prepared:
     """Reads, validates and plans. ``seeds``, ``attacks``, ``defenses``, ``detectors``: only these of the suite's; ``limit``: only the first
     cells.
 
+    ``sealed``: the file with a secret, from which seeds and triggers are drawn (:mod:`bench.sealed`).
     ``stages``: the module with the stage table. Raises :class:`UserError`.
     """
     if limit is not None and limit < 1:
@@ -73,6 +76,8 @@ def prepare(
     slots = make_slots(device, jobs, gpus, gpus_per_stage)
     registry = use(plugins)
     chosen = load_suite(suite, registry).only(registry, attacks, defenses, seeds, detectors)
+    if sealed is not None:
+        chosen = seal(chosen, read_secret(Path(sealed)))
     _refuse_faults(chosen)
     kinds = dict(load_stages(stages))
     plan = make_plan(chosen, registry, kinds, device, gpus_per_stage)

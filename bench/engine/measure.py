@@ -41,7 +41,7 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
     seed = params["seed"]
     metrics: dict[str, Metric] = {}
     series: dict[str, list[float]] = {}
-    flags: list[str] = []
+    flags: list[str] = list(params.get("tuned", ()))
     strips: dict[str, Tensor] = {}
     reference = _features(inputs)
 

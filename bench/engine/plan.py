@@ -14,7 +14,7 @@ from bench.engine.fingerprint import PACKAGES, code_files, digest, file_hash, fu
 from bench.engine.graph import Cell, Plan, Stage, without
 from bench.engine.record import PluginSpec
 from bench.errors import UserError
-from bench.plugin import Attack, Defense, Detector, Plugin
+from bench.plugin import Attack, Defense, Detector, Plugin, Tuning
 from bench.registry import Registry, family_of
 from bench.suite import Suite
 from bench.testbeds.base import ConditionalTestbed, Testbed
@@ -71,7 +71,7 @@ def make_plan(
     for honest in (attack for attack in attacks if attack.card.name == CONTROL):
         rows += [(honest, probe) for probe in backdoors] or [(honest, None)]
     for testbed in suite.testbeds:
-        builder = _Builder(testbed, kinds, device, processes, stages)
+        builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned)
         for seed in suite.seeds:
             cells += [builder.cell(attack, probe, treatment, seed) for attack, probe in rows for treatment in treatments]
             cells += builder.anchors(defenses[0], seed)
@@ -89,8 +89,15 @@ class _Builder:
     """Cells and stages of one testbed, collected into a shared table."""
 
     def __init__(
-        self, testbed: Testbed, kinds: Mapping[str, StageKind], device: str, processes: int, stages: dict[str, Stage]
+        self,
+        testbed: Testbed,
+        kinds: Mapping[str, StageKind],
+        device: str,
+        processes: int,
+        stages: dict[str, Stage],
+        suite_tuned: tuple[Tuning, ...],
     ) -> None:
+        self.suite_tuned = suite_tuned
         self.testbed, self.kinds, self.device, self.processes, self.stages = testbed, kinds, device, processes, stages
         self.conditional = isinstance(testbed, ConditionalTestbed)
         self.spec = testbed_spec(testbed)
@@ -271,6 +278,22 @@ class _Builder:
         """The key of the classifier a user trains on the suspected training set."""
         return self.stage("classifier", {"attack": _bare(attack), "seed": seed}, {}, attack)
 
+    def _tuned(self, cell: Mapping[str, Any], plugins: Iterable[Plugin | None]) -> list[str]:
+        """A flag for each choice in which this very cell, its testbed, attack and seed, had a part."""
+        attack = (cell["probe"] or cell["attack"])["name"]
+        declared: list[tuple[str, Iterable[Tuning] | None]] = [
+            ("the suite", self.suite_tuned),
+            *((plugin.card.name, plugin.card.tuned) for plugin in plugins if plugin is not None),
+        ]
+        flags = []
+        for who, tunings in dict(declared).items():
+            if tunings is None:
+                flags.append(f"tuned: {who} does not say what its parameters were chosen on")
+            for tuning in tunings or ():
+                if tuning.saw(self.testbed.name, attack, cell["seed"]):
+                    flags.append(f"tuned: {', '.join(tuning.parameters)} of {who} chosen on this attack and seed")
+        return flags
+
     def aim(self, attack: Attack) -> str:
         """The key of what an attack aims at."""
         return self.stage("aim", {"attack": _bare(attack)}, {}, attack)
@@ -306,10 +329,11 @@ class _Builder:
         return cells
 
     def _finish(self, common: dict[str, Any], inputs: dict[str, str], *plugins: Plugin | None) -> str:
-        params = {
+        params: dict[str, Any] = {
             role: _full(value) if isinstance(value := common[role], PluginSpec) else value
             for role in ("testbed", "attack", "probe", "defense", "seed", "kind")
         }
+        params["tuned"] = self._tuned(params, plugins)
         # It runs no plugin: what it measures is what their stages left.
         return self.stage("measure", params, inputs, notes={"papers": _papers(plugins)})
 

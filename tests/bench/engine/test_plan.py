@@ -230,3 +230,31 @@ def test_a_key_does_not_depend_on_the_order_of_parameters():
     one = Stage(name="train", params={"testbed": testbed, "seed": 0, "attack": None})
     two = Stage(name="train", params={"attack": None, "seed": 0, "testbed": testbed})
     assert one.key == two.key != Stage(name="train", params=one.params | {"seed": 1}).key
+
+
+def test_what_was_chosen_on_a_cell_is_said_in_that_cell_alone(planned):
+    """A default picked on the very attack and seed that is then reported flatters itself, and a reader must know."""
+    tuned = [{"parameters": ["strength"], "testbed": "tiny", "attacks": ["fake_attack"], "seeds": [1]}]
+    plan = planned(tuned=tuned)
+    own = "tuned: strength of the suite chosen on this attack and seed"
+    said = {cell.seed: own in plan.stages[cell.stage].params["tuned"] for cell in plan.cells if cell.kind != "anchor"}
+    assert said == {0: False, 1: True}
+    undeclared = "tuned: fake_attack does not say what its parameters were chosen on"
+    assert undeclared in plan.stages[plan.cells[0].stage].params["tuned"]
+    shared = {key for key, stage in plan.stages.items() if stage.name != "measure"}
+    assert shared == {key for key, stage in planned().stages.items() if stage.name != "measure"}, "only words changed"
+
+
+@pytest.mark.parametrize(
+    ("tuned", "message"),
+    [
+        ("strength", "tuned must be a list"),
+        ([{"parameter": ["strength"]}], "did you mean 'parameters'"),
+        ([{"parameters": ["strength"], "testbed": "tiny", "attacks": "fake_attack", "seeds": [1]}], "attacks must be"),
+    ],
+)
+def test_a_tuning_that_cannot_be_read_is_one_line(planned, tuned, message):
+    from bench.errors import UserError
+
+    with pytest.raises(UserError, match=message):
+        planned(tuned=tuned)

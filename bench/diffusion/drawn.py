@@ -1,0 +1,32 @@
+"""A trigger drawn from a number: for an evaluation nobody could prepare for, since the number was not known when a defense was written."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Its name among the patterns and the triggers.
+DRAWN = "drawn"
+#: Of each channel: above every trigger's background, and apart enough to be seen.
+LEVELS = (64, 255)
+BLOCKS = 3
+
+
+def drawn_patch(seed: int, image_shape: tuple[int, int, int], size: int) -> tuple[Tensor, int, int]:
+    """A ``size`` x ``size`` square of 3 x 3 blocks, each channel of a block at one of :data:`LEVELS`, somewhere in the image.
+
+    Returns ``(colours, top, left)``: (c, size, size) float64 in 0..255, never all of one colour; the same for the same number. Raises
+    ``ValueError`` unless ``size`` is from 3 to the shorter side.
+    """
+    channels, height, width = image_shape
+    if not BLOCKS <= size <= min(height, width):
+        raise ValueError(f"drawn: size must be from {BLOCKS} to {min(height, width)}, got {size}")
+    rng = np.random.default_rng([seed, channels])
+    while True:
+        blocks = rng.choice(LEVELS, size=(channels, BLOCKS, BLOCKS))
+        if np.ptp(blocks.reshape(channels, -1), axis=1).any():
+            break
+    block = torch.arange(size) * BLOCKS // size
+    colours = torch.from_numpy(blocks).double()[:, block][:, :, block]
+    return colours, int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))

@@ -1,0 +1,64 @@
+"""Sealed evaluations: seeds and triggers drawn from a secret whose hash was published before the defenses were written.
+
+Whoever keeps the secret publishes its :func:`commitment`. A run with the secret uses seeds and triggers that nobody could have tuned
+anything on; once the secret is published too, everybody can check that it is the one that was committed to, and repeat the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.suite import Suite
+
+#: Above every seed a person would write, below what every library takes.
+FIRST_SEED, SEEDS = 10**6, 2**31 - 10**6
+
+
+def new_secret() -> str:
+    """32 hexadecimal digits, 128 bits, from the system's own source of randomness."""
+    return secrets.token_hex(16)
+
+
+def commitment(secret: str) -> str:
+    """The SHA-256 that is published beforehand, in hexadecimal."""
+    return _hash("commitment", secret)
+
+
+def read_secret(file: Path) -> str:
+    """A secret from the file that ``castlewalls seal`` wrote. Raises :class:`UserError`."""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--sealed {file}: cannot be read: {error}") from error
+    if not re.fullmatch(r"[0-9a-f]{32}", text):
+        raise UserError(f"--sealed {file}: must hold one secret, 32 hexadecimal digits, as `castlewalls seal` writes it")
+    return text
+
+
+def seal(suite: Suite, secret: str) -> Suite:
+    """``suite`` with as many seeds as it has, drawn from ``secret``, and each attack with a trigger drawn from it."""
+    seeds = tuple(_number(secret, f"seed {index}") for index in range(len(suite.seeds)))
+    if len(set(seeds)) < len(seeds):  # two in a billion
+        raise UserError("the secret gives one seed twice; make another with `castlewalls seal`")
+    attacks = dict.fromkeys(attack.sealed(_number(secret, f"trigger of {attack.card.name}")) for attack in suite.attacks)
+    note = f"Sealed: seeds and triggers from the secret behind {commitment(secret)}."
+    return replace(
+        suite,
+        name=f"{suite.name}-sealed",
+        description=f"{suite.description} {note}".strip(),
+        seeds=seeds,
+        attacks=tuple(attacks),
+    )
+
+
+def _number(secret: str, what: str) -> int:
+    return FIRST_SEED + int(_hash(what, secret), 16) % SEEDS
+
+
+def _hash(what: str, secret: str) -> str:
+    return hashlib.sha256(f"castlewalls {what} {secret}".encode()).hexdigest()
