@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,7 +22,7 @@ from bench.engine.artefacts import load_images
 from bench.engine.building import asked_for
 from bench.engine.context import StageContext
 from bench.engine.record import Metric, PluginSpec, Record
-from bench.metrics import asr, fid, target, uncertainty
+from bench.metrics import asr, fid, recognition, target, uncertainty
 from bench.testbeds.base import ConditionalTestbed, Testbed
 
 STRIP = 8
@@ -76,6 +77,9 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
             _inversion(inputs, goal, metrics, series, flags, strips)
         else:
             _specificity(testbed, goal, samples, seed, metrics, flags)
+            if samples:
+                real = load_images(inputs["reference"], "real")
+                _robust_success(testbed, goal, samples, real, metrics, series, flags)
     for role, label in ROLES.items():
         if f"undefended_{role}" in inputs:
             strips[f"{label}, no defense"] = load_images(inputs[f"undefended_{role}"])[:STRIP]
@@ -168,6 +172,39 @@ def _specificity(
             metrics[f"{name}[{role}]"] = Metric(value=rate, ci_low=low, ci_high=high, n=len(errors), higher_is_better=False)
         if len(images) > 1 and bool((images == images[:1]).all()):
             flags.append(f"constant samples: every {ROLES[role]} sample is the same image")
+
+
+def _robust_success(
+    testbed: Testbed,
+    goal: Tensor,
+    samples: Mapping[str, Tensor],
+    real: Tensor,
+    metrics: dict[str, Metric],
+    series: dict[str, list[float]],
+    flags: list[str],
+) -> None:
+    """After :func:`_specificity`: the share of samples that pass the plain threshold or are recognised in spite of small changes.
+
+    real: small copies of clean training images. The false alarms are those among held-out images, which set no threshold.
+    """
+    judge = recognition.Recogniser(goal, real)
+    for name, limit in judge.thresholds.items():
+        metrics[f"robust_asr_threshold[{name}]"] = Metric(value=limit, n=len(real))
+    plain = metrics["asr_threshold"].value or 0.0
+    held_out = judge.recognised(recognition.shrink(testbed.held_out_images(), recognition.REAL_IMAGES))
+    metrics["robust_asr_false_alarms"] = _rate(held_out, None)
+    for role, images in samples.items():
+        outcomes = judge.recognised(images) | (target.mse(images, goal) < plain)
+        metrics[f"robust_asr[{role}]"] = found = _rate(outcomes, False)
+        series[f"outcomes[robust_asr[{role}]]"] = outcomes.astype(float).tolist()
+        if asr.evades(metrics[f"asr[{role}]"].value or 0.0, found.value or 0.0):
+            flags.append(f"asr: evades the metric, robust ASR is higher by more than .1 ({ROLES[role]})")
+
+
+def _rate(outcomes: npt.NDArray[np.bool_], higher_is_better: bool | None) -> Metric:
+    found = int(outcomes.sum())
+    low, high = uncertainty.proportion_interval(found, len(outcomes))
+    return Metric(value=found / len(outcomes), ci_low=low, ci_high=high, n=len(outcomes), higher_is_better=higher_is_better)
 
 
 def _inversion(

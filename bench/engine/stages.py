@@ -34,14 +34,17 @@ Inputs = dict[str, Path]
 
 
 def reference(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """Features of the whole clean training set, once per testbed."""
+    """Features of the whole clean training set, and small copies of some of its images, once per testbed."""
     # Here and in `measure`: torch-fidelity takes seconds to import, which planning and a finished run do not need.
+    from bench.metrics import recognition
     from bench.metrics.fid import extract_features
 
     testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
     testbed.register_extractor()
-    features = extract_features(testbed.train_images(), testbed.extractor, testbed.extractor_weights(), device=context.device)
+    images = testbed.train_images()
+    features = extract_features(images, testbed.extractor, testbed.extractor_weights(), device=context.device)
     np.savez(out / "features.npz", features=features.cpu().numpy())
+    save_images(out, recognition.shrink(images, recognition.REAL_IMAGES), "real")
     return {}
 
 
@@ -161,7 +164,9 @@ _JUDGING = (*_NUMERICS, "bench.classification")
 STAGES: dict[str, StageKind] = {
     "aim": StageKind(run=aims.aim, code=_JUDGING),
     "poisoned_rows": StageKind(run=aims.poisoned_rows, code=_JUDGING),
-    "reference": StageKind(run=reference, code=("bench.metrics.fid",), packages=("torch-fidelity",)),
+    "reference": StageKind(
+        run=reference, code=("bench.metrics.fid", "bench.metrics.recognition"), packages=("torch-fidelity",)
+    ),
     "training_features": StageKind(
         run=class_stages.training_features, code=("bench.metrics.fid", *_JUDGING), packages=("torch-fidelity",)
     ),

@@ -6,6 +6,19 @@ so do clean images of a similar brightness. The calibrated threshold is the smal
 
 * the 1st percentile of clean real images' MSE to the target: at most 1 % of clean data is below it;
 * half the MSE of the best constant image, which is twice the threshold or more away.
+
+**Robust success.** Both rules measure a distance, and a distance is dodged: the picture moved by one pixel, or at half its contrast,
+is as far from the target as any other image, and still the target. So every rate has a robust one beside it, which decides ranks: a
+sample counts if it passes the calibrated threshold **or** is recognised under a declared set of changes
+(:mod:`bench.metrics.recognition`). Why that, and not a smaller distance or a trained network:
+
+* its unit is the explained share of variance, so its thresholds mean the same for every target. The distance's threshold varies
+  15-fold between targets, half of the best constant image deciding nearly always, so plain rates of two targets do not compare;
+* contrast, brightness and colour are fitted in closed form and shifts tried exhaustively: a person can check why a sample counts;
+* its false alarms are bounded by clean real images, and the share among held-out ones, which set no threshold, is in every record.
+
+A defense whose robust rate is above its plain rate by more than :data:`EVASION_MARGIN` has moved samples away from the metric, not
+from the target: :func:`evades`, a flag on its cell.
 """
 
 from __future__ import annotations
@@ -22,6 +35,7 @@ from bench.metrics.target import best_constant_mse, mse
 FIELD_THRESHOLD = 0.1
 REAL_PERCENTILE = 1.0
 TOLERATED_REAL_SHARE = 0.05
+EVASION_MARGIN = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +72,13 @@ def calibrate(real_images: Tensor, target: Tensor) -> Calibration:
 def success_rate(mse_values: npt.ArrayLike, threshold: float) -> float:
     """The share of ``mse_values`` ((n > 0,), finite) strictly below ``threshold``, in [0, 1]; high is good for the attack."""
     return float(np.mean(_finite(mse_values) < threshold))
+
+
+def evades(plain: float, robust: float) -> bool:
+    """Whether samples that still show the target are missed by the plain rule: ``robust`` is above ``plain``, both in [0, 1], by more
+    than :data:`EVASION_MARGIN`."""
+    # Of shares with few samples: .3 - .2 is a little more than .1 in floating point.
+    return robust - plain > EVASION_MARGIN + 1e-9
 
 
 def vacuous(real_images_mse: npt.ArrayLike, constant_mse: float, threshold: float = FIELD_THRESHOLD) -> bool:

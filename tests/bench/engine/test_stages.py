@@ -9,12 +9,13 @@ import torch
 
 from bench import registry
 from bench.diffusion.generator import Generator
-from bench.engine.artefacts import load_images
+from bench.diffusion.images import to_uint8
+from bench.engine.artefacts import load_images, save_images
 from bench.engine.context import StageContext
 from bench.engine.plan import make_plan
 from bench.engine.record import Record
 from bench.engine.stages import STAGES
-from bench.metrics import target
+from bench.metrics import recognition, target
 from bench.suite import parse_suite
 
 SUITE = {
@@ -64,7 +65,7 @@ def test_cells_share_what_they_have_in_common(walked) -> None:
 def test_every_sample_metric_carries_its_controls(walked) -> None:
     record = records(walked)[("baddiffusion", "clip_x0", "")]
     for role in ("clean", "noise", "image"):
-        for name in ("mse", "ssim", "asr", "asr_field"):
+        for name in ("mse", "ssim", "asr", "asr_field", "robust_asr"):
             metric = record.metrics[f"{name}[{role}]"]
             assert metric.ci_low <= metric.value <= metric.ci_high
             assert metric.n == (24 if role == "clean" else 8)
@@ -84,6 +85,44 @@ def test_recorded_mse_is_the_mse_of_the_stored_samples(walked) -> None:
     record = records(walked)[("baddiffusion", "none", "")]
     assert record.metrics["mse[noise]"].value == pytest.approx(float((images - goal).square().mean()), rel=1e-6)
     assert record.metrics["mse[constant]"].value == pytest.approx(target.best_constant_mse(goal.float()), rel=1e-6)
+
+
+def test_samples_moved_away_from_the_metric_count_and_are_flagged(walked, tmp_path) -> None:
+    """A defense that rolls every picture by one pixel must not come out as one that stops the backdoor."""
+    plan, folders = walked
+    cell = next(cell for cell in plan.cells if (cell.attack.name, cell.defense.name) == ("baddiffusion", "clip_x0"))
+    stage = plan.stages[cell.stage]
+    attack = registry.build("attacks", cell.attack.name, cell.attack.params)
+    drawn = to_uint8(attack.target_image((3, 16, 16)))
+    inputs = {role: folders[made] for role, made in stage.inputs.items()}
+    for role, image in (("noise", drawn.roll((1, 1), (1, 2))), ("image", drawn)):
+        inputs[role] = tmp_path / role
+        inputs[role].mkdir()
+        save_images(inputs[role], image.expand(8, -1, -1, -1).contiguous())
+    (tmp_path / "out").mkdir()
+    STAGES["measure"].run(stage.params, inputs, tmp_path / "out", StageContext(key="k", provenance={"package": "test"}))
+    record = Record.from_json((tmp_path / "out" / "record.json").read_text())
+    assert [record.metrics[f"asr[{role}]"].value for role in ("noise", "image")] == [0, 1]
+    assert [record.metrics[f"robust_asr[{role}]"].value for role in ("noise", "image")] == [1, 1]
+    evades = "asr: evades the metric, robust ASR is higher by more than .1"
+    assert f"{evades} (triggered noise (e + g))" in record.flags
+    assert f"{evades} (triggered image (e + r))" not in record.flags
+
+
+def test_robust_rates_come_with_every_outcome_thresholds_and_false_alarms(walked) -> None:
+    """The outcomes are paired across cells; no rate is to be read without the share of real images that pass."""
+    for (attack, defense, _), record in records(walked).items():
+        if attack in ("baddiffusion", "none") and defense in ("none", "clip_x0"):
+            for role in ("clean", "noise", "image"):
+                outcomes = record.series[f"outcomes[robust_asr[{role}]]"]
+                found = record.metrics[f"robust_asr[{role}]"]
+                assert set(outcomes) <= {0.0, 1.0}
+                assert (len(outcomes), float(np.mean(outcomes))) == (found.n, found.value)
+                assert found.value >= record.metrics[f"asr[{role}]"].value
+            assert record.metrics["robust_asr_false_alarms"].n == 1440
+            assert record.metrics["robust_asr_false_alarms"].value <= 0.015
+            for name, floor in recognition.FLOORS.items():
+                assert floor <= record.metrics[f"robust_asr_threshold[{name}]"].value < 1
 
 
 def test_inversion_keeps_every_epoch_and_its_baselines(walked) -> None:
