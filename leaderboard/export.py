@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.engine.record import Metric, Record, Run
+from bench.engine.record import Metric, PluginSpec, Record, Run
 from leaderboard import names
-from leaderboard.board import label, numbers
+from leaderboard.board import numbers
+from leaderboard.sound import display, visible
 
 COLUMNS = [
     "suite", "testbed", "testbed_params", "protocol", "attack", "attack_label", "attack_params",
@@ -20,10 +22,17 @@ COLUMNS = [
 ]  # fmt: skip
 
 
+#: What a spreadsheet takes for a formula at the start of a text (OWASP, "CSV injection"), the full-width forms among them.
+_FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
+#: Longer parameters stand in the JSON file and are named by their hash in every row of the CSV.
+_PARAMS = 1000
+
+
 def tidy(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per record and metric; without metrics one row with an empty ``metric``, so failures stay countable.
 
-    ``ci_low`` and ``ci_high`` are within the seed; intervals over seeds follow from the rows. Parameters are JSON.
+    ``ci_low`` and ``ci_high`` are within the seed; intervals over seeds follow from the rows. Parameters are JSON, or their hash if they
+    are long. A text that a spreadsheet would run as a formula begins with an apostrophe.
     """
     ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
     rows = [
@@ -32,6 +41,7 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
         for _, record in sorted(run.records, key=lambda pair: pair[1].to_json())
         for row in _rows(run, record)
     ]
+    rows = [{name: _harmless(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # Nullable types, so that absent stays empty and whole numbers stay whole.
     typed: pd.DataFrame = frame.astype(
@@ -64,15 +74,26 @@ def to_json(runs: Sequence[Run]) -> str:
     return json.dumps({"schema": 1, "runs": document}, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def _harmless(text: str) -> str:
+    # A carriage return, which the CSV's writer does not quote, would begin a row.
+    shown = visible(text)
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+
+
+def _params(spec: PluginSpec) -> str:
+    text = json.dumps(spec.params, sort_keys=True)
+    return text if len(text) <= _PARAMS else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
 def _rows(run: Run, record: Record) -> list[dict[str, object]]:
     shared: dict[str, object] = {
         "suite": run.suite, "protocol": record.protocol, "kind": record.kind, "seed": record.seed, "status": record.status,
         "reason": record.reason, "flags": "; ".join(record.flags),
-        "testbed": record.testbed.name, "testbed_params": json.dumps(record.testbed.params, sort_keys=True),
+        "testbed": record.testbed.name, "testbed_params": _params(record.testbed),
     }  # fmt: skip
     for role, spec in (("attack", record.attack), ("probe", record.probe), ("defense", record.defense)):
         if spec is not None:
-            shared |= {role: spec.name, f"{role}_label": label(spec), f"{role}_params": json.dumps(spec.params, sort_keys=True)}
+            shared |= {role: spec.name, f"{role}_label": display(spec), f"{role}_params": _params(spec)}
     found: list[tuple[str, Metric | None]] = [(name, metric) for name, metric in numbers(record).items()]
     return [
         {**shared, "metric": name, **(dataclasses.asdict(metric) if metric else {})}

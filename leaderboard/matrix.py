@@ -152,8 +152,7 @@ def interval_text(metric: str, interval: Interval, decimals: int | None = None) 
 
 
 def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTable:
-    means = [interval.mean for cell in board.cells.values() if (interval := summary(cell, metric))]
-    low, high = (0.0, 1.0) if names.bounded(metric) else (min(means), max(means))
+    low, high, beyond = _scale(board, metric)
     rows = tuple(
         (
             row,
@@ -164,7 +163,7 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
         for row in board.rows
     )
     scaled = higher_is_better is not None and high > low
-    ends = [names.number(metric, low), names.number(metric, high)] if scaled else ["", ""]
+    ends = [names.number(metric, low), names.number(metric, high) + (" or more" if beyond else "")] if scaled else ["", ""]
     worst, best = ends if higher_is_better else reversed(ends)
     anchors = ((anchor, summary(anchor, metric)) for anchor in board.anchors)
     references = tuple(
@@ -175,6 +174,21 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
         for place, (column, family) in enumerate(board.columns)
     )
     return MetricTable(names.words(metric), DIRECTIONS[higher_is_better], worst, best, rows, columns, references)
+
+
+def _scale(board: Board, metric: str) -> tuple[float, float, bool]:
+    """The ends of the colours, and whether values lie beyond the upper one. A distance between sets of images runs from 0 to twice its
+    mean without a defense: by the columns at hand, one bad one would make all others look alike."""
+    means = [interval.mean for cell in board.cells.values() if (interval := summary(cell, metric))]
+    if names.bounded(metric):
+        return 0.0, 1.0, False
+    control = [
+        interval.mean for cell in board.cells.values() if cell.defense.name == "none" and (interval := summary(cell, metric))
+    ]
+    if names.split(metric)[0] in ("fid", "fid_other_classes", "kid") and control and sum(control) > 0:
+        high = 2 * sum(control) / len(control)
+        return 0.0, high, max(means) > high
+    return min(means), max(means), False
 
 
 def _shown(cell: Cell | None, family: str, metric: str, low: float, high: float, higher_is_better: bool | None) -> Shown:
@@ -199,8 +213,8 @@ def _without_value(cell: Cell, family: str, metric: str) -> Shown:
     for status in ("failed", "skipped"):
         entries = cell.with_status(status)
         if entries and not cell.with_status("ok"):
-            reason = entries[0].record.reason or "no reason recorded"
-            return Shown(cell, status, status, reason, f"n = {len(entries)}", reason)
+            # The reason is in the panel: in every metric's table it would be in the page forty times.
+            return Shown(cell, status, status, "", f"n = {len(entries)}", f"{status}: open it for the reason")
     return Shown(cell, "absent", "–", note=why_absent(cell, family, metric))
 
 
@@ -248,8 +262,11 @@ def badges(cell: Cell, n: int, metric: str) -> tuple[str, ...]:
     """
     total = len(cell.with_status("ok"))
     bases = {names.split(name)[0] for entry in cell.entries for name in entry.record.metrics} | names.DETECTION
-    flags = [(text, seeds) for flag, seeds in cell.flags() if (text := _said(flag, metric, bases))]
-    shown = [flag if seeds >= total else f"{flag} ({seeds} of {total} seeds)" for flag, seeds in flags]
+    found: dict[str, set[int]] = {}
+    for flag, _ in cell.flags():
+        if text := _said(flag, metric, bases):
+            found.setdefault(text, set()).update(entry.record.seed for entry in cell.entries if flag in entry.record.flags)
+    shown = [text if len(seeds) >= total else f"{text} ({len(seeds)} of {total} seeds)" for text, seeds in found.items()]
     for status in ("failed", "skipped"):
         count = len(cell.with_status(status))
         if count:

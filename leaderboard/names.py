@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from bench.engine.record import FAMILIES, SLACK
+
 #: Groups of the metric switch, in the order they stand on the board.
 GROUPS = (
     "Image quality",
@@ -261,29 +263,13 @@ _BOUNDED = (
 
 #: Counted over samples: success or not.
 _SHARES = _BOUNDED - {"ssim", "auroc", "p_t"}
-_RANGES = {
-    "ssim": (-1.0, 1.0), "replication": (-1.0, 1.0), "replication_p95": (-1.0, 1.0), "kid": (-math.inf, math.inf),
-    **dict.fromkeys(
-        ("fid", "fid_other_classes", "mse", "amplification", "asr_threshold", "inversion_mse_best", "inversion_mse_last",
-         "inversion_mse_black", "cost"), (0.0, math.inf),
-    ),
-    **dict.fromkeys(_BOUNDED - {"ssim"}, (0.0, 1.0)),
-}  # fmt: skip
-#: Rounding, of a distance that is 0 or a similarity that is 1.
-_ROUNDING = 1e-3
-#: Families whose direction is theirs and not a record's: whether higher is better for the defender.
-DIRECTION = {
-    **dict.fromkeys(("asr", "robust_asr", "asr_field", "classifier_asr", "fid", "kid", "fid_other_classes"), False),
-    **dict.fromkeys(("fpr_fixed_threshold", "inversion_mse_best", "inversion_mse_last", "g1", "g2", "mismatch"), False),
-    **dict.fromkeys(("ta", "prompt_accuracy", "g4", "auroc", "tpr_fixed_threshold", "tpr_at_1_fpr", "tpr_at_5_fpr"), True),
-}
 
 
-def limits(name: str) -> tuple[float, float]:
-    """Where a metric's values can lie; shares exactly, distances and similarities but for rounding."""
+def rule(name: str) -> tuple[float, float, bool | None]:
+    """Where a metric's values can lie, but for rounding, and its direction if that is its own and not a record's."""
     family = split(name)[0]
-    low, high = _RANGES.get(family, (-math.inf, math.inf))
-    return (low, high) if family in _SHARES else (low - _ROUNDING, high + _ROUNDING)
+    found = next((known for known in FAMILIES if re.fullmatch(known[0], family)), ("", -math.inf, math.inf, None))
+    return found[1] - SLACK, found[2] + SLACK, found[3]
 
 
 def share(name: str) -> bool:

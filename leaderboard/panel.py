@@ -14,7 +14,10 @@ from bench.engine.record import Metric
 from leaderboard import names
 from leaderboard.board import Cell, Entry
 from leaderboard.matrix import interval_text, metric_names, summary
+from leaderboard.sound import LABEL, cut, visible
 
+#: Letters of one block of parameters, or of one entry of the provenance, that the page shows.
+BLOCK = 2000
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -41,13 +44,13 @@ class MetricLine:
 
 @dataclass(frozen=True)
 class Panel:
-    """``provenance``: (key, value) where all seeds agree, else the key once a seed."""
+    """``problems``: (status, reason, seeds that have it); ``provenance``: (key, value) where all seeds agree, else the key once a seed."""
 
     cell: Cell
     pictures: tuple[tuple[int, tuple[Picture, ...]], ...]
     metrics: tuple[MetricLine, ...]
     params: tuple[tuple[str, str, str], ...]
-    problems: tuple[Entry, ...]
+    problems: tuple[tuple[str, str, tuple[Entry, ...]], ...]
     provenance: tuple[tuple[str, str], ...]
 
 
@@ -60,13 +63,26 @@ def panel(cell: Cell) -> Panel:
         tuple((seed, shown) for seed, shown in pictures if shown),
         tuple(_line(cell, name) for name in metric_names([cell])),
         tuple(
-            (role, spec.name, json.dumps(spec.params, sort_keys=True, indent=1, ensure_ascii=False))
+            (role, cut(spec.name, LABEL), _cut_block(json.dumps(spec.params, sort_keys=True, indent=1, ensure_ascii=False)))
             for role, spec in roles
             if spec
         ),
-        tuple(entry for entry in cell.entries if entry.record.status != "ok"),
+        _problems(cell),
         tuple(agreed((entry.record.seed, entry.record.provenance) for entry in cell.entries)),
     )
+
+
+def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for entry in cell.entries:
+        if entry.record.status != "ok":
+            found.setdefault((entry.record.status, entry.record.reason or "no reason recorded"), []).append(entry)
+    return tuple((status, reason, tuple(entries)) for (status, reason), entries in found.items())
+
+
+def _cut_block(text: str) -> str:
+    shown = visible(text)
+    return shown if len(shown) <= BLOCK else f"{shown[:BLOCK]}… ({len(text)} characters, whole in the JSON beside this page)"
 
 
 def agreed(sources: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[str, str]]:
@@ -96,7 +112,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             lines += flatten(value, f"{prefix}{key}.")
         else:
             lines.append(
-                (f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False))
+                (
+                    f"{prefix}{key}",
+                    _cut_block(value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)),
+                )
             )
     return lines
 

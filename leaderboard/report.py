@@ -7,9 +7,11 @@ records is escaped by jinja2.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +28,7 @@ from leaderboard.board import boards, label
 from leaderboard.matrix import interval_text
 from leaderboard.panel import panel
 from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, Place
+from leaderboard.sound import cut
 from leaderboard.view import board_view, failures, overview, papers, provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,20 +48,31 @@ def build(store: Path, output: Path, suites: list[str] | None = None) -> Path:
     if not runs:
         raise UserError(f"{store} holds no records yet; `castlewalls run SUITE` makes them")
     output = Path(output)
-    files = {
-        output: render(runs, output.stem),
-        output.with_suffix(".csv"): export.tidy(runs).to_csv(index=False, lineterminator="\n"),
-        output.with_suffix(".json"): export.to_json(runs),
-    }
-    if len(files) < 3:
+    paths = [output, output.with_suffix(".csv"), output.with_suffix(".json")]
+    if len(set(paths)) < 3:
         raise UserError(f"the board must not be named like the files beside it, got {output.name}")
+    csv = export.tidy(runs).to_csv(index=False, lineterminator="\n")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in files.items():
-            path.write_text(text, encoding="utf-8", newline="\n")
+        _write(dict(zip(paths, (render(runs, output.stem), csv, export.to_json(runs)), strict=True)))
     except OSError as error:
         raise UserError(f"cannot write the board to {output}: {error.strerror}") from error
     return output
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    """All of them beside their places first, then each by one rename: a reader, or a full disk, never meets half a file."""
+    made = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A lone surrogate (a file's name in an error message) has no UTF-8.
+            made[path].write_bytes(text.encode("utf-8", "backslashreplace"))
+        for path, beside in made.items():
+            os.replace(beside, path)
+    finally:
+        for beside in made.values():
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
 
 
 def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
@@ -111,6 +125,7 @@ def _environment() -> jinja2.Environment:
         standing=_standing,
         percent=_percent,
         span=_span,
+        cut=cut,
     )
     return environment
 

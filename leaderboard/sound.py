@@ -39,7 +39,7 @@ def sound(record: Record) -> Record:
         cost={name: value for name, value in record.cost.items() if math.isfinite(value) and value >= 0},
         flags=tuple(dict.fromkeys(cut(flag, FLAG) for flag in (*record.flags, *flags))),
         reason=cut(reason, REASON),
-        trace=record.trace if len(record.trace) <= TRACE else "…" + record.trace[-TRACE:],
+        trace=visible(record.trace if len(record.trace) <= TRACE else "…" + record.trace[-TRACE:]),
     )
 
 
@@ -98,11 +98,10 @@ def _metrics(record: Record) -> tuple[dict[str, Metric], list[str]]:
     for name, metric in record.metrics.items():
         if name in strange[UNKNOWN:]:
             continue
-        family, (low, high) = names.split(name)[0], names.limits(name)
+        low, high, direction = names.rule(name)
         if metric.value is not None and not low <= metric.value <= high:
             flags.append(f"{names.flag_family(name)}: {name} outside its range at {metric.value:.6g} and not counted")
             metric = dataclasses.replace(metric, value=None, ci_low=None, ci_high=None)
-        direction = names.DIRECTION.get(family)
         if direction is not None and metric.higher_is_better not in (None, direction):
             flags.append(f"{names.flag_family(name)}: {name} had its direction turned round")
             metric = dataclasses.replace(metric, higher_is_better=direction)

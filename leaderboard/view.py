@@ -26,7 +26,8 @@ from leaderboard.sound import sound
 @dataclass(frozen=True, kw_only=True)
 class Overview:
     """One run in plain words. ``counts``: cells (one attack, defense and seed each) by status, anchors apart; ``unknown_commits``: records
-    that say nothing of one; ``problems``: what of the run could not be read."""
+    that say nothing of one; ``tuned``: whether some were measured where
+    parameters were chosen; ``problems``: what of the run could not be read."""
 
     run: Run
     testbeds: tuple[str, ...]
@@ -39,6 +40,7 @@ class Overview:
     commits: tuple[str, ...]
     unknown_commits: int
     dirty: bool
+    tuned: bool
     problems: tuple[str, ...]
 
 
@@ -105,6 +107,7 @@ def overview(run: Run) -> Overview:
         commits=tuple(sorted(set(commits) - {"null"})),
         unknown_commits=measured.count("null"),
         dirty=any(source.get("git.dirty") == "true" for source in sources),
+        tuned=any(flag.startswith("tuned:") for record in records for flag in record.flags),
         problems=tuple(getattr(run, "problems", ())),
     )
 
