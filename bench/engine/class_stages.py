@@ -52,8 +52,9 @@ def classifier(params: Params, inputs: Inputs, out: Path, context: StageContext)
     testbed, attack, seed = _testbed(params), plugin_of("attacks", params["attack"], Attack), params["seed"]
     if "generated" in inputs:
         defense = plugin_of("defenses", params["defense"], DataDefense)
-        images, labels = load_images(inputs["generated"]), asked_for(testbed, "generated", None)
-        generated = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), labels)
+        images, asked = load_images(inputs["generated"]), asked_for(testbed, "generated", None)
+        assert asked is not None  # this stage knows no sample counts: the images say how many were drawn
+        generated = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), asked[: len(images)])
         chosen = border.cleaned(defense, generated, numpy_stream(seed, "defense", defense.card.name), len(testbed.class_names))
     else:
         chosen = poisoned_set(testbed, attack, seed)

@@ -106,7 +106,7 @@ def test_bad_parameters_name_field_constraint_and_value(params: dict, message: s
 
 def test_a_trigger_that_is_all_background_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the 'attack' would be sampled from plain noise and its success would be the model's own."""
-    monkeypatch.setattr("bench.diffusion.triggers.trigger", lambda name, shape, size: torch.full(shape, -1.0))
+    monkeypatch.setattr("bench.diffusion.triggers.trigger", lambda name, shape, *_: torch.full(shape, -1.0))
     with pytest.raises(ValueError, match="all background"):
         BadDiffusion().trigger_image(SHAPE)
 

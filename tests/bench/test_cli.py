@@ -78,7 +78,7 @@ def test_a_run_ends_with_a_table_and_the_boards_path(castlewalls, tmp_path):
     assert (
         record.protocol
         and record.provenance["stage"]
-        and set(record.provenance["inputs"]) == {"reference", "clean", "noise", "image"}
+        and set(record.provenance["inputs"]) == {"reference", "aim", "clean", "noise", "image"}
     )
     assert record.provenance["castlewalls"] == bench.__version__
 
@@ -182,10 +182,10 @@ def test_a_plan_lists_the_stages_and_the_skipped_pairs(castlewalls):
     assert dry.count("skipped: fake_text_attack x fake_sampler: ") == 1
     lines = [json.loads(line) for line in castlewalls("plan", "suite.yaml", "--seeds", "0", "--json").stdout.splitlines()]
     keys = {line["key"] for line in lines}
-    assert {"train", "sample", "measure", "invert", "reference"} == {line["stage"] for line in lines}
+    assert {"aim", "train", "sample", "measure", "invert", "reference"} == {line["stage"] for line in lines}
     assert all(set(line["inputs"].values()) <= keys for line in lines)
     limited = castlewalls("plan", "suite.yaml", "--limit", "1").stdout
-    assert limited.strip().endswith("1 cells, 6 stages, 0 in the store")
+    assert limited.strip().endswith("1 cells, 7 stages, 0 in the store")
 
 
 def test_listing_names_everything(castlewalls):

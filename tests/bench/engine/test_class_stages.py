@@ -18,6 +18,7 @@ from bench.engine.context import StageContext
 from bench.engine.plan import make_plan
 from bench.engine.record import Record
 from bench.engine.stages import STAGES
+from bench.errors import ContractError
 from bench.suite import parse_suite
 from bench.testbeds.digits_cfg import DigitsCFG
 
@@ -245,7 +246,7 @@ def test_scores_that_are_not_finite_fail_the_stage(walked, monkeypatch) -> None:
     monkeypatch.setattr(kind, "score", lambda self, images, evidence: torch.full((len(images),), float("nan")))
     stage = next(s for s in plan.stages.values() if s.name == "detect" and s.params["defense"]["name"] == "strip")
     inputs = {role: folders[key] for role, key in stage.inputs.items()}
-    with pytest.raises(FloatingPointError, match="scores must be 90 finite numbers"):
+    with pytest.raises(ContractError, match="NaN or infinity in 90 of 90 rows"):
         class_stages.detect(stage.params, inputs, folders[stage.key], StageContext(key="x"))
 
 
