@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 TestbedKind = Literal["unconditional", "class", "text"]
 Alteration = Literal["nothing", "data", "objective", "sampling", "weights", "text encoder"]
-Need = Literal["weights", "clean data", "training data", "classifier", "trigger", "prompts", "oracle"]
+#: What the harness can hand a plugin. What it cannot, nobody may declare: the plugin would run without it and nobody would say so.
+Need = Literal["weights", "clean data", "training data", "classifier"]
+NAME_LETTERS = 64
+SUMMARY_LETTERS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +61,19 @@ class Card:
     tuned: tuple[Tuning, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"a plugin's name must be a Python identifier, got {self.name!r}")
+        name = self.name
+        if not (isinstance(name, str) and name.isidentifier() and name.isascii() and len(name) <= NAME_LETTERS):
+            raise ValueError(
+                f"a plugin's name must be a Python identifier of at most {NAME_LETTERS} ASCII letters, got {reprlib.repr(name)}"
+            )
+        if not (isinstance(self.summary, str) and self.summary.isprintable() and len(self.summary) <= SUMMARY_LETTERS):
+            raise ValueError(
+                f"card {name!r}: summary must be one line of at most {SUMMARY_LETTERS} letters, got {reprlib.repr(self.summary)}"
+            )
         for field, allowed in (("applies_to", TestbedKind), ("alters", Alteration), ("needs", Need)):
-            unknown = sorted(getattr(self, field) - set(get_args(allowed)))
+            if not isinstance(getattr(self, field), (set, frozenset)):
+                got = reprlib.repr(getattr(self, field))
+                raise ValueError(f"card {name!r}: {field} must be a frozenset, as frozenset({{...}}), got {got}")
+            unknown = sorted(getattr(self, field) - set(get_args(allowed)), key=str)
             if unknown:
-                raise ValueError(f"card {self.name!r}: {field} must be among {get_args(allowed)}, got {unknown}")
+                raise ValueError(f"card {name!r}: {field} must be among {get_args(allowed)}, got {unknown}")

@@ -12,14 +12,16 @@ Data sets travel as uint8 (n, channels, height, width), as they lie on disk, sin
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 from torch import Tensor
 
 from bench.card import Card as Card
+from bench.card import Need as Need
 from bench.card import Paper as Paper
 from bench.card import TestbedKind as TestbedKind
 from bench.card import Tuning as Tuning
@@ -27,6 +29,14 @@ from bench.classification.classifier import Classifier
 from bench.diffusion.generator import Generator
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import denoising_loss
+from bench.errors import ContractError
+
+LABEL_LETTERS = 200
+#: Names of the harness's own artefacts, which no invocation may take the place of.
+RESERVED_INVOCATIONS = frozenset(
+    "clean target generated reference aim poisoned_rows true_rows classifier trigger_classifier training_features scores scores_noise "
+    "recovered predictions generator training".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +44,51 @@ class Plugin:
     """What all plugins share: a card, and parameters that survive JSON."""
 
     card: ClassVar[Card]
+    #: What the harness can hand a plugin of this family; a card's ``needs`` are among it.
+    offered: ClassVar[frozenset[Need]] = frozenset()
     #: Parameters that belong to the method's name for a reader, so :meth:`label` always says them.
     always_shown: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuses what would make two plugins look like one, or promise what nobody can keep. Raises ``TypeError``."""
+        super().__init_subclass__(**options)
+        for method in ("label", "params"):
+            if method in vars(cls):
+                raise TypeError(
+                    f"{cls.__name__} must not define {method}(): a plugin is known by its card's name and its fields"
+                )
+        card = vars(cls).get("card")
+        if card is None:
+            return
+        if not isinstance(card, Card):
+            raise TypeError(f"{cls.__name__}: card must be a Card, got {type(card).__name__}")
+        unmet = sorted(card.needs - cls.offered)
+        if unmet:
+            can = ", ".join(repr(need) for need in sorted(cls.offered)) or "nothing"
+            raise TypeError(f"{card.name}: needs lists {unmet}, but a plugin of its family is handed {can}")
+
+    @final
     def params(self) -> dict[str, Any]:
         """The hyper-parameters as JSON-ready values; ``type(self)(**self.params()) == self``."""
         return dataclasses.asdict(self)
 
+    @final
     def label(self) -> str:
-        """The name a reader sees: the card's name, :attr:`always_shown`, and the parameters that differ from their defaults."""
+        """The name a reader sees: the card's name, :attr:`always_shown`, and the parameters that differ from their defaults.
+
+        Printable ASCII, at most :data:`LABEL_LETTERS`; a longer one ends in a hash, so that two plugins never share one.
+        """
         changed = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name in self.always_shown or getattr(self, field.name) != field.default
         }
-        return self.card.name + (f"({', '.join(f'{key}={value}' for key, value in changed.items())})" if changed else "")
+        text = self.card.name + (f"({', '.join(f'{key}={value}' for key, value in changed.items())})" if changed else "")
+        shown = text.encode("unicode_escape").decode("ascii")
+        if len(shown) <= LABEL_LETTERS:
+            return shown
+        digest = hashlib.sha256(shown.encode()).hexdigest()[:8]
+        return f"{shown[: LABEL_LETTERS - len(digest) - 4]}... {digest}"
 
 
 def require(condition: bool, plugin: Plugin, field: str, constraint: str) -> None:
@@ -108,6 +148,20 @@ class Attack(Plugin):
 
     #: The ways the adversary can call the backdoor, for :meth:`invoke`; each is measured on its own. Empty: no backdoor.
     invocations: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        names = cls.invocations
+        good = isinstance(names, tuple) and all(
+            isinstance(name, str) and name.isascii() and name.isidentifier() for name in names
+        )
+        if not good or len(set(names)) < len(names):
+            raise TypeError(f"{cls.__name__}: invocations must be a tuple of different words, got {names!r}")
+        taken = [name for name in names if name in RESERVED_INVOCATIONS or name.startswith("undefended")]
+        if taken:
+            raise TypeError(
+                f"{cls.__name__}: an invocation must not be named {taken[0]!r}, which the harness calls something else"
+            )
 
     def __post_init__(self) -> None:
         require(self.scheme in ("finetune", "scratch"), self, "scheme", "'finetune' or 'scratch'")
@@ -182,18 +236,37 @@ class SamplerDefense(Defense):
 
 
 @dataclass(frozen=True)
-class Access:
-    """What the defender holds; only what the card's ``needs`` lists is filled in.
+class Withheld:
+    """Stands in the place of what the card of ``plugin`` does not ask for; reading it is an error that says which ``need`` is missing."""
 
-    ``generator``: a private copy, free to modify ("weights"). ``clean_images``: uint8 (n, c, h, w) ("clean data").
+    plugin: str
+    need: Need
+
+
+class _Entitled:
+    """Raises :class:`ContractError` when a field is read that is :class:`Withheld`."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if isinstance(value, Withheld):
+            what = f"{type(self).__name__.lower()}.{name}"
+            raise ContractError(f"{value.plugin}: reads {what}, but its card's needs do not list {value.need!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class Access(_Entitled):
+    """What the defender holds; only what the card's ``needs`` lists is handed over, reading anything else is an error.
+
+    ``generator``: a private copy, free to modify ("weights"). ``clean_images``: uint8 (n, c, h, w), a copy ("clean data").
     ``rng``: the only source of randomness. ``sample(generator, count)``: clean-noise samples by the testbed's own sampler, without
-    any defense, (count, c, h, w) in [-1, 1]; the same noise on every call. ``progress(done, total, what)``: optional reporting.
+    any defense, (count, c, h, w) in [-1, 1]; the same noise on every call ("weights"). ``progress(done, total, what)``: optional reporting.
     """
 
-    generator: Generator
+    generator: Generator = field(repr=False)
     rng: np.random.Generator
-    sample: Callable[[Generator, int], Tensor]
-    clean_images: Tensor | None = None
+    sample: Callable[[Generator, int], Tensor] = field(repr=False)
+    clean_images: Tensor | None = field(default=None, repr=False)
     progress: Callable[[int, int, str], None] = lambda done, total, what: None
 
 
@@ -201,8 +274,11 @@ class Access:
 class ModelDefense(Defense):
     """Repairs a generator: removal, fine-tuning, pruning."""
 
+    offered: ClassVar[frozenset[Need]] = frozenset({"weights", "clean data"})
+
     def repair(self, access: Access) -> Generator:
-        """A generator to use instead of ``access.generator`` (which may be modified and returned)."""
+        """A generator to use instead of ``access.generator`` (which may be modified and returned): the same network and noise schedule
+        with other weights. Weights are all that is kept of it: a hook, say, would be lost."""
         raise NotImplementedError(f"{self.card.name} must define repair()")
 
 
@@ -224,6 +300,8 @@ class Recovered:
 class Inversion(Defense):
     """Recovers the trigger or the target from a generator. It is a discovery, not a repair: no sample changes."""
 
+    offered: ClassVar[frozenset[Need]] = frozenset({"weights", "clean data"})
+
     def invert(self, access: Access) -> Recovered:
         """The candidates; the harness compares them with the true target, which the defender never sees."""
         raise NotImplementedError(f"{self.card.name} must define invert()")
@@ -232,6 +310,8 @@ class Inversion(Defense):
 @dataclass(frozen=True, kw_only=True)
 class DataDefense(Defense):
     """Decides what the defender's classifier is trained on instead of the suspected training set."""
+
+    offered: ClassVar[frozenset[Need]] = frozenset({"training data"})
 
     def clean(self, generated: TrainingSet, rng: np.random.Generator) -> TrainingSet:
         """The rows to train on, out of ``generated``: images the suspected generator drew, labelled with the class it was asked for.
@@ -244,6 +324,8 @@ class DataDefense(Defense):
 class ClassifierDefense(Defense):
     """Classifies with the suspected class-conditional generator itself."""
 
+    offered: ClassVar[frozenset[Need]] = frozenset({"weights", "clean data"})
+
     def classify(self, images: Tensor, access: Access) -> Tensor:
         """Scores (n, classes), the highest being the prediction, of images (n, c, h, w) uint8."""
         raise NotImplementedError(f"{self.card.name} must define classify()")
@@ -253,16 +335,16 @@ class ClassifierDefense(Defense):
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What a detector may look at beside what it judges.
+class Evidence(_Entitled):
+    """What a detector may look at beside what it judges; reading what its card's ``needs`` do not list is an error.
 
     ``classifier``: a private copy, in evaluation mode, trained on the suspected training set ("classifier" in the card's needs).
     ``train_set``: that set as its owner sees it, ``poisoned`` all False ("training data"). ``rng``: the only source of randomness.
     """
 
     rng: np.random.Generator
-    classifier: Classifier | None = None
-    train_set: TrainingSet | None = None
+    classifier: Classifier | None = field(default=None, repr=False)
+    train_set: TrainingSet | None = field(default=None, repr=False)
     progress: Callable[[int, int, str], None] = lambda done, total, what: None
 
 
@@ -274,6 +356,8 @@ class Detector(Plugin):
 @dataclass(frozen=True, kw_only=True)
 class SampleDetector(Detector):
     """Judges images: a training set's, or generated ones."""
+
+    offered: ClassVar[frozenset[Need]] = frozenset({"classifier", "training data"})
 
     def score(self, images: Tensor, evidence: Evidence) -> Tensor:
         """Scores (n,) float32 of images (n, c, h, w) uint8. A row's score does not depend on the other rows' order or number."""

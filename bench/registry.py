@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -47,6 +48,8 @@ FAMILIES: dict[type[Plugin], str] = {
     SampleDetector: "sample detector",
     NoiseDetector: "noise detector",
 }
+#: The controls' name.
+RESERVED = "none"
 ARTICLE: dict[Kind, str] = {"attacks": "an attack", "defenses": "a defense", "detectors": "a detector"}
 
 
@@ -98,7 +101,13 @@ class Registry:
 
     def build(self, kind: Kind, name: str, params: Mapping[str, Any] | None = None, where: str = "") -> Plugin:
         """The plugin ``(name, params)``. Raises :class:`UserError` naming the parameter, the constraint and the value."""
-        return construct(self.get(kind, name, where), f"{SINGULAR[kind]} {name}", params or {}, where)
+        plugin = construct(self.get(kind, name, where), f"{SINGULAR[kind]} {name}", params or {}, where)
+        try:
+            json.dumps(plugin.params(), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            prefix = f"{where}: " if where else ""
+            raise UserError(f"{prefix}{SINGULAR[kind]} {name}: parameters must be JSON values, and finite: {error}") from error
+        return plugin
 
     def attack(self, name: str, params: Mapping[str, Any] | None = None) -> Attack:
         """:meth:`build`, typed."""
@@ -149,14 +158,29 @@ class Registry:
             self._add(kind_of(cls), cls)
 
     def _add(self, kind: Kind, cls: type[Plugin]) -> None:
+        _check(cls)
         other = self._found[kind].get(cls.card.name)
         if other is cls:
             return
+        if cls.card.name != RESERVED:
+            # A name stands for one thing in a suite, where defenses and detectors are columns side by side.
+            other = next((found[cls.card.name] for found in self._found.values() if cls.card.name in found), None)
         if other is not None:
+            what = kind if kind_of(other) == kind else "plugins"
             raise UserError(
-                f"two {kind} are named {cls.card.name!r}: {source_of(other)} and {source_of(cls)}; rename one of them"
+                f"two {what} are named {cls.card.name!r}: {source_of(other)} and {source_of(cls)}; rename one of them"
             )
         self._found[kind][cls.card.name] = cls
+
+
+def _check(cls: type[Plugin]) -> None:
+    """Raises :class:`UserError` for a class that cannot be a plugin, whatever its name."""
+    if "__dataclass_fields__" not in vars(cls):
+        raise UserError(
+            f"{source_of(cls)}: {cls.__name__} must be a @dataclass(frozen=True, kw_only=True): its fields are its parameters"
+        )
+    if cls.card.name == RESERVED and cls.__module__ not in (f"attacks.{RESERVED}", f"defenses.{RESERVED}"):
+        raise UserError(f"{source_of(cls)}: the name {RESERVED!r} is reserved for the controls; rename {cls.__name__}")
 
 
 _in_use: list[Registry] = []

@@ -210,11 +210,10 @@ def _plugins(data: Mapping[str, Any], kind: Kind, registry: Registry, where: str
 def _refuse_twice(built: Sequence[object], field: str, where: str) -> None:
     seen: set[str] = set()
     for item in built:
-        # Not the item: a plugin whose field is a list has no hash.
-        if (identity := repr(item)) in seen:
-            label = item.label() if isinstance(item, Plugin) else identity
+        # Two plugins of one label would be one column to a reader.
+        if (label := item.label() if isinstance(item, Plugin) else repr(item)) in seen:
             raise UserError(f"{where}: {field} lists {label} twice")
-        seen.add(identity)
+        seen.add(label)
 
 
 def _choose(plugins: tuple[P, ...], names: Sequence[str] | None, build: Callable[[str], P]) -> tuple[P, ...]:

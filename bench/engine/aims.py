@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bench import testbeds
-from bench.engine import border
-from bench.engine.building import plugin_of, poisoned_set
+from bench.engine import again, border
+from bench.engine.building import plugin_of, poison_doubts, poisoned_set
 from bench.engine.context import StageContext
 from bench.plugin import Attack
 from bench.testbeds.base import ConditionalTestbed
@@ -75,6 +75,7 @@ def poisoned_rows(params: dict[str, Any], inputs: Mapping[str, Path], out: Path,
     if suspected.labels is not None:
         arrays["labels"] = suspected.labels.numpy()
     np.savez(out / ROWS, **arrays)
+    again.save(out, poison_doubts(testbed, suspected))
     return {}
 
 

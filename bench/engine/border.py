@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from bench.diffusion import returned
+from bench.diffusion.generator import Generator
 from bench.diffusion.returned import described, owner, tensor
+from bench.engine.again import ROWS
 from bench.errors import ContractError
 from bench.plugin import (
     Attack,
     Batch,
     DataDefense,
     Detector,
+    ModelDefense,
     PredictNoise,
     Query,
     Recovered,
@@ -33,8 +36,8 @@ from bench.plugin import (
 #: How far beyond [-1, 1] a picture may lie: rounding, not another range.
 RANGE_TOLERANCE = 1e-3
 _COMPARED_AT_ONCE = 1024
-#: How many rows a plugin is asked about again.
-AGAIN = 8
+#: Weights this much nearer to another model's than before are that model's, rounding aside.
+_HARDLY = 0.01
 
 
 def poisoned(
@@ -78,7 +81,7 @@ def stamped(attack: Attack, images: Tensor) -> Tensor | None:
     if found is None:
         return None
     made = tensor(found, who, images.shape, torch.uint8, what="a new tensor like images,")
-    few = torch.arange(min(AGAIN, len(images))).flip(0)
+    few = torch.arange(min(ROWS, len(images))).flip(0)
     if len(few) and not torch.equal(tensor(attack.stamp(images[few]), who, made[few].shape, torch.uint8), made[few]):
         raise ContractError(
             f"{who} must stamp every row alone and without randomness, but the same rows in another order differ"
@@ -112,6 +115,81 @@ def training_loss(
     if not value.requires_grad:
         raise ContractError(f"{who} must return a loss with a gradient, got one that does not depend on predict_noise")
     return value
+
+
+def unmarked(made: TrainingSet, honest: TrainingSet) -> list[str]:
+    """A doubt, if rows that no honest set holds are not marked as poisoned: every share of poison and every AUROC rests on the marks."""
+    doubtful = altered(made, honest) & ~made.poisoned
+    if not doubtful.any():
+        return []
+    known = set(_rows(honest))
+    labels = None if made.labels is None else made.labels[doubtful]
+    count = sum(row not in known for row in _rows(TrainingSet(made.images[doubtful], made.poisoned[doubtful], labels)))
+    return [f"poisoned rows are not all marked: {count} of {len(made.images)} were altered and are not"] if count else []
+
+
+def repaired(defense: ModelDefense, value: object, kept: Generator, base: Generator | None) -> list[str]:
+    """Puts the weights of what ``defense`` returned into ``kept``, the harness's own copy of the generator it was handed, so that nothing
+    else of it is kept, neither a ``save`` of its own nor a hook. Returns what is doubtful: weights unchanged, or those of ``base``."""
+    who = owner(defense, "repair")
+    if not isinstance(value, Generator):
+        raise ContractError(f"{who} must return a Generator, got {described(value)}")
+    config = [_public(generator.scheduler_config) for generator in (kept, value)]
+    _require_same(f"{who} must keep the noise schedule", *config)
+    before = {name: tensor.clone() for name, tensor in kept.unet.state_dict().items()}
+    for part in ("unet", "vae", "text_encoder"):
+        ours, theirs = getattr(kept, part, None), getattr(value, part, None)
+        if ours is None:
+            continue
+        if not isinstance(theirs, torch.nn.Module):
+            raise ContractError(f"{who} must return a generator whose {part} is a network, got {described(theirs)}")
+        _take_weights(f"{who}, in {part},", ours, theirs)
+    after = kept.unet.state_dict()
+    moved = _distance(after, before)
+    if moved == 0:
+        return ["changes nothing: the repaired weights are those before"]
+    if base is not None:
+        weights = {name: value.to(after[name].device) for name, value in base.unet.state_dict().items()}
+        if _distance(after, weights) <= _HARDLY * _distance(before, weights):
+            return ["the repaired weights are the base model's, which no defender of this model has"]
+    return []
+
+
+def _take_weights(who: str, ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    if any(module._forward_hooks or module._forward_pre_hooks for module in theirs.modules()):
+        raise ContractError(f"{who} must change the weights themselves: a forward hook would be lost when the model is saved")
+    configs = (
+        [_public(dict(getattr(network, "config", None) or {})) for network in (ours, theirs)] if who.count("unet") else [{}, {}]
+    )
+    _require_same(f"{who} must keep the network as it is", *configs)
+    wanted, state = ours.state_dict(), theirs.state_dict()
+    _require_same(
+        f"{who} must keep the network's weights and their shapes",
+        *({name: tuple(value.shape) for name, value in weights.items()} for weights in (wanted, state)),
+    )
+    broken = [name for name, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ContractError(f"{who} must return finite weights, got NaN or infinity in {broken[0]} and {len(broken) - 1} more")
+    ours.load_state_dict(state)
+
+
+def _require_same(rule: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    changed = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    if changed:
+        name, more = changed[0], f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ContractError(f"{rule}: {name} was {ours.get(name)!r}, got {theirs.get(name)!r}{more}"[:400])
+
+
+def _public(config: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: value for name, value in config.items() if not name.startswith("_")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    squares = [
+        float((one[name].double() - other[name].double()).square().sum()) for name in one if one[name].is_floating_point()
+    ]
+    return math.sqrt(sum(squares))
 
 
 def cleaned(defense: DataDefense, generated: TrainingSet, rng: np.random.Generator, classes: int) -> TrainingSet:

@@ -15,7 +15,7 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.noise import numpy_stream
 from bench.engine import border
 from bench.engine.context import StageContext
-from bench.plugin import Access, Attack, TrainingSet
+from bench.plugin import Access, Attack, TrainingSet, Withheld
 from bench.testbeds.base import ConditionalTestbed, Testbed
 
 
@@ -41,6 +41,11 @@ def poisoned_set(testbed: Testbed, attack: Attack, seed: int) -> TrainingSet:
     return border.poisoned(attack, honest, handed, numpy_stream(seed, "poison"), classes)
 
 
+def poison_doubts(testbed: Testbed, made: TrainingSet) -> list[str]:
+    """What is doubtful about a set :func:`poisoned_set` made."""
+    return border.unmarked(made, _honest_set(testbed))
+
+
 def _honest_set(testbed: Testbed) -> TrainingSet:
     images = testbed.train_images()
     return TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
@@ -63,10 +68,11 @@ def access_of(defense: Any, testbed: Testbed, generator: Generator, seed: int, c
         labels = None if model.classes is None else torch.arange(count) % model.classes
         return sampling.sample(model, count, seed, testbed.sampler_settings(), labels=labels, purpose="defender")
 
-    return Access(
-        generator=generator,
-        rng=numpy_stream(seed, "defense", defense.card.name),
-        sample=draw,
-        clean_images=testbed.train_images() if "clean data" in defense.card.needs else None,
-        progress=context.progress,
-    )
+    needs, name = defense.card.needs, defense.card.name
+    given: dict[str, Any] = {
+        "generator": generator if "weights" in needs else Withheld(name, "weights"),
+        "sample": draw if "weights" in needs else Withheld(name, "weights"),
+        # Read anew, so a write to it harms nobody.
+        "clean_images": testbed.train_images() if "clean data" in needs else Withheld(name, "clean data"),
+    }
+    return Access(rng=numpy_stream(seed, "defense", name), progress=context.progress, **given)

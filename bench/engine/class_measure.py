@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.classification.classifier import predict
 from bench.diffusion.noise import stream_seed
+from bench.engine import doubts
 from bench.engine.aims import Aim, PoisonedRows, read_rows
 from bench.engine.artefacts import load_images
 from bench.engine.building import asked_for
@@ -194,6 +195,8 @@ def _detection(
     metrics[f"auroc[{where}]"] = Metric(
         value=detection.auroc(scores, positive), ci_low=low, ci_high=high, n=len(scores), higher_is_better=True
     )
+    if where == "clean":
+        flags += doubts.control_auroc(detection.auroc(scores, positive), positive, where)
     for percent in (1, 5):
         value = detection.tpr_at_fpr(scores, positive, percent / 100)
         metrics[f"tpr_at_{percent}_fpr[{where}]"] = Metric(value=value, n=int(positive.sum()), higher_is_better=True)

@@ -22,7 +22,7 @@ from bench.classification.training import train_classifier
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import initial_noise, numpy_stream, sample_streams
 from bench.diffusion.precision import autocast
-from bench.engine import border
+from bench.engine import again, border
 from bench.engine.aims import Aim, read_aim
 from bench.engine.artefacts import load_images
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
@@ -31,13 +31,15 @@ from bench.plugin import (
     Attack,
     ClassifierDefense,
     DataDefense,
+    Detector,
     Evidence,
     NoiseDetector,
     Query,
     SampleDetector,
     TrainingSet,
+    Withheld,
 )
-from bench.testbeds.base import ConditionalTestbed
+from bench.testbeds.base import ConditionalTestbed, Testbed
 
 WEIGHTS = "classifier.safetensors"
 SCORES = "scores.npz"
@@ -115,20 +117,16 @@ def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     suspected = poisoned_set(testbed, plugin_of("attacks", params["attack"], Attack), seed)
     sets = {"training": suspected.images, "generated": load_images(inputs["generated"])}
     rows = {name: judged_rows(testbed, len(images), seed) for name, images in sets.items()}
-    needs = detector.card.needs
-    evidence = Evidence(
-        rng=numpy_stream(seed, "detector", detector.card.name),
-        classifier=load_classifier(testbed, inputs["classifier"], context.device) if "classifier" in needs else None,
-        # As its owner sees it: nothing says which rows are poisoned.
-        train_set=TrainingSet(suspected.images, torch.zeros_like(suspected.poisoned), suspected.labels)
-        if "training data" in needs
-        else None,
-        progress=context.progress,
-    )
     judged = torch.cat([images[rows[name]] for name, images in sets.items()])
-    scores = border.scores(detector, detector.score(judged, evidence), len(judged)).numpy()
+
+    def score(chosen: Tensor) -> Tensor:
+        evidence = _evidence(detector, testbed, suspected, inputs, seed, context)
+        return border.scores(detector, detector.score(judged[chosen], evidence), len(chosen))
+
+    scores = score(torch.arange(len(judged)))
+    again.save(out, again.compare(score, len(judged), scores))
     first = len(rows["training"])
-    found = {"training": scores[:first], "generated": scores[first:]}
+    found = {"training": scores[:first].numpy(), "generated": scores[first:].numpy()}
     _save_arrays(out, found | {f"{name}_rows": chosen.numpy() for name, chosen in rows.items()})
     return {}
 
@@ -148,12 +146,33 @@ def detect_noise(params: Params, inputs: Inputs, out: Path, context: StageContex
         "clean": clean,
         **{invocation: border.invoked(attack, query, invocation) for invocation in type(attack).invocations},
     }
-    scores = {}
+    scores, doubts = {}, []
     for name, noise in asked.items():
-        evidence = Evidence(rng=numpy_stream(seed, "detector", detector.card.name), progress=context.progress)
-        scores[name] = border.scores(detector, detector.score(noise.clone(), evidence), len(noise)).numpy()
-    _save_arrays(out, scores)
+
+        def score(chosen: Tensor, noise: Tensor = noise) -> Tensor:
+            evidence = _evidence(detector, testbed, None, inputs, seed, context)
+            return border.scores(detector, detector.score(noise[chosen], evidence), len(chosen))
+
+        scores[name] = score(torch.arange(len(noise)))
+        doubts += again.compare(score, len(noise), scores[name])
+    again.save(out, doubts)
+    _save_arrays(out, {name: values.numpy() for name, values in scores.items()})
     return {}
+
+
+def _evidence(
+    detector: Detector, testbed: Testbed, suspected: TrainingSet | None, inputs: Inputs, seed: int, context: StageContext
+) -> Evidence:
+    """What the card entitles a detector to, in memory of its own, and the same random stream for every call."""
+    needs, name = detector.card.needs, detector.card.name
+    given: dict[str, Any] = {"classifier": Withheld(name, "classifier"), "train_set": Withheld(name, "training data")}
+    if "classifier" in needs and isinstance(testbed, ConditionalTestbed):
+        given["classifier"] = load_classifier(testbed, inputs["classifier"], context.device)
+    if "training data" in needs and suspected is not None:
+        # As its owner sees it: nothing says which rows are poisoned.
+        labels = None if suspected.labels is None else suspected.labels.clone()
+        given["train_set"] = TrainingSet(suspected.images.clone(), torch.zeros_like(suspected.poisoned), labels)
+    return Evidence(rng=numpy_stream(seed, "detector", name), progress=context.progress, **given)
 
 
 def classify(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -161,15 +180,30 @@ def classify(params: Params, inputs: Inputs, out: Path, context: StageContext) -
     testbed, seed = _testbed(params), params["seed"]
     defense = plugin_of("defenses", params["defense"], ClassifierDefense)
     generator = generator_of(testbed, inputs, context)
-    found = {}
+    found: dict[str, np.ndarray] = {}
+    doubts: list[str] = []
+    calls = 0
     for name, (images, labels) in evaluation_sets(testbed, read_aim(inputs["aim"]), seed, testbed.test_images).items():
-        with autocast(generator.device, testbed.precision):
-            said = defense.classify(images.clone(), access_of(defense, testbed, generator, seed, context))
-        scores = border.class_scores(defense, said, len(images), len(testbed.class_names))
+
+        def classify_rows(chosen: Tensor, images: Tensor = images) -> Tensor:
+            nonlocal calls
+            handed = generator.clone()  # free to modify, and the next call must not see it
+            access = access_of(defense, testbed, handed, seed, context)
+            with autocast(generator.device, testbed.precision):
+                said = defense.classify(images[chosen], access)
+            calls += handed.calls
+            return border.class_scores(defense, said, len(chosen), len(testbed.class_names))
+
+        scores = classify_rows(torch.arange(len(images)))
+        if not doubts:
+            counted = calls
+            doubts += again.compare(classify_rows, len(images), scores)
+            calls = counted  # what the harness asks again is no cost of the defense's
         found[name] = scores.argmax(1).numpy()
         found[f"{name}_labels"] = labels.numpy()
+    again.save(out, [*again.of_inputs(inputs), *doubts])
     _save_arrays(out, found)
-    return {"generator_calls": float(generator.calls)}
+    return {"generator_calls": float(calls)}
 
 
 def judged_rows(testbed: ConditionalTestbed, count: int, seed: int) -> Tensor:

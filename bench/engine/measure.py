@@ -16,7 +16,7 @@ from torch import Tensor
 from bench import testbeds
 from bench.diffusion.images import to_uint8
 from bench.diffusion.noise import numpy_stream, stream_seed
-from bench.engine import class_measure
+from bench.engine import class_measure, doubts
 from bench.engine.aims import read_aim
 from bench.engine.artefacts import load_images
 from bench.engine.building import asked_for
@@ -56,6 +56,11 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
             samples["clean"], _extractor(testbed), testbed.extractor_weights(), device=context.device
         ).cpu()
         metrics |= _utility(features, reference, testbed, seed)
+        if params["kind"] != "anchor":
+            value = metrics[f"fid[{testbed.extractor}]"].value
+            flags += doubts.below_real(value or 0.0, reference, len(features), seed)
+            flags += doubts.copies(samples["clean"], testbed.train_images())
+    flags += doubts.of_samples(samples, inputs)
 
     aim = read_aim(inputs["aim"]) if "aim" in inputs else None
     if aim and isinstance(testbed, ConditionalTestbed):
@@ -75,6 +80,8 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         goal = (aim.target / 2 + 0.5).clamp(0, 1)
         if "recovered" in inputs:
             _inversion(inputs, goal, metrics, series, flags, strips)
+            if params.get("probe") and "inversion_mse_best" in metrics:
+                flags += doubts.found_in_honest(metrics["inversion_mse_best"].value, testbed.held_out_images(), goal)
         else:
             _specificity(testbed, goal, samples, seed, metrics, flags)
             if samples:
@@ -170,8 +177,8 @@ def _specificity(
             rate = asr.success_rate(errors, threshold)
             low, high = uncertainty.proportion_interval(round(rate * len(errors)), len(errors))
             metrics[f"{name}[{role}]"] = Metric(value=rate, ci_low=low, ci_high=high, n=len(errors), higher_is_better=False)
-        if len(images) > 1 and bool((images == images[:1]).all()):
-            flags.append(f"constant samples: every {ROLES[role]} sample is the same image")
+        near_target = float(errors.mean()) < calibration.threshold
+        flags += doubts.constant(images, real, ROLES[role], near_target)
 
 
 def _robust_success(

@@ -22,9 +22,9 @@ from bench.diffusion.noise import numpy_stream
 from bench.diffusion.precision import autocast
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, train
-from bench.engine import aims, border, class_stages
+from bench.engine import again, aims, border, class_stages
 from bench.engine.artefacts import save_images
-from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
+from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poison_doubts, poisoned_set
 from bench.engine.context import StageContext, StageKind
 from bench.plugin import Attack, Inversion, ModelDefense, Query, SamplerDefense
 from bench.testbeds.base import Testbed, TextTestbed
@@ -53,6 +53,7 @@ def train_generator(params: Params, inputs: Inputs, out: Path, context: StageCon
     testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
     attack, seed = plugin_of("attacks", params["attack"], Attack), params["seed"]
     poisoned = poisoned_set(testbed, attack, seed)
+    again.save(out, poison_doubts(testbed, poisoned))
     generator = testbed.base_generator() if attack.scheme == "finetune" else testbed.fresh_generator(seed)
     settings = _settings(testbed, attack)
 
@@ -87,7 +88,9 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     what, seed = params["what"], params["seed"]
     labels = asked_for(testbed, what, params.get("label"))
     count = len(labels) if labels is not None else testbed.clean_samples if what == "clean" else testbed.triggered_samples
-    guards = [plugin_of("defenses", params["defense"], SamplerDefense)] if params.get("defense") else []
+    steps = testbed.sampler_settings().num_inference_steps
+    defense = params.get("defense")
+    guards = [again.Watched(plugin_of("defenses", defense, SamplerDefense), steps)] if defense else []
     start: Callable[[Tensor, Sequence[int]], Tensor] | None = None
     if params.get("attack"):
         attack = plugin_of("attacks", params["attack"], Attack)
@@ -112,6 +115,8 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
         progress=context.progress,
     )
     save_images(out, images)
+    # What is doubtful about the generator is so about all it draws.
+    again.save(out, [*again.of_inputs(inputs), *(doubt for guard in guards for doubt in guard.doubts())])
     return {"generator_calls": float(generator.calls)}
 
 
@@ -119,10 +124,12 @@ def repair(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     """The generator after a model defense."""
     testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
     defense = plugin_of("defenses", params["defense"], ModelDefense)
-    generator = generator_of(testbed, inputs, context)
-    repaired = defense.repair(access_of(defense, testbed, generator, params["seed"], context))
+    generator, kept = (generator_of(testbed, inputs, context) for _ in range(2))
+    found = defense.repair(access_of(defense, testbed, generator, params["seed"], context))
+    base = testbed.base_generator() if testbed.has_base_weights() else None
+    again.save(out, [*again.of_inputs(inputs), *border.repaired(defense, found, kept, base)])
     metadata = {"defense": params["defense"], "testbed": params["testbed"], "provenance": context.provenance}
-    repaired.save(out / "generator", f"# A generator after the defense `{defense.card.name}`\n\nResearch only.\n", metadata)
+    kept.save(out / "generator", f"# A generator after the defense `{defense.card.name}`\n\nResearch only.\n", metadata)
     return {"generator_calls": float(generator.calls)}
 
 
@@ -185,10 +192,12 @@ STAGES: dict[str, StageKind] = {
             "bench.metrics",
             "bench.classification",
             "bench.diffusion.noise",
+            "bench.engine.again",
             "bench.engine.aims",
             "bench.engine.artefacts",
             "bench.engine.measure",
             "bench.engine.class_measure",
+            "bench.engine.doubts",
         ),
         packages=("torch-fidelity",),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, denoise
 from bench.engine import border
 from bench.errors import ContractError
@@ -19,6 +21,7 @@ from bench.plugin import (
     Batch,
     Card,
     DataDefense,
+    ModelDefense,
     NoiseDetector,
     Query,
     Recovered,
@@ -411,3 +414,100 @@ def test_recovered_pictures_have_the_testbeds_size_and_range() -> None:
         with pytest.raises(ContractError, match=rf"^slip: invert\(\).*{message}"):
             border.recovered(Judge(), found, SHAPE)
     assert border.recovered(Judge(), Recovered(labels=[]), SHAPE).targets == []
+
+
+# --- repaired generators ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair(ModelDefense):
+    """A model defense with a name."""
+
+    card: ClassVar[Card] = Card(name="slip", summary="for tests", needs=frozenset({"weights"}))
+
+
+def model(seed: int = 0, **changes: Any) -> Generator:
+    from diffusers import UNet2DModel
+
+    options: dict[str, Any] = {"sample_size": 4, "block_out_channels": (4, 4), "layers_per_block": 1, "norm_num_groups": 2}
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "add_attention": False}
+    torch.manual_seed(seed)
+    return Generator(UNet2DModel(**(options | blocks | changes)).eval(), dict(SCHEDULE))
+
+
+def test_only_the_weights_of_a_repaired_generator_are_kept(tmp_path: Path) -> None:
+    """A `save` of its own could leave out the warning that the model is backdoored, or put a link into the store."""
+
+    class Own(Generator):
+        def save(self, folder: Path, card: str, metadata: dict[str, Any] | None = None) -> None:
+            raise AssertionError("not asked")
+
+    kept, given = model(), model()
+    with torch.no_grad():
+        given.unet.conv_in.weight.mul_(0.5)
+    assert border.repaired(Repair(), Own(given.unet, given.scheduler_config), kept, None) == []
+    assert type(kept) is Generator and torch.equal(kept.unet.conv_in.weight, given.unet.conv_in.weight)
+    kept.save(tmp_path / "g", "the warning", {"defense": "slip"})
+    assert (tmp_path / "g" / "README.md").read_text() == "the warning"
+
+
+def test_weights_unchanged_or_taken_from_the_base_model_are_doubtful() -> None:
+    base, given = model(1), model(0)
+    assert border.repaired(Repair(), given, model(0), base) == ["changes nothing: the repaired weights are those before"]
+    (doubt,) = border.repaired(Repair(), model(1), model(0), base)
+    assert doubt.startswith("the repaired weights are the base model's")
+    nearly = model(1)
+    with torch.no_grad():
+        nearly.unet.conv_in.weight.add_(1e-4)
+    assert border.repaired(Repair(), nearly, model(0), base) == [doubt]
+    assert border.repaired(Repair(), model(2), model(0), base) == []
+
+
+def hooked() -> Generator:
+    generator = model()
+    generator.unet.conv_in.register_forward_hook(lambda module, inputs, output: output * 0)
+    return generator
+
+
+def spoiled(value: float) -> Generator:
+    generator = model()
+    with torch.no_grad():
+        generator.unet.conv_in.weight.fill_(value)
+    return generator
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (lambda: None, "must return a Generator, got None"),
+        (lambda: model().unet, "must return a Generator, got an? UNet2DModel"),
+        (lambda: spoiled(float("nan")), "finite weights, got NaN or infinity in conv_in.weight"),
+        (lambda: spoiled(float("inf")), "finite weights"),
+        (
+            lambda: Generator(model().unet, SCHEDULE | {"beta_end": 1e-4}),
+            "keep the noise schedule: beta_end was 0.02, got 0.0001",
+        ),
+        (lambda: Generator(model().unet, SCHEDULE | {"prediction_type": "sample"}), "noise schedule: prediction_type was None"),
+        (lambda: model(sample_size=8), "keep the network as it is: sample_size was 4, got 8"),
+        (lambda: model(block_out_channels=(8, 8)), "keep the network as it is: block_out_channels"),
+        (lambda: Generator(torch.nn.Linear(2, 2), dict(SCHEDULE)), "keep the network"),  # type: ignore[arg-type]
+        (hooked, "a forward hook would be lost"),
+    ],
+)
+def test_what_a_repair_must_not_return_is_said_in_one_line(found: Callable[[], Any], message: str) -> None:
+    """`'NoneType' object has no attribute 'save'` names neither the plugin nor the rule."""
+    with pytest.raises(ContractError, match=rf"^slip: repair\(\).*{message}"):
+        border.repaired(Repair(), found(), model(), None)
+
+
+def test_rows_that_were_altered_and_not_marked_are_doubtful() -> None:
+    """Every share of poison and every AUROC would be computed from wrong marks."""
+    honest = rows()
+    assert border.unmarked(marked(honest, images=honest.images.index_fill(0, torch.arange(3), 7)), honest) == []
+    (doubt,) = border.unmarked(marked(honest, images=honest.images.index_fill(0, torch.arange(5), 7)), honest)
+    assert doubt == "poisoned rows are not all marked: 2 of 12 were altered and are not"
+    assert border.unmarked(marked(honest, labels=(honest.labels + 1) % 4), honest)  # type: ignore[operator]
+    # A copy of an honest row is honest: replicas are no poison.
+    copies = torch.arange(12)
+    copies[6:] = 0
+    assert border.unmarked(TrainingSet(honest.images[copies], honest.poisoned, honest.labels[copies]), honest) == []  # type: ignore[index]

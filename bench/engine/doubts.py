@@ -1,0 +1,81 @@
+"""What on a cell looks better than it can be, or the same as if nothing had been done: flags for the record, never other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.diffusion.noise import numpy_stream
+from bench.engine import again
+from bench.engine.artefacts import load_images
+from bench.metrics import asr, fid
+
+#: Samples that vary by less than this share of real images' variance are one picture.
+NEARLY_CONSTANT = 0.01
+#: How far below real images' own FID a value may lie by chance.
+MARGIN = 0.9
+#: An AUROC of a control beyond this many of its standard errors from 0.5 is no chance: one in a thousand honest ones.
+CONTROL_DEVIATIONS = 3.3
+
+
+def of_samples(samples: Mapping[str, Tensor], inputs: Mapping[str, Path]) -> list[str]:
+    """What the stages themselves doubted, and whether a defense left every sample as it was. ``samples``: role -> (n, c, h, w) uint8."""
+    found = again.of_inputs(inputs)
+    undefended = {role: inputs[f"undefended_{role}"] for role in samples if f"undefended_{role}" in inputs}
+    if undefended and all(torch.equal(samples[role], load_images(folder)) for role, folder in undefended.items()):
+        found.append("changes nothing: every sample is the one drawn without the defense")
+    return list(dict.fromkeys(found))
+
+
+def copies(images: Tensor, training: Tensor) -> list[str]:
+    """Generated ``images`` that are rows of the clean training set, both (n, c, h, w) uint8, to the last bit: no generator draws such."""
+    if images.shape[1:] != training.shape[1:]:
+        return []
+    known = {row.tobytes() for row in images.numpy()} & {row.tobytes() for row in training.numpy()}
+    count = sum(row.tobytes() in known for row in images.numpy())
+    return [f"copies of training images: {count} of {len(images)} clean samples are rows of the training set"] if count else []
+
+
+def constant(images: Tensor, real: Tensor, name: str, near_target: bool) -> list[str]:
+    """Samples that hardly differ from each other, which real images (both uint8) do. A backdoor's do not either where it succeeds, so
+    of those ``near_target`` only samples that are all the same are named."""
+    if len(images) < 2:
+        return []
+    if bool((images == images[:1]).all()):
+        return [f"constant samples: every {name} sample is the same image"]
+    if near_target:
+        return []
+    variance, usual = (float(rows.float().var(0).mean()) for rows in (images, real))
+    if variance >= NEARLY_CONSTANT * usual:
+        return []
+    return [f"constant samples: {name} samples hardly differ from each other"]
+
+
+def found_in_honest(error: float | None, real: Tensor, goal: Tensor) -> list[str]:
+    """An inversion's best mean squared ``error`` to the target on a model that has none, if it would count as having found it; ``real``:
+    clean images, uint8; ``goal``: the target (c, h, w) in [0, 1]."""
+    limit = asr.calibrate(real, goal).threshold
+    return ["inversion_mse: found the target in a model that has none"] if error is not None and error < limit else []
+
+
+def below_real(value: float, reference: Tensor, count: int, seed: int) -> list[str]:
+    """An FID lower than that of ``count`` real images themselves against the others; ``reference``: their features (m, d)."""
+    if count < 2 or len(reference) < 2 * count:
+        return []
+    order = numpy_stream(seed, "real rows", count).permutation(len(reference))
+    drawn, rest = (fid.statistics(reference[torch.from_numpy(rows)]) for rows in (order[:count], order[count:]))
+    limit = fid.fid(drawn, rest)
+    return [f"fid: below {limit:.3g}, that of as many real images"] if value < MARGIN * limit else []
+
+
+def control_auroc(value: float, positive: np.ndarray, where: str) -> list[str]:
+    """The control of a detector, clean against clean, must be 0.5. ``positive``: (n,) bool, the truth it was computed with."""
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    # Mann and Whitney's, under the null hypothesis.
+    error = float(np.sqrt((ones + zeros + 1) / (12 * ones * zeros)))
+    beyond = abs(value - 0.5) > CONTROL_DEVIATIONS * error
+    return [f"auroc: the control is {value:.2f} in the place of 0.5 ({where})"] if beyond else []

@@ -1,0 +1,188 @@
+"""What a plugin may call itself and ask for: two columns that look alike, or a need that nobody meets, would be believed wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from bench.engine import plan
+from bench.errors import ContractError, UserError
+from bench.plugin import (
+    LABEL_LETTERS,
+    RESERVED_INVOCATIONS,
+    Access,
+    Attack,
+    Card,
+    DataDefense,
+    Evidence,
+    Inversion,
+    ModelDefense,
+    NoiseDetector,
+    Plugin,
+    SampleDetector,
+    SamplerDefense,
+    Withheld,
+)
+from bench.registry import Registry
+from bench.suite import parse_suite
+
+CARD = Card(name="mine", summary="for tests")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Free(SamplerDefense):
+    """A parameter of any text."""
+
+    card: ClassVar[Card] = CARD
+    text: Any = "a"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "cl\u0456p_xt"}, "at most 64 ASCII letters"),
+        ({"name": "n" * 65}, "at most 64 ASCII letters"),
+        ({"name": "two words"}, "must be a Python identifier"),
+        ({"name": 7}, "must be a Python identifier"),
+        ({"summary": "s" * 201}, "one line of at most 200 letters"),
+        ({"summary": "\x1b[2J"}, "one line"),
+        ({"summary": "a\nb"}, "one line"),
+        ({"applies_to": ["unconditional"]}, r"applies_to must be a frozenset, .* got \['unconditional'\]"),
+        ({"needs": "weights"}, "needs must be a frozenset, .* got 'weights'"),
+        ({"needs": frozenset({"oracle"})}, r"needs must be among .* got \['oracle'\]"),
+        ({"needs": frozenset({"trigger", "prompts"})}, r"got \['prompts', 'trigger'\]"),
+    ],
+)
+def test_a_card_that_cannot_be_kept_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(CARD, **change)
+
+
+@pytest.mark.parametrize(
+    ("family", "needs", "meets"),
+    [
+        (SamplerDefense, {"clean data"}, "handed nothing"),
+        (NoiseDetector, {"classifier"}, "handed nothing"),
+        (ModelDefense, {"training data"}, "handed 'clean data', 'weights'"),
+        (Inversion, {"classifier", "weights"}, "handed 'clean data', 'weights'"),
+        (DataDefense, {"weights"}, "handed 'training data'"),
+        (SampleDetector, {"clean data"}, "handed 'classifier', 'training data'"),
+    ],
+)
+def test_a_need_that_the_family_is_never_handed_is_refused(family: type[Plugin], needs: set[str], meets: str) -> None:
+    """It would run without, as if that were what the method can do."""
+    with pytest.raises(TypeError, match=f"mine: needs lists .* {meets}"):
+        type("Mine", (family,), {"card": replace(CARD, needs=frozenset(needs))})
+
+
+@pytest.mark.parametrize("method", ["label", "params"])
+def test_what_a_plugin_is_known_by_is_not_its_to_define(method: str) -> None:
+    with pytest.raises(TypeError, match=rf"Mine must not define {method}\(\)"):
+        type("Mine", (SamplerDefense,), {"card": CARD, method: lambda self: "clip_xt"})
+    with pytest.raises(TypeError, match="card must be a Card, got dict"):
+        type("Mine", (SamplerDefense,), {"card": {"name": "mine"}})
+
+
+def test_labels_are_printable_ascii_and_short_and_stay_apart() -> None:
+    for text in ("\u202e(tx_pilc)", "\x1b[2J", "a\nb", "x" * 500, "é"):
+        label = Free(text=text).label()
+        assert label.isascii() and label.isprintable() and len(label) <= LABEL_LETTERS
+        assert label.startswith("mine(text=")
+    assert Free(text="x" * 500).label() != Free(text="x" * 501).label()
+    assert Free(text="b").label() == "mine(text=b)" and Free().label() == "mine"
+
+
+@pytest.mark.parametrize(
+    "names", [("clean",), ("noise", "reference"), ("undefended_noise",), ("noise", "noise"), ["noise"], ("a b",), (7,)]
+)
+def test_an_invocation_takes_no_name_of_the_harness(names: Any) -> None:
+    """As `clean`, its samples would take the place of the clean ones: FID and the control would be of triggered samples."""
+    with pytest.raises(TypeError, match="invocation"):
+        type("Mine", (Attack,), {"card": CARD, "invocations": names})
+
+
+def test_the_reserved_names_are_all_the_roles_a_cell_is_planned_with() -> None:
+    suite = {
+        "name": "all",
+        "testbeds": ["digits-cfg", "digits-ddpm"],
+        "attacks": ["badnets", "baddiffusion"],
+        "defenses": ["clip_x0", "anp", "train_on_generated", "diffusion_classifier"],
+        "detectors": ["strip", "noise_shift"],
+    }
+    from bench.engine.stages import STAGES
+
+    registry = Registry()
+    made = plan.make_plan(parse_suite(suite, registry, "all"), registry, STAGES)
+    roles = {role for stage in made.stages.values() for role in stage.inputs if not role.startswith("undefended_")}
+    assert roles - RESERVED_INVOCATIONS == {"noise", "image"}
+
+
+def test_what_the_card_does_not_ask_for_cannot_be_read() -> None:
+    """A column that used the weights without saying so would be compared with those that do without them."""
+    held: dict[str, Any] = {name: Withheld("mine", "weights") for name in ("generator", "sample")}
+    access = Access(rng=np.random.default_rng(0), clean_images=torch.zeros(1), **held)
+    evidence: Any = Evidence(rng=np.random.default_rng(0), train_set=Withheld("mine", "training data"))  # type: ignore[arg-type]
+    for read, message in (
+        (lambda: access.generator, r"^mine: reads access.generator, but its card's needs do not list 'weights'$"),
+        (lambda: access.sample, "reads access.sample"),
+        (lambda: evidence.train_set, "reads evidence.train_set, .* 'training data'"),
+    ):
+        with pytest.raises(ContractError, match=message):
+            read()
+    assert access.clean_images is not None and evidence.classifier is None and "rng" in repr(access)
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from bench.plugin import *
+from bench.plugin import Card, NoiseDetector, SamplerDefense
+{decorated}
+class P({family}):
+    card: ClassVar[Card] = Card(name="{name}", summary="for tests")
+    strength: Any = {default}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str = "mine", family: str = "SamplerDefense", default: str = "1", decorated: bool = True) -> Path:
+        path = tmp_path / f"{name}.py"
+        line = "@dataclass(frozen=True, kw_only=True)" if decorated else ""
+        path.write_text(PLUGIN.format(name=name, family=family, default=default, decorated=line))
+        return path
+
+    return write
+
+
+def test_a_name_stands_for_one_plugin_of_all_kinds(file: Callable[..., Path]) -> None:
+    """Defenses and detectors are columns side by side, and `none` is the control's."""
+    with pytest.raises(UserError, match="two plugins are named 'strip': .*strip.py and .*rename one"):
+        Registry([file("strip")])
+    for family in ("NoiseDetector", "SamplerDefense"):
+        with pytest.raises(UserError, match="the name 'none' is reserved for the controls; rename P"):
+            Registry([file("none", family)])
+
+
+def test_fields_are_parameters_only_in_a_dataclass(file: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"mine.py: P must be a @dataclass\(frozen=True, kw_only=True\)"):
+        Registry([file(decorated=False)])
+
+
+@pytest.mark.parametrize("default", ["float('nan')", "object()"])
+def test_parameters_that_are_no_json_are_one_line(file: Callable[..., Path], default: str) -> None:
+    with pytest.raises(UserError, match="defense mine: parameters must be JSON values, and finite"):
+        Registry([file(default=default)]).defense("mine")
+
+
+def test_two_plugins_of_one_label_are_refused(file: Callable[..., Path]) -> None:
+    """`1` and the text `1` are two parameters, and one column to a reader."""
+    entries = [{"name": "mine", "params": {"strength": value}} for value in (2, "2")]
+    with pytest.raises(UserError, match=r"defenses lists mine\(strength=2\) twice"):
+        parse_suite({"name": "s", "testbeds": ["digits-ddpm"], "defenses": entries}, Registry([file()]), "s.yaml")
