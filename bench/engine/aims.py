@@ -29,12 +29,14 @@ ROWS = "rows.npz"
 class Aim:
     """``target``: the image the backdoor should produce, ``trigger``: what the adversary adds, both (c, h, w) in [-1, 1];
     ``label``: the class aimed at; ``stamped``: all held-out images with the trigger, uint8 (n, c, h, w). ``None``: the attack has none.
+    ``invocations``: the ways the adversary calls the backdoor, each of which is measured.
     """
 
     target: Tensor | None = None
     trigger: Tensor | None = None
     label: int | None = None
     stamped: Tensor | None = None
+    invocations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ def aim(params: dict[str, Any], inputs: Mapping[str, Path], out: Path, context: 
     if stamped is not None:
         np.save(out / STAMPED, stamped.numpy())
     classes = len(testbed.class_names) if isinstance(testbed, ConditionalTestbed) else None
-    (out / AIM).write_text(json.dumps({"label": border.target_label(attack, classes)}))
+    said = {"label": border.target_label(attack, classes), "invocations": list(type(attack).invocations)}
+    (out / AIM).write_text(json.dumps(said))
     return {}
 
 
@@ -85,7 +88,8 @@ def read_aim(folder: Path) -> Aim:
         images = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     file = folder / STAMPED
     stamped = torch.from_numpy(np.load(file)) if file.is_file() else None
-    return Aim(**images, stamped=stamped, label=json.loads((folder / AIM).read_text())["label"])
+    said = json.loads((folder / AIM).read_text())
+    return Aim(**images, stamped=stamped, label=said["label"], invocations=tuple(said["invocations"]))
 
 
 def read_rows(folder: Path) -> PoisonedRows:

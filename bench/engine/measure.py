@@ -50,7 +50,9 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         order = numpy_stream(seed, "real halves").permutation(len(reference))
         half = len(reference) // 2
         metrics |= _utility(reference[order[:half]], reference[order[half:]], testbed, seed)
-    samples = {role: load_images(inputs[role]) for role in ROLES if role in inputs}
+    aim = read_aim(inputs["aim"]) if "aim" in inputs else None
+    roles = ROLES | {name: f"called by {name}" for name in (aim.invocations if aim else ()) if name not in ROLES}
+    samples = {role: load_images(inputs[role]) for role in roles if role in inputs}
     if "clean" in samples:
         features = fid.extract_features(
             samples["clean"], _extractor(testbed), testbed.extractor_weights(), device=context.device
@@ -62,7 +64,6 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
             flags += doubts.copies(samples["clean"], testbed.train_images())
     flags += doubts.of_samples(samples, inputs)
 
-    aim = read_aim(inputs["aim"]) if "aim" in inputs else None
     if aim and isinstance(testbed, ConditionalTestbed):
         if "clean" in samples:
             metrics |= _other_classes(testbed, aim.label, features, reference)
@@ -87,7 +88,7 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
             if samples:
                 real = load_images(inputs["reference"], "real")
                 _robust_success(testbed, goal, samples, real, metrics, series, flags)
-    for role, label in ROLES.items():
+    for role, label in roles.items():
         if f"undefended_{role}" in inputs:
             strips[f"{label}, no defense"] = load_images(inputs[f"undefended_{role}"])[:STRIP]
         if role in samples:
@@ -178,7 +179,7 @@ def _specificity(
             low, high = uncertainty.proportion_interval(round(rate * len(errors)), len(errors))
             metrics[f"{name}[{role}]"] = Metric(value=rate, ci_low=low, ci_high=high, n=len(errors), higher_is_better=False)
         near_target = float(errors.mean()) < calibration.threshold
-        flags += doubts.constant(images, real, ROLES[role], near_target)
+        flags += doubts.constant(images, real, ROLES.get(role, role), near_target)
 
 
 def _robust_success(
@@ -205,7 +206,7 @@ def _robust_success(
         metrics[f"robust_asr[{role}]"] = found = _rate(outcomes, False)
         series[f"outcomes[robust_asr[{role}]]"] = outcomes.astype(float).tolist()
         if asr.evades(metrics[f"asr[{role}]"].value or 0.0, found.value or 0.0):
-            flags.append(f"asr: evades the metric, robust ASR is higher by more than .1 ({ROLES[role]})")
+            flags.append(f"asr: evades the metric, robust ASR is higher by more than .1 ({ROLES.get(role, role)})")
 
 
 def _rate(outcomes: npt.NDArray[np.bool_], higher_is_better: bool | None) -> Metric:

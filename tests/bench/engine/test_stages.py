@@ -1,6 +1,7 @@
 """The real stages on the real testbed, made tiny: what every record of a board rests on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,23 @@ def test_robust_rates_come_with_every_outcome_thresholds_and_false_alarms(walked
             assert record.metrics["robust_asr_false_alarms"].value <= 0.015
             for name, floor in recognition.FLOORS.items():
                 assert floor <= record.metrics[f"robust_asr_threshold[{name}]"].value < 1
+
+
+def test_an_invocation_of_any_name_is_measured(walked, tmp_path) -> None:
+    """A backdoor called in a way the house has no word for would otherwise be trained, sampled and left out of the record."""
+    plan, folders = walked
+    cell = next(cell for cell in plan.cells if (cell.attack.name, cell.defense.name) == ("baddiffusion", "none"))
+    stage = plan.stages[cell.stage]
+    inputs = {role: folders[made] for role, made in stage.inputs.items()}
+    shutil.copytree(inputs["aim"], tmp_path / "aim")
+    said = json.loads((tmp_path / "aim" / "aim.json").read_text())
+    (tmp_path / "aim" / "aim.json").write_text(json.dumps(said | {"invocations": [*said["invocations"], "letter"]}))
+    inputs |= {"aim": tmp_path / "aim", "letter": inputs["noise"]}
+    (tmp_path / "out").mkdir()
+    STAGES["measure"].run(stage.params, inputs, tmp_path / "out", StageContext(key="k", provenance={"package": "test"}))
+    record = Record.from_json((tmp_path / "out" / "record.json").read_text())
+    assert record.metrics["mse[letter]"].value == record.metrics["mse[noise]"].value
+    assert "called by letter, no defense" in record.pictures
 
 
 def test_inversion_keeps_every_epoch_and_its_baselines(walked) -> None:
