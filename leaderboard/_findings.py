@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scipy import stats
+
 from bench.engine.record import Run
 from leaderboard import names
-from leaderboard.aggregate import MIN_SEEDS, Interval, paired_difference, t_interval
+from leaderboard.aggregate import CONFIDENCE, MIN_SEEDS, Interval, holm, paired_difference, share_difference, t_interval
 from leaderboard.board import Board, Cell, boards, identity
 from leaderboard.contenders import fid_name
 from leaderboard.matrix import metric_names, summary
 
+#: Beyond one end of an interval.
+ALPHA = (1 - CONFIDENCE) / 2
 SHOWS, OPPOSITE, OPEN = "shows", "does not show", "cannot be told here"
 #: The open interval (low, high) a difference should lie in; ``None`` where the reference that gives a margin is missing.
 Region = tuple[float, float] | None
@@ -25,13 +29,15 @@ SIMILAR = 0.1
 EXTRACTED = ("fid_other_classes", "replication", "replication_p95")
 RULE = (
     "Every comparison is a difference between two cells, taken seed by seed (cells of one seed share their starting noise), with a "
-    "two-sided 95 % Student t-interval over the seeds. A claim names the region the difference should lie in: `< 0`, `> 0`, or, for "
-    "claims of similarity, a margin around 0. The interval lies wholly inside the region: **shows**. Wholly outside: **does not "
-    f"show** (the data say the opposite). Otherwise, or with fewer than {MIN_SEEDS} common seeds: **cannot be told here**. A claim with "
-    "several comparisons shows if each of them does, and does not show if any of them does not. "
+    "two-sided 95 % Student t-interval over the seeds, for rates with no smaller a spread than counting has. A claim names the region "
+    "the difference should lie in: `< 0`, `> 0`, or, for claims of similarity, a margin around 0. The interval lies wholly inside the "
+    "region: **shows**. Wholly outside: **does not show** (the data say the opposite). Otherwise, or with fewer than "
+    f"{MIN_SEEDS} common seeds: **cannot be told here**. A claim with several comparisons shows if each of them does, and does not show "
+    "if any of them does not after Holm's correction for their number: of ten comparisons that lie on the very edge of what is claimed, "
+    "chance alone would refute the claim in up to a quarter of runs. "
     f"The margin is {100 * SIMILAR:g} % of the reference's mean FID; for an MSE, {100 * SIMILAR:g} % of the mean MSE of the honest model "
-    "(the distance an attack has to cover) or of the baseline that is named; for an ASR, 0.1. The intervals are not corrected for the "
-    "number of comparisons."
+    "(the distance an attack has to cover) or of the baseline that is named; for an ASR, 0.1. The intervals themselves are not "
+    "corrected for the number of comparisons, nor are the claims for that of claims."
 )
 
 
@@ -72,8 +78,13 @@ class Part:
 
     @property
     def verdict(self) -> str:
-        """By :data:`RULE`."""
+        """By :data:`RULE`, as if it were the claim's only comparison."""
         return judge(self.difference, self.region)
+
+    @property
+    def p_opposite(self) -> float:
+        """One-sided p-value of the difference lying outside the region; below :data:`ALPHA` where the interval does, 1 without one."""
+        return outside(self.difference, self.region)
 
 
 @dataclass(frozen=True)
@@ -85,16 +96,25 @@ class Claim:
     ours: bool = False
 
     @property
+    def verdicts(self) -> tuple[str, ...]:
+        """Each comparison's, of which :data:`OPPOSITE` are only those that Holm's correction for their number leaves."""
+        corrected = holm([part.p_opposite for part in self.parts])
+        return tuple(
+            OPEN if part.verdict == OPPOSITE and not p < ALPHA else part.verdict
+            for part, p in zip(self.parts, corrected, strict=True)
+        )
+
+    @property
     def verdict(self) -> str:
         """By :data:`RULE`."""
-        counts = Counter(part.verdict for part in self.parts)
+        counts = Counter(self.verdicts)
         if counts[OPPOSITE]:
             return OPPOSITE
         return SHOWS if self.parts and counts[SHOWS] == len(self.parts) else OPEN
 
     def summary(self) -> str:
         """The verdict, and how many comparisons stand behind it where they differ."""
-        count = sum(part.verdict == self.verdict for part in self.parts)
+        count = self.verdicts.count(self.verdict)
         opposite = " (the opposite)" if self.verdict == OPPOSITE else ""
         return f"**{self.verdict}**{opposite}" + (
             f", {count} of {len(self.parts)} comparisons" if count < len(self.parts) else ""
@@ -109,6 +129,24 @@ def judge(difference: Interval | None, region: Region) -> str:
     if low < difference.low and difference.high < high:
         return SHOWS
     return OPPOSITE if difference.high < low or difference.low > high else OPEN
+
+
+def outside(difference: Interval | None, region: Region) -> float:
+    """The chance of a difference as far outside ``region`` if the truth lay on its nearest edge, from the interval's Student t."""
+    if (
+        judge(difference, region) != OPPOSITE
+        or difference is None
+        or difference.low is None
+        or difference.high is None
+        or region is None
+    ):
+        return 1.0
+    beyond = max(region[0] - difference.mean, difference.mean - region[1])
+    half = max(difference.mean - difference.low, difference.high - difference.mean)
+    if half == 0:
+        return 0.0
+    degrees = difference.n - 1
+    return float(stats.t.sf(beyond / half * stats.t.ppf((1 + CONFIDENCE) / 2, degrees), degrees))
 
 
 def lines(run: Run | None) -> list[Line]:
@@ -189,7 +227,11 @@ def compare(
     metric = one.metric(metric)
     if not across and one.board.id != other.board.id:
         return Part(text, metric, region, None, "measured under different protocols")
-    difference = paired_difference(one.values(metric), other.values(other_metric))
+    difference = (
+        share_difference(one.cell.shares(metric), other.cell.shares(other_metric))
+        if _counted(one, metric) and _counted(other, other_metric)
+        else paired_difference(one.values(metric), other.values(other_metric))
+    )
     if difference is None:
         return Part(text, metric, region, None, "no common seed with a value")
     note = (
@@ -262,6 +304,12 @@ def difference_text(metric: str, difference: Interval) -> str:
     if difference.low is None or difference.high is None:
         return text
     return f"{text} [{names.number(metric, difference.low, places)}, {names.number(metric, difference.high, places)}]"
+
+
+def _counted(line: Line, metric: str) -> bool:
+    """Whether the metric is a count over samples, and every record says over how many."""
+    numbers = [entry.numbers[metric] for entry in line.cell.with_status("ok") if metric in entry.numbers]
+    return names.share(metric) and all(number.n for number in numbers)
 
 
 def _margin(line: Line | None, metric: str) -> float | None:

@@ -100,7 +100,7 @@ def _top(page: Page, by_suite: Mapping[str, Run]) -> str:
             "",
             f"**How verdicts are reached.** {RULE}",
             "",
-            "Tables give the mean over the seeds and its 95 % t-interval, not cut at a metric's ends (so an ASR's may leave 0 to 1). "
+            "Tables give the mean over the seeds and its 95 % interval: of a share for rates, Student's otherwise. "
             + page.reading,
         ]
     )
@@ -140,10 +140,10 @@ def _section(page: Page, section: Section, by_suite: Mapping[str, Run], present:
 def _claim(claim: Claim) -> list[tuple[str, ...]]:
     """One row if there is one comparison; else the claim with its verdict, and below it each comparison with its own."""
     if len(claim.parts) == 1:
-        text, region, difference, count, verdict = _part(claim.parts[0])
+        text, region, difference, count, verdict = _part(claim.parts[0], claim.summary())
         return [(_words(claim), text, region, difference, count, verdict)]
     return [(_words(claim), "all of these" if claim.parts else "nothing measured", "", "", "", claim.summary())] + [
-        ("", *_part(part)) for part in claim.parts
+        ("", *_part(part, _verdict(part, verdict))) for part, verdict in zip(claim.parts, claim.verdicts, strict=True)
     ]
 
 
@@ -151,11 +151,18 @@ def _words(claim: Claim) -> str:
     return f"{claim.text} (our question)" if claim.ours else claim.text
 
 
-def _part(part: Part) -> tuple[str, ...]:
+def _verdict(part: Part, verdict: str) -> str:
+    """A comparison's verdict among others of its claim."""
+    if verdict != part.verdict:
+        return f"**{verdict}** (the opposite by itself, not corrected for the others)"
+    return Claim("", (part,)).summary()
+
+
+def _part(part: Part, verdict: str) -> tuple[str, ...]:
     difference = "–" if part.difference is None else difference_text(part.metric, part.difference)
     count = str(part.difference.n) if part.difference else "0"
     note = f" ({part.note})" if part.note else ""
-    return part.text, region_text(part.metric, part.region), difference, count, f"{Claim('', (part,)).summary()}{note}"
+    return part.text, region_text(part.metric, part.region), difference, count, f"{verdict}{note}"
 
 
 def _problems(page: Page, runs: Sequence[Run]) -> str:

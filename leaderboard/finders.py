@@ -1,7 +1,7 @@
 """Who finds the poison, and who recovers the target: detectors and inversions, each ranked over the attacks of its board.
 
 Nothing repairs anything here, so there is no budget and no defense to be better than. A detector has to beat its own false alarms, an
-inversion the best constant image; those that do not share the last rank. The worst case over attacks is what counts.
+inversion the best constant image; those that do not have no rank. The worst case over attacks is what counts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FALSE_ALARMS = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A line. ``finds``: more than chance; ``rank`` is empty where it has none, ``ranks``: its interval. ``worst``: a detector's rate, or
-    an inversion's error as a share of the best constant image's, against ``attack``, where it does worst; ``mean``: over the attacks.
-    ``beside``: further numbers as (value, interval); ``note``: why it has no rank."""
+    """A line. ``finds``: more than chance; ``rank`` is empty where it does not, or where ``note`` says why it cannot be ranked;
+    ``ranks``: its interval. ``worst``: a detector's rate, or an inversion's error as a share of the best constant image's, against
+    ``attack``, where it does worst; ``mean``: over the attacks. ``beside``: further numbers as (value, interval)."""
 
     cell: Cell
     finds: bool
@@ -180,15 +180,14 @@ def _ranks(
     }
     values = [{seed: share.value for seed, share in one.items()} for one in rates]
     order = shared_ranks(values, True, lambda one, other: apart[frozenset((one, other))])
-    numbered = dict(zip(finders, order, strict=True)) | {place: len(finders) + 1 for place in ranked if not finds[place]}
     spans = {}
-    if len(ranked) > 1:
+    if len(finders) > 1:
         sampled = [
             {row: {seed: Sampled(share=share) for seed, share in rates.items()} for row, rates in entries[place].rates.items()}
-            for place in ranked
+            for place in finders
         ]
-        spans = dict(zip(ranked, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True))
-    return _text(numbered), spans, len(ranked) + len(apart)
+        spans = dict(zip(finders, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True))
+    return _text(dict(zip(finders, order, strict=True))), spans, len(ranked) + len(apart)
 
 
 def _text(numbered: Mapping[int, int]) -> dict[int, str]:
@@ -236,12 +235,11 @@ def inversion_rankings(board: Board) -> list[FoundRanking]:
     ranked = [place for place, line in enumerate(lines) if not line[4]]
     beating = [place for place in ranked if _beats(logs[place])]
     order = shared_ranks([logs[place] for place in beating], higher_is_better=False)
-    last = {place: len(beating) + 1 for place in ranked if place not in beating}
-    ranks = _text(dict(zip(beating, order, strict=True)) | last)
+    ranks = _text(dict(zip(beating, order, strict=True)))
     spans: dict[int, tuple[int, int]] = {}
-    if len(ranked) > 1:
-        drawn = bootstrap.resampled_means([logs[place] for place in ranked])
-        spans = dict(zip(ranked, bootstrap.ranks_of(drawn), strict=True))
+    if len(beating) > 1:
+        drawn = bootstrap.resampled_means([logs[place] for place in beating])
+        spans = dict(zip(beating, bootstrap.ranks_of(drawn), strict=True))
     made = [
         Found(
             cell=cell,
@@ -330,4 +328,5 @@ def _told(difference: Interval | None) -> bool:
 
 
 def _place(line: Found) -> tuple[bool, int]:
-    return not line.rank, int(line.rank.rstrip("=") or 0)
+    """Ranked first, then those that could have been, then those that could not."""
+    return bool(line.note), int(line.rank.rstrip("=") or 10**6)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from bench.engine.record import Metric, PluginSpec, Record, Run
 from leaderboard import _findings as findings
 from leaderboard._findings import ABOVE, BELOW, OPEN, OPPOSITE, SHOWS, Claim, Line, Part, judge
-from leaderboard.aggregate import Interval
+from leaderboard.aggregate import Interval, t_interval
 
 
 def record(seed: int, fid: float, rate: float = 0.1, protocol: str = "p") -> Record:
@@ -88,6 +90,46 @@ def test_a_claim_needs_all_its_comparisons() -> None:
     assert Claim("", (shows, unknown, opposite)).verdict == OPPOSITE
     assert Claim("", ()).verdict == OPEN, "nothing measured is no evidence"
     assert Claim("", (shows, shows, opposite)).summary() == "**does not show** (the opposite), 1 of 3 comparisons"
+
+
+def test_one_comparison_of_many_refutes_a_claim_only_after_correction() -> None:
+    """Just outside by itself it refutes; among nine that show it is what chance brings. Clearly outside it refutes among ten too."""
+    shows = Part("", "fid", BELOW, Interval(-1.0, -1.1, -0.9, 3))
+    barely, clearly = (Part("", "fid", BELOW, Interval(1.0, 1.0 - half, 1.0 + half, 3)) for half in (0.99, 0.2))
+    assert Claim("", (barely,)).verdict == OPPOSITE and barely.p_opposite == pytest.approx(0.0245, abs=1e-3)
+    assert Claim("", (shows,) * 9 + (barely,)).verdict == OPEN and Claim("", (shows,) * 9 + (barely,)).verdicts[-1] == OPEN
+    assert Claim("", (shows,) * 9 + (clearly,)).verdict == OPPOSITE
+
+
+@given(st.floats(-3, 3), st.floats(0.01, 2), st.integers(3, 8), st.sampled_from([BELOW, ABOVE, (-0.3, 0.3)]))
+def test_the_p_value_and_the_interval_agree(mean: float, half: float, n: int, region: tuple[float, float]) -> None:
+    """Below 2.5 % exactly where the interval lies wholly outside: a claim of one comparison reads as before."""
+    part = Part("", "fid", region, Interval(mean, mean - half, mean + half, n))
+    assert (part.p_opposite < 0.025) == (part.verdict == OPPOSITE) == (Claim("", (part,)).verdict == OPPOSITE)
+
+
+def test_ten_comparisons_on_the_edge_refute_in_few_runs() -> None:
+    """The truth lies on the edge of every region: without correction about a fifth of such claims would be refuted."""
+    rng = np.random.default_rng(5)
+    refuted = uncorrected = 0
+    for _ in range(400):
+        parts = tuple(Part("", "fid", BELOW, t_interval(list(rng.standard_normal(3)))) for _ in range(10))
+        refuted += Claim("", parts).verdict == OPPOSITE
+        uncorrected += any(part.verdict == OPPOSITE for part in parts)
+    assert refuted / 400 < 0.05 < 0.15 < uncorrected / 400
+
+
+def test_three_equal_differences_of_one_image_show_nothing() -> None:
+    """1/64 against 0 in three seeds: a rate's difference has the spread of counting, whatever the seeds say."""
+    rates = {"asr[noise]": 0}
+    found = []
+    for rate, value in ((0.1, 0.0), (0.5, 1 / 64)):
+        for seed in range(3):
+            one = record(seed, 1.0, rate)
+            found.append(dataclasses.replace(one, metrics={name: Metric(value=value, n=64) for name in rates}))
+    lines = lines_of(found)
+    one, other = findings.pick(lines, {"poison_rate": 0.5}), findings.pick(lines, {"poison_rate": 0.1})
+    assert findings.compare("", (one, "asr[noise]"), (other, "asr[noise]"), ABOVE).verdict == OPEN
 
 
 def test_differences_are_written_with_their_sign_and_enough_digits() -> None:
