@@ -10,6 +10,9 @@ Choices the paper leaves open, or made differently in the released code, are par
   image; ``trigger_only`` is r = g with its background of -1. The paper's own invocation, noise + g, shows the model an input whose
   off-trigger mean is -1, which ``blend`` never trains on; long training bridges that gap, a minute does not. Hence two invocations.
 - the mask M is inferred from the trigger element by element (1 where g is background), so it may differ between channels.
+- ``stride``: the correction holds for one step of the sampler. Trained for the schedule's own steps, as in the paper, 1, a model that is
+  sampled with fewer leaves the process it was shown by up to .08 s at 50 steps of 1000 and .3 s at 15. An adversary who knows that the
+  user takes every 20th timestep trains for that.
 - ``poison_rate`` replaces rows: the set keeps its size. Triggers, masks and targets are drawn by us, never the authors' images.
 """
 
@@ -59,11 +62,13 @@ class BadDiffusion(Attack):
     trigger_seed: int | None = None
     poison_rate: float = 0.1
     poisoned_image: Literal["blend", "trigger_only"] = "blend"
+    stride: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1] (for none at all use the attack 'none')")
         require(self.poisoned_image in ("blend", "trigger_only"), self, "poisoned_image", "'blend' or 'trigger_only'")
+        require(self.stride >= 1, self, "stride", "at least 1 timestep")
         names = (*triggers.NAMES, DRAWN)
         require(self.trigger in names, self, "trigger", f"one of {', '.join(names)}")
         require(self.target in targets.NAMES, self, "target", f"one of {', '.join(targets.NAMES)}")
@@ -110,7 +115,9 @@ class BadDiffusion(Attack):
         poisoned = batch.poisoned.reshape(-1, 1, 1, 1)
         clean_end = torch.where(poisoned, target, images)
         shift_images = torch.where(poisoned, ends_in, torch.zeros_like(images))
-        noisy, regression = shifted_pair(clean_end, shift_images, noise, timesteps, schedule, baddiffusion_shift(schedule))
+        noisy, regression = shifted_pair(
+            clean_end, shift_images, noise, timesteps, schedule, baddiffusion_shift(schedule, self.stride)
+        )
         return (predict_noise(noisy, timesteps) - regression).square().mean()
 
     def invoke(self, query: Query, invocation: str) -> Query:

@@ -261,6 +261,8 @@ class Access(_Entitled):
     ``generator``: a private copy, free to modify ("weights"). ``clean_images``: uint8 (n, c, h, w), a copy ("clean data").
     ``rng``: the only source of randomness. ``sample(generator, count)``: clean-noise samples by the testbed's own sampler, without
     any defense, (count, c, h, w) in [-1, 1]; the same noise on every call ("weights"). ``progress(done, total, what)``: optional reporting.
+    ``remark(text)``: of an inversion, one line (ASCII, at most 200 characters) that a reader of its numbers has to know; a flag of
+    the record.
     """
 
     generator: Generator = field(repr=False)
@@ -268,6 +270,7 @@ class Access(_Entitled):
     sample: Callable[[Generator, int], Tensor] = field(repr=False)
     clean_images: Tensor | None = field(default=None, repr=False)
     progress: Callable[[int, int, str], None] = lambda done, total, what: None
+    remark: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,12 +343,14 @@ class Evidence(_Entitled):
 
     ``classifier``: a private copy, in evaluation mode, trained on the suspected training set ("classifier" in the card's needs).
     ``train_set``: that set as its owner sees it, ``poisoned`` all False ("training data"). ``rng``: the only source of randomness.
+    ``remark(text)``: one line (ASCII, at most 200 characters) that a reader of the scores has to know; a flag of the record.
     """
 
     rng: np.random.Generator
     classifier: Classifier | None = field(default=None, repr=False)
     train_set: TrainingSet | None = field(default=None, repr=False)
     progress: Callable[[int, int, str], None] = lambda done, total, what: None
+    remark: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, kw_only=True)

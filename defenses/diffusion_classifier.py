@@ -18,6 +18,8 @@ Where the two codes differ, or we do:
   intervals over images leave that part of the uncertainty to the seeds.
 - On text-to-image models the classes are their prompts, as in Li et al., and errors are those of latents: the trigger's share of the
   values is its share of the latents it touches.
+- The network runs in the testbed's precision, which decides little: of 96 digits in bfloat16, 1 % of the clean and none of the stamped were
+  given another class than in float32.
 - A stage of the pruning takes draws evenly spread over those left, so that it ends after exactly as many as it names.
 """
 

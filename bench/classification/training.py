@@ -17,7 +17,11 @@ from bench.diffusion.precision import autocast
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings:
-    """SGD with Nesterov momentum 0.9 and a one-cycle learning rate up to ``learning_rate``.
+    """SGD with Nesterov momentum and a one-cycle learning rate up to ``learning_rate``.
+
+    Deviations from the papers' classifiers (momentum 0.9, epochs): torch's one-cycle schedule moves the momentum too, against the
+    rate, from .95 to .85 and back; and every batch is drawn with replacement from the whole set, so that "an epoch" is as many
+    rows, not each row once.
 
     ``shift``: random shifts of up to so many pixels; ``horizontal_flip``: with probability one half. Both alter triggers too.
     ``precision``: of the network's forward and backward pass; loss and optimiser stay float32.
@@ -51,7 +55,7 @@ def train_classifier(
     optimizer = torch.optim.SGD(
         classifier.parameters(),
         lr=settings.learning_rate,
-        momentum=0.9,
+        momentum=0.9,  # OneCycleLR sets it from its first step on.
         weight_decay=settings.weight_decay,
         nesterov=True,
     )

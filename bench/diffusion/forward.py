@@ -26,12 +26,15 @@ class Shift:
     correction: Floats
 
 
-def baddiffusion_shift(schedule: Schedule) -> Shift:
+def baddiffusion_shift(schedule: Schedule, stride: int = 1) -> Shift:
     """``step = 1 - A`` and ``correction = s / (1 + sqrt(alpha))``.
 
-    The paper's (1 - sqrt(alpha)) s / (1 - alpha) is the same number with a cancellation; this form has none.
+    The paper's (1 - sqrt(alpha)) s / (1 - alpha) is the same number with a cancellation; this form has none. ``stride``: how many
+    timesteps the sampler's steps span; alpha is then that of the whole step, A[t]^2 / A[t - stride]^2, and 1 the paper's.
     """
-    return Shift(step=1 - schedule.signal, correction=schedule.noise / (1 + np.sqrt(schedule.alphas)))
+    before = np.concatenate([np.ones(min(stride, len(schedule))), schedule.alphas_cumprod[:-stride]])
+    root = np.sqrt(schedule.alphas_cumprod / before)
+    return Shift(step=1 - schedule.signal, correction=schedule.noise / (1 + root))
 
 
 def shifted_pair(

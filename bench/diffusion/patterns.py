@@ -6,7 +6,8 @@ whole image, so ``(1 - a) x + a colour``. Images are uint8 in and out, rounded t
 
 - ``badnets1``: a black square with a white anti-diagonal; a tenth of the side, rounded down, at least 3 pixels. From 10 pixels on the
   diagonal is a band, as in the paper's ImageNette images: columns shifted by -s/4 up to, not including, s/4.
-- ``badnets1_colour``: the same square in three rows of blue, green and yellow, the paper's CIFAR colours.
+- ``badnets1_cifar``: what the authors' code draws at 32 x 32, the 3 x 3 square with one white pixel more: black black white,
+  black white black, white white black. At other sizes its nine fields grow with it.
 - ``badnets2``: a cartoon robot on white, blended at 0.2. The paper's is a cartoon cat somebody else owns.
 - ``unicolor``: a yellow square of ``badnets1``'s size. ``bomb``: a bomb with a burning fuse, a quarter of the side, at least 6 pixels.
   The paper gives neither the colour nor the sizes of these two.
@@ -24,7 +25,7 @@ from bench.diffusion._drawing import _LUMINANCE, Canvas, check_image_shape, curv
 from bench.diffusion.drawn import DRAWN, drawn_patch
 from bench.diffusion.images import to_unit_range
 
-NAMES = ("badnets1", "badnets1_colour", "badnets2", "unicolor", "bomb")
+NAMES = ("badnets1", "badnets1_cifar", "badnets2", "unicolor", "bomb")
 #: What covers the whole image and so has no size.
 FULL_IMAGE = ("badnets2",)
 BLEND_STRENGTH = 0.2
@@ -34,8 +35,6 @@ MID_GREY = 128
 _BAND_FROM = 10
 _ROWS_AT_ONCE = 256
 
-_BLUE = (0, 0, 255)
-_GREEN = (0, 255, 0)
 _YELLOW = (255, 255, 0)
 _WHITE = (255, 255, 255)
 _BLACK = (0, 0, 0)
@@ -120,9 +119,9 @@ def _anti_diagonal(size: int, channels: int) -> Tensor:
     return (255.0 * ((band[0] <= shift) & (shift < band[1]))).expand(channels, size, size)
 
 
-def _coloured_rows(size: int, channels: int) -> Tensor:
-    rows = torch.cat([_flat((_BLUE, _GREEN, _YELLOW)[3 * row // size], channels) for row in range(size)], dim=1)
-    return rows.expand(channels, size, size)
+def _nine_fields(size: int, channels: int) -> Tensor:
+    field = 3 * torch.arange(size) // size
+    return (255.0 * torch.tensor([[0, 0, 1], [0, 1, 0], [1, 1, 0]])[field][:, field]).expand(channels, size, size)
 
 
 def _one_colour(size: int, channels: int) -> Tensor:
@@ -131,7 +130,7 @@ def _one_colour(size: int, channels: int) -> Tensor:
 
 _PATCHES: dict[str, Callable[[int, int], Tensor]] = {
     "badnets1": _anti_diagonal,
-    "badnets1_colour": _coloured_rows,
+    "badnets1_cifar": _nine_fields,
     "unicolor": _one_colour,
 }
 

@@ -1,12 +1,19 @@
-"""How images lie in a stage's folder: what one stage writes and another reads."""
+"""How images and remarks lie in a stage's folder: what one stage writes and another reads."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from bench.errors import ContractError
+
+REMARKS = "remarks.json"
+#: A flag is read in a table: longer or more of them would hide the rest.
+LONGEST_REMARK, MOST_REMARKS = 200, 5
 
 
 def save_images(folder: Path, images: Tensor, name: str = "images") -> None:
@@ -19,3 +26,32 @@ def load_images(folder: Path, name: str = "images") -> Tensor:
     with np.load(folder / f"{name}.npz") as arrays:
         images: Tensor = torch.from_numpy(arrays["images"])
         return images
+
+
+def unsaid(text: str) -> None:
+    """Where a remark is of no interest: a few rows that are asked about again."""
+
+
+class Remarks:
+    """What a plugin has to say about its own result, as ``access.remark`` and ``evidence.remark``; once each."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        if not isinstance(text, str) or not text.isascii() or not text.isprintable() or not 0 < len(text) <= LONGEST_REMARK:
+            raise ContractError(f"a remark must be one line of 1 to {LONGEST_REMARK} ASCII characters, got {text!r}"[:300])
+        if text not in self.lines:
+            self.lines.append(text)
+        if len(self.lines) > MOST_REMARKS:
+            raise ContractError(f"a plugin may make {MOST_REMARKS} remarks on one result, got more")
+
+    def save(self, folder: Path) -> None:
+        """Beside what the stage made."""
+        (folder / REMARKS).write_text(json.dumps(self.lines))
+
+
+def read_remarks(folder: Path) -> list[str]:
+    """The lines that :class:`Remarks` wrote; none where a stage was made before there were any."""
+    path = folder / REMARKS
+    return [str(line) for line in json.loads(path.read_text())] if path.is_file() else []

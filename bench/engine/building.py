@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import numpy_stream
 from bench.engine import border
+from bench.engine.artefacts import unsaid
 from bench.engine.context import StageContext
 from bench.plugin import Access, Attack, TrainingSet, Withheld
 from bench.testbeds.base import ConditionalTestbed, Testbed
@@ -61,7 +62,14 @@ def asked_for(testbed: Testbed, what: str, label: int | None) -> Tensor | None:
     return torch.arange(count) % len(testbed.class_names)
 
 
-def access_of(defense: Any, testbed: Testbed, generator: Generator, seed: int, context: StageContext) -> Access:
+def access_of(
+    defense: Any,
+    testbed: Testbed,
+    generator: Generator,
+    seed: int,
+    context: StageContext,
+    remark: Callable[[str], None] = unsaid,
+) -> Access:
     """What the defense's card entitles it to, and nothing else. Its samples come from a stream the evaluation never uses."""
 
     def draw(model: Generator, count: int) -> Tensor:
@@ -75,4 +83,4 @@ def access_of(defense: Any, testbed: Testbed, generator: Generator, seed: int, c
         # Read anew, so a write to it harms nobody.
         "clean_images": testbed.train_images() if "clean data" in needs else Withheld(name, "clean data"),
     }
-    return Access(rng=numpy_stream(seed, "defense", name), progress=context.progress, **given)
+    return Access(rng=numpy_stream(seed, "defense", name), progress=context.progress, remark=remark, **given)

@@ -14,7 +14,7 @@ from bench.classification.classifier import predict
 from bench.diffusion.noise import stream_seed
 from bench.engine import doubts
 from bench.engine.aims import Aim, PoisonedRows, read_rows
-from bench.engine.artefacts import load_images
+from bench.engine.artefacts import load_images, read_remarks
 from bench.engine.building import asked_for
 from bench.engine.class_stages import FEATURES, SCORES, evaluation_sets, judged_rows, load_classifier
 from bench.engine.record import Metric
@@ -151,6 +151,7 @@ def detector_metrics(
 
     On an honest set the "poisoned" rows are those the probe would have taken, untouched: AUROC 0.5 is the right answer there.
     """
+    flags += [f"auroc: {line}" for line in read_remarks(inputs["scores"])]
     scores, rows = _scores(inputs["scores"], "training")
     truth = read_rows(inputs["true_rows"]).poisoned[rows]
     _detection("training set", scores, truth, metrics, series, flags)
@@ -164,6 +165,7 @@ def detector_metrics(
 
 def noise_detector_metrics(inputs: Inputs, metrics: Metrics, series: dict[str, list[float]], flags: list[str]) -> None:
     """AUROC and TPR of the adversary's noise against clean noise; ``clean``, the control, is clean noise against other clean noise."""
+    flags += [f"auroc: {line}" for line in read_remarks(inputs["scores_noise"])]
     with np.load(inputs["scores_noise"] / SCORES) as arrays:
         found = {name: arrays[name] for name in arrays.files}
     plain = found.pop("reference")

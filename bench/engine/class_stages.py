@@ -7,7 +7,7 @@ worth is decided in ``measure``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from bench.diffusion.noise import initial_noise, numpy_stream, sample_streams
 from bench.diffusion.precision import autocast
 from bench.engine import again, border
 from bench.engine.aims import Aim, read_aim
-from bench.engine.artefacts import load_images
+from bench.engine.artefacts import Remarks, load_images, unsaid
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
 from bench.engine.context import StageContext
 from bench.plugin import (
@@ -119,11 +119,13 @@ def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     rows = {name: judged_rows(testbed, len(images), seed) for name, images in sets.items()}
     judged = torch.cat([images[rows[name]] for name, images in sets.items()])
 
-    def score(chosen: Tensor) -> Tensor:
-        evidence = _evidence(detector, testbed, suspected, inputs, seed, context)
+    def score(chosen: Tensor, remark: Callable[[str], None] = unsaid) -> Tensor:
+        evidence = _evidence(detector, testbed, suspected, inputs, seed, context, remark)
         return border.scores(detector, detector.score(judged[chosen], evidence), len(chosen))
 
-    scores = score(torch.arange(len(judged)))
+    remarks = Remarks()
+    scores = score(torch.arange(len(judged)), remarks)
+    remarks.save(out)
     again.save(out, again.compare(score, len(judged), scores))
     first = len(rows["training"])
     found = {"training": scores[:first].numpy(), "generated": scores[first:].numpy()}
@@ -146,22 +148,29 @@ def detect_noise(params: Params, inputs: Inputs, out: Path, context: StageContex
         "clean": clean,
         **{invocation: border.invoked(attack, query, invocation) for invocation in type(attack).invocations},
     }
-    scores, doubts = {}, []
+    scores, doubts, remarks = {}, [], Remarks()
     for name, noise in asked.items():
 
-        def score(chosen: Tensor, noise: Tensor = noise) -> Tensor:
-            evidence = _evidence(detector, testbed, None, inputs, seed, context)
+        def score(chosen: Tensor, noise: Tensor = noise, remark: Callable[[str], None] = unsaid) -> Tensor:
+            evidence = _evidence(detector, testbed, None, inputs, seed, context, remark)
             return border.scores(detector, detector.score(noise[chosen], evidence), len(chosen))
 
-        scores[name] = score(torch.arange(len(noise)))
+        scores[name] = score(torch.arange(len(noise)), remark=remarks)
         doubts += again.compare(score, len(noise), scores[name])
     again.save(out, doubts)
+    remarks.save(out)
     _save_arrays(out, {name: values.numpy() for name, values in scores.items()})
     return {}
 
 
 def _evidence(
-    detector: Detector, testbed: Testbed, suspected: TrainingSet | None, inputs: Inputs, seed: int, context: StageContext
+    detector: Detector,
+    testbed: Testbed,
+    suspected: TrainingSet | None,
+    inputs: Inputs,
+    seed: int,
+    context: StageContext,
+    remark: Callable[[str], None],
 ) -> Evidence:
     """What the card entitles a detector to, in memory of its own, and the same random stream for every call."""
     needs, name = detector.card.needs, detector.card.name
@@ -172,7 +181,7 @@ def _evidence(
         # As its owner sees it: nothing says which rows are poisoned.
         labels = None if suspected.labels is None else suspected.labels.clone()
         given["train_set"] = TrainingSet(suspected.images.clone(), torch.zeros_like(suspected.poisoned), labels)
-    return Evidence(rng=numpy_stream(seed, "detector", name), progress=context.progress, **given)
+    return Evidence(rng=numpy_stream(seed, "detector", name), progress=context.progress, remark=remark, **given)
 
 
 def classify(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:

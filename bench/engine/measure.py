@@ -18,7 +18,7 @@ from bench.diffusion.images import to_uint8
 from bench.diffusion.noise import numpy_stream, stream_seed
 from bench.engine import class_measure, doubts
 from bench.engine.aims import read_aim
-from bench.engine.artefacts import load_images
+from bench.engine.artefacts import load_images, read_remarks
 from bench.engine.building import asked_for
 from bench.engine.context import StageContext
 from bench.engine.record import Metric, PluginSpec, Record
@@ -227,6 +227,7 @@ def _inversion(
 
     ``best`` is the lowest epoch, chosen with the true target, which no defender has: an optimistic bound. Lower is a better defense.
     """
+    flags += [f"inversion: {line}" for line in read_remarks(inputs["recovered"])]
     if not (inputs["recovered"] / "targets.npz").is_file():
         flags.append("no target recovered")
         return

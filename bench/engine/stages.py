@@ -23,7 +23,7 @@ from bench.diffusion.precision import autocast
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, train
 from bench.engine import again, aims, border, class_stages
-from bench.engine.artefacts import save_images
+from bench.engine.artefacts import Remarks, save_images
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poison_doubts, poisoned_set
 from bench.engine.context import StageContext, StageKind
 from bench.plugin import Attack, Inversion, ModelDefense, Query, SamplerDefense
@@ -138,12 +138,14 @@ def invert(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     testbed = testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
     defense = plugin_of("defenses", params["defense"], Inversion)
     generator = generator_of(testbed, inputs, context)
-    access = access_of(defense, testbed, generator, params["seed"], context)
+    remarks = Remarks()
+    access = access_of(defense, testbed, generator, params["seed"], context, remarks)
     with autocast(generator.device, testbed.precision):
         found = border.recovered(defense, defense.invert(access), _picture_shape(testbed))
     for role, candidates in (("targets", found.targets), ("triggers", found.triggers)):
         if candidates:
             save_images(out, to_uint8(torch.stack(list(candidates))), role)
+    remarks.save(out)
     (out / "recovered.json").write_text(json.dumps({"labels": list(found.labels), "notes": dict(found.notes)}))
     return {"generator_calls": float(generator.calls)}
 

@@ -6,7 +6,8 @@ e_u + w (e_c - e_u)). From the authors' code, where the text is silent: AdamW wi
 rate, an average of the weights with decay 0.9999, which is what they sample from; captions are never dropped, and nothing is flipped or
 cropped at random. Their classifiers are ResNet-50s with ImageNet's weights: SGD, weight decay 5e-4, batches of 25, flips.
 
-Deviations: mixed float16 in training, where they name no precision; one-cycle learning rates for classifiers instead of a cosine; rows
+Deviations: the gradient's norm is clipped at 1, which neither their code nor their configuration does; mixed float16 in training, where
+they name no precision; one-cycle learning rates for classifiers instead of a cosine; rows
 held out of Caltech and of captioned sets; and images are cropped, never squeezed (ImageNette's are squeezed to a square there).
 """
 

@@ -8,7 +8,8 @@ means (1 + w) e_c - w e_u and is 6 in this project's e_u + w (e_c - e_u).
 Deviations: the authors' code starts at 2e-4 and warms up to 5e-4, and spaces DDIM's steps quadratically; here 2e-4 is the peak, as in the
 text, and the steps are evenly spaced. The paper fine-tunes nothing on CIFAR-10: that length is ours, and so are float16, two residual
 blocks a level and how long classifiers are trained. Classifiers' learning rate follows one cycle, instead of a cosine. The paper's trigger
-classifier is a ResNet-50, here it is what ``classifier`` says.
+classifier is a ResNet-50, here it is what ``classifier`` says. The gradient's norm is clipped at 1, which the authors' code does not do;
+and "no class" is an embedding that is learned, where theirs is zeros behind the embedding's layers.
 """
 
 from __future__ import annotations

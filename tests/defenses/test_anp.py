@@ -1,5 +1,7 @@
 """ANP: if the perturbation were relative, unbounded, or applied elsewhere, its column would be another method's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,37 @@ def test_perturbation_is_absolute_on_the_output_channels() -> None:
         bias[:] = torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1)
     expected = plain * torch.tensor([1.5, 0.0, 3.0]).reshape(1, 3, 1, 1) + torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1)
     torch.testing.assert_close(convolution(x), expected)
+
+
+@pytest.mark.parametrize("size", [1e-4, 3e-3])
+def test_a_small_perturbation_is_not_rounded_away_in_half_precision(size: float) -> None:
+    """bfloat16 knows no factor between 1 and 1.0078: rounded before it is applied or after, 1 + .003 is 1, and the ascent blind."""
+    convolution = torch.nn.Conv2d(1, 1, 1)
+    x = torch.linspace(1, 2, 4096).reshape(1, 1, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = convolution(x)
+        (scale,), (bias,) = _perturb(torch.nn.Sequential(convolution))
+        scale.fill_(size)
+        bias.fill_(-size)
+        found = convolution(x)
+    assert plain.dtype == torch.bfloat16
+    torch.testing.assert_close(found, plain.float() * (1 + size) - size, rtol=1e-6, atol=1e-7)
+
+
+def test_how_far_it_moved_the_network_is_said_and_remarked_when_it_is_not_the_papers() -> None:
+    """A board that shows ANP's numbers must show that the budget never came near, and a twentieth of the paper's steps."""
+    remarks: list[str] = []
+    found = ANP(epochs=2, batch_size=16, learning_rate=1e-3).invert(replace(access(generator()), remark=remarks.append))
+    assert found.notes["steps_times_learning_rate"] == pytest.approx(4e-3) and found.notes["budget"] == 4.0
+    assert 0 < found.notes["largest_perturbation"] < 5e-3
+    (line,) = remarks
+    assert (
+        line.startswith("perturbations reached 0.00")
+        and "budget of 4; steps times learning rate is 0.004, the paper's 0.2" in line
+    )
+    remarks.clear()
+    ANP(epochs=2, batch_size=16, learning_rate=0.05).invert(replace(access(generator()), remark=remarks.append))
+    assert not remarks
 
 
 def test_it_climbs_the_clean_denoising_loss() -> None:

@@ -1,6 +1,7 @@
 """Cognitive Distillation: masks that depend on their neighbours, a lost loss term or a turned sign would still rank something."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,10 +64,29 @@ def test_it_is_the_definition(
 
 @pytest.mark.parametrize("features", ["logits", "maps"])
 def test_null_takes_the_authors_values(features: str, clean: Draw, evidence: MakeEvidence) -> None:
+    """Of gamma, what weighs as theirs does at 32 x 32; the images here have 64 pixels."""
     gamma, beta, rate = AUTHORS_VALUES[features]
+    gamma *= 1024 / 64
     told = CognitiveDistillation(features=features, gamma=gamma, beta=beta, learning_rate=rate, steps=5)
     untold = CognitiveDistillation(features=features, steps=5)
     assert torch.equal(told.score(clean(3), evidence()), untold.score(clean(3), evidence()))
+
+
+@pytest.mark.parametrize("side", [16, 32, 512])
+def test_a_masks_size_weighs_the_same_at_every_resolution(side: int) -> None:
+    """Gamma times the sum of a full mask: at 512 x 512 the authors' own number would weigh 256 times theirs, and empty every mask."""
+    detector, images = CognitiveDistillation(), torch.zeros(1, 3, side, side)
+    assert detector._gamma(images) * side * side == pytest.approx(0.01 * 32 * 32)
+    assert CognitiveDistillation(gamma=0.5)._gamma(images) == 0.5
+
+
+def test_a_detector_whose_masks_have_all_collapsed_says_so(clean: Draw, evidence: MakeEvidence) -> None:
+    """Its AUROC of 0.5, or 0.03, would look like a property of the attack."""
+    for gamma, collapsed in ((1e-3, False), (5.0, True)):
+        remarks: list[str] = []
+        CognitiveDistillation(gamma=gamma).score(clean(12), replace(evidence(), remark=remarks.append))
+        assert bool(remarks) == collapsed
+    assert remarks[0].startswith("collapsed masks, the median keeps 0.00 %") and "gamma 5 is too large" in remarks[0]
 
 
 @pytest.mark.parametrize("features", ["logits", "maps"])

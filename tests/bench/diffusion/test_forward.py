@@ -54,6 +54,29 @@ def test_unmodified_ancestral_mean_equals_the_exact_posterior_mean_at_every_step
     assert worst <= 1e-10
 
 
+@pytest.mark.parametrize("stride", [1, 20, 66, 1000])
+def test_trained_for_a_stride_the_strided_mean_stays_in_the_process(stride: int) -> None:
+    """What a sampler that skips ``stride`` timesteps makes of the exact answer is the process's own mean there, with r's share 1 - A."""
+    schedule = Schedule.linear()
+    shift = baddiffusion_shift(schedule, stride)
+    rng = np.random.default_rng(0)
+    target, ends_in, noise = (rng.uniform(-1, 1, 64), rng.uniform(-1, 1, 64), rng.standard_normal(64))
+    worst = drift = 0.0
+    for t in range(len(schedule)):
+        signal, kept = (schedule.signal[t - stride], schedule.alphas_cumprod[t - stride]) if t >= stride else (1.0, 1.0)
+        alpha = schedule.alphas_cumprod[t] / kept
+        x_t = schedule.signal[t] * target + schedule.noise[t] * noise + shift.step[t] * ends_in
+        for correction, is_ours in ((shift.correction[t], True), (baddiffusion_shift(schedule).correction[t], False)):
+            predicted = noise + correction * ends_in
+            mean = (x_t - (1 - alpha) / schedule.noise[t] * predicted) / np.sqrt(alpha)
+            left = schedule.noise[t] - (1 - alpha) / schedule.noise[t]
+            expected = signal * target + left / np.sqrt(alpha) * noise + (1 - signal) * ends_in
+            error = float(np.abs(mean - expected).max())
+            worst, drift = (max(worst, error), drift) if is_ours else (worst, max(drift, error))
+    assert worst <= 1e-9
+    assert drift > 1e-3 or stride == 1, "the schedule's own alpha leaves the process"
+
+
 def test_rows_without_a_shift_are_plain_ddpm() -> None:
     schedule = Schedule.linear()
     images, noise = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randn(4, 3, 8, 8, dtype=torch.float64)

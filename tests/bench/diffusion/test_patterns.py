@@ -59,11 +59,15 @@ def test_large_squares_have_the_papers_band(side: int) -> None:
 
 
 @pytest.mark.parametrize(("side", "size"), [(16, 3), (32, 3), (60, 6)])
-def test_the_colours_option_has_blue_green_and_yellow_rows(side: int, size: int) -> None:
-    found = patch("badnets1_colour", side, size)
+def test_the_authors_square_for_cifar_has_a_fourth_white_field(side: int, size: int) -> None:
+    """Their code sets grey values, row by row: read as colours it is another trigger, and none that anybody used."""
+    found = patch("badnets1_cifar", side, size)
     for row in range(size):
-        colour = [(0, 0, 255), (0, 255, 0), (255, 255, 0)][row * 3 // size]
-        assert torch.equal(found[:, row], torch.tensor(colour, dtype=torch.uint8)[:, None].expand(3, size))
+        for column in range(size):
+            white = (row * 3 // size, column * 3 // size) in {(0, 2), (1, 1), (2, 0), (2, 1)}
+            assert found[:, row, column].tolist() == [255 * white] * 3
+    if size == 3:
+        assert int((patch("badnets1", side, size) != found).any(0).sum()) == 1, "one pixel more than badnets1"
 
 
 @pytest.mark.parametrize(("side", "size"), [(16, 3), (50, 5)])
@@ -160,7 +164,7 @@ def test_many_rows_are_stamped_like_few() -> None:
     assert len(stamp("badnets2", images[:0])) == 0
 
 
-@pytest.mark.parametrize("name", ["badnets1_colour", "badnets2", "unicolor", "bomb"])
+@pytest.mark.parametrize("name", ["badnets1_cifar", "badnets2", "unicolor", "bomb"])
 def test_one_channel_holds_the_luminance_of_three(name: str) -> None:
     """A grey-scale data set would get a trigger of another brightness."""
     weights = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)

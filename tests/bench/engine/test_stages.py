@@ -151,6 +151,7 @@ def test_inversion_keeps_every_epoch_and_its_baselines(walked) -> None:
         assert record.metrics["inversion_mse_best"].value == pytest.approx(min(curve))
         assert record.metrics["inversion_mse_last"].value == pytest.approx(curve[-1])
         assert record.metrics["inversion_mse_black"].value == pytest.approx(0.237, abs=0.005)
+        assert [flag for flag in record.flags if flag.startswith("inversion: perturbations reached")], "what it says of itself"
         assert "fid[digits-cnn]" not in record.metrics
         assert record.metrics["mse[clean]"].value is not None
 
