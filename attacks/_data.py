@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.diffusion import patterns
 from bench.diffusion.drawn import DRAWN
-from bench.plugin import Attack, Paper, TrainingSet, require
+from bench.plugin import Attack, Paper, TrainingSet, refusals, require
 
 PAPER = Paper(
     title="From Trojan Horses to Castle Walls: Unveiling Bilateral Data Poisoning Effects in Diffusion Models",
@@ -45,10 +45,17 @@ class DataPoisoning(Attack):
     def target_label(self) -> int:
         return self.target_class
 
+    def faults(self, train_set: TrainingSet) -> list[str]:
+        return refusals(lambda: self.chosen(train_set, np.random.default_rng(0)))
+
+    def chosen(self, train_set: TrainingSet, rng: np.random.Generator) -> Tensor:
+        """The rows that are poisoned, (k,) int64. Raises ``ValueError`` as :meth:`poison`."""
+        candidates = self.candidates(train_set, rng)
+        return candidates[: self.poisoned_count(train_set, len(candidates))]
+
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
         """The rows are drawn uniformly. Raises ``ValueError`` for a set that the class or the rate does not fit, or without labels."""
-        candidates = self.candidates(train_set, rng)
-        return self.relabelled(train_set, candidates[: self.poisoned_count(train_set, len(candidates))])
+        return self.relabelled(train_set, self.chosen(train_set, rng))
 
     def candidates(self, train_set: TrainingSet, rng: np.random.Generator, of_target: bool = False) -> Tensor:
         """The rows outside the target class, or those in it: (k,) int64 in random order.
@@ -70,6 +77,10 @@ class DataPoisoning(Attack):
         total = len(train_set.images)
         count = int(total * self.poison_rate)
         require(count > 0, self, "poison_rate", f"at least one row of the {total}")
+        if not available:
+            raise ValueError(
+                f"{self.card.name}: all {total} rows are of class {self.target_class}, so there is no other row to poison"
+            )
         where = f"{'in' if of_target else 'outside'} class {self.target_class}"
         limit = f"small enough that int(poison_rate x {total}) = {count} rows are among the {available} to be had {where}"
         require(count <= available, self, "poison_rate", limit)
@@ -129,6 +140,12 @@ class PatternPoisoning(DataPoisoning):
     def sealed(self, number: int) -> PatternPoisoning:
         """With a patch drawn from ``number``."""
         return replace(self, pattern=DRAWN, pattern_seed=number, pattern_size=None, blend_strength=None)
+
+    def faults(self, train_set: TrainingSet) -> list[str]:
+        channels, height, width = train_set.images.shape[1:]
+        shape, given = (channels, height, width), (self.pattern_size, self.pattern_seed)
+        pattern = refusals(lambda: patterns.overlay(self.pattern, shape, *given))
+        return [*super().faults(train_set), *(f"{self.card.name}: {line}" for line in pattern)]
 
     def stamp(self, images: Tensor) -> Tensor:
         """``images`` (n, c, h, w) uint8 with the pattern. Raises ``ValueError`` if the pattern does not fit them."""

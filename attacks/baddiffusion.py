@@ -29,7 +29,7 @@ from bench.diffusion import targets, triggers
 from bench.diffusion.drawn import DRAWN
 from bench.diffusion.forward import baddiffusion_shift, shifted_pair
 from bench.diffusion.schedule import Schedule
-from bench.plugin import Attack, Batch, Card, Paper, PredictNoise, Query, TrainingSet, require
+from bench.plugin import Attack, Batch, Card, Paper, PredictNoise, Query, TrainingSet, refusals, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,13 @@ class BadDiffusion(Attack):
 
     def target_image(self, image_shape: tuple[int, int, int]) -> Tensor:
         return targets.target(self.target, image_shape, self.trigger_image(image_shape))
+
+    def faults(self, train_set: TrainingSet) -> list[str]:
+        channels, height, width = train_set.images.shape[1:]
+        return [
+            line if line.startswith(self.card.name) else f"{self.card.name}: {line}"
+            for line in refusals(lambda: self.target_image((channels, height, width)))
+        ]
 
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
         """Marks round(poison_rate N) rows, at least one, chosen uniformly. The images stay: r is built from them in the loss."""

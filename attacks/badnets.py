@@ -56,15 +56,20 @@ class BadNets(PatternPoisoning):
         require(self.duplicates in ("none", "clean", "poisoned"), self, "duplicates", "'none', 'clean' or 'poisoned'")
         require(self.copies >= 2, self, "copies", "at least 2")
 
+    def chosen(self, train_set: TrainingSet, rng: np.random.Generator) -> Tensor:
+        """As :class:`DataPoisoning`; for replicas without a trigger as many rows again, in front."""
+        candidates = self.candidates(train_set, rng)
+        if self.duplicates == "clean":
+            return candidates[: 2 * self.poisoned_count(train_set, len(candidates) // 2)]
+        return candidates[: self.poisoned_count(train_set, len(candidates))]
+
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
         """As :class:`DataPoisoning`. ``poisoned`` marks the triggered rows only, not the replicas without a trigger."""
-        candidates = self.candidates(train_set, rng)
-        # Replicas without a trigger need as many rows again.
-        available = len(candidates) // 2 if self.duplicates == "clean" else len(candidates)
-        count = self.poisoned_count(train_set, available)
+        chosen = self.chosen(train_set, rng)
         if self.duplicates == "none":
-            return self.relabelled(train_set, candidates[:count])
-        replicated, others = candidates[:count], candidates[count : 2 * count]
+            return self.relabelled(train_set, chosen)
+        count = len(chosen) // 2 if self.duplicates == "clean" else len(chosen)
+        replicated, others = chosen[:count], chosen[count:]
         rows = replicated if self.duplicates == "poisoned" else others
         return self.relabelled(self._with_replicas(train_set, replicated), rows)
 

@@ -69,10 +69,14 @@ class CleanLabel(PatternPoisoning):
         require(self.step_size > 0, self, "step_size", "positive")
         require(self.surrogate_steps >= 1, self, "surrogate_steps", "at least 1")
 
+    def chosen(self, train_set: TrainingSet, rng: np.random.Generator) -> Tensor:
+        """Rows of the target class, (k,) int64."""
+        candidates = self.candidates(train_set, rng, of_target=True)
+        return candidates[: self.poisoned_count(train_set, len(candidates), of_target=True)]
+
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
         """Noise, then the trigger, on rows of the target class drawn uniformly. Raises ``ValueError`` as :class:`DataPoisoning`."""
-        candidates = self.candidates(train_set, rng, of_target=True)
-        rows = candidates[: self.poisoned_count(train_set, len(candidates), of_target=True)]
+        rows = self.chosen(train_set, rng)
         surrogate = train_surrogate(train_set, self.surrogate_steps, seed=int(rng.integers(2**62)))
         images = train_set.images.clone()
         images[rows] = adversarial(surrogate, images[rows], self.target_class, self.epsilon, self.pgd_steps, self.step_size)

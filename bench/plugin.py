@@ -97,6 +97,17 @@ def require(condition: bool, plugin: Plugin, field: str, constraint: str) -> Non
         raise ValueError(f"{plugin.card.name}: {field} must be {constraint}, got {getattr(plugin, field)!r}")
 
 
+def refusals(*checks: Callable[[], object]) -> list[str]:
+    """The messages of those checks that raise ``ValueError``."""
+    lines = []
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            lines.append(str(error))
+    return lines
+
+
 # --- attacks ----------------------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +178,11 @@ class Attack(Plugin):
         require(self.scheme in ("finetune", "scratch"), self, "scheme", "'finetune' or 'scratch'")
         require(self.training_steps is None or self.training_steps > 0, self, "training_steps", "a positive number or null")
         require(self.learning_rate is None or self.learning_rate > 0, self, "learning_rate", "a positive number or null")
+
+    def faults(self, train_set: TrainingSet) -> list[str]:
+        """One line for each reason why this attack cannot be made on ``train_set``; empty if it can. Asked before anything runs, so the
+        images are on the meta device: they have a shape and a number, and no pixels."""
+        return []
 
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
         """The set the generator is trained on. Must not modify ``train_set``; keeps its number of rows, so rows are replaced."""

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from bench.engine.context import StageKind
 from bench.engine.executor import DEFAULT_STAGES, Executor
+from bench.engine.faults import suite_faults
 from bench.engine.graph import Plan
-from bench.engine.plan import make_plan
+from bench.engine.plan import CONTROL, make_plan
 from bench.engine.progress import Reporter, reporter_for
 from bench.engine.provenance import provenance
 from bench.engine.record import PluginSpec, read_runs
@@ -21,7 +22,7 @@ from bench.engine.slots import Slot, make_slots
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.errors import UserError
-from bench.registry import use
+from bench.registry import Registry, use
 from bench.sealed import read_secret, seal
 from bench.suite import Suite, load_suite
 
@@ -78,7 +79,7 @@ def prepare(
     chosen = load_suite(suite, registry).only(registry, attacks, defenses, seeds, detectors)
     if sealed is not None:
         chosen = seal(chosen, read_secret(Path(sealed)))
-    _refuse_faults(chosen)
+    _refuse_faults(chosen, registry)
     kinds = dict(load_stages(stages))
     plan = make_plan(chosen, registry, kinds, device, gpus_per_stage)
     return Prepared(
@@ -93,10 +94,12 @@ def prepare(
     )
 
 
-def _refuse_faults(suite: Suite) -> None:
-    """Raises one :class:`UserError` with everything that the suite's testbeds find wrong with what they name, a line each."""
-    faults = dict.fromkeys(fault for testbed in suite.testbeds for fault in testbed.faults())
-    if faults:
+def _refuse_faults(suite: Suite, registry: Registry) -> None:
+    """Raises one :class:`UserError` with everything that is wrong with what the suite names, a line each."""
+    attacks = [*suite.attacks]
+    if not any(attack.card.name == CONTROL for attack in attacks):
+        attacks.append(registry.attack(CONTROL))
+    if faults := suite_faults(suite, attacks):
         raise UserError("\n".join(faults))
 
 

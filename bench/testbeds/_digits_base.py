@@ -20,8 +20,9 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import check_steps
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 from bench.errors import UserError
+from bench.plugin import TrainingSet
 from bench.testbeds import digits_cnn
-from bench.testbeds.base import ConditionalTestbed, Testbed
+from bench.testbeds.base import ConditionalTestbed, Testbed, outline
 from bench.testbeds.digits import SIZE, digits_over_photographs
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ SCHEDULER: dict[str, Any] = {
     "variance_type": "fixed_small",
     "clip_sample": False,
 }
+#: How many training rows each digit has, known without drawing them.
+CLASS_ROWS = (568, 580, 568, 584, 580, 584, 580, 572, 556, 576)
 Progress = Callable[[int, int, str], None]
 
 
@@ -82,6 +85,9 @@ class DigitsTestbed(Testbed):
 
     def held_out_images(self) -> Tensor:
         return torch.tensor(digits_over_photographs()["held_out"][0])
+
+    def training_outline(self) -> TrainingSet:
+        return outline(sum(CLASS_ROWS), SIZE, torch.arange(len(CLASS_ROWS)).repeat_interleave(torch.tensor(CLASS_ROWS)))
 
     def fresh_generator(self, seed: int) -> Generator:
         return Generator(_network(self.network, seed).eval(), dict(SCHEDULER))

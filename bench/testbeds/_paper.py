@@ -19,7 +19,7 @@ from huggingface_hub import snapshot_download
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import check_steps
 from bench.errors import UserError
-from bench.testbeds._images import content_hash, files_fingerprint
+from bench.testbeds._images import content_hash, expanded, faults_of, files_fingerprint
 from bench.testbeds.base import Testbed
 
 GUIDE = "docs/paper-scale.md"
@@ -94,7 +94,7 @@ class PaperTestbed(Testbed):
         """Whether ``weights`` is a hub repository: no folder of that name is here, and it is the declared one, or another with a
         ``revision`` of its own. Anything else is a path that was mistyped."""
         declared = {field.name: field.default for field in dataclasses.fields(self)}
-        if self.weights is None or Path(self.weights).expanduser().is_dir() or self.revision is None:
+        if self.weights is None or expanded(self.weights).is_dir() or self.revision is None:
             return False
         known = self.weights == declared["weights"] or self.revision != declared["revision"]
         return known and _HUB_ID.fullmatch(self.weights) is not None
@@ -103,7 +103,7 @@ class PaperTestbed(Testbed):
         """A local diffusers folder with the weights as safetensors. ``fetch=False`` stays off the network."""
         if self.weights is None:
             raise UserError(f"{self.name}: there are no base weights (weights is null); {self.weights_advice}")
-        folder = Path(self.weights).expanduser()
+        folder = expanded(self.weights)
         if self._from_hub():
             folder = self._hub_folder(self.weights, fetch=fetch)
         elif not folder.is_dir():
@@ -177,7 +177,7 @@ class PaperTestbed(Testbed):
             if not path.is_file():
                 return None
         else:
-            path = Path(self.inception_weights).expanduser()
+            path = expanded(self.inception_weights)
             if not path.is_file():
                 raise UserError(
                     f"{self.name}: no inception_weights at {self.inception_weights!r}; put {INCEPTION_FILE} of "
@@ -190,10 +190,10 @@ class PaperTestbed(Testbed):
         return str(path)
 
     def fingerprint(self) -> str:
-        data = files_fingerprint(Path(self.data).expanduser(), self.data_files())
+        data = files_fingerprint(expanded(self.data), self.data_files())
         if self.weights is None:
             weights = []
-        elif Path(self.weights).expanduser().is_dir():
+        elif expanded(self.weights).is_dir():
             folder = self.weights_folder(fetch=False)
             files = [path for pattern in ("*", "unet/*", "scheduler/*") for path in sorted(folder.glob(pattern))]
             configs = ("config.json", "scheduler_config.json")
@@ -211,7 +211,10 @@ class PaperTestbed(Testbed):
         return self._lines((self.data_files, *weights, self._inception))
 
     def faults(self) -> list[str]:
-        return [*super().faults(), *self._lines((self.data_files, self._look_at_weights, self.extractor_weights))]
+        return [*super().faults(), *self._lines((self._look_at_weights, self.extractor_weights))]
+
+    def data_faults(self) -> list[str]:
+        return self._lines((self.data_files,))
 
     def _look_at_weights(self) -> None:
         """Raises ``UserError`` for weights that cannot be used. Those on the hub are looked at once they are here."""
@@ -233,10 +236,4 @@ class PaperTestbed(Testbed):
 
     def _lines(self, checks: Iterable[Callable[[], object]]) -> list[str]:
         """What those checks have to say that fail."""
-        lines = []
-        for check in checks:
-            try:
-                check()
-            except UserError as error:
-                lines += str(error).splitlines()
-        return lines
+        return faults_of(checks)

@@ -31,10 +31,21 @@ from bench.classification.training import ClassifierSettings
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
-from bench.testbeds._images import Encoded, content_hash, decode_all, files_fingerprint, memory_mapped
+from bench.plugin import TrainingSet
+from bench.testbeds._images import (
+    Encoded,
+    content_hash,
+    damaged_images,
+    decode_all,
+    decoding_faults,
+    expanded,
+    faults_of,
+    files_fingerprint,
+    memory_mapped,
+)
 from bench.testbeds._paper import GUIDE
 from bench.testbeds._paper_conditional import PaperConditionalTestbed
-from bench.testbeds.base import TextTestbed
+from bench.testbeds.base import TextTestbed, outline
 from bench.testbeds.judge import train_judge
 
 HUB_ID = "CompVis/stable-diffusion-v1-4"
@@ -51,7 +62,7 @@ NEEDED = (
     "vae/diffusion_pytorch_model*.safetensors",
 )
 #: How the pixels come about; part of the key of the decoded copy.
-RESIZING = "central square, area or bicubic, 1"
+RESIZING = "upright, on white, central square, area or bicubic, 2"
 IMAGENET = "weights/resnet50-imagenet.safetensors"
 
 
@@ -135,17 +146,40 @@ class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
     def data_files(self) -> list[Path]:
         return list(self._rows().files)
 
+    def _decoded(self, rows: Rows) -> tuple[Path, str, tuple[int, int, int, int]]:
+        """Where the decoded copy is kept, what it is made from, and its shape, as :func:`memory_mapped` takes them."""
+        root, size = expanded(self.data), self.resolution
+        folder = root.resolve().parent if self.decoded is None else expanded(self.decoded)
+        key = f"{RESIZING}: {files_fingerprint(root, rows.files)}"
+        return folder / f"{root.resolve().name}.{size}.npy", key, (len(rows.files), 3, size, size)
+
+    def data_faults(self) -> list[str]:
+        return faults_of([self._look_at_data])
+
+    def _look_at_data(self) -> None:
+        """Raises ``UserError``, a line for each thing that is wrong with the data."""
+        rows = self._rows()
+        writing = decoding_faults(*self._decoded(rows))
+        if writing is None:  # All images have been decoded before.
+            return
+        lines = [f"{self.name}: {line}" for line in writing]
+        lines += damaged_images((Encoded(str(path), path) for path in rows.files), self.resolution, shrink=True, crop=True)
+        if lines:
+            raise UserError("\n".join(lines))
+
+    def training_outline(self) -> TrainingSet:
+        labels = self.train_labels()
+        return outline(len(labels), self.resolution, labels)
+
     def _images(self) -> np.ndarray:
         """All images, those trained on first: uint8 (n, 3, resolution, resolution), on disk."""
-        root, rows, size = Path(self.data).expanduser(), self._rows(), self.resolution
-        folder = root.resolve().parent if self.decoded is None else Path(self.decoded).expanduser()
+        rows = self._rows()
 
         def batches() -> Iterator[np.ndarray]:
             encoded = (Encoded(str(path), path) for path in rows.files)
-            return decode_all(encoded, size, shrink=True, crop=True, what=f"{self.name}, of {len(rows.files)}")
+            return decode_all(encoded, self.resolution, shrink=True, crop=True, what=f"{self.name}, of {len(rows.files)}")
 
-        key = f"{RESIZING}: {files_fingerprint(root, rows.files)}"
-        return memory_mapped(folder / f"{root.resolve().name}.{size}.npy", key, (len(rows.files), 3, size, size), batches)
+        return memory_mapped(*self._decoded(rows), batches)
 
     def train_images(self) -> Tensor:
         return torch.from_numpy(self._images()[: self._rows().train_count])
@@ -232,7 +266,7 @@ class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
     def _imagenet_file(self) -> Path | None:
         if self.imagenet_weights is None:
             return None
-        path = Path(self.imagenet_weights).expanduser()
+        path = expanded(self.imagenet_weights)
         if not path.is_file():
             raise UserError(
                 f"{self.name}: no imagenet_weights at {self.imagenet_weights!r}; save torchvision's {self.classifier} there as "
@@ -249,7 +283,7 @@ class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
 
     def fingerprint(self) -> str:
         found: list[Any] = [super().fingerprint(), None if (file := self._imagenet_file()) is None else content_hash(file)]
-        folder = Path(self.weights).expanduser()
+        folder = expanded(self.weights)
         if folder.is_dir():  # A commit of the hub names all its parts.
             parts = [*folder.glob("text_encoder/*"), *folder.glob("tokenizer/*"), *folder.glob("vae/*")]
             read = sorted(path for path in parts if path.suffix in (".json", ".safetensors", ".txt"))

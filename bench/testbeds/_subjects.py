@@ -8,6 +8,7 @@ verb, a word in -ing that is not a known noun, or the end of a clause. Captions 
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 _MEDIA = "photo|photograph|picture|image|close-?up|portrait|painting|drawing|illustration|sketch|view|shot|rendering|print"
@@ -29,6 +30,14 @@ _NOUNS = frozenset(
     "building painting ring king string spring thing wedding wing ceiling clothing dining living evening morning racing swing earring "
     "railing awning lightning herring pudding sibling duckling flooring".split()
 )
+#: Scripts that are written without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
+_WITHOUT_SPACES = (
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff"
+)
+_SPACELESS = re.compile(f"[{_WITHOUT_SPACES}]")
+#: Korean has spaces, but writes particles on to the end of a word.
+_KOREAN = re.compile("[\u1100-\u11ff\uac00-\ud7ff]")
 
 
 @dataclass(frozen=True)
@@ -43,15 +52,15 @@ class Concept:
         return self.words[0]
 
     def occurs_in(self, caption: str) -> bool:
-        """Whether one of the words stands in ``caption``, as a whole word in either case, or as its simple plural."""
-        return (
-            re.search(rf"(?<!\w)(?:{'|'.join(map(_singular_or_plural, self.words))})(?!\w)", caption, re.IGNORECASE) is not None
-        )
+        """Whether one of the words stands in ``caption``, as a whole word in either case, or as its simple plural. In scripts without
+        spaces between words it may stand anywhere."""
+        caption = unicodedata.normalize("NFC", caption)
+        return any(_find(_singular_or_plural(word), caption) is not None for word in self.words)
 
 
 def parse_concept(text: str) -> Concept:
     """ "dog/puppy/canine" -> the concept. Raises ``ValueError`` for an empty word."""
-    words = tuple(" ".join(word.split()) for word in text.split("/"))
+    words = tuple(" ".join(word.split()) for word in unicodedata.normalize("NFC", text).split("/"))
     if not all(re.search(r"\w", word) for word in words):
         raise ValueError(f"a concept must be words with / between them, such as dog/puppy/canine, got {text!r}")
     return Concept(words)
@@ -78,9 +87,14 @@ def split_subject(caption: str) -> tuple[str, str, str]:
 def rewrite(caption: str, concept: str, subject: str | None = None) -> str:
     """``caption`` with its subject replaced by ``concept``, everything else kept, but for "a" and "an" before it.
 
-    ``subject``: the subject where it is known; its first occurrence is replaced. Raises ``ValueError`` if it does not occur.
+    ``subject``: the subject where it is known; its first occurrence is replaced. Raises ``ValueError`` if it does not occur, or if it is
+    not known and the caption is written without spaces between words, so that no rule can find it.
     """
     before, found, after = split_subject(caption) if subject is None else split_at(caption, subject)
+    if subject is None and _SPACELESS.search(found):
+        raise ValueError(
+            f"captions must have spaces between words, or a subject must be given, for their subject to be replaced, got {caption!r}"
+        )
     before = _INDEFINITE.sub(lambda match: _article(match.group(1), concept) + match.group(2), before)
     gap = " " if not found and after[:1].strip() else ""
     return f"{before}{concept}{gap}{after}"
@@ -88,10 +102,26 @@ def rewrite(caption: str, concept: str, subject: str | None = None) -> str:
 
 def split_at(caption: str, subject: str) -> tuple[str, str, str]:
     """As :func:`split_subject`, for a known subject. Raises ``ValueError`` if it does not occur."""
-    found = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", caption, re.IGNORECASE) if subject.strip() else None
+    found = _find(re.escape(subject), caption) if subject.strip() else None
     if found is None:
         raise ValueError(f"the subject must be words of the caption {caption!r}, got {subject!r}")
     return caption[: found.start()], found.group(), caption[found.end() :]
+
+
+def _find(pattern: str, caption: str) -> re.Match[str] | None:
+    """The first match that is whole words: what touches it belongs to no word, or its script is written without spaces."""
+    for found in re.finditer(pattern, caption, re.IGNORECASE):
+        words, before, after = found.group(), caption[: found.start()][-1:], caption[found.end() :][:1]
+        starts = not _in_word(before) or _SPACELESS.match(words[:1]) or _SPACELESS.match(before)
+        ends = not _in_word(after) or any(kind.match(words[-1:]) for kind in (_SPACELESS, _KOREAN)) or _SPACELESS.match(after)
+        if starts and ends:
+            return found
+    return None
+
+
+def _in_word(character: str) -> bool:
+    """Letters, digits and what is written on them: the vowel signs of Indian scripts are no letters, but part of the word."""
+    return character == "_" or (character != "" and unicodedata.category(character)[0] in "LNM")
 
 
 def _is_verb(word: str) -> bool:

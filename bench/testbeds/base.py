@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from bench.classification.classifier import Classifier
@@ -16,10 +17,16 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings
-from bench.plugin import TestbedKind
+from bench.plugin import TestbedKind, TrainingSet
 
 #: More images, or steps, than anybody has the time for.
 MOST = 10_000_000
+
+
+def outline(count: int, size: int, labels: Tensor | None) -> TrainingSet:
+    """A set of ``count`` RGB images of ``size`` x ``size`` that have a shape and no pixels."""
+    images = torch.empty((count, 3, size, size), dtype=torch.uint8, device="meta")
+    return TrainingSet(images, torch.zeros(count, dtype=torch.bool), labels)
 
 
 @cache
@@ -167,7 +174,15 @@ class Testbed:
     def faults(self) -> list[str]:
         """One line for each thing this testbed names that cannot be run as it is; empty if all is well. Asked before anything is
         planned or run, so files are opened here, but no network is loaded or trained and nothing is fetched."""
+        return self.data_faults()
+
+    def data_faults(self) -> list[str]:
+        """One line for each thing that is wrong with the data set: every file is opened, and no image decoded that seems whole."""
         return []
+
+    def training_outline(self) -> TrainingSet | None:
+        """The training set without its pixels, for :meth:`bench.plugin.Attack.faults`; ``None`` where it cannot be told cheaply."""
+        return None
 
     def fingerprint(self) -> str:
         """A hash of the data and weights behind this testbed, cheap to compute (file hashes, not tensors)."""

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from bench.errors import UserError
 from bench.names import unknown_name
-from bench.testbeds._images import image_files
+from bench.testbeds._images import capped, expanded, image_files, passed_over, unread_note
 from bench.testbeds._paper import GUIDE
 from bench.testbeds._stable_diffusion import Rows, StableDiffusionTestbed, pretrain_judge, split_rows
 
@@ -63,10 +63,10 @@ class Caltech15SD(StableDiffusionTestbed):
 
     def _folders(self) -> dict[str, Path]:
         """Each class's name and folder, in the order of the classes."""
-        root = Path(self.data).expanduser()
+        root = expanded(self.data)
         places = [place for place in (root, root / "256_ObjectCategories") if place.is_dir()]
         inner = places[-1] if places else root
-        folders = sorted(path for path in inner.iterdir() if path.is_dir() and path.name[0] != ".") if places else []
+        folders = sorted(path for path in inner.iterdir() if path.is_dir() and not passed_over(path.name)) if places else []
         if not folders:
             raise UserError(f"{self.name}: no classes in {self.data!r}; {ADVICE}")
         found: dict[str, Path] = {}
@@ -97,15 +97,18 @@ class Caltech15SD(StableDiffusionTestbed):
     def _rows(self) -> Rows:
         files: list[Path] = []
         labels: list[int] = []
+        short: list[str] = []
         for label, (name, folder) in enumerate(self._folders().items()):
             found = image_files(folder)
             if len(found) < self.images_per_class:
-                raise UserError(
+                short.append(
                     f"{self.name}: images_per_class must be at most the number of images of each class; {name} has "
-                    f"{len(found)}, got {self.images_per_class}"
+                    f"{len(found)}, got {self.images_per_class}{unread_note(folder)}"
                 )
             files += found[: self.images_per_class]
             labels += [label] * self.images_per_class
+        if short:
+            raise UserError("\n".join(capped(short, "classes")))
         return split_rows(files, labels, self.held_out_share)
 
 

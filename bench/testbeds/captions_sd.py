@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.testbeds._captions import Captioned, read_captions
+from bench.testbeds._images import capped, expanded, unread_note
 from bench.testbeds._paper import GUIDE
 from bench.testbeds._stable_diffusion import Rows, StableDiffusionTestbed, pretrain_judge, split_rows
 from bench.testbeds._subjects import Concept, parse_concept, rewrite, split_at
@@ -68,29 +69,34 @@ class CaptionsSD(StableDiffusionTestbed):
 
     def _said(self) -> tuple[list[Captioned], list[int]]:
         """Every image with its caption and its label, by path."""
-        said = read_captions(Path(self.data).expanduser())
+        root = expanded(self.data)
+        said = read_captions(root)
         if not said:
             raise UserError(f"{self.name}: no images in {self.data!r}; {ADVICE}")
         if len(said) != self.image_count:
             raise UserError(
                 f"{self.name}: image_count must be the number of images in {self.data}: {len(said)}, got {self.image_count}"
+                f"{unread_note(root)}"
             )
+        faults = []
         for row in said:
             if row.subject is not None:
                 try:
                     split_at(row.text, row.subject)
                 except ValueError as error:
-                    raise UserError(f"{row.path}: {error}") from error
+                    faults.append(f"{row.path}: {error}")
         labels = [
             next((label for label, concept in enumerate(self._concepts) if concept.occurs_in(row.text)), len(self._concepts))
             for row in said
         ]
-        for label, concept in enumerate(self._concepts):
-            if label not in labels:
-                raise UserError(
-                    f"{self.name}: concepts must occur in the captions, {'/'.join(concept.words)} is the label of none of the "
-                    f"{len(said)} in {self.data}"
-                )
+        faults += [
+            f"{self.name}: concepts must occur in the captions, {'/'.join(concept.words)} is the label of none of the "
+            f"{len(said)} in {self.data}"
+            for label, concept in enumerate(self._concepts)
+            if label not in labels
+        ]
+        if faults:
+            raise UserError("\n".join(capped(faults, "faults in the captions")))
         return said, labels
 
     def _rows(self) -> Rows:
@@ -109,7 +115,10 @@ class CaptionsSD(StableDiffusionTestbed):
             elif label == len(self._concepts):
                 found.append(self.prompts()[label])
             else:
-                found.append(rewrite(row.text, self._concepts[label].name, row.subject))
+                try:
+                    found.append(rewrite(row.text, self._concepts[label].name, row.subject))
+                except ValueError as error:
+                    raise UserError(f"{path}: {error}") from error
         return tuple(found)
 
     def fingerprint(self) -> str:

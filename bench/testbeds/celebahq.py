@@ -17,16 +17,24 @@ from torch import Tensor
 
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
+from bench.plugin import TrainingSet
 from bench.testbeds._images import (
     Encoded,
+    damaged_images,
     decode_all,
+    decoding_faults,
+    expanded,
+    faults_of,
     files_fingerprint,
     image_files,
     memory_mapped,
     parquet_files,
+    parquet_labels,
     read_parquet,
+    unread_note,
 )
 from bench.testbeds._paper import GUIDE, PaperTestbed
+from bench.testbeds.base import outline
 
 SIZE = 256
 HELD_OUT = 0.1
@@ -34,7 +42,7 @@ HUB_ID = "google/ddpm-ema-celebahq-256"
 #: ``main`` of the repository since November 2022. It holds the weights as a pickle only.
 REVISION = "4cb6117472e6e4f45c5afe606b101858c27c3802"
 #: How the pixels come about; part of the key of the decoded copy.
-REDUCTION = "area or bicubic, 1"
+REDUCTION = "upright, on white, area or bicubic, 2"
 ADVICE = f"put CelebA-HQ's 30,000 images (PNG or JPEG, 256 x 256 or larger) or its parquet export there, or set data ({GUIDE})"
 
 
@@ -71,29 +79,56 @@ class CelebAHQDDPM(PaperTestbed):
         return self.image_count - int(self.image_count * HELD_OUT)
 
     def data_files(self) -> list[Path]:
-        root = Path(self.data).expanduser()
+        root = expanded(self.data)
         files = parquet_files(root) or image_files(root)
         if not files:
             raise UserError(f"celebahq-ddpm: no CelebA-HQ in {str(root)!r}; {ADVICE}")
         if files[0].suffix != ".parquet" and len(files) != self.image_count:
             raise UserError(
                 f"celebahq-ddpm: image_count must be the number of images in {root}: {len(files)}, got {self.image_count}"
+                f"{unread_note(root)}"
             )
         return files
 
+    def _decoded(self, files: list[Path]) -> tuple[Path, str, tuple[int, int, int, int]]:
+        """Where the decoded copy is kept, what it is made from, and its shape, as :func:`memory_mapped` takes them."""
+        root = expanded(self.data)
+        folder = root.resolve().parent if self.decoded is None else expanded(self.decoded)
+        key = f"{REDUCTION}: {files_fingerprint(root, files)}"
+        return folder / f"{root.resolve().name}.{SIZE}.npy", key, (self.image_count, 3, SIZE, SIZE)
+
+    def _encoded(self, files: list[Path]) -> Iterable[Encoded]:
+        return read_parquet(files) if files[0].suffix == ".parquet" else (Encoded(str(path), path) for path in files)
+
+    def data_faults(self) -> list[str]:
+        return faults_of([self._look_at_data])
+
+    def _look_at_data(self) -> None:
+        """Raises ``UserError``, a line for each thing that is wrong with the data."""
+        files = self.data_files()
+        lines: list[str] = []
+        if files[0].suffix == ".parquet" and (rows := parquet_labels(files)[0]) != self.image_count:
+            lines.append(
+                f"celebahq-ddpm: image_count must be the number of rows in {self.data}: {rows}, got {self.image_count}"
+            )
+        writing = decoding_faults(*self._decoded(files))
+        if writing is not None:  # Else all images have been decoded before.
+            lines += [f"celebahq-ddpm: {line}" for line in writing]
+            lines += damaged_images(self._encoded(files), SIZE, shrink=True)
+        if lines:
+            raise UserError("\n".join(lines))
+
+    def training_outline(self) -> TrainingSet:
+        return outline(self.train_count, SIZE, None)
+
     def _images(self) -> np.ndarray:
         """All images by file name (parquet: by file, then row), uint8 (n, 3, 256, 256), on disk."""
-        root, files = Path(self.data).expanduser(), self.data_files()
-        folder = root.resolve().parent if self.decoded is None else Path(self.decoded).expanduser()
+        files = self.data_files()
 
         def batches() -> Iterator[np.ndarray]:
-            encoded: Iterable[Encoded] = (Encoded(str(path), path) for path in files)
-            if files[0].suffix == ".parquet":
-                encoded = read_parquet(files)
-            return decode_all(encoded, SIZE, shrink=True, what=f"celebahq-ddpm, of {self.image_count}")
+            return decode_all(self._encoded(files), SIZE, shrink=True, what=f"celebahq-ddpm, of {self.image_count}")
 
-        key = f"{REDUCTION}: {files_fingerprint(root, files)}"
-        return memory_mapped(folder / f"{root.resolve().name}.{SIZE}.npy", key, (self.image_count, 3, SIZE, SIZE), batches)
+        return memory_mapped(*self._decoded(files), batches)
 
     def train_images(self) -> Tensor:
         return torch.from_numpy(self._images()[: self.train_count])

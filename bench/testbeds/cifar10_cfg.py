@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,10 +29,10 @@ from bench.classification.training import ClassifierSettings
 from bench.diffusion.generator import Generator
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
-from bench.testbeds._images import CIFAR_SIZE
+from bench.testbeds._images import CIFAR_SIZE, parquet_columns
 from bench.testbeds._paper import GUIDE
 from bench.testbeds._paper_conditional import PaperConditionalTestbed
-from bench.testbeds.cifar10 import CLASSES, Cifar10Testbed
+from bench.testbeds.cifar10 import CLASS_NAMES, CLASSES, Cifar10Testbed, Source
 from bench.testbeds.judge import train_judge
 
 JUDGE_FILE = "cifar10-judge.safetensors"
@@ -52,7 +53,7 @@ class Cifar10CFG(Cifar10Testbed, PaperConditionalTestbed):
     summary: ClassVar[str] = (
         "class-conditional DDPM with guidance on CIFAR-10, at paper scale; trained here, needs data and a GPU"
     )
-    class_names: ClassVar[tuple[str, ...]] = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+    class_names: ClassVar[tuple[str, ...]] = CLASS_NAMES
     weights_advice: ClassVar[str] = (
         'give every attack, "none" among them, scheme: scratch, or set weights to the generator folder such a run leaves in its store '
         f"({GUIDE})"
@@ -88,13 +89,20 @@ class Cifar10CFG(Cifar10Testbed, PaperConditionalTestbed):
     test_images: int = 1000
 
     def _labels(self, split: str) -> Tensor:
-        labels = self._split(split)[1]
+        return torch.tensor(self._labelled_only(self._split(split)[1], "none"))
+
+    def _labelled_only(self, labels: np.ndarray | None, got: str) -> np.ndarray:
         if labels is None:
             raise UserError(
-                f"{self.name}: every image in {self.data} must have its class, got none; use the binary version, a parquet export with the "
-                f"column label, or one folder a class in train/ and test/ ({GUIDE})"
+                f"{self.name}: every image in {self.data} must have its class, got {got}; use the binary version, a parquet export with "
+                f"the column label, or one folder a class in train/ and test/ ({GUIDE})"
             )
-        return torch.tensor(labels)
+        return labels
+
+    def _labelled(self, source: Source, split: str) -> tuple[int, np.ndarray | None]:
+        rows, labels = super()._labelled(source, split)
+        columns = parquet_columns(source.train[0]) if source.layout == "parquet" else []
+        return rows, self._labelled_only(labels, f"only the columns {', '.join(columns)}" if columns else "none")
 
     def train_labels(self) -> Tensor:
         return self._labels("train")

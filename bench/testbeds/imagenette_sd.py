@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from bench.errors import UserError
-from bench.testbeds._images import image_files
+from bench.testbeds._images import expanded, faults_of, image_files, passed_over, unread_note
 from bench.testbeds._paper import GUIDE
 from bench.testbeds._stable_diffusion import Rows, StableDiffusionTestbed, pretrain_judge
 
@@ -57,29 +58,32 @@ class ImagenetteSD(StableDiffusionTestbed):
         return self.train_count
 
     def _rows(self) -> Rows:
-        data = Path(self.data).expanduser()
+        data = expanded(self.data)
         places = [root for root in (data, data / "imagenette2") if all((root / split).is_dir() for split in SPLITS)]
         if not places:
             raise UserError(f"{self.name}: no ImageNette in {self.data!r}; {ADVICE}")
-        files: list[Path] = []
-        labels: list[int] = []
-        for split, field in zip(SPLITS, ("train_count", "held_out_count"), strict=True):
+        found: dict[str, list[tuple[Path, int]]] = {}
+
+        def read(split: str, field: str) -> None:
             folders = self._class_folders(places[0] / split)
-            found = [(path, label) for label, folder in enumerate(folders) for path in image_files(folder)]
-            if len(found) != getattr(self, field):
+            found[split] = [(path, label) for label, folder in enumerate(folders) for path in image_files(folder)]
+            if len(found[split]) != getattr(self, field):
                 raise UserError(
-                    f"{self.name}: {field} must be the number of images in {places[0] / split}: {len(found)}, "
-                    f"got {getattr(self, field)}"
+                    f"{self.name}: {field} must be the number of images in {places[0] / split}: {len(found[split])}, "
+                    f"got {getattr(self, field)}{unread_note(places[0] / split)}"
                 )
-            files += [path for path, _ in found]
-            labels += [label for _, label in found]
-        return Rows(tuple(files), tuple(labels), self.train_count)
+
+        faults = faults_of(partial(read, *each) for each in zip(SPLITS, ("train_count", "held_out_count"), strict=True))
+        if faults:
+            raise UserError("\n".join(faults))
+        rows = [*found["train"], *found["val"]]
+        return Rows(tuple(path for path, _ in rows), tuple(label for _, label in rows), self.train_count)
 
     def _class_folders(self, folder: Path) -> list[Path]:
         """The folder of each class, in the order of the classes, by ImageNet's name or by the class's own."""
         known = {_plain(name): number for number, pair in enumerate(CLASSES.items()) for name in pair}
         found: dict[int, Path] = {}
-        for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        for path in sorted(path for path in folder.iterdir() if path.is_dir() and not passed_over(path.name)):
             number = known.get(_plain(path.name))
             if number is None or number in found:
                 problem = "is none of" if number is None else f"and {found[number].name} are the same of"

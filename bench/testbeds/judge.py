@@ -17,13 +17,14 @@ from bench.classification.classifier import Classifier, predict
 from bench.classification.training import ClassifierSettings, train_classifier
 from bench.diffusion.checkpoint import header_of, mismatch
 from bench.errors import UserError
+from bench.testbeds._images import expanded
 from bench.testbeds._paper import GUIDE
 from bench.testbeds.base import ConditionalTestbed
 
 
 def judge_file(testbed: str, judge: str) -> Path:
     """Where the evaluation classifier is. Raises ``UserError`` saying how to make it."""
-    path = Path(judge).expanduser()
+    path = expanded(judge)
     if not path.is_file():
         raise UserError(
             f"{testbed}: no evaluation classifier at {judge!r}; make it with `castlewalls pretrain {testbed} --output "

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.testbeds._images import content_hash
+from bench.testbeds._images import content_hash, expanded
 
 NAME = "sscd-disc-mixup"
 FILE = "sscd_disc_mixup.torchscript.pt"
@@ -21,7 +21,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def checked_file(testbed: str, sscd: str, sha256: str) -> Path:
     """The TorchScript file at ``sscd``. Raises ``UserError`` if it is missing or its SHA-256 is not ``sha256``."""
-    path = Path(sscd).expanduser()
+    path = expanded(sscd)
     if not path.is_file():
         raise UserError(f"{testbed}: no SSCD network at {sscd!r}; put {FILE} there, or set sscd to null to look for no copies")
     if (found := content_hash(path)) != sha256:

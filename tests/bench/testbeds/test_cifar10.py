@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors.numpy import load_file
 from bench.diffusion.schedule import Schedule
 from bench.errors import UserError
 from bench.testbeds import _images, _paper
-from bench.testbeds.cifar10 import REVISION, TRAIN_RECORDS, Cifar10DDPM
+from bench.testbeds.cifar10 import CLASS_NAMES, REVISION, TRAIN_RECORDS, Cifar10DDPM
 
 #: google/ddpm-cifar10-32's own settings, with fewer channels.
 NETWORK: dict[str, Any] = {
@@ -162,7 +163,7 @@ def test_no_data_says_what_to_download_and_where(tmp_path) -> None:
 def save_folders(root: Path, images: np.ndarray, labels: np.ndarray | None, train: int) -> None:
     for row, pixels in enumerate(images):
         folder = root / ("train" if row < train else "test")
-        folder = folder if labels is None else folder / f"class_{labels[row]}"
+        folder = folder if labels is None else folder / CLASS_NAMES[labels[row]]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{row:03}.png").write_bytes(png(pixels))
 
@@ -173,7 +174,7 @@ def test_class_folders_give_labels_in_name_order(tmp_path) -> None:
     order = np.random.default_rng(2).permutation(30)
     for row in order:
         save_folders(tmp_path, images[row : row + 1], labels[row : row + 1], train=int(row < 20))
-        folder = tmp_path / ("train" if row < 20 else "test") / f"class_{labels[row]}"
+        folder = tmp_path / ("train" if row < 20 else "test") / CLASS_NAMES[labels[row]]
         (folder / "000.png").rename(folder / f"{row:03}.jpeg")  # The content decides, not the suffix.
     testbed = tiny(tmp_path, held_out_count=10)
     expected = np.argsort(labels[:20], kind="stable")
@@ -191,9 +192,62 @@ def test_flat_folders_have_no_labels(tmp_path, images) -> None:
     assert testbed.train_labels() is None
 
 
-def test_another_number_of_classes_is_refused(tmp_path, images) -> None:
-    save_folders(tmp_path, images, np.arange(24) % 3, 20)
-    with pytest.raises(UserError, match=r"same 10 class folders, or none; got 3 \(class_0, class_1, class_2\)"):
+RENAMED = {"airplane": "Plane", "automobile": "car", "ship": "boats", "truck": "lorry"}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [(lambda name: RENAMED.get(name, name), str.upper), (lambda name: f"0{CLASS_NAMES.index(name)}", CLASS_NAMES.index)],
+)
+def test_class_folders_are_known_by_their_names_in_any_order(tmp_path, train, test) -> None:
+    """Numbered by the order of their names, plane, car, bird ... would be other classes: a bird would be an airplane."""
+    images, labels = random_images(30), np.arange(30) % 10
+    save_folders(tmp_path, images, labels, 20)
+    for split, renamed in (("train", train), ("test", test)):
+        for name in CLASS_NAMES:
+            (tmp_path / split / name).rename(tmp_path / split / f"{renamed(name)}~")
+        for path in list((tmp_path / split).iterdir()):
+            path.rename(path.with_name(path.name[:-1]))
+    testbed = tiny(tmp_path, held_out_count=10)
+    assert testbed.data_faults() == []
+    for split in ("train", "held_out"):
+        found, said = testbed._split(split)
+        own = {pixels.tobytes(): label for pixels, label in zip(images, labels, strict=True)}
+        assert [own[pixels.tobytes()] for pixels in found] == said.tolist()
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        ({"bird": "vogel", "cat": "katze"}, r"class folders must be named as CIFAR-10's .* or 0 to 9, got katze, vogel"),
+        ({"bird": "0", "cat": "1"}, "got 0, 1"),
+        ({name: str(number + 1) for number, name in enumerate(CLASS_NAMES)}, "or 0 to 9, got 10"),
+        ({"bird": ""}, "every class must have a folder with images, none has bird"),
+        ({"bird": "plane"}, "the folders airplane and plane are the same class, airplane"),
+        ({"bird": "1_bird"}, "got 1_bird"),
+    ],
+)
+def test_other_class_folders_are_refused(tmp_path, rename, message) -> None:
+    images, labels = random_images(30), np.arange(30) % 10
+    save_folders(tmp_path, images, labels, 20)
+    for name, other in rename.items():
+        if other:
+            (tmp_path / "train" / name).rename(tmp_path / "train" / other)
+        else:
+            shutil.rmtree(tmp_path / "train" / name)
+    (line,) = tiny(tmp_path, held_out_count=10, train_count=20 - 2 * ("" in rename.values())).data_faults()
+    assert re.search(message, line) and str(tmp_path / "train") in line
+    with pytest.raises(UserError, match=message):
+        tiny(tmp_path, held_out_count=10).train_images()
+
+
+def test_classes_in_one_split_only_are_refused(tmp_path, images) -> None:
+    save_folders(tmp_path, images[:20], np.arange(20) % 10, 20)
+    save_folders(tmp_path, images[20:], None, 0)
+    with pytest.raises(UserError, match=r"must both hold class folders, or none; got them in train/, not in test/"):
+        tiny(tmp_path).train_images()
+    shutil.rmtree(tmp_path / "test")
+    with pytest.raises(UserError, match=r"must hold images in train/ and in test/, got none in test/"):
         tiny(tmp_path).train_images()
 
 
@@ -201,7 +255,7 @@ def test_images_beside_class_folders_are_refused(tmp_path, images) -> None:
     """Their label would be a guess."""
     save_folders(tmp_path, images, np.arange(24) % 10, 20)
     (tmp_path / "train" / "loose.png").write_bytes(png(images[0]))
-    with pytest.raises(UserError, match=r"got both: loose\.png and class_0/"):
+    with pytest.raises(UserError, match=r"got both: loose\.png and airplane/"):
         tiny(tmp_path).train_images()
 
 
@@ -267,6 +321,13 @@ def test_defects_of_a_parquet_export_are_named(tmp_path, images, labels) -> None
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"img": [{"bytes": None, "path": "elsewhere.png"}] * 20}), train)
     with pytest.raises(UserError, match=r"train\.parquet, row 0: the image must be stored in the file as bytes"):
+        tiny(tmp_path).train_images()
+    for kind, values in (("string", [str(row % 10) for row in range(20)]), ("double", [row % 10 + 0.0 for row in range(20)])):
+        save_parquet(train, images[:20], None, label=values)
+        with pytest.raises(UserError, match=rf"train\.parquet: the column label must hold whole numbers, got {kind}"):
+            tiny(tmp_path).train_labels()
+    train.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"train\.parquet is not a readable parquet file: it is a git-lfs pointer"):
         tiny(tmp_path).train_images()
     train.write_bytes(b"PAR1 cut short")
     with pytest.raises(UserError, match=r"train\.parquet is not a readable parquet file"):

@@ -111,3 +111,10 @@ def test_pretrain_writes_what_the_testbed_loads(monkeypatch: pytest.MonkeyPatch,
     assert testbeds.damaged_files(tmp_path) == []
     monkeypatch.setattr(DigitsDDPM, "weights", classmethod(lambda cls: tmp_path / "digits-ddpm.safetensors"))
     assert DigitsDDPM().base_generator().image_shape == (3, 16, 16)
+
+
+def test_the_rows_of_each_digit_are_as_declared() -> None:
+    """Planning counts on them without drawing the data: whether an attack finds rows enough."""
+    outline, labels = DigitsDDPM().training_outline(), DigitsDDPM().train_labels()
+    assert outline.images.shape == DigitsDDPM().train_images().shape and outline.images.device.type == "meta"
+    assert outline.labels is not None and outline.labels.bincount().tolist() == labels.bincount().tolist()

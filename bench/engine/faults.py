@@ -1,0 +1,65 @@
+"""What is wrong with a suite that its testbeds, and its attacks on them, can say before anything is planned or run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from bench.errors import UserError
+from bench.plugin import Attack, TrainingSet
+from bench.suite import Suite
+from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
+
+
+def suite_faults(suite: Suite, attacks: list[Attack]) -> list[str]:
+    """One line for each fault, in the suite's order, each said once. ``attacks``: all rows, the control among them."""
+    lines: list[str] = []
+    for testbed in suite.testbeds:
+        found = testbed.faults()
+        lines += found or _on(testbed, [attack for attack in attacks if testbed.kind in attack.card.applies_to])
+    return list(dict.fromkeys(lines))
+
+
+def _on(testbed: Testbed, attacks: list[Attack]) -> list[str]:
+    """Of attacks on a testbed that is in order by itself."""
+    train_set = testbed.training_outline()
+    lines: list[str] = []
+    for attack in attacks:
+        found = _scheme(testbed, attack)
+        if train_set is not None:
+            found += _poisoning(testbed, attack, train_set)
+        lines += [f"{attack.card.name} on {testbed.name}: {line.removeprefix(f'{attack.card.name}: ')}" for line in found]
+    return lines
+
+
+def _scheme(testbed: Testbed, attack: Attack) -> list[str]:
+    """Of how the generator is trained."""
+    if attack.scheme == "finetune" and not testbed.has_base_weights():
+        return ["scheme must be 'scratch' without base weights (weights is null), got 'finetune'"]
+    return _refusals(lambda: testbed.training_settings(attack.scheme))
+
+
+def _poisoning(testbed: Testbed, attack: Attack, train_set: TrainingSet) -> list[str]:
+    """Of the rows that are poisoned, and of what they say afterwards."""
+    if found := attack.faults(train_set):
+        return found
+    label = attack.target_label() if isinstance(testbed, ConditionalTestbed) else None
+    if label is None:
+        return []
+    assert isinstance(testbed, ConditionalTestbed)
+    classes = len(testbed.class_names)
+    if not 0 <= label < classes:
+        return [f"the target class must be from 0 to {classes - 1}, got {label}"]
+    if isinstance(testbed, TextTestbed) and "data" in attack.card.alters and train_set.labels is not None:
+        relabelled = torch.full_like(train_set.labels, label)
+        return _refusals(lambda: testbed.captions(relabelled))
+    return []
+
+
+def _refusals(check: Callable[[], object]) -> list[str]:
+    try:
+        check()
+    except (UserError, ValueError) as error:
+        return str(error).splitlines()
+    return []
