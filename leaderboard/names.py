@@ -159,6 +159,22 @@ _PLAIN = {
         "trigger classifier, false alarms",
         "Share of clean held-out images in which the trigger classifier sees the trigger: smaller rates mean nothing.",
     ),
+    "judge_accuracy": (
+        "Other",
+        "evaluation classifier, accuracy",
+        "Accuracy of the classifier behind G1 to G4 on held-out images, clean and stamped.",
+    ),
+    "template_rate": (
+        "Other",
+        "images with the patch itself",
+        "Share in which a search for the patch finds it: an estimate that needs no classifier.",
+    ),
+    "robust_asr_false_alarms": (
+        "Other",
+        "robust ASR, false alarms",
+        "Share of clean held-out images that count as a success: smaller rates mean nothing.",
+    ),
+    "robust_asr_threshold": ("Other", "robust ASR threshold", "The share of variance explained above which a sample counts."),
     "trigger_classifier_misses": (
         "Other",
         "trigger classifier, misses",

@@ -43,14 +43,19 @@ class Classifier(nn.Module):
         return copy.deepcopy(self)
 
 
-@torch.inference_mode()
 def predict(classifier: Classifier, images: Tensor, batch_size: int | None = None) -> Tensor:
     """Predicted classes (n,) int64 of ``images`` (n, c, h, w) uint8, on the CPU; the classifier is used in evaluation mode.
 
     ``batch_size``: by default 512, of images larger than 64 x 64 as many fewer as they are larger: 8 of 512 x 512.
     """
+    return logits(classifier, images, batch_size).argmax(1)
+
+
+@torch.inference_mode()
+def logits(classifier: Classifier, images: Tensor, batch_size: int | None = None) -> Tensor:
+    """As :func:`predict`, but what it says of every class: (n, classes) float32."""
     classifier.eval()
     batch_size = batch_size or max(1, min(512, 512 * 64 * 64 // (images.shape[-2] * images.shape[-1])))
     device = classifier.head.weight.device
-    found = [classifier(to_unit_range(piece).to(device)).argmax(1).cpu() for piece in images.split(batch_size)]
-    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+    found = [classifier(to_unit_range(piece).to(device)).float().cpu() for piece in images.split(batch_size)]
+    return torch.cat(found) if found else torch.empty(0, classifier.classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.classification.classifier import predict
+from bench.classification.classifier import Classifier, predict
 from bench.diffusion.noise import stream_seed
 from bench.engine import doubts
 from bench.engine.aims import Aim, PoisonedRows, read_rows
 from bench.engine.artefacts import load_images, read_remarks
 from bench.engine.building import asked_for
 from bench.engine.class_stages import FEATURES, SCORES, evaluation_sets, judged_rows, load_classifier
+from bench.engine.judges import TriggerJudge, read_judge
 from bench.engine.record import Metric
-from bench.metrics import composition, detection, fid, replication, uncertainty
+from bench.metrics import asr, composition, detection, fid, replication, stamps, uncertainty
 from bench.testbeds.base import ConditionalTestbed
 
 Metrics = dict[str, Metric]
@@ -45,16 +45,18 @@ def poison_shares(testbed: ConditionalTestbed, suspected: PoisonedRows, goal: in
 
 def generations(
     testbed: ConditionalTestbed,
-    goal: int | None,
+    aim: Aim,
     inputs: Inputs,
     device: str,
     shares: Metrics,
     metrics: Metrics,
+    series: dict[str, list[float]],
     flags: list[str],
 ) -> None:
     """G1 to G4 of images asked for in the adversary's class (Pan et al. 2024, section 4), and whether prompts are still followed.
 
     ``asr[prompt]`` is G1 + G2, the share that is misaligned or stamped by the trigger: what a user who asks for that class gets.
+    ``robust_asr[prompt]`` counts the trigger in a mirrored, inverted, recoloured or fainter picture too.
     """
     judge = testbed.evaluation_classifier().to(device)
     if "clean" in inputs:
@@ -62,54 +64,123 @@ def generations(
         assert asked is not None
         followed = composition.accuracy(predict(judge, load_images(inputs["clean"])), asked)
         metrics["prompt_accuracy"] = _share(followed, True)
-    if goal is None or "target" not in inputs:
+    if aim.label is None or "target" not in inputs:
         return
     images = load_images(inputs["target"])
-    mismatch = predict(judge, images) != goal
+    mismatch = predict(judge, images) != aim.label
     if "trigger_classifier" not in inputs:
         # Without a trigger there are only G3 and G4.
         metrics["mismatch"] = _share(composition.composition(torch.zeros_like(mismatch), mismatch).mismatch_ratio, False)
         return
-    errors = json.loads((inputs["trigger_classifier"] / "errors.json").read_text())
-    stamped = predict(load_classifier(testbed, inputs["trigger_classifier"], device, 2), images) == 1
+    trigger = _trigger_judge(testbed, inputs, device)
+    stamped, robust = trigger.stamped(images), trigger.robustly_stamped(images)
     found = composition.composition(stamped, mismatch)
     for name in ("g1", "g2", "g3", "g4"):
         metrics[name] = _share(getattr(found, name), name == "g4")
     metrics["mismatch"], ratio = _share(found.mismatch_ratio, False), found.trigger_ratio
     metrics["asr[prompt]"] = _share(ratio, False)
-    for name in ("false_alarms", "misses"):
-        metrics[f"trigger_classifier_{name}"] = Metric(value=errors[name], n=errors["n"] // 2)
+    metrics["robust_asr[prompt]"] = _share(composition.Proportion(int(robust.sum()), len(robust)), False)
+    series["outcomes[robust_asr[prompt]]"] = robust.float().tolist()
+    if asr.evades(ratio.value, float(robust.float().mean())):
+        flags.append("asr: evades the metric, robust ASR is higher by more than .1 (asked for the adversary's class)")
     expected = shares["p_t"].value if "p_t" in shares else None
     if expected is not None and (value := composition.amplification(ratio.value, expected)) is not None:
         low, high = ratio.interval()
         metrics["amplification"] = Metric(
             value=value, ci_low=low / expected, ci_high=high / expected, n=len(images), higher_is_better=False
         )
-    if composition.below_error(ratio.value, len(images), errors["false_alarms"]):
+    judge_metrics(testbed, aim, judge, trigger, images, stamped, inputs, metrics)
+    if composition.below_error(ratio.value, len(images), _false_alarms(trigger, inputs)):
         flags.append("asr: within the trigger classifier's false alarms")
 
 
-def classifier_metrics(testbed: ConditionalTestbed, aim: Aim, inputs: Inputs, seed: int, device: str, metrics: Metrics) -> None:
+def judge_metrics(
+    testbed: ConditionalTestbed,
+    aim: Aim,
+    judge: Classifier,
+    trigger: TriggerJudge,
+    images: Tensor,
+    stamped: Tensor,
+    inputs: Inputs,
+    metrics: Metrics,
+) -> None:
+    """How far the judges of ``images`` (n, c, h, w), of which ``stamped`` (n,) carry the trigger by their verdict, are to be believed.
+
+    The trigger classifier on held-out images, on the honest model's (``[generated]``), and, where the trigger is a patch, its misses
+    among the images in which the patch itself is found (``[template]``), beside the share that this finds. The evaluation classifier
+    on held-out images, clean and stamped: G1 and G2 are read off pictures with a trigger on them.
+    """
+    for name, share in trigger.errors.items():
+        metrics["robust_asr_false_alarms" if name.startswith("robust") else f"trigger_classifier_{name}"] = _share(share, None)
+    if "honest_target" in inputs:
+        alarms = trigger.stamped(load_images(inputs["honest_target"]))
+        found = composition.Proportion(int(alarms.sum()), len(alarms))
+        metrics["trigger_classifier_false_alarms[generated]"] = _share(found, None)
+    if aim.stamped is None:
+        return
+    held_out, labels = testbed.held_out_images(), testbed.held_out_labels()
+    for name, shown in (("held-out", held_out), ("stamped", aim.stamped)):
+        metrics[f"judge_accuracy[{name}]"] = _share(composition.accuracy(predict(judge, shown), labels), None)
+    if (patch := stamps.patch(held_out, aim.stamped)) is not None:
+        seen = stamps.likeness(patch, images) > stamps.TEMPLATE_FLOOR
+        metrics["template_rate[prompt]"] = _share(composition.Proportion(int(seen.sum()), len(seen)), None)
+        if bool(seen.any()):
+            missed = composition.Proportion(int((seen & ~stamped).sum()), int(seen.sum()))
+            metrics["trigger_classifier_misses[template]"] = _share(missed, None)
+
+
+def _trigger_judge(testbed: ConditionalTestbed, inputs: Inputs, device: str) -> TriggerJudge:
+    folder = inputs["trigger_classifier"]
+    return read_judge(load_classifier(testbed, folder, device, 2), folder)
+
+
+def _false_alarms(trigger: TriggerJudge, inputs: Inputs) -> float:
+    """The most that the trigger classifier's false alarms may be: the upper end among held-out images or the honest model's, whichever
+    is more."""
+    shares = [trigger.errors["false_alarms"]]
+    if "honest_target" in inputs:
+        alarms = trigger.stamped(load_images(inputs["honest_target"]))
+        shares.append(composition.Proportion(int(alarms.sum()), len(alarms)))
+    return max(share.interval()[1] for share in shares)
+
+
+def classifier_metrics(
+    testbed: ConditionalTestbed,
+    aim: Aim,
+    inputs: Inputs,
+    seed: int,
+    device: str,
+    metrics: Metrics,
+    series: dict[str, list[float]],
+) -> None:
     """TA and ASR of the classifier in ``inputs``: on clean held-out images, and on stamped ones of other classes."""
     network = load_classifier(testbed, inputs["classifier"], device)
     sets = evaluation_sets(testbed, aim, seed)
     said = {name: predict(network, images) for name, (images, _) in sets.items()}
-    _accuracy(said, {name: labels for name, (_, labels) in sets.items()}, aim.label, metrics)
+    _accuracy(said, {name: labels for name, (_, labels) in sets.items()}, aim.label, metrics, series)
 
 
-def classifier_defense_metrics(goal: int | None, inputs: Inputs, metrics: Metrics) -> None:
+def classifier_defense_metrics(goal: int | None, inputs: Inputs, metrics: Metrics, series: dict[str, list[float]]) -> None:
     """The same of a classifier defense, from the predictions it left."""
     with np.load(inputs["predictions"] / SCORES) as arrays:
         names = [name for name in ("clean", "triggered") if name in arrays]
         said = {name: torch.from_numpy(arrays[name]) for name in names}
         labels = {name: torch.from_numpy(arrays[f"{name}_labels"]) for name in names}
-    _accuracy(said, labels, goal, metrics)
+    _accuracy(said, labels, goal, metrics, series)
 
 
-def _accuracy(said: Mapping[str, Tensor], labels: Mapping[str, Tensor], goal: int | None, metrics: Metrics) -> None:
+def _accuracy(
+    said: Mapping[str, Tensor],
+    labels: Mapping[str, Tensor],
+    goal: int | None,
+    metrics: Metrics,
+    series: dict[str, list[float]],
+) -> None:
     metrics["ta"] = _share(composition.accuracy(said["clean"], labels["clean"]), True)
     if "triggered" in said and goal is not None:
         metrics["classifier_asr"] = _share(composition.attack_success(said["triggered"], labels["triggered"], goal), False)
+        others = labels["triggered"] != goal
+        series["outcomes[classifier_asr]"] = (said["triggered"][others] == goal).float().tolist()
 
 
 def replication_metrics(
@@ -159,8 +230,11 @@ def detector_metrics(
         scores, rows = _scores(inputs["scores"], "generated")
         images = load_images(inputs["generated"])
         assert torch.equal(rows, judged_rows(testbed, len(images), seed))
-        truth = predict(load_classifier(testbed, inputs["trigger_classifier"], device, 2), images[rows]) == 1
+        trigger = _trigger_judge(testbed, inputs, device)
+        truth = trigger.stamped(images[rows])
         _detection("generated", scores, truth, metrics, series, flags)
+        if composition.below_error(float(truth.float().mean()), len(truth), _false_alarms(trigger, inputs)):
+            flags.append("auroc: the images called poisoned are within the trigger classifier's false alarms (generated)")
 
 
 def noise_detector_metrics(inputs: Inputs, metrics: Metrics, series: dict[str, list[float]], flags: list[str]) -> None:
@@ -227,10 +301,10 @@ def measure_cell(
     """Everything this module measures for one cell, by what its inputs hold. ``aim``: of the attack that is invoked."""
     shares = poison_shares(testbed, read_rows(inputs["poisoned_rows"]), aim.label)
     metrics |= shares
-    generations(testbed, aim.label, inputs, device, shares, metrics, flags)
+    generations(testbed, aim, inputs, device, shares, metrics, series, flags)
     if "classifier" in inputs:
-        classifier_metrics(testbed, aim, inputs, seed, device, metrics)
+        classifier_metrics(testbed, aim, inputs, seed, device, metrics, series)
     if "predictions" in inputs:
-        classifier_defense_metrics(aim.label, inputs, metrics)
+        classifier_defense_metrics(aim.label, inputs, metrics, series)
     if "scores" in inputs:
         detector_metrics(testbed, inputs, seed, device, metrics, series, flags)

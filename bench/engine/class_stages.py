@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench import testbeds
-from bench.classification.classifier import Classifier, predict
+from bench.classification.classifier import Classifier
 from bench.classification.training import train_classifier
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import initial_noise, numpy_stream, sample_streams
@@ -27,6 +27,7 @@ from bench.engine.aims import Aim, read_aim
 from bench.engine.artefacts import Remarks, load_images, unsaid
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
 from bench.engine.context import StageContext
+from bench.metrics import stamps
 from bench.plugin import (
     Attack,
     ClassifierDefense,
@@ -71,26 +72,27 @@ def classifier(params: Params, inputs: Inputs, out: Path, context: StageContext)
 
 
 def trigger_classifier(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """The harness's own judge of "does this image carry the trigger": trained on clean training images and their stamped copies.
+    """The harness's own judge of "does this image carry the trigger": trained on clean training images and their stamped copies, the
+    trigger at many strengths and all of them shifted, soft or noisy (:func:`bench.metrics.stamps.weathered`).
 
-    One for each attack and all its seeds. Its error on held-out images, stamped and not, is kept: no rate below it means anything.
+    One for each attack and all its seeds. Every other held-out image sets the margins from which on it says yes, the rest count its
+    errors (:class:`bench.engine.judges.TriggerJudge`): no rate below them means anything.
     """
+    # As with `extract_features`: what counts errors imports what measures, which planning does not need.
+    from bench.engine import judges
+
     testbed, attack = _testbed(params), plugin_of("attacks", params["attack"], Attack)
-    plain = testbed.train_images()
-    images, labels = _stamped_and_not(attack, plain)
+    rng, plain = numpy_stream(0, "trigger classifier"), testbed.train_images()
+    plain = torch.cat([plain, stamps.nonsense(len(plain) // 8, tuple(plain.shape[1:]), rng)])
+    images = torch.cat([stamps.weathered(plain, None, rng), stamps.weathered(plain, _stamped(attack, plain), rng)])
+    labels = torch.arange(2).repeat_interleave(len(plain))
     network = testbed.fresh_classifier(0, classes=2).to(context.device)
     train_classifier(
         network, images, labels, testbed.classifier_settings(), 0, purpose="trigger classifier", progress=context.progress
     )
+    held_out = testbed.held_out_images()
+    (out / judges.ERRORS).write_text(json.dumps(judges.errors(network, held_out, _stamped(attack, held_out), rng)))
     _save(network, out)
-    held_out, truth = _stamped_and_not(attack, testbed.held_out_images())
-    said = predict(network, held_out)
-    errors = {
-        "false_alarms": float((said[truth == 0] == 1).float().mean()),
-        "misses": float((said[truth == 1] == 0).float().mean()),
-        "n": len(held_out),
-    }
-    (out / "errors.json").write_text(json.dumps(errors))
     return {}
 
 
@@ -247,11 +249,11 @@ def _testbed(params: Mapping[str, Any]) -> ConditionalTestbed:
     return testbed  # type: ignore[no-any-return]
 
 
-def _stamped_and_not(attack: Attack, images: Tensor) -> tuple[Tensor, Tensor]:
+def _stamped(attack: Attack, images: Tensor) -> Tensor:
     stamped = border.stamped(attack, images)
     if stamped is None:
         raise ValueError(f"{attack.card.name} has no image trigger, so there is nothing to recognise")
-    return torch.cat([images, stamped]), torch.cat([torch.zeros(len(images)), torch.ones(len(images))]).long()
+    return stamped
 
 
 def _save(network: Classifier, out: Path) -> None:

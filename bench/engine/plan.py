@@ -68,10 +68,11 @@ def make_plan(
     treatments: list[Treatment] = [*defenses, *suite.detectors]
     backdoors = [attack for attack in attacks if attack.card.name != CONTROL]
     rows: list[tuple[Attack, Attack | None]] = [(attack, None) for attack in backdoors]
-    for honest in (attack for attack in attacks if attack.card.name == CONTROL):
-        rows += [(honest, probe) for probe in backdoors] or [(honest, None)]
+    honest = [attack for attack in attacks if attack.card.name == CONTROL]
+    for one in honest:
+        rows += [(one, probe) for probe in backdoors] or [(one, None)]
     for testbed in suite.testbeds:
-        builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned)
+        builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned, honest)
         for seed in suite.seeds:
             cells += [builder.cell(attack, probe, treatment, seed) for attack, probe in rows for treatment in treatments]
             cells += builder.anchors(defenses[0], seed)
@@ -96,8 +97,9 @@ class _Builder:
         processes: int,
         stages: dict[str, Stage],
         suite_tuned: tuple[Tuning, ...],
+        honest: list[Attack],
     ) -> None:
-        self.suite_tuned = suite_tuned
+        self.suite_tuned, self.honest = suite_tuned, honest
         self.testbed, self.kinds, self.device, self.processes, self.stages = testbed, kinds, device, processes, stages
         self.conditional = isinstance(testbed, ConditionalTestbed)
         self.spec = testbed_spec(testbed)
@@ -236,7 +238,7 @@ class _Builder:
 
         undefended = samples(trained, None)
         if self.conditional and self._has_trigger(invoked):
-            inputs["trigger_classifier"] = self.trigger_classifier(invoked)
+            inputs |= self._trigger_judged(invoked, seed)
         if family == "control":
             inputs |= undefended
             if isinstance(self.testbed, ConditionalTestbed):
@@ -272,7 +274,18 @@ class _Builder:
             "generated": generated,
             "true_rows": self.poisoned_rows(invoked, seed),
         }
-        return inputs | ({"trigger_classifier": self.trigger_classifier(invoked)} if self._has_trigger(invoked) else {})
+        return inputs | (self._trigger_judged(invoked, seed) if self._has_trigger(invoked) else {})
+
+    def _trigger_judged(self, attack: Attack, seed: int) -> dict[str, str]:
+        """The judge of an attack's trigger, and what the honest model draws for the adversary's class: its false alarms there are
+        what any rate is to be held against."""
+        judged = {"trigger_classifier": self.trigger_classifier(attack)}
+        if (label := attack.target_label()) is not None:
+            # Trained as the attack was, if the suite has such a one.
+            honest = next((one for one in self.honest if one.scheme == attack.scheme), self.honest[0])
+            trained = self.stage("train", {"attack": _bare(honest), "seed": seed}, {}, honest)
+            judged["honest_target"] = self.sample(seed, "target", trained, None, None, label)
+        return judged
 
     def classifier(self, attack: Attack, seed: int) -> str:
         """The key of the classifier a user trains on the suspected training set."""

@@ -184,7 +184,9 @@ STAGES: dict[str, StageKind] = {
     "repair": StageKind(run=repair, code=_NUMERICS),
     "invert": StageKind(run=invert, code=_NUMERICS),
     "classifier": StageKind(run=class_stages.classifier, code=_JUDGING),
-    "trigger_classifier": StageKind(run=class_stages.trigger_classifier, code=_JUDGING),
+    "trigger_classifier": StageKind(
+        run=class_stages.trigger_classifier, code=("bench.metrics.stamps", "bench.engine.judges", *_JUDGING)
+    ),
     "detect": StageKind(run=class_stages.detect, code=_JUDGING, packages=("scipy",)),
     "detect_noise": StageKind(run=class_stages.detect_noise, code=_JUDGING, packages=("scipy",)),
     "classify": StageKind(run=class_stages.classify, code=_JUDGING),
@@ -199,6 +201,7 @@ STAGES: dict[str, StageKind] = {
             "bench.engine.artefacts",
             "bench.engine.measure",
             "bench.engine.class_measure",
+            "bench.engine.judges",
             "bench.engine.doubts",
         ),
         packages=("torch-fidelity",),

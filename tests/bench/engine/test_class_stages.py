@@ -1,6 +1,5 @@
 """The stages of a class-conditional testbed, on the real one made tiny: what every number of the poisoning board rests on."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,12 @@ from bench.engine.aims import Aim, read_aim, read_rows
 from bench.engine.artefacts import load_images
 from bench.engine.building import asked_for, poisoned_set
 from bench.engine.context import StageContext
+from bench.engine.judges import read_judge
 from bench.engine.plan import make_plan
 from bench.engine.record import Record
 from bench.engine.stages import STAGES
 from bench.errors import ContractError
+from bench.metrics.composition import Proportion
 from bench.suite import parse_suite
 from bench.testbeds.digits_cfg import DigitsCFG
 
@@ -271,14 +272,53 @@ def test_stamped_test_images_are_of_other_classes() -> None:
     assert torch.equal(plain["clean"][0], sets["clean"][0])
 
 
-def test_the_trigger_classifier_states_its_own_error(walked) -> None:
+def test_the_trigger_classifier_states_its_own_errors(walked, records) -> None:
+    """Counted on held-out images that set no threshold, and on what the honest model draws; in every record that rests on it."""
     plan, folders = walked
     stage = next(stage for stage in plan.stages.values() if stage.name == "trigger_classifier")
-    errors = json.loads((folders[stage.key] / "errors.json").read_text())
-    network = class_stages.load_classifier(DigitsCFG(), folders[stage.key], "cpu", 2)
+    judge = read_judge(class_stages.load_classifier(DigitsCFG(), folders[stage.key], "cpu", 2), folders[stage.key])
     held_out = DigitsCFG().held_out_images()
-    assert errors["n"] == 2 * len(held_out)
-    assert errors["false_alarms"] == pytest.approx(float((predict(network, held_out) == 1).float().mean()))
+    alarms = judge.stamped(held_out[1::2])
+    assert judge.stamped(held_out[::2]).float().mean() <= 0.005
+    assert judge.errors["false_alarms"] == Proportion(int(alarms.sum()), len(alarms))
+    metrics = records["badnets", "", "clip_x0"].metrics
+    for name in ("false_alarms", "false_alarms[weathered]", "misses", "misses[weathered]"):
+        metric = metrics[f"trigger_classifier_{name}"]
+        assert (metric.value, metric.n) == (judge.errors[name].value, 720)
+        assert metric.ci_low <= metric.value <= metric.ci_high
+    honest = records["none", "badnets", "none"].metrics
+    assert metrics["trigger_classifier_false_alarms[generated]"].value == honest["asr[prompt]"].value
+    marked = registry.build("attacks", "badnets").stamp(held_out)
+    for name, shown in (("held-out", held_out), ("stamped", marked)):
+        right = predict(DigitsCFG().evaluation_classifier(), shown) == DigitsCFG().held_out_labels()
+        assert metrics[f"judge_accuracy[{name}]"].value == pytest.approx(float(right.double().mean()))
+    assert metrics["template_rate[prompt]"].n == 12
+
+
+def test_robust_success_in_prompts_counts_at_least_what_the_groups_do(records) -> None:
+    """G1 to G4 stay the plain verdict's; the robust one adds pictures in which the trigger is only changed."""
+    for key, record in records.items():
+        if "asr[prompt]" in record.metrics:
+            robust = record.metrics["robust_asr[prompt]"]
+            outcomes = record.series["outcomes[robust_asr[prompt]]"]
+            assert set(outcomes) <= {0.0, 1.0} and (np.mean(outcomes), len(outcomes)) == (robust.value, robust.n), key
+            assert robust.value >= record.metrics["asr[prompt]"].value
+
+
+def test_a_rate_within_the_honest_models_false_alarms_is_flagged(walked, tmp_path) -> None:
+    """The honest model's own images cannot be called poisoned; the record would say 12 of 12 without a word."""
+    plan, folders = walked
+    cell = next(cell for cell in plan.cells if (cell.attack.name, cell.defense.name) == ("badnets", "none"))
+    stage = plan.stages[cell.stage]
+    inputs = {role: folders[made] for role, made in stage.inputs.items()}
+    STAGES["measure"].run(
+        stage.params,
+        inputs | {"target": inputs["honest_target"]},
+        tmp_path,
+        StageContext(key="k", provenance={"package": "test"}),
+    )
+    record = Record.from_json((tmp_path / "record.json").read_text())
+    assert "asr: within the trigger classifier's false alarms" in record.flags
 
 
 def test_generated_sets_do_not_repeat_the_evaluations_noise(walked) -> None:
