@@ -39,11 +39,15 @@ class PaperTestbed(Testbed):
     ``None``: there are none, where a testbed can do without. ``inception_weights``: a local copy of torch-fidelity's Inception
     weights; ``None`` lets torch-fidelity fetch them. Paths are relative to the working directory.
 
-    ``finetune_epochs``, ``scratch_epochs``: passes over the training set for each scheme.
+    ``finetune_epochs``, ``scratch_epochs``: passes over the training set for each scheme. ``accumulation_steps``: pieces in which a
+    training batch goes through the network, and ``gradient_checkpointing``: whether activations are computed twice instead of being
+    kept. Both are for GPUs with less memory, and change the weights by rounding only.
     """
 
     extractor: ClassVar[str] = "inception-v3-compat"
     image_size: ClassVar[int]
+    #: Images a training batch, over all pieces and GPUs.
+    batch: ClassVar[int]
     #: What to do when there are no weights, in one sentence.
     weights_advice: ClassVar[str]
     #: What is fetched of a hub repository, as patterns.
@@ -57,6 +61,8 @@ class PaperTestbed(Testbed):
     inception_weights: str | None = None
     finetune_epochs: int
     scratch_epochs: int
+    accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
     num_inference_steps: int = 1000
     clean_samples: int = 10_000
     triggered_samples: int = 10_000
@@ -65,6 +71,10 @@ class PaperTestbed(Testbed):
         super().__post_init__()
         for field in ("finetune_epochs", "scratch_epochs"):
             self._require(getattr(self, field) > 0, field, "a positive number")
+        pieces = self.accumulation_steps
+        divides = type(pieces) is int and pieces > 0 and self.batch % pieces == 0
+        self._require(divides, "accumulation_steps", f"a divisor of the training batch of {self.batch} images")
+        self._require(type(self.gradient_checkpointing) is bool, "gradient_checkpointing", "true or false")
         valid = self.revision is None or _COMMIT.fullmatch(self.revision) is not None
         self._require(valid, "revision", "a full commit hash (40 hexadecimal digits) or null; a branch can change")
 

@@ -92,8 +92,8 @@ def split_rows(files: list[Path], labels: list[int], held_out_share: float) -> R
 class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
     """``decoded``: folder for the copy of the data set at ``resolution``, one byte a value; ``None`` puts it beside ``data``.
 
-    ``training``: of the whole U-Net, or of LoRA adapters of ``lora_rank`` on its attention. ``accumulation_steps``: pieces in which a batch
-    of 16 goes through the network; 1 for as many GPUs as fill a batch. ``classifier``: the trigger classifier and the evaluation classifier
+    ``training``: of the whole U-Net, or of LoRA adapters of ``lora_rank`` on its attention. ``accumulation_steps``: of a batch
+    of 16, in all; 1 for as many GPUs as fill a batch. ``classifier``: the trigger classifier and the evaluation classifier
     are of that architecture too, and all start from ``imagenet_weights``, torchvision's as a safetensors file; ``None``: from random ones.
     """
 
@@ -105,6 +105,7 @@ class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
     )
     locations: ClassVar[frozenset[str]] = PaperConditionalTestbed.locations | {"decoded", "imagenet_weights"}
     classifier_rate: ClassVar[float] = 1e-2
+    batch: ClassVar[int] = 16
 
     weights: str = HUB_ID
     revision: str | None = REVISION
@@ -129,8 +130,7 @@ class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("lora_rank", "accumulation_steps"):
-            self._require(getattr(self, field) > 0, field, "a positive number")
+        self._require(self.lora_rank > 0, "lora_rank", "a positive number")
         self._require(self.resolution > 0 and self.resolution % 8 == 0, "resolution", "a positive multiple of 8")
         self._require(self.training in ("full", "lora"), "training", "'full' or 'lora'")
 
@@ -234,9 +234,10 @@ class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
                 f"{self.name}: training must be 'full' for scheme: scratch, since adapters need weights, got 'lora'"
             )
         return TrainingSettings(
-            steps=self._steps(self.trained_on, 16, self.scratch_epochs if scratch else self.finetune_epochs),
-            batch_size=16,
+            steps=self._steps(self.trained_on, self.batch, self.scratch_epochs if scratch else self.finetune_epochs),
+            batch_size=self.batch,
             accumulation_steps=self.accumulation_steps,
+            gradient_checkpointing=self.gradient_checkpointing,
             learning_rate=1e-4,
             schedule="constant",
             optimizer="adamw",

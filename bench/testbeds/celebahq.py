@@ -55,6 +55,7 @@ class CelebAHQDDPM(PaperTestbed):
     name: ClassVar[str] = "celebahq-ddpm"
     summary: ClassVar[str] = "google/ddpm-ema-celebahq-256 on CelebA-HQ, 256 x 256, at paper scale; needs downloads and a GPU"
     image_size: ClassVar[int] = SIZE
+    batch: ClassVar[int] = 64
     weights_advice: ClassVar[str] = (
         f"{HUB_ID} is published as a pickle, which is never loaded: turn it into safetensors once, as {GUIDE} says, and set "
         "weights to the folder"
@@ -66,6 +67,7 @@ class CelebAHQDDPM(PaperTestbed):
     decoded: str | None = None
     finetune_epochs: int = 100
     scratch_epochs: int = 100
+    accumulation_steps: int = 4  # 16 images at once; all 64 do not fit into 80 GB
     image_count: int = 30_000
     #: The number in the authors' code; the paper's 2,048 images of 1000 steps an epoch is 16 times that.
 
@@ -140,8 +142,10 @@ class CelebAHQDDPM(PaperTestbed):
         """BadDiffusion's to fine-tune. From scratch the paper trains on CIFAR-10 alone; 2e-5 is the authors' code's."""
         scratch = scheme == "scratch"
         return TrainingSettings(
-            steps=self._steps(self.train_count, 64, self.scratch_epochs if scratch else self.finetune_epochs),
-            batch_size=64,
+            steps=self._steps(self.train_count, self.batch, self.scratch_epochs if scratch else self.finetune_epochs),
+            batch_size=self.batch,
+            accumulation_steps=self.accumulation_steps,
+            gradient_checkpointing=self.gradient_checkpointing,
             learning_rate=2e-5 if scratch else 8e-5,
             warmup_steps=500,
             schedule="cosine",

@@ -259,6 +259,7 @@ class Cifar10DDPM(Cifar10Testbed):
 
     name: ClassVar[str] = "cifar10-ddpm"
     summary: ClassVar[str] = "google/ddpm-cifar10-32 on CIFAR-10, 32 x 32, at paper scale; needs downloads and a GPU"
+    batch: ClassVar[int] = 128
     weights_advice: ClassVar[str] = f"download the safetensors and set weights to their folder ({GUIDE})"
 
     weights: str | None = "google/ddpm-cifar10-32"
@@ -270,8 +271,10 @@ class Cifar10DDPM(Cifar10Testbed):
         """BadDiffusion's, section 4.1 and the authors' code: the same for both schemes but for the length."""
         epochs = self.scratch_epochs if scheme == "scratch" else self.finetune_epochs
         return TrainingSettings(
-            steps=self._steps(self.train_count, 128, epochs),
-            batch_size=128,
+            steps=self._steps(self.train_count, self.batch, epochs),
+            batch_size=self.batch,
+            accumulation_steps=self.accumulation_steps,
+            gradient_checkpointing=self.gradient_checkpointing,
             learning_rate=2e-4,
             warmup_steps=500,
             schedule="cosine",

@@ -38,7 +38,6 @@ from bench.testbeds.judge import train_judge
 JUDGE_FILE = "cifar10-judge.safetensors"
 #: Of the evaluation classifier: 60 epochs over 50,000 images. It need not be what users train, but as good as a ResNet-18 gets.
 JUDGE_TRAINING = ClassifierSettings(steps=391 * 60, learning_rate=0.1, shift=4, horizontal_flip=True)
-BATCH = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +53,7 @@ class Cifar10CFG(Cifar10Testbed, PaperConditionalTestbed):
         "class-conditional DDPM with guidance on CIFAR-10, at paper scale; trained here, needs data and a GPU"
     )
     class_names: ClassVar[tuple[str, ...]] = CLASS_NAMES
+    batch: ClassVar[int] = 2000
     weights_advice: ClassVar[str] = (
         'give every attack, "none" among them, scheme: scratch, or set weights to the generator folder such a run leaves in its store '
         f"({GUIDE})"
@@ -82,6 +82,7 @@ class Cifar10CFG(Cifar10Testbed, PaperConditionalTestbed):
     classifier_epochs: int = 30
     finetune_epochs: int = 100
     scratch_epochs: int = 1000
+    accumulation_steps: int = 4  # as on the authors' four GPUs
     sampler: str = "ddim"
     num_inference_steps: int = 50
     guidance_scale: float = 6.0
@@ -127,12 +128,13 @@ class Cifar10CFG(Cifar10Testbed, PaperConditionalTestbed):
             return Generator(UNet2DModel(**self.network).eval(), dict(self.scheduler))
 
     def training_settings(self, scheme: str) -> TrainingSettings:
-        """Four pieces of 500 images make a batch, as on the authors' four GPUs."""
-        steps = self._steps(self.train_count, BATCH, self.scratch_epochs if scheme == "scratch" else self.finetune_epochs)
+        """Appendix A.3, from scratch; the length of fine-tuning is ours."""
+        steps = self._steps(self.train_count, self.batch, self.scratch_epochs if scheme == "scratch" else self.finetune_epochs)
         return TrainingSettings(
             steps=steps,
-            batch_size=BATCH,
-            accumulation_steps=4,
+            batch_size=self.batch,
+            accumulation_steps=self.accumulation_steps,
+            gradient_checkpointing=self.gradient_checkpointing,
             learning_rate=2e-4,
             warmup_steps=steps // 10,
             schedule="cosine",

@@ -221,5 +221,12 @@ def test_the_shipped_settings_are_badDiffusions() -> None:
     assert finetune.horizontal_flip and testbed.extractor == "inception-v3-compat"
     assert (testbed.num_inference_steps, testbed.clip, testbed.clean_samples) == (1000, "none", 10_000)
     assert CelebAHQDDPM(**json.loads(json.dumps(testbed.params()))) == testbed
+    assert (finetune.accumulation_steps, finetune.gradient_checkpointing) == (4, False)
+    small = CelebAHQDDPM(accumulation_steps=16, gradient_checkpointing=True).training_settings("finetune")
+    assert (small.accumulation_steps, small.gradient_checkpointing, small.batch_size) == (16, True, 64)
+    with pytest.raises(ValueError, match="accumulation_steps must be a divisor of the training batch of 64 images, got 5"):
+        CelebAHQDDPM(accumulation_steps=5)
+    with pytest.raises(ValueError, match="gradient_checkpointing must be true or false, got 1"):
+        CelebAHQDDPM(gradient_checkpointing=1)
     with pytest.raises(ValueError, match="image_count must be at least 10"):
         CelebAHQDDPM(image_count=9)

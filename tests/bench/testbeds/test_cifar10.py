@@ -568,6 +568,8 @@ def test_the_shipped_settings_are_badDiffusions() -> None:
     assert (sampler.name, sampler.num_inference_steps, sampler.clip) == ("ddpm", 1000, "none")
     assert (testbed.clean_samples, testbed.triggered_samples, testbed.extractor) == (10_000, 10_000, "inception-v3-compat")
     assert Cifar10DDPM(**json.loads(json.dumps(testbed.params()))) == testbed
+    small = Cifar10DDPM(accumulation_steps=8, gradient_checkpointing=True).training_settings("scratch")
+    assert (small.accumulation_steps, small.gradient_checkpointing, small.batch_size) == (8, True, 128)
 
 
 def test_working_directory_is_all_that_relative_paths_depend_on(tmp_path, images, labels, monkeypatch) -> None:

@@ -99,6 +99,9 @@ def test_the_shipped_settings_are_the_papers() -> None:
     assert (scratch.optimizer, scratch.weight_decay, scratch.label_dropout) == ("adamw", 1e-4, 0.1)
     assert scratch.ema_decay is None and not scratch.horizontal_flip
     assert testbed.training_settings("finetune") == dataclasses.replace(scratch, steps=2500, warmup_steps=250)
+    assert (scratch.accumulation_steps, scratch.gradient_checkpointing) == (4, False)
+    small = Cifar10CFG(accumulation_steps=20, gradient_checkpointing=True).training_settings("scratch")
+    assert small == dataclasses.replace(scratch, accumulation_steps=20, gradient_checkpointing=True)
     sampler = testbed.sampler_settings()
     assert (sampler.name, sampler.num_inference_steps, sampler.clip, sampler.guidance_scale) == ("ddim", 50, "none", 6.0)
     assert (testbed.class_samples, testbed.clean_samples, testbed.extractor) == (10_000, 10_000, "inception-v3-compat")

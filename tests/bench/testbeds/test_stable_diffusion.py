@@ -234,7 +234,7 @@ def test_without_peft_a_run_with_lora_is_refused_before_it_begins(judged, monkey
     [
         ({"training": "half"}, "training must be 'full' or 'lora', got 'half'"),
         ({"lora_rank": 0}, "lora_rank must be a positive number, got 0"),
-        ({"accumulation_steps": 0}, "accumulation_steps must be a positive number, got 0"),
+        ({"accumulation_steps": 0}, "accumulation_steps must be a divisor of the training batch of 16 images, got 0"),
         ({"classifier_epochs": 0}, "classifier_epochs must be a positive number, got 0"),
         ({"resolution": 100}, "resolution must be a positive multiple of 8, got 100"),
         ({"classifier": "vit"}, "classifier must be one of resnet18, .*, got 'vit'"),
