@@ -13,10 +13,11 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bench.diffusion import returned
 from bench.diffusion.generator import Generator
-from bench.diffusion.noise import initial_noise, sample_streams
+from bench.diffusion.noise import CounterStreams, Streams, initial_noise, sample_streams
 from bench.diffusion.precision import autocast
 from bench.diffusion.schedule import betas_of
 
@@ -186,6 +187,30 @@ def _guarded(guard: Guard, method: str, x: Tensor, timestep: int) -> Tensor:
     return returned.tensor(found, who, x.shape, x.dtype, x.device, f"a tensor like {'x' if method == 'stepped' else method},")
 
 
+class _NoiseOf(TorchFunctionMode):
+    """What diffusers draws in here comes from counters, which it knows nothing of."""
+
+    def __init__(self, streams: CounterStreams) -> None:
+        super().__init__()
+        self.streams = streams
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.randn:
+            return self.streams.normal(tuple(args[0][1:]))
+        return func(*args, **(kwargs or {}))
+
+
+def _stepped(scheduler: Any, prediction: Tensor, step: Tensor, x: Tensor, streams: Streams | None) -> Tensor:
+    """The scheduler's x_{t-1}; ``streams``: of a stochastic one."""
+    stepped: Tensor
+    if isinstance(streams, CounterStreams):
+        with _NoiseOf(streams):
+            stepped = scheduler.step(prediction, step, x).prev_sample
+    else:
+        stepped = scheduler.step(prediction, step, x, **({} if streams is None else {"generator": list(streams)})).prev_sample
+    return stepped
+
+
 def _signal_before(scheduler: Any, timestep: int) -> float:
     """A of the timestep that DDIM's step from ``timestep`` leads to: what x_{t-1} = A x_0 + s e weighs x_0 with."""
     previous = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
@@ -228,7 +253,7 @@ def _in_pieces(generator: Generator, x: Tensor, timestep: int, settings: Sampler
 def denoise(
     generator: Generator,
     start: Tensor,
-    streams: Sequence[torch.Generator],
+    streams: Streams,
     settings: SamplerSettings,
     guards: Sequence[Guard] = (),
     *,
@@ -238,7 +263,7 @@ def denoise(
 ) -> Tensor:
     """Runs one batch from ``start`` (n, c, h, w) to images of the same shape, not clamped.
 
-    ``streams``: one generator a row, advanced by the stochastic samplers. ``labels``: (n,), the classes a class-conditional generator
+    ``streams``: one a row, advanced by the stochastic samplers. ``labels``: (n,), the classes a class-conditional generator
     is asked for. ``trajectory(timestep, x)`` sees every x_{t-1}.
     """
     scheduler = build_scheduler(settings, generator.scheduler_config)
@@ -247,7 +272,6 @@ def denoise(
     device = generator.device
     x = start.to(device, torch.float32)
     labels = None if labels is None else labels.to(device)
-    stochastic = {"generator": list(streams)} if settings.name in STOCHASTIC else {}
     for step in scheduler.timesteps:
         timestep = int(step)
         prediction = predict_noise(generator, x, timestep, settings, labels)
@@ -255,7 +279,7 @@ def denoise(
         if guards:
             keeping = settings.name == "ddim"
             prediction, beyond = guarded_prediction(prediction, x, timestep, alphas_cumprod, guards, keeping)
-        x = scheduler.step(prediction, step, x, **stochastic).prev_sample
+        x = _stepped(scheduler, prediction, step, x, streams if settings.name in STOCHASTIC else None)
         if beyond is not None:
             x = x + _signal_before(scheduler, timestep) * beyond
         for guard in guards:
@@ -267,6 +291,11 @@ def denoise(
     return x
 
 
+def images_at_once(settings: SamplerSettings) -> int:
+    """The least multiple of the network's batch of at least 128: what is padded is computed for nothing."""
+    return -(-128 // settings.network_batch) * settings.network_batch
+
+
 def sample(
     generator: Generator,
     count: int,
@@ -276,8 +305,9 @@ def sample(
     labels: Tensor | None = None,
     start: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
     guards: Sequence[Guard] = (),
-    batch_size: int = 128,
+    batch_size: int | None = None,
     purpose: str = "sample",
+    first: int = 0,
     finish: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
@@ -286,9 +316,11 @@ def sample(
 
     ``labels``: (count,) int64, what a class-conditional generator is asked for, sample by sample.
     ``start(noise, indices)`` turns the initial noise of those sample indices into what the network is given; ``None`` leaves it.
-    The same ``seed`` gives the same noise for every sample index, whatever the batch size.
+    The same ``seed`` gives the same noise for every sample index, whatever the batch size: by default as many whole network batches as
+    make 128 images. ``first``: index of the first sample, for a part of a larger set. What ``start`` is handed is on the CPU.
     """
-    batches = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+    size = batch_size or images_at_once(settings)
+    batches = [range(low, min(low + size, first + count)) for low in range(first, first + count, size)]
     total, done = len(batches) * settings.num_inference_steps, 0
 
     def advance() -> None:
@@ -299,10 +331,10 @@ def sample(
 
     images = []
     for indices in batches:
-        streams = sample_streams(seed, indices, purpose)
+        streams = sample_streams(seed, indices, purpose, generator.device)
         noise = initial_noise(streams, generator.noise_shape)
-        x = start(noise, indices) if start else noise
-        told = None if labels is None else labels[indices.start : indices.stop]
+        x = start(noise.cpu(), indices) if start else noise
+        told = None if labels is None else labels[indices.start - first : indices.stop - first]
         denoised = denoise(generator, x, streams, settings, guards, labels=told, after_step=advance)
         decoded = _decoded(generator, denoised, settings)
         images.append(finish(decoded) if finish else decoded)
