@@ -49,7 +49,7 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
     if params["attack"]["name"] == "real_images":
         order = numpy_stream(seed, "real halves").permutation(len(reference))
         half = len(reference) // 2
-        metrics |= _utility(reference[order[:half]], reference[order[half:]], testbed, seed)
+        metrics |= _utility(reference[order[:half]], reference[order[half:]], testbed, seed, context.device)
     aim = read_aim(inputs["aim"]) if "aim" in inputs else None
     roles = ROLES | {name: f"called by {name}" for name in (aim.invocations if aim else ()) if name not in ROLES}
     samples = {role: load_images(inputs[role]) for role in roles if role in inputs}
@@ -57,7 +57,7 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         features = fid.extract_features(
             samples["clean"], _extractor(testbed), testbed.extractor_weights(), device=context.device
         ).cpu()
-        metrics |= _utility(features, reference, testbed, seed)
+        metrics |= _utility(features, reference, testbed, seed, context.device)
         if params["kind"] != "anchor":
             value = metrics[f"fid[{testbed.extractor}]"].value
             flags += doubts.below_real(value or 0.0, reference, len(features), seed)
@@ -132,11 +132,11 @@ def _write(
     (out / "record.json").write_text(record.to_json())
 
 
-def _utility(features: Tensor, reference: Tensor, testbed: Testbed, seed: int) -> dict[str, Metric]:
+def _utility(features: Tensor, reference: Tensor, testbed: Testbed, seed: int, device: str) -> dict[str, Metric]:
     """FID and KID of ``features`` against ``reference``, both (n, d)."""
     statistics = fid.statistics(reference)
     value = fid.fid(fid.statistics(features), statistics)
-    low, high = uncertainty.bootstrap_fid(features, statistics, seed=stream_seed(seed, "bootstrap") % 2**32)
+    low, high = uncertainty.bootstrap_fid(features, statistics, seed=stream_seed(seed, "bootstrap") % 2**32, device=device)
     distance = fid.kid(features, reference, stream_seed(seed, "kid") % 2**32)
     return {
         f"fid[{testbed.extractor}]": Metric(value=value, ci_low=low, ci_high=high, n=len(features), higher_is_better=False),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import stats
 from torch import Tensor
 
@@ -54,7 +58,7 @@ def proportion_interval(successes: int, n: int, confidence: float = 0.95) -> Int
 
 
 def bootstrap_fid(
-    features: Tensor, reference: Statistics, resamples: int = 200, confidence: float = 0.95, *, seed: int
+    features: Tensor, reference: Statistics, resamples: int = 200, confidence: float = 0.95, *, seed: int, device: str = "cpu"
 ) -> Interval:
     """Bootstrap interval for ``fid(statistics(features), reference)``: ``(low, high)``, ``low`` >= 0.
 
@@ -63,41 +67,50 @@ def bootstrap_fid(
     therefore gives the spread only: its quantiles, less its mean, are laid around the estimate. The interval is for FID **at
     this n**, which is itself above that of infinitely many samples.
 
-    A resample costs one product and the eigenvalues of one symmetric matrix (n x n if n < d); at d = 2,048 and n = 10,000
-    that is about 85 GFLOP, so choose ``resamples`` accordingly.
+    A resample costs one product and the eigenvalues of one symmetric matrix (n x n if n < d), in float64 on ``device``; at d = 2,048
+    and n = 10,000 that is about 85 GFLOP. What is drawn does not depend on the device.
     """
     _check_confidence(confidence)
     if resamples < 2:
         raise ValueError(f"resamples must be at least 2, got {resamples}")
     estimate = fid(statistics(features), reference)
-    points = features.double().cpu().numpy()
-    # Shifting both sides alike changes no FID, and keeps the weighted sums below free of cancellation.
-    points = points - reference.mean
-    # tr (C C_r)^(1/2) = tr (C_r^(1/2) C C_r^(1/2))^(1/2): multiplied once here, symmetric in every resample.
-    weighted = points @ _square_root(reference.covariance)
-    n = len(points)
-    squared_norms = np.square(points).sum(axis=1)
-    rng = np.random.default_rng(seed)
-    distances = np.empty(resamples)
-    for i in range(resamples):
-        # How often each image is drawn: a weighted sum needs no copy of the rows.
-        counts = rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64)
-        offset = counts @ points / n
-        trace = (counts @ squared_norms - n * offset @ offset) / (n - 1)
-        centred = (weighted - counts @ weighted / n) * np.sqrt(counts / (n - 1))[:, None]
-        gram = centred.T @ centred if n >= centred.shape[1] else centred @ centred.T
-        shared = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0, None)).sum()
-        distances[i] = offset @ offset + trace + np.trace(reference.covariance) - 2 * shared
+    n, rng = len(features), np.random.default_rng(seed)
+    # How often each image is drawn: a weighted sum needs no copy of the rows.
+    drawn: Iterable[Any] = (rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64) for _ in range(resamples))
+    points: Any = features.double().cpu().numpy()
+    mean: Any = reference.mean
+    covariance: Any = reference.covariance
+    if device != "cpu":
+        points, mean, covariance = (torch.from_numpy(array).to(device) for array in (points, mean, covariance))
+        drawn = (torch.from_numpy(counts).to(device) for counts in drawn)
+    distances = np.array(_resampled(points, mean, covariance, drawn), dtype=np.float64)
     tail = (1 - confidence) / 2
     low, high = np.quantile(distances, [tail, 1 - tail]) - distances.mean() + estimate
     return max(0.0, float(low)), float(high)
 
 
-def _square_root(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The symmetric square root of a covariance matrix."""
-    values, vectors = np.linalg.eigh(matrix)
-    root: npt.NDArray[np.float64] = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    return root
+def _resampled(points: Any, mean: Any, covariance: Any, drawn: Iterable[Any]) -> list[float]:
+    """FID of every resample of ``points`` (n, d) to the reference; ``drawn``: how often each row is in it, (n,).
+
+    All are float64 arrays of NumPy or all tensors of one device: the lines below mean the same in both.
+    """
+    library: Any = torch if isinstance(points, Tensor) else np
+    # Shifting both sides alike changes no FID, and keeps the weighted sums below free of cancellation.
+    points = points - mean
+    # tr (C C_r)^(1/2) = tr (C_r^(1/2) C C_r^(1/2))^(1/2): multiplied once here, symmetric in every resample.
+    values, vectors = library.linalg.eigh(covariance)
+    weighted = points @ ((vectors * library.sqrt(library.clip(values, 0, None))) @ vectors.T)
+    n = len(points)
+    squared_norms = library.square(points).sum(axis=1)
+    distances = []
+    for counts in drawn:
+        offset = counts @ points / n
+        trace = (counts @ squared_norms - n * offset @ offset) / (n - 1)
+        centred = (weighted - counts @ weighted / n) * library.sqrt(counts / (n - 1))[:, None]
+        gram = centred.T @ centred if n >= centred.shape[1] else centred @ centred.T
+        shared = library.sqrt(library.clip(library.linalg.eigvalsh(gram), 0, None)).sum()
+        distances.append(float(offset @ offset + trace + library.trace(covariance) - 2 * shared))
+    return distances
 
 
 def _check_confidence(confidence: float) -> None:

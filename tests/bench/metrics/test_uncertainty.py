@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from bench.metrics.fid import Statistics, fid, statistics
+from bench.metrics import uncertainty
 from bench.metrics.uncertainty import bootstrap_fid, bootstrap_interval, proportion_interval
 
 
@@ -198,3 +199,17 @@ def test_confidence_in_percent_is_refused(confidence: float) -> None:
 def test_one_resample_has_no_spread_and_is_refused() -> None:
     with pytest.raises(ValueError, match="resamples must be at least 2, got 1"):
         bootstrap_fid(torch.zeros(4, 6), REFERENCE, 1, seed=0)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 8), (12, 20)])
+def test_bootstrap_of_fid_says_the_same_wherever_it_is_calculated(n: int, d: int) -> None:
+    """On a GPU torch calculates what NumPy does on a CPU; an interval that depended on the machine could not be compared."""
+    stream = np.random.default_rng(0)
+    points, other = stream.normal(size=(n, d)), stream.normal(size=(3 * n, d)) * 1.3
+    mean, covariance = other.mean(0), np.cov(other, rowvar=False)
+    drawn = [stream.multinomial(n, np.full(n, 1 / n)).astype(np.float64) for _ in range(5)]
+    numpy = uncertainty._resampled(points, mean, covariance, drawn)
+    tensors = [torch.from_numpy(array) for array in (points, mean, covariance)]
+    np.testing.assert_allclose(uncertainty._resampled(*tensors, map(torch.from_numpy, drawn)), numpy, rtol=1e-7)
+    if n > d:  # fewer images than features leave eigenvalues of 0, whose roots are rounding
+        np.testing.assert_allclose(uncertainty._resampled(*tensors, map(torch.from_numpy, drawn)), numpy, rtol=1e-10)
