@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -10,3 +12,24 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Autocast to ``precision`` (a key of :data:`DTYPES`) on ``device``; float32 leaves everything as it is."""
     return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "float32")
+
+
+def exact_float32() -> None:
+    """Makes float32 mean float32 on a GPU, and cuDNN repeat itself: no TF32, whose products have float16's ten bits and which torch
+    uses in convolutions unless told otherwise, and no algorithm that is chosen by a race or adds in whatever order threads end."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def gpu_numerics() -> dict[str, Any]:
+    """The switches that decide a GPU's numbers as they stand, as JSON values."""
+    return {
+        "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn": torch.backends.cudnn.version(),
+        "cuda": torch.version.cuda,
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.lora import add_adapters, fuse_adapters
 from bench.diffusion.noise import stream_seed, torch_stream
+from bench.diffusion.resuming import Checkpoints, optimizer_tensors, restore_optimizer
 from bench.diffusion.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -181,56 +184,114 @@ def train(
     *,
     device: str = "cpu",
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[float]:
     """Trains ``generator`` in place, wholly moved to ``device``; returns the loss of every step.
 
     ``rows``: tensors of equal length, ``images`` uint8 (n, c, h, w) among them, which ``loss`` sees in [-1, 1]. Rows are drawn without
     replacement within an epoch. A class-conditional generator is told the batch's ``labels``, behind ``loss``'s back.
-    Batches, timesteps and noise come from the seed's own streams, and so does the network's dropout. Raises ``FloatingPointError`` if
-    the loss stops being finite: at once, or with loss scaling (float16 on a GPU), which skips such steps, after
-    :data:`NON_FINITE_STEPS` in a row.
+    Batches, timesteps and noise come from the seed's own streams, and so does the network's dropout. ``checkpoints``: where the training
+    is written down on its way, and goes on from if it is there already, to the same bits on the same device; not kept by several
+    processes together. Raises ``FloatingPointError`` if the loss stops being finite: at once, or with loss scaling (float16 on a GPU),
+    which skips such steps, after :data:`NON_FINITE_STEPS` in a row.
     """
     accelerator = _accelerator(settings, device)
-    network = _prepared_network(generator, settings, seed, accelerator.device)
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    make = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    optimizer = make(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    wrapped, optimizer = accelerator.prepare(network, optimizer)
-    average = _Average(trained, settings.ema_decay)
-    batches = _Batches(generator, rows, settings, seed, accelerator)
-    labels: Tensor | None = None  # of the piece at hand
-
-    def predict_noise(x: Tensor, timesteps: Tensor) -> Tensor:
-        generator.calls += len(x)
-        x = x.contiguous(memory_format=torch.channels_last)
-        prediction: Tensor = wrapped(x, timesteps, **generator.condition(labels)).sample
-        return prediction.float()
-
-    losses: list[float] = []
+    run = _Run(generator, rows, loss, settings, seed, accelerator)
+    kept = checkpoints if accelerator.num_processes == 1 else None
     with _own_dropout(seed, accelerator.process_index):
-        for step in range(settings.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * learning_rate_factor(settings, step)
-            # Summed where the network is: reading a number makes a GPU wait.
-            total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-            for piece in batches.next():
-                labels = piece.labels
-                value = loss(predict_noise, piece.rows, piece.noise, piece.timesteps, generator.schedule)
-                value = value / settings.accumulation_steps
-                accelerator.backward(value)
-                total += value.detach()
-            losses.append(total.item())
-            _check(losses, scaled=accelerator.scaler is not None)
-            accelerator.clip_grad_norm_(wrapped.parameters(), settings.gradient_clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            average.follow(step)
+        for step in range(run.resume(kept) if kept else 0, settings.steps):
+            run.step(step)
+            if kept and (step + 1) % kept.every == 0 and step + 1 < settings.steps:
+                run.write(kept)
             if progress:
                 progress(step + 1, settings.steps, "training steps")
-    average.settle()
-    _finish(generator, accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False), settings)
+    run.average.settle()
+    _finish(generator, accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False), settings)
     accelerator.free_memory()
-    return losses
+    return run.losses
+
+
+class _Run:
+    """A training between two steps: everything the next one depends on."""
+
+    def __init__(
+        self, generator: Generator, rows: Rows, loss: Loss, settings: TrainingSettings, seed: int, accelerator: Accelerator
+    ) -> None:
+        self.generator, self.loss, self.settings, self.accelerator = generator, loss, settings, accelerator
+        network = _prepared_network(generator, settings, seed, accelerator.device)
+        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        make = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        optimizer = make(self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.wrapped, self.optimizer = accelerator.prepare(network, optimizer)
+        self.average = _Average(self.trained, settings.ema_decay)
+        self.batches = _Batches(generator, rows, settings, seed, accelerator)
+        self.labels: Tensor | None = None  # of the piece at hand
+        self.losses: list[float] = []
+        shapes = [list(parameter.shape) for parameter in self.trained]
+        told = [vars(settings), seed, len(rows["images"]), accelerator.device.type, shapes]
+        self.identity = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def predict_noise(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """The network's prediction, told the piece's labels, in float32."""
+        self.generator.calls += len(x)
+        x = x.contiguous(memory_format=torch.channels_last)
+        prediction: Tensor = self.wrapped(x, timesteps, **self.generator.condition(self.labels)).sample
+        return prediction.float()
+
+    def step(self, step: int) -> None:
+        """One step of the optimiser, piece by piece."""
+        accelerator, settings = self.accelerator, self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(settings, step)
+        # Summed where the network is: reading a number makes a GPU wait.
+        total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        for piece in self.batches.next():
+            self.labels = piece.labels
+            value = self.loss(self.predict_noise, piece.rows, piece.noise, piece.timesteps, self.generator.schedule)
+            value = value / settings.accumulation_steps
+            accelerator.backward(value)
+            total += value.detach()
+        self.losses.append(total.item())
+        _check(self.losses, scaled=accelerator.scaler is not None)
+        accelerator.clip_grad_norm_(self.wrapped.parameters(), settings.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.follow(step)
+
+    def write(self, checkpoints: Checkpoints) -> None:
+        """Writes all of it down."""
+        tensors = {f"weight.{number}": parameter.detach() for number, parameter in enumerate(self.trained)}
+        tensors |= {f"average.{number}": value for number, value in enumerate(self.average.values)}
+        tensors |= optimizer_tensors(self.optimizer.optimizer)
+        tensors |= {"losses": torch.tensor(self.losses, dtype=torch.float64), "order": self.batches.order}
+        tensors |= {"draw": self.batches.draw.get_state(), "dropout": torch.get_rng_state()}
+        if self.accelerator.device.type == "cuda":
+            tensors["dropout_gpu"] = torch.cuda.get_rng_state(self.accelerator.device)
+        scaler = self.accelerator.scaler
+        state = {"calls": self.generator.calls, "scaler": None if scaler is None else scaler.state_dict()}
+        checkpoints.save(self.identity, tensors, state)
+
+    def resume(self, checkpoints: Checkpoints) -> int:
+        """Reads what :meth:`write` wrote, if it is there; returns how many steps are done."""
+        found = checkpoints.load(self.identity)
+        if found is None:
+            return 0
+        tensors, state = found
+        with torch.no_grad():
+            for kind, values in (("weight", self.trained), ("average", self.average.values)):
+                for number, value in enumerate(values):
+                    value.copy_(tensors[f"{kind}.{number}"])
+        restore_optimizer(self.optimizer.optimizer, tensors)
+        self.losses = tensors["losses"].tolist()
+        self.batches.order = tensors["order"]
+        self.batches.draw.set_state(tensors["draw"])
+        torch.set_rng_state(tensors["dropout"])
+        if "dropout_gpu" in tensors:
+            torch.cuda.set_rng_state(tensors["dropout_gpu"], self.accelerator.device)
+        self.generator.calls = state["calls"]
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        return len(self.losses)
 
 
 def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:

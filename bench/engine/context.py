@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+Progress = Callable[[int, int, str], None]
 StageFunction = Callable[[dict[str, Any], dict[str, Path], Path, "StageContext"], "dict[str, float]"]
 
 
@@ -42,17 +43,22 @@ class StageContext:
     ``threads``: CPU threads, set already. ``progress(done, total, what)``: optional, cheap to call. ``input_costs``: for
     ``measure``, the summed cost of the stages this cell alone needed (``seconds``, ``peak_memory_bytes``, ``generator_calls``,
     ``attack_seconds``), without the measuring itself.
+
+    ``partial``: a folder for what a long stage keeps in case it is cut short (:mod:`bench.engine.partial`); it may not exist yet.
+    ``earlier_seconds``: what the work took that was found there, which the stage adds.
     """
 
     key: str
     device: str = "cpu"
     threads: int = 1
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None
+    progress: Progress = lambda done, total, what: None
     plugin_files: tuple[str, ...] = ()
     protocol: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     input_costs: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=monotonic)
+    partial: Path | None = None
+    earlier_seconds: float = 0.0
 
     def cost(self) -> dict[str, float]:
         """The cost of a cell so far, for its record: :attr:`input_costs` and the measuring up to now."""

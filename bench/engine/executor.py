@@ -169,6 +169,7 @@ class Executor:
             "context": {
                 "key": key,
                 "device": slot.device,
+                "partial": str(self.store.partial(key)),
                 "threads": slot.threads,
                 "plugin_files": self.plugin_files,
                 "protocol": stage.protocol,

@@ -22,10 +22,10 @@ from bench.diffusion.noise import numpy_stream
 from bench.diffusion.precision import autocast
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, train
-from bench.engine import again, aims, border, class_stages
+from bench.engine import again, aims, border, class_stages, partial
 from bench.engine.artefacts import Remarks, save_images
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poison_doubts, poisoned_set
-from bench.engine.context import StageContext, StageKind
+from bench.engine.context import Progress, StageContext, StageKind
 from bench.plugin import Attack, Inversion, ModelDefense, Query, SamplerDefense
 from bench.testbeds.base import Testbed, TextTestbed
 
@@ -65,7 +65,9 @@ def train_generator(params: Params, inputs: Inputs, out: Path, context: StageCon
         rows["labels"] = poisoned.labels
         if isinstance(testbed, TextTestbed) and isinstance(generator, TextToImage):
             generator, rows["labels"] = _captioned(generator, testbed.captions(poisoned.labels))
-    losses = train(generator, rows, loss, settings, seed, device=context.device, progress=context.progress)
+    kept = partial.checkpoints(context)
+    losses = train(generator, rows, loss, settings, seed, device=context.device, progress=context.progress, checkpoints=kept)
+    context.earlier_seconds = kept.earlier_seconds if kept else 0.0
     metadata = {
         "attack": params["attack"],
         "testbed": params["testbed"],
@@ -101,20 +103,25 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
             images = to_unit_range(held_out[chosen[np.asarray(indices) % len(chosen)]])
             return border.invoked(attack, Query(noise=noise, images=images), what)
 
-    images = sampling.sample(
-        generator,
-        count,
-        seed,
-        testbed.sampler_settings(),
-        labels=labels,
-        start=start,
-        guards=guards,
-        # All other samples share their noise, so that they can be compared in pairs; a generated data set is not one of them.
-        purpose="generated" if what == "generated" else "sample",
-        finish=to_uint8,
-        progress=context.progress,
-    )
-    save_images(out, images)
+    settings = testbed.sampler_settings()
+
+    def draw(indices: range, progress: Progress) -> Tensor:
+        return sampling.sample(
+            generator,
+            len(indices),
+            seed,
+            settings,
+            labels=None if labels is None else labels[indices.start : indices.stop],
+            start=start,
+            guards=guards,
+            # All other samples share their noise, so that they can be compared in pairs; a generated data set is not one of them.
+            purpose="generated" if what == "generated" else "sample",
+            first=indices.start,
+            finish=to_uint8,
+            progress=progress,
+        )
+
+    save_images(out, partial.in_shards(context, generator, count, sampling.images_at_once(settings), draw))
     # What is doubtful about the generator is so about all it draws.
     again.save(out, [*again.of_inputs(inputs), *(doubt for guard in guards for doubt in guard.doubts())])
     return {"generator_calls": float(generator.calls)}
@@ -165,6 +172,7 @@ _NUMERICS = (
     "bench.engine.artefacts",
     "bench.engine.building",
     "bench.engine.border",
+    "bench.engine.partial",
 )
 
 #: What the stages around a classifier walk through; in training, attacks that need one of their own.

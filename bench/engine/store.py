@@ -2,6 +2,7 @@
 
 stages/<aa>/<key>/   one finished stage: its results and stage.json; appears whole, by a rename, and is never changed again
 tmp/<key>.<unique>/  a stage being made; worthless once the lock on its key is free
+partial/<key>/       what a long stage that was cut short has got done; of use to the next run that makes the key
 locks/<key>.lock     held (flock) by the run that is making the key; freed by the kernel when that run dies
 runs/<suite>.json    which record belongs to which cell of a suite, in its last run
 
@@ -16,6 +17,7 @@ import os
 import pwd
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +31,7 @@ from bench.errors import UserError
 
 LOG = "log.txt"  # what a stage printed
 GRAVE = ".dead."
+PARTIAL_DAYS = 30  # what no run has come back to in so long is removed
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -63,7 +66,7 @@ class Store:
             return
         with self.writing(f"the store {self.root} cannot be written"):
             self.root.mkdir(parents=True, exist_ok=True)
-            for name in ("stages", "tmp", "locks", "runs"):
+            for name in ("stages", "tmp", "partial", "locks", "runs"):
                 make_folder(self.root / name)
             probe = self.root / "tmp" / f".probe.{uuid.uuid4().hex}"
             probe.write_bytes(b"")
@@ -143,8 +146,22 @@ class Store:
         """A name for making ``key`` in; the worker makes the folder. The lock on ``key`` must be held."""
         return self.root / "tmp" / f"{key}.{uuid.uuid4().hex[:12]}"
 
+    def partial(self, key: str) -> Path:
+        """Where a stage keeps what it has got done so far, for the next to make ``key`` if it is cut short; made when it is needed.
+        The lock on ``key`` must be held."""
+        return self.root / "partial" / key
+
     def clean(self) -> None:
-        """Removes what dead runs left in ``tmp/``: folders whose key nobody holds. What another user's rights keep stays."""
+        """Removes what dead runs left in ``tmp/``: folders whose key nobody holds; and in ``partial/`` what is finished by now or has
+        been left for :data:`PARTIAL_DAYS`. What another user's rights keep stays."""
+        for left in (self.root / "partial").glob("*"):
+            with suppress(UserError, OSError):
+                lock = self.try_lock(left.name)
+                if lock is not None:
+                    newest = max(path.stat().st_mtime for path in [left, *left.rglob("*")])
+                    if self.finished(left.name) or time.time() - newest > PARTIAL_DAYS * 86_400:
+                        shutil.rmtree(left, ignore_errors=True)
+                    lock.release()
         for left in (self.root / "tmp").iterdir():
             if left.name.startswith(GRAVE):
                 shutil.rmtree(left, ignore_errors=True)

@@ -16,6 +16,7 @@ import json
 import os
 import queue
 import resource
+import shutil
 import sys
 import threading
 import time
@@ -67,6 +68,8 @@ def run_stage(
             (out / LOG).unlink()
         manifest = {name: task[name] for name in ("stage", "key", "params", "input_keys", "provenance")} | {"cost": cost}
         commit(out, Path(task["final"]), manifest)
+        if "partial" in task["context"]:
+            shutil.rmtree(task["context"]["partial"], ignore_errors=True)
         return {"ok": True, "cost": cost}
     except Exception as error:
         failure = _failure(error, task)
@@ -120,11 +123,16 @@ def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callabl
 
     _forget_peak_memory()
     started = time.monotonic()
-    context = StageContext(progress=progress, started=started, **task["context"])
+    partial = task["context"].get("partial")
+    if partial is not None and Path(partial).exists() and not os.access(partial, os.W_OK):
+        partial = None  # another user's, in a store that several share
+    given = {**task["context"], "partial": None if partial is None else Path(partial)}
+    context = StageContext(progress=progress, started=started, **given)
     inputs = {role: Path(folder) for role, folder in task["inputs"].items()}
     extra = kind.run(task["params"], inputs, out, context) or {}
     cost = {name: float(value) for name, value in extra.items()}
-    return cost | {"seconds": time.monotonic() - started, "peak_memory_bytes": float(peak_memory())} | _gpu_peak(context.device)
+    seconds = context.earlier_seconds + time.monotonic() - started
+    return cost | {"seconds": seconds, "peak_memory_bytes": float(peak_memory())} | _gpu_peak(context.device)
 
 
 def _forget_peak_memory() -> None:
@@ -178,13 +186,18 @@ def _read_tasks(tasks: queue.SimpleQueue[dict[str, Any]]) -> None:
     os._exit(0)  # the run is gone, or wants no more
 
 
-def _prepare(task: Mapping[str, Any]) -> Mapping[str, StageKind]:
+def _prepare(task: dict[str, Any]) -> Mapping[str, StageKind]:
     kinds = load_stages(task["stages"])
     if "bench.registry" in sys.modules:  # a stage table that knows no plugin need not load torch
         importlib.import_module("bench.registry").use(task["context"]["plugin_files"])
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(task["context"]["threads"])
+        if task["context"]["device"] == "cuda":
+            precision = importlib.import_module("bench.diffusion.precision")
+            precision.exact_float32()
+            for told in (task, task["context"]):
+                told["provenance"] = told["provenance"] | {"gpu_numerics": precision.gpu_numerics()}
     return kinds
 
 

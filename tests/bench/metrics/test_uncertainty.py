@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from bench.metrics.fid import Statistics, fid, statistics
 from bench.metrics import uncertainty
+from bench.metrics.fid import Statistics, fid, statistics
 from bench.metrics.uncertainty import bootstrap_fid, bootstrap_interval, proportion_interval
 
 
