@@ -16,7 +16,7 @@ from bench.engine import partial, stages, worker
 from bench.engine.artefacts import load_images
 from bench.engine.context import StageContext
 from bench.engine.partial import in_shards
-from bench.engine.store import PARTIAL_DAYS, Store
+from bench.engine.store import PARTIAL_DAYS, Store, commit
 
 KEY = "ab" * 32
 
@@ -130,8 +130,9 @@ def test_the_store_keeps_partial_work_until_it_is_finished_or_forgotten(tmp_path
             past = time.time() - (PARTIAL_DAYS + 1) * 86_400
             for path in (store.partial(key) / "images.npz", store.partial(key)):
                 os.utime(path, (past, past))
-    store.folder(keys["finished"]).mkdir(parents=True)
-    (store.folder(keys["finished"]) / "stage.json").write_text("{}")
+    made = store.new_folder(keys["finished"])
+    made.mkdir()
+    commit(made, store.folder(keys["finished"]), {"stage": "train", "cost": {}})
     lock = store.try_lock(keys["held"])
     store.clean()
     left = {path.name for path in (tmp_path / "partial").iterdir()}
