@@ -90,9 +90,9 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     what, seed = params["what"], params["seed"]
     labels = asked_for(testbed, what, params.get("label"))
     count = len(labels) if labels is not None else testbed.clean_samples if what == "clean" else testbed.triggered_samples
-    steps = testbed.sampler_settings().num_inference_steps
+    settings = testbed.sampler_settings()
     defense = params.get("defense")
-    guards = [again.Watched(plugin_of("defenses", defense, SamplerDefense), steps)] if defense else []
+    guards = [again.Watched(plugin_of("defenses", defense, SamplerDefense), settings.num_inference_steps)] if defense else []
     start: Callable[[Tensor, Sequence[int]], Tensor] | None = None
     if params.get("attack"):
         attack = plugin_of("attacks", params["attack"], Attack)
@@ -102,8 +102,6 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
         def start(noise: Tensor, indices: Sequence[int]) -> Tensor:
             images = to_unit_range(held_out[chosen[np.asarray(indices) % len(chosen)]])
             return border.invoked(attack, Query(noise=noise, images=images), what)
-
-    settings = testbed.sampler_settings()
 
     def draw(indices: range, progress: Progress) -> Tensor:
         return sampling.sample(
