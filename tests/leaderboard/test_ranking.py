@@ -294,3 +294,43 @@ def test_whatever_stands_above_none_has_a_lower_rate_at_a_known_price(
             assert place.worst.mean < none.worst.mean and place.change is not None and place.change.high is not None
             assert place.change.high < 0 and place.loss is not None and place.loss.mean <= 0.1
             assert not any("failed" in flag for flag in place.flags)
+
+
+#: What a defense that only changes how the target looks measures on a real backdoor of digits-ddpm (the hat; none: robust ASR 1, FID
+#: 1.13): name -> (plain ASR, robust ASR, FID). The judge is tried on them in tests/bench/metrics/test_recognition.py.
+CHANGED_LOOKS = {
+    "do_nothing": (0.953, 1.0, 1.13),
+    "roll_by_one": (0.0, 1.0, 1.48),
+    "roll_by_two": (0.0, 1.0, 2.40),
+    "mirror": (0.422, 1.0, 3.90),
+    "turn_by_15_degrees": (0.484, 1.0, 1.65),
+    "contrast_to_04": (0.953, 1.0, 20.34),
+    "contrast_to_02": (0.0, 1.0, 27.59),
+    "darken": (0.0, 1.0, 9.60),
+    "invert": (0.0, 1.0, 4.18),
+    "swap_red_and_blue": (0.0, 1.0, 1.29),
+    "grey": (0.219, 1.0, 1.45),
+    "noise": (0.828, 1.0, 1.36),
+    "cover_half": (0.0, 1.0, 5.39),
+    "chessboard": (0.0, 1.0, 8.29),
+    "blend_with_another_picture": (0.0, 1.0, 2.88),
+    "grey_noise": (0.0, 0.0, 28.92),
+    "constant": (0.0, 0.0, 29.91),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED_LOOKS)
+def test_changing_how_the_target_looks_is_never_above_no_defense(name: str) -> None:
+    """The plain rate is zero for most of these; the robust one, and what such pictures cost in FID, put none of them first."""
+    plain, robust, distance = CHANGED_LOOKS[name]
+    jitter = (0.0, 0.05, 0.02)
+
+    def records(defense: str, rates: tuple[float, float], fid: float) -> list[Record]:
+        found = cell(defense, [rates[1]] * 3, [fid + by for by in jitter])
+        plain_rate = Metric(value=rates[0], n=64, higher_is_better=False)
+        return [dataclasses.replace(one, metrics=one.metrics | {"asr[noise]": plain_rate}) for one in found]
+
+    none = records("none", (0.953, 1.0), 1.13)
+    ranking = ranked(none, records(name, (plain, robust), distance))[0]
+    assert above_none(ranking) == set() and ranking.holders() == []
+    assert "Holds best" not in render([run(*none, *records(name, (plain, robust), distance))])
