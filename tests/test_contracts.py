@@ -30,6 +30,7 @@ from bench.plugin import (
     SampleDetector,
     SamplerDefense,
     TrainingSet,
+    Withheld,
 )
 
 SHAPE = (3, 16, 16)
@@ -208,12 +209,15 @@ def test_sampler_defenses_treat_every_row_alone(name: str) -> None:
         assert not torch.equal(all_at_once, sample(generator(), 5, 0, settings))
 
 
-def access(needs: frozenset, seed: int) -> Access:
+def access(needs: frozenset, seed: int, model: Generator | None = None) -> Access:
+    """As a stage hands it over: what the card does not ask for cannot be read."""
     return Access(
-        generator=generator(),
+        generator=(model or generator()) if "weights" in needs else Withheld("the plugin", "weights"),
         rng=np.random.default_rng(seed),
-        sample=lambda model, count: sample(model, count, 0, SamplerSettings(num_inference_steps=2)),
-        clean_images=pixels(8) if "clean data" in needs else None,
+        sample=(lambda model, count: sample(model, count, 0, SamplerSettings(num_inference_steps=2)))
+        if "weights" in needs
+        else Withheld("the plugin", "weights"),
+        clean_images=pixels(8) if "clean data" in needs else Withheld("the plugin", "clean data"),
     )
 
 
@@ -259,9 +263,7 @@ def test_classifier_defenses_score_every_image_alone(name: str) -> None:
     kept = images.clone()
 
     def scores(of: torch.Tensor) -> torch.Tensor:
-        return defense.classify(
-            of, Access(generator=conditional(), rng=np.random.default_rng(3), sample=lambda model, count: None)
-        )
+        return defense.classify(of, access(defense.card.needs, 3, conditional()))
 
     whole = scores(images)
     assert whole.shape == (6, 3) and torch.isfinite(whole).all() and torch.equal(images, kept)
@@ -274,8 +276,8 @@ def evidence(needs: frozenset) -> Evidence:
     body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
     return Evidence(
         rng=np.random.default_rng(3),
-        classifier=Classifier(body, torch.nn.Linear(8, 10)).eval() if "classifier" in needs else None,
-        train_set=honest(60) if "training data" in needs else None,
+        classifier=Classifier(body, torch.nn.Linear(8, 10)).eval() if "classifier" in needs else Withheld("it", "classifier"),
+        train_set=honest(60) if "training data" in needs else Withheld("it", "training data"),
     )
 
 

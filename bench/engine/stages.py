@@ -66,7 +66,12 @@ def train_generator(params: Params, inputs: Inputs, out: Path, context: StageCon
         if isinstance(testbed, TextTestbed) and isinstance(generator, TextToImage):
             generator, rows["labels"] = _captioned(generator, testbed.captions(poisoned.labels))
     kept = partial.checkpoints(context)
-    losses = train(generator, rows, loss, settings, seed, device=context.device, progress=context.progress, checkpoints=kept)
+    try:
+        losses = train(
+            generator, rows, loss, settings, seed, device=context.device, progress=context.progress, checkpoints=kept
+        )
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{attack.card.name}: {error}") from error
     context.earlier_seconds = kept.earlier_seconds if kept else 0.0
     metadata = {
         "attack": params["attack"],
