@@ -29,8 +29,10 @@ class Schedule:
     betas: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.betas or not all(0 < beta < 1 for beta in self.betas):
-            raise ValueError("betas must be a non-empty sequence of values in (0, 1)")
+        wrong = [f"{beta:g} at timestep {place}" for place, beta in enumerate(self.betas) if not 0 < beta < 1]
+        if not self.betas or wrong:
+            got = wrong[0] if wrong else "none"
+            raise ValueError(f"betas must be a non-empty sequence of values in (0, 1), got {got}")
 
     @classmethod
     def linear(cls, num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
