@@ -13,7 +13,8 @@ from leaderboard.board import Board, Cell, Row, families
 
 #: What no defense can change; it stands among the controls, or beside what it is compared with.
 NOT_IN_SWITCH = (
-    "mse[constant]", "asr_threshold", "inversion_mse_black", "p_t", "poison_rate[all rows]", "poison_rate[other classes]",
+    "mse[constant]", "asr_threshold", "robust_asr_threshold", "robust_asr_false_alarms", "inversion_mse_black", "p_t",
+    "poison_rate[all rows]", "poison_rate[other classes]",
     "trigger_classifier_false_alarms", "trigger_classifier_misses",
 )  # fmt: skip
 DIRECTIONS = {
@@ -22,7 +23,14 @@ DIRECTIONS = {
     None: "No direction: not coloured.",
 }
 Value = tuple[str, str]
-_SAMPLES = ("Image quality", "Backdoor, by noise", "Backdoor, by image", "Control: clean noise", "Adversary's class")
+_SAMPLES = (
+    "Image quality",
+    "Backdoor, by noise",
+    "Backdoor, by image",
+    "Backdoor, other calls",
+    "Control: clean noise",
+    "Adversary's class",
+)
 _NO_SAMPLE = {
     "inversion": "an inversion changes no sample",
     "data": "a data defense leaves the generator as it is",
@@ -112,7 +120,11 @@ def metric_names(cells: Sequence[Cell]) -> list[str]:
 def matrices(board: Board) -> list[MetricTable]:
     """One table per metric that some cell of the matrix has."""
     cells = list(board.cells.values())
-    return [_table(board, name, direction(cells, name)) for name in metric_names(cells) if name not in NOT_IN_SWITCH]
+    return [
+        _table(board, name, direction(cells, name))
+        for name in metric_names(cells)
+        if not {name, names.split(name)[0]} & set(NOT_IN_SWITCH)
+    ]
 
 
 def summary(cell: Cell, metric: str) -> Interval | None:

@@ -13,6 +13,7 @@ GROUPS = (
     "Image quality",
     "Backdoor, by noise",
     "Backdoor, by image",
+    "Backdoor, other calls",
     "Control: clean noise",
     "Adversary's class",
     "Classifier",
@@ -25,7 +26,7 @@ GROUPS = (
     "Cost",
     "Other",
 )
-_INVOCATION_GROUPS = {"noise": GROUPS[1], "image": GROUPS[2], "clean": GROUPS[3], "prompt": GROUPS[4]}
+_INVOCATION_GROUPS = {"noise": GROUPS[1], "image": GROUPS[2], "clean": GROUPS[4], "prompt": GROUPS[5]}
 _FAMILIES = {
     "fid": (
         "FID",
@@ -250,6 +251,14 @@ def words(name: str) -> Words:
     if family in _FAMILIES and argument in _INVOCATIONS:
         label, sentence = _FAMILIES[family]
         return Words(name, _INVOCATION_GROUPS[argument], label, sentence.format(_INVOCATIONS[argument]))
+    if family in _FAMILIES and argument:
+        label, sentence = _FAMILIES[family]
+        return Words(
+            name, GROUPS[3], f"{label}, {argument}", sentence.format(f"drawn as the adversary calls it, by {argument}")
+        )
+    if family == "robust_asr_threshold" and argument:
+        sentence = f"Where the robust rule draws its line in {argument}: what the nearest clean training images reach."
+        return Words(name, "Other", f"robust ASR threshold, {argument}", sentence)
     if family == "cost":
         return Words(name, "Cost", argument.replace("_", " "), "")
     return Words(name, "Other", name, "")

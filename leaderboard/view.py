@@ -171,7 +171,14 @@ def _control_columns(cells: Sequence[Cell]) -> list[str]:
     found = metric_names(cells)
     adversary = [f"{family}[{call}]" for family in ("robust_asr", "asr") for call in invocations(list(cells))]
     by_class = ["mismatch", "p_t", "poison_rate[all rows]", "ta", "classifier_asr", "trigger_classifier_false_alarms"]
-    wanted = [*adversary, *(f"{family}[clean]" for family in families), "mse[constant]", "asr_threshold", *by_class]
+    wanted = [
+        *adversary,
+        *(f"{family}[clean]" for family in families),
+        "mse[constant]",
+        "asr_threshold",
+        "robust_asr_false_alarms",
+        *by_class,
+    ]
     return [name for name in wanted if name in found]
 
 

@@ -290,8 +290,13 @@ def test_every_new_metric_has_words() -> None:
             words = names.words(f"{kind}[{where}]")
             assert words.group in names.GROUPS and words.group.endswith(where) and "{}" not in words.sentence
     plain = ("asr[prompt]", "amplification", "g1", "g4", "ta", "classifier_asr", "prompt_accuracy", "fid_other_classes[x]")
-    plain += ("replication[x]", "replication_p95[x]")
-    assert all(names.words(name).group != "Other" and names.words(name).sentence for name in plain)
+    plain += ("replication[x]", "replication_p95[x]", "robust_asr_false_alarms", "robust_asr_threshold[edges]")
+    plain += ("robust_asr[noise]", "robust_asr[prompt]", "asr[sound]", "robust_asr[sound]", "tpr_fixed_threshold[generated]")
+    assert all(names.words(name).sentence for name in plain)
+    assert {name for name in plain if names.words(name).group == "Other"} == {
+        "robust_asr_false_alarms", "robust_asr_threshold[edges]",
+    }  # fmt: skip
+    assert names.words("asr[sound]").group == "Backdoor, other calls" and "by sound" in names.words("asr[sound]").sentence
     assert names.words("auroc[elsewhere]").label == "auroc[elsewhere]"
     assert names.flag_family("replication_p95[x]") == "replication"
     assert [names.number("amplification", value) for value in (1.3148, 0.4648)] == ["1.31", "0.46"]
