@@ -342,7 +342,11 @@ def damaged_images(images: Iterable[Encoded], size: int, *, shrink: bool, crop: 
     with ThreadPoolExecutor(_READERS) as pool:
         while chunk := list(itertools.islice(rest, _DECODED_AT_ONCE)):
             found = pool.map(lambda image: _damage(image, size, shrink, crop), chunk)
-            lines += [f"{line}; fetch it again or take it out" if "fetch" not in line else line for line in found if line]
+            lines += [
+                line if "fetch" in line or " cannot be read: " in line else f"{line}; fetch it again or take it out"
+                for line in found
+                if line
+            ]
     return capped(lines, "images that cannot be used")
 
 
@@ -355,6 +359,8 @@ def _damage(image: Encoded, size: int, shrink: bool, crop: bool) -> str:
             decode(image, size, shrink=shrink, crop=crop)
     except UserError as error:
         return str(error)
+    except OSError as error:
+        return _unreadable(image.name, error)
     except Exception as error:  # As in _upright.
         return f"{image.name} has EXIF data that cannot be read: {error}"
     return ""

@@ -159,13 +159,17 @@ class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
     def _look_at_data(self) -> None:
         """Raises ``UserError``, a line for each thing that is wrong with the data."""
         rows = self._rows()
-        writing = decoding_faults(*self._decoded(rows))
-        if writing is None:  # All images have been decoded before.
-            return
-        lines = [f"{self.name}: {line}" for line in writing]
+        lines: list[str] = []
+        try:
+            writing = decoding_faults(*self._decoded(rows))
+            if writing is None:  # All images have been decoded before.
+                return
+            lines += [f"{self.name}: {line}" for line in writing]
+        except UserError as error:  # A file that cannot be read; there may be more of them, and other faults.
+            lines += str(error).splitlines()
         lines += damaged_images((Encoded(str(path), path) for path in rows.files), self.resolution, shrink=True, crop=True)
         if lines:
-            raise UserError("\n".join(lines))
+            raise UserError("\n".join(dict.fromkeys(lines)))
 
     def training_outline(self) -> TrainingSet:
         labels = self.train_labels()

@@ -262,3 +262,21 @@ def test_a_tiny_suite_runs_from_captions_to_records(write, tiny, walk, monkeypat
     own = captions(tiny(), tiny().train_labels())
     changed = {sum(a != b for a, b in zip(own, said, strict=True)) for said in asked}
     assert changed == {0, 2}, "the honest generator learns the captions as they are, the poisoned one two rewritten ones"
+
+
+def test_all_files_that_cannot_be_used_are_said_at_once(write, tiny, monkeypatch) -> None:
+    """One a run would cost as many runs as there are bad files; among them one of another user's."""
+    folder = write()
+    (folder / "0/001.jpg").write_bytes(b"not a JPEG")
+    (folder / "1/009.jpg").write_bytes((folder / "1/009.jpg").read_bytes()[:200])
+    opened = Path.open
+
+    def refused(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.name == "003.jpg":
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    lines = tiny().data_faults()
+    assert f"{folder}/0/003.jpg cannot be read: Permission denied" in lines
+    assert [line.split()[0].removeprefix(f"{folder}/") for line in lines] == ["0/003.jpg", "0/001.jpg", "1/009.jpg"]
