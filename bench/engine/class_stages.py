@@ -83,9 +83,9 @@ def trigger_classifier(params: Params, inputs: Inputs, out: Path, context: Stage
 
     testbed, attack = _testbed(params), plugin_of("attacks", params["attack"], Attack)
     rng, plain = numpy_stream(0, "trigger classifier"), testbed.train_images()
-    plain = torch.cat([plain, stamps.nonsense(len(plain) // 8, tuple(plain.shape[1:]), rng)])
-    images = torch.cat([stamps.weathered(plain, None, rng), stamps.weathered(plain, _stamped(attack, plain), rng)])
-    labels = torch.arange(2).repeat_interleave(len(plain))
+    without = [stamps.weathered(plain, None, rng), stamps.nonsense(len(plain) // 8, tuple(plain.shape[1:]), rng)]
+    images = torch.cat([*without, stamps.weathered(plain, _stamped(attack, plain), rng)])
+    labels = (torch.arange(len(images)) >= len(images) - len(plain)).long()
     network = testbed.fresh_classifier(0, classes=2).to(context.device)
     train_classifier(
         network, images, labels, testbed.classifier_settings(), 0, purpose="trigger classifier", progress=context.progress

@@ -32,12 +32,13 @@ class TriggerJudge:
     errors: dict[str, Proportion]
 
     def stamped(self, images: Tensor) -> Tensor:
-        """Whether each of ``images`` (n, c, h, w) uint8 carries the trigger, taken as it is: (n,) bool."""
-        return margins(self.network, images) > self.threshold
+        """Whether each of ``images`` (n, c, h, w) uint8 carries the trigger, taken as it is: (n,) bool. One of one colour does not."""
+        return (margins(self.network, images) > self.threshold) & stamps.shows_something(images)
 
     def robustly_stamped(self, images: Tensor) -> Tensor:
         """As :meth:`stamped`, or in one of its views: mirrored, inverted, recoloured, stretched to full contrast."""
-        return self.stamped(images) | (robust_margins(self.network, images) > self.robust_threshold)
+        changed = robust_margins(self.network, images) > self.robust_threshold
+        return self.stamped(images) | (changed & stamps.shows_something(images))
 
 
 def errors(network: Classifier, plain: Tensor, stamped: Tensor, rng: np.random.Generator) -> dict[str, Any]:

@@ -22,6 +22,7 @@ STRENGTHS = (0.3, 1.2)
 BLURRED_SHARE = 0.25
 NOISY_SHARE = 0.25
 NOISE = 0.06
+POSED_SHARE = 0.25
 #: Least normalised correlation of a patch that is called one.
 TEMPLATE_FLOOR = 0.8
 ROWS_AT_ONCE = 256
@@ -33,7 +34,8 @@ def reach(side: int) -> int:
 
 
 def weathered(plain: Tensor, stamped: Tensor | None, rng: np.random.Generator) -> Tensor:
-    """``plain`` (n, c, h, w) uint8, with as much of the trigger as U(0.3, 1.2) times its strength, shifted, some blurred or noisy.
+    """``plain`` (n, c, h, w) uint8, with as much of the trigger as U(0.3, 1.2) times its strength, shifted; some turned and scaled,
+    some blurred, some noisy.
 
     stamped: the same images with the trigger; every row gets a strength of its own by interpolation, beyond 1 by extrapolation, which
     works for every trigger that can be stamped. ``None`` for images without a trigger, which weather alike. Shifts go up to
@@ -47,12 +49,23 @@ def weathered(plain: Tensor, stamped: Tensor | None, rng: np.random.Generator) -
             strength = torch.from_numpy(rng.uniform(*STRENGTHS, count)).float()[:, None, None, None]
             piece = piece + strength * (stamped[start : start + ROWS_AT_ONCE].float() - piece)
         offsets = torch.from_numpy(rng.integers(-size, size + 1, (count, 2)))
-        piece = shifted(piece, offsets)
+        piece = posed(shifted(piece, offsets), rng)
         soft = torch.from_numpy(rng.random(count) < BLURRED_SHARE)[:, None, None, None]
         piece = torch.where(soft, F.avg_pool2d(F.pad(piece, (1, 1, 1, 1), mode="replicate"), 3, stride=1), piece)
         grain = 255 * NOISE * (rng.random((count, 1, 1, 1)) < NOISY_SHARE) * rng.standard_normal(tuple(piece.shape))
         pieces.append((piece + torch.from_numpy(grain).float()).round().clamp(0, 255).to(torch.uint8))
     return torch.cat(pieces)
+
+
+def posed(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """A share :data:`POSED_SHARE` of ``images`` (n, c, h, w) float turned by up to 10 degrees and scaled by 0.85 to 1.15."""
+    count = len(images)
+    angle, scale = np.deg2rad(rng.uniform(-10, 10, count)), rng.uniform(0.85, 1.15, count)
+    across, along, zero = np.cos(angle) / scale, np.sin(angle) / scale, np.zeros(count)
+    matrix = torch.from_numpy(np.stack([across, -along, zero, along, across, zero], axis=1)).float().view(count, 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    chosen = torch.from_numpy(rng.random(count) < POSED_SHARE)[:, None, None, None]
+    return torch.where(chosen, F.grid_sample(images, grid, padding_mode="border", align_corners=False), images)
 
 
 def nonsense(count: int, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
@@ -61,6 +74,11 @@ def nonsense(count: int, shape: tuple[int, ...], rng: np.random.Generator) -> Te
     colour, spread = rng.uniform(0, 255, (count, shape[0], 1, 1)), rng.uniform(0, 255, (count, 1, 1, 1))
     drawn = colour + spread * rng.standard_normal((count, *shape))
     return torch.from_numpy(drawn.round().clip(0, 255).astype(np.uint8))
+
+
+def shows_something(images: Tensor) -> Tensor:
+    """Whether a channel of each image (n, c, h, w) uint8 varies by 2 grey levels (standard deviation) or more: (n,) bool."""
+    return images.float().std((2, 3), correction=0).amax(1) >= 2
 
 
 def shifted(images: Tensor, offsets: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ def test_weathered_triggers_have_every_strength_and_stay_near_their_place() -> N
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(stamps, "BLURRED_SHARE", 0.0)
         patched.setattr(stamps, "NOISY_SHARE", 0.0)
+        patched.setattr(stamps, "POSED_SHARE", 0.0)
         found = stamps.weathered(grey, stamped, np.random.default_rng(0)).float()
         assert torch.equal(stamps.weathered(grey, None, np.random.default_rng(0)), grey)
     strengths = (found.amax((1, 2, 3)) - 100) / 100
@@ -81,3 +82,12 @@ def test_likeness_finds_the_patch_fainter_and_beside_its_place_and_hardly_anythi
 def test_nonsense_has_every_contrast() -> None:
     spread = stamps.nonsense(200, (3, 16, 16), np.random.default_rng(1)).float().std((1, 2, 3))
     assert spread.min() < 40 and spread.max() > 90
+
+
+def test_poses_are_small_turns_and_scales_of_a_quarter() -> None:
+    """A square in the middle keeps its middle, and changes its outline in about a quarter of the rows."""
+    square = torch.zeros(400, 1, 16, 16)
+    square[:, :, 4:12, 4:12] = 200
+    found = stamps.posed(square, np.random.default_rng(2))
+    assert (found[:, :, 6:10, 6:10] > 199).all() and (found[:, :, :2] < 1).all()
+    assert 0.18 < (found != square).any((1, 2, 3)).float().mean() < 0.32
