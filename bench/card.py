@@ -49,6 +49,8 @@ class Card:
     ``applies_to``: kinds of testbed. ``alters`` (attacks): what the adversary touches. ``needs`` (defenses): what the defender must
     own; the harness hands over nothing that is not listed. ``stochastic``: whether two seeds can differ. ``tuned``: what of the
     defaults was chosen by looking at results; ``()``: nothing, they are the paper's or were fixed beforehand; ``None``: not declared.
+    ``files``: files or folders the plugin reads, from its own file's folder on (weights, tables): their content is a part of every
+    result's key.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Card:
     needs: frozenset[Need] = frozenset()
     stochastic: bool = True
     tuned: tuple[Tuning, ...] | None = None
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         name = self.name

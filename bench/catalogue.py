@@ -12,7 +12,7 @@ from rich.console import Console
 from bench import testbeds
 from bench.names import unknown_name
 from bench.plugin import Plugin
-from bench.registry import KINDS, SINGULAR, Registry, source_of
+from bench.registry import KINDS, SINGULAR, Registry, probed, source_of
 from bench.suite import shipped_suites
 from bench.yaml_reader import read_yaml
 
@@ -21,7 +21,7 @@ def catalogue(plugin_files: Iterable[str] = (), what: str | None = None) -> dict
     """``{kind: {name: summary}}`` for the kinds of plugin, ``testbeds`` and ``suites``; only ``what`` if given."""
     found: dict[str, dict[str, str]] = {}
     if what is None or what in KINDS:
-        registry = Registry(plugin_files)
+        registry = Registry(probed(plugin_files))
         found = {kind: {name: registry.get(kind, name).card.summary for name in registry.names(kind)} for kind in KINDS}
     if what in (None, "testbeds"):
         found["testbeds"] = {name: testbeds.load(name).summary for name in testbeds.names()}
@@ -33,7 +33,7 @@ def catalogue(plugin_files: Iterable[str] = (), what: str | None = None) -> dict
 def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Everything called ``name`` (an attack and a defense may share one), as JSON values. Raises ``UserError`` if there is
     nothing."""
-    registry = Registry(plugin_files)
+    registry = Registry(probed(plugin_files))
     found = [_plugin(SINGULAR[kind], registry.get(kind, name)) for kind in KINDS if name in registry.names(kind)]
     if name in testbeds.names():
         cls = testbeds.load(name)

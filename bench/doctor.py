@@ -105,7 +105,8 @@ def _plugins() -> list[Check]:
         registry = Registry()
     except UserError as error:
         return [Check("plugins", "problem", str(error))]
-    return [Check(kind, "ok", ", ".join(registry.names(kind)) or "none") for kind in KINDS]
+    found = [Check(kind, "ok", ", ".join(registry.names(kind)) or "none") for kind in KINDS]
+    return found + [Check("plugins", "note", problem) for problem in registry.broken]
 
 
 def _testbeds() -> list[Check]:

@@ -5,13 +5,11 @@ A name stands for one class; a second class with the same name is an error, neve
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import importlib
-import importlib.util
 import inspect
 import json
 import pkgutil
-import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -34,6 +32,8 @@ from bench.plugin import (
     SampleDetector,
     SamplerDefense,
 )
+from bench.plugin_file import Source, belongings, hashes, import_file, package_files, probe, saying, what_happened
+from bench.text import one_line
 
 Kind = Literal["attacks", "defenses", "detectors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -74,20 +74,40 @@ def family_of(plugin: Plugin) -> str:
 class Registry:
     """Every plugin that can be named, found once on construction.
 
-    ``plugin_files``: Python files from outside the packages. Raises :class:`UserError` for a file or an entry point that cannot
-    be imported, saying which and why, and for a name claimed twice.
+    ``plugin_files``: Python files from outside the packages. Raises :class:`UserError` for a file that cannot be imported, saying
+    which and why, and for a name claimed twice. An installed package's entry point that cannot be imported is noted, and said
+    when a name is asked for that nothing has. ``only``: no entry points but these, as ``(group, name)``; ``None`` for all.
     """
 
-    def __init__(self, plugin_files: Iterable[str | Path] = ()) -> None:
+    def __init__(self, plugin_files: Iterable[str | Path] = (), only: Iterable[tuple[str, str]] | None = None) -> None:
         self.plugin_files = tuple(str(Path(path).resolve()) for path in plugin_files)
+        self.only = None if only is None else tuple(only)
+        self.state = self.plugin_files, self.only, tuple(hashes(map(Path, self.plugin_files)).items())
+        self.broken: list[str] = []
         self._found: dict[Kind, dict[str, type[Plugin]]] = {kind: {} for kind in KINDS}
+        self._origins: dict[type[Plugin], tuple[str, str, str]] = {}  # of third parties' classes: file, or group and name
         for kind in KINDS:
             self._add_built_in(kind)
         for kind in KINDS:
             for entry in sorted(entry_points(group=f"castlewalls.{kind}"), key=lambda entry: entry.name):
-                self._add_entry_point(kind, entry)
+                if self.only is None or (entry.group, entry.name) in self.only:
+                    self._add_entry_point(kind, entry)
         for path in self.plugin_files:
             self._add_file(Path(path))
+
+    def source(self, plugin: Plugin) -> Source | None:
+        """Where a third party's plugin comes from, and the state of its files now; ``None`` for one of ours."""
+        origin = self._origins.get(type(plugin))
+        if origin is None:
+            return None
+        file, group, name = origin
+        if file:
+            files = belongings(Path(file), type(plugin).card.files)
+        else:
+            module = inspect.getmodule(type(plugin))
+            assert module is not None
+            files = package_files(module)
+        return Source(file, group, name, hashes(files))
 
     def names(self, kind: Kind) -> list[str]:
         """The names of one kind, sorted."""
@@ -96,17 +116,14 @@ class Registry:
     def get(self, kind: Kind, name: str, where: str = "") -> type[Plugin]:
         """The class behind a name. Raises :class:`UserError` suggesting the nearest; ``where`` is put in front."""
         if name not in self._found[kind]:
-            raise unknown_name(SINGULAR[kind], name, self._found[kind], where)
+            error = unknown_name(SINGULAR[kind], name, self._found[kind], where)
+            raise UserError("; ".join([str(error), *self.broken])) if self.broken else error
         return self._found[kind][name]
 
     def build(self, kind: Kind, name: str, params: Mapping[str, Any] | None = None, where: str = "") -> Plugin:
         """The plugin ``(name, params)``. Raises :class:`UserError` naming the parameter, the constraint and the value."""
         plugin = construct(self.get(kind, name, where), f"{SINGULAR[kind]} {name}", params or {}, where)
-        try:
-            json.dumps(plugin.params(), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            prefix = f"{where}: " if where else ""
-            raise UserError(f"{prefix}{SINGULAR[kind]} {name}: parameters must be JSON values, and finite: {error}") from error
+        _check_params(plugin, f"{f'{where}: ' if where else ''}{SINGULAR[kind]} {name}")
         return plugin
 
     def attack(self, name: str, params: Mapping[str, Any] | None = None) -> Attack:
@@ -138,26 +155,35 @@ class Registry:
     def _add_entry_point(self, kind: Kind, entry: EntryPoint) -> None:
         source = f"{entry.dist.name if entry.dist else 'an installed package'} (entry point castlewalls.{kind}: {entry.name})"
         try:
-            loaded = entry.load()
-        except Exception as error:
-            raise UserError(f"the plugin of {source} cannot be imported: {_one_line(error)}") from error
+            with saying(f"importing the plugin of {source}"):
+                loaded = entry.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self.broken.append(f"the plugin of {source} cannot be imported: {what_happened(error)}")
+            return
         classes = _plugins_in(loaded) if isinstance(loaded, ModuleType) else [loaded]
         for cls in classes:
             if not (inspect.isclass(cls) and issubclass(cls, Plugin) and hasattr(cls, "card") and kind_of(cls) == kind):
-                raise UserError(f"the plugin of {source} must be {ARTICLE[kind]} class with a card, or a module of them")
-            self._add(kind, cls)
+                self.broken.append(f"the plugin of {source} must be {ARTICLE[kind]} class with a card, or a module of them")
+            elif fault := _fault(cls):
+                self.broken.append(f"the plugin of {source}: {fault}")
+            else:
+                self._add(kind, cls, ("", entry.group, entry.name))
 
     def _add_file(self, path: Path) -> None:
         known = {source_of(cls) for classes in self._found.values() for cls in classes.values()}
         if path in known:
             return
-        classes = _plugins_in(_import_file(path))
+        classes = _plugins_in(import_file(path))
         if not classes:
             raise UserError(f"--plugin {path}: no class with a card in this file")
         for cls in classes:
-            self._add(kind_of(cls), cls)
+            if fault := _fault(cls):
+                raise UserError(f"--plugin {path}: {fault}")
+            self._add(kind_of(cls), cls, (str(path), "", ""))
 
-    def _add(self, kind: Kind, cls: type[Plugin]) -> None:
+    def _add(self, kind: Kind, cls: type[Plugin], origin: tuple[str, str, str] | None = None) -> None:
         _check(cls)
         other = self._found[kind].get(cls.card.name)
         if other is cls:
@@ -171,6 +197,8 @@ class Registry:
                 f"two {what} are named {cls.card.name!r}: {source_of(other)} and {source_of(cls)}; rename one of them"
             )
         self._found[kind][cls.card.name] = cls
+        if origin is not None:
+            self._origins[cls] = origin
 
 
 def _check(cls: type[Plugin]) -> None:
@@ -186,12 +214,22 @@ def _check(cls: type[Plugin]) -> None:
 _in_use: list[Registry] = []
 
 
-def use(plugin_files: Iterable[str | Path] = ()) -> Registry:
-    """This process's registry, found once and again only for other ``plugin_files``; :func:`build` looks in it from then on."""
-    wanted = tuple(str(Path(path).resolve()) for path in plugin_files)
-    if not _in_use or _in_use[0].plugin_files != wanted:
-        _in_use[:] = [Registry(wanted)]
+def use(plugin_files: Iterable[str | Path] = (), only: Iterable[tuple[str, str]] | None = None) -> Registry:
+    """This process's registry, found once and again only for others; :func:`build` looks in it from then on. Arguments as for
+    :class:`Registry`."""
+    files, entries = tuple(str(Path(path).resolve()) for path in plugin_files), None if only is None else tuple(only)
+    state = files, entries, tuple(hashes(map(Path, files)).items())
+    if not _in_use or _in_use[0].state != state:
+        _in_use[:] = [Registry(files, entries)]
     return _in_use[0]
+
+
+def probed(plugin_files: Iterable[str | Path]) -> Iterable[str | Path]:
+    """The files, each imported in a child process first: what ends its process there would end this one."""
+    files = [Path(path).resolve() for path in plugin_files]
+    for path in files:
+        probe(path)
+    return files
 
 
 def build(kind: Kind, name: str, params: Mapping[str, Any] | None = None) -> Plugin:
@@ -219,23 +257,37 @@ def _plugins_in(module: ModuleType) -> list[type[Plugin]]:
     ]
 
 
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"--plugin {path}: there is no such file")
-    name = f"castlewalls_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--plugin {path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up while the class is being made
+def _fault(cls: type[Plugin]) -> str:
+    """What is wrong with a third party's class, in words; empty if nothing is."""
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise UserError(f"--plugin {path} cannot be imported: {_one_line(error)}") from error
-    return module
+        _check(cls)
+    except UserError as error:
+        return str(error)
+    defaults = {field.name: field.default for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
+    bad = [name for name, value in defaults.items() if not _is_json(value)]
+    if bad:
+        what = f"{SINGULAR[kind_of(cls)]} {cls.card.name}: parameters must be JSON values, and finite"
+        return f"{what}: the default of {bad[0]} is {_shown(defaults[bad[0]])}"
+    return ""
+
+
+def _check_params(plugin: Plugin, what: str) -> None:
+    """Raises :class:`UserError` unless a plugin's parameters survive JSON."""
+    for name, value in plugin.params().items():
+        if not _is_json(value):
+            raise UserError(f"{what}: parameters must be JSON values, and finite: {name} is {_shown(value)}")
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    return one_line(repr(value), 80)
 
 
 def _one_line(error: BaseException) -> str:

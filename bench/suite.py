@@ -40,7 +40,7 @@ class Suite:
     """``attacks``, ``defenses`` and ``detectors`` as written, grids expanded; the planner adds the controls.
 
     ``tuned``: what of its parameters was chosen by looking at results, and at which.
-    ``timeout_seconds``: for each stage, ``None`` for no limit; ``retries``: how often a failed stage is tried again in one run.
+    ``timeout_seconds``: for each stage, ``None`` for the default limit; ``retries``: how often a failed stage is tried again in one run.
     """
 
     name: str

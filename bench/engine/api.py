@@ -22,7 +22,7 @@ from bench.engine.slots import Slot, make_slots
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.errors import UserError
-from bench.registry import Registry, use
+from bench.registry import Registry, probed, use
 from bench.sealed import read_secret, seal
 from bench.suite import Suite, load_suite
 
@@ -75,7 +75,7 @@ def prepare(
     if retries is not None and retries < 0:
         raise UserError(f"--retries must be at least 0, got {retries}")
     slots = make_slots(device, jobs, gpus, gpus_per_stage)
-    registry = use(plugins)
+    registry = use(probed(plugins))
     chosen = load_suite(suite, registry).only(registry, attacks, defenses, seeds, detectors)
     if sealed is not None:
         chosen = seal(chosen, read_secret(Path(sealed)))
@@ -116,7 +116,6 @@ def run_prepared(prepared: Prepared, store: Store, reporter: Reporter) -> Outcom
         kinds=prepared.kinds,
         timeout=prepared.timeout,
         retries=prepared.retries,
-        plugin_files=prepared.plan.plugin_files,
         provenance=where,
     )
     with reporter:

@@ -52,7 +52,6 @@ class StageContext:
     device: str = "cpu"
     threads: int = 1
     progress: Progress = lambda done, total, what: None
-    plugin_files: tuple[str, ...] = ()
     protocol: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     input_costs: dict[str, float] = field(default_factory=dict)

@@ -1,17 +1,20 @@
-"""The local executor: ready stages onto free slots, longest chain first. It holds no state worth keeping: the store does.
+"""The local executor: ready stages onto free slots, ours before third parties', longest chain first. It holds no state worth keeping:
+the store does.
 
 A stage that raises, takes too long or takes its worker down fails alone; what depends on it fails for the same reason, and the
-rest goes on. A key that another run is making is waited for, and taken over if that run dies.
+rest goes on. A key that another run is making is waited for, and taken over if that run dies. A stage that needs a third party's
+plugin gets a worker of its own, which ends with it: nothing that plugin leaves behind in a process is there for any other stage.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
 
@@ -21,8 +24,18 @@ from bench.engine.interrupts import Interrupts
 from bench.engine.progress import Reporter
 from bench.engine.slots import Slot, Worker
 from bench.engine.store import LOG, Store, discard
+from bench.text import one_line, tail
 
 POLL_SECONDS = 0.3
+#: After its process has ended, how long a worker's last words may still be on their way.
+LAST_WORDS_SECONDS = 1.0
+#: How long nobody may have heard anything before it is said what is running.
+QUIET_SECONDS = 60.0
+#: The time limit where nobody sets one: the longer of the first and so many times what the testbed declares such a stage takes; the
+#: last where it declares nothing.
+SHORTEST_LIMIT, DECLARED_TIMES, UNDECLARED_LIMIT = 1800.0, 20.0, 86400.0
+#: How often a result that is gone or damaged is made again in one run.
+REPAIRS = 2
 DEFAULT_STAGES = "bench.engine.stages"
 
 
@@ -40,8 +53,10 @@ class _Job:
     key: str
     lock: FileLock
     folder: Path
-    deadline: float | None = None
-    late: bool = False
+    worker: Worker
+    started: float
+    limit: float
+    ended: float | None = None
 
 
 def unfinished(stages: Mapping[str, Stage], targets: Iterable[str], store: Store) -> list[str]:
@@ -75,32 +90,36 @@ class Executor:
         kinds: Mapping[str, StageKind] | None = None,
         timeout: float | None = None,
         retries: int | None = None,
-        plugin_files: tuple[str, ...] = (),
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.store, self.slots, self.reporter, self.source = store, list(slots), reporter, stages
         self.kinds, self.timeout, self.retries = kinds or {}, timeout, retries
-        self.plugin_files, self.provenance = plugin_files, dict(provenance or {})
-        self.events: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]] = queue.SimpleQueue()
-        self.workers: dict[str, Worker] = {}
+        self.provenance = dict(provenance or {})
+        self.events: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
+        self.workers: dict[str, Worker] = {}  # by slot, those that run our own stages, one after another
+        self.jobs: dict[str, _Job] = {}
         self.failures: dict[str, Failure] = {}
         self.tries: dict[str, int] = {}
+        self.repairs: dict[str, int] = {}
         self.waiting: dict[str, None] = {}
-        self.jobs: dict[str, _Job] = {}  # by slot
         self.made = 0
+        self.full = False
+        self.heard = 0.0
 
     def run(
         self, stages: Mapping[str, Stage], targets: Iterable[str], changed: Callable[[], None] = lambda: None
     ) -> dict[str, Failure]:
-        """Makes every target, and returns the failures by key. ``changed`` is called after every stage that finished or failed.
+        """Makes ``targets`` and what they need, and returns why some could not be made, by key.
 
-        On an exception (Ctrl-C) the workers are ended and what they had begun is removed; finished stages stay.
+        ``changed`` is called after every stage that ended. ``KeyboardInterrupt`` goes through once the workers are ended.
         """
         targets = list(dict.fromkeys(targets))
-        self.stages, self.failures, self.tries = stages, {}, {}
+        self.stages, self.failures, self.tries, self.repairs, self.full = stages, {}, {}, {}, False
         self.waiting = dict.fromkeys(unfinished(stages, targets, self.store))
         self.said: set[str] = set()
         self.urgency = self._chain_lengths()
+        self.theirs = self._with_plugins()
+        self.heard = time.monotonic()
         self.reporter.begin(len(self.waiting), len([key for key in stages if key not in self.waiting]))
         with Interrupts() as interrupts:
             try:
@@ -108,7 +127,8 @@ class Executor:
                     interrupts.check()
                     if self._dispatch():
                         changed()
-                    self._listen(changed)
+                    if self._listen():
+                        changed()
             finally:
                 self._stop()
         return self.failures
@@ -122,16 +142,27 @@ class Executor:
                     lengths[above] = max(lengths[above], (self.stages[above].seconds or 1.0) + lengths[key])
         return lengths
 
+    def _with_plugins(self) -> set[str]:
+        """The stages that run a third party's plugin, or need a result of one: they come last, since one that hangs must not keep
+        the others from their numbers."""
+        found: set[str] = set()
+        for key, stage in self.stages.items():  # inputs stand before what needs them
+            if stage.plugins or not found.isdisjoint(stage.inputs.values()):
+                found.add(key)
+        return found
+
     def _dispatch(self) -> bool:
-        """Fills the free slots. True if a waiting stage turned out to be finished (by another run)."""
-        found = False
+        """Fills the free slots. True if a waiting stage came to an end without being started."""
+        if self.full:
+            return self._give_up_all()
+        ended = False
         running = {job.key for job in self.jobs.values()}
         ready = [
             key
             for key in self.waiting
             if key not in running and not any(above in self.waiting for above in self.stages[key].inputs.values())
         ]
-        for key in sorted(ready, key=lambda key: -self.urgency[key]):
+        for key in sorted(ready, key=lambda key: (key in self.theirs, -self.urgency[key])):
             free = [slot for slot in self.slots if slot.name not in self.jobs]
             if not free:
                 break
@@ -144,17 +175,50 @@ class Executor:
                 lock.release()
                 del self.waiting[key]
                 self.reporter.done(key, self.stages[key], 0.0)
-                found = True
-            else:
+                ended = True
+            elif self._usable(key):
                 self._start(key, lock, free[0])
-        return found
+            else:
+                lock.release()
+                ended = ended or key not in self.waiting
+        return ended
+
+    def _usable(self, key: str) -> bool:
+        """Whether a stage's inputs, and its own place, are as they should be; what is not is planned again."""
+        if self.store.folder(key).is_dir():  # there, and not finished
+            self._put_aside(key, self.store.fault(key))
+        for above in self.stages[key].inputs.values():
+            wrong = self.store.fault(above) if self.store.folder(above).is_dir() else "it is gone from the store"
+            if wrong:
+                self._make_again(above, wrong)
+                return False
+        return True
+
+    def _put_aside(self, key: str, wrong: str) -> None:
+        aside = self.store.put_aside(key)
+        self.reporter.note(f"{self.stages[key].describe()}: {wrong}; it is made again, what was there is in {aside}")
+
+    def _make_again(self, key: str, wrong: str) -> None:
+        """Plans a stage again whose result is gone or damaged; gives up where that happens over and over."""
+        self.repairs[key] = self.repairs.get(key, 0) + 1
+        if self.repairs[key] > REPAIRS:
+            self.waiting[key] = None
+            self._give_up(key, Failure(key, f"{wrong}, and was made {REPAIRS} times already"))
+            return
+        if self.store.folder(key).is_dir():
+            self._put_aside(key, wrong)
+        else:
+            self.reporter.note(f"{self.stages[key].describe()}: {wrong}; it is made again")
+        more = {above: None for above in unfinished(self.stages, [key], self.store) if above not in self.waiting}
+        self.waiting = {above: None for above in self.stages if above in self.waiting or above in more}
+        self.urgency = self._chain_lengths()
+        self.reporter.more(len(more))
 
     def _start(self, key: str, lock: FileLock, slot: Slot) -> None:
         stage = self.stages[key]
         folder = self.store.new_folder(key)
-        self.jobs[slot.name] = _Job(key, lock, folder)
-        if slot.name not in self.workers:
-            self.workers[slot.name] = Worker(slot, self.events)
+        worker = self._worker(slot, stage)
+        self.jobs[slot.name] = _Job(key, lock, folder, worker, time.monotonic(), self._limit(stage))
         task = {
             "stages": self.source,
             "stage": stage.name,
@@ -166,120 +230,215 @@ class Executor:
             "final": str(self.store.folder(key)),
             "provenance": self.provenance,
             "processes": slot.processes,
+            "plugins": [asdict(source) for source in stage.plugins],
             "context": {
                 "key": key,
                 "device": slot.device,
                 "partial": str(self.store.partial(key)),
                 "threads": slot.threads,
-                "plugin_files": self.plugin_files,
                 "protocol": stage.protocol,
                 "provenance": self.provenance | {"stage": key, "inputs": stage.inputs, "threads": slot.threads} | stage.notes,
                 "input_costs": self._own_costs(stage),
             },
         }
         self.reporter.started(key, stage, slot.name)
-        self.workers[slot.name].send(task)
+        worker.send(task)
+
+    def _worker(self, slot: Slot, stage: Stage) -> Worker:
+        """The slot's worker for our own stages; a new one for a stage with a third party's plugin."""
+        if stage.plugins:
+            if slot.device != "cpu" and slot.name in self.workers:  # it would hold on to the GPU's memory
+                self.workers.pop(slot.name).end()
+            return Worker(slot, self.events)
+        if slot.name not in self.workers:
+            self.workers[slot.name] = Worker(slot, self.events)
+        return self.workers[slot.name]
+
+    def _limit(self, stage: Stage) -> float:
+        """Seconds this stage may take, from the moment it is handed over."""
+        kind = self.kinds.get(stage.name)
+        said = self.timeout if self.timeout is not None else (kind.timeout_seconds if kind else None)
+        if said is not None:
+            return said
+        return UNDECLARED_LIMIT if stage.seconds is None else max(SHORTEST_LIMIT, DECLARED_TIMES * stage.seconds)
 
     def _own_costs(self, stage: Stage) -> dict[str, float]:
-        """What a cell cost: for ``measure``, the stages it alone needed, and the attack's training apart."""
+        """What a cell cost: for ``measure``, the stages it alone needed, and the attack's training apart. What was removed from
+        the store since does not count."""
         if stage.name != "measure":
             return {}
         shared = ("reference", "aim", "poisoned_rows", "true_rows")
         own = [key for role, key in stage.inputs.items() if role not in shared and not role.startswith("undefended_")]
-        manifests, training = {}, 0.0
+        costs: dict[str, dict[str, float]] = {}
+        training, seen = 0.0, set[str]()
         while own:
             key = own.pop()
-            if key not in manifests:
-                manifests[key] = self.store.manifest(key)
-                own += manifests[key]["input_keys"].values()
-        # An inversion's generator is reached through its invert stage, so training is found for every cell that has one.
-        for key in [key for key, found in manifests.items() if found["stage"] == "train"]:
-            training += manifests.pop(key)["cost"]["seconds"]
-        costs = [found["cost"] for found in manifests.values()]
+            if key in seen:
+                continue
+            seen.add(key)
+            try:
+                manifest = self.store.manifest(key)
+                name, cost, inputs = str(manifest["stage"]), dict(manifest["cost"]), dict(manifest["input_keys"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            own += inputs.values()
+            # An inversion's generator is reached through its invert stage, so training is found for every cell that has one.
+            if name == "train":
+                training += cost.get("seconds", 0.0)
+            else:
+                costs[key] = cost
         return {
-            "seconds": sum((cost["seconds"] for cost in costs), 0.0),
-            "peak_memory_bytes": max((cost["peak_memory_bytes"] for cost in costs), default=0.0),
-            "generator_calls": sum((cost.get("generator_calls", 0.0) for cost in costs), 0.0),
+            "seconds": sum((cost.get("seconds", 0.0) for cost in costs.values()), 0.0),
+            "peak_memory_bytes": max((cost.get("peak_memory_bytes", 0.0) for cost in costs.values()), default=0.0),
+            "generator_calls": sum((cost.get("generator_calls", 0.0) for cost in costs.values()), 0.0),
             "attack_seconds": training,
         }
 
-    def _listen(self, changed: Callable[[], None]) -> None:
-        """Waits for a worker's word, or a moment, and acts on it."""
+    def _listen(self) -> bool:
+        """Waits for a worker's word, or a moment, and acts on it. True if a stage ended."""
+        before = len(self.jobs), len(self.waiting)
         try:
             worker, message = self.events.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            self._end_late()
-            return
-        job = self.jobs.get(worker.slot.name)
-        if self.workers.get(worker.slot.name) is not worker:
-            return  # a worker that was ended already
+            pass
+        else:
+            job = self.jobs.get(worker.slot.name)
+            if job is not None and job.worker is worker:
+                self._hear(worker.slot.name, job, message)
+            elif message is None and self.workers.get(worker.slot.name) is worker:  # it died while it had nothing to do
+                self.workers.pop(worker.slot.name).end()
+        self._look_after()
+        return (len(self.jobs), len(self.waiting)) != before
+
+    def _hear(self, slot: str, job: _Job, message: Any) -> None:
+        """Acts on what the worker of a running stage said; ``None``: that it has ended."""
+        what = kind_of(message)
         if message is None:
-            del self.workers[worker.slot.name]
-            if job is not None:
-                reason = f"timed out after {self._timeout(job.key):g} s" if job.late else worker.ended()
-                self._finish(worker.slot.name, {"ok": False, "reason": reason, "trace": self._log(job, worker), "retry": True})
-                changed()
-        elif job is not None and "started" in message:
-            limit = self._timeout(job.key)
-            job.deadline = None if limit is None else time.monotonic() + limit
-        elif job is not None and "progress" in message:
-            done, total, what = message["progress"]
-            self.reporter.progress(job.key, done, total, what)
-        elif job is not None:
-            if job.late:  # it answered while it was being ended
-                del self.workers[worker.slot.name]
-            self._finish(worker.slot.name, message)
-            changed()
-        self._end_late()
+            self._lost(slot, job.worker.ended())
+        elif what == "progress":
+            done, total, text = message["progress"]
+            self.reporter.progress(job.key, done, total, one_line(text, 80))
+        elif what == "note":
+            self._say(f"{self.stages[job.key].describe()}: {one_line(message['note'])}")
+        elif what == "answer":
+            self._finish(slot, message)
+        elif what is None:
+            self._lost(slot, f"the worker said what is no answer: {one_line(repr(message), 80)}", again=False)
 
-    def _timeout(self, key: str) -> float | None:
+    def _look_after(self) -> None:
+        """Notices a stage that takes too long, and a worker that is gone though something it started still holds its pipe."""
+        now = time.monotonic()
+        for slot, job in list(self.jobs.items()):
+            if job.ended is None and job.worker.process.poll() is not None:
+                job.ended = now
+            if job.ended is not None and now > job.ended + LAST_WORDS_SECONDS:
+                self._lost(slot, job.worker.ended())
+            elif now > job.started + job.limit:
+                default = (
+                    "" if self._limit_is_set(job.key) else " (the default; --timeout or a suite's timeout_seconds sets another)"
+                )
+                self._lost(slot, f"timed out after {job.limit:g} s{default}")
+        if self.jobs and now > self.heard + QUIET_SECONDS:
+            self.heard = now
+            running = sorted(self.jobs.values(), key=lambda job: job.started)
+            self.reporter.still([(self.stages[job.key], now - job.started) for job in running])
+
+    def _limit_is_set(self, key: str) -> bool:
         kind = self.kinds.get(self.stages[key].name)
-        return self.timeout if self.timeout is not None else (kind.timeout_seconds if kind else None)
+        return self.timeout is not None or (kind is not None and kind.timeout_seconds is not None)
 
-    def _end_late(self) -> None:
-        for slot, job in self.jobs.items():
-            if job.deadline is not None and time.monotonic() > job.deadline and not job.late and slot in self.workers:
-                job.late = True
-                self.workers[slot].kill()
+    def _say(self, text: str) -> None:
+        self.heard = time.monotonic()
+        self.reporter.note(text)
 
-    def _log(self, job: _Job, worker: Worker) -> str:
+    def _lost(self, slot: str, reason: str, again: bool = True) -> None:
+        """A running stage's worker is gone, or is ended now, with all it has started."""
+        job = self.jobs[slot]
+        job.worker.end()
         log = job.folder / LOG
-        return log.read_text(errors="replace")[-4000:] if log.is_file() else worker.last_words()
+        trace = log.read_text(errors="replace")[-4000:] if log.is_file() else job.worker.last_words()
+        self.workers = {name: worker for name, worker in self.workers.items() if worker is not job.worker}
+        self._finish(slot, {"ok": False, "reason": reason, "trace": trace, "retry": again})
 
-    def _finish(self, slot: str, result: Mapping[str, Any]) -> None:
+    def _finish(self, slot: str, answer: Mapping[str, Any]) -> None:
+        """A stage has come to an end. Whether it has a result only the store says."""
+        self.heard = time.monotonic()
         job = self.jobs.pop(slot)
         stage = self.stages[job.key]
-        if not result["ok"]:
-            discard(job.folder)
+        if job.worker is not self.workers.get(slot):
+            job.worker.end()
+        discard(job.folder)
         job.lock.release()
-        if result["ok"] or self.store.finished(job.key):
-            del self.waiting[job.key]
+        if self.store.finished(job.key):
+            self.waiting.pop(job.key, None)
             self.made += 1
-            self.reporter.done(job.key, stage, result.get("cost", {}).get("seconds", 0.0))
+            self.reporter.done(job.key, stage, self._seconds(job.key))
             return
+        reason, trace = one_line(answer.get("reason") or ""), tail(answer.get("trace") or "")
+        if answer["ok"]:  # it cannot be trusted with another stage
+            reason = "its worker said that it was done, but there is no result in the store"
+            if slot in self.workers:
+                self.workers.pop(slot).end()
+        self.full = self.full or answer.get("disk_full") is True
         kind = self.kinds.get(stage.name)
         allowed = self.retries if self.retries is not None else (kind.retries if kind else 0)
         self.tries[job.key] = self.tries.get(job.key, 0) + 1
-        again = bool(result["retry"]) and self.tries[job.key] <= allowed
-        self.reporter.failed(job.key, stage, result["reason"], again)
+        again = answer.get("retry") is True and self.tries[job.key] <= allowed
+        self.reporter.failed(job.key, stage, reason, again)
         if not again:
-            self._give_up(job.key, Failure(job.key, result["reason"], result["trace"]))
+            self._give_up(job.key, Failure(job.key, reason, trace))
+
+    def _seconds(self, key: str) -> float:
+        try:
+            return float(self.store.manifest(key)["cost"]["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
 
     def _give_up(self, key: str, failure: Failure) -> None:
         """Marks a stage and everything that hangs on it."""
-        del self.waiting[key]
+        self.waiting.pop(key, None)
         self.failures[key] = failure
+        running = {job.key for job in self.jobs.values()}
         for below in [below for below in self.waiting if key in self.stages[below].inputs.values()]:
-            if below in self.waiting:
+            if below in self.waiting and below not in running:
                 self._give_up(below, failure)
 
+    def _give_up_all(self) -> bool:
+        """The disk is full: whatever was begun now would come to the same end."""
+        running = {job.key for job in self.jobs.values()}
+        left = [key for key in self.waiting if key not in running]
+        for key in left:
+            if key in self.waiting:
+                self._give_up(key, Failure(key, "not begun: the disk is full"))
+        return bool(left)
+
     def _stop(self) -> None:
-        for worker in self.workers.values():
+        workers = {id(worker): worker for worker in [*self.workers.values(), *(job.worker for job in self.jobs.values())]}
+        for worker in workers.values():
             worker.kill()
-        for worker in self.workers.values():
-            worker.process.wait()
+        for worker in workers.values():
+            worker.end()
         for job in self.jobs.values():
             discard(job.folder)
             job.lock.release()
         self.workers.clear()
         self.jobs.clear()
+
+
+def kind_of(message: Any) -> Literal["started", "progress", "note", "answer"] | None:
+    """What a worker says; ``None`` for what no worker of ours says. A plugin can write into the worker's pipe."""
+    if not isinstance(message, dict):
+        return None
+    if isinstance(message.get("ok"), bool):
+        texts = [message.get("reason", ""), message.get("trace", "")]
+        return "answer" if all(isinstance(text, str) for text in texts) else None
+    if message.get("started") is True:
+        return "started"
+    if isinstance(message.get("note"), str):
+        return "note"
+    progress = message.get("progress")
+    if isinstance(progress, list) and len(progress) == 3 and isinstance(progress[2], str):
+        counts = progress[:2]
+        if all(type(count) in (int, float) and math.isfinite(count) for count in counts):
+            return "progress"
+    return None

@@ -13,6 +13,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def tree_hash(tree: ast.AST) -> str:
 def file_hash(path: Path) -> str:
     """Of a file: Python as its syntax tree, anything else byte by byte. Read once a process."""
     if path.suffix == ".py":
-        return tree_hash(ast.parse(path.read_bytes(), str(path)))
+        with suppress(SyntaxError, ValueError):  # what is not Python is bytes, whatever its name
+            return tree_hash(ast.parse(path.read_bytes(), str(path)))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.engine.fingerprint import digest
 from bench.engine.record import PluginSpec, Record, Status
+from bench.plugin_file import Source
 from bench.text import one_line, tail
 
 
@@ -17,6 +18,7 @@ class Stage:
     """One memoised unit of work. ``params``: JSON values; ``inputs``: role -> key of the stage that makes it.
 
     ``key`` names the result: the same key is never computed twice. ``seconds``: what the testbed declares such a stage takes;
+    ``plugins``: third parties' that it runs, which is why it gets a worker of its own; their code is in the fingerprint.
     ``notes``: what goes into the provenance of what it makes, and decides no number.
     """
 
@@ -28,6 +30,7 @@ class Stage:
     protocol: str = ""
     locations: frozenset[str] = frozenset()
     notes: dict[str, Any] = field(default_factory=dict)
+    plugins: tuple[Source, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -86,7 +89,6 @@ class Plan:
     stages: dict[str, Stage]
     description: str = ""
     filtered: bool = False
-    plugin_files: tuple[str, ...] = ()
 
     def limited(self, limit: int) -> Plan:
         """Only the first ``limit`` cells, and the stages they need."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from bench.engine.context import StageKind
@@ -15,6 +16,7 @@ from bench.engine.graph import Cell, Plan, Stage, without
 from bench.engine.record import PluginSpec
 from bench.errors import UserError
 from bench.plugin import Attack, Defense, Detector, Plugin, Tuning
+from bench.plugin_file import Source
 from bench.registry import Registry, family_of
 from bench.suite import Suite
 from bench.testbeds.base import ConditionalTestbed, Testbed
@@ -72,7 +74,7 @@ def make_plan(
     for one in honest:
         rows += [(one, probe) for probe in backdoors] or [(one, None)]
     for testbed in suite.testbeds:
-        builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned, honest)
+        builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned, registry, honest)
         for seed in suite.seeds:
             cells += [builder.cell(attack, probe, treatment, seed) for attack, probe in rows for treatment in treatments]
             cells += builder.anchors(defenses[0], seed)
@@ -82,7 +84,6 @@ def make_plan(
         stages=stages,
         description=suite.description,
         filtered=suite.filtered,
-        plugin_files=registry.plugin_files,
     )
 
 
@@ -97,9 +98,11 @@ class _Builder:
         processes: int,
         stages: dict[str, Stage],
         suite_tuned: tuple[Tuning, ...],
+        registry: Registry,
         honest: list[Attack],
     ) -> None:
-        self.suite_tuned, self.honest = suite_tuned, honest
+        self.suite_tuned, self.registry, self.honest = suite_tuned, registry, honest
+        self.sources: dict[type[Plugin], Source | None] = {}
         self.testbed, self.kinds, self.device, self.processes, self.stages = testbed, kinds, device, processes, stages
         self.conditional = isinstance(testbed, ConditionalTestbed)
         self.spec = testbed_spec(testbed)
@@ -128,6 +131,11 @@ class _Builder:
                 f"images in {settings.accumulation_steps} accumulation step(s)"
             )
 
+    def _source(self, plugin: Plugin) -> Source | None:
+        if type(plugin) not in self.sources:
+            self.sources[type(plugin)] = self.registry.source(plugin)
+        return self.sources[type(plugin)]
+
     def stage(
         self,
         name: str,
@@ -137,11 +145,13 @@ class _Builder:
         notes: dict[str, Any] | None = None,
     ) -> str:
         """Adds a stage unless it is there, and returns its key. ``plugins``: those it runs; ``notes``: see :class:`Stage`."""
+        theirs = [source for plugin in plugins if plugin is not None and (source := self._source(plugin))]
         fingerprint = digest(
             {
                 "kind": self.kind_hashes[name],
                 "testbed": [self.code, self.data],
                 "plugins": [object_hash(plugin) for plugin in plugins if plugin is not None],
+                "read by them": [file_hash(Path(name)) for source in theirs for name in source.hashes],
                 "versions": versions((*PACKAGES, *self.kinds[name].packages)),
                 "device": f"{self.device} x{self.processes}" if self._together(name) else self.device,
             }
@@ -155,6 +165,7 @@ class _Builder:
             protocol=self.protocol,
             locations=self.locations,
             notes=notes or {},
+            plugins=tuple(theirs),
         )
         self.stages.setdefault(made.key, made)
         return made.key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -43,6 +43,12 @@ class Reporter:
     def note(self, text: str) -> None:
         """A line that a person should read."""
 
+    def more(self, count: int) -> None:
+        """So many stages must be made besides, since their results are gone or damaged."""
+
+    def still(self, running: Sequence[tuple[Stage, float]]) -> None:
+        """Nothing has happened for a while; what is running, and for how many seconds."""
+
 
 class Lines(Reporter):
     """One line per event, for logs."""
@@ -55,6 +61,13 @@ class Lines(Reporter):
 
     def note(self, text: str) -> None:
         self._say(text)
+
+    def more(self, count: int) -> None:
+        self.total += count
+
+    def still(self, running: Sequence[tuple[Stage, float]]) -> None:
+        said = "; ".join(f"{stage.describe()} ({seconds / 60:.0f} min)" for stage, seconds in running)
+        self._say(f"still running: {said}")
 
     def begin(self, total: int, cached: int) -> None:
         self.total = total
@@ -99,6 +112,14 @@ class Bars(Lines):
         super().begin(total, cached)
         if total:
             self.overall = self.bars.add_task("all stages", total=total)
+
+    def more(self, count: int) -> None:
+        super().more(count)
+        if self.overall is not None:
+            self.bars.update(self.overall, total=self.total)
+
+    def still(self, running: Sequence[tuple[Stage, float]]) -> None:
+        """The bars say it."""
 
     def started(self, key: str, stage: Stage, slot: str) -> None:
         self.rows[key] = self.bars.add_task(f"  {slot} {stage.describe()}", total=None)

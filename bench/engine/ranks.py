@@ -40,7 +40,7 @@ def run_ranks(task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -
     """
     started, count, out = time.monotonic(), int(task["processes"]), Path(task["folder"])
     _make_room()
-    events: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
     workers: list[Worker] = []
     with _reserved_port() as port, tempfile.TemporaryDirectory(dir=out, prefix="ranks-") as scratch:
         try:
@@ -70,7 +70,7 @@ def _slot(rank: int, count: int, port: int, context: Mapping[str, Any]) -> Slot:
 
 def _costs(
     workers: list[Worker],
-    events: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]],
+    events: queue.SimpleQueue[tuple[Worker, Any]],
     send: Callable[[dict[str, Any]], None],
     log: Path,
 ) -> list[dict[str, float]]:
@@ -88,9 +88,9 @@ def _costs(
             trace = log.read_text(errors="replace")[-4000:]
             answers[worker] = {"ok": False, "reason": reason, "trace": trace, "retry": True}
             lost.append(answers[worker])
-        elif message is not None and "ok" in message:
+        elif isinstance(message, dict) and isinstance(message.get("ok"), bool):
             answers[worker] = message
-        elif message is not None and "progress" in message and worker is workers[0]:
+        elif isinstance(message, dict) and "progress" in message and worker is workers[0]:
             send(message)
         failed = [answer for answer in answers.values() if not answer["ok"]]
         if failed and deadline is None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from bench.errors import UserError
 
 #: glibc gives every large tensor fresh pages and takes them back at once; keeping them saves thousands of page faults a step. Bytes.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+#: The variable that marks all processes of a worker.
+MARK = "CASTLEWALLS_WORKER"
+#: The longest line a worker says: the end of a log and a reason are far below it.
+MESSAGE_BYTES = 2**20
 #: CPU threads beside a GPU. A constant: the number of slots must never change a result.
 GPU_THREADS = 4
 
@@ -90,48 +95,49 @@ def make_slots(device: str, jobs: int | None = None, gpus: Sequence[str] | None 
 class Worker:
     """A running :mod:`bench.engine.worker`, and a thread that puts what it says into ``events`` as ``(worker, message)``.
 
-    ``(worker, None)`` says that it has ended. ``ended()`` then tells how. ``leads``: whether it ends alone, with all it has
-    started; else it is a part of the worker that starts it, and shares its log (:mod:`bench.engine.ranks`).
+    ``(worker, None)`` says that it has ended; a message that is no JSON comes as text. ``leads``: whether it ends alone, with all
+    it has started; else it is a part of the worker that starts it, and shares its log (:mod:`bench.engine.ranks`).
     """
 
-    def __init__(
-        self, slot: Slot, events: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]], *, leads: bool = True
-    ) -> None:
-        self.slot, self.leads = slot, leads
+    def __init__(self, slot: Slot, events: queue.SimpleQueue[tuple[Worker, Any]], *, leads: bool = True) -> None:
+        self.slot, self.leads, self.over = slot, leads, False
         self.errors = tempfile.TemporaryFile()
+        # Whatever it starts inherits the mark, in a session of its own too, and is found by it.
+        self.mark = uuid.uuid4().hex
         count = str(slot.threads)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
         fixed = {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         path = {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+        mark = {MARK: self.mark} if leads else {}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.engine.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors if leads else None,
-            text=True,
-            env={**ALLOCATOR, **os.environ, **threads, **fixed, **path, **slot.environment},
+            env={**ALLOCATOR, **os.environ, **threads, **fixed, **path, **mark, **slot.environment},
             start_new_session=leads,  # Ctrl-C is for the run, which then ends its workers
         )
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
 
-    def _listen(self, events: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]]) -> None:
+    def _listen(self, events: queue.SimpleQueue[tuple[Worker, Any]]) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            try:
-                message = json.loads(line)
-            except ValueError:  # the last words of a worker that was killed
-                break
-            events.put((self, message))
+        with suppress(OSError, ValueError):  # ValueError: closed by end()
+            while line := self.process.stdout.readline(MESSAGE_BYTES):
+                try:
+                    message = json.loads(line)
+                except (ValueError, RecursionError):
+                    if not line.endswith(b"\n") and len(line) < MESSAGE_BYTES:
+                        break  # the last words of a worker that was killed
+                    message = line[:80].decode(errors="replace")
+                events.put((self, "null" if message is None else message))
         events.put((self, None))
 
     def send(self, task: Mapping[str, Any]) -> None:
         """Hands over a task. A worker that has just died is noticed by its thread."""
         assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(task) + "\n")
+        with suppress(OSError, ValueError):
+            self.process.stdin.write(json.dumps(task).encode() + b"\n")
             self.process.stdin.flush()
-        except OSError:
-            pass
 
     def kill(self) -> None:
         """Ends it now, with all it has started; does not wait."""
@@ -141,10 +147,25 @@ class Worker:
         else:
             self.process.kill()
 
+    def end(self) -> None:
+        """Ends it and whatever it has started, children in sessions of their own among them, and waits until it is gone."""
+        if self.over:
+            return
+        self.over = True
+        self.kill()
+        if self.leads:
+            kill_marked(self.mark)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=10)
+
     def ended(self) -> str:
         """How it ended, in words. What it had started ends too."""
-        code = self.process.wait()
-        self.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=1)  # it closed its pipe, and may still be there
+        code = self.process.poll()
+        self.end()
+        if code is None:
+            return "the worker process closed its pipe, and was ended"
         if code == -9:
             return "the worker process was killed (out of memory?)"
         return f"the worker process died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
@@ -153,3 +174,13 @@ class Worker:
         """The end of what it wrote to standard error outside any stage."""
         self.errors.seek(0)
         return self.errors.read()[-4000:].decode(errors="replace")
+
+
+def kill_marked(mark: str) -> None:
+    """Ends every process that was started, however indirectly, by the worker with this mark."""
+    import psutil  # only needed where something ends
+
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                process.kill()

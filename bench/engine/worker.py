@@ -21,18 +21,22 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from bench.engine.context import StageContext, StageKind
 from bench.engine.ranks import RankFailed, run_ranks
 from bench.engine.store import LOG, commit, discard, is_disk_full
+from bench.engine.surroundings import Surroundings
 from bench.errors import UserError
+from bench.plugin_file import Source, Watch, check, tell
 from bench.text import REASON_LENGTH, one_line, tail
 
 PROGRESS_SECONDS = 0.2
+#: What a stage's log may hold, and how often that is looked at while it runs.
+LOG_BYTES, LOG_SECONDS = 2**20, 1.0
 
 
 def load_stages(source: str) -> Mapping[str, StageKind]:
@@ -71,7 +75,7 @@ def run_stage(
         if "partial" in task["context"]:
             shutil.rmtree(task["context"]["partial"], ignore_errors=True)
         return {"ok": True, "cost": cost}
-    except Exception as error:
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: here they come from a plugin
         failure = _failure(error, task)
         discard(out)
         return failure
@@ -82,11 +86,11 @@ def run_rank(kinds: Mapping[str, StageKind], task: Mapping[str, Any], send: Call
     :func:`run_stage`."""
     try:
         return {"ok": True, "cost": _measured(kinds[task["stage"]], task, Path(task["folder"]), send)}
-    except Exception as error:
+    except BaseException as error:
         return _failure(error, task)
 
 
-def _failure(error: Exception, task: Mapping[str, Any]) -> dict[str, Any]:
+def _failure(error: BaseException, task: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(error, RankFailed):
         return error.result
     if is_disk_full(error):
@@ -101,10 +105,11 @@ def _failure(error: Exception, task: Mapping[str, Any]) -> dict[str, Any]:
         "reason": one_line(reason),
         "trace": tail(traceback.format_exc()),
         "retry": not (is_disk_full(error) or isinstance(error, UserError)),
+        "disk_full": is_disk_full(error),
     }
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:  # a plugin's own class may fail at that too
@@ -129,10 +134,28 @@ def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callabl
     given = {**task["context"], "partial": None if partial is None else Path(partial)}
     context = StageContext(progress=progress, started=started, **given)
     inputs = {role: Path(folder) for role, folder in task["inputs"].items()}
-    extra = kind.run(task["params"], inputs, out, context) or {}
+    plugins = [Source(**source) for source in task.get("plugins", ())]
+    with ExitStack() as stack:
+        watches = [stack.enter_context(Watch(Path(plugin.file).parent)) for plugin in plugins if plugin.file]
+        extra = kind.run(task["params"], inputs, out, context) or {}
+    if plugins:
+        _check_plugins(plugins, watches)
     cost = {name: float(value) for name, value in extra.items()}
     seconds = context.earlier_seconds + time.monotonic() - started
     return cost | {"seconds": seconds, "peak_memory_bytes": float(peak_memory())} | _gpu_peak(context.device)
+
+
+def _check_plugins(plugins: Sequence[Source], watches: Sequence[Watch]) -> None:
+    """Raises :class:`UserError` if third parties' plugins left something changed that all code shares, or read a file that no key
+    holds."""
+    names = " and ".join(plugin.file or f"the plugin {plugin.name}" for plugin in plugins)
+    moved = _pristine[0].moved() if _pristine else ""
+    if moved:
+        raise UserError(f"{names} left changed what all code in its process shares: {moved}; put it back before returning")
+    known = {name for plugin in plugins for name in plugin.hashes}
+    unknown = sorted({str(path) for watch in watches for path in watch.read} - known)
+    if unknown:
+        raise UserError(f"{names} reads {unknown[0]}, which no result's key holds: list it in its card's files")
 
 
 def _forget_peak_memory() -> None:
@@ -159,10 +182,11 @@ def _gpu_peak(device: str) -> dict[str, float]:
 
 
 class _Output:
-    """Sends file descriptors 1 and 2 to a file, C libraries' prints included, and back."""
+    """Sends file descriptors 1 and 2 to a file, C libraries' prints included, and back. The file's middle is dropped when it grows
+    beyond :data:`LOG_BYTES`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.done = path, threading.Event()
 
     def __enter__(self) -> None:
         self.saved = [os.dup(1), os.dup(2)]
@@ -170,14 +194,33 @@ class _Output:
         for number in (1, 2):
             os.dup2(log, number)
         os.close(log)
+        threading.Thread(target=self._keep_short, daemon=True).start()
+
+    def _keep_short(self) -> None:
+        while not self.done.wait(LOG_SECONDS):
+            self._shorten()
+
+    def _shorten(self) -> None:
+        with suppress(OSError):
+            size = self.path.stat().st_size
+            if size > LOG_BYTES:
+                with self.path.open("r+b") as log:
+                    log.seek(-LOG_BYTES // 4, os.SEEK_END)
+                    end = log.read(LOG_BYTES // 4)
+                    log.truncate(LOG_BYTES // 4)
+                    log.seek(0, os.SEEK_END)
+                    log.write(b"\n[... what was printed here is left out ...]\n" + end)
 
     def __exit__(self, *exception: object) -> None:
+        self.done.set()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
         for number, saved in zip((1, 2), self.saved, strict=True):
-            os.dup2(saved, number)
-            os.close(saved)
+            with suppress(OSError):  # a plugin may have closed them
+                os.dup2(saved, number)
+                os.close(saved)
+        self._shorten()
 
 
 def _read_tasks(tasks: queue.SimpleQueue[dict[str, Any]]) -> None:
@@ -186,10 +229,12 @@ def _read_tasks(tasks: queue.SimpleQueue[dict[str, Any]]) -> None:
     os._exit(0)  # the run is gone, or wants no more
 
 
+_pristine: list[Surroundings] = []
+
+
 def _prepare(task: dict[str, Any]) -> Mapping[str, StageKind]:
+    """Everything a stage needs in this process, which is put back to what it was when it began."""
     kinds = load_stages(task["stages"])
-    if "bench.registry" in sys.modules:  # a stage table that knows no plugin need not load torch
-        importlib.import_module("bench.registry").use(task["context"]["plugin_files"])
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(task["context"]["threads"])
@@ -198,24 +243,46 @@ def _prepare(task: dict[str, Any]) -> Mapping[str, StageKind]:
             precision.exact_float32()
             for told in (task, task["context"]):
                 told["provenance"] = told["provenance"] | {"gpu_numerics": precision.gpu_numerics()}
+    if not _pristine:
+        _pristine.append(Surroundings())
+    _pristine[0].restore()
+    _load_plugins(task)
     return kinds
+
+
+def _load_plugins(task: Mapping[str, Any]) -> None:
+    """Third parties' plugins that this stage runs, and no others. Raises :class:`UserError` for one that is not what was planned, or
+    that changes what all code shares."""
+    plugins = [Source(**source) for source in task.get("plugins", ())]
+    for plugin in plugins:
+        check(plugin.hashes)
+    if "bench.registry" in sys.modules:  # a stage table that knows no plugin need not load torch
+        files = list(dict.fromkeys(plugin.file for plugin in plugins if plugin.file))
+        only = list(dict.fromkeys((plugin.group, plugin.name) for plugin in plugins if not plugin.file))
+        importlib.import_module("bench.registry").use(files, only)
+        if plugins and (moved := _pristine[0].moved()):
+            names = " and ".join(plugin.file or f"the plugin {plugin.name}" for plugin in plugins)
+            raise UserError(f"{names} changes, when it is imported, what all code in its process shares: {moved}")
 
 
 def serve(answers: TextIO) -> None:
     """Runs tasks until standard input closes."""
     tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
+    saying = threading.Lock()
 
     def send(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
+        with saying, suppress(OSError, ValueError):  # whoever closed the pipe is noticed at the other end
+            answers.write(json.dumps(message) + "\n")
+            answers.flush()
 
+    tell.append(lambda text: send({"note": text}))
     while True:
         task = tasks.get()
         try:
             kinds = _prepare(task)
-        except Exception as error:
-            send({"ok": False, "reason": f"{type(error).__name__}: {error}", "trace": traceback.format_exc(), "retry": False})
+        except BaseException as error:
+            send(_failure(error, task) | {"retry": False})
             continue
         send({"started": True})
         send((run_rank if "rank" in task else run_stage)(kinds, task, send))

@@ -4,11 +4,12 @@ import importlib.metadata
 import shutil
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 import attacks
-from bench import registry
+from bench import plugin_file, registry
 from bench.errors import UserError
 from bench.registry import Registry, family_of, kind_of, source_of
 
@@ -110,10 +111,143 @@ def test_an_installed_package_brings_plugins(monkeypatch, fake_plugins):
     ],
 )
 def test_a_broken_installed_package_is_named(monkeypatch, value, message):
+    """Every run, list and show used to end, for suites that have nothing to do with it too."""
     entry_point(monkeypatch, value)
+    found = Registry()
+    assert found.attack("none").card.name == "none"
     with pytest.raises(UserError, match=r"the plugin of their-package \(entry point castlewalls\.attacks: theirs\)") as caught:
-        Registry()
+        found.attack("their_attack")
+    assert message in str(caught.value) and "unknown attack 'their_attack'" in str(caught.value)
+
+
+HEAD = """
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+from bench.plugin import Card, SamplerDefense
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(SamplerDefense):
+    card: ClassVar[Card] = Card(name="mine", summary="for tests")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import sys; sys.exit(0)", "cannot be imported: it ends the process (SystemExit: 0)"),
+        ("class Odd(BaseException): pass\nraise Odd('x')", "cannot be imported: Odd: x"),
+        ("class Odd(Exception):\n    def __str__(self): raise RuntimeError\nraise Odd", "cannot be imported: Odd"),
+        (HEAD.replace('Card(name="mine", summary="for tests")', "dict(name='mine')"), "card must be a Card, got dict"),
+        (HEAD.replace('"mine"', '"none"'), "'none' is reserved for the controls"),
+        (HEAD + "    size: float = float('nan')", "the default of size is nan"),
+        (HEAD + "    size: Any = field(default=b'x')", "the default of size is b'x'"),
+        (HEAD.replace("@dataclass(frozen=True, kw_only=True)", ""), "Mine must be a @dataclass"),
+    ],
+)
+def test_a_plugin_file_that_breaks_the_contract_is_one_line(tmp_path, text, message):
+    """Each of these was a traceback, or an exit code 0 with nothing done."""
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        Registry([path])
+    assert str(caught.value).startswith(f"--plugin {path}") and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "    size: Any = field(default_factory=object)",
+            "mine: parameters must be JSON values, and finite: size is <object object",
+        ),
+        ("    size: int = 1\n    def params(self): return {}", "must not define params()"),
+    ],
+)
+def test_parameters_that_do_not_survive_json_are_refused(tmp_path, text, message):
+    """A hidden parameter would give two columns the same numbers."""
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + text)
+    with pytest.raises(UserError) as caught:
+        Registry([path]).defense("mine")
     assert message in str(caught.value)
+
+
+def test_a_plugin_that_ends_its_process_is_one_line(tmp_path):
+    """A script without a main guard: a run of it would end with exit code 0 and no word."""
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + "import os; os._exit(0)")
+    with pytest.raises(UserError, match=r"mine\.py cannot be imported: it ends the process \(exit code 0\)"):
+        registry.probed([path])
+
+
+def test_a_plugin_whose_import_never_ends_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + "import time; time.sleep(600)")
+    said = []
+    monkeypatch.setattr(plugin_file, "IMPORT_SECONDS", 0.5)
+    monkeypatch.setattr(plugin_file, "tell", [said.append])
+    with pytest.raises(UserError, match=r"mine\.py cannot be imported: it took longer than 0\.5 s"):
+        registry.probed([path])
+
+
+def test_a_slow_import_says_what_it_waits_for(tmp_path, monkeypatch):
+    """A minute of silence looks like a run that hangs."""
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + "import time; time.sleep(0.3)")
+    said = []
+    monkeypatch.setattr(plugin_file, "tell", [said.append])
+    with plugin_file.saying("importing it", seconds=0.05):
+        Registry([path])
+    assert said == ["importing it"]
+
+
+def names(files):
+    return sorted(Path(name).name for name in files)
+
+
+def test_what_a_plugin_reads_belongs_to_it(tmp_path):
+    """A package beside it, a table its text names, what it opens on import, what its card lists: else old numbers stand for new code."""
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "__init__.py").write_text("from helpers.inner import SCALE")
+    (tmp_path / "helpers" / "inner.py").write_text("SCALE = 1")
+    (tmp_path / "beside.py").write_text("import json")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "table.npz").touch()
+    (tmp_path / "w_opened.txt").write_text("1")
+    (tmp_path / "listed").mkdir()
+    (tmp_path / "listed" / "w.bin").touch()
+    (tmp_path / "scale.txt").touch()
+    (tmp_path / "unrelated.txt").touch()
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import sys; from pathlib import Path\nsys.path.insert(0, str(Path(__file__).parent))\nimport helpers\n"
+        + HEAD.replace('tests")', 'tests", files=("listed",))')
+        + "    def stepped(self, x, timestep):\n        import beside\n        return x * float(open('scale.txt').read())\n"
+        + "open(Path(__file__).parent / ('w_' + 'opened.txt')).read()\nTABLE = Path('data') / 'table.npz'\n"
+    )
+    found = Registry([path])
+    source = found.source(found.defense("mine"))
+    wanted = ["__init__.py", "beside.py", "inner.py", "mine.py", "scale.txt", "table.npz", "w.bin", "w_opened.txt"]
+    assert names(source.hashes) == wanted
+    plugin_file.check(source.hashes)
+    (tmp_path / "helpers" / "inner.py").write_text("SCALE = 2")
+    with pytest.raises(UserError, match=r"inner\.py was changed after this run was planned"):
+        plugin_file.check(source.hashes)
+    sys.modules.pop("helpers"), sys.modules.pop("helpers.inner"), sys.path.remove(str(tmp_path))
+
+
+def test_a_listed_file_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD.replace('tests")', 'tests", files=("weights.bin",))'))
+    found = Registry([path])
+    with pytest.raises(UserError, match=r"its card's files must be there, and .*weights\.bin is not"):
+        found.source(found.defense("mine"))
+
+
+def test_ours_have_no_source():
+    found = Registry()
+    assert found.source(found.defense("none")) is None
 
 
 def test_use_chooses_the_registry_that_build_looks_in(fake_plugins):

@@ -36,6 +36,9 @@ class Remembering(Reporter):
     def note(self, text):
         self.events.append(("note", text))
 
+    def still(self, running):
+        self.events.append(("still", [(stage.name, seconds) for stage, seconds in running]))
+
     def keys(self, what):
         return [event[1] for event in self.events if event[0] == what]
 
@@ -79,6 +82,12 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path):
     return Lab(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def new_lab():
+    """Makes more of them, for fixtures that live longer than a test."""
+    return Lab
 
 
 @pytest.fixture

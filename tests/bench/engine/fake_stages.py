@@ -4,7 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -19,11 +21,42 @@ def compute(params, inputs, out, context):
     for step in range(steps):
         context.progress(step, steps, "step")
         time.sleep(params.get("sleep", float(os.environ.get("FAKE_SLEEP", "0"))))
+    if "removes" in params:
+        shutil.rmtree(params["removes"])
     text = json.dumps([{name: params[name] for name in sorted(params) if name != "sleep"}, below])
     value = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 1e12
     (out / "value.json").write_text(json.dumps({"value": value}))
     (out / "threads.json").write_text(json.dumps([context.threads, context.device, os.environ.get("CUDA_VISIBLE_DEVICES")]))
     return {"generator_calls": 10.0}
+
+
+def _say(text):
+    """Writes into the worker's own pipe, as code that looks for it can."""
+    for number in range(3, 64):
+        try:
+            if os.readlink(f"/proc/self/fd/{number}").startswith("pipe:"):
+                os.write(number, text)
+        except OSError:
+            pass
+
+
+def _child(first=lambda: None, then=lambda: None):
+    """A child that lives on, and holds every pipe of the worker."""
+    if os.fork() == 0:
+        first()
+        time.sleep(600)
+    then()
+
+
+TRICKS = {
+    "forged": lambda: _say(b'{"ok": true, "cost": {"seconds": 1.0}}\n'),
+    "malformed": lambda: _say(b'{"progress": 5}\n'),
+    "noise": lambda: _say(b"\xff\xff" * 10_000 + b"\n"),
+    "number": lambda: _say(b"7\n"),
+    "forks": lambda: _child(then=lambda: os._exit(1)),
+    "leaves": lambda: _child(os.setsid, lambda: os._exit(1)),
+    "closes": lambda: os.closerange(0, 64),
+}
 
 
 def broken(params, inputs, out, context):
@@ -43,6 +76,19 @@ def broken(params, inputs, out, context):
         os.kill(os.getpid(), 9)
     if how == "hang":
         time.sleep(600)
+    if how in TRICKS:
+        TRICKS[how]()
+        time.sleep(600)
+    if how == "prints":
+        os.write(1, b"x" * 5_000_000)
+    if how == "surrogate":
+        raise OSError("caf\udce9 \x1b[2J" + "x" * 1_000_000)
+    if how == "sys.exit":
+        sys.exit(3)
+    if how == "interrupt":
+        raise KeyboardInterrupt
+    if how == "stays":
+        _child(os.setsid)
     if how == "disk":
         raise OSError(errno.ENOSPC, "No space left on device")
     return {}

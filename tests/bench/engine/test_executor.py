@@ -1,12 +1,19 @@
 """The executor: caching, sharing, failures, limits. Each test says what a person would lose."""
 
 import json
+import os
 import time
+from contextlib import suppress
+from dataclasses import replace
 
+import psutil
 import pytest
 
-from bench.engine.slots import make_slots
+from bench.engine import executor as executor_module
+from bench.engine.graph import Stage
+from bench.engine.slots import MARK, make_slots
 from bench.errors import UserError
+from bench.plugin_file import Source
 
 
 def value(lab, key):
@@ -61,18 +68,147 @@ def test_a_raising_stage_fails_what_hangs_on_it_and_nothing_else(lab):
     [
         ("exit", "the worker process died (exit code 7)"),
         ("killed", "the worker process was killed (out of memory?)"),
-        ("hang", "timed out after 1 s"),
+        ("hang", "timed out after 12 s"),
     ],
 )
 def test_a_lost_worker_is_a_failure_with_its_last_words(lab, how, reason):
     """A plugin that takes its process down must not take the matrix down, and what it printed must not be lost."""
     bad = lab.stage("broken", how=how)
     after = [lab.stage("train", seed=seed) for seed in range(2)]
-    failures = lab.run(jobs=1, timeout=1)
+    failures = lab.run(jobs=1, timeout=12)
     assert failures[bad].reason == reason
     assert "a plugin's print" in failures[bad].trace
     assert all(lab.store.finished(key) for key in after)
     assert list((lab.store.root / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("forged", "its worker said that it was done, but there is no result in the store"),
+        ("malformed", "the worker said what is no answer: {'progress': 5}"),
+        ("noise", "the worker said what is no answer: "),
+        ("number", "the worker said what is no answer: 7"),
+        ("forks", "the worker process died (exit code 1)"),
+        ("leaves", "the worker process died (exit code 1)"),
+        ("closes", "the worker process closed its pipe, and was ended"),
+        ("sys.exit", "SystemExit: 3"),
+        ("interrupt", "KeyboardInterrupt"),
+        ("surrogate", "OSError: caf\\udce9 xxxx"),
+    ],
+)
+def test_whatever_a_stage_does_to_its_worker_the_others_go_on(lab, how, reason):
+    """A child that holds the dead worker's pipe hung the run for ever; a forged or malformed answer ended it without a board."""
+    bad = lab.stage("broken", how=how)
+    after = [lab.stage("train", seed=seed) for seed in range(2)]
+    failures = lab.run(jobs=1, timeout=60)
+    assert set(failures) == {bad} and failures[bad].reason.startswith(reason)
+    assert "\x1b" not in failures[bad].reason and len(failures[bad].reason) < 350
+    assert all(lab.store.finished(key) for key in after)
+    assert marked() == []
+
+
+def marked():
+    """The processes that this run's workers have started and that still live."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if MARK in process.environ() and process.status() != psutil.STATUS_ZOMBIE and process.ppid() in (1, os.getpid()):
+                found.append(process.pid)
+    return found
+
+
+def test_a_child_in_a_session_of_its_own_ends_with_the_run(lab):
+    """It could rewrite the store a minute later."""
+    lab.stage("broken", how="stays")
+    assert lab.run() == {} and marked() == []
+
+
+def test_what_a_stage_prints_is_kept_short(lab):
+    """100 MB a stage stood in the store for ever."""
+    key = lab.stage("broken", how="prints")
+    assert lab.run() == {}
+    log = (lab.store.folder(key) / "log.txt").read_bytes()
+    assert len(log) < 2**20 and b"left out" in log and log.startswith(b"a plugin's print")
+
+
+def test_the_time_limit_where_nobody_sets_one(lab):
+    """Without one, a plugin that never comes back keeps a core for ever."""
+    declared, long, unknown = (Stage(name="train", params={}, seconds=seconds) for seconds in (2.0, 1000.0, None))
+    executor = lab.executor()
+    assert [executor._limit(stage) for stage in (declared, long, unknown)] == [1800.0, 20_000.0, 86_400.0]
+    assert lab.executor(timeout=5)._limit(declared) == 5
+
+
+def test_a_default_limit_says_how_to_set_another(lab, monkeypatch):
+    monkeypatch.setattr(executor_module, "SHORTEST_LIMIT", 0.5)
+    bad = lab.stage("broken", how="hang", seconds=0.001)
+    assert lab.run()[bad].reason.startswith("timed out after 0.5 s (the default; --timeout")
+
+
+def test_a_long_quiet_says_what_is_running(lab, monkeypatch):
+    monkeypatch.setattr(executor_module, "QUIET_SECONDS", 0.4)
+    lab.stage("train", sleep=1.5)
+    lab.run()
+    ((name, seconds), *_) = lab.reporter.keys("still")[0]
+    assert name == "train" and 0.3 < seconds < 5
+
+
+def test_after_a_full_disk_nothing_more_is_begun(lab):
+    """Each of a hundred stages would fail alike, one after another."""
+    bad = lab.stage("broken", how="disk", seconds=100.0)
+    others = [lab.stage("train", seed=seed) for seed in range(5)]
+    failures = lab.run(jobs=1)
+    assert lab.reporter.keys("started") == [bad]
+    assert {failures[key].reason for key in others} == {"not begun: the disk is full"}
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped", "no manifest"])
+def test_an_input_that_is_gone_or_damaged_is_made_again(lab, damage):
+    """The run ended with a traceback, or read wrong numbers without a word."""
+    train = lab.stage("train", seed=0)
+    lab.run()
+    folder, good = lab.store.folder(train), value(lab, train)
+    lab.store._whole.clear(), lab.store._checked.clear()
+    below = lab.stage("sample", {"generator": train}, seed=0)
+    if damage == "gone":
+        folder.rename(lab.store.root / "elsewhere")
+    elif damage == "flipped":
+        (folder / "value.json").write_bytes(good[:-2] + b"9}" if good[-2:] != b"9}" else good[:-2] + b"8}")
+    else:
+        (folder / "stage.json").unlink()
+    assert lab.run() == {}
+    assert lab.store.finished(below) and value(lab, train) == good
+    assert any("made again" in line for line in lab.reporter.keys("note")) or damage == "gone"
+
+
+def test_a_stage_that_removes_its_inputs_fails_alone(lab):
+    """One that deletes finished stages ended the run with a traceback."""
+    train = lab.stage("train", seed=0)
+    first = lab.stage("sample", {"generator": train}, what="first", removes=str(lab.store.folder(train)))
+    second = lab.stage("sample", {"generator": train}, what="second")
+    assert lab.run(jobs=1) == {}
+    assert lab.store.finished(first) and lab.store.finished(second)
+
+
+def test_a_removed_checkpoint_does_not_stop_a_new_measurement(lab):
+    """Its cost is not known any more; that is no reason to fail."""
+    train = lab.stage("train", attack={"name": "one", "params": {}})
+    clean = lab.stage("sample", {"generator": train}, what="clean")
+    lab.run()
+    lab.store.folder(train).rename(lab.store.root / "elsewhere")
+    cell = lab.cell({"clean": clean})
+    assert lab.run([cell]) == {} and lab.store.finished(cell)
+
+
+def test_third_parties_come_last(lab):
+    """One that hangs, or kills the run, must not keep ours from their numbers, whatever it is waited for."""
+    theirs = lab.stage("train", seed=0, seconds=1000.0)
+    lab.stages[theirs] = replace(lab.stages[theirs], plugins=(Source(),))
+    below = lab.stage("sample", {"generator": theirs}, seconds=1000.0)
+    ours = [lab.stage("train", seed=seed, seconds=1.0) for seed in (1, 2)]
+    lab.run(jobs=1)
+    assert lab.reporter.keys("started") == [*ours, theirs, below]
 
 
 def test_a_failed_stage_is_tried_again_as_often_as_asked(lab, tmp_path):
