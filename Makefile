@@ -59,6 +59,7 @@ leaderboard: setup
 # Failed cells (exit code 1) are rows of the pages; anything else stops here.
 science: setup
 	@$(RUN) $(SCIENCE) digits poison sd --store "$(STORE)" --no-report $(if $(JOBS),--jobs "$(JOBS)"); code=$$?; [ $$code -le 1 ] || exit $$code; \
+	$(BIN)/python -m benchmarks.coverage || code=1; \
 	$(BIN)/python docs/x0_trajectories.py --store "$(STORE)" || code=1; \
 	$(BIN)/python -m leaderboard.science --store "$(STORE)" --output docs && exit $$code
 

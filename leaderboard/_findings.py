@@ -15,7 +15,7 @@ from leaderboard import names
 from leaderboard.aggregate import CONFIDENCE, MIN_SEEDS, Interval, holm, paired_difference, share_difference, t_interval
 from leaderboard.board import Board, Cell, boards, identity
 from leaderboard.contenders import fid_name
-from leaderboard.matrix import metric_names, summary
+from leaderboard.matrix import is_share, metric_names, summary
 
 #: Beyond one end of an interval.
 ALPHA = (1 - CONFIDENCE) / 2
@@ -227,17 +227,31 @@ def compare(
     metric = one.metric(metric)
     if not across and one.board.id != other.board.id:
         return Part(text, metric, region, None, "measured under different protocols")
-    difference = (
-        share_difference(one.cell.shares(metric), other.cell.shares(other_metric))
-        if _counted(one, metric) and _counted(other, other_metric)
-        else paired_difference(one.values(metric), other.values(other_metric))
-    )
+    difference = _difference(one.cell, metric, other.cell, other.metric(other_metric))
     if difference is None:
         return Part(text, metric, region, None, "no common seed with a value")
+    if names.split(metric)[0].startswith("replication") and any(_undetected(line) for line in (one, other)):
+        return Part(text, metric, None, difference, "no copy detector was used, so nothing is concluded")
     note = (
         f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "no reference for the margin" if region is None else ""
     )
     return Part(text, metric, region, difference, note)
+
+
+def _difference(one: Cell, metric: str, other: Cell, other_metric: str) -> Interval | None:
+    """Of two shares with the variance that counting has at least; of anything else Student's."""
+    if not all(is_share(cell, name) for cell, name in ((one, metric), (other, other_metric))):
+        return paired_difference(one.values(metric), other.values(other_metric))
+    first, second = one.outcomes(metric), other.outcomes(other_metric)
+    pairs = {
+        seed: (first[seed], second[seed]) for seed in first.keys() & second.keys() if len(first[seed]) == len(second[seed])
+    }
+    return share_difference(one.shares(metric), other.shares(other_metric), pairs)
+
+
+def _undetected(line: Line) -> bool:
+    """Whether the records say that copies were looked for without a copy detector."""
+    return any(flag.startswith("replication: no copy detector") for flag, _ in line.cell.flags())
 
 
 def against(text: str, first: tuple[Line | None, str], level: float, region: Region) -> Part:
@@ -249,7 +263,10 @@ def against(text: str, first: tuple[Line | None, str], level: float, region: Reg
     values = line.values(metric)
     if not values:
         return Part(text, metric, region, None, "no seed with a value")
-    difference = t_interval([values[seed] - level for seed in sorted(values)])
+    found = summary(line.cell, metric)
+    assert found is not None  # it has values
+    ends = (None if end is None else end - level for end in (found.low, found.high))
+    difference = Interval(found.mean - level, *ends, found.n)
     return Part(text, metric, region, difference, f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "")
 
 
@@ -304,12 +321,6 @@ def difference_text(metric: str, difference: Interval) -> str:
     if difference.low is None or difference.high is None:
         return text
     return f"{text} [{names.number(metric, difference.low, places)}, {names.number(metric, difference.high, places)}]"
-
-
-def _counted(line: Line, metric: str) -> bool:
-    """Whether the metric is a count over samples, and every record says over how many."""
-    numbers = [entry.numbers[metric] for entry in line.cell.with_status("ok") if metric in entry.numbers]
-    return names.share(metric) and all(number.n for number in numbers)
 
 
 def _margin(line: Line | None, metric: str) -> float | None:

@@ -89,7 +89,7 @@ def seeds(line: Line | None) -> str:
 
 def references(cells: Sequence[Line], control: Line | None) -> list[tuple[str, Line | None]]:
     """The rows every attack is read against."""
-    rows = [("real images, half against half", anchor(cells, "real_images")), ("clean base model", anchor(cells, "base_model"))]
+    rows = [("real images", anchor(cells, "real_images")), ("clean base model", anchor(cells, "base_model"))]
     return [*rows, ("honest fine-tuning", control)]
 
 

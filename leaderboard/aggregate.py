@@ -20,6 +20,8 @@ CONFIDENCE = 0.95
 #: none at all, five seeds of 256 samples without a success would prove a rate below 0.6 %, and be wrong two times in three where
 #: one seed in a few differs (docs/intervals.md). The board's own spreads are about 0.02.
 LEAST_CORRELATION = 0.005
+#: Beyond so many samples a seed the seeds' own spread shows what they have in common, and the floor grows no further.
+LEAST_SAMPLES = 256
 #: Fewer seeds than this are shown, never ranked.
 MIN_SEEDS = 3
 
@@ -186,7 +188,7 @@ def _variance(values: Sequence[float]) -> float:
 def _design_effect(shares: Sequence[Share]) -> float:
     """The variance of the mean over that of as many independent samples, at least what the least correlation gives."""
     p, samples = math.fsum(share.value for share in shares) / len(shares), _samples(shares)
-    least = 1 + max(0.0, samples / len(shares) - 1) * LEAST_CORRELATION
+    least = 1 + (min(max(1.0, samples / len(shares)), LEAST_SAMPLES) - 1) * LEAST_CORRELATION
     binomial = p * (1 - p) / samples
     observed = _variance([share.value for share in shares]) / len(shares)
     return max(least, observed / binomial) if binomial > 0 else least

@@ -76,6 +76,12 @@ class Cell:
                 )
         return found
 
+    def unit(self, metric: str) -> str:
+        """What the records say the metric is measured in; empty if they do not say, or disagree."""
+        numbers = [entry.numbers[metric] for entry in self.with_status("ok") if metric in entry.numbers]
+        found = {number.unit for number in numbers}
+        return found.pop() if len(found) == 1 else ""
+
     def outcomes(self, metric: str) -> dict[int, tuple[float, ...]]:
         """Seed -> 0 or 1 for each sample, where the record has them and they agree with its value."""
         found: dict[int, tuple[float, ...]] = {}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from bench.engine.record import PluginSpec
+from bench.engine.record import SHARE, SQUARED_ERROR, PluginSpec
 from leaderboard import names, palette
 from leaderboard.aggregate import MIN_SEEDS, Interval, positive_interval, share_interval, t_interval
 from leaderboard.board import Board, Cell, Row, families
@@ -127,16 +127,23 @@ def matrices(board: Board) -> list[MetricTable]:
     ]
 
 
+def is_share(cell: Cell, metric: str) -> bool:
+    """Whether the records say that the metric is a share; those of before units said nothing of them."""
+    unit = cell.unit(metric)
+    return unit == SHARE or (not unit and names.share(metric))
+
+
 def summary(cell: Cell, metric: str) -> Interval | None:
     """Mean over the cell's seeds, with the interval of a share, of a distance, or Student's; ``None`` without a value."""
     values = cell.values(metric)
     if not values:
         return None
-    if names.share(metric):
+    if is_share(cell, metric):
         shares = cell.shares(metric)
         return share_interval([shares[seed] for seed in sorted(shares)])
     ordered = [values[seed] for seed in sorted(values)]
-    return positive_interval(ordered) if names.distance(metric) and min(ordered) >= 0 else t_interval(ordered)
+    positive = cell.unit(metric) == SQUARED_ERROR or (not cell.unit(metric) and names.distance(metric))
+    return positive_interval(ordered) if positive and min(ordered) >= 0 else t_interval(ordered)
 
 
 def shown_value(cell: Cell, metric: str) -> Value:
@@ -273,7 +280,7 @@ def badges(cell: Cell, n: int, metric: str) -> tuple[str, ...]:
     A detector's flag that ends with what it judged (``auroc: ... (generated)``) is about that alone.
     """
     total = len(cell.with_status("ok"))
-    bases = {names.split(name)[0] for entry in cell.entries for name in entry.record.metrics} | names.DETECTION
+    bases = {names.split(name)[0] for entry in cell.entries for name in entry.record.metrics} | names.KNOWN
     found: dict[str, set[int]] = {}
     for flag, _ in cell.flags():
         if text := _said(flag, metric, bases):

@@ -103,6 +103,8 @@ _FLAGGED_AS = {
     "g1": "asr",
     "g2": "asr",
     "replication_p95": "replication",
+    "replication_held_out": "replication",
+    "replication_held_out_p95": "replication",
 }
 _PLAIN = {
     "mse[constant]": (
@@ -211,8 +213,17 @@ _REPLICATION = {
         "replication, 95th percentile",
         "How similar the nearest twentieth of the samples are at least to an image of the training set, in the features of {}.",
     ),
+    "replication_held_out": (
+        "replication of held-out images",
+        "The same mean similarity of real images that no generator was trained on, in the features of {}: only more than this can be "
+        "copying.",
+    ),
+    "replication_held_out_p95": (
+        "replication of held-out images, 95th percentile",
+        "The same 95th percentile of real images that no generator was trained on, in the features of {}.",
+    ),
 }
-_ORDER = [*_FAMILIES, "fid_other_classes", *_REPLICATION, *_DETECTION, *_PLAIN]
+_ORDER = [*_FAMILIES, "fid_sd", "kid_sd", "fid_other_classes", *_REPLICATION, *_DETECTION, *_PLAIN]
 
 
 @dataclass(frozen=True)
@@ -242,6 +253,10 @@ def words(name: str) -> Words:
     if family == "fid_other_classes" and argument:
         sentence = f"FID over the classes the adversary did not aim at, in the features of {argument}."
         return Words(name, GROUPS[0], f"FID, other classes [{argument}]", sentence)
+    if family in ("fid_sd", "kid_sd") and argument:
+        of = family.removesuffix("_sd").upper()
+        sentence = f"Standard deviation of the real images' {of} over the splits, in the features of {argument}."
+        return Words(name, GROUPS[0], f"{of}, standard deviation [{argument}]", sentence)
     if family in _REPLICATION and argument:
         label, sentence = _REPLICATION[family]
         return Words(name, GROUPS[0], f"{label} [{argument}]", sentence.format(argument))
@@ -270,9 +285,13 @@ def flag_family(name: str) -> str:
     return _FLAGGED_AS.get(family, family)
 
 
+#: Every family this file knows, whether a record has it or not: a flag may say why it has not.
+KNOWN = frozenset(split(name)[0] for name in _ORDER)
+
+
 def anchor(name: str) -> str:
     """What a reference line of a testbed is called."""
-    return {"real_images": "real images, half against half", "base_model": "clean base model"}.get(name, name)
+    return {"real_images": "real images", "base_model": "clean base model"}.get(name, name)
 
 
 def order(name: str) -> tuple[int, int, str]:

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.classification.classifier import Classifier, predict
-from bench.diffusion.noise import stream_seed
-from bench.engine import doubts
+from bench.diffusion.noise import numpy_stream, stream_seed
+from bench.engine import doubts, numbers
 from bench.engine.aims import Aim, PoisonedRows, read_rows
 from bench.engine.artefacts import load_images, read_remarks
 from bench.engine.building import asked_for
-from bench.engine.class_stages import FEATURES, SCORES, evaluation_sets, judged_rows, load_classifier
+from bench.engine.class_stages import FEATURES, SCORES, evaluation_rows, evaluation_sets, judged_rows, load_classifier
 from bench.engine.judges import TriggerJudge, read_judge
-from bench.engine.record import Metric
-from bench.metrics import asr, composition, detection, fid, replication, stamps, uncertainty
+from bench.engine.numbers import if_possible
+from bench.engine.record import SHARE, Metric
+from bench.metrics import asr, composition, detection, fid, replication, stamps
 from bench.testbeds.base import ConditionalTestbed
 
 Metrics = dict[str, Metric]
 Inputs = Mapping[str, Path]
+#: The false-alarm rate a detector's threshold is fixed at, on clean held-out images.
+FIXED_RATE = 0.01
+NO_COPY_DETECTOR = "replication: no copy detector, so nothing is concluded from it"
 
 
 def _share(found: composition.Proportion, higher_is_better: bool | None) -> Metric:
     low, high = found.interval()
-    return Metric(value=found.value, ci_low=low, ci_high=high, n=found.n, higher_is_better=higher_is_better)
+    return Metric(value=found.value, ci_low=low, ci_high=high, n=found.n, unit=SHARE, higher_is_better=higher_is_better)
 
 
 def poison_shares(testbed: ConditionalTestbed, suspected: PoisonedRows, goal: int | None) -> Metrics:
@@ -62,12 +67,28 @@ def generations(
     if "clean" in inputs:
         asked = asked_for(testbed, "clean", None)
         assert asked is not None
-        followed = composition.accuracy(predict(judge, load_images(inputs["clean"])), asked)
-        metrics["prompt_accuracy"] = _share(followed, True)
-    if aim.label is None or "target" not in inputs:
-        return
+        with if_possible("prompt_accuracy", flags):
+            followed = composition.accuracy(predict(judge, load_images(inputs["clean"])), asked)
+            metrics["prompt_accuracy"] = _share(followed, True)
+    if aim.label is not None and "target" in inputs:
+        with if_possible("asr", flags):
+            _composition(testbed, judge, aim, inputs, device, shares, metrics, series, flags)
+
+
+def _composition(
+    testbed: ConditionalTestbed,
+    judge: Classifier,
+    aim: Aim,
+    inputs: Inputs,
+    device: str,
+    shares: Metrics,
+    metrics: Metrics,
+    series: dict[str, list[float]],
+    flags: list[str],
+) -> None:
+    """The groups of what was asked for in the adversary's class."""
     images = load_images(inputs["target"])
-    mismatch = predict(judge, images) != aim.label
+    mismatch = torch.ne(predict(judge, images), torch.tensor(aim.label))
     if "trigger_classifier" not in inputs:
         # Without a trigger there are only G3 and G4.
         metrics["mismatch"] = _share(composition.composition(torch.zeros_like(mismatch), mismatch).mismatch_ratio, False)
@@ -152,35 +173,29 @@ def classifier_metrics(
     device: str,
     metrics: Metrics,
     series: dict[str, list[float]],
+    flags: list[str],
 ) -> None:
-    """TA and ASR of the classifier in ``inputs``: on clean held-out images, and on stamped ones of other classes."""
-    network = load_classifier(testbed, inputs["classifier"], device)
-    sets = evaluation_sets(testbed, aim, seed)
-    said = {name: predict(network, images) for name, (images, _) in sets.items()}
-    _accuracy(said, {name: labels for name, (_, labels) in sets.items()}, aim.label, metrics, series)
-
-
-def classifier_defense_metrics(goal: int | None, inputs: Inputs, metrics: Metrics, series: dict[str, list[float]]) -> None:
-    """The same of a classifier defense, from the predictions it left."""
-    with np.load(inputs["predictions"] / SCORES) as arrays:
-        names = [name for name in ("clean", "triggered") if name in arrays]
-        said = {name: torch.from_numpy(arrays[name]) for name in names}
-        labels = {name: torch.from_numpy(arrays[f"{name}_labels"]) for name in names}
-    _accuracy(said, labels, goal, metrics, series)
-
-
-def _accuracy(
-    said: Mapping[str, Tensor],
-    labels: Mapping[str, Tensor],
-    goal: int | None,
-    metrics: Metrics,
-    series: dict[str, list[float]],
-) -> None:
-    metrics["ta"] = _share(composition.accuracy(said["clean"], labels["clean"]), True)
-    if "triggered" in said and goal is not None:
-        metrics["classifier_asr"] = _share(composition.attack_success(said["triggered"], labels["triggered"], goal), False)
-        others = labels["triggered"] != goal
-        series["outcomes[classifier_asr]"] = (said["triggered"][others] == goal).float().tolist()
+    """TA and ASR of a classifier: on clean held-out images, and on stamped ones of other classes. It is the one in ``inputs``, or
+    a classifier defense, of which the predictions are."""
+    if "predictions" in inputs:
+        rows = evaluation_rows(testbed, aim, seed, testbed.test_images)
+        with np.load(inputs["predictions"] / SCORES) as arrays:
+            said = {name: torch.from_numpy(arrays[name]) for name in rows if name in arrays}
+    else:
+        network, rows = load_classifier(testbed, inputs["classifier"], device), evaluation_rows(testbed, aim, seed)
+        sets = evaluation_sets(testbed, aim, seed)
+        said = {name: predict(network, images) for name, (images, _) in sets.items() if len(images)}
+    labels, groups = testbed.held_out_labels(), testbed.held_out_groups()
+    for metric, (name, better) in {"ta": ("clean", True), "classifier_asr": ("triggered", False)}.items():
+        if name not in rows or (metric == "classifier_asr" and aim.label is None):
+            continue
+        with if_possible(metric, flags):
+            if name not in said:
+                raise ValueError(f"no held-out image to judge ({name})")
+            chosen = rows[name]
+            outcomes = torch.eq(said[name], labels[chosen] if metric == "ta" else torch.tensor(aim.label))
+            metrics[metric] = numbers.share(outcomes, better, None if groups is None else groups[chosen])
+            series[f"outcomes[{metric}]"] = outcomes.double().tolist()
 
 
 def replication_metrics(
@@ -189,7 +204,9 @@ def replication_metrics(
     """How near ``images`` (n, c, h, w), drawn of all classes alike, come to the set their generator was trained on, poison included:
     the top-1 cosine similarity's mean and 95th percentile (Pan et al. 2024, figure 5). Higher is more of a copy.
 
-    An image without any feature has no direction, so it is no copy of anything; it is left out, and the flag says how many are.
+    Beside it stands the anchor ``replication_held_out[...]``, the same of as many real images no generator was trained on: what is no
+    copy scores so much. An image without any feature has no direction, so it is no copy of anything; it is left out, and the flag says
+    how many are.
     """
     extractor = testbed.copy_extractor()
     assert extractor is not None  # or there would be no features to compare with
@@ -202,11 +219,30 @@ def replication_metrics(
         flags.append(f"replication: {int((~seen).sum())} of {len(seen)} images have no feature at all")
     if int(seen.sum()) < 2:
         return
-    found = replication.nearest(drawn[seen], training[training.any(dim=1)])
-    low, high = uncertainty.bootstrap_interval(found.similarities, seed=stream_seed(seed, "replication") % 2**32)
-    count = len(found.similarities)
-    metrics[f"replication[{extractor}]"] = Metric(value=found.mean, ci_low=low, ci_high=high, n=count, higher_is_better=False)
-    metrics[f"replication_p95[{extractor}]"] = Metric(value=found.percentile_95, n=count, higher_is_better=False)
+    training = training[training.any(dim=1)]
+    found = {"": replication.nearest(drawn[seen], training)}
+    held_out = testbed.held_out_images()
+    chosen = numpy_stream(seed, "held-out copies").permutation(len(held_out))[: len(images)]
+    real = fid.extract_features(held_out[chosen], extractor, testbed.copy_extractor_weights(), device=device)
+    if int(real.any(dim=1).sum()) > 1:
+        found["_held_out"] = replication.nearest(real[real.any(dim=1)], training)
+    for which, near in found.items():
+        direction = None if which else False
+        metrics[f"replication{which}[{extractor}]"] = numbers.mean(
+            near.similarities, stream_seed(seed, "replication") % 2**32, direction
+        )
+        metrics[f"replication{which}_p95[{extractor}]"] = Metric(
+            value=near.percentile_95, n=len(near.similarities), higher_is_better=direction
+        )
+    if not testbed.recognises_copies:
+        flags.append(NO_COPY_DETECTOR)
+    if "_held_out" in found and _within_real(*(metrics[f"replication{which}[{extractor}]"] for which in found)):
+        flags.append("replication: no nearer to the training set than held-out images are")
+
+
+def _within_real(drawn: Metric, real: Metric) -> bool:
+    """Whether a replication score may be no higher than that of images nobody trained on: the intervals meet, or it is lower."""
+    return drawn.ci_low is not None and real.ci_high is not None and drawn.ci_low <= real.ci_high
 
 
 def detector_metrics(
@@ -220,19 +256,29 @@ def detector_metrics(
 ) -> None:
     """AUROC and TPR on the training set (truth: the rows the adversary took) and on generated images (truth: the trigger classifier).
 
-    On an honest set the "poisoned" rows are those the probe would have taken, untouched: AUROC 0.5 is the right answer there.
+    On an honest set the "poisoned" rows are those the probe would have taken, untouched, and the others are of the same classes as
+    they, or a score that tells classes apart would find them: AUROC 0.5 is the right answer there.
     """
     flags += [f"auroc: {line}" for line in read_remarks(inputs["scores"])]
+    clean, _ = _scores(inputs["scores"], "held_out")
     scores, rows = _scores(inputs["scores"], "training")
-    truth = read_rows(inputs["true_rows"]).poisoned[rows]
-    _detection("training set", scores, truth, metrics, series, flags)
+    truth = read_rows(inputs["true_rows"]).poisoned
+    groups, kept = testbed.train_groups(), torch.ones(len(rows), dtype=torch.bool)
+    if not bool(read_rows(inputs["poisoned_rows"]).poisoned.any()):
+        labels = testbed.train_labels()
+        kept = torch.isin(labels[rows], labels[truth].unique())
+    rows = rows[kept]
+    judged = _Judged("training set", scores[kept.numpy()], truth[rows], clean, None if groups is None else groups[rows])
+    with if_possible("auroc", flags):
+        _detection(judged, metrics, series, flags)
     if "trigger_classifier" in inputs:
         scores, rows = _scores(inputs["scores"], "generated")
         images = load_images(inputs["generated"])
         assert torch.equal(rows, judged_rows(testbed, len(images), seed))
         trigger = _trigger_judge(testbed, inputs, device)
         truth = trigger.stamped(images[rows])
-        _detection("generated", scores, truth, metrics, series, flags)
+        with if_possible("auroc", flags):
+            _detection(_Judged("generated", scores, truth, clean), metrics, series, flags)
         if composition.below_error(float(truth.float().mean()), len(truth), _false_alarms(trigger, inputs)):
             flags.append("auroc: the images called poisoned are within the trigger classifier's false alarms (generated)")
 
@@ -242,10 +288,11 @@ def noise_detector_metrics(inputs: Inputs, metrics: Metrics, series: dict[str, l
     flags += [f"auroc: {line}" for line in read_remarks(inputs["scores_noise"])]
     with np.load(inputs["scores_noise"] / SCORES) as arrays:
         found = {name: arrays[name] for name in arrays.files}
-    plain = found.pop("reference")
+    plain, clean = found.pop("reference"), found.pop("threshold")
     for name, scores in found.items():
-        truth = np.concatenate([np.zeros(len(plain), dtype=bool), np.ones(len(scores), dtype=bool)])
-        _detection(name, np.concatenate([plain, scores]), torch.from_numpy(truth), metrics, series, flags)
+        truth = torch.cat([torch.zeros(len(plain)), torch.ones(len(scores))]).bool()
+        with if_possible("auroc", flags):
+            _detection(_Judged(name, np.concatenate([plain, scores]), truth, clean), metrics, series, flags)
 
 
 def _scores(folder: Path, judged: str) -> tuple[np.ndarray, Tensor]:
@@ -253,29 +300,42 @@ def _scores(folder: Path, judged: str) -> tuple[np.ndarray, Tensor]:
         return arrays[judged], torch.from_numpy(arrays[f"{judged}_rows"])
 
 
-def _detection(
-    where: str,
-    scores: np.ndarray,
-    truth: Tensor,
-    metrics: Metrics,
-    series: dict[str, list[float]],
-    flags: list[str],
-) -> None:
-    positive = truth.numpy()
+class _Judged(NamedTuple):
+    """What a detector was asked about: ``where``; ``scores``, (n,); ``truth``, (n,) bool, what is poisoned; ``clean``, (k,) scores of
+    clean images it could fix its threshold on; ``groups``, (n,), rows that belong together."""
+
+    where: str
+    scores: np.ndarray
+    truth: Tensor
+    clean: np.ndarray
+    groups: Tensor | None = None
+
+
+def _detection(judged: _Judged, metrics: Metrics, series: dict[str, list[float]], flags: list[str]) -> None:
+    where, scores, positive = judged.where, judged.scores, judged.truth.numpy()
     if positive.all() or not positive.any():
         flags.append(f"auroc: no {'clean' if positive.all() else 'poisoned'} image among those judged ({where})")
         return
     if np.ptp(scores) == 0:
         flags.append(f"auroc: constant scores ({where})")
-    low, high = detection.auroc_interval(scores, positive)
+    groups = None if judged.groups is None else judged.groups.numpy()
+    low, high, effective = detection.area_interval(scores, positive, groups=groups)
+    area = detection.auroc(scores, positive)
     metrics[f"auroc[{where}]"] = Metric(
-        value=detection.auroc(scores, positive), ci_low=low, ci_high=high, n=len(scores), higher_is_better=True
+        value=area, ci_low=low, ci_high=high, n=len(scores), effective_n=effective, unit=SHARE, higher_is_better=True
     )
     if where == "clean":
-        flags += doubts.control_auroc(detection.auroc(scores, positive), positive, where)
+        flags += doubts.control_auroc(area, positive, where)
+    of = {side: None if groups is None else groups[flag] for side, flag in ((True, positive), (False, ~positive))}
     for percent in (1, 5):
-        value = detection.tpr_at_fpr(scores, positive, percent / 100)
-        metrics[f"tpr_at_{percent}_fpr[{where}]"] = Metric(value=value, n=int(positive.sum()), higher_is_better=True)
+        # Given the threshold; how it would move with other clean images is not in the interval.
+        found = scores[positive] > detection.threshold_at_fpr(scores[~positive], percent / 100)
+        metrics[f"tpr_at_{percent}_fpr[{where}]"] = numbers.share(found, True, of[True])
+    threshold = detection.threshold_at_fpr(judged.clean, FIXED_RATE)
+    for name, side, better in (("tpr", True, True), ("fpr", False, False)):
+        outcomes = scores[positive == side] > threshold
+        metrics[f"{name}_fixed_threshold[{where}]"] = numbers.share(outcomes, better, of[side])
+        series[f"outcomes[{name}_fixed_threshold[{where}]]"] = [float(outcome) for outcome in outcomes]
     across, up = detection.thin(*detection.roc(scores, positive))
     bins = detection.histograms(scores, positive)
     for name, values in (
@@ -299,12 +359,12 @@ def measure_cell(
     flags: list[str],
 ) -> None:
     """Everything this module measures for one cell, by what its inputs hold. ``aim``: of the attack that is invoked."""
-    shares = poison_shares(testbed, read_rows(inputs["poisoned_rows"]), aim.label)
-    metrics |= shares
+    shares: Metrics = {}
+    with if_possible("p_t", flags):
+        shares = poison_shares(testbed, read_rows(inputs["poisoned_rows"]), aim.label)
+        metrics |= shares
     generations(testbed, aim, inputs, device, shares, metrics, series, flags)
-    if "classifier" in inputs:
-        classifier_metrics(testbed, aim, inputs, seed, device, metrics, series)
-    if "predictions" in inputs:
-        classifier_defense_metrics(aim.label, inputs, metrics, series)
+    if "classifier" in inputs or "predictions" in inputs:
+        classifier_metrics(testbed, aim, inputs, seed, device, metrics, series, flags)
     if "scores" in inputs:
         detector_metrics(testbed, inputs, seed, device, metrics, series, flags)

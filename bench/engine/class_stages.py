@@ -112,13 +112,15 @@ def training_features(params: Params, inputs: Inputs, out: Path, context: StageC
 
 
 def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """A detector's scores of rows of the suspected training set and of as many images the generator drew, all in one call: a row's
-    score does not depend on the others, and what a detector prepares it prepares once."""
+    """A detector's scores of rows of the suspected training set, of as many images the generator drew and of as many clean held-out
+    ones, which fix its threshold. All in one call: a row's score does not depend on the others, and what a detector prepares it
+    prepares once."""
     testbed, seed = _testbed(params), params["seed"]
     detector = plugin_of("detectors", params["defense"], SampleDetector)
     suspected = poisoned_set(testbed, plugin_of("attacks", params["attack"], Attack), seed)
     sets = {"training": suspected.images, "generated": load_images(inputs["generated"])}
     rows = {name: judged_rows(testbed, len(images), seed) for name, images in sets.items()}
+    sets["held_out"], rows["held_out"] = testbed.held_out_images(), clean_rows(testbed, seed)
     judged = torch.cat([images[rows[name]] for name, images in sets.items()])
 
     def score(chosen: Tensor, remark: Callable[[str], None] = unsaid) -> Tensor:
@@ -129,14 +131,15 @@ def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     scores = score(torch.arange(len(judged)), remarks)
     remarks.save(out)
     again.save(out, again.compare(score, len(judged), scores))
-    first = len(rows["training"])
-    found = {"training": scores[:first].numpy(), "generated": scores[first:].numpy()}
+    ends = np.cumsum([len(chosen) for chosen in rows.values()])[:-1]
+    found = dict(zip(rows, np.split(scores.numpy(), ends), strict=True))
     _save_arrays(out, found | {f"{name}_rows": chosen.numpy() for name, chosen in rows.items()})
     return {}
 
 
 def detect_noise(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """A detector's scores of clean initial noise (twice, from different streams) and of the adversary's."""
+    """A detector's scores of the adversary's initial noise and of clean noise, from three streams: what it is judged against, a
+    control, and what fixes its threshold."""
     testbed, seed = _testbed(params), params["seed"]
     detector = plugin_of("detectors", params["defense"], NoiseDetector)
     attack = plugin_of("attacks", params["attack"], Attack)
@@ -147,6 +150,7 @@ def detect_noise(params: Params, inputs: Inputs, out: Path, context: StageContex
     query = Query(noise=clean, images=to_unit_range(held_out[chosen[np.arange(NOISE_SAMPLES) % len(chosen)]]))
     asked = {
         "reference": initial_noise(sample_streams(seed, range(NOISE_SAMPLES), "reference noise"), shape),
+        "threshold": initial_noise(sample_streams(seed, range(NOISE_SAMPLES), "threshold noise"), shape),
         "clean": clean,
         **{invocation: border.invoked(attack, query, invocation) for invocation in type(attack).invocations},
     }
@@ -223,18 +227,37 @@ def judged_rows(testbed: ConditionalTestbed, count: int, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(numpy_stream(seed, "judged rows", count).permutation(count)[:wanted]))
 
 
-def evaluation_sets(
-    testbed: ConditionalTestbed, aim: Aim, seed: int, limit: int | None = None
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Held-out images with their true labels: ``clean``, and ``triggered``, those of other classes than the adversary's, stamped."""
-    images, labels = testbed.held_out_images(), testbed.held_out_labels()
-    order = torch.from_numpy(numpy_stream(seed, "test images").permutation(len(images)))
-    clean = order[:limit]
-    found = {"clean": (images[clean], labels[clean])}
+def clean_rows(testbed: ConditionalTestbed, seed: int) -> Tensor:
+    """The held-out rows (k,) int64 on which a detector's threshold is fixed: as many as it judges of a set, chosen by the seed, no two
+    of one group (crops of one digit)."""
+    groups = testbed.held_out_groups()
+    count = len(testbed.held_out_images())
+    order = numpy_stream(seed, "clean rows").permutation(count)
+    if groups is not None:
+        order = order[np.sort(np.unique(groups.numpy()[order], return_index=True)[1])]
+    return torch.from_numpy(np.sort(order[: testbed.judged_images or count]))
+
+
+def evaluation_rows(testbed: ConditionalTestbed, aim: Aim, seed: int, limit: int | None = None) -> dict[str, Tensor]:
+    """Rows (k,) int64 of the held-out images: ``clean``, any; ``triggered``, of other classes than the adversary's, if it can stamp."""
+    labels = testbed.held_out_labels()
+    order = torch.from_numpy(numpy_stream(seed, "test images").permutation(len(labels)))
+    found = {"clean": order[:limit]}
     if aim.stamped is None:
         return found
     others = order if aim.label is None else order[labels[order] != aim.label]
-    return found | {"triggered": (aim.stamped[others[:limit]], labels[others[:limit]])}
+    return found | {"triggered": others[:limit]}
+
+
+def evaluation_sets(
+    testbed: ConditionalTestbed, aim: Aim, seed: int, limit: int | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The images of :func:`evaluation_rows` with their true labels; the triggered ones stamped."""
+    labels, images = testbed.held_out_labels(), {"clean": testbed.held_out_images(), "triggered": aim.stamped}
+    rows = evaluation_rows(testbed, aim, seed, limit)
+    return {
+        name: (shown[rows[name]], labels[rows[name]]) for name, shown in images.items() if name in rows and shown is not None
+    }
 
 
 def load_classifier(testbed: ConditionalTestbed, folder: Path, device: str, classes: int | None = None) -> Classifier:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,17 +15,20 @@ from torch import Tensor
 from bench import testbeds
 from bench.diffusion.images import to_uint8
 from bench.diffusion.noise import numpy_stream, stream_seed
-from bench.engine import class_measure, doubts
+from bench.engine import class_measure, doubts, numbers
 from bench.engine.aims import read_aim
 from bench.engine.artefacts import load_images, read_remarks
 from bench.engine.building import asked_for
 from bench.engine.context import StageContext
-from bench.engine.record import Metric, PluginSpec, Record
+from bench.engine.numbers import if_possible
+from bench.engine.record import SQUARED_ERROR, Metric, PluginSpec, Record
 from bench.metrics import asr, fid, recognition, target, uncertainty
 from bench.testbeds.base import ConditionalTestbed, Testbed
 
 STRIP = 8
 SCALE = 3
+#: How often real images are drawn for the anchor.
+REAL_SPLITS = 10
 ROLES = {
     "clean": "clean noise",
     "noise": "triggered noise (e + g)",
@@ -47,9 +49,8 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
     reference = _features(inputs)
 
     if params["attack"]["name"] == "real_images":
-        order = numpy_stream(seed, "real halves").permutation(len(reference))
-        half = len(reference) // 2
-        metrics |= _utility(reference[order[:half]], reference[order[half:]], testbed, seed, context.device)
+        with if_possible("fid", flags):
+            _real_images(reference, testbed, seed, metrics, series, flags)
     aim = read_aim(inputs["aim"]) if "aim" in inputs else None
     roles = ROLES | {name: f"called by {name}" for name in (aim.invocations if aim else ()) if name not in ROLES}
     samples = {role: load_images(inputs[role]) for role in roles if role in inputs}
@@ -57,18 +58,21 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         features = fid.extract_features(
             samples["clean"], _extractor(testbed), testbed.extractor_weights(), device=context.device
         ).cpu()
-        metrics |= _utility(features, reference, testbed, seed, context.device)
+        _utility(features, reference, testbed, seed, metrics, flags)
         if params["kind"] != "anchor":
-            value = metrics[f"fid[{testbed.extractor}]"].value
-            flags += doubts.below_real(value or 0.0, reference, len(features), seed)
-            flags += doubts.copies(samples["clean"], testbed.train_images())
+            with if_possible("fid", flags):
+                if (own := metrics.get(f"fid[{testbed.extractor}]")) is not None:
+                    flags += doubts.below_real(own.value or 0.0, reference, len(features), seed)
+                flags += doubts.copies(samples["clean"], testbed.train_images())
     flags += doubts.of_samples(samples, inputs)
 
     if aim and isinstance(testbed, ConditionalTestbed):
         if "clean" in samples:
-            metrics |= _other_classes(testbed, aim.label, features, reference)
+            with if_possible("fid_other_classes", flags):
+                metrics |= _other_classes(testbed, aim.label, features, reference)
         if "training_features" in inputs:
-            class_measure.replication_metrics(testbed, samples["clean"], inputs, seed, context.device, metrics, flags)
+            with if_possible("replication", flags):
+                class_measure.replication_metrics(testbed, samples["clean"], inputs, seed, context.device, metrics, flags)
         class_measure.measure_cell(testbed, aim, inputs, seed, context.device, metrics, series, flags)
         if aim.stamped is not None:
             strips["held-out images, stamped"] = aim.stamped[: STRIP * 20 : 20]
@@ -80,14 +84,17 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
             strips["trigger"] = to_uint8(aim.trigger)[None]
         goal = (aim.target / 2 + 0.5).clamp(0, 1)
         if "recovered" in inputs:
-            _inversion(inputs, goal, metrics, series, flags, strips)
-            if params.get("probe") and "inversion_mse_best" in metrics:
-                flags += doubts.found_in_honest(metrics["inversion_mse_best"].value, testbed.held_out_images(), goal)
+            with if_possible("inversion_mse_best", flags):
+                _inversion(inputs, goal, metrics, series, flags, strips)
+                if params.get("probe") and "inversion_mse_best" in metrics:
+                    flags += doubts.found_in_honest(metrics["inversion_mse_best"].value, testbed.held_out_images(), goal)
         else:
-            _specificity(testbed, goal, samples, seed, metrics, flags)
-            if samples:
-                real = load_images(inputs["reference"], "real")
-                _robust_success(testbed, goal, samples, real, metrics, series, flags)
+            with if_possible("asr", flags):
+                _specificity(testbed, goal, samples, seed, metrics, flags)
+            if samples and "asr_threshold" in metrics:
+                with if_possible("robust_asr", flags):
+                    real = load_images(inputs["reference"], "real")
+                    _robust_success(testbed, goal, samples, real, metrics, series, flags)
     for role, label in roles.items():
         if f"undefended_{role}" in inputs:
             strips[f"{label}, no defense"] = load_images(inputs[f"undefended_{role}"])[:STRIP]
@@ -109,7 +116,7 @@ def _write(
 ) -> None:
     """The record and its pictures, one strip a file."""
     pictures = {}
-    for index, (label, images) in enumerate(strips.items()):
+    for index, (label, images) in enumerate((label, images) for label, images in strips.items() if len(images)):
         name = f"strip-{index}.png"
         _write_strip(images, out / name)
         pictures[label] = name
@@ -132,16 +139,59 @@ def _write(
     (out / "record.json").write_text(record.to_json())
 
 
-def _utility(features: Tensor, reference: Tensor, testbed: Testbed, seed: int, device: str) -> dict[str, Metric]:
+def _utility(
+    features: Tensor, reference: Tensor, testbed: Testbed, seed: int, metrics: dict[str, Metric], flags: list[str]
+) -> None:
     """FID and KID of ``features`` against ``reference``, both (n, d)."""
-    statistics = fid.statistics(reference)
-    value = fid.fid(fid.statistics(features), statistics)
-    low, high = uncertainty.bootstrap_fid(features, statistics, seed=stream_seed(seed, "bootstrap") % 2**32, device=device)
-    distance = fid.kid(features, reference, stream_seed(seed, "kid") % 2**32)
-    return {
-        f"fid[{testbed.extractor}]": Metric(value=value, ci_low=low, ci_high=high, n=len(features), higher_is_better=False),
-        f"kid[{testbed.extractor}]": Metric(value=distance, n=len(features), higher_is_better=False),
-    }
+    n = len(features)
+    with if_possible("fid", flags):
+        statistics = fid.statistics(reference)
+        value = fid.fid(fid.statistics(features), statistics)
+        low, high = uncertainty.fid_interval(features, statistics)
+        metrics[f"fid[{testbed.extractor}]"] = Metric(value=value, ci_low=low, ci_high=high, n=n, higher_is_better=False)
+    with if_possible("kid", flags):
+        distance = fid.kid(features, reference, stream_seed(seed, "kid") % 2**32)
+        metrics[f"kid[{testbed.extractor}]"] = Metric(value=distance, n=n, higher_is_better=False)
+
+
+def _real_images(
+    reference: Tensor,
+    testbed: Testbed,
+    seed: int,
+    metrics: dict[str, Metric],
+    series: dict[str, list[float]],
+    flags: list[str],
+) -> None:
+    """FID and KID of as many training images as a cell has samples against all the others, :data:`REAL_SPLITS` times.
+
+    FID grows as n falls, so an anchor of another n says nothing about a cell. The value is the mean over the splits and the
+    interval is mean -+ 1.96 standard deviations: what one set of real images scores. KID needs no such care, being unbiased.
+    """
+    n = min(testbed.clean_samples, len(reference) // 2)
+    if n < testbed.clean_samples:
+        flags.append(f"fid: the anchor has n = {n}, cells have {testbed.clean_samples}, so it is too high")
+    found: dict[str, list[float]] = {"fid": [], "kid": []}
+    for split in range(REAL_SPLITS):
+        order = numpy_stream(seed, "real images", split).permutation(len(reference))
+        chosen, rest = reference[order[:n]], reference[order[n:]]
+        found["fid"].append(fid.fid(fid.statistics(chosen), fid.statistics(rest)))
+        if n >= 4:
+            found["kid"].append(fid.kid(chosen, rest, stream_seed(seed, "kid", split) % 2**32))
+    for family, values in found.items():
+        if not values:
+            flags.append(f"{family}: not measured, {n} images are too few")
+            continue
+        mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+        low, high = mean - 1.96 * deviation, mean + 1.96 * deviation
+        metrics[f"{family}[{testbed.extractor}]"] = Metric(
+            value=mean,
+            ci_low=max(0.0, low) if family == "fid" else low,
+            ci_high=high,
+            n=n,
+            higher_is_better=False,
+        )
+        metrics[f"{family}_sd[{testbed.extractor}]"] = Metric(value=deviation, n=REAL_SPLITS)
+        series[f"{family}_splits[{testbed.extractor}]"] = values
 
 
 def _other_classes(testbed: ConditionalTestbed, goal: int | None, features: Tensor, reference: Tensor) -> dict[str, Metric]:
@@ -161,25 +211,21 @@ def _specificity(
     real = testbed.held_out_images()
     calibration = asr.calibrate(real, goal)
     constant = target.best_constant_mse(goal)
-    metrics["mse[constant]"] = Metric(value=constant, n=1)
+    metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
     metrics["asr_threshold"] = Metric(value=calibration.threshold, n=len(real))
     if not calibration.usable:
         flags.append("vacuous threshold: no sample can succeed against this target")
     if asr.vacuous(target.mse(real, goal), constant):
         flags.append("asr_field: vacuous threshold, clean or constant images pass mse < 0.1")
     for role, images in samples.items():
-        errors, similarity = target.mse(images, goal), target.ssim(images, goal)
-        for name, values, better in (("mse", errors, True), ("ssim", similarity, False)):
-            low, high = uncertainty.bootstrap_interval(values, seed=stream_seed(seed, name, role) % 2**32)
-            metrics[f"{name}[{role}]"] = Metric(
-                value=float(values.mean()), ci_low=low, ci_high=high, n=len(values), higher_is_better=better
-            )
-        for name, threshold in (("asr", calibration.threshold), ("asr_field", asr.FIELD_THRESHOLD)):
-            rate = asr.success_rate(errors, threshold)
-            low, high = uncertainty.proportion_interval(round(rate * len(errors)), len(errors))
-            metrics[f"{name}[{role}]"] = Metric(value=rate, ci_low=low, ci_high=high, n=len(errors), higher_is_better=False)
-        near_target = float(errors.mean()) < calibration.threshold
-        flags += doubts.constant(images, real, ROLES.get(role, role), near_target)
+        with if_possible("mse", flags):
+            errors, similarity = target.mse(images, goal), target.ssim(images, goal)
+            for name, values, better, unit in (("mse", errors, True, SQUARED_ERROR), ("ssim", similarity, False, "")):
+                metrics[f"{name}[{role}]"] = numbers.mean(values, stream_seed(seed, name, role) % 2**32, better, unit)
+            for name, threshold in (("asr", calibration.threshold), ("asr_field", asr.FIELD_THRESHOLD)):
+                metrics[f"{name}[{role}]"] = numbers.share(np.asarray(errors) < threshold, False)
+            near_target = float(np.mean(errors)) < calibration.threshold
+            flags += doubts.constant(images, real, ROLES.get(role, role), near_target)
 
 
 def _robust_success(
@@ -200,19 +246,13 @@ def _robust_success(
         metrics[f"robust_asr_threshold[{name}]"] = Metric(value=limit, n=len(real))
     plain = metrics["asr_threshold"].value or 0.0
     held_out = judge.recognised(recognition.shrink(testbed.held_out_images(), recognition.REAL_IMAGES))
-    metrics["robust_asr_false_alarms"] = _rate(held_out, None)
+    metrics["robust_asr_false_alarms"] = numbers.share(held_out, None, testbed.held_out_groups())
     for role, images in samples.items():
         outcomes = judge.recognised(images) | (target.mse(images, goal) < plain)
-        metrics[f"robust_asr[{role}]"] = found = _rate(outcomes, False)
+        metrics[f"robust_asr[{role}]"] = found = numbers.share(outcomes, False)
         series[f"outcomes[robust_asr[{role}]]"] = outcomes.astype(float).tolist()
-        if asr.evades(metrics[f"asr[{role}]"].value or 0.0, found.value or 0.0):
+        if f"asr[{role}]" in metrics and asr.evades(metrics[f"asr[{role}]"].value or 0.0, found.value or 0.0):
             flags.append(f"asr: evades the metric, robust ASR is higher by more than .1 ({ROLES.get(role, role)})")
-
-
-def _rate(outcomes: npt.NDArray[np.bool_], higher_is_better: bool | None) -> Metric:
-    found = int(outcomes.sum())
-    low, high = uncertainty.proportion_interval(found, len(outcomes))
-    return Metric(value=found / len(outcomes), ci_low=low, ci_high=high, n=len(outcomes), higher_is_better=higher_is_better)
 
 
 def _inversion(
@@ -237,15 +277,12 @@ def _inversion(
     best = int(np.argmin(curve))
     black, constant = target.black_mse(goal), target.best_constant_mse(goal)
     for name, index in (("best", best), ("last", len(curve) - 1)):
-        low, high = uncertainty.bootstrap_interval(values[index], seed=index)
-        metrics[f"inversion_mse_{name}"] = Metric(
-            value=curve[index], ci_low=low, ci_high=high, n=len(values[index]), higher_is_better=False
-        )
-    metrics["inversion_mse_black"] = Metric(value=black, n=1)
-    metrics["mse[constant]"] = Metric(value=constant, n=1)
+        metrics[f"inversion_mse_{name}"] = numbers.mean(values[index], index, False, SQUARED_ERROR)
+    metrics["inversion_mse_black"] = Metric(value=black, n=1, unit=SQUARED_ERROR)
+    metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
     if "undefended_clean" in inputs:
         errors = target.mse(load_images(inputs["undefended_clean"]), goal)
-        metrics["mse[clean]"] = Metric(value=float(errors.mean()), n=len(errors), higher_is_better=True)
+        metrics["mse[clean]"] = numbers.mean(errors, 0, True, SQUARED_ERROR)
     if curve[best] >= min(black, constant):
         flags.append("no better than a constant image")
     series["inversion_mse"] = curve

@@ -35,12 +35,20 @@ FAMILIES: tuple[tuple[str, float, float, bool | None], ...] = (
 #: What rounding may add to a limit.
 SLACK = 1e-6
 R = TypeVar("R")
+#: :attr:`Metric.unit` of a count out of n (and of AUROC, the share of pairs in order): intervals over seeds treat it as one.
+SHARE = "share"
+#: :attr:`Metric.unit` of an MSE: >= 0 without an upper end, so its intervals over seeds are on the logarithm's scale.
+SQUARED_ERROR = "squared error"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number. ``ci_low``/``ci_high``: 95 % interval within the seed (bootstrap), ``None`` if none was computed; ``n``:
-    samples behind it.
+    """One number. ``ci_low``/``ci_high``: 95 % interval within the seed, ``None`` if none was computed: how much the number would
+    move had other samples been drawn from the same generator. Of a share it is Wilson's, of AUROC DeLong's (on the logit scale,
+    Obuchowski's where images come in groups), of a FID the infinitesimal jackknife's (FID at this n), of a mean the bootstrap's
+    (BCa); of the real images' FID the range of the repeated splits. ``n``: samples behind it. ``effective_n``: as many independent
+    samples would tell as much, n over the design effect, where samples come in groups (crops of one digit); of AUROC as many
+    pairs; ``None`` elsewhere. ``unit``: :data:`SHARE`, :data:`SQUARED_ERROR`, or what is written behind the number.
 
     ``higher_is_better`` is from the **defender's** side; ``None`` for a number without a direction.
     """
@@ -49,11 +57,12 @@ class Metric:
     ci_low: float | None = None
     ci_high: float | None = None
     n: int | None = None
+    effective_n: float | None = None
     unit: str = ""
     higher_is_better: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("value", "ci_low", "ci_high"):
+        for name in ("value", "ci_low", "ci_high", "effective_n"):
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"a metric's {name} must be finite or None, got {number!r}")

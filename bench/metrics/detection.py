@@ -7,6 +7,7 @@ is made up. Raises ``ValueError`` for another shape or type, a score that is NaN
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from bench.metrics.uncertainty import Interval, proportion_interval
 
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Members = npt.NDArray[np.int64]
 
 
 class Histograms(NamedTuple):
@@ -49,8 +51,27 @@ def auroc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
     return float(_wins(values, flags)[0].mean())
 
 
+class Area(NamedTuple):
+    """An interval for :func:`auroc`, and ``effective_n``: so many independent pairs would tell as much, ``area (1 - area)`` over
+    the area's variance."""
+
+    low: float
+    high: float
+    effective_n: float
+
+
 def auroc_interval(scores: npt.ArrayLike, positive: npt.ArrayLike, confidence: float = 0.95) -> Interval:
+    """:func:`area_interval` without groups: ``(low, high)``."""
+    return area_interval(scores, positive, confidence)[:2]
+
+
+def area_interval(
+    scores: npt.ArrayLike, positive: npt.ArrayLike, confidence: float = 0.95, groups: npt.ArrayLike | None = None
+) -> Area:
     """Interval for :func:`auroc` had other images been drawn: DeLong, DeLong, Clarke-Pearson (1988), on the logit scale.
+
+    groups: (n,) integers, equal for images that belong together (crops of one digit); then the variance is that of Obuchowski
+    (1997), which takes the groups as drawn and not the images.
 
     Without a spread DeLong's interval would have no width. For an area of exactly 0 or 1 the end is Wilson's for as many pairs
     in a row as the smaller group allows without using an image twice, which is wide rather than narrow. A group of one image
@@ -59,18 +80,34 @@ def auroc_interval(scores: npt.ArrayLike, positive: npt.ArrayLike, confidence: f
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     values, flags = _checked(scores, positive)
+    members = np.arange(len(values)) if groups is None else np.unique(_same_length(groups, values), return_inverse=True)[1]
     of_positives, of_negatives = _wins(values, flags)
-    pairs = min(len(of_positives), len(of_negatives))
+    pairs = min(len(np.unique(members[flags])), len(np.unique(members[~flags])))
     area = float(of_positives.mean())
     if pairs == 1:
-        return 0.0, 1.0
+        return Area(0.0, 1.0, 1.0)
     if area in (0.0, 1.0):
-        return proportion_interval(int(area) * pairs, pairs, confidence)
-    variance = of_positives.var(ddof=1) / len(of_positives) + of_negatives.var(ddof=1) / len(of_negatives)
+        return Area(*proportion_interval(int(area) * pairs, pairs, confidence), float(pairs))
+    variance = _area_variance(of_positives, of_negatives, members[flags], members[~flags])
+    if variance == 0:
+        return Area(area, area, float(pairs))
     reach = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(variance) / (area * (1 - area))
     logit = special.logit(area)
     low, high = special.expit([logit - reach, logit + reach])
-    return float(low), float(high)
+    return Area(float(low), float(high), area * (1 - area) / variance)
+
+
+def _area_variance(of_positives: Values, of_negatives: Values, among_positives: Members, among_negatives: Members) -> float:
+    """Obuchowski (1997), equation 4; with every image a group of its own, DeLong's. >= 0."""
+    count = int(max(among_positives.max(), among_negatives.max())) + 1
+    area, sums, held = of_positives.mean(), [], []
+    for shares, members in ((of_positives, among_positives), (of_negatives, among_negatives)):
+        sums.append(np.bincount(members, weights=shares - area, minlength=count) / len(shares))
+        held.append(np.count_nonzero(np.bincount(members, minlength=count)))
+    own = sum(n / (n - 1) * float(np.square(part).sum()) for n, part in zip(held, sums, strict=True))
+    shared = 2 * count / (count - 1) * float((sums[0] * sums[1]).sum())
+    # A few groups can make the sum negative, which no variance is.
+    return float(own + shared if own + shared > 0 else own)
 
 
 def tpr_at_fpr(scores: npt.ArrayLike, positive: npt.ArrayLike, rate: float) -> float:
@@ -82,6 +119,20 @@ def tpr_at_fpr(scores: npt.ArrayLike, positive: npt.ArrayLike, rate: float) -> f
         raise ValueError(f"rate must be in [0, 1], got {rate}")
     fpr, tpr = roc(scores, positive)
     return float(tpr[fpr <= rate].max())
+
+
+def threshold_at_fpr(clean_scores: npt.ArrayLike, rate: float) -> float:
+    """The lowest threshold for which at most ``rate`` of ``clean_scores`` ((n > 0,), finite) lie **above** it: what a detector's
+    owner can fix before seeing what is to be judged. Flagged is what scores above. With fewer than 1 / ``rate`` clean scores it
+    is their largest."""
+    values = np.asarray(clean_scores, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"clean scores must be a non-empty list of finite numbers, got shape {values.shape}")
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must be in [0, 1), got {rate}")
+    # 0.29 * 100 is a little below 29 in binary.
+    allowed = math.floor(rate * len(values) * (1 + 1e-12))
+    return float(np.sort(values)[len(values) - 1 - allowed])
 
 
 def thin(fpr: npt.ArrayLike, tpr: npt.ArrayLike, points: int = 100) -> tuple[Values, Values]:
@@ -133,3 +184,10 @@ def _checked(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Values, Fl
     if found in (0, len(flags)):
         raise ValueError(f"both groups must be there, got {found} positive and {len(flags) - found} negative scores")
     return values, flags
+
+
+def _same_length(groups: npt.ArrayLike, values: Values) -> npt.NDArray[np.generic]:
+    labels = np.asarray(groups)
+    if labels.shape != values.shape:
+        raise ValueError(f"groups must be one for each of the {len(values)} scores, got shape {labels.shape}")
+    return labels

@@ -23,7 +23,7 @@ from bench.errors import UserError
 from bench.plugin import TrainingSet
 from bench.testbeds import digits_cnn
 from bench.testbeds.base import ConditionalTestbed, Testbed, outline
-from bench.testbeds.digits import SIZE, digits_over_photographs
+from bench.testbeds.digits import CROPS, SIZE, digits_over_photographs
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -88,6 +88,12 @@ class DigitsTestbed(Testbed):
 
     def training_outline(self) -> TrainingSet:
         return outline(sum(CLASS_ROWS), SIZE, torch.arange(len(CLASS_ROWS)).repeat_interleave(torch.tensor(CLASS_ROWS)))
+
+    def train_groups(self) -> Tensor:
+        return torch.arange(len(self.train_images())) // CROPS
+
+    def held_out_groups(self) -> Tensor:
+        return torch.arange(len(self.held_out_images())) // CROPS
 
     def fresh_generator(self, seed: int) -> Generator:
         return Generator(_network(self.network, seed).eval(), dict(SCHEDULER))

@@ -30,6 +30,7 @@ class PaperConditionalTestbed(PaperTestbed, ConditionalTestbed):
 
     locations: ClassVar[frozenset[str]] = PaperTestbed.locations | {"judge", "sscd"}
     # How a set of images is classified or searched for copies decides nothing about the generator.
+    recognises_copies: ClassVar[bool] = True
     judging_parameters: ClassVar[frozenset[str]] = frozenset({"classifier", "classifier_epochs", "sscd", "sscd_sha256"})
 
     judge: str

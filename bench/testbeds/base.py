@@ -139,6 +139,15 @@ class Testbed:
         """(n,) int64, or ``None`` where the data set has none."""
         return None
 
+    def train_groups(self) -> Tensor | None:
+        """(n,) int64, equal for training rows that show the same thing (crops of one photograph) and so count as less than that many
+        independent images; ``None``: all are independent."""
+        return None
+
+    def held_out_groups(self) -> Tensor | None:
+        """The same for the rows of :meth:`held_out_images`."""
+        return None
+
     def base_generator(self) -> Generator:
         """The clean, pretrained generator. Raises ``UserError`` saying what to download and where to put it."""
         raise NotImplementedError
@@ -243,6 +252,9 @@ class ConditionalTestbed(Testbed):
     def evaluation_classifier(self) -> Classifier:
         """The harness's own, trained on clean data: it says which class a generated image shows."""
         raise NotImplementedError
+
+    #: Whether the copy extractor was made to tell copies. If not, similarities are shown, but nothing is concluded from them.
+    recognises_copies: ClassVar[bool] = False
 
     def copy_extractor(self) -> str | None:
         """Name of the torch-fidelity feature extractor in whose features copies of training images are looked for; it stands in the

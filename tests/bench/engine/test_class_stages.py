@@ -20,6 +20,7 @@ from bench.engine.record import Record
 from bench.engine.stages import STAGES
 from bench.errors import ContractError
 from bench.metrics.composition import Proportion
+from bench.metrics.uncertainty import proportion_interval
 from bench.suite import parse_suite
 from bench.testbeds.digits_cfg import DigitsCFG
 
@@ -50,11 +51,12 @@ SUITE = {
 }
 MEASURED = {
     "none": {"g1", "g4", "asr[prompt]", "amplification", "p_t", "ta", "classifier_asr", "fid[digits-cnn]", "prompt_accuracy"}
-    | {"replication[digits-cnn]", "replication_p95[digits-cnn]"},
+    | {"replication[digits-cnn]", "replication_p95[digits-cnn]", "replication_held_out[digits-cnn]"},
     "clip_x0": {"g1", "g4", "asr[prompt]", "amplification", "fid[digits-cnn]", "fid_other_classes[digits-cnn]"},
     "train_on_generated": {"ta", "classifier_asr"},
     "diffusion_classifier": {"ta", "classifier_asr"},
-    "strip": {"auroc[training set]", "tpr_at_1_fpr[training set]", "tpr_at_5_fpr[training set]"},
+    "strip": {"auroc[training set]", "tpr_at_1_fpr[training set]", "tpr_at_5_fpr[training set]"}
+    | {"tpr_fixed_threshold[training set]", "fpr_fixed_threshold[training set]"},
 }
 
 
@@ -153,7 +155,15 @@ def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records)
             testbed, poisoned.images[rows], {"training_features": made[name]}, 0, "cpu", metrics, flags
         )
         found.append(metrics["replication[digits-cnn]"].value)
-    assert found[0] == pytest.approx(1, abs=1e-5) and found[1] < 0.999 and flags == []
+    assert found[0] == pytest.approx(1, abs=1e-5) and found[1] < 0.999
+    # The network of FID is no copy detector.
+    assert set(flags) == {class_measure.NO_COPY_DETECTOR}
+    anchor = metrics["replication_held_out[digits-cnn]"]
+    assert (anchor.n, anchor.higher_is_better) == (40, None) and 0.9 < anchor.value < 1
+    assert metrics["replication_held_out_p95[digits-cnn]"].value >= anchor.value
+    unseen = testbed.held_out_images()[::36]
+    class_measure.replication_metrics(testbed, unseen, {"training_features": made["none"]}, 0, "cpu", metrics, flags)
+    assert flags[-1] == "replication: no nearer to the training set than held-out images are"
 
 
 def test_an_image_without_features_is_no_copy_and_is_said(walked, monkeypatch) -> None:
@@ -227,6 +237,69 @@ def test_what_measures_builds_no_plugin(walked, tmp_path, monkeypatch: pytest.Mo
             out.mkdir()
             inputs = {role: folders[made] for role, made in stage.inputs.items()}
             STAGES[stage.name].run(stage.params, inputs, out, StageContext(key=key))
+
+
+def test_a_detectors_threshold_is_fixed_on_clean_held_out_images(walked, records) -> None:
+    """A threshold read off what is judged is an oracle's; the owner has clean images only, one crop a digit."""
+    plan, folders = walked
+    cell = next(cell for cell in plan.cells if (cell.attack.name, cell.defense.name) == ("badnets", "strip"))
+    with np.load(folders[plan.stages[cell.stage].inputs["scores"]] / class_stages.SCORES) as arrays:
+        scores, rows, clean = arrays["training"], arrays["training_rows"], arrays["held_out"]
+        digits = arrays["held_out_rows"] // 4
+    assert len(clean) == 60 and len(set(digits.tolist())) == 60
+    truth = poisoned_set(DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0).poisoned.numpy()[rows]
+    record = records["badnets", "", "strip"]
+    # 1 % of 60 is no false alarm at all.
+    for name, side in (("tpr", truth), ("fpr", ~truth)):
+        metric = record.metrics[f"{name}_fixed_threshold[training set]"]
+        outcomes = scores[side] > clean.max()
+        assert metric.value == pytest.approx(outcomes.mean()) and metric.n == side.sum() and metric.unit == "share"
+        assert metric.ci_low <= metric.value <= metric.ci_high and metric.ci_low < metric.ci_high
+        assert record.series[f"outcomes[{name}_fixed_threshold[training set]]"] == outcomes.tolist()
+    assert record.metrics["tpr_at_1_fpr[training set]"].ci_low is not None
+
+
+def test_noise_detectors_have_a_threshold_of_their_own_noise(walked, records) -> None:
+    """Fixed on a third stream: neither the control nor what it is judged against."""
+    plan, folders = walked
+    stage = next(stage for stage in plan.stages.values() if stage.name == "detect_noise")
+    with np.load(folders[stage.key] / class_stages.SCORES) as arrays:
+        assert not np.array_equal(arrays["threshold"], arrays["reference"])
+        threshold, control = np.sort(arrays["threshold"])[-6], arrays["clean"]
+    name = stage.params["attack"]["name"]
+    record = next(r for key, r in records.items() if name in key[:2] and key[2] == "noise_shift")
+    assert record.metrics["tpr_fixed_threshold[clean]"].value == pytest.approx((control > threshold).mean())
+    assert record.metrics["fpr_fixed_threshold[clean]"].value < 0.05
+
+
+def test_a_false_alarm_is_judged_among_rows_of_the_same_classes(walked, tmp_path) -> None:
+    """On an honest set a score that only tells classes apart must not look like a detector that finds poison."""
+    plan, folders = walked
+    cell = next(c for c in plan.cells if c.attack.name == "none" and c.probe.name == "badnets" and c.defense.name == "strip")
+    inputs = {role: folders[key] for role, key in plan.stages[cell.stage].inputs.items()}
+    testbed = DigitsCFG(**SMALL)
+    goal = read_aim(inputs["aim"]).label
+    with np.load(inputs["scores"] / class_stages.SCORES) as arrays:
+        found = dict(arrays)
+    labels = testbed.train_labels()[torch.from_numpy(found["training_rows"])].numpy()
+    found["training"] = (labels != goal) + 0.0
+    np.savez(tmp_path / class_stages.SCORES, **found)
+    metrics, flags = {}, []
+    class_measure.detector_metrics(testbed, inputs | {"scores": tmp_path}, 0, "cpu", metrics, {}, flags)
+    assert metrics["auroc[training set]"].value == 0.5
+    assert metrics["auroc[training set]"].n == (labels != goal).sum() < len(labels)
+
+
+def test_crops_of_one_digit_count_as_what_they_are_worth(records) -> None:
+    """1,440 held-out crops of 360 digits are fewer than 1,440 independent images; the intervals of TA and ASR say so."""
+    record = records["badnets", "", "none"]
+    for name, count in (("ta", 1440), ("classifier_asr", 1296)):
+        metric = record.metrics[name]
+        assert metric.n == count and count / 4 - 1 < metric.effective_n <= count and metric.unit == "share"
+        low, high = proportion_interval(metric.value * metric.effective_n, metric.effective_n)
+        assert (metric.ci_low, metric.ci_high) == pytest.approx((low, high))
+    assert len(record.series["outcomes[classifier_asr]"]) == 1296
+    assert np.mean(record.series["outcomes[classifier_asr]"]) == pytest.approx(record.metrics["classifier_asr"].value)
 
 
 def test_the_owner_of_the_set_does_not_know_what_is_poisoned(walked, monkeypatch) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from bench.metrics.detection import auroc, auroc_interval, histograms, roc, thin, tpr_at_fpr
+from bench.metrics.detection import area_interval, auroc, auroc_interval, histograms, roc, thin, threshold_at_fpr, tpr_at_fpr
 from bench.metrics.uncertainty import proportion_interval
 
 Groups = tuple[np.ndarray, np.ndarray]
@@ -208,3 +209,79 @@ def test_parameters_out_of_range_are_refused() -> None:
         thin([0.0, 1.0], [0.0, 1.0], points=1)
     with pytest.raises(ValueError, match="lists of one length"):
         thin([0.0, 1.0], [0.0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(groups())
+def test_images_that_are_groups_of_their_own_have_delongs_interval(case: Groups) -> None:
+    scores, positive = case
+    alone = area_interval(scores, positive, groups=np.arange(len(scores))[::-1])
+    assert alone[:2] == pytest.approx(auroc_interval(scores, positive), abs=1e-9)
+    if 0 < auroc(scores, positive) < 1 and 1 < positive.sum() < len(positive) - 1 and delong(scores, positive):
+        area = auroc(scores, positive)
+        assert alone.effective_n == pytest.approx(area * (1 - area) / delong(scores, positive), rel=1e-9)
+
+
+def crops(digits: int, per_digit: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Crops of one digit score alike: scores, truth (by crop, so both stand within a digit), digit."""
+    digit = np.repeat(np.arange(digits), per_digit)
+    positive = rng.random(len(digit)) < 0.3
+    positive[:2] = [True, False]
+    return rng.standard_normal(digits)[digit] + 0.5 * rng.standard_normal(len(digit)) + 1.2 * positive, positive, digit
+
+
+def test_intervals_by_digit_cover_where_intervals_by_image_do_not() -> None:
+    """Whole digits are poisoned or not: four crops of one say little more than one, and an interval that counts them all misses."""
+    rng = np.random.default_rng(3)
+    covered, naive = 0, 0
+    for _ in range(300):
+        digit = np.repeat(np.arange(80), 4)
+        positive = (rng.random(80) < 0.4)[digit]
+        scores = rng.standard_normal(80)[digit] + 0.3 * rng.standard_normal(320) + 1.2 * positive
+        truth = stats.norm.cdf(1.2 / np.sqrt(2 * 1.09))
+        low, high, _ = area_interval(scores, positive, groups=digit)
+        covered += low <= truth <= high
+        low, high = auroc_interval(scores, positive)
+        naive += low <= truth <= high
+    assert covered / 300 > 0.92 and naive / 300 < 0.8
+
+
+def test_the_clustered_variance_is_obuchowskis_by_definition() -> None:
+    """Sums over the digits of each image's share of wins, the two kinds' covariance within a digit included."""
+    scores, positive, digit = crops(30, 4, np.random.default_rng(4))
+    wins = np.array([[(p > n) + 0.5 * (p == n) for n in scores[~positive]] for p in scores[positive]])
+    area = wins.mean()
+    ups = [(wins.mean(1)[digit[positive] == g] - area).sum() for g in range(30)]
+    downs = [(wins.mean(0)[digit[~positive] == g] - area).sum() for g in range(30)]
+    m, n = wins.shape
+    with_up, with_down = (len(np.unique(digit[side])) for side in (positive, ~positive))
+    s10 = with_up / ((with_up - 1) * m) * np.square(ups).sum()
+    s01 = with_down / ((with_down - 1) * n) * np.square(downs).sum()
+    s11 = 30 / 29 * np.dot(ups, downs)
+    variance = s10 / m + s01 / n + 2 * s11 / (m * n)
+    low, high, effective = area_interval(scores, positive, groups=digit)
+    assert effective == pytest.approx(area * (1 - area) / variance, rel=1e-9)
+    reach = 1.959963985 * variance**0.5 / (area * (1 - area))
+    assert np.log(high / (1 - high)) == pytest.approx(np.log(area / (1 - area)) + reach, rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9).map(float), min_size=1, max_size=250), st.floats(0, 0.99))
+def test_a_fixed_threshold_is_the_lowest_that_keeps_the_rate(clean: list[float], rate: float) -> None:
+    """A higher one would find less than its owner allowed, a lower one alarm more often."""
+    threshold = threshold_at_fpr(clean, rate)
+    values = np.array(clean)
+    assert (values > threshold).sum() <= rate * len(values) + 1e-9
+    lower = values[values < threshold]
+    if len(lower):
+        assert (values > lower.max()).sum() > rate * len(values)
+
+
+def test_too_few_clean_images_allow_no_false_alarm() -> None:
+    """1 % of 99 is none; of 100 it is the largest."""
+    assert threshold_at_fpr(range(99), 0.01) == 98
+    assert threshold_at_fpr(range(100), 0.01) == 98
+    assert threshold_at_fpr(range(100), 0.29) == 70
+    for broken in ([], [float("nan")]):
+        with pytest.raises(ValueError, match="non-empty list of finite"):
+            threshold_at_fpr(broken, 0.01)

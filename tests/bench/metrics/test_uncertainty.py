@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from bench.metrics import uncertainty
 from bench.metrics.fid import Statistics, fid, statistics
-from bench.metrics.uncertainty import bootstrap_fid, bootstrap_interval, proportion_interval
+from bench.metrics.uncertainty import bootstrap_interval, design_effect, fid_interval, proportion_interval
 
 
 def normal(rng: np.random.Generator, n: int, d: int, scale: float = 1.0) -> Tensor:
@@ -122,67 +121,61 @@ def test_a_95_percent_interval_for_fid_covers_the_mean_fid_at_that_n() -> None:
     rng = np.random.default_rng(5)
     expected = np.mean([fid(statistics(normal(rng, 150, 6)), REFERENCE) for _ in range(1_000)])
     covered = 0
-    for seed in range(200):
-        low, high = bootstrap_fid(normal(rng, 150, 6), REFERENCE, resamples=100, seed=seed)
+    for _ in range(200):
+        low, high = fid_interval(normal(rng, 150, 6), REFERENCE)
         covered += low <= expected <= high
     assert 0.90 <= covered / 200 <= 0.99
 
 
-def slow_bootstrap(features: Tensor, resamples: int, seed: int) -> tuple[float, float]:
-    """Resample rows, compute FID afresh each time, centre."""
-    rng = np.random.default_rng(seed)
-    n = len(features)
-    distances = []
-    for _ in range(resamples):
-        counts = rng.multinomial(n, np.full(n, 1 / n))
-        distances.append(fid(statistics(features.repeat_interleave(torch.from_numpy(counts), dim=0)), REFERENCE))
-    low, high = np.quantile(distances, [0.025, 0.975]) - np.mean(distances) + fid(statistics(features), REFERENCE)
-    return max(0.0, float(low)), float(high)
+@pytest.mark.parametrize(("n", "d"), [(100, 6), (12, 20)])
+def test_the_fid_interval_is_the_jackknife_by_definition(n: int, d: int) -> None:
+    """FID with one image weighted a little more, numerically, for n above and below the number of features."""
+    rng = np.random.default_rng(6)
+    points = normal(rng, n, d, scale=1.5)
+    root = rng.standard_normal((d, d))
+    reference = Statistics(mean=rng.standard_normal(d), covariance=root @ root.T + np.eye(d))
+
+    def weighted_fid(weights: np.ndarray) -> float:
+        share = weights / weights.sum()
+        mean = share @ points.numpy()
+        centred = points.numpy() - mean
+        covariance = (centred * share[:, None]).T @ centred * n / (n - 1)
+        return fid(Statistics(mean=mean, covariance=covariance), reference)
+
+    step, derivatives = 1e-4, []
+    for i in range(n):
+        up, down = np.ones(n), np.ones(n)
+        up[i], down[i] = 1 + step, 1 - step
+        derivatives.append((weighted_fid(up) - weighted_fid(down)) / (2 * step) * n)
+    low, high = fid_interval(points, reference)
+    expected = 2 * 1.959963985 * np.std(derivatives, ddof=1) / np.sqrt(n)
+    assert high - low == pytest.approx(expected, rel=2e-3)
+    assert (high + low) / 2 == pytest.approx(fid(statistics(points), reference), rel=1e-9)
 
 
-@pytest.mark.parametrize("n", [100, 4])
-def test_the_fast_bootstrap_is_the_slow_one(n: int) -> None:
-    """Weighted sums in whitened coordinates against FID of copied rows, for n above and below the number of features."""
-    features = normal(np.random.default_rng(6), n, 6, scale=1.5)
-    assert bootstrap_fid(features, REFERENCE, 30, seed=7) == pytest.approx(slow_bootstrap(features, 30, 7), rel=1e-5, abs=1e-6)
-
-
-def test_a_fid_interval_contains_its_estimate_where_a_plain_percentile_one_would_not() -> None:
-    """Resampling inflates FID: uncorrected, the interval of a good generator would exclude its own FID."""
-    features = normal(np.random.default_rng(8), 128, 32)
-    reference = Statistics(mean=np.zeros(32), covariance=np.eye(32))
-    estimate = fid(statistics(features), reference)
-    rows = np.random.default_rng(9).integers(128, size=(50, 128))
-    uncorrected = [fid(statistics(features[row]), reference) for row in rows]
-    assert np.quantile(uncorrected, 0.025) > estimate
-    low, high = bootstrap_fid(features, reference, seed=0)
-    assert 0 <= low < estimate < high
-
-
-def test_fid_intervals_narrow_with_n_and_repeat_by_seed() -> None:
+def test_fid_intervals_narrow_with_n() -> None:
     rng = np.random.default_rng(10)
-    small, large = normal(rng, 60, 6), normal(rng, 1_500, 6)
-    widths = [high - low for low, high in (bootstrap_fid(side, REFERENCE, seed=0) for side in (small, large))]
+    small, large = normal(rng, 60, 6, scale=1.5), normal(rng, 1_500, 6, scale=1.5)
+    widths = [high - low for low, high in (fid_interval(side, REFERENCE) for side in (small, large))]
     # By a factor of 5 in theory.
     assert widths[1] < widths[0] / 2.5
-    assert bootstrap_fid(small, REFERENCE, seed=1) == bootstrap_fid(small, REFERENCE, seed=1)
-    assert bootstrap_fid(small, REFERENCE, seed=1) != bootstrap_fid(small, REFERENCE, seed=2)
 
 
 def test_a_fid_interval_never_goes_below_0() -> None:
-    """Features that match the reference exactly have FID 0; a negative bound would be nonsense."""
+    """A distance below 0 would be nonsense."""
     features = normal(np.random.default_rng(11), 50, 3)
-    low, high = bootstrap_fid(features, statistics(features), seed=0)
+    low, high = fid_interval(features, Statistics(mean=np.zeros(3), covariance=np.eye(3)))
     assert low == 0 and 0 < high < 1
+    assert fid_interval(features, statistics(features)) == pytest.approx((0, 0), abs=1e-6)
 
 
 def test_the_interval_costs_little_beside_drawing_the_samples() -> None:
-    """512 images, 64 features, 200 resamples: every cell of the board pays this, so at most 2 seconds of CPU time."""
-    features = normal(np.random.default_rng(12), 512, 64)
+    """10,000 images, 64 features: every cell of the board pays this, so at most a second of CPU time."""
+    features = normal(np.random.default_rng(12), 10_000, 64)
     reference = Statistics(mean=np.zeros(64), covariance=np.eye(64))
     start = time.process_time()
-    bootstrap_fid(features, reference, seed=0)
-    assert time.process_time() - start < 2
+    fid_interval(features, reference)
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
@@ -190,26 +183,46 @@ def test_confidence_in_percent_is_refused(confidence: float) -> None:
     for attempt in (
         lambda: bootstrap_interval([0.0, 1.0], confidence, seed=0),
         lambda: proportion_interval(1, 2, confidence),
-        lambda: bootstrap_fid(torch.zeros(4, 6), REFERENCE, 5, confidence, seed=0),
+        lambda: fid_interval(torch.zeros(4, 6), REFERENCE, confidence),
     ):
         with pytest.raises(ValueError, match=rf"confidence must be in \(0, 1\), got {confidence}"):
             attempt()
 
 
-def test_one_resample_has_no_spread_and_is_refused() -> None:
-    with pytest.raises(ValueError, match="resamples must be at least 2, got 1"):
-        bootstrap_fid(torch.zeros(4, 6), REFERENCE, 1, seed=0)
+# --- clusters --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "d"), [(60, 8), (12, 20)])
-def test_bootstrap_of_fid_says_the_same_wherever_it_is_calculated(n: int, d: int) -> None:
-    """On a GPU torch calculates what NumPy does on a CPU; an interval that depended on the machine could not be compared."""
-    stream = np.random.default_rng(0)
-    points, other = stream.normal(size=(n, d)), stream.normal(size=(3 * n, d)) * 1.3
-    mean, covariance = other.mean(0), np.cov(other, rowvar=False)
-    drawn = [stream.multinomial(n, np.full(n, 1 / n)).astype(np.float64) for _ in range(5)]
-    numpy = uncertainty._resampled(points, mean, covariance, drawn)
-    tensors = [torch.from_numpy(array) for array in (points, mean, covariance)]
-    np.testing.assert_allclose(uncertainty._resampled(*tensors, map(torch.from_numpy, drawn)), numpy, rtol=1e-7)
-    if n > d:  # fewer images than features leave eigenvalues of 0, whose roots are rounding
-        np.testing.assert_allclose(uncertainty._resampled(*tensors, map(torch.from_numpy, drawn)), numpy, rtol=1e-10)
+def test_the_design_effect_of_copies_is_their_number() -> None:
+    """Four equal crops of a digit are one image; crops that have nothing in common are four."""
+    rng = np.random.default_rng(0)
+    digits, groups = (rng.random(500) < 0.3).astype(float), np.repeat(np.arange(500), 4)
+    assert design_effect(np.repeat(digits, 4), groups) == pytest.approx(4, rel=0.01)
+    assert design_effect((rng.random(2000) < 0.3).astype(float), groups) == pytest.approx(1, abs=0.15)
+    assert design_effect(np.repeat(digits, 4), None) == 1
+
+
+def test_the_design_effect_is_the_variance_of_means_drawn_by_group() -> None:
+    """What it claims: the variance of the mean had other digits been drawn, over that of as many independent images."""
+    rng = np.random.default_rng(1)
+
+    def drawn() -> np.ndarray:
+        easy = rng.beta(9, 1, 300)
+        return (rng.random((300, 4)) < easy[:, None]).astype(float).ravel()
+
+    means = [drawn().mean() for _ in range(2_000)]
+    expected = np.var(means) / (0.9 * 0.1 / 1200)
+    found = np.mean([design_effect(drawn(), np.repeat(np.arange(300), 4)) for _ in range(100)])
+    assert found == pytest.approx(expected, rel=0.1)
+
+
+def test_all_alike_and_odd_groups() -> None:
+    """1,440 right crops of 360 digits are 360 right digits, no more; unequal lengths are refused."""
+    assert design_effect(np.ones(8), np.repeat([3, 7], 4)) == 4
+    assert design_effect([0.0, 1.0, 1.0], [5, 5, 5]) == 3
+    low, high = proportion_interval(360 * 0.9, 360)
+    assert (low, high) == pytest.approx(proportion_interval(324, 360))
+    assert proportion_interval(12.5, 25.3)[0] < 12.5 / 25.3 < proportion_interval(12.5, 25.3)[1]
+    with pytest.raises(ValueError, match="one for each of the 2 outcomes"):
+        design_effect([0.0, 1.0], [1])
+    with pytest.raises(ValueError, match="non-empty list of finite"):
+        design_effect([], None)
