@@ -240,13 +240,18 @@ def compare(
 
 def _difference(one: Cell, metric: str, other: Cell, other_metric: str) -> Interval | None:
     """Of two shares with the variance that counting has at least; of anything else Student's."""
-    if not all(is_share(cell, name) for cell, name in ((one, metric), (other, other_metric))):
+    if not all(is_share(cell, name) and _sized(cell, name) for cell, name in ((one, metric), (other, other_metric))):
         return paired_difference(one.values(metric), other.values(other_metric))
     first, second = one.outcomes(metric), other.outcomes(other_metric)
     pairs = {
         seed: (first[seed], second[seed]) for seed in first.keys() & second.keys() if len(first[seed]) == len(second[seed])
     }
     return share_difference(one.shares(metric), other.shares(other_metric), pairs)
+
+
+def _sized(cell: Cell, metric: str) -> bool:
+    """Whether every record says over how many samples it counted."""
+    return all(entry.numbers[metric].n for entry in cell.with_status("ok") if metric in entry.numbers)
 
 
 def _undetected(line: Line) -> bool:

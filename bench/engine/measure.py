@@ -16,7 +16,7 @@ from bench import testbeds
 from bench.diffusion.images import to_uint8
 from bench.diffusion.noise import numpy_stream, stream_seed
 from bench.engine import class_measure, doubts, numbers
-from bench.engine.aims import read_aim
+from bench.engine.aims import Aim, read_aim
 from bench.engine.artefacts import load_images, read_remarks
 from bench.engine.building import asked_for
 from bench.engine.context import StageContext
@@ -60,10 +60,7 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
         ).cpu()
         _utility(features, reference, testbed, seed, metrics, flags)
         if params["kind"] != "anchor":
-            with if_possible("fid", flags):
-                if (own := metrics.get(f"fid[{testbed.extractor}]")) is not None:
-                    flags += doubts.below_real(own.value or 0.0, reference, len(features), seed)
-                flags += doubts.copies(samples["clean"], testbed.train_images())
+            flags += _too_good(metrics.get(f"fid[{testbed.extractor}]"), samples["clean"], reference, testbed, seed)
     flags += doubts.of_samples(samples, inputs)
 
     if aim and isinstance(testbed, ConditionalTestbed):
@@ -79,22 +76,7 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
     if "scores_noise" in inputs:
         class_measure.noise_detector_metrics(inputs, metrics, series, flags)
     if aim and aim.target is not None:
-        strips["target"] = to_uint8(aim.target)[None]
-        if aim.trigger is not None:
-            strips["trigger"] = to_uint8(aim.trigger)[None]
-        goal = (aim.target / 2 + 0.5).clamp(0, 1)
-        if "recovered" in inputs:
-            with if_possible("inversion_mse_best", flags):
-                _inversion(inputs, goal, metrics, series, flags, strips)
-                if params.get("probe") and "inversion_mse_best" in metrics:
-                    flags += doubts.found_in_honest(metrics["inversion_mse_best"].value, testbed.held_out_images(), goal)
-        else:
-            with if_possible("asr", flags):
-                _specificity(testbed, goal, samples, seed, metrics, flags)
-            if samples and "asr_threshold" in metrics:
-                with if_possible("robust_asr", flags):
-                    real = load_images(inputs["reference"], "real")
-                    _robust_success(testbed, goal, samples, real, metrics, series, flags)
+        _against_target(testbed, aim, params, inputs, samples, metrics, series, flags, strips)
     for role, label in roles.items():
         if f"undefended_{role}" in inputs:
             strips[f"{label}, no defense"] = load_images(inputs[f"undefended_{role}"])[:STRIP]
@@ -103,6 +85,37 @@ def measure(params: dict[str, Any], inputs: dict[str, Path], out: Path, context:
             strips[f"{label}, {params['defense']['name'] if defended else 'no defense'}"] = samples[role][:STRIP]
     _write(params, metrics, series, flags, strips, out, context)
     return {}
+
+
+def _against_target(
+    testbed: Testbed,
+    aim: Aim,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    samples: Mapping[str, Tensor],
+    metrics: dict[str, Metric],
+    series: dict[str, list[float]],
+    flags: list[str],
+    strips: dict[str, Tensor],
+) -> None:
+    """How near samples, or what an inversion recovered, come to the adversary's target image."""
+    assert aim.target is not None
+    strips["target"] = to_uint8(aim.target)[None]
+    if aim.trigger is not None:
+        strips["trigger"] = to_uint8(aim.trigger)[None]
+    goal = (aim.target / 2 + 0.5).clamp(0, 1)
+    if "recovered" in inputs:
+        with if_possible("inversion_mse_best", flags):
+            _inversion(inputs, goal, metrics, series, flags, strips)
+            if params.get("probe") and "inversion_mse_best" in metrics:
+                flags += doubts.found_in_honest(metrics["inversion_mse_best"].value, testbed.held_out_images(), goal)
+    else:
+        with if_possible("asr", flags):
+            _specificity(testbed, goal, samples, params["seed"], metrics, flags)
+        if samples and "asr_threshold" in metrics:
+            with if_possible("robust_asr", flags):
+                real = load_images(inputs["reference"], "real")
+                _robust_success(testbed, goal, samples, real, metrics, series, flags)
 
 
 def _write(
@@ -152,6 +165,12 @@ def _utility(
     with if_possible("kid", flags):
         distance = fid.kid(features, reference, stream_seed(seed, "kid") % 2**32)
         metrics[f"kid[{testbed.extractor}]"] = Metric(value=distance, n=n, higher_is_better=False)
+
+
+def _too_good(distance: Metric | None, images: Tensor, reference: Tensor, testbed: Testbed, seed: int) -> list[str]:
+    """What clean samples (n, c, h, w) and their FID cannot honestly be; without a FID, of the samples alone."""
+    found = [] if distance is None else doubts.below_real(distance.value or 0.0, reference, len(images), seed)
+    return found + doubts.copies(images, testbed.train_images())
 
 
 def _real_images(

@@ -94,7 +94,7 @@ def fid_interval(features: Tensor, reference: Statistics, confidence: float = 0.
     one Gaussian to the other. No image is drawn twice, as in a bootstrap, which raises FID by as much as the finite n did.
 
     The interval is for FID **at this n**, which is itself above that of infinitely many samples; close to the least FID that n
-    images can have it is about a quarter too wide. Features whose FID is exactly 0 give no width.
+    images can have it is up to 40 % too wide. Features whose FID is exactly 0 give no width.
     """
     _check_confidence(confidence)
     estimate = fid(statistics(features), reference)

@@ -67,7 +67,7 @@ def cell(tmp_path: Path, testbed: DigitsCFG, goal: int, poisoned_labels: torch.T
     save_images(inputs["clean"], testbed.held_out_images()[:clean_samples])
     save_images(inputs["target"], testbed.held_out_images()[:12])
     np.savez(inputs["aim"] / IMAGES)
-    (inputs["aim"] / AIM).write_text(json.dumps({"label": goal}))
+    (inputs["aim"] / AIM).write_text(json.dumps({"label": goal, "invocations": []}))
     np.savez(inputs["poisoned_rows"] / ROWS, poisoned=np.zeros(count, dtype=bool), labels=poisoned_labels.numpy())
     out = inputs.pop("out")
     params = {
