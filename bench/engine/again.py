@@ -44,18 +44,18 @@ def of_inputs(inputs: Mapping[str, Path]) -> list[str]:
     return [doubt for role, folder in inputs.items() if not role.startswith("undefended_") for doubt in load(folder)]
 
 
-def compare(call: Callable[[Tensor], Tensor], count: int, first: Tensor) -> list[str]:
-    """Compares ``first``, what came of all ``count`` rows, with ``call(indices)`` of :data:`ROWS` of them.
+def compare(call: Callable[[Tensor], Tensor], count: int, first: Tensor, rows: int = ROWS) -> list[str]:
+    """Compares ``first``, what came of all ``count`` rows, with ``call(indices)`` of ``rows`` of them, the last one first.
 
     ``call`` must hand the plugin fresh copies, a fresh random stream too. A call that raises on few rows is a doubt as well.
     """
-    few = torch.linspace(0, count - 1, min(ROWS, count)).long().unique().flip(0)
+    few = torch.linspace(0, count - 1, min(rows, count) + 1)[1:].long().unique().flip(0)
     spread = float(first.double().std()) if first.numel() > 1 else 0.0
     try:
         other = call(few)
         if _differ(other, first[few], spread):
             return [NOT_REPEATABLE if _differ(call(few), other, spread) else DEPENDS_ON_BATCH]
-        if _differ(call(few[:1]), first[few[:1]], spread):
+        if len(few) > 1 and _differ(call(few[:1]), first[few[:1]], spread):
             return [DEPENDS_ON_BATCH]
     except Exception as error:  # whatever a plugin raises; of all rows together it raised nothing
         return [f"{DEPENDS_ON_BATCH.split(':')[0]}: it fails on few rows, {' '.join(str(error).split())[:150]}"]

@@ -130,7 +130,8 @@ def detect(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     remarks = Remarks()
     scores = score(torch.arange(len(judged)), remarks)
     remarks.save(out)
-    again.save(out, again.compare(score, len(judged), scores))
+    # One row alone: some detectors train a network on every call.
+    again.save(out, again.compare(score, len(judged), scores, rows=1))
     ends = np.cumsum([len(chosen) for chosen in rows.values()])[:-1]
     found = dict(zip(rows, np.split(scores.numpy(), ends), strict=True))
     _save_arrays(out, found | {f"{name}_rows": chosen.numpy() for name, chosen in rows.items()})

@@ -181,3 +181,23 @@ def test_a_controls_auroc_is_named_only_beyond_chance() -> None:
     assert named <= 5
     assert doubts.control_auroc(1.0, positive, "clean") == ["auroc: the control is 1.00 in the place of 0.5 (clean)"]
     assert doubts.control_auroc(0.38, positive, "clean") and doubts.control_auroc(0.62, positive, "clean")
+
+
+def test_one_row_alone_is_one_more_call_and_tells_both_faults_apart() -> None:
+    """A detector may train a network on every call: to be asked twice more would treble its cost."""
+    calls: list[int] = []
+
+    def counted(rows: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        calls.append(len(chosen))
+        return rows.flatten(1).mean(1)
+
+    assert again.compare(lambda chosen: counted(ROWS[chosen], chosen), 40, ROWS.flatten(1).mean(1), rows=1) == []
+    assert calls == [1]
+    centred = ROWS.flatten(1).mean(1) - ROWS.mean()
+    assert again.compare(lambda chosen: ROWS[chosen].flatten(1).mean(1) - ROWS[chosen].mean(), 40, centred, rows=1) == [
+        again.DEPENDS_ON_BATCH
+    ]
+    stream = torch.Generator().manual_seed(1)
+    assert again.compare(lambda chosen: torch.randn(len(chosen), generator=stream), 40, centred, rows=1) == [
+        again.NOT_REPEATABLE
+    ]
