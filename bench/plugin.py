@@ -34,8 +34,9 @@ from bench.errors import ContractError
 LABEL_LETTERS = 200
 #: Names of the harness's own artefacts, which no invocation may take the place of.
 RESERVED_INVOCATIONS = frozenset(
-    "clean target generated reference aim poisoned_rows true_rows classifier trigger_classifier training_features scores scores_noise "
-    "recovered predictions generator training".split()
+    "clean target honest_target generated reference aim poisoned_rows true_rows classifier "
+    "trigger_classifier training_features scores scores_noise recovered predictions generator "
+    "training".split()
 )
 
 

@@ -138,7 +138,7 @@ def test_sampling_stays_on_its_device(testbed: str, name: str, monkeypatch: pyte
     assert len(model.schedule) == 1000
     model.to("meta")
     labels = None if model.classes is None else torch.arange(3)
-    settings = SamplerSettings(name=name, num_inference_steps=3, clip="x0", network_batch=4, guidance_scale=2.0)
+    settings = SamplerSettings(name=name, num_inference_steps=3, network_batch=4, guidance_scale=2.0)
     streams = sample_streams(0, range(3), device=model.device)
     x = denoise(model, initial_noise(streams, model.noise_shape), streams, settings, labels=labels)
     assert (x.device.type, tuple(x.shape)) == ("meta", (3, *model.noise_shape))
