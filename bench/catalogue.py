@@ -14,6 +14,7 @@ from bench.names import unknown_name
 from bench.plugin import Plugin
 from bench.registry import KINDS, SINGULAR, Registry, probed, source_of
 from bench.suite import shipped_suites
+from bench.text import plain
 from bench.yaml_reader import read_yaml
 
 
@@ -109,7 +110,7 @@ def print_description(found: list[dict[str, Any]], console: Console) -> None:
     """:func:`describe` for people."""
 
     def say(text: str = "") -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
     for index, item in enumerate(found):
         if index:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rich.console import Console
 
 import bench
 from bench.errors import UserError
+from bench.text import plain
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 F = Callable[..., Any]
@@ -92,8 +95,41 @@ def _screen() -> Console:
     return console if console.is_terminal else Console(width=220)
 
 
+class _Output(io.TextIOWrapper):
+    """A standard stream that no reader can break: what it cannot encode is written out, and once nobody listens it is quiet.
+
+    ``needed``: whether what is said is a result; if a full disk takes that, the command has failed, in one line.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper, needed: bool) -> None:
+        # A buffer of its own: PYTHONUNBUFFERED leaves none, and what fails then is not said.
+        buffer = io.BufferedWriter(io.FileIO(stream.fileno(), "wb", closefd=False))
+        super().__init__(buffer, encoding=stream.encoding, errors="backslashreplace")
+        self.needed = needed
+
+    def write(self, text: str) -> int:
+        """As any stream's."""
+        count = super().write(text)
+        self.flush()
+        return count
+
+    def flush(self) -> None:
+        """As any stream's; raises :class:`UserError` if a result is lost."""
+        try:
+            super().flush()
+        except OSError as error:
+            with suppress(OSError):  # what is left in the buffer must not fail once more at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if self.needed and not isinstance(error, BrokenPipeError):
+                raise UserError(f"standard output cannot be written: {error.strerror}") from error
+
+
 def main() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _Output(sys.stdout, needed=True)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _Output(sys.stderr, needed=False)
     cli(prog_name="castlewalls")
 
 
@@ -207,7 +243,7 @@ def list_command(what: str | None, plugins: Sequence[str], as_json: bool) -> Non
         if what is None:
             click.echo(f"{kind}:")
         for name, text in entries.items():
-            click.echo(f"  {name:<16} {text}")
+            click.echo(plain(f"  {name:<16} {text}"))
 
 
 @cli.command()

@@ -338,6 +338,7 @@ class Executor:
                     "" if self._limit_is_set(job.key) else " (the default; --timeout or a suite's timeout_seconds sets another)"
                 )
                 self._lost(slot, f"timed out after {job.limit:g} s{default}")
+                self._give_up_like(job.key)
         if self.jobs and now > self.heard + QUIET_SECONDS:
             self.heard = now
             running = sorted(self.jobs.values(), key=lambda job: job.started)
@@ -402,6 +403,17 @@ class Executor:
         for below in [below for below in self.waiting if key in self.stages[below].inputs.values()]:
             if below in self.waiting and below not in running:
                 self._give_up(below, failure)
+
+    def _give_up_like(self, late: str) -> None:
+        """What else needs the third party's plugin that ran out of time: each would wait as long again."""
+        plugins = self.stages[late].plugins
+        if late not in self.failures or not plugins:
+            return
+        running = {job.key for job in self.jobs.values()}
+        reason = one_line(f"not begun: its plugin had run out of time in {self.stages[late].describe()}")
+        for key in [key for key in self.waiting if key not in running]:
+            if key in self.waiting and any(source in plugins for source in self.stages[key].plugins):
+                self._give_up(key, Failure(key, reason))
 
     def _give_up_all(self) -> bool:
         """The disk is full: whatever was begun now would come to the same end."""

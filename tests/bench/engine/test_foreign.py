@@ -144,7 +144,11 @@ def test_a_plugin_whose_import_hangs_runs_out_of_time(lab, tmp_path):
     path = tmp_path / "slow.py"
     path.write_text(TEXT.format(name="slow", call="pass", above="if WORKER: time.sleep(600)"))
     registry = Registry([path])
-    one = stage("slow", (registry.source(registry.defense("slow")),))
+    source = (registry.source(registry.defense("slow")),)
+    stages = [stage("slow", source, number) for number in range(3)] + [stage("none")]
     began = time.monotonic()
-    (failure,) = run(lab, [one], timeout=30).values()
-    assert failure.reason == "timed out after 30 s" and time.monotonic() - began < 90
+    failures = run(lab, stages, timeout=40, jobs=1)
+    assert time.monotonic() - began < 100, "its other stages would each have waited as long again"
+    late, *others = sorted(failure.reason for failure in failures.values())[::-1]
+    assert late == "timed out after 40 s" and lab.store.finished(stages[-1].key)
+    assert others == ["not begun: its plugin had run out of time in use tiny slow"] * 2
