@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from bench.diffusion.noise import numpy_stream
@@ -16,8 +17,8 @@ from bench.metrics import asr, fid
 
 #: Samples that vary by less than this share of real images' variance are one picture.
 NEARLY_CONSTANT = 0.01
-#: How far below real images' own FID a value may lie by chance.
-MARGIN = 0.9
+#: Draws of real images that say what such images score themselves.
+SPLITS = 6
 #: An AUROC of a control beyond this many of its standard errors from 0.5 is no chance: one in a thousand honest ones.
 CONTROL_DEVIATIONS = 3.3
 
@@ -63,13 +64,18 @@ def found_in_honest(error: float | None, real: Tensor, goal: Tensor) -> list[str
 
 
 def below_real(value: float, reference: Tensor, count: int, seed: int) -> list[str]:
-    """An FID lower than that of ``count`` real images themselves against the others; ``reference``: their features (m, d)."""
+    """An FID lower than ``count`` real images themselves would score against the others, beyond what another draw of them would change:
+    below the 95 % prediction interval of :data:`SPLITS` draws. ``reference``: their features (m, d)."""
     if count < 2 or len(reference) < 2 * count:
         return []
-    order = numpy_stream(seed, "real rows", count).permutation(len(reference))
-    drawn, rest = (fid.statistics(reference[torch.from_numpy(rows)]) for rows in (order[:count], order[count:]))
-    limit = fid.fid(drawn, rest)
-    return [f"fid: below {limit:.3g}, that of as many real images"] if value < MARGIN * limit else []
+    found = []
+    for split in range(SPLITS):
+        order = torch.from_numpy(numpy_stream(seed, "real rows", count, split).permutation(len(reference)))
+        drawn, rest = (fid.statistics(reference[rows]) for rows in (order[:count], order[count:]))
+        found.append(fid.fid(drawn, rest))
+    reach = stats.t.ppf(0.975, SPLITS - 1) * np.std(found, ddof=1) * np.sqrt(1 + 1 / SPLITS)
+    limit = float(np.mean(found) - reach)
+    return [f"fid: below {limit:.3g}, the least that as many real images score"] if value < limit else []
 
 
 def control_auroc(value: float, positive: np.ndarray, where: str) -> list[str]:
