@@ -136,7 +136,12 @@ def main() -> None:
 @cli.command()
 @click.argument("suites", nargs=-1, required=True, metavar="SUITE...")
 @choosing
-@click.option("--timeout", type=float, metavar="SECONDS", help="For each stage [default: 30 min, or 20 times the usual].")
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    help="For each stage [default: a day; a plugin file 30 min, or 20 times the usual].",
+)
 @click.option("--retries", type=int, metavar="N", help="How often a failed stage is tried again in this run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and how long it may take, and stop.")
 @click.option("--report/--no-report", default=True, help="Write the HTML board afterwards.  [default: report]")

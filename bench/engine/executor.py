@@ -255,12 +255,15 @@ class Executor:
         return self.workers[slot.name]
 
     def _limit(self, stage: Stage) -> float:
-        """Seconds this stage may take, from the moment it is handed over."""
+        """Seconds this stage may take, from the moment it is handed over. Ours may take a day, however slow the machine: it is third
+        parties' code that never comes back."""
         kind = self.kinds.get(stage.name)
         said = self.timeout if self.timeout is not None else (kind.timeout_seconds if kind else None)
         if said is not None:
             return said
-        return UNDECLARED_LIMIT if stage.seconds is None else max(SHORTEST_LIMIT, DECLARED_TIMES * stage.seconds)
+        if stage.seconds is None or not stage.plugins:
+            return UNDECLARED_LIMIT
+        return max(SHORTEST_LIMIT, DECLARED_TIMES * stage.seconds)
 
     def _own_costs(self, stage: Stage) -> dict[str, float]:
         """What a cell cost: for ``measure``, the stages it alone needed, and the attack's training apart. What was removed from

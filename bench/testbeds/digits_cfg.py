@@ -49,6 +49,9 @@ class DigitsCFG(ClassDigits):
         "train": 120,
         "sample": 30,
         "classifier": 30,
+        "trigger_classifier": 40,
+        "detect": 60,
+        "classify": 120,
         "measure": 5,
     }
 

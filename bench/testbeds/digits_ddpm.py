@@ -32,6 +32,7 @@ class DigitsDDPM(DigitsTestbed):
         "repair": 60,
         "invert": 60,
         "measure": 5,
+        "detect_noise": 2,
     }
 
     def training_settings(self, scheme: str) -> TrainingSettings:

@@ -134,14 +134,19 @@ def test_what_a_stage_prints_is_kept_short(lab):
 
 def test_the_time_limit_where_nobody_sets_one(lab):
     """Without one, a plugin that never comes back keeps a core for ever."""
-    declared, long, unknown = (Stage(name="train", params={}, seconds=seconds) for seconds in (2.0, 1000.0, None))
+    theirs = (Source(file="theirs.py"),)
+    declared, long, unknown = (
+        Stage(name="train", params={}, seconds=seconds, plugins=theirs) for seconds in (2.0, 1000.0, None)
+    )
     executor = lab.executor()
     assert [executor._limit(stage) for stage in (declared, long, unknown)] == [1800.0, 20_000.0, 86_400.0]
+    ours = Stage(name="train", params={}, seconds=2.0)
+    assert executor._limit(ours) == 86_400.0, "a slow or busy machine must not lose an honest training"
     assert lab.executor(timeout=5)._limit(declared) == 5
 
 
 def test_a_default_limit_says_how_to_set_another(lab, monkeypatch):
-    monkeypatch.setattr(executor_module, "SHORTEST_LIMIT", 0.5)
+    monkeypatch.setattr(executor_module, "UNDECLARED_LIMIT", 0.5)
     bad = lab.stage("broken", how="hang", seconds=0.001)
     assert lab.run()[bad].reason.startswith("timed out after 0.5 s (the default; --timeout")
 
