@@ -23,7 +23,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from bench.errors import UserError
-from bench.text import one_line
+from bench.text import one_line, said_by
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Where code of ours lies: what is opened from there was not opened by a plugin.
@@ -82,10 +82,8 @@ def what_happened(error: BaseException) -> str:
     """An exception in one line; of ``sys.exit``, that it was one."""
     if isinstance(error, SystemExit):
         return f"it ends the process (SystemExit: {one_line(str(error.code), 80)}); keep a script's part under `if __name__`"
-    try:
-        return one_line(f"{type(error).__name__}: {error}")
-    except Exception:  # a class of its own may fail at that too
-        return type(error).__name__
+    words = said_by(error)
+    return type(error).__name__ if words is None else one_line(f"{type(error).__name__}: {words}")
 
 
 @contextmanager

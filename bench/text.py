@@ -32,6 +32,14 @@ def one_line(text: str, limit: int = REASON_LENGTH) -> str:
     return line if len(line) <= limit and len(text) <= 20 * limit else f"{line[:limit]} ... ({len(text)} characters)"
 
 
+def said_by(error: BaseException) -> str | None:
+    """An exception's own words; ``None`` where a class of its own fails at that too."""
+    try:
+        return str(error)
+    except Exception:  # it is a third party's code that runs here
+        return None
+
+
 def tail(text: str, limit: int = TRACE_LENGTH) -> str:
     """:func:`plain`, its last ``limit`` characters: of a traceback, the end says what happened."""
     return plain(text[-limit:])

@@ -9,9 +9,11 @@ seeds is simulated by ``benchmarks/coverage.py``; ``docs/intervals.md`` has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 from scipy import optimize, stats
 
@@ -25,6 +27,7 @@ LEAST_SAMPLES = 256
 #: Fewer seeds than this are shown, never ranked.
 MIN_SEEDS = 3
 
+K = TypeVar("K", bound=Hashable)
 BySeed = Mapping[int, float]
 
 
@@ -234,8 +237,18 @@ def paired_difference(first: BySeed, second: BySeed) -> Interval | None:
 
 def distinguishable(first: BySeed, second: BySeed) -> bool:
     """Whether the paired interval, over at least :data:`MIN_SEEDS` common seeds, excludes 0."""
-    difference = paired_difference(first, second)
+    return told_apart(paired_difference(first, second))
+
+
+def told_apart(difference: Interval | None) -> bool:
+    """Whether a paired difference is one: over at least :data:`MIN_SEEDS` seeds, its interval excludes 0."""
     return difference is not None and difference.n >= MIN_SEEDS and difference.excludes_zero()
+
+
+def rank_texts(ranks: Mapping[K, int]) -> dict[K, str]:
+    """Each rank as it is shown: ``2=`` where several share it."""
+    shared = Counter(ranks.values())
+    return {key: f"{rank}{'=' if shared[rank] > 1 else ''}" for key, rank in ranks.items()}
 
 
 def shared_ranks(

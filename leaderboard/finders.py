@@ -7,14 +7,24 @@ inversion the best constant image; those that do not have no rank. The worst cas
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from bench.engine.record import PluginSpec
 from leaderboard import bootstrap, names
-from leaderboard.aggregate import MIN_SEEDS, BySeed, Interval, Share, share_difference, share_interval, shared_ranks, t_interval
+from leaderboard.aggregate import (
+    MIN_SEEDS,
+    BySeed,
+    Interval,
+    Share,
+    rank_texts,
+    share_difference,
+    share_interval,
+    shared_ranks,
+    t_interval,
+    told_apart,
+)
 from leaderboard.board import Board, Cell, Row, identity, label
 from leaderboard.bootstrap import Sampled
 from leaderboard.matrix import badges, metric_names, summary
@@ -176,7 +186,8 @@ def _ranks(
     finders = [place for place in ranked if finds[place]]
     rates = [entries[place].rates[entries[place].worst()] for place in finders]
     apart = {
-        frozenset(pair): _told(share_difference(rates[pair[0]], rates[pair[1]])) for pair in combinations(range(len(rates)), 2)
+        frozenset(pair): told_apart(share_difference(rates[pair[0]], rates[pair[1]]))
+        for pair in combinations(range(len(rates)), 2)
     }
     values = [{seed: share.value for seed, share in one.items()} for one in rates]
     order = shared_ranks(values, True, lambda one, other: apart[frozenset((one, other))])
@@ -187,12 +198,7 @@ def _ranks(
             for place in finders
         ]
         spans = dict(zip(finders, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True))
-    return _text(dict(zip(finders, order, strict=True))), spans, len(ranked) + len(apart)
-
-
-def _text(numbered: Mapping[int, int]) -> dict[int, str]:
-    shared = Counter(numbered.values())
-    return {place: f"{rank}{'=' if shared[rank] > 1 else ''}" for place, rank in numbered.items()}
+    return rank_texts(dict(zip(finders, order, strict=True))), spans, len(ranked) + len(apart)
 
 
 def _auroc(entry: _Entry, where: str, alarm: Interval | None) -> tuple[tuple[str, str], ...]:
@@ -235,7 +241,7 @@ def inversion_rankings(board: Board) -> list[FoundRanking]:
     ranked = [place for place, line in enumerate(lines) if not line[4]]
     beating = [place for place in ranked if _beats(logs[place])]
     order = shared_ranks([logs[place] for place in beating], higher_is_better=False)
-    ranks = _text(dict(zip(beating, order, strict=True)))
+    ranks = rank_texts(dict(zip(beating, order, strict=True)))
     spans: dict[int, tuple[int, int]] = {}
     if len(beating) > 1:
         drawn = bootstrap.resampled_means([logs[place] for place in beating])
@@ -321,10 +327,6 @@ def _interval(rates: Mapping[int, Share]) -> Interval:
 
 def _mean(rates: Mapping[int, Share]) -> float:
     return math.fsum(share.value for share in rates.values()) / len(rates)
-
-
-def _told(difference: Interval | None) -> bool:
-    return difference is not None and difference.n >= MIN_SEEDS and difference.excludes_zero()
 
 
 def _place(line: Found) -> tuple[bool, int]:

@@ -8,14 +8,21 @@ missing can help a defense: the first counts as a success of the adversary, the 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from bench.engine.record import PluginSpec
 from leaderboard import bootstrap, names
-from leaderboard.aggregate import MIN_SEEDS, Interval, lexicographic_ranks, minimum_detectable_difference, t_interval
+from leaderboard.aggregate import (
+    MIN_SEEDS,
+    Interval,
+    lexicographic_ranks,
+    minimum_detectable_difference,
+    rank_texts,
+    t_interval,
+    told_apart,
+)
 from leaderboard.board import Board, Cell, Identity, Row, identity, label
 from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_points, ways_in
 from leaderboard.matrix import badges
@@ -177,17 +184,13 @@ def _holds(one: Contender, changes: Mapping[Identity, Interval | None], each: Se
         own = [place for place in lines if identity(place.cell.defense) == identity(one.defense)]
         return len(own) == len(each) and all(place.holds for place in own)
     difference = changes[identity(one.defense)]
-    told = difference is not None and _told(difference) and difference.mean < 0
+    told = difference is not None and told_apart(difference) and difference.mean < 0
     return told and not one.gaps and enough(one)
 
 
 def enough(one: Contender) -> bool:
     """Whether at least :data:`MIN_SEEDS` seeds were measured for every attack."""
     return bool(_rows(one)) and one.measured() >= MIN_SEEDS
-
-
-def _told(difference: Interval | None) -> bool:
-    return difference is not None and difference.n >= MIN_SEEDS and difference.excludes_zero()
 
 
 def _state(
@@ -214,7 +217,7 @@ def _state(
     if held[identity(one.defense)]:
         return HOLDS, ""
     difference = changes[identity(one.defense)]
-    return (WORSE, "") if difference is not None and _told(difference) and difference.mean > 0 else (LEVEL, "")
+    return (WORSE, "") if difference is not None and told_apart(difference) and difference.mean > 0 else (LEVEL, "")
 
 
 def _ranks(found: Sequence[Contender], states: Mapping[Identity, tuple[str, str]]) -> tuple[dict[Identity, str], int]:
@@ -224,16 +227,16 @@ def _ranks(found: Sequence[Contender], states: Mapping[Identity, tuple[str, str]
         return {}, 0
     holders = by_state[HOLDS]
     losses = [one.losses[place] if (place := one.dearest()) is not None else None for one in holders]
-    apart = {frozenset(pair): _told(holders[pair[0]].less(holders[pair[1]])) for pair in combinations(range(len(holders)), 2)}
+    apart = {
+        frozenset(pair): told_apart(holders[pair[0]].less(holders[pair[1]])) for pair in combinations(range(len(holders)), 2)
+    }
     values = [{seed: share.value for seed, share in one.rates[one.strongest()].items()} for one in holders]
     order = lexicographic_ranks(values, losses, (False, False), lambda one, other: apart[frozenset((one, other))])
     numbered = {identity(one.defense): rank for one, rank in zip(holders, order, strict=True)}
     level, worse = by_state[NONE] + by_state[LEVEL], by_state[WORSE]
     numbered |= {identity(one.defense): len(holders) + 1 for one in level}
     numbered |= {identity(one.defense): len(holders) + len(level) + 1 for one in worse}
-    shared = Counter(numbered.values())
-    text = {key: f"{rank}{'=' if shared[rank] > 1 else ''}" for key, rank in numbered.items()}
-    return text, len(holders) + len(by_state[LEVEL] + worse + by_state[OUTSIDE]) + len(apart)
+    return rank_texts(numbered), len(holders) + len(by_state[LEVEL] + worse + by_state[OUTSIDE]) + len(apart)
 
 
 def _spans(ranked: Sequence[Contender]) -> dict[Identity, tuple[int, int]]:

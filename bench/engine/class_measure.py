@@ -110,8 +110,9 @@ def _composition(
         metrics["amplification"] = Metric(
             value=value, ci_low=low / expected, ci_high=high / expected, n=len(images), higher_is_better=False
         )
-    judge_metrics(testbed, aim, judge, trigger, images, stamped, inputs, metrics)
-    if composition.below_error(ratio.value, len(images), _false_alarms(trigger, inputs)):
+    honest = _honest_alarms(trigger, inputs)
+    judge_metrics(testbed, aim, judge, trigger, images, stamped, honest, metrics)
+    if composition.below_error(ratio.value, len(images), _false_alarms(trigger, honest)):
         flags.append("asr: within the trigger classifier's false alarms")
 
 
@@ -122,7 +123,7 @@ def judge_metrics(
     trigger: TriggerJudge,
     images: Tensor,
     stamped: Tensor,
-    inputs: Inputs,
+    honest: composition.Proportion | None,
     metrics: Metrics,
 ) -> None:
     """How far the judges of ``images`` (n, c, h, w), of which ``stamped`` (n,) carry the trigger by their verdict, are to be believed.
@@ -133,10 +134,8 @@ def judge_metrics(
     """
     for name, share in trigger.errors.items():
         metrics["robust_asr_false_alarms" if name.startswith("robust") else f"trigger_classifier_{name}"] = _share(share, None)
-    if "honest_target" in inputs:
-        alarms = trigger.stamped(load_images(inputs["honest_target"]))
-        found = composition.Proportion(int(alarms.sum()), len(alarms))
-        metrics["trigger_classifier_false_alarms[generated]"] = _share(found, None)
+    if honest is not None:
+        metrics["trigger_classifier_false_alarms[generated]"] = _share(honest, None)
     if aim.stamped is None:
         return
     held_out, labels = testbed.held_out_images(), testbed.held_out_labels()
@@ -155,13 +154,18 @@ def _trigger_judge(testbed: ConditionalTestbed, inputs: Inputs, device: str) -> 
     return read_judge(load_classifier(testbed, folder, device, 2), folder)
 
 
-def _false_alarms(trigger: TriggerJudge, inputs: Inputs) -> float:
+def _honest_alarms(trigger: TriggerJudge, inputs: Inputs) -> composition.Proportion | None:
+    """How many of the honest model's images of the adversary's class are said to carry the trigger; ``None`` without such images."""
+    if "honest_target" not in inputs:
+        return None
+    alarms = trigger.stamped(load_images(inputs["honest_target"]))
+    return composition.Proportion(int(alarms.sum()), len(alarms))
+
+
+def _false_alarms(trigger: TriggerJudge, honest: composition.Proportion | None) -> float:
     """The most that the trigger classifier's false alarms may be: the upper end among held-out images or the honest model's, whichever
     is more."""
-    shares = [trigger.errors["false_alarms"]]
-    if "honest_target" in inputs:
-        alarms = trigger.stamped(load_images(inputs["honest_target"]))
-        shares.append(composition.Proportion(int(alarms.sum()), len(alarms)))
+    shares = [trigger.errors["false_alarms"], *([] if honest is None else [honest])]
     return max(share.interval()[1] for share in shares)
 
 
@@ -279,7 +283,9 @@ def detector_metrics(
         truth = trigger.stamped(images[rows])
         with if_possible("auroc", flags):
             _detection(_Judged("generated", scores, truth, clean), metrics, series, flags)
-        if composition.below_error(float(truth.float().mean()), len(truth), _false_alarms(trigger, inputs)):
+        if composition.below_error(
+            float(truth.float().mean()), len(truth), _false_alarms(trigger, _honest_alarms(trigger, inputs))
+        ):
             flags.append("auroc: the images called poisoned are within the trigger classifier's false alarms (generated)")
 
 

@@ -32,7 +32,7 @@ from bench.engine.store import LOG, commit, discard, is_disk_full
 from bench.engine.surroundings import Surroundings
 from bench.errors import UserError
 from bench.plugin_file import Source, Watch, check, tell
-from bench.text import REASON_LENGTH, one_line, tail
+from bench.text import REASON_LENGTH, one_line, said_by, tail
 
 PROGRESS_SECONDS = 0.2
 #: What a stage's log may hold, and how often that is looked at while it runs.
@@ -98,7 +98,10 @@ def _failure(error: BaseException, task: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(error, UserError):
         reason = str(error)
     else:
-        message = (_text(error)[: 10 * REASON_LENGTH].strip().splitlines() or [""])[0]
+        words = said_by(error)
+        message = (("(its text cannot be had)" if words is None else words)[: 10 * REASON_LENGTH].strip().splitlines() or [""])[
+            0
+        ]
         reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return {
         "ok": False,
@@ -107,13 +110,6 @@ def _failure(error: BaseException, task: Mapping[str, Any]) -> dict[str, Any]:
         "retry": not (is_disk_full(error) or isinstance(error, UserError)),
         "disk_full": is_disk_full(error),
     }
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # a plugin's own class may fail at that too
-        return "(its text cannot be had)"
 
 
 def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callable[[dict[str, Any]], None]) -> dict[str, float]:

@@ -31,12 +31,6 @@ class Captioned:
     subject: str | None = None
 
 
-def caption_files(folder: Path) -> list[Path]:
-    """The files that hold the captions."""
-    tables = [folder / name for name in TABLES if (folder / name).is_file()]
-    return tables[:1] or [path.with_suffix(".txt") for path in image_files(folder)]
-
-
 def read_captions(folder: Path) -> list[Captioned]:
     """Every image with its caption, by path. Raises ``UserError``, a line for each kind of thing that is wrong: the first file or line
     that is, and how many are."""
