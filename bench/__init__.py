@@ -9,21 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.version import VERSION
+
 if TYPE_CHECKING:
     import pandas as pd
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["__version__", "load_records", "run"]
 
 
 def run(suite: str, store: str | Path = "store", **options: Any) -> pd.DataFrame:
     """Runs a suite (a shipped name or a file) into ``store`` and returns its records, as :func:`load_records` does.
 
-    ``options``: those of :func:`bench.engine.api.run_suite`, such as ``jobs``, ``seeds``, ``attacks``, ``defenses``,
+    ``options``: those of :func:`bench.runner.run_suite`, such as ``jobs``, ``seeds``, ``attacks``, ``defenses``,
     ``device``. What is in the store already is not computed again. Raises ``bench.errors.UserError`` on bad input; a failed
     cell is a row, not an exception.
     """
-    from bench.engine.api import run_suite
+    from bench.runner import run_suite
 
     outcome = run_suite(suite, store, **options)
     records = load_records(store)
@@ -39,6 +41,6 @@ def load_records(store: str | Path = "store") -> pd.DataFrame:
     ``cost.<name>``; and for each metric ``<metric>``, ``<metric>.ci_low``, ``<metric>.ci_high``, ``<metric>.n``. What a record
     does not have is missing (NaN).
     """
-    from bench.engine.api import records_table
+    from bench.runner import records_table
 
     return records_table(Path(store))

@@ -166,9 +166,9 @@ def run(
     castlewalls run digits poison sd
     castlewalls run mine.yaml --plugin my_defense.py --store /data/store --json
     """
-    from bench.engine.api import prepare, run_prepared
     from bench.engine.progress import reporter_for
     from bench.engine.store import Store
+    from bench.runner import prepare, run_prepared
     from bench.summary import show_estimate, summary
 
     # All of them before the first one runs: what is wrong in the last suite is said at once.
@@ -219,7 +219,7 @@ def plan(suite: str, store: str, as_json: bool, **choice: Any) -> None:
     castlewalls plan digits
     castlewalls plan digits --attacks baddiffusion --json
     """
-    from bench.engine.api import prepare
+    from bench.runner import prepare
     from bench.summary import show_stages
 
     prepared = prepare(suite, **choice)
@@ -287,7 +287,7 @@ def report(store: str, output: str | None) -> None:
 
 
 def _write_board(store: Path, output: Path | None) -> Path:
-    from bench.engine.record import read_runs
+    from bench.record import read_runs
     from leaderboard.report import build
 
     for run in read_runs(store):

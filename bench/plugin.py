@@ -32,12 +32,8 @@ from bench.diffusion.training import denoising_loss
 from bench.errors import ContractError
 
 LABEL_LETTERS = 200
-#: Names of the harness's own artefacts, which no invocation may take the place of.
-RESERVED_INVOCATIONS = frozenset(
-    "clean target honest_target generated reference aim poisoned_rows true_rows classifier "
-    "trigger_classifier training_features scores scores_noise recovered predictions generator "
-    "training".split()
-)
+#: What stands in the brackets of a metric's name beside an invocation, so that none may be called so.
+RESERVED_INVOCATIONS = frozenset({"clean", "target", "generated", "prompt", "constant", "reference", "threshold"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +165,7 @@ class Attack(Plugin):
         )
         if not good or len(set(names)) < len(names):
             raise TypeError(f"{cls.__name__}: invocations must be a tuple of different words, got {names!r}")
-        taken = [name for name in names if name in RESERVED_INVOCATIONS or name.startswith("undefended")]
+        taken = [name for name in names if name in RESERVED_INVOCATIONS]
         if taken:
             raise TypeError(
                 f"{cls.__name__}: an invocation must not be named {taken[0]!r}, which the harness calls something else"

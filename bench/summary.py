@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.engine.graph import Plan
-from bench.engine.record import PluginSpec, Record, read_runs
 from bench.engine.run import estimate
 from bench.engine.store import Store
+from bench.record import PluginSpec, Record, read_runs
 
 #: What a glance needs, in this order; the board has the rest. One that ends in a bracket stands for all that begin so.
 COLUMNS = (

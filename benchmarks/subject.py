@@ -1,4 +1,4 @@
-"""What is timed: BadDiffusion on ``digits-ddpm``, put together as ``bench.engine.stages`` does it for a run."""
+"""What is timed: BadDiffusion on ``digits-ddpm``, put together as ``bench.stages.table`` does it for a run."""
 
 from __future__ import annotations
 

@@ -24,15 +24,15 @@ import torch
 from torch import Tensor
 
 from bench import registry, testbeds
+from bench.artefacts.classifiers import load_classifier
 from bench.classification.classifier import Classifier, predict
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.sampling import Guard, SamplerSettings, sample
-from bench.engine.class_stages import load_classifier
-from bench.engine.record import read_runs
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.plugin import Attack, SamplerDefense
+from bench.record import read_runs
 from bench.testbeds.base import ConditionalTestbed
 from leaderboard._drawing import Curve, chart
 from leaderboard.aggregate import Interval

@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy import stats
 
-from bench.engine.record import Run
+from bench.record import Run
 from leaderboard import names
 from leaderboard.aggregate import CONFIDENCE, MIN_SEEDS, Interval, holm, paired_difference, share_difference, t_interval
 from leaderboard.board import Board, Cell, boards, identity

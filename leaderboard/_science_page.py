@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.engine.record import Run
+from bench.record import Run
 from leaderboard._findings import RULE, Claim, Part, difference_text, lines, region_text
 from leaderboard._science_table import Found, Section, md
 from leaderboard.board import Entry, boards, label

@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from bench.engine.record import Metric, PluginSpec, Record, Run
+from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard.aggregate import Share
 from leaderboard.sound import sound
 
@@ -91,6 +91,16 @@ class Cell:
                 if abs(sum(series) / len(series) - number.value) < 1e-6:
                     found[entry.record.seed] = tuple(series)
         return found
+
+    def why_absent(self, metric: str) -> str:
+        """Why no seed that went well has this number, as their records say; empty if none does."""
+        whole = f"{metric.partition('[')[0]}[*]"
+        reasons = [record.absent.get(metric, record.absent.get(whole, "")) for record in self.records()]
+        return next((reason for reason in reasons if reason), "")
+
+    def records(self) -> list[Record]:
+        """Of the seeds that went well."""
+        return [entry.record for entry in self.with_status("ok")]
 
     def flags(self) -> list[tuple[str, int]]:
         """Each flag with the number of seeds that carry it."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.engine.record import PluginSpec
+from bench.record import PluginSpec
 from leaderboard import names
 from leaderboard.aggregate import BySeed, Interval, Share, share_difference, share_interval
 from leaderboard.board import Board, Cell, Row, label

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from bench.engine.record import PluginSpec, Record
+from bench.record import PluginSpec, Record
 from leaderboard import names, plots
 from leaderboard.aggregate import MIN_SEEDS
 from leaderboard.board import Board, Cell, Row, label
@@ -99,7 +99,7 @@ def _detection(row: Row, cell: Cell, family: str, every: Sequence[str]) -> Detec
     return Detection(
         cell,
         row,
-        tuple(_judged(cell, family, records, where, who) for where in every),
+        tuple(_judged(cell, records, where, who) for where in every),
         _control(cell, family),
         _verdict(cell, family, found),
         badges(cell, max(len(cell.values(f"auroc[{where}]")) for where in found), ""),
@@ -107,7 +107,7 @@ def _detection(row: Row, cell: Cell, family: str, every: Sequence[str]) -> Detec
     )
 
 
-def _judged(cell: Cell, family: str, records: Sequence[Record], where: str, who: str) -> Judged:
+def _judged(cell: Cell, records: Sequence[Record], where: str, who: str) -> Judged:
     metric = f"auroc[{where}]"
     common = badges(cell, MIN_SEEDS, "")
     drawn = ((record.seed, picture) for record in records if (picture := _histogram(record, where, who)))
@@ -119,7 +119,7 @@ def _judged(cell: Cell, family: str, records: Sequence[Record], where: str, who:
         _value(cell, f"tpr_at_1_fpr[{where}]"),
         _value(cell, f"tpr_at_5_fpr[{where}]"),
         tuple(flag for flag in badges(cell, MIN_SEEDS, metric) if flag not in common)
-        or (() if cell.values(metric) else (why_absent(cell, family, metric),)),
+        or (() if cell.values(metric) else (why_absent(cell, metric),)),
         next(drawn, None),
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.engine.record import Metric, PluginSpec, Record, Run
+from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard import names
 from leaderboard.board import numbers
 from leaderboard.sound import display, visible

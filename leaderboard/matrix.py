@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from bench.engine.record import SHARE, SQUARED_ERROR, PluginSpec
+from bench.record import SHARE, SQUARED_ERROR, PluginSpec
 from leaderboard import names, palette
 from leaderboard.aggregate import MIN_SEEDS, Interval, positive_interval, share_interval, t_interval
 from leaderboard.board import Board, Cell, Row, families
@@ -23,29 +23,6 @@ DIRECTIONS = {
     None: "No direction: not coloured.",
 }
 Value = tuple[str, str]
-_SAMPLES = (
-    "Image quality",
-    "Backdoor, by noise",
-    "Backdoor, by image",
-    "Backdoor, other calls",
-    "Control: clean noise",
-    "Adversary's class",
-)
-_NO_SAMPLE = {
-    "inversion": "an inversion changes no sample",
-    "data": "a data defense leaves the generator as it is",
-    "classifier": "a classifier defense draws no image",
-    "sample detector": "a detector changes no sample",
-    "noise detector": "a detector changes no sample",
-}
-_NO_TRIGGER = "this attack has no trigger"
-_NO_CLASSIFIER = {
-    "sampler": "a sampler defense changes no classifier",
-    "model": "a model defense changes no classifier",
-    "inversion": "an inversion changes no classifier",
-    "sample detector": "a detector changes no classifier",
-    "noise detector": "a detector changes no classifier",
-}
 
 
 @dataclass(frozen=True)
@@ -175,9 +152,7 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
     rows = tuple(
         (
             row,
-            tuple(
-                _shown(board.cell(row, column), family, metric, low, high, higher_is_better) for column, family in board.columns
-            ),
+            tuple(_shown(board.cell(row, column), metric, low, high, higher_is_better) for column, _ in board.columns),
         )
         for row in board.rows
     )
@@ -210,12 +185,12 @@ def _scale(board: Board, metric: str) -> tuple[float, float, bool]:
     return min(means), max(means), False
 
 
-def _shown(cell: Cell | None, family: str, metric: str, low: float, high: float, higher_is_better: bool | None) -> Shown:
+def _shown(cell: Cell | None, metric: str, low: float, high: float, higher_is_better: bool | None) -> Shown:
     if cell is None:
         return Shown(None, "absent", "–", note="not part of this run")
     interval = summary(cell, metric)
     if interval is None:
-        return _without_value(cell, family, metric)
+        return _without_value(cell, metric)
     return Shown(
         cell,
         "value",
@@ -228,43 +203,22 @@ def _shown(cell: Cell | None, family: str, metric: str, low: float, high: float,
     )
 
 
-def _without_value(cell: Cell, family: str, metric: str) -> Shown:
+def _without_value(cell: Cell, metric: str) -> Shown:
     for status in ("failed", "skipped"):
         entries = cell.with_status(status)
         if entries and not cell.with_status("ok"):
             # The reason is in the panel: in every metric's table it would be in the page forty times.
             return Shown(cell, status, status, "", f"n = {len(entries)}", f"{status}: open it for the reason")
-    return Shown(cell, "absent", "–", note=why_absent(cell, family, metric))
+    return Shown(cell, "absent", "–", note=why_absent(cell, metric))
 
 
-def why_absent(cell: Cell, family: str, metric: str) -> str:
-    """Why a cell that went well has no value of ``metric``, as far as that can be known; ``family``: of its column."""
-    group, (kind, where) = names.words(metric).group, names.split(metric)
-    if kind in names.DETECTION:
+def why_absent(cell: Cell, metric: str) -> str:
+    """Why a cell that went well has no value of ``metric``: what its records' flags, or their reasons, say of it."""
+    if names.split(metric)[0] in names.DETECTION:
         flags = (_said(flag, metric, names.DETECTION) for flag, _ in cell.flags() if flag.split(":")[0] in names.DETECTION)
         if said := next((text for text in flags if text), ""):
             return said
-        if not family.endswith("detector"):
-            return "only a detector has this number"
-        judges_noise = family == "noise detector"
-        if judges_noise != (where in ("noise", "image", "clean")) and where in names.PLACES:
-            return "it judges the starting noise alone" if judges_noise else "it judges images, not the starting noise"
-        if where == "generated" and cell.values("auroc[training set]"):
-            return _NO_TRIGGER
-    if group == "Inversion":
-        return "only an inversion has this number"
-    if group == "Classifier" and family in _NO_CLASSIFIER:
-        return _NO_CLASSIFIER[family]
-    if group in _SAMPLES and family in _NO_SAMPLE:
-        return _NO_SAMPLE[family]
-    if metric == "amplification" and set(cell.values("p_t").values()) == {0.0}:
-        return "nothing is poisoned: p_t is 0"
-    needs_trigger = ("asr[prompt]", "amplification", "g1", "g2", "g3", "g4")
-    if (metric in needs_trigger and cell.values("mismatch") and not cell.values("asr[prompt]")) or (
-        metric == "classifier_asr" and cell.values("ta")
-    ):
-        return _NO_TRIGGER
-    return "not measured in this cell"
+    return cell.why_absent(metric) or "not measured in this cell"
 
 
 def _detects_nothing(cell: Cell, metric: str) -> bool:

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from bench.engine.record import FAMILIES, SLACK
+from bench.record import FAMILIES, SLACK
 
 #: Groups of the metric switch, in the order they stand on the board.
 GROUPS = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.engine.record import Metric
+from bench.record import Metric
 from leaderboard import names
 from leaderboard.board import Cell, Entry
 from leaderboard.matrix import interval_text, metric_names, summary

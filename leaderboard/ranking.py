@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from bench.engine.record import PluginSpec
+from bench.record import PluginSpec
 from leaderboard import bootstrap, names
 from leaderboard.aggregate import (
     MIN_SEEDS,

@@ -20,8 +20,8 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from bench.engine.record import Run, read_runs
 from bench.errors import UserError
+from bench.record import Run, read_runs
 from leaderboard import aggregate, export, names, palette, plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import boards, label

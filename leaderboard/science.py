@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-from bench.engine.record import read_runs
 from bench.errors import UserError
+from bench.record import read_runs
 from leaderboard import _science_attack as attack
 from leaderboard import _science_clipping as clipping
 from leaderboard import _science_defense as defense

@@ -1,6 +1,6 @@
 """Records as the board may use them: whatever stands in one, it is shown for what it is and never as good news.
 
-Reading (:mod:`bench.engine.record`) sees to types. Here: a value outside its metric's range is no value, a direction is the metric's
+Reading (:mod:`bench.record`) sees to types. Here: a value outside its metric's range is no value, a direction is the metric's
 own, a status that nobody knows is a failure, and a text is of a length and in letters that a reader can trust.
 """
 
@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 
-from bench.engine.record import Metric, PluginSpec, Record
+from bench.record import Metric, PluginSpec, Record
 from leaderboard import names
 
 #: Letters of a reason, of a flag and of a plugin's label on the page; the records have all of it.

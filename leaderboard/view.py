@@ -8,7 +8,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from bench.engine.record import Run
+from bench.record import Run
 from leaderboard import names, plots
 from leaderboard.board import Board, Cell, Entry, Row, label
 from leaderboard.compositions import Composition, compositions

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from diffusers import DDPMScheduler
 
 from bench.diffusion.images import to_unit_range
-from bench.engine.api import prepare
 from bench.errors import UserError
+from bench.runner import prepare
 from benchmarks import plain, resume
 from benchmarks.__main__ import main, measure
 from benchmarks.pruning import compare

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.engine import plan
+from bench.artefacts.roles import CLEAN, GENERATED, TARGET
 from bench.errors import ContractError, UserError
+from bench.measurements import table
 from bench.plugin import (
     LABEL_LETTERS,
     RESERVED_INVOCATIONS,
@@ -99,7 +100,7 @@ def test_labels_are_printable_ascii_and_short_and_stay_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("clean",), ("noise", "reference"), ("undefended_noise",), ("noise", "noise"), ["noise"], ("a b",), (7,)]
+    "names", [("clean",), ("noise", "reference"), ("threshold",), ("noise", "noise"), ["noise"], ("a b",), (7,)]
 )
 def test_an_invocation_takes_no_name_of_the_harness(names: Any) -> None:
     """As `clean`, its samples would take the place of the clean ones: FID and the control would be of triggered samples."""
@@ -107,20 +108,12 @@ def test_an_invocation_takes_no_name_of_the_harness(names: Any) -> None:
         type("Mine", (Attack,), {"card": CARD, "invocations": names})
 
 
-def test_the_reserved_names_are_all_the_roles_a_cell_is_planned_with() -> None:
-    suite = {
-        "name": "all",
-        "testbeds": ["digits-cfg", "digits-ddpm"],
-        "attacks": ["badnets", "baddiffusion"],
-        "defenses": ["clip_x0", "anp", "train_on_generated", "diffusion_classifier"],
-        "detectors": ["strip", "noise_shift"],
-    }
-    from bench.engine.stages import STAGES
-
-    registry = Registry()
-    made = plan.make_plan(parse_suite(suite, registry, "all"), registry, STAGES)
-    roles = {role for stage in made.stages.values() for role in stage.inputs if not role.startswith("undefended_")}
-    assert roles - RESERVED_INVOCATIONS == {"noise", "image"}
+def test_what_stands_in_brackets_beside_a_call_is_no_calls_name() -> None:
+    """`mse[clean]` would be of triggered samples, or of a constant image."""
+    fixed = {name.partition("[")[2].rstrip("]") for one in table().values() for name in one.metrics}
+    assert {name for name in fixed if name.isidentifier()} | {CLEAN, TARGET, GENERATED, "constant"} <= RESERVED_INVOCATIONS
+    # What a noise detector's scores are called beside the calls'.
+    assert {"reference", "threshold"} <= RESERVED_INVOCATIONS
 
 
 def test_what_the_card_does_not_ask_for_cannot_be_read() -> None:

@@ -18,9 +18,9 @@ from bench import testbeds
 from bench.cli import cli
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, sample
-from bench.engine.api import prepare
 from bench.errors import UserError
 from bench.registry import KINDS, Registry
+from bench.runner import prepare
 from bench.suite import load_suite, shipped_suites
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -85,7 +85,7 @@ def test_every_wall_stops_somebody(tmp_path: Path) -> None:
     assert "0 kept, 5 broken" in linted.stdout
 
 
-@pytest.mark.parametrize("module", ["bench", "bench.engine.record", "leaderboard.report"])
+@pytest.mark.parametrize("module", ["bench", "bench.record", "leaderboard.report"])
 def test_the_board_is_built_without_torch(module: str) -> None:
     """A reader who has only the records would have to install 3 GB to see them; and every ``--help`` would take seconds."""
     imported = _python(f"import sys, {module}; print('torch' in sys.modules, 'diffusers' in sys.modules)")

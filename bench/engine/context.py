@@ -14,24 +14,23 @@ from time import monotonic
 from typing import Any
 
 Progress = Callable[[int, int, str], None]
+Params = dict[str, Any]
+Inputs = dict[str, Path]
 StageFunction = Callable[[dict[str, Any], dict[str, Path], Path, "StageContext"], "dict[str, float]"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageKind:
-    """One kind of stage. ``code``: the modules or packages (``bench.diffusion``) whose code decides the result;
-    ``packages``: installed packages whose version decides it, beside torch, diffusers and numpy.
+    """One kind of stage. ``version``: raise it when the same inputs give another result on purpose; what two versions made never
+    shares a table.
 
-    ``timeout_seconds``, ``retries``: used where neither the suite nor the command line says. ``distributed``: on a slot with
-    several GPUs, every one of as many processes calls ``run``, which must share the work itself (through accelerate); the
-    first one's folder is kept.
+    ``charge``: where the time of such a stage goes in a cell's cost. ``distributed``: on a slot with several GPUs, every one of as
+    many processes calls ``run``, which must share the work itself (through accelerate); the first one's folder is kept.
     """
 
     run: StageFunction
-    code: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
-    timeout_seconds: float | None = None
-    retries: int = 0
+    version: int = 1
+    charge: str = "seconds"
     distributed: bool = False
 
 
@@ -40,11 +39,10 @@ class StageContext:
     """What a stage may know beside its parameters and inputs. Nothing here may change a number, except ``device``.
 
     ``device``: ``cpu``, or ``cuda``: the one device this process uses, in a distributed stage once accelerate has chosen it.
-    ``threads``: CPU threads, set already. ``progress(done, total, what)``: optional, cheap to call. ``input_costs``: for
-    ``measure``, the summed cost of the stages this cell alone needed (``seconds``, ``peak_memory_bytes``, ``generator_calls``,
-    ``attack_seconds``), without the measuring itself.
+    ``threads``: CPU threads, set already. ``progress(done, total, what)``: optional, cheap to call. ``charged``: the
+    summed cost of the stages that the plan says are charged to this one.
 
-    ``partial``: a folder for what a long stage keeps in case it is cut short (:mod:`bench.engine.partial`); it may not exist yet.
+    ``partial``: a folder for what a long stage keeps in case it is cut short (:mod:`bench.stages.partial`); it may not exist yet.
     ``earlier_seconds``: what the work took that was found there, which the stage adds.
     """
 
@@ -52,13 +50,8 @@ class StageContext:
     device: str = "cpu"
     threads: int = 1
     progress: Progress = lambda done, total, what: None
-    protocol: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
-    input_costs: dict[str, float] = field(default_factory=dict)
+    charged: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=monotonic)
     partial: Path | None = None
     earlier_seconds: float = 0.0
-
-    def cost(self) -> dict[str, float]:
-        """The cost of a cell so far, for its record: :attr:`input_costs` and the measuring up to now."""
-        return self.input_costs | {"seconds": self.input_costs.get("seconds", 0.0) + monotonic() - self.started}

@@ -36,7 +36,6 @@ QUIET_SECONDS = 60.0
 SHORTEST_LIMIT, DECLARED_TIMES, UNDECLARED_LIMIT = 1800.0, 20.0, 86400.0
 #: How often a result that is gone or damaged is made again in one run.
 REPAIRS = 2
-DEFAULT_STAGES = "bench.engine.stages"
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,9 @@ def unfinished(stages: Mapping[str, Stage], targets: Iterable[str], store: Store
 
 
 class Executor:
-    """Runs stages in worker processes. ``stages``: the module with the table; ``kinds``: that table, for its timeouts and
-    retries.
+    """Runs stages in worker processes. ``stages``: the module with the table; ``kinds``: that table, for what their time is charged to.
 
-    ``timeout``, ``retries``: for every stage, over what its kind says. ``context``: more of :class:`StageContext` for every
-    stage.
+    ``timeout``, ``retries``: for every stage.
     """
 
     def __init__(
@@ -86,10 +83,10 @@ class Executor:
         slots: Sequence[Slot],
         reporter: Reporter,
         *,
-        stages: str = DEFAULT_STAGES,
+        stages: str,
         kinds: Mapping[str, StageKind] | None = None,
         timeout: float | None = None,
-        retries: int | None = None,
+        retries: int = 0,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.store, self.slots, self.reporter, self.source = store, list(slots), reporter, stages
@@ -236,9 +233,8 @@ class Executor:
                 "device": slot.device,
                 "partial": str(self.store.partial(key)),
                 "threads": slot.threads,
-                "protocol": stage.protocol,
                 "provenance": self.provenance | {"stage": key, "inputs": stage.inputs, "threads": slot.threads} | stage.notes,
-                "input_costs": self._own_costs(stage),
+                "charged": self._charged(stage),
             },
         }
         self.reporter.started(key, stage, slot.name)
@@ -257,23 +253,20 @@ class Executor:
     def _limit(self, stage: Stage) -> float:
         """Seconds this stage may take, from the moment it is handed over. Ours may take a day, however slow the machine: it is third
         parties' code that never comes back."""
-        kind = self.kinds.get(stage.name)
-        said = self.timeout if self.timeout is not None else (kind.timeout_seconds if kind else None)
-        if said is not None:
-            return said
+        if self.timeout is not None:
+            return self.timeout
         if stage.seconds is None or not stage.plugins:
             return UNDECLARED_LIMIT
         return max(SHORTEST_LIMIT, DECLARED_TIMES * stage.seconds)
 
-    def _own_costs(self, stage: Stage) -> dict[str, float]:
-        """What a cell cost: for ``measure``, the stages it alone needed, and the attack's training apart. What was removed from
-        the store since does not count."""
-        if stage.name != "measure":
+    def _charged(self, stage: Stage) -> dict[str, float]:
+        """What the stages took that are charged to this one, by what their kind says of its seconds. What was removed from the store
+        since does not count."""
+        if not stage.charged:
             return {}
-        shared = ("reference", "aim", "poisoned_rows", "true_rows")
-        own = [key for role, key in stage.inputs.items() if role not in shared and not role.startswith("undefended_")]
-        costs: dict[str, dict[str, float]] = {}
-        training, seen = 0.0, set[str]()
+        total = {kind.charge: 0.0 for kind in self.kinds.values()}
+        peak = calls = 0.0
+        own, seen = [stage.inputs[role] for role in stage.charged], set[str]()
         while own:
             key = own.pop()
             if key in seen:
@@ -281,21 +274,15 @@ class Executor:
             seen.add(key)
             try:
                 manifest = self.store.manifest(key)
-                name, cost, inputs = str(manifest["stage"]), dict(manifest["cost"]), dict(manifest["input_keys"])
+                charge, cost = self.kinds[str(manifest["stage"])].charge, dict(manifest["cost"])
+                own += dict(manifest["input_keys"]).values()
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-            own += inputs.values()
-            # An inversion's generator is reached through its invert stage, so training is found for every cell that has one.
-            if name == "train":
-                training += cost.get("seconds", 0.0)
-            else:
-                costs[key] = cost
-        return {
-            "seconds": sum((cost.get("seconds", 0.0) for cost in costs.values()), 0.0),
-            "peak_memory_bytes": max((cost.get("peak_memory_bytes", 0.0) for cost in costs.values()), default=0.0),
-            "generator_calls": sum((cost.get("generator_calls", 0.0) for cost in costs.values()), 0.0),
-            "attack_seconds": training,
-        }
+            total[charge] += cost.get("seconds", 0.0)
+            if charge == "seconds":
+                peak = max(peak, cost.get("peak_memory_bytes", 0.0))
+                calls += cost.get("generator_calls", 0.0)
+        return total | {"peak_memory_bytes": peak, "generator_calls": calls}
 
     def _listen(self) -> bool:
         """Waits for a worker's word, or a moment, and acts on it. True if a stage ended."""
@@ -338,7 +325,7 @@ class Executor:
                 self._lost(slot, job.worker.ended())
             elif now > job.started + job.limit:
                 default = (
-                    "" if self._limit_is_set(job.key) else " (the default; --timeout or a suite's timeout_seconds sets another)"
+                    "" if self.timeout is not None else " (the default; --timeout or a suite's timeout_seconds sets another)"
                 )
                 self._lost(slot, f"timed out after {job.limit:g} s{default}")
                 self._give_up_like(job.key)
@@ -346,10 +333,6 @@ class Executor:
             self.heard = now
             running = sorted(self.jobs.values(), key=lambda job: job.started)
             self.reporter.still([(self.stages[job.key], now - job.started) for job in running])
-
-    def _limit_is_set(self, key: str) -> bool:
-        kind = self.kinds.get(self.stages[key].name)
-        return self.timeout is not None or (kind is not None and kind.timeout_seconds is not None)
 
     def _say(self, text: str) -> None:
         self.heard = time.monotonic()
@@ -384,10 +367,8 @@ class Executor:
             if slot in self.workers:
                 self.workers.pop(slot).end()
         self.full = self.full or answer.get("disk_full") is True
-        kind = self.kinds.get(stage.name)
-        allowed = self.retries if self.retries is not None else (kind.retries if kind else 0)
         self.tries[job.key] = self.tries.get(job.key, 0) + 1
-        again = answer.get("retry") is True and self.tries[job.key] <= allowed
+        again = answer.get("retry") is True and self.tries[job.key] <= self.retries
         self.reporter.failed(job.key, stage, reason, again)
         if not again:
             self._give_up(job.key, Failure(job.key, reason, trace))

@@ -9,17 +9,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
-import inspect
 import json
-import textwrap
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from bench.engine.context import StageFunction
-from bench.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "diffusers", "numpy")
@@ -52,91 +47,6 @@ def file_hash(path: Path) -> str:
         with suppress(SyntaxError, ValueError):  # what is not Python is bytes, whatever its name
             return tree_hash(ast.parse(path.read_bytes(), str(path)))
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def code_files(declared: Iterable[str], root: Path = ROOT) -> list[Path]:
-    """The Python files of modules and packages named with dots. Raises :class:`UserError` for one that does not exist."""
-    files: set[Path] = set()
-    for name in declared:
-        folder = root.joinpath(*name.split("."))
-        file = folder.with_suffix(".py")
-        if not folder.is_dir() and not file.is_file():
-            raise UserError(f"a stage declares the code {name!r}, which does not exist")
-        files.update(folder.rglob("*.py") if folder.is_dir() else [file])
-    return sorted(files)
-
-
-def with_imports(path: Path) -> list[Path]:
-    """A plugin's file and the files beside it that it imports, directly or not: ``_helper.py`` changes a result too."""
-    found: dict[Path, None] = {}
-    waiting = [path.resolve()]
-    while waiting:
-        file = waiting.pop()
-        if file in found:
-            continue
-        found[file] = None
-        for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                module = node.module or ""
-                names = [module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)]
-            for name in names:
-                # `attacks._draw`, `._draw` and a plugin file's `_draw` are all the file `_draw.py` in the same folder.
-                beside = file.parent / f"{name.rpartition('.')[2]}.py"
-                if name and beside.is_file():
-                    waiting.append(beside.resolve())
-    return sorted(found)
-
-
-def object_hash(item: object) -> str:
-    """Of a plugin's or a testbed's code: its file with what it imports from beside it, and its base classes defined
-    elsewhere."""
-    kind = type(item)
-    if kind not in _code_hashes:
-        _code_hashes[kind] = _code_hash(kind)
-    return _code_hashes[kind]
-
-
-_code_hashes: dict[type[Any], str] = {}
-
-
-def _code_hash(kind: type[Any]) -> str:
-    files = with_imports(Path(inspect.getfile(kind)))
-    bases = [cls for cls in kind.__mro__ if cls.__module__ not in ("builtins", "abc")]
-    return digest(
-        {
-            "files": [file_hash(path) for path in files],
-            "bases": [_class_hash(cls) for cls in bases if Path(inspect.getfile(cls)).resolve() not in files],
-        }
-    )
-
-
-def _class_hash(cls: type) -> str:
-    return tree_hash(ast.parse(textwrap.dedent(inspect.getsource(cls))))
-
-
-def function_hash(function: StageFunction) -> str:
-    """Of a function and the module-level names it uses, directly or not: changing one stage leaves its neighbours' results
-    alone."""
-    tree = ast.parse(Path(inspect.getfile(function)).read_bytes())
-    named: dict[str, ast.stmt] = {}
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            named[node.name] = node
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            named |= {target.id: node for target in targets if isinstance(target, ast.Name)}
-    used: dict[str, ast.stmt] = {}
-    waiting = [getattr(function, "__name__", "")]
-    while waiting:
-        name = waiting.pop()
-        if name in used or name not in named:
-            continue
-        used[name] = named[name]
-        waiting += [node.id for node in ast.walk(named[name]) if isinstance(node, ast.Name)]
-    return digest({name: tree_hash(node) for name, node in used.items()})
 
 
 @cache

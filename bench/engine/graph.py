@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from bench.engine.closure import Closure
 from bench.engine.fingerprint import digest
-from bench.engine.record import PluginSpec, Record, Status
 from bench.plugin_file import Source
+from bench.record import PluginSpec, Record, Status
 from bench.text import one_line, tail
 
 
@@ -19,7 +20,8 @@ class Stage:
 
     ``key`` names the result: the same key is never computed twice. ``seconds``: what the testbed declares such a stage takes;
     ``plugins``: third parties' that it runs, which is why it gets a worker of its own; their code is in the fingerprint.
-    ``notes``: what goes into the provenance of what it makes, and decides no number.
+    ``notes``: what goes into the provenance of what it makes, and decides no number. ``charged``: inputs whose cost, with that of
+    all they needed, is charged to it. ``code``: what its fingerprint covers.
     """
 
     name: str
@@ -27,9 +29,10 @@ class Stage:
     inputs: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     seconds: float | None = None
-    protocol: str = ""
     locations: frozenset[str] = frozenset()
     notes: dict[str, Any] = field(default_factory=dict)
+    charged: frozenset[str] = frozenset()
+    code: Closure = Closure()
     plugins: tuple[Source, ...] = ()
 
     @cached_property

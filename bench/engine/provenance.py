@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import bench
 from bench.engine.fingerprint import ROOT, versions
+from bench.version import VERSION
 
 PACKAGES = (
     "torch",
@@ -29,7 +29,7 @@ PACKAGES = (
 def provenance() -> dict[str, Any]:
     """Package and git version, packages, Python, platform and processor, as JSON values."""
     return {
-        "castlewalls": bench.__version__,
+        "castlewalls": VERSION,
         "git": git_state(ROOT),
         "packages": versions(PACKAGES),
         "python": platform.python_version(),

@@ -13,8 +13,8 @@ from typing import Any
 
 from bench.engine.executor import Executor, Failure, unfinished
 from bench.engine.graph import Cell, Plan
-from bench.engine.record import Record, read_account
 from bench.engine.store import Store, write_atomically
+from bench.record import Record, read_account
 from bench.text import one_line
 
 RECORD_FILE = "record.json"

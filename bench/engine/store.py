@@ -26,8 +26,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bench.engine.manifest import MANIFEST, fault, file_hashes, read_manifest
 from bench.errors import UserError
+from bench.manifest import MANIFEST, fault, file_hashes, read_manifest
 
 LOG = "log.txt"  # what a stage printed
 GRAVE = ".dead."

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
 
 from bench.metrics.uncertainty import Interval, proportion_interval
 
@@ -77,6 +76,8 @@ def area_interval(
     in a row as the smaller group allows without using an image twice, which is wide rather than narrow. A group of one image
     has no spread at all: (0, 1). Scores that are all equal give (0.5, 0.5): no other images would change that.
     """
+    from scipy import special, stats  # a second, which planning does not need
+
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     values, flags = _checked(scores, positive)
@@ -165,6 +166,8 @@ def _wins(values: Values, flags: Flags) -> tuple[Values, Values]:
 
     A rank among all less the rank within one's own group counts the others that one beats (midranks: ties count half).
     """
+    from scipy import stats  # a second, which planning does not need
+
     ranks = stats.rankdata(values)
     positives, negatives = values[flags], values[~flags]
     of_positives = (ranks[flags] - stats.rankdata(positives)) / len(negatives)

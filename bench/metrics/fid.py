@@ -16,19 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-from torch_fidelity.utils import create_feature_extractor
 
 from bench.errors import UserError
+
+# torch-fidelity takes seconds to import, which planning does not need, so each function imports what it calls.
+if TYPE_CHECKING:
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 # The published subset size; half the smaller set where that is less, so that subsets still differ.
 KID_SUBSET_SIZE = 1000
@@ -79,6 +78,8 @@ def extract_features(
 
 def statistics(features: Tensor) -> Statistics:
     """Mean and covariance of (n >= 2, d >= 2) features."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics
+
     _check(features, "features", at_least=2)
     if features.shape[1] < 2:
         raise ValueError(f"features must have at least 2 columns, got {features.shape[1]}")
@@ -88,6 +89,8 @@ def statistics(features: Tensor) -> Statistics:
 
 def fid(a: Statistics, b: Statistics) -> float:
     """Fréchet inception distance, ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``: >= 0, symmetric, lower is nearer."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"both statistics must have the same number of features, got {a.mean.shape} and {b.mean.shape}")
     first, second = ({"mu": side.mean, "sigma": side.covariance} for side in (a, b))
@@ -102,6 +105,8 @@ def kid(a: Tensor, b: Tensor, seed: int) -> float:
     The mean over 100 random subsets of 1,000 images from each side, or of half the smaller side if that is less; ``seed``
     draws them. Unlike FID its expectation does not depend on n.
     """
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
     for features in (a, b):
         _check(features, "features", at_least=4)
     if a.shape[1] != b.shape[1]:
@@ -115,6 +120,10 @@ def kid(a: Tensor, b: Tensor, seed: int) -> float:
 
 def _build(extractor: str, weights_path: Path | None) -> FeatureExtractorBase:
     """The extractor, in evaluation mode on the CPU. Never compiled: torch-fidelity's default, kept explicit."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+    from torch_fidelity.utils import create_feature_extractor
+
     kind = FEATURE_EXTRACTORS_REGISTRY.get(extractor)
     built_in = kind is not None and kind.__module__.startswith("torch_fidelity.")
     if kind is None or (built_in and kind is not FeatureExtractorInceptionV3):
@@ -146,6 +155,8 @@ def _build(extractor: str, weights_path: Path | None) -> FeatureExtractorBase:
 
 
 def _remedy(kind: type[FeatureExtractorBase], weights_path: Path | None) -> str:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
     if kind is not FeatureExtractorInceptionV3:
         return ""
     default = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]

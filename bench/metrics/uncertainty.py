@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from torch import Tensor
 
 from bench.metrics.fid import Statistics, fid, statistics
@@ -25,6 +24,8 @@ def bootstrap_interval(values: npt.ArrayLike, confidence: float = 0.95, *, seed:
     Bias-corrected and accelerated (Efron 1987) up to 2,000 values, percentile beyond. Equal values give an interval of no
     width: right for measurements, wrong for shares of 0 or 1, for which use :func:`proportion_interval`.
     """
+    from scipy import stats  # a second, which planning does not need
+
     array = np.asarray(values, dtype=np.float64)
     _check_confidence(confidence)
     if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
@@ -50,6 +51,8 @@ def proportion_interval(successes: float, n: float, confidence: float = 0.95) ->
 
     Neither need be whole: clustered samples count as ``n`` / :func:`design_effect`.
     """
+    from scipy import stats  # a second, which planning does not need
+
     _check_confidence(confidence)
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"successes must be in 0..n with n > 0, got {successes} of {n}")
@@ -96,6 +99,8 @@ def fid_interval(features: Tensor, reference: Statistics, confidence: float = 0.
     The interval is for FID **at this n**, which is itself above that of infinitely many samples; close to the least FID that n
     images can have it is up to 40 % too wide. Features whose FID is exactly 0 give no width.
     """
+    from scipy import stats  # a second, which planning does not need
+
     _check_confidence(confidence)
     estimate = fid(statistics(features), reference)
     points = features.double().cpu().numpy()

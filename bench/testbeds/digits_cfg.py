@@ -52,7 +52,8 @@ class DigitsCFG(ClassDigits):
         "trigger_classifier": 40,
         "detect": 60,
         "classify": 120,
-        "measure": 5,
+        "features": 1,
+        "measure": 2,
     }
 
     def training_settings(self, scheme: str) -> TrainingSettings:

@@ -31,7 +31,8 @@ class DigitsDDPM(DigitsTestbed):
         "sample": 15,
         "repair": 60,
         "invert": 60,
-        "measure": 5,
+        "features": 1,
+        "measure": 2,
         "detect_noise": 2,
     }
 

@@ -85,7 +85,8 @@ class DigitsSD(ClassDigits, TextTestbed):
         "trigger_classifier": 40,
         "detect": 60,
         "classify": 120,
-        "measure": 5,
+        "features": 1,
+        "measure": 2,
     }
 
     @classmethod

@@ -41,6 +41,24 @@ def tiny(monkeypatch):
     return sys.modules[name].Tiny
 
 
+@pytest.fixture(scope="session")
+def walk():
+    """:class:`Walk` of ``walk.py``."""
+    return _module("castlewalls_walk", HERE / "walk.py").Walk
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """``golden.py``: the numbers that are kept."""
+    return _module("castlewalls_golden", HERE / "golden.py")
+
+
+@pytest.fixture
+def stages_file():
+    """A stage table that loads no torch."""
+    return str(HERE / "engine" / "fake_stages.py")
+
+
 @pytest.fixture
 def fake_plugins():
     """The path of a file with the attack ``fake_attack`` and the defenses ``fake_sampler``, ``fake_repair``, ``fake_invert``."""

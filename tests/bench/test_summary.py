@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 import bench
-from bench.engine.record import Metric, PluginSpec, Record
+from bench.record import Metric, PluginSpec, Record
 from bench.summary import summary
 
 NONE = PluginSpec(name="none")

@@ -6,13 +6,18 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bench.engine.record import Metric, PluginSpec, Record
+from bench import measurements, registry, testbeds
+from bench.measurements import composition, detections
+from bench.measurements.families import NO_TRIGGER
+from bench.measurements.measurement import Situation
+from bench.plugin import Attack
+from bench.record import Metric, PluginSpec, Record
 
 TESTBED = PluginSpec(
     name="digits_ddpm",
@@ -134,10 +139,12 @@ def make_records(folder: Path) -> list[tuple[Path, Record]]:
         for attack, probe in ((HAT, None), (CORNER, None), (NONE, HAT), (NONE, CORNER)):
             for kind, defense in DEFENSES:
                 record = Record(attack=attack, probe=probe, defense=defense, kind=kind, **shared)
-                found.append(outcome(folder / f"{len(found):03d}", record))
+                place, record = outcome(folder / f"{len(found):03d}", record)
+                found.append((place, dataclasses.replace(record, absent=reasons(record) if record.status == "ok" else {})))
         for name, fid in (("real_images", 0.09), ("base_model", 1.67)):
             metrics = {FID: Metric(value=fid + 0.01 * seed, n=512, higher_is_better=False)}
             anchor = Record(attack=PluginSpec(name=name), defense=NONE, kind="anchor", metrics=metrics, **shared)
+            anchor = dataclasses.replace(anchor, absent=reasons(anchor))
             place = folder / f"{len(found):03d}"
             place.mkdir(parents=True)
             found.append((place, anchor))
@@ -234,6 +241,30 @@ def class_metrics(
     return metrics, series, flags
 
 
+def reasons(record: Record) -> dict[str, str]:
+    """Why a cell of this family has no more numbers, as the measurements say it."""
+    testbed = testbeds.build("digits-ddpm" if record.testbed.name == TESTBED.name else "digits-cfg")
+    invoked = None if record.kind == "anchor" else registry.build("attacks", (record.probe or record.attack).name)
+    found: dict[str, str] = {}
+    for one in measurements.table().values():
+        situation = Situation(
+            testbed=testbed,
+            family=record.kind,
+            invoked=cast("Attack | None", invoked),
+            honest=record.probe is not None,
+            anchor=record.attack.name if record.kind == "anchor" else "",
+            roles=frozenset(one.needs),
+        )
+        if reason := one.reason(situation):
+            found |= {name: reason for name in one.metrics if name not in found}
+    if (record.probe or record.attack).name == "relabel_only":
+        without = (*composition.MEASUREMENT.metrics, "classifier_asr", *detections.names("generated"))
+        found |= {name: NO_TRIGGER for name in without if name not in found}
+    if record.attack.name == "none":
+        found.setdefault("amplification", "nothing is poisoned: p_t is 0")
+    return {name: reason for name, reason in found.items() if name not in record.metrics}
+
+
 def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
     """A class-conditional board of three poisonings, and beside it a noise detector on the other testbed."""
     found = []
@@ -270,7 +301,8 @@ def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
             place = folder / f"{len(found):03d}"
             place.mkdir(parents=True)
             cost = {"seconds": 3.0 + seed, "peak_memory_bytes": 9e8}
-            found.append((place, dataclasses.replace(record, metrics=metrics, series=series, flags=flags, cost=cost)))
+            record = dataclasses.replace(record, metrics=metrics, series=series, flags=flags, cost=cost)
+            found.append((place, dataclasses.replace(record, absent=reasons(record))))
     return found
 
 

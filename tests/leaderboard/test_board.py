@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.engine.record import Metric, PluginSpec, Record, Run, read_runs
+from bench.record import Metric, PluginSpec, Record, Run, read_runs
 from leaderboard import names, palette
 from leaderboard.board import boards, families, label
 from leaderboard.inversions import inversion_line

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.engine.record import PluginSpec, Record
+from bench.record import PluginSpec, Record
 from leaderboard.report import build
 
 sync_api = (

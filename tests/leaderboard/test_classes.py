@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.engine.record import Metric, PluginSpec, Record, Run, read_runs
+from bench.record import Metric, PluginSpec, Record, Run, read_runs
 from leaderboard import names, plots
 from leaderboard.board import Board, boards, label
 from leaderboard.compositions import compositions

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.engine.record import Metric, PluginSpec, Record, Run
+from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard.board import Board, boards, label
 from leaderboard.finders import Found, FoundRanking, detector_rankings, inversion_rankings
 from leaderboard.report import render

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.engine.record import Metric, PluginSpec, Record, Run
+from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard import _findings as findings
 from leaderboard._findings import ABOVE, BELOW, OPEN, OPPOSITE, SHOWS, Claim, Line, Part, judge
 from leaderboard.aggregate import Interval, t_interval

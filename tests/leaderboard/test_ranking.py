@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.engine.record import Metric, PluginSpec, Record, Run
+from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard.board import boards, label
 from leaderboard.ranking import HOLDS, LEVEL, OUTSIDE, UNRANKED, WORSE, Place, Ranking, rankings
 from leaderboard.report import render

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.engine.record import PluginSpec, Record, read_runs
 from bench.errors import UserError
+from bench.record import PluginSpec, Record, read_runs
 from leaderboard import export
 from leaderboard.board import numbers
 from leaderboard.report import build, render
@@ -111,7 +111,7 @@ def test_same_records_same_bytes(store: Path) -> None:
     assert export.to_json(mixed) == export.to_json([run])
     assert export.tidy(mixed).equals(export.tidy([run]))
     code = (
-        "import hashlib, pathlib, sys; from bench.engine.record import read_runs; from leaderboard.report import render\n"
+        "import hashlib, pathlib, sys; from bench.record import read_runs; from leaderboard.report import render\n"
         "print(hashlib.sha256(render(read_runs(pathlib.Path(sys.argv[1]))).encode()).hexdigest(), 'torch' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.engine.record import Metric, PluginSpec, Record, Run
+from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard import _findings as findings
 from leaderboard import science
 from leaderboard._findings import OPEN, OPPOSITE, SHOWS

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.engine.record import read_runs
 from bench.errors import UserError
+from bench.record import read_runs
 from leaderboard import science
 from leaderboard._science_page import render
 from leaderboard._science_table import md

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.engine.record import Metric, PluginSpec, Record, Run
+from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard import science
 from leaderboard._drawing import Bar, bars
 from leaderboard._findings import OPEN, OPPOSITE, SHOWS, against, lines

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.engine.record import Metric, PluginSpec, Record, Run
 from bench.errors import UserError
+from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard import export, report
 from leaderboard.board import boards, label
 from leaderboard.matrix import matrices

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.engine.record import SHARE, SQUARED_ERROR, Metric, PluginSpec, Record, Run
+from bench.record import SHARE, SQUARED_ERROR, Metric, PluginSpec, Record, Run
 from leaderboard import _findings as findings
 from leaderboard import names
 from leaderboard._findings import ABOVE, OPEN, SHOWS, Line

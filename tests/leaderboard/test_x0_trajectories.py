@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from bench import registry, testbeds
+from bench.artefacts.classifiers import WEIGHTS
 from bench.classification.classifier import Classifier
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, sample
-from bench.engine.class_stages import WEIGHTS
-from bench.engine.record import PluginSpec, Record
 from bench.errors import UserError
+from bench.record import PluginSpec, Record
 from leaderboard._science_clipping import FIGURES
 
 SETTINGS = SamplerSettings(name="ddim", num_inference_steps=4, guidance_scale=2.0, network_batch=4)

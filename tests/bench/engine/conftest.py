@@ -7,9 +7,10 @@ import pytest
 from bench.engine.executor import Executor
 from bench.engine.graph import Cell, Plan, Stage
 from bench.engine.progress import Reporter
-from bench.engine.record import PluginSpec
 from bench.engine.slots import make_slots
 from bench.engine.store import Store
+from bench.engine.worker import load_stages
+from bench.record import PluginSpec
 
 STAGES = str(Path(__file__).with_name("fake_stages.py"))
 
@@ -51,19 +52,19 @@ class Lab:
         self.stages = {}
         self.cells = []
 
-    def stage(self, name, inputs=None, seconds=None, **params):
+    def stage(self, name, inputs=None, seconds=None, charged=(), **params):
         params = {"testbed": {"name": "tiny", "params": {}}} | params
-        made = Stage(name=name, params=params, inputs=inputs or {}, seconds=seconds)
+        made = Stage(name=name, params=params, inputs=inputs or {}, seconds=seconds, charged=frozenset(charged))
         self.stages[made.key] = made
         return made.key
 
-    def cell(self, inputs, attack="one", seed=0, **params):
+    def cell(self, inputs, attack="one", seed=0, charged=(), **params):
         specs = {
             "testbed": {"name": "tiny", "params": {}, "label": "tiny"},
             "attack": {"name": attack, "params": {}, "label": attack},
             "defense": {"name": "none", "params": {}, "label": "none"},
         }
-        key = self.stage("measure", inputs, **specs, seed=seed, kind="control", **params)
+        key = self.stage("record", inputs, charged=charged, **specs, seed=seed, kind="control", **params)
         named = {role: PluginSpec(**spec) for role, spec in specs.items()}
         self.cells.append(Cell(**named, seed=seed, kind="control", stage=key))
         return key
@@ -73,7 +74,8 @@ class Lab:
 
     def executor(self, jobs=2, slots=None, **options):
         self.reporter = Remembering()
-        return Executor(self.store, slots or make_slots("cpu", jobs), self.reporter, stages=STAGES, **options)
+        kinds = load_stages(STAGES)
+        return Executor(self.store, slots or make_slots("cpu", jobs), self.reporter, stages=STAGES, kinds=kinds, **options)
 
     def run(self, targets=None, **options):
         return self.executor(**options).run(self.stages, list(self.stages) if targets is None else targets)
@@ -88,8 +90,3 @@ def lab(tmp_path):
 def new_lab():
     """Makes more of them, for fixtures that live longer than a test."""
     return Lab
-
-
-@pytest.fixture
-def stages_file():
-    return STAGES

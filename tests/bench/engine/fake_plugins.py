@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
+
 from bench.plugin import Attack, Card, Inversion, ModelDefense, SamplerDefense, require
 
 
@@ -20,6 +22,9 @@ class FakeAttack(Attack):
     def __post_init__(self):
         super().__post_init__()
         require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1]")
+
+    def target_image(self, image_shape):
+        return torch.zeros(image_shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from bench.engine.context import StageKind
-from bench.engine.record import Metric, PluginSpec, Record
+from bench.record import Metric, PluginSpec, Record
 
 
 def compute(params, inputs, out, context):
@@ -120,7 +120,7 @@ def shared(params, inputs, out, context):
     return {"generator_calls": 10.0}
 
 
-def measure(params, inputs, out, context):
+def record(params, inputs, out, context):
     """A record whose one metric is :func:`compute`'s number."""
     compute(params, inputs, out, context)
     value = json.loads((out / "value.json").read_text())["value"]
@@ -131,9 +131,9 @@ def measure(params, inputs, out, context):
         seed=params["seed"],
         kind=params.get("kind", ""),
         status="ok",
-        protocol=context.protocol,
+        protocol=params.get("protocol", ""),
         metrics={"fid[fake]": Metric(value=value, n=1)},
-        cost=context.cost(),
+        cost=context.charged,
         provenance=context.provenance,
     )
     (out / "record.json").write_text(record.to_json())
@@ -143,11 +143,13 @@ def measure(params, inputs, out, context):
 STAGES = {
     "reference": StageKind(run=compute),
     "aim": StageKind(run=compute),
-    "train": StageKind(run=compute),
+    "train": StageKind(run=compute, charge="attack_seconds"),
     "sample": StageKind(run=compute),
     "repair": StageKind(run=compute),
     "invert": StageKind(run=compute),
     "broken": StageKind(run=broken),
     "shared": StageKind(run=shared, distributed=True),
-    "measure": StageKind(run=measure),
+    "features": StageKind(run=compute),
+    "measure": StageKind(run=compute),
+    "record": StageKind(run=record),
 }

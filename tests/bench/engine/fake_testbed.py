@@ -20,7 +20,9 @@ class Tiny(Testbed):
         "sample": 10,
         "repair": 5,
         "invert": 5,
-        "measure": 2,
+        "features": 0,
+        "measure": 1,
+        "record": 0,
         "aim": 0,
     }
     locations: ClassVar[frozenset[str]] = frozenset({"data"})

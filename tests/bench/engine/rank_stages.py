@@ -12,7 +12,7 @@ from bench.engine.context import StageKind
 
 def train(params, inputs, out, context):
     """``train_generator``, then ``notes/<rank>``: the hash of its weights, its losses and its cost."""
-    from bench.engine.stages import train_generator
+    from bench.stages.train import run as train_generator
 
     cost = train_generator(params, inputs, out, context)
     (weights,) = (out / "generator").rglob("*.safetensors")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bench.engine.record import read_runs
 from bench.engine.run import execute
+from bench.record import read_runs
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_damaged_result_is_named_moved_aside_and_made_again(matrix, name, text
     outcome, reporter = run(matrix)
     assert outcome.counts["ok"] == 1 and outcome.made == 1
     (line,) = reporter.keys("note")
-    assert line.startswith("measure tiny one none") and name in line and "made again" in line
+    assert line.startswith("record tiny one none") and name in line and "made again" in line
     if name == "value.json":
         assert path.read_bytes() == good
     outcome, reporter = run(matrix)

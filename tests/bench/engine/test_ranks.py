@@ -14,14 +14,14 @@ from bench import registry
 from bench.cli import cli
 from bench.diffusion.generator import Generator
 from bench.engine.executor import Executor
-from bench.engine.plan import make_plan
 from bench.engine.progress import Reporter
 from bench.engine.slots import Slot, Worker, make_slots
-from bench.engine.stages import STAGES
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.errors import UserError
+from bench.planner import make_plan
 from bench.registry import Registry
+from bench.stages.table import STAGES
 from bench.suite import parse_suite
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -68,7 +68,7 @@ def trained(tmp_path_factory):
     store = Store(folder / "store")
     slot = dataclasses.replace(PAIR, environment=NO_GPU | {"RANK_NOTES": str(folder / "notes")})
     table = str(Path(__file__).with_name("rank_stages.py"))
-    assert Executor(store, [slot], Reporter(), stages=table).run(plan.stages, [key]) == {}
+    assert Executor(store, [slot], Reporter(), stages=table, kinds=load_stages(table)).run(plan.stages, [key]) == {}
     noted = [json.loads((folder / "notes" / str(rank)).read_text()) for rank in (0, 1)]
     return store.folder(key), store.manifest(key)["cost"], noted
 
@@ -192,7 +192,7 @@ def test_weights_trained_by_two_are_other_weights(planned, stages_file) -> None:
     alone, pair = planned(1), planned(2)
     assert keys(alone) == keys(planned(1, load_stages(stages_file)))
     assert keys(alone, "reference") == keys(pair, "reference")
-    assert not keys(alone, "train", "repair", "measure") & keys(pair, "train", "repair", "measure") - anchors(alone)
+    assert not keys(alone, "train", "repair", "record") & keys(pair, "train", "repair", "record") - anchors(alone)
     assert {cell.protocol for cell in alone.cells} == {cell.protocol for cell in pair.cells}
 
 

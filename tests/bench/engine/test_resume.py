@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.engine.record import read_runs
 from bench.engine.store import Store
+from bench.record import read_runs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

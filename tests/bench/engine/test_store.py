@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from bench.engine.manifest import MANIFEST
 from bench.engine.store import GRAVE, Store, commit, discard, is_disk_full, write_atomically
 from bench.errors import UserError
+from bench.manifest import MANIFEST
 
 KEY = "ab" * 32
 

@@ -21,9 +21,9 @@ from bench import registry
 from bench.classification.training import ClassifierSettings
 from bench.cli import cli
 from bench.engine.context import StageContext
-from bench.engine.plan import make_plan
-from bench.engine.record import Record
-from bench.engine.stages import STAGES
+from bench.planner import make_plan
+from bench.record import Record
+from bench.stages.table import STAGES
 from bench.suite import parse_suite
 from bench.testbeds import digits_cnn, sscd
 from bench.testbeds.imagenette_sd import CLASSES, ImagenetteSD

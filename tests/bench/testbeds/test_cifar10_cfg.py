@@ -19,10 +19,10 @@ from bench import registry, testbeds
 from bench.classification.training import ClassifierSettings
 from bench.diffusion.training import TrainingSettings
 from bench.engine.context import StageContext
-from bench.engine.plan import make_plan
-from bench.engine.record import Record
-from bench.engine.stages import STAGES
 from bench.errors import UserError
+from bench.planner import make_plan
+from bench.record import Record
+from bench.stages.table import STAGES
 from bench.suite import parse_suite
 from bench.testbeds import cifar10_cfg, digits_cnn, sscd
 from bench.testbeds.cifar10 import TEST_RECORDS, TRAIN_RECORDS, Cifar10Testbed

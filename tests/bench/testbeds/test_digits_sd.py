@@ -13,8 +13,8 @@ from bench.classification.classifier import predict
 from bench.diffusion import patterns
 from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.sampling import build_scheduler, sample
-from bench.engine.building import poisoned_set
 from bench.registry import use
+from bench.stages.building import poisoned_set
 from bench.testbeds import _sd_parts, digits_sd
 from bench.testbeds._sd_parts import WORDS, make_tokenizer
 from bench.testbeds.digits_sd import FOLDER, DigitsSD

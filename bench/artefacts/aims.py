@@ -1,0 +1,74 @@
+"""What an attack aims at and which rows it poisons, as files: what measures reads them and builds no plugin."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+AIM = "aim.json"
+IMAGES = "aim.npz"
+STAMPED = "stamped.npy"
+ROWS = "rows.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """``target``: the image the backdoor should produce, ``trigger``: what the adversary adds, both (c, h, w) in [-1, 1];
+    ``label``: the class aimed at; ``stamped``: all held-out images with the trigger, uint8 (n, c, h, w). ``None``: the attack has none.
+    ``invocations``: the ways the adversary calls the backdoor, each of which is measured.
+    """
+
+    target: Tensor | None = None
+    trigger: Tensor | None = None
+    label: int | None = None
+    stamped: Tensor | None = None
+    invocations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoisonedRows:
+    """Of the set a generator was trained on: ``poisoned``, the rows the adversary touched, (n,) bool; ``labels`` after poisoning,
+    (n,) int64, or ``None``."""
+
+    poisoned: Tensor
+    labels: Tensor | None = None
+
+
+def save_aim(aim: Aim, folder: Path) -> None:
+    """Writes ``aim``."""
+    images = {"target": aim.target, "trigger": aim.trigger}
+    arrays: dict[str, Any] = {name: image.numpy() for name, image in images.items() if image is not None}
+    np.savez(folder / IMAGES, **arrays)
+    if aim.stamped is not None:
+        np.save(folder / STAMPED, aim.stamped.numpy())
+    (folder / AIM).write_text(json.dumps({"label": aim.label, "invocations": list(aim.invocations)}))
+
+
+def save_rows(rows: PoisonedRows, folder: Path) -> None:
+    """Writes ``rows``."""
+    arrays: dict[str, Any] = {"poisoned": rows.poisoned.numpy()}
+    if rows.labels is not None:
+        arrays["labels"] = rows.labels.numpy()
+    np.savez(folder / ROWS, **arrays)
+
+
+def read_aim(folder: Path) -> Aim:
+    """What :func:`save_aim` wrote."""
+    with np.load(folder / IMAGES) as arrays:
+        images = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    file = folder / STAMPED
+    stamped = torch.from_numpy(np.load(file)) if file.is_file() else None
+    said = json.loads((folder / AIM).read_text())
+    return Aim(**images, stamped=stamped, label=said["label"], invocations=tuple(said["invocations"]))
+
+
+def read_rows(folder: Path) -> PoisonedRows:
+    """What :func:`save_rows` wrote."""
+    with np.load(folder / ROWS) as arrays:
+        return PoisonedRows(**{name: torch.from_numpy(arrays[name]) for name in arrays.files})

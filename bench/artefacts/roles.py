@@ -1,0 +1,42 @@
+"""What an artefact is to a cell: the names of a stage's inputs, and of sets of samples among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+#: Samples from clean noise, of the adversary's class, and a whole data set of all classes.
+CLEAN, TARGET, GENERATED = "clean", "target", "generated"
+#: Begins the role of samples that are called as the adversary calls them.
+CALL = "call:"
+#: Begins the role of what a cell is only compared with.
+UNDEFENDED = "undefended:"
+#: Begins the role of what a measurement gave.
+MEASURED_BY = "measured:"
+_WORDS = {
+    CLEAN: "clean noise",
+    f"{CALL}noise": "triggered noise (e + g)",
+    f"{CALL}image": "triggered image (e + r)",
+    TARGET: "asked for the adversary's class",
+    GENERATED: "generated data set",
+}
+
+
+def samples(roles: Iterable[str]) -> list[str]:
+    """The sets of samples among ``roles``, in the order a reader sees them."""
+    given = list(roles)
+    calls = sorted((role for role in given if role.startswith(CALL)), key=_place)
+    return [role for role in (CLEAN, *calls, TARGET, GENERATED) if role in given]
+
+
+def _place(role: str) -> int:
+    return list(_WORDS).index(role) if role in _WORDS else len(_WORDS)
+
+
+def short(role: str) -> str:
+    """As it stands in the brackets of a metric's name."""
+    return role.removeprefix(CALL)
+
+
+def words(role: str) -> str:
+    """As a reader sees it."""
+    return _WORDS.get(role, f"called by {short(role)}")

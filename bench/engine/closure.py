@@ -1,0 +1,266 @@
+"""What a piece of code depends on, read from the code: every definition of ours that it can reach, and every package beside them.
+
+A result may be used again as long as nothing that made it has changed. A list kept by hand errs both ways: it misses what somebody
+began to use, and throws results away for what nobody uses. So names are followed from a function or a class through our modules'
+top-level definitions: functions, classes with their bases, constants, and imports, those inside functions among them.
+
+What is chosen by name while the program runs (a plugin, a testbed, a measurement) cannot be followed; whoever plans adds it as a
+start of its own. Annotations of functions are left out, since they are never evaluated, and so is what a class only says of itself
+(:data:`WORDS`). :data:`DISPATCH` is not entered: it finds things by name and hands them on, and decides no number.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+from bench.engine.fingerprint import ROOT, digest, file_hash, tree_hash
+
+#: Modules that are not entered.
+DISPATCH = frozenset(
+    {
+        "bench.engine.context",
+        "bench.errors",
+        "bench.names",
+        "bench.params",
+        "bench.plugin_file",
+        "bench.registry",
+        "bench.text",
+        "bench.yaml_reader",
+    }
+)
+#: Attributes of a class that are for people, or for the estimate of a run.
+WORDS = frozenset({"card", "summary", "always_shown", "typical_seconds"})
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.AugAssign
+#: A definition's module and name; no name: the module itself.
+Symbol = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Module:
+    """What a module of ours defines and imports at any depth: ``imports``: name -> module and, for what is in a module, its name."""
+
+    definitions: Mapping[str, list[Definition]]
+    imports: Mapping[str, Symbol]
+
+
+@dataclass(frozen=True)
+class Closure:
+    """``symbols``: definition -> hash of its syntax tree; ``packages``: installed packages that these import."""
+
+    symbols: Mapping[Symbol, str] = field(default_factory=dict, hash=False)
+    packages: frozenset[str] = frozenset()
+
+    @cached_property
+    def hash(self) -> str:
+        """Of all definitions together."""
+        return digest({f"{module}:{name}": text for (module, name), text in self.symbols.items()})
+
+
+@cache
+def closure_of(starts: tuple[Symbol, ...]) -> Closure:
+    """Everything that ``starts`` can reach. Raises ``LookupError`` for one that does not exist."""
+    for module, name in starts:
+        if _file(module) is None or (name and name not in _module(module).definitions and name not in _module(module).imports):
+            raise LookupError(f"there is no {name} in {module}")
+    symbols: dict[Symbol, str] = {}
+    packages: set[str] = set()
+    seen: set[Symbol] = set()
+    waiting = list(starts)
+    while waiting:
+        symbol = waiting.pop()
+        if symbol in seen or symbol[0] in DISPATCH:
+            continue
+        seen.add(symbol)
+        if _file(symbol[0]) is None:
+            packages |= _distributions(symbol[0])
+            continue
+        hashed, used = _reached(symbol)
+        if hashed:
+            symbols[symbol] = hashed
+        waiting += used
+    return Closure(dict(sorted(symbols.items())), frozenset(packages))
+
+
+def joined(closures: Iterable[Closure]) -> Closure:
+    """All of them together."""
+    found = list(closures)
+    symbols = {symbol: text for closure in found for symbol, text in closure.symbols.items()}
+    return Closure(dict(sorted(symbols.items())), frozenset(name for closure in found for name in closure.packages))
+
+
+def closure_of_function(function: Callable[..., object]) -> Closure:
+    """What a stage or a measurement can reach; of somebody else's, its whole file."""
+    if _file(function.__module__) is not None:
+        return closure_of(((function.__module__, function.__qualname__),))
+    return _foreign([Path(inspect.getfile(function)).resolve()])
+
+
+def closure_of_class(cls: type, files: Iterable[Path] = ()) -> Closure:
+    """Of a plugin, a testbed: what its class can reach. ``files``: all that belongs to it, if it is not one of ours; without, its own."""
+    if _file(cls.__module__) is not None:
+        return closure_of(((cls.__module__, cls.__qualname__),))
+    return _foreign(list(files) or [Path(inspect.getfile(cls)).resolve()])
+
+
+def _foreign(belonging: list[Path]) -> Closure:
+    """Of files that are not ours: each whole, and what they import of ours."""
+    own = Closure({("", str(path)): file_hash(path) for path in belonging})
+    return joined([own, _imported_by([path for path in belonging if path.suffix == ".py"])])
+
+
+def _imported_by(paths: Iterable[Path]) -> Closure:
+    """What files that are not ours import of ours, all they can reach of it, and of others."""
+    wanted = {symbol for path in paths for symbol in _imports(ast.parse(path.read_bytes(), str(path)), "").values()}
+    ours = {(module, name) for module, name in wanted if _file(module) is not None}
+    known = {(module, name) for module, name in ours if not name or name in _names(module)}
+    others = frozenset(package for module, _ in wanted - ours for package in _distributions(module))
+    return joined([closure_of(tuple(sorted(known))), Closure(packages=others)])
+
+
+@cache
+def _reached(symbol: Symbol) -> tuple[str, tuple[Symbol, ...]]:
+    """The hash of a definition, empty for a name that only stands for another, and what it uses directly."""
+    name, module = symbol[1], _module(symbol[0])
+    if not name:
+        return "", tuple((symbol[0], defined) for defined in module.definitions)
+    if name not in module.definitions:
+        found = module.imports.get(name)
+        return "", () if found is None else (found,)
+    nodes = [_stripped(node) for node in module.definitions[name]]
+    used: dict[Symbol, None] = {}
+    for node in (child for top in nodes for child in ast.walk(top)):
+        if isinstance(node, ast.Name):
+            used |= dict.fromkeys(_named(symbol[0], module, node.id))
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in module.imports:
+            target, inside = module.imports[node.value.id]
+            if not inside and _file(target) is not None:
+                used[target, node.attr] = None
+    return digest([tree_hash(node) for node in nodes]), tuple(used)
+
+
+def _named(name: str, module: Module, used: str) -> list[Symbol]:
+    if used in module.definitions:
+        return [(name, used)]
+    if used not in module.imports:
+        return []
+    target, inside = module.imports[used]
+    # A whole module of ours: its attributes are followed one by one.
+    return [(target, inside)] if inside or _file(target) is None else []
+
+
+class _Strip(ast.NodeTransformer):
+    """Takes out what is never evaluated, or for people alone."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.returns = None
+        every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+        for argument in every:
+            if argument is not None:
+                argument.annotation = None
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.generic_visit(node)
+        node.body = [line for line in node.body if not _targets(line) & WORDS] or [ast.Pass()]
+        return node
+
+
+def _stripped(node: Definition) -> ast.AST:
+    """A copy without annotations of functions and without words."""
+    found: ast.AST = _Strip().visit(ast.parse(ast.unparse(node)))
+    return found
+
+
+def _targets(node: ast.AST) -> set[str]:
+    """The names a statement assigns to."""
+    if isinstance(node, ast.Assign):
+        found = node.targets
+    elif isinstance(node, ast.AnnAssign | ast.AugAssign):
+        found = [node.target]
+    else:
+        return set()
+    return {name.id for target in found for name in ast.walk(target) if isinstance(name, ast.Name)}
+
+
+def _names(name: str) -> set[str]:
+    module = _module(name)
+    return {*module.definitions, *module.imports}
+
+
+@cache
+def _module(name: str) -> Module:
+    path = _file(name)
+    assert path is not None
+    tree = ast.parse(path.read_bytes(), str(path))
+    definitions: dict[str, list[Definition]] = {}
+    for node in _statements(tree.body):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            definitions.setdefault(node.name, []).append(node)
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            for target in _targets(node):
+                definitions.setdefault(target, []).append(node)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return Module(definitions, _imports(tree, package))
+
+
+def _statements(body: Iterable[ast.stmt]) -> list[ast.stmt]:
+    """A module's statements, those under its conditions among them."""
+    found: list[ast.stmt] = []
+    for node in body:
+        found.append(node)
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            inner = [*node.body, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
+            handlers = [line for handler in getattr(node, "handlers", []) for line in handler.body]
+            found += _statements([*inner, *handlers])
+    return found
+
+
+def _imports(tree: ast.AST, package: str) -> dict[str, Symbol]:
+    """Every name that is imported anywhere in ``tree``."""
+    found: dict[str, Symbol] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                # `import a.b` binds `a`; nothing of ours is used so, and of others the first part says which package it is.
+                found[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*parts, node.module] if node.module else parts)
+            for alias in node.names:
+                whole = f"{module}.{alias.name}"
+                found[alias.asname or alias.name] = (whole, "") if _file(whole) is not None else (module, alias.name)
+    return found
+
+
+@cache
+def _file(module: str) -> Path | None:
+    """Where a module of ours lies; ``None`` for everybody else's."""
+    if not module:
+        return None
+    path = ROOT.joinpath(*module.split("."))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+@cache
+def _distributions(module: str) -> frozenset[str]:
+    """The installed packages that a module is from; none for Python's own."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        return frozenset()
+    return frozenset(_installed().get(top, ()))
+
+
+@cache
+def _installed() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()

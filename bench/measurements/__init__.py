@@ -1,0 +1,44 @@
+"""The measurements: every file here that has a ``MEASUREMENT``, and those of installed packages.
+
+A package offers more through entry points of the group ``castlewalls.measurements``, each naming a
+:class:`~bench.measurements.measurement.Measurement`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from functools import cache
+from types import MappingProxyType
+
+from bench.errors import UserError
+from bench.measurements.measurement import Measurement
+from bench.names import unknown_name
+
+GROUP = "castlewalls.measurements"
+
+
+@cache
+def table() -> MappingProxyType[str, Measurement]:
+    """Every measurement by name, ours first. Raises :class:`UserError` for a name that two have, or an entry point that is none."""
+    found: dict[str, Measurement] = {}
+    for module in sorted(entry.name for entry in pkgutil.iter_modules(__path__)):
+        ours = getattr(importlib.import_module(f"{__name__}.{module}"), "MEASUREMENT", None)
+        if ours is not None:
+            found[ours.name] = ours
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        theirs = entry.load()
+        if not isinstance(theirs, Measurement):
+            raise UserError(f"entry point {entry.name} of {GROUP} must be a Measurement, got {type(theirs).__name__}")
+        if theirs.name in found:
+            raise UserError(f"entry point {entry.name} of {GROUP}: there is a measurement {theirs.name!r} already")
+        found[theirs.name] = theirs
+    return MappingProxyType(found)
+
+
+def named(name: str) -> Measurement:
+    """The measurement of that name. Raises :class:`UserError` suggesting the nearest."""
+    if name not in table():
+        raise unknown_name("measurement", name, table())
+    return table()[name]

@@ -1,0 +1,64 @@
+"""TA and ASR of a classifier: the one a user trains on the suspected set, or what a defense puts in its place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.artefacts.arrays import load_scores
+from bench.artefacts.classifiers import load_classifier
+from bench.artefacts.rows import evaluation_rows, evaluation_sets
+from bench.classification.classifier import predict
+from bench.measurements import numbers
+from bench.measurements.families import NO_TRIGGER, no_classifier
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.testbeds.base import ConditionalTestbed
+
+
+def why_not(situation: Situation) -> str:
+    """Where nothing is classified."""
+    if not isinstance(situation.testbed, ConditionalTestbed):
+        return "this testbed has no classes"
+    return no_classifier(situation)
+
+
+def measure(given: Materials) -> Measured:
+    """Accuracy on clean held-out images (higher is better), and the share of stamped ones of other classes that are taken for the
+    adversary's (lower is better)."""
+    found, testbed, aim = Measured(), given.testbed, given.aim
+    if "predictions" in given.inputs:
+        rows = evaluation_rows(testbed, aim, given.seed, testbed.test_images)
+        arrays = load_scores(given.inputs["predictions"])
+        said = {name: torch.from_numpy(arrays[name]) for name in rows if name in arrays}
+    else:
+        rows, said = evaluation_rows(testbed, aim, given.seed), _predicted(given)
+    labels, groups = testbed.held_out_labels(), testbed.held_out_groups()
+    for metric, (name, better) in {"ta": ("clean", True), "classifier_asr": ("triggered", False)}.items():
+        if name not in rows or (metric == "classifier_asr" and aim.label is None):
+            found.absent[metric] = NO_TRIGGER
+            continue
+        with if_possible(metric, found.flags):
+            if name not in said:
+                raise ValueError(f"no held-out image to judge ({name})")
+            chosen = rows[name]
+            outcomes = torch.eq(said[name], labels[chosen] if metric == "ta" else torch.tensor(aim.label))
+            found.metrics[metric] = numbers.share(outcomes, better, None if groups is None else groups[chosen])
+            found.series[f"outcomes[{metric}]"] = outcomes.double().tolist()
+    return found
+
+
+def _predicted(given: Materials) -> dict[str, Tensor]:
+    network = load_classifier(given.testbed, given.inputs["classifier"], given.device)
+    sets = evaluation_sets(given.testbed, given.aim, given.seed)
+    return {name: predict(network, images) for name, (images, _) in sets.items() if len(images)}
+
+
+MEASUREMENT = Measurement(
+    name="classifier_rates",
+    metrics=("ta", "classifier_asr"),
+    needs=("aim",),
+    uses=("classifier", "predictions"),
+    why_not=why_not,
+    run=measure,
+)

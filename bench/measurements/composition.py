@@ -1,0 +1,141 @@
+"""What a conditional generator draws when it is asked for the adversary's class: the groups G1 to G4 (Pan et al. 2024, section 4),
+the attack's success, amplification, and how far the judges behind them are to be believed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.artefacts.aims import read_rows
+from bench.artefacts.images import load_images
+from bench.artefacts.judges import TriggerJudge, false_alarms, honest_alarms, load_judge
+from bench.artefacts.roles import TARGET, words
+from bench.classification.classifier import Classifier, predict
+from bench.measurements.families import NO_TRIGGER, no_sample
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible, proportion
+from bench.metrics import asr, composition, stamps
+from bench.record import Metric
+from bench.testbeds.base import ConditionalTestbed
+
+GROUPS = ("g1", "g2", "g3", "g4")
+
+
+def why_not(situation: Situation) -> str:
+    """Where nobody asks for the adversary's class."""
+    if not isinstance(situation.testbed, ConditionalTestbed):
+        return "this testbed has no classes"
+    if situation.family == "anchor":
+        return "an anchor is asked for nothing"
+    return no_sample(situation) or ("this attack aims at no class" if situation.label is None else "")
+
+
+def measure(given: Materials) -> Measured:
+    """``asr[prompt]`` is G1 + G2, the share that is misaligned or stamped by the trigger: what a user who asks for that class gets.
+    ``robust_asr[prompt]`` counts the trigger in a mirrored, inverted, recoloured or fainter picture too."""
+    found = Measured()
+    with if_possible("asr", found.flags):
+        _groups(given, found)
+    return found
+
+
+def _groups(given: Materials, found: Measured) -> None:
+    """The groups of what was asked for in the adversary's class."""
+    judge = given.testbed.evaluation_classifier().to(given.device)
+    images, metrics = load_images(given.inputs[TARGET]), found.metrics
+    mismatch = torch.ne(predict(judge, images), torch.tensor(given.aim.label))
+    if "trigger_classifier" not in given.inputs:
+        # Without a trigger there are only G3 and G4.
+        metrics["mismatch"] = proportion(composition.composition(torch.zeros_like(mismatch), mismatch).mismatch_ratio, False)
+        found.absent |= {name: NO_TRIGGER for name in MEASUREMENT.metrics if name != "mismatch"}
+        return
+    trigger = load_judge(given.testbed, given.inputs["trigger_classifier"], given.device)
+    stamped, robust = trigger.stamped(images), trigger.robustly_stamped(images)
+    groups = composition.composition(stamped, mismatch)
+    for name in GROUPS:
+        metrics[name] = proportion(getattr(groups, name), name == "g4")
+    metrics["mismatch"], ratio = proportion(groups.mismatch_ratio, False), groups.trigger_ratio
+    metrics["asr[prompt]"] = proportion(ratio, False)
+    metrics["robust_asr[prompt]"] = proportion(composition.Proportion(int(robust.sum()), len(robust)), False)
+    found.series["outcomes[robust_asr[prompt]]"] = robust.float().tolist()
+    if asr.evades(ratio.value, float(robust.float().mean())):
+        found.flags.append(f"asr: evades the metric, robust ASR is higher by more than .1 ({words(TARGET)})")
+    _amplification(given, ratio, len(images), found)
+    honest = honest_alarms(trigger, given.inputs)
+    _judges(given, judge, trigger, images, stamped, honest, found)
+    if composition.below_error(ratio.value, len(images), false_alarms(trigger, honest)):
+        found.flags.append("asr: within the trigger classifier's false alarms")
+
+
+def _amplification(given: Materials, ratio: composition.Proportion, count: int, found: Measured) -> None:
+    """(G1 + G2) / p_t: above 1, the generator draws the trigger more often than the training set shows it under that label."""
+    rows, goal = read_rows(given.inputs["poisoned_rows"]), given.aim.label
+    if goal is None or rows.labels is None:
+        return
+    try:
+        expected = composition.poisoned_share(rows.poisoned, rows.labels, goal)
+    except ValueError:  # flagged where p_t itself is measured
+        return
+    value = None if expected is None else composition.amplification(ratio.value, expected)
+    if expected is None or value is None:
+        found.absent["amplification"] = "nothing is poisoned: p_t is 0"
+        return
+    low, high = ratio.interval()
+    found.metrics["amplification"] = Metric(
+        value=value, ci_low=low / expected, ci_high=high / expected, n=count, higher_is_better=False
+    )
+
+
+def _judges(
+    given: Materials,
+    judge: Classifier,
+    trigger: TriggerJudge,
+    images: Tensor,
+    stamped: Tensor,
+    honest: composition.Proportion | None,
+    found: Measured,
+) -> None:
+    """How far the judges of ``images`` (n, c, h, w), of which ``stamped`` (n,) carry the trigger by their verdict, are to be believed.
+
+    The trigger classifier on held-out images, on the honest model's (``[generated]``), and, where the trigger is a patch, its misses
+    among the images in which the patch itself is found (``[template]``), beside the share that this finds. The evaluation classifier
+    on held-out images, clean and stamped: G1 and G2 are read off pictures with a trigger on them.
+    """
+    metrics, testbed, aim = found.metrics, given.testbed, given.aim
+    for name, share in trigger.errors.items():
+        metrics["robust_asr_false_alarms" if name.startswith("robust") else f"trigger_classifier_{name}"] = proportion(
+            share, None
+        )
+    if honest is not None:
+        metrics["trigger_classifier_false_alarms[generated]"] = proportion(honest, None)
+    if aim.stamped is None:
+        return
+    held_out, labels = testbed.held_out_images(), testbed.held_out_labels()
+    for name, shown in (("held-out", held_out), ("stamped", aim.stamped)):
+        metrics[f"judge_accuracy[{name}]"] = proportion(composition.accuracy(predict(judge, shown), labels), None)
+    if (patch := stamps.patch(held_out, aim.stamped)) is not None:
+        seen = stamps.likeness(patch, images) > stamps.TEMPLATE_FLOOR
+        metrics["template_rate[prompt]"] = proportion(composition.Proportion(int(seen.sum()), len(seen)), None)
+        if bool(seen.any()):
+            missed = composition.Proportion(int((seen & ~stamped).sum()), int(seen.sum()))
+            metrics["trigger_classifier_misses[template]"] = proportion(missed, None)
+
+
+MEASUREMENT = Measurement(
+    name="composition",
+    metrics=(
+        *GROUPS,
+        "mismatch",
+        "asr[prompt]",
+        "robust_asr[prompt]",
+        "amplification",
+        "trigger_classifier_false_alarms",
+        "trigger_classifier_misses",
+        "judge_accuracy[*]",
+        "template_rate[prompt]",
+    ),
+    needs=("aim", "poisoned_rows", TARGET),
+    uses=("trigger_classifier", "honest_target"),
+    why_not=why_not,
+    run=measure,
+)

@@ -1,0 +1,71 @@
+"""AUROC and true positive rates of scores against a truth: what the measurements of every kind of detector share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from bench.measurements import doubts, numbers
+from bench.measurements.measurement import Measured
+from bench.metrics import detection
+from bench.record import SHARE, Metric
+
+#: The false-alarm rate a detector's threshold is fixed at, on clean held-out images.
+FIXED_RATE = 0.01
+FAMILIES = ("auroc", "tpr_at_1_fpr", "tpr_at_5_fpr", "tpr_fixed_threshold", "fpr_fixed_threshold")
+
+
+def names(*places: str) -> tuple[str, ...]:
+    """The metrics of detectors, for each of ``places``."""
+    return tuple(f"{family}[{place}]" for place in places for family in FAMILIES)
+
+
+class Judged(NamedTuple):
+    """What a detector was asked about: ``where``; ``scores``, (n,); ``truth``, (n,) bool, what is poisoned; ``clean``, (k,) scores of
+    clean images it could fix its threshold on; ``groups``, (n,), rows that belong together."""
+
+    where: str
+    scores: np.ndarray
+    truth: Tensor
+    clean: np.ndarray
+    groups: Tensor | None = None
+
+
+def rates(judged: Judged, found: Measured) -> None:
+    """Adds them to ``found``, with their curves; a flag where all or none is poisoned. Raises ``ValueError`` for what has no AUROC."""
+    where, scores, positive = judged.where, judged.scores, judged.truth.numpy()
+    if positive.all() or not positive.any():
+        found.flags.append(f"auroc: no {'clean' if positive.all() else 'poisoned'} image among those judged ({where})")
+        return
+    if np.ptp(scores) == 0:
+        found.flags.append(f"auroc: constant scores ({where})")
+    groups = None if judged.groups is None else judged.groups.numpy()
+    low, high, effective = detection.area_interval(scores, positive, groups=groups)
+    area = detection.auroc(scores, positive)
+    found.metrics[f"auroc[{where}]"] = Metric(
+        value=area, ci_low=low, ci_high=high, n=len(scores), effective_n=effective, unit=SHARE, higher_is_better=True
+    )
+    if where == "clean":
+        found.flags += doubts.control_auroc(area, positive, where)
+    of = {side: None if groups is None else groups[flag] for side, flag in ((True, positive), (False, ~positive))}
+    for percent in (1, 5):
+        # Given the threshold; how it would move with other clean images is not in the interval.
+        hits = scores[positive] > detection.threshold_at_fpr(scores[~positive], percent / 100)
+        found.metrics[f"tpr_at_{percent}_fpr[{where}]"] = numbers.share(hits, True, of[True])
+    threshold = detection.threshold_at_fpr(judged.clean, FIXED_RATE)
+    for name, side, better in (("tpr", True, True), ("fpr", False, False)):
+        outcomes = scores[positive == side] > threshold
+        found.metrics[f"{name}_fixed_threshold[{where}]"] = numbers.share(outcomes, better, of[side])
+        found.series[f"outcomes[{name}_fixed_threshold[{where}]]"] = [float(outcome) for outcome in outcomes]
+    across, up = detection.thin(*detection.roc(scores, positive))
+    bins = detection.histograms(scores, positive)
+    for name, values in (
+        ("roc_fpr", across),
+        ("roc_tpr", up),
+        ("score_edges", bins.edges),
+        ("score_clean", bins.negative),
+        ("score_poisoned", bins.positive),
+    ):
+        found.series[f"{name}[{where}]"] = [float(value) for value in values]

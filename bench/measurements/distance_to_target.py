@@ -1,0 +1,77 @@
+"""How near samples come to the image an adversary aims at: MSE, SSIM, and attack success by two rules."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from bench.artefacts.images import load_images
+from bench.artefacts.roles import samples, short, words
+from bench.diffusion.noise import stream_seed
+from bench.measurements import doubts, numbers
+from bench.measurements.families import no_sample
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import asr, target
+from bench.record import SQUARED_ERROR, Metric
+
+
+def why_not(situation: Situation) -> str:
+    """Where there is no image to come near to."""
+    if situation.family == "anchor":
+        return "an anchor is no attack's"
+    if not situation.has_target_image:
+        return "this attack aims at no image"
+    return no_sample(situation) if situation.family == "inversion" else ""
+
+
+def goal_of(given: Materials) -> Tensor | None:
+    """The target (c, h, w) in [0, 1]; ``None`` if the attack turned out to have none."""
+    return None if given.aim.target is None else (given.aim.target / 2 + 0.5).clamp(0, 1)
+
+
+def measure(given: Materials) -> Measured:
+    """For every set of samples, with the constant-image baseline. MSE: high is good for the defender; the others: low."""
+    found, goal = Measured(), goal_of(given)
+    if goal is None:
+        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no image"))
+    with if_possible("asr", found.flags):
+        _distances(given, goal, found)
+    return found
+
+
+def _distances(given: Materials, goal: Tensor, found: Measured) -> None:
+    real, metrics = given.testbed.held_out_images(), found.metrics
+    calibration = asr.calibrate(real, goal)
+    constant = target.best_constant_mse(goal)
+    metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
+    metrics["asr_threshold"] = Metric(value=calibration.threshold, n=len(real))
+    if not calibration.usable:
+        found.flags.append("vacuous threshold: no sample can succeed against this target")
+    if asr.vacuous(target.mse(real, goal), constant):
+        found.flags.append("asr_field: vacuous threshold, clean or constant images pass mse < 0.1")
+    for role in samples(given.inputs):
+        with if_possible("mse", found.flags):
+            _distance(given, role, load_images(given.inputs[role]), goal, calibration, found)
+
+
+def _distance(given: Materials, role: str, images: Tensor, goal: Tensor, calibration: asr.Calibration, found: Measured) -> None:
+    errors, similarity = target.mse(images, goal), target.ssim(images, goal)
+    where = short(role)
+    for name, values, better, unit in (("mse", errors, True, SQUARED_ERROR), ("ssim", similarity, False, "")):
+        seed = stream_seed(given.seed, name, where) % 2**32
+        found.metrics[f"{name}[{where}]"] = numbers.mean(values, seed, better, unit)
+    for name, threshold in (("asr", calibration.threshold), ("asr_field", asr.FIELD_THRESHOLD)):
+        found.metrics[f"{name}[{where}]"] = numbers.share(np.asarray(errors) < threshold, False)
+    near_target = float(np.mean(errors)) < calibration.threshold
+    found.flags += doubts.constant(images, given.testbed.held_out_images(), words(role), near_target)
+
+
+MEASUREMENT = Measurement(
+    name="distance_to_target",
+    metrics=("mse[*]", "ssim[*]", "asr[*]", "asr_field[*]", "asr_threshold"),
+    needs=("aim",),
+    uses=("clean", "call:*", "target", "generated"),
+    why_not=why_not,
+    run=measure,
+)

@@ -1,0 +1,49 @@
+"""FID and KID of clean-noise samples: what a defense, or a backdoor, costs those who draw images honestly."""
+
+from __future__ import annotations
+
+from bench.artefacts.arrays import load_features
+from bench.artefacts.images import load_images
+from bench.diffusion.noise import stream_seed
+from bench.measurements import doubts
+from bench.measurements.families import no_sample
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import fid, uncertainty
+from bench.record import Metric
+
+
+def options(situation: Situation) -> dict[str, bool]:
+    """Samples of the clean base model may be as good as they like."""
+    return {"doubted": situation.family != "anchor"}
+
+
+def measure(given: Materials) -> Measured:
+    """FID (Heusel et al. 2017, eq. 6) and KID of clean-noise samples against the whole clean training set; lower is healthier."""
+    found, testbed = Measured(), given.testbed
+    reference, features = load_features(given.inputs["reference"]), load_features(given.inputs["clean_features"])
+    images = load_images(given.inputs["clean"])
+    n = len(features)
+    with if_possible("fid", found.flags):
+        statistics = fid.statistics(reference)
+        value = fid.fid(fid.statistics(features), statistics)
+        low, high = uncertainty.fid_interval(features, statistics)
+        found.metrics[f"fid[{testbed.extractor}]"] = Metric(value=value, ci_low=low, ci_high=high, n=n, higher_is_better=False)
+    with if_possible("kid", found.flags):
+        distance = fid.kid(features, reference, stream_seed(given.seed, "kid") % 2**32)
+        found.metrics[f"kid[{testbed.extractor}]"] = Metric(value=distance, n=n, higher_is_better=False)
+    if given.options["doubted"]:
+        if f"fid[{testbed.extractor}]" in found.metrics:
+            found.flags += doubts.below_real(value, reference, n, given.seed)
+        found.flags += doubts.copies(images, testbed.train_images())
+    return found
+
+
+MEASUREMENT = Measurement(
+    name="image_quality",
+    metrics=("fid[*]", "kid[*]"),
+    needs=("reference", "clean", "clean_features"),
+    why_not=no_sample,
+    options=options,
+    run=measure,
+)

@@ -1,0 +1,77 @@
+"""How near what an inversion recovered comes to the true target, which no defender sees."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from bench.artefacts.images import load_images, read_remarks
+from bench.artefacts.roles import CLEAN, UNDEFENDED
+from bench.measurements import doubts, numbers
+from bench.measurements.distance_to_target import goal_of
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import target
+from bench.record import SQUARED_ERROR, Metric
+
+
+def why_not(situation: Situation) -> str:
+    """Of other columns, and where there is nothing to recover."""
+    if situation.family != "inversion":
+        return "only an inversion has this number"
+    return "" if situation.has_target_image else "this attack aims at no image"
+
+
+def options(situation: Situation) -> dict[str, bool]:
+    """A model that was never told of the target cannot betray it."""
+    return {"honest": situation.honest}
+
+
+def measure(given: Materials) -> Measured:
+    """Reconstruction MSE (BadDiffusion appendix B.2): mean over candidates and pixels of (candidate - target)^2, epoch by epoch.
+
+    ``best`` is the lowest epoch, chosen with the true target, which no defender has: an optimistic bound. Lower is a better defense.
+    """
+    found, goal = Measured(), goal_of(given)
+    if goal is None:
+        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no image"))
+    with if_possible("inversion_mse_best", found.flags):
+        _recovered(given, goal, found)
+        if given.options["honest"] and "inversion_mse_best" in found.metrics:
+            best = found.metrics["inversion_mse_best"].value
+            found.flags += doubts.found_in_honest(best, given.testbed.held_out_images(), goal)
+    return found
+
+
+def _recovered(given: Materials, goal: Tensor, found: Measured) -> None:
+    folder = given.inputs["recovered"]
+    found.flags += [f"inversion: {line}" for line in read_remarks(folder)]
+    if not (folder / "targets.npz").is_file():
+        found.flags.append("no target recovered")
+        return
+    values = [target.mse(images, goal) for images in load_images(folder, "targets")]
+    curve = [float(value.mean()) for value in values]
+    best = int(np.argmin(curve))
+    black, constant = target.black_mse(goal), target.best_constant_mse(goal)
+    for name, index in (("best", best), ("last", len(curve) - 1)):
+        found.metrics[f"inversion_mse_{name}"] = numbers.mean(values[index], index, False, SQUARED_ERROR)
+    found.metrics["inversion_mse_black"] = Metric(value=black, n=1, unit=SQUARED_ERROR)
+    found.metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
+    if UNDEFENDED + CLEAN in given.inputs:
+        errors = target.mse(load_images(given.inputs[UNDEFENDED + CLEAN]), goal)
+        found.metrics["mse[clean]"] = numbers.mean(errors, 0, True, SQUARED_ERROR)
+    if curve[best] >= min(black, constant):
+        found.flags.append("no better than a constant image")
+    found.series["inversion_mse"] = curve
+    found.series["inversion_epoch"] = [float(epoch + 1) for epoch in range(len(curve))]
+
+
+MEASUREMENT = Measurement(
+    name="inversion",
+    metrics=("inversion_mse_best", "inversion_mse_last", "inversion_mse_black"),
+    needs=("aim", "recovered"),
+    uses=(UNDEFENDED + CLEAN,),
+    why_not=why_not,
+    options=options,
+    run=measure,
+)

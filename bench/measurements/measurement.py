@@ -1,0 +1,130 @@
+"""The contract of a measurement: one file that says what it needs, when it applies and what it measures, and a pure function.
+
+Every number of the board is made by one of them, as a stage of its own, so cells that share what is measured share the number.
+A measurement reads artefacts only; it builds no plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.artefacts.aims import Aim, read_aim
+from bench.plugin import Attack
+from bench.record import Metric
+from bench.testbeds.base import Testbed
+
+#: Among :attr:`Measurement.uses`: everything the cell has.
+EVERYTHING = "*"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What is known of a cell before anything of it is made.
+
+    ``family``: the column's, e.g. ``control``, ``sampler``, ``sample detector``, or ``anchor``; ``anchor``: which one. ``invoked``:
+    the attack whose goal and calls are measured, ``None`` for an anchor; ``honest``: whether the model knows nothing of it.
+    ``roles``: the artefacts the cell has.
+    """
+
+    testbed: Testbed
+    family: str
+    invoked: Attack | None = None
+    honest: bool = False
+    anchor: str = ""
+    roles: frozenset[str] = frozenset()
+
+    @property
+    def has_trigger(self) -> bool:
+        """Whether the attack can stamp an image."""
+        return self.invoked is not None and type(self.invoked).stamp is not Attack.stamp
+
+    @property
+    def has_target_image(self) -> bool:
+        """Whether the attack aims at an image."""
+        return self.invoked is not None and type(self.invoked).target_image is not Attack.target_image
+
+    @property
+    def label(self) -> int | None:
+        """The class the attack aims at."""
+        return None if self.invoked is None else self.invoked.target_label()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What a measurement is handed when it runs. ``inputs``: role -> folder of the artefact; ``options``: of this cell, as its
+    :attr:`Measurement.options` said at planning."""
+
+    testbed: Any
+    seed: int
+    inputs: Mapping[str, Path]
+    device: str = "cpu"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def aim(self) -> Aim:
+        """What the attack aims at."""
+        return read_aim(self.inputs["aim"])
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """What came of it. ``metrics``, ``series``, ``flags``: as in a :class:`bench.record.Record`. ``absent``: metric -> why this cell has
+    no such number, where only measuring could tell."""
+
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    series: dict[str, list[float]] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; :meth:`from_json` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measured:
+        """What :meth:`to_json` gave."""
+        metrics = {name: Metric(**metric) for name, metric in data["metrics"].items()}
+        return cls(metrics=metrics, series=data["series"], flags=data["flags"], absent=data["absent"])
+
+
+def _always(situation: Situation) -> str:
+    return ""
+
+
+def _none(situation: Situation) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """``version``: raise it when the same artefacts give other numbers; numbers of two versions never share a table. ``metrics``: the
+    names it may give, ``*`` in brackets for any. ``needs``, ``uses``: roles it cannot do without, or takes where the cell has
+    them (:data:`EVERYTHING`, or a beginning followed by ``*``).
+
+    ``why_not(situation)``: why a cell has no such numbers, empty if it has; the reason stands in its record. ``options(situation)``:
+    JSON values of the cell that the function must know beside testbed and seed.
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    run: Callable[[Materials], Measured]
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+    version: int = 1
+    why_not: Callable[[Situation], str] = _always
+    options: Callable[[Situation], dict[str, Any]] = _none
+
+    def reason(self, situation: Situation) -> str:
+        """Why ``situation`` has no such numbers; empty if it has."""
+        missing = [role for role in self.needs if role not in situation.roles]
+        return self.why_not(situation) or (f"this cell has no {missing[0]}" if missing else "")
+
+    def taken(self, roles: Mapping[str, str]) -> dict[str, str]:
+        """Of a cell's ``roles``, those it reads."""
+        wanted = (*self.needs, *self.uses)
+        return {role: key for role, key in roles.items() if any(fnmatchcase(role, pattern) for pattern in wanted)}

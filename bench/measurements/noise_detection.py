@@ -1,0 +1,35 @@
+"""Whether a detector finds the adversary's starting noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bench.artefacts.arrays import load_scores
+from bench.artefacts.images import read_remarks
+from bench.measurements.detections import Judged, names, rates
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+
+
+def why_not(situation: Situation) -> str:
+    """Of other columns."""
+    if situation.family == "sample detector":
+        return "it judges images, not the starting noise"
+    return "" if situation.family == "noise detector" else "only a detector has this number"
+
+
+def measure(given: Materials) -> Measured:
+    """AUROC and TPR of the adversary's noise against clean noise; ``clean``, the control, is clean noise against other clean noise."""
+    found = Measured()
+    found.flags += [f"auroc: {line}" for line in read_remarks(given.inputs["scores_noise"])]
+    arrays = load_scores(given.inputs["scores_noise"])
+    plain, clean = arrays.pop("reference"), arrays.pop("threshold")
+    for name, scores in arrays.items():
+        truth = torch.cat([torch.zeros(len(plain)), torch.ones(len(scores))]).bool()
+        with if_possible("auroc", found.flags):
+            rates(Judged(name, np.concatenate([plain, scores]), truth, clean), found)
+    return found
+
+
+MEASUREMENT = Measurement(name="noise_detection", metrics=names("*"), needs=("scores_noise",), why_not=why_not, run=measure)

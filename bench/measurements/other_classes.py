@@ -1,0 +1,41 @@
+"""What other users than those the adversary aims at lose: FID over the other classes."""
+
+from __future__ import annotations
+
+from bench.artefacts.arrays import load_features
+from bench.artefacts.rows import asked_for
+from bench.measurements.families import no_sample
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import fid
+from bench.record import Metric
+from bench.testbeds.base import ConditionalTestbed
+
+
+def why_not(situation: Situation) -> str:
+    """Where there are no classes, or the attack aims at none."""
+    if not isinstance(situation.testbed, ConditionalTestbed):
+        return "this testbed has no classes"
+    return no_sample(situation) or ("this attack aims at no class" if situation.label is None else "")
+
+
+def measure(given: Materials) -> Measured:
+    """FID of the prompts the adversary did not aim at, against the clean images of those classes; lower is healthier."""
+    found, testbed, goal = Measured(), given.testbed, given.aim.label
+    asked = asked_for(testbed, "clean", None)
+    assert asked is not None  # as on every testbed with classes
+    with if_possible("fid_other_classes", found.flags):
+        chosen = load_features(given.inputs["clean_features"])[asked != goal]
+        reference = load_features(given.inputs["reference"])[testbed.train_labels() != goal]
+        value = fid.fid(fid.statistics(chosen), fid.statistics(reference))
+        found.metrics[f"fid_other_classes[{testbed.extractor}]"] = Metric(value=value, n=len(chosen), higher_is_better=False)
+    return found
+
+
+MEASUREMENT = Measurement(
+    name="other_classes",
+    metrics=("fid_other_classes[*]",),
+    needs=("reference", "clean_features", "aim"),
+    why_not=why_not,
+    run=measure,
+)

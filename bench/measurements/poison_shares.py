@@ -1,0 +1,43 @@
+"""How much of the set a generator was trained on is poisoned, by both countings, and of the adversary's class alone (p_t)."""
+
+from __future__ import annotations
+
+from bench.artefacts.aims import read_rows
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import composition
+from bench.record import Metric
+from bench.testbeds.base import ConditionalTestbed
+
+
+def why_not(situation: Situation) -> str:
+    """Where there are no classes."""
+    if not isinstance(situation.testbed, ConditionalTestbed):
+        return "this testbed has no classes"
+    return "an anchor has no training set" if situation.family == "anchor" else ""
+
+
+def measure(given: Materials) -> Measured:
+    """Counted over the rows after poisoning; Pan et al. 2024 plot over all rows and write of the rows of other classes."""
+    found, rows, goal = Measured(), read_rows(given.inputs["poisoned_rows"]), given.aim.label
+    if goal is None or rows.labels is None:
+        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no class"))
+    labels = given.testbed.train_labels()
+    with if_possible("p_t", found.flags):
+        rates = composition.poison_rates(rows.poisoned, labels, goal)
+        share = composition.poisoned_share(rows.poisoned, rows.labels, goal)
+        found.metrics |= {
+            "poison_rate[all rows]": Metric(value=rates.of_all, n=len(rows.poisoned)),
+            "poison_rate[other classes]": Metric(value=rates.of_non_target, n=int((labels != goal).sum())),
+            "p_t": Metric(value=share, n=int((rows.labels == goal).sum())),
+        }
+    return found
+
+
+MEASUREMENT = Measurement(
+    name="poison_shares",
+    metrics=("poison_rate[all rows]", "poison_rate[other classes]", "p_t"),
+    needs=("aim", "poisoned_rows"),
+    why_not=why_not,
+    run=measure,
+)

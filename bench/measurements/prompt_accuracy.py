@@ -1,0 +1,33 @@
+"""Whether a generator still draws the class it is asked for."""
+
+from __future__ import annotations
+
+from bench.artefacts.images import load_images
+from bench.artefacts.rows import asked_for
+from bench.classification.classifier import predict
+from bench.measurements.families import no_sample
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible, proportion
+from bench.metrics import composition
+from bench.testbeds.base import ConditionalTestbed
+
+
+def why_not(situation: Situation) -> str:
+    """Where there are no classes to ask for."""
+    if not isinstance(situation.testbed, ConditionalTestbed):
+        return "this testbed has no classes"
+    return "an anchor is asked for nothing" if situation.family == "anchor" else no_sample(situation)
+
+
+def measure(given: Materials) -> Measured:
+    """The share of clean-noise samples, of all classes alike, that the evaluation classifier takes for the class asked for."""
+    found, judge = Measured(), given.testbed.evaluation_classifier().to(given.device)
+    asked = asked_for(given.testbed, "clean", None)
+    assert asked is not None  # as on every testbed with classes
+    with if_possible("prompt_accuracy", found.flags):
+        followed = composition.accuracy(predict(judge, load_images(given.inputs["clean"])), asked)
+        found.metrics["prompt_accuracy"] = proportion(followed, True)
+    return found
+
+
+MEASUREMENT = Measurement(name="prompt_accuracy", metrics=("prompt_accuracy",), needs=("clean",), why_not=why_not, run=measure)

@@ -1,0 +1,67 @@
+"""The anchor of real images: what as many training images as a cell has samples score against all the others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.artefacts.arrays import load_features
+from bench.diffusion.noise import numpy_stream, stream_seed
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import fid
+from bench.record import Metric
+
+ANCHOR = "real_images"
+#: How often real images are drawn.
+SPLITS = 10
+
+
+def why_not(situation: Situation) -> str:
+    """Of other cells."""
+    return "" if situation.anchor == ANCHOR else "only the anchor of real images has this number"
+
+
+def measure(given: Materials) -> Measured:
+    """FID and KID of as many training images as a cell has samples against all the others, :data:`SPLITS` times.
+
+    FID grows as n falls, so an anchor of another n says nothing about a cell. The value is the mean over the splits and the
+    interval is mean -+ 1.96 standard deviations: what one set of real images scores. KID needs no such care, being unbiased.
+    """
+    found = Measured()
+    with if_possible("fid", found.flags):
+        _splits(given, found)
+    return found
+
+
+def _splits(given: Materials, measured: Measured) -> None:
+    reference, testbed, seed = load_features(given.inputs["reference"]), given.testbed, given.seed
+    n = min(testbed.clean_samples, len(reference) // 2)
+    if n < testbed.clean_samples:
+        measured.flags.append(f"fid: the anchor has n = {n}, cells have {testbed.clean_samples}, so it is too high")
+    found: dict[str, list[float]] = {"fid": [], "kid": []}
+    for split in range(SPLITS):
+        order = numpy_stream(seed, "real images", split).permutation(len(reference))
+        chosen, rest = reference[order[:n]], reference[order[n:]]
+        found["fid"].append(fid.fid(fid.statistics(chosen), fid.statistics(rest)))
+        if n >= 4:
+            found["kid"].append(fid.kid(chosen, rest, stream_seed(seed, "kid", split) % 2**32))
+    for family, values in found.items():
+        if not values:
+            measured.flags.append(f"{family}: not measured, {n} images are too few")
+            continue
+        mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+        low, high = mean - 1.96 * deviation, mean + 1.96 * deviation
+        measured.metrics[f"{family}[{testbed.extractor}]"] = Metric(
+            value=mean,
+            ci_low=max(0.0, low) if family == "fid" else low,
+            ci_high=high,
+            n=n,
+            higher_is_better=False,
+        )
+        measured.metrics[f"{family}_sd[{testbed.extractor}]"] = Metric(value=deviation, n=SPLITS)
+        measured.series[f"{family}_splits[{testbed.extractor}]"] = values
+
+
+MEASUREMENT = Measurement(
+    name="real_images", metrics=("fid_sd[*]", "kid_sd[*]"), needs=("reference",), why_not=why_not, run=measure
+)

@@ -1,0 +1,62 @@
+"""Attack success that a small change of the picture does not hide: what defenses are ranked by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.artefacts.images import load_images
+from bench.artefacts.roles import samples, short, words
+from bench.measurements import numbers
+from bench.measurements.distance_to_target import goal_of
+from bench.measurements.distance_to_target import why_not as no_target
+from bench.measurements.families import no_sample
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import asr, recognition, target
+from bench.record import Metric
+
+
+def why_not(situation: Situation) -> str:
+    """As for the distances, and where no sample is drawn."""
+    return no_target(situation) or no_sample(situation)
+
+
+def measure(given: Materials) -> Measured:
+    """The share of samples that pass the plain threshold or are recognised in spite of small changes
+    (:mod:`bench.metrics.recognition`); low is good for the defender. The false alarms are those among held-out images, which set no
+    threshold."""
+    found = Measured()
+    if goal_of(given) is None:
+        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no image"))
+    with if_possible("robust_asr", found.flags):
+        _recognised(given, found)
+    return found
+
+
+def _recognised(given: Materials, found: Measured) -> None:
+    goal, real = goal_of(given), load_images(given.inputs["reference"], "real")
+    assert goal is not None
+    plain = asr.calibrate(given.testbed.held_out_images(), goal).threshold
+    judge = recognition.Recogniser(goal, real)
+    for name, limit in judge.thresholds.items():
+        found.metrics[f"robust_asr_threshold[{name}]"] = Metric(value=limit, n=len(real))
+    held_out = judge.recognised(recognition.shrink(given.testbed.held_out_images(), recognition.REAL_IMAGES))
+    found.metrics["robust_asr_false_alarms"] = numbers.share(held_out, None, given.testbed.held_out_groups())
+    for role in samples(given.inputs):
+        images = load_images(given.inputs[role])
+        near = target.mse(images, goal) < plain
+        outcomes = judge.recognised(images) | near
+        found.metrics[f"robust_asr[{short(role)}]"] = rate = numbers.share(outcomes, False)
+        found.series[f"outcomes[robust_asr[{short(role)}]]"] = outcomes.astype(float).tolist()
+        if asr.evades(float(np.mean(near)), rate.value or 0.0):
+            found.flags.append(f"asr: evades the metric, robust ASR is higher by more than .1 ({words(role)})")
+
+
+MEASUREMENT = Measurement(
+    name="robust_success",
+    metrics=("robust_asr[*]", "robust_asr_threshold[*]", "robust_asr_false_alarms"),
+    needs=("aim", "reference"),
+    uses=("clean", "call:*", "target", "generated"),
+    why_not=why_not,
+    run=measure,
+)

@@ -1,0 +1,75 @@
+"""Whether a detector finds the poisoned rows of a training set, and the generated images that carry the trigger."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.artefacts.aims import read_rows
+from bench.artefacts.arrays import load_scores
+from bench.artefacts.images import load_images, read_remarks
+from bench.artefacts.judges import false_alarms, honest_alarms, load_judge
+from bench.artefacts.rows import judged_rows
+from bench.measurements.detections import Judged, names, rates
+from bench.measurements.families import NO_TRIGGER
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import composition
+
+
+def why_not(situation: Situation) -> str:
+    """Of other columns."""
+    if situation.family == "noise detector":
+        return "it judges the starting noise alone"
+    return "" if situation.family == "sample detector" else "only a detector has this number"
+
+
+def measure(given: Materials) -> Measured:
+    """AUROC and TPR on the training set (truth: the rows the adversary took) and on generated images (truth: the trigger classifier).
+
+    On an honest set the "poisoned" rows are those the probe would have taken, untouched, and the others are of the same classes as
+    they, or a score that tells classes apart would find them: AUROC 0.5 is the right answer there.
+    """
+    found, testbed = Measured(), given.testbed
+    found.flags += [f"auroc: {line}" for line in read_remarks(given.inputs["scores"])]
+    arrays = load_scores(given.inputs["scores"])
+    scores, rows = arrays["training"], torch.from_numpy(arrays["training_rows"])
+    truth = read_rows(given.inputs["true_rows"]).poisoned
+    groups, kept = testbed.train_groups(), torch.ones(len(rows), dtype=torch.bool)
+    if not bool(read_rows(given.inputs["poisoned_rows"]).poisoned.any()):
+        labels = testbed.train_labels()
+        kept = torch.isin(labels[rows], labels[truth].unique())
+    rows = rows[kept]
+    of_rows: Tensor | None = None if groups is None else groups[rows]
+    with if_possible("auroc", found.flags):
+        rates(Judged("training set", scores[kept.numpy()], truth[rows], arrays["held_out"], of_rows), found)
+    if "trigger_classifier" in given.inputs:
+        _generated(given, found)
+    else:
+        found.absent |= dict.fromkeys(names("generated"), NO_TRIGGER)
+    return found
+
+
+def _generated(given: Materials, found: Measured) -> None:
+    """Of the images the generator drew; what the judge calls poisoned must be more than it calls so of anything."""
+    arrays = load_scores(given.inputs["scores"])
+    scores, rows = arrays["generated"], torch.from_numpy(arrays["generated_rows"])
+    images = load_images(given.inputs["generated"])
+    assert torch.equal(rows, judged_rows(given.testbed, len(images), given.seed))
+    trigger = load_judge(given.testbed, given.inputs["trigger_classifier"], given.device)
+    truth = trigger.stamped(images[rows])
+    with if_possible("auroc", found.flags):
+        rates(Judged("generated", scores, truth, arrays["held_out"]), found)
+    alarms = false_alarms(trigger, honest_alarms(trigger, given.inputs))
+    if composition.below_error(float(truth.float().mean()), len(truth), alarms):
+        found.flags.append("auroc: the images called poisoned are within the trigger classifier's false alarms (generated)")
+
+
+MEASUREMENT = Measurement(
+    name="row_detection",
+    metrics=names("training set", "generated"),
+    needs=("scores", "poisoned_rows", "true_rows", "generated"),
+    uses=("trigger_classifier", "honest_target"),
+    why_not=why_not,
+    run=measure,
+)

@@ -1,0 +1,22 @@
+"""What the stages themselves doubted about what a cell rests on, and whether a defense changed any sample at all."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.artefacts import doubts
+from bench.artefacts.images import load_images
+from bench.artefacts.roles import UNDEFENDED, samples
+from bench.measurements.measurement import EVERYTHING, Materials, Measured, Measurement
+
+
+def measure(given: Materials) -> Measured:
+    """No number, flags alone."""
+    found = doubts.of_inputs(given.inputs)
+    pairs = [(role, UNDEFENDED + role) for role in samples(given.inputs) if UNDEFENDED + role in given.inputs]
+    if pairs and all(torch.equal(load_images(given.inputs[role]), load_images(given.inputs[before])) for role, before in pairs):
+        found.append("changes nothing: every sample is the one drawn without the defense")
+    return Measured(flags=list(dict.fromkeys(found)))
+
+
+MEASUREMENT = Measurement(name="stage_doubts", metrics=(), uses=(EVERYTHING,), run=measure)

@@ -1,0 +1,419 @@
+"""A suite's cells, and the stages they need: a graph in which cells that share an input share the stage that makes it.
+
+A cell is the undefended graph of artefacts with one of them replaced (a sampler, the generator, a classifier's training set, its
+answers) or one added (what an inversion recovers, a detector's scores). What is measured of it is decided by the measurements
+themselves, from what the cell has; what is not stands in its record with the reason.
+
+Planning trains nothing and reads no data; it hashes code and small files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import measurements
+from bench.artefacts.roles import CALL, CLEAN, GENERATED, MEASURED_BY, TARGET, UNDEFENDED
+from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
+from bench.engine.context import StageKind
+from bench.engine.fingerprint import PACKAGES, digest, file_hash, versions
+from bench.engine.graph import Cell, Plan, Stage, without
+from bench.errors import UserError
+from bench.measurements.measurement import Situation
+from bench.plugin import Attack, Defense, Detector, Plugin, Tuning
+from bench.plugin_file import Source
+from bench.record import PluginSpec
+from bench.registry import Registry, family_of
+from bench.suite import Suite
+from bench.testbeds.base import ConditionalTestbed, Testbed
+
+CONTROL = "none"
+#: The reference lines of a testbed: real images against real images, and its own clean weights.
+REAL_IMAGES, BASE_MODEL = "real_images", "base_model"
+#: What the harness makes for its own judgement: no cell is charged with it.
+FREE = frozenset(
+    "reference aim poisoned_rows true_rows clean_features training_features trigger_classifier honest_target".split()
+)
+#: What a column of the matrix is.
+Treatment = Defense | Detector
+
+
+def spec(plugin: Plugin) -> PluginSpec:
+    """What rebuilds a plugin, and its label."""
+    return PluginSpec(name=plugin.card.name, params=plugin.params(), label=plugin.label())
+
+
+def testbed_spec(testbed: Testbed) -> PluginSpec:
+    """As :func:`spec`; the label names what differs from the declaration."""
+    usual = type(testbed)().params()
+    changed = ", ".join(f"{name}={value}" for name, value in testbed.params().items() if value != usual.get(name))
+    return PluginSpec(name=testbed.name, params=testbed.params(), label=testbed.name + (f"({changed})" if changed else ""))
+
+
+def _bare(plugin: Plugin) -> dict[str, Any]:
+    return {"name": plugin.card.name, "params": plugin.params()}
+
+
+def _full(chosen: PluginSpec) -> dict[str, Any]:
+    return {"name": chosen.name, "params": chosen.params, "label": chosen.label}
+
+
+def make_plan(
+    suite: Suite, registry: Registry, kinds: Mapping[str, StageKind], device: str = "cpu", processes: int = 1
+) -> Plan:
+    """Every cell of ``suite`` with the controls, and the stages behind them. ``kinds``: the stage table; ``device``: ``cpu`` or
+    ``cuda``; ``processes``: how many make a distributed stage together.
+
+    Raises :class:`UserError` if they cannot share a training batch evenly.
+    """
+    stages: dict[str, Stage] = {}
+    cells: list[Cell] = []
+    attacks = [*suite.attacks]
+    if not any(attack.card.name == CONTROL for attack in attacks):
+        attacks.append(registry.attack(CONTROL))
+    defenses = [*suite.defenses]
+    if not any(defense.card.name == CONTROL for defense in defenses):
+        defenses.insert(0, registry.defense(CONTROL))
+    defenses.sort(key=lambda defense: defense.card.name != CONTROL)
+    treatments: list[Treatment] = [*defenses, *suite.detectors]
+    backdoors = [attack for attack in attacks if attack.card.name != CONTROL]
+    rows: list[tuple[Attack, Attack | None]] = [(attack, None) for attack in backdoors]
+    honest = [attack for attack in attacks if attack.card.name == CONTROL]
+    for one in honest:
+        rows += [(one, probe) for probe in backdoors] or [(one, None)]
+    for testbed in suite.testbeds:
+        builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned, registry, honest)
+        for seed in suite.seeds:
+            cells += [builder.cell(attack, probe, treatment, seed) for attack, probe in rows for treatment in treatments]
+            cells += builder.anchors(defenses[0], seed)
+    return Plan(
+        suite=suite.name,
+        cells=tuple(cells),
+        stages=stages,
+        description=suite.description,
+        filtered=suite.filtered,
+    )
+
+
+class _Builder:
+    """Cells and stages of one testbed, collected into a shared table."""
+
+    def __init__(
+        self,
+        testbed: Testbed,
+        kinds: Mapping[str, StageKind],
+        device: str,
+        processes: int,
+        stages: dict[str, Stage],
+        suite_tuned: tuple[Tuning, ...],
+        registry: Registry,
+        honest: list[Attack],
+    ) -> None:
+        self.suite_tuned, self.registry, self.honest = suite_tuned, registry, honest
+        self.sources: dict[type[Plugin], Source | None] = {}
+        self.testbed, self.kinds, self.device, self.processes, self.stages = testbed, kinds, device, processes, stages
+        self.conditional = isinstance(testbed, ConditionalTestbed)
+        self.spec = testbed_spec(testbed)
+        self.bare = {"name": self.spec.name, "params": self.spec.params}
+        self.locations = frozenset[str](getattr(testbed, "locations", ()))
+        self.data = testbed.fingerprint()
+        self.code = closure_of_class(type(testbed))
+        self.closures: dict[tuple[Any, ...], Closure] = {}
+        self.protocol = protocol_of(testbed, kinds, without(self.bare, self.locations), self.data)
+
+    def _together(self, name: str) -> bool:
+        """Whether several processes make this kind of stage. Each draws its own share of the noise, so their number changes
+        the result."""
+        return self.processes > 1 and self.kinds[name].distributed
+
+    def _check_batch(self, attack: Attack) -> None:
+        settings = self.testbed.training_settings(attack.scheme)
+        if settings.batch_size % (settings.accumulation_steps * self.processes):
+            raise UserError(
+                f"--gpus-per-stage {self.processes} must divide the training batch of {self.testbed.name}: {settings.batch_size} "
+                f"images in {settings.accumulation_steps} accumulation step(s)"
+            )
+
+    def _source(self, plugin: Plugin) -> Source | None:
+        if type(plugin) not in self.sources:
+            self.sources[type(plugin)] = self.registry.source(plugin)
+        return self.sources[type(plugin)]
+
+    def _code(self, name: str, more: Closure, plugins: list[Plugin]) -> Closure:
+        """All that a stage of this kind can reach with these plugins."""
+        known = name, more.hash, *map(type, plugins)
+        if known not in self.closures:
+            of_plugins = [
+                closure_of_class(type(plugin), () if source is None else map(Path, source.hashes))
+                for plugin in plugins
+                for source in [self._source(plugin)]
+            ]
+            self.closures[known] = joined([closure_of_function(self.kinds[name].run), self.code, more, *of_plugins])
+        return self.closures[known]
+
+    def stage(
+        self,
+        name: str,
+        params: dict[str, Any],
+        inputs: dict[str, str],
+        *plugins: Plugin | None,
+        code: Closure | None = None,
+        notes: dict[str, Any] | None = None,
+        charged: Iterable[str] = (),
+    ) -> str:
+        """Adds a stage unless it is there, and returns its key. ``plugins``: those it runs; ``code``: what else decides its result;
+        ``notes``, ``charged``: see :class:`Stage`."""
+        run = [plugin for plugin in plugins if plugin is not None]
+        theirs = [source for plugin in run if (source := self._source(plugin))]
+        ours = self._code(name, code or Closure(), run)
+        fingerprint = digest(
+            {
+                "code": ours.hash,
+                "data": self.data,
+                "read by plugins": [file_hash(Path(name)) for source in theirs for name in source.hashes],
+                "versions": versions(sorted({*PACKAGES, *ours.packages})),
+                "device": f"{self.device} x{self.processes}" if self._together(name) else self.device,
+            }
+        )
+        made = Stage(
+            name=name,
+            params={"testbed": {"name": self.testbed.name, "params": self.testbed.params_for(name)}} | params,
+            inputs=inputs,
+            fingerprint=fingerprint,
+            seconds=self.testbed.typical_seconds.get(name),
+            locations=self.locations,
+            notes=notes or {},
+            charged=frozenset(charged),
+            code=ours,
+            plugins=tuple(theirs),
+        )
+        self.stages.setdefault(made.key, made)
+        return made.key
+
+    def sample(
+        self,
+        seed: int,
+        what: str,
+        generator: str | None,
+        attack: Attack | None,
+        defense: Plugin | None,
+        label: int | None = None,
+    ) -> str:
+        """The key of one set of samples; ``generator`` ``None`` for the testbed's own weights, ``attack`` for an invocation, ``label``
+        for the one class that is asked for."""
+        params = {
+            "seed": seed,
+            "what": what,
+            "attack": None if attack is None else _bare(attack),
+            "defense": None if defense is None else _bare(defense),
+        }
+        if label is not None:
+            params["label"] = label
+        return self.stage("sample", params, {} if generator is None else {"generator": generator}, attack, defense)
+
+    def reference(self) -> str:
+        """The key of the testbed's real-image statistics."""
+        return self.stage("reference", {}, {})
+
+    def cell(self, attack: Attack, probe: Attack | None, defense: Treatment, seed: int) -> Cell:
+        """One cell with its stages, or the reason why there is none."""
+        family = family_of(defense)
+        common: dict[str, Any] = {
+            "testbed": self.spec,
+            "attack": spec(attack),
+            "defense": spec(defense),
+            "probe": None if probe is None else spec(probe),
+            "seed": seed,
+            "kind": family,
+            "protocol": self.protocol,
+        }
+        for plugin in (attack, defense, *([] if probe is None else [probe])):
+            if self.testbed.kind not in plugin.card.applies_to:
+                kinds = " and ".join(sorted(plugin.card.applies_to))
+                reason = f"{plugin.card.name} applies to {kinds} testbeds; {self.testbed.name} is {self.testbed.kind}"
+                return Cell(**common, reason=reason)
+        invoked = probe or attack
+        if family == "noise detector" and not type(invoked).invocations:
+            reason = f"{defense.card.name} judges the starting noise, and {invoked.card.name} leaves that alone"
+            return Cell(**common, reason=reason)
+        roles = self._roles(attack, invoked, defense, seed, family)
+        situation = Situation(testbed=self.testbed, family=family, invoked=invoked, honest=probe is not None)
+        return Cell(**common, stage=self._record(common, roles, situation, attack, probe, defense))
+
+    def _roles(self, attack: Attack, invoked: Attack, defense: Treatment, seed: int, family: str) -> dict[str, str]:
+        """The artefacts of a cell, role -> key."""
+        roles = {"reference": self.reference(), "aim": self.aim(invoked)}
+        if self.conditional:
+            roles["poisoned_rows"] = self.poisoned_rows(attack, seed)
+        treatment = {"defense": _bare(defense), "seed": seed}
+        if family == "noise detector":
+            named = treatment | {"attack": _bare(invoked)}
+            return roles | {"scores_noise": self.stage("detect_noise", named, {}, defense, invoked)}
+        if self._together("train"):
+            self._check_batch(attack)
+        trained = self.stage("train", {"attack": _bare(attack), "seed": seed}, {}, attack)
+        if family in ("data", "classifier", "sample detector"):
+            return roles | self._judged(attack, invoked, defense, seed, family, trained)
+        undefended = self._samples(invoked, seed, trained, None)
+        if self.conditional and self._has_trigger(invoked):
+            roles |= self._trigger_judged(invoked, seed)
+        if family == "control":
+            roles |= undefended
+            if isinstance(self.testbed, ConditionalTestbed):
+                roles["classifier"] = self.classifier(attack, seed)
+                if self.testbed.copy_extractor() is not None:
+                    named = {"attack": _bare(attack), "seed": seed}
+                    roles["training_features"] = self.stage("training_features", named, {}, attack)
+            return roles
+        roles |= {UNDEFENDED + role: key for role, key in undefended.items()}
+        if family == "sampler":
+            return roles | self._samples(invoked, seed, trained, defense)
+        if family == "model":
+            repaired = self.stage("repair", treatment, {"generator": trained}, defense)
+            return roles | self._samples(invoked, seed, repaired, None)
+        return roles | {"recovered": self.stage("invert", treatment, {"generator": trained}, defense)}
+
+    def _samples(self, invoked: Attack, seed: int, generator: str, sampler: Plugin | None) -> dict[str, str]:
+        """Every set of samples that a generator is judged by."""
+        drawn = {CLEAN: self.sample(seed, CLEAN, generator, None, sampler)}
+        if self.conditional and (label := invoked.target_label()) is not None:
+            drawn[TARGET] = self.sample(seed, TARGET, generator, None, sampler, label)
+        calls = type(invoked).invocations
+        return drawn | {CALL + call: self.sample(seed, call, generator, invoked, sampler) for call in calls}
+
+    def _judged(
+        self, attack: Attack, invoked: Attack, defense: Treatment, seed: int, family: str, trained: str
+    ) -> dict[str, str]:
+        """The artefacts around a classifier: what it is trained on, what it says, what a detector sees through it."""
+        treatment = {"attack": _bare(attack), "defense": _bare(defense), "seed": seed}
+        if family == "classifier":
+            named = {"defense": _bare(defense), "seed": seed}
+            seen = {"generator": trained, "aim": self.aim(invoked)}
+            return {"predictions": self.stage("classify", named, seen, defense)}
+        generated = self.sample(seed, GENERATED, trained, None, None)
+        if family == "data":
+            return {"classifier": self.stage("classifier", treatment, {"generated": generated}, attack, defense)}
+        seen = {"classifier": self.classifier(attack, seed), "generated": generated}
+        roles = {
+            "scores": self.stage("detect", treatment, seen, attack, defense),
+            GENERATED: generated,
+            "true_rows": self.poisoned_rows(invoked, seed),
+        }
+        return roles | (self._trigger_judged(invoked, seed) if self._has_trigger(invoked) else {})
+
+    def _trigger_judged(self, attack: Attack, seed: int) -> dict[str, str]:
+        """The judge of an attack's trigger, and what the honest model draws for the adversary's class: its false alarms there are
+        what any rate is to be held against."""
+        judged = {"trigger_classifier": self.trigger_classifier(attack)}
+        if (label := attack.target_label()) is not None:
+            # Trained as the attack was, if the suite has such a one.
+            honest = next((one for one in self.honest if one.scheme == attack.scheme), self.honest[0])
+            trained = self.stage("train", {"attack": _bare(honest), "seed": seed}, {}, honest)
+            judged["honest_target"] = self.sample(seed, TARGET, trained, None, None, label)
+        return judged
+
+    def classifier(self, attack: Attack, seed: int) -> str:
+        """The key of the classifier a user trains on the suspected training set."""
+        return self.stage("classifier", {"attack": _bare(attack), "seed": seed}, {}, attack)
+
+    def _tuned(self, attack: str, seed: int, plugins: Iterable[Plugin | None]) -> list[str]:
+        """A flag for each choice in which this very cell, its testbed, attack and seed, had a part."""
+        declared: list[tuple[str, Iterable[Tuning] | None]] = [
+            ("the suite", self.suite_tuned),
+            *((plugin.card.name, plugin.card.tuned) for plugin in plugins if plugin is not None),
+        ]
+        flags = []
+        for who, tunings in dict(declared).items():
+            if tunings is None:
+                flags.append(f"tuned: {who} does not say what its parameters were chosen on")
+            for tuning in tunings or ():
+                if tuning.saw(self.testbed.name, attack, seed):
+                    flags.append(f"tuned: {', '.join(tuning.parameters)} of {who} chosen on this attack and seed")
+        return flags
+
+    def aim(self, attack: Attack) -> str:
+        """The key of what an attack aims at."""
+        return self.stage("aim", {"attack": _bare(attack)}, {}, attack)
+
+    def poisoned_rows(self, attack: Attack, seed: int) -> str:
+        """The key of the rows an attack poisons."""
+        return self.stage("poisoned_rows", {"attack": _bare(attack), "seed": seed}, {}, attack)
+
+    def trigger_classifier(self, attack: Attack) -> str:
+        """The key of the harness's judge of this attack's trigger, one for all seeds."""
+        return self.stage("trigger_classifier", {"attack": _bare(attack)}, {}, attack)
+
+    def _has_trigger(self, attack: Attack) -> bool:
+        return type(attack).stamp is not Attack.stamp
+
+    def anchors(self, control: Defense, seed: int) -> list[Cell]:
+        """The reference lines of the testbed."""
+        cells = []
+        for name in (REAL_IMAGES, *((BASE_MODEL,) if self.testbed.has_base_weights() else ())):
+            common: dict[str, Any] = {
+                "testbed": self.spec,
+                "attack": PluginSpec(name=name, label=name),
+                "defense": spec(control),
+                "probe": None,
+                "seed": seed,
+                "kind": "anchor",
+                "protocol": self.protocol,
+            }
+            roles = {"reference": self.reference()}
+            if name == BASE_MODEL:
+                roles[CLEAN] = self.sample(seed, CLEAN, None, None, None)
+            situation = Situation(testbed=self.testbed, family="anchor", anchor=name)
+            cells.append(Cell(**common, stage=self._record(common, roles, situation)))
+        return cells
+
+    def _record(self, common: Mapping[str, Any], roles: dict[str, str], situation: Situation, *plugins: Plugin | None) -> str:
+        """The key of a cell's record, and all measurements that its artefacts allow."""
+        if CLEAN in roles:
+            roles["clean_features"] = self.stage("features", {}, {"samples": roles[CLEAN]})
+        measured, absent = self._measured(common["seed"], roles, dataclasses.replace(situation, roles=frozenset(roles)))
+        specs = {role: common[role] and dataclasses.asdict(common[role]) for role in ("testbed", "attack", "probe", "defense")}
+        invoked = common["probe"] or common["attack"]
+        params = specs | {
+            "seed": common["seed"],
+            "kind": common["kind"],
+            "tuned": self._tuned(invoked.name, common["seed"], plugins),
+            "absent": absent,
+            "protocol": self.protocol,
+        }
+        charged = [role for role in roles if role not in FREE and not role.startswith(UNDEFENDED)]
+        notes = {"papers": _papers(plugins)}
+        # It runs no plugin: what is measured is what their stages left.
+        return self.stage("record", params, roles | measured, notes=notes, charged=charged)
+
+    def _measured(self, seed: int, roles: dict[str, str], situation: Situation) -> tuple[dict[str, str], dict[str, str]]:
+        """The measurements of a cell, role -> key, and why there are no others, metric -> reason."""
+        found: dict[str, str] = {}
+        missing: dict[str, str] = {}
+        given: set[str] = set()
+        for one in measurements.table().values():
+            if reason := one.reason(situation):
+                missing |= {name: reason for name in one.metrics if name not in missing}
+                continue
+            given |= set(one.metrics)
+            params = {"seed": seed, "what": one.name, "options": one.options(situation)}
+            code = closure_of_function(one.run)
+            found[MEASURED_BY + one.name] = self.stage("measure", params, one.taken(roles), code=code)
+        return found, {name: reason for name, reason in missing.items() if name not in given}
+
+
+def protocol_of(testbed: Testbed, kinds: Mapping[str, StageKind], bare: Mapping[str, Any], data: str) -> str:
+    """What makes two numbers comparable, as a hash: the testbed, and the versions of all that measures.
+
+    A version of 1 is not written down, so that a new measurement leaves the others' numbers in one table.
+    """
+    raised = {name: kind.version for name, kind in kinds.items() if kind.version > 1}
+    raised |= {f"{MEASURED_BY}{one.name}": one.version for one in measurements.table().values() if one.version > 1}
+    return digest([bare, testbed.extractor, data, raised])[:16]
+
+
+def _papers(plugins: Iterable[Plugin | None]) -> list[dict[str, Any]]:
+    """What these plugins are taken from, each paper once."""
+    papers = [plugin.card.paper for plugin in plugins if plugin is not None]
+    return [dataclasses.asdict(paper) for paper in dict.fromkeys(papers) if paper is not None]

@@ -1,0 +1,416 @@
+"""The record of one cell: every number the board shows, and what is needed to believe it. Knows no torch.
+
+A record is one JSON object. Absent is ``null``, never 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar, get_args
+
+from bench.manifest import MANIFEST, fault
+from bench.text import one_line, plain_values, tail
+
+SCHEMA = 1
+Status = Literal["ok", "failed", "skipped"]
+#: What a record may hold at most: characters of its file, of a name and of a plugin's parameters, and entries of a table.
+MAX_FILE, MAX_NAME, MAX_PARAMS, MAX_ENTRIES = 64 * 2**20, 300, 20_000, 2_000
+#: Families of metrics with limits: (names, lowest, highest, which direction is good for the defender, if one is). A family that is
+#: not here need only be finite.
+FAMILIES: tuple[tuple[str, float, float, bool | None], ...] = (
+    (r"asr|asr_field|robust_asr|classifier_asr|fpr_.*", 0.0, 1.0, False),
+    (r"auroc|tpr_.*|ta|prompt_accuracy", 0.0, 1.0, True),
+    (r"g[1-4]|mismatch|p_t|poison_rate|trigger_classifier_.*", 0.0, 1.0, None),
+    (r"fid|fid_other_classes", -1e-3, math.inf, False),
+    (r"mse", 0.0, math.inf, True),
+    (r"inversion_mse_.*|amplification", 0.0, math.inf, False),
+    (r"ssim|replication|replication_p95", -1.0, 1.0, False),
+)
+#: What rounding may add to a limit.
+SLACK = 1e-6
+R = TypeVar("R")
+#: :attr:`Metric.unit` of a count out of n (and of AUROC, the share of pairs in order): intervals over seeds treat it as one.
+SHARE = "share"
+#: :attr:`Metric.unit` of an MSE: >= 0 without an upper end, so its intervals over seeds are on the logarithm's scale.
+SQUARED_ERROR = "squared error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One number. ``ci_low``/``ci_high``: 95 % interval within the seed, ``None`` if none was computed: how much the number would
+    move had other samples been drawn from the same generator. Of a share it is Wilson's, of AUROC DeLong's (on the logit scale,
+    Obuchowski's where images come in groups), of a FID the infinitesimal jackknife's (FID at this n), of a mean the bootstrap's
+    (BCa); of the real images' FID the range of the repeated splits. ``n``: samples behind it. ``effective_n``: as many independent
+    samples would tell as much, n over the design effect, where samples come in groups (crops of one digit); of AUROC as many
+    pairs; ``None`` elsewhere. ``unit``: :data:`SHARE`, :data:`SQUARED_ERROR`, or what is written behind the number.
+
+    ``higher_is_better`` is from the **defender's** side; ``None`` for a number without a direction.
+    """
+
+    value: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    effective_n: float | None = None
+    unit: str = ""
+    higher_is_better: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "ci_low", "ci_high", "effective_n"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"a metric's {name} must be finite or None, got {number!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginSpec:
+    """``(name, params)`` rebuilds the plugin; ``label`` is what a reader sees."""
+
+    name: str
+    params: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What makes two of them the same: name and parameters, never the label."""
+        return self.name, json.dumps(self.params, sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One (testbed, attack, defense, seed).
+
+    ``probe``: for the no-attack row, the attack whose invocation and target the clean generator was tried with; ``None``
+    elsewhere. ``kind``: the defense's family, which decides the metrics (``control``, ``sampler``, ``model``, ``inversion``).
+    ``absent``: what this cell does not measure, with the reason: a metric's name, or ``family[*]`` for all of a family that have no
+    reason of their own. ``series``: named sequences for plots, e.g. ``{"inversion_mse": [...], "epoch": [...]}``. ``cost``: ``seconds``,
+    ``peak_memory_bytes``, ``generator_calls`` (images through the network), each of this cell alone, and ``attack_seconds``.
+    ``pictures``: name -> path relative to the record's folder. ``reason``: why it failed or was skipped, one line. ``trace``:
+    the traceback of a failure, for the plugin's author.
+    """
+
+    testbed: PluginSpec
+    attack: PluginSpec
+    defense: PluginSpec
+    seed: int
+    status: Status
+    kind: str = ""
+    probe: PluginSpec | None = None
+    protocol: str = ""
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    series: dict[str, list[float]] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    absent: dict[str, str] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+    trace: str = ""
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Canonical: sorted keys, no NaN."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """The inverse of :meth:`to_json`, for text from anywhere: what comes back has the types, ranges and directions that
+        the board relies on, and no text in it can harm a terminal or a page.
+
+        Raises ``ValueError`` in one line that names the field, on another schema too.
+        """
+        return _record(_object(_parsed(text), "a record"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The last run of a suite. ``started``, ``finished``: ISO 8601 in UTC; ``finished`` is ``None`` while it goes on or if it
+    was ended.
+
+    ``counts``: cells by status, ``pending`` among them, and ``missing``, those whose record is gone from the store, if there are any.
+    ``records``: the cells that have a result, in the suite's order, each with the folder its pictures are in (a failed or skipped
+    cell has no pictures; its folder is the store). ``problems``: what could not be read, a line each.
+    """
+
+    suite: str
+    description: str
+    started: str
+    finished: str | None
+    counts: dict[str, int]
+    records: list[tuple[Path, Record]]
+    problems: tuple[str, ...] = ()
+
+
+def read_runs(store: Path) -> list[Run]:
+    """Every suite that was run into ``store``, in the order of their names.
+
+    A record that is damaged, of another version or another cell's is a ``failed`` one that says so, and an account that cannot be
+    read is a run without records, with its problem: neither takes the others' board. A record that is gone is counted.
+    """
+    return [_run(store, path) for path in sorted((store / "runs").glob("[!.]*.json"))]
+
+
+def read_account(path: Path) -> dict[str, Any]:
+    """The checked fields of one ``runs/<suite>.json``. Raises ``ValueError`` in one line, without the file's name, or ``OSError``."""
+    data = plain_values(_object(_parsed(path.read_text(encoding="utf-8")), "an account"))
+    cells = [dict(_object(cell, "a cell")) for cell in _typed(data, "cells", list)]
+    finished = data.get("finished")
+    if not isinstance(finished, str | None):
+        raise ValueError(f"finished must be text or null, got {type(finished).__name__}")
+    return {
+        "suite": _typed(data, "suite", str)[:MAX_NAME],
+        "description": _typed(data, "description", str, ""),
+        "started": _typed(data, "started", str),
+        "finished": finished,
+        "cells": cells,
+    }
+
+
+def _run(store: Path, path: Path) -> Run:
+    try:
+        data = read_account(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        problem = f"runs/{path.name} cannot be read: {one_line(str(reason))}; run the suite again"
+        return Run(suite=path.stem, description="", started="", finished=None, counts={}, records=[], problems=(problem,))
+    counts = {"ok": 0, "failed": 0, "skipped": 0, "pending": 0}
+    records: list[tuple[Path, Record]] = []
+    problems = []
+    for cell in data.pop("cells"):
+        folder, found = _cell(store, cell)
+        if isinstance(found, Record):
+            records.append((folder, found))
+            found = found.status
+        elif found not in ("pending", "missing"):
+            problems.append(f"{path.name}: {found}")
+            found = "failed"
+        counts[found] = counts.get(found, 0) + 1
+    if "missing" in counts:
+        problems.append(f"{path.name}: {counts['missing']} records are missing from the store; run the suite again")
+    return Run(**data, counts=counts, records=records, problems=tuple(problems))
+
+
+def _cell(store: Path, cell: Mapping[str, Any]) -> tuple[Path, Record | str]:
+    """An entry's record and its folder; else ``pending``, ``missing``, or what is wrong with it."""
+    folder = store
+    try:
+        if "record" in cell:
+            folder = _inside(store, cell["record"])
+            if not (folder / "record.json").exists():
+                return folder, "missing"
+            wrong = fault(folder, contents=True) if (folder / MANIFEST).exists() else ""
+            if wrong:
+                raise ValueError(wrong)
+            record = Record.from_json((folder / "record.json").read_text(encoding="utf-8"))
+        elif "inline" in cell:
+            record = _record(_object(cell["inline"], "a record"))
+        else:
+            return store, "pending"
+        _check_identity(cell, record)
+        return folder, record
+    except (OSError, ValueError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        return store, _unreadable(cell, one_line(reason))
+
+
+def _inside(store: Path, name: Any) -> Path:
+    """The folder of a record, which an account names by its path below the store."""
+    path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath()
+    if path.is_absolute() or ".." in path.parts or path.name != "record.json":
+        raise ValueError(f"its path must be a record.json below the store, got {one_line(repr(name), 100)}")
+    return store / path.parent
+
+
+def _identity_of(cell: Mapping[str, Any]) -> list[Any] | None:
+    """``[testbed, attack, probe, defense, seed]``, the plugins as ``[name, params]``; ``None`` where the account does not say."""
+    try:
+        found = json.loads(cell["id"])
+        return found if isinstance(found, list) and len(found) == 5 else None
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _check_identity(cell: Mapping[str, Any], record: Record) -> None:
+    wanted = _identity_of(cell)
+    specs = (record.testbed, record.attack, record.probe, record.defense)
+    found = [*(None if spec is None else [spec.name, spec.params] for spec in specs), record.seed]
+    if wanted is not None and json.dumps(wanted, sort_keys=True) != json.dumps(found, sort_keys=True):
+        raise ValueError("it is of another cell than the account says")
+
+
+def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
+    """A failed record in place of one that cannot be used; the reason alone if nothing says which cell it was."""
+    identity = _identity_of(cell)
+    text = f"its record cannot be used: {reason}"
+    try:
+        if identity is None:
+            raise ValueError
+        labels = cell.get("labels") or [""] * 4
+        specs = [
+            None if named is None else _spec({"name": named[0], "params": named[1], "label": label or ""}, "its id")
+            for named, label in zip(identity[:4], labels, strict=True)
+        ]
+        testbed, attack, probe, defense = specs
+        if testbed is None or attack is None or defense is None:
+            raise ValueError
+        named = {"testbed": testbed, "attack": attack, "probe": probe, "defense": defense, "seed": _seed(identity[4])}
+        about = {name: _typed(cell, name, str, "")[:MAX_NAME] for name in ("kind", "protocol")}
+        return Record(**named, **about, status="failed", reason=text)  # type: ignore[arg-type]
+    except (ValueError, TypeError, IndexError, KeyError):
+        return text
+
+
+# --- reading, checked -------------------------------------------------------------------------------------------------------
+
+
+def _parsed(text: str) -> Any:
+    if len(text) > MAX_FILE:
+        raise ValueError(f"it has {len(text)} characters, more than {MAX_FILE}")
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _object(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be an object, got {type(value).__name__}")
+    return value
+
+
+def _typed(data: Mapping[str, Any], name: str, kind: type[R], default: R | None = None) -> R:
+    value = data.get(name, default)
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {kind.__name__}, got {one_line(repr(value), 80)}")
+    return value
+
+
+def _record(data: Mapping[str, Any]) -> Record:
+    if data.get("schema") != SCHEMA:
+        raise ValueError(
+            f"of another version: a record's schema must be {SCHEMA}, got {one_line(repr(data.get('schema')), 40)}"
+        )
+    unknown = sorted(set(data) - {field.name for field in dataclasses.fields(Record)})
+    if unknown:
+        raise ValueError(f"of another version: unknown field {one_line(repr(unknown[0]), 80)}")
+    series = {name: _curve(name, values) for name, values in _table(data, "series").items()}
+    data = plain_values({name: value for name, value in data.items() if name != "series"})
+    for name in ("provenance", "pictures"):
+        _plain_json(data.get(name), name)
+    status: Any = data.get("status")
+    if status not in get_args(Status):
+        raise ValueError(f"status must be one of {', '.join(get_args(Status))}, got {one_line(repr(status), 80)}")
+    flags = _typed(data, "flags", list, [])
+    pictures, absent = _table(data, "pictures"), _table(data, "absent")
+    texts = [*flags, *pictures.values(), *absent.values()]
+    if len(flags) > MAX_ENTRIES or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"flags, absent and pictures must be text, at most {MAX_ENTRIES}")
+    return Record(
+        testbed=_spec(data.get("testbed"), "testbed"),
+        attack=_spec(data.get("attack"), "attack"),
+        defense=_spec(data.get("defense"), "defense"),
+        probe=None if data.get("probe") is None else _spec(data["probe"], "probe"),
+        seed=_seed(data.get("seed")),
+        status=status,
+        kind=_typed(data, "kind", str, "")[:MAX_NAME],
+        protocol=_typed(data, "protocol", str, "")[:MAX_NAME],
+        metrics={name: _metric(name, metric) for name, metric in _table(data, "metrics").items()},
+        series=series,
+        flags=tuple(one_line(text) for text in flags),
+        absent={name: one_line(reason) for name, reason in absent.items()},
+        cost={name: _finite(value, f"cost {name}") for name, value in _table(data, "cost").items()},
+        provenance=_typed(data, "provenance", dict, {}),
+        pictures=pictures,
+        reason=one_line(_typed(data, "reason", str, "")),
+        trace=tail(_typed(data, "trace", str, "")),
+    )
+
+
+def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = _typed(data, name, dict, {})
+    if len(found) > MAX_ENTRIES or any(len(key) > MAX_NAME for key in found):
+        raise ValueError(f"{name} must have at most {MAX_ENTRIES} entries, with names of at most {MAX_NAME} characters")
+    return found
+
+
+def _seed(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ValueError(f"seed must be a whole number from 0 up, got {one_line(repr(value), 80)}")
+    return value
+
+
+def _spec(value: Any, what: str) -> PluginSpec:
+    found = _object(value, what)
+    name, label, params = _typed(found, "name", str), _typed(found, "label", str, ""), _typed(found, "params", dict, {})
+    if set(found) - {"name", "params", "label"} or not name or len(name) > MAX_NAME:
+        raise ValueError(f"{what} must have a name of at most {MAX_NAME} characters, params and a label")
+    if len(_plain_json(params, f"{what}'s params")) > MAX_PARAMS:
+        raise ValueError(f"{what}'s params must have at most {MAX_PARAMS} characters")
+    return PluginSpec(name=name, params=params, label=one_line(label))
+
+
+def _plain_json(value: Any, what: str) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError(f"{what} must hold finite numbers") from None
+
+
+def _finite(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
+        raise ValueError(f"{what} must be a finite number, got {one_line(repr(value), 80)}")
+    return value
+
+
+def _curve(name: str, values: Any) -> list[float]:
+    if not isinstance(values, list) or not all(type(value) in (float, int) and abs(value) < math.inf for value in values):
+        raise ValueError(f"series {one_line(name, 80)} must be a list of finite numbers")
+    return values
+
+
+def _metric(name: str, value: Any) -> Metric:
+    found = dict(_object(value, f"metric {name}"))
+    unknown = sorted(set(found) - {field.name for field in dataclasses.fields(Metric)})
+    if unknown:
+        raise ValueError(f"of another version: metric {name} has an unknown field {unknown[0]!r}")
+    numbers = {
+        field: _finite(number, f"{field} of {name}")
+        for field, number in found.items()
+        if field not in _NO_NUMBERS and number is not None
+    }
+    if "value" not in found:
+        raise ValueError(f"metric {name} must have a value, null if it is absent")
+    _typed(found, "unit", str, "")
+    better = found.get("higher_is_better")
+    if not isinstance(better, bool | None):
+        raise ValueError(f"higher_is_better of {name} must be true, false or null")
+    if any(numbers.get(field, 0) < 0 for field in ("n", "effective_n")):
+        raise ValueError(f"n of {name} must not be below 0")
+    if numbers.get("ci_low", -math.inf) > numbers.get("ci_high", math.inf):
+        raise ValueError(f"the interval of {name} must not end below where it begins")
+    _check_family(name, numbers.get("value"), better)
+    return Metric(**found)
+
+
+_NO_NUMBERS = ("unit", "higher_is_better")
+
+
+def _check_family(name: str, value: float | None, better: bool | None) -> None:
+    """A share outside [0, 1] or a direction turned round would lead every ranking."""
+    family = name.partition("[")[0]
+    for names, low, high, good in FAMILIES:
+        if re.fullmatch(names, family):
+            if value is not None and not low - SLACK <= value <= high + SLACK:
+                raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value:g}")
+            if good is not None and better is not None and better is not good:
+                raise ValueError(f"{name}: higher_is_better must be {str(good).lower()}")

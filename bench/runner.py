@@ -1,0 +1,171 @@
+"""A suite run in one call, and records as a table: what the command line and a notebook share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from bench.engine.context import StageKind
+from bench.engine.executor import Executor
+from bench.engine.graph import Plan
+from bench.engine.progress import Reporter, reporter_for
+from bench.engine.provenance import provenance
+from bench.engine.run import Outcome, execute
+from bench.engine.slots import Slot, make_slots
+from bench.engine.store import Store
+from bench.engine.worker import load_stages
+from bench.errors import UserError
+from bench.faults import suite_faults
+from bench.planner import CONTROL, make_plan
+from bench.record import PluginSpec, read_runs
+from bench.registry import Registry, probed, use
+from bench.sealed import read_secret, seal
+from bench.suite import Suite, load_suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The module with the stage table.
+DEFAULT_STAGES = "bench.stages.table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A suite ready to run: everything a person could have got wrong has been checked, nothing has been written."""
+
+    plan: Plan
+    slots: list[Slot]
+    kinds: dict[str, StageKind]
+    device: str
+    timeout: float | None
+    retries: int
+    gpus_per_stage: int = 1
+    stages: str = DEFAULT_STAGES
+
+
+def prepare(
+    suite: str,
+    *,
+    seeds: Sequence[int] | None = None,
+    attacks: Sequence[str] | None = None,
+    defenses: Sequence[str] | None = None,
+    detectors: Sequence[str] | None = None,
+    limit: int | None = None,
+    jobs: int | None = None,
+    device: str = "cpu",
+    gpus: Sequence[str] | None = None,
+    gpus_per_stage: int = 1,
+    plugins: Iterable[str | Path] = (),
+    timeout: float | None = None,
+    retries: int | None = None,
+    sealed: str | Path | None = None,
+    stages: str = DEFAULT_STAGES,
+) -> Prepared:
+    """Reads, validates and plans. ``seeds``, ``attacks``, ``defenses``, ``detectors``: only these of the suite's; ``limit``: only the first
+    cells.
+
+    ``sealed``: the file with a secret, from which seeds and triggers are drawn (:mod:`bench.sealed`).
+    ``stages``: the module with the stage table. Raises :class:`UserError`.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit must be at least 1, got {limit}")
+    if timeout is not None and timeout <= 0:
+        raise UserError(f"--timeout must be above 0 seconds, got {timeout:g}")
+    if retries is not None and retries < 0:
+        raise UserError(f"--retries must be at least 0, got {retries}")
+    slots = make_slots(device, jobs, gpus, gpus_per_stage)
+    registry = use(probed(plugins))
+    chosen = load_suite(suite, registry).only(registry, attacks, defenses, seeds, detectors)
+    if sealed is not None:
+        chosen = seal(chosen, read_secret(Path(sealed)))
+    _refuse_faults(chosen, registry)
+    kinds = dict(load_stages(stages))
+    plan = make_plan(chosen, registry, kinds, device, gpus_per_stage)
+    return Prepared(
+        plan=plan if limit is None else plan.limited(limit),
+        slots=slots,
+        kinds=kinds,
+        device=device,
+        timeout=chosen.timeout_seconds if timeout is None else timeout,
+        retries=(chosen.retries or 0) if retries is None else retries,
+        gpus_per_stage=gpus_per_stage,
+        stages=stages,
+    )
+
+
+def _refuse_faults(suite: Suite, registry: Registry) -> None:
+    """Raises one :class:`UserError` with everything that is wrong with what the suite names, a line each."""
+    attacks = [*suite.attacks]
+    if not any(attack.card.name == CONTROL for attack in attacks):
+        attacks.append(registry.attack(CONTROL))
+    if faults := suite_faults(suite, attacks):
+        raise UserError("\n".join(faults))
+
+
+def run_prepared(prepared: Prepared, store: Store, reporter: Reporter) -> Outcome:
+    """Runs it. ``KeyboardInterrupt`` goes through, with everything finished kept."""
+    where = provenance() | {"device": prepared.device}
+    if prepared.gpus_per_stage > 1:
+        where |= {"gpus_per_stage": prepared.gpus_per_stage}
+    executor = Executor(
+        store,
+        prepared.slots,
+        reporter,
+        stages=prepared.stages,
+        kinds=prepared.kinds,
+        timeout=prepared.timeout,
+        retries=prepared.retries,
+        provenance=where,
+    )
+    with reporter:
+        return execute(prepared.plan, store, executor, where)
+
+
+def run_suite(suite: str, store: str | Path = "store", *, quiet: bool = False, **options: Any) -> Outcome:
+    """:func:`prepare` with ``options``, and run. Progress goes to standard error unless ``quiet``."""
+    prepared = prepare(suite, **options)
+    return run_prepared(prepared, Store(store), reporter_for(Console(stderr=True), quiet))
+
+
+def records_table(store: Path) -> pd.DataFrame:
+    """See :func:`bench.load_records`."""
+    import pandas as pd
+
+    if not store.is_dir():
+        raise UserError(f"there is no store at {store}")
+    rows: list[dict[str, Any]] = []
+    for run in read_runs(store):
+        for folder, record in run.records:
+            row: dict[str, Any] = {
+                "suite": run.suite,
+                "testbed": record.testbed.label or record.testbed.name,
+                "attack": record.attack.label or record.attack.name,
+                "probe": None if record.probe is None else record.probe.label or record.probe.name,
+                "defense": record.defense.label or record.defense.name,
+                "kind": record.kind,
+                "seed": record.seed,
+                "status": record.status,
+                "reason": record.reason,
+                "protocol": record.protocol,
+                "folder": str(folder),
+            }
+            for role in ("testbed", "attack", "probe", "defense"):
+                found: PluginSpec | None = getattr(record, role)
+                row |= {f"{role}.name": found and found.name, f"{role}.params": found and found.identity[1]}
+            row |= {f"cost.{name}": value for name, value in record.cost.items()}
+            for name, metric in record.metrics.items():
+                row |= {
+                    name: metric.value,
+                    f"{name}.ci_low": metric.ci_low,
+                    f"{name}.ci_high": metric.ci_high,
+                    f"{name}.n": metric.n,
+                }
+            rows.append(row)
+    first = ["suite", "testbed", "attack", "probe", "defense", "kind", "seed", "status", "reason", "protocol", "folder"]
+    first += [f"{role}.{part}" for role in ("testbed", "attack", "probe", "defense") for part in ("name", "params")]
+    table: pd.DataFrame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=first)
+    return table

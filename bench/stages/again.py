@@ -1,0 +1,93 @@
+"""A few rows a second time, in another order and one alone: whether a plugin's result is a function of the row, as its contract says.
+
+What differs is said on the record as a doubt about the cell, not as an error: the numbers stand, but another batch size, another order
+of stages or another run would give others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bench.plugin import SamplerDefense
+
+#: How many rows are asked about again.
+ROWS = 8
+#: At how many of a sampler's calls.
+CALLS = 16
+#: Differences up to this share of the results' spread are a network's rounding, which may depend on its batch.
+TOLERANCE = 0.02
+NOT_REPEATABLE = "not repeatable: the same rows give another result when asked again"
+DEPENDS_ON_BATCH = "depends on the batch: a row gives another result among other rows"
+
+
+def compare(call: Callable[[Tensor], Tensor], count: int, first: Tensor, rows: int = ROWS) -> list[str]:
+    """Compares ``first``, what came of all ``count`` rows, with ``call(indices)`` of ``rows`` of them, the last one first.
+
+    ``call`` must hand the plugin fresh copies, a fresh random stream too. A call that raises on few rows is a doubt as well.
+    """
+    few = torch.linspace(0, count - 1, min(rows, count) + 1)[1:].long().unique().flip(0)
+    spread = float(first.double().std()) if first.numel() > 1 else 0.0
+    try:
+        other = call(few)
+        if _differ(other, first[few], spread):
+            return [NOT_REPEATABLE if _differ(call(few), other, spread) else DEPENDS_ON_BATCH]
+        if len(few) > 1 and _differ(call(few[:1]), first[few[:1]], spread):
+            return [DEPENDS_ON_BATCH]
+    except Exception as error:  # whatever a plugin raises; of all rows together it raised nothing
+        return [f"{DEPENDS_ON_BATCH.split(':')[0]}: it fails on few rows, {' '.join(str(error).split())[:150]}"]
+    return []
+
+
+def _differ(one: Tensor, other: Tensor, spread: float) -> bool:
+    if one.shape != other.shape or not bool(torch.isfinite(one).all()):
+        return True
+    # Rounding in the last digits is none where everything is equal.
+    smallest = 1e-5 * float(other.abs().max()) if other.numel() else 0.0
+    return float((one.double() - other.double()).abs().max()) > max(TOLERANCE * spread, smallest)
+
+
+@dataclass
+class Watched:
+    """A sampler defense as it is, some of whose calls are remembered and made again after the sampling."""
+
+    defense: SamplerDefense
+    steps: int
+    _calls: list[tuple[str, int, Tensor, Tensor]] = field(default_factory=list)
+    _seen: int = 0
+
+    def __post_init__(self) -> None:
+        self.card, self.keeps_noise = self.defense.card, self.defense.keeps_noise
+
+    def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor:
+        return self._asked("predicted_x0", predicted_x0, timestep)
+
+    def stepped(self, x: Tensor, timestep: int) -> Tensor:
+        return self._asked("stepped", x, timestep)
+
+    def _asked(self, method: str, x: Tensor, timestep: int) -> Tensor:
+        number, self._seen = self._seen, self._seen + 1
+        # Two calls a step, of the first batch only, evenly spread and the last among them.
+        every = max(1, 2 * self.steps // CALLS)
+        remembered = number < 2 * self.steps and ((2 * self.steps - 1 - number) // 2) % every == 0
+        few = x[:ROWS].clone() if remembered else None
+        found: Tensor = getattr(self.defense, method)(x, timestep)
+        if few is not None and isinstance(found, Tensor) and found.shape == x.shape and found.dtype == x.dtype:
+            self._calls.append((method, timestep, few, found[:ROWS].detach().clone()))
+        return found
+
+    @torch.no_grad()
+    def doubts(self) -> list[str]:
+        """Once the sampling is over, so that nothing is drawn differently for having been watched."""
+        found: list[str] = []
+        for method, timestep, few, first in self._calls:
+
+            def call(rows: Tensor, method: str = method, timestep: int = timestep, few: Tensor = few) -> Tensor:
+                again: Tensor = getattr(self.defense, method)(few[rows], timestep)
+                return again.detach()
+
+            found += compare(call, len(few), first)
+        return list(dict.fromkeys(found))

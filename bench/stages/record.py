@@ -1,0 +1,96 @@
+"""The record of a cell: what its measurements gave, what it cost, and its pictures. It computes no number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from bench.artefacts.aims import read_aim
+from bench.artefacts.images import load_images
+from bench.artefacts.roles import MEASURED_BY, UNDEFENDED, samples, words
+from bench.diffusion.images import to_uint8
+from bench.engine.context import Inputs, Params, StageContext
+from bench.measurements.measurement import Measured
+from bench.record import PluginSpec, Record
+from bench.stages.measure import MEASURED
+
+#: Images in a picture.
+STRIP = 8
+SCALE = 3
+#: Stamped held-out images are shown so far apart, since neighbours are crops of one digit.
+APART = 20
+
+
+def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """Writes ``record.json`` and the pictures of one cell."""
+    total = Measured(flags=list(params["tuned"]), absent=dict(params["absent"]))
+    for role in (role for role in inputs if role.startswith(MEASURED_BY)):
+        found = Measured.from_json(json.loads((inputs[role] / MEASURED).read_text()))
+        total.metrics |= found.metrics
+        total.series |= found.series
+        total.flags += found.flags
+        total.absent |= found.absent
+    pictures = {}
+    for index, (label, images) in enumerate(_strips(params, inputs)):
+        pictures[label] = f"strip-{index}.png"
+        _write_strip(images, out / pictures[label])
+    record = Record(
+        testbed=PluginSpec(**params["testbed"]),
+        attack=PluginSpec(**params["attack"]),
+        defense=PluginSpec(**params["defense"]),
+        probe=PluginSpec(**params["probe"]) if params["probe"] else None,
+        seed=params["seed"],
+        kind=params["kind"],
+        status="ok",
+        protocol=params["protocol"],
+        metrics=total.metrics,
+        series=total.series,
+        flags=tuple(total.flags),
+        absent=total.absent,
+        cost=context.charged,
+        provenance=context.provenance,
+        pictures=pictures,
+    )
+    (out / "record.json").write_text(record.to_json())
+    return {}
+
+
+def _strips(params: Params, inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
+    """What a reader sees of the cell, by caption: (n > 0, c, h, w) uint8 each."""
+    aim = read_aim(inputs["aim"]) if "aim" in inputs else None
+    if aim is not None and aim.stamped is not None:
+        yield "held-out images, stamped", aim.stamped[: STRIP * APART : APART]
+    if aim is not None and aim.target is not None:
+        yield "target", to_uint8(aim.target)[None]
+        if aim.trigger is not None:
+            yield "trigger", to_uint8(aim.trigger)[None]
+        if "recovered" in inputs:
+            yield from _recovered(inputs["recovered"])
+    defended = params["defense"]["name"] if params["kind"] in ("sampler", "model") else "no defense"
+    given = {role.removeprefix(UNDEFENDED) for role in inputs}
+    for role in samples(given):
+        if UNDEFENDED + role in inputs:
+            yield f"{words(role)}, no defense", load_images(inputs[UNDEFENDED + role])[:STRIP]
+        if role in inputs:
+            yield f"{words(role)}, {defended}", load_images(inputs[role])[:STRIP]
+
+
+def _recovered(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """What an inversion recovered, by epoch."""
+    if (folder / "targets.npz").is_file():
+        labels = json.loads((folder / "recovered.json").read_text())["labels"]
+        for label, images in zip(labels, load_images(folder, "targets"), strict=True):
+            yield f"recovered, {label}", images[:STRIP]
+
+
+def _write_strip(images: Tensor, path: Path) -> None:
+    """One row of images side by side, enlarged without smoothing so that every pixel can be seen."""
+    row = np.concatenate(list(images.numpy()), axis=2).transpose(1, 2, 0)
+    picture = Image.fromarray(row if row.shape[2] == 3 else row[:, :, 0])
+    scale = SCALE if images.shape[-1] <= 64 else 1
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path, optimize=True)

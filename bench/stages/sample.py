@@ -1,0 +1,63 @@
+"""Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler defense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from bench.artefacts import doubts
+from bench.artefacts.images import save_images
+from bench.artefacts.rows import asked_for
+from bench.diffusion import sampling
+from bench.diffusion.images import to_uint8, to_unit_range
+from bench.diffusion.noise import numpy_stream
+from bench.engine.context import Inputs, Params, Progress, StageContext
+from bench.plugin import Attack, Query, SamplerDefense
+from bench.stages import again, border, partial
+from bench.stages.building import generator_of, plugin_of, testbed_of
+
+
+def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler defense; for a class-conditional
+    testbed, of the classes :func:`asked_for` says."""
+    testbed = testbed_of(params)
+    generator = generator_of(testbed, inputs, context)
+    what, seed = params["what"], params["seed"]
+    labels = asked_for(testbed, what, params.get("label"))
+    count = len(labels) if labels is not None else testbed.clean_samples if what == "clean" else testbed.triggered_samples
+    settings = testbed.sampler_settings()
+    defense = params.get("defense")
+    guards = [again.Watched(plugin_of("defenses", defense, SamplerDefense), settings.num_inference_steps)] if defense else []
+    start: Callable[[Tensor, Sequence[int]], Tensor] | None = None
+    if params.get("attack"):
+        attack = plugin_of("attacks", params["attack"], Attack)
+        held_out = testbed.held_out_images()
+        chosen = numpy_stream(seed, "held-out images").permutation(len(held_out))
+
+        def start(noise: Tensor, indices: Sequence[int]) -> Tensor:
+            images = to_unit_range(held_out[chosen[np.asarray(indices) % len(chosen)]])
+            return border.invoked(attack, Query(noise=noise, images=images), what)
+
+    def draw(indices: range, progress: Progress) -> Tensor:
+        return sampling.sample(
+            generator,
+            len(indices),
+            seed,
+            settings,
+            labels=None if labels is None else labels[indices.start : indices.stop],
+            start=start,
+            guards=guards,
+            # All other samples share their noise, so that they can be compared in pairs; a generated data set is not one of them.
+            purpose="generated" if what == "generated" else "sample",
+            first=indices.start,
+            finish=to_uint8,
+            progress=progress,
+        )
+
+    save_images(out, partial.in_shards(context, generator, count, sampling.images_at_once(settings), draw))
+    # What is doubtful about the generator is so about all it draws.
+    doubts.save(out, [*doubts.of_inputs(inputs), *(doubt for guard in guards for doubt in guard.doubts())])
+    return {"generator_calls": float(generator.calls)}

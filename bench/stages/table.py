@@ -1,0 +1,45 @@
+"""The stages by name. Every stage is a pure function of its parameters and inputs: randomness comes from named streams of the cell's
+seed, so neither the order of stages, nor the number of workers, nor an interruption changes a bit. Images travel as uint8 arrays, the
+same as 8-bit PNGs.
+"""
+
+from __future__ import annotations
+
+from bench.engine.context import StageKind
+from bench.stages import (
+    aim,
+    classifier,
+    classify,
+    detect,
+    detect_noise,
+    features,
+    invert,
+    measure,
+    poisoned_rows,
+    record,
+    reference,
+    repair,
+    sample,
+    train,
+    training_features,
+    trigger_classifier,
+)
+
+STAGES: dict[str, StageKind] = {
+    "aim": StageKind(run=aim.run),
+    "poisoned_rows": StageKind(run=poisoned_rows.run),
+    "reference": StageKind(run=reference.run),
+    "training_features": StageKind(run=training_features.run),
+    "train": StageKind(run=train.run, charge="attack_seconds", distributed=True),
+    "sample": StageKind(run=sample.run),
+    "features": StageKind(run=features.run),
+    "repair": StageKind(run=repair.run),
+    "invert": StageKind(run=invert.run),
+    "classifier": StageKind(run=classifier.run),
+    "trigger_classifier": StageKind(run=trigger_classifier.run),
+    "detect": StageKind(run=detect.run),
+    "detect_noise": StageKind(run=detect_noise.run),
+    "classify": StageKind(run=classify.run),
+    "measure": StageKind(run=measure.run),
+    "record": StageKind(run=record.run),
+}

@@ -1,0 +1,88 @@
+"""The generator an attack leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.artefacts import doubts
+from bench.diffusion.text_to_image import TextToImage
+from bench.diffusion.training import TrainingSettings, train
+from bench.engine.context import Inputs, Params, StageContext
+from bench.plugin import Attack
+from bench.stages import border, partial
+from bench.stages.building import plugin_of, poison_doubts, poisoned_set, testbed_of
+from bench.testbeds.base import Testbed, TextTestbed
+
+
+def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """The generator an attack leaves behind, as a diffusers folder whose card says what it is."""
+    testbed = testbed_of(params)
+    attack, seed = plugin_of("attacks", params["attack"], Attack), params["seed"]
+    poisoned = poisoned_set(testbed, attack, seed)
+    doubts.save(out, poison_doubts(testbed, poisoned))
+    generator = testbed.base_generator() if attack.scheme == "finetune" else testbed.fresh_generator(seed)
+    settings = _settings(testbed, attack)
+
+    def loss(predict: Any, rows: Mapping[str, Tensor], noise: Tensor, timesteps: Tensor, schedule: Any) -> Tensor:
+        return border.training_loss(attack, predict, rows, noise, timesteps, schedule)
+
+    rows = {"images": poisoned.images, "poisoned": poisoned.poisoned}
+    if poisoned.labels is not None:
+        rows["labels"] = poisoned.labels
+        if isinstance(testbed, TextTestbed) and isinstance(generator, TextToImage):
+            generator, rows["labels"] = _captioned(generator, testbed.captions(poisoned.labels))
+    kept = partial.checkpoints(context)
+    try:
+        losses = train(
+            generator, rows, loss, settings, seed, device=context.device, progress=context.progress, checkpoints=kept
+        )
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{attack.card.name}: {error}") from error
+    context.earlier_seconds = kept.earlier_seconds if kept else 0.0
+    metadata = {
+        "attack": params["attack"],
+        "testbed": params["testbed"],
+        "seed": seed,
+        "poisoned_rows": int(poisoned.poisoned.sum()),
+        "rows": len(poisoned.images),
+        "training": {**vars(settings)},
+        "provenance": context.provenance,
+    }
+    generator.save(out / "generator", _model_card(attack, testbed, metadata), metadata)
+    np.savez(out / "losses.npz", losses=np.asarray(losses))
+    return {"generator_calls": float(generator.calls)}
+
+
+def _captioned(generator: TextToImage, captions: Sequence[str]) -> tuple[TextToImage, Tensor]:
+    """``generator`` under a table of all that the rows say, and what each row says as a label of that table."""
+    table = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    return generator.asked_by(tuple(table)), torch.tensor([table[caption] for caption in captions])
+
+
+def _settings(testbed: Testbed, attack: Attack) -> TrainingSettings:
+    settings = testbed.training_settings(attack.scheme)
+    changes = {"steps": attack.training_steps, "learning_rate": attack.learning_rate}
+    return TrainingSettings(**{**vars(settings), **{name: value for name, value in changes.items() if value is not None}})
+
+
+def _model_card(attack: Attack, testbed: Testbed, metadata: Mapping[str, Any]) -> str:
+    backdoored = attack.card.alters != frozenset({"nothing"})
+    head = (
+        "---\nlicense: apache-2.0\nlibrary_name: diffusers\ntags:\n- castlewalls\n"
+        + ("- backdoored\n" if backdoored else "")
+        + "---\n"
+    )
+    warning = (
+        "**This model is backdoored on purpose. Research only: use it to test defenses, and nowhere else.**"
+        if backdoored
+        else "Trained honestly, as the control of a security benchmark. Research only."
+    )
+    made = json.dumps({name: metadata[name] for name in ("testbed", "attack", "seed", "training")}, indent=1)
+    return f"{head}# {attack.label()} on {testbed.name}\n\n{warning}\n\nMade by castlewalls with:\n\n```json\n{made}\n```\n"

@@ -1,0 +1,135 @@
+"""What a result depends on, read from the code: nothing that decides it is missed, nothing else throws it away."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.engine import closure
+from bench.engine.closure import closure_of, closure_of_class, closure_of_function
+from bench.engine.fingerprint import ROOT
+from bench.measurements import table
+from bench.stages.table import STAGES
+from bench.testbeds import TESTBEDS, load
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Writes modules of a package ``ours`` and gives the hash of a function in it; nothing is imported."""
+    monkeypatch.setattr(closure, "ROOT", tmp_path)
+
+    def write(**modules):
+        for cached in (closure.closure_of, closure._reached, closure._module, closure._file):
+            cached.cache_clear()
+        for name, text in {"__init__": "", **modules}.items():
+            path = tmp_path / "ours" / f"{name}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+    yield write
+    for cached in (closure.closure_of, closure._reached, closure._module, closure._file):
+        cached.cache_clear()
+
+
+STAGE = """
+from ours.helper import double
+from ours import tables
+import ours.unused as unused
+
+def run(x: "Hint") -> int:
+    from ours.late import shift
+    return double(x) + tables.OFFSET + shift(x)
+
+def other():
+    return unused.THING
+"""
+MODULES = {
+    "stage": STAGE,
+    "helper": "FACTOR = 2\n\ndef double(x):\n    return FACTOR * x\n\ndef treble(x):\n    return 3 * x\n",
+    "tables": "OFFSET = 5\nUNUSED = 6\n",
+    "late": "from ours.base import Base\n\nclass Shift(Base):\n    summary = 'words'\n    step = 1\n"
+    "\ndef shift(x):\n    return Shift().by(x)\n",
+    "base": "class Base:\n    def by(self, x):\n        return x + self.step\n",
+    "unused": "THING = 1\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "matters"),
+    [
+        ("helper", "FACTOR = 2", "FACTOR = 4", True),
+        ("helper", "3 * x", "4 * x", False),
+        ("tables", "OFFSET = 5", "OFFSET = 7", True),
+        ("tables", "UNUSED = 6", "UNUSED = 7", False),
+        ("late", "step = 1", "step = 2", True),
+        ("late", "'words'", "'other words'", False),
+        ("base", "x + self", "x - self", True),
+        ("unused", "THING = 1", "THING = 2", False),
+        ("stage", '"Hint"', '"Other"', False),
+        ("stage", "def other():", "def renamed():", False),
+        ("stage", "double(x) +", "double(x) -", True),
+        ("stage", "    from ours.late", '    """Words."""\n    # why\n    from ours.late', False),
+    ],
+)
+def test_a_result_is_kept_or_thrown_away_for_what_decides_it(package, module, old, new, matters):
+    """Too narrow, old and new numbers stand in one matrix; too wide, an edited word trains every model anew."""
+    package(**MODULES)
+    before = closure_of((("ours.stage", "run"),)).hash
+    assert old in MODULES[module]
+    package(**MODULES | {module: MODULES[module].replace(old, new)})
+    assert (closure_of((("ours.stage", "run"),)).hash != before) is matters
+
+
+def test_a_start_that_does_not_exist_is_an_error(package):
+    package(**MODULES)
+    with pytest.raises(LookupError, match="there is no walk in ours.stage"):
+        closure_of((("ours.stage", "walk"),))
+
+
+def test_packages_are_those_the_code_imports():
+    """A new scikit-learn may give other digits, a new transformers other texts: neither was in any key."""
+    assert "scikit-learn" in closure_of_class(load("digits-ddpm")).packages
+    assert "transformers" in closure_of_class(load("digits-sd")).packages
+    assert {"torch", "accelerate"} <= closure_of_function(STAGES["train"].run).packages
+    assert "torch_fidelity" in closure_of_function(STAGES["features"].run).packages
+    assert "scikit-learn" not in closure_of_function(STAGES["sample"].run).packages
+
+
+def test_a_training_does_not_depend_on_how_it_is_judged():
+    """A better metric, drawing or detector contract must not train anything again."""
+    for name in ("train", "sample", "repair", "invert"):
+        modules = {module for module, _ in closure_of_function(STAGES[name].run).symbols}
+        assert not {m for m in modules if m.startswith(("bench.metrics", "bench.measurements", "bench.record", "leaderboard"))}
+        assert not modules & {"bench.diffusion.patterns", "bench.diffusion.targets", "bench.diffusion.triggers"}
+    assert not {m for m, _ in closure_of_function(STAGES["train"].run).symbols if m == "bench.diffusion.sampling"} - {
+        "bench.diffusion.sampling"
+    }
+
+
+def test_what_is_measured_depends_on_the_rows_it_is_measured_on():
+    """The key of a measurement held neither; TA and ASR of old rows stood beside those of new ones."""
+    symbols = closure_of_function(table()["classifier_rates"].run).symbols
+    assert {("bench.artefacts.rows", "evaluation_sets"), ("bench.artefacts.classifiers", "load_classifier")} <= set(symbols)
+
+
+@pytest.mark.parametrize("name", TESTBEDS)
+def test_a_testbed_is_what_it_is_made_of_and_not_what_is_said_of_it(name):
+    symbols = closure_of_class(load(name)).symbols
+    assert ("bench.testbeds.base", "Testbed") in symbols and ("bench.diffusion.generator", "Generator") in symbols
+
+
+def test_the_same_code_has_the_same_closure_in_another_process():
+    """Keys that follow the order of a set would throw everything away at random."""
+    code = (
+        "from bench.engine.closure import closure_of_function as f; from bench.stages.table import STAGES;"
+        "print(f(STAGES['train'].run).hash)"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}, capture_output=True,
+            text=True, check=True, timeout=120,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(told) == 1 and Path(ROOT / "bench").is_dir()

@@ -1,0 +1,241 @@
+"""Planning: what is shared, what is not, and what throws a result away."""
+
+import pytest
+
+from bench.artefacts.roles import MEASURED_BY, UNDEFENDED
+from bench.engine.closure import closure_of_class
+from bench.engine.fingerprint import file_hash
+from bench.engine.graph import Stage
+from bench.engine.run import estimate
+from bench.engine.store import Store
+from bench.engine.worker import load_stages
+from bench.measurements import table
+from bench.planner import make_plan
+from bench.registry import Registry
+from bench.suite import parse_suite
+
+
+@pytest.fixture
+def planned(tiny, fake_plugins, stages_file):
+    registry = Registry([fake_plugins])
+
+    def plan(device="cpu", **changes):
+        suite = {
+            "name": "s",
+            "testbeds": ["tiny"],
+            "attacks": [{"name": "fake_attack", "grid": {"trigger": ["box", "sign"]}}],
+            "defenses": ["fake_sampler", "fake_repair", "fake_invert"],
+            "seeds": [0, 1],
+        }
+        return make_plan(parse_suite(suite | changes, registry, "s.yaml"), registry, load_stages(stages_file), device)
+
+    return plan
+
+
+def names(plan, *keys):
+    return [plan.stages[key].name for key in keys]
+
+
+def test_the_controls_and_anchors_are_always_there(planned):
+    plan = planned()
+    cells = [
+        (cell.attack.name, cell.probe and cell.probe.params["trigger"], cell.defense.name)
+        for cell in plan.cells
+        if cell.seed == 0
+    ]
+    defenses = ["none", "fake_sampler", "fake_repair", "fake_invert"]
+    expected = [("fake_attack", None, defense) for _ in range(2) for defense in defenses]
+    expected += [("none", trigger, defense) for trigger in ("box", "sign") for defense in defenses]
+    assert cells == expected + [("real_images", None, "none"), ("base_model", None, "none")]
+    assert [cell.kind for cell in plan.cells[:4]] == ["control", "sampler", "model", "inversion"]
+    assert plan.cells[16].kind == "anchor"
+
+
+def test_writing_the_controls_changes_nothing(planned):
+    written = planned(
+        attacks=[{"name": "fake_attack", "grid": {"trigger": ["box", "sign"]}}, "none"],
+        defenses=["none", "fake_sampler", "fake_repair", "fake_invert"],
+    )
+    assert written == planned()
+
+
+def test_cells_share_what_they_can(planned):
+    plan = planned(seeds=[0])
+    counted = {}
+    for stage in plan.stages.values():
+        counted[stage.name] = counted.get(stage.name, 0) + 1
+    # Three generators (two attacks, the honest one); each repaired once and inverted once; one reference for all.
+    assert counted["reference"] == 1 and counted["train"] == 3 and counted["repair"] == 3 and counted["invert"] == 3
+    # A backdoored generator is sampled 3 ways (clean, noise, image), the honest one 5 (two probes share the clean samples),
+    # under no defense, the sampler defense, and after repair; and the base model once.
+    assert counted["sample"] == (3 + 3 + 5) * 3 + 1
+    assert counted["record"] == len(plan.cells) == 18
+    # One set of features for every set of clean samples.
+    assert counted["features"] == 3 * 3 + 1
+
+
+def test_the_inputs_of_each_family_of_cell(planned):
+    plan = planned(seeds=[0])
+    inputs = [plan.stages[cell.stage].inputs for cell in plan.cells]
+    inputs = [{role for role in found if not role.startswith(MEASURED_BY)} for found in inputs]
+    drawn = {"clean", "call:noise", "call:image"}
+    before = {UNDEFENDED + role for role in drawn}
+    common = {"reference", "aim"}
+    features = {"clean_features"}
+    assert inputs[0] == common | drawn | features
+    assert inputs[1] == inputs[2] == common | drawn | before | features
+    assert inputs[3] == common | {"recovered"} | before
+    control, sampler, model, anchor = (plan.stages[plan.cells[index].stage].inputs for index in (0, 1, 2, 17))
+    assert {role: sampler[UNDEFENDED + role] for role in drawn} == {role: control[role] for role in drawn}
+    repaired = plan.stages[plan.stages[model["clean"]].inputs["generator"]]
+    assert names(plan, repaired.key, repaired.inputs["generator"]) == ["repair", "train"]
+    assert inputs[16] == {"reference"} and inputs[17] == {"reference", "clean"} | features
+    assert plan.stages[anchor["clean"]].inputs == {}
+
+
+def test_what_is_measured_follows_from_what_a_cell_has(planned):
+    plan = planned(seeds=[0])
+    measured = [
+        {role.removeprefix(MEASURED_BY) for role in plan.stages[cell.stage].inputs if role.startswith(MEASURED_BY)}
+        for cell in plan.cells
+    ]
+    assert measured[0] == measured[1] == {"image_quality", "distance_to_target", "robust_success", "stage_doubts"}
+    assert measured[3] == {"inversion", "stage_doubts"} and measured[16] == {"real_images", "stage_doubts"}
+    for cell, names in zip(plan.cells, measured, strict=True):
+        absent = plan.stages[cell.stage].params["absent"]
+        given = {metric for name in names for metric in table()[name].metrics}
+        assert not given & set(absent), "a number that is measured has no reason to be absent"
+        assert given | set(absent) == {metric for one in table().values() for metric in one.metrics}
+
+
+def test_inputs_stand_before_what_needs_them(planned):
+    seen = set()
+    for key, stage in planned().stages.items():
+        assert set(stage.inputs.values()) <= seen
+        seen.add(key)
+
+
+def test_a_pair_that_makes_no_sense_is_skipped_with_the_reason(planned):
+    plan = planned(attacks=["fake_text_attack"], defenses=[], seeds=[0])
+    skipped = [cell for cell in plan.cells if cell.stage is None]
+    assert [cell.attack.name for cell in skipped] == ["fake_text_attack", "none"]
+    assert skipped[0].reason == "fake_text_attack applies to text testbeds; tiny is unconditional"
+    assert all(stage.params.get("attack", None) is None or stage.name == "record" for stage in plan.stages.values())
+
+
+def test_a_limit_takes_the_first_cells_with_their_stages_only(planned):
+    plan = planned().limited(1)
+    assert [(cell.attack.name, cell.defense.name) for cell in plan.cells] == [("fake_attack", "none")]
+    assert sorted(stage.name for stage in plan.stages.values()) == [
+        "aim",
+        "features",
+        "measure",
+        "measure",
+        "measure",
+        "measure",
+        "record",
+        "reference",
+        "sample",
+        "sample",
+        "sample",
+        "train",
+    ]
+    assert plan.filtered and not planned().filtered
+
+
+def test_keys_follow_what_decides_a_result_and_nothing_else(planned):
+    first = planned()
+    assert set(planned().stages) == set(first.stages)
+    assert not set(planned(device="cuda").stages) & set(first.stages)
+    sharper = planned(testbeds=[{"name": "tiny", "params": {"num_inference_steps": 50}}])
+    shared = {sharper.stages[key].name for key in set(sharper.stages) & set(first.stages)}
+    assert shared == {"train", "reference"}, "the sampler decides neither training nor the real images' features"
+    assert sharper.cells[0].protocol != first.cells[0].protocol
+    moved = planned(testbeds=[{"name": "tiny", "params": {"data": "elsewhere"}}])
+    assert [cell.protocol for cell in moved.cells] == [cell.protocol for cell in first.cells]
+    training = {key for key, stage in first.stages.items() if stage.name == "train"}
+    assert training == {key for key, stage in moved.stages.items() if stage.name == "train"}
+    assert first.cells[0].protocol == first.cells[-1].protocol
+
+
+def test_one_and_one_point_zero_are_one_parameter(planned):
+    whole = planned(attacks=[{"name": "fake_attack", "params": {"poison_rate": 1}}])
+    assert set(whole.stages) == set(planned(attacks=[{"name": "fake_attack", "params": {"poison_rate": 1.0}}]).stages)
+
+
+def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned, tmp_path):
+    plan = planned(seeds=[0]).limited(1)
+    declared = estimate(plan, None, jobs=1)
+    assert declared.stages == {"reference": 1, "aim": 1, "train": 1, "sample": 3, "features": 1, "measure": 4, "record": 1}
+    assert declared.seconds == declared.wall_seconds == 1 + 60 + 30 + 4
+    assert estimate(plan, None, jobs=8).wall_seconds == 60 + 10 + 1  # no machine is faster than the longest chain
+    store = Store(tmp_path)
+    train = next(stage for stage in plan.stages.values() if stage.name == "train")
+    from bench.engine.store import commit
+
+    def took(place, seconds, **params):
+        made = store.new_folder(place * 32)
+        made.mkdir()
+        commit(
+            made, store.folder(place * 32), {"stage": "train", "params": train.params | params, "cost": {"seconds": seconds}}
+        )
+
+    took("00", 9.0, attack={"name": "another_attack", "params": {}})
+    assert estimate(plan, store, jobs=1).seconds == 1 + 9 + 30 + 4, "an attack never run is expected to take as long as others"
+    took("11", 7.0, seed=5)
+    assert estimate(plan, store, jobs=1).seconds == 1 + 7 + 30 + 4
+
+
+def test_a_comment_or_docstring_keeps_results_and_code_does_not(tmp_path):
+    text = "def f(x):\n    return x + 1\n"
+    hashes = []
+    for index, version in enumerate(
+        [text, '"""Doc."""\n# why\ndef f(x):\n    """Doc."""\n\n    return (x + 1)  # so\n', text.replace("1", "2")]
+    ):
+        path = tmp_path / f"{index}.py"
+        path.write_text(version)
+        hashes.append(file_hash(path))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_plugins_base_class_is_part_of_it(fake_plugins):
+    registry = Registry([fake_plugins])
+    one, other = (registry.build("attacks", "fake_attack", {"poison_rate": rate}) for rate in (0.1, 0.5))
+    honest = registry.build("attacks", "none")
+    assert closure_of_class(type(one)) == closure_of_class(type(other)) != closure_of_class(type(honest))
+    assert ("bench.plugin", "Attack") in closure_of_class(type(one)).symbols, "what a stranger's file imports of ours"
+
+
+def test_a_key_does_not_depend_on_the_order_of_parameters():
+    testbed = {"name": "tiny", "params": {}}
+    one = Stage(name="train", params={"testbed": testbed, "seed": 0, "attack": None})
+    two = Stage(name="train", params={"attack": None, "seed": 0, "testbed": testbed})
+    assert one.key == two.key != Stage(name="train", params=one.params | {"seed": 1}).key
+
+
+def test_what_was_chosen_on_a_cell_is_said_in_that_cell_alone(planned):
+    """A default picked on the very attack and seed that is then reported flatters itself, and a reader must know."""
+    tuned = [{"parameters": ["strength"], "testbed": "tiny", "attacks": ["fake_attack"], "seeds": [1]}]
+    plan = planned(tuned=tuned)
+    own = "tuned: strength of the suite chosen on this attack and seed"
+    said = {cell.seed: own in plan.stages[cell.stage].params["tuned"] for cell in plan.cells if cell.kind != "anchor"}
+    assert said == {0: False, 1: True}
+    undeclared = "tuned: fake_attack does not say what its parameters were chosen on"
+    assert undeclared in plan.stages[plan.cells[0].stage].params["tuned"]
+    shared = {key for key, stage in plan.stages.items() if stage.name != "record"}
+    assert shared == {key for key, stage in planned().stages.items() if stage.name != "record"}, "only words changed"
+
+
+@pytest.mark.parametrize(
+    ("tuned", "message"),
+    [
+        ("strength", "tuned must be a list"),
+        ([{"parameter": ["strength"]}], "did you mean 'parameters'"),
+        ([{"parameters": ["strength"], "testbed": "tiny", "attacks": "fake_attack", "seeds": [1]}], "attacks must be"),
+    ],
+)
+def test_a_tuning_that_cannot_be_read_is_one_line(planned, tuned, message):
+    from bench.errors import UserError
+
+    with pytest.raises(UserError, match=message):
+        planned(tuned=tuned)
