@@ -15,6 +15,8 @@ from bench.measurements.numbers import if_possible
 from bench.metrics import asr, target
 from bench.record import SQUARED_ERROR, Metric
 
+OF_SAMPLES = ("mse[*]", "ssim[*]", "asr[*]", "asr_field[*]")
+
 
 def why_not(situation: Situation) -> str:
     """Where there is no image to come near to."""
@@ -23,6 +25,11 @@ def why_not(situation: Situation) -> str:
     if not situation.has_target_image:
         return "this attack aims at no image"
     return no_sample(situation) if situation.family == "inversion" else ""
+
+
+def options(situation: Situation) -> dict[str, str]:
+    """A detector draws nothing, and yet a reader wants to know what the attack would have to reach."""
+    return {"no_sample": no_sample(situation)}
 
 
 def goal_of(given: Materials) -> Tensor | None:
@@ -37,6 +44,8 @@ def measure(given: Materials) -> Measured:
         return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no image"))
     with if_possible("asr", found.flags):
         _distances(given, goal, found)
+    if given.options["no_sample"]:
+        found.absent |= dict.fromkeys(OF_SAMPLES, given.options["no_sample"])
     return found
 
 
@@ -69,9 +78,10 @@ def _distance(given: Materials, role: str, images: Tensor, goal: Tensor, calibra
 
 MEASUREMENT = Measurement(
     name="distance_to_target",
-    metrics=("mse[*]", "ssim[*]", "asr[*]", "asr_field[*]", "asr_threshold"),
+    metrics=(*OF_SAMPLES, "asr_threshold"),
     needs=("aim",),
     uses=("clean", "call:*", "target", "generated"),
     why_not=why_not,
+    options=options,
     run=measure,
 )

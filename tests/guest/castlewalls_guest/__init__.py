@@ -1,0 +1,1 @@
+"""A guest: one attack, two defenses, a detector and a measurement."""

@@ -1,0 +1,123 @@
+"""A stranger's installed package adds an attack, defenses, a detector and a measurement, and touches nothing of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.record import Record, read_runs
+
+HERE = Path(__file__).parent
+SUITE = {
+    "name": "guest",
+    "testbeds": [
+        {
+            "name": "digits-ddpm",
+            "params": {"num_inference_steps": 2, "clean_samples": 8, "triggered_samples": 4, "precision": "float32"},
+        }
+    ],
+    "attacks": [
+        {"name": "guest_letter", "params": {"training_steps": 1}},
+        {"name": "none", "params": {"training_steps": 1}},
+    ],
+    "defenses": ["guest_dampen", "guest_soften", {"name": "anp", "params": {"epochs": 1, "steps_per_epoch": 1}}],
+    "detectors": ["guest_loudness"],
+    "seeds": [0],
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The package installed beside ours, and a suite of it run by the command."""
+    folder = tmp_path_factory.mktemp("guest")
+    shutil.copytree(HERE / "guest", folder / "source")
+    where = folder / "installed"
+    options = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, "--target", str(where), str(folder / "source")],
+        check=True,
+        timeout=300,
+    )
+    (folder / "guest.yaml").write_text(yaml.safe_dump(SUITE))
+    command = [sys.executable, "-m", "bench", "run", "guest.yaml", "--store", "store", "--jobs", "1"]
+    path = os.pathsep.join([str(HERE.parent), str(where)])
+    ended = subprocess.run(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=500
+    )
+    return folder, ended
+
+
+@pytest.fixture(scope="module")
+def records(run: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[tuple[str, str], Record]:
+    folder, ended = run
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (account,) = read_runs(folder / "store")
+    assert account.counts["failed"] == account.counts["pending"] == 0, account
+    return {(record.attack.name, record.defense.name): record for _, record in account.records}
+
+
+def test_every_call_of_a_guests_attack_is_measured(records: dict[tuple[str, str], Record]) -> None:
+    """The third one was drawn, paid for, and left out."""
+    for defense in ("none", "guest_dampen", "guest_soften"):
+        metrics = records["guest_letter", defense].metrics
+        for call in ("noise", "image", "letter"):
+            assert {f"{name}[{call}]" for name in ("mse", "ssim", "asr", "robust_asr")} <= set(metrics)
+    detected = records["guest_letter", "guest_loudness"].metrics
+    assert {"auroc[noise]", "auroc[image]", "auroc[letter]", "auroc[clean]"} <= set(detected)
+
+
+def test_a_guests_defenses_are_measured_like_ours(records: dict[tuple[str, str], Record]) -> None:
+    plain = records["guest_letter", "none"]
+    for defense, kind in (("guest_dampen", "sampler"), ("guest_soften", "model")):
+        record = records["guest_letter", defense]
+        assert record.kind == kind and record.metrics.keys() >= {"fid[digits-cnn]", "mse[letter]"}
+        assert record.metrics["mse[clean]"].value != plain.metrics["mse[clean]"].value
+        assert f"called by letter, {defense}" in record.pictures and "called by letter, no defense" in record.pictures
+
+
+def test_a_guests_measurement_is_made_of_every_cell_it_applies_to(records: dict[tuple[str, str], Record]) -> None:
+    for (attack, defense), record in records.items():
+        drawn = defense in ("none", "guest_dampen", "guest_soften") and attack != "real_images"
+        assert ("guest_brightness" in record.metrics) is drawn, (attack, defense)
+        assert ("guest_brightness" in record.absent) is not drawn, (attack, defense)
+    assert records["guest_letter", "anp"].absent["guest_brightness"] == "an inversion changes no sample"
+
+
+def test_the_board_of_real_records_shows_all_of_it(run: tuple[Path, subprocess.CompletedProcess[str]], records: object) -> None:
+    """Records made by hand drift away from what the engine writes."""
+    folder, ended = run
+    board = (folder / ended.stdout.strip().splitlines()[-1]).read_text()
+    for name in ("guest_brightness", "mse[letter]", "guest_soften", "guest_loudness", "an inversion changes no sample"):
+        assert name in board, name
+    assert "not measured in this cell" not in board, "the engine knows why"
+
+
+def test_a_changed_guest_is_run_again_and_ours_are_not(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    """Its whole package is in the keys of what it makes, and in no other."""
+    folder, _ = run
+    before = _plan(folder)
+    module = folder / "installed" / "castlewalls_guest" / "detector.py"
+    module.write_text(module.read_text().replace("abs()", "square()"))
+    after = _plan(folder)
+    changed = {stage["stage"] for stage in after if not stage["cached"]}
+    assert all(stage["cached"] for stage in before)
+    # The detector, and the attack and defenses that share its package; none of the honest model's own.
+    assert {"detect_noise", "train", "record"} <= changed and "reference" not in changed
+    honest = [stage for stage in after if stage["stage"] == "train" and stage["params"]["attack"]["name"] == "none"]
+    assert honest and all(stage["cached"] for stage in honest)
+
+
+def _plan(folder: Path) -> list[dict[str, object]]:
+    path = os.pathsep.join([str(HERE.parent), str(folder / "installed")])
+    command = [sys.executable, "-m", "bench", "plan", "guest.yaml", "--store", "store", "--json"]
+    told = subprocess.run(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300, check=True
+    )
+    return [json.loads(line) for line in told.stdout.splitlines()]
