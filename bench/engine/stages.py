@@ -185,7 +185,9 @@ STAGES: dict[str, StageKind] = {
     "aim": StageKind(run=aims.aim, code=_JUDGING),
     "poisoned_rows": StageKind(run=aims.poisoned_rows, code=_JUDGING),
     "reference": StageKind(
-        run=reference, code=("bench.metrics.fid", "bench.metrics.recognition"), packages=("torch-fidelity",)
+        run=reference,
+        code=("bench.metrics.fid", "bench.metrics.recognition", "bench.metrics.whitening"),
+        packages=("torch-fidelity",),
     ),
     "training_features": StageKind(
         run=class_stages.training_features, code=("bench.metrics.fid", *_JUDGING), packages=("torch-fidelity",)
