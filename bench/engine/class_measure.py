@@ -61,7 +61,8 @@ def generations(
     """G1 to G4 of images asked for in the adversary's class (Pan et al. 2024, section 4), and whether prompts are still followed.
 
     ``asr[prompt]`` is G1 + G2, the share that is misaligned or stamped by the trigger: what a user who asks for that class gets.
-    ``robust_asr[prompt]`` counts the trigger in a mirrored, inverted, recoloured or fainter picture too.
+    ``robust_asr[prompt]`` counts the trigger in a changed picture too: mirrored, recoloured, fainter, noisy, partly covered
+    (:class:`bench.engine.judges.TriggerJudge`).
     """
     judge = testbed.evaluation_classifier().to(device)
     if "clean" in inputs:

@@ -6,7 +6,6 @@ worth is decided in ``measure``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from bench.engine.aims import Aim, read_aim
 from bench.engine.artefacts import Remarks, load_images, unsaid
 from bench.engine.building import access_of, asked_for, generator_of, plugin_of, poisoned_set
 from bench.engine.context import StageContext
-from bench.metrics import stamps
+from bench.metrics import marks, stamps
 from bench.plugin import (
     Attack,
     ClassifierDefense,
@@ -73,7 +72,8 @@ def classifier(params: Params, inputs: Inputs, out: Path, context: StageContext)
 
 def trigger_classifier(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """The harness's own judge of "does this image carry the trigger": trained on clean training images and their stamped copies, the
-    trigger at many strengths and all of them shifted, soft or noisy (:func:`bench.metrics.stamps.weathered`).
+    trigger at many strengths and all of them shifted, soft or noisy (:func:`bench.metrics.stamps.weathered`); and beside it a filter
+    for what the stamp adds on average (:mod:`bench.metrics.marks`).
 
     One for each attack and all its seeds. Every other held-out image sets the margins from which on it says yes, the rest count its
     errors (:class:`bench.engine.judges.TriggerJudge`): no rate below them means anything.
@@ -84,14 +84,17 @@ def trigger_classifier(params: Params, inputs: Inputs, out: Path, context: Stage
     testbed, attack = _testbed(params), plugin_of("attacks", params["attack"], Attack)
     rng, plain = numpy_stream(0, "trigger classifier"), testbed.train_images()
     without = [stamps.weathered(plain, None, rng), stamps.nonsense(len(plain) // 8, tuple(plain.shape[1:]), rng)]
-    images = torch.cat([*without, stamps.weathered(plain, _stamped(attack, plain), rng)])
+    stamped = _stamped(attack, plain)
+    images = torch.cat([*without, stamps.weathered(plain, stamped, rng)])
     labels = (torch.arange(len(images)) >= len(images) - len(plain)).long()
     network = testbed.fresh_classifier(0, classes=2).to(context.device)
     train_classifier(
         network, images, labels, testbed.classifier_settings(), 0, purpose="trigger classifier", progress=context.progress
     )
     held_out = testbed.held_out_images()
-    (out / judges.ERRORS).write_text(json.dumps(judges.errors(network, held_out, _stamped(attack, held_out), rng)))
+    mark, real = marks.average_mark(plain, stamped), marks.shrink(plain)
+    told = judges.errors(network, marks.MatchedFilter(mark, real), held_out, _stamped(attack, held_out), rng)
+    judges.write_judge(told, mark, real, out)
     _save(network, out)
     return {}
 

@@ -198,7 +198,8 @@ STAGES: dict[str, StageKind] = {
     "invert": StageKind(run=invert, code=_NUMERICS),
     "classifier": StageKind(run=class_stages.classifier, code=_JUDGING),
     "trigger_classifier": StageKind(
-        run=class_stages.trigger_classifier, code=("bench.metrics.stamps", "bench.engine.judges", *_JUDGING)
+        run=class_stages.trigger_classifier,
+        code=("bench.metrics.stamps", "bench.metrics.marks", "bench.metrics.whitening", "bench.engine.judges", *_JUDGING),
     ),
     "detect": StageKind(run=class_stages.detect, code=_JUDGING, packages=("scipy",)),
     "detect_noise": StageKind(run=class_stages.detect_noise, code=_JUDGING, packages=("scipy",)),
