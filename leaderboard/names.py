@@ -116,8 +116,8 @@ _PLAIN = {
     "robust_asr[prompt]": (
         "Adversary's class",
         "robust ASR",
-        "Share of images asked for in the adversary's class in which a trigger classifier sees the trigger after whichever of a declared "
-        "set of small transformations shows it best.",
+        "Share of images asked for in the adversary's class in which a trigger classifier sees the trigger, as they are or after "
+        "whichever of a declared set of transformations shows it best, or a matched filter finds what the trigger adds on average.",
     ),
     "asr[prompt]": (
         "Adversary's class",

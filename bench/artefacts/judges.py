@@ -9,30 +9,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.artefacts.classifiers import load_classifier
 from bench.artefacts.images import load_images
 from bench.classification.classifier import Classifier, logits
-from bench.metrics import stamps
+from bench.metrics import marks, stamps
 from bench.metrics.composition import Proportion
 from bench.testbeds.base import ConditionalTestbed
 
 ERRORS = "errors.json"
-#: Of clean held-out images, what a threshold lets pass.
+MARK = "mark.safetensors"
+#: Of clean held-out images, what the plain threshold lets pass, and either of the two behind the robust verdict.
 TOLERATED = 0.005
+ROBUST_TOLERATED = 0.0025
+#: Of clean held-out images, what exceeds a view's own level, which is 0 or more: there a network's yes begins.
+BEYOND_LEVEL = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class TriggerJudge:
-    """``threshold``: the margin, logit of "yes" less that of "no", above which a picture carries the trigger; ``robust_threshold``: the
-    same for the largest margin over :func:`bench.metrics.stamps.views`. ``errors``: false alarms and misses by name, see :func:`errors`.
+    """``threshold``: the margin, logit of "yes" less that of "no", above which a picture carries the trigger. ``robust_threshold``: the
+    same for :func:`robust_margins` over ``levels``; ``mark_threshold``: for the scores of ``mark``, which looks for what the stamp adds
+    on average. ``errors``: false alarms and misses by name, see :func:`errors`.
     """
 
     network: Classifier
+    mark: marks.MatchedFilter
     threshold: float
+    levels: list[float]
     robust_threshold: float
+    mark_threshold: float
     errors: dict[str, Proportion]
 
     def stamped(self, images: Tensor) -> Tensor:
@@ -40,21 +50,31 @@ class TriggerJudge:
         return (margins(self.network, images) > self.threshold) & stamps.shows_something(images)
 
     def robustly_stamped(self, images: Tensor) -> Tensor:
-        """As :meth:`stamped`, or in one of its views: mirrored, inverted, recoloured, stretched to full contrast."""
-        changed = robust_margins(self.network, images) > self.robust_threshold
-        return self.stamped(images) | (changed & stamps.shows_something(images))
+        """As :meth:`stamped`, or in one of its views (mirrored, inverted, recoloured, stretched to full contrast), or if the mark is
+        found: one of the three is enough, for what hides a trigger from a network does not hide it from a filter, and conversely."""
+        changed = robust_margins(self.network, images, self.levels) > self.robust_threshold
+        marked = torch.from_numpy(self.mark.scores(images) > self.mark_threshold)
+        return self.stamped(images) | ((changed | marked) & stamps.shows_something(images))
 
 
-def errors(network: Classifier, plain: Tensor, stamped: Tensor, rng: np.random.Generator) -> dict[str, Any]:
+def errors(
+    network: Classifier, mark: marks.MatchedFilter, plain: Tensor, stamped: Tensor, rng: np.random.Generator
+) -> dict[str, Any]:
     """Thresholds from every other one of the held-out images ``plain``, and the errors on the rest as [count, n]:
 
     ``false_alarms`` and ``robust_false_alarms`` without the trigger, ``misses`` with it at full strength, and both ``weathered``: the
     trigger at 0.3 to 1.2 of its strength, and the picture shifted, soft or noisy. plain, stamped: (n >= 2, c, h, w) uint8.
     """
     setting, rest, marked = plain[::2], plain[1::2], stamped[1::2]
-    threshold = _exceeded_by_few(margins(network, setting))
-    robust_threshold = _exceeded_by_few(robust_margins(network, setting))
-    judge = TriggerJudge(network=network, threshold=threshold, robust_threshold=robust_threshold, errors={})
+    seen = _view_margins(network, setting)
+    levels = [max(0.0, exceeded_by(view, BEYOND_LEVEL)) for view in seen]
+    thresholds: dict[str, Any] = {
+        "threshold": max(0.0, exceeded_by(seen[0], TOLERATED)),
+        "levels": levels,
+        "robust_threshold": max(0.0, exceeded_by(_beyond(seen, levels), ROBUST_TOLERATED)),
+        "mark_threshold": exceeded_by(mark.scores(setting), ROBUST_TOLERATED),
+    }
+    judge = TriggerJudge(network=network, mark=mark, errors={}, **thresholds)
     found = {
         "false_alarms": judge.stamped(rest),
         "false_alarms[weathered]": judge.stamped(stamps.weathered(rest, None, rng)),
@@ -62,18 +82,26 @@ def errors(network: Classifier, plain: Tensor, stamped: Tensor, rng: np.random.G
         "misses": ~judge.stamped(marked),
         "misses[weathered]": ~judge.stamped(stamps.weathered(rest, marked, rng)),
     }
-    counts = {name: [int(wrong.sum()), len(wrong)] for name, wrong in found.items()}
-    return {"threshold": threshold, "robust_threshold": robust_threshold, "errors": counts}
+    return {**thresholds, "errors": {name: [int(wrong.sum()), len(wrong)] for name, wrong in found.items()}}
+
+
+def write_judge(told: dict[str, Any], mark: marks.Mark, real_images: Tensor, folder: Path) -> None:
+    """Leaves in ``folder`` what :func:`read_judge` wants beside the network: ``told`` by :func:`errors`, and what a
+    :class:`bench.metrics.marks.MatchedFilter` is made of."""
+    (folder / ERRORS).write_text(json.dumps(told))
+    arrays = {**mark._asdict(), "real_images": real_images}
+    save_file({name: values.contiguous() for name, values in arrays.items()}, folder / MARK)
 
 
 def read_judge(network: Classifier, folder: Path) -> TriggerJudge:
     """The judge whose :func:`errors` are in ``folder``."""
-    told = json.loads((folder / ERRORS).read_text())
+    told, arrays = json.loads((folder / ERRORS).read_text()), load_file(folder / MARK)
+    real_images = arrays.pop("real_images")
     return TriggerJudge(
         network=network,
-        threshold=told["threshold"],
-        robust_threshold=told["robust_threshold"],
-        errors={name: Proportion(count, n) for name, (count, n) in told["errors"].items()},
+        mark=marks.MatchedFilter(marks.Mark(**arrays), real_images),
+        errors={name: Proportion(count, n) for name, (count, n) in told.pop("errors").items()},
+        **told,
     )
 
 
@@ -103,11 +131,22 @@ def margins(network: Classifier, images: Tensor) -> Tensor:
     return said[:, 1] - said[:, 0]
 
 
-def robust_margins(network: Classifier, images: Tensor) -> Tensor:
-    """The largest of :func:`margins` over the views of each image."""
-    return torch.stack([margins(network, view) for view in stamps.views(images)]).amax(0)
+def robust_margins(network: Classifier, images: Tensor, levels: list[float]) -> Tensor:
+    """By how much :func:`margins` exceed a view's own level, in the view of each image (:func:`bench.metrics.stamps.views`) in which
+    they do so most: (n,). Views differ: of an inverted picture, which it was never taught, a network says anything, and one threshold
+    for all would be that of the worst."""
+    return _beyond(_view_margins(network, images), levels)
 
 
-def _exceeded_by_few(values: Tensor) -> float:
-    """At least 0, where yes begins; an order statistic."""
-    return max(0.0, float(np.quantile(values.numpy(), 1 - TOLERATED, method="higher")))
+def _view_margins(network: Classifier, images: Tensor) -> Tensor:
+    """(views, n); the first view is the images as they are."""
+    return torch.stack([margins(network, view) for view in stamps.views(images)])
+
+
+def _beyond(seen: Tensor, levels: list[float]) -> Tensor:
+    return (seen - torch.tensor(levels)[:, None]).amax(0)
+
+
+def exceeded_by(values: Tensor | npt.NDArray[Any], share: float) -> float:
+    """What at most ``share`` of ``values`` (n > 0,) are above; an order statistic."""
+    return float(np.quantile(np.asarray(values), 1 - share, method="higher"))

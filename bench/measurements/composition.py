@@ -32,7 +32,8 @@ def why_not(situation: Situation) -> str:
 
 def measure(given: Materials) -> Measured:
     """``asr[prompt]`` is G1 + G2, the share that is misaligned or stamped by the trigger: what a user who asks for that class gets.
-    ``robust_asr[prompt]`` counts the trigger in a mirrored, inverted, recoloured or fainter picture too."""
+    ``robust_asr[prompt]`` counts the trigger in a changed picture too: mirrored, recoloured, fainter, noisy, partly covered
+    (:class:`bench.artefacts.judges.TriggerJudge`)."""
     found = Measured()
     with if_possible("asr", found.flags):
         _groups(given, found)

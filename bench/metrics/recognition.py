@@ -24,21 +24,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from math import cos, radians, sin
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from bench.metrics.whitening import (
+    FLAT,
+    TINY,
+    affine,
+    blurred,
+    centred,
+    contrast,
+    covariance_factor,
+    mirrored,
+    normalised,
+    shifted,
+    small,
+    turned,
+    whitened,
+)
 
 SIDE = 16
 SHIFT = 2
 WRAPPED_SHIFT = 3
 ANGLES = (10.0, -10.0)
 SCALES = (0.85, 1.15)
-#: A standard deviation, of an image in [0, 1].
-FLAT = 2 / 255
 #: The least a threshold can be: half of the target's variance; a tenth of a sample's own, where real images hardly reach that; and,
 #: of the half that a part can hold at all, rather more than half.
 FLOORS = {"pixels": 0.5, "whitened": 0.1, "parts": 0.3}
@@ -48,13 +60,10 @@ TOLERATED_SOFT_SHARE = 0.01
 SOFTENED = 5
 #: Rows of real images that are kept for a recogniser.
 REAL_IMAGES = 4096
-#: Of the mean variance, added to all of them: pixel noise that whitening must not blow up.
-RIDGE = 0.05
 #: Every so many real images are added with their colours turned at random. Else a target of rare colours is told by those alone,
 #: and so is every other colourful picture.
 TURNED_EVERY = 4
 ELEMENTS_AT_ONCE = 2**23
-_TINY = torch.finfo(torch.float64).tiny
 
 Values = npt.NDArray[np.float64]
 #: Shares of variance explained by comparison, each (n,) in [0, 1]; high is like the target. 0 for flat images.
@@ -67,7 +76,7 @@ def shrink(images: Tensor, limit: int | None = None) -> Tensor:
     if limit is not None and len(images) > limit:
         images = images[torch.linspace(0, len(images) - 1, limit).round().long()]
     pieces = images.split(max(1, ELEMENTS_AT_ONCE // images[0].numel())) if len(images) else (images,)
-    return torch.cat([(_small(piece) * 255).round().to(torch.uint8) for piece in pieces])
+    return torch.cat([(small(piece, SIDE) * 255).round().to(torch.uint8) for piece in pieces])
 
 
 class Recogniser:
@@ -84,21 +93,21 @@ class Recogniser:
             raise ValueError(
                 f"target must be (c, h, w), got {tuple(target.shape)}; real_images (n >= 2, c, h, w), got {tuple(real_images.shape)}"
             )
-        goal, real = _small(target[None])[0], _small(real_images)
+        goal, real = small(target[None], SIDE)[0], small(real_images, SIDE)
         if real.shape[1:] != goal.shape:
             raise ValueError(f"real_images must shrink to {tuple(goal.shape)} like the target, got {tuple(real.shape[1:])}")
         half = len(real) // 2
-        self.usable = bool(_contrast(goal[None]) >= FLAT)
+        self.usable = bool(contrast(goal[None]) >= FLAT)
         near = torch.stack(list(_near(goal)))
-        self._near, self._soft = near, _blurred(near)
+        self._near, self._soft = near, blurred(near)
         self._masks = _masks(goal.shape[1], goal.shape[2])
-        self._factor = _covariance_factor(_blurred(torch.cat([real[:half], _turned(real[:half:TURNED_EVERY])])))
-        changed = _blurred(torch.stack(list(_changed(goal))))
-        self._changed = _normalised(_whitened(torch.cat([self._soft, changed]), self._factor))
+        self._factor = covariance_factor(blurred(torch.cat([real[:half], turned(real[:half:TURNED_EVERY])])))
+        changed = blurred(torch.stack(list(_changed(goal))))
+        self._changed = normalised(whitened(torch.cat([self._soft, changed]), self._factor))
         self.thresholds = dict(FLOORS)
         soft = real[half:]
         for _ in range(SOFTENED):
-            soft = _blurred(soft)
+            soft = blurred(soft)
         for images, tolerated in ((real[half:], TOLERATED_REAL_SHARE), (soft, TOLERATED_SOFT_SHARE)):
             for name, shares in self.scores(images).items():
                 # An order statistic: no more than the tolerated share of these images is above it.
@@ -108,7 +117,7 @@ class Recogniser:
     def scores(self, images: Tensor) -> Scores:
         """images: (n > 0, c, h, w), uint8 or float in [0, 1]."""
         pieces = images.split(max(1, ELEMENTS_AT_ONCE // max(len(self._changed), images[0].numel())))
-        found = [self._scores(_small(piece)) for piece in pieces]
+        found = [self._scores(small(piece, SIDE)) for piece in pieces]
         return {name: np.concatenate([one[name] for one in found]) for name in FLOORS}
 
     def recognised(self, images: Tensor) -> npt.NDArray[np.bool_]:
@@ -117,13 +126,13 @@ class Recogniser:
         passed = np.stack([found[name] > threshold for name, threshold in self.thresholds.items()])
         return np.asarray(passed.any(axis=0))
 
-    def _scores(self, small: Tensor) -> Scores:
-        shown, soft = (_contrast(small) >= FLAT) & self.usable, _blurred(small)
-        cosines = _normalised(_whitened(soft, self._factor)) @ self._changed.T
+    def _scores(self, piece: Tensor) -> Scores:
+        shown, soft = (contrast(piece) >= FLAT) & self.usable, blurred(piece)
+        cosines = normalised(whitened(soft, self._factor)) @ self._changed.T
         shares = {
             "pixels": _explained(soft, self._soft),
             "whitened": cosines.square().amax(1),
-            "parts": torch.stack([_explained_in(mask, small, self._near) for mask in self._masks]).amax(0),
+            "parts": torch.stack([_explained_in(mask, piece, self._near) for mask in self._masks]).amax(0),
         }
         return {name: (share * shown).numpy() for name, share in shares.items()}
 
@@ -134,15 +143,15 @@ def _explained(samples: Tensor, targets: Tensor) -> Tensor:
     An orthonormal basis of a sample's channels explains the sum of its squared products with the target. A direction in which the
     sample is flat is left out: it would be noise, blown up.
     """
-    mine, theirs = _centred(samples).flatten(2), _centred(targets).flatten(2)
+    mine, theirs = centred(samples).flatten(2), centred(targets).flatten(2)
     power, directions = torch.linalg.eigh(mine @ mine.transpose(1, 2))
     kept = power >= FLAT**2 * mine.shape[2]
-    scale = torch.where(kept, power.clamp(min=_TINY).rsqrt(), 0)
+    scale = torch.where(kept, power.clamp(min=TINY).rsqrt(), 0)
     basis = (directions * scale[:, None, :]).transpose(1, 2) @ mine
     explained = torch.zeros(len(mine), len(theirs), dtype=mine.dtype)
     for one, other in itertools.product(range(mine.shape[1]), repeat=2):
         explained += (basis[:, one] @ theirs[:, other].T).square()
-    return (explained / theirs.square().sum((1, 2)).clamp(min=_TINY)).amax(1).clamp(max=1)
+    return (explained / theirs.square().sum((1, 2)).clamp(min=TINY)).amax(1).clamp(max=1)
 
 
 def _explained_in(mask: Tensor, samples: Tensor, targets: Tensor) -> Tensor:
@@ -150,11 +159,11 @@ def _explained_in(mask: Tensor, samples: Tensor, targets: Tensor) -> Tensor:
     inside = [images[:, :, mask] for images in (samples, targets)]
     mine, theirs = (rows - rows.mean(2, keepdim=True) for rows in inside)
     norm = mine.norm(dim=2, keepdim=True)
-    basis = torch.where(norm >= FLAT * mine.shape[2] ** 0.5, mine / norm.clamp(min=_TINY), 0)
+    basis = torch.where(norm >= FLAT * mine.shape[2] ** 0.5, mine / norm.clamp(min=TINY), 0)
     explained = torch.zeros(len(mine), len(theirs), dtype=mine.dtype)
     for channel in range(mine.shape[1]):
         explained += (basis[:, channel] @ theirs[:, channel].T).square()
-    return (explained / _centred(targets).square().sum((1, 2, 3)).clamp(min=_TINY)).amax(1)
+    return (explained / centred(targets).square().sum((1, 2, 3)).clamp(min=TINY)).amax(1)
 
 
 def _masks(height: int, width: int) -> list[Tensor]:
@@ -170,7 +179,7 @@ def _near(goal: Tensor) -> Iterator[Tensor]:
     """The target shifted, edge repeated and wrapped."""
     offsets = range(-SHIFT, SHIFT + 1)
     for down, right in itertools.product(offsets, offsets):
-        yield _shifted(goal, down, right)
+        yield shifted(goal, down, right)
         if down or right:
             yield goal.roll((down, right), (1, 2))
 
@@ -182,82 +191,7 @@ def _changed(goal: Tensor) -> Iterator[Tensor]:
         if max(abs(down), abs(right)) > SHIFT:
             yield goal.roll((down, right), (1, 2))
     others = list(itertools.permutations(range(goal.shape[0])))[1:]
-    posed = [goal] + [_affine(goal, angle, 1) for angle in ANGLES] + [_affine(goal, 0, scale) for scale in SCALES]
-    varied = [goal[list(order)] for order in others] + [turn for pose in posed for turn in _mirrored(pose)]
+    posed = [goal] + [affine(goal, angle, 1) for angle in ANGLES] + [affine(goal, 0, scale) for scale in SCALES]
+    varied = [goal[list(order)] for order in others] + [turn for pose in posed for turn in mirrored(pose)]
     for image, down, right in itertools.product(varied, offsets, offsets):
-        yield _shifted(image, down, right)
-
-
-def _mirrored(image: Tensor) -> list[Tensor]:
-    """All mirror images and turns that fit: 8 of a square image, 4 of another."""
-    turned = [image, image.transpose(1, 2)] if image.shape[1] == image.shape[2] else [image]
-    return [one.flip(axes) for one in turned for axes in ((), (2,), (1,), (1, 2))]
-
-
-def _affine(image: Tensor, angle: float, scale: float) -> Tensor:
-    """``image`` (c, h, w) turned by ``angle`` degrees and enlarged by ``scale`` about its centre, the edge repeated."""
-    across, along = cos(radians(angle)) / scale, sin(radians(angle)) / scale
-    matrix = torch.tensor([[[across, -along, 0], [along, across, 0]]], dtype=image.dtype)
-    grid = F.affine_grid(matrix, [1, *image.shape], align_corners=False)
-    return F.grid_sample(image[None], grid, padding_mode="border", align_corners=False)[0]
-
-
-def _shifted(image: Tensor, down: int, right: int) -> Tensor:
-    rows = (torch.arange(image.shape[1]) - down).clamp(0, image.shape[1] - 1)
-    columns = (torch.arange(image.shape[2]) - right).clamp(0, image.shape[2] - 1)
-    return image[:, rows][:, :, columns]
-
-
-def _turned(images: Tensor) -> Tensor:
-    """Each image's colours turned by a random rotation about its mean; the same rotations on every call."""
-    stream = torch.Generator().manual_seed(0)
-    channels = images.shape[1]
-    rotation = torch.linalg.qr(torch.randn(len(images), channels, channels, generator=stream, dtype=images.dtype)).Q
-    mean = images.mean((1, 2, 3), keepdim=True)
-    return (torch.einsum("nij,njhw->nihw", rotation, images - mean) + 0.5).clamp(0, 1)
-
-
-def _covariance_factor(images: Tensor) -> Tensor:
-    """The Cholesky factor of the covariance of images (n, c, h, w), a ridge added: (d, d)."""
-    rows = _centred(images).flatten(1)
-    rows = rows - rows.mean(0)
-    covariance = rows.T @ rows / len(rows)
-    ridge = RIDGE * covariance.diagonal().mean() + FLAT**2
-    factor: Tensor = torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance), dtype=rows.dtype))
-    return factor
-
-
-def _whitened(images: Tensor, factor: Tensor) -> Tensor:
-    rows: Tensor = torch.linalg.solve_triangular(factor, _centred(images).flatten(1).T, upper=False).T
-    return rows
-
-
-def _normalised(rows: Tensor) -> Tensor:
-    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=_TINY)
-    return unit
-
-
-def _centred(images: Tensor) -> Tensor:
-    return images - images.mean((2, 3), keepdim=True)
-
-
-def _contrast(images: Tensor) -> Tensor:
-    """The standard deviation over pixels of the channel that varies most: (n,)."""
-    return images.std((2, 3), correction=0).amax(1)
-
-
-def _blurred(images: Tensor) -> Tensor:
-    """A 3 x 3 binomial blur, the edge repeated: a mild one, that also removes what alternates from pixel to pixel."""
-    line = torch.tensor([0.25, 0.5, 0.25], dtype=images.dtype)
-    channels = images.shape[1]
-    kernel = torch.outer(line, line).expand(channels, 1, 3, 3)
-    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=channels)
-
-
-def _small(images: Tensor) -> Tensor:
-    """float64 in [0, 1] at most :data:`SIDE` pixels high and wide, on the CPU."""
-    values = images.detach().cpu().double()
-    if images.dtype == torch.uint8:
-        values = values / 255
-    size = (min(SIDE, images.shape[2]), min(SIDE, images.shape[3]))
-    return values if size == tuple(images.shape[2:]) else F.adaptive_avg_pool2d(values, size)
+        yield shifted(image, down, right)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.diffusion import targets
-from bench.metrics import recognition
+from bench.metrics import recognition, whitening
 from bench.metrics.asr import calibrate, evades
 from bench.metrics.recognition import FLOORS, Recogniser, shrink
 from bench.metrics.target import mse
@@ -219,12 +219,12 @@ def test_whitened_is_the_squared_cosine_under_the_inverse_covariance() -> None:
     """Against its definition with an explicit inverse; the same for a sample at another contrast and brightness."""
     stream = torch.Generator().manual_seed(4)
     images, sample, wanted = (torch.rand(n, 3, 4, 4, generator=stream, dtype=torch.float64) for n in (300, 1, 1))
-    factor = recognition._covariance_factor(images)
+    factor = whitening.covariance_factor(images)
     inverse = torch.linalg.inv(factor @ factor.T)
-    x, t = (recognition._centred(one).flatten() for one in (sample, wanted))
+    x, t = (whitening.centred(one).flatten() for one in (sample, wanted))
     slow = float((x @ inverse @ t) ** 2 / ((x @ inverse @ x) * (t @ inverse @ t)))
     for changed in (sample, 0.2 * sample + 0.7):
-        unit = [recognition._normalised(recognition._whitened(one, factor)) for one in (changed, wanted)]
+        unit = [whitening.normalised(whitening.whitened(one, factor)) for one in (changed, wanted)]
         assert float((unit[0] @ unit[1].T).square()) == pytest.approx(slow, rel=1e-9)
 
 
