@@ -16,10 +16,11 @@ from typing import Any
 
 from bench import measurements
 from bench.artefacts.roles import CALL, CLEAN, GENERATED, MEASURED_BY, TARGET, UNDEFENDED
+from bench.cells import Cell
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
-from bench.engine.fingerprint import PACKAGES, digest, file_hash, versions
-from bench.engine.graph import Cell, Plan, Stage, without
+from bench.engine.fingerprint import PACKAGES, canonical, digest, file_hash, versions
+from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
 from bench.measurements.measurement import Situation
 from bench.plugin import Attack, Defense, Detector, Plugin, Tuning
@@ -177,13 +178,16 @@ class _Builder:
                 "device": f"{self.device} x{self.processes}" if self._together(name) else self.device,
             }
         )
+        testbed = {"name": self.testbed.name, "params": self.testbed.params_for(name)}
         made = Stage(
             name=name,
-            params={"testbed": {"name": self.testbed.name, "params": self.testbed.params_for(name)}} | params,
+            params={"testbed": testbed} | params,
+            keyed={"testbed": without(testbed, self.locations)} | params,
             inputs=inputs,
             fingerprint=fingerprint,
+            title=title(name, {"testbed": testbed} | params),
+            alike=alike(name, {"testbed": testbed} | params),
             seconds=self.testbed.typical_seconds.get(name),
-            locations=self.locations,
             notes=notes or {},
             charged=frozenset(charged),
             code=ours,
@@ -401,6 +405,27 @@ class _Builder:
             code = closure_of_function(one.run)
             found[MEASURED_BY + one.name] = self.stage("measure", params, one.taken(roles), code=code)
         return found, {name: reason for name, reason in missing.items() if name not in given}
+
+
+def title(name: str, params: Mapping[str, Any]) -> str:
+    """A line for people: what is done to what."""
+    parts = [spec["name"] for role in ("testbed", "attack", "probe", "defense") if (spec := params.get(role))]
+    extra = [str(params["what"])] if "what" in params else []
+    seed = [f"seed {params['seed']}"] if "seed" in params else []
+    return " ".join([name, *extra, *dict.fromkeys(parts), *seed])
+
+
+def alike(name: str, params: Mapping[str, Any]) -> tuple[str, str]:
+    """Stages that share the first of these take about the same time; those that share the second, with any plugins, still roughly."""
+    testbed, *plugins = (params.get(role) for role in ("testbed", "attack", "defense"))
+    roughly = [name, params.get("what"), testbed and testbed["name"]]
+    return canonical([*roughly, *(spec and spec["name"] for spec in plugins)]), canonical(roughly)
+
+
+def without(testbed: Mapping[str, Any], locations: frozenset[str]) -> dict[str, Any]:
+    """A testbed's name and parameters, less those that say where its files are: its fingerprint stands for what is in them."""
+    params = {name: value for name, value in testbed["params"].items() if name not in locations}
+    return {"name": testbed["name"], "params": params}
 
 
 def protocol_of(testbed: Testbed, kinds: Mapping[str, StageKind], bare: Mapping[str, Any], data: str) -> str:

@@ -139,7 +139,7 @@ def show_estimate(plan: Plan, folder: Path, slots: int, as_json: bool) -> None:
 
 
 def _show_skipped_cells(plan: Plan) -> None:
-    _show_skipped(f"{cell.attack.label} x {cell.defense.label}: {cell.reason}" for cell in plan.cells if cell.stage is None)
+    _show_skipped(f"{cell.title}: {cell.reason}" for cell in plan.cells if cell.stage is None)
 
 
 def _show_skipped(pairs: Iterable[str]) -> None:

@@ -219,6 +219,7 @@ class Executor:
         task = {
             "stages": self.source,
             "stage": stage.name,
+            "alike": list(stage.alike),
             "key": key,
             "params": stage.params,
             "inputs": {role: str(self.store.folder(above)) for role, above in stage.inputs.items()},

@@ -1,35 +1,38 @@
-"""The graph a suite becomes: stages, which share what they can, and cells, which end in one. Knows no plugin and no torch."""
+"""The graph a suite becomes: stages, which share what they can, and cells, which end in one. Knows nothing of what they are about."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from bench.engine.closure import Closure
 from bench.engine.fingerprint import digest
 from bench.plugin_file import Source
-from bench.record import PluginSpec, Record, Status
-from bench.text import one_line, tail
+from bench.record import Record, Status
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One memoised unit of work. ``params``: JSON values; ``inputs``: role -> key of the stage that makes it.
 
-    ``key`` names the result: the same key is never computed twice. ``seconds``: what the testbed declares such a stage takes;
-    ``plugins``: third parties' that it runs, which is why it gets a worker of its own; their code is in the fingerprint.
-    ``notes``: what goes into the provenance of what it makes, and decides no number. ``charged``: inputs whose cost, with that of
-    all they needed, is charged to it. ``code``: what its fingerprint covers.
+    ``key`` names the result: the same key is never computed twice. ``keyed``: the parameters as they enter the key, where they hold what
+    decides nothing (where a file lies); ``None`` for all as they are. ``title``: a line for people; ``alike``: names of groups of stages
+    that take about the same time, the narrowest first. ``seconds``: what such a stage is declared to take; ``plugins``: third
+    parties' that it runs, which is why it gets a worker of its own; their code is in the fingerprint. ``notes``: what goes into the
+    provenance of what it makes, and decides no number. ``charged``: inputs whose cost, with that of all they needed, is charged to
+    it. ``code``: what its fingerprint covers.
     """
 
     name: str
     params: dict[str, Any]
     inputs: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
+    keyed: Mapping[str, Any] | None = None
+    title: str = ""
+    alike: tuple[str, ...] = ()
     seconds: float | None = None
-    locations: frozenset[str] = frozenset()
     notes: dict[str, Any] = field(default_factory=dict)
     charged: frozenset[str] = frozenset()
     code: Closure = Closure()
@@ -37,49 +40,37 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 over name, params, input keys and fingerprint; a testbed's files may move (``locations``) without changing
-        it."""
-        testbed = without(self.params["testbed"], self.locations)
-        return digest([self.name, self.params | {"testbed": testbed}, self.inputs, self.fingerprint])
+        """SHA-256 over name, parameters, input keys and fingerprint."""
+        keyed = self.params if self.keyed is None else self.keyed
+        return digest([self.name, dict(keyed), self.inputs, self.fingerprint])
 
     def describe(self) -> str:
         """A line for people: what is done to what."""
-        parts = [spec["name"] for role in ("testbed", "attack", "probe", "defense") if (spec := self.params.get(role))]
-        extra = [str(self.params[role]) for role in ("what",) if role in self.params]
-        seed = [f"seed {self.params['seed']}"] if "seed" in self.params else []
-        return " ".join([self.name, *extra, *dict.fromkeys(parts), *seed])
+        return self.title or self.name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One (testbed, attack, defense, seed). ``stage``: key of its ``measure`` stage, or ``None`` for a pair that makes no
-    sense, ``reason`` saying why."""
+class Cell(Protocol):
+    """What a run has to account for. ``stage``: key of the one its record comes from, ``None`` if it has none, ``reason`` saying why."""
 
-    testbed: PluginSpec
-    attack: PluginSpec
-    defense: PluginSpec
-    seed: int
-    kind: str
-    probe: PluginSpec | None = None
-    protocol: str = ""
-    stage: str | None = None
-    reason: str = ""
+    @property
+    def stage(self) -> str | None: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def id(self) -> str:
+        """Which cell of a suite this is, whatever code made it: how a partial run finds what it replaces."""
+
+    @property
+    def title(self) -> str:
+        """What meets what, for people."""
+
+    def about(self) -> dict[str, Any]:
+        """What a reader needs of a cell whose record has been lost."""
 
     def without_result(self, status: Status, reason: str, trace: str = "", provenance: dict[str, Any] | None = None) -> Record:
         """The record of a cell that was skipped or failed."""
-        return Record(
-            testbed=self.testbed,
-            attack=self.attack,
-            defense=self.defense,
-            seed=self.seed,
-            status=status,
-            kind=self.kind,
-            probe=self.probe,
-            protocol=self.protocol,
-            reason=one_line(reason),
-            trace=tail(trace),
-            provenance=provenance or {},
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +101,3 @@ class Plan:
                 found[key] = None
                 waiting += self.stages[key].inputs.values()
         return list(found)
-
-
-def without(testbed: Mapping[str, Any], locations: frozenset[str]) -> dict[str, Any]:
-    """A testbed's name and parameters, less those that say where its files are: its fingerprint stands for what is in them."""
-    params = {name: value for name, value in testbed["params"].items() if name not in locations}
-    return {"name": testbed["name"], "params": params}

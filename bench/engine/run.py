@@ -61,7 +61,7 @@ class _Account:
         self.path = store.root / "runs" / f"{plan.suite}.json"
         self.started, self.finished = _now(), None
         self.results: dict[int, tuple[str, dict[str, Any]]] = {}  # cell's index -> status, entry
-        self.ids = [identity(cell) for cell in plan.cells]
+        self.ids = [cell.id for cell in plan.cells]
         self.earlier = self._earlier(aloud=True)
         self._say_what_is_replaced()
 
@@ -169,9 +169,9 @@ class _Account:
         for index, (name, cell) in enumerate(zip(self.ids, self.plan.cells, strict=True)):
             if index in self.results:
                 status, entry = self.results[index]
-                mine[name] = _about(cell) | {"id": name, "status": status} | entry
+                mine[name] = cell.about() | {"id": name, "status": status} | entry
             else:
-                mine[name] = before.get(name, _about(cell) | {"id": name, "status": "pending"})
+                mine[name] = before.get(name, cell.about() | {"id": name, "status": "pending"})
         if self.plan.filtered:
             mine = {name: mine.get(name, cell) for name, cell in before.items()} | mine
         counted = Counter(entry.get("status", "pending") for entry in mine.values())
@@ -183,20 +183,6 @@ class _Account:
             "counts": {status: counted[status] for status in ("ok", "failed", "skipped", "pending")},
             "cells": list(mine.values()),
         }
-
-
-def identity(cell: Cell) -> str:
-    """Which cell of a suite this is, whatever code made it: how a partial run finds what it replaces."""
-    specs = [cell.testbed, cell.attack, cell.probe, cell.defense]
-    named = [None if spec is None else [spec.name, spec.params] for spec in specs]
-    return json.dumps([*named, cell.seed], sort_keys=True)
-
-
-def _about(cell: Cell) -> dict[str, Any]:
-    """What a reader needs of a cell whose record has been lost."""
-    specs = (cell.testbed, cell.attack, cell.probe, cell.defense)
-    labels = [None if spec is None else spec.label for spec in specs]
-    return {"labels": labels, "kind": cell.kind, "protocol": cell.protocol}
 
 
 def _inline(record: Record) -> dict[str, Any]:
@@ -221,17 +207,17 @@ class Estimate:
 
 def estimate(plan: Plan, store: Store | None, jobs: int) -> Estimate:
     """What is left to do: from the time such stages took in this store, else from what the testbed declares."""
-    timed: dict[tuple[Any, ...], list[float]] = {}
+    timed: dict[str, list[float]] = {}
     for manifest in store.manifests() if store else ():
-        for kind in _kinds(manifest["stage"], manifest["params"]):
-            timed.setdefault(kind, []).append(manifest["cost"]["seconds"])
+        for group in manifest.get("alike", ()):
+            timed.setdefault(group, []).append(manifest["cost"]["seconds"])
     targets = [cell.stage for cell in plan.cells if cell.stage]
     missing = unfinished(plan.stages, targets, store) if store else plan.closure(targets)
     seconds: dict[str, float] = {}
     unknown = set()
     for key in missing:
         stage = plan.stages[key]
-        known = next((timed[kind] for kind in _kinds(stage.name, stage.params) if kind in timed), None)
+        known = next((timed[group] for group in stage.alike if group in timed), None)
         if known is None and stage.seconds is None:
             unknown.add(stage.name)
         seconds[key] = sum(known) / len(known) if known else stage.seconds or 0.0
@@ -252,10 +238,3 @@ def _longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
         if key in seconds:
             ends[key] = seconds[key] + max((ends.get(above, 0.0) for above in stage.inputs.values()), default=0.0)
     return max(ends.values(), default=0.0)
-
-
-def _kinds(name: str, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
-    """Stages that share the first of these take about the same time; those that share the second, with any plugins, still roughly."""
-    testbed, *plugins = (params.get(role) for role in ("testbed", "attack", "defense"))
-    roughly = (name, params.get("what"), testbed and testbed["name"])
-    return (*roughly, *(spec and spec["name"] for spec in plugins)), roughly

@@ -70,7 +70,9 @@ def run_stage(
             cost = run_ranks(task, send) if together else _measured(kind, task, out, send)
         if not (out / LOG).stat().st_size:
             (out / LOG).unlink()
-        manifest = {name: task[name] for name in ("stage", "key", "params", "input_keys", "provenance")} | {"cost": cost}
+        manifest = {name: task[name] for name in ("stage", "alike", "key", "params", "input_keys", "provenance")} | {
+            "cost": cost
+        }
         commit(out, Path(task["final"]), manifest)
         if "partial" in task["context"]:
             shutil.rmtree(task["context"]["partial"], ignore_errors=True)

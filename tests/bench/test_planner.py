@@ -10,7 +10,7 @@ from bench.engine.run import estimate
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.measurements import table
-from bench.planner import make_plan
+from bench.planner import alike, make_plan
 from bench.registry import Registry
 from bench.suite import parse_suite
 
@@ -176,9 +176,8 @@ def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned,
     def took(place, seconds, **params):
         made = store.new_folder(place * 32)
         made.mkdir()
-        commit(
-            made, store.folder(place * 32), {"stage": "train", "params": train.params | params, "cost": {"seconds": seconds}}
-        )
+        groups = alike("train", train.params | params)
+        commit(made, store.folder(place * 32), {"stage": "train", "alike": groups, "cost": {"seconds": seconds}})
 
     took("00", 9.0, attack={"name": "another_attack", "params": {}})
     assert estimate(plan, store, jobs=1).seconds == 1 + 9 + 30 + 4, "an attack never run is expected to take as long as others"

@@ -15,10 +15,11 @@ import pytest
 
 from bench import measurements, registry, testbeds
 from bench.artefacts.roles import MEASURED_BY
+from bench.cells import Cell
 from bench.engine.closure import DISPATCH, Symbol
 from bench.engine.context import StageContext
 from bench.engine.fingerprint import ROOT
-from bench.engine.graph import Cell, Plan
+from bench.engine.graph import Plan
 from bench.measurements.measurement import Materials, Measured
 from bench.planner import make_plan
 from bench.record import Record

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.cells import Cell
 from bench.engine.executor import Executor
-from bench.engine.graph import Cell, Plan, Stage
+from bench.engine.graph import Plan, Stage
 from bench.engine.progress import Reporter
 from bench.engine.slots import make_slots
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
+from bench.planner import alike, title
 from bench.record import PluginSpec
 
 STAGES = str(Path(__file__).with_name("fake_stages.py"))
@@ -54,7 +56,8 @@ class Lab:
 
     def stage(self, name, inputs=None, seconds=None, charged=(), **params):
         params = {"testbed": {"name": "tiny", "params": {}}} | params
-        made = Stage(name=name, params=params, inputs=inputs or {}, seconds=seconds, charged=frozenset(charged))
+        about = {"title": title(name, params), "alike": alike(name, params)}
+        made = Stage(name=name, params=params, inputs=inputs or {}, seconds=seconds, charged=frozenset(charged), **about)
         self.stages[made.key] = made
         return made.key
 

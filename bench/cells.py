@@ -1,0 +1,63 @@
+"""One cell of the matrix: a testbed, an attack, a defense and a seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from bench.record import PluginSpec, Record, Status
+from bench.text import one_line, tail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """``probe``: for the no-attack row, the attack whose goal and calls the honest model is tried with. ``kind``: the column's family.
+    ``stage``: key of the stage its record comes from, or ``None`` for a pair that makes no sense, ``reason`` saying why."""
+
+    testbed: PluginSpec
+    attack: PluginSpec
+    defense: PluginSpec
+    seed: int
+    kind: str
+    probe: PluginSpec | None = None
+    protocol: str = ""
+    stage: str | None = None
+    reason: str = ""
+
+    @property
+    def specs(self) -> tuple[PluginSpec | None, ...]:
+        """What it is made of, in the order in which it is told."""
+        return self.testbed, self.attack, self.probe, self.defense
+
+    @property
+    def id(self) -> str:
+        """Which cell of a suite this is, whatever code made it: how a partial run finds what it replaces."""
+        named = [None if spec is None else [spec.name, spec.params] for spec in self.specs]
+        return json.dumps([*named, self.seed], sort_keys=True)
+
+    @property
+    def title(self) -> str:
+        """What meets what, for people."""
+        return f"{self.attack.label} x {self.defense.label}"
+
+    def about(self) -> dict[str, Any]:
+        """What a reader needs of a cell whose record has been lost."""
+        labels = [None if spec is None else spec.label for spec in self.specs]
+        return {"labels": labels, "kind": self.kind, "protocol": self.protocol}
+
+    def without_result(self, status: Status, reason: str, trace: str = "", provenance: dict[str, Any] | None = None) -> Record:
+        """The record of a cell that was skipped or failed."""
+        return Record(
+            testbed=self.testbed,
+            attack=self.attack,
+            defense=self.defense,
+            seed=self.seed,
+            status=status,
+            kind=self.kind,
+            probe=self.probe,
+            protocol=self.protocol,
+            reason=one_line(reason),
+            trace=tail(trace),
+            provenance=provenance or {},
+        )
