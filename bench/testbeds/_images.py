@@ -95,6 +95,17 @@ def _unreadable(path: object, error: OSError) -> str:
     return f"{path} cannot be read: {error.strerror or error}"
 
 
+def refuse_shut(folders: Iterable[Path]) -> None:
+    """Raises ``UserError`` for the first of ``folders`` that is there and cannot be listed: a search would find nothing in it."""
+    for folder in folders:
+        try:
+            os.scandir(folder).close()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise UserError(_unreadable(folder, error)) from error
+
+
 def is_special(path: Path) -> bool:
     """Whether something is there, or where its link leads, that is neither a file nor a folder: a pipe, a socket or a device."""
     try:
