@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "stage.json"
 
 
+def read_file(path: Path) -> str:
+    """The text of a file of a store. Raises ``OSError``, also for a pipe or a device, which would be waited on or read without end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe, a socket or a device", str(path))
+    return path.read_text(encoding="utf-8")
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The stage.json of a finished stage. Raises ``ValueError``, in words without the file's name, or ``OSError``."""
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = json.loads(read_file(folder / MANIFEST))
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(found, dict):

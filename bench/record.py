@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar, get_args
 
-from bench.manifest import MANIFEST, fault
+from bench.manifest import MANIFEST, fault, read_file
 from bench.text import one_line, plain_values, tail
 
 SCHEMA = 1
@@ -158,7 +158,7 @@ def read_runs(store: Path) -> list[Run]:
 
 def read_account(path: Path) -> dict[str, Any]:
     """The checked fields of one ``runs/<suite>.json``. Raises ``ValueError`` in one line, without the file's name, or ``OSError``."""
-    data = plain_values(_object(_parsed(path.read_text(encoding="utf-8")), "an account"))
+    data = plain_values(_object(_parsed(read_file(path)), "an account"))
     cells = [dict(_object(cell, "a cell")) for cell in _typed(data, "cells", list)]
     finished = data.get("finished")
     if not isinstance(finished, str | None):
@@ -207,7 +207,7 @@ def _cell(store: Path, cell: Mapping[str, Any]) -> tuple[Path, Record | str]:
             wrong = fault(folder, contents=True) if (folder / MANIFEST).exists() else ""
             if wrong:
                 raise ValueError(wrong)
-            record = Record.from_json((folder / "record.json").read_text(encoding="utf-8"))
+            record = Record.from_json(read_file(folder / "record.json"))
         elif "inline" in cell:
             record = _record(_object(cell["inline"], "a record"))
         else:

@@ -5,6 +5,7 @@ PyYAML keeps the last of two equal keys and says nothing; a list of attacks woul
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ LARGEST_FILE = 16 * 2**20
 MOST_VALUES = 100_000
 DEEPEST = 50
 _MERGE = "tag:yaml.org,2002:merge"
+#: Plain numbers in which YAML 1.1, which PyYAML reads, sees base 8 or base 60, and YAML 1.2 and most people do not: 010 is 8, 1:30 is 90.
+_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9_]+)+(\.[0-9_]*)?)")
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def read_yaml(path: Path) -> Any:
@@ -94,6 +98,9 @@ class _Loader(yaml.SafeLoader):
         node.value = list({**merged, **own}.values())
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag in _NUMBERS and _OTHER_BASE.fullmatch(str(node.value)):
+            problem = f"{shown(node.value)[1:-1]} is a number of base 8 or 60 in YAML 1.1; write it in decimals, or in quotes if it is text"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError) as error:  # A number of too many digits, the 31st of February.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,10 @@ def tensors_in(folder: Path, stem: str) -> dict[str, tuple[tuple[int, ...], str]
 
 def _absent(file: Path, folder: Path, stem: str) -> str:
     """That ``file`` is missing, and what lies there in its place."""
+    if file.is_symlink() and not file.exists():
+        return f"{file} is a link to {os.readlink(file)}, which is not there; download it again"
+    if file.exists():
+        return f"{file} must be a file, but it is a folder, a pipe or a device"
     others = sorted(path.name for path in folder.glob(f"{stem}*.safetensors"))
     if any("-of-" in name for name in others) and file.name == f"{stem}.safetensors":
         return f"{folder} holds {others[0]}, a piece of the weights, without {stem}{INDEX}"

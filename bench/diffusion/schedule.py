@@ -133,7 +133,7 @@ def read_scheduler(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     given = {key: value for key, value in config.items() if not key.startswith("_")}
     if named is None and not any(given.get(key) is not None for key in ("beta_start", "beta_schedule", "trained_betas")):
         raise UserError(f"{where} must name its scheduler (_class_name) or give its betas, got neither")
-    if named is not None and named not in VARIANCE_PRESERVING:
+    if named is not None and (not isinstance(named, str) or named not in VARIANCE_PRESERVING):
         raise UserError(
             f"{where}: the model was trained under {str(named)[:60]}, whose noise process is not DDPM's variance-preserving "
             "one over a table of betas; it cannot be trained or sampled here"

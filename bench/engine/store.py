@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from bench.errors import UserError
 from bench.manifest import MANIFEST, fault, file_hashes, read_manifest
+from bench.text import said_by
 
 LOG = "log.txt"  # what a stage printed
 GRAVE = ".dead."
@@ -37,11 +38,13 @@ PARTIAL_DAYS = 30  # what no run has come back to in so long is removed
 def is_disk_full(error: BaseException) -> bool:
     """Whether an exception, or one behind it, says that the disk is full. Some libraries keep only the message."""
     seen: BaseException | None = error
-    while seen is not None:
+    behind: set[int] = set()  # `raise error from error` stands behind itself
+    while seen is not None and id(seen) not in behind:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left on device" in str(seen):
+        if "No space left on device" in (said_by(seen) or ""):
             return True
+        behind.add(id(seen))
         seen = seen.__cause__ or seen.__context__
     return False
 

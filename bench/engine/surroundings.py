@@ -110,6 +110,20 @@ def _switches() -> Mapping[str, _Switch]:
         "plain attention": (kernels.math_sdp_enabled, kernels.enable_math_sdp),
         "numpy's errors": (lambda: dict(numpy.geterr()), lambda value: numpy.seterr(**value)),
     }
+    modules, cores, paths = torch.nn.modules.module, torch._C, torch.backends
+    switches |= {
+        # What is hung on every network, and what is put before every call of torch's: also where the plugin's own call is over.
+        "hooks on all modules": (lambda: sum(len(getattr(modules, name)) for name in _HOOKS), lambda value: _clear(modules)),
+        "torch's function modes": (cores._len_torch_function_stack, lambda value: None),
+        "torch's dispatch modes": (cores._len_torch_dispatch_stack, lambda value: None),
+        "fresh memory filled": attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
+        "oneDNN deterministic": attribute(paths.mkldnn, "deterministic"),
+        "NNPACK": (cores._get_nnpack_enabled, cores._set_nnpack_enabled),
+        "einsum's path": attribute(paths.opt_einsum, "enabled"),
+    }
+    for kind in ("fp16", "bf16"):
+        name = f"allow_{kind}_reduced_precision_reduction"
+        switches[f"{kind} sums"] = attribute(kernels.matmul, name)
     for device in ("cpu", "cuda"):
         switches[f"autocast on {device}"] = (
             lambda device=device: (torch.is_autocast_enabled(device), str(torch.get_autocast_dtype(device))),  # type: ignore[misc]
@@ -119,6 +133,15 @@ def _switches() -> Mapping[str, _Switch]:
         switches[f"cuDNN {name}"] = attribute(cudnn, name)
     switches["TF32"] = attribute(kernels.matmul, "allow_tf32")
     return {name: switch for name, switch in switches.items() if _readable(switch[0])}
+
+
+#: Of ``torch.nn.modules.module``: hooks that run around every network's calls.
+_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
+
+
+def _clear(modules: Any) -> None:
+    for name in _HOOKS:
+        getattr(modules, name).clear()
 
 
 def _readable(get: Callable[[], Any]) -> bool:

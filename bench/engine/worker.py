@@ -135,7 +135,13 @@ def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callabl
     plugins = [Source(**source) for source in task.get("plugins", ())]
     with ExitStack() as stack:
         watches = [stack.enter_context(Watch(Path(plugin.file).parent)) for plugin in plugins if plugin.file]
-        extra = kind.run(task["params"], inputs, out, context) or {}
+        try:
+            extra = kind.run(task["params"], inputs, out, context) or {}
+        except Exception as error:
+            # What fails after a switch was moved fails for that, wherever it does.
+            if plugins and (moved := _moved(plugins)):
+                raise UserError(f"{moved}; what failed then: {type(error).__name__}: {said_by(error)}") from error
+            raise
     if plugins:
         _check_plugins(plugins, watches)
     cost = {name: float(value) for name, value in extra.items()}
@@ -146,14 +152,22 @@ def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callabl
 def _check_plugins(plugins: Sequence[Source], watches: Sequence[Watch]) -> None:
     """Raises :class:`UserError` if third parties' plugins left something changed that all code shares, or read a file that no key
     holds."""
-    names = " and ".join(plugin.file or f"the plugin {plugin.name}" for plugin in plugins)
-    moved = _pristine[0].moved() if _pristine else ""
-    if moved:
-        raise UserError(f"{names} left changed what all code in its process shares: {moved}; put it back before returning")
+    if moved := _moved(plugins):
+        raise UserError(f"{moved}; put it back before returning")
     known = {name for plugin in plugins for name in plugin.hashes}
     unknown = sorted({str(path) for watch in watches for path in watch.read} - known)
     if unknown:
-        raise UserError(f"{names} reads {unknown[0]}, which no result's key holds: list it in its card's files")
+        raise UserError(f"{_names(plugins)} reads {unknown[0]}, which no result's key holds: list it in its card's files")
+
+
+def _moved(plugins: Sequence[Source]) -> str:
+    """That plugins left something changed, and what; empty if they did not."""
+    moved = _pristine[0].moved() if _pristine else ""
+    return f"{_names(plugins)} left changed what all code in its process shares: {moved}" if moved else ""
+
+
+def _names(plugins: Sequence[Source]) -> str:
+    return " and ".join(plugin.file or f"the plugin {plugin.name}" for plugin in plugins)
 
 
 def _forget_peak_memory() -> None:
@@ -259,8 +273,7 @@ def _load_plugins(task: Mapping[str, Any]) -> None:
         only = list(dict.fromkeys((plugin.group, plugin.name) for plugin in plugins if not plugin.file))
         importlib.import_module("bench.registry").use(files, only)
         if plugins and (moved := _pristine[0].moved()):
-            names = " and ".join(plugin.file or f"the plugin {plugin.name}" for plugin in plugins)
-            raise UserError(f"{names} changes, when it is imported, what all code in its process shares: {moved}")
+            raise UserError(f"{_names(plugins)} changes, when it is imported, what all code in its process shares: {moved}")
 
 
 def serve(answers: TextIO) -> None:

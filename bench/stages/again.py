@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.plugin import SamplerDefense
+from bench.text import one_line, said_by
 
 #: How many rows are asked about again.
 ROWS = 8
@@ -38,7 +39,8 @@ def compare(call: Callable[[Tensor], Tensor], count: int, first: Tensor, rows: i
         if len(few) > 1 and _differ(call(few[:1]), first[few[:1]], spread):
             return [DEPENDS_ON_BATCH]
     except Exception as error:  # whatever a plugin raises; of all rows together it raised nothing
-        return [f"{DEPENDS_ON_BATCH.split(':')[0]}: it fails on few rows, {' '.join(str(error).split())[:150]}"]
+        why = one_line(said_by(error) or type(error).__name__, 150)
+        return [f"{DEPENDS_ON_BATCH.split(':')[0]}: it fails on few rows, {why}"]
     return []
 
 

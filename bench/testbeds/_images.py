@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,14 +95,37 @@ def _unreadable(path: object, error: OSError) -> str:
     return f"{path} cannot be read: {error.strerror or error}"
 
 
+def refuse_shut(folders: Iterable[Path]) -> None:
+    """Raises ``UserError`` for the first of ``folders`` that is there and cannot be listed: a search would find nothing in it."""
+    for folder in folders:
+        try:
+            os.scandir(folder).close()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise UserError(_unreadable(folder, error)) from error
+
+
+def is_special(path: Path) -> bool:
+    """Whether something is there, or where its link leads, that is neither a file nor a folder: a pipe, a socket or a device."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+SPECIAL = "must be a file, but it is a pipe, a socket or a device"
+
+
 def passed_over(name: str) -> bool:
     """Whether a file or folder of that name is no part of a data set: hidden, or left by an archive or a file server."""
     return name.startswith(".") or name in JUNK
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file below ``folder``, in linked folders too, ordered by path relative to it. What is hidden or junk is passed over, with
-    all it holds. Raises ``UserError`` naming each folder that cannot be read."""
+    """Every file below ``folder``, in linked folders too, ordered by path relative to it. What is hidden, junk or no file is passed over,
+    with all it holds. Raises ``UserError`` naming each folder that cannot be read and each image that is a pipe or a device."""
     found: list[Path] = []
     refused: list[str] = []
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
@@ -125,9 +149,13 @@ def files_below(folder: Path) -> list[Path]:
                 if entry.is_dir():
                     waiting.append((Path(entry.path), above | {here}))
                     continue
-            found.append(Path(entry.path))
+            path = Path(entry.path)
+            if is_special(path):  # Reading it would wait for ever.
+                refused += [f"{path} {SPECIAL}"] * (path.suffix.lower() in SUFFIXES)
+                continue
+            found.append(path)
     if refused:
-        raise UserError("\n".join(capped(sorted(refused), f"folders in {folder}")))
+        raise UserError("\n".join(capped(sorted(refused), f"in {folder}")))
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -506,6 +534,8 @@ def _content_hash(path: Path, size: int, modified: int) -> str:
 
 def content_hash(path: Path) -> str:
     """sha256 of a file, hexadecimal; computed once for each size and time of modification."""
+    if is_special(path):
+        raise UserError(f"{path} {SPECIAL}")
     try:
         state = path.stat()
         return _content_hash(path.resolve(), state.st_size, state.st_mtime_ns)

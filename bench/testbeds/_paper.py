@@ -19,7 +19,7 @@ from huggingface_hub import snapshot_download
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import check_steps
 from bench.errors import UserError
-from bench.testbeds._images import content_hash, expanded, faults_of, files_fingerprint
+from bench.testbeds._images import content_hash, expanded, faults_of, files_fingerprint, refuse_shut
 from bench.testbeds.base import Testbed
 
 GUIDE = "docs/paper-scale.md"
@@ -121,6 +121,7 @@ class PaperTestbed(Testbed):
                 f"{self.name}: no weights folder {self.weights!r} (a hub repository would need revision, a commit hash); "
                 f"{self.weights_advice}"
             )
+        refuse_shut((folder, folder / "unet", folder / "scheduler"))
         places = [place for place in (folder, folder / "unet") if place.is_dir()]
         if not any(next(place.glob(f"{_WEIGHTS}*.safetensors"), None) for place in places):
             pickled = next((path for place in places for path in place.glob(f"{_WEIGHTS}*.bin")), None)

@@ -42,6 +42,7 @@ from bench.testbeds._images import (
     faults_of,
     files_fingerprint,
     memory_mapped,
+    refuse_shut,
 )
 from bench.testbeds._paper import GUIDE
 from bench.testbeds._paper_conditional import PaperConditionalTestbed
@@ -201,6 +202,7 @@ class StableDiffusionTestbed(PaperConditionalTestbed, TextTestbed):
 
     def weights_folder(self, *, fetch: bool = True) -> Path:
         folder = super().weights_folder(fetch=fetch)
+        refuse_shut(dict.fromkeys((folder / pattern).parent for pattern in NEEDED))
         absent = [pattern for pattern in NEEDED if next(folder.glob(pattern), None) is None]
         if absent:
             raise UserError(f"{self.name}: {folder} must hold {absent[0]}, which is missing; {self.weights_advice}")

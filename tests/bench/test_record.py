@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 
 import pytest
 from hypothesis import given
@@ -232,6 +233,18 @@ def test_a_bad_account_is_one_line_and_the_other_suites_stand(tmp_path, text):
     assert broken.problems[0].startswith("runs/broken.json cannot be read: ") and "\n" not in broken.problems[0]
     assert len(mine.records) == 1
     build(store, tmp_path / "board.html")
+
+
+def test_nobody_waits_on_a_pipe_in_a_store(tmp_path):
+    """In the place of an account, of a record, or of a stage's own account of its files: one line, as any other damage."""
+    store = write(tmp_path / "store", [seeded(0), seeded(1), seeded(2)])
+    os.mkfifo(store / "runs" / "broken.json")
+    for path in ("stages/01/x/record.json", "stages/02/x/stage.json", "stages/01/x/stage.json"):
+        (store / path).unlink()
+        os.mkfifo(store / path)
+    broken, mine = read_runs(store)
+    assert broken.problems == ("runs/broken.json cannot be read: it is a pipe, a socket or a device; run the suite again",)
+    assert [record.status for _, record in mine.records] == ["ok", "failed", "failed"]
 
 
 def test_the_good_record_is_not_changed_by_these_tests():

@@ -49,6 +49,20 @@ def test_a_repeated_key_is_refused_at_every_level(read: Any, text: str, message:
     assert message in str(caught.value) and str(caught.value).startswith("s.yaml: line ") and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", ["010", "1:30", "1:30.5", "-0_17", "007"])
+def test_a_number_that_means_another_one_in_yaml_1_1_is_refused(read: Any, number: str) -> None:
+    """`seeds: [010]` would run seed 8, `training_steps: 1:30` ninety steps."""
+    with pytest.raises(UserError) as caught:
+        read(f"a: 1\nseeds: [{number}]")
+    problem = f"{number} is a number of base 8 or 60 in YAML 1.1; write it in decimals, or in quotes if it is text"
+    assert str(caught.value) == f"s.yaml: line 2: not valid YAML: {problem}"
+
+
+def test_numbers_and_text_that_only_look_like_it_are_read(read: Any) -> None:
+    text = "a: [0, -0, 10, 1_000, 0x10, 0.5, .5, 1.0, 00.5, '010', '1:30', 1e-4, a:1]"
+    assert read(text) == {"a": [0, 0, 10, 1000, 16, 0.5, 0.5, 1.0, 0.5, "010", "1:30", "1e-4", "a:1"]}
+
+
 def test_merge_keys_go_on_working(read: Any) -> None:
     """What is written beats what is merged, also where that is merged again; of several mappings the first wins. (PyYAML 6.0.4 gives
     a parameter its overruled value in the first case, and the last mapping's in the second.)"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -179,6 +180,21 @@ def test_weights_in_a_variant_only_say_which_and_what_to_do(sd: Path) -> None:
         TextToImage.outline(sd)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3 and all("variant 'fp16'" in line and "rename it to" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("link", "is a link to ../blobs/gone, which is not there"), ("pipe", "must be a file")]
+)
+def test_a_place_of_weights_without_a_file_says_what_is_there(ddpm: Path, kind: str, cause: str) -> None:
+    """A download cache whose blobs were cleaned up leaves links to nothing; and nobody may wait for ever on a pipe."""
+    file = ddpm / "unet/diffusion_pytorch_model.safetensors"
+    file.unlink()
+    if kind == "link":
+        file.symlink_to("../blobs/gone")
+    else:
+        os.mkfifo(file)
+    line = refused(ddpm)
+    assert str(file) in line and cause in line and "variant" not in line
 
 
 def test_pieces_of_weights_load_and_a_missing_piece_or_index_is_named(sd: Path) -> None:
@@ -396,6 +412,7 @@ def test_every_other_noise_process_is_refused_by_name(name: str) -> None:
         ({"beta_end": 2}, r"beta_end must be a number in \(0, 1\), got 2"),
         ({"beta_schedule": "quadratic"}, "beta_schedule must be one that DDPM knows, got 'quadratic'"),
         ({"_class_name": None, "beta_start": None, "beta_schedule": None}, "must name its scheduler"),
+        ({"_class_name": ["DDPMScheduler"]}, "was trained under .*DDPMScheduler"),
     ],
 )
 def test_an_impossible_schedule_is_one_line_that_names_the_file(ddpm: Path, changes: Any, message: str) -> None:

@@ -35,6 +35,8 @@ CALLS = {
     "fine": "pass",
     "seeds": "torch.manual_seed(7); numpy.random.seed(7)",
     "moves": "torch.set_default_dtype(torch.float64); torch.set_flush_denormal(True); os.chdir('/')",
+    "breaks": "torch.set_default_device('meta')",
+    "hooks": "torch.nn.modules.module.register_module_forward_hook(lambda *given: None); torch.backends.mkldnn.deterministic = True",
     "reads": "open(Path(__file__).parent / ('un' + 'named.txt')).read()",
 }
 IMPORTS = {"imported": "if WORKER: torch.set_grad_enabled(False)"}
@@ -88,6 +90,9 @@ SHARED = "left changed what all code in its process shares: "
 REASONS = {
     "moves": SHARED
     + "default dtype (torch.float32 -> torch.float64), denormal numbers flushed (False -> True), working folder (",
+    "breaks": SHARED
+    + "default device (cpu -> meta), torch's function modes (0 -> 1); what failed then: RuntimeError: Tensor.item()",
+    "hooks": SHARED + "hooks on all modules (0 -> 1), oneDNN deterministic (False -> True); put it back",
     "reads": "unnamed.txt, which no result's key holds: list it in its card's files",
     "imported": "imported.py changes, when it is imported, what all code in its process shares: grad mode (True -> False)",
 }

@@ -206,3 +206,17 @@ def test_a_full_disk_is_recognised_behind_other_exceptions():
     assert is_disk_full(wrapped)
     assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+
+
+def test_an_exception_without_words_or_behind_itself_is_no_full_disk():
+    """Asked of whatever a plugin raises: failing or turning in a circle here, the worker took the reason with it."""
+
+    class Wordless(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+
+    error = Wordless()
+    error.__cause__ = error
+    assert not is_disk_full(error)
+    error.__cause__ = OSError(errno.ENOSPC, "full")
+    assert is_disk_full(error)

@@ -124,6 +124,26 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
     assert str(caught.value).splitlines() == lines
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, linked: bool) -> None:
+    """Opening a pipe waits for a writer that never comes, and a device has no end."""
+    (tmp_path / "data").mkdir()
+    pipe = tmp_path / ("elsewhere" if linked else "data/1.png")
+    os.mkfifo(pipe)
+    if linked:
+        (tmp_path / "data/1.png").symlink_to(pipe)
+    os.mkfifo(tmp_path / "data/agent")  # Beside the images, and none of them.
+    line = f"{tmp_path / 'data/1.png'} must be a file, but it is a pipe, a socket or a device"
+    for read in (image_files, files_below):
+        with pytest.raises(UserError) as caught:
+            read(tmp_path / "data")
+        assert str(caught.value) == line
+    with pytest.raises(UserError, match="must be a file"):
+        _images.content_hash(pipe)
+    (tmp_path / "data/1.png").unlink()
+    assert files_below(tmp_path / "data") == []
+
+
 def test_a_tilde_without_a_home_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home(self: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")

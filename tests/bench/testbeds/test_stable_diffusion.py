@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -139,6 +140,24 @@ def test_a_folder_with_a_part_missing_is_refused(tiny, stable_diffusion: Path, t
         tiny(weights=str(folder)).base_generator()
     assert "\n" not in str(caught.value)
     assert any(part.rpartition("/")[2].partition(".")[0] in line for line in tiny(weights=str(folder)).missing())
+
+
+def test_a_folder_of_weights_that_cannot_be_opened_is_not_called_missing(
+    tiny, stable_diffusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's folder: a search in it finds nothing and does not say why."""
+    folder = shutil.copytree(stable_diffusion, tmp_path / "weights")
+    scandir = os.scandir
+
+    def refused(path: Any = ".") -> Any:
+        if os.fspath(path) == str(folder / "scheduler"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError) as caught:
+        tiny(weights=str(folder)).weights_folder()
+    assert str(caught.value) == f"{folder / 'scheduler'} cannot be read: Permission denied"
 
 
 def test_another_size_or_a_v_prediction_model_is_refused(tiny, save_stable_diffusion, tmp_path: Path) -> None:
