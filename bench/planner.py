@@ -10,20 +10,21 @@ Planning trains nothing and reads no data; it hashes code and small files.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import measurements
 from bench.artefacts.roles import CALL, CLEAN, GENERATED, MEASURED_BY, TARGET, UNDEFENDED
 from bench.cells import Cell
+from bench.composed import Composed, name_of, parts_of
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
 from bench.engine.fingerprint import PACKAGES, canonical, digest, file_hash, versions
 from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
 from bench.measurements.measurement import Situation
-from bench.plugin import Attack, Defense, Detector, Plugin, Tuning
+from bench.plugin import Attack, Defense, Detector, ModelDefense, Plugin, SamplerDefense, Tuning
 from bench.plugin_file import Source
 from bench.record import PluginSpec
 from bench.registry import Registry, family_of
@@ -38,11 +39,14 @@ FREE = frozenset(
     "reference aim poisoned_rows true_rows clean_features training_features trigger_classifier honest_target".split()
 )
 #: What a column of the matrix is.
-Treatment = Defense | Detector
+Treatment = Defense | Detector | Composed
 
 
-def spec(plugin: Plugin) -> PluginSpec:
-    """What rebuilds a plugin, and its label."""
+def spec(plugin: Plugin | Composed) -> PluginSpec:
+    """What rebuilds a plugin, or several at once, and the label."""
+    if isinstance(plugin, Composed):
+        parts = [_bare(part) for part in plugin.parts]
+        return PluginSpec(name=plugin.name, params={"defenses": parts}, label=plugin.label())
     return PluginSpec(name=plugin.card.name, params=plugin.params(), label=plugin.label())
 
 
@@ -75,9 +79,9 @@ def make_plan(
     if not any(attack.card.name == CONTROL for attack in attacks):
         attacks.append(registry.attack(CONTROL))
     defenses = [*suite.defenses]
-    if not any(defense.card.name == CONTROL for defense in defenses):
+    if not any(name_of(defense) == CONTROL for defense in defenses):
         defenses.insert(0, registry.defense(CONTROL))
-    defenses.sort(key=lambda defense: defense.card.name != CONTROL)
+    defenses.sort(key=lambda defense: name_of(defense) != CONTROL)
     treatments: list[Treatment] = [*defenses, *suite.detectors]
     backdoors = [attack for attack in attacks if attack.card.name != CONTROL]
     rows: list[tuple[Attack, Attack | None]] = [(attack, None) for attack in backdoors]
@@ -202,20 +206,20 @@ class _Builder:
         what: str,
         generator: str | None,
         attack: Attack | None,
-        defense: Plugin | None,
+        guards: Sequence[Plugin] = (),
         label: int | None = None,
     ) -> str:
-        """The key of one set of samples; ``generator`` ``None`` for the testbed's own weights, ``attack`` for an invocation, ``label``
-        for the one class that is asked for."""
+        """The key of one set of samples; ``generator`` ``None`` for the testbed's own weights, ``attack`` for an invocation, ``guards``:
+        sampler defenses; ``label`` for the one class that is asked for."""
         params = {
             "seed": seed,
             "what": what,
             "attack": None if attack is None else _bare(attack),
-            "defense": None if defense is None else _bare(defense),
+            "defenses": [_bare(guard) for guard in guards],
         }
         if label is not None:
             params["label"] = label
-        return self.stage("sample", params, {} if generator is None else {"generator": generator}, attack, defense)
+        return self.stage("sample", params, {} if generator is None else {"generator": generator}, attack, *guards)
 
     def reference(self) -> str:
         """The key of the testbed's real-image statistics."""
@@ -223,7 +227,7 @@ class _Builder:
 
     def cell(self, attack: Attack, probe: Attack | None, defense: Treatment, seed: int) -> Cell:
         """One cell with its stages, or the reason why there is none."""
-        family = family_of(defense)
+        family, parts = defense.family if isinstance(defense, Composed) else family_of(defense), parts_of(defense)
         common: dict[str, Any] = {
             "testbed": self.spec,
             "attack": spec(attack),
@@ -233,34 +237,34 @@ class _Builder:
             "kind": family,
             "protocol": self.protocol,
         }
-        for plugin in (attack, defense, *([] if probe is None else [probe])):
+        for plugin in (attack, *parts, *([] if probe is None else [probe])):
             if self.testbed.kind not in plugin.card.applies_to:
                 kinds = " and ".join(sorted(plugin.card.applies_to))
                 reason = f"{plugin.card.name} applies to {kinds} testbeds; {self.testbed.name} is {self.testbed.kind}"
                 return Cell(**common, reason=reason)
         invoked = probe or attack
         if family == "noise detector" and not type(invoked).invocations:
-            reason = f"{defense.card.name} judges the starting noise, and {invoked.card.name} leaves that alone"
+            reason = f"{name_of(defense)} judges the starting noise, and {invoked.card.name} leaves that alone"
             return Cell(**common, reason=reason)
-        roles = self._roles(attack, invoked, defense, seed, family)
+        roles = self._roles(attack, invoked, parts, seed, family)
         situation = Situation(testbed=self.testbed, family=family, invoked=invoked, honest=probe is not None)
-        return Cell(**common, stage=self._record(common, roles, situation, attack, probe, defense))
+        return Cell(**common, stage=self._record(common, roles, situation, attack, probe, *parts))
 
-    def _roles(self, attack: Attack, invoked: Attack, defense: Treatment, seed: int, family: str) -> dict[str, str]:
-        """The artefacts of a cell, role -> key."""
-        roles = {"reference": self.reference(), "aim": self.aim(invoked)}
+    def _roles(self, attack: Attack, invoked: Attack, parts: tuple[Plugin, ...], seed: int, family: str) -> dict[str, str]:
+        """The artefacts of a cell, role -> key. ``parts``: what its column is made of, the one that decides its family last."""
+        roles, last = {"reference": self.reference(), "aim": self.aim(invoked)}, parts[-1]
         if self.conditional:
             roles["poisoned_rows"] = self.poisoned_rows(attack, seed)
-        treatment = {"defense": _bare(defense), "seed": seed}
         if family == "noise detector":
-            named = treatment | {"attack": _bare(invoked)}
-            return roles | {"scores_noise": self.stage("detect_noise", named, {}, defense, invoked)}
+            named = {"defense": _bare(last), "seed": seed, "attack": _bare(invoked)}
+            return roles | {"scores_noise": self.stage("detect_noise", named, {}, last, invoked)}
         if self._together("train"):
             self._check_batch(attack)
         trained = self.stage("train", {"attack": _bare(attack), "seed": seed}, {}, attack)
+        generator, guards = self._defended(trained, parts, seed)
         if family in ("data", "classifier", "sample detector"):
-            return roles | self._judged(attack, invoked, defense, seed, family, trained)
-        undefended = self._samples(invoked, seed, trained, None)
+            return roles | self._judged(attack, invoked, last, seed, family, generator, guards)
+        undefended = self._samples(invoked, seed, trained, ())
         if self.conditional and self._has_trigger(invoked):
             roles |= self._trigger_judged(invoked, seed)
         if family == "control":
@@ -272,36 +276,50 @@ class _Builder:
                     roles["training_features"] = self.stage("training_features", named, {}, attack)
             return roles
         roles |= {UNDEFENDED + role: key for role, key in undefended.items()}
-        if family == "sampler":
-            return roles | self._samples(invoked, seed, trained, defense)
-        if family == "model":
-            repaired = self.stage("repair", treatment, {"generator": trained}, defense)
-            return roles | self._samples(invoked, seed, repaired, None)
-        return roles | {"recovered": self.stage("invert", treatment, {"generator": trained}, defense)}
+        if family == "inversion":
+            treatment = {"defense": _bare(last), "seed": seed}
+            return roles | {"recovered": self.stage("invert", treatment, {"generator": generator}, last)}
+        return roles | self._samples(invoked, seed, generator, guards)
 
-    def _samples(self, invoked: Attack, seed: int, generator: str, sampler: Plugin | None) -> dict[str, str]:
+    def _defended(self, trained: str, parts: tuple[Plugin, ...], seed: int) -> tuple[str, tuple[Plugin, ...]]:
+        """The generator after every model defense, each given what the one before left, and the sampler defenses."""
+        generator = trained
+        for part in parts:
+            if isinstance(part, ModelDefense):
+                treatment = {"defense": _bare(part), "seed": seed}
+                generator = self.stage("repair", treatment, {"generator": generator}, part)
+        return generator, tuple(part for part in parts if isinstance(part, SamplerDefense))
+
+    def _samples(self, invoked: Attack, seed: int, generator: str, guards: tuple[Plugin, ...]) -> dict[str, str]:
         """Every set of samples that a generator is judged by."""
-        drawn = {CLEAN: self.sample(seed, CLEAN, generator, None, sampler)}
+        drawn = {CLEAN: self.sample(seed, CLEAN, generator, None, guards)}
         if self.conditional and (label := invoked.target_label()) is not None:
-            drawn[TARGET] = self.sample(seed, TARGET, generator, None, sampler, label)
+            drawn[TARGET] = self.sample(seed, TARGET, generator, None, guards, label)
         calls = type(invoked).invocations
-        return drawn | {CALL + call: self.sample(seed, call, generator, invoked, sampler) for call in calls}
+        return drawn | {CALL + call: self.sample(seed, call, generator, invoked, guards) for call in calls}
 
     def _judged(
-        self, attack: Attack, invoked: Attack, defense: Treatment, seed: int, family: str, trained: str
+        self,
+        attack: Attack,
+        invoked: Attack,
+        last: Plugin,
+        seed: int,
+        family: str,
+        generator: str,
+        guards: tuple[Plugin, ...],
     ) -> dict[str, str]:
         """The artefacts around a classifier: what it is trained on, what it says, what a detector sees through it."""
-        treatment = {"attack": _bare(attack), "defense": _bare(defense), "seed": seed}
+        treatment = {"attack": _bare(attack), "defense": _bare(last), "seed": seed}
         if family == "classifier":
-            named = {"defense": _bare(defense), "seed": seed}
-            seen = {"generator": trained, "aim": self.aim(invoked)}
-            return {"predictions": self.stage("classify", named, seen, defense)}
-        generated = self.sample(seed, GENERATED, trained, None, None)
+            named = {"defense": _bare(last), "seed": seed}
+            seen = {"generator": generator, "aim": self.aim(invoked)}
+            return {"predictions": self.stage("classify", named, seen, last)}
+        generated = self.sample(seed, GENERATED, generator, None, guards)
         if family == "data":
-            return {"classifier": self.stage("classifier", treatment, {"generated": generated}, attack, defense)}
+            return {"classifier": self.stage("classifier", treatment, {"generated": generated}, attack, last)}
         seen = {"classifier": self.classifier(attack, seed), "generated": generated}
         roles = {
-            "scores": self.stage("detect", treatment, seen, attack, defense),
+            "scores": self.stage("detect", treatment, seen, attack, last),
             GENERATED: generated,
             "true_rows": self.poisoned_rows(invoked, seed),
         }
@@ -315,7 +333,7 @@ class _Builder:
             # Trained as the attack was, if the suite has such a one.
             honest = next((one for one in self.honest if one.scheme == attack.scheme), self.honest[0])
             trained = self.stage("train", {"attack": _bare(honest), "seed": seed}, {}, honest)
-            judged["honest_target"] = self.sample(seed, TARGET, trained, None, None, label)
+            judged["honest_target"] = self.sample(seed, TARGET, trained, None, (), label)
         return judged
 
     def classifier(self, attack: Attack, seed: int) -> str:
@@ -352,7 +370,7 @@ class _Builder:
     def _has_trigger(self, attack: Attack) -> bool:
         return type(attack).stamp is not Attack.stamp
 
-    def anchors(self, control: Defense, seed: int) -> list[Cell]:
+    def anchors(self, control: Defense | Composed, seed: int) -> list[Cell]:
         """The reference lines of the testbed."""
         cells = []
         for name in (REAL_IMAGES, *((BASE_MODEL,) if self.testbed.has_base_weights() else ())):
@@ -367,7 +385,7 @@ class _Builder:
             }
             roles = {"reference": self.reference()}
             if name == BASE_MODEL:
-                roles[CLEAN] = self.sample(seed, CLEAN, None, None, None)
+                roles[CLEAN] = self.sample(seed, CLEAN, None, None)
             situation = Situation(testbed=self.testbed, family="anchor", anchor=name)
             cells.append(Cell(**common, stage=self._record(common, roles, situation)))
         return cells
@@ -409,7 +427,8 @@ class _Builder:
 
 def title(name: str, params: Mapping[str, Any]) -> str:
     """A line for people: what is done to what."""
-    parts = [spec["name"] for role in ("testbed", "attack", "probe", "defense") if (spec := params.get(role))]
+    specs = [params.get(role) for role in ("testbed", "attack", "probe", "defense")] + params.get("defenses", [])
+    parts = [spec["name"] for spec in specs if spec]
     extra = [str(params["what"])] if "what" in params else []
     seed = [f"seed {params['seed']}"] if "seed" in params else []
     return " ".join([name, *extra, *dict.fromkeys(parts), *seed])
@@ -417,7 +436,7 @@ def title(name: str, params: Mapping[str, Any]) -> str:
 
 def alike(name: str, params: Mapping[str, Any]) -> tuple[str, str]:
     """Stages that share the first of these take about the same time; those that share the second, with any plugins, still roughly."""
-    testbed, *plugins = (params.get(role) for role in ("testbed", "attack", "defense"))
+    testbed, *plugins = [params.get(role) for role in ("testbed", "attack", "defense")] + params.get("defenses", [])
     roughly = [name, params.get("what"), testbed and testbed["name"]]
     return canonical([*roughly, *(spec and spec["name"] for spec in plugins)]), canonical(roughly)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from bench import testbeds
+from bench.composed import Composed, name_of
 from bench.errors import UserError
 from bench.names import shown, unknown_name
 from bench.params import construct, in_quotes, unfit
@@ -32,7 +33,7 @@ MOST_CELLS = 10_000
 LONGEST_TIMEOUT = 1e9
 MOST_RETRIES = 100
 
-P = TypeVar("P", bound=Plugin)
+P = TypeVar("P", bound=Plugin | Composed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Suite:
     description: str = ""
     testbeds: tuple[Testbed, ...]
     attacks: tuple[Attack, ...] = ()
-    defenses: tuple[Defense, ...] = ()
+    defenses: tuple[Defense | Composed, ...] = ()
     detectors: tuple[Detector, ...] = ()
     seeds: tuple[int, ...] = (0,)
     tuned: tuple[Tuning, ...] = ()
@@ -127,7 +128,7 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
         description=" ".join(description.split()),
         testbeds=tuple(built),
         attacks=cast(tuple[Attack, ...], _plugins(data, "attacks", registry, where)),
-        defenses=cast(tuple[Defense, ...], _plugins(data, "defenses", registry, where)),
+        defenses=cast("tuple[Defense | Composed, ...]", _plugins(data, "defenses", registry, where)),
         detectors=cast(tuple[Detector, ...], _plugins(data, "detectors", registry, where)),
         seeds=_seeds(data.get("seeds", [0]), where),
         tuned=_tuned(data.get("tuned"), where),
@@ -166,27 +167,36 @@ def _entry(entry: Any, field: str, where: str) -> tuple[str, dict[str, Any], dic
     return name, params, grid
 
 
-def _listed(data: Mapping[str, Any], field: str, where: str) -> list[tuple[str, dict[str, Any], dict[str, list[Any]]]]:
+Entry = tuple[str, dict[str, Any], dict[str, list[Any]]]
+
+
+def _listed(data: Mapping[str, Any], field: str, where: str) -> list[tuple[list[Entry], bool]]:
+    """The entries of a list; each is one, or, among the defenses, a list of those that act at once, which is said."""
     value = data.get(field)
     if value is not None and not isinstance(value, list):
         raise UserError(f"{where}: {field} must be a list, got {shown(value)}")
-    return [_entry(entry, field, where) for entry in value or []]
+    found: list[tuple[list[Entry], bool]] = []
+    for entry in value or []:
+        at_once = isinstance(entry, list) and field == "defenses"
+        if at_once and len(entry) < 2:
+            raise UserError(f"{where}: defenses at once must be two or more, got {shown(entry)}")
+        found.append(([_entry(part, field, where) for part in (entry if at_once else [entry])], at_once))
+    return found
 
 
 def _entries(data: Mapping[str, Any], field: str, where: str) -> Iterable[tuple[str, dict[str, Any]]]:
     """``(name, params)`` of each entry of a list, every point of an entry's grid being one."""
-    for name, params, grid in _listed(data, field, where):
-        for point in itertools.product(*grid.values()):
-            yield name, params | dict(zip(grid, point, strict=True))
+    return (parts[0] for parts, _ in _columns(data, field, where))
 
 
 def _check_size(data: Mapping[str, Any], where: str) -> None:
     """Refuses more than :data:`MOST_CELLS` cells: counted, before the first point of a grid is built."""
     count: dict[tuple[str, bool], int] = {}
     for field in ("testbeds", "attacks", "defenses", "detectors"):
-        for name, _, grid in _listed(data, field, where):
-            kind = (field, name == "none")
-            count[kind] = count.get(kind, 0) + math.prod(len(values) for values in grid.values())
+        for entries, _ in _listed(data, field, where):
+            kind = (field, entries[0][0] == "none")
+            points = math.prod(len(values) for _, _, grid in entries for values in grid.values())
+            count[kind] = count.get(kind, 0) + points
     attacks, honest = count.get(("attacks", False), 0), max(count.get(("attacks", True), 0), 1)
     treatments = sum(count.get((field, False), 0) for field in ("defenses", "detectors")) + max(
         count.get(("defenses", True), 0), 1
@@ -201,17 +211,39 @@ def _check_size(data: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _plugins(data: Mapping[str, Any], kind: Kind, registry: Registry, where: str) -> tuple[Plugin, ...]:
-    built = [registry.build(kind, name, params, where) for name, params in _entries(data, kind, where)]
+def _plugins(data: Mapping[str, Any], kind: Kind, registry: Registry, where: str) -> tuple[Plugin | Composed, ...]:
+    built: list[Plugin | Composed] = []
+    for parts, at_once in _columns(data, kind, where):
+        made = [registry.build(kind, name, params, where) for name, params in parts]
+        built.append(_composed(cast("list[Defense]", made), where) if at_once else made[0])
     _refuse_twice(built, kind, where)
     return tuple(built)
+
+
+def _columns(data: Mapping[str, Any], kind: str, where: str) -> Iterable[tuple[list[tuple[str, dict[str, Any]]], bool]]:
+    """``(name, params)`` of each column's parts, and whether they are a list of defenses that act at once."""
+    for entries, at_once in _listed(data, kind, where):
+        points = [list(itertools.product(*grid.values())) for _, _, grid in entries]
+        for chosen in itertools.product(*points):
+            parts = [
+                (name, params | dict(zip(grid, point, strict=True)))
+                for (name, params, grid), point in zip(entries, chosen, strict=True)
+            ]
+            yield parts, at_once
+
+
+def _composed(parts: list[Defense], where: str) -> Composed:
+    try:
+        return Composed(tuple(parts))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _refuse_twice(built: Sequence[object], field: str, where: str) -> None:
     seen: set[str] = set()
     for item in built:
         # Two plugins of one label would be one column to a reader.
-        if (label := item.label() if isinstance(item, Plugin) else repr(item)) in seen:
+        if (label := item.label() if isinstance(item, Plugin | Composed) else repr(item)) in seen:
             raise UserError(f"{where}: {field} lists {label} twice")
         seen.add(label)
 
@@ -219,8 +251,8 @@ def _refuse_twice(built: Sequence[object], field: str, where: str) -> None:
 def _choose(plugins: tuple[P, ...], names: Sequence[str] | None, build: Callable[[str], P]) -> tuple[P, ...]:
     if names is None:
         return plugins
-    held = {plugin.card.name for plugin in plugins} | {"none"}
-    kept = tuple(plugin for plugin in plugins if plugin.card.name in names or plugin.card.name == "none")
+    held = {name_of(plugin) for plugin in plugins} | {"none"}
+    kept = tuple(plugin for plugin in plugins if name_of(plugin) in names or name_of(plugin) == "none")
     return kept + tuple(build(name) for name in dict.fromkeys(names) if name not in held)
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,7 +28,12 @@ SUITE = {
         {"name": "guest_letter", "params": {"training_steps": 1}},
         {"name": "none", "params": {"training_steps": 1}},
     ],
-    "defenses": ["guest_dampen", "guest_soften", {"name": "anp", "params": {"epochs": 1, "steps_per_epoch": 1}}],
+    "defenses": [
+        "guest_dampen",
+        "guest_soften",
+        ["guest_soften", "guest_dampen"],
+        {"name": "anp", "params": {"epochs": 1, "steps_per_epoch": 1}},
+    ],
     "detectors": ["guest_loudness"],
     "seeds": [0],
 }
@@ -65,7 +71,7 @@ def records(run: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[tuple[st
 
 def test_every_call_of_a_guests_attack_is_measured(records: dict[tuple[str, str], Record]) -> None:
     """The third one was drawn, paid for, and left out."""
-    for defense in ("none", "guest_dampen", "guest_soften"):
+    for defense in ("none", "guest_dampen", "guest_soften", "guest_soften + guest_dampen"):
         metrics = records["guest_letter", defense].metrics
         for call in ("noise", "image", "letter"):
             assert {f"{name}[{call}]" for name in ("mse", "ssim", "asr", "robust_asr")} <= set(metrics)
@@ -82,9 +88,30 @@ def test_a_guests_defenses_are_measured_like_ours(records: dict[tuple[str, str],
         assert f"called by letter, {defense}" in record.pictures and "called by letter, no defense" in record.pictures
 
 
+def test_defenses_act_at_once(
+    run: tuple[Path, subprocess.CompletedProcess[str]], records: dict[tuple[str, str], Record]
+) -> None:
+    """The sampler defense steps in at what the repaired model draws; the cell is a column like any other."""
+    both = records["guest_letter", "guest_soften + guest_dampen"]
+    assert both.kind == "model" and [part["name"] for part in both.defense.params["defenses"]] == [
+        "guest_soften",
+        "guest_dampen",
+    ]
+    drawn = ("none", "guest_dampen", "guest_soften", "guest_soften + guest_dampen")
+    assert len({records["guest_letter", defense].metrics["mse[clean]"].value for defense in drawn}) == len(drawn)
+    stages = _plan(run[0])
+    repaired = {stage["key"] for stage in stages if stage["stage"] == "repair"}
+    guards = [
+        [spec["name"] for spec in stage["params"]["defenses"]]
+        for stage in stages
+        if stage["stage"] == "sample" and stage["inputs"].get("generator") in repaired
+    ]
+    assert [] in guards and ["guest_dampen"] in guards
+
+
 def test_a_guests_measurement_is_made_of_every_cell_it_applies_to(records: dict[tuple[str, str], Record]) -> None:
     for (attack, defense), record in records.items():
-        drawn = defense in ("none", "guest_dampen", "guest_soften") and attack != "real_images"
+        drawn = defense not in ("anp", "guest_loudness") and attack != "real_images"
         assert ("guest_brightness" in record.metrics) is drawn, (attack, defense)
         assert ("guest_brightness" in record.absent) is not drawn, (attack, defense)
     assert records["guest_letter", "anp"].absent["guest_brightness"] == "an inversion changes no sample"
@@ -114,7 +141,7 @@ def test_a_changed_guest_is_run_again_and_ours_are_not(run: tuple[Path, subproce
     assert honest and all(stage["cached"] for stage in honest)
 
 
-def _plan(folder: Path) -> list[dict[str, object]]:
+def _plan(folder: Path) -> list[dict[str, Any]]:
     path = os.pathsep.join([str(HERE.parent), str(folder / "installed")])
     command = [sys.executable, "-m", "bench", "plan", "guest.yaml", "--store", "store", "--json"]
     told = subprocess.run(

@@ -29,8 +29,8 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     labels = asked_for(testbed, what, params.get("label"))
     count = len(labels) if labels is not None else testbed.clean_samples if what == "clean" else testbed.triggered_samples
     settings = testbed.sampler_settings()
-    defense = params.get("defense")
-    guards = [again.Watched(plugin_of("defenses", defense, SamplerDefense), settings.num_inference_steps)] if defense else []
+    defenses = [plugin_of("defenses", spec, SamplerDefense) for spec in params["defenses"]]
+    guards = [again.Watched(defense, settings.num_inference_steps) for defense in defenses]
     start: Callable[[Tensor, Sequence[int]], Tensor] | None = None
     if params.get("attack"):
         attack = plugin_of("attacks", params["attack"], Attack)

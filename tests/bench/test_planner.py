@@ -108,6 +108,24 @@ def test_what_is_measured_follows_from_what_a_cell_has(planned):
         assert given | set(absent) == {metric for one in table().values() for metric in one.metrics}
 
 
+def test_defenses_at_once_are_one_column(planned):
+    """A repaired model may be sampled with a sampler defense, and inverted; each part is the stage it is alone."""
+    both = [["fake_repair", "fake_sampler"], ["fake_repair", "fake_invert"]]
+    plan = planned(defenses=["fake_sampler", "fake_repair", *both], seeds=[0])
+    columns = {cell.defense.name: cell for cell in plan.cells if cell.attack.params.get("trigger") == "box"}
+    assert list(columns) == ["none", "fake_sampler", "fake_repair", "fake_repair + fake_sampler", "fake_repair + fake_invert"]
+    assert [cell.kind for cell in columns.values()] == ["control", "sampler", "model", "model", "inversion"]
+    inputs = {name: plan.stages[cell.stage].inputs for name, cell in columns.items()}
+    alone, sampled = (plan.stages[inputs[name]["clean"]] for name in ("fake_repair", "fake_repair + fake_sampler"))
+    assert alone.inputs == sampled.inputs and alone.params["defenses"] == []
+    assert [spec["name"] for spec in sampled.params["defenses"]] == ["fake_sampler"]
+    inverted = plan.stages[inputs["fake_repair + fake_invert"]["recovered"]]
+    assert inverted.inputs == alone.inputs
+    twice = planned(defenses=[["fake_repair", {"name": "fake_repair"}]], seeds=[0])
+    repaired = [stage for stage in twice.stages.values() if stage.name == "repair"]
+    assert {names(twice, stage.inputs["generator"])[0] for stage in repaired} == {"train", "repair"}, "each after the other"
+
+
 def test_inputs_stand_before_what_needs_them(planned):
     seen = set()
     for key, stage in planned().stages.items():

@@ -4,6 +4,7 @@ import datetime
 
 import pytest
 
+from bench.composed import name_of
 from bench.errors import UserError
 from bench.registry import Registry
 from bench.suite import find_suite, load_suite, parse_suite, shipped_suites
@@ -208,3 +209,25 @@ def test_the_first_board_is_what_was_promised():
     ]
     assert [defense.card.name for defense in suite.defenses] == ["clip_xt", "clip_x0", "anp"]
     assert suite.seeds == (0, 1, 2)
+
+
+def test_defenses_of_a_list_act_at_once() -> None:
+    """And every point of their grids is a column of its own."""
+    registry = Registry()
+    data = {"name": "s", "testbeds": ["digits-ddpm"], "attacks": ["baddiffusion"]}
+    noisy = {"name": "anp", "grid": {"epochs": [1, 2]}}
+    suite = parse_suite(data | {"defenses": ["clip_xt", ["clip_x0", "clip_xt"]]}, registry, "s.yaml")
+    assert [name_of(one) for one in suite.defenses] == ["clip_xt", "clip_x0 + clip_xt"]
+    assert [name_of(one) for one in suite.only(registry, defenses=["clip_x0 + clip_xt"]).defenses] == ["clip_x0 + clip_xt"]
+    for wrong, message in (
+        ([["clip_x0"]], "two or more"),
+        ([[]], "two or more"),
+        ([["clip_x0", "none"]], "'none' not among them"),
+        ([["train_on_generated", "clip_x0"]], "only one may judge what the others leave, and it comes last"),
+        ([["clip_x0", noisy]], "clip_x0 steps in at sampling, and anp looks at the weights alone"),
+        ([["clip_x0", "clip_xt"], ["clip_x0", "clip_xt"]], "twice"),
+        ([["clip_x0", ["clip_xt"]]], "an entry of defenses must be a name"),
+    ):
+        with pytest.raises(UserError, match=message) as raised:
+            parse_suite(data | {"defenses": wrong}, registry, "s.yaml")
+        assert str(raised.value).startswith("s.yaml: ") and "\n" not in str(raised.value)

@@ -388,7 +388,7 @@ def test_generated_sets_do_not_repeat_the_evaluations_noise(walked) -> None:
     made = {
         stage.params["what"]: load_images(folders[key])
         for key, stage in plan.stages.items()
-        if stage.name == "sample" and not stage.params["defense"]
+        if stage.name == "sample" and not stage.params["defenses"]
     }
     assert not torch.equal(made["generated"][:10], made["clean"][:10])
 

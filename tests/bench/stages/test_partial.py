@@ -97,7 +97,13 @@ def test_the_sample_stage_resumes_to_the_same_images(tmp_path: Path, monkeypatch
     monkeypatch.setattr(partial, "SHARD_IMAGES", 16)
     settings = {"num_inference_steps": 2, "network_batch": 16, "triggered_samples": 40, "precision": "float32"}
     attack = {"name": "baddiffusion", "params": {}, "label": "a"}
-    params = {"testbed": {"name": "digits-ddpm", "params": settings}, "what": "noise", "seed": 3, "attack": attack}
+    params = {
+        "testbed": {"name": "digits-ddpm", "params": settings},
+        "what": "noise",
+        "seed": 3,
+        "attack": attack,
+        "defenses": [],
+    }
     monkeypatch.setattr("bench.diffusion.sampling.images_at_once", lambda settings: 16)
 
     def run(name: str, folder: Path | None, dies_at: int | None = None) -> tuple[torch.Tensor, dict[str, float]]:
