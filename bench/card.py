@@ -47,7 +47,7 @@ class Card:
     """A plugin's declaration; the planner reads nothing else to decide which pairs make sense.
 
     ``applies_to``: kinds of testbed. ``alters`` (attacks): what the adversary touches. ``needs`` (defenses): what the defender must
-    own; the harness hands over nothing that is not listed. ``stochastic``: whether two seeds can differ. ``tuned``: what of the
+    own; the harness hands over nothing that is not listed. ``tuned``: what of the
     defaults was chosen by looking at results; ``()``: nothing, they are the paper's or were fixed beforehand; ``None``: not declared.
     ``files``: files or folders the plugin reads, from its own file's folder on (weights, tables): their content is a part of every
     result's key.
@@ -59,7 +59,6 @@ class Card:
     applies_to: frozenset[TestbedKind] = frozenset({"unconditional"})
     alters: frozenset[Alteration] = frozenset()
     needs: frozenset[Need] = frozenset()
-    stochastic: bool = True
     tuned: tuple[Tuning, ...] | None = None
     files: tuple[str, ...] = ()
 

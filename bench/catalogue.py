@@ -64,7 +64,6 @@ def _plugin(kind: str, cls: type[Plugin]) -> dict[str, Any]:
         "applies_to": sorted(card.applies_to),
         "alters": sorted(card.alters),
         "needs": sorted(card.needs),
-        "stochastic": card.stochastic,
     }
     return {
         "kind": kind,

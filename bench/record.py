@@ -29,7 +29,7 @@ FAMILIES: tuple[tuple[str, float, float, bool | None], ...] = (
     (r"g[1-4]|mismatch|p_t|poison_rate|trigger_classifier_.*", 0.0, 1.0, None),
     (r"fid|fid_other_classes", -1e-3, math.inf, False),
     (r"mse", 0.0, math.inf, True),
-    (r"inversion_mse_.*|amplification", 0.0, math.inf, False),
+    (r"inversion_mse_.*|trigger_mse_.*|amplification", 0.0, math.inf, False),
     (r"ssim|replication|replication_p95", -1.0, 1.0, False),
 )
 #: What rounding may add to a limit.

@@ -30,7 +30,6 @@ class ClipX0(SamplerDefense):
         ),
         # Not "text": latents are no pixels, and [-1, 1] is no bound of theirs.
         applies_to=frozenset({"unconditional", "class"}),
-        stochastic=False,
         tuned=(),
     )
 

@@ -31,7 +31,6 @@ class ClipX0DDIM(SamplerDefense):
         ),
         # Not "text": latents are no pixels, and [-1, 1] is no bound of theirs.
         applies_to=frozenset({"unconditional", "class"}),
-        stochastic=False,
         tuned=(),
     )
     keeps_noise: ClassVar[bool] = True

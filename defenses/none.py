@@ -16,6 +16,5 @@ class NoDefense(SamplerDefense):
         name="none",
         summary="control: the testbed's own sampler, untouched",
         applies_to=frozenset({"unconditional", "class", "text"}),
-        stochastic=False,
         tuned=(),
     )

@@ -42,7 +42,6 @@ class NoiseShift(NoiseDetector):
             ),
         ),
         applies_to=frozenset({"unconditional", "class", "text"}),
-        stochastic=False,
         tuned=(),
     )
     always_shown: ClassVar[tuple[str, ...]] = ("test",)

@@ -198,6 +198,21 @@ _PLAIN = {
         "black image",
         "MSE of a constant black image to the target: the line an inversion has to beat.",
     ),
+    "trigger_mse_best": (
+        "Inversion",
+        "trigger, best epoch",
+        "MSE of recovered triggers to the true one at the best epoch, chosen with the trigger in hand: optimistic.",
+    ),
+    "trigger_mse_last": (
+        "Inversion",
+        "trigger, last epoch",
+        "MSE of recovered triggers to the true one at the last epoch. Low is found.",
+    ),
+    "trigger_mse_constant": (
+        "Inversion",
+        "trigger, constant image",
+        "MSE of the best constant image to the trigger: the line an inversion has to beat.",
+    ),
     "cost[seconds]": ("Cost", "time", "Seconds of this cell alone: the defense and its samples, not the attack's training."),
     "cost[peak_memory_bytes]": ("Cost", "memory", "Peak memory of the process that ran this cell."),
     "cost[generator_calls]": ("Cost", "network calls", "Images passed through the generator's network by this cell."),
@@ -223,6 +238,7 @@ _REPLICATION = {
         "The same 95th percentile of real images that no generator was trained on, in the features of {}.",
     ),
 }
+_TRIGGER = ("trigger_mse_best", "trigger_mse_last", "trigger_mse_constant")
 _ORDER = [*_FAMILIES, "fid_sd", "kid_sd", "fid_other_classes", *_REPLICATION, *_DETECTION, *_PLAIN]
 
 
@@ -323,7 +339,7 @@ def share(name: str) -> bool:
 
 def distance(name: str) -> bool:
     """Whether the metric is a mean squared error: positive, without an upper end."""
-    return split(name)[0] in ("mse", "inversion_mse_best", "inversion_mse_last", "inversion_mse_black")
+    return split(name)[0] in ("mse", "inversion_mse_best", "inversion_mse_last", "inversion_mse_black", *_TRIGGER)
 
 
 def bounded(name: str) -> bool:

@@ -82,10 +82,11 @@ def _strips(params: Params, inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
 
 def _recovered(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """What an inversion recovered, by epoch."""
-    if (folder / "targets.npz").is_file():
-        labels = json.loads((folder / "recovered.json").read_text())["labels"]
-        for label, images in zip(labels, load_images(folder, "targets"), strict=True):
-            yield f"recovered, {label}", images[:STRIP]
+    for name, what in (("targets", "recovered"), ("triggers", "recovered trigger")):
+        if (folder / f"{name}.npz").is_file():
+            labels = json.loads((folder / "recovered.json").read_text())["labels"]
+            for label, images in zip(labels, load_images(folder, name), strict=True):
+                yield f"{what}, {label}", images[:STRIP]
 
 
 def _write_strip(images: Tensor, path: Path) -> None:

@@ -100,7 +100,7 @@ def test_what_is_measured_follows_from_what_a_cell_has(planned):
         for cell in plan.cells
     ]
     assert measured[0] == measured[1] == {"image_quality", "distance_to_target", "robust_success", "stage_doubts"}
-    assert measured[3] == {"inversion", "stage_doubts"} and measured[16] == {"real_images", "stage_doubts"}
+    assert measured[3] == {"inversion", "recovered_trigger", "stage_doubts"} and measured[16] == {"real_images", "stage_doubts"}
     for cell, names in zip(plan.cells, measured, strict=True):
         absent = plan.stages[cell.stage].params["absent"]
         given = {metric for name in names for metric in table()[name].metrics}

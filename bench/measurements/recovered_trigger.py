@@ -1,0 +1,49 @@
+"""How near what an inversion recovered comes to the true trigger, which no defender sees."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.artefacts.images import load_images
+from bench.measurements import numbers
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import target
+from bench.record import SQUARED_ERROR, Metric
+
+
+def why_not(situation: Situation) -> str:
+    """Of other columns."""
+    return "" if situation.family == "inversion" else "only an inversion has this number"
+
+
+def measure(given: Materials) -> Measured:
+    """Mean over candidates and pixels of (candidate - trigger)^2 in [0, 1], epoch by epoch; lower is a better defense.
+
+    ``best`` is the lowest epoch, chosen with the true trigger in hand: an optimistic bound. Beside it the best constant image's, which
+    an inversion has to beat.
+    """
+    found, trigger = Measured(), given.aim.trigger
+    if trigger is None:
+        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack has no trigger to draw"))
+    if not (given.inputs["recovered"] / "triggers.npz").is_file():
+        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this inversion recovers no trigger"))
+    goal = (trigger / 2 + 0.5).clamp(0, 1)
+    with if_possible("trigger_mse_best", found.flags):
+        values = [target.mse(images, goal) for images in load_images(given.inputs["recovered"], "triggers")]
+        curve = [float(value.mean()) for value in values]
+        for name, index in (("best", int(np.argmin(curve))), ("last", len(curve) - 1)):
+            found.metrics[f"trigger_mse_{name}"] = numbers.mean(values[index], index, False, SQUARED_ERROR)
+        constant = target.best_constant_mse(goal)
+        found.metrics["trigger_mse_constant"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
+        found.series["trigger_mse"] = curve
+    return found
+
+
+MEASUREMENT = Measurement(
+    name="recovered_trigger",
+    metrics=("trigger_mse_best", "trigger_mse_last", "trigger_mse_constant"),
+    needs=("aim", "recovered"),
+    why_not=why_not,
+    run=measure,
+)
