@@ -60,8 +60,8 @@ leaderboard: setup
 science: setup
 	@$(RUN) $(SCIENCE) digits poison sd --store "$(STORE)" --no-report $(if $(JOBS),--jobs "$(JOBS)"); code=$$?; [ $$code -le 1 ] || exit $$code; \
 	$(BIN)/python -m benchmarks.coverage || code=1; \
-	$(BIN)/python docs/x0_trajectories.py --store "$(STORE)" || code=1; \
-	$(BIN)/python -m leaderboard.science --store "$(STORE)" --output docs && exit $$code
+	$(BIN)/python -m science.x0_trajectories --store "$(STORE)" || code=1; \
+	$(BIN)/python -m science --store "$(STORE)" --output docs && exit $$code
 
 $(SCIENCE): setup
 	$(RUN) $@ --store "$(STORE)" $(if $(JOBS),--jobs "$(JOBS)")

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leaderboard import names
-from leaderboard._drawing import Curve, chart
-from leaderboard._findings import Claim, Line, Part, Region, anchor, attacked, compare
 from leaderboard.aggregate import Interval
 from leaderboard.board import identity
 from leaderboard.matrix import interval_text
+from science.drawing import Curve, chart
+from science.findings import Claim, Line, Part, Region, anchor, attacked, compare
 
 Found = Mapping[str, list[Line]]
 Rows = Sequence[tuple[str, "Line | None"]]

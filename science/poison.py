@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from leaderboard._findings import ABOVE, BELOW, Claim, Line, compare, honest, within
-from leaderboard._science_class import (
+from science.findings import ABOVE, BELOW, Claim, Line, compare, honest, within
+from science.poisoned import (
     COMPOSITION,
     DRAWN,
     IN_POISON,
@@ -22,7 +22,7 @@ from leaderboard._science_class import (
     stack,
     with_honest,
 )
-from leaderboard._science_table import Found, Section, sample_note, table
+from science.table import Found, Section, sample_note, table
 
 #: What a set of cells is called, and the cells by trigger.
 Settings = tuple[str, "dict[str, Line | None]"]

@@ -1,6 +1,6 @@
 """Draws docs/clipping-and-poison/x0-*.svg: what a poisoned generator predicts on its way, where the trigger goes and elsewhere.
 
-``python docs/x0_trajectories.py --store DIR`` takes the generators that suite ``science-clipping`` trained (seed 0), asks each for 64
+``python -m science.x0_trajectories --store DIR`` takes the generators that suite ``science-clipping`` trained (seed 0), asks each for 64
 images of the adversary's class under the suite's DDIM at guidance 2 and 5, without a defense, with ``clip_x0`` and with ``clip_x0_ddim``,
 and looks at the predicted clean image of every step before anything clips it. The starting noise is that of the suite's own samples. A
 look at one seed, no evidence.
@@ -34,14 +34,14 @@ from bench.engine.store import Store
 from bench.errors import UserError
 from bench.plugin import Attack, SamplerDefense
 from bench.testbeds.base import ConditionalTestbed
-from leaderboard._drawing import Curve, chart
 from leaderboard.aggregate import Interval
+from science.drawing import Curve, chart
 
 SUITE, SEED, COUNT = "science-clipping", 0, 64
 WEIGHTS = (2.0, 5.0)
 CLIPS = (None, "clip_x0", "clip_x0_ddim")
 PATTERNS = {"badnets1": "Patch", "badnets2": "Blended trigger"}
-OUTPUT = Path(__file__).with_name("clipping-and-poison")
+OUTPUT = Path(__file__).parents[1] / "docs" / "clipping-and-poison"
 QUANTITIES = {"outside": "share of predicted x0 outside −1 to 1", "excess": "mean of max(|x0| − 1, 0)"}
 X_NAME = "sampling step (the last one gives the image)"
 

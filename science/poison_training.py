@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from leaderboard._findings import ABOVE, BELOW, Claim, Line, compare, honest
-from leaderboard._science_class import COMPOSITION, DRAWN, SAME_SHARE, TAINTED, amplified, doubts, of, stack
-from leaderboard._science_table import Found, Section, fid_part, steps, table
+from science.findings import ABOVE, BELOW, Claim, Line, compare, honest
+from science.poisoned import COMPOSITION, DRAWN, SAME_SHARE, TAINTED, amplified, doubts, of, stack
+from science.table import Found, Section, fid_part, steps, table
 
 
 def replication(found: Found) -> Section:

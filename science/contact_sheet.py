@@ -1,4 +1,4 @@
-"""Draws docs/contact-sheet.png: every trigger and target at 16, 32 and 256 pixels. Run it as ``python docs/contact_sheet.py``.
+"""Draws docs/contact-sheet.png: every trigger and target at 16, 32 and 256 pixels. Run it as ``python -m science.contact_sheet``.
 
 Black is -1 and white is 1. Small drawings are magnified without smoothing; those of 256 pixels are shown at half their size.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.diffusion import targets, triggers
 
-OUTPUT = Path(__file__).with_name("contact-sheet.png")
+OUTPUT = Path(__file__).parents[1] / "docs" / "contact-sheet.png"
 SIDES = (16, 32, 256)
 #: Appendix H's trigger sizes, on 32 pixels.
 SIZES = (4, 8, 11, 14, 18)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from leaderboard._findings import ABOVE, Claim, compare, honest
-from leaderboard._science_class import DRAWN, SAME_SHARE, TAINTED, above_honest, amplified, doubts, of, stack, with_honest
-from leaderboard._science_poison_defense import BARS, GENERATED, JUDGED, TRAINING, nothing_to_find
-from leaderboard._science_table import Found, Section, table
+from science.findings import ABOVE, Claim, compare, honest
+from science.poison_defense import BARS, GENERATED, JUDGED, TRAINING, nothing_to_find
+from science.poisoned import DRAWN, SAME_SHARE, TAINTED, above_honest, amplified, doubts, of, stack, with_honest
+from science.table import Found, Section, table
 
 SUITE, RATES = "science-poison-triggers", "science-poison-rates"
 TRIGGERS = ("unicolor", "bomb")

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leaderboard import names
-from leaderboard._drawing import Bar, Curve, bars, chart
-from leaderboard._findings import ABOVE, Line, Part, attacked, compare, honest, pick
-from leaderboard._science_table import Plot
 from leaderboard.aggregate import Interval
+from science.drawing import Bar, Curve, bars, chart
+from science.findings import ABOVE, Line, Part, attacked, compare, honest, pick
+from science.table import Plot
 
 GROUPS = ("g1", "g2", "g3", "g4")
 COMPOSITION = (*GROUPS, "asr[prompt]", "p_t")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-from leaderboard._findings import ABOVE, BELOW, Claim, Line, compare, honest, not_above
-from leaderboard._science_class import (
+from science.findings import ABOVE, BELOW, Claim, Line, compare, honest, not_above
+from science.pictures import grid
+from science.poison import SAMPLED_AT, SAMPLERS
+from science.poisoned import (
     DRAWN,
     PATTERNS,
     SHARE_MARGIN,
@@ -19,9 +21,7 @@ from leaderboard._science_class import (
     of,
     stack,
 )
-from leaderboard._science_pictures import grid
-from leaderboard._science_poison import SAMPLED_AT, SAMPLERS
-from leaderboard._science_table import Found, Section, defended, sample_note, table
+from science.table import Found, Section, defended, sample_note, table
 
 MODES = ("clip_x0", "clip_x0_ddim", "clip_xt")
 #: Those that every sampler knows.
@@ -32,7 +32,7 @@ SWEEP, OTHERS = "science-clipping", "science-poison-samplers"
 NAMES = {"badnets1": "the patch", "badnets2": "the blended trigger"}
 #: By how much prompt accuracy may fall and still be kept.
 KEPT = 0.05
-#: What ``docs/x0_trajectories.py`` draws.
+#: What ``science/x0_trajectories.py`` draws.
 FIGURES = (
     ("x0-badnets1-outside-w2.svg", "Patch, guidance 2: share of predicted x0 values outside −1 to 1, by step"),
     ("x0-badnets1-outside-w5.svg", "Patch, guidance 5: share of predicted x0 values outside −1 to 1, by step"),
@@ -192,7 +192,7 @@ def trajectories(found: Found) -> Section:
         "are a look and no evidence. They show the clean image that is predicted at each step, before anything clips it: how much of it "
         "leaves [−1, 1] inside the trigger's region and elsewhere, without a defense, with `clip_x0` and with `clip_x0_ddim`; and, over "
         "the images that end with the patch when nothing clips, how far the corner is from the patch. "
-        "`python docs/x0_trajectories.py --store DIR` draws them; the first steps, predicted from noise alone, may lie above the frame.",
+        "`python -m science.x0_trajectories --store DIR` draws them; the first steps, predicted from noise alone, may lie above the frame.",
         (SWEEP,),
         (),
         (),

@@ -1,13 +1,10 @@
-"""docs/x0_trajectories.py on a tiny generator: its numbers by slow loops, what it finds in a store, what it draws."""
+"""science/x0_trajectories.py on a tiny generator: its numbers by slow loops, what it finds in a store, what it draws."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,23 +22,11 @@ from bench.diffusion.sampling import SamplerSettings, sample
 from bench.engine.class_stages import WEIGHTS
 from bench.engine.record import PluginSpec, Record
 from bench.errors import UserError
-from leaderboard._science_clipping import FIGURES
+from science import x0_trajectories as x0
+from science.clipping import FIGURES
 
 SETTINGS = SamplerSettings(name="ddim", num_inference_steps=4, guidance_scale=2.0, network_batch=4)
 SHAPE = (3, 16, 16)
-
-
-def _load() -> ModuleType:
-    script = Path(__file__).parents[2] / "docs" / "x0_trajectories.py"
-    spec = importlib.util.spec_from_file_location("x0_trajectories", script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["x0_trajectories"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-x0 = _load()
 
 
 @pytest.fixture(scope="module")

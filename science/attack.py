@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from leaderboard._findings import ABOVE, BELOW, Claim, Line, anchor, attacked, compare, honest, not_above, pick, within
-from leaderboard._science_table import (
+from science.findings import ABOVE, BELOW, Claim, Line, anchor, attacked, compare, honest, not_above, pick, within
+from science.table import (
     ATTACK_METRICS,
     Found,
     Section,

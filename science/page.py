@@ -1,4 +1,4 @@
-"""One science page: from the runs of its suites to Markdown and plots. What the pages hold stands in :mod:`leaderboard.science`."""
+"""One science page: from the runs of its suites to Markdown and plots. What the pages hold stands in :mod:`science.pages`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.engine.record import Run
-from leaderboard._findings import RULE, Claim, Part, difference_text, lines, region_text
-from leaderboard._science_table import Found, Section, md
 from leaderboard.board import Entry, boards, label
 from leaderboard.view import failures, overview, provenance
+from science.findings import RULE, Claim, Part, difference_text, lines, region_text
+from science.table import Found, Section, md
 
-COMMAND = "python -m leaderboard.science --store DIR --output docs"
+COMMAND = "python -m science --store DIR --output docs"
 PACKAGES = ("torch", "diffusers", "numpy")
 
 

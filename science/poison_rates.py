@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from leaderboard._findings import ABOVE, Claim, Line, compare, honest
-from leaderboard._science_class import DRAWN, TAINTED, amplified, by_parameter, curve, doubts, draw
-from leaderboard._science_table import Found, Plot, Section, percent, table
+from science.findings import ABOVE, Claim, Line, compare, honest
+from science.poisoned import DRAWN, TAINTED, amplified, by_parameter, curve, doubts, draw
+from science.table import Found, Plot, Section, percent, table
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 #: The guidance weights at which they are compared.

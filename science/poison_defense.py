@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from leaderboard._findings import ABOVE, BELOW, Claim, Line, Part, against, compare, honest
-from leaderboard._science_class import IN_POISON, PATTERNS, SAME_SHARE, by_parameter, curve, draw, level, of, with_honest
-from leaderboard._science_table import Found, Section, defended, percent, table
+from science.findings import ABOVE, BELOW, Claim, Line, Part, against, compare, honest
+from science.poisoned import IN_POISON, PATTERNS, SAME_SHARE, by_parameter, curve, draw, level, of, with_honest
+from science.table import Found, Section, defended, percent, table
 
 #: Detector -> the AUROC that it should reach on the patch, training set: a little below what its authors' code reached on this data.
 BARS = {"strip": 0.95, "cognitive_distillation": 0.9, "fct": 0.85}

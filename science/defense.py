@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from leaderboard import names
-from leaderboard._drawing import Curve, chart
-from leaderboard._findings import ABOVE, BELOW, Claim, Line, attacked, compare, honest, not_below, pick, series_by_epoch, within
-from leaderboard._science_table import (
+from leaderboard.board import label
+from science.drawing import Curve, chart
+from science.findings import ABOVE, BELOW, Claim, Line, attacked, compare, honest, not_below, pick, series_by_epoch, within
+from science.table import (
     ATTACK_METRICS,
     Found,
     Section,
@@ -19,7 +20,6 @@ from leaderboard._science_table import (
     steps,
     table,
 )
-from leaderboard.board import label
 
 
 def clipping(found: Found) -> Section:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from leaderboard._findings import Line
+from science.findings import Line
 
 #: How a strip of the adversary's class is called in a record, before what it was treated with.
 STRIP = "asked for the adversary's class"

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.engine.record import Metric, PluginSpec, Record, Run
-from leaderboard import _findings as findings
-from leaderboard._findings import ABOVE, BELOW, OPEN, OPPOSITE, SHOWS, Claim, Line, Part, judge
 from leaderboard.aggregate import Interval, t_interval
+from science import findings
+from science.findings import ABOVE, BELOW, OPEN, OPPOSITE, SHOWS, Claim, Line, Part, judge
 
 
 def record(seed: int, fid: float, rate: float = 0.1, protocol: str = "p") -> Record:

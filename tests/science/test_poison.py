@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from bench.engine.record import Metric, PluginSpec, Record, Run
-from leaderboard import science
-from leaderboard._drawing import Bar, bars
-from leaderboard._findings import OPEN, OPPOSITE, SHOWS, against, lines
-from leaderboard._science_clipping import FIGURES
-from leaderboard._science_page import Page, render
+from science import pages
+from science.clipping import FIGURES
+from science.drawing import Bar, bars
+from science.findings import OPEN, OPPOSITE, SHOWS, against, lines
+from science.page import Page, render
 
-PAGES = (science.POISON, science.CLIPPING)
+PAGES = (pages.POISON, pages.CLIPPING)
 SEEDS = (0, 1, 2)
 NONE = PluginSpec(name="none")
 Values = dict[str, float]
@@ -277,7 +277,7 @@ def test_links_to_sections_lead_there(page: Page) -> None:
 
 def test_the_bars_are_the_mean_shares_with_the_poison_across() -> None:
     """By hand: 0.65 tainted, 0.6 of it of another class, gives G1 0.39 of 285 pixels, and p_t at half."""
-    _, plots = render(science.POISON, world())
+    _, plots = render(pages.POISON, world())
     svg = str(plots["composition.svg"])
     drawn = ElementTree.fromstring(svg)
     widths = [float(part.get("width", 0)) for part in drawn.iter() if part.tag.endswith("rect") and part.get("y") == "10"]
@@ -302,7 +302,7 @@ def test_what_the_trigger_classifier_could_have_made_up_is_said() -> None:
         dataclasses.replace(record, flags=(FALSE_ALARMS,)) if record.attack.params.get("poison_rate") == 0.01 else record
         for record in rates(True)
     ]
-    text, _ = render(science.POISON, [run("science-poison-rates", records)])
+    text, _ = render(pages.POISON, [run("science-poison-rates", records)])
     said = "Within the trigger classifier's false alarms, so that G1 and G2 tell nothing"
     assert f"{said}: w = 2, 1 % (3 of 3 seeds); w = 5, 1 % (3 of 3 seeds)." in text
 
@@ -346,7 +346,7 @@ def test_a_bar_is_a_number_and_needs_three_seeds() -> None:
 
 def test_figures_of_the_script_are_linked_where_they_are() -> None:
     """A link to a file that is not there is a broken picture."""
-    (first, *rest), page = [file for file, _ in FIGURES], science.CLIPPING
+    (first, *rest), page = [file for file, _ in FIGURES], pages.CLIPPING
     text, _ = render(page, [], present=[first])
     assert f"]({page.name}/{first})" in text
     assert not any(f"({page.name}/{file})" in text for file in rest) and text.count("Not drawn yet") == len(rest)
@@ -358,7 +358,7 @@ def test_figures_of_the_script_survive_a_new_page(tmp_path: Path) -> None:
     (folder / FIGURES[0][0]).write_text("<svg/>")
     (folder / "patch.svg").write_text("old")
     (tmp_path / "runs").mkdir()
-    science.build(tmp_path, tmp_path / "docs")
+    pages.build(tmp_path, tmp_path / "docs")
     assert {path.name for path in folder.iterdir()} == {FIGURES[0][0]}
     assert f"(clipping-and-poison/{FIGURES[0][0]})" in (tmp_path / "docs" / "clipping-and-poison.md").read_text()
 
@@ -380,7 +380,7 @@ def test_the_sheet_shows_every_trigger_guidance_and_treatment(tmp_path: Path) ->
     colours = {"no defense": 10, "clip_x0": 80, "clip_x0_ddim": 140, "clip_xt": 200}
     records = with_pictures(tmp_path / "cells", "strip.png", colours)
     runs = [Run(**{**run("science-clipping", []).__dict__, "records": records})]
-    text, plots = render(science.CLIPPING, runs)
+    text, plots = render(pages.CLIPPING, runs)
     assert "](clipping-and-poison/samples.png)" in text
     (tmp_path / "sheet.png").write_bytes(bytes(plots["samples.png"]))  # type: ignore[arg-type]
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
@@ -397,4 +397,4 @@ def test_a_record_cannot_put_another_file_on_the_sheet(tmp_path: Path, path: str
     for folder, _ in records:
         (folder / "text.png").write_text("no picture")
     runs = [Run(**{**run("science-clipping", []).__dict__, "records": records})]
-    assert "samples.png" not in render(science.CLIPPING, runs)[1]
+    assert "samples.png" not in render(pages.CLIPPING, runs)[1]

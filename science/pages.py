@@ -1,4 +1,4 @@
-"""``python -m leaderboard.science --store DIR``: the papers' claims against the shipped science suites, as Markdown pages.
+"""The pages that hold the papers' claims against the shipped science suites, and how they are written.
 
 Each page is a pure function of the records (and of which figures of other scripts lie beside it): the same store gives the same bytes.
 Plots are files in a folder beside the page that bears its name.
@@ -6,24 +6,18 @@ Plots are files in a folder beside the page that bears its name.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
-
 from bench.engine.record import read_runs
 from bench.errors import UserError
-from leaderboard import _science_attack as attack
-from leaderboard import _science_clipping as clipping
-from leaderboard import _science_defense as defense
-from leaderboard import _science_poison as poison
-from leaderboard import _science_poison_defense as castle
-from leaderboard import _science_poison_rates as phases
-from leaderboard import _science_poison_text as text
-from leaderboard import _science_poison_training as training
-from leaderboard import _science_poison_triggers as others
-from leaderboard._science_page import Page, render
+from science import attack, clipping, defense, poison
+from science import poison_defense as castle
+from science import poison_rates as phases
+from science import poison_text as text
+from science import poison_training as training
+from science import poison_triggers as others
+from science.page import Page, render
 
 BADDIFFUSION = Page(
     name="science",
@@ -187,36 +181,3 @@ def _write(page: Page, text: str, plots: dict[str, str | bytes], output: Path) -
     except OSError as error:
         raise UserError(f"cannot write the page to {file}: {error.strerror}") from error
     return file
-
-
-@click.command()
-@click.option(
-    "--store", default="store", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Where the runs are."
-)
-@click.option(
-    "--output",
-    default="docs",
-    show_default=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Where the pages and their folders of plots go.",
-)
-@click.option(
-    "--page",
-    "chosen",
-    multiple=True,
-    type=click.Choice([page.name for page in PAGES]),
-    help="Only this page; may be repeated. By default all of them.",
-)
-def main(store: Path, output: Path, chosen: tuple[str, ...]) -> None:
-    """Hold the papers' claims against the runs in a store, as Markdown pages with plots."""
-    try:
-        for file in build(store, output, [page for page in PAGES if not chosen or page.name in chosen]):
-            click.echo(str(file))
-    except UserError as error:
-        click.echo(f"leaderboard.science: {error}", err=True)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

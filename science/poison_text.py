@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from leaderboard._findings import BELOW, Claim, Line, compare, honest
-from leaderboard._science_class import DRAWN, above_honest, amplified, doubts, of
-from leaderboard._science_poison_defense import BARS, GENERATED, JUDGED, TRAINING, gained
-from leaderboard._science_table import Found, Section, percent, table
+from science.findings import BELOW, Claim, Line, compare, honest
+from science.poison_defense import BARS, GENERATED, JUDGED, TRAINING, gained
+from science.poisoned import DRAWN, above_honest, amplified, doubts, of
+from science.table import Found, Section, percent, table
 
 SUITE = "sd"
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.engine.record import Metric, PluginSpec, Record, Run
-from leaderboard import _findings as findings
-from leaderboard import science
-from leaderboard._findings import OPEN, OPPOSITE, SHOWS
-from leaderboard._science_page import progress, render
-from leaderboard._science_table import Section
+from science import findings, pages
+from science.findings import OPEN, OPPOSITE, SHOWS
+from science.page import progress, render
+from science.table import Section
 
-PAGE = science.BADDIFFUSION
+PAGE = pages.BADDIFFUSION
 NONE = PluginSpec(name="none")
 BASE = {"trigger": "grey_box", "target": "hat", "poison_rate": 0.1, "poisoned_image": "trigger_only", "trigger_size": None,
         "scheme": "finetune", "training_steps": None}  # fmt: skip
@@ -260,7 +259,7 @@ def test_hostile_names_are_shown_as_they_are() -> None:
 def test_the_plots_are_well_formed_and_stand_alone(tmp_path: Path) -> None:
     """A broken SVG shows as nothing at all."""
     store = write_store(tmp_path / "store", all_runs())
-    (page,) = science.build(store, tmp_path / "docs", [PAGE])
+    (page,) = pages.build(store, tmp_path / "docs", [PAGE])
     linked = set(re.findall(r"^!\[.*\]\(([^)]+)\)$", page.read_text(), re.MULTILINE))
     assert linked == {f"science/{name}" for name in PAGE.plots}
     for link in linked:
@@ -273,8 +272,8 @@ def test_the_plots_are_well_formed_and_stand_alone(tmp_path: Path) -> None:
 
 def test_a_plot_that_is_no_longer_drawn_goes_and_other_files_stay(tmp_path: Path) -> None:
     output = tmp_path / "docs"
-    science.build(write_store(tmp_path / "one", all_runs()), output)
+    pages.build(write_store(tmp_path / "one", all_runs()), output)
     (output / "science" / "mine.svg").write_text("mine")
-    science.build(write_store(tmp_path / "two", [run("science-rates", suite_rates())]), output)
+    pages.build(write_store(tmp_path / "two", [run("science-rates", suite_rates())]), output)
     left = {path.name for path in (output / "science").iterdir()}
     assert left == {"rates-mse.svg", "rates-asr.svg", "rates-fid.svg", "mine.svg"}
