@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from scipy import stats
@@ -48,6 +49,13 @@ class Line:
 
     board: Board
     cell: Cell
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """The attack's under their names, ``defense.NAME`` and ``testbed.NAME``."""
+        others = {"defense": self.cell.defense, "testbed": self.board.testbed}
+        found = {f"{kind}.{name}": value for kind, spec in others.items() for name, value in spec.params.items()}
+        return self.cell.attack.params | found
 
     def metric(self, metric: str) -> str:
         """The name in the records."""
@@ -154,26 +162,6 @@ def lines(run: Run | None) -> list[Line]:
     return [Line(board, cell) for board in (boards([run]) if run else []) for cell in board.all_cells()]
 
 
-def pick(
-    found: Sequence[Line],
-    attack: Mapping[str, Any],
-    defense: str = "none",
-    testbed: Mapping[str, Any] | None = None,
-    defense_params: Mapping[str, Any] | None = None,
-) -> Line | None:
-    """The first attacked cell whose parameters agree with all that are given; a missing parameter does not agree with any."""
-    return next(
-        (
-            line
-            for line in attacked(found, defense)
-            if _agree(line.cell.attack.params, attack)
-            and _agree(line.board.testbed.params, testbed or {})
-            and _agree(line.cell.defense.params, defense_params or {})
-        ),
-        None,
-    )
-
-
 def attacked(found: Sequence[Line], defense: str = "none") -> list[Line]:
     """The cells of backdoored models under ``defense``."""
     return [
@@ -199,6 +187,15 @@ def honest(found: Sequence[Line], line: Line | None) -> Line | None:
         ),
         None,
     )
+
+
+def under(found: Sequence[Line], line: Line | None, defense: str) -> Line | None:
+    """The same attack on the same board, under ``defense``."""
+    if line is None:
+        return None
+    wanted = identity(line.cell.attack)
+    same = (other for other in attacked(found, defense) if other.board.id == line.board.id)
+    return next((other for other in same if identity(other.cell.attack) == wanted), None)
 
 
 def anchor(found: Sequence[Line], name: str, board: Board | None = None) -> Line | None:
@@ -270,13 +267,9 @@ def against(text: str, first: tuple[Line | None, str], level: float, region: Reg
         return Part(text, metric, region, None, "no seed with a value")
     found = summary(line.cell, metric)
     assert found is not None  # it has values
-    ends = (None if end is None else end - level for end in (found.low, found.high))
-    difference = Interval(found.mean - level, *ends, found.n)
+    low, high = (None if end is None else end - level for end in (found.low, found.high))
+    difference = Interval(found.mean - level, low, high, found.n)
     return Part(text, metric, region, difference, f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "")
-
-
-BELOW = (-math.inf, 0.0)
-ABOVE = (0.0, math.inf)
 
 
 def within(line: Line | None, metric: str) -> Region:
@@ -331,10 +324,6 @@ def difference_text(metric: str, difference: Interval) -> str:
 def _margin(line: Line | None, metric: str) -> float | None:
     interval = line.interval(metric) if line else None
     return None if interval is None else SIMILAR * interval.mean
-
-
-def _agree(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(name in params and params[name] == value for name, value in wanted.items())
 
 
 def _places(metric: str, *values: float) -> int:

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 
 from leaderboard import names
 from leaderboard.aggregate import Interval
-from leaderboard.board import identity
 from leaderboard.matrix import interval_text
-from science.drawing import Curve, chart
-from science.findings import Claim, Line, Part, Region, anchor, attacked, compare
+from science.findings import Claim, Line
 
 Found = Mapping[str, list[Line]]
 Rows = Sequence[tuple[str, "Line | None"]]
 Plot = tuple[str, str, "str | bytes"]
-ATTACK_METRICS = ("mse[noise]", "asr[noise]", "asr[image]", "fid", "mse[clean]", "asr[clean]")
 ABSENT = "–"
 #: Column headings that say more than the metric's name.
 _HEADINGS = {
@@ -60,7 +57,7 @@ def md(text: str) -> str:
 
 def table(head: str, rows: Rows, metrics: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """(columns, rows): one row a cell, one column a metric, the number of seeds last. A cell that is absent is a row of dashes."""
-    columns = (head, *(_heading(metric) for metric in metrics), "seeds")
+    columns = (head, *(heading(metric) for metric in metrics), "seeds")
     return columns, tuple((name, *(shown(line, metric) for metric in metrics), seeds(line)) for name, line in rows)
 
 
@@ -87,31 +84,6 @@ def seeds(line: Line | None) -> str:
     return str(done) if done == tried else f"{done} of {tried}"
 
 
-def references(cells: Sequence[Line], control: Line | None) -> list[tuple[str, Line | None]]:
-    """The rows every attack is read against."""
-    rows = [("real images", anchor(cells, "real_images")), ("clean base model", anchor(cells, "base_model"))]
-    return [*rows, ("honest fine-tuning", control)]
-
-
-def base(cells: Sequence[Line], line: Line | None) -> Line | None:
-    """The testbed's clean weights, on the board of ``line``."""
-    return anchor(cells, "base_model", line.board) if line else None
-
-
-def defended(cells: Sequence[Line], line: Line | None, defense: str) -> Line | None:
-    """The same attack on the same board, under ``defense``."""
-    if line is None:
-        return None
-    wanted = identity(line.cell.attack)
-    same = (other for other in attacked(cells, defense) if other.board.id == line.board.id)
-    return next((other for other in same if identity(other.cell.attack) == wanted), None)
-
-
-def fid_part(text: str, first: Line | None, second: Line | None, region: Region) -> Part:
-    """A comparison of FIDs."""
-    return compare(f"FID, {text}", (first, "fid"), (second, "fid"), region)
-
-
 def percent(share: float) -> str:
     """``5 %``."""
     return f"{100 * share:g} %"
@@ -131,26 +103,8 @@ def sample_note(line: Line | None) -> str:
     return f"FID is biased upwards by few samples{how_many} so it compares within this section only."
 
 
-def over_parameter(
-    stem: str,
-    title: str,
-    x_name: str,
-    found: Mapping[float, Line],
-    metric: str,
-    control: Line | None,
-    model: Line | None = None,
-) -> Plot | None:
-    """A metric against the attack's parameter, with the controls as levels; ``None`` if nothing was measured."""
-    points = [(x, interval) for x in sorted(found) if (interval := found[x].interval(metric))]
-    if not points:
-        return None
-    lines = (("honest fine-tuning", control), ("clean base model", model))
-    levels = [(name, interval.mean) for name, line in lines if line and (interval := line.interval(metric))]
-    top = 1.05 if names.bounded(metric) else None
-    return stem, title, chart([Curve("", 0, points)], levels, x_name, _heading(metric), title, top)
-
-
-def _heading(metric: str) -> str:
+def heading(metric: str) -> str:
+    """Of a metric's column."""
     if metric in _HEADINGS:
         return _HEADINGS[metric]
     family, argument = names.split(metric)

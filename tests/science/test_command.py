@@ -48,7 +48,7 @@ def test_all_pages_are_written_or_those_that_are_named(store: Path, tmp_path: Pa
 
 def test_the_shared_store_of_another_testbed_is_readable(store: Path) -> None:
     """Records without the parameters a section asks for (an older attack) leave its claims open; they raise nothing."""
-    page, _ = render(pages.BADDIFFUSION, read_runs(store))
+    page, _ = render(pages.BADDIFFUSION, pages.SHARED, read_runs(store))
     assert "Clipping raises the MSE (`clip_x0`, suite digits)" in page
 
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from bench.engine.record import Metric, PluginSpec, Record, Run
 from leaderboard.aggregate import Interval, t_interval
 from science import findings
-from science.findings import ABOVE, BELOW, OPEN, OPPOSITE, SHOWS, Claim, Line, Part, judge
+from science.findings import OPEN, OPPOSITE, SHOWS, Claim, Line, Part, judge
+
+BELOW, ABOVE = (-math.inf, 0.0), (0.0, math.inf)
 
 
 def record(seed: int, fid: float, rate: float = 0.1, protocol: str = "p") -> Record:
@@ -28,6 +30,10 @@ def record(seed: int, fid: float, rate: float = 0.1, protocol: str = "p") -> Rec
 def lines_of(records: Iterable[Record]) -> list[Line]:
     found = [(Path("."), one) for one in records]
     return findings.lines(Run(suite="x", description="", started="", finished=None, counts={}, records=found))
+
+
+def at_rate(lines: list[Line], rate: float) -> Line:
+    return next(line for line in lines if line.params["poison_rate"] == rate)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,7 @@ def test_a_comparison_is_paired_over_the_common_seeds() -> None:
     records = [record(seed, 10.0 * seed) for seed in (0, 1, 2, 3)]
     records += [record(seed, 10.0 * seed + 1 + 0.1 * seed, 0.5) for seed in (0, 1, 2, 7)]
     lines = lines_of(records)
-    one, other = findings.pick(lines, {"poison_rate": 0.5}), findings.pick(lines, {"poison_rate": 0.1})
+    one, other = at_rate(lines, 0.5), at_rate(lines, 0.1)
     part = findings.compare("", (one, "fid"), (other, "fid"), ABOVE)
     assert part.difference is not None and part.difference.n == 3 and part.verdict == SHOWS
     half = 4.302653 * 0.1 / math.sqrt(3)
@@ -77,7 +83,7 @@ def test_cells_of_different_protocols_are_not_compared() -> None:
     """Other sample counts, other FID: a difference between the two says nothing of the attack."""
     lines = lines_of(record(seed, 1.0) for seed in range(3))
     others = lines_of(record(seed, 2.0, protocol="q") for seed in range(3))
-    first, second = findings.pick(lines, {}), findings.pick(others, {})
+    first, second = lines[0], others[0]
     part = findings.compare("", (first, "fid"), (second, "fid"), BELOW)
     assert part.difference is None and "protocol" in part.note and part.verdict == OPEN
     assert findings.compare("", (first, "fid"), (second, "fid"), BELOW, across=True).verdict == SHOWS
@@ -128,7 +134,7 @@ def test_three_equal_differences_of_one_image_show_nothing() -> None:
             one = record(seed, 1.0, rate)
             found.append(dataclasses.replace(one, metrics={name: Metric(value=value, n=64) for name in rates}))
     lines = lines_of(found)
-    one, other = findings.pick(lines, {"poison_rate": 0.5}), findings.pick(lines, {"poison_rate": 0.1})
+    one, other = at_rate(lines, 0.5), at_rate(lines, 0.1)
     assert findings.compare("", (one, "asr[noise]"), (other, "asr[noise]"), ABOVE).verdict == OPEN
 
 

@@ -23,7 +23,9 @@ from bench.engine.class_stages import WEIGHTS
 from bench.engine.record import PluginSpec, Record
 from bench.errors import UserError
 from science import x0_trajectories as x0
-from science.clipping import FIGURES
+from science.pages import CLIPPING
+
+FIGURES = [file for section in CLIPPING.sections for file, _ in section.figures]
 
 SETTINGS = SamplerSettings(name="ddim", num_inference_steps=4, guidance_scale=2.0, network_batch=4)
 SHAPE = (3, 16, 16)
@@ -138,7 +140,7 @@ def test_the_plots_are_those_the_page_links(generator: Generator) -> None:
     found = {
         name: svg for pattern in x0.PATTERNS for name, svg in x0.plots(pattern, trained(generator, pattern), count=3).items()
     }
-    assert set(found) == {name for name, _ in FIGURES}
+    assert set(found) == set(FIGURES)
     for svg in found.values():
         lines = [path for path in ElementTree.fromstring(svg).iter() if (path.get("class") or "").startswith("line")]
         assert len(lines) == 12, "six curves, each in the plot and in the legend"
@@ -205,7 +207,7 @@ def test_the_command_draws_from_a_store_and_says_in_one_line_if_it_cannot(genera
     store, output = write_store(tmp_path / "store", generator), tmp_path / "docs" / "clipping-and-poison"
     result = CliRunner().invoke(x0.main, ["--store", str(store), "--output", str(output)])
     assert result.exit_code == 0, result.output
-    assert {path.name for path in output.iterdir()} == {name for name, _ in FIGURES}
+    assert {path.name for path in output.iterdir()} == set(FIGURES)
     result = CliRunner().invoke(x0.main, ["--store", str(tmp_path / "nowhere"), "--output", str(output)])
     assert result.exit_code == 2 and result.output.count("\n") == 1 and "castlewalls run science-clipping" in result.output
     assert not (tmp_path / "nowhere").exists(), "looking into a store that is not there must not make one"
