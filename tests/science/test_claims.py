@@ -18,6 +18,7 @@ from science.findings import OPPOSITE, SHOWS, Line, lines
 from science.pages import PAGES, SHARED
 from science.scene import Bindings, Scene
 from science.spec import ClaimSpec, Comparison, Operand, read_page, read_section
+from science.table import heading
 
 SECTIONS = [section for page in PAGES for section in page.sections]
 #: Beyond the edge of a region by this much; the intervals are ten times as narrow.
@@ -81,6 +82,31 @@ def test_words_and_regions_agree() -> None:
                 assert one.region.form == expected, (section.title, claim.text)
                 checked += 1
     assert checked > 60
+
+
+def test_what_stands_before_the_minus_is_what_is_subtracted_from(found: dict[str, list[Line]]) -> None:
+    """Left and right exchanged would turn a finding round, under a text that says otherwise."""
+    checked = 0
+    for section in SECTIONS:
+        scene = Scene(section, SHARED, {suite: found[suite] for suite in section.suites})
+        for _, one, bound in comparisons(scene):
+            before, _, after = scene.part(one, bound).text.partition(" − ")
+            if not isinstance(one.right, Operand):
+                continue
+            (left, metric), (right, other) = scene.operand(one.left, bound), scene.operand(one.right, bound)
+            assert left is not None and right is not None
+            if after.startswith("without"):
+                assert left.cell.defense.name != "none" == right.cell.defense.name, (section.title, before, after)
+            elif "honest" in after:
+                assert right.cell.attack.name == "none" != left.cell.attack.name, (section.title, before, after)
+            elif metric != other and heading(metric) in before + after:
+                assert heading(metric) in before and heading(metric) not in after, (section.title, before, after)
+            elif "[generated]" in metric:
+                assert before.endswith("generated") and after.startswith("training set"), (section.title, before, after)
+            else:
+                continue
+            checked += 1
+    assert checked > 120
 
 
 def test_without_records_nothing_is_told() -> None:
