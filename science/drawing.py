@@ -1,28 +1,42 @@
-"""Charts as SVG files that stand alone: a Markdown page cannot style what it shows, so each carries its own colours."""
+"""Charts as SVG files that stand alone, by matplotlib: the same numbers give the same bytes under one version of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from markupsafe import escape
-
+from bench.errors import UserError
 from leaderboard.aggregate import Interval
 from leaderboard.palette import scale
-from leaderboard.plots import MARKERS, PART_STEPS, Frame, series_colour
+from leaderboard.plots import PART_STEPS, series_colour
 
-WIDTH, HEIGHT, LEGEND_LINE = 520, 300, 20
-BAR_LEFT, BAR_RIGHT, BAR_HEIGHT, BAR_LINE = 220, 505, 16, 24
-#: What a letter of a bar's label takes; a label that is cut off says nothing.
-LETTER = 6.7
-_STYLE = (
-    "text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#3c4048}.name{fill:#16181d}.grid{stroke:#e4e2dc}"
-    ".axis{fill:none;stroke:#3c4048;stroke-width:1.2}.level{stroke:#6b7079;stroke-width:1.3;stroke-dasharray:5 4}"
-    ".level-name{fill:#5a5f68;paint-order:stroke;stroke:#fff;stroke-width:4px;stroke-linejoin:round}"
-    ".line{fill:none;stroke-width:2.2}.dashed{stroke-dasharray:3 4}.whisker{fill:none;stroke-width:1.6;opacity:.7}"
-    ".point{stroke:#fff;stroke-width:1}"
-)
-_BAR_STYLE = ".part{stroke:#8a8781;stroke-width:.6}.tick-mark{fill:none;stroke:#16181d;stroke-width:2;stroke-dasharray:3 2}"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Inches; 100 pixels each.
+WIDTH, HEIGHT, LINE = 5.6, 3.2, 0.22
+#: As many as the board has, so that pairs of colour and shape repeat late.
+MARKERS = "os^DvPX"
+_INK = "#3c4048"
+_STYLE = {
+    "svg.hashsalt": "castlewalls",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": "#16181d",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": "#e4e2dc",
+    "legend.frameon": False,
+}
 
 
 @dataclass(frozen=True)
@@ -36,9 +50,14 @@ class Curve:
 
 
 def chart(
-    curves: Sequence[Curve], levels: Sequence[tuple[str, float]], x_name: str, y_name: str, title: str, top: float | None = None
+    curves: Sequence[Curve],
+    levels: Sequence[tuple[str, float]],
+    x_name: str,
+    y_name: str,
+    title: str,
+    top: float | None = None,
 ) -> str:
-    """Means joined by lines, whiskers for the t-intervals (cut at the frame), dashed reference lines, a legend below.
+    """Means joined by lines, whiskers for the t-intervals (cut at the frame), grey reference lines, a legend below.
 
     y runs from 0 to ``top``, or to what the means and most of the whiskers need. Raises ``ValueError`` without a point.
     """
@@ -47,15 +66,21 @@ def chart(
         raise ValueError(f"a chart needs at least one point, got none for {title!r}")
     highest = max([interval.mean for _, interval in points] + [value for _, value in levels])
     whisker = max(interval.mean if interval.high is None else interval.high for _, interval in points)
-    places = sorted({x for x, _ in points})
-    room = (places[-1] - places[0]) * 0.04 or 0.5
     upper = top if top is not None else max(highest, min(whisker, 1.5 * highest)) * 1.12 or 1.0
-    frame = Frame(WIDTH, HEIGHT, (places[0] - room, places[-1] + room), (0.0, upper))
-    parts = [frame.axes(x_name, y_name, places), frame.levels(levels)]
-    parts += [_curve(frame, curve) for curve in curves]
-    named = [curve for curve in curves if curve.label]
-    parts += [_legend(curve, HEIGHT + 6 + LEGEND_LINE * place) for place, curve in enumerate(named)]
-    return _svg(parts, HEIGHT + LEGEND_LINE * len(named), title)
+    named = sum(bool(curve.label) for curve in curves) + len(levels)
+    with _drawing(HEIGHT + LINE * named, title) as (axes, written):
+        for curve in curves:
+            _curve(axes, curve)
+        for place, (name, value) in enumerate(levels):
+            axes.axhline(value, color="#6b7079", linewidth=1.3, linestyle=(0, (5, 2 + 3 * place)), label=name)
+        places = sorted({x for x, _ in points})
+        room = (places[-1] - places[0]) * 0.04 or 0.5
+        axes.set(xlabel=x_name, ylabel=y_name, ylim=(0, upper), xlim=(places[0] - room, places[-1] + room))
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.grid(True)
+        if named:
+            axes.figure.legend(loc="outside lower left")
+    return written.getvalue()
 
 
 @dataclass(frozen=True)
@@ -68,71 +93,53 @@ class Bar:
 
 
 def bars(rows: Sequence[Bar], names: Sequence[str], tick_name: str, title: str) -> str:
-    """One horizontal bar from 0 to 1 a row, stacked from ``parts`` in the order of ``names``, a dashed tick across it; a legend below.
+    """One horizontal bar from 0 to 1 a row, stacked from ``parts`` in the order of ``names``, a dashed tick across it; a legend
+    below.
 
     Raises ``ValueError`` without a row.
     """
     if not rows:
         raise ValueError(f"a chart needs at least one bar, got none for {title!r}")
-    left_end = max(BAR_LEFT, 16 + round(LETTER * max(len(row.label) for row in rows)))
-    width = BAR_RIGHT - left_end
-    colours = [scale("light")[step] for step in PART_STEPS]
-    drawn = []
-    for place, row in enumerate(rows):
-        y, start = 10 + place * BAR_LINE, 0.0
-        drawn.append(f'<text x="{left_end - 8}" y="{y + 12}" text-anchor="end">{escape(row.label)}</text>')
-        for share, colour in zip(row.parts, colours, strict=False):
-            left, right = (left_end + width * min(1.0, max(0.0, value)) for value in (start, start + share))
-            start += share
-            drawn.append(
-                f'<rect class="part" x="{left:.2f}" y="{y}" width="{right - left:.2f}" height="{BAR_HEIGHT}" fill="{colour}"/>'
-            )
-        if row.tick is not None:
-            x = left_end + width * min(1.0, max(0.0, row.tick))
-            drawn.append(f'<path class="tick-mark" d="M{x:.2f},{y - 4}V{y + BAR_HEIGHT + 4}"/>')
-    bottom = 10 + len(rows) * BAR_LINE
-    drawn.append(f'<path class="axis" d="M{left_end},{bottom}H{left_end + width}"/>')
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        drawn.append(f'<text x="{left_end + width * tick:g}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    x, y = left_end, bottom + 40
-    for name, colour in zip(names, colours, strict=False):
-        drawn.append(f'<rect class="part" x="{x}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
-        drawn.append(f'<text x="{x + 17}" y="{y}">{escape(name)}</text>')
-        x += 52
-    drawn.append(
-        f'<path class="tick-mark" d="M{x + 6},{y - 13}V{y + 5}"/><text x="{x + 17}" y="{y}">{escape(tick_name)}</text>'
-    )
-    return _svg(drawn, bottom + 54, title, _BAR_STYLE)
+    with _drawing(0.9 + LINE * len(rows), title) as (axes, written):
+        starts = [0.0] * len(rows)
+        for place, (name, step) in enumerate(zip(names, PART_STEPS, strict=False)):
+            widths = [row.parts[place] for row in rows]
+            colour = scale("light")[step]
+            axes.barh(range(len(rows)), widths, 0.7, starts, color=colour, edgecolor="#8a8781", linewidth=0.6, label=name)
+            starts = [start + width for start, width in zip(starts, widths, strict=True)]
+        ticks = [(row.tick, place) for place, row in enumerate(rows) if row.tick is not None]
+        for number, (x, place) in enumerate(ticks):
+            label = "" if number else tick_name
+            axes.plot([x, x], [place - 0.48, place + 0.48], color="#16181d", linewidth=2, linestyle=(0, (1.5, 1)), label=label)
+        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.tick_params("y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.figure.legend(loc="outside lower left", ncols=len(names) + 1)
+    return written.getvalue()
 
 
-def _svg(parts: Sequence[str], height: int, title: str, style: str = "") -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title><style>{_STYLE}{style}</style>'
-        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>{"".join(parts)}</svg>\n'
-    )
-
-
-def _curve(frame: Frame, curve: Curve) -> str:
+def _curve(axes: Axes, curve: Curve) -> None:
     colour = series_colour(curve.index)
-    at = [(frame.x(x), frame.y(interval.mean), interval) for x, interval in curve.points]
-    whiskers = [
-        f'<path class="whisker" stroke="{colour}" d="M{x},{frame.y(interval.low)}V{frame.y(interval.high)}"/>'
-        for x, _, interval in at
-        if interval.low is not None and interval.high is not None
-    ]
-    path = "L".join(f"{x},{y}" for x, y, _ in at)
-    return "".join(
-        [f'<path class="line{" dashed" if curve.dashed else ""}" stroke="{colour}" d="M{path}"/>', *whiskers]
-        + [_mark(curve.index, x, y) for x, y, _ in at]
-    )
+    x, y = [x for x, _ in curve.points], [interval.mean for _, interval in curve.points]
+    mark, style = MARKERS[curve.index % len(MARKERS)], ":" if curve.dashed else "-"
+    axes.plot(x, y, color=colour, linewidth=2, linestyle=style, marker=mark, markeredgecolor="white", label=curve.label)
+    for x_at, interval in curve.points:
+        if interval.low is not None and interval.high is not None:
+            axes.plot([x_at, x_at], [interval.low, interval.high], color=colour, linewidth=1.6, alpha=0.7)
 
 
-def _legend(curve: Curve, y: float) -> str:
-    line = f'<path class="line{" dashed" if curve.dashed else ""}" stroke="{series_colour(curve.index)}" d="M52,{y}H82"/>'
-    return f'{line}{_mark(curve.index, 67, y)}<text x="90" y="{y + 4}">{escape(curve.label)}</text>'
-
-
-def _mark(index: int, x: float, y: float) -> str:
-    shape = MARKERS[index % len(MARKERS)]
-    return f'<path class="point" transform="translate({x} {y})" fill="{series_colour(index)}" d="{shape}"/>'
+@contextmanager
+def _drawing(height: float, title: str) -> Iterator[tuple[Axes, io.StringIO]]:
+    """Axes to draw on, and the SVG's text once that is done. Raises :class:`UserError` without matplotlib."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UserError("plots need matplotlib: pip install 'castlewalls[science]'") from error
+    written = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure((WIDTH, height), dpi=100, layout="constrained")
+        yield figure.add_subplot(), written
+        # Neither the day nor the version: the same records give the same bytes.
+        figure.savefig(written, format="svg", metadata={"Title": title, "Date": None, "Creator": None})
