@@ -51,17 +51,21 @@ $(VENV)/.castlewalls: setup.cfg pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.castlewalls-dev: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	@touch $(VENV)/.castlewalls $(VENV)/.castlewalls-science $@
+
+$(VENV)/.castlewalls-science: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[science]'
 	@touch $(VENV)/.castlewalls $@
 
 leaderboard: setup
 	$(RUN) $(BOARD) --store "$(STORE)" $(if $(JOBS),--jobs "$(JOBS)")
 
 # Failed cells (exit code 1) are rows of the pages; anything else stops here.
-science: setup
+science: $(VENV)/.castlewalls-science
 	@$(RUN) $(SCIENCE) digits poison sd --store "$(STORE)" --no-report $(if $(JOBS),--jobs "$(JOBS)"); code=$$?; [ $$code -le 1 ] || exit $$code; \
 	$(BIN)/python -m benchmarks.coverage || code=1; \
-	$(BIN)/python docs/x0_trajectories.py --store "$(STORE)" || code=1; \
-	$(BIN)/python -m leaderboard.science --store "$(STORE)" --output docs && exit $$code
+	$(BIN)/python -m science.x0_trajectories --store "$(STORE)" || code=1; \
+	$(BIN)/python -m science --store "$(STORE)" --output docs && exit $$code
 
 $(SCIENCE): setup
 	$(RUN) $@ --store "$(STORE)" $(if $(JOBS),--jobs "$(JOBS)")

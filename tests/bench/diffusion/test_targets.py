@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor
 
 from bench.diffusion import triggers
@@ -163,38 +158,3 @@ def test_a_shape_nothing_can_be_drawn_at_is_refused() -> None:
     """The drawing would be a smear, or fail deep inside."""
     with pytest.raises(ValueError, match=r"at least 8 pixels high and wide, got \(3, 6, 6\)"):
         target("cat", (3, 6, 6))
-
-
-# --- the contact sheet in the docs --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def contact_sheet() -> ModuleType:
-    script = Path(__file__).parents[3] / "docs" / "contact_sheet.py"
-    spec = importlib.util.spec_from_file_location("contact_sheet", script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_trigger_and_target_is_on_the_contact_sheet_at_three_resolutions(contact_sheet: ModuleType) -> None:
-    """A reader could not see what an entry of the board looks like."""
-    rows = contact_sheet.rows()
-    shown = [image for _, images in rows for _, image in images]
-    for side, name in itertools.product((16, 32, 256), triggers.NAMES):
-        assert any(torch.equal(image, trigger(name, (3, side, side))) for image in shown if image.shape[1] == side), name
-        for target_name, image in all_targets(side, "stop_sign").items():
-            assert any(torch.equal(image, other) for other in shown if other.shape == image.shape), target_name
-    words = " ".join(word for title, images in rows for word in (title, *(label for label, _ in images))).split()
-    assert set(triggers.NAMES) | set(NAMES) <= set(words), "each under its name"
-
-
-def test_the_contact_sheet_in_the_docs_shows_the_drawings_as_they_are(contact_sheet: ModuleType) -> None:
-    """The docs would show triggers and targets that no run uses. Redraw with ``python docs/contact_sheet.py``."""
-    assert contact_sheet.OUTPUT.stat().st_size < 300_000
-    committed = np.asarray(Image.open(contact_sheet.OUTPUT).convert("RGB"), dtype=float)
-    fresh = np.asarray(contact_sheet.draw(), dtype=float)
-    assert committed.shape == fresh.shape
-    # Another version of Pillow may shape the labels' letters a little differently.
-    assert np.abs(committed - fresh).mean() < 0.5

@@ -1,0 +1,334 @@
+"""Claims against records: which cells a claim compares, and the one rule that turns a paired difference into a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from scipy import stats
+
+from bench.record import Run
+from leaderboard import names
+from leaderboard.aggregate import CONFIDENCE, MIN_SEEDS, Interval, holm, paired_difference, share_difference, t_interval
+from leaderboard.board import Board, Cell, boards, identity
+from leaderboard.contenders import fid_name
+from leaderboard.matrix import is_share, metric_names, summary
+
+#: Beyond one end of an interval.
+ALPHA = (1 - CONFIDENCE) / 2
+SHOWS, OPPOSITE, OPEN = "shows", "does not show", "cannot be told here"
+#: The open interval (low, high) a difference should lie in; ``None`` where the reference that gives a margin is missing.
+Region = tuple[float, float] | None
+#: What still counts as similar, as a share of the reference. The paper itself calls FIDs similar that differ by up to 9.7 %
+#: (Table 6, hat, 90 %: 17.82 with clipping, 19.73 without).
+SIMILAR = 0.1
+#: Families of metrics named after a feature extractor.
+EXTRACTED = ("fid_other_classes", "replication", "replication_p95")
+RULE = (
+    "Every comparison is a difference between two cells, taken seed by seed (cells of one seed share their starting noise), with a "
+    "two-sided 95 % Student t-interval over the seeds, for rates with no smaller a spread than counting has. A claim names the region "
+    "the difference should lie in: `< 0`, `> 0`, or, for claims of similarity, a margin around 0. The interval lies wholly inside the "
+    "region: **shows**. Wholly outside: **does not show** (the data say the opposite). Otherwise, or with fewer than "
+    f"{MIN_SEEDS} common seeds: **cannot be told here**. A claim with several comparisons shows if each of them does, and does not show "
+    "if any of them does not after Holm's correction for their number: of ten comparisons that lie on the very edge of what is claimed, "
+    "chance alone would refute the claim in up to a quarter of runs. "
+    f"The margin is {100 * SIMILAR:g} % of the reference's mean FID; for an MSE, {100 * SIMILAR:g} % of the mean MSE of the honest model "
+    "(the distance an attack has to cover) or of the baseline that is named; for an ASR, 0.1. The intervals themselves are not "
+    "corrected for the number of comparisons, nor are the claims for that of claims."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell, all its seeds, and the board it belongs to. The metric name ``fid`` stands for the testbed's own FID, and so do the
+    other :data:`EXTRACTED` for what the testbed's extractor measures."""
+
+    board: Board
+    cell: Cell
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """The attack's under their names, ``defense.NAME`` and ``testbed.NAME``."""
+        others = {"defense": self.cell.defense, "testbed": self.board.testbed}
+        found = {f"{kind}.{name}": value for kind, spec in others.items() for name, value in spec.params.items()}
+        return self.cell.attack.params | found
+
+    def metric(self, metric: str) -> str:
+        """The name in the records."""
+        if metric == "fid":
+            return fid_name(self.board) or metric
+        if metric in EXTRACTED:
+            return next((name for name in metric_names([self.cell]) if names.split(name)[0] == metric), metric)
+        return metric
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Seed -> value."""
+        return self.cell.values(self.metric(metric))
+
+    def interval(self, metric: str) -> Interval | None:
+        """Mean and t-interval over seeds; ``None`` without a value."""
+        return summary(self.cell, self.metric(metric))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison; ``note``: why it has no difference to judge."""
+
+    text: str
+    metric: str
+    region: Region
+    difference: Interval | None
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """By :data:`RULE`, as if it were the claim's only comparison."""
+        return judge(self.difference, self.region)
+
+    @property
+    def p_opposite(self) -> float:
+        """One-sided p-value of the difference lying outside the region; below :data:`ALPHA` where the interval does, 1 without one."""
+        return outside(self.difference, self.region)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``ours``: a question of this bench, which the paper does not answer."""
+
+    text: str
+    parts: tuple[Part, ...]
+    ours: bool = False
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """Each comparison's, of which :data:`OPPOSITE` are only those that Holm's correction for their number leaves."""
+        corrected = holm([part.p_opposite for part in self.parts])
+        return tuple(
+            OPEN if part.verdict == OPPOSITE and not p < ALPHA else part.verdict
+            for part, p in zip(self.parts, corrected, strict=True)
+        )
+
+    @property
+    def verdict(self) -> str:
+        """By :data:`RULE`."""
+        counts = Counter(self.verdicts)
+        if counts[OPPOSITE]:
+            return OPPOSITE
+        return SHOWS if self.parts and counts[SHOWS] == len(self.parts) else OPEN
+
+    def summary(self) -> str:
+        """The verdict, and how many comparisons stand behind it where they differ."""
+        count = self.verdicts.count(self.verdict)
+        opposite = " (the opposite)" if self.verdict == OPPOSITE else ""
+        return f"**{self.verdict}**{opposite}" + (
+            f", {count} of {len(self.parts)} comparisons" if count < len(self.parts) else ""
+        )
+
+
+def judge(difference: Interval | None, region: Region) -> str:
+    """:data:`SHOWS` if the interval lies inside the open ``region``, :data:`OPPOSITE` if it lies wholly outside its closure."""
+    if region is None or difference is None or difference.low is None or difference.high is None or difference.n < MIN_SEEDS:
+        return OPEN
+    low, high = region
+    if low < difference.low and difference.high < high:
+        return SHOWS
+    return OPPOSITE if difference.high < low or difference.low > high else OPEN
+
+
+def outside(difference: Interval | None, region: Region) -> float:
+    """The chance of a difference as far outside ``region`` if the truth lay on its nearest edge, from the interval's Student t."""
+    if (
+        judge(difference, region) != OPPOSITE
+        or difference is None
+        or difference.low is None
+        or difference.high is None
+        or region is None
+    ):
+        return 1.0
+    beyond = max(region[0] - difference.mean, difference.mean - region[1])
+    half = max(difference.mean - difference.low, difference.high - difference.mean)
+    if half == 0:
+        return 0.0
+    degrees = difference.n - 1
+    return float(stats.t.sf(beyond / half * stats.t.ppf((1 + CONFIDENCE) / 2, degrees), degrees))
+
+
+def lines(run: Run | None) -> list[Line]:
+    """Every cell of a run, anchors included; the order does not depend on the run's. Nothing for a suite that was not run."""
+    return [Line(board, cell) for board in (boards([run]) if run else []) for cell in board.all_cells()]
+
+
+def attacked(found: Sequence[Line], defense: str = "none") -> list[Line]:
+    """The cells of backdoored models under ``defense``."""
+    return [
+        line
+        for line in found
+        if line.cell.kind != "anchor" and line.cell.attack.name != "none" and line.cell.defense.name == defense
+    ]
+
+
+def honest(found: Sequence[Line], line: Line | None) -> Line | None:
+    """The control of an attacked cell: the honest model on the same board, probed with that attack, under the same defense."""
+    if line is None:
+        return None
+    return next(
+        (
+            other
+            for other in found
+            if other.board.id == line.board.id
+            and other.cell.attack.name == "none"
+            and other.cell.probe is not None
+            and identity(other.cell.probe) == identity(line.cell.attack)
+            and identity(other.cell.defense) == identity(line.cell.defense)
+        ),
+        None,
+    )
+
+
+def under(found: Sequence[Line], line: Line | None, defense: str) -> Line | None:
+    """The same attack on the same board, under ``defense``."""
+    if line is None:
+        return None
+    wanted = identity(line.cell.attack)
+    same = (other for other in attacked(found, defense) if other.board.id == line.board.id)
+    return next((other for other in same if identity(other.cell.attack) == wanted), None)
+
+
+def anchor(found: Sequence[Line], name: str, board: Board | None = None) -> Line | None:
+    """A reference line of the testbed (``base_model``, ``real_images``)."""
+    return next(
+        (
+            line
+            for line in found
+            if line.cell.kind == "anchor" and line.cell.attack.name == name and (board is None or board.id == line.board.id)
+        ),
+        None,
+    )
+
+
+def compare(
+    text: str,
+    first: tuple[Line | None, str],
+    second: tuple[Line | None, str],
+    region: Region,
+    across: bool = False,
+) -> Part:
+    """``first - second``, each a (cell, metric). ``across``: the two were meant to be measured differently (samplers)."""
+    (one, metric), (other, other_metric) = first, second
+    if one is None or other is None:
+        return Part(text, metric, region, None, "no result")
+    metric = one.metric(metric)
+    if not across and one.board.id != other.board.id:
+        return Part(text, metric, region, None, "measured under different protocols")
+    difference = _difference(one.cell, metric, other.cell, other.metric(other_metric))
+    if difference is None:
+        return Part(text, metric, region, None, "no common seed with a value")
+    if names.split(metric)[0].startswith("replication") and any(_undetected(line) for line in (one, other)):
+        return Part(text, metric, None, difference, "no copy detector was used, so nothing is concluded")
+    note = (
+        f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "no reference for the margin" if region is None else ""
+    )
+    return Part(text, metric, region, difference, note)
+
+
+def _difference(one: Cell, metric: str, other: Cell, other_metric: str) -> Interval | None:
+    """Of two shares with the variance that counting has at least; of anything else Student's."""
+    if not all(is_share(cell, name) and _sized(cell, name) for cell, name in ((one, metric), (other, other_metric))):
+        return paired_difference(one.values(metric), other.values(other_metric))
+    first, second = one.outcomes(metric), other.outcomes(other_metric)
+    pairs = {
+        seed: (first[seed], second[seed]) for seed in first.keys() & second.keys() if len(first[seed]) == len(second[seed])
+    }
+    return share_difference(one.shares(metric), other.shares(other_metric), pairs)
+
+
+def _sized(cell: Cell, metric: str) -> bool:
+    """Whether every record says over how many samples it counted."""
+    return all(entry.numbers[metric].n for entry in cell.with_status("ok") if metric in entry.numbers)
+
+
+def _undetected(line: Line) -> bool:
+    """Whether the records say that copies were looked for without a copy detector."""
+    return any(flag.startswith("replication: no copy detector") for flag, _ in line.cell.flags())
+
+
+def against(text: str, first: tuple[Line | None, str], level: float, region: Region) -> Part:
+    """``value - level``, for a bar that is a number and not another cell."""
+    line, metric = first
+    if line is None:
+        return Part(text, metric, region, None, "no result")
+    metric = line.metric(metric)
+    values = line.values(metric)
+    if not values:
+        return Part(text, metric, region, None, "no seed with a value")
+    found = summary(line.cell, metric)
+    assert found is not None  # it has values
+    low, high = (None if end is None else end - level for end in (found.low, found.high))
+    difference = Interval(found.mean - level, low, high, found.n)
+    return Part(text, metric, region, difference, f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "")
+
+
+def within(line: Line | None, metric: str) -> Region:
+    """Similar: off by less than :data:`SIMILAR` of the mean of a cell's metric, either way."""
+    size = _margin(line, metric)
+    return None if size is None else (-size, size)
+
+
+def not_above(line: Line | None, metric: str) -> Region:
+    """Lower, or higher by less than the margin."""
+    size = _margin(line, metric)
+    return None if size is None else (-math.inf, size)
+
+
+def not_below(line: Line | None, metric: str) -> Region:
+    """Higher, or lower by less than the margin."""
+    size = _margin(line, metric)
+    return None if size is None else (-size, math.inf)
+
+
+def series_by_epoch(line: Line, name: str) -> list[tuple[float, Interval]]:
+    """(epoch, interval over the seeds that reached it) of a recorded series; epochs count from 1."""
+    found = [entry.record.series.get(name, []) for entry in line.cell.with_status("ok")]
+    longest = max((len(values) for values in found), default=0)
+    return [
+        (float(place + 1), t_interval([values[place] for values in found if len(values) > place])) for place in range(longest)
+    ]
+
+
+def region_text(metric: str, region: Region) -> str:
+    """``< 0``, ``> 0``, ``< +0.3``, ``within ±0.3``."""
+    if region is None:
+        return "–"
+    low, high = region
+    if math.isfinite(low) and math.isfinite(high):
+        return f"within ±{_number(metric, high)}"
+    bound, sign = (high, "<") if math.isfinite(high) else (low, ">")
+    return f"{sign} 0" if bound == 0 else f"{sign} {'+' if bound > 0 else ''}{_number(metric, bound)}"
+
+
+def difference_text(metric: str, difference: Interval) -> str:
+    """``+0.31 [0.22, 0.40]``: enough decimals that the largest of the three has three digits."""
+    known = [value for value in (difference.mean, difference.low, difference.high) if value is not None]
+    places = _places(metric, *known)
+    sign = "+" if round(difference.mean, places) > 0 else ""
+    text = sign + names.number(metric, difference.mean, places)
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} [{names.number(metric, difference.low, places)}, {names.number(metric, difference.high, places)}]"
+
+
+def _margin(line: Line | None, metric: str) -> float | None:
+    interval = line.interval(metric) if line else None
+    return None if interval is None else SIMILAR * interval.mean
+
+
+def _places(metric: str, *values: float) -> int:
+    return 3 if names.bounded(metric) else names.decimals_for(metric, *values)
+
+
+def _number(metric: str, value: float) -> str:
+    return names.number(metric, value, _places(metric, value))

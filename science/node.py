@@ -1,0 +1,71 @@
+"""A value of a claims file and where it stands, so that whatever is wrong with it is said in one line with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import UserError
+from bench.names import shown
+
+NUMBER = int | float
+
+
+@dataclass(frozen=True)
+class Node:
+    """``place``: of the value, as ``poison/02-rates.yaml: claims[1].left``."""
+
+    value: Any
+    place: str
+
+    def fault(self, problem: str) -> UserError:
+        """The error to raise."""
+        return UserError(f"{self.place}: {problem}")
+
+    def fields(self, known: Iterable[str], needed: Iterable[str] = ()) -> dict[str, Node]:
+        """The entries of a mapping. Raises :class:`UserError` for a key that is not known, or one that is missing."""
+        entries = self.entries()
+        names = sorted({*known, *needed})
+        for key in entries:
+            if key not in names:
+                raise self.fault(f"has no key {shown(key)}; known: {', '.join(names)}")
+        for key in needed:
+            if key not in entries:
+                raise self.fault(f"needs the key {key}")
+        return entries
+
+    def entries(self) -> dict[str, Node]:
+        """Of a mapping with text for keys."""
+        if not isinstance(self.value, dict) or not all(isinstance(key, str) for key in self.value):
+            raise self.fault(f"must be a mapping with names, got {shown(self.value)}")
+        joint = "." if ": " in self.place else ": "
+        return {key: Node(value, f"{self.place}{joint}{key}") for key, value in self.value.items()}
+
+    def items(self) -> list[Node]:
+        """Of a list."""
+        if not isinstance(self.value, list):
+            raise self.fault(f"must be a list, got {shown(self.value)}")
+        return [Node(value, f"{self.place}[{place}]") for place, value in enumerate(self.value)]
+
+    def text(self) -> str:
+        """One line or more; never empty."""
+        if not isinstance(self.value, str) or not self.value:
+            raise self.fault(f"must be text, got {shown(self.value)}")
+        return self.value
+
+    def number(self) -> float:
+        """Whole or not."""
+        if not isinstance(self.value, NUMBER) or isinstance(self.value, bool):
+            raise self.fault(f"must be a number, got {shown(self.value)}")
+        return self.value
+
+    def flag(self) -> bool:
+        """``true`` or ``false``."""
+        if not isinstance(self.value, bool):
+            raise self.fault(f"must be true or false, got {shown(self.value)}")
+        return self.value
+
+    def texts(self) -> tuple[str, ...]:
+        """A list of texts."""
+        return tuple(item.text() for item in self.items())

@@ -1,0 +1,58 @@
+"""A sheet of the records' own picture strips: one row a setting, one column a treatment."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from science.findings import Line
+
+#: How a strip of the adversary's class is called in a record, before what it was treated with.
+STRIP = "asked for the adversary's class"
+LEFT, TOP, GAP = 150, 30, 8
+_INK, _PAPER = (32, 34, 40), (255, 255, 255)
+#: A strip is eight small images; what is larger is no strip of ours.
+_LARGEST = 2048
+
+
+def grid(rows: Sequence[tuple[str, Sequence[Line | None]]], columns: Sequence[str]) -> bytes | None:
+    """A PNG, or ``None`` without a picture. Each cell shows the strip of its first seed; one that is missing stays blank."""
+    found = [(name, [_strip(line) for line in lines]) for name, lines in rows]
+    pictures = [picture for _, cells in found for picture in cells if picture]
+    if not pictures:
+        return None
+    width, height = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    sheet = Image.new("RGB", (LEFT + len(columns) * (width + GAP), TOP + len(found) * (height + GAP)), _PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for place, name in enumerate(columns):
+        pen.text((LEFT + place * (width + GAP), 8), name, _INK, font)
+    for row, (name, cells) in enumerate(found):
+        y = TOP + row * (height + GAP)
+        pen.text((8, y + height // 2 - 8), name, _INK, font)
+        for place, picture in enumerate(cells):
+            if picture:
+                sheet.paste(picture, (LEFT + place * (width + GAP), y))
+    written = io.BytesIO()
+    sheet.save(written, "PNG", optimize=True)
+    return written.getvalue()
+
+
+def _strip(line: Line | None) -> Image.Image | None:
+    """What the cell's generator draws for the adversary's class, from the record of its first seed that has a picture."""
+    for entry in line.cell.with_status("ok") if line else []:
+        treatment = "no defense" if entry.record.defense.name == "none" else entry.record.defense.name
+        path = entry.record.pictures.get(f"{STRIP}, {treatment}")
+        file = (entry.folder / path).resolve() if path else None
+        # A record is data: it may not point out of its folder, and what it points to may be no picture.
+        if file is None or not file.is_relative_to(entry.folder.resolve()) or not file.is_file():
+            continue
+        try:
+            with Image.open(file, formats=["PNG"]) as picture:
+                if max(picture.size) <= _LARGEST:
+                    strip: Image.Image = picture.convert("RGB")
+                    return strip
+        except (OSError, ValueError, SyntaxError):
+            continue
+    return None
