@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -128,20 +129,29 @@ class MatchedFilter:
         if len(real) < 2 or real.shape[1:] != shape:
             raise ValueError(f"real_images must be two or more that shrink to {shape}, got {tuple(real_images.shape)}")
         self.usable = bool(mark.pixels.any())
-        if not self.usable:
-            return
-        pixels, grain = ([torch.stack(marks) for marks in _sets(one.double(), one is mark.texture)] for one in mark)
-        varied, self._compared = _varied(real[::2]), []
+        self._mark, self._real = mark, real
+
+    @cached_property
+    def _compared(self) -> list[tuple[Callable[[Tensor], Tensor], Tensor, list[Tensor]]]:
+        """Each way to look, with the factor of the covariance and the three sets of marks under it,
+        whitened. Made when first asked for: not everybody who holds a filter looks through it."""
+        pixels, grain = ([torch.stack(marks) for marks in _sets(one.double(), one is self._mark.texture)] for one in self._mark)
         ways: list[tuple[Callable[[Tensor], Tensor], list[Tensor]]] = [
             (torch.clone, pixels),
             (blurred, [blurred(marks) for marks in pixels]),
             (texture, grain),
         ]
+        varied, found = _varied(self._real[::2]), []
         for look, sets in ways:
             factor = covariance_factor(look(varied))
-            self._compared.append((look, factor, [normalised(whitened(marks, factor)) for marks in sets]))
-        exceeded = np.quantile(self._coherence(real[1::2]), 1 - BEYOND_SCALE, axis=0, method="higher")
-        self._scales = torch.from_numpy(exceeded).clamp(min=TINY)
+            found.append((look, factor, [normalised(whitened(marks, factor)) for marks in sets]))
+        return found
+
+    @cached_property
+    def _scales(self) -> Tensor:
+        """What a hundredth of the other real images exceed, by way and set: (9,) > 0."""
+        exceeded = np.quantile(self._coherence(self._real[1::2]), 1 - BEYOND_SCALE, axis=0, method="higher")
+        return torch.from_numpy(exceeded).clamp(min=TINY)
 
     def scores(self, images: Tensor) -> Values:
         """images: (n, c, h, w) uint8 or float in [0, 1]. Each at least 0, high is like the mark:
