@@ -182,15 +182,16 @@ class _Builder:
                 "device": f"{self.device} x{self.processes}" if self._together(name) else self.device,
             }
         )
-        testbed = {"name": self.testbed.name, "params": self.testbed.params_for(name)}
+        # A record's stage names the testbed with its label; a label, as a place, is in no key.
+        whole = {"testbed": {"name": self.testbed.name, "params": self.testbed.params_for(name)}} | params
         made = Stage(
             name=name,
-            params={"testbed": testbed} | params,
-            keyed={"testbed": without(testbed, self.locations)} | params,
+            params=whole,
+            keyed=whole | {"testbed": without(whole["testbed"], self.locations)},
             inputs=inputs,
             fingerprint=fingerprint,
-            title=title(name, {"testbed": testbed} | params),
-            alike=alike(name, {"testbed": testbed} | params),
+            title=title(name, whole),
+            alike=alike(name, whole),
             seconds=self.testbed.typical_seconds.get(name),
             notes=notes or {},
             charged=frozenset(charged),

@@ -107,9 +107,9 @@ class Testbed:
     def params_for(self, stage: str) -> dict[str, Any]:
         """:meth:`params`, with those at their defaults that do not decide the result of this kind of stage."""
         ignored: frozenset[str] = frozenset()
-        if stage in ("reference", "train", "training_features", "classifier", "trigger_classifier"):
+        if stage in ("reference", "features", "train", "training_features", "classifier", "trigger_classifier"):
             ignored |= self.sampling_parameters
-        if stage in ("reference", "train", "sample", "repair", "invert"):
+        if stage in ("reference", "features", "train", "sample", "repair", "invert"):
             ignored |= self.judging_parameters
         kind: Any = type(self)
         usual = _usual_params(kind)

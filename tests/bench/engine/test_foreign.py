@@ -48,7 +48,7 @@ def source_text(name):
 
 def stage(name, plugins=(), number=0):
     params = {"testbed": {"name": "tiny", "params": {}}, "defense": {"name": name, "params": {}}, "number": number}
-    return Stage(name="use", params=params, plugins=plugins, seconds=1.0)
+    return Stage(name="use", params=params, title=f"use tiny {name}", plugins=plugins, seconds=1.0)
 
 
 def theirs(folder, name):

@@ -115,7 +115,7 @@ def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         for key, stage in plan.stages.items():
             folders[key] = tmp_path / "stages" / key
             folders[key].mkdir(parents=True)
-            context = StageContext(key=key, protocol=stage.protocol, provenance={"package": "test"})
+            context = StageContext(key=key, provenance={"package": "test"})
             inputs = {role: folders[made] for role, made in stage.inputs.items()}
             STAGES[stage.name].run(stage.params, inputs, folders[key], context)
         return {

@@ -277,7 +277,7 @@ def test_a_tiny_suite_runs_from_data_to_records(
     for key, stage in plan.stages.items():
         folders[key] = tmp_path / "stages" / key
         folders[key].mkdir(parents=True)
-        context = StageContext(key=key, protocol=stage.protocol, provenance={"package": "test"})
+        context = StageContext(key=key, provenance={"package": "test"})
         STAGES[stage.name].run(
             stage.params, {role: folders[made] for role, made in stage.inputs.items()}, folders[key], context
         )
@@ -308,7 +308,7 @@ def test_another_classifier_or_copy_detector_trains_no_generator_anew(
         other = plan_of(tiny(data, judge=str(judge), **changes))
         return {first.stages[key].name for key in set(first.stages) & set(other.stages)}
 
-    assert shared(classifier="vgg16") == shared(**copy_detector) == {"reference", "train", "sample"}
+    assert shared(classifier="vgg16") == shared(**copy_detector) == {"reference", "train", "sample", "features"}
     assert shared(clean_samples=500) == {"reference", "train", "classifier", "trigger_classifier"}
     moved = judge.rename(tmp_path / "moved.safetensors")
     assert set(plan_of(tiny(data, judge=str(moved))).stages) == set(first.stages)
