@@ -165,6 +165,7 @@ def test_a_stage_that_died_finds_its_work_and_leaves_none_behind(tmp_path: Path)
     for _ in range(2):
         task = {
             "stage": "long",
+            "alike": [],
             "key": KEY,
             "params": {},
             "inputs": {},
