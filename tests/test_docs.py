@@ -138,7 +138,8 @@ def tiny_generator() -> Generator:
 @pytest.fixture
 def walkthrough(tmp_path: Path) -> Path:
     """CONTRIBUTING's example, saved as it tells the reader to."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", TEXTS[ROOT / "CONTRIBUTING.md"], re.MULTILINE | re.DOTALL)
+    section = TEXTS[ROOT / "CONTRIBUTING.md"].partition("## Write a defense")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     path = tmp_path / "dynamic_threshold.py"
     path.write_text(code)
     return path
@@ -185,3 +186,10 @@ def test_the_walkthrough_runs_in_the_sampler(walkthrough: Path, tiny_generator: 
     torch.testing.assert_close(
         sample(tiny_generator, 4, 0, settings, guards=[plugin], batch_size=3), defended, atol=1e-5, rtol=0
     )
+
+
+def test_the_measurement_that_is_shown_is_the_one_that_is_installed_and_run() -> None:
+    """An example that nobody runs is wrong within a month."""
+    text = TEXTS[ROOT / "CONTRIBUTING.md"]
+    shown = text.partition("## Add a measurement")[2].partition("```python\n")[2].partition("```")[0]
+    assert shown == (ROOT / "tests/guest/castlewalls_guest/measurement.py").read_text()
