@@ -77,7 +77,7 @@ def drawn_rates(rng: np.random.Generator, shape: tuple[int, ...], p: float, corr
     return rng.beta(p * size, (1 - p) * size, shape)
 
 
-def shares() -> list[Sequence[str]]:
+def shares() -> Sequence[Sequence[str]]:
     """Student's t and the board's interval, for three and five seeds."""
     rng, rows = np.random.default_rng(0), []
     for n, correlation, p in product(SAMPLES, CORRELATIONS, RATES):
@@ -97,14 +97,14 @@ def outcomes(rng: np.random.Generator, pair: Ends, correlation: float, n: int, s
 
     def normal(*shape: int) -> Values:
         both = np.sqrt(together) * rng.standard_normal(shape)
-        return both + np.sqrt(1 - together) * rng.standard_normal((2, *shape))
+        return np.asarray(both + np.sqrt(1 - together) * rng.standard_normal((2, *shape)))
 
     levels = stats.norm.cdf(normal(seeds))
     own = np.stack([rates(level, p, correlation) for level, p in zip(levels, pair, strict=True)])
     return np.asarray(stats.norm.cdf(normal(seeds, n)) < own[..., None], dtype=float)
 
 
-def differences() -> list[Sequence[str]]:
+def differences() -> Sequence[Sequence[str]]:
     """Student's t, the board's, and the board's with outcomes, each for three and five seeds."""
     rng, rows = np.random.default_rng(1), []
     for correlation, pair, together in product((0.02, 0.1), PAIRS, (0.0, 0.7)):
@@ -124,7 +124,7 @@ def differences() -> list[Sequence[str]]:
     return rows
 
 
-def crops() -> list[Sequence[str]]:
+def crops() -> Sequence[Sequence[str]]:
     """360 digits of four crops each: accuracy, by its Wilson interval."""
     from bench.metrics.uncertainty import design_effect, proportion_interval
 
@@ -142,7 +142,7 @@ def crops() -> list[Sequence[str]]:
     return rows
 
 
-def areas() -> list[Sequence[str]]:
+def areas() -> Sequence[Sequence[str]]:
     """Four crops a digit; the poison takes whole digits, or rows."""
     from bench.metrics.detection import area_interval
 
@@ -161,7 +161,7 @@ def areas() -> list[Sequence[str]]:
     return rows
 
 
-def distances() -> list[Sequence[str]]:
+def distances() -> Sequence[Sequence[str]]:
     """FID of 384 real images against the others, as they are, and darker and harsher: E[FID at this n] is the mean of all runs."""
     import torch
 
@@ -191,7 +191,7 @@ def distances() -> list[Sequence[str]]:
 
 
 BOTH = "coverage / median width"
-TABLES: tuple[tuple[str, tuple[str, ...], Callable[[], list[Sequence[str]]]], ...] = (
+TABLES: tuple[tuple[str, tuple[str, ...], Callable[[], Sequence[Sequence[str]]]], ...] = (
     (
         f"**A share over seeds**, {BOTH}; of Student's t also how many intervals leave [0, 1] or have no width.",
         ("n", "correlation", "share", "t, 3 seeds", "ours, 3 seeds", "t, 5 seeds", "ours, 5 seeds"),

@@ -6,7 +6,6 @@ alone. Calls are images through the network.
 
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 
 import torch
@@ -41,9 +40,10 @@ def compare(count: int, seed: int) -> dict[str, float]:
     assert isinstance(testbed, ConditionalTestbed)
     order = torch.from_numpy(numpy_stream(seed, "pruning").permutation(len(testbed.held_out_images())))[:count]
     images, labels = testbed.held_out_images()[order], testbed.held_out_labels()[order]
-    pruned = registry.build("defenses", "diffusion_classifier", PARAMS)
+    whole = {name: value for name, value in PARAMS.items() if name != "keep"}
+    pruned, unpruned = (registry.build("defenses", "diffusion_classifier", params) for params in (PARAMS, whole))
     said, calls = [], []
-    for defense in (pruned, dataclasses.replace(pruned, keep=None)):
+    for defense in (pruned, unpruned):
         assert isinstance(defense, ClassifierDefense)
         generator = testbed.base_generator().to("cpu")
         access = Access(generator=generator, rng=numpy_stream(seed, "defense"), sample=SimpleNamespace())  # type: ignore[arg-type]
