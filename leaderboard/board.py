@@ -39,7 +39,7 @@ class Entry:
         return numbers(self.record)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One attack (or the no-attack control, tried with ``probe``) against one defense; ``entries`` in seed order.
 
@@ -107,7 +107,7 @@ class Cell:
         return sorted(Counter(flag for entry in self.entries for flag in set(entry.record.flags)).items())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Board:
     """What may be compared: one testbed under one protocol. ``rows`` start with the controls, ``columns`` with no defense."""
 
@@ -248,7 +248,14 @@ def _cell(protocol: str, entries: list[Entry]) -> Cell:
     who = label(record.attack) if not record.probe else f"no attack {label(record.probe)}"
     kinds = sorted(entry.record.kind for entry in entries if entry.record.kind)
     slug = f"cell-{_slug(who)}-{_slug(label(record.defense))}-{_digest(*parts)}"
-    return Cell(slug, record.attack, record.probe, record.defense, kinds[0] if kinds else "", tuple(entries))
+    return Cell(
+        id=slug,
+        attack=record.attack,
+        probe=record.probe,
+        defense=record.defense,
+        kind=kinds[0] if kinds else "",
+        entries=tuple(entries),
+    )
 
 
 def _distinct_labels(specs: Iterable[PluginSpec]) -> dict[Identity, PluginSpec]:

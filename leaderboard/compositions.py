@@ -16,7 +16,7 @@ GROUPS = ("g1", "g2", "g3", "g4")
 KINDS = ("control", "sampler", "model")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Composition:
     """One cell. ``shares``: G1 to G4; ``ratio``: G1 + G2; a value is (mean, interval over seeds). ``triggerless``: the attack has no
     trigger, so that there are G3 and G4 only."""
@@ -57,14 +57,14 @@ def composition(cell: Cell) -> Composition | None:
     text = ", ".join(f"{name} {names.number('g1', value)}" for name, value in parts)
     who = f"{label(cell.probe or cell.attack)}{' (probe of no attack)' if cell.probe else ''}, {label(cell.defense)}"
     return Composition(
-        cell,
-        plots.stacked(parts, p_t.mean if p_t and p_t.mean > 0 else None, f"{who}: {text}"),
-        tuple(spread_value(name, share) for name, share in zip(GROUPS, shares, strict=True)),
-        spread_value("asr[prompt]", ratio),
-        names.number("p_t", p_t.mean) if p_t else "–",
-        spread_value("amplification", summary(cell, "amplification")),
-        badges(cell, min(share.n for share in known), "asr"),
-        triggerless,
+        cell=cell,
+        bar=plots.stacked(parts, p_t.mean if p_t and p_t.mean > 0 else None, f"{who}: {text}"),
+        shares=tuple(spread_value(name, share) for name, share in zip(GROUPS, shares, strict=True)),
+        ratio=spread_value("asr[prompt]", ratio),
+        p_t=names.number("p_t", p_t.mean) if p_t else "–",
+        amplification=spread_value("amplification", summary(cell, "amplification")),
+        flags=badges(cell, min(share.n for share in known), "asr"),
+        triggerless=triggerless,
     )
 
 

@@ -18,7 +18,7 @@ from leaderboard.matrix import Value, badges, spread_value, summary, why_absent
 _ROC, _SCORES = ("roc_fpr", "roc_tpr"), ("score_edges", "score_clean", "score_poisoned")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """What a detector makes of one kind of thing (``where``). ``mark``: its line in the ROC; ``problems``: flags about it alone, or why
     there is no number; ``scores``: the histogram of the first seed that has one, with that seed."""
@@ -33,7 +33,7 @@ class Judged:
     scores: tuple[int, Markup] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Detection:
     """One detector against one attack row, with all that it judges anywhere on the board. ``control``: what its numbers mean without
     an attack; ``verdict``: what the intervals over seeds allow to be said against it."""
@@ -47,7 +47,7 @@ class Detection:
     roc: Markup | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Detector:
     """A detector's lines in the order of the board's rows; ``places``: all that it judges anywhere on this board."""
 
@@ -67,7 +67,14 @@ def detectors(board: Board) -> tuple[Detector, ...]:
         rows = [(row, cell) for row in board.rows if (cell := board.cell(row, column)) and places(cell)]
         if rows:
             every = tuple(sorted({where for _, cell in rows for where in places(cell)}, key=_place))
-            found.append(Detector(column, family, every, tuple(_detection(row, cell, family, every) for row, cell in rows)))
+            found.append(
+                Detector(
+                    spec=column,
+                    family=family,
+                    places=every,
+                    lines=tuple(_detection(row, cell, family, every) for row, cell in rows),
+                )
+            )
     return tuple(found)
 
 
@@ -97,13 +104,13 @@ def _detection(row: Row, cell: Cell, family: str, every: Sequence[str]) -> Detec
         if (series := _roc(record, where))
     ]
     return Detection(
-        cell,
-        row,
-        tuple(_judged(cell, records, where, who) for where in every),
-        _control(cell, family),
-        _verdict(cell, family, found),
-        badges(cell, max(len(cell.values(f"auroc[{where}]")) for where in found), ""),
-        plots.roc(curves, f"ROC of {who}") if curves else None,
+        cell=cell,
+        row=row,
+        judged=tuple(_judged(cell, records, where, who) for where in every),
+        control=_control(cell, family),
+        verdict=_verdict(cell, family, found),
+        flags=badges(cell, max(len(cell.values(f"auroc[{where}]")) for where in found), ""),
+        roc=plots.roc(curves, f"ROC of {who}") if curves else None,
     )
 
 
@@ -112,15 +119,15 @@ def _judged(cell: Cell, records: Sequence[Record], where: str, who: str) -> Judg
     common = badges(cell, MIN_SEEDS, "")
     drawn = ((record.seed, picture) for record in records if (picture := _histogram(record, where, who)))
     return Judged(
-        where,
-        bool(cell.values(metric)),
-        plots.line_mark(_place(where)[0]),
-        _value(cell, metric),
-        _value(cell, f"tpr_at_1_fpr[{where}]"),
-        _value(cell, f"tpr_at_5_fpr[{where}]"),
-        tuple(flag for flag in badges(cell, MIN_SEEDS, metric) if flag not in common)
+        where=where,
+        measured=bool(cell.values(metric)),
+        mark=plots.line_mark(_place(where)[0]),
+        auroc=_value(cell, metric),
+        tpr_at_1=_value(cell, f"tpr_at_1_fpr[{where}]"),
+        tpr_at_5=_value(cell, f"tpr_at_5_fpr[{where}]"),
+        problems=tuple(flag for flag in badges(cell, MIN_SEEDS, metric) if flag not in common)
         or (() if cell.values(metric) else (why_absent(cell, metric),)),
-        next(drawn, None),
+        scores=next(drawn, None),
     )
 
 

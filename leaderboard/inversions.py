@@ -12,7 +12,7 @@ from leaderboard.board import Cell, label
 from leaderboard.matrix import Value, shown_value, summary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InversionLine:
     """An inversion against one attack. ``verdict`` compares its best epoch with both lines by the interval over seeds."""
 
@@ -32,13 +32,13 @@ def inversion_line(cell: Cell) -> InversionLine | None:
     if best is None and curve is None:
         return None
     return InversionLine(
-        cell,
-        shown_value(cell, "inversion_mse_best"),
-        shown_value(cell, "inversion_mse_last"),
-        shown_value(cell, "inversion_mse_black"),
-        shown_value(cell, "mse[constant]"),
-        _verdict(best, black, flat),
-        curve,
+        cell=cell,
+        best=shown_value(cell, "inversion_mse_best"),
+        last=shown_value(cell, "inversion_mse_last"),
+        black=shown_value(cell, "inversion_mse_black"),
+        flat=shown_value(cell, "mse[constant]"),
+        verdict=_verdict(best, black, flat),
+        curve=curve,
     )
 
 

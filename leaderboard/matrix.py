@@ -25,7 +25,7 @@ DIRECTIONS = {
 Value = tuple[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shown:
     """One cell under one metric. ``state``: value, absent, failed or skipped. ``step``: index into the colour scale."""
 
@@ -39,7 +39,7 @@ class Shown:
     badges: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetricTable:
     """One position of the metric switch. ``worst`` and ``best`` label the ends of the colour scale, empty if it has none;
     ``columns``: those of the board, and whether any of their cells has something to show; ``references``: the anchors' (name, value) in
@@ -167,7 +167,15 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
         (column, family, any(cells[place].state != "absent" for _, cells in rows))
         for place, (column, family) in enumerate(board.columns)
     )
-    return MetricTable(names.words(metric), DIRECTIONS[higher_is_better], worst, best, rows, columns, references)
+    return MetricTable(
+        words=names.words(metric),
+        direction=DIRECTIONS[higher_is_better],
+        worst=worst,
+        best=best,
+        rows=rows,
+        columns=columns,
+        references=references,
+    )
 
 
 def _scale(board: Board, metric: str) -> tuple[float, float, bool]:
@@ -187,19 +195,19 @@ def _scale(board: Board, metric: str) -> tuple[float, float, bool]:
 
 def _shown(cell: Cell | None, metric: str, low: float, high: float, higher_is_better: bool | None) -> Shown:
     if cell is None:
-        return Shown(None, "absent", "–", note="not part of this run")
+        return Shown(cell=None, state="absent", text="–", note="not part of this run")
     interval = summary(cell, metric)
     if interval is None:
         return _without_value(cell, metric)
     return Shown(
-        cell,
-        "value",
-        names.number(metric, interval.mean),
-        interval_text(metric, interval) or "no interval",
-        f"n = {interval.n}",
-        names.words(metric).sentence,
-        None if _detects_nothing(cell, metric) else palette.step(interval.mean, low, high, higher_is_better),
-        badges(cell, interval.n, metric),
+        cell=cell,
+        state="value",
+        text=names.number(metric, interval.mean),
+        interval=interval_text(metric, interval) or "no interval",
+        seeds=f"n = {interval.n}",
+        note=names.words(metric).sentence,
+        step=None if _detects_nothing(cell, metric) else palette.step(interval.mean, low, high, higher_is_better),
+        badges=badges(cell, interval.n, metric),
     )
 
 
@@ -208,8 +216,15 @@ def _without_value(cell: Cell, metric: str) -> Shown:
         entries = cell.with_status(status)
         if entries and not cell.with_status("ok"):
             # The reason is in the panel: in every metric's table it would be in the page forty times.
-            return Shown(cell, status, status, "", f"n = {len(entries)}", f"{status}: open it for the reason")
-    return Shown(cell, "absent", "–", note=why_absent(cell, metric))
+            return Shown(
+                cell=cell,
+                state=status,
+                text=status,
+                interval="",
+                seeds=f"n = {len(entries)}",
+                note=f"{status}: open it for the reason",
+            )
+    return Shown(cell=cell, state="absent", text="–", note=why_absent(cell, metric))
 
 
 def why_absent(cell: Cell, metric: str) -> str:

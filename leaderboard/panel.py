@@ -21,7 +21,7 @@ BLOCK = 2000
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Picture:
     """A PNG as a data URI, shown at ``width`` x ``height`` CSS pixels, or why there is none (``problem``)."""
 
@@ -32,7 +32,7 @@ class Picture:
     problem: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetricLine:
     """One metric: over the seeds, then per seed as (value, interval within the seed, samples)."""
 
@@ -42,7 +42,7 @@ class MetricLine:
     seeds: tuple[tuple[str, str, str], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Panel:
     """``problems``: (status, reason, seeds that have it); ``provenance``: (key, value) where all seeds agree, else the key once a seed."""
 
@@ -59,16 +59,16 @@ def panel(cell: Cell) -> Panel:
     roles = (("attack", cell.attack), ("probe", cell.probe), ("defense", cell.defense))
     pictures = ((entry.record.seed, _pictures(entry)) for entry in cell.entries)
     return Panel(
-        cell,
-        tuple((seed, shown) for seed, shown in pictures if shown),
-        tuple(_line(cell, name) for name in metric_names([cell])),
-        tuple(
+        cell=cell,
+        pictures=tuple((seed, shown) for seed, shown in pictures if shown),
+        metrics=tuple(_line(cell, name) for name in metric_names([cell])),
+        params=tuple(
             (role, cut(spec.name, LABEL), _cut_block(json.dumps(spec.params, sort_keys=True, indent=1, ensure_ascii=False)))
             for role, spec in roles
             if spec
         ),
-        _problems(cell),
-        tuple(agreed((entry.record.seed, entry.record.provenance) for entry in cell.entries)),
+        problems=_problems(cell),
+        provenance=tuple(agreed((entry.record.seed, entry.record.provenance) for entry in cell.entries)),
     )
 
 
@@ -124,10 +124,10 @@ def _line(cell: Cell, name: str) -> MetricLine:
     interval = summary(cell, name)
     shown = (entry.numbers.get(name) for entry in cell.entries)
     return MetricLine(
-        names.words(name),
-        names.number(name, interval.mean) if interval else "–",
-        interval_text(name, interval) if interval else "",
-        tuple(_seed(name, metric) for metric in shown),
+        words=names.words(name),
+        mean=names.number(name, interval.mean) if interval else "–",
+        interval=interval_text(name, interval) if interval else "",
+        seeds=tuple(_seed(name, metric) for metric in shown),
     )
 
 
@@ -159,11 +159,11 @@ def _natural(path: str) -> list[tuple[int, str]]:
 def _picture(folder: Path, name: str, path: str) -> Picture:
     file = (folder / path).resolve()
     if not file.is_relative_to(folder.resolve()):
-        return Picture(name, problem=f"{path} lies outside the record's folder and was not read")
+        return Picture(name=name, problem=f"{path} lies outside the record's folder and was not read")
     if not file.is_file():
-        return Picture(name, problem=f"{path} is missing from the store")
+        return Picture(name=name, problem=f"{path} is missing from the store")
     data = file.read_bytes()
     if not data.startswith(_PNG) or len(data) < 24:
-        return Picture(name, problem=f"{path} is not a PNG and was not embedded")
+        return Picture(name=name, problem=f"{path} is not a PNG and was not embedded")
     uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    return Picture(name, uri, int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))
+    return Picture(name=name, uri=uri, width=int.from_bytes(data[16:20], "big"), height=int.from_bytes(data[20:24], "big"))

@@ -26,7 +26,7 @@ MARKERS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A defense in the trade-off. ``seeds``: (x, y) of each seed; ``index`` picks its colour and shape."""
 
@@ -47,7 +47,7 @@ class Roc:
     tpr: Sequence[float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Frame:
     """Maps data to the drawing's pixels; values outside are held at the frame."""
 
@@ -130,7 +130,7 @@ def trade_off(
     highest = max(
         [value for point in points for value in (point.y.mean, *(y for _, y in point.seeds))] + [value for _, value in anchors]
     )
-    frame = Frame(400, 300, (-0.04, 1.04), (0.0, highest * 1.15 or 1.0))
+    frame = Frame(width=400, height=300, x_range=(-0.04, 1.04), y_range=(0.0, highest * 1.15 or 1.0))
     parts = [frame.axes(x_name, y_name, _QUARTERS)]
     parts.append(frame.levels(anchors))
     for point in points:
@@ -155,7 +155,7 @@ def curves(
     values = [value for series in by_seed.values() for value in series]
     highest = max([*values, *(value for _, value in levels)])
     right = epochs[-1] if epochs[-1] > epochs[0] else epochs[0] + 1
-    frame = Frame(400, 220, (epochs[0], right), (0.0, highest * 1.15 or 1.0))
+    frame = Frame(width=400, height=220, x_range=(epochs[0], right), y_range=(0.0, highest * 1.15 or 1.0))
     whole = [tick for tick in ticks(epochs[0], right) if tick == int(tick)]
     parts = [frame.axes("epoch", "MSE to the target", whole or [epochs[0]])]
     parts.append(frame.levels(levels))
@@ -172,7 +172,7 @@ def curves(
 
 def roc(lines: Sequence[Roc], title: str) -> Markup:
     """True positives over false positives, one thin line each; the diagonal is what guessing reaches."""
-    frame = Frame(300, 292, (0.0, 1.0), (0.0, 1.0))
+    frame = Frame(width=300, height=292, x_range=(0.0, 1.0), y_range=(0.0, 1.0))
     parts = [frame.axes("clean ones flagged (FPR)", "poisoned ones found (TPR)", _QUARTERS)]
     parts.append(f'<path class="level" d="M{frame.x(0)},{frame.y(0)}L{frame.x(1)},{frame.y(1)}"/>')
     for line in lines:
@@ -195,7 +195,7 @@ def histogram(edges: Sequence[float], clean: Sequence[float], poisoned: Sequence
     edges: (bins + 1,), rising; clean and poisoned: (bins,) counts, each with a sum above 0.
     """
     groups = [[count / sum(counts) for count in counts] for counts in (clean, poisoned)]
-    frame = Frame(300, 150, (edges[0], edges[-1]), (0.0, max(map(max, groups)) * 1.08))
+    frame = Frame(width=300, height=150, x_range=(edges[0], edges[-1]), y_range=(0.0, max(map(max, groups)) * 1.08))
     parts = [frame.axes(x_name, "share", ticks(edges[0], edges[-1], 4))]
     for shares, kind in zip(groups, ("clean", "poisoned"), strict=True):
         steps = "".join(f"V{frame.y(share)}H{frame.x(edge)}" for share, edge in zip(shares, edges[1:], strict=True))

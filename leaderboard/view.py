@@ -156,7 +156,13 @@ def _scatter(board: Board, ranking: Ranking, index: Mapping[str, int]) -> Markup
         xs, ys = one.rates[place.way], one.utilities[0]
         seeds = tuple((xs[seed].value, ys[seed]) for seed in sorted(xs.keys() & ys.keys()))
         points.append(
-            plots.Point(label(place.cell.defense), index[label(place.cell.defense)], place.worst, place.utility, seeds)
+            plots.Point(
+                label=label(place.cell.defense),
+                index=index[label(place.cell.defense)],
+                x=place.worst,
+                y=place.utility,
+                seeds=seeds,
+            )
         )
     if not points:
         return None

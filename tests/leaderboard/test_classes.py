@@ -157,7 +157,7 @@ def test_series_that_are_missing_or_broken_are_left_out(spoilt: dict[str, list[f
 def test_scores_are_drawn_as_shares_of_their_group() -> None:
     """Four clean and two poisoned: 3/4, 1/4 against 0, 1, on one scale, whatever the counts."""
     drawn = str(plots.histogram([0, 1, 2], [3, 1], [0, 2], "score", "title"))
-    frame = plots.Frame(300, 150, (0, 2), (0, 1.08))
+    frame = plots.Frame(width=300, height=150, x_range=(0, 2), y_range=(0, 1.08))
     clean, poisoned = re.findall(r'class="bins \w+" d="([^"]*)"', drawn)
     assert clean == f"M52.0,106.0V{frame.y(0.75)}H169.0V{frame.y(0.25)}H286.0V106.0"
     assert poisoned == "M52.0,106.0V106.0H169.0V20.81H286.0V106.0"
