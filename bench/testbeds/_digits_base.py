@@ -107,7 +107,10 @@ class DigitsTestbed(Testbed):
         return generator
 
     def register_extractor(self) -> None:
-        digits_cnn.register()
+        # torch-fidelity imports torchvision, which takes seconds that planning does not need.
+        from bench.testbeds import digits_extractor
+
+        digits_extractor.register()
 
     def faults(self) -> list[str]:
         shipped = (str(self.weights()), str(digits_cnn.WEIGHTS))

@@ -87,14 +87,3 @@ def load_digits_cnn() -> DigitsCNN:
     model = DigitsCNN()
     model.load_state_dict(load_file(WEIGHTS))
     return model.eval().requires_grad_(False)
-
-
-def register() -> None:
-    """Makes ``digits-cnn`` known to torch-fidelity; safe to call twice."""
-    # torch-fidelity imports torchvision, which takes seconds that planning does not need.
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-
-    from bench.testbeds.digits_extractor import DigitsCNNExtractor
-
-    if NAME not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(NAME, DigitsCNNExtractor)

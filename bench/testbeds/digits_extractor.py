@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from bench.testbeds.digits_cnn import FEATURES, load_digits_cnn
+from bench.testbeds.digits_cnn import FEATURES, NAME, load_digits_cnn
 
 
 class DigitsCNNExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity ships no types
@@ -34,3 +35,9 @@ class DigitsCNNExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-f
     @staticmethod
     def get_dummy_input_for_compile() -> Tensor:
         return torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+
+
+def register() -> None:
+    """Makes ``digits-cnn`` known to torch-fidelity; safe to call twice."""
+    if NAME not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(NAME, DigitsCNNExtractor)

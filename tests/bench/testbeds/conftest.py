@@ -25,7 +25,7 @@ from bench.planner import make_plan
 from bench.record import Record
 from bench.stages.table import STAGES
 from bench.suite import parse_suite
-from bench.testbeds import digits_cnn, sscd
+from bench.testbeds import digits_cnn, digits_extractor, sscd
 from bench.testbeds.imagenette_sd import CLASSES, ImagenetteSD
 
 
@@ -99,7 +99,7 @@ def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         monkeypatch.setattr(kind, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4))
         monkeypatch.setattr(kind, "extractor", digits_cnn.NAME)
         declared = kind.register_extractor
-        monkeypatch.setattr(kind, "register_extractor", lambda self: (declared(self), digits_cnn.register()))
+        monkeypatch.setattr(kind, "register_extractor", lambda self: (declared(self), digits_extractor.register()))
         monkeypatch.setattr(kind, "extractor_weights", lambda self: None)
         changes = {"clean_samples": 6, "class_samples": 4, "test_images": 6, "num_inference_steps": 2, "network_batch": 4}
         attacks = [{"name": "none"}, {"name": "badnets", "params": {"target_class": target_class, "poison_rate": 0.25}}]

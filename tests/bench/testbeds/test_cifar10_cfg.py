@@ -24,7 +24,7 @@ from bench.planner import make_plan
 from bench.record import Record
 from bench.stages.table import STAGES
 from bench.suite import parse_suite
-from bench.testbeds import cifar10_cfg, digits_cnn, sscd
+from bench.testbeds import cifar10_cfg, digits_cnn, digits_extractor, sscd
 from bench.testbeds.cifar10 import TEST_RECORDS, TRAIN_RECORDS, Cifar10Testbed
 from bench.testbeds.cifar10_cfg import JUDGE_FILE, Cifar10CFG
 
@@ -251,7 +251,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Cifar10CFG, "training_settings", lambda self, scheme: training)
     monkeypatch.setattr(Cifar10CFG, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4))
     monkeypatch.setattr(Cifar10CFG, "extractor", digits_cnn.NAME)
-    monkeypatch.setattr(Cifar10CFG, "register_extractor", lambda self: (register(self), digits_cnn.register())[0])
+    monkeypatch.setattr(Cifar10CFG, "register_extractor", lambda self: (register(self), digits_extractor.register())[0])
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
 
 
