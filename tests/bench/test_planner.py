@@ -1,7 +1,10 @@
 """Planning: what is shared, what is not, and what throws a result away."""
 
+import dataclasses
+
 import pytest
 
+from bench import measurements
 from bench.artefacts.roles import MEASURED_BY, UNDEFENDED
 from bench.engine.closure import closure_of_class
 from bench.engine.fingerprint import file_hash
@@ -174,6 +177,19 @@ def test_keys_follow_what_decides_a_result_and_nothing_else(planned):
     training = {key for key, stage in first.stages.items() if stage.name == "train"}
     assert training == {key for key, stage in moved.stages.items() if stage.name == "train"}
     assert first.cells[0].protocol == first.cells[-1].protocol
+
+
+def test_a_raised_version_is_another_protocol_and_a_new_measurement_is_none(planned, monkeypatch):
+    """Records kept a protocol that their keys did not hold; and a board that splits at every new metric compares nothing."""
+    first, known = planned(), dict(table())
+    new = dataclasses.replace(known["stage_doubts"], name="news")
+    raised = known | {"image_quality": dataclasses.replace(known["image_quality"], version=2)}
+    for changed, protocol_stays in ((known | {"news": new}, True), (raised, False)):
+        monkeypatch.setattr(measurements, "table", lambda changed=changed: changed)
+        plan = planned()
+        assert (plan.cells[0].protocol == first.cells[0].protocol) is protocol_stays
+        made = {plan.stages[key].name for key in set(plan.stages) - set(first.stages)}
+        assert made == ({"measure", "record"} if protocol_stays else {"record"})
 
 
 def test_one_and_one_point_zero_are_one_parameter(planned):
