@@ -103,7 +103,8 @@ class Worker:
         self.slot, self.leads, self.over = slot, leads, False
         self.errors = tempfile.TemporaryFile()
         # Whatever it starts inherits the mark, in a session of its own too, and is found by it.
-        self.mark = uuid.uuid4().hex
+        # With the run in it, so that whoever looks for what a run left behind finds nobody else's.
+        self.mark = f"{os.getpid()}-{uuid.uuid4().hex}"
         count = str(slot.threads)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
         fixed = {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}

@@ -113,7 +113,8 @@ def marked():
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if MARK in process.environ() and process.status() != psutil.STATUS_ZOMBIE and process.ppid() in (1, os.getpid()):
+            mine = process.environ().get(MARK, "").startswith(f"{os.getpid()}-")
+            if mine and process.status() != psutil.STATUS_ZOMBIE and process.ppid() in (1, os.getpid()):
                 found.append(process.pid)
     return found
 
