@@ -20,11 +20,11 @@ from bench.cells import Cell
 from bench.composed import Composed, name_of, parts_of
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
-from bench.engine.fingerprint import PACKAGES, canonical, digest, file_hash, versions
+from bench.engine.fingerprint import PACKAGES, canonical, digest, versions
 from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
-from bench.measurements.measurement import Situation
-from bench.plugin import Attack, Defense, Detector, ModelDefense, Plugin, SamplerDefense, Tuning
+from bench.measurements.measurement import REAL_IMAGES, Situation
+from bench.plugin import Attack, Defense, Detector, ModelDefense, Plugin, SamplerDefense, Tuning, can_stamp
 from bench.plugin_file import Source
 from bench.record import PluginSpec
 from bench.registry import Registry, family_of
@@ -32,8 +32,8 @@ from bench.suite import Suite
 from bench.testbeds.base import ConditionalTestbed, Testbed
 
 CONTROL = "none"
-#: The reference lines of a testbed: real images against real images, and its own clean weights.
-REAL_IMAGES, BASE_MODEL = "real_images", "base_model"
+#: The reference line of a testbed beside the real images: its own clean weights.
+BASE_MODEL = "base_model"
 #: What the harness makes for its own judgement: no cell is charged with it.
 FREE = frozenset(
     "reference aim poisoned_rows true_rows clean_features training_features trigger_classifier honest_target".split()
@@ -59,10 +59,6 @@ def testbed_spec(testbed: Testbed) -> PluginSpec:
 
 def _bare(plugin: Plugin) -> dict[str, Any]:
     return {"name": plugin.card.name, "params": plugin.params()}
-
-
-def _full(chosen: PluginSpec) -> dict[str, Any]:
-    return {"name": chosen.name, "params": chosen.params, "label": chosen.label}
 
 
 def make_plan(
@@ -177,7 +173,6 @@ class _Builder:
             {
                 "code": ours.hash,
                 "data": self.data,
-                "read by plugins": [file_hash(Path(name)) for source in theirs for name in source.hashes],
                 "versions": versions(sorted({*PACKAGES, *ours.packages})),
                 "device": f"{self.device} x{self.processes}" if self._together(name) else self.device,
             }
@@ -266,7 +261,7 @@ class _Builder:
         if family in ("data", "classifier", "sample detector"):
             return roles | self._judged(attack, invoked, last, seed, family, generator, guards)
         undefended = self._samples(invoked, seed, trained, ())
-        if self.conditional and self._has_trigger(invoked):
+        if self.conditional and can_stamp(invoked):
             roles |= self._trigger_judged(invoked, seed)
         if family == "control":
             roles |= undefended
@@ -324,7 +319,7 @@ class _Builder:
             GENERATED: generated,
             "true_rows": self.poisoned_rows(invoked, seed),
         }
-        return roles | (self._trigger_judged(invoked, seed) if self._has_trigger(invoked) else {})
+        return roles | (self._trigger_judged(invoked, seed) if can_stamp(invoked) else {})
 
     def _trigger_judged(self, attack: Attack, seed: int) -> dict[str, str]:
         """The judge of an attack's trigger, and what the honest model draws for the adversary's class: its false alarms there are
@@ -367,9 +362,6 @@ class _Builder:
     def trigger_classifier(self, attack: Attack) -> str:
         """The key of the harness's judge of this attack's trigger, one for all seeds."""
         return self.stage("trigger_classifier", {"attack": _bare(attack)}, {}, attack)
-
-    def _has_trigger(self, attack: Attack) -> bool:
-        return type(attack).stamp is not Attack.stamp
 
     def anchors(self, control: Defense | Composed, seed: int) -> list[Cell]:
         """The reference lines of the testbed."""

@@ -220,6 +220,11 @@ class Attack(Plugin):
         raise ValueError(f"{self.card.name} has no invocation {invocation!r}")
 
 
+def can_stamp(attack: Attack) -> bool:
+    """Whether ``attack`` has an image trigger: whether it defines :meth:`Attack.stamp`."""
+    return type(attack).stamp is not Attack.stamp
+
+
 # --- defenses ---------------------------------------------------------------------------------------------------------------
 
 

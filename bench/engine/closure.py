@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from bench.engine.fingerprint import ROOT, digest, file_hash, tree_hash
+from bench.plugin_file import OURS
 
 #: Modules that are not entered.
 DISPATCH = frozenset(
@@ -111,7 +113,10 @@ def closure_of_class(cls: type, files: Iterable[Path] = ()) -> Closure:
 
 def _foreign(belonging: list[Path]) -> Closure:
     """Of files that are not ours: each whole, and what they import of ours."""
-    own = Closure({("", str(path)): file_hash(path) for path in belonging})
+    above = os.path.commonpath([path.parent for path in belonging])
+    hashes = {os.path.relpath(path, above): file_hash(path) for path in belonging}
+    # Where they lie decides nothing; with their hash in the name, two packages' files of one name stay two.
+    own = Closure({("", f"{name} {text}"): text for name, text in hashes.items()})
     return joined([own, _imported_by([path for path in belonging if path.suffix == ".py"])])
 
 
@@ -242,14 +247,10 @@ def _imports(tree: ast.AST, package: str) -> dict[str, Symbol]:
 
 @cache
 def _file(module: str) -> Path | None:
-    """Where a module of ours lies; ``None`` for everybody else's."""
-    if not module:
-        return None
+    """Where a module of ours lies; ``None`` for everybody else's, which, once we are installed, lie in the same folder."""
     path = ROOT.joinpath(*module.split("."))
-    for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if file.is_file():
-            return file
-    return None
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if str(file).startswith(OURS) and file.is_file()), None)
 
 
 @cache

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 Progress = Callable[[int, int, str], None]
@@ -52,6 +51,5 @@ class StageContext:
     progress: Progress = lambda done, total, what: None
     provenance: dict[str, Any] = field(default_factory=dict)
     charged: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=monotonic)
     partial: Path | None = None
     earlier_seconds: float = 0.0

@@ -130,7 +130,7 @@ def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callabl
     if partial is not None and Path(partial).exists() and not os.access(partial, os.W_OK):
         partial = None  # another user's, in a store that several share
     given = {**task["context"], "partial": None if partial is None else Path(partial)}
-    context = StageContext(progress=progress, started=started, **given)
+    context = StageContext(progress=progress, **given)
     inputs = {role: Path(folder) for role, folder in task["inputs"].items()}
     plugins = [Source(**source) for source in task.get("plugins", ())]
     with ExitStack() as stack:

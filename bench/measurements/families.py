@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.measurements.measurement import Situation
+from bench.measurements.measurement import REAL_IMAGES, Situation
 
 _NO_SAMPLE = {
     "inversion": "an inversion changes no sample",
@@ -23,7 +23,7 @@ NO_TRIGGER = "this attack has no trigger"
 
 def no_sample(situation: Situation) -> str:
     """Why a cell draws no samples of its own; empty if it does."""
-    if situation.anchor == "real_images":
+    if situation.anchor == REAL_IMAGES:
         return "real images are not drawn by a generator"
     return _NO_SAMPLE.get(situation.family, "")
 

@@ -22,7 +22,6 @@ def measure(given: Materials) -> Measured:
     """FID (Heusel et al. 2017, eq. 6) and KID of clean-noise samples against the whole clean training set; lower is healthier."""
     found, testbed = Measured(), given.testbed
     reference, features = load_features(given.inputs["reference"]), load_features(given.inputs["clean_features"])
-    images = load_images(given.inputs["clean"])
     n = len(features)
     with if_possible("fid", found.flags):
         statistics = fid.statistics(reference)
@@ -35,7 +34,7 @@ def measure(given: Materials) -> Measured:
     if given.options["doubted"]:
         if f"fid[{testbed.extractor}]" in found.metrics:
             found.flags += doubts.below_real(value, reference, n, given.seed)
-        found.flags += doubts.copies(images, testbed.train_images())
+        found.flags += doubts.copies(load_images(given.inputs["clean"]), testbed.train_images())
     return found
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.artefacts.aims import Aim, read_aim
-from bench.plugin import Attack
+from bench.plugin import Attack, can_stamp
 from bench.record import Metric
 from bench.testbeds.base import Testbed
 
+#: The anchor of real images against the other real images.
+REAL_IMAGES = "real_images"
 #: Among :attr:`Measurement.uses`: everything the cell has.
 EVERYTHING = "*"
 
@@ -41,7 +43,7 @@ class Situation:
     @property
     def has_trigger(self) -> bool:
         """Whether the attack can stamp an image."""
-        return self.invoked is not None and type(self.invoked).stamp is not Attack.stamp
+        return self.invoked is not None and can_stamp(self.invoked)
 
     @property
     def has_target_image(self) -> bool:

@@ -6,19 +6,18 @@ import numpy as np
 
 from bench.artefacts.arrays import load_features
 from bench.diffusion.noise import numpy_stream, stream_seed
-from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.measurement import REAL_IMAGES, Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.metrics import fid
 from bench.record import Metric
 
-ANCHOR = "real_images"
 #: How often real images are drawn.
 SPLITS = 10
 
 
 def why_not(situation: Situation) -> str:
     """Of other cells."""
-    return "" if situation.anchor == ANCHOR else "only the anchor of real images has this number"
+    return "" if situation.anchor == REAL_IMAGES else "only the anchor of real images has this number"
 
 
 def measure(given: Materials) -> Measured:
@@ -63,5 +62,5 @@ def _splits(given: Materials, measured: Measured) -> None:
 
 
 MEASUREMENT = Measurement(
-    name="real_images", metrics=("fid_sd[*]", "kid_sd[*]"), needs=("reference",), why_not=why_not, run=measure
+    name=REAL_IMAGES, metrics=("fid_sd[*]", "kid_sd[*]"), needs=("reference",), why_not=why_not, run=measure
 )

@@ -18,6 +18,7 @@ from bench.testbeds import TESTBEDS, load
 def package(tmp_path, monkeypatch):
     """Writes modules of a package ``ours`` and gives the hash of a function in it; nothing is imported."""
     monkeypatch.setattr(closure, "ROOT", tmp_path)
+    monkeypatch.setattr(closure, "OURS", (f"{tmp_path / 'ours'}/",))
 
     def write(**modules):
         for cached in (closure.closure_of, closure._reached, closure._module, closure._file):
@@ -85,6 +86,28 @@ def test_a_start_that_does_not_exist_is_an_error(package):
     package(**MODULES)
     with pytest.raises(LookupError, match="there is no walk in ours.stage"):
         closure_of((("ours.stage", "walk"),))
+
+
+def test_what_is_installed_beside_us_is_not_ours(package, tmp_path):
+    """From a wheel, torch lies in the same folder: all of it would be read, and its version would be in no key."""
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").write_text("def array(x):\n    return x\n")
+    package(stage="import numpy as np\nfrom numpy import array\n\ndef run(x):\n    return np.array(array(x))\n")
+    found = closure_of((("ours.stage", "run"),))
+    assert set(found.symbols) == {("ours.stage", "run")} and found.packages == {"numpy"}
+
+
+def test_where_a_strangers_files_lie_is_in_no_key(tmp_path):
+    """The same plugin in another folder, or on another machine, is the same plugin; another text is not."""
+    hashes = []
+    for place, text in (("here", "X = 1\n"), ("there/below", "X = 1\n"), ("elsewhere", "X = 2\n")):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        (folder / "plugin.py").write_text(text)
+        (folder / "helper.py").write_text("Y = 1\n")
+        stranger = type("Stranger", (), {"__module__": "nowhere"})
+        hashes.append(closure_of_class(stranger, [folder / "plugin.py", folder / "helper.py"]).hash)
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_packages_are_those_the_code_imports():
