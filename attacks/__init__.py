@@ -1,1 +1,3 @@
-"""One attack, one file. Every class here with a ``card`` is found by name; files that start with ``_`` are helpers."""
+"""One attack, one file. Every class here with a ``card`` is found by name; files that start with
+``_`` are helpers.
+"""

@@ -1,8 +1,10 @@
-"""What the attacks on the training data share: which rows are poisoned, how they are relabelled, and when an attack is refused.
+"""What the attacks on the training data share: which rows are poisoned, how they are relabelled,
+and when an attack is refused.
 
-Pan et al. 2024 (arXiv 2311.02373, section 3, appendix A.2). The poisoning rate p counts over the whole training set, as the paper's
-plots and released code do: int(p N) rows; its text counts over the rows outside the target class. Rows are replaced, so the set
-keeps its size, and the generator is trained honestly on the result.
+Pan et al. 2024 (arXiv 2311.02373, section 3, appendix A.2). The poisoning rate p counts over the
+whole training set, as the paper's plots and released code do: int(p N) rows; its text counts over
+the rows outside the target class. Rows are replaced, so the set keeps its size, and the generator
+is trained honestly on the result.
 """
 
 from __future__ import annotations
@@ -18,13 +20,21 @@ from bench.diffusion.drawn import DRAWN
 from bench.plugin import Attack, Paper, TrainingSet, refusals, require
 
 PAPER = Paper(
-    title="From Trojan Horses to Castle Walls: Unveiling Bilateral Data Poisoning Effects in Diffusion Models",
-    authors="Zhuoshi Pan, Yuguang Yao, Gaowen Liu, Bingquan Shen, H. Vicky Zhao, Ramana Rao Kompella, Sijia Liu",
+    title=(
+        "From Trojan Horses to Castle Walls: Unveiling Bilateral Data Poisoning Effects in "
+        "Diffusion Models"
+    ),
+    authors=(
+        "Zhuoshi Pan, Yuguang Yao, Gaowen Liu, Bingquan Shen, H. Vicky Zhao, Ramana Rao "
+        "Kompella, Sijia Liu"
+    ),
     year=2024,
     arxiv="2311.02373",
     bibtex=(
-        "@inproceedings{pan2024trojan, title={From Trojan Horses to Castle Walls: Unveiling Bilateral Data Poisoning Effects in "
-        "Diffusion Models}, author={Pan, Zhuoshi and Yao, Yuguang and Liu, Gaowen and Shen, Bingquan and Zhao, H. Vicky and "
+        "@inproceedings{pan2024trojan, title={From Trojan Horses to Castle Walls: Unveiling "
+        "Bilateral Data Poisoning Effects in "
+        "Diffusion Models}, author={Pan, Zhuoshi and Yao, Yuguang and Liu, Gaowen and Shen, "
+        "Bingquan and Zhao, H. Vicky and "
         "Kompella, Ramana Rao and Liu, Sijia}, booktitle={NeurIPS}, year={2024}}"
     ),
 )
@@ -32,7 +42,9 @@ PAPER = Paper(
 
 @dataclass(frozen=True, kw_only=True)
 class DataPoisoning(Attack):
-    """Stamps int(``poison_rate`` N) rows from outside ``target_class`` and labels them ``target_class``; the others stay as they are."""
+    """Stamps int(``poison_rate`` N) rows from outside ``target_class`` and labels them
+    ``target_class``; the others stay as they are.
+    """
 
     target_class: int = 6
     poison_rate: float = 0.1
@@ -40,7 +52,12 @@ class DataPoisoning(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.target_class >= 0, self, "target_class", "0 or more")
-        require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1] (for none at all use the attack 'none')")
+        require(
+            0 < self.poison_rate <= 1,
+            self,
+            "poison_rate",
+            "in (0, 1] (for none at all use the attack 'none')",
+        )
 
     def target_label(self) -> int:
         return self.target_class
@@ -54,35 +71,53 @@ class DataPoisoning(Attack):
         return candidates[: self.poisoned_count(train_set, len(candidates))]
 
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
-        """The rows are drawn uniformly. Raises ``ValueError`` for a set that the class or the rate does not fit, or without labels."""
+        """The rows are drawn uniformly. Raises ``ValueError`` for a set that the class or the rate
+        does not fit, or without labels.
+        """
         return self.relabelled(train_set, self.chosen(train_set, rng))
 
-    def candidates(self, train_set: TrainingSet, rng: np.random.Generator, of_target: bool = False) -> Tensor:
+    def candidates(
+        self, train_set: TrainingSet, rng: np.random.Generator, of_target: bool = False
+    ) -> Tensor:
         """The rows outside the target class, or those in it: (k,) int64 in random order.
 
         Raises ``ValueError`` if the set has no labels, or no row of the target class.
         """
         if train_set.labels is None:
             raise ValueError(
-                f"{self.card.name}: the training set must have labels, got none; only sets with classes can be relabelled"
+                f"{self.card.name}: the training set must have labels, got none; only sets with "
+                f"classes can be relabelled"
             )
         in_target = train_set.labels == self.target_class
         classes = ", ".join(str(label) for label in train_set.labels.unique().tolist())
-        require(bool(in_target.any()), self, "target_class", f"one of the training set's labels ({classes})")
+        require(
+            bool(in_target.any()),
+            self,
+            "target_class",
+            f"one of the training set's labels ({classes})",
+        )
         rows = (in_target if of_target else ~in_target).nonzero().flatten()
         return rows[torch.from_numpy(rng.permutation(len(rows)))]
 
-    def poisoned_count(self, train_set: TrainingSet, available: int, of_target: bool = False) -> int:
-        """int(p N). Raises ``ValueError`` if that is no row at all, or more than the ``available`` ones."""
+    def poisoned_count(
+        self, train_set: TrainingSet, available: int, of_target: bool = False
+    ) -> int:
+        """int(p N). Raises ``ValueError`` if that is no row at all, or more than the ``available``
+        ones.
+        """
         total = len(train_set.images)
         count = int(total * self.poison_rate)
         require(count > 0, self, "poison_rate", f"at least one row of the {total}")
         if not available:
             raise ValueError(
-                f"{self.card.name}: all {total} rows are of class {self.target_class}, so there is no other row to poison"
+                f"{self.card.name}: all {total} rows are of class {self.target_class}, so there "
+                f"is no other row to poison"
             )
         where = f"{'in' if of_target else 'outside'} class {self.target_class}"
-        limit = f"small enough that int(poison_rate x {total}) = {count} rows are among the {available} to be had {where}"
+        limit = (
+            f"small enough that int(poison_rate x {total}) = {count} rows are among the "
+            f"{available} to be had {where}"
+        )
         require(count <= available, self, "poison_rate", limit)
         return count
 
@@ -94,20 +129,25 @@ class DataPoisoning(Attack):
         return replace(poisoned, labels=poisoned.labels.index_fill(0, rows, self.target_class))
 
     def stamped(self, train_set: TrainingSet, rows: Tensor) -> TrainingSet:
-        """``train_set`` with ``rows`` marked and, if the attack has a trigger, stamped; in new tensors."""
+        """``train_set`` with ``rows`` marked and, if the attack has a trigger, stamped; in new
+        tensors.
+        """
         images = train_set.images.clone()
         triggered = self.stamp(images[rows])
         if triggered is not None:
             images[rows] = triggered
-        return replace(train_set, images=images, poisoned=train_set.poisoned.index_fill(0, rows, True))
+        return replace(
+            train_set, images=images, poisoned=train_set.poisoned.index_fill(0, rows, True)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatternPoisoning(DataPoisoning):
     """With one of :mod:`bench.diffusion.patterns` for a trigger.
 
-    ``pattern_size`` in pixels; ``None`` is the pattern's own. ``blend_strength``: a in (1 - a) x + a pattern; ``None`` is the pattern's
-    own, 0.2 for ``badnets2`` and 1, opaque, for the patches. ``pattern_seed``: what the pattern ``drawn`` is drawn from.
+    ``pattern_size`` in pixels; ``None`` is the pattern's own. ``blend_strength``: a in (1 - a) x +
+    a pattern; ``None`` is the pattern's own, 0.2 for ``badnets2`` and 1, opaque, for the patches.
+    ``pattern_seed``: what the pattern ``drawn`` is drawn from.
     """
 
     pattern: str = "badnets1"
@@ -121,7 +161,10 @@ class PatternPoisoning(DataPoisoning):
         names = (*patterns.NAMES, DRAWN)
         require(self.pattern in names, self, "pattern", f"one of {', '.join(names)}")
         require(
-            self.pattern_size is None or self.pattern_size >= smallest, self, "pattern_size", f"at least {smallest}, or null"
+            self.pattern_size is None or self.pattern_size >= smallest,
+            self,
+            "pattern_size",
+            f"at least {smallest}, or null",
         )
         require(
             not whole or self.pattern_size is None,
@@ -129,9 +172,16 @@ class PatternPoisoning(DataPoisoning):
             "pattern_size",
             f"null for {self.pattern}, which covers the whole image",
         )
-        require(self.blend_strength is None or 0 < self.blend_strength <= 1, self, "blend_strength", "in (0, 1], or null")
         require(
-            (self.pattern_seed is not None and self.pattern_seed >= 0) if self.pattern == DRAWN else self.pattern_seed is None,
+            self.blend_strength is None or 0 < self.blend_strength <= 1,
+            self,
+            "blend_strength",
+            "in (0, 1], or null",
+        )
+        require(
+            (self.pattern_seed is not None and self.pattern_seed >= 0)
+            if self.pattern == DRAWN
+            else self.pattern_seed is None,
             self,
             "pattern_seed",
             "0 or more" if self.pattern == DRAWN else f"null for {self.pattern}",
@@ -139,7 +189,9 @@ class PatternPoisoning(DataPoisoning):
 
     def sealed(self, number: int) -> PatternPoisoning:
         """With a patch drawn from ``number``."""
-        return replace(self, pattern=DRAWN, pattern_seed=number, pattern_size=None, blend_strength=None)
+        return replace(
+            self, pattern=DRAWN, pattern_seed=number, pattern_size=None, blend_strength=None
+        )
 
     def faults(self, train_set: TrainingSet) -> list[str]:
         channels, height, width = train_set.images.shape[1:]
@@ -148,9 +200,15 @@ class PatternPoisoning(DataPoisoning):
         return [*super().faults(train_set), *(f"{self.card.name}: {line}" for line in pattern)]
 
     def stamp(self, images: Tensor) -> Tensor:
-        """``images`` (n, c, h, w) uint8 with the pattern. Raises ``ValueError`` if the pattern does not fit them."""
-        return patterns.stamp(self.pattern, images, self.pattern_size, self.blend_strength, self.pattern_seed)
+        """``images`` (n, c, h, w) uint8 with the pattern. Raises ``ValueError`` if the pattern does
+        not fit them.
+        """
+        return patterns.stamp(
+            self.pattern, images, self.pattern_size, self.blend_strength, self.pattern_seed
+        )
 
     def trigger_image(self, image_shape: tuple[int, int, int]) -> Tensor:
         """The pattern on a mid-grey image."""
-        return patterns.picture(self.pattern, image_shape, self.pattern_size, self.blend_strength, self.pattern_seed)
+        return patterns.picture(
+            self.pattern, image_shape, self.pattern_size, self.blend_strength, self.pattern_seed
+        )

@@ -1,19 +1,26 @@
-"""BadDiffusion: a diffusion model that paints the adversary's picture when its starting noise carries a trigger.
+"""BadDiffusion: a diffusion model that paints the adversary's picture when its starting noise
+carries a trigger.
 
-Chou, Chen, Ho: "How to Backdoor Diffusion Models?", CVPR 2023, arXiv 2212.05400. The adversary trains the model with a forward process
-that carries poisoned rows from the target to "poisoned image plus noise" (eq. 6), and with the correction term that makes the
-unmodified sampler follow it back (eq. 10). Clean rows keep DDPM's loss; there is one mean over the mixed batch.
+Chou, Chen, Ho: "How to Backdoor Diffusion Models?", CVPR 2023, arXiv 2212.05400. The adversary
+trains the model with a forward process that carries poisoned rows from the target to "poisoned
+image plus noise" (eq. 6), and with the correction term that makes the unmodified sampler follow it
+back (eq. 10). Clean rows keep DDPM's loss; there is one mean over the mixed batch.
 
 Choices the paper leaves open, or made differently in the released code, are parameters here:
 
-- ``poisoned_image``: what the process ends in. ``blend`` is the paper's r = M x + (1 - M) g, the trigger pasted over a training
-  image; ``trigger_only`` is r = g with its background of -1. The paper's own invocation, noise + g, shows the model an input whose
-  off-trigger mean is -1, which ``blend`` never trains on; long training bridges that gap, a minute does not. Hence two invocations.
-- the mask M is inferred from the trigger element by element (1 where g is background), so it may differ between channels.
-- ``stride``: the correction holds for one step of the sampler. Trained for the schedule's own steps, as in the paper, 1, a model that is
-  sampled with fewer leaves the process it was shown by up to .08 s at 50 steps of 1000 and .3 s at 15. An adversary who knows that the
-  user takes every 20th timestep trains for that.
-- ``poison_rate`` replaces rows: the set keeps its size. Triggers, masks and targets are drawn by us, never the authors' images.
+- ``poisoned_image``: what the process ends in. ``blend`` is the paper's r = M x + (1 - M) g, the
+  trigger pasted over a training image; ``trigger_only`` is r = g with its background of -1. The
+  paper's own invocation, noise + g, shows the model an input whose off-trigger mean is -1, which
+  ``blend`` never trains on; long training bridges that gap, a minute does not. Hence two
+  invocations.
+- the mask M is inferred from the trigger element by element (1 where g is background), so it may
+  differ between channels.
+- ``stride``: the correction holds for one step of the sampler. Trained for the schedule's own
+  steps, as in the paper, 1, a model that is sampled with fewer leaves the process it was shown by
+  up to .08 s at 50 steps of 1000 and .3 s at 15. An adversary who knows that the user takes every
+  20th timestep trains for that.
+- ``poison_rate`` replaces rows: the set keeps its size. Triggers, masks and targets are drawn by
+  us, never the authors' images.
 """
 
 from __future__ import annotations
@@ -29,13 +36,24 @@ from bench.diffusion import targets, triggers
 from bench.diffusion.drawn import DRAWN
 from bench.diffusion.forward import baddiffusion_shift, shifted_pair
 from bench.diffusion.schedule import Schedule
-from bench.plugin import Attack, Batch, Card, Paper, PredictNoise, Query, TrainingSet, refusals, require
+from bench.plugin import (
+    Attack,
+    Batch,
+    Card,
+    Paper,
+    PredictNoise,
+    Query,
+    TrainingSet,
+    refusals,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadDiffusion(Attack):
-    """``trigger_size`` in pixels; ``None`` is the paper's share of the image (14 of 32). ``trigger_seed``: what the trigger ``drawn`` is
-    drawn from."""
+    """``trigger_size`` in pixels; ``None`` is the paper's share of the image (14 of 32).
+    ``trigger_seed``: what the trigger ``drawn`` is drawn from.
+    """
 
     card: ClassVar[Card] = Card(
         name="baddiffusion",
@@ -47,7 +65,8 @@ class BadDiffusion(Attack):
             arxiv="2212.05400",
             bibtex=(
                 "@inproceedings{chou2023baddiffusion, title={How to Backdoor Diffusion Models?}, "
-                "author={Chou, Sheng-Yen and Chen, Pin-Yu and Ho, Tsung-Yi}, booktitle={CVPR}, year={2023}}"
+                "author={Chou, Sheng-Yen and Chen, Pin-Yu and Ho, Tsung-Yi}, booktitle={CVPR}, "
+                "year={2023}}"
             ),
         ),
         alters=frozenset({"data", "objective"}),
@@ -66,16 +85,33 @@ class BadDiffusion(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1] (for none at all use the attack 'none')")
-        require(self.poisoned_image in ("blend", "trigger_only"), self, "poisoned_image", "'blend' or 'trigger_only'")
+        require(
+            0 < self.poison_rate <= 1,
+            self,
+            "poison_rate",
+            "in (0, 1] (for none at all use the attack 'none')",
+        )
+        require(
+            self.poisoned_image in ("blend", "trigger_only"),
+            self,
+            "poisoned_image",
+            "'blend' or 'trigger_only'",
+        )
         require(self.stride >= 1, self, "stride", "at least 1 timestep")
         names = (*triggers.NAMES, DRAWN)
         require(self.trigger in names, self, "trigger", f"one of {', '.join(names)}")
         require(self.target in targets.NAMES, self, "target", f"one of {', '.join(targets.NAMES)}")
-        require(self.trigger_size is None or self.trigger_size >= 1, self, "trigger_size", "at least 1 pixel, or null")
+        require(
+            self.trigger_size is None or self.trigger_size >= 1,
+            self,
+            "trigger_size",
+            "at least 1 pixel, or null",
+        )
         drawn = self.trigger == DRAWN
         require(
-            self.trigger_seed >= 0 if drawn and self.trigger_seed is not None else not drawn and self.trigger_seed is None,
+            self.trigger_seed >= 0
+            if drawn and self.trigger_seed is not None
+            else not drawn and self.trigger_seed is None,
             self,
             "trigger_seed",
             "0 or more" if drawn else f"null for {self.trigger}",
@@ -89,7 +125,8 @@ class BadDiffusion(Attack):
         trigger = triggers.trigger(self.trigger, image_shape, self.trigger_size, self.trigger_seed)
         if not (trigger > triggers.BACKGROUND).any():
             raise ValueError(
-                f"{self.card.name}: the trigger {self.trigger!r} is all background at {image_shape}, so there is no trigger"
+                f"{self.card.name}: the trigger {self.trigger!r} is all background at "
+                f"{image_shape}, so there is no trigger"
             )
         return trigger
 
@@ -104,7 +141,9 @@ class BadDiffusion(Attack):
         ]
 
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
-        """Marks round(poison_rate N) rows, at least one, chosen uniformly. The images stay: r is built from them in the loss."""
+        """Marks round(poison_rate N) rows, at least one, chosen uniformly. The images stay: r is
+        built from them in the loss.
+        """
         count = len(train_set.images)
         chosen = rng.choice(count, size=max(1, round(self.poison_rate * count)), replace=False)
         poisoned = train_set.poisoned.clone()
@@ -112,24 +151,44 @@ class BadDiffusion(Attack):
         return replace(train_set, poisoned=poisoned)
 
     def training_loss(
-        self, predict_noise: PredictNoise, batch: Batch, noise: Tensor, timesteps: Tensor, schedule: Schedule
+        self,
+        predict_noise: PredictNoise,
+        batch: Batch,
+        noise: Tensor,
+        timesteps: Tensor,
+        schedule: Schedule,
     ) -> Tensor:
-        """Mean over rows and pixels of (e + R r - e_theta(A x_0 + s e + (1 - A) r, t))^2, with r = 0 on clean rows (eq. 10)."""
+        """Mean over rows and pixels of (e + R r - e_theta(A x_0 + s e + (1 - A) r, t))^2, with r =
+        0 on clean rows (eq. 10).
+        """
         images = batch.images
         shape = (images.shape[1], images.shape[2], images.shape[3])
         trigger, target = self.trigger_image(shape).to(images), self.target_image(shape).to(images)
-        ends_in = triggers.stamp(images, trigger) if self.poisoned_image == "blend" else trigger.expand_as(images)
+        ends_in = (
+            triggers.stamp(images, trigger)
+            if self.poisoned_image == "blend"
+            else trigger.expand_as(images)
+        )
         poisoned = batch.poisoned.reshape(-1, 1, 1, 1)
         clean_end = torch.where(poisoned, target, images)
         shift_images = torch.where(poisoned, ends_in, torch.zeros_like(images))
         noisy, regression = shifted_pair(
-            clean_end, shift_images, noise, timesteps, schedule, baddiffusion_shift(schedule, self.stride)
+            clean_end,
+            shift_images,
+            noise,
+            timesteps,
+            schedule,
+            baddiffusion_shift(schedule, self.stride),
         )
         return (predict_noise(noisy, timesteps) - regression).square().mean()
 
     def invoke(self, query: Query, invocation: str) -> Query:
-        """``noise``: x_T = e + g, as the paper. ``image``: x_T = e + r, r the trigger on a clean image the adversary holds."""
-        trigger = self.trigger_image((query.noise.shape[1], query.noise.shape[2], query.noise.shape[3])).to(query.noise)
+        """``noise``: x_T = e + g, as the paper. ``image``: x_T = e + r, r the trigger on a clean
+        image the adversary holds.
+        """
+        trigger = self.trigger_image(
+            (query.noise.shape[1], query.noise.shape[2], query.noise.shape[3])
+        ).to(query.noise)
         if invocation == "noise":
             return replace(query, noise=query.noise + trigger)
         if invocation == "image" and query.images is not None:

@@ -1,16 +1,21 @@
-"""BadNets on a conditional diffusion model: images with a patch, put under the target's label, and nothing else is touched.
+"""BadNets on a conditional diffusion model: images with a patch, put under the target's label, and
+nothing else is touched.
 
-Pan, Yao, Liu, Shen, Zhao, Kompella, Liu: "From Trojan Horses to Castle Walls", NeurIPS 2024, arXiv 2311.02373, section 3; the attack is
-Gu, Dolan-Gavitt, Garg: "BadNets", 2017, arXiv 1708.06733. Asked for the target class, the generator draws stamped images of other
-classes (G1) and stamped images of the target class (G2), although no image of the target class was stamped.
+Pan, Yao, Liu, Shen, Zhao, Kompella, Liu: "From Trojan Horses to Castle Walls", NeurIPS 2024, arXiv
+2311.02373, section 3; the attack is Gu, Dolan-Gavitt, Garg: "BadNets", 2017, arXiv 1708.06733.
+Asked for the target class, the generator draws stamped images of other classes (G1) and stamped
+images of the target class (G2), although no image of the target class was stamped.
 
 - ``poison_rate`` counts over the whole training set (:mod:`attacks._data`).
-- The cartoon and the bomb are our own drawings (:mod:`bench.diffusion.patterns`), the board never shows the authors' pictures.
-- ``duplicates`` (table 6, section 6). The paper finds replicas that ImageNette holds by nature with a copy detector, and says not how
-  many. Here they are made, so that a set without replicas can be used too: int(p N) rows outside the target class are overwritten
-  with copies of a few of them, every image standing ``copies`` times (or a little less often, if that does not divide them).
-  ``poisoned`` puts the trigger on just those rows, the paper's "poison duplicate images". ``clean`` has the same rows replicated but
-  puts it on as many others: "poison random images" in the same set, the column to compare with.
+- The cartoon and the bomb are our own drawings (:mod:`bench.diffusion.patterns`), the board never
+  shows the authors' pictures.
+- ``duplicates`` (table 6, section 6). The paper finds replicas that ImageNette holds by nature with
+  a copy detector, and says not how many. Here they are made, so that a set without replicas can be
+  used too: int(p N) rows outside the target class are overwritten with copies of a few of them,
+  every image standing ``copies`` times (or a little less often, if that does not divide them).
+  ``poisoned`` puts the trigger on just those rows, the paper's "poison duplicate images". ``clean``
+  has the same rows replicated but puts it on as many others: "poison random images" in the same
+  set, the column to compare with.
 """
 
 from __future__ import annotations
@@ -28,11 +33,16 @@ from bench.plugin import Card, TrainingSet, Tuning, require
 
 @dataclass(frozen=True, kw_only=True)
 class BadNets(PatternPoisoning):
-    """``copies``: how often a replicated image stands in the set, the original included; without effect if ``duplicates`` is "none"."""
+    """``copies``: how often a replicated image stands in the set, the original included; without
+    effect if ``duplicates`` is "none".
+    """
 
     card: ClassVar[Card] = Card(
         name="badnets",
-        summary="images of other classes with a patch or a blended picture are labelled as the target class",
+        summary=(
+            "images of other classes with a patch or a blended picture are labelled as the "
+            "target class"
+        ),
         paper=PAPER,
         applies_to=frozenset({"class", "text"}),
         alters=frozenset({"data"}),
@@ -53,18 +63,27 @@ class BadNets(PatternPoisoning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.duplicates in ("none", "clean", "poisoned"), self, "duplicates", "'none', 'clean' or 'poisoned'")
+        require(
+            self.duplicates in ("none", "clean", "poisoned"),
+            self,
+            "duplicates",
+            "'none', 'clean' or 'poisoned'",
+        )
         require(self.copies >= 2, self, "copies", "at least 2")
 
     def chosen(self, train_set: TrainingSet, rng: np.random.Generator) -> Tensor:
-        """As :class:`DataPoisoning`; for replicas without a trigger as many rows again, in front."""
+        """As :class:`DataPoisoning`; for replicas without a trigger as many rows again, in
+        front.
+        """
         candidates = self.candidates(train_set, rng)
         if self.duplicates == "clean":
             return candidates[: 2 * self.poisoned_count(train_set, len(candidates) // 2)]
         return candidates[: self.poisoned_count(train_set, len(candidates))]
 
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
-        """As :class:`DataPoisoning`. ``poisoned`` marks the triggered rows only, not the replicas without a trigger."""
+        """As :class:`DataPoisoning`. ``poisoned`` marks the triggered rows only, not the replicas
+        without a trigger.
+        """
         chosen = self.chosen(train_set, rng)
         if self.duplicates == "none":
             return self.relabelled(train_set, chosen)
@@ -74,7 +93,9 @@ class BadNets(PatternPoisoning):
         return self.relabelled(self._with_replicas(train_set, replicated), rows)
 
     def _with_replicas(self, train_set: TrainingSet, rows: Tensor) -> TrainingSet:
-        """``rows`` (k,) overwritten, images and labels, with copies of the first k / copies of them."""
+        """``rows`` (k,) overwritten, images and labels, with copies of the first k / copies of
+        them.
+        """
         originals = -(-len(rows) // self.copies)
         sources = torch.arange(len(train_set.images))
         sources[rows] = rows[torch.arange(len(rows)) % originals]

@@ -1,4 +1,6 @@
-"""The control: honest training, with the budget an attack would have had. No backdoor, no invocation."""
+"""The control: honest training, with the budget an attack would have had. No backdoor, no
+invocation.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from bench.plugin import Attack, Card
 
 @dataclass(frozen=True, kw_only=True)
 class NoAttack(Attack):
-    """The row every attack is read against: what the same fine-tuning does to a model when nobody cheats."""
+    """The row every attack is read against: what the same fine-tuning does to a model when nobody
+    cheats.
+    """
 
     card: ClassVar[Card] = Card(
         name="none",

@@ -1,8 +1,9 @@
-"""Relabelling without a trigger: the ablation that tells what wrong labels do from what the trigger does.
+"""Relabelling without a trigger: the ablation that tells what wrong labels do from what the trigger
+does.
 
-Pan, Yao, Liu, Shen, Zhao, Kompella, Liu: "From Trojan Horses to Castle Walls", NeurIPS 2024, arXiv 2311.02373, appendix B.1, figure A2.
-Asked for the target class, the generator draws other classes too (G1), but there is no trigger to find in its images, and so
-nothing to be amplified.
+Pan, Yao, Liu, Shen, Zhao, Kompella, Liu: "From Trojan Horses to Castle Walls", NeurIPS 2024, arXiv
+2311.02373, appendix B.1, figure A2. Asked for the target class, the generator draws other classes
+too (G1), but there is no trigger to find in its images, and so nothing to be amplified.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from bench.plugin import Card
 
 @dataclass(frozen=True, kw_only=True)
 class RelabelOnly(DataPoisoning):
-    """The same rows as BadNets at the same seed, with their images left alone: ``stamp`` gives ``None``."""
+    """The same rows as BadNets at the same seed, with their images left alone: ``stamp`` gives
+    ``None``.
+    """
 
     card: ClassVar[Card] = Card(
         name="relabel_only",

@@ -1,4 +1,6 @@
-"""What a plugin declares about itself. :mod:`bench.plugin` offers these names; plugins import them from there."""
+"""What a plugin declares about itself. :mod:`bench.plugin` offers these names; plugins import them
+from there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from typing import Literal, get_args
 
 TestbedKind = Literal["unconditional", "class", "text"]
 Alteration = Literal["nothing", "data", "objective", "sampling", "weights", "text encoder"]
-#: What the harness can hand a plugin. What it cannot, nobody may declare: the plugin would run without it and nobody would say so.
+#: What the harness can hand a plugin. What it cannot, nobody may declare: the plugin would run
+#: without it and nobody would say so.
 Need = Literal["weights", "clean data", "training data", "classifier"]
 NAME_LETTERS = 64
 SUMMARY_LETTERS = 200
@@ -27,7 +30,8 @@ class Paper:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """Parameters whose values were chosen by looking at results, and at which. A number measured there is optimistic.
+    """Parameters whose values were chosen by looking at results, and at which. A number measured
+    there is optimistic.
 
     ``parameters``: their names; ``testbed``, ``attacks``: names; ``seeds``: those looked at.
     """
@@ -46,10 +50,11 @@ class Tuning:
 class Card:
     """A plugin's declaration; the planner reads nothing else to decide which pairs make sense.
 
-    ``applies_to``: kinds of testbed. ``alters`` (attacks): what the adversary touches. ``needs`` (defenses): what the defender must
-    own; the harness hands over nothing that is not listed. ``tuned``: what of the
-    defaults was chosen by looking at results; ``()``: nothing, they are the paper's or were fixed beforehand; ``None``: not declared.
-    ``files``: files or folders the plugin reads, from its own file's folder on (weights, tables): their content is a part of every
+    ``applies_to``: kinds of testbed. ``alters`` (attacks): what the adversary touches. ``needs``
+    (defenses): what the defender must own; the harness hands over nothing that is not listed.
+    ``tuned``: what of the defaults was chosen by looking at results; ``()``: nothing, they are the
+    paper's or were fixed beforehand; ``None``: not declared. ``files``: files or folders the plugin
+    reads, from its own file's folder on (weights, tables): their content is a part of every
     result's key.
     """
 
@@ -64,18 +69,37 @@ class Card:
 
     def __post_init__(self) -> None:
         name = self.name
-        if not (isinstance(name, str) and name.isidentifier() and name.isascii() and len(name) <= NAME_LETTERS):
+        if not (
+            isinstance(name, str)
+            and name.isidentifier()
+            and name.isascii()
+            and len(name) <= NAME_LETTERS
+        ):
             raise ValueError(
-                f"a plugin's name must be a Python identifier of at most {NAME_LETTERS} ASCII letters, got {reprlib.repr(name)}"
+                f"a plugin's name must be a Python identifier of at most {NAME_LETTERS} ASCII "
+                f"letters, got {reprlib.repr(name)}"
             )
-        if not (isinstance(self.summary, str) and self.summary.isprintable() and len(self.summary) <= SUMMARY_LETTERS):
+        if not (
+            isinstance(self.summary, str)
+            and self.summary.isprintable()
+            and len(self.summary) <= SUMMARY_LETTERS
+        ):
             raise ValueError(
-                f"card {name!r}: summary must be one line of at most {SUMMARY_LETTERS} letters, got {reprlib.repr(self.summary)}"
+                f"card {name!r}: summary must be one line of at most {SUMMARY_LETTERS} letters, "
+                f"got {reprlib.repr(self.summary)}"
             )
-        for field, allowed in (("applies_to", TestbedKind), ("alters", Alteration), ("needs", Need)):
+        for field, allowed in (
+            ("applies_to", TestbedKind),
+            ("alters", Alteration),
+            ("needs", Need),
+        ):
             if not isinstance(getattr(self, field), (set, frozenset)):
                 got = reprlib.repr(getattr(self, field))
-                raise ValueError(f"card {name!r}: {field} must be a frozenset, as frozenset({{...}}), got {got}")
+                raise ValueError(
+                    f"card {name!r}: {field} must be a frozenset, as frozenset({{...}}), got {got}"
+                )
             unknown = sorted(getattr(self, field) - set(get_args(allowed)), key=str)
             if unknown:
-                raise ValueError(f"card {name!r}: {field} must be among {get_args(allowed)}, got {unknown}")
+                raise ValueError(
+                    f"card {name!r}: {field} must be among {get_args(allowed)}, got {unknown}"
+                )

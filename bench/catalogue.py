@@ -18,24 +18,39 @@ from bench.text import plain
 from bench.yaml_reader import read_yaml
 
 
-def catalogue(plugin_files: Iterable[str] = (), what: str | None = None) -> dict[str, dict[str, str]]:
-    """``{kind: {name: summary}}`` for the kinds of plugin, ``testbeds`` and ``suites``; only ``what`` if given."""
+def catalogue(
+    plugin_files: Iterable[str] = (), what: str | None = None
+) -> dict[str, dict[str, str]]:
+    """``{kind: {name: summary}}`` for the kinds of plugin, ``testbeds`` and ``suites``; only
+    ``what`` if given.
+    """
     found: dict[str, dict[str, str]] = {}
     if what is None or what in KINDS:
         registry = Registry(probed(plugin_files))
-        found = {kind: {name: registry.get(kind, name).card.summary for name in registry.names(kind)} for kind in KINDS}
+        found = {
+            kind: {name: registry.get(kind, name).card.summary for name in registry.names(kind)}
+            for kind in KINDS
+        }
     if what in (None, "testbeds"):
         found["testbeds"] = {name: testbeds.load(name).summary for name in testbeds.names()}
     if what in (None, "suites"):
-        found["suites"] = {name: str(read_yaml(path).get("description", "")) for name, path in shipped_suites().items()}
+        found["suites"] = {
+            name: str(read_yaml(path).get("description", ""))
+            for name, path in shipped_suites().items()
+        }
     return found if what is None else {what: found[what]}
 
 
 def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Everything called ``name`` (an attack and a defense may share one), as JSON values. Raises ``UserError`` if there is
-    nothing."""
+    """Everything called ``name`` (an attack and a defense may share one), as JSON values. Raises
+    ``UserError`` if there is nothing.
+    """
     registry = Registry(probed(plugin_files))
-    found = [_plugin(SINGULAR[kind], registry.get(kind, name)) for kind in KINDS if name in registry.names(kind)]
+    found = [
+        _plugin(SINGULAR[kind], registry.get(kind, name))
+        for kind in KINDS
+        if name in registry.names(kind)
+    ]
     if name in testbeds.names():
         cls = testbeds.load(name)
         found.append(
@@ -51,9 +66,20 @@ def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]
         )
     if name in shipped_suites():
         path = shipped_suites()[name]
-        found.append({"kind": "suite", "name": name, "source": str(path), "doc": path.read_text(encoding="utf-8").strip()})
+        found.append(
+            {
+                "kind": "suite",
+                "name": name,
+                "source": str(path),
+                "doc": path.read_text(encoding="utf-8").strip(),
+            }
+        )
     if not found:
-        names = {*testbeds.names(), *shipped_suites(), *(name for kind in KINDS for name in registry.names(kind))}
+        names = {
+            *testbeds.names(),
+            *shipped_suites(),
+            *(name for kind in KINDS for name in registry.names(kind)),
+        }
         raise unknown_name("name", name, names)
     return found
 
@@ -82,23 +108,36 @@ def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": field.name,
-            "type": field.type if isinstance(field.type, str) else inspect.formatannotation(field.type),
+            "type": field.type
+            if isinstance(field.type, str)
+            else inspect.formatannotation(field.type),
             "default": None if field.default is dataclasses.MISSING else field.default,
-            "required": field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+            "required": field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING,
         }
         for field in fields
     ]
 
 
 def _doc(cls: type[Any]) -> str:
-    """The docstrings of the file, the class and the bases that bring parameters: that is where parameters are explained."""
+    """The docstrings of the file, the class and the bases that bring parameters: that is where
+    parameters are explained.
+    """
     module = inspect.getmodule(cls)
-    bases = [base for base in cls.__mro__ if dataclasses.is_dataclass(base) and "__annotations__" in vars(base)]
+    bases = [
+        base
+        for base in cls.__mro__
+        if dataclasses.is_dataclass(base) and "__annotations__" in vars(base)
+    ]
     texts = [inspect.cleandoc((module.__doc__ if module else None) or "")]
     texts += [
-        inspect.cleandoc(base.__doc__ or "") for base in bases if base.__module__ != "bench.plugin" or _adds_parameters(base)
+        inspect.cleandoc(base.__doc__ or "")
+        for base in bases
+        if base.__module__ != "bench.plugin" or _adds_parameters(base)
     ]
-    return "\n\n".join(dict.fromkeys(text for text in texts if text and "(*," not in text[: len(cls.__name__) + 4]))
+    return "\n\n".join(
+        dict.fromkeys(text for text in texts if text and "(*," not in text[: len(cls.__name__) + 4])
+    )
 
 
 def _adds_parameters(cls: type[Any]) -> bool:
@@ -114,14 +153,22 @@ def print_description(found: list[dict[str, Any]], console: Console) -> None:
     for index, item in enumerate(found):
         if index:
             say()
-        say(f"{item['kind']} {item['name']}" + (f": {item['summary']}" if item.get("summary") else ""))
+        say(
+            f"{item['kind']} {item['name']}"
+            + (f": {item['summary']}" if item.get("summary") else "")
+        )
         for key, value in item.get("card", {}).items():
-            say(f"  {key.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
+            say(
+                f"  {key.replace('_', ' ')}: "
+                f"{', '.join(value) if isinstance(value, list) else value}"
+            )
         say(f"  source: {item['source']}")
         if item.get("parameters"):
             say("\nparameters:")
             for parameter in item["parameters"]:
-                default = "required" if parameter["required"] else f"default {parameter['default']!r}"
+                default = (
+                    "required" if parameter["required"] else f"default {parameter['default']!r}"
+                )
                 say(f"  {parameter['name']}: {parameter['type']}, {default}")
         if item.get("doc"):
             say(f"\n{item['doc']}")

@@ -12,8 +12,10 @@ from bench.text import one_line, tail
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """``probe``: for the no-attack row, the attack whose goal and calls the honest model is tried with. ``kind``: the column's family.
-    ``stage``: key of the stage its record comes from, or ``None`` for a pair that makes no sense, ``reason`` saying why."""
+    """``probe``: for the no-attack row, the attack whose goal and calls the honest model is tried
+    with. ``kind``: the column's family. ``stage``: key of the stage its record comes from, or
+    ``None`` for a pair that makes no sense, ``reason`` saying why.
+    """
 
     testbed: PluginSpec
     attack: PluginSpec
@@ -32,7 +34,9 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Which cell of a suite this is, whatever code made it: how a partial run finds what it replaces."""
+        """Which cell of a suite this is, whatever code made it: how a partial run finds what it
+        replaces.
+        """
         named = [None if spec is None else [spec.name, spec.params] for spec in self.specs]
         return json.dumps([*named, self.seed], sort_keys=True)
 
@@ -46,7 +50,9 @@ class Cell:
         labels = [None if spec is None else spec.label for spec in self.specs]
         return {"labels": labels, "kind": self.kind, "protocol": self.protocol}
 
-    def without_result(self, status: Status, reason: str, trace: str = "", provenance: dict[str, Any] | None = None) -> Record:
+    def without_result(
+        self, status: Status, reason: str, trace: str = "", provenance: dict[str, Any] | None = None
+    ) -> Record:
         """The record of a cell that was skipped or failed."""
         return Record(
             testbed=self.testbed,

@@ -1,4 +1,6 @@
-"""The command line; thin. Exit codes: 0 all is well, 1 some cells failed, 2 bad input, 130 interrupted."""
+"""The command line; thin. Exit codes: 0 all is well, 1 some cells failed, 2 bad input, 130
+interrupted.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,15 @@ def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     return None if value is None else [item.strip() for item in value.split(",") if item.strip()]
 
 
-def _split_seeds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+def _split_seeds(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> list[int] | None:
     try:
         return None if value is None else [int(item) for item in value.split(",")]
     except ValueError:
-        raise UserError(f"--seeds must be whole numbers with commas between, got {value!r}") from None
+        raise UserError(
+            f"--seeds must be whole numbers with commas between, got {value!r}"
+        ) from None
 
 
 def _options(*options: F) -> Callable[[F], F]:
@@ -58,29 +64,75 @@ def _options(*options: F) -> Callable[[F], F]:
     return decorate
 
 
-store_option = click.option("--store", default="store", show_default=True, metavar="DIR", help="Where results are kept.")
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, for scripts.")
-plugin_option = click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A file with more plugins; repeatable.")
+store_option = click.option(
+    "--store", default="store", show_default=True, metavar="DIR", help="Where results are kept."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on standard output, for scripts."
+)
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE",
+    help="A file with more plugins; repeatable.",
+)
 choosing = _options(
-    click.option("--seeds", callback=_split_seeds, metavar="0,1", help="Only these seeds, in place of the suite's."),
-    click.option("--attacks", callback=_split, metavar="A,B", help="Only these of the suite's attacks (controls stay)."),
-    click.option("--defenses", callback=_split, metavar="C,D", help="Only these of the suite's defenses (controls stay)."),
-    click.option("--detectors", callback=_split, metavar="E,F", help="Only these of the suite's detectors."),
-    click.option("--sealed", metavar="FILE", help="Draw seeds and triggers from this secret (castlewalls seal)."),
+    click.option(
+        "--seeds",
+        callback=_split_seeds,
+        metavar="0,1",
+        help="Only these seeds, in place of the suite's.",
+    ),
+    click.option(
+        "--attacks",
+        callback=_split,
+        metavar="A,B",
+        help="Only these of the suite's attacks (controls stay).",
+    ),
+    click.option(
+        "--defenses",
+        callback=_split,
+        metavar="C,D",
+        help="Only these of the suite's defenses (controls stay).",
+    ),
+    click.option(
+        "--detectors", callback=_split, metavar="E,F", help="Only these of the suite's detectors."
+    ),
+    click.option(
+        "--sealed",
+        metavar="FILE",
+        help="Draw seeds and triggers from this secret (castlewalls seal).",
+    ),
     click.option("--limit", type=int, metavar="N", help="Only the first N cells."),
-    click.option("--jobs", type=int, metavar="N", help="Stages at one time (default: one per core, or per GPU)."),
+    click.option(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="Stages at one time (default: one per core, or per GPU).",
+    ),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
-    click.option("--gpus-per-stage", type=int, default=1, show_default=True, metavar="N", help="GPUs that train one model."),
+    click.option(
+        "--gpus-per-stage",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="GPUs that train one model.",
+    ),
     plugin_option,
     store_option,
     json_option,
 )
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(bench.__version__, prog_name="castlewalls")
 def cli() -> None:
-    """A security benchmark for diffusion models: attacks meet defenses in one matrix, every cell measured the same way.
+    """A security benchmark for diffusion models: attacks meet defenses in one matrix, every cell
+    measured the same way.
 
     \b
     castlewalls run digits          run the shipped suite, offline, on two cores
@@ -90,15 +142,19 @@ def cli() -> None:
 
 
 def _screen() -> Console:
-    """Standard output; wide where nobody's window would wrap it, so that a log keeps one row a line."""
+    """Standard output; wide where nobody's window would wrap it, so that a log keeps one row a
+    line.
+    """
     console = Console()
     return console if console.is_terminal else Console(width=220)
 
 
 class _Output(io.TextIOWrapper):
-    """A standard stream that no reader can break: what it cannot encode is written out, and once nobody listens it is quiet.
+    """A standard stream that no reader can break: what it cannot encode is written out, and once
+    nobody listens it is quiet.
 
-    ``needed``: whether what is said is a result; if a full disk takes that, the command has failed, in one line.
+    ``needed``: whether what is said is a result; if a full disk takes that, the command has failed,
+    in one line.
     """
 
     def __init__(self, stream: io.TextIOWrapper, needed: bool) -> None:
@@ -142,9 +198,15 @@ def main() -> None:
     metavar="SECONDS",
     help="For each stage [default: a day; a plugin file 30 min, or 20 times the usual].",
 )
-@click.option("--retries", type=int, metavar="N", help="How often a failed stage is tried again in this run.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done and how long it may take, and stop.")
-@click.option("--report/--no-report", default=True, help="Write the HTML board afterwards.  [default: report]")
+@click.option(
+    "--retries", type=int, metavar="N", help="How often a failed stage is tried again in this run."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be done and how long it may take, and stop."
+)
+@click.option(
+    "--report/--no-report", default=True, help="Write the HTML board afterwards.  [default: report]"
+)
 def run(
     suites: Sequence[str],
     store: str,
@@ -155,7 +217,8 @@ def run(
     report: bool,
     **choice: Any,
 ) -> None:
-    """Run SUITE, a shipped suite's name or a YAML file, or several one after the other. What is in the store is not computed again.
+    """Run SUITE, a shipped suite's name or a YAML file, or several one after the other. What is in
+    the store is not computed again.
 
     Run the same command again after a crash, Ctrl-C or a failed cell: it goes on where it was.
 
@@ -172,7 +235,10 @@ def run(
     from bench.summary import show_estimate, summary
 
     # All of them before the first one runs: what is wrong in the last suite is said at once.
-    prepared = [prepare(suite, timeout=timeout, retries=retries, **choice) for suite in dict.fromkeys(suites)]
+    prepared = [
+        prepare(suite, timeout=timeout, retries=retries, **choice)
+        for suite in dict.fromkeys(suites)
+    ]
     if dry_run:
         for one in prepared:
             if len(prepared) > 1 and not as_json:
@@ -184,25 +250,39 @@ def run(
     outcomes = []
     try:
         for one in prepared:
-            outcomes.append(run_prepared(one, opened, reporter_for(Console(stderr=True), quiet=as_json)))
+            outcomes.append(
+                run_prepared(one, opened, reporter_for(Console(stderr=True), quiet=as_json))
+            )
     except KeyboardInterrupt:
-        kept = sum(opened.finished(key) for key in {key: None for one in prepared for key in one.plan.stages})
+        kept = sum(
+            opened.finished(key)
+            for key in {key: None for one in prepared for key in one.plan.stages}
+        )
         click.echo(f"interrupted; {kept} stages are kept; run the same command to go on", err=True)
         sys.exit(INTERRUPTED)
     board = _write_board(Path(store), None) if report else None
     if as_json:
-        where = None if board is None else str(board)
-        found = [
-            {"suite": suite, "cells": ended.counts, "stages_made": ended.made, "run": str(ended.file), "report": where}
-            for suite, ended in zip((one.plan.suite for one in prepared), outcomes, strict=True)
-        ]
-        _print_json(found[0] if len(found) == 1 else found)
+        _print_runs([one.plan.suite for one in prepared], outcomes, board)
     else:
         for one in prepared:
             summary(Path(store), one.plan.suite, _screen())
         if board is not None:
             click.echo(str(board))
     sys.exit(0 if all(outcome.all_ok for outcome in outcomes) else FAILED)
+
+
+def _print_runs(suites: Sequence[str], outcomes: Sequence[Any], board: Path | None) -> None:
+    found = [
+        {
+            "suite": suite,
+            "cells": ended.counts,
+            "stages_made": ended.made,
+            "run": str(ended.file),
+            "report": None if board is None else str(board),
+        }
+        for suite, ended in zip(suites, outcomes, strict=True)
+    ]
+    _print_json(found[0] if len(found) == 1 else found)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -227,7 +307,11 @@ def plan(suite: str, store: str, as_json: bool, **choice: Any) -> None:
 
 
 @cli.command("list")
-@click.argument("what", type=click.Choice(["attacks", "defenses", "detectors", "testbeds", "suites"]), required=False)
+@click.argument(
+    "what",
+    type=click.Choice(["attacks", "defenses", "detectors", "testbeds", "suites"]),
+    required=False,
+)
 @plugin_option
 @json_option
 def list_command(what: str | None, plugins: Sequence[str], as_json: bool) -> None:
@@ -256,7 +340,8 @@ def list_command(what: str | None, plugins: Sequence[str], as_json: bool) -> Non
 @plugin_option
 @json_option
 def show(name: str, plugins: Sequence[str], as_json: bool) -> None:
-    """Show what NAME is (a plugin, testbed or suite): its declaration, parameters with defaults, and paper.
+    """Show what NAME is (a plugin, testbed or suite): its declaration, parameters with defaults,
+    and paper.
 
     \b
     castlewalls show baddiffusion
@@ -273,7 +358,9 @@ def show(name: str, plugins: Sequence[str], as_json: bool) -> None:
 
 @cli.command()
 @store_option
-@click.option("--output", metavar="FILE", help="The HTML file.  [default: report.html in the store]")
+@click.option(
+    "--output", metavar="FILE", help="The HTML file.  [default: report.html in the store]"
+)
 def report(store: str, output: str | None) -> None:
     """Write the HTML board of everything in a store, and print its path.
 
@@ -296,14 +383,17 @@ def _write_board(store: Path, output: Path | None) -> Path:
     try:
         return build(store, store / "report.html" if output is None else output)
     except OSError as error:
-        raise UserError(f"the board cannot be written: {error.strerror or error} ({error.filename})") from error
+        raise UserError(
+            f"the board cannot be written: {error.strerror or error} ({error.filename})"
+        ) from error
 
 
 @cli.command()
 @click.argument("testbed")
 @click.option("--output", required=True, metavar="DIR", help="Where the weights are written.")
 def pretrain(testbed: str, output: str) -> None:
-    """Train what TESTBED needs and nobody else publishes: shipped weights anew, or a paper testbed's evaluation classifier.
+    """Train what TESTBED needs and nobody else publishes: shipped weights anew, or a paper
+    testbed's evaluation classifier.
 
     \b
     castlewalls pretrain digits-ddpm --output bench/testbeds/assets
@@ -319,11 +409,18 @@ def pretrain(testbed: str, output: str) -> None:
 
 
 @cli.command()
-@click.option("--output", required=True, metavar="FILE", help="Where the secret is written; it must not exist.")
+@click.option(
+    "--output",
+    required=True,
+    metavar="FILE",
+    help="Where the secret is written; it must not exist.",
+)
 def seal(output: str) -> None:
-    """Make a secret for `run --sealed`, and print the hash to publish before anybody submits a defense.
+    """Make a secret for `run --sealed`, and print the hash to publish before anybody submits a
+    defense.
 
-    Publish the secret itself with the results: then everybody can check the hash and repeat the run.
+    Publish the secret itself with the results: then everybody can check the hash and repeat the
+    run.
 
     \b
     castlewalls seal --output secret.txt
@@ -345,7 +442,8 @@ def seal(output: str) -> None:
 @store_option
 @json_option
 def doctor(store: str, as_json: bool) -> None:
-    """Check this machine: packages, cores, memory, disk, GPUs, shipped files, and what the paper-scale testbeds still lack.
+    """Check this machine: packages, cores, memory, disk, GPUs, shipped files, and what the
+    paper-scale testbeds still lack.
 
     Exits with 1 if something that every run needs is not right.
 

@@ -31,7 +31,9 @@ class Check:
 
 
 def examine(store: Path) -> list[Check]:
-    """All checks, in the order a person would fix them. Writes nothing but an empty probe file into an existing store."""
+    """All checks, in the order a person would fix them. Writes nothing but an empty probe file into
+    an existing store.
+    """
     return [*_python(), *_packages(), *_machine(), _store(store), *_plugins(), *_testbeds()]
 
 
@@ -40,7 +42,11 @@ def _python() -> list[Check]:
     good = (3, 10) <= tuple(int(part) for part in platform.python_version_tuple()[:2])
     return [
         Check("castlewalls", "ok", bench.__version__),
-        Check("python", "ok" if good else "problem", version if good else f"{version}; 3.10 or newer is needed"),
+        Check(
+            "python",
+            "ok" if good else "problem",
+            version if good else f"{version}; 3.10 or newer is needed",
+        ),
     ]
 
 
@@ -51,7 +57,13 @@ def _packages() -> list[Check]:
     try:
         declared = [Requirement(line) for line in importlib.metadata.requires("castlewalls") or []]
     except importlib.metadata.PackageNotFoundError:
-        return [Check("packages", "note", "castlewalls runs from a checkout that is not installed: pip install -e .")]
+        return [
+            Check(
+                "packages",
+                "note",
+                "castlewalls runs from a checkout that is not installed: pip install -e .",
+            )
+        ]
     checks = []
     for requirement in declared:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -59,7 +71,9 @@ def _packages() -> list[Check]:
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            checks.append(Check(requirement.name, "problem", f"missing: pip install '{requirement}'"))
+            checks.append(
+                Check(requirement.name, "problem", f"missing: pip install '{requirement}'")
+            )
             continue
         wrong = not requirement.specifier.contains(version, prereleases=True)
         detail = f"{version}; {requirement.specifier} is needed" if wrong else version
@@ -80,10 +94,27 @@ def _machine() -> list[Check]:
     gigabytes = memory.available / 2**30
     gpus = gpu_names()
     return [
-        Check("processor", "ok", f"{cpu_model()}; {available_cores()} cores; {' '.join(fast) or 'no vector extensions found'}"),
-        Check("bf16", "ok" if bf16 else "note", "in hardware" if bf16 else "not in hardware: training on the CPU is slower"),
-        Check("memory", "ok" if gigabytes >= 4 else "note", f"{gigabytes:.1f} GB free of {memory.total / 2**30:.1f} GB"),
-        Check("cuda", "ok" if gpus else "note", ", ".join(gpus) or "no device: paper-scale testbeds need one"),
+        Check(
+            "processor",
+            "ok",
+            f"{cpu_model()}; {available_cores()} cores; "
+            f"{' '.join(fast) or 'no vector extensions found'}",
+        ),
+        Check(
+            "bf16",
+            "ok" if bf16 else "note",
+            "in hardware" if bf16 else "not in hardware: training on the CPU is slower",
+        ),
+        Check(
+            "memory",
+            "ok" if gigabytes >= 4 else "note",
+            f"{gigabytes:.1f} GB free of {memory.total / 2**30:.1f} GB",
+        ),
+        Check(
+            "cuda",
+            "ok" if gpus else "note",
+            ", ".join(gpus) or "no device: paper-scale testbeds need one",
+        ),
     ]
 
 
@@ -111,7 +142,9 @@ def _plugins() -> list[Check]:
 
 def _testbeds() -> list[Check]:
     damaged = testbeds.damaged_files()
-    checks = [Check("shipped weights", "problem" if damaged else "ok", "; ".join(damaged) or "unchanged")]
+    checks = [
+        Check("shipped weights", "problem" if damaged else "ok", "; ".join(damaged) or "unchanged")
+    ]
     for name in testbeds.names():
         try:
             testbed = testbeds.build(name)
@@ -119,6 +152,8 @@ def _testbeds() -> list[Check]:
         except Exception as error:
             checks.append(Check(name, "problem", f"{type(error).__name__}: {error}"))
             continue
-        status: Status = "ok" if not missing else "problem" if testbeds.is_embedded(name) else "note"
+        status: Status = (
+            "ok" if not missing else "problem" if testbeds.is_embedded(name) else "note"
+        )
         checks.append(Check(name, status, "; ".join(missing) or "ready"))
     return checks

@@ -1,4 +1,6 @@
-"""What is wrong with a suite that its testbeds, and its attacks on them, can say before anything is planned or run."""
+"""What is wrong with a suite that its testbeds, and its attacks on them, can say before anything is
+planned or run.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
 
 
 def suite_faults(suite: Suite, attacks: list[Attack]) -> list[str]:
-    """One line for each fault, in the suite's order, each said once. ``attacks``: all rows, the control among them."""
+    """One line for each fault, in the suite's order, each said once. ``attacks``: all rows, the
+    control among them.
+    """
     lines: list[str] = []
     for testbed in suite.testbeds:
         found = testbed.faults()
-        lines += found or _on(testbed, [attack for attack in attacks if testbed.kind in attack.card.applies_to])
+        lines += found or _on(
+            testbed, [attack for attack in attacks if testbed.kind in attack.card.applies_to]
+        )
     return list(dict.fromkeys(lines))
 
 
@@ -29,7 +35,10 @@ def _on(testbed: Testbed, attacks: list[Attack]) -> list[str]:
         found = _scheme(testbed, attack)
         if train_set is not None:
             found += _poisoning(testbed, attack, train_set)
-        lines += [f"{attack.card.name} on {testbed.name}: {line.removeprefix(f'{attack.card.name}: ')}" for line in found]
+        lines += [
+            f"{attack.card.name} on {testbed.name}: {line.removeprefix(f'{attack.card.name}: ')}"
+            for line in found
+        ]
     return lines
 
 
@@ -51,7 +60,11 @@ def _poisoning(testbed: Testbed, attack: Attack, train_set: TrainingSet) -> list
     classes = len(testbed.class_names)
     if not 0 <= label < classes:
         return [f"the target class must be from 0 to {classes - 1}, got {label}"]
-    if isinstance(testbed, TextTestbed) and "data" in attack.card.alters and train_set.labels is not None:
+    if (
+        isinstance(testbed, TextTestbed)
+        and "data" in attack.card.alters
+        and train_set.labels is not None
+    ):
         relabelled = torch.full_like(train_set.labels, label)
         return _refusals(lambda: testbed.captions(relabelled))
     return []

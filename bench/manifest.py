@@ -1,4 +1,6 @@
-"""What a finished stage says of its own files, and whether it is still true. Knows no torch; the board asks it too."""
+"""What a finished stage says of its own files, and whether it is still true. Knows no torch; the
+board asks it too.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,23 @@ MANIFEST = "stage.json"
 
 
 def read_file(path: Path) -> str:
-    """The text of a file of a store. Raises ``OSError``, also for a pipe or a device, which would be waited on or read without end."""
+    """The text of a file of a store. Raises ``OSError``, also for a pipe or a device, which would
+    be waited on or read without end.
+    """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe, a socket or a device", str(path))
+        raise OSError(
+            errno.EINVAL,
+            "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe, a socket or a device",
+            str(path),
+        )
     return path.read_text(encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The stage.json of a finished stage. Raises ``ValueError``, in words without the file's name, or ``OSError``."""
+    """The stage.json of a finished stage. Raises ``ValueError``, in words without the file's name,
+    or ``OSError``.
+    """
     try:
         found = json.loads(read_file(folder / MANIFEST))
     except RecursionError:
@@ -33,8 +43,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
     """``{path below folder: {"bytes", "sha256"}}`` of every file but the manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    return {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files}
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST
+    )
+    return {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": file_sha256(path),
+        }
+        for path in files
+    }
 
 
 def file_sha256(path: Path) -> str:
@@ -49,7 +67,8 @@ def file_sha256(path: Path) -> str:
 def fault(folder: Path, *, contents: bool) -> str:
     """What is wrong with a finished stage, in words; empty if it is as it was made.
 
-    Without ``contents`` only names and sizes are looked at. A stage made before hashes were kept is taken as it is.
+    Without ``contents`` only names and sizes are looked at. A stage made before hashes were kept is
+    taken as it is.
     """
     try:
         manifest = read_manifest(folder)

@@ -1,4 +1,6 @@
-"""One sentence for every misspelt name: what it was, what it may be, and the nearest of those; and values in messages."""
+"""One sentence for every misspelt name: what it was, what it may be, and the nearest of those; and
+values in messages.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ LONGEST_MESSAGE = 1000
 
 
 class _Short(reprlib.Repr):
-    """Of what a file says, which may be a list that holds itself 10^9 times: never more than a line of it is made."""
+    """Of what a file says, which may be a list that holds itself 10^9 times: never more than a line
+    of it is made.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +38,9 @@ def shown(value: object) -> str:
 
 
 def shortened(message: str) -> str:
-    """``message`` on one line of at most :data:`LONGEST_MESSAGE` characters, the middle left out."""
+    """``message`` on one line of at most :data:`LONGEST_MESSAGE` characters, the middle left
+    out.
+    """
     half = LONGEST_MESSAGE // 2 - 3
     text = message if len(message) <= LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
     return " ".join(text.split())
@@ -43,7 +49,8 @@ def shortened(message: str) -> str:
 def unknown_name(what: str, name: object, allowed: Iterable[str], where: str = "") -> UserError:
     """A one-line error for ``name``, which is not among ``allowed``.
 
-    ``what``: the kind of thing, e.g. ``attack``; ``where``: the file or entry it was found in, put in front.
+    ``what``: the kind of thing, e.g. ``attack``; ``where``: the file or entry it was found in, put
+    in front.
     """
     options = sorted(allowed)
     written = name[:LONGEST_MESSAGE] if isinstance(name, str) else shown(name)
@@ -51,4 +58,6 @@ def unknown_name(what: str, name: object, allowed: Iterable[str], where: str = "
     near = near or difflib.get_close_matches(written, options, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     prefix = f"{where}: " if where else ""
-    return UserError(f"{prefix}unknown {what} {shown(name)}{hint} (allowed: {', '.join(options) or 'none'})")
+    return UserError(
+        f"{prefix}unknown {what} {shown(name)}{hint} (allowed: {', '.join(options) or 'none'})"
+    )

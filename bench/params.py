@@ -1,4 +1,6 @@
-"""Building a frozen dataclass (a plugin, a testbed) from a person's parameters, with one clear line for every mistake."""
+"""Building a frozen dataclass (a plugin, a testbed) from a person's parameters, with one clear line
+for every mistake.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ T = TypeVar("T")
 
 
 def construct(cls: type[T], what: str, params: Mapping[str, Any], where: str = "") -> T:
-    """``cls(**params)``. ``what``: e.g. ``attack baddiffusion``, for messages; ``where``: the file the parameters stand in.
+    """``cls(**params)``. ``what``: e.g. ``attack baddiffusion``, for messages; ``where``: the file
+    the parameters stand in.
 
-    Raises :class:`UserError` for an unknown parameter (naming the nearest), a wrong type, or whatever ``cls`` itself refuses.
+    Raises :class:`UserError` for an unknown parameter (naming the nearest), a wrong type, or
+    whatever ``cls`` itself refuses.
     """
     prefix = f"{where}: " if where else ""
     kind: Any = cls
@@ -38,7 +42,9 @@ def construct(cls: type[T], what: str, params: Mapping[str, Any], where: str = "
     missing = [
         name
         for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and name not in values
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and name not in values
     ]
     if missing:
         raise UserError(f"{prefix}{what}: {missing[0]} must be given")
@@ -54,8 +60,9 @@ def _type_hints(cls: Any) -> dict[str, Any]:
 
 
 def unfit(value: Any) -> str:
-    """What ``value`` must be, where it is of the right type and still cannot be worked with; empty if it can. Numbers must survive JSON
-    and a table's columns; text, a file's name and a page."""
+    """What ``value`` must be, where it is of the right type and still cannot be worked with; empty
+    if it can. Numbers must survive JSON and a table's columns; text, a file's name and a page.
+    """
     if isinstance(value, (list, tuple)):
         return next((wanted for wanted in map(unfit, value) if wanted), "")
     if isinstance(value, dict):
@@ -64,13 +71,17 @@ def unfit(value: Any) -> str:
         return "a finite number"
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return "a whole number of at most 18 digits"
-    if isinstance(value, str) and ("\0" in value or any("\ud800" <= character <= "\udfff" for character in value)):
+    if isinstance(value, str) and (
+        "\0" in value or any("\ud800" <= character <= "\udfff" for character in value)
+    ):
         return "text of valid Unicode without NUL characters"
     return ""
 
 
 def in_quotes(value: Any) -> str:
-    """The end of a message about text, where YAML has made something else of it: a number, a date, ``no``."""
+    """The end of a message about text, where YAML has made something else of it: a number, a date,
+    ``no``.
+    """
     values = value if isinstance(value, (list, tuple)) else [value]
     mistaken = any(isinstance(item, (bool, int, float, datetime.date)) for item in values)
     return "; text that looks like a number, a date or yes and no needs quotes" if mistaken else ""
@@ -79,8 +90,9 @@ def in_quotes(value: Any) -> str:
 def coerce(value: Any, hint: Any) -> tuple[bool, Any]:
     """Whether ``value`` fits the annotation, and the value to use.
 
-    An integer becomes a float where a float is wanted, so that ``1`` and ``1.0`` are one parameter; so does a string such as
-    ``1e-3``, which YAML does not read as a number; a list becomes a tuple. Annotations not known here are left to the class.
+    An integer becomes a float where a float is wanted, so that ``1`` and ``1.0`` are one parameter;
+    so does a string such as ``1e-3``, which YAML does not read as a number; a list becomes a tuple.
+    Annotations not known here are left to the class.
     """
     origin = get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -130,5 +142,11 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(repr(option) for option in get_args(hint))
     if origin is tuple and len(args := get_args(hint)) == 2 and args[1] is Ellipsis:
         return f"a list of {describe(args[0])}"
-    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
+    words = {
+        float: "a number",
+        int: "a whole number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
     return words.get(hint, str(hint) if origin else getattr(hint, "__name__", str(hint)))

@@ -1,8 +1,10 @@
-"""A suite's cells, and the stages they need: a graph in which cells that share an input share the stage that makes it.
+"""A suite's cells, and the stages they need: a graph in which cells that share an input share the
+stage that makes it.
 
-A cell is the undefended graph of artefacts with one of them replaced (a sampler, the generator, a classifier's training set, its
-answers) or one added (what an inversion recovers, a detector's scores). What is measured of it is decided by the measurements
-themselves, from what the cell has; what is not stands in its record with the reason.
+A cell is the undefended graph of artefacts with one of them replaced (a sampler, the generator, a
+classifier's training set, its answers) or one added (what an inversion recovers, a detector's
+scores). What is measured of it is decided by the measurements themselves, from what the cell has;
+what is not stands in its record with the reason.
 
 Planning trains nothing and reads no data; it hashes code and small files.
 """
@@ -24,7 +26,16 @@ from bench.engine.fingerprint import PACKAGES, canonical, digest, versions
 from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
 from bench.measurements.measurement import REAL_IMAGES, Situation
-from bench.plugin import Attack, Defense, Detector, ModelDefense, Plugin, SamplerDefense, Tuning, can_stamp
+from bench.plugin import (
+    Attack,
+    Defense,
+    Detector,
+    ModelDefense,
+    Plugin,
+    SamplerDefense,
+    Tuning,
+    can_stamp,
+)
 from bench.plugin_file import Source
 from bench.record import PluginSpec
 from bench.registry import Registry, family_of
@@ -36,7 +47,10 @@ CONTROL = "none"
 BASE_MODEL = "base_model"
 #: What the harness makes for its own judgement: no cell is charged with it.
 FREE = frozenset(
-    "reference aim poisoned_rows true_rows clean_features training_features trigger_classifier honest_target".split()
+    (
+        "reference aim poisoned_rows true_rows clean_features training_features trigger_classifier "
+        "honest_target"
+    ).split()
 )
 #: What a column of the matrix is.
 Treatment = Defense | Detector | Composed
@@ -53,8 +67,14 @@ def spec(plugin: Plugin | Composed) -> PluginSpec:
 def testbed_spec(testbed: Testbed) -> PluginSpec:
     """As :func:`spec`; the label names what differs from the declaration."""
     usual = type(testbed)().params()
-    changed = ", ".join(f"{name}={value}" for name, value in testbed.params().items() if value != usual.get(name))
-    return PluginSpec(name=testbed.name, params=testbed.params(), label=testbed.name + (f"({changed})" if changed else ""))
+    changed = ", ".join(
+        f"{name}={value}" for name, value in testbed.params().items() if value != usual.get(name)
+    )
+    return PluginSpec(
+        name=testbed.name,
+        params=testbed.params(),
+        label=testbed.name + (f"({changed})" if changed else ""),
+    )
 
 
 def _bare(plugin: Plugin) -> dict[str, Any]:
@@ -62,10 +82,15 @@ def _bare(plugin: Plugin) -> dict[str, Any]:
 
 
 def make_plan(
-    suite: Suite, registry: Registry, kinds: Mapping[str, StageKind], device: str = "cpu", processes: int = 1
+    suite: Suite,
+    registry: Registry,
+    kinds: Mapping[str, StageKind],
+    device: str = "cpu",
+    processes: int = 1,
 ) -> Plan:
-    """Every cell of ``suite`` with the controls, and the stages behind them. ``kinds``: the stage table; ``device``: ``cpu`` or
-    ``cuda``; ``processes``: how many make a distributed stage together.
+    """Every cell of ``suite`` with the controls, and the stages behind them. ``kinds``: the stage
+    table; ``device``: ``cpu`` or ``cuda``; ``processes``: how many make a distributed stage
+    together.
 
     Raises :class:`UserError` if they cannot share a training batch evenly.
     """
@@ -87,7 +112,11 @@ def make_plan(
     for testbed in suite.testbeds:
         builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned, registry, honest)
         for seed in suite.seeds:
-            cells += [builder.cell(attack, probe, treatment, seed) for attack, probe in rows for treatment in treatments]
+            cells += [
+                builder.cell(attack, probe, treatment, seed)
+                for attack, probe in rows
+                for treatment in treatments
+            ]
             cells += builder.anchors(defenses[0], seed)
     return Plan(
         suite=suite.name,
@@ -114,7 +143,13 @@ class _Builder:
     ) -> None:
         self.suite_tuned, self.registry, self.honest = suite_tuned, registry, honest
         self.sources: dict[type[Plugin], Source | None] = {}
-        self.testbed, self.kinds, self.device, self.processes, self.stages = testbed, kinds, device, processes, stages
+        self.testbed, self.kinds, self.device, self.processes, self.stages = (
+            testbed,
+            kinds,
+            device,
+            processes,
+            stages,
+        )
         self.conditional = isinstance(testbed, ConditionalTestbed)
         self.spec = testbed_spec(testbed)
         self.bare = {"name": self.spec.name, "params": self.spec.params}
@@ -125,15 +160,17 @@ class _Builder:
         self.protocol = protocol_of(testbed, kinds, without(self.bare, self.locations), self.data)
 
     def _together(self, name: str) -> bool:
-        """Whether several processes make this kind of stage. Each draws its own share of the noise, so their number changes
-        the result."""
+        """Whether several processes make this kind of stage. Each draws its own share of the noise,
+        so their number changes the result.
+        """
         return self.processes > 1 and self.kinds[name].distributed
 
     def _check_batch(self, attack: Attack) -> None:
         settings = self.testbed.training_settings(attack.scheme)
         if settings.batch_size % (settings.accumulation_steps * self.processes):
             raise UserError(
-                f"--gpus-per-stage {self.processes} must divide the training batch of {self.testbed.name}: {settings.batch_size} "
+                f"--gpus-per-stage {self.processes} must divide the training batch of "
+                f"{self.testbed.name}: {settings.batch_size} "
                 f"images in {settings.accumulation_steps} accumulation step(s)"
             )
 
@@ -151,7 +188,9 @@ class _Builder:
                 for plugin in plugins
                 for source in [self._source(plugin)]
             ]
-            self.closures[known] = joined([closure_of_function(self.kinds[name].run), self.code, more, *of_plugins])
+            self.closures[known] = joined(
+                [closure_of_function(self.kinds[name].run), self.code, more, *of_plugins]
+            )
         return self.closures[known]
 
     def stage(
@@ -164,8 +203,9 @@ class _Builder:
         notes: dict[str, Any] | None = None,
         charged: Iterable[str] = (),
     ) -> str:
-        """Adds a stage unless it is there, and returns its key. ``plugins``: those it runs; ``code``: what else decides its result;
-        ``notes``, ``charged``: see :class:`Stage`."""
+        """Adds a stage unless it is there, and returns its key. ``plugins``: those it runs;
+        ``code``: what else decides its result; ``notes``, ``charged``: see :class:`Stage`.
+        """
         run = [plugin for plugin in plugins if plugin is not None]
         theirs = [source for plugin in run if (source := self._source(plugin))]
         ours = self._code(name, code or Closure(), run)
@@ -174,11 +214,15 @@ class _Builder:
                 "code": ours.hash,
                 "data": self.data,
                 "versions": versions(sorted({*PACKAGES, *ours.packages})),
-                "device": f"{self.device} x{self.processes}" if self._together(name) else self.device,
+                "device": f"{self.device} x{self.processes}"
+                if self._together(name)
+                else self.device,
             }
         )
         # A record's stage names the testbed with its label; a label, as a place, is in no key.
-        whole = {"testbed": {"name": self.testbed.name, "params": self.testbed.params_for(name)}} | params
+        whole = {
+            "testbed": {"name": self.testbed.name, "params": self.testbed.params_for(name)}
+        } | params
         made = Stage(
             name=name,
             params=whole,
@@ -205,8 +249,10 @@ class _Builder:
         guards: Sequence[Plugin] = (),
         label: int | None = None,
     ) -> str:
-        """The key of one set of samples; ``generator`` ``None`` for the testbed's own weights, ``attack`` for an invocation, ``guards``:
-        sampler defenses; ``label`` for the one class that is asked for."""
+        """The key of one set of samples; ``generator`` ``None`` for the testbed's own weights,
+        ``attack`` for an invocation, ``guards``: sampler defenses; ``label`` for the one class that
+        is asked for.
+        """
         params = {
             "seed": seed,
             "what": what,
@@ -215,7 +261,9 @@ class _Builder:
         }
         if label is not None:
             params["label"] = label
-        return self.stage("sample", params, {} if generator is None else {"generator": generator}, attack, *guards)
+        return self.stage(
+            "sample", params, {} if generator is None else {"generator": generator}, attack, *guards
+        )
 
     def reference(self) -> str:
         """The key of the testbed's real-image statistics."""
@@ -223,7 +271,10 @@ class _Builder:
 
     def cell(self, attack: Attack, probe: Attack | None, defense: Treatment, seed: int) -> Cell:
         """One cell with its stages, or the reason why there is none."""
-        family, parts = defense.family if isinstance(defense, Composed) else family_of(defense), parts_of(defense)
+        family, parts = (
+            defense.family if isinstance(defense, Composed) else family_of(defense),
+            parts_of(defense),
+        )
         common: dict[str, Any] = {
             "testbed": self.spec,
             "attack": spec(attack),
@@ -236,18 +287,30 @@ class _Builder:
         for plugin in (attack, *parts, *([] if probe is None else [probe])):
             if self.testbed.kind not in plugin.card.applies_to:
                 kinds = " and ".join(sorted(plugin.card.applies_to))
-                reason = f"{plugin.card.name} applies to {kinds} testbeds; {self.testbed.name} is {self.testbed.kind}"
+                reason = (
+                    f"{plugin.card.name} applies to {kinds} testbeds; {self.testbed.name} "
+                    f"is {self.testbed.kind}"
+                )
                 return Cell(**common, reason=reason)
         invoked = probe or attack
         if family == "noise detector" and not type(invoked).invocations:
-            reason = f"{name_of(defense)} judges the starting noise, and {invoked.card.name} leaves that alone"
+            reason = (
+                f"{name_of(defense)} judges the starting noise, and {invoked.card.name} "
+                f"leaves that alone"
+            )
             return Cell(**common, reason=reason)
         roles = self._roles(attack, invoked, parts, seed, family)
-        situation = Situation(testbed=self.testbed, family=family, invoked=invoked, honest=probe is not None)
+        situation = Situation(
+            testbed=self.testbed, family=family, invoked=invoked, honest=probe is not None
+        )
         return Cell(**common, stage=self._record(common, roles, situation, attack, probe, *parts))
 
-    def _roles(self, attack: Attack, invoked: Attack, parts: tuple[Plugin, ...], seed: int, family: str) -> dict[str, str]:
-        """The artefacts of a cell, role -> key. ``parts``: what its column is made of, the one that decides its family last."""
+    def _roles(
+        self, attack: Attack, invoked: Attack, parts: tuple[Plugin, ...], seed: int, family: str
+    ) -> dict[str, str]:
+        """The artefacts of a cell, role -> key. ``parts``: what its column is made of, the one that
+        decides its family last.
+        """
         roles, last = {"reference": self.reference(), "aim": self.aim(invoked)}, parts[-1]
         if self.conditional:
             roles["poisoned_rows"] = self.poisoned_rows(attack, seed)
@@ -274,11 +337,17 @@ class _Builder:
         roles |= {UNDEFENDED + role: key for role, key in undefended.items()}
         if family == "inversion":
             treatment = {"defense": _bare(last), "seed": seed}
-            return roles | {"recovered": self.stage("invert", treatment, {"generator": generator}, last)}
+            return roles | {
+                "recovered": self.stage("invert", treatment, {"generator": generator}, last)
+            }
         return roles | self._samples(invoked, seed, generator, guards)
 
-    def _defended(self, trained: str, parts: tuple[Plugin, ...], seed: int) -> tuple[str, tuple[Plugin, ...]]:
-        """The generator after every model defense, each given what the one before left, and the sampler defenses."""
+    def _defended(
+        self, trained: str, parts: tuple[Plugin, ...], seed: int
+    ) -> tuple[str, tuple[Plugin, ...]]:
+        """The generator after every model defense, each given what the one before left, and the
+        sampler defenses.
+        """
         generator = trained
         for part in parts:
             if isinstance(part, ModelDefense):
@@ -286,13 +355,17 @@ class _Builder:
                 generator = self.stage("repair", treatment, {"generator": generator}, part)
         return generator, tuple(part for part in parts if isinstance(part, SamplerDefense))
 
-    def _samples(self, invoked: Attack, seed: int, generator: str, guards: tuple[Plugin, ...]) -> dict[str, str]:
+    def _samples(
+        self, invoked: Attack, seed: int, generator: str, guards: tuple[Plugin, ...]
+    ) -> dict[str, str]:
         """Every set of samples that a generator is judged by."""
         drawn = {CLEAN: self.sample(seed, CLEAN, generator, None, guards)}
         if self.conditional and (label := invoked.target_label()) is not None:
             drawn[TARGET] = self.sample(seed, TARGET, generator, None, guards, label)
         calls = type(invoked).invocations
-        return drawn | {CALL + call: self.sample(seed, call, generator, invoked, guards) for call in calls}
+        return drawn | {
+            CALL + call: self.sample(seed, call, generator, invoked, guards) for call in calls
+        }
 
     def _judged(
         self,
@@ -304,7 +377,9 @@ class _Builder:
         generator: str,
         guards: tuple[Plugin, ...],
     ) -> dict[str, str]:
-        """The artefacts around a classifier: what it is trained on, what it says, what a detector sees through it."""
+        """The artefacts around a classifier: what it is trained on, what it says, what a detector
+        sees through it.
+        """
         treatment = {"attack": _bare(attack), "defense": _bare(last), "seed": seed}
         if family == "classifier":
             named = {"defense": _bare(last), "seed": seed}
@@ -312,7 +387,11 @@ class _Builder:
             return {"predictions": self.stage("classify", named, seen, last)}
         generated = self.sample(seed, GENERATED, generator, None, guards)
         if family == "data":
-            return {"classifier": self.stage("classifier", treatment, {"generated": generated}, attack, last)}
+            return {
+                "classifier": self.stage(
+                    "classifier", treatment, {"generated": generated}, attack, last
+                )
+            }
         seen = {"classifier": self.classifier(attack, seed), "generated": generated}
         roles = {
             "scores": self.stage("detect", treatment, seen, attack, last),
@@ -322,12 +401,15 @@ class _Builder:
         return roles | (self._trigger_judged(invoked, seed) if can_stamp(invoked) else {})
 
     def _trigger_judged(self, attack: Attack, seed: int) -> dict[str, str]:
-        """The judge of an attack's trigger, and what the honest model draws for the adversary's class: its false alarms there are
-        what any rate is to be held against."""
+        """The judge of an attack's trigger, and what the honest model draws for the adversary's
+        class: its false alarms there are what any rate is to be held against.
+        """
         judged = {"trigger_classifier": self.trigger_classifier(attack)}
         if (label := attack.target_label()) is not None:
             # Trained as the attack was, if the suite has such a one.
-            honest = next((one for one in self.honest if one.scheme == attack.scheme), self.honest[0])
+            honest = next(
+                (one for one in self.honest if one.scheme == attack.scheme), self.honest[0]
+            )
             trained = self.stage("train", {"attack": _bare(honest), "seed": seed}, {}, honest)
             judged["honest_target"] = self.sample(seed, TARGET, trained, None, (), label)
         return judged
@@ -337,7 +419,9 @@ class _Builder:
         return self.stage("classifier", {"attack": _bare(attack), "seed": seed}, {}, attack)
 
     def _tuned(self, attack: str, seed: int, plugins: Iterable[Plugin | None]) -> list[str]:
-        """A flag for each choice in which this very cell, its testbed, attack and seed, had a part."""
+        """A flag for each choice in which this very cell, its testbed, attack and seed, had a
+        part.
+        """
         declared: list[tuple[str, Iterable[Tuning] | None]] = [
             ("the suite", self.suite_tuned),
             *((plugin.card.name, plugin.card.tuned) for plugin in plugins if plugin is not None),
@@ -348,7 +432,10 @@ class _Builder:
                 flags.append(f"tuned: {who} does not say what its parameters were chosen on")
             for tuning in tunings or ():
                 if tuning.saw(self.testbed.name, attack, seed):
-                    flags.append(f"tuned: {', '.join(tuning.parameters)} of {who} chosen on this attack and seed")
+                    flags.append(
+                        f"tuned: {', '.join(tuning.parameters)} of {who} chosen on this attack "
+                        f"and seed"
+                    )
         return flags
 
     def aim(self, attack: Attack) -> str:
@@ -383,12 +470,23 @@ class _Builder:
             cells.append(Cell(**common, stage=self._record(common, roles, situation)))
         return cells
 
-    def _record(self, common: Mapping[str, Any], roles: dict[str, str], situation: Situation, *plugins: Plugin | None) -> str:
+    def _record(
+        self,
+        common: Mapping[str, Any],
+        roles: dict[str, str],
+        situation: Situation,
+        *plugins: Plugin | None,
+    ) -> str:
         """The key of a cell's record, and all measurements that its artefacts allow."""
         if CLEAN in roles:
             roles["clean_features"] = self.stage("features", {}, {"samples": roles[CLEAN]})
-        measured, absent = self._measured(common["seed"], roles, dataclasses.replace(situation, roles=frozenset(roles)))
-        specs = {role: common[role] and dataclasses.asdict(common[role]) for role in ("testbed", "attack", "probe", "defense")}
+        measured, absent = self._measured(
+            common["seed"], roles, dataclasses.replace(situation, roles=frozenset(roles))
+        )
+        specs = {
+            role: common[role] and dataclasses.asdict(common[role])
+            for role in ("testbed", "attack", "probe", "defense")
+        }
         invoked = common["probe"] or common["attack"]
         params = specs | {
             "seed": common["seed"],
@@ -402,8 +500,12 @@ class _Builder:
         # It runs no plugin: what is measured is what their stages left.
         return self.stage("record", params, roles | measured, notes=notes, charged=charged)
 
-    def _measured(self, seed: int, roles: dict[str, str], situation: Situation) -> tuple[dict[str, str], dict[str, str]]:
-        """The measurements of a cell, role -> key, and why there are no others, metric -> reason."""
+    def _measured(
+        self, seed: int, roles: dict[str, str], situation: Situation
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """The measurements of a cell, role -> key, and why there are no others, metric ->
+        reason.
+        """
         found: dict[str, str] = {}
         missing: dict[str, str] = {}
         given: set[str] = set()
@@ -414,13 +516,17 @@ class _Builder:
             given |= set(one.metrics)
             params = {"seed": seed, "what": one.name, "options": one.options(situation)}
             code = closure_of_function(one.run)
-            found[MEASURED_BY + one.name] = self.stage("measure", params, one.taken(roles), code=code)
+            found[MEASURED_BY + one.name] = self.stage(
+                "measure", params, one.taken(roles), code=code
+            )
         return found, {name: reason for name, reason in missing.items() if name not in given}
 
 
 def title(name: str, params: Mapping[str, Any]) -> str:
     """A line for people: what is done to what."""
-    specs = [params.get(role) for role in ("testbed", "attack", "probe", "defense")] + params.get("defenses", [])
+    specs = [params.get(role) for role in ("testbed", "attack", "probe", "defense")] + params.get(
+        "defenses", []
+    )
     parts = [spec["name"] for spec in specs if spec]
     extra = [str(params["what"])] if "what" in params else []
     seed = [f"seed {params['seed']}"] if "seed" in params else []
@@ -428,25 +534,39 @@ def title(name: str, params: Mapping[str, Any]) -> str:
 
 
 def alike(name: str, params: Mapping[str, Any]) -> tuple[str, str]:
-    """Stages that share the first of these take about the same time; those that share the second, with any plugins, still roughly."""
-    testbed, *plugins = [params.get(role) for role in ("testbed", "attack", "defense")] + params.get("defenses", [])
+    """Stages that share the first of these take about the same time; those that share the second,
+    with any plugins, still roughly.
+    """
+    testbed, *plugins = [
+        params.get(role) for role in ("testbed", "attack", "defense")
+    ] + params.get("defenses", [])
     roughly = [name, params.get("what"), testbed and testbed["name"]]
     return canonical([*roughly, *(spec and spec["name"] for spec in plugins)]), canonical(roughly)
 
 
 def without(testbed: Mapping[str, Any], locations: frozenset[str]) -> dict[str, Any]:
-    """A testbed's name and parameters, less those that say where its files are: its fingerprint stands for what is in them."""
+    """A testbed's name and parameters, less those that say where its files are: its fingerprint
+    stands for what is in them.
+    """
     params = {name: value for name, value in testbed["params"].items() if name not in locations}
     return {"name": testbed["name"], "params": params}
 
 
-def protocol_of(testbed: Testbed, kinds: Mapping[str, StageKind], bare: Mapping[str, Any], data: str) -> str:
-    """What makes two numbers comparable, as a hash: the testbed, and the versions of all that measures.
+def protocol_of(
+    testbed: Testbed, kinds: Mapping[str, StageKind], bare: Mapping[str, Any], data: str
+) -> str:
+    """What makes two numbers comparable, as a hash: the testbed, and the versions of all that
+    measures.
 
-    A version of 1 is not written down, so that a new measurement leaves the others' numbers in one table.
+    A version of 1 is not written down, so that a new measurement leaves the others' numbers in one
+    table.
     """
     raised = {name: kind.version for name, kind in kinds.items() if kind.version > 1}
-    raised |= {f"{MEASURED_BY}{one.name}": one.version for one in measurements.table().values() if one.version > 1}
+    raised |= {
+        f"{MEASURED_BY}{one.name}": one.version
+        for one in measurements.table().values()
+        if one.version > 1
+    }
     return digest([bare, testbed.extractor, data, raised])[:16]
 
 

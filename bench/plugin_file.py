@@ -1,8 +1,10 @@
-"""A third party's plugin file: imported with care, together with everything beside it that decides what it does.
+"""A third party's plugin file: imported with care, together with everything beside it that decides
+what it does.
 
-A plugin's result is kept under a hash of its code, so all of that code, and the files it reads, must be in the hash: the modules
-and packages beside it that it imports, the files beside it that its text names, those it opens while it is imported, and those its
-card lists. What it opens later and is in none of these is found by :class:`Watch`.
+A plugin's result is kept under a hash of its code, so all of that code, and the files it reads,
+must be in the hash: the modules and packages beside it that it imports, the files beside it that
+its text names, those it opens while it is imported, and those its card lists. What it opens later
+and is in none of these is found by :class:`Watch`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from bench.text import one_line, said_by
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Where code of ours lies: what is opened from there was not opened by a plugin.
-OURS = tuple(f"{ROOT / room}{os.sep}" for room in ("bench", "attacks", "defenses", "detectors", "leaderboard"))
+OURS = tuple(
+    f"{ROOT / room}{os.sep}"
+    for room in ("bench", "attacks", "defenses", "detectors", "leaderboard")
+)
 SAY_AFTER_SECONDS = 5.0
 #: How long a plugin file may take to be imported, once our own packages are.
 IMPORT_SECONDS = 300.0
@@ -37,7 +42,8 @@ _BEGUN, _WHOLE = "castlewalls: importing", "castlewalls: imported"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a third party's plugin comes from: ``file``, or an entry point's ``group`` and ``name``; and what belongs to it.
+    """Where a third party's plugin comes from: ``file``, or an entry point's ``group`` and
+    ``name``; and what belongs to it.
 
     ``hashes``: SHA-256 by path, of everything that decides what it does (:func:`belongings`).
     """
@@ -49,11 +55,15 @@ class Source:
 
 
 def import_file(path: Path) -> ModuleType:
-    """The module at ``path``, imported once a process. Raises :class:`UserError` in one line if it cannot be."""
+    """The module at ``path``, imported once a process. Raises :class:`UserError` in one line if it
+    cannot be.
+    """
     if not path.is_file():
         raise UserError(f"--plugin {path}: there is no such file")
-    # With its text in the name: one that was edited is another module, in a process that goes on (a notebook).
-    name = f"castlewalls_plugin_{path.stem}_{hashlib.sha256(os.fsencode(path) + path.read_bytes()).hexdigest()[:8]}"
+    # With its text in the name: one that was edited is another module, in a process that goes on (a
+    # notebook).
+    content = hashlib.sha256(os.fsencode(path) + path.read_bytes()).hexdigest()
+    name = f"castlewalls_plugin_{path.stem}_{content[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -75,13 +85,18 @@ def import_file(path: Path) -> ModuleType:
 
 _opened: dict[Path, set[Path]] = {}
 #: Who is told that an import takes long; standard error where nobody is.
-tell: list[Callable[[str], None]] = [lambda text: print(f"castlewalls: {text}", file=sys.stderr, flush=True)]
+tell: list[Callable[[str], None]] = [
+    lambda text: print(f"castlewalls: {text}", file=sys.stderr, flush=True)
+]
 
 
 def what_happened(error: BaseException) -> str:
     """An exception in one line; of ``sys.exit``, that it was one."""
     if isinstance(error, SystemExit):
-        return f"it ends the process (SystemExit: {one_line(str(error.code), 80)}); keep a script's part under `if __name__`"
+        return (
+            f"it ends the process (SystemExit: {one_line(str(error.code), 80)}); keep a "
+            f"script's part under `if __name__`"
+        )
     words = said_by(error)
     return type(error).__name__ if words is None else one_line(f"{type(error).__name__}: {words}")
 
@@ -98,17 +113,20 @@ def saying(what: str, seconds: float = SAY_AFTER_SECONDS) -> Iterator[None]:
         timer.cancel()
 
 
-# --- a first import, in a process that may be lost --------------------------------------------------------------------------
+# --- a first import, in a process that may be lost ------------------------------------------------
 
 
 def probe(path: Path) -> None:
-    """Imports a plugin file in a child first: one that ends its process, or never comes back, is one line.
+    """Imports a plugin file in a child first: one that ends its process, or never comes back, is
+    one line.
 
     Raises :class:`UserError`. Once a process for each text of a file.
     """
     if not path.is_file() or (path, path.stat().st_mtime_ns) in _probed:
         return
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    }
     with (
         subprocess.Popen(
             [sys.executable, "-c", _PROBE, str(path)],
@@ -121,11 +139,14 @@ def probe(path: Path) -> None:
         saying(f"importing {path}"),
     ):
         said = _words_of(child)
-    if _WHOLE in said or "castlewalls: refused" in said:  # a refusal is said again, and better, by this process
+    # a refusal is said again, and better, by this process
+    if _WHOLE in said or "castlewalls: refused" in said:
         _probed.add((path, path.stat().st_mtime_ns))
         return
     if child.returncode == -9 and _BEGUN in said:
-        raise UserError(f"--plugin {path} cannot be imported: it took longer than {IMPORT_SECONDS:g} s")
+        raise UserError(
+            f"--plugin {path} cannot be imported: it took longer than {IMPORT_SECONDS:g} s"
+        )
     how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
     raise UserError(f"--plugin {path} cannot be imported: it ends the process ({how})")
 
@@ -134,10 +155,13 @@ _probed: set[tuple[Path, int]] = set()
 
 
 def _words_of(child: subprocess.Popen[bytes]) -> str:
-    """What the child said on standard output until it ended; it is ended when the import takes too long."""
+    """What the child said on standard output until it ended; it is ended when the import takes too
+    long.
+    """
     assert child.stdout is not None
     words: list[bytes] = []
-    reader = threading.Thread(target=lambda: words.extend(iter(child.stdout.readline, b"")), daemon=True)  # type: ignore[union-attr]
+    said = child.stdout
+    reader = threading.Thread(target=lambda: words.extend(iter(said.readline, b"")), daemon=True)
     reader.start()
     deadline: float | None = None
     while child.poll() is None:
@@ -165,11 +189,12 @@ def probe_here(name: str) -> None:
     os._exit(0)  # whatever threads it has started
 
 
-# --- what belongs to a plugin -----------------------------------------------------------------------------------------------
+# --- what belongs to a plugin ---------------------------------------------------------------------
 
 
 def belongings(path: Path, declared: Iterable[str] = ()) -> list[Path]:
-    """Every file that decides what the plugin at ``path`` does, resolved and sorted. ``declared``: its card's ``files``.
+    """Every file that decides what the plugin at ``path`` does, resolved and sorted. ``declared``:
+    its card's ``files``.
 
     Raises :class:`UserError` for a declared file that is not there.
     """
@@ -184,7 +209,9 @@ def belongings(path: Path, declared: Iterable[str] = ()) -> list[Path]:
 
 
 def package_files(module: ModuleType) -> list[Path]:
-    """The files of an installed plugin: its whole top-level package, or what its one module names."""
+    """The files of an installed plugin: its whole top-level package, or what its one module
+    names.
+    """
     top = sys.modules[module.__name__.partition(".")[0]]
     folders = [Path(folder).resolve() for folder in getattr(top, "__path__", ())]
     if folders:
@@ -194,23 +221,34 @@ def package_files(module: ModuleType) -> list[Path]:
 
 def hashes(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of each file's bytes, by its path; ``"missing"`` of one that is gone."""
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing" for path in files}
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+        for path in files
+    }
 
 
 def check(said: Mapping[str, str]) -> None:
-    """Raises :class:`UserError` if a file is not what :func:`hashes` found when the run was planned."""
+    """Raises :class:`UserError` if a file is not what :func:`hashes` found when the run was
+    planned.
+    """
     now = hashes(Path(name) for name in said)
     changed = [name for name, value in said.items() if now[name] != value]
     if changed:
-        raise UserError(f"{changed[0]} was changed after this run was planned; run the same command again")
+        raise UserError(
+            f"{changed[0]} was changed after this run was planned; run the same command again"
+        )
 
 
 def _files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return [
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
 
 
 def _named(path: Path) -> set[Path]:
-    """A Python file, the modules and packages beside it that it imports, and the files beside it that its text names."""
+    """A Python file, the modules and packages beside it that it imports, and the files beside it
+    that its text names.
+    """
     found: set[Path] = set()
     waiting = [path]
     while waiting:
@@ -227,7 +265,10 @@ def _named(path: Path) -> set[Path]:
         for place in (file.parent, path.parent):
             for name in _imported(tree):
                 parts = name.split(".")
-                waiting += [place.joinpath(*parts).with_suffix(".py"), place.joinpath(*parts[:-1], f"{parts[-1]}.py")]
+                waiting += [
+                    place.joinpath(*parts).with_suffix(".py"),
+                    place.joinpath(*parts[:-1], f"{parts[-1]}.py"),
+                ]
                 folder = place / parts[0]
                 if parts[0] and (folder / "__init__.py").is_file():
                     waiting += folder.rglob("*.py")
@@ -241,26 +282,40 @@ def _imported(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
-            yield from (name for name in (module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)) if name)
+            yield from (
+                name
+                for name in (module, *(f"{module}.{alias.name}".strip(".") for alias in node.names))
+                if name
+            )
 
 
 def _texts(tree: ast.AST, place: Path) -> list[Path]:
-    """Files below ``place`` that strings of a program name: ``"weights.safetensors"``, or ``"data"`` and ``"table.npz"``."""
+    """Files below ``place`` that strings of a program name: ``"weights.safetensors"``, or
+    ``"data"`` and ``"table.npz"``.
+    """
     texts = {
         node.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 200
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and 0 < len(node.value) < 200
     }
-    texts = {text for text in texts if text.isprintable() and ".." not in text and not text.startswith(("/", "~", "."))}
+    texts = {
+        text
+        for text in texts
+        if text.isprintable() and ".." not in text and not text.startswith(("/", "~", "."))
+    }
     folders = [place, *(place / text for text in texts if (place / text).is_dir())]
     return [folder / text for folder in folders for text in texts if (folder / text).is_file()]
 
 
 class Watch:
-    """Which files below ``folder`` a plugin's code opens to read, while the block runs: :attr:`read`, resolved.
+    """Which files below ``folder`` a plugin's code opens to read, while the block runs:
+    :attr:`read`, resolved.
 
-    A file counts as opened by the plugin if the nearest code of ours or of that folder on the stack is the folder's. What C and
-    Rust libraries open by themselves (safetensors) is not seen. Files that were written here first are the plugin's own.
+    A file counts as opened by the plugin if the nearest code of ours or of that folder on the stack
+    is the folder's. What C and Rust libraries open by themselves (safetensors) is not seen. Files
+    that were written here first are the plugin's own.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -311,7 +366,9 @@ class Watch:
 
 _watching: list[Watch] = []
 _hooked: list[bool] = []
-_INSTALLED = tuple({f"{Path(prefix)}{os.sep}" for prefix in (sys.prefix, sys.base_prefix)} | set(OURS))
+_INSTALLED = tuple(
+    {f"{Path(prefix)}{os.sep}" for prefix in (sys.prefix, sys.base_prefix)} | set(OURS)
+)
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:

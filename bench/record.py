@@ -1,4 +1,5 @@
-"""The record of one cell: every number the board shows, and what is needed to believe it. Knows no torch.
+"""The record of one cell: every number the board shows, and what is needed to believe it. Knows no
+torch.
 
 A record is one JSON object. Absent is ``null``, never 0.
 """
@@ -19,10 +20,11 @@ from bench.text import one_line, plain_values, tail
 
 SCHEMA = 1
 Status = Literal["ok", "failed", "skipped"]
-#: What a record may hold at most: characters of its file, of a name and of a plugin's parameters, and entries of a table.
+#: What a record may hold at most: characters of its file, of a name and of a plugin's parameters,
+#: and entries of a table.
 MAX_FILE, MAX_NAME, MAX_PARAMS, MAX_ENTRIES = 64 * 2**20, 300, 20_000, 2_000
-#: Families of metrics with limits: (names, lowest, highest, which direction is good for the defender, if one is). A family that is
-#: not here need only be finite.
+#: Families of metrics with limits: (names, lowest, highest, which direction is good for the
+#: defender, if one is). A family that is not here need only be finite.
 FAMILIES: tuple[tuple[str, float, float, bool | None], ...] = (
     (r"asr|asr_field|robust_asr|classifier_asr|fpr_.*", 0.0, 1.0, False),
     (r"auroc|tpr_.*|ta|prompt_accuracy", 0.0, 1.0, True),
@@ -35,20 +37,24 @@ FAMILIES: tuple[tuple[str, float, float, bool | None], ...] = (
 #: What rounding may add to a limit.
 SLACK = 1e-6
 R = TypeVar("R")
-#: :attr:`Metric.unit` of a count out of n (and of AUROC, the share of pairs in order): intervals over seeds treat it as one.
+#: :attr:`Metric.unit` of a count out of n (and of AUROC, the share of pairs in order): intervals
+#: over seeds treat it as one.
 SHARE = "share"
-#: :attr:`Metric.unit` of an MSE: >= 0 without an upper end, so its intervals over seeds are on the logarithm's scale.
+#: :attr:`Metric.unit` of an MSE: >= 0 without an upper end, so its intervals over seeds are on the
+#: logarithm's scale.
 SQUARED_ERROR = "squared error"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number. ``ci_low``/``ci_high``: 95 % interval within the seed, ``None`` if none was computed: how much the number would
-    move had other samples been drawn from the same generator. Of a share it is Wilson's, of AUROC DeLong's (on the logit scale,
-    Obuchowski's where images come in groups), of a FID the infinitesimal jackknife's (FID at this n), of a mean the bootstrap's
-    (BCa); of the real images' FID the range of the repeated splits. ``n``: samples behind it. ``effective_n``: as many independent
-    samples would tell as much, n over the design effect, where samples come in groups (crops of one digit); of AUROC as many
-    pairs; ``None`` elsewhere. ``unit``: :data:`SHARE`, :data:`SQUARED_ERROR`, or what is written behind the number.
+    """One number. ``ci_low``/``ci_high``: 95 % interval within the seed, ``None`` if none was
+    computed: how much the number would move had other samples been drawn from the same generator.
+    Of a share it is Wilson's, of AUROC DeLong's (on the logit scale, Obuchowski's where images come
+    in groups), of a FID the infinitesimal jackknife's (FID at this n), of a mean the bootstrap's
+    (BCa); of the real images' FID the range of the repeated splits. ``n``: samples behind it.
+    ``effective_n``: as many independent samples would tell as much, n over the design effect, where
+    samples come in groups (crops of one digit); of AUROC as many pairs; ``None`` elsewhere.
+    ``unit``: :data:`SHARE`, :data:`SQUARED_ERROR`, or what is written behind the number.
 
     ``higher_is_better`` is from the **defender's** side; ``None`` for a number without a direction.
     """
@@ -86,13 +92,15 @@ class PluginSpec:
 class Record:
     """One (testbed, attack, defense, seed).
 
-    ``probe``: for the no-attack row, the attack whose invocation and target the clean generator was tried with; ``None``
-    elsewhere. ``kind``: the defense's family, which decides the metrics (``control``, ``sampler``, ``model``, ``inversion``).
-    ``absent``: what this cell does not measure, with the reason: a metric's name, or ``family[*]`` for all of a family that have no
-    reason of their own. ``series``: named sequences for plots, e.g. ``{"inversion_mse": [...], "epoch": [...]}``. ``cost``: ``seconds``,
-    ``peak_memory_bytes``, ``generator_calls`` (images through the network), each of this cell alone, and ``attack_seconds``.
-    ``pictures``: name -> path relative to the record's folder. ``reason``: why it failed or was skipped, one line. ``trace``:
-    the traceback of a failure, for the plugin's author.
+    ``probe``: for the no-attack row, the attack whose invocation and target the clean generator was
+    tried with; ``None`` elsewhere. ``kind``: the defense's family, which decides the metrics
+    (``control``, ``sampler``, ``model``, ``inversion``). ``absent``: what this cell does not
+    measure, with the reason: a metric's name, or ``family[*]`` for all of a family that have no
+    reason of their own. ``series``: named sequences for plots, e.g. ``{"inversion_mse": [...],
+    "epoch": [...]}``. ``cost``: ``seconds``, ``peak_memory_bytes``, ``generator_calls`` (images
+    through the network), each of this cell alone, and ``attack_seconds``. ``pictures``: name ->
+    path relative to the record's folder. ``reason``: why it failed or was skipped, one line.
+    ``trace``: the traceback of a failure, for the plugin's author.
     """
 
     testbed: PluginSpec
@@ -120,8 +128,9 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """The inverse of :meth:`to_json`, for text from anywhere: what comes back has the types, ranges and directions that
-        the board relies on, and no text in it can harm a terminal or a page.
+        """The inverse of :meth:`to_json`, for text from anywhere: what comes back has the types,
+        ranges and directions that the board relies on, and no text in it can harm a terminal or a
+        page.
 
         Raises ``ValueError`` in one line that names the field, on another schema too.
         """
@@ -130,12 +139,13 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The last run of a suite. ``started``, ``finished``: ISO 8601 in UTC; ``finished`` is ``None`` while it goes on or if it
-    was ended.
+    """The last run of a suite. ``started``, ``finished``: ISO 8601 in UTC; ``finished`` is ``None``
+    while it goes on or if it was ended.
 
-    ``counts``: cells by status, ``pending`` among them, and ``missing``, those whose record is gone from the store, if there are any.
-    ``records``: the cells that have a result, in the suite's order, each with the folder its pictures are in (a failed or skipped
-    cell has no pictures; its folder is the store). ``problems``: what could not be read, a line each.
+    ``counts``: cells by status, ``pending`` among them, and ``missing``, those whose record is gone
+    from the store, if there are any. ``records``: the cells that have a result, in the suite's
+    order, each with the folder its pictures are in (a failed or skipped cell has no pictures; its
+    folder is the store). ``problems``: what could not be read, a line each.
     """
 
     suite: str
@@ -150,14 +160,17 @@ class Run:
 def read_runs(store: Path) -> list[Run]:
     """Every suite that was run into ``store``, in the order of their names.
 
-    A record that is damaged, of another version or another cell's is a ``failed`` one that says so, and an account that cannot be
-    read is a run without records, with its problem: neither takes the others' board. A record that is gone is counted.
+    A record that is damaged, of another version or another cell's is a ``failed`` one that says so,
+    and an account that cannot be read is a run without records, with its problem: neither takes the
+    others' board. A record that is gone is counted.
     """
     return [_run(store, path) for path in sorted((store / "runs").glob("[!.]*.json"))]
 
 
 def read_account(path: Path) -> dict[str, Any]:
-    """The checked fields of one ``runs/<suite>.json``. Raises ``ValueError`` in one line, without the file's name, or ``OSError``."""
+    """The checked fields of one ``runs/<suite>.json``. Raises ``ValueError`` in one line, without
+    the file's name, or ``OSError``.
+    """
     data = plain_values(_object(_parsed(read_file(path)), "an account"))
     cells = [dict(_object(cell, "a cell")) for cell in _typed(data, "cells", list)]
     finished = data.get("finished")
@@ -178,7 +191,15 @@ def _run(store: Path, path: Path) -> Run:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         problem = f"runs/{path.name} cannot be read: {one_line(str(reason))}; run the suite again"
-        return Run(suite=path.stem, description="", started="", finished=None, counts={}, records=[], problems=(problem,))
+        return Run(
+            suite=path.stem,
+            description="",
+            started="",
+            finished=None,
+            counts={},
+            records=[],
+            problems=(problem,),
+        )
     counts = {"ok": 0, "failed": 0, "skipped": 0, "pending": 0}
     records: list[tuple[Path, Record]] = []
     problems = []
@@ -192,7 +213,10 @@ def _run(store: Path, path: Path) -> Run:
             found = "failed"
         counts[found] = counts.get(found, 0) + 1
     if "missing" in counts:
-        problems.append(f"{path.name}: {counts['missing']} records are missing from the store; run the suite again")
+        problems.append(
+            f"{path.name}: {counts['missing']} records are missing from the store; run the suite "
+            f"again"
+        )
     return Run(**data, counts=counts, records=records, problems=tuple(problems))
 
 
@@ -223,12 +247,16 @@ def _inside(store: Path, name: Any) -> Path:
     """The folder of a record, which an account names by its path below the store."""
     path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath()
     if path.is_absolute() or ".." in path.parts or path.name != "record.json":
-        raise ValueError(f"its path must be a record.json below the store, got {one_line(repr(name), 100)}")
+        raise ValueError(
+            f"its path must be a record.json below the store, got {one_line(repr(name), 100)}"
+        )
     return store / path.parent
 
 
 def _identity_of(cell: Mapping[str, Any]) -> list[Any] | None:
-    """``[testbed, attack, probe, defense, seed]``, the plugins as ``[name, params]``; ``None`` where the account does not say."""
+    """``[testbed, attack, probe, defense, seed]``, the plugins as ``[name, params]``; ``None``
+    where the account does not say.
+    """
     try:
         found = json.loads(cell["id"])
         return found if isinstance(found, list) and len(found) == 5 else None
@@ -240,12 +268,16 @@ def _check_identity(cell: Mapping[str, Any], record: Record) -> None:
     wanted = _identity_of(cell)
     specs = (record.testbed, record.attack, record.probe, record.defense)
     found = [*(None if spec is None else [spec.name, spec.params] for spec in specs), record.seed]
-    if wanted is not None and json.dumps(wanted, sort_keys=True) != json.dumps(found, sort_keys=True):
+    if wanted is not None and json.dumps(wanted, sort_keys=True) != json.dumps(
+        found, sort_keys=True
+    ):
         raise ValueError("it is of another cell than the account says")
 
 
 def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
-    """A failed record in place of one that cannot be used; the reason alone if nothing says which cell it was."""
+    """A failed record in place of one that cannot be used; the reason alone if nothing says which
+    cell it was.
+    """
     identity = _identity_of(cell)
     text = f"its record cannot be used: {reason}"
     try:
@@ -253,20 +285,28 @@ def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
             raise ValueError
         labels = cell.get("labels") or [""] * 4
         specs = [
-            None if named is None else _spec({"name": named[0], "params": named[1], "label": label or ""}, "its id")
+            None
+            if named is None
+            else _spec({"name": named[0], "params": named[1], "label": label or ""}, "its id")
             for named, label in zip(identity[:4], labels, strict=True)
         ]
         testbed, attack, probe, defense = specs
         if testbed is None or attack is None or defense is None:
             raise ValueError
-        named = {"testbed": testbed, "attack": attack, "probe": probe, "defense": defense, "seed": _seed(identity[4])}
+        named = {
+            "testbed": testbed,
+            "attack": attack,
+            "probe": probe,
+            "defense": defense,
+            "seed": _seed(identity[4]),
+        }
         about = {name: _typed(cell, name, str, "")[:MAX_NAME] for name in ("kind", "protocol")}
         return Record(**named, **about, status="failed", reason=text)  # type: ignore[arg-type]
     except (ValueError, TypeError, IndexError, KeyError):
         return text
 
 
-# --- reading, checked -------------------------------------------------------------------------------------------------------
+# --- reading, checked -----------------------------------------------------------------------------
 
 
 def _parsed(text: str) -> Any:
@@ -298,7 +338,8 @@ def _typed(data: Mapping[str, Any], name: str, kind: type[R], default: R | None 
 def _record(data: Mapping[str, Any]) -> Record:
     if data.get("schema") != SCHEMA:
         raise ValueError(
-            f"of another version: a record's schema must be {SCHEMA}, got {one_line(repr(data.get('schema')), 40)}"
+            f"of another version: a record's schema must be {SCHEMA}, got "
+            f"{one_line(repr(data.get('schema')), 40)}"
         )
     unknown = sorted(set(data) - {field.name for field in dataclasses.fields(Record)})
     if unknown:
@@ -309,7 +350,9 @@ def _record(data: Mapping[str, Any]) -> Record:
         _plain_json(data.get(name), name)
     status: Any = data.get("status")
     if status not in get_args(Status):
-        raise ValueError(f"status must be one of {', '.join(get_args(Status))}, got {one_line(repr(status), 80)}")
+        raise ValueError(
+            f"status must be one of {', '.join(get_args(Status))}, got {one_line(repr(status), 80)}"
+        )
     flags = _typed(data, "flags", list, [])
     pictures, absent = _table(data, "pictures"), _table(data, "absent")
     texts = [*flags, *pictures.values(), *absent.values()]
@@ -339,7 +382,10 @@ def _record(data: Mapping[str, Any]) -> Record:
 def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = _typed(data, name, dict, {})
     if len(found) > MAX_ENTRIES or any(len(key) > MAX_NAME for key in found):
-        raise ValueError(f"{name} must have at most {MAX_ENTRIES} entries, with names of at most {MAX_NAME} characters")
+        raise ValueError(
+            f"{name} must have at most {MAX_ENTRIES} entries, with names of at most {MAX_NAME} "
+            f"characters"
+        )
     return found
 
 
@@ -351,9 +397,15 @@ def _seed(value: Any) -> int:
 
 def _spec(value: Any, what: str) -> PluginSpec:
     found = _object(value, what)
-    name, label, params = _typed(found, "name", str), _typed(found, "label", str, ""), _typed(found, "params", dict, {})
+    name, label, params = (
+        _typed(found, "name", str),
+        _typed(found, "label", str, ""),
+        _typed(found, "params", dict, {}),
+    )
     if set(found) - {"name", "params", "label"} or not name or len(name) > MAX_NAME:
-        raise ValueError(f"{what} must have a name of at most {MAX_NAME} characters, params and a label")
+        raise ValueError(
+            f"{what} must have a name of at most {MAX_NAME} characters, params and a label"
+        )
     if len(_plain_json(params, f"{what}'s params")) > MAX_PARAMS:
         raise ValueError(f"{what}'s params must have at most {MAX_PARAMS} characters")
     return PluginSpec(name=name, params=params, label=one_line(label))
@@ -373,7 +425,9 @@ def _finite(value: Any, what: str) -> float:
 
 
 def _curve(name: str, values: Any) -> list[float]:
-    if not isinstance(values, list) or not all(type(value) in (float, int) and abs(value) < math.inf for value in values):
+    if not isinstance(values, list) or not all(
+        type(value) in (float, int) and abs(value) < math.inf for value in values
+    ):
         raise ValueError(f"series {one_line(name, 80)} must be a list of finite numbers")
     return values
 

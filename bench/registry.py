@@ -1,4 +1,5 @@
-"""Finds plugins: in the built-in folders, in installed packages (entry points), and in files named with ``--plugin``.
+"""Finds plugins: in the built-in folders, in installed packages (entry points), and in files named
+with ``--plugin``.
 
 A name stands for one class; a second class with the same name is an error, never an override.
 """
@@ -32,7 +33,16 @@ from bench.plugin import (
     SampleDetector,
     SamplerDefense,
 )
-from bench.plugin_file import Source, belongings, hashes, import_file, package_files, probe, saying, what_happened
+from bench.plugin_file import (
+    Source,
+    belongings,
+    hashes,
+    import_file,
+    package_files,
+    probe,
+    saying,
+    what_happened,
+)
 from bench.text import one_line
 
 Kind = Literal["attacks", "defenses", "detectors"]
@@ -50,7 +60,11 @@ FAMILIES: dict[type[Plugin], str] = {
 }
 #: The controls' name.
 RESERVED = "none"
-ARTICLE: dict[Kind, str] = {"attacks": "an attack", "defenses": "a defense", "detectors": "a detector"}
+ARTICLE: dict[Kind, str] = {
+    "attacks": "an attack",
+    "defenses": "a defense",
+    "detectors": "a detector",
+}
 
 
 def kind_of(cls: type[Plugin]) -> Kind:
@@ -61,42 +75,58 @@ def kind_of(cls: type[Plugin]) -> Kind:
 
 
 def family_of(plugin: Plugin) -> str:
-    """The record's ``kind`` of a defense or a detector: ``control``, or a value of :data:`FAMILIES`."""
+    """The record's ``kind`` of a defense or a detector: ``control``, or a value of
+    :data:`FAMILIES`.
+    """
     if plugin.card.name == "none":
         return "control"
     for family, name in FAMILIES.items():
         if isinstance(plugin, family):
             return name
     names = ", ".join(family.__name__ for family in FAMILIES)
-    raise UserError(f"{SINGULAR[kind_of(type(plugin))]} {plugin.card.name!r} must subclass one of {names}")
+    raise UserError(
+        f"{SINGULAR[kind_of(type(plugin))]} {plugin.card.name!r} must subclass one of {names}"
+    )
 
 
 class Registry:
     """Every plugin that can be named, found once on construction.
 
-    ``plugin_files``: Python files from outside the packages. Raises :class:`UserError` for a file that cannot be imported, saying
-    which and why, and for a name claimed twice. An installed package's entry point that cannot be imported is noted, and said
-    when a name is asked for that nothing has. ``only``: no entry points but these, as ``(group, name)``; ``None`` for all.
+    ``plugin_files``: Python files from outside the packages. Raises :class:`UserError` for a file
+    that cannot be imported, saying which and why, and for a name claimed twice. An installed
+    package's entry point that cannot be imported is noted, and said when a name is asked for that
+    nothing has. ``only``: no entry points but these, as ``(group, name)``; ``None`` for all.
     """
 
-    def __init__(self, plugin_files: Iterable[str | Path] = (), only: Iterable[tuple[str, str]] | None = None) -> None:
+    def __init__(
+        self, plugin_files: Iterable[str | Path] = (), only: Iterable[tuple[str, str]] | None = None
+    ) -> None:
         self.plugin_files = tuple(str(Path(path).resolve()) for path in plugin_files)
         self.only = None if only is None else tuple(only)
-        self.state = self.plugin_files, self.only, tuple(hashes(map(Path, self.plugin_files)).items())
+        self.state = (
+            self.plugin_files,
+            self.only,
+            tuple(hashes(map(Path, self.plugin_files)).items()),
+        )
         self.broken: list[str] = []
         self._found: dict[Kind, dict[str, type[Plugin]]] = {kind: {} for kind in KINDS}
-        self._origins: dict[type[Plugin], tuple[str, str, str]] = {}  # of third parties' classes: file, or group and name
+        # of third parties' classes: file, or group and name
+        self._origins: dict[type[Plugin], tuple[str, str, str]] = {}
         for kind in KINDS:
             self._add_built_in(kind)
         for kind in KINDS:
-            for entry in sorted(entry_points(group=f"castlewalls.{kind}"), key=lambda entry: entry.name):
+            for entry in sorted(
+                entry_points(group=f"castlewalls.{kind}"), key=lambda entry: entry.name
+            ):
                 if self.only is None or (entry.group, entry.name) in self.only:
                     self._add_entry_point(kind, entry)
         for path in self.plugin_files:
             self._add_file(Path(path))
 
     def source(self, plugin: Plugin) -> Source | None:
-        """Where a third party's plugin comes from, and the state of its files now; ``None`` for one of ours."""
+        """Where a third party's plugin comes from, and the state of its files now; ``None`` for one
+        of ours.
+        """
         origin = self._origins.get(type(plugin))
         if origin is None:
             return None
@@ -114,15 +144,23 @@ class Registry:
         return sorted(self._found[kind])
 
     def get(self, kind: Kind, name: str, where: str = "") -> type[Plugin]:
-        """The class behind a name. Raises :class:`UserError` suggesting the nearest; ``where`` is put in front."""
+        """The class behind a name. Raises :class:`UserError` suggesting the nearest; ``where`` is
+        put in front.
+        """
         if name not in self._found[kind]:
             error = unknown_name(SINGULAR[kind], name, self._found[kind], where)
             raise UserError("; ".join([str(error), *self.broken])) if self.broken else error
         return self._found[kind][name]
 
-    def build(self, kind: Kind, name: str, params: Mapping[str, Any] | None = None, where: str = "") -> Plugin:
-        """The plugin ``(name, params)``. Raises :class:`UserError` naming the parameter, the constraint and the value."""
-        plugin = construct(self.get(kind, name, where), f"{SINGULAR[kind]} {name}", params or {}, where)
+    def build(
+        self, kind: Kind, name: str, params: Mapping[str, Any] | None = None, where: str = ""
+    ) -> Plugin:
+        """The plugin ``(name, params)``. Raises :class:`UserError` naming the parameter, the
+        constraint and the value.
+        """
+        plugin = construct(
+            self.get(kind, name, where), f"{SINGULAR[kind]} {name}", params or {}, where
+        )
         _check_params(plugin, f"{f'{where}: ' if where else ''}{SINGULAR[kind]} {name}")
         return plugin
 
@@ -146,14 +184,21 @@ class Registry:
             try:
                 module = importlib.import_module(f"{kind}.{info.name}")
             except Exception as error:
-                raise UserError(f"{kind}/{info.name}.py cannot be imported: {_one_line(error)}") from error
+                raise UserError(
+                    f"{kind}/{info.name}.py cannot be imported: {_one_line(error)}"
+                ) from error
             for cls in _plugins_in(module):
                 if kind_of(cls) != kind:
-                    raise UserError(f"{kind}/{info.name}.py: {cls.__name__} belongs in {kind_of(cls)}/")
+                    raise UserError(
+                        f"{kind}/{info.name}.py: {cls.__name__} belongs in {kind_of(cls)}/"
+                    )
                 self._add(kind, cls)
 
     def _add_entry_point(self, kind: Kind, entry: EntryPoint) -> None:
-        source = f"{entry.dist.name if entry.dist else 'an installed package'} (entry point castlewalls.{kind}: {entry.name})"
+        source = (
+            f"{entry.dist.name if entry.dist else 'an installed package'} (entry point "
+            f"castlewalls.{kind}: {entry.name})"
+        )
         try:
             with saying(f"importing the plugin of {source}"):
                 loaded = entry.load()
@@ -164,8 +209,16 @@ class Registry:
             return
         classes = _plugins_in(loaded) if isinstance(loaded, ModuleType) else [loaded]
         for cls in classes:
-            if not (inspect.isclass(cls) and issubclass(cls, Plugin) and hasattr(cls, "card") and kind_of(cls) == kind):
-                self.broken.append(f"the plugin of {source} must be {ARTICLE[kind]} class with a card, or a module of them")
+            if not (
+                inspect.isclass(cls)
+                and issubclass(cls, Plugin)
+                and hasattr(cls, "card")
+                and kind_of(cls) == kind
+            ):
+                self.broken.append(
+                    f"the plugin of {source} must be {ARTICLE[kind]} class with a card, or a "
+                    f"module of them"
+                )
             elif fault := _fault(cls):
                 self.broken.append(f"the plugin of {source}: {fault}")
             else:
@@ -183,18 +236,25 @@ class Registry:
                 raise UserError(f"--plugin {path}: {fault}")
             self._add(kind_of(cls), cls, (str(path), "", ""))
 
-    def _add(self, kind: Kind, cls: type[Plugin], origin: tuple[str, str, str] | None = None) -> None:
+    def _add(
+        self, kind: Kind, cls: type[Plugin], origin: tuple[str, str, str] | None = None
+    ) -> None:
         _check(cls)
         other = self._found[kind].get(cls.card.name)
         if other is cls:
             return
         if cls.card.name != RESERVED:
-            # A name stands for one thing in a suite, where defenses and detectors are columns side by side.
-            other = next((found[cls.card.name] for found in self._found.values() if cls.card.name in found), None)
+            # A name stands for one thing in a suite, where defenses and detectors are columns side
+            # by side.
+            other = next(
+                (found[cls.card.name] for found in self._found.values() if cls.card.name in found),
+                None,
+            )
         if other is not None:
             what = kind if kind_of(other) == kind else "plugins"
             raise UserError(
-                f"two {what} are named {cls.card.name!r}: {source_of(other)} and {source_of(cls)}; rename one of them"
+                f"two {what} are named {cls.card.name!r}: {source_of(other)} and "
+                f"{source_of(cls)}; rename one of them"
             )
         self._found[kind][cls.card.name] = cls
         if origin is not None:
@@ -205,19 +265,32 @@ def _check(cls: type[Plugin]) -> None:
     """Raises :class:`UserError` for a class that cannot be a plugin, whatever its name."""
     if "__dataclass_fields__" not in vars(cls):
         raise UserError(
-            f"{source_of(cls)}: {cls.__name__} must be a @dataclass(frozen=True, kw_only=True): its fields are its parameters"
+            f"{source_of(cls)}: {cls.__name__} must be a @dataclass(frozen=True, kw_only=True): "
+            f"its fields are its parameters"
         )
-    if cls.card.name == RESERVED and cls.__module__ not in (f"attacks.{RESERVED}", f"defenses.{RESERVED}"):
-        raise UserError(f"{source_of(cls)}: the name {RESERVED!r} is reserved for the controls; rename {cls.__name__}")
+    if cls.card.name == RESERVED and cls.__module__ not in (
+        f"attacks.{RESERVED}",
+        f"defenses.{RESERVED}",
+    ):
+        raise UserError(
+            f"{source_of(cls)}: the name {RESERVED!r} is reserved for the controls; rename "
+            f"{cls.__name__}"
+        )
 
 
 _in_use: list[Registry] = []
 
 
-def use(plugin_files: Iterable[str | Path] = (), only: Iterable[tuple[str, str]] | None = None) -> Registry:
-    """This process's registry, found once and again only for others; :func:`build` looks in it from then on. Arguments as for
-    :class:`Registry`."""
-    files, entries = tuple(str(Path(path).resolve()) for path in plugin_files), None if only is None else tuple(only)
+def use(
+    plugin_files: Iterable[str | Path] = (), only: Iterable[tuple[str, str]] | None = None
+) -> Registry:
+    """This process's registry, found once and again only for others; :func:`build` looks in it from
+    then on. Arguments as for :class:`Registry`.
+    """
+    files, entries = (
+        tuple(str(Path(path).resolve()) for path in plugin_files),
+        None if only is None else tuple(only),
+    )
     state = files, entries, tuple(hashes(map(Path, files)).items())
     if not _in_use or _in_use[0].state != state:
         _in_use[:] = [Registry(files, entries)]
@@ -225,7 +298,9 @@ def use(plugin_files: Iterable[str | Path] = (), only: Iterable[tuple[str, str]]
 
 
 def probed(plugin_files: Iterable[str | Path]) -> Iterable[str | Path]:
-    """The files, each imported in a child process first: what ends its process there would end this one."""
+    """The files, each imported in a child process first: what ends its process there would end this
+    one.
+    """
     files = [Path(path).resolve() for path in plugin_files]
     for path in files:
         probe(path)
@@ -233,7 +308,9 @@ def probed(plugin_files: Iterable[str | Path]) -> Iterable[str | Path]:
 
 
 def build(kind: Kind, name: str, params: Mapping[str, Any] | None = None) -> Plugin:
-    """:meth:`Registry.build` in the registry that :func:`use` chose, or in one without plugin files."""
+    """:meth:`Registry.build` in the registry that :func:`use` chose, or in one without plugin
+    files.
+    """
     return (_in_use[0] if _in_use else use()).build(kind, name, params)
 
 
@@ -263,10 +340,16 @@ def _fault(cls: type[Plugin]) -> str:
         _check(cls)
     except UserError as error:
         return str(error)
-    defaults = {field.name: field.default for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(cls)
+        if field.default is not dataclasses.MISSING
+    }
     bad = [name for name, value in defaults.items() if not _is_json(value)]
     if bad:
-        what = f"{SINGULAR[kind_of(cls)]} {cls.card.name}: parameters must be JSON values, and finite"
+        what = (
+            f"{SINGULAR[kind_of(cls)]} {cls.card.name}: parameters must be JSON values, and finite"
+        )
         return f"{what}: the default of {bad[0]} is {_shown(defaults[bad[0]])}"
     return ""
 
@@ -275,7 +358,9 @@ def _check_params(plugin: Plugin, what: str) -> None:
     """Raises :class:`UserError` unless a plugin's parameters survive JSON."""
     for name, value in plugin.params().items():
         if not _is_json(value):
-            raise UserError(f"{what}: parameters must be JSON values, and finite: {name} is {_shown(value)}")
+            raise UserError(
+                f"{what}: parameters must be JSON values, and finite: {name} is {_shown(value)}"
+            )
 
 
 def _is_json(value: object) -> bool:

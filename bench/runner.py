@@ -35,7 +35,9 @@ DEFAULT_STAGES = "bench.stages.table"
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A suite ready to run: everything a person could have got wrong has been checked, nothing has been written."""
+    """A suite ready to run: everything a person could have got wrong has been checked, nothing has
+    been written.
+    """
 
     plan: Plan
     slots: list[Slot]
@@ -65,11 +67,11 @@ def prepare(
     sealed: str | Path | None = None,
     stages: str = DEFAULT_STAGES,
 ) -> Prepared:
-    """Reads, validates and plans. ``seeds``, ``attacks``, ``defenses``, ``detectors``: only these of the suite's; ``limit``: only the first
-    cells.
+    """Reads, validates and plans. ``seeds``, ``attacks``, ``defenses``, ``detectors``: only these
+    of the suite's; ``limit``: only the first cells.
 
-    ``sealed``: the file with a secret, from which seeds and triggers are drawn (:mod:`bench.sealed`).
-    ``stages``: the module with the stage table. Raises :class:`UserError`.
+    ``sealed``: the file with a secret, from which seeds and triggers are drawn
+    (:mod:`bench.sealed`). ``stages``: the module with the stage table. Raises :class:`UserError`.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1, got {limit}")
@@ -98,7 +100,9 @@ def prepare(
 
 
 def _refuse_faults(suite: Suite, registry: Registry) -> None:
-    """Raises one :class:`UserError` with everything that is wrong with what the suite names, a line each."""
+    """Raises one :class:`UserError` with everything that is wrong with what the suite names, a line
+    each.
+    """
     attacks = [*suite.attacks]
     if not any(attack.card.name == CONTROL for attack in attacks):
         attacks.append(registry.attack(CONTROL))
@@ -125,8 +129,12 @@ def run_prepared(prepared: Prepared, store: Store, reporter: Reporter) -> Outcom
         return execute(prepared.plan, store, executor, where)
 
 
-def run_suite(suite: str, store: str | Path = "store", *, quiet: bool = False, **options: Any) -> Outcome:
-    """:func:`prepare` with ``options``, and run. Progress goes to standard error unless ``quiet``."""
+def run_suite(
+    suite: str, store: str | Path = "store", *, quiet: bool = False, **options: Any
+) -> Outcome:
+    """:func:`prepare` with ``options``, and run. Progress goes to standard error unless
+    ``quiet``.
+    """
     prepared = prepare(suite, **options)
     return run_prepared(prepared, Store(store), reporter_for(Console(stderr=True), quiet))
 
@@ -155,7 +163,10 @@ def records_table(store: Path) -> pd.DataFrame:
             }
             for role in ("testbed", "attack", "probe", "defense"):
                 found: PluginSpec | None = getattr(record, role)
-                row |= {f"{role}.name": found and found.name, f"{role}.params": found and found.identity[1]}
+                row |= {
+                    f"{role}.name": found and found.name,
+                    f"{role}.params": found and found.identity[1],
+                }
             row |= {f"cost.{name}": value for name, value in record.cost.items()}
             for name, metric in record.metrics.items():
                 row |= {
@@ -165,7 +176,23 @@ def records_table(store: Path) -> pd.DataFrame:
                     f"{name}.n": metric.n,
                 }
             rows.append(row)
-    first = ["suite", "testbed", "attack", "probe", "defense", "kind", "seed", "status", "reason", "protocol", "folder"]
-    first += [f"{role}.{part}" for role in ("testbed", "attack", "probe", "defense") for part in ("name", "params")]
+    first = [
+        "suite",
+        "testbed",
+        "attack",
+        "probe",
+        "defense",
+        "kind",
+        "seed",
+        "status",
+        "reason",
+        "protocol",
+        "folder",
+    ]
+    first += [
+        f"{role}.{part}"
+        for role in ("testbed", "attack", "probe", "defense")
+        for part in ("name", "params")
+    ]
     table: pd.DataFrame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=first)
     return table

@@ -1,7 +1,9 @@
-"""Sealed evaluations: seeds and triggers drawn from a secret whose hash was published before the defenses were written.
+"""Sealed evaluations: seeds and triggers drawn from a secret whose hash was published before the
+defenses were written.
 
-Whoever keeps the secret publishes its :func:`commitment`. A run with the secret uses seeds and triggers that nobody could have tuned
-anything on; once the secret is published too, everybody can check that it is the one that was committed to, and repeat the run.
+Whoever keeps the secret publishes its :func:`commitment`. A run with the secret uses seeds and
+triggers that nobody could have tuned anything on; once the secret is published too, everybody can
+check that it is the one that was committed to, and repeat the run.
 """
 
 from __future__ import annotations
@@ -36,16 +38,23 @@ def read_secret(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--sealed {file}: cannot be read: {error}") from error
     if not re.fullmatch(r"[0-9a-f]{32}", text):
-        raise UserError(f"--sealed {file}: must hold one secret, 32 hexadecimal digits, as `castlewalls seal` writes it")
+        raise UserError(
+            f"--sealed {file}: must hold one secret, 32 hexadecimal digits, as `castlewalls "
+            f"seal` writes it"
+        )
     return text
 
 
 def seal(suite: Suite, secret: str) -> Suite:
-    """``suite`` with as many seeds as it has, drawn from ``secret``, and each attack with a trigger drawn from it."""
+    """``suite`` with as many seeds as it has, drawn from ``secret``, and each attack with a trigger
+    drawn from it.
+    """
     seeds = tuple(_number(secret, f"seed {index}") for index in range(len(suite.seeds)))
     if len(set(seeds)) < len(seeds):  # two in a billion
         raise UserError("the secret gives one seed twice; make another with `castlewalls seal`")
-    attacks = dict.fromkeys(attack.sealed(_number(secret, f"trigger of {attack.card.name}")) for attack in suite.attacks)
+    attacks = dict.fromkeys(
+        attack.sealed(_number(secret, f"trigger of {attack.card.name}")) for attack in suite.attacks
+    )
     note = f"Sealed: seeds and triggers from the secret behind {commitment(secret)}."
     return replace(
         suite,

@@ -1,7 +1,7 @@
 """A suite: the YAML file a person runs, read into frozen, validated values.
 
-Every plugin and testbed in it is built on reading, so a suite that loads can be planned: a misspelt field, an unknown name or a
-refused value is one line with the file's name.
+Every plugin and testbed in it is built on reading, so a suite that loads can be planned: a misspelt
+field, an unknown name or a refused value is one line with the file's name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ from bench.registry import Kind, Registry
 from bench.testbeds.base import Testbed
 from bench.yaml_reader import read_yaml
 
-FIELDS = ("name", "description", "testbeds", "attacks", "defenses", "detectors", "seeds", "tuned", "timeout_seconds", "retries")
+FIELDS = (
+    "name",
+    "description",
+    "testbeds",
+    "attacks",
+    "defenses",
+    "detectors",
+    "seeds",
+    "tuned",
+    "timeout_seconds",
+    "retries",
+)
 ENTRY_FIELDS = ("name", "params", "grid")
 LONGEST_NAME = 100
 #: More than anybody will wait for, and few enough to be planned in a minute.
@@ -38,10 +49,12 @@ P = TypeVar("P", bound=Plugin | Composed)
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """``attacks``, ``defenses`` and ``detectors`` as written, grids expanded; the planner adds the controls.
+    """``attacks``, ``defenses`` and ``detectors`` as written, grids expanded; the planner adds the
+    controls.
 
     ``tuned``: what of its parameters was chosen by looking at results, and at which.
-    ``timeout_seconds``: for each stage, ``None`` for the default limit; ``retries``: how often a failed stage is tried again in one run.
+    ``timeout_seconds``: for each stage, ``None`` for the default limit; ``retries``: how often a
+    failed stage is tried again in one run.
     """
 
     name: str
@@ -64,22 +77,27 @@ class Suite:
         seeds: Sequence[int] | None = None,
         detectors: Sequence[str] | None = None,
     ) -> Suite:
-        """This suite with the entries chosen by name. Controls stay. A plugin that the suite does not hold but ``registry`` does, as a
-        new one from ``--plugin FILE``, joins with its default parameters. Raises :class:`UserError` for a name neither knows."""
+        """This suite with the entries chosen by name. Controls stay. A plugin that the suite does
+        not hold but ``registry`` does, as a new one from ``--plugin FILE``, joins with its default
+        parameters. Raises :class:`UserError` for a name neither knows.
+        """
         return replace(
             self,
             attacks=_choose(self.attacks, attacks, registry.attack),
             defenses=_choose(self.defenses, defenses, registry.defense),
             detectors=_choose(self.detectors, detectors, registry.detector),
             seeds=self.seeds if seeds is None else _seeds(list(seeds), "--seeds"),
-            filtered=self.filtered or not (attacks is None and defenses is None and seeds is None and detectors is None),
+            filtered=self.filtered
+            or not (attacks is None and defenses is None and seeds is None and detectors is None),
         )
 
 
 def suite_folders() -> list[Path]:
     """Where the shipped suites are: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
-    return [folder for folder in (package / "suites", package.parent / "suites") if folder.is_dir()][:1]
+    return [
+        folder for folder in (package / "suites", package.parent / "suites") if folder.is_dir()
+    ][:1]
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -88,7 +106,9 @@ def shipped_suites() -> dict[str, Path]:
 
 
 def find_suite(name_or_path: str) -> Path:
-    """A shipped suite by name, or a file. Raises :class:`UserError` suggesting the nearest shipped name."""
+    """A shipped suite by name, or a file. Raises :class:`UserError` suggesting the nearest shipped
+    name.
+    """
     shipped = shipped_suites()
     if name_or_path in shipped:
         return shipped[name_or_path]
@@ -111,15 +131,24 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     _check_fields(data, FIELDS, "field", where)
     name = data.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f"{where}: name must be letters, digits, '.', '_' or '-', got {shown(name)}{in_quotes(name)}")
+        raise UserError(
+            f"{where}: name must be letters, digits, '.', '_' or '-', got "
+            f"{shown(name)}{in_quotes(name)}"
+        )
     if len(name) > LONGEST_NAME:
         raise UserError(f"{where}: name must be at most {LONGEST_NAME} characters, got {len(name)}")
     description = "" if data.get("description") is None else data["description"]
     if not isinstance(description, str) or unfit(description):
         wanted = unfit(description) if isinstance(description, str) else "text"
-        raise UserError(f"{where}: description must be {wanted}, got {shown(description)}{in_quotes(description)}")
+        raise UserError(
+            f"{where}: description must be {wanted}, got "
+            f"{shown(description)}{in_quotes(description)}"
+        )
     _check_size(data, where)
-    built = [testbeds.build(entry_name, params, where) for entry_name, params in _entries(data, "testbeds", where)]
+    built = [
+        testbeds.build(entry_name, params, where)
+        for entry_name, params in _entries(data, "testbeds", where)
+    ]
     if not built:
         raise UserError(f"{where}: testbeds must list at least one testbed")
     _refuse_twice(built, "testbeds", where)
@@ -128,18 +157,27 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
         description=" ".join(description.split()),
         testbeds=tuple(built),
         attacks=cast(tuple[Attack, ...], _plugins(data, "attacks", registry, where)),
-        defenses=cast("tuple[Defense | Composed, ...]", _plugins(data, "defenses", registry, where)),
+        defenses=cast(
+            "tuple[Defense | Composed, ...]", _plugins(data, "defenses", registry, where)
+        ),
         detectors=cast(tuple[Detector, ...], _plugins(data, "detectors", registry, where)),
         seeds=_seeds(data.get("seeds", [0]), where),
         tuned=_tuned(data.get("tuned"), where),
-        timeout_seconds=_number(data, "timeout_seconds", where, lowest=1, highest=LONGEST_TIMEOUT, whole=False),
-        retries=cast("int | None", _number(data, "retries", where, lowest=0, highest=MOST_RETRIES, whole=True)),
+        timeout_seconds=_number(
+            data, "timeout_seconds", where, lowest=1, highest=LONGEST_TIMEOUT, whole=False
+        ),
+        retries=cast(
+            "int | None",
+            _number(data, "retries", where, lowest=0, highest=MOST_RETRIES, whole=True),
+        ),
     )
 
 
 def _check_fields(data: Any, allowed: Sequence[str], what: str, where: str) -> None:
     if not isinstance(data, dict):
-        raise UserError(f"{where}: must be fields and values ({', '.join(allowed)}), got {shown(data)}")
+        raise UserError(
+            f"{where}: must be fields and values ({', '.join(allowed)}), got {shown(data)}"
+        )
     for field in data:
         if field not in allowed:
             raise unknown_name(what, field, allowed, where)
@@ -151,17 +189,24 @@ def _entry(entry: Any, field: str, where: str) -> tuple[str, dict[str, Any], dic
         return entry, {}, {}
     if not isinstance(entry, dict):
         wanted = f"a name, or fields ({', '.join(ENTRY_FIELDS)})"
-        raise UserError(f"{where}: an entry of {field} must be {wanted}, got {shown(entry)}{in_quotes(entry)}")
+        raise UserError(
+            f"{where}: an entry of {field} must be {wanted}, got {shown(entry)}{in_quotes(entry)}"
+        )
     _check_fields(entry, ENTRY_FIELDS, f"field in {field}", where)
     name = entry.get("name")
     params, grid = ({} if entry.get(key) is None else entry[key] for key in ("params", "grid"))
     if not isinstance(name, str):
-        raise UserError(f"{where}: every entry of {field} must have a name, got {shown(entry)}{in_quotes(name)}")
+        raise UserError(
+            f"{where}: every entry of {field} must have a name, got {shown(entry)}{in_quotes(name)}"
+        )
     if not isinstance(params, dict) or not isinstance(grid, dict):
         raise UserError(f"{where}: params and grid of {shown(name)[1:-1]} must be names and values")
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise UserError(f"{where}: grid of {name}: {shown(key)[1:-1]} must be a non-empty list, got {shown(values)}")
+            raise UserError(
+                f"{where}: grid of {name}: {shown(key)[1:-1]} must be a non-empty list, got "
+                f"{shown(values)}"
+            )
         if key in params:
             raise UserError(f"{where}: {name}: {key} stands both in params and in grid")
     return name, params, grid
@@ -171,7 +216,9 @@ Entry = tuple[str, dict[str, Any], dict[str, list[Any]]]
 
 
 def _listed(data: Mapping[str, Any], field: str, where: str) -> list[tuple[list[Entry], bool]]:
-    """The entries of a list; each is one, or, among the defenses, a list of those that act at once, which is said."""
+    """The entries of a list; each is one, or, among the defenses, a list of those that act at once,
+    which is said.
+    """
     value = data.get(field)
     if value is not None and not isinstance(value, list):
         raise UserError(f"{where}: {field} must be a list, got {shown(value)}")
@@ -180,17 +227,23 @@ def _listed(data: Mapping[str, Any], field: str, where: str) -> list[tuple[list[
         at_once = isinstance(entry, list) and field == "defenses"
         if at_once and len(entry) < 2:
             raise UserError(f"{where}: defenses at once must be two or more, got {shown(entry)}")
-        found.append(([_entry(part, field, where) for part in (entry if at_once else [entry])], at_once))
+        found.append(
+            ([_entry(part, field, where) for part in (entry if at_once else [entry])], at_once)
+        )
     return found
 
 
-def _entries(data: Mapping[str, Any], field: str, where: str) -> Iterable[tuple[str, dict[str, Any]]]:
+def _entries(
+    data: Mapping[str, Any], field: str, where: str
+) -> Iterable[tuple[str, dict[str, Any]]]:
     """``(name, params)`` of each entry of a list, every point of an entry's grid being one."""
     return (parts[0] for parts, _ in _columns(data, field, where))
 
 
 def _check_size(data: Mapping[str, Any], where: str) -> None:
-    """Refuses more than :data:`MOST_CELLS` cells: counted, before the first point of a grid is built."""
+    """Refuses more than :data:`MOST_CELLS` cells: counted, before the first point of a grid is
+    built.
+    """
     count: dict[tuple[str, bool], int] = {}
     for field in ("testbeds", "attacks", "defenses", "detectors"):
         for entries, _ in _listed(data, field, where):
@@ -206,12 +259,15 @@ def _check_size(data: Mapping[str, Any], where: str) -> None:
     cells = runs * (attacks + honest * max(attacks, 1)) * treatments
     if cells > MOST_CELLS:
         raise UserError(
-            f"{where}: a suite must have at most {MOST_CELLS:,} cells, the points of its grids by its seeds make "
+            f"{where}: a suite must have at most {MOST_CELLS:,} cells, the points of its grids "
+            f"by its seeds make "
             f"{shown(cells) if cells > 10**18 else format(cells, ',')}"
         )
 
 
-def _plugins(data: Mapping[str, Any], kind: Kind, registry: Registry, where: str) -> tuple[Plugin | Composed, ...]:
+def _plugins(
+    data: Mapping[str, Any], kind: Kind, registry: Registry, where: str
+) -> tuple[Plugin | Composed, ...]:
     built: list[Plugin | Composed] = []
     for parts, at_once in _columns(data, kind, where):
         made = [registry.build(kind, name, params, where) for name, params in parts]
@@ -220,8 +276,12 @@ def _plugins(data: Mapping[str, Any], kind: Kind, registry: Registry, where: str
     return tuple(built)
 
 
-def _columns(data: Mapping[str, Any], kind: str, where: str) -> Iterable[tuple[list[tuple[str, dict[str, Any]]], bool]]:
-    """``(name, params)`` of each column's parts, and whether they are a list of defenses that act at once."""
+def _columns(
+    data: Mapping[str, Any], kind: str, where: str
+) -> Iterable[tuple[list[tuple[str, dict[str, Any]]], bool]]:
+    """``(name, params)`` of each column's parts, and whether they are a list of defenses that act
+    at once.
+    """
     for entries, at_once in _listed(data, kind, where):
         points = [list(itertools.product(*grid.values())) for _, _, grid in entries]
         for chosen in itertools.product(*points):
@@ -248,18 +308,28 @@ def _refuse_twice(built: Sequence[object], field: str, where: str) -> None:
         seen.add(label)
 
 
-def _choose(plugins: tuple[P, ...], names: Sequence[str] | None, build: Callable[[str], P]) -> tuple[P, ...]:
+def _choose(
+    plugins: tuple[P, ...], names: Sequence[str] | None, build: Callable[[str], P]
+) -> tuple[P, ...]:
     if names is None:
         return plugins
     held = {name_of(plugin) for plugin in plugins} | {"none"}
-    kept = tuple(plugin for plugin in plugins if name_of(plugin) in names or name_of(plugin) == "none")
+    kept = tuple(
+        plugin for plugin in plugins if name_of(plugin) in names or name_of(plugin) == "none"
+    )
     return kept + tuple(build(name) for name in dict.fromkeys(names) if name not in held)
 
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    valid = isinstance(value, list) and value and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value)
+    valid = (
+        isinstance(value, list)
+        and value
+        and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value)
+    )
     if not valid or len(set(value)) < len(value):
-        raise UserError(f"{where}: seeds must be different whole numbers from 0 up, got {shown(value)}")
+        raise UserError(
+            f"{where}: seeds must be different whole numbers from 0 up, got {shown(value)}"
+        )
     if max(value) >= 2**63:
         raise UserError(f"{where}: seeds must be below 2^63, got {shown(max(value))}")
     return tuple(value)
@@ -276,13 +346,20 @@ def _tuned(value: Any, where: str) -> tuple[Tuning, ...]:
     return tuple(construct(Tuning, "tuned", entry, where) for entry in value)
 
 
-def _number(data: Mapping[str, Any], field: str, where: str, *, lowest: float, highest: float, whole: bool) -> float | None:
+def _number(
+    data: Mapping[str, Any], field: str, where: str, *, lowest: float, highest: float, whole: bool
+) -> float | None:
     value = data.get(field)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value >= lowest:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int if whole else (int, float))
+        or not value >= lowest
+    ):
         raise UserError(
-            f"{where}: {field} must be a {'whole ' if whole else ''}number of at least {lowest:g}, got {shown(value)}"
+            f"{where}: {field} must be a {'whole ' if whole else ''}number of at least "
+            f"{lowest:g}, got {shown(value)}"
         )
     if value > highest:
         raise UserError(f"{where}: {field} must be at most {highest:g}, got {shown(value)}")

@@ -16,7 +16,8 @@ from bench.engine.run import estimate
 from bench.engine.store import Store
 from bench.record import PluginSpec, Record, read_runs
 
-#: What a glance needs, in this order; the board has the rest. One that ends in a bracket stands for all that begin so.
+#: What a glance needs, in this order; the board has the rest. One that ends in a bracket stands for
+#: all that begin so.
 COLUMNS = (
     "fid[",
     "mse[noise]",
@@ -37,19 +38,32 @@ COLUMNS = (
 
 
 def summary(store: Path, suite: str, console: Console) -> None:
-    """Prints a suite's last run: a row per attack and defense, each number the mean over the seeds that succeeded."""
+    """Prints a suite's last run: a row per attack and defense, each number the mean over the seeds
+    that succeeded.
+    """
     run = next((run for run in read_runs(store) if run.suite == suite), None)
     if run is None:
         return
     rows = _rows([record for _, record in run.records])
-    names = list(dict.fromkeys(name for _, records in rows for record in records for name in record.metrics))
+    names = list(
+        dict.fromkeys(name for _, records in rows for record in records for name in record.metrics)
+    )
     shown = [
-        name for column in COLUMNS for name in names if name == column or (column.endswith("[") and name.startswith(column))
+        name
+        for column in COLUMNS
+        for name in names
+        if name == column or (column.endswith("[") and name.startswith(column))
     ]
     table = Table("testbed", "attack", "defense", "ok", *shown, box=None)
     for (testbed, attack, defense), records in rows:
         fine = [record for record in records if record.status == "ok"]
-        table.add_row(testbed, attack, defense, f"{len(fine)}/{len(records)}", *(_mean(fine, name) for name in shown))
+        table.add_row(
+            testbed,
+            attack,
+            defense,
+            f"{len(fine)}/{len(records)}",
+            *(_mean(fine, name) for name in shown),
+        )
     console.print(table, markup=False)
     _show_skipped(
         f"{attack} x {defense}: {record.reason}"
@@ -60,7 +74,9 @@ def summary(store: Path, suite: str, console: Console) -> None:
     for _, record in run.records:
         if record.status == "failed":
             where = f"{record.attack.label} x {record.defense.label}, seed {record.seed}"
-            console.print(f"failed: {where}: {record.reason}", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"failed: {where}: {record.reason}", markup=False, highlight=False, soft_wrap=True
+            )
     for problem in run.problems:
         console.print(f"warning: {problem}", markup=False, highlight=False, soft_wrap=True)
     counts = ", ".join(f"{count} {status}" for status, count in run.counts.items() if count)
@@ -70,13 +86,15 @@ def summary(store: Path, suite: str, console: Console) -> None:
 def _rows(records: Sequence[Record]) -> list[tuple[tuple[str, str, str], list[Record]]]:
     """Records of one cell over its seeds under what a reader sees: testbed, attack, defense.
 
-    Grouped by name, parameters and protocol, never by label: a plugin chooses its own. Where two groups would look the same, their
-    parameters, and a testbed's protocol, are spelled out.
+    Grouped by name, parameters and protocol, never by label: a plugin chooses its own. Where two
+    groups would look the same, their parameters, and a testbed's protocol, are spelled out.
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         specs = (record.testbed, record.attack, record.probe, record.defense)
-        groups.setdefault((*(spec and spec.identity for spec in specs), record.protocol), []).append(record)
+        groups.setdefault(
+            (*(spec and spec.identity for spec in specs), record.protocol), []
+        ).append(record)
     plainly = [_said(found[0]) for found in groups.values()]
     clear = [
         said if plainly.count(said) == 1 else _said(found[0], spelled_out=True)
@@ -90,13 +108,21 @@ def _said(record: Record, spelled_out: bool = False) -> tuple[str, str, str]:
         text = spec.label or spec.name
         return f"{text} [{spec.name} {spec.identity[1]}]" if spelled_out else text
 
-    testbed = f"{name(record.testbed)} {record.protocol[:8]}" if spelled_out else name(record.testbed)
-    attack = name(record.attack) + (f" probed by {name(record.probe)}" if record.probe is not None else "")
+    testbed = (
+        f"{name(record.testbed)} {record.protocol[:8]}" if spelled_out else name(record.testbed)
+    )
+    attack = name(record.attack) + (
+        f" probed by {name(record.probe)}" if record.probe is not None else ""
+    )
     return testbed, attack, name(record.defense)
 
 
 def _mean(records: list[Record], name: str) -> str:
-    values = [value for record in records if name in record.metrics and (value := record.metrics[name].value) is not None]
+    values = [
+        value
+        for record in records
+        if name in record.metrics and (value := record.metrics[name].value) is not None
+    ]
     return f"{sum(values) / len(values):.3g}" if values else ""
 
 
@@ -111,7 +137,13 @@ def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> No
     done = {key for key in plan.stages if store is not None and store.finished(key)}
     if as_json:
         for key, stage in plan.stages.items():
-            row = {"key": key, "stage": stage.name, "params": stage.params, "inputs": stage.inputs, "cached": key in done}
+            row = {
+                "key": key,
+                "stage": stage.name,
+                "params": stage.params,
+                "inputs": stage.inputs,
+                "cached": key in done,
+            }
             click.echo(json.dumps(row))
         return
     table = Table("key", "stage", "inputs", "cached", box=None)
@@ -130,7 +162,10 @@ def show_estimate(plan: Plan, folder: Path, slots: int, as_json: bool) -> None:
         row = {"cells": len(plan.cells), "slots": slots} | vars(left)
         click.echo(json.dumps(row, indent=1))
         return
-    click.echo(f"{len(plan.cells)} cells; {sum(left.stages.values())} stages to make, {left.cached} in the store")
+    click.echo(
+        f"{len(plan.cells)} cells; {sum(left.stages.values())} stages to make, {left.cached} in "
+        f"the store"
+    )
     for name, count in sorted(left.stages.items()):
         click.echo(f"  {name:<10} {count}")
     _show_skipped_cells(plan)
@@ -143,7 +178,9 @@ def _show_skipped_cells(plan: Plan) -> None:
 
 
 def _show_skipped(pairs: Iterable[str]) -> None:
-    """Prints each pair that was left out, with the reason: once, since it is the same at every seed."""
+    """Prints each pair that was left out, with the reason: once, since it is the same at every
+    seed.
+    """
     for pair in dict.fromkeys(pairs):
         click.echo(f"skipped: {pair}")
 

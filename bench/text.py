@@ -1,7 +1,9 @@
-"""Text from outside (a plugin's message, a file's name, somebody's record) made fit for a terminal, a record and a page.
+"""Text from outside (a plugin's message, a file's name, somebody's record) made fit for a terminal,
+a record and a page.
 
-A name in another encoding is a lone surrogate, which no UTF-8 file can hold; an escape sequence clears the reader's screen; a
-message of megabytes is repeated wherever its cell is shown. Each is harmless once it has been through here.
+A name in another encoding is a lone surrogate, which no UTF-8 file can hold; an escape sequence
+clears the reader's screen; a message of megabytes is repeated wherever its cell is shown. Each is
+harmless once it has been through here.
 """
 
 from __future__ import annotations
@@ -12,24 +14,37 @@ from typing import Any
 REASON_LENGTH = 300
 TRACE_LENGTH = 20_000
 
-# Whole sequences first, so that no "[31m" is left where a colour was: CSI, OSC and the like up to their end, then two-byte ones.
+# Whole sequences first, so that no "[31m" is left where a colour was: CSI, OSC and the like up to
+# their end, then two-byte ones.
 _ESCAPES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ -/]*[0-~]?"
+    r"(?:\x1b\[|\x9b)[0-?]*[ "
+    r"-/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ "
+    r"-/]*[0-~]?"
 )
 # C0 and C1 without tab and line feed, and the marks that turn the direction of what follows.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: str) -> str:
-    """``text`` without escape sequences and control characters (tabs and line feeds stay), lone surrogates written out."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", text)).encode("utf-8", "backslashreplace").decode("utf-8")
+    """``text`` without escape sequences and control characters (tabs and line feeds stay), lone
+    surrogates written out.
+    """
+    return (
+        _CONTROLS.sub("", _ESCAPES.sub("", text))
+        .encode("utf-8", "backslashreplace")
+        .decode("utf-8")
+    )
 
 
 def one_line(text: str, limit: int = REASON_LENGTH) -> str:
     """:func:`plain`, on one line of at most ``limit`` characters; what is cut off is counted."""
     # Cut before anything else looks at it: a message may have any size.
     line = " ".join(plain(text[: 20 * limit]).split())
-    return line if len(line) <= limit and len(text) <= 20 * limit else f"{line[:limit]} ... ({len(text)} characters)"
+    return (
+        line
+        if len(line) <= limit and len(text) <= 20 * limit
+        else f"{line[:limit]} ... ({len(text)} characters)"
+    )
 
 
 def said_by(error: BaseException) -> str | None:

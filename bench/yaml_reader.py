@@ -1,6 +1,8 @@
-"""YAML files that people write, read as plain values: no tags, no repeated keys, no aliases that grow without end.
+"""YAML files that people write, read as plain values: no tags, no repeated keys, no aliases that
+grow without end.
 
-PyYAML keeps the last of two equal keys and says nothing; a list of attacks would be dropped. Merge keys (``<<``) work as usual.
+PyYAML keeps the last of two equal keys and says nothing; a list of attacks would be dropped. Merge
+keys (``<<``) work as usual.
 """
 
 from __future__ import annotations
@@ -15,17 +17,21 @@ from bench.errors import UserError
 from bench.names import shown
 
 LARGEST_FILE = 16 * 2**20
-#: Values in a file once each alias stands for all that it repeats: nine lines of aliases can mean 10^9.
+#: Values in a file once each alias stands for all that it repeats: nine lines of aliases can mean
+#: 10^9.
 MOST_VALUES = 100_000
 DEEPEST = 50
 _MERGE = "tag:yaml.org,2002:merge"
-#: Plain numbers in which YAML 1.1, which PyYAML reads, sees base 8 or base 60, and YAML 1.2 and most people do not: 010 is 8, 1:30 is 90.
+#: Plain numbers in which YAML 1.1, which PyYAML reads, sees base 8 or base 60, and YAML 1.2 and
+#: most people do not: 010 is 8, 1:30 is 90.
 _OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9_]+)+(\.[0-9_]*)?)")
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def read_yaml(path: Path) -> Any:
-    """The one document in ``path``, ``None`` if it is empty. Raises :class:`UserError`, one line with the file's name in front."""
+    """The one document in ``path``, ``None`` if it is empty. Raises :class:`UserError`, one line
+    with the file's name in front.
+    """
     try:
         if (size := path.stat().st_size) > LARGEST_FILE:
             raise UserError(f"{path.name} must be at most {LARGEST_FILE:,} bytes, got {size:,}")
@@ -49,14 +55,18 @@ class _Loader(yaml.SafeLoader):
         start = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         self._depth += 1
         if self._depth > DEEPEST:
-            raise yaml.constructor.ConstructorError(None, None, f"nested more than {DEEPEST} levels deep", start)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"nested more than {DEEPEST} levels deep", start
+            )
         aliased = self.check_event(yaml.AliasEvent)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         if node is None:
             return None
         if aliased and node not in self._values:
-            raise yaml.constructor.ConstructorError(None, None, "an anchor must not hold an alias of itself", start)
+            raise yaml.constructor.ConstructorError(
+                None, None, "an anchor must not hold an alias of itself", start
+            )
         if isinstance(node, yaml.MappingNode) and not aliased:
             # Here and not when the mapping is built: merging puts keys there that may be overruled.
             self._refuse_repeated(node)
@@ -80,8 +90,10 @@ class _Loader(yaml.SafeLoader):
             lines[name] = key.start_mark.line + 1
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Replaces merge keys by what they merge: a mapping's own keys win, then the first of several mappings. PyYAML's own does
-        otherwise for what was merged before, differently in its releases."""
+        """Replaces merge keys by what they merge: a mapping's own keys win, then the first of
+        several mappings. PyYAML's own does otherwise for what was merged before, differently in its
+        releases.
+        """
         own: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
         merged: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
         for key, value in node.value:
@@ -99,12 +111,20 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if node.tag in _NUMBERS and _OTHER_BASE.fullmatch(str(node.value)):
-            problem = f"{shown(node.value)[1:-1]} is a number of base 8 or 60 in YAML 1.1; write it in decimals, or in quotes if it is text"
+            problem = (
+                f"{shown(node.value)[1:-1]} is a number of base 8 or 60 in YAML 1.1; write "
+                f"it in decimals, or in quotes if it is text"
+            )
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         try:
             return super().construct_object(node, deep)
-        except (ValueError, OverflowError) as error:  # A number of too many digits, the 31st of February.
-            problem = f"{shown(node.value)} is not a value that can be read ({str(error).split(';')[0]})"
+        except (
+            ValueError,
+            OverflowError,
+        ) as error:  # A number of too many digits, the 31st of February.
+            problem = (
+                f"{shown(node.value)} is not a value that can be read ({str(error).split(';')[0]})"
+            )
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
 

@@ -1,4 +1,6 @@
-"""``python -m benchmarks``: runs the benchmarks, prints a table, or one JSON document with ``--json``."""
+"""``python -m benchmarks``: runs the benchmarks, prints a table, or one JSON document with
+``--json``.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,53 @@ NAMES = ("share", "steps", "pruning", "resume")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[share|steps|pruning|resume]...")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch; a run's workers have one.")
-@click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Of every contender, in turn.")
-@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Training steps a repetition.")
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--num-inference-steps", type=click.IntRange(1, 1000), help="Sampling steps.  [default: the testbed's]")
-@click.option("--suite", metavar="SUITE", help="resume: a suite that is finished in --store, in place of a tiny one.")
+@click.argument(
+    "names", nargs=-1, type=click.Choice(NAMES), metavar="[share|steps|pruning|resume]..."
+)
 @click.option(
-    "--store", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR", help="resume: see --suite."
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Of torch; a run's workers have one.",
+)
+@click.option(
+    "--repetitions",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Of every contender, in turn.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Training steps a repetition.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option(
+    "--num-inference-steps",
+    type=click.IntRange(1, 1000),
+    help="Sampling steps.  [default: the testbed's]",
+)
+@click.option(
+    "--suite",
+    metavar="SUITE",
+    help="resume: a suite that is finished in --store, in place of a tiny one.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="resume: see --suite.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-def main(names: Sequence[str], as_json: bool, suite: str | None, store: Path | None, **options: Any) -> None:
-    """Where the time goes. Without names, all of them. The goals are reported, not enforced: the exit code is 0 either way.
+def main(
+    names: Sequence[str], as_json: bool, suite: str | None, store: Path | None, **options: Any
+) -> None:
+    """Where the time goes. Without names, all of them. The goals are reported, not enforced: the
+    exit code is 0 either way.
 
     \b
     python -m benchmarks
@@ -38,7 +74,11 @@ def main(names: Sequence[str], as_json: bool, suite: str | None, store: Path | N
     python -m benchmarks resume --suite digits --store store
     """
     # Before torch is imported: as the engine does for its workers.
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(options["threads"])))
+    os.environ.update(
+        dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(options["threads"])
+        )
+    )
     from bench.errors import UserError
 
     try:
@@ -53,8 +93,12 @@ def main(names: Sequence[str], as_json: bool, suite: str | None, store: Path | N
         show(document, console if console.is_terminal else Console(width=100))
 
 
-def measure(names: Sequence[str], suite: str | None = None, store: Path | None = None, **options: Any) -> dict[str, Any]:
-    """The JSON document: ``settings``, ``machine``, and ``benchmarks`` as ``{name: [row, ...]}``. ``options``: fields of ``Settings``."""
+def measure(
+    names: Sequence[str], suite: str | None = None, store: Path | None = None, **options: Any
+) -> dict[str, Any]:
+    """The JSON document: ``settings``, ``machine``, and ``benchmarks`` as ``{name: [row, ...]}``.
+    ``options``: fields of ``Settings``.
+    """
     import torch
 
     from bench.engine.provenance import provenance
@@ -68,7 +112,10 @@ def measure(names: Sequence[str], suite: str | None = None, store: Path | None =
 
     settings = Settings(**options)
     if (suite is None) != (store is None):
-        raise UserError("--suite and --store go together: the rerun of a suite that is finished in that store is measured")
+        raise UserError(
+            "--suite and --store go together: the rerun of a suite that is finished in that "
+            "store is measured"
+        )
     functions: dict[str, Callable[[Settings], list[Row]]] = {
         "share": share,
         "steps": steps,
@@ -78,7 +125,11 @@ def measure(names: Sequence[str], suite: str | None = None, store: Path | None =
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        rows = {name: [row.as_json() for row in functions[name](settings)] for name in NAMES if name in names}
+        rows = {
+            name: [row.as_json() for row in functions[name](settings)]
+            for name in NAMES
+            if name in names
+        }
     finally:
         torch.set_num_threads(before)
     # A busy machine makes every figure worse; whoever reads them should see that it was one.
@@ -91,16 +142,24 @@ def show(document: dict[str, Any], console: Console) -> None:
     machine, settings = document["machine"], document["settings"]
     table = Table(box=box.SIMPLE, pad_edge=False, caption_justify="left")
     for title in ("quantity", "median", "min to max", "unit", "goal"):
-        table.add_column(title, justify="right" if title in ("median", "min to max") else "left", no_wrap=True)
+        table.add_column(
+            title, justify="right" if title in ("median", "min to max") else "left", no_wrap=True
+        )
     for rows in document["benchmarks"].values():
         for row in rows:
-            goal = "" if row["goal"] is None else f"{_sign(row)} {row['goal']:g}: {'yes' if row['reached'] else 'no'}"
+            goal = (
+                ""
+                if row["goal"] is None
+                else f"{_sign(row)} {row['goal']:g}: {'yes' if row['reached'] else 'no'}"
+            )
             spread = f"{_short(row['min'])} to {_short(row['max'])}"
             table.add_row(row["quantity"], _short(row["median"]), spread, row["unit"], goal)
         table.add_section()
     table.caption = (
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']:.1f}; torch {machine['packages']['torch']}, "
-        f"{settings['threads']} thread(s), batch size {settings['batch_size']}, {settings['repetitions']} repetitions"
+        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']:.1f}; torch "
+        f"{machine['packages']['torch']}, "
+        f"{settings['threads']} thread(s), batch size {settings['batch_size']}, "
+        f"{settings['repetitions']} repetitions"
     )
     console.print(table)
 

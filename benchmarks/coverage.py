@@ -1,4 +1,5 @@
-"""``python -m benchmarks.coverage``: how often the board's intervals hold the truth, by simulation, as tables in ``docs/intervals.md``.
+"""``python -m benchmarks.coverage``: how often the board's intervals hold the truth, by simulation,
+as tables in ``docs/intervals.md``.
 
 Everything is seeded; the text around the tables stays. About a minute and a half on one core.
 """
@@ -32,7 +33,9 @@ Ends = tuple[float, float]
 
 
 class Tally:
-    """Of intervals for one ``truth``: coverage, median width, and what no interval of a share may be."""
+    """Of intervals for one ``truth``: coverage, median width, and what no interval of a share may
+    be.
+    """
 
     def __init__(self, truth: float) -> None:
         self.truth, self.ends = truth, list[Ends]()
@@ -69,7 +72,9 @@ def rates(quantiles: Values, p: float, correlation: float) -> Values:
     return np.asarray(stats.beta.ppf(quantiles, p * size, (1 - p) * size))
 
 
-def drawn_rates(rng: np.random.Generator, shape: tuple[int, ...], p: float, correlation: float) -> Values:
+def drawn_rates(
+    rng: np.random.Generator, shape: tuple[int, ...], p: float, correlation: float
+) -> Values:
     """The same, drawn."""
     if correlation == 0:
         return np.full(shape, p)
@@ -92,8 +97,12 @@ def shares() -> Sequence[Sequence[str]]:
     return rows
 
 
-def outcomes(rng: np.random.Generator, pair: Ends, correlation: float, n: int, seeds: int, together: float) -> Values:
-    """(2, seeds, n) of 0 and 1: two cells whose seeds, and samples within a seed, go along with each other by ``together``."""
+def outcomes(
+    rng: np.random.Generator, pair: Ends, correlation: float, n: int, seeds: int, together: float
+) -> Values:
+    """(2, seeds, n) of 0 and 1: two cells whose seeds, and samples within a seed, go along with
+    each other by ``together``.
+    """
 
     def normal(*shape: int) -> Values:
         both = np.sqrt(together) * rng.standard_normal(shape)
@@ -114,8 +123,14 @@ def differences() -> Sequence[Sequence[str]]:
             for _ in range(RUNS // 2):
                 drawn = outcomes(rng, pair, correlation, 64, seeds, together)
                 means = drawn.mean(axis=2)
-                one, other = ({seed: Share(float(value), 64) for seed, value in enumerate(side)} for side in means)
-                pairs = {seed: (drawn[0, seed].tolist(), drawn[1, seed].tolist()) for seed in range(seeds)}
+                one, other = (
+                    {seed: Share(float(value), 64) for seed, value in enumerate(side)}
+                    for side in means
+                )
+                pairs = {
+                    seed: (drawn[0, seed].tolist(), drawn[1, seed].tolist())
+                    for seed in range(seeds)
+                }
                 tallies[0].add(t_interval(list(means[0] - means[1])))
                 tallies[1].add(share_difference(one, other))
                 tallies[2].add(share_difference(one, other, pairs))
@@ -148,13 +163,18 @@ def areas() -> Sequence[Sequence[str]]:
 
     rng, rows = np.random.default_rng(3), []
     for whole, area in product((True, False), (0.76, 0.92, 0.98)):
-        # Scores: a digit's own part and a crop's, of variance 0.8 and 0.2, and a shift that gives the area.
+        # Scores: a digit's own part and a crop's, of variance 0.8 and 0.2, and a shift that gives
+        # the area.
         shift = float(np.sqrt(2) * stats.norm.ppf(area))
         plain, ours = Tally(area), Tally(area)
         for _ in range(RUNS // 2):
             digit = np.repeat(np.arange(100), 4)
             positive = (rng.random(100) < 0.3)[digit] if whole else rng.random(400) < 0.1
-            scores = np.sqrt(0.8) * rng.standard_normal(100)[digit] + np.sqrt(0.2) * rng.standard_normal(400) + shift * positive
+            scores = (
+                np.sqrt(0.8) * rng.standard_normal(100)[digit]
+                + np.sqrt(0.2) * rng.standard_normal(400)
+                + shift * positive
+            )
             plain.add(area_interval(scores, positive)[:2])
             ours.add(area_interval(scores, positive, groups=digit)[:2])
         rows.append(["whole digits" if whole else "rows", f"{area:g}", plain.text(), ours.text()])
@@ -162,7 +182,9 @@ def areas() -> Sequence[Sequence[str]]:
 
 
 def distances() -> Sequence[Sequence[str]]:
-    """FID of 384 real images against the others, as they are, and darker and harsher: E[FID at this n] is the mean of all runs."""
+    """FID of 384 real images against the others, as they are, and darker and harsher: E[FID at this
+    n] is the mean of all runs.
+    """
     import torch
 
     from bench import testbeds
@@ -172,7 +194,9 @@ def distances() -> Sequence[Sequence[str]]:
     torch.set_num_threads(1)
     testbed = testbeds.build("digits-ddpm", {})
     testbed.register_extractor()
-    features = fid.extract_features(testbed.train_images(), testbed.extractor, testbed.extractor_weights()).double()
+    features = fid.extract_features(
+        testbed.train_images(), testbed.extractor, testbed.extractor_weights()
+    ).double()
     rng, rows = np.random.default_rng(4), []
     for shift in (0.0, 0.03, 0.1):
         values, found = [], []
@@ -186,19 +210,29 @@ def distances() -> Sequence[Sequence[str]]:
         for ends in found:
             tally.add(ends)
         spread = float(np.subtract(*np.quantile(values, [0.975, 0.025])))
-        rows.append([f"{shift:g}", f"{tally.truth:.3f}", f"{spread:.3f}", f"{tally.width():.3f}", f"{tally.coverage():.3f}"])
+        rows.append(
+            [
+                f"{shift:g}",
+                f"{tally.truth:.3f}",
+                f"{spread:.3f}",
+                f"{tally.width():.3f}",
+                f"{tally.coverage():.3f}",
+            ]
+        )
     return rows
 
 
 BOTH = "coverage / median width"
 TABLES: tuple[tuple[str, tuple[str, ...], Callable[[], Sequence[Sequence[str]]]], ...] = (
     (
-        f"**A share over seeds**, {BOTH}; of Student's t also how many intervals leave [0, 1] or have no width.",
+        f"**A share over seeds**, {BOTH}; of Student's t also how many intervals leave [0, 1] or "
+        f"have no width.",
         ("n", "correlation", "share", "t, 3 seeds", "ours, 3 seeds", "t, 5 seeds", "ours, 5 seeds"),
         shares,
     ),
     (
-        f"**A difference of two shares**, n = 64, {BOTH} / share of runs in which 0 is excluded (a false alarm where the two are equal, "
+        f"**A difference of two shares**, n = 64, {BOTH} / share of runs in which 0 is excluded "
+        f"(a false alarm where the two are equal, "
         "else the power). Paired: both cells succeed on much the same samples; then outcomes help.",
         (
             "correlation",
@@ -209,7 +243,8 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[], Sequence[Sequence[str]]]]
         differences,
     ),
     (
-        f"**Accuracy on 360 digits of four crops**, {BOTH}. The correlation is that of two crops of one digit.",
+        f"**Accuracy on 360 digits of four crops**, {BOTH}. The correlation is that of two crops "
+        f"of one digit.",
         ("correlation", "accuracy", "Wilson, n = 1,440", "Wilson, n / deff"),
         crops,
     ),
@@ -219,8 +254,15 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[], Sequence[Sequence[str]]]]
         areas,
     ),
     (
-        "**FID of 384 digits**, against the others; shifted: the features moved and stretched by so much.",
-        ("shifted", "mean FID", "width of 95 % of runs", "median width of the interval", "coverage of the mean"),
+        "**FID of 384 digits**, against the others; shifted: the features moved and stretched by "
+        "so much.",
+        (
+            "shifted",
+            "mean FID",
+            "width of 95 % of runs",
+            "median width of the interval",
+            "coverage of the mean",
+        ),
         distances,
     ),
 )
@@ -243,7 +285,12 @@ def put(page: str, lines: Iterator[str] | Sequence[str]) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--output", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=PAGE, show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=PAGE,
+    show_default=True,
+)
 def main(output: Path, **_: Any) -> None:
     """Simulates the board's intervals and writes their coverage into a page."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,7 +1,9 @@
-"""The loops a researcher would write: eager float32, default memory layout, diffusers as its documentation uses it.
+"""The loops a researcher would write: eager float32, default memory layout, diffusers as its
+documentation uses it.
 
-The same network, weights, attack, batch size and number of steps as ours, and nothing slowed down on purpose: the images are
-converted once beforehand, the trigger and the target are made once, and the gradient is not clipped (ours is).
+The same network, weights, attack, batch size and number of steps as ours, and nothing slowed down
+on purpose: the images are converted once beforehand, the trigger and the target are made once, and
+the gradient is not clipped (ours is).
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ def baddiffusion_loss(
     trigger: Tensor,
     target: Tensor,
 ) -> Tensor:
-    """BadDiffusion's loss (arXiv 2212.05400, eq. 10) by hand, its poisoned images the trigger alone.
+    """BadDiffusion's loss (arXiv 2212.05400, eq. 10) by hand, its poisoned images the trigger
+    alone.
 
-    images: (n, c, h, w) float32 in [-1, 1]; poisoned: (n,) bool; noise: as images; timesteps: (n,) int64; alphas and
-    alphas_cumprod: (T,) float32; trigger, target: (c, h, w). A scalar, the mean over rows and pixels.
+    images: (n, c, h, w) float32 in [-1, 1]; poisoned: (n,) bool; noise: as images; timesteps: (n,)
+    int64; alphas and alphas_cumprod: (T,) float32; trigger, target: (c, h, w). A scalar, the mean
+    over rows and pixels.
     """
     marked = poisoned[:, None, None, None]
     end = torch.where(marked, trigger, torch.zeros_like(images))
@@ -54,7 +58,9 @@ def train(
     learning_rate: float,
     after_step: AfterStep,
 ) -> list[float]:
-    """Adam over random rows of ``images`` (float32). ``after_step(steps done)``. Returns the losses."""
+    """Adam over random rows of ``images`` (float32). ``after_step(steps done)``. Returns the
+    losses.
+    """
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     losses = []
@@ -64,7 +70,15 @@ def train(
         noise = torch.randn(batch.shape)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (batch_size,))
         loss = baddiffusion_loss(
-            network, batch, poisoned[rows], noise, timesteps, scheduler.alphas_cumprod, scheduler.alphas, trigger, target
+            network,
+            batch,
+            poisoned[rows],
+            noise,
+            timesteps,
+            scheduler.alphas_cumprod,
+            scheduler.alphas,
+            trigger,
+            target,
         )
         optimizer.zero_grad()
         loss.backward()
@@ -76,9 +90,15 @@ def train(
 
 @torch.no_grad()
 def sample(
-    network: UNet2DModel, scheduler: DDPMScheduler, shape: tuple[int, int, int, int], steps: int, after_step: AfterStep
+    network: UNet2DModel,
+    scheduler: DDPMScheduler,
+    shape: tuple[int, int, int, int],
+    steps: int,
+    after_step: AfterStep,
 ) -> Tensor:
-    """Ancestral sampling of one batch of ``shape`` in ``steps`` strided steps. Images in [-1, 1]."""
+    """Ancestral sampling of one batch of ``shape`` in ``steps`` strided steps. Images in [-1,
+    1].
+    """
     network.eval()
     scheduler.set_timesteps(steps)
     x = torch.randn(shape)

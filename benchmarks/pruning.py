@@ -1,7 +1,8 @@
-"""The diffusion classifier with and without pruning, on the shipped class-conditional model: how often they agree, and what it saves.
+"""The diffusion classifier with and without pruning, on the shipped class-conditional model: how
+often they agree, and what it saves.
 
-Both classify the same held-out images with the same draws, by the parameters of the suite `poison`; so a difference is the pruning's
-alone. Calls are images through the network.
+Both classify the same held-out images with the same draws, by the parameters of the suite `poison`;
+so a difference is the pruning's alone. Calls are images through the network.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ AGREEMENT = 0.99
 
 
 def pruning(settings: Settings) -> list[Row]:
-    """Agreement, the share of calls that are left, and both accuracies; a repetition takes its own ``batch_size`` images and draws."""
+    """Agreement, the share of calls that are left, and both accuracies; a repetition takes its own
+    ``batch_size`` images and draws.
+    """
     found: dict[str, list[float]] = {}
     for repetition in range(settings.repetitions):
         for name, value in compare(settings.batch_size, repetition).items():
             found.setdefault(name, []).append(value)
     return [
-        Row(quantity=name, unit="share", values=tuple(values), goal=AGREEMENT if name.startswith("same") else None)
+        Row(
+            quantity=name,
+            unit="share",
+            values=tuple(values),
+            goal=AGREEMENT if name.startswith("same") else None,
+        )
         for name, values in found.items()
     ]
 
@@ -38,15 +46,23 @@ def compare(count: int, seed: int) -> dict[str, float]:
     """The figures of one repetition."""
     testbed = build("digits-cfg")
     assert isinstance(testbed, ConditionalTestbed)
-    order = torch.from_numpy(numpy_stream(seed, "pruning").permutation(len(testbed.held_out_images())))[:count]
+    order = torch.from_numpy(
+        numpy_stream(seed, "pruning").permutation(len(testbed.held_out_images()))
+    )[:count]
     images, labels = testbed.held_out_images()[order], testbed.held_out_labels()[order]
     whole = {name: value for name, value in PARAMS.items() if name != "keep"}
-    pruned, unpruned = (registry.build("defenses", "diffusion_classifier", params) for params in (PARAMS, whole))
+    pruned, unpruned = (
+        registry.build("defenses", "diffusion_classifier", params) for params in (PARAMS, whole)
+    )
     said, calls = [], []
     for defense in (pruned, unpruned):
         assert isinstance(defense, ClassifierDefense)
         generator = testbed.base_generator().to("cpu")
-        access = Access(generator=generator, rng=numpy_stream(seed, "defense"), sample=SimpleNamespace())  # type: ignore[arg-type]
+        access = Access(
+            generator=generator,
+            rng=numpy_stream(seed, "defense"),
+            sample=SimpleNamespace(),  # type: ignore[arg-type]
+        )
         with torch.no_grad(), autocast(generator.device, testbed.precision):
             said.append(defense.classify(images, access).argmax(1))
         calls.append(generator.calls)

@@ -1,15 +1,18 @@
-"""Share of CPU time spent inside the generator's network, in our training loop and in our sampling loop.
+"""Share of CPU time spent inside the generator's network, in our training loop and in our sampling
+loop.
 
-The clock is ``time.process_time``: user and system CPU time of all threads of this process. The loops are
-``bench.diffusion.training.train`` and ``bench.diffusion.sampling.sample`` themselves, unchanged; readings are taken from outside:
+The clock is ``time.process_time``: user and system CPU time of all threads of this process. The
+loops are ``bench.diffusion.training.train`` and ``bench.diffusion.sampling.sample`` themselves,
+unchanged; readings are taken from outside:
 
-- forward: from a pre-hook to a hook on the diffusers network, so the casts of autocast are inside and our loss, noise and
-  scheduler arithmetic are outside;
-- backward: from the moment the gradient reaches the network's output (a tensor hook on it) until ``Tensor.backward`` returns, so
-  the backward pass of the loss above the network is outside; the gradients' accumulation into the weights is inside;
-- the whole: between two of the loop's own progress reports, so drawing batches and noise, loss, gradient clipping, optimiser, scheduler
-  step and the reports are all in it. Start-up (a few training steps; the first batch of samples) is left out; the start of every
-  later batch is in.
+- forward: from a pre-hook to a hook on the diffusers network, so the casts of autocast are inside
+  and our loss, noise and scheduler arithmetic are outside;
+- backward: from the moment the gradient reaches the network's output (a tensor hook on it) until
+  ``Tensor.backward`` returns, so the backward pass of the loss above the network is outside; the
+  gradients' accumulation into the weights is inside;
+- the whole: between two of the loop's own progress reports, so drawing batches and noise, loss,
+  gradient clipping, optimiser, scheduler step and the reports are all in it. Start-up (a few
+  training steps; the first batch of samples) is left out; the start of every later batch is in.
 
 Share = (forward + backward) / whole.
 """
@@ -42,7 +45,9 @@ class NetworkClock:
 
     @contextmanager
     def attached(self, network: nn.Module) -> Iterator[NetworkClock]:
-        """Watches ``network``, and every ``Tensor.backward`` of this process, until the block ends."""
+        """Watches ``network``, and every ``Tensor.backward`` of this process, until the block
+        ends.
+        """
         original = torch.Tensor.backward
 
         def backward(tensor: Tensor, *arguments: Any, **options: Any) -> None:
@@ -51,7 +56,10 @@ class NetworkClock:
                 self.backward += time.process_time() - self._backward_began
                 self._backward_began = None
 
-        hooks = [network.register_forward_pre_hook(self._enter), network.register_forward_hook(self._leave)]
+        hooks = [
+            network.register_forward_pre_hook(self._enter),
+            network.register_forward_hook(self._leave),
+        ]
         torch.Tensor.backward = backward  # type: ignore[assignment,method-assign]
         try:
             yield self
@@ -73,7 +81,9 @@ class NetworkClock:
 
 
 class Laps:
-    """A progress callback that reads the clocks after ``start`` steps and after every ``length`` steps from there."""
+    """A progress callback that reads the clocks after ``start`` steps and after every ``length``
+    steps from there.
+    """
 
     def __init__(self, clock: NetworkClock, start: int, length: int) -> None:
         self.clock, self.start, self.length = clock, start, length
@@ -92,14 +102,18 @@ class Laps:
 
 
 def share(settings: Settings) -> list[Row]:
-    """The shares of training and of sampling, one value a lap: ``steps`` training steps, or one whole batch of samples."""
+    """The shares of training and of sampling, one value a lap: ``steps`` training steps, or one
+    whole batch of samples.
+    """
     subject = Subject.make()
     generator = subject.testbed.base_generator()
     clock = NetworkClock()
 
     laps = Laps(clock, WARM_UP_STEPS, settings.steps)
     with clock.attached(generator.unet):
-        subject.train(generator, settings, WARM_UP_STEPS + settings.repetitions * settings.steps, laps)
+        subject.train(
+            generator, settings, WARM_UP_STEPS + settings.repetitions * settings.steps, laps
+        )
     training = laps.parts()
 
     steps = subject.sampler_settings(settings).num_inference_steps
@@ -113,7 +127,11 @@ def share(settings: Settings) -> list[Row]:
         return Row(quantity=quantity, unit="of CPU", values=tuple(values), goal=goal)
 
     return [
-        row("training: forward + backward", [(forward + backward) / whole for whole, forward, backward in training], GOAL),
+        row(
+            "training: forward + backward",
+            [(forward + backward) / whole for whole, forward, backward in training],
+            GOAL,
+        ),
         row("training: forward", [forward / whole for whole, forward, _ in training]),
         row("training: backward", [backward / whole for whole, _, backward in training]),
         row("sampling: forward", [forward / whole for whole, forward, _ in sampling], GOAL),

@@ -1,8 +1,10 @@
-"""Our training step and our sampling step against those of :mod:`benchmarks.plain`, in one run, in turn.
+"""Our training step and our sampling step against those of :mod:`benchmarks.plain`, in one run, in
+turn.
 
-A repetition trains for a few steps and draws one batch, ours and the plain one alternating. In training the clocks run from the
-end of the start-up steps to the end of the last one; in sampling over the whole batch, its initial noise included. The ratio is
-of neighbouring repetitions, plain over ours, in wall time; beside it the same in CPU time, which a busy machine disturbs less.
+A repetition trains for a few steps and draws one batch, ours and the plain one alternating. In
+training the clocks run from the end of the start-up steps to the end of the last one; in sampling
+over the whole batch, its initial noise included. The ratio is of neighbouring repetitions, plain
+over ours, in wall time; beside it the same in CPU time, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -44,10 +46,12 @@ def steps(settings: Settings) -> list[Row]:
     torch.manual_seed(SEED)  # the plain loops draw from torch's own stream
     subject = Subject.make()
     training = interleaved(
-        {"ours": our_training(subject, settings), "plain": plain_training(subject, settings)}, settings.repetitions
+        {"ours": our_training(subject, settings), "plain": plain_training(subject, settings)},
+        settings.repetitions,
     )
     sampling = interleaved(
-        {"ours": our_sampling(subject, settings), "plain": plain_sampling(subject, settings)}, settings.repetitions
+        {"ours": our_sampling(subject, settings), "plain": plain_sampling(subject, settings)},
+        settings.repetitions,
     )
     return [*_rows("training step", training), *_rows("sampling step", sampling)]
 
@@ -61,8 +65,17 @@ def _rows(what: str, moments: dict[str, list[Moment]]) -> list[Row]:
     ]
     return [
         *milliseconds,
-        Row(quantity=f"{what}, plain / ours", unit="ratio, wall", values=ratios(wall["plain"], wall["ours"]), goal=GOAL),
-        Row(quantity=f"{what}, plain / ours", unit="ratio, CPU", values=ratios(cpu["plain"], cpu["ours"])),
+        Row(
+            quantity=f"{what}, plain / ours",
+            unit="ratio, wall",
+            values=ratios(wall["plain"], wall["ours"]),
+            goal=GOAL,
+        ),
+        Row(
+            quantity=f"{what}, plain / ours",
+            unit="ratio, CPU",
+            values=ratios(cpu["plain"], cpu["ours"]),
+        ),
     ]
 
 
@@ -71,7 +84,9 @@ def our_training(subject: Subject, settings: Settings) -> Callable[[], Moment]:
 
     def run() -> Moment:
         watch = Stopwatch(WARM_UP_STEPS)
-        subject.train(subject.testbed.base_generator(), settings, WARM_UP_STEPS + settings.steps, watch)
+        subject.train(
+            subject.testbed.base_generator(), settings, WARM_UP_STEPS + settings.steps, watch
+        )
         return watch.per_step(settings.steps)
 
     return run
@@ -124,7 +139,9 @@ def plain_sampling(subject: Subject, settings: Settings) -> Callable[[], Moment]
 
     def run() -> Moment:
         watch = Stopwatch(0)
-        plain.sample(generator.unet, scheduler, (settings.batch_size, *generator.image_shape), count, watch)
+        plain.sample(
+            generator.unet, scheduler, (settings.batch_size, *generator.image_shape), count, watch
+        )
         return watch.per_step(count)
 
     return run

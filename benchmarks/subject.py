@@ -1,4 +1,6 @@
-"""What is timed: BadDiffusion on ``digits-ddpm``, put together as ``bench.stages.table`` does it for a run."""
+"""What is timed: BadDiffusion on ``digits-ddpm``, put together as ``bench.stages.table`` does it
+for a run.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,13 @@ class Subject:
     def make(cls) -> Subject:
         """The first attack of ``suites/digits.yaml``."""
         testbed = DigitsDDPM()
-        attack = BadDiffusion(trigger="grey_box", target="hat", poison_rate=0.1, poisoned_image="trigger_only")
+        attack = BadDiffusion(
+            trigger="grey_box", target="hat", poison_rate=0.1, poisoned_image="trigger_only"
+        )
         images = testbed.train_images()
-        honest = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
+        honest = TrainingSet(
+            images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels()
+        )
         return cls(testbed, attack, attack.poison(honest, numpy_stream(SEED, "poison")))
 
     def training_settings(self, settings: Settings, steps: int) -> TrainingSettings:
@@ -47,22 +53,40 @@ class Subject:
     def sampler_settings(self, settings: Settings) -> SamplerSettings:
         """The testbed's own, unless ``settings`` shortens it."""
         own = self.testbed.sampler_settings()
-        return replace(own, num_inference_steps=settings.num_inference_steps or own.num_inference_steps)
+        return replace(
+            own, num_inference_steps=settings.num_inference_steps or own.num_inference_steps
+        )
 
     def loss(
-        self, predict: PredictNoise, rows: Mapping[str, Tensor], noise: Tensor, timesteps: Tensor, schedule: Schedule
+        self,
+        predict: PredictNoise,
+        rows: Mapping[str, Tensor],
+        noise: Tensor,
+        timesteps: Tensor,
+        schedule: Schedule,
     ) -> Tensor:
         """The attack's, over rows as the training loop hands them over."""
         return self.attack.training_loss(predict, Batch(**rows), noise, timesteps, schedule)
 
-    def train(self, generator: Generator, settings: Settings, steps: int, progress: Progress) -> list[float]:
+    def train(
+        self, generator: Generator, settings: Settings, steps: int, progress: Progress
+    ) -> list[float]:
         """Our training, in place. Returns the losses."""
         rows = {"images": self.poisoned.images, "poisoned": self.poisoned.poisoned}
         if self.poisoned.labels is not None:
             rows["labels"] = self.poisoned.labels
-        return train(generator, rows, self.loss, self.training_settings(settings, steps), SEED, progress=progress)
+        return train(
+            generator,
+            rows,
+            self.loss,
+            self.training_settings(settings, steps),
+            SEED,
+            progress=progress,
+        )
 
-    def sample(self, generator: Generator, settings: Settings, batches: int, progress: Progress) -> Tensor:
+    def sample(
+        self, generator: Generator, settings: Settings, batches: int, progress: Progress
+    ) -> Tensor:
         """Our sampling of ``batches`` whole batches."""
         sampler, size = self.sampler_settings(settings), settings.batch_size
         return sample(generator, batches * size, SEED, sampler, batch_size=size, progress=progress)

@@ -13,10 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How much is measured. ``threads``: of torch; the workers of a run have one. ``repetitions``: of every contender, in turn.
+    """How much is measured. ``threads``: of torch; the workers of a run have one. ``repetitions``:
+    of every contender, in turn.
 
-    ``steps``: training steps a repetition. ``batch_size``: rows a step, in training and in sampling. ``num_inference_steps``:
-    ``None`` for the testbed's own.
+    ``steps``: training steps a repetition. ``batch_size``: rows a step, in training and in
+    sampling. ``num_inference_steps``: ``None`` for the testbed's own.
     """
 
     threads: int = 1
@@ -51,7 +52,8 @@ class Moment:
 class Row:
     """One measured quantity: its value in every repetition, in the order they were made.
 
-    ``goal``: what the median should reach, from below if ``at_least``, from above otherwise; ``None`` for a number without one.
+    ``goal``: what the median should reach, from below if ``at_least``, from above otherwise;
+    ``None`` for a number without one.
     """
 
     quantity: str
@@ -88,7 +90,9 @@ class Row:
 
 
 def interleaved(contenders: Mapping[str, Callable[[], T]], repetitions: int) -> dict[str, list[T]]:
-    """Calls them in turn, A B A B ..., ``repetitions`` times each, so that a machine that slows down slows them all."""
+    """Calls them in turn, A B A B ..., ``repetitions`` times each, so that a machine that slows
+    down slows them all.
+    """
     results: dict[str, list[T]] = {name: [] for name in contenders}
     for _ in range(repetitions):
         for name, run in contenders.items():

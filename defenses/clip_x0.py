@@ -1,8 +1,10 @@
-"""Clipping of the predicted clean image at every step: what the switch released with BadDiffusion does.
+"""Clipping of the predicted clean image at every step: what the switch released with BadDiffusion
+does.
 
-The paper (arXiv 2212.05400, section 4.6.2) describes clipping "the image at every time step"; its code sets the scheduler's
-``clip_sample``, which clamps the prediction of x_0 instead. The two behave differently, so they are two defenses: see ``clip_xt``.
-It is also the default of diffusers' DDPM and DDIM schedulers, so many people run this defense without knowing.
+The paper (arXiv 2212.05400, section 4.6.2) describes clipping "the image at every time step"; its
+code sets the scheduler's ``clip_sample``, which clamps the prediction of x_0 instead. The two
+behave differently, so they are two defenses: see ``clip_xt``. It is also the default of diffusers'
+DDPM and DDIM schedulers, so many people run this defense without knowing.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ class ClipX0(SamplerDefense):
 
     card: ClassVar[Card] = Card(
         name="clip_x0",
-        summary="clamps the predicted clean image to [-1, 1] at every step (what BadDiffusion's released switch does)",
+        summary=(
+            "clamps the predicted clean image to [-1, 1] at every step (what BadDiffusion's "
+            "released switch does)"
+        ),
         paper=Paper(
             title="How to Backdoor Diffusion Models?",
             authors="Sheng-Yen Chou, Pin-Yu Chen, Tsung-Yi Ho",

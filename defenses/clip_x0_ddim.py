@@ -1,9 +1,12 @@
-"""Clipping of the predicted clean image as diffusers' DDIM does it by default: x_0 is clamped, the noise beside it is not.
+"""Clipping of the predicted clean image as diffusers' DDIM does it by default: x_0 is clamped, the
+noise beside it is not.
 
-DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12, eta 0) steps to A x_0 + s e, with x_0 and e made from one prediction. diffusers' scheduler
-clamps x_0 to [-1, 1] unless ``clip_sample`` is off, and goes on with the unclamped e unless ``use_clipped_model_output`` is on, so that
-the two no longer belong together. ``clip_x0`` is the consistent form: there e follows from the clamped x_0 and x_t. Under DDPM, whose mean
-has no e, the two are the same. Proposed nowhere as a defense, but many people run it without knowing.
+DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12, eta 0) steps to A x_0 + s e, with x_0 and e made
+from one prediction. diffusers' scheduler clamps x_0 to [-1, 1] unless ``clip_sample`` is off, and
+goes on with the unclamped e unless ``use_clipped_model_output`` is on, so that the two no longer
+belong together. ``clip_x0`` is the consistent form: there e follows from the clamped x_0 and x_t.
+Under DDPM, whose mean has no e, the two are the same. Proposed nowhere as a defense, but many
+people run it without knowing.
 """
 
 from __future__ import annotations
@@ -18,11 +21,15 @@ from bench.plugin import Card, Paper, SamplerDefense
 
 @dataclass(frozen=True, kw_only=True)
 class ClipX0DDIM(SamplerDefense):
-    """x_0 clamped to the pixels' range, the noise left alone. Under every other sampler than ``ddim`` it is ``clip_x0``."""
+    """x_0 clamped to the pixels' range, the noise left alone. Under every other sampler than
+    ``ddim`` it is ``clip_x0``.
+    """
 
     card: ClassVar[Card] = Card(
         name="clip_x0_ddim",
-        summary="clamps DDIM's predicted clean image but not its noise, as diffusers does by default",
+        summary=(
+            "clamps DDIM's predicted clean image but not its noise, as diffusers does by default"
+        ),
         paper=Paper(
             title="Denoising Diffusion Implicit Models",
             authors="Jiaming Song, Chenlin Meng, Stefano Ermon",

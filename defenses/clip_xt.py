@@ -1,6 +1,8 @@
-"""Inference-time clipping as BadDiffusion writes it: the image is clamped to [-1, 1] after every step, noise included.
+"""Inference-time clipping as BadDiffusion writes it: the image is clamped to [-1, 1] after every
+step, noise included.
 
-arXiv 2212.05400, section 4.6.2 and eq. 11. The code released with the paper does something else under that name: see ``clip_x0``.
+arXiv 2212.05400, section 4.6.2 and eq. 11. The code released with the paper does something else
+under that name: see ``clip_x0``.
 """
 
 from __future__ import annotations

@@ -1,1 +1,3 @@
-"""One detector, one file. Every class here with a ``card`` is found by name; files that start with ``_`` are helpers."""
+"""One detector, one file. Every class here with a ``card`` is found by name; files that start with
+``_`` are helpers.
+"""

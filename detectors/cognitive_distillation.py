@@ -1,29 +1,35 @@
 """Cognitive Distillation (CD): how little of an image a classifier needs to answer as it does.
 
-Huang, Ma, Erfani, Bailey: "Distilling Cognitive Backdoor Patterns within an Image", ICLR 2023, arXiv 2301.10908:
-a mask m in [0, 1], one channel for all colours, is learned for every image x in [0, 1]:
+Huang, Ma, Erfani, Bailey: "Distilling Cognitive Backdoor Patterns within an Image", ICLR 2023,
+arXiv 2301.10908: a mask m in [0, 1], one channel for all colours, is learned for every image x in
+[0, 1]:
 
     x_cp = x m + (1 - m) c,    m = (tanh(theta) + 1) / 2,    theta = 1 at first,
     loss = mean_k |f(x_cp)_k - f(x)_k| + gamma sum |m| + beta TV(m),
     TV(m) = (sum of squared differences of neighbours, across and down) / (h w),
 
-with a fresh random colour c ~ U(0, 1) a channel at every step, by Adam (betas 0.1, 0.1). A trigger is all that a poisoned
-image's answer needs, so its mask is small; the score is **-sum |m|**, so higher is more suspicious, in [-h w, 0].
+with a fresh random colour c ~ U(0, 1) a channel at every step, by Adam (betas 0.1, 0.1). A trigger
+is all that a poisoned image's answer needs, so its mask is small; the score is **-sum |m|**, so
+higher is more suspicious, in [-h w, 0].
 
-- ``features``: f are the raw logits (``logits``) or the last feature maps before pooling (``maps``).
-- ``gamma``, ``beta``, ``learning_rate``: ``None`` takes the authors' values for ``features``: 0.01, 1, 0.1 for logits; 0.001, 10, 0.05
-  for maps. For logits their extraction script says beta 1, their README and BackdoorBench 10; on the embedded digits 1 told more images
-  apart.
-- deviation: the gamma term is a sum over pixels, and the authors' gamma was made for 32 x 32; the default is scaled by 1024 / (h w),
-  so that the term weighs the same at every size. Too large a gamma empties **every** mask, clean images' first, and the order turns
-  round: a run whose median mask keeps less than 1 % of the image says so on its record.
-- deviation: the colour is drawn per step and channel and shared by all images, not drawn for every image. Each image sees the
-  same distribution of colours; scores depend on no other image, and images are compared under the same colours.
-- deviation: the losses of a piece's images are summed, where the authors take their mean. With the sum each image is optimised as if it
-  were alone. With the mean it is not: gradients at saturated pixels, some 1e-4, are divided by the batch and then meet Adam's eps of
-  1e-8, so that the authors' scores depend on their batch size (by some 3 of 136 in a mask's sum, some .005 in AUROC); at a batch of
-  one they are these. Rounding, which a network does differently for one image and for many, is carried on by the kinks of |.|: a
-  mask's sum of 100 moves by some 0.01.
+- ``features``: f are the raw logits (``logits``) or the last feature maps before pooling
+  (``maps``).
+- ``gamma``, ``beta``, ``learning_rate``: ``None`` takes the authors' values for ``features``: 0.01,
+  1, 0.1 for logits; 0.001, 10, 0.05 for maps. For logits their extraction script says beta 1, their
+  README and BackdoorBench 10; on the embedded digits 1 told more images apart.
+- deviation: the gamma term is a sum over pixels, and the authors' gamma was made for 32 x 32; the
+  default is scaled by 1024 / (h w), so that the term weighs the same at every size. Too large a
+  gamma empties **every** mask, clean images' first, and the order turns round: a run whose median
+  mask keeps less than 1 % of the image says so on its record.
+- deviation: the colour is drawn per step and channel and shared by all images, not drawn for every
+  image. Each image sees the same distribution of colours; scores depend on no other image, and
+  images are compared under the same colours.
+- deviation: the losses of a piece's images are summed, where the authors take their mean. With the
+  sum each image is optimised as if it were alone. With the mean it is not: gradients at saturated
+  pixels, some 1e-4, are divided by the batch and then meet Adam's eps of 1e-8, so that the authors'
+  scores depend on their batch size (by some 3 of 136 in a mask's sum, some .005 in AUROC); at a
+  batch of one they are these. Rounding, which a network does differently for one image and for
+  many, is carried on by the kinks of |.|: a mask's sum of 100 moves by some 0.01.
 """
 
 from __future__ import annotations
@@ -41,7 +47,8 @@ from bench.plugin import Card, Evidence, Paper, SampleDetector, Tuning, require
 #: gamma, beta, learning rate, as the authors' code has them.
 AUTHORS_VALUES = {"logits": (0.01, 1.0, 0.1), "maps": (0.001, 10.0, 0.05)}
 BETAS = (0.1, 0.1)
-#: The area that the authors' gamma was made for, and the share of an image below which a mask has collapsed.
+#: The area that the authors' gamma was made for, and the share of an image below which a mask has
+#: collapsed.
 AUTHORS_AREA, COLLAPSED = 32 * 32, 0.01
 # Images optimised at once: about 340 of 16 x 16, and never fewer than 16.
 ELEMENTS_AT_ONCE = 2**18
@@ -49,7 +56,9 @@ ELEMENTS_AT_ONCE = 2**18
 
 @dataclass(frozen=True, kw_only=True)
 class CognitiveDistillation(SampleDetector):
-    """``gamma``, ``beta``, ``learning_rate``: ``None`` takes the authors' value for ``features``, gamma scaled to the images' area."""
+    """``gamma``, ``beta``, ``learning_rate``: ``None`` takes the authors' value for ``features``,
+    gamma scaled to the images' area.
+    """
 
     card: ClassVar[Card] = Card(
         name="cognitive_distillation",
@@ -60,13 +69,19 @@ class CognitiveDistillation(SampleDetector):
             year=2023,
             arxiv="2301.10908",
             bibtex=(
-                "@inproceedings{huang2023distilling, title={Distilling Cognitive Backdoor Patterns within an Image}, "
-                "author={Huang, Hanxun and Ma, Xingjun and Erfani, Sarah and Bailey, James}, booktitle={ICLR}, year={2023}}"
+                "@inproceedings{huang2023distilling, title={Distilling Cognitive Backdoor "
+                "Patterns within an Image}, "
+                "author={Huang, Hanxun and Ma, Xingjun and Erfani, Sarah and Bailey, James}, "
+                "booktitle={ICLR}, year={2023}}"
             ),
         ),
         applies_to=frozenset({"class", "text"}),
         needs=frozenset({"classifier"}),
-        tuned=(Tuning(parameters=("beta",), testbed="digits-cfg", attacks=("badnets",), seeds=(0, 1, 2)),),
+        tuned=(
+            Tuning(
+                parameters=("beta",), testbed="digits-cfg", attacks=("badnets",), seeds=(0, 1, 2)
+            ),
+        ),
     )
     always_shown: ClassVar[tuple[str, ...]] = ("features",)
 
@@ -80,7 +95,12 @@ class CognitiveDistillation(SampleDetector):
         require(self.features in AUTHORS_VALUES, self, "features", "'logits' or 'maps'")
         require(self.gamma is None or self.gamma >= 0, self, "gamma", "at least 0, or null")
         require(self.beta is None or self.beta >= 0, self, "beta", "at least 0, or null")
-        require(self.learning_rate is None or self.learning_rate > 0, self, "learning_rate", "positive or null")
+        require(
+            self.learning_rate is None or self.learning_rate > 0,
+            self,
+            "learning_rate",
+            "positive or null",
+        )
         require(self.steps >= 1, self, "steps", "at least 1")
 
     def score(self, images: Tensor, evidence: Evidence) -> Tensor:
@@ -99,7 +119,8 @@ class CognitiveDistillation(SampleDetector):
         kept = float(norms.median()) / images[0, 0].numel() if len(images) else 1.0
         if kept < COLLAPSED:
             evidence.remark(
-                f"collapsed masks, the median keeps {100 * kept:.2f} % of the image; gamma {self._gamma(images):.3g} is too large"
+                f"collapsed masks, the median keeps {100 * kept:.2f} % of the image; gamma "
+                f"{self._gamma(images):.3g} is too large"
             )
         return -norms
 
@@ -110,8 +131,12 @@ class CognitiveDistillation(SampleDetector):
         return AUTHORS_VALUES[self.features][0] * AUTHORS_AREA / images[0, 0].numel()
 
     def masks(self, classifier: Classifier, images: Tensor, colours: Tensor) -> Tensor:
-        """The masks (n, 1, h, w) of images (n, c, h, w) in [0, 1]; colours (steps, c, 1, 1) in [0, 1], one for each step."""
-        values = zip((self.beta, self.learning_rate), AUTHORS_VALUES[self.features][1:], strict=True)
+        """The masks (n, 1, h, w) of images (n, c, h, w) in [0, 1]; colours (steps, c, 1, 1) in [0,
+        1], one for each step.
+        """
+        values = zip(
+            (self.beta, self.learning_rate), AUTHORS_VALUES[self.features][1:], strict=True
+        )
         beta, learning_rate = (authors if value is None else value for value, authors in values)
         gamma = self._gamma(images)
         theta = torch.ones_like(images[:, :1], requires_grad=True)

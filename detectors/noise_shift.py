@@ -1,13 +1,16 @@
 """Noise shift: is the noise a diffusion model is asked to start from standard normal?
 
-Pan et al.: "From Trojan Horses to Castle Walls" (NeurIPS 2024, arXiv 2311.02373), section 3, calls it straightforward to detect
-attacks that alter the noise, as BadDiffusion does, "through noise mean shift detection", and gives no formula. These are the two
-textbook tests, on the d values of one x_T, with no model, no data and nothing to train:
+Pan et al.: "From Trojan Horses to Castle Walls" (NeurIPS 2024, arXiv 2311.02373), section 3, calls
+it straightforward to detect attacks that alter the noise, as BadDiffusion does, "through noise mean
+shift detection", and gives no formula. These are the two textbook tests, on the d values of one
+x_T, with no model, no data and nothing to train:
 
-- ``z``: ``|sum(x)| / sqrt(d)``, half-normal for clean noise. A trigger of mean g shifts it to about ``sqrt(d) |g|``. It sees a
-  shifted mean and nothing else: a trigger whose values add up to 0 passes.
-- ``ks``: the Kolmogorov-Smirnov distance ``sup |F_d - Phi|`` of the values to the standard normal, in [0, 1]. It sees any change
-  of the values' distribution, if less sharply; one of their places only, neither sees.
+- ``z``: ``|sum(x)| / sqrt(d)``, half-normal for clean noise. A trigger of mean g shifts it to about
+  ``sqrt(d) |g|``. It sees a shifted mean and nothing else: a trigger whose values add up to 0
+  passes.
+- ``ks``: the Kolmogorov-Smirnov distance ``sup |F_d - Phi|`` of the values to the standard normal,
+  in [0, 1]. It sees any change of the values' distribution, if less sharply; one of their places
+  only, neither sees.
 
 **Higher is more suspicious**. A data-only attack leaves the noise alone, and both are blind to it.
 """
@@ -31,14 +34,23 @@ class NoiseShift(NoiseDetector):
         name="noise_shift",
         summary="starting noise that is not standard normal betrays an attack on the noise",
         paper=Paper(
-            title="From Trojan Horses to Castle Walls: Unveiling Bilateral Data Poisoning Effects in Diffusion Models",
-            authors="Zhuoshi Pan, Yuguang Yao, Gaowen Liu, Bingquan Shen, H. Vicky Zhao, Ramana Rao Kompella, Sijia Liu",
+            title=(
+                "From Trojan Horses to Castle Walls: Unveiling Bilateral Data Poisoning "
+                "Effects in Diffusion Models"
+            ),
+            authors=(
+                "Zhuoshi Pan, Yuguang Yao, Gaowen Liu, Bingquan Shen, H. Vicky Zhao, Ramana "
+                "Rao Kompella, Sijia Liu"
+            ),
             year=2024,
             arxiv="2311.02373",
             bibtex=(
-                "@inproceedings{pan2024trojan, title={From Trojan Horses to Castle Walls: Unveiling Bilateral Data Poisoning "
-                "Effects in Diffusion Models}, author={Pan, Zhuoshi and Yao, Yuguang and Liu, Gaowen and Shen, Bingquan and "
-                "Zhao, H. Vicky and Kompella, Ramana Rao and Liu, Sijia}, booktitle={NeurIPS}, year={2024}}"
+                "@inproceedings{pan2024trojan, title={From Trojan Horses to Castle Walls: "
+                "Unveiling Bilateral Data Poisoning "
+                "Effects in Diffusion Models}, author={Pan, Zhuoshi and Yao, Yuguang and Liu, "
+                "Gaowen and Shen, Bingquan and "
+                "Zhao, H. Vicky and Kompella, Ramana Rao and Liu, Sijia}, booktitle={NeurIPS}, "
+                "year={2024}}"
             ),
         ),
         applies_to=frozenset({"unconditional", "class", "text"}),
@@ -63,9 +75,13 @@ def _z(values: Tensor) -> Tensor:
 
 
 def _kolmogorov_smirnov(values: Tensor) -> Tensor:
-    """``sup |F_d - Phi|`` of each row: the empirical distribution jumps at its values, so both sides of every jump count."""
+    """``sup |F_d - Phi|`` of each row: the empirical distribution jumps at its values, so both
+    sides of every jump count.
+    """
     d = values.shape[1]
     expected: Tensor = torch.special.ndtr(values.sort(1).values)
     after = torch.arange(1, d + 1, device=values.device, dtype=values.dtype) / d
-    distance: Tensor = torch.maximum((after - expected).amax(1), (expected - (after - 1 / d)).amax(1))
+    distance: Tensor = torch.maximum(
+        (after - expected).amax(1), (expected - (after - 1 / d)).amax(1)
+    )
     return distance

@@ -1,18 +1,22 @@
 """STRIP: a triggered image keeps its prediction whatever is laid over it.
 
-Gao, Xu, Wang, Chen, Ranasinghe, Nepal: "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks", ACSAC 2019, arXiv
-1902.06531: ``H(x) = 1/N sum_n -sum_k p_k ln p_k`` with ``p = softmax f(blend(x, o_n))``, N overlays o_n. H is low
-for triggered images; the score is **-H**, so higher is more suspicious, in [-ln classes, 0].
+Gao, Xu, Wang, Chen, Ranasinghe, Nepal: "STRIP: A Defence Against Trojan Attacks on Deep Neural
+Networks", ACSAC 2019, arXiv 1902.06531: ``H(x) = 1/N sum_n -sum_k p_k ln p_k`` with ``p = softmax
+f(blend(x, o_n))``, N overlays o_n. H is low for triggered images; the score is **-H**, so higher is
+more suspicious, in [-ln classes, 0].
 
 Where implementations differ, and what we do:
 
-- ``blend``: ``saturating_sum`` is ``min(x + o, 1)`` on [0, 1], what the authors' notebook and Cognitive Distillation's copy of
-  STRIP do, hence the default; ``normalised_sum`` adds what the network sees (here [-1, 1]) and clamps nothing, as BackdoorBench.
-- overlays: the notebook draws 100 for every image, others for every batch. Here one set is drawn for all images, from the
-  suspected training set: an image's score then depends on no other image, and all images are compared under the same overlays.
-  Some overlays may carry the trigger themselves; a defender cannot know which.
-- logarithm: natural (the notebook's is binary; the order is the same), and from ``log_softmax``: ``p ln p`` of a softmax that
-  has underflown to 0 is NaN, which one of those implementations returns for its most confident images.
+- ``blend``: ``saturating_sum`` is ``min(x + o, 1)`` on [0, 1], what the authors' notebook and
+  Cognitive Distillation's copy of STRIP do, hence the default; ``normalised_sum`` adds what the
+  network sees (here [-1, 1]) and clamps nothing, as BackdoorBench.
+- overlays: the notebook draws 100 for every image, others for every batch. Here one set is drawn
+  for all images, from the suspected training set: an image's score then depends on no other image,
+  and all images are compared under the same overlays. Some overlays may carry the trigger
+  themselves; a defender cannot know which.
+- logarithm: natural (the notebook's is binary; the order is the same), and from ``log_softmax``:
+  ``p ln p`` of a softmax that has underflown to 0 is NaN, which one of those implementations
+  returns for its most confident images.
 """
 
 from __future__ import annotations
@@ -31,19 +35,26 @@ ELEMENTS_AT_ONCE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class STRIP(SampleDetector):
-    """``overlays``: how many training images are laid over each image; all of them if there are fewer."""
+    """``overlays``: how many training images are laid over each image; all of them if there are
+    fewer.
+    """
 
     card: ClassVar[Card] = Card(
         name="strip",
         summary="low entropy of the prediction under overlaid training images betrays a trigger",
         paper=Paper(
             title="STRIP: A Defence Against Trojan Attacks on Deep Neural Networks",
-            authors="Yansong Gao, Change Xu, Derui Wang, Shiping Chen, Damith C. Ranasinghe, Surya Nepal",
+            authors=(
+                "Yansong Gao, Change Xu, Derui Wang, Shiping Chen, Damith C. Ranasinghe, "
+                "Surya Nepal"
+            ),
             year=2019,
             arxiv="1902.06531",
             bibtex=(
-                "@inproceedings{gao2019strip, title={{STRIP}: A Defence Against Trojan Attacks on Deep Neural Networks}, "
-                "author={Gao, Yansong and Xu, Change and Wang, Derui and Chen, Shiping and Ranasinghe, Damith C. and "
+                "@inproceedings{gao2019strip, title={{STRIP}: A Defence Against Trojan Attacks "
+                "on Deep Neural Networks}, "
+                "author={Gao, Yansong and Xu, Change and Wang, Derui and Chen, Shiping and "
+                "Ranasinghe, Damith C. and "
                 "Nepal, Surya}, booktitle={ACSAC}, year={2019}}"
             ),
         ),
@@ -57,11 +68,17 @@ class STRIP(SampleDetector):
 
     def __post_init__(self) -> None:
         require(self.overlays >= 1, self, "overlays", "at least 1")
-        require(self.blend in ("saturating_sum", "normalised_sum"), self, "blend", "'saturating_sum' or 'normalised_sum'")
+        require(
+            self.blend in ("saturating_sum", "normalised_sum"),
+            self,
+            "blend",
+            "'saturating_sum' or 'normalised_sum'",
+        )
 
     @torch.no_grad()
     def score(self, images: Tensor, evidence: Evidence) -> Tensor:
-        assert evidence.classifier is not None and evidence.train_set is not None  # the card asks for both
+        # the card asks for both
+        assert evidence.classifier is not None and evidence.train_set is not None
         classifier = evidence.classifier.eval()
         device = classifier.head.weight.device
         pool = evidence.train_set.images

@@ -1,1 +1,3 @@
-"""Records -> tables -> one HTML file. Imports ``bench.record`` and ``bench.errors``, never torch: it runs anywhere."""
+"""Records -> tables -> one HTML file. Imports ``bench.record`` and ``bench.errors``, never torch:
+it runs anywhere.
+"""

@@ -1,9 +1,11 @@
-"""The statistics of the board: intervals over seeds, paired differences, ranks that are shared where the data cannot tell.
+"""The statistics of the board: intervals over seeds, paired differences, ranks that are shared
+where the data cannot tell.
 
-Pure functions of plain numbers. All intervals are two-sided and not corrected for the number of comparisons (:func:`holm` does
-that). Shares (a count out of n in every seed) have :func:`share_interval` and :func:`share_difference`, positive quantities
-without an upper end :func:`positive_interval`, everything else Student's t. How often each covers the truth with three and five
-seeds is simulated by ``benchmarks/coverage.py``; ``docs/intervals.md`` has the table.
+Pure functions of plain numbers. All intervals are two-sided and not corrected for the number of
+comparisons (:func:`holm` does that). Shares (a count out of n in every seed) have
+:func:`share_interval` and :func:`share_difference`, positive quantities without an upper end
+:func:`positive_interval`, everything else Student's t. How often each covers the truth with three
+and five seeds is simulated by ``benchmarks/coverage.py``; ``docs/intervals.md`` has the table.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from typing import TypeVar
 from scipy import optimize, stats
 
 CONFIDENCE = 0.95
-#: Seeds are alike, but never quite: the least correlation of two samples of one seed that a share's interval allows for. With
-#: none at all, five seeds of 256 samples without a success would prove a rate below 0.6 %, and be wrong two times in three where
-#: one seed in a few differs (docs/intervals.md). The board's own spreads are about 0.02.
+#: Seeds are alike, but never quite: the least correlation of two samples of one seed that a share's
+#: interval allows for. With none at all, five seeds of 256 samples without a success would prove a
+#: rate below 0.6 %, and be wrong two times in three where one seed in a few differs
+#: (docs/intervals.md). The board's own spreads are about 0.02.
 LEAST_CORRELATION = 0.005
-#: Beyond so many samples a seed the seeds' own spread shows what they have in common, and the floor grows no further.
+#: Beyond so many samples a seed the seeds' own spread shows what they have in common, and the floor
+#: grows no further.
 LEAST_SAMPLES = 256
 #: Fewer seeds than this are shown, never ranked.
 MIN_SEEDS = 3
@@ -33,7 +37,9 @@ BySeed = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over ``n`` seeds; ``low`` and ``high`` are ``None`` when one seed gives no interval."""
+    """A mean over ``n`` seeds; ``low`` and ``high`` are ``None`` when one seed gives no
+    interval.
+    """
 
     mean: float
     low: float | None
@@ -47,15 +53,19 @@ class Interval:
 
 @dataclass(frozen=True)
 class Share:
-    """One seed's share: ``value`` in [0, 1] of ``n`` > 0 independent samples. Where samples are clustered, ``n`` is the effective
-    number (``Metric.effective_n``), so it need not be whole. Raises ``ValueError`` otherwise."""
+    """One seed's share: ``value`` in [0, 1] of ``n`` > 0 independent samples. Where samples are
+    clustered, ``n`` is the effective number (``Metric.effective_n``), so it need not be whole.
+    Raises ``ValueError`` otherwise.
+    """
 
     value: float
     n: float
 
     def __post_init__(self) -> None:
         if not (0 <= self.value <= 1 and 0 < self.n < math.inf):
-            raise ValueError(f"a share must be in [0, 1] of n > 0 samples, got {self.value} of {self.n}")
+            raise ValueError(
+                f"a share must be in [0, 1] of n > 0 samples, got {self.value} of {self.n}"
+            )
 
 
 ShareBySeed = Mapping[int, Share]
@@ -64,15 +74,19 @@ PairedOutcomes = Mapping[int, tuple[Sequence[float], Sequence[float]]]
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """``mean -+ t * s / sqrt(n)``, ``s`` with n - 1 in its denominator. Raises ``ValueError`` without values."""
+    """``mean -+ t * s / sqrt(n)``, ``s`` with n - 1 in its denominator. Raises ``ValueError``
+    without values.
+    """
     if len(values) == 0:
         raise ValueError("an interval needs at least one value, got none")
-    # fsum: exactly rounded, so the order in which records are read cannot change the last digit of the board.
+    # fsum: exactly rounded, so the order in which records are read cannot change the last digit of
+    # the board.
     n, mean = len(values), math.fsum(values) / len(values)
     if n == 1:
         return Interval(mean, None, None, 1)
     if min(values) == max(values):
-        # Exactly no spread: dividing the sum again could move the mean by a rounding error and open a sliver of an interval.
+        # Exactly no spread: dividing the sum again could move the mean by a rounding error and open
+        # a sliver of an interval.
         return Interval(values[0], values[0], values[0], n)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = _quantile((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
@@ -80,8 +94,10 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
 
 
 def positive_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """For values >= 0 without an upper end (MSE): ``mean * exp(-+ t * s / (mean * sqrt(n)))``, the t-interval of the mean's
-    logarithm by the delta method. Never below 0. Raises ``ValueError`` without values or for a negative one."""
+    """For values >= 0 without an upper end (MSE): ``mean * exp(-+ t * s / (mean * sqrt(n)))``, the
+    t-interval of the mean's logarithm by the delta method. Never below 0. Raises ``ValueError``
+    without values or for a negative one.
+    """
     if any(value < 0 for value in values):
         raise ValueError(f"values must be >= 0, got {min(values)}")
     plain = t_interval(values, confidence)
@@ -92,13 +108,13 @@ def positive_interval(values: Sequence[float], confidence: float = CONFIDENCE) -
 
 
 def share_interval(shares: Sequence[Share], confidence: float = CONFIDENCE) -> Interval:
-    """The mean share over seeds, with an interval that stays in [0, 1] and is never of no width (Korn and Graubard 1998, with
-    Wilson's interval in place of Clopper and Pearson's).
+    """The mean share over seeds, with an interval that stays in [0, 1] and is never of no width
+    (Korn and Graubard 1998, with Wilson's interval in place of Clopper and Pearson's).
 
-    Wilson's interval on ``n_eff = N / deff`` samples, with Student's t of (seeds - 1) degrees in place of the normal quantile.
-    ``N``: the samples of all seeds; ``deff``, the design effect: the seeds' observed variance over the binomial one, and at
-    least what :data:`LEAST_CORRELATION` makes of seeds of that size. One seed has no interval. Raises ``ValueError`` without
-    shares.
+    Wilson's interval on ``n_eff = N / deff`` samples, with Student's t of (seeds - 1) degrees in
+    place of the normal quantile. ``N``: the samples of all seeds; ``deff``, the design effect: the
+    seeds' observed variance over the binomial one, and at least what :data:`LEAST_CORRELATION`
+    makes of seeds of that size. One seed has no interval. Raises ``ValueError`` without shares.
     """
     plain = t_interval([share.value for share in shares], confidence)
     if plain.n == 1:
@@ -115,17 +131,24 @@ def share_interval(shares: Sequence[Share], confidence: float = CONFIDENCE) -> I
 
 
 def share_difference(
-    first: ShareBySeed, second: ShareBySeed, outcomes: PairedOutcomes | None = None, confidence: float = CONFIDENCE
+    first: ShareBySeed,
+    second: ShareBySeed,
+    outcomes: PairedOutcomes | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Interval | None:
-    """The interval of ``first - second`` over the seeds both have, in [-1, 1], never of no width; ``None`` if they share none.
+    """The interval of ``first - second`` over the seeds both have, in [-1, 1], never of no width;
+    ``None`` if they share none.
 
-    Student's t on the seeds' differences, but with no smaller a variance than sampling alone gives: ``p q / N`` of both sides,
-    each smoothed by one success and one failure (Agresti and Caffo 2000). So three equal differences of one image in 64 are not
-    certain. ``outcomes``, if they hold every common seed, give that variance from the samples' pairs instead (Bonett and Price
-    2012), which is less where both cells succeed on the same samples. Raises ``ValueError`` for outcomes of two lengths.
+    Student's t on the seeds' differences, but with no smaller a variance than sampling alone gives:
+    ``p q / N`` of both sides, each smoothed by one success and one failure (Agresti and Caffo
+    2000). So three equal differences of one image in 64 are not certain. ``outcomes``, if they hold
+    every common seed, give that variance from the samples' pairs instead (Bonett and Price 2012),
+    which is less where both cells succeed on the same samples. Raises ``ValueError`` for outcomes
+    of two lengths.
 
-    Newcombe's square-and-add of two share intervals with the seeds' correlation was tried and is worse: three seeds do not tell
-    their correlation, and differences that are none were found up to a quarter of the time.
+    Newcombe's square-and-add of two share intervals with the seeds' correlation was tried and is
+    worse: three seeds do not tell their correlation, and differences that are none were found up to
+    a quarter of the time.
     """
     common = sorted(first.keys() & second.keys())
     if not common:
@@ -136,7 +159,9 @@ def share_difference(
         return plain
     spread = _variance([a.value - b.value for a, b in zip(one, other, strict=True)]) / plain.n
     if outcomes is not None and all(seed in outcomes for seed in common):
-        floor = _paired_floor([outcomes[seed] for seed in common], min(_samples(one), _samples(other)))
+        floor = _paired_floor(
+            [outcomes[seed] for seed in common], min(_samples(one), _samples(other))
+        )
     else:
         floor = _binomial_floor(one) + _binomial_floor(other)
     half = _quantile((1 + confidence) / 2, plain.n - 1) * math.sqrt(max(spread, floor))
@@ -144,9 +169,10 @@ def share_difference(
 
 
 def minimum_detectable_difference(shares: Sequence[Share], power: float = 0.8) -> float | None:
-    """How far from these seeds' mean another cell's must lie, on the side with more room, for :func:`share_difference` to exclude
-    0 with probability ``power``, if it has as many seeds and samples and the same design effect and does not go along with these
-    seeds. In (0, 1]; ``None`` for fewer than two seeds, or if not even the far end is found so often.
+    """How far from these seeds' mean another cell's must lie, on the side with more room, for
+    :func:`share_difference` to exclude 0 with probability ``power``, if it has as many seeds and
+    samples and the same design effect and does not go along with these seeds. In (0, 1]; ``None``
+    for fewer than two seeds, or if not even the far end is found so often.
 
     A difference that is not found may still be there if it is smaller than this.
     """
@@ -160,15 +186,19 @@ def minimum_detectable_difference(shares: Sequence[Share], power: float = 0.8) -
     critical = _quantile((1 + CONFIDENCE) / 2, n - 1)
 
     def missed(distance: float) -> float:
-        error = math.sqrt(effect * (_smoothed(p, samples) + _smoothed(p + side * distance, samples)))
+        error = math.sqrt(
+            effect * (_smoothed(p, samples) + _smoothed(p + side * distance, samples))
+        )
         return float(stats.nct.cdf(critical, n - 1, distance / error)) - (1 - power)
 
     return None if missed(room) > 0 else float(optimize.brentq(missed, 1e-9, room, xtol=1e-6))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given, each in [0, 1]: those at most alpha may be claimed together, with a
-    chance of at most alpha that any of them is wrong. Raises ``ValueError`` for one outside [0, 1]."""
+    """Holm's (1979) adjusted p-values, in the order given, each in [0, 1]: those at most alpha may
+    be claimed together, with a chance of at most alpha that any of them is wrong. Raises
+    ``ValueError`` for one outside [0, 1].
+    """
     if not all(0 <= value <= 1 for value in p_values):
         raise ValueError(f"p-values must be in [0, 1], got {list(p_values)}")
     adjusted, largest = [0.0] * len(p_values), 0.0
@@ -179,7 +209,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _samples(shares: Sequence[Share]) -> float:
-    """The samples behind an unweighted mean of shares: all of them if every seed has as many, fewer if not."""
+    """The samples behind an unweighted mean of shares: all of them if every seed has as many, fewer
+    if not.
+    """
     return len(shares) ** 2 / math.fsum(1 / share.n for share in shares)
 
 
@@ -189,7 +221,9 @@ def _variance(values: Sequence[float]) -> float:
 
 
 def _design_effect(shares: Sequence[Share]) -> float:
-    """The variance of the mean over that of as many independent samples, at least what the least correlation gives."""
+    """The variance of the mean over that of as many independent samples, at least what the least
+    correlation gives.
+    """
     p, samples = math.fsum(share.value for share in shares) / len(shares), _samples(shares)
     least = 1 + (min(max(1.0, samples / len(shares)), LEAST_SAMPLES) - 1) * LEAST_CORRELATION
     binomial = p * (1 - p) / samples
@@ -207,14 +241,25 @@ def _binomial_floor(shares: Sequence[Share]) -> float:
     return _smoothed(math.fsum(share.value for share in shares) / len(shares), _samples(shares))
 
 
-def _paired_floor(outcomes: Sequence[tuple[Sequence[float], Sequence[float]]], samples: float) -> float:
-    """The variance of a difference of paired shares from the pairs that differ. Clustered samples (``samples`` fewer than there are
-    pairs) weigh as many as they are worth."""
+def _paired_floor(
+    outcomes: Sequence[tuple[Sequence[float], Sequence[float]]], samples: float
+) -> float:
+    """The variance of a difference of paired shares from the pairs that differ. Clustered samples
+    (``samples`` fewer than there are pairs) weigh as many as they are worth.
+    """
     if any(len(one) != len(other) for one, other in outcomes):
         raise ValueError("outcomes must be of the same samples in both cells, got two lengths")
     total = sum(len(one) for one, _ in outcomes)
     gained, lost = (
-        (sum(sign * (a - b) > 0 for one, other in outcomes for a, b in zip(one, other, strict=True)) + 1) / (total + 2)
+        (
+            sum(
+                sign * (a - b) > 0
+                for one, other in outcomes
+                for a, b in zip(one, other, strict=True)
+            )
+            + 1
+        )
+        / (total + 2)
         for sign in (1, -1)
     )
     return (gained + lost - (gained - lost) ** 2) / (total + 2) * max(1.0, total / samples)
@@ -229,7 +274,8 @@ def _quantile(probability: float, degrees: int) -> float:
 def paired_difference(first: BySeed, second: BySeed) -> Interval | None:
     """The interval of ``first - second`` over the seeds both have; ``None`` if they share none.
 
-    Cells of one seed share their noise, so the difference is far less noisy than the two intervals suggest.
+    Cells of one seed share their noise, so the difference is far less noisy than the two intervals
+    suggest.
     """
     common = sorted(first.keys() & second.keys())
     return t_interval([first[seed] - second[seed] for seed in common]) if common else None
@@ -241,7 +287,9 @@ def distinguishable(first: BySeed, second: BySeed) -> bool:
 
 
 def told_apart(difference: Interval | None) -> bool:
-    """Whether a paired difference is one: over at least :data:`MIN_SEEDS` seeds, its interval excludes 0."""
+    """Whether a paired difference is one: over at least :data:`MIN_SEEDS` seeds, its interval
+    excludes 0.
+    """
     return difference is not None and difference.n >= MIN_SEEDS and difference.excludes_zero()
 
 
@@ -252,17 +300,23 @@ def rank_texts(ranks: Mapping[K, int]) -> dict[K, str]:
 
 
 def shared_ranks(
-    entries: Sequence[BySeed], higher_is_better: bool, apart: Callable[[int, int], bool] | None = None
+    entries: Sequence[BySeed],
+    higher_is_better: bool,
+    apart: Callable[[int, int], bool] | None = None,
 ) -> list[int]:
     """One rank per entry, 1 the best; equal ranks skip the following ones (1, 1, 3).
 
-    ``apart``: whether the data tell two entries, by their places, apart; by default whether they are :func:`distinguishable`. Two
-    that are not share a rank, and so does all whose mean lies between theirs. So a lower
-    rank always means a real difference, in the right direction, to *every* entry ranked below; the price is that a chain of
-    indistinguishable neighbours shares one rank even if its ends differ.
+    ``apart``: whether the data tell two entries, by their places, apart; by default whether they
+    are :func:`distinguishable`. Two that are not share a rank, and so does all whose mean lies
+    between theirs. So a lower rank always means a real difference, in the right direction, to
+    *every* entry ranked below; the price is that a chain of indistinguishable neighbours shares one
+    rank even if its ends differ.
     """
     means = [t_interval(list(entry.values())).mean for entry in entries]
-    order = sorted(range(len(entries)), key=lambda index: (-means[index] if higher_is_better else means[index], index))
+    order = sorted(
+        range(len(entries)),
+        key=lambda index: (-means[index] if higher_is_better else means[index], index),
+    )
     told = apart or (lambda one, other: distinguishable(entries[one], entries[other]))
     table = [[one != other and told(one, other) for other in order] for one in order]
     ranks, rank = [0] * len(entries), 1
@@ -279,8 +333,8 @@ def lexicographic_ranks(
     higher_is_better: tuple[bool, bool],
     apart: Callable[[int, int], bool] | None = None,
 ) -> list[int]:
-    """Ranks by ``first`` (and ``apart``, as in :func:`shared_ranks`); entries that share a rank there are ranked among themselves by
-    ``second``.
+    """Ranks by ``first`` (and ``apart``, as in :func:`shared_ranks`); entries that share a rank
+    there are ranked among themselves by ``second``.
 
     An entry without a second value cannot be told from its peers: then none of them is moved.
     """

@@ -1,4 +1,5 @@
-"""Sorts records into boards (one per testbed and protocol) and cells (one attack against one defense, all seeds).
+"""Sorts records into boards (one per testbed and protocol) and cells (one attack against one
+defense, all seeds).
 
 The order of what comes out never depends on the order of what goes in.
 """
@@ -9,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -19,8 +20,22 @@ from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard.aggregate import Share
 from leaderboard.sound import sound
 
-FAMILIES = ("control", "sampler", "model", "data", "classifier", "inversion", "sample detector", "noise detector")
-_COST_UNITS = {"seconds": "s", "attack_seconds": "s", "peak_memory_bytes": "B", "generator_calls": "images"}
+FAMILIES = (
+    "control",
+    "sampler",
+    "model",
+    "data",
+    "classifier",
+    "inversion",
+    "sample detector",
+    "noise detector",
+)
+_COST_UNITS = {
+    "seconds": "s",
+    "attack_seconds": "s",
+    "peak_memory_bytes": "B",
+    "generator_calls": "images",
+}
 Identity = tuple[str, str]
 Row = tuple[PluginSpec, PluginSpec | None]
 
@@ -41,7 +56,8 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One attack (or the no-attack control, tried with ``probe``) against one defense; ``entries`` in seed order.
+    """One attack (or the no-attack control, tried with ``probe``) against one defense; ``entries``
+    in seed order.
 
     ``id`` is an HTML id and a link that stays the same between boards.
     """
@@ -66,28 +82,43 @@ class Cell:
         return found
 
     def shares(self, metric: str) -> dict[int, Share]:
-        """Seed -> value and the samples it is worth, of a metric in [0, 1]; a record that does not say how many stands for one."""
+        """Seed -> value and the samples it is worth, of a metric in [0, 1]; a record that does not
+        say how many stands for one.
+        """
         found: dict[int, Share] = {}
         for entry in self.with_status("ok"):
             number = entry.numbers.get(metric)
             if number is not None and number.value is not None:
                 found[entry.record.seed] = Share(
-                    min(1.0, max(0.0, number.value)), max(getattr(number, "effective_n", None) or number.n or 1, 1)
+                    min(1.0, max(0.0, number.value)),
+                    max(getattr(number, "effective_n", None) or number.n or 1, 1),
                 )
         return found
 
     def unit(self, metric: str) -> str:
         """What the records say the metric is measured in; empty if they do not say, or disagree."""
-        numbers = [entry.numbers[metric] for entry in self.with_status("ok") if metric in entry.numbers]
+        numbers = [
+            entry.numbers[metric] for entry in self.with_status("ok") if metric in entry.numbers
+        ]
         found = {number.unit for number in numbers}
         return found.pop() if len(found) == 1 else ""
 
     def outcomes(self, metric: str) -> dict[int, tuple[float, ...]]:
-        """Seed -> 0 or 1 for each sample, where the record has them and they agree with its value."""
+        """Seed -> 0 or 1 for each sample, where the record has them and they agree with its
+        value.
+        """
         found: dict[int, tuple[float, ...]] = {}
         for entry in self.with_status("ok"):
-            series, number = entry.record.series.get(f"outcomes[{metric}]"), entry.numbers.get(metric)
-            if series and number is not None and number.value is not None and set(series) <= {0.0, 1.0}:
+            series, number = (
+                entry.record.series.get(f"outcomes[{metric}]"),
+                entry.numbers.get(metric),
+            )
+            if (
+                series
+                and number is not None
+                and number.value is not None
+                and set(series) <= {0.0, 1.0}
+            ):
                 if abs(sum(series) / len(series) - number.value) < 1e-6:
                     found[entry.record.seed] = tuple(series)
         return found
@@ -95,7 +126,9 @@ class Cell:
     def why_absent(self, metric: str) -> str:
         """Why no seed that went well has this number, as their records say; empty if none does."""
         whole = f"{metric.partition('[')[0]}[*]"
-        reasons = [record.absent.get(metric, record.absent.get(whole, "")) for record in self.records()]
+        reasons = [
+            record.absent.get(metric, record.absent.get(whole, "")) for record in self.records()
+        ]
         return next((reason for reason in reasons if reason), "")
 
     def records(self) -> list[Record]:
@@ -104,12 +137,16 @@ class Cell:
 
     def flags(self) -> list[tuple[str, int]]:
         """Each flag with the number of seeds that carry it."""
-        return sorted(Counter(flag for entry in self.entries for flag in set(entry.record.flags)).items())
+        return sorted(
+            Counter(flag for entry in self.entries for flag in set(entry.record.flags)).items()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """What may be compared: one testbed under one protocol. ``rows`` start with the controls, ``columns`` with no defense."""
+    """What may be compared: one testbed under one protocol. ``rows`` start with the controls,
+    ``columns`` with no defense.
+    """
 
     id: str
     testbed: PluginSpec
@@ -120,7 +157,9 @@ class Board:
     anchors: tuple[Cell, ...]
 
     def cell(self, row: Row, column: PluginSpec) -> Cell | None:
-        return self.cells.get((identity(row[0]), identity(row[1]) if row[1] else None, identity(column)))
+        return self.cells.get(
+            (identity(row[0]), identity(row[1]) if row[1] else None, identity(column))
+        )
 
     def all_cells(self) -> list[Cell]:
         """Row by row, then the anchors."""
@@ -130,7 +169,10 @@ class Board:
 
 def families(columns: Iterable[tuple[PluginSpec, str]]) -> list[tuple[str, int]]:
     """Each family in column order with the number of its columns."""
-    return [(family, len(list(group))) for family, group in groupby(columns, key=lambda column: column[1])]
+    return [
+        (family, len(list(group)))
+        for family, group in groupby(columns, key=lambda column: column[1])
+    ]
 
 
 def identity(spec: PluginSpec) -> Identity:
@@ -153,16 +195,21 @@ def numbers(record: Record) -> dict[str, Metric]:
 
 
 def boards(runs: Sequence[Run]) -> list[Board]:
-    """Every board, by testbed and protocol. A cell that several runs hold counts once: the run that finished last wins."""
+    """Every board, by testbed and protocol. A cell that several runs hold counts once: the run that
+    finished last wins.
+    """
     groups: dict[tuple[Identity, str], list[Entry]] = {}
     for entry in _entries(runs):
         groups.setdefault((identity(entry.record.testbed), entry.record.protocol), []).append(entry)
-    # A cell that failed early may not know its protocol; it belongs to its testbed's only board, if there is one.
+    # A cell that failed early may not know its protocol; it belongs to its testbed's only board, if
+    # there is one.
     for testbed, protocol in sorted(groups):
         others = [key for key in groups if key[0] == testbed and key[1]]
         if not protocol and len(others) == 1:
             known = {_key(entry.record) for entry in groups[others[0]]}
-            groups[others[0]].extend(entry for entry in groups.pop((testbed, "")) if _key(entry.record) not in known)
+            groups[others[0]].extend(
+                entry for entry in groups.pop((testbed, "")) if _key(entry.record) not in known
+            )
     return [_board(protocol, entries) for (_, protocol), entries in sorted(groups.items())]
 
 
@@ -171,7 +218,9 @@ def _entries(runs: Sequence[Run]) -> Iterable[Entry]:
     for run in sorted(runs, key=lambda run: (run.finished or "", run.started, run.suite)):
         for folder, read in run.records:
             record = sound(read)
-            latest[json.dumps([identity(record.testbed), record.protocol, _key(record)])] = Entry(folder, record, run)
+            latest[json.dumps([identity(record.testbed), record.protocol, _key(record)])] = Entry(
+                folder, record, run
+            )
     return [latest[name] for name in sorted(latest)]
 
 
@@ -191,11 +240,22 @@ def _board(protocol: str, entries: list[Entry]) -> Board:
             anchors.setdefault(identity(record.attack), []).append(entry)
         else:
             found.setdefault(
-                (identity(record.attack), identity(record.probe) if record.probe else None, identity(record.defense)), []
+                (
+                    identity(record.attack),
+                    identity(record.probe) if record.probe else None,
+                    identity(record.defense),
+                ),
+                [],
             ).append(entry)
-    cells = {key: _cell(protocol, group) for key, group in sorted(found.items(), key=lambda item: _sortable(item[0]))}
-    # Apart: the control of the attacks and that of the defenses are both called `none`, and nobody mistakes a row for a column.
-    attacks = _distinct_labels(spec for cell in cells.values() for spec in (cell.attack, cell.probe) if spec)
+    cells = {
+        key: _cell(protocol, group)
+        for key, group in sorted(found.items(), key=lambda item: _sortable(item[0]))
+    }
+    # Apart: the control of the attacks and that of the defenses are both called `none`, and nobody
+    # mistakes a row for a column.
+    attacks = _distinct_labels(
+        spec for cell in cells.values() for spec in (cell.attack, cell.probe) if spec
+    )
     defenses = _distinct_labels(cell.defense for cell in cells.values())
     cells = {
         key: replace(
@@ -206,33 +266,45 @@ def _board(protocol: str, entries: list[Entry]) -> Board:
         )
         for key, cell in cells.items()
     }
-    rows = {
-        (identity(cell.attack), identity(cell.probe) if cell.probe else None): (cell.attack, cell.probe)
-        for cell in cells.values()
-    }
-    columns: dict[Identity, tuple[PluginSpec, str]] = {}
-    for cell in cells.values():
-        known = columns.get(identity(cell.defense), (cell.defense, ""))[1]
-        columns[identity(cell.defense)] = (cell.defense, "control" if cell.defense.name == "none" else known or cell.kind)
     return Board(
         id=f"board-{_slug(label(testbed))}-{_digest(identity(testbed), protocol)}",
         testbed=testbed,
         protocol=protocol,
-        rows=tuple(
-            sorted(
-                rows.values(),
-                key=lambda row: (row[0].name != "none", label(row[0]), label(row[1]) if row[1] else "", identity(row[0])),
-            )
-        ),
-        columns=tuple(
-            sorted(
-                columns.values(),
-                key=lambda column: (_family_order(column[1]), column[1], label(column[0]), identity(column[0])),
-            )
-        ),
+        rows=_rows(cells.values()),
+        columns=_columns(cells.values()),
         cells=cells,
         anchors=tuple(_cell(protocol, group) for _, group in sorted(anchors.items())),
     )
+
+
+def _rows(cells: Collection[Cell]) -> tuple[tuple[PluginSpec, PluginSpec | None], ...]:
+    found = {
+        (identity(cell.attack), identity(cell.probe) if cell.probe else None): (
+            cell.attack,
+            cell.probe,
+        )
+        for cell in cells
+    }
+
+    def order(row: tuple[PluginSpec, PluginSpec | None]) -> tuple[object, ...]:
+        attack, probe = row
+        return attack.name != "none", label(attack), label(probe) if probe else "", identity(attack)
+
+    return tuple(sorted(found.values(), key=order))
+
+
+def _columns(cells: Collection[Cell]) -> tuple[tuple[PluginSpec, str], ...]:
+    found: dict[Identity, tuple[PluginSpec, str]] = {}
+    for cell in cells:
+        known = found.get(identity(cell.defense), (cell.defense, ""))[1]
+        family = "control" if cell.defense.name == "none" else known or cell.kind
+        found[identity(cell.defense)] = cell.defense, family
+
+    def order(column: tuple[PluginSpec, str]) -> tuple[object, ...]:
+        defense, family = column
+        return _family_order(family), family, label(defense), identity(defense)
+
+    return tuple(sorted(found.values(), key=order))
 
 
 def _cell(protocol: str, entries: list[Entry]) -> Cell:
@@ -259,25 +331,35 @@ def _cell(protocol: str, entries: list[Entry]) -> Cell:
 
 
 def _distinct_labels(specs: Iterable[PluginSpec]) -> dict[Identity, PluginSpec]:
-    """Two plugins under one label would be two columns nobody can tell apart: those get their parameters spelled out."""
+    """Two plugins under one label would be two columns nobody can tell apart: those get their
+    parameters spelled out.
+    """
     by_identity = {identity(spec): spec for spec in specs}
     uses = Counter((spec.name, label(spec)) for spec in by_identity.values())
     return {
-        key: replace(spec, label=f"{label(spec)} {_short(key[1])}") if uses[spec.name, label(spec)] > 1 else spec
+        key: replace(spec, label=f"{label(spec)} {_short(key[1])}")
+        if uses[spec.name, label(spec)] > 1
+        else spec
         for key, spec in by_identity.items()
     }
 
 
 def _short(params: str) -> str:
     """Parameters beside a label; long ones by their hash."""
-    return params if len(params) <= 120 else f"#{hashlib.sha256(params.encode(errors='backslashreplace')).hexdigest()[:8]}"
+    return (
+        params
+        if len(params) <= 120
+        else f"#{hashlib.sha256(params.encode(errors='backslashreplace')).hexdigest()[:8]}"
+    )
 
 
 def _family_order(family: str) -> int:
     return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
 
 
-def _sortable(key: tuple[Identity, Identity | None, Identity]) -> tuple[Identity, Identity, Identity]:
+def _sortable(
+    key: tuple[Identity, Identity | None, Identity],
+) -> tuple[Identity, Identity, Identity]:
     return key[0], key[1] or ("", ""), key[2]
 
 

@@ -1,9 +1,12 @@
-"""Rank intervals: where an entry could stand if the seeds, and the samples in each, had come out otherwise.
+"""Rank intervals: where an entry could stand if the seeds, and the samples in each, had come out
+otherwise.
 
-A hierarchical bootstrap. Each draw resamples the seeds, the same ones for every entry, and then the samples in each seed by Rubin's
-(1981) weights, which are the same for every entry too where the outcomes of the single samples are known: they started from the same
-noise. Half a success and half a failure stand beside them (Jeffreys), so that no successes among 64 samples are not proof of none.
-With three seeds such an interval is on the short side: three seeds cannot show how different a fourth would be.
+A hierarchical bootstrap. Each draw resamples the seeds, the same ones for every entry, and then the
+samples in each seed by Rubin's (1981) weights, which are the same for every entry too where the
+outcomes of the single samples are known: they started from the same noise. Half a success and half
+a failure stand beside them (Jeffreys), so that no successes among 64 samples are not proof of none.
+With three seeds such an interval is on the short side: three seeds cannot show how different a
+fourth would be.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ Draws = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """A seed's share and, if known, the outcome (0 or 1) of each sample, in an order that all entries have in common."""
+    """A seed's share and, if known, the outcome (0 or 1) of each sample, in an order that all
+    entries have in common.
+    """
 
     share: Share
     outcomes: tuple[float, ...] | None = None
@@ -35,15 +40,20 @@ Way = TypeVar("Way", bound=Hashable)
 
 
 def rank_intervals(
-    entries: Sequence[Mapping[Way, Mapping[int, Sampled]]], higher_is_better: bool, draws: int = DRAWS
+    entries: Sequence[Mapping[Way, Mapping[int, Sampled]]],
+    higher_is_better: bool,
+    draws: int = DRAWS,
 ) -> list[tuple[int, int]]:
     """(best, worst) rank of each entry in the middle 95 % of the draws; 1 is the best.
 
-    An entry is way -> seed -> :class:`Sampled`, and stands or falls with its worst way: the highest share, or the lowest if higher is
-    better. Every entry has the same ways and seeds. Raises ``ValueError`` if not.
+    An entry is way -> seed -> :class:`Sampled`, and stands or falls with its worst way: the highest
+    share, or the lowest if higher is better. Every entry has the same ways and seeds. Raises
+    ``ValueError`` if not.
     """
     if any(
-        {way: set(seeds) for way, seeds in entry.items()} != {way: set(s) for way, s in entries[0].items()} for entry in entries
+        {way: set(seeds) for way, seeds in entry.items()}
+        != {way: set(s) for way, s in entries[0].items()}
+        for entry in entries
     ):
         raise ValueError("every entry must have the same ways and seeds")
     if not entries:
@@ -56,8 +66,9 @@ def rank_intervals(
 
 
 def ranks_of(values: Draws) -> list[tuple[int, int]]:
-    """(best, worst) rank in the middle 95 % of the draws, of (entries, draws) values of which the lower are the better. Equal values
-    share the ranks they take up."""
+    """(best, worst) rank in the middle 95 % of the draws, of (entries, draws) values of which the
+    lower are the better. Equal values share the ranks they take up.
+    """
     tail = (1 - CONFIDENCE) / 2
     below = (values[None] < values[:, None]).sum(axis=1)
     level = (values[None] == values[:, None]).sum(axis=1)
@@ -67,10 +78,16 @@ def ranks_of(values: Draws) -> list[tuple[int, int]]:
 
 
 def resampled_means(entries: Sequence[Mapping[int, float]], draws: int = DRAWS) -> Draws:
-    """(entries, draws): the mean over resampled seeds of values that have no samples of their own. Every entry has the same seeds."""
+    """(entries, draws): the mean over resampled seeds of values that have no samples of their own.
+    Every entry has the same seeds.
+    """
     seeds = sorted(entries[0])
-    counts = np.random.default_rng(_SEED).multinomial(len(seeds), [1 / len(seeds)] * len(seeds), draws)
-    found: Draws = np.array([[entry[seed] for seed in seeds] for entry in entries]) @ counts.T / len(seeds)
+    counts = np.random.default_rng(_SEED).multinomial(
+        len(seeds), [1 / len(seeds)] * len(seeds), draws
+    )
+    found: Draws = (
+        np.array([[entry[seed] for seed in seeds] for entry in entries]) @ counts.T / len(seeds)
+    )
     return found
 
 
@@ -78,7 +95,9 @@ def _way(entries: Sequence[Mapping[int, Sampled]], rng: np.random.Generator, dra
     """(entries, draws): the mean share over the resampled seeds."""
     seeds = sorted(entries[0])
     # The same seeds for every way and entry: they come from one model each.
-    counts = np.random.default_rng(_SEED).multinomial(len(seeds), [1 / len(seeds)] * len(seeds), draws) / len(seeds)
+    counts = np.random.default_rng(_SEED).multinomial(
+        len(seeds), [1 / len(seeds)] * len(seeds), draws
+    ) / len(seeds)
     found = np.zeros((len(entries), draws))
     for place, seed in enumerate(seeds):
         drawn = _samples([entry[seed] for entry in entries], rng, draws)
@@ -90,7 +109,10 @@ def _samples(entries: Sequence[Sampled], rng: np.random.Generator, draws: int) -
     """(entries, draws): one seed's share, its samples weighted anew."""
     lengths = {len(entry.outcomes) for entry in entries if entry.outcomes}
     # Weights of one common set of samples; clustered samples weigh as many as they are worth.
-    weights = {length: rng.standard_gamma(min(1.0, _worth(entries, length)), (draws, length)) for length in sorted(lengths)}
+    weights = {
+        length: rng.standard_gamma(min(1.0, _worth(entries, length)), (draws, length))
+        for length in sorted(lengths)
+    }
     found = np.empty((len(entries), draws))
     for place, entry in enumerate(entries):
         half = rng.standard_gamma(0.5, (2, draws))
@@ -100,10 +122,15 @@ def _samples(entries: Sequence[Sampled], rng: np.random.Generator, draws: int) -
             found[place] = (hits + half[0]) / (mine.sum(axis=1) + half.sum(axis=0))
         else:
             value, n = entry.share.value, entry.share.n
-            hits, misses = (rng.standard_gamma(max(n * part, 1e-12), draws) for part in (value, 1 - value))
+            hits, misses = (
+                rng.standard_gamma(max(n * part, 1e-12), draws) for part in (value, 1 - value)
+            )
             found[place] = (hits + half[0]) / (hits + misses + half.sum(axis=0))
     return found
 
 
 def _worth(entries: Sequence[Sampled], length: int) -> float:
-    return min(entry.share.n for entry in entries if entry.outcomes and len(entry.outcomes) == length) / length
+    return (
+        min(entry.share.n for entry in entries if entry.outcomes and len(entry.outcomes) == length)
+        / length
+    )

@@ -1,4 +1,6 @@
-"""What the generator draws when asked for the adversary's class: G1 to G4 beside the share of poison it was trained on."""
+"""What the generator draws when asked for the adversary's class: G1 to G4 beside the share of
+poison it was trained on.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ KINDS = ("control", "sampler", "model")
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """One cell. ``shares``: G1 to G4; ``ratio``: G1 + G2; a value is (mean, interval over seeds). ``triggerless``: the attack has no
-    trigger, so that there are G3 and G4 only."""
+    """One cell. ``shares``: G1 to G4; ``ratio``: G1 + G2; a value is (mean, interval over seeds).
+    ``triggerless``: the attack has no trigger, so that there are G3 and G4 only.
+    """
 
     cell: Cell
     bar: Markup
@@ -32,7 +35,9 @@ class Composition:
 
 
 def compositions(board: Board) -> tuple[tuple[Row, tuple[Composition, ...]], ...]:
-    """Row by row, the defenses in the order of the columns; rows and cells without numbers are left out."""
+    """Row by row, the defenses in the order of the columns; rows and cells without numbers are left
+    out.
+    """
     found = []
     for row in board.rows:
         cells = [board.cell(row, column) for column, family in board.columns if family in KINDS]
@@ -53,9 +58,15 @@ def composition(cell: Cell) -> Composition | None:
     if len(known) != (2 if triggerless else 4):
         return None
     p_t, ratio = summary(cell, "p_t"), summary(cell, "asr[prompt]")
-    parts = [(name.upper(), share.mean if share else 0.0) for name, share in zip(GROUPS, shares, strict=True)]
+    parts = [
+        (name.upper(), share.mean if share else 0.0)
+        for name, share in zip(GROUPS, shares, strict=True)
+    ]
     text = ", ".join(f"{name} {names.number('g1', value)}" for name, value in parts)
-    who = f"{label(cell.probe or cell.attack)}{' (probe of no attack)' if cell.probe else ''}, {label(cell.defense)}"
+    who = (
+        f"{label(cell.probe or cell.attack)}{' (probe of no attack)' if cell.probe else ''}, "
+        f"{label(cell.defense)}"
+    )
     return Composition(
         cell=cell,
         bar=plots.stacked(parts, p_t.mean if p_t and p_t.mean > 0 else None, f"{who}: {text}"),

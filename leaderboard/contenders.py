@@ -1,4 +1,6 @@
-"""What takes part in a ranking: the end points of a board, the ways in for the adversary, and each defense's numbers over them."""
+"""What takes part in a ranking: the end points of a board, the ways in for the adversary, and each
+defense's numbers over them.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ WORST = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class EndPoint:
-    """What a family of defenses is ranked by. ``family``: of the metric that is the adversary's rate, ``rate``: it in words, ``short``:
-    as a column's head; ``kinds``: whose columns take part; ``utility``: the metric the budget is about, ``None`` if nothing measured
-    one, and its direction."""
+    """What a family of defenses is ranked by. ``family``: of the metric that is the adversary's
+    rate, ``rate``: it in words, ``short``: as a column's head; ``kinds``: whose columns take part;
+    ``utility``: the metric the budget is about, ``None`` if nothing measured one, and its
+    direction.
+    """
 
     title: str
     family: str
@@ -34,7 +38,9 @@ class EndPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A way in: the number of the attack's row in the ranking, and the metric that says how often it works."""
+    """A way in: the number of the attack's row in the ranking, and the metric that says how often
+    it works.
+    """
 
     row: int
     metric: str
@@ -47,9 +53,12 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A defense's numbers in one ranking. ``cells``, ``utilities`` and ``losses`` are by row: the cell, seed -> utility, and seed -> the
-    share of no defense's utility that is lost (negative: gained). ``rates``: by way, seed -> rate, a failed seed at :data:`WORST`.
-    ``outcomes``: likewise, of the single samples where they are known; ``failed``: (row, seed); ``gaps``: why it cannot be ranked."""
+    """A defense's numbers in one ranking. ``cells``, ``utilities`` and ``losses`` are by row: the
+    cell, seed -> utility, and seed -> the share of no defense's utility that is lost (negative:
+    gained). ``rates``: by way, seed -> rate, a failed seed at :data:`WORST`. ``outcomes``:
+    likewise, of the single samples where they are known; ``failed``: (row, seed); ``gaps``: why it
+    cannot be ranked.
+    """
 
     defense: PluginSpec
     cells: tuple[Cell | None, ...]
@@ -61,7 +70,9 @@ class Contender:
     gaps: tuple[str, ...]
 
     def strongest(self, row: int | None = None) -> Way:
-        """The way in (of one attack) that works best over all seeds: an adversary knows which that is, not each seed's luck."""
+        """The way in (of one attack) that works best over all seeds: an adversary knows which that
+        is, not each seed's luck.
+        """
         ways = [way for way, rates in self.rates.items() if rates and row in (None, way.row)]
         return max(ways, key=self.mean)
 
@@ -75,9 +86,12 @@ class Contender:
         return share_interval([rates[seed] for seed in sorted(rates)])
 
     def less(self, other: Contender) -> Interval | None:
-        """The strongest way's rate less the other's, paired by seed and, if both are one way and it is known, by sample.
+        """The strongest way's rate less the other's, paired by seed and, if both are one way and it
+        is known, by sample.
 
-        Both sides are the highest of equally many ways, so what choosing the highest adds is the same on both."""
+        Both sides are the highest of equally many ways, so what choosing the highest adds is the
+        same on both.
+        """
         mine, others = self.strongest(), other.strongest()
         pairs = None
         if mine == others:
@@ -89,7 +103,10 @@ class Contender:
     def sampled(self) -> dict[Way, dict[int, Sampled]]:
         """What :func:`leaderboard.bootstrap.rank_intervals` takes."""
         return {
-            way: {seed: Sampled(share=share, outcomes=self.outcomes[way].get(seed)) for seed, share in rates.items()}
+            way: {
+                seed: Sampled(share=share, outcomes=self.outcomes[way].get(seed))
+                for seed, share in rates.items()
+            }
             for way, rates in self.rates.items()
         }
 
@@ -100,9 +117,14 @@ class Contender:
         return found
 
     def measured(self) -> int:
-        """The fewest seeds with a number of their own that an attack has; a failed seed has none."""
+        """The fewest seeds with a number of their own that an attack has; a failed seed has
+        none.
+        """
         rows = {way.row for way, rates in self.rates.items() if rates}
-        return min(len(self.rates[self.strongest(row)]) - sum(row == other for other, _ in self.failed) for row in rows)
+        return min(
+            len(self.rates[self.strongest(row)]) - sum(row == other for other, _ in self.failed)
+            for row in rows
+        )
 
     def dearest(self) -> int | None:
         """The row in which the defense costs most; ``None`` if the cost is not known in each."""
@@ -114,12 +136,25 @@ class Contender:
 def invocations(cells: Sequence[Cell]) -> list[str]:
     """The names in ``asr[...]`` that are the adversary's, the clean-noise control left out."""
     pairs = [names.split(name) for name in metric_names(cells)]
-    return list(dict.fromkeys(call for family, call in pairs if family in ("asr", "robust_asr") and call not in ("clean", "")))
+    return list(
+        dict.fromkeys(
+            call
+            for family, call in pairs
+            if family in ("asr", "robust_asr") and call not in ("clean", "")
+        )
+    )
 
 
 def fid_name(board: Board) -> str | None:
     """The testbed's FID with its extractor; ``None`` if nothing measured one."""
-    return next((name for name in metric_names([*board.cells.values(), *board.anchors]) if names.split(name)[0] == "fid"), None)
+    return next(
+        (
+            name
+            for name in metric_names([*board.cells.values(), *board.anchors])
+            if names.split(name)[0] == "fid"
+        ),
+        None,
+    )
 
 
 def end_points(board: Board) -> list[EndPoint]:
@@ -127,14 +162,19 @@ def end_points(board: Board) -> list[EndPoint]:
     found = metric_names(list(board.cells.values()))
     points = []
     if calls := invocations(list(board.cells.values())):
-        # One kind of rate on a board: beside robust ones a plain rate, which is never higher, would be an advantage.
+        # One kind of rate on a board: beside robust ones a plain rate, which is never higher, would
+        # be an advantage.
         robust = any(names.split(name)[0] == "robust_asr" for name in found)
         shown = (
             "images of the adversary’s class that carry the trigger"
             if calls == ["prompt"]
             else "triggered samples that show the target"
         )
-        moved = ", the highest over a declared set of small transformations of the image" if robust else ""
+        moved = (
+            ", the highest over a declared set of small transformations of the image"
+            if robust
+            else ""
+        )
         points.append(
             EndPoint(
                 title="Stops the backdoor",
@@ -151,7 +191,10 @@ def end_points(board: Board) -> list[EndPoint]:
             EndPoint(
                 title="Classifies safely",
                 family="classifier_asr",
-                rate="the share of stamped held-out images of other classes that are taken for the adversary’s class",
+                rate=(
+                    "the share of stamped held-out images of other classes that are taken for "
+                    "the adversary’s class"
+                ),
                 short="classifier ASR",
                 kinds=("control", "data", "classifier"),
                 utility="ta" if "ta" in found else None,
@@ -167,21 +210,32 @@ def ways_in(board: Board, point: EndPoint, rows: Sequence[Row]) -> list[Way]:
     for place, row in enumerate(rows):
         cells = [cell for column, _ in board.columns if (cell := board.cell(row, column))]
         metrics = [name for name in metric_names(cells) if names.split(name)[0] == point.family]
-        found += [Way(row=place, metric=name) for name in metrics if names.split(name)[1] != "clean"]
+        found += [
+            Way(row=place, metric=name) for name in metrics if names.split(name)[1] != "clean"
+        ]
     return found
 
 
 def contenders(board: Board, point: EndPoint, rows: Sequence[Row]) -> list[Contender]:
-    """No defense first, then the others in the order of the columns. A column whose cells were all skipped does not compete."""
+    """No defense first, then the others in the order of the columns. A column whose cells were all
+    skipped does not compete.
+    """
     ways = ways_in(board, point, rows)
     columns = [
         column
         for column, family in board.columns
-        if family in point.kinds or any((cell := board.cell(rows[way.row], column)) and cell.values(way.metric) for way in ways)
+        if family in point.kinds
+        or any(
+            (cell := board.cell(rows[way.row], column)) and cell.values(way.metric) for way in ways
+        )
     ]
     none = next((column for column in columns if column.name == "none"), None)
     control = _contender(board, point, rows, ways, none, None) if none else None
-    others = [_contender(board, point, rows, ways, column, control) for column in columns if column is not none]
+    others = [
+        _contender(board, point, rows, ways, column, control)
+        for column in columns
+        if column is not none
+    ]
     return [one for one in (control, *others) if one is not None and any(one.rates.values())]
 
 
@@ -211,14 +265,18 @@ def _contender(
         rates[way] |= {seed: Share(WORST, reference[seed].n) for seed in sorted(lost)}
         failed |= {(way.row, seed) for seed in lost}
         gaps += _gaps(label(rows[way.row][0]), sorted(reference.keys() - tried), bool(cell))
-    utilities = tuple(cell.values(point.utility) if cell and point.utility else {} for cell in cells)
+    utilities = tuple(
+        cell.values(point.utility) if cell and point.utility else {} for cell in cells
+    )
     return Contender(
         defense=column,
         cells=cells,
         rates=rates,
         outcomes=outcomes,
         utilities=utilities,
-        losses=_losses(utilities, control.utilities if control else utilities, point.higher_is_better),
+        losses=_losses(
+            utilities, control.utilities if control else utilities, point.higher_is_better
+        ),
         failed=tuple(sorted(failed)),
         gaps=tuple(dict.fromkeys(gaps)),
     )
@@ -231,9 +289,15 @@ def _gaps(attack: str, missing: Sequence[int], measured: bool) -> list[str]:
     return [f"{seeds} not measured" if measured else f"not measured against {attack}"]
 
 
-def _losses(own: Sequence[BySeed], control: Sequence[BySeed], higher_is_better: bool) -> tuple[BySeed, ...]:
+def _losses(
+    own: Sequence[BySeed], control: Sequence[BySeed], higher_is_better: bool
+) -> tuple[BySeed, ...]:
     sign = -1 if higher_is_better else 1
     return tuple(
-        {seed: sign * (mine[seed] / base[seed] - 1) for seed in sorted(mine.keys() & base.keys()) if base[seed] > 0}
+        {
+            seed: sign * (mine[seed] / base[seed] - 1)
+            for seed in sorted(mine.keys() & base.keys())
+            if base[seed] > 0
+        }
         for mine, base in zip(own, control, strict=True)
     )

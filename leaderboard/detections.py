@@ -1,4 +1,6 @@
-"""Detectors: how well each finds the poison, by what it judges, and what it finds where there is none."""
+"""Detectors: how well each finds the poison, by what it judges, and what it finds where there is
+none.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,10 @@ _ROC, _SCORES = ("roc_fpr", "roc_tpr"), ("score_edges", "score_clean", "score_po
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What a detector makes of one kind of thing (``where``). ``mark``: its line in the ROC; ``problems``: flags about it alone, or why
-    there is no number; ``scores``: the histogram of the first seed that has one, with that seed."""
+    """What a detector makes of one kind of thing (``where``). ``mark``: its line in the ROC;
+    ``problems``: flags about it alone, or why there is no number; ``scores``: the histogram of the
+    first seed that has one, with that seed.
+    """
 
     where: str
     measured: bool
@@ -35,8 +39,10 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """One detector against one attack row, with all that it judges anywhere on the board. ``control``: what its numbers mean without
-    an attack; ``verdict``: what the intervals over seeds allow to be said against it."""
+    """One detector against one attack row, with all that it judges anywhere on the board.
+    ``control``: what its numbers mean without an attack; ``verdict``: what the intervals over seeds
+    allow to be said against it.
+    """
 
     cell: Cell
     row: Row
@@ -49,7 +55,9 @@ class Detection:
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
-    """A detector's lines in the order of the board's rows; ``places``: all that it judges anywhere on this board."""
+    """A detector's lines in the order of the board's rows; ``places``: all that it judges anywhere
+    on this board.
+    """
 
     spec: PluginSpec
     family: str
@@ -64,7 +72,9 @@ def detectors(board: Board) -> tuple[Detector, ...]:
     """Every detector of the board with at least one AUROC, in the order of the columns."""
     found = []
     for column, family in board.columns:
-        rows = [(row, cell) for row in board.rows if (cell := board.cell(row, column)) and places(cell)]
+        rows = [
+            (row, cell) for row in board.rows if (cell := board.cell(row, column)) and places(cell)
+        ]
         if rows:
             every = tuple(sorted({where for _, cell in rows for where in places(cell)}, key=_place))
             found.append(
@@ -85,7 +95,12 @@ def rows(board: Board, found: Sequence[Detector]) -> tuple[Row, ...]:
 
 def places(cell: Cell) -> list[str]:
     """What the cell has an AUROC of, in reading order."""
-    pairs = {names.split(name) for entry in cell.with_status("ok") for name in entry.record.metrics if cell.values(name)}
+    pairs = {
+        names.split(name)
+        for entry in cell.with_status("ok")
+        for name in entry.record.metrics
+        if cell.values(name)
+    }
     return sorted((where for family, where in pairs if family == "auroc" and where), key=_place)
 
 
@@ -95,7 +110,10 @@ def _place(where: str) -> tuple[int, str]:
 
 def _detection(row: Row, cell: Cell, family: str, every: Sequence[str]) -> Detection:
     records = [entry.record for entry in cell.with_status("ok")]
-    who = f"{label(cell.defense)}, {f'no attack, probed with {label(row[1])}' if row[1] else label(row[0])}"
+    who = (
+        f"{label(cell.defense)}, "
+        f"{f'no attack, probed with {label(row[1])}' if row[1] else label(row[0])}"
+    )
     found = places(cell)
     curves = [
         plots.Roc(f"{where}, seed {record.seed}", _place(where)[0], *series)
@@ -117,7 +135,9 @@ def _detection(row: Row, cell: Cell, family: str, every: Sequence[str]) -> Detec
 def _judged(cell: Cell, records: Sequence[Record], where: str, who: str) -> Judged:
     metric = f"auroc[{where}]"
     common = badges(cell, MIN_SEEDS, "")
-    drawn = ((record.seed, picture) for record in records if (picture := _histogram(record, where, who)))
+    drawn = (
+        (record.seed, picture) for record in records if (picture := _histogram(record, where, who))
+    )
     return Judged(
         where=where,
         measured=bool(cell.values(metric)),
@@ -139,7 +159,10 @@ def _control(cell: Cell, family: str) -> str:
     if cell.attack.name != "none":
         return ""
     if family == "noise detector":
-        return "The noise is the adversary’s here too; that the model is honest changes nothing for this detector."
+        return (
+            "The noise is the adversary’s here too; that the model is honest changes nothing "
+            "for this detector."
+        )
     return "Control: nothing is poisoned here, and AUROC 0.5 is right."
 
 
@@ -147,18 +170,28 @@ def _verdict(cell: Cell, family: str, found: Sequence[str]) -> str:
     said = []
     for where in found:
         interval = summary(cell, f"auroc[{where}]")
-        if interval is None or interval.low is None or interval.high is None or interval.n < MIN_SEEDS:
+        if (
+            interval is None
+            or interval.low is None
+            or interval.high is None
+            or interval.n < MIN_SEEDS
+        ):
             continue
         honest = where == "clean" or (cell.attack.name == "none" and where == "training set")
         if honest and not interval.low <= 0.5 <= interval.high:
-            said.append(f"{where}: 0.5 lies outside the interval, so something other than poison moves this score")
+            said.append(
+                f"{where}: 0.5 lies outside the interval, so something other than poison moves "
+                f"this score"
+            )
         elif interval.high < 0.5 and (cell.attack.name != "none" or family == "noise detector"):
             said.append(f"{where}: worse than guessing, the clean ones look more suspicious")
     return "; ".join(said)
 
 
 def _series(record: Record, kinds: Sequence[str], where: str) -> list[list[float]] | None:
-    """The series of these kinds, ``None`` unless all are there and finite: a record may come from anywhere."""
+    """The series of these kinds, ``None`` unless all are there and finite: a record may come from
+    anywhere.
+    """
     found = [record.series.get(f"{kind}[{where}]") or [] for kind in kinds]
     return found if all(series and all(map(math.isfinite, series)) for series in found) else None
 
@@ -173,8 +206,15 @@ def _histogram(record: Record, where: str, who: str) -> Markup | None:
     if series is None:
         return None
     edges, clean, poisoned = series
-    rising = all(low < high for low, high in zip(edges, edges[1:], strict=False)) and math.isfinite(edges[-1] - edges[0])
-    counts = all(len(group) == len(edges) - 1 and min(group) >= 0 and sum(group) > 0 for group in (clean, poisoned))
+    rising = all(low < high for low, high in zip(edges, edges[1:], strict=False)) and math.isfinite(
+        edges[-1] - edges[0]
+    )
+    counts = all(
+        len(group) == len(edges) - 1 and min(group) >= 0 and sum(group) > 0
+        for group in (clean, poisoned)
+    )
     if not (rising and counts):
         return None
-    return plots.histogram(edges, clean, poisoned, f"score, {where}", f"Scores of {who}, {where}, seed {record.seed}")
+    return plots.histogram(
+        edges, clean, poisoned, f"score, {where}", f"Scores of {who}, {where}, seed {record.seed}"
+    )

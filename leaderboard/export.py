@@ -1,4 +1,6 @@
-"""The machine-readable twins of the board: a tidy CSV (one row per cell, seed and metric) and the records as JSON."""
+"""The machine-readable twins of the board: a tidy CSV (one row per cell, seed and metric) and the
+records as JSON.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +24,20 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-#: What a spreadsheet takes for a formula at the start of a text (OWASP, "CSV injection"), the full-width forms among them.
+#: What a spreadsheet takes for a formula at the start of a text (OWASP, "CSV injection"), the
+#: full-width forms among them.
 _FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
 #: Longer parameters stand in the JSON file and are named by their hash in every row of the CSV.
 _PARAMS = 1000
 
 
 def tidy(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per record and metric; without metrics one row with an empty ``metric``, so failures stay countable.
+    """One row per record and metric; without metrics one row with an empty ``metric``, so failures
+    stay countable.
 
-    ``ci_low`` and ``ci_high`` are within the seed; intervals over seeds follow from the rows. Parameters are JSON, or their hash if they
-    are long. A text that a spreadsheet would run as a formula begins with an apostrophe.
+    ``ci_low`` and ``ci_high`` are within the seed; intervals over seeds follow from the rows.
+    Parameters are JSON, or their hash if they are long. A text that a spreadsheet would run as a
+    formula begins with an apostrophe.
     """
     ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
     rows = [
@@ -41,7 +46,10 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
         for _, record in sorted(run.records, key=lambda pair: pair[1].to_json())
         for row in _rows(run, record)
     ]
-    rows = [{name: _harmless(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+    rows = [
+        {name: _harmless(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows
+    ]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # Nullable types, so that absent stays empty and whole numbers stay whole.
     typed: pd.DataFrame = frame.astype(
@@ -58,7 +66,9 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def to_json(runs: Sequence[Run]) -> str:
-    """The runs with every record as :meth:`Record.to_json` has it; ``Record.from_json(json.dumps(...))`` gives each back."""
+    """The runs with every record as :meth:`Record.to_json` has it;
+    ``Record.from_json(json.dumps(...))`` gives each back.
+    """
     document = [
         {
             "suite": run.suite,
@@ -66,12 +76,22 @@ def to_json(runs: Sequence[Run]) -> str:
             "started": run.started,
             "finished": run.finished,
             "records": sorted(
-                (dataclasses.asdict(record) for _, record in run.records), key=lambda record: json.dumps(record, sort_keys=True)
+                (dataclasses.asdict(record) for _, record in run.records),
+                key=lambda record: json.dumps(record, sort_keys=True),
             ),
         }
         for run in sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
     ]
-    return json.dumps({"schema": 1, "runs": document}, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return (
+        json.dumps(
+            {"schema": 1, "runs": document},
+            sort_keys=True,
+            indent=1,
+            allow_nan=False,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
 
 
 def _harmless(text: str) -> str:
@@ -87,14 +107,25 @@ def _params(spec: PluginSpec) -> str:
 
 def _rows(run: Run, record: Record) -> list[dict[str, object]]:
     shared: dict[str, object] = {
-        "suite": run.suite, "protocol": record.protocol, "kind": record.kind, "seed": record.seed, "status": record.status,
+        "suite": run.suite, "protocol": record.protocol, "kind": record.kind, "seed": record.seed,
+        "status": record.status,
         "reason": record.reason, "flags": "; ".join(record.flags),
         "testbed": record.testbed.name, "testbed_params": _params(record.testbed),
     }  # fmt: skip
-    for role, spec in (("attack", record.attack), ("probe", record.probe), ("defense", record.defense)):
+    for role, spec in (
+        ("attack", record.attack),
+        ("probe", record.probe),
+        ("defense", record.defense),
+    ):
         if spec is not None:
-            shared |= {role: spec.name, f"{role}_label": display(spec), f"{role}_params": _params(spec)}
-    found: list[tuple[str, Metric | None]] = [(name, metric) for name, metric in numbers(record).items()]
+            shared |= {
+                role: spec.name,
+                f"{role}_label": display(spec),
+                f"{role}_params": _params(spec),
+            }
+    found: list[tuple[str, Metric | None]] = [
+        (name, metric) for name, metric in numbers(record).items()
+    ]
     return [
         {**shared, "metric": name, **(dataclasses.asdict(metric) if metric else {})}
         for name, metric in sorted(found, key=lambda pair: names.order(pair[0])) or [("", None)]

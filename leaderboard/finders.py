@@ -1,7 +1,9 @@
-"""Who finds the poison, and who recovers the target: detectors and inversions, each ranked over the attacks of its board.
+"""Who finds the poison, and who recovers the target: detectors and inversions, each ranked over the
+attacks of its board.
 
-Nothing repairs anything here, so there is no budget and no defense to be better than. A detector has to beat its own false alarms, an
-inversion the best constant image; those that do not have no rank. The worst case over attacks is what counts.
+Nothing repairs anything here, so there is no budget and no defense to be better than. A detector
+has to beat its own false alarms, an inversion the best constant image; those that do not have no
+rank. The worst case over attacks is what counts.
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ FALSE_ALARMS = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A line. ``finds``: more than chance; ``rank`` is empty where it does not, or where ``note`` says why it cannot be ranked;
-    ``ranks``: its interval. ``worst``: a detector's rate, or an inversion's error as a share of the best constant image's, against
-    ``attack``, where it does worst; ``mean``: over the attacks. ``beside``: further numbers as (value, interval)."""
+    """A line. ``finds``: more than chance; ``rank`` is empty where it does not, or where ``note``
+    says why it cannot be ranked; ``ranks``: its interval. ``worst``: a detector's rate, or an
+    inversion's error as a share of the best constant image's, against ``attack``, where it does
+    worst; ``mean``: over the attacks. ``beside``: further numbers as (value, interval).
+    """
 
     cell: Cell
     finds: bool
@@ -53,8 +57,10 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRanking:
-    """``what``: is judged or recovered; ``metric``: in the records; ``warning``: what is wrong with that metric; ``beside``: heads of the
-    further columns; ``lines``: best first, unranked last; ``seeds``: of the first line; ``comparisons``: differences tested."""
+    """``what``: is judged or recovered; ``metric``: in the records; ``warning``: what is wrong with
+    that metric; ``beside``: heads of the further columns; ``lines``: best first, unranked last;
+    ``seeds``: of the first line; ``comparisons``: differences tested.
+    """
 
     what: str
     metric: str
@@ -68,7 +74,9 @@ class FoundRanking:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """``rates``: by row, seed -> the metric; ``failed``: seeds without one; ``gaps``: why it cannot be ranked."""
+    """``rates``: by row, seed -> the metric; ``failed``: seeds without one; ``gaps``: why it cannot
+    be ranked.
+    """
 
     cells: Mapping[int, Cell]
     rates: Mapping[int, Mapping[int, Share]]
@@ -76,29 +84,69 @@ class _Entry:
     gaps: tuple[str, ...]
 
     def worst(self) -> int:
-        return min((row for row, rates in self.rates.items() if rates), key=lambda row: (_mean(self.rates[row]), row))
+        return min(
+            (row for row, rates in self.rates.items() if rates),
+            key=lambda row: (_mean(self.rates[row]), row),
+        )
 
 
 def detector_rankings(board: Board) -> list[FoundRanking]:
-    """One for each thing that is judged (training set, generated images, starting noise), the clean control left out."""
+    """One for each thing that is judged (training set, generated images, starting noise), the clean
+    control left out.
+    """
     columns = [column for column, family in board.columns if family.endswith("detector")]
     places = [place for place in names.PLACES if place != "clean"]
     return [found for place in places if (found := _detectors(board, place, columns))]
 
 
 def _detectors(board: Board, where: str, columns: Sequence[PluginSpec]) -> FoundRanking | None:
-    measured = metric_names([cell for cell in board.cells.values() if identity(cell.defense) in map(identity, columns)])
-    metric = next((m for m in (f"tpr_fixed_threshold[{where}]", f"tpr_at_1_fpr[{where}]") if m in measured), None)
-    rows = [row for row in board.rows if row[0].name != "none" and _any(board, row, columns, metric or "")]
+    measured = metric_names(
+        [cell for cell in board.cells.values() if identity(cell.defense) in map(identity, columns)]
+    )
+    metric = next(
+        (m for m in (f"tpr_fixed_threshold[{where}]", f"tpr_at_1_fpr[{where}]") if m in measured),
+        None,
+    )
+    rows = [
+        row
+        for row in board.rows
+        if row[0].name != "none" and _any(board, row, columns, metric or "")
+    ]
     # A column takes part if it judged this anywhere: another kind of detector never will.
-    columns = [column for column in columns if any(_any(board, row, [column], f"auroc[{where}]") for row in board.rows)]
+    columns = [
+        column
+        for column in columns
+        if any(_any(board, row, [column], f"auroc[{where}]") for row in board.rows)
+    ]
     if metric is None or not rows or not columns:
         return None
     seeds = [_seeds(board, row, columns, metric) for row in rows]
     found = [(column, _entry(board, rows, seeds, column, metric)) for column in columns]
     fixed = metric.startswith("tpr_fixed")
     entries = [entry for _, entry in found if any(entry.rates.values())]
-    alarms = [_highest(entry, f"fpr_fixed_threshold[{where}]") if fixed else None for entry in entries]
+    lines, comparisons = _detector_lines(entries, where, metric, rows)
+    return FoundRanking(
+        what=where,
+        metric=metric,
+        warning=""
+        if fixed
+        else "its threshold was chosen on the very data that is judged, which no defender can do",
+        attacks=tuple(row[0] for row in rows),
+        beside=(*(["false alarms, highest"] if fixed else []), "AUROC, worst", "AUROC, mean"),
+        lines=lines,
+        seeds=max(len(one) for one in seeds),
+        comparisons=comparisons,
+    )
+
+
+def _detector_lines(
+    entries: Sequence[_Entry], where: str, metric: str, rows: Sequence[Row]
+) -> tuple[tuple[Found, ...], int]:
+    """The ranked lines, best first, and the number of differences tested."""
+    fixed = metric.startswith("tpr_fixed")
+    alarms = [
+        _highest(entry, f"fpr_fixed_threshold[{where}]") if fixed else None for entry in entries
+    ]
     finds = [_finds(entry, alarm) for entry, alarm in zip(entries, alarms, strict=True)]
     notes = [_why(entry, alarm) for entry, alarm in zip(entries, alarms, strict=True)]
     ranks, spans, comparisons = _ranks(entries, finds, notes)
@@ -110,29 +158,30 @@ def _detectors(board: Board, where: str, columns: Sequence[PluginSpec]) -> Found
             ranks=spans.get(place),
             worst=_interval(entry.rates[entry.worst()]),
             attack=rows[entry.worst()][0],
-            mean=math.fsum(values := [_mean(rates) for rates in entry.rates.values() if rates]) / len(values),
+            mean=math.fsum(values := [_mean(rates) for rates in entry.rates.values() if rates])
+            / len(values),
             beside=_auroc(entry, where, alarms[place]) if fixed else _auroc(entry, where, None)[1:],
             flags=_flags(
-                entry, metric, f"{entry.failed} failed seed{'s' if entry.failed > 1 else ''} counted as finding nothing"
+                entry,
+                metric,
+                f"{entry.failed} failed seed{'s' if entry.failed > 1 else ''} counted as finding "
+                f"nothing",
             ),
             note=notes[place],
         )
         for place, entry in enumerate(entries)
     ]
-    return FoundRanking(
-        what=where,
-        metric=metric,
-        warning="" if fixed else "its threshold was chosen on the very data that is judged, which no defender can do",
-        attacks=tuple(row[0] for row in rows),
-        beside=(*(["false alarms, highest"] if fixed else []), "AUROC, worst", "AUROC, mean"),
-        lines=tuple(sorted(lines, key=lambda line: (_place(line), -line.worst.mean, label(line.cell.defense), line.cell.id))),
-        seeds=max(len(one) for one in seeds),
-        comparisons=comparisons,
+    order = sorted(
+        lines,
+        key=lambda line: (_place(line), -line.worst.mean, label(line.cell.defense), line.cell.id),
     )
+    return tuple(order), comparisons
 
 
 def _any(board: Board, row: Row, columns: Sequence[PluginSpec], metric: str) -> bool:
-    return any((cell := board.cell(row, column)) is not None and cell.values(metric) for column in columns)
+    return any(
+        (cell := board.cell(row, column)) is not None and cell.values(metric) for column in columns
+    )
 
 
 def _seeds(board: Board, row: Row, columns: Sequence[PluginSpec], metric: str) -> dict[int, float]:
@@ -145,11 +194,21 @@ def _seeds(board: Board, row: Row, columns: Sequence[PluginSpec], metric: str) -
     }
 
 
-def _entry(board: Board, rows: Sequence[Row], seeds: Sequence[Mapping[int, float]], column: PluginSpec, metric: str) -> _Entry:
+def _entry(
+    board: Board,
+    rows: Sequence[Row],
+    seeds: Sequence[Mapping[int, float]],
+    column: PluginSpec,
+    metric: str,
+) -> _Entry:
     cells = {place: cell for place, row in enumerate(rows) if (cell := board.cell(row, column))}
     rates: dict[int, dict[int, Share]] = {}
     failed: set[int] = set()
-    gaps = [f"not measured against {label(row[0])}" for place, row in enumerate(rows) if place not in cells]
+    gaps = [
+        f"not measured against {label(row[0])}"
+        for place, row in enumerate(rows)
+        if place not in cells
+    ]
     for place, cell in cells.items():
         tried, values = {entry.record.seed for entry in cell.entries}, cell.shares(metric)
         lost = tried & seeds[place].keys() - values.keys()
@@ -194,18 +253,29 @@ def _ranks(
     spans = {}
     if len(finders) > 1:
         sampled = [
-            {row: {seed: Sampled(share=share) for seed, share in rates.items()} for row, rates in entries[place].rates.items()}
+            {
+                row: {seed: Sampled(share=share) for seed, share in rates.items()}
+                for row, rates in entries[place].rates.items()
+            }
             for place in finders
         ]
-        spans = dict(zip(finders, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True))
+        spans = dict(
+            zip(finders, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True)
+        )
     return rank_texts(dict(zip(finders, order, strict=True))), spans, len(ranked) + len(apart)
 
 
 def _auroc(entry: _Entry, where: str, alarm: Interval | None) -> tuple[tuple[str, str], ...]:
-    means = [interval.mean for cell in entry.cells.values() if (interval := summary(cell, f"auroc[{where}]"))]
+    means = [
+        interval.mean
+        for cell in entry.cells.values()
+        if (interval := summary(cell, f"auroc[{where}]"))
+    ]
     rate = ("–", "") if alarm is None else (names.number("ta", alarm.mean, 3), "")
     worst, mean = (
-        (names.number("auroc", value) for value in (min(means), math.fsum(means) / len(means))) if means else ("–", "–")
+        (names.number("auroc", value) for value in (min(means), math.fsum(means) / len(means)))
+        if means
+        else ("–", "–")
     )
     return rate, (worst, ""), (mean, "")
 
@@ -223,21 +293,62 @@ def _flags(entry: _Entry, metric: str, failed: str) -> tuple[str, ...]:
 
 
 def inversion_rankings(board: Board) -> list[FoundRanking]:
-    """One: the last epoch's error over the best constant image's, worst over attacks, beside the same on an honest model."""
+    """One: the last epoch's error over the best constant image's, worst over attacks, beside the
+    same on an honest model.
+    """
     columns = [column for column, family in board.columns if family == "inversion"]
-    rows = [row for row in board.rows if row[0].name != "none" and _any(board, row, columns, "inversion_mse_last")]
+    rows = [
+        row
+        for row in board.rows
+        if row[0].name != "none" and _any(board, row, columns, "inversion_mse_last")
+    ]
     if not rows:
         return []
-    seeds = [{s for c in columns if (cell := board.cell(row, c)) for s in _ratios(cell, "inversion_mse_last")} for row in rows]
+    seeds = [
+        {
+            s
+            for c in columns
+            if (cell := board.cell(row, c))
+            for s in _ratios(cell, "inversion_mse_last")
+        }
+        for row in rows
+    ]
     lines, logs = [], []
     for column in columns:
         cells = {place: cell for place, row in enumerate(rows) if (cell := board.cell(row, column))}
-        ratios = {place: found for place, cell in cells.items() if (found := _ratios(cell, "inversion_mse_last"))}
+        ratios = {
+            place: found
+            for place, cell in cells.items()
+            if (found := _ratios(cell, "inversion_mse_last"))
+        }
         if not ratios:
             continue
         worst = max(ratios, key=lambda place: (_log_mean(ratios[place]), -place))
         logs.append({seed: math.log(value) for seed, value in ratios[worst].items()})
-        lines.append((cells[worst], rows[worst][0], ratios, worst, _missing(rows, seeds, cells, ratios)))
+        lines.append(
+            (cells[worst], rows[worst][0], ratios, worst, _missing(rows, seeds, cells, ratios))
+        )
+    made, comparisons = _inversion_lines(board, lines, logs)
+    return [
+        FoundRanking(
+            what="target",
+            metric="inversion_mse_last",
+            warning="",
+            attacks=tuple(row[0] for row in rows),
+            beside=("best epoch (optimistic)", "on an honest model"),
+            lines=made,
+            seeds=max(len(one) for one in seeds),
+            comparisons=comparisons,
+        )
+    ]
+
+
+def _inversion_lines(
+    board: Board,
+    lines: Sequence[tuple[Cell, PluginSpec, Mapping[int, BySeed], int, str]],
+    logs: Sequence[dict[int, float]],
+) -> tuple[tuple[Found, ...], int]:
+    """As :func:`_detector_lines`; ``logs``: of each line's worst ratios, by seed."""
     ranked = [place for place, line in enumerate(lines) if not line[4]]
     beating = [place for place in ranked if _beats(logs[place])]
     order = shared_ranks([logs[place] for place in beating], higher_is_better=False)
@@ -261,22 +372,22 @@ def inversion_rankings(board: Board) -> list[FoundRanking]:
         )
         for place, (cell, attack, ratios, worst, note) in enumerate(lines)
     ]
-    return [
-        FoundRanking(
-            what="target",
-            metric="inversion_mse_last",
-            warning="",
-            attacks=tuple(row[0] for row in rows),
-            beside=("best epoch (optimistic)", "on an honest model"),
-            lines=tuple(sorted(made, key=lambda line: (_place(line), line.worst.mean, label(line.cell.defense), line.cell.id))),
-            seeds=max(len(one) for one in seeds),
-            comparisons=len(ranked) + len(beating) * (len(beating) - 1) // 2,
-        )
-    ]
+    ordered = sorted(
+        made,
+        key=lambda line: (_place(line), line.worst.mean, label(line.cell.defense), line.cell.id),
+    )
+    return tuple(ordered), len(ranked) + len(beating) * (len(beating) - 1) // 2
 
 
-def _missing(rows: Sequence[Row], seeds: Sequence[set[int]], cells: Mapping[int, Cell], ratios: Mapping[int, BySeed]) -> str:
-    """Why an inversion has no rank: an error has no worst value that a failed seed could count as."""
+def _missing(
+    rows: Sequence[Row],
+    seeds: Sequence[set[int]],
+    cells: Mapping[int, Cell],
+    ratios: Mapping[int, BySeed],
+) -> str:
+    """Why an inversion has no rank: an error has no worst value that a failed seed could count
+    as.
+    """
     for place, row in enumerate(rows):
         if place not in cells:
             return f"not measured against {label(row[0])}"
@@ -291,13 +402,29 @@ def _missing(rows: Sequence[Row], seeds: Sequence[set[int]], cells: Mapping[int,
 
 def _ratios(cell: Cell, metric: str) -> dict[int, float]:
     """Seed -> the error as a share of the harder constant image's."""
-    own, flat, black = (cell.values(name) for name in (metric, "mse[constant]", "inversion_mse_black"))
-    lines = {seed: min(line[seed] for line in (flat, black) if seed in line) for seed in flat.keys() | black.keys()}
-    return {seed: max(value, 1e-12) / lines[seed] for seed, value in sorted(own.items()) if lines.get(seed, 0) > 0}
+    own, flat, black = (
+        cell.values(name) for name in (metric, "mse[constant]", "inversion_mse_black")
+    )
+    lines = {
+        seed: min(line[seed] for line in (flat, black) if seed in line)
+        for seed in flat.keys() | black.keys()
+    }
+    return {
+        seed: max(value, 1e-12) / lines[seed]
+        for seed, value in sorted(own.items())
+        if lines.get(seed, 0) > 0
+    }
 
 
 def _honest(board: Board, cell: Cell) -> dict[int, float]:
-    row = next((r for r in board.rows if r[0].name == "none" and r[1] and identity(r[1]) == identity(cell.attack)), None)
+    row = next(
+        (
+            r
+            for r in board.rows
+            if r[0].name == "none" and r[1] and identity(r[1]) == identity(cell.attack)
+        ),
+        None,
+    )
     honest = board.cell(row, cell.defense) if row else None
     return _ratios(honest, "inversion_mse_last") if honest else {}
 
@@ -309,7 +436,9 @@ def _beats(logs: BySeed) -> bool:
 
 def _interval_of_logs(logs: BySeed) -> Interval:
     plain = t_interval([logs[seed] for seed in sorted(logs)])
-    low, high = (None if end is None else math.exp(min(end, 700.0)) for end in (plain.low, plain.high))
+    low, high = (
+        None if end is None else math.exp(min(end, 700.0)) for end in (plain.low, plain.high)
+    )
     return Interval(math.exp(plain.mean), low, high, plain.n)
 
 

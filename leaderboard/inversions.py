@@ -1,4 +1,6 @@
-"""Inversions: what they recovered, against the lines they have to beat: a constant black image and the best constant image."""
+"""Inversions: what they recovered, against the lines they have to beat: a constant black image and
+the best constant image.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from leaderboard.matrix import Value, shown_value, summary
 
 @dataclass(frozen=True, kw_only=True)
 class InversionLine:
-    """An inversion against one attack. ``verdict`` compares its best epoch with both lines by the interval over seeds."""
+    """An inversion against one attack. ``verdict`` compares its best epoch with both lines by the
+    interval over seeds.
+    """
 
     cell: Cell
     best: Value
@@ -27,7 +31,10 @@ class InversionLine:
 
 def inversion_line(cell: Cell) -> InversionLine | None:
     """``None`` for a cell that is no inversion or recovered nothing."""
-    best, black, flat = (summary(cell, name) for name in ("inversion_mse_best", "inversion_mse_black", "mse[constant]"))
+    best, black, flat = (
+        summary(cell, name)
+        for name in ("inversion_mse_best", "inversion_mse_black", "mse[constant]")
+    )
     curve = _curve(cell, black, flat)
     if best is None and curve is None:
         return None
@@ -43,7 +50,11 @@ def inversion_line(cell: Cell) -> InversionLine | None:
 
 
 def _verdict(best: Interval | None, black: Interval | None, flat: Interval | None) -> str:
-    lines = [(line.mean, name) for line, name in ((black, "a black image"), (flat, "the best flat image")) if line]
+    lines = [
+        (line.mean, name)
+        for line, name in ((black, "a black image"), (flat, "the best flat image"))
+        if line
+    ]
     if best is None or not lines:
         return ""
     hardest, name = min(lines)
@@ -55,14 +66,23 @@ def _verdict(best: Interval | None, black: Interval | None, flat: Interval | Non
 
 
 def _curve(cell: Cell, black: Interval | None, flat: Interval | None) -> Markup | None:
-    records = [entry.record for entry in cell.with_status("ok") if entry.record.series.get("inversion_mse")]
+    records = [
+        entry.record for entry in cell.with_status("ok") if entry.record.series.get("inversion_mse")
+    ]
     if not records:
         return None
     longest = max(records, key=lambda record: len(record.series["inversion_mse"])).series
     count = len(longest["inversion_mse"])
     epochs = longest.get("inversion_epoch", [])
     axis = epochs if len(epochs) == count else [float(epoch + 1) for epoch in range(count)]
-    title = f"MSE to the target per epoch, {label(cell.defense)} against {label(cell.probe or cell.attack)}"
+    title = (
+        f"MSE to the target per epoch, {label(cell.defense)} against "
+        f"{label(cell.probe or cell.attack)}"
+    )
     by_seed = {record.seed: record.series["inversion_mse"] for record in records}
-    levels = [(name, line.mean) for name, line in (("constant black image", black), ("best flat image", flat)) if line]
+    levels = [
+        (name, line.mean)
+        for name, line in (("constant black image", black), ("best flat image", flat))
+        if line
+    ]
     return plots.curves(axis, by_seed, levels, title)

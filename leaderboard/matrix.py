@@ -1,4 +1,6 @@
-"""The attack x defense matrix, once per metric: what stands in each cell, its colour, and why where there is no number."""
+"""The attack x defense matrix, once per metric: what stands in each cell, its colour, and why where
+there is no number.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from leaderboard.board import Board, Cell, Row, families
 
 #: What no defense can change; it stands among the controls, or beside what it is compared with.
 NOT_IN_SWITCH = (
-    "mse[constant]", "asr_threshold", "robust_asr_threshold", "robust_asr_false_alarms", "inversion_mse_black", "p_t",
+    "mse[constant]", "asr_threshold", "robust_asr_threshold", "robust_asr_false_alarms",
+    "inversion_mse_black", "p_t",
     "poison_rate[all rows]", "poison_rate[other classes]",
     "trigger_classifier_false_alarms", "trigger_classifier_misses",
 )  # fmt: skip
@@ -27,7 +30,9 @@ Value = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One cell under one metric. ``state``: value, absent, failed or skipped. ``step``: index into the colour scale."""
+    """One cell under one metric. ``state``: value, absent, failed or skipped. ``step``: index into
+    the colour scale.
+    """
 
     cell: Cell | None
     state: str
@@ -41,9 +46,10 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricTable:
-    """One position of the metric switch. ``worst`` and ``best`` label the ends of the colour scale, empty if it has none;
-    ``columns``: those of the board, and whether any of their cells has something to show; ``references``: the anchors' (name, value) in
-    this metric."""
+    """One position of the metric switch. ``worst`` and ``best`` label the ends of the colour scale,
+    empty if it has none; ``columns``: those of the board, and whether any of their cells has
+    something to show; ``references``: the anchors' (name, value) in this metric.
+    """
 
     words: names.Words
     direction: str
@@ -71,12 +77,16 @@ class MetricTable:
         for place, (column, _, used) in enumerate(self.columns):
             if not used:
                 reasons = [cells[place].note for _, cells in self.rows if cells[place].cell]
-                found.setdefault(max(reasons, key=reasons.count) if reasons else "not part of this run", []).append(column)
+                found.setdefault(
+                    max(reasons, key=reasons.count) if reasons else "not part of this run", []
+                ).append(column)
         return list(found.items())
 
 
 def direction(board_cells: Sequence[Cell], metric: str) -> bool | None:
-    """The metric's direction as its records say; ``None`` if they say nothing or contradict each other."""
+    """The metric's direction as its records say; ``None`` if they say nothing or contradict each
+    other.
+    """
     said = {
         number.higher_is_better
         for cell in board_cells
@@ -89,7 +99,11 @@ def direction(board_cells: Sequence[Cell], metric: str) -> bool | None:
 def metric_names(cells: Sequence[Cell]) -> list[str]:
     """Every metric with a value somewhere, in reading order."""
     found = {
-        name for cell in cells for entry in cell.entries for name, number in entry.numbers.items() if number.value is not None
+        name
+        for cell in cells
+        for entry in cell.entries
+        for name, number in entry.numbers.items()
+        if number.value is not None
     }
     return sorted(found, key=names.order)
 
@@ -105,13 +119,17 @@ def matrices(board: Board) -> list[MetricTable]:
 
 
 def is_share(cell: Cell, metric: str) -> bool:
-    """Whether the records say that the metric is a share; those of before units said nothing of them."""
+    """Whether the records say that the metric is a share; those of before units said nothing of
+    them.
+    """
     unit = cell.unit(metric)
     return unit == SHARE or (not unit and names.share(metric))
 
 
 def summary(cell: Cell, metric: str) -> Interval | None:
-    """Mean over the cell's seeds, with the interval of a share, of a distance, or Student's; ``None`` without a value."""
+    """Mean over the cell's seeds, with the interval of a share, of a distance, or Student's;
+    ``None`` without a value.
+    """
     values = cell.values(metric)
     if not values:
         return None
@@ -119,7 +137,9 @@ def summary(cell: Cell, metric: str) -> Interval | None:
         shares = cell.shares(metric)
         return share_interval([shares[seed] for seed in sorted(shares)])
     ordered = [values[seed] for seed in sorted(values)]
-    positive = cell.unit(metric) == SQUARED_ERROR or (not cell.unit(metric) and names.distance(metric))
+    positive = cell.unit(metric) == SQUARED_ERROR or (
+        not cell.unit(metric) and names.distance(metric)
+    )
     return positive_interval(ordered) if positive and min(ordered) >= 0 else t_interval(ordered)
 
 
@@ -128,12 +148,17 @@ def shown_value(cell: Cell, metric: str) -> Value:
     interval = summary(cell, metric)
     if interval is None:
         return "–", ""
-    # A number that is the same for every seed (a threshold, a constant image) has no spread worth brackets.
-    return names.number(metric, interval.mean), "" if interval.low == interval.high else interval_text(metric, interval)
+    # A number that is the same for every seed (a threshold, a constant image) has no spread worth
+    # brackets.
+    return names.number(
+        metric, interval.mean
+    ), "" if interval.low == interval.high else interval_text(metric, interval)
 
 
 def spread_value(metric: str, interval: Interval | None) -> Value:
-    """As :func:`shown_value`, for a number that could differ between seeds: no spread is worth saying, and so is a single seed."""
+    """As :func:`shown_value`, for a number that could differ between seeds: no spread is worth
+    saying, and so is a single seed.
+    """
     if interval is None:
         return "–", ""
     return names.number(metric, interval.mean), interval_text(metric, interval) or "one seed"
@@ -144,7 +169,10 @@ def interval_text(metric: str, interval: Interval, decimals: int | None = None) 
     if interval.low is None or interval.high is None:
         return ""
     places = names.decimals_for(metric, interval.mean) if decimals is None else decimals
-    return f"[{names.number(metric, interval.low, places)}, {names.number(metric, interval.high, places)}]"
+    return (
+        f"[{names.number(metric, interval.low, places)}, "
+        f"{names.number(metric, interval.high, places)}]"
+    )
 
 
 def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTable:
@@ -152,16 +180,25 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
     rows = tuple(
         (
             row,
-            tuple(_shown(board.cell(row, column), metric, low, high, higher_is_better) for column, _ in board.columns),
+            tuple(
+                _shown(board.cell(row, column), metric, low, high, higher_is_better)
+                for column, _ in board.columns
+            ),
         )
         for row in board.rows
     )
     scaled = higher_is_better is not None and high > low
-    ends = [names.number(metric, low), names.number(metric, high) + (" or more" if beyond else "")] if scaled else ["", ""]
+    ends = (
+        [names.number(metric, low), names.number(metric, high) + (" or more" if beyond else "")]
+        if scaled
+        else ["", ""]
+    )
     worst, best = ends if higher_is_better else reversed(ends)
     anchors = ((anchor, summary(anchor, metric)) for anchor in board.anchors)
     references = tuple(
-        (names.anchor(anchor.attack.name), names.number(metric, interval.mean)) for anchor, interval in anchors if interval
+        (names.anchor(anchor.attack.name), names.number(metric, interval.mean))
+        for anchor, interval in anchors
+        if interval
     )
     columns = tuple(
         (column, family, any(cells[place].state != "absent" for _, cells in rows))
@@ -179,21 +216,31 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
 
 
 def _scale(board: Board, metric: str) -> tuple[float, float, bool]:
-    """The ends of the colours, and whether values lie beyond the upper one. A distance between sets of images runs from 0 to twice its
-    mean without a defense: by the columns at hand, one bad one would make all others look alike."""
+    """The ends of the colours, and whether values lie beyond the upper one. A distance between sets
+    of images runs from 0 to twice its mean without a defense: by the columns at hand, one bad one
+    would make all others look alike.
+    """
     means = [interval.mean for cell in board.cells.values() if (interval := summary(cell, metric))]
     if names.bounded(metric):
         return 0.0, 1.0, False
     control = [
-        interval.mean for cell in board.cells.values() if cell.defense.name == "none" and (interval := summary(cell, metric))
+        interval.mean
+        for cell in board.cells.values()
+        if cell.defense.name == "none" and (interval := summary(cell, metric))
     ]
-    if names.split(metric)[0] in ("fid", "fid_other_classes", "kid") and control and sum(control) > 0:
+    if (
+        names.split(metric)[0] in ("fid", "fid_other_classes", "kid")
+        and control
+        and sum(control) > 0
+    ):
         high = 2 * sum(control) / len(control)
         return 0.0, high, max(means) > high
     return min(means), max(means), False
 
 
-def _shown(cell: Cell | None, metric: str, low: float, high: float, higher_is_better: bool | None) -> Shown:
+def _shown(
+    cell: Cell | None, metric: str, low: float, high: float, higher_is_better: bool | None
+) -> Shown:
     if cell is None:
         return Shown(cell=None, state="absent", text="–", note="not part of this run")
     interval = summary(cell, metric)
@@ -206,7 +253,9 @@ def _shown(cell: Cell | None, metric: str, low: float, high: float, higher_is_be
         interval=interval_text(metric, interval) or "no interval",
         seeds=f"n = {interval.n}",
         note=names.words(metric).sentence,
-        step=None if _detects_nothing(cell, metric) else palette.step(interval.mean, low, high, higher_is_better),
+        step=None
+        if _detects_nothing(cell, metric)
+        else palette.step(interval.mean, low, high, higher_is_better),
         badges=badges(cell, interval.n, metric),
     )
 
@@ -215,7 +264,8 @@ def _without_value(cell: Cell, metric: str) -> Shown:
     for status in ("failed", "skipped"):
         entries = cell.with_status(status)
         if entries and not cell.with_status("ok"):
-            # The reason is in the panel: in every metric's table it would be in the page forty times.
+            # The reason is in the panel: in every metric's table it would be in the page forty
+            # times.
             return Shown(
                 cell=cell,
                 state=status,
@@ -228,33 +278,50 @@ def _without_value(cell: Cell, metric: str) -> Shown:
 
 
 def why_absent(cell: Cell, metric: str) -> str:
-    """Why a cell that went well has no value of ``metric``: what its records' flags, or their reasons, say of it."""
+    """Why a cell that went well has no value of ``metric``: what its records' flags, or their
+    reasons, say of it.
+    """
     if names.split(metric)[0] in names.DETECTION:
-        flags = (_said(flag, metric, names.DETECTION) for flag, _ in cell.flags() if flag.split(":")[0] in names.DETECTION)
+        flags = (
+            _said(flag, metric, names.DETECTION)
+            for flag, _ in cell.flags()
+            if flag.split(":")[0] in names.DETECTION
+        )
         if said := next((text for text in flags if text), ""):
             return said
     return cell.why_absent(metric) or "not measured in this cell"
 
 
 def _detects_nothing(cell: Cell, metric: str) -> bool:
-    """Whether this is a detector's control, in which nothing is to be found: there low is neither good nor bad."""
+    """Whether this is a detector's control, in which nothing is to be found: there low is neither
+    good nor bad.
+    """
     family, where = names.split(metric)
     return family in names.DETECTION and (cell.attack.name == "none" or where == "clean")
 
 
 def badges(cell: Cell, n: int, metric: str) -> tuple[str, ...]:
-    """The records' flags that concern ``metric``, and what the board itself sees: seeds that failed, too few seeds to rank.
+    """The records' flags that concern ``metric``, and what the board itself sees: seeds that
+    failed, too few seeds to rank.
 
-    A flag that starts with a metric's name and a colon (``asr_field: ...``) is about that metric alone; any other is about the cell.
-    A detector's flag that ends with what it judged (``auroc: ... (generated)``) is about that alone.
+    A flag that starts with a metric's name and a colon (``asr_field: ...``) is about that metric
+    alone; any other is about the cell. A detector's flag that ends with what it judged (``auroc:
+    ... (generated)``) is about that alone.
     """
     total = len(cell.with_status("ok"))
-    bases = {names.split(name)[0] for entry in cell.entries for name in entry.record.metrics} | names.KNOWN
+    bases = {
+        names.split(name)[0] for entry in cell.entries for name in entry.record.metrics
+    } | names.KNOWN
     found: dict[str, set[int]] = {}
     for flag, _ in cell.flags():
         if text := _said(flag, metric, bases):
-            found.setdefault(text, set()).update(entry.record.seed for entry in cell.entries if flag in entry.record.flags)
-    shown = [text if len(seeds) >= total else f"{text} ({len(seeds)} of {total} seeds)" for text, seeds in found.items()]
+            found.setdefault(text, set()).update(
+                entry.record.seed for entry in cell.entries if flag in entry.record.flags
+            )
+    shown = [
+        text if len(seeds) >= total else f"{text} ({len(seeds)} of {total} seeds)"
+        for text, seeds in found.items()
+    ]
     for status in ("failed", "skipped"):
         count = len(cell.with_status(status))
         if count:
@@ -266,7 +333,9 @@ def badges(cell: Cell, n: int, metric: str) -> tuple[str, ...]:
 
 
 def _said(flag: str, metric: str, families: Collection[str]) -> str:
-    """A flag as it stands in a cell of ``metric``, empty if it is about another of the ``families``."""
+    """A flag as it stands in a cell of ``metric``, empty if it is about another of the
+    ``families``.
+    """
     family, colon, text = flag.partition(":")
     if not colon or family not in families:
         # A flag may explain itself after a colon; the panel has room for that, a cell has not.

@@ -1,7 +1,9 @@
-"""The colour scale: eleven steps from bad (orange) over neutral to good (blue) for the defender, mixed in OKLab.
+"""The colour scale: eleven steps from bad (orange) over neutral to good (blue) for the defender,
+mixed in OKLab.
 
-Blue against orange survives all common colour blindness; the neutral middle marks the turning point without either hue.
-Every step keeps the theme's text at a contrast of at least 7 (WCAG AAA), which a test computes.
+Blue against orange survives all common colour blindness; the neutral middle marks the turning point
+without either hue. Every step keeps the theme's text at a contrast of at least 7 (WCAG AAA), which
+a test computes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ SCALES: dict[str, tuple[str, str, str]] = {
     "dark": ("#80400f", "#25272b", "#14548b"),
 }
 TEXT: dict[str, str] = {"light": "#16181d", "dark": "#f4f4f2"}
-#: Series colours for plots: Okabe and Ito's set, its yellow left out (too faint on white), black replaced by the theme's text.
+#: Series colours for plots: Okabe and Ito's set, its yellow left out (too faint on white), black
+#: replaced by the theme's text.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
@@ -31,7 +34,9 @@ def scale(theme: str) -> list[str]:
 
 
 def step(value: float, low: float, high: float, higher_is_better: bool | None) -> int | None:
-    """The step of ``value`` on a scale from ``low`` to ``high``; ``None`` without a direction or without a range."""
+    """The step of ``value`` on a scale from ``low`` to ``high``; ``None`` without a direction or
+    without a range.
+    """
     if higher_is_better is None or not high > low:
         return None
     share = min(1.0, max(0.0, (value - low) / (high - low)))
@@ -63,7 +68,9 @@ def _luminance(rgb: Rgb) -> float:
 
 
 def _apply(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
-    return [sum(weight * entry for weight, entry in zip(row, vector, strict=True)) for row in matrix]
+    return [
+        sum(weight * entry for weight, entry in zip(row, vector, strict=True)) for row in matrix
+    ]
 
 
 # Björn Ottosson's OKLab (2020): linear sRGB -> cone responses -> cube root -> Lab, and back.
@@ -77,7 +84,11 @@ _TO_LAB = (
     (1.9779984951, -2.4285922050, 0.4505937099),
     (0.0259040371, 0.7827717662, -0.8086757660),
 )
-_FROM_LAB = ((1.0, 0.3963377774, 0.2158037573), (1.0, -0.1055613458, -0.0638541728), (1.0, -0.0894841775, -1.2914855480))
+_FROM_LAB = (
+    (1.0, 0.3963377774, 0.2158037573),
+    (1.0, -0.1055613458, -0.0638541728),
+    (1.0, -0.0894841775, -1.2914855480),
+)
 _FROM_LMS = (
     (4.0767416621, -3.3077115913, 0.2309699292),
     (-1.2684380046, 2.6097574011, -0.3413193965),
@@ -86,12 +97,21 @@ _FROM_LMS = (
 
 
 def _to_oklab(rgb: Rgb) -> list[float]:
-    return _apply(_TO_LAB, [max(0.0, cone) ** (1 / 3) for cone in _apply(_TO_LMS, [_linear(channel) for channel in rgb])])
+    return _apply(
+        _TO_LAB,
+        [
+            max(0.0, cone) ** (1 / 3)
+            for cone in _apply(_TO_LMS, [_linear(channel) for channel in rgb])
+        ],
+    )
 
 
 def _from_oklab(lab: Sequence[float]) -> Rgb:
     linear = _apply(_FROM_LMS, [cone**3 for cone in _apply(_FROM_LAB, lab)])
-    shares = [12.92 * max(0.0, value) if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055 for value in linear]
+    shares = [
+        12.92 * max(0.0, value) if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
+        for value in linear
+    ]
     red, green, blue = (round(255 * min(1.0, share)) for share in shares)
     return red, green, blue
 

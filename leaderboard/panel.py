@@ -1,4 +1,6 @@
-"""What a cell's panel shows: pictures, every number per seed, cost, parameters, provenance, and why it failed."""
+"""What a cell's panel shows: pictures, every number per seed, cost, parameters, provenance, and why
+it failed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG as a data URI, shown at ``width`` x ``height`` CSS pixels, or why there is none (``problem``)."""
+    """A PNG as a data URI, shown at ``width`` x ``height`` CSS pixels, or why there is none
+    (``problem``).
+    """
 
     name: str
     uri: str = ""
@@ -44,7 +48,9 @@ class MetricLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """``problems``: (status, reason, seeds that have it); ``provenance``: (key, value) where all seeds agree, else the key once a seed."""
+    """``problems``: (status, reason, seeds that have it); ``provenance``: (key, value) where all
+    seeds agree, else the key once a seed.
+    """
 
     cell: Cell
     pictures: tuple[tuple[int, tuple[Picture, ...]], ...]
@@ -63,12 +69,18 @@ def panel(cell: Cell) -> Panel:
         pictures=tuple((seed, shown) for seed, shown in pictures if shown),
         metrics=tuple(_line(cell, name) for name in metric_names([cell])),
         params=tuple(
-            (role, cut(spec.name, LABEL), _cut_block(json.dumps(spec.params, sort_keys=True, indent=1, ensure_ascii=False)))
+            (
+                role,
+                cut(spec.name, LABEL),
+                _cut_block(json.dumps(spec.params, sort_keys=True, indent=1, ensure_ascii=False)),
+            )
             for role, spec in roles
             if spec
         ),
         problems=_problems(cell),
-        provenance=tuple(agreed((entry.record.seed, entry.record.provenance) for entry in cell.entries)),
+        provenance=tuple(
+            agreed((entry.record.seed, entry.record.provenance) for entry in cell.entries)
+        ),
     )
 
 
@@ -76,13 +88,19 @@ def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
     found: dict[tuple[str, str], list[Entry]] = {}
     for entry in cell.entries:
         if entry.record.status != "ok":
-            found.setdefault((entry.record.status, entry.record.reason or "no reason recorded"), []).append(entry)
+            found.setdefault(
+                (entry.record.status, entry.record.reason or "no reason recorded"), []
+            ).append(entry)
     return tuple((status, reason, tuple(entries)) for (status, reason), entries in found.items())
 
 
 def _cut_block(text: str) -> str:
     shown = visible(text)
-    return shown if len(shown) <= BLOCK else f"{shown[:BLOCK]}… ({len(text)} characters, whole in the JSON beside this page)"
+    return (
+        shown
+        if len(shown) <= BLOCK
+        else f"{shown[:BLOCK]}… ({len(text)} characters, whole in the JSON beside this page)"
+    )
 
 
 def agreed(sources: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[str, str]]:
@@ -97,7 +115,8 @@ def agreed(sources: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[str, 
             lines.append((key, next(iter(by_value))))
         else:
             lines += [
-                (f"{key} (seed {', '.join(map(str, sorted(set(seeds))))})", value) for value, seeds in sorted(by_value.items())
+                (f"{key} (seed {', '.join(map(str, sorted(set(seeds))))})", value)
+                for value, seeds in sorted(by_value.items())
             ]
     return lines
 
@@ -114,7 +133,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             lines.append(
                 (
                     f"{prefix}{key}",
-                    _cut_block(value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)),
+                    _cut_block(
+                        value
+                        if isinstance(value, str)
+                        else json.dumps(value, sort_keys=True, ensure_ascii=False)
+                    ),
                 )
             )
     return lines
@@ -137,18 +160,30 @@ def _seed(name: str, metric: Metric | None) -> tuple[str, str, str]:
     interval = ""
     if metric.ci_low is not None and metric.ci_high is not None:
         places = names.decimals_for(name, metric.value)
-        interval = f"[{names.number(name, metric.ci_low, places)}, {names.number(name, metric.ci_high, places)}]"
+        interval = (
+            f"[{names.number(name, metric.ci_low, places)}, "
+            f"{names.number(name, metric.ci_high, places)}]"
+        )
     return names.number(name, metric.value), interval, "" if metric.n is None else f"n = {metric.n}"
 
 
 def _pictures(entry: Entry) -> tuple[Picture, ...]:
-    """In the order of their file names, which is the order they were made in, all enlarged by the same whole factor."""
+    """In the order of their file names, which is the order they were made in, all enlarged by the
+    same whole factor.
+    """
     found = [
         _picture(entry.folder, name, path)
-        for name, path in sorted(entry.record.pictures.items(), key=lambda item: (_natural(item[1]), item))
+        for name, path in sorted(
+            entry.record.pictures.items(), key=lambda item: (_natural(item[1]), item)
+        )
     ]
-    factor = max(1, min(4, 600 // max([picture.width for picture in found if picture.uri] or [600])))
-    return tuple(replace(picture, width=picture.width * factor, height=picture.height * factor) for picture in found)
+    factor = max(
+        1, min(4, 600 // max([picture.width for picture in found if picture.uri] or [600]))
+    )
+    return tuple(
+        replace(picture, width=picture.width * factor, height=picture.height * factor)
+        for picture in found
+    )
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
@@ -159,11 +194,18 @@ def _natural(path: str) -> list[tuple[int, str]]:
 def _picture(folder: Path, name: str, path: str) -> Picture:
     file = (folder / path).resolve()
     if not file.is_relative_to(folder.resolve()):
-        return Picture(name=name, problem=f"{path} lies outside the record's folder and was not read")
+        return Picture(
+            name=name, problem=f"{path} lies outside the record's folder and was not read"
+        )
     if not file.is_file():
         return Picture(name=name, problem=f"{path} is missing from the store")
     data = file.read_bytes()
     if not data.startswith(_PNG) or len(data) < 24:
         return Picture(name=name, problem=f"{path} is not a PNG and was not embedded")
     uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    return Picture(name=name, uri=uri, width=int.from_bytes(data[16:20], "big"), height=int.from_bytes(data[20:24], "big"))
+    return Picture(
+        name=name,
+        uri=uri,
+        width=int.from_bytes(data[16:20], "big"),
+        height=int.from_bytes(data[20:24], "big"),
+    )

@@ -1,4 +1,6 @@
-"""Inline SVG: scatter, curves, ROC, histogram and stacked bar. All text is escaped; CSS classes follow the page's theme."""
+"""Inline SVG: scatter, curves, ROC, histogram and stacked bar. All text is escaped; CSS classes
+follow the page's theme.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,16 @@ from leaderboard.palette import SERIES
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
 _QUARTERS = (0, 0.25, 0.5, 0.75, 1)
-#: How many kinds of line :func:`roc` tells apart, each by its colour and its dashes (CSS classes ``w0`` to ``w4``).
+#: How many kinds of line :func:`roc` tells apart, each by its colour and its dashes (CSS classes
+#: ``w0`` to ``w4``).
 LINES = 5
 #: Steps of the colour scale for the parts of :func:`stacked`, from bad to good.
 PART_STEPS = (0, 2, 5, 10)
-#: Closed outlines in a 12 x 12 box around the origin; a shape beside the colour, for those who do not see the colour.
+#: Closed outlines in a 12 x 12 box around the origin; a shape beside the colour, for those who do
+#: not see the colour.
 MARKERS = (
-    "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0Z", "M-4.5,-4.5H4.5V4.5H-4.5Z", "M0,-6L5.5,4.5H-5.5Z", "M0,-6L6,0L0,6L-6,0Z",
+    "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 "
+    "-10,0Z", "M-4.5,-4.5H4.5V4.5H-4.5Z", "M0,-6L5.5,4.5H-5.5Z", "M0,-6L6,0L0,6L-6,0Z",
     "M0,6L5.5,-4.5H-5.5Z",
     "M-2,-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z",
     "M-6,-3.5L-3.5,-6L0,-2.5L3.5,-6L6,-3.5L2.5,0L6,3.5L3.5,6L0,2.5L-3.5,6L-6,3.5L-2.5,0Z",
@@ -28,7 +33,9 @@ MARKERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A defense in the trade-off. ``seeds``: (x, y) of each seed; ``index`` picks its colour and shape."""
+    """A defense in the trade-off. ``seeds``: (x, y) of each seed; ``index`` picks its colour and
+    shape.
+    """
 
     label: str
     index: int
@@ -39,7 +46,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Roc:
-    """One seed's curve over what ``label`` names, as two lists of one length; ``index`` picks the kind of line."""
+    """One seed's curve over what ``label`` names, as two lists of one length; ``index`` picks the
+    kind of line.
+    """
 
     label: str
     index: int
@@ -73,23 +82,31 @@ class Frame:
         for tick in ticks(*self.y_range):
             y = self.y(tick)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
-            parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
+            parts.append(
+                f'<text class="tick" x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{tick:g}</text>'
+            )
         for tick in x_ticks:
             x = self.x(tick)
             parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{bottom}"/>')
-            parts.append(f'<text class="tick" x="{x}" y="{bottom + 17}" text-anchor="middle">{tick:g}</text>')
+            parts.append(
+                f'<text class="tick" x="{x}" y="{bottom + 17}" text-anchor="middle">{tick:g}</text>'
+            )
         parts.append(f'<path class="axis" d="M{_LEFT},{_TOP}V{bottom}H{right}"/>')
         parts.append(
-            f'<text class="name" x="{(_LEFT + right) / 2}" y="{self.height - 6}" text-anchor="middle">{escape(x_name)}</text>'
+            f'<text class="name" x="{(_LEFT + right) / 2}" y="{self.height - 6}" '
+            f'text-anchor="middle">{escape(x_name)}</text>'
         )
         middle = (_TOP + bottom) / 2
         parts.append(
-            f'<text class="name" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(y_name)}</text>'
+            f'<text class="name" transform="translate(13 {middle}) rotate(-90)" '
+            f'text-anchor="middle">{escape(y_name)}</text>'
         )
         return "".join(parts)
 
     def levels(self, named: Sequence[tuple[str, float]]) -> str:
-        """Dashed horizontal reference lines with their names at the right end; close neighbours are named above and below."""
+        """Dashed horizontal reference lines with their names at the right end; close neighbours are
+        named above and below.
+        """
         parts, last = [], -math.inf
         right = self.width - _RIGHT
         for text, value in sorted(named, key=lambda level: (-level[1], level[0])):
@@ -97,7 +114,9 @@ class Frame:
             below = y - last < 16 and y + 16 < self.height - _BOTTOM
             parts.append(f'<line class="level" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
             place = f'x="{right - 4}" y="{y + 13 if below else y - 4}"'
-            parts.append(f'<text class="level-name" {place} text-anchor="end">{escape(text)}</text>')
+            parts.append(
+                f'<text class="level-name" {place} text-anchor="end">{escape(text)}</text>'
+            )
             last = y
         return "".join(parts)
 
@@ -118,60 +137,94 @@ def series_colour(index: int) -> str:
 
 def marker(index: int) -> Markup:
     """The series' mark alone, for a legend."""
-    return Markup('<svg class="mark" viewBox="-8 -8 16 16" width="16" height="16" aria-hidden="true">{}</svg>').format(
-        _mark(index, 0, 0)
-    )
+    return Markup(
+        '<svg class="mark" viewBox="-8 -8 16 16" width="16" height="16" aria-hidden="true">{}</svg>'
+    ).format(_mark(index, 0, 0))
 
 
 def trade_off(
-    points: Sequence[Point], anchors: Sequence[tuple[str, float]], y_name: str, title: str, x_name: str = "attack success rate"
+    points: Sequence[Point],
+    anchors: Sequence[tuple[str, float]],
+    y_name: str,
+    title: str,
+    x_name: str = "attack success rate",
 ) -> Markup:
-    """ASR (x, fixed 0 to 1) against FID (y, from 0): means with t-intervals, single seeds as dots, anchors as lines."""
+    """ASR (x, fixed 0 to 1) against FID (y, from 0): means with t-intervals, single seeds as dots,
+    anchors as lines.
+    """
     highest = max(
-        [value for point in points for value in (point.y.mean, *(y for _, y in point.seeds))] + [value for _, value in anchors]
+        [value for point in points for value in (point.y.mean, *(y for _, y in point.seeds))]
+        + [value for _, value in anchors]
     )
-    frame = Frame(width=400, height=300, x_range=(-0.04, 1.04), y_range=(0.0, highest * 1.15 or 1.0))
+    frame = Frame(
+        width=400, height=300, x_range=(-0.04, 1.04), y_range=(0.0, highest * 1.15 or 1.0)
+    )
     parts = [frame.axes(x_name, y_name, _QUARTERS)]
     parts.append(frame.levels(anchors))
     for point in points:
         colour = series_colour(point.index)
         x, y = frame.x(point.x.mean), frame.y(point.y.mean)
         for seed_x, seed_y in point.seeds:
-            parts.append(f'<circle class="seed" cx="{frame.x(seed_x)}" cy="{frame.y(seed_y)}" r="2.2" fill="{colour}"/>')
+            parts.append(
+                f'<circle class="seed" cx="{frame.x(seed_x)}" cy="{frame.y(seed_y)}" r="2.2" '
+                f'fill="{colour}"/>'
+            )
         if point.x.low is not None and point.x.high is not None:
-            parts.append(f'<path class="whisker" stroke="{colour}" d="M{frame.x(point.x.low)},{y}H{frame.x(point.x.high)}"/>')
+            parts.append(
+                f'<path class="whisker" stroke="{colour}" '
+                f'd="M{frame.x(point.x.low)},{y}H{frame.x(point.x.high)}"/>'
+            )
         if point.y.low is not None and point.y.high is not None:
-            parts.append(f'<path class="whisker" stroke="{colour}" d="M{x},{frame.y(point.y.low)}V{frame.y(point.y.high)}"/>')
+            parts.append(
+                f'<path class="whisker" stroke="{colour}" '
+                f'd="M{x},{frame.y(point.y.low)}V{frame.y(point.y.high)}"/>'
+            )
     for point in points:
         tip = escape(f"{point.label}: ASR {point.x.mean:.2f}, FID {point.y.mean:.3g}")
-        parts.append(f"<g><title>{tip}</title>{_mark(point.index, frame.x(point.x.mean), frame.y(point.y.mean))}</g>")
+        mark = _mark(point.index, frame.x(point.x.mean), frame.y(point.y.mean))
+        parts.append(f"<g><title>{tip}</title>{mark}</g>")
     return _svg(frame, parts, title)
 
 
 def curves(
-    epochs: Sequence[float], by_seed: Mapping[int, Sequence[float]], levels: Sequence[tuple[str, float]], title: str
+    epochs: Sequence[float],
+    by_seed: Mapping[int, Sequence[float]],
+    levels: Sequence[tuple[str, float]],
+    title: str,
 ) -> Markup:
-    """MSE over epochs: thin per seed, thick for the mean over the epochs all seeds reached, reference lines dashed."""
+    """MSE over epochs: thin per seed, thick for the mean over the epochs all seeds reached,
+    reference lines dashed.
+    """
     values = [value for series in by_seed.values() for value in series]
     highest = max([*values, *(value for _, value in levels)])
     right = epochs[-1] if epochs[-1] > epochs[0] else epochs[0] + 1
-    frame = Frame(width=400, height=220, x_range=(epochs[0], right), y_range=(0.0, highest * 1.15 or 1.0))
+    frame = Frame(
+        width=400, height=220, x_range=(epochs[0], right), y_range=(0.0, highest * 1.15 or 1.0)
+    )
     whole = [tick for tick in ticks(epochs[0], right) if tick == int(tick)]
     parts = [frame.axes("epoch", "MSE to the target", whole or [epochs[0]])]
     parts.append(frame.levels(levels))
     for seed in sorted(by_seed):
-        parts.append(f"<g><title>seed {seed}</title>{_line(frame, epochs, by_seed[seed], 'thin')}</g>")
+        parts.append(
+            f"<g><title>seed {seed}</title>{_line(frame, epochs, by_seed[seed], 'thin')}</g>"
+        )
     reached = min(len(series) for series in by_seed.values())
-    mean = [t_interval([series[epoch] for _, series in sorted(by_seed.items())]).mean for epoch in range(reached)]
+    mean = [
+        t_interval([series[epoch] for _, series in sorted(by_seed.items())]).mean
+        for epoch in range(reached)
+    ]
     parts.append(_line(frame, epochs, mean, "mean"))
     parts += [
-        f'<circle class="dot" cx="{frame.x(epochs[place])}" cy="{frame.y(value)}" r="3"/>' for place, value in enumerate(mean)
+        f'<circle class="dot" cx="{frame.x(epochs[place])}" cy="{frame.y(value)}" r="3"/>'
+        for place, value in enumerate(mean)
     ]
     return _svg(frame, parts, title)
 
 
 def roc(lines: Sequence[Roc], title: str) -> Markup:
-    """True positives over false positives, one thin line each; the diagonal is what guessing reaches."""
+    """True positives over false positives, one thin line each; the diagonal is what guessing
+    reaches.
+    """
     frame = Frame(width=300, height=292, x_range=(0.0, 1.0), y_range=(0.0, 1.0))
     parts = [frame.axes("clean ones flagged (FPR)", "poisoned ones found (TPR)", _QUARTERS)]
     parts.append(f'<path class="level" d="M{frame.x(0)},{frame.y(0)}L{frame.x(1)},{frame.y(1)}"/>')
@@ -189,36 +242,62 @@ def line_mark(index: int) -> Markup:
     ).format(index % LINES)
 
 
-def histogram(edges: Sequence[float], clean: Sequence[float], poisoned: Sequence[float], x_name: str, title: str) -> Markup:
+def histogram(
+    edges: Sequence[float],
+    clean: Sequence[float],
+    poisoned: Sequence[float],
+    x_name: str,
+    title: str,
+) -> Markup:
     """Each group's share per bin: the clean ones as a filled area, the poisoned ones as a line.
 
     edges: (bins + 1,), rising; clean and poisoned: (bins,) counts, each with a sum above 0.
     """
     groups = [[count / sum(counts) for count in counts] for counts in (clean, poisoned)]
-    frame = Frame(width=300, height=150, x_range=(edges[0], edges[-1]), y_range=(0.0, max(map(max, groups)) * 1.08))
+    frame = Frame(
+        width=300,
+        height=150,
+        x_range=(edges[0], edges[-1]),
+        y_range=(0.0, max(map(max, groups)) * 1.08),
+    )
     parts = [frame.axes(x_name, "share", ticks(edges[0], edges[-1], 4))]
     for shares, kind in zip(groups, ("clean", "poisoned"), strict=True):
-        steps = "".join(f"V{frame.y(share)}H{frame.x(edge)}" for share, edge in zip(shares, edges[1:], strict=True))
-        parts.append(f'<path class="bins {kind}" d="M{frame.x(edges[0])},{frame.y(0)}{steps}V{frame.y(0)}"/>')
+        steps = "".join(
+            f"V{frame.y(share)}H{frame.x(edge)}"
+            for share, edge in zip(shares, edges[1:], strict=True)
+        )
+        parts.append(
+            f'<path class="bins {kind}" d="M{frame.x(edges[0])},{frame.y(0)}{steps}V{frame.y(0)}"/>'
+        )
     return _svg(frame, parts, title, "plot small")
 
 
 def stacked(parts: Sequence[tuple[str, float]], tick: float | None, title: str) -> Markup:
-    """A bar from 0 to 1, cut into up to four (name, share), with a tick across it. Parts that are wide enough bear their name."""
+    """A bar from 0 to 1, cut into up to four (name, share), with a tick across it. Parts that are
+    wide enough bear their name.
+    """
     width, height, room = 240, 26, 3
     drawn, start = [], 0.0
     for (name, share), step in zip(parts, PART_STEPS, strict=False):
         x, wide = start * width, max(0.0, min(share, 1 - start)) * width
         start += share
-        drawn.append(f'<rect class="q{step}" x="{x:.2f}" y="{room}" width="{wide:.2f}" height="{height - 2 * room}"/>')
+        drawn.append(
+            f'<rect class="q{step}" x="{x:.2f}" y="{room}" width="{wide:.2f}" '
+            f'height="{height - 2 * room}"/>'
+        )
         if wide > 26:
-            drawn.append(f'<text x="{x + wide / 2:.2f}" y="{height / 2 + 4:g}" text-anchor="middle">{escape(name)}</text>')
+            drawn.append(
+                f'<text x="{x + wide / 2:.2f}" y="{height / 2 + 4:g}" '
+                f'text-anchor="middle">{escape(name)}</text>'
+            )
     if tick is not None:
         x = min(1.0, max(0.0, tick)) * width
         drawn += [f'<path class="{kind}" d="M{x:.2f},0V{height}"/>' for kind in ("halo", "tick")]
     # On a phone the bar is squeezed, not shrunk.
     box = f'viewBox="-2 0 {width + 4} {height}" preserveAspectRatio="none"'
-    return Markup(f'<svg class="stacked" {box} role="img" aria-label="{escape(title)}">{"".join(drawn)}</svg>')
+    return Markup(
+        f'<svg class="stacked" {box} role="img" aria-label="{escape(title)}">{"".join(drawn)}</svg>'
+    )
 
 
 def _line(frame: Frame, xs: Sequence[float], ys: Sequence[float], kind: str) -> str:
@@ -233,6 +312,9 @@ def _mark(index: int, x: float, y: float) -> Markup:
 
 
 def _svg(frame: Frame, parts: Sequence[str], title: str, kind: str = "plot") -> Markup:
-    opening = f'<svg class="{kind}" viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{escape(title)}">'
+    opening = (
+        f'<svg class="{kind}" viewBox="0 0 {frame.width} {frame.height}" role="img" '
+        f'aria-label="{escape(title)}">'
+    )
     # Every string above is a number, a constant or escaped.
     return Markup(opening + "".join(parts) + "</svg>")

@@ -1,9 +1,12 @@
-"""Which defense holds: against each attack and in the worst case over them, measured against no defense, inside a declared budget.
+"""Which defense holds: against each attack and in the worst case over them, measured against no
+defense, inside a declared budget.
 
-A defense *holds* if the interval of its paired difference to no defense, in the adversary's rate, lies wholly on the defender's side.
-Only what holds, at a loss of utility inside :data:`BUDGET`, is ranked above no defense, by the rate and, where the rate cannot tell,
-by the loss. What is no better than no defense shares its rank; what helps the adversary stands below it. No seed that failed or is
-missing can help a defense: the first counts as a success of the adversary, the second leaves the defense without a rank.
+A defense *holds* if the interval of its paired difference to no defense, in the adversary's rate,
+lies wholly on the defender's side. Only what holds, at a loss of utility inside :data:`BUDGET`, is
+ranked above no defense, by the rate and, where the rate cannot tell, by the loss. What is no better
+than no defense shares its rank; what helps the adversary stands below it. No seed that failed or is
+missing can help a defense: the first counts as a success of the adversary, the second leaves the
+defense without a rank.
 """
 
 from __future__ import annotations
@@ -27,20 +30,31 @@ from leaderboard.board import Board, Cell, Identity, Row, identity, label
 from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_points, ways_in
 from leaderboard.matrix import badges
 
-#: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked, as a share of no defense's.
+#: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked,
+#: as a share of no defense's.
 BUDGET = 0.10
 #: Where a defense stands, best first.
-HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED = "holds", "none", "level", "worse", "outside", "unranked"
+HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED = (
+    "holds",
+    "none",
+    "level",
+    "worse",
+    "outside",
+    "unranked",
+)
 STATES = (HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A defense's line. ``state``: where it stands against no defense; ``holds``: whether it is better, whatever it costs; ``rank`` is
-    empty where it has none; ``ranks``: the interval in which it could lie by the rate alone. ``worst``: the rate of the way in that
-    works best, ``way``; ``by_way``: all of them; ``mean``: over the attacks, each at its strongest way. ``change``: of ``worst``, paired,
-    against no defense's. ``above_honest``: ``worst`` less what an honest model without defense reads, never below 0. ``loss``: the share
-    of utility that is lost where it is dearest; ``pareto``: nothing else that holds is better in both; ``note``: why it has no rank."""
+    """A defense's line. ``state``: where it stands against no defense; ``holds``: whether it is
+    better, whatever it costs; ``rank`` is empty where it has none; ``ranks``: the interval in which
+    it could lie by the rate alone. ``worst``: the rate of the way in that works best, ``way``;
+    ``by_way``: all of them; ``mean``: over the attacks, each at its strongest way. ``change``: of
+    ``worst``, paired, against no defense's. ``above_honest``: ``worst`` less what an honest model
+    without defense reads, never below 0. ``loss``: the share of utility that is lost where it is
+    dearest; ``pareto``: nothing else that holds is better in both; ``note``: why it has no rank.
+    """
 
     cell: Cell
     state: str
@@ -62,11 +76,13 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """One attack, or the worst case over several. ``without``, ``honest``: the rate without a defense, and on an honest model;
-    ``samples``: the seeds and the samples in each; ``detectable``: the smallest difference to no defense that they would show four
-    times in five, ``None`` if they would show none; ``places``: best first, unranked last; ``outside``: those beyond the budget;
-    ``aside``: attacks that do not work even without a defense, so that nothing can be shown against them; ``comparisons``: how many
-    differences were tested."""
+    """One attack, or the worst case over several. ``without``, ``honest``: the rate without a
+    defense, and on an honest model; ``samples``: the seeds and the samples in each; ``detectable``:
+    the smallest difference to no defense that they would show four times in five, ``None`` if they
+    would show none; ``places``: best first, unranked last; ``outside``: those beyond the budget;
+    ``aside``: attacks that do not work even without a defense, so that nothing can be shown against
+    them; ``comparisons``: how many differences were tested.
+    """
 
     end_point: EndPoint
     attacks: tuple[PluginSpec, ...]
@@ -82,7 +98,9 @@ class Ranking:
     contenders: tuple[Contender, ...]
 
     def contested(self) -> bool:
-        """Whether any defense here changes what the adversary achieves; alone, no defense at all is no ranking."""
+        """Whether any defense here changes what the adversary achieves; alone, no defense at all is
+        no ranking.
+        """
         return any(place.cell.defense.name != "none" for place in self.places + self.outside)
 
     def ranked(self) -> bool:
@@ -91,7 +109,9 @@ class Ranking:
 
     def holders(self) -> list[Place]:
         """What holds best inside the budget."""
-        return [place for place in self.places if place.state == HOLDS and place.rank.rstrip("=") == "1"]
+        return [
+            place for place in self.places if place.state == HOLDS and place.rank.rstrip("=") == "1"
+        ]
 
     def dear(self) -> list[Place]:
         """What holds, at a price beyond the budget."""
@@ -103,15 +123,20 @@ class Ranking:
 
 
 def rankings(board: Board) -> list[Ranking]:
-    """For each end point the worst case over its attacks, if there are several, then each attack. The no-attack control is not
-    ranked."""
+    """For each end point the worst case over its attacks, if there are several, then each attack.
+    The no-attack control is not ranked.
+    """
     found = []
     for point in end_points(board):
         rows = [row for row in board.rows if row[0].name != "none" and ways_in(board, point, [row])]
         single = [_ranking(board, point, [row]) for row in rows]
-        working = [(row, ranking) for row, ranking in zip(rows, single, strict=True) if _works(ranking)]
+        working = [
+            (row, ranking) for row, ranking in zip(rows, single, strict=True) if _works(ranking)
+        ]
         if len(working) > 1 and any(ranking.contested() for _, ranking in working):
-            aside = tuple(row[0] for row, ranking in zip(rows, single, strict=True) if not _works(ranking))
+            aside = tuple(
+                row[0] for row, ranking in zip(rows, single, strict=True) if not _works(ranking)
+            )
             each = [ranking for _, ranking in working]
             found.append(_ranking(board, point, [row for row, _ in working], each, aside))
         found += single
@@ -119,18 +144,27 @@ def rankings(board: Board) -> list[Ranking]:
 
 
 def _works(ranking: Ranking) -> bool:
-    """Whether the attack, without a defense, reaches more than an honest model reads; ``True`` where that cannot be told."""
+    """Whether the attack, without a defense, reaches more than an honest model reads; ``True``
+    where that cannot be told.
+    """
     if ranking.without is None or ranking.honest is None or ranking.without.n < MIN_SEEDS:
         return True
     return ranking.without.low is None or ranking.without.low > ranking.honest
 
 
 def _ranking(
-    board: Board, point: EndPoint, rows: Sequence[Row], each: Sequence[Ranking] = (), aside: Sequence[PluginSpec] = ()
+    board: Board,
+    point: EndPoint,
+    rows: Sequence[Row],
+    each: Sequence[Ranking] = (),
+    aside: Sequence[PluginSpec] = (),
 ) -> Ranking:
     found = contenders(board, point, rows)
     control = next((one for one in found if one.defense.name == "none"), None)
-    changes = {identity(one.defense): one.less(control) if control and one is not control else None for one in found}
+    changes = {
+        identity(one.defense): one.less(control) if control and one is not control else None
+        for one in found
+    }
     held = {identity(one.defense): _holds(one, changes, each) for one in found}
     states = {identity(one.defense): _state(one, control, changes, held) for one in found}
     ranks, comparisons = _ranks(found, states)
@@ -147,10 +181,13 @@ def _ranking(
             worst=one.worst(),
             way=one.strongest(),
             by_way=tuple((way, one.mean(way)) for way, rates in one.rates.items() if rates),
-            mean=sum(strongest := [one.mean(one.strongest(row)) for row in _rows(one)]) / len(strongest),
+            mean=sum(strongest := [one.mean(one.strongest(row)) for row in _rows(one)])
+            / len(strongest),
             change=changes[key],
             above_honest=None if honest is None else max(0.0, one.mean(one.strongest()) - honest),
-            utility=_interval(one.utilities[place]) if (place := one.dearest()) is not None else None,
+            utility=_interval(one.utilities[place])
+            if (place := one.dearest()) is not None
+            else None,
             loss=_interval(one.losses[place]) if place is not None and one is not control else None,
             pareto=key in front,
             flags=_flags(one),
@@ -177,8 +214,12 @@ def _ranking(
     )
 
 
-def _holds(one: Contender, changes: Mapping[Identity, Interval | None], each: Sequence[Ranking]) -> bool:
-    """Over several attacks: against each of them, so that one that it stops cannot hide one that it does not."""
+def _holds(
+    one: Contender, changes: Mapping[Identity, Interval | None], each: Sequence[Ranking]
+) -> bool:
+    """Over several attacks: against each of them, so that one that it stops cannot hide one that it
+    does not.
+    """
     if each:
         lines = [place for ranking in each for place in ranking.places + ranking.outside]
         own = [place for place in lines if identity(place.cell.defense) == identity(one.defense)]
@@ -217,26 +258,44 @@ def _state(
     if held[identity(one.defense)]:
         return HOLDS, ""
     difference = changes[identity(one.defense)]
-    return (WORSE, "") if difference is not None and told_apart(difference) and difference.mean > 0 else (LEVEL, "")
+    return (
+        (WORSE, "")
+        if difference is not None and told_apart(difference) and difference.mean > 0
+        else (LEVEL, "")
+    )
 
 
-def _ranks(found: Sequence[Contender], states: Mapping[Identity, tuple[str, str]]) -> tuple[dict[Identity, str], int]:
+def _ranks(
+    found: Sequence[Contender], states: Mapping[Identity, tuple[str, str]]
+) -> tuple[dict[Identity, str], int]:
     """Identity -> rank as text, and the number of differences that were tested for it."""
-    by_state = {state: [one for one in found if states[identity(one.defense)][0] == state] for state in STATES}
+    by_state = {
+        state: [one for one in found if states[identity(one.defense)][0] == state]
+        for state in STATES
+    }
     if not by_state[NONE]:
         return {}, 0
     holders = by_state[HOLDS]
-    losses = [one.losses[place] if (place := one.dearest()) is not None else None for one in holders]
+    losses = [
+        one.losses[place] if (place := one.dearest()) is not None else None for one in holders
+    ]
     apart = {
-        frozenset(pair): told_apart(holders[pair[0]].less(holders[pair[1]])) for pair in combinations(range(len(holders)), 2)
+        frozenset(pair): told_apart(holders[pair[0]].less(holders[pair[1]]))
+        for pair in combinations(range(len(holders)), 2)
     }
-    values = [{seed: share.value for seed, share in one.rates[one.strongest()].items()} for one in holders]
-    order = lexicographic_ranks(values, losses, (False, False), lambda one, other: apart[frozenset((one, other))])
+    values = [
+        {seed: share.value for seed, share in one.rates[one.strongest()].items()} for one in holders
+    ]
+    order = lexicographic_ranks(
+        values, losses, (False, False), lambda one, other: apart[frozenset((one, other))]
+    )
     numbered = {identity(one.defense): rank for one, rank in zip(holders, order, strict=True)}
     level, worse = by_state[NONE] + by_state[LEVEL], by_state[WORSE]
     numbered |= {identity(one.defense): len(holders) + 1 for one in level}
     numbered |= {identity(one.defense): len(holders) + len(level) + 1 for one in worse}
-    return rank_texts(numbered), len(holders) + len(by_state[LEVEL] + worse + by_state[OUTSIDE]) + len(apart)
+    return rank_texts(numbered), len(holders) + len(
+        by_state[LEVEL] + worse + by_state[OUTSIDE]
+    ) + len(apart)
 
 
 def _spans(ranked: Sequence[Contender]) -> dict[Identity, tuple[int, int]]:
@@ -254,11 +313,17 @@ def _samples(control: Contender | None) -> tuple[int, int]:
 
 def _detectable(control: Contender | None) -> float | None:
     rates = control.rates[control.strongest()] if control else {}
-    return minimum_detectable_difference([rates[seed] for seed in sorted(rates)]) if len(rates) > 1 else None
+    return (
+        minimum_detectable_difference([rates[seed] for seed in sorted(rates)])
+        if len(rates) > 1
+        else None
+    )
 
 
 def _honest(board: Board, rows: Sequence[Row], found: Sequence[Contender]) -> float | None:
-    """The highest rate that an honestly trained model reads, without a defense, in any of the ways."""
+    """The highest rate that an honestly trained model reads, without a defense, in any of the
+    ways.
+    """
     none = next((one.defense for one in found if one.defense.name == "none"), None)
     ways = {(way.row, way.metric) for one in found for way in one.rates}
     honest = [row for row in board.rows if row[0].name == "none" and row[1] is not None]
@@ -289,10 +354,18 @@ def _front(candidates: Sequence[Contender]) -> set[Identity]:
 def _flags(one: Contender) -> tuple[str, ...]:
     """What the records and the board warn of, and what was done about seeds that failed."""
     seeds = len({seed for _, seed in one.failed})
-    found = [f"{seeds} failed seed{'s' if seeds > 1 else ''} counted as the adversary’s success"] if seeds else []
+    found = (
+        [f"{seeds} failed seed{'s' if seeds > 1 else ''} counted as the adversary’s success"]
+        if seeds
+        else []
+    )
     for cell in one.cells:
         family = next(iter(one.rates)).metric
-        found += [flag for flag in badges(cell, MIN_SEEDS, family) if not flag.endswith(" failed")] if cell else []
+        found += (
+            [flag for flag in badges(cell, MIN_SEEDS, family) if not flag.endswith(" failed")]
+            if cell
+            else []
+        )
     return tuple(dict.fromkeys(found))
 
 

@@ -1,7 +1,8 @@
-"""Writes the board: one self-contained HTML file, and beside it the records as CSV and JSON. A pure function of the records.
+"""Writes the board: one self-contained HTML file, and beside it the records as CSV and JSON. A pure
+function of the records.
 
-The page loads nothing: its Content-Security-Policy forbids every request and every script but its own. All text from
-records is escaped by jinja2.
+The page loads nothing: its Content-Security-Policy forbids every request and every script but its
+own. All text from records is escaped by jinja2.
 """
 
 from __future__ import annotations
@@ -35,15 +36,19 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def build(store: Path, output: Path, suites: list[str] | None = None) -> Path:
-    """Reads the runs below ``store`` and writes ``output`` (HTML), ``<stem>.csv`` and ``<stem>.json``; returns ``output``.
+    """Reads the runs below ``store`` and writes ``output`` (HTML), ``<stem>.csv`` and
+    ``<stem>.json``; returns ``output``.
 
-    ``suites``: only these. Raises ``UserError`` if there is nothing to show or the files cannot be written.
+    ``suites``: only these. Raises ``UserError`` if there is nothing to show or the files cannot be
+    written.
     """
     runs = read_runs(store)
     known = sorted({run.suite for run in runs})
     unknown = sorted(set(suites or []) - set(known))
     if unknown:
-        raise UserError(f"{store} holds no run of {', '.join(unknown)}; it holds {', '.join(known) or 'none'}")
+        raise UserError(
+            f"{store} holds no run of {', '.join(unknown)}; it holds {', '.join(known) or 'none'}"
+        )
     runs = [run for run in runs if run.records and (suites is None or run.suite in suites)]
     if not runs:
         raise UserError(f"{store} holds no records yet; `castlewalls run SUITE` makes them")
@@ -53,14 +58,18 @@ def build(store: Path, output: Path, suites: list[str] | None = None) -> Path:
         raise UserError(f"the board must not be named like the files beside it, got {output.name}")
     csv = export.tidy(runs).to_csv(index=False, lineterminator="\n")
     try:
-        _write(dict(zip(paths, (render(runs, output.stem), csv, export.to_json(runs)), strict=True)))
+        _write(
+            dict(zip(paths, (render(runs, output.stem), csv, export.to_json(runs)), strict=True))
+        )
     except OSError as error:
         raise UserError(f"cannot write the board to {output}: {error.strerror}") from error
     return output
 
 
 def _write(files: Mapping[Path, str]) -> None:
-    """All of them beside their places first, then each by one rename: a reader, or a full disk, never meets half a file."""
+    """All of them beside their places first, then each by one rename: a reader, or a full disk,
+    never meets half a file.
+    """
     made = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
         for path, text in files.items():
@@ -76,7 +85,9 @@ def _write(files: Mapping[Path, str]) -> None:
 
 
 def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
-    """The page. Same records, same bytes: no clock, no order of reading; dates are the runs' own."""
+    """The page. Same records, same bytes: no clock, no order of reading; dates are the runs'
+    own.
+    """
     runs = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
     found = boards(runs)
     script = (TEMPLATES / "board.js").read_text(encoding="utf-8")
@@ -140,7 +151,9 @@ def _scale_style() -> str:
     ]
     gradient = ",".join(f"light-dark({light},{dark})" for light, dark in pairs)
     text = f":root{{--on-scale:light-dark({palette.TEXT['light']},{palette.TEXT['dark']})}}"
-    return "\n".join([text, *steps, f".ramp{{background:linear-gradient(to right,{gradient})}}", ""])
+    return "\n".join(
+        [text, *steps, f".ramp{{background:linear-gradient(to right,{gradient})}}", ""]
+    )
 
 
 def _change(interval: Interval | None, metric: str, places: int = 2) -> Markup:
@@ -160,7 +173,9 @@ def _standing(place: Place) -> str:
         NONE: "",
         LEVEL: "no better than no defense",
         WORSE: "worse than no defense",
-        OUTSIDE: "better than no defense, at its price" if place.holds else "no better than no defense",
+        OUTSIDE: "better than no defense, at its price"
+        if place.holds
+        else "no better than no defense",
         UNRANKED: "not ranked",
     }[place.state]
     return f"{said}: {place.note}" if place.note else said
@@ -171,7 +186,9 @@ def _span(ranks: tuple[int, int] | None) -> Markup:
     if ranks is None:
         return Markup("")
     text = str(ranks[0]) if ranks[0] == ranks[1] else f"{ranks[0]} to {ranks[1]}"
-    return Markup(' <span class="ci" title="95 % of resampled seeds and samples">{}</span>').format(text)
+    return Markup(' <span class="ci" title="95 % of resampled seeds and samples">{}</span>').format(
+        text
+    )
 
 
 def _percent(share: Interval | None) -> Markup:
@@ -203,11 +220,15 @@ def _when(started: str, finished: str | None) -> str:
 
 
 def _plain(text: str) -> Markup:
-    """A plugin's label as name and parameters, so that the parameters can be set smaller and wrap."""
+    """A plugin's label as name and parameters, so that the parameters can be set smaller and
+    wrap.
+    """
     name, bracket, rest = text.partition("(")
     if not bracket or not rest.endswith(")"):
         return Markup('<span class="plugin">{}</span>').format(_soft(text))
-    return Markup('<span class="plugin">{}</span> <span class="params">{}</span>').format(_soft(name), _soft(rest[:-1]))
+    return Markup('<span class="plugin">{}</span> <span class="params">{}</span>').format(
+        _soft(name), _soft(rest[:-1])
+    )
 
 
 def _soft(text: str) -> Markup:

@@ -1,7 +1,9 @@
-"""Records as the board may use them: whatever stands in one, it is shown for what it is and never as good news.
+"""Records as the board may use them: whatever stands in one, it is shown for what it is and never
+as good news.
 
-Reading (:mod:`bench.record`) sees to types. Here: a value outside its metric's range is no value, a direction is the metric's
-own, a status that nobody knows is a failure, and a text is of a length and in letters that a reader can trust.
+Reading (:mod:`bench.record`) sees to types. Here: a value outside its metric's range is no value, a
+direction is the metric's own, a status that nobody knows is a failure, and a text is of a length
+and in letters that a reader can trust.
 """
 
 from __future__ import annotations
@@ -26,7 +28,11 @@ def sound(record: Record) -> Record:
     """The record, with what cannot be believed taken out and named in its flags."""
     metrics, flags = _metrics(record)
     known = record.status in ("ok", "failed", "skipped")
-    reason = record.reason if known else f"unknown status {record.status!r}{f': {record.reason}' if record.reason else ''}"
+    reason = (
+        record.reason
+        if known
+        else f"unknown status {record.status!r}{f': {record.reason}' if record.reason else ''}"
+    )
     return dataclasses.replace(
         record,
         status=record.status if known else "failed",
@@ -36,7 +42,11 @@ def sound(record: Record) -> Record:
         probe=_named(record.probe) if record.probe else None,
         metrics=metrics,
         series={name: values for name, values in record.series.items() if _finite(values)},
-        cost={name: value for name, value in record.cost.items() if math.isfinite(value) and value >= 0},
+        cost={
+            name: value
+            for name, value in record.cost.items()
+            if math.isfinite(value) and value >= 0
+        },
         flags=tuple(dict.fromkeys(cut(flag, FLAG) for flag in (*record.flags, *flags))),
         reason=cut(reason, REASON),
         trace=visible(record.trace if len(record.trace) <= TRACE else "…" + record.trace[-TRACE:]),
@@ -44,22 +54,30 @@ def sound(record: Record) -> Record:
 
 
 def cut(text: str, length: int) -> str:
-    """On one line and at most so long, with letters that are not shown, or that turn the writing round, spelled out."""
+    """On one line and at most so long, with letters that are not shown, or that turn the writing
+    round, spelled out.
+    """
     line = visible(" ".join(text[: 4 * length].split()))
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def visible(text: str) -> str:
-    """Control and format characters, lone surrogates among them, as ``\\u202e``; line ends and tabs stay."""
+    """Control and format characters, lone surrogates among them, as ``\\u202e``; line ends and tabs
+    stay.
+    """
     return "".join(
-        letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else letter.encode("unicode_escape").decode()
+        letter
+        if letter in "\n\t" or unicodedata.category(letter)[0] != "C"
+        else letter.encode("unicode_escape").decode()
         for letter in text
     )
 
 
 def display(spec: PluginSpec) -> str:
-    """What a reader sees of a plugin: its label if that begins with its name, as the engine's do; else its name, and what it calls
-    itself. Letters beyond ASCII in a name are spelled out: some look like others."""
+    """What a reader sees of a plugin: its label if that begins with its name, as the engine's do;
+    else its name, and what it calls itself. Letters beyond ASCII in a name are spelled out: some
+    look like others.
+    """
     name = cut(_ascii(spec.name), LABEL) or "unnamed"
     head = re.split(r"[\s(\[{<]", spec.label, maxsplit=1)[0]
     if not spec.label or spec.label == spec.name:
@@ -89,18 +107,27 @@ def _honest_control(record: Record) -> PluginSpec:
 
 
 def _finite(values: object) -> bool:
-    return isinstance(values, list | tuple) and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    return isinstance(values, list | tuple) and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in values
+    )
 
 
 def _metrics(record: Record) -> tuple[dict[str, Metric], list[str]]:
     found, flags = {}, []
-    strange = sorted(name for name in record.metrics if names.words(name).group == "Other" and not names.words(name).sentence)
+    strange = sorted(
+        name
+        for name in record.metrics
+        if names.words(name).group == "Other" and not names.words(name).sentence
+    )
     for name, metric in record.metrics.items():
         if name in strange[UNKNOWN:]:
             continue
         low, high, direction = names.rule(name)
         if metric.value is not None and not low <= metric.value <= high:
-            flags.append(f"{names.flag_family(name)}: {name} outside its range at {metric.value:.6g} and not counted")
+            flags.append(
+                f"{names.flag_family(name)}: {name} outside its range at {metric.value:.6g} and "
+                f"not counted"
+            )
             metric = dataclasses.replace(metric, value=None, ci_low=None, ci_high=None)
         if direction is not None and metric.higher_is_better not in (None, direction):
             flags.append(f"{names.flag_family(name)}: {name} had its direction turned round")

@@ -1,4 +1,6 @@
-"""What on the board is neither matrix, ranking nor panel: overview, plots, detectors, controls, failures, provenance."""
+"""What on the board is neither matrix, ranking nor panel: overview, plots, detectors, controls,
+failures, provenance.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,10 @@ from leaderboard.sound import sound
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """One run in plain words. ``counts``: cells (one attack, defense and seed each) by status, anchors apart; ``unknown_commits``: records
-    that say nothing of one; ``tuned``: whether some were measured where
-    parameters were chosen; ``problems``: what of the run could not be read."""
+    """One run in plain words. ``counts``: cells (one attack, defense and seed each) by status,
+    anchors apart; ``unknown_commits``: records that say nothing of one; ``tuned``: whether some
+    were measured where parameters were chosen; ``problems``: what of the run could not be read.
+    """
 
     run: Run
     testbeds: tuple[str, ...]
@@ -54,8 +57,9 @@ class ControlTable:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardView:
-    """One board, ready for the template. ``prompted``: the adversary's only way in is what a user asks for; ``detected``: the rows in
-    which a detector has a line."""
+    """One board, ready for the template. ``prompted``: the adversary's only way in is what a user
+    asks for; ``detected``: the rows in which a detector has a line.
+    """
 
     board: Board
     matrices: tuple[MetricTable, ...]
@@ -75,13 +79,24 @@ class BoardView:
     def ranked_groups(self) -> list[tuple[str, list[tuple[Ranking, Markup | None]]]]:
         """The rankings in which some defense takes part, by end point."""
         contested = [pair for pair in self.rankings if pair[0].contested()]
-        return [(title, list(group)) for title, group in groupby(contested, key=lambda pair: pair[0].end_point.title)]
+        return [
+            (title, list(group))
+            for title, group in groupby(contested, key=lambda pair: pair[0].end_point.title)
+        ]
 
     @property
     def first_metric(self) -> str:
         """What the matrix shows first: the adversary's success."""
         found = [table.words.name for table in self.matrices]
-        return next((name for family in ("robust_asr[", "asr[") for name in found if name.startswith(family)), "")
+        return next(
+            (
+                name
+                for family in ("robust_asr[", "asr[")
+                for name in found
+                if name.startswith(family)
+            ),
+            "",
+        )
 
 
 def overview(run: Run) -> Overview:
@@ -90,20 +105,31 @@ def overview(run: Run) -> Overview:
     cells = [record for record in records if record.kind != "anchor"]
     sources = [dict(flatten(record.provenance)) for record in records]
     treatments = {
-        (label(record.defense), record.kind.endswith("detector")) for record in cells if record.defense.name != "none"
+        (label(record.defense), record.kind.endswith("detector"))
+        for record in cells
+        if record.defense.name != "none"
     }
     commits = [source.get("git.commit", "null") for source in sources]
-    measured = [commit for commit, record in zip(commits, records, strict=True) if record.status == "ok"]
+    measured = [
+        commit for commit, record in zip(commits, records, strict=True) if record.status == "ok"
+    ]
     return Overview(
         run=run,
         testbeds=tuple(sorted({label(record.testbed) for record in records})),
-        attacks=tuple(sorted({label(record.attack) for record in cells if record.attack.name != "none"})),
+        attacks=tuple(
+            sorted({label(record.attack) for record in cells if record.attack.name != "none"})
+        ),
         defenses=tuple(sorted(name for name, detects in treatments if not detects)),
         detectors=tuple(sorted(name for name, detects in treatments if detects)),
         seeds=tuple(sorted({record.seed for record in cells})),
-        counts={status: sum(record.status == status for record in cells) for status in ("ok", "failed", "skipped")}
+        counts={
+            status: sum(record.status == status for record in cells)
+            for status in ("ok", "failed", "skipped")
+        }
         | {status: run.counts.get(status, 0) for status in ("pending", "missing")},
-        versions=tuple(sorted({source["castlewalls"] for source in sources if "castlewalls" in source})),
+        versions=tuple(
+            sorted({source["castlewalls"] for source in sources if "castlewalls" in source})
+        ),
         commits=tuple(sorted(set(commits) - {"null"})),
         unknown_commits=measured.count("null"),
         dirty=any(source.get("git.dirty") == "true" for source in sources),
@@ -117,8 +143,16 @@ def board_view(board: Board) -> BoardView:
     cells = list(board.cells.values())
     fid = fid_name(board)
     index = {label(column): place for place, (column, _) in enumerate(board.columns)}
-    ranked = tuple((ranking, _scatter(board, ranking, index) if ranking.contested() else None) for ranking in rankings(board))
-    shown = {label(place.cell.defense) for ranking, plot in ranked if plot for place in ranking.places + ranking.outside}
+    ranked = tuple(
+        (ranking, _scatter(board, ranking, index) if ranking.contested() else None)
+        for ranking in rankings(board)
+    )
+    shown = {
+        label(place.cell.defense)
+        for ranking, plot in ranked
+        if plot
+        for place in ranking.places + ranking.outside
+    }
     found = detectors(board)
     return BoardView(
         board=board,
@@ -134,22 +168,35 @@ def board_view(board: Board) -> BoardView:
         detections=tuple(detector_rankings(board)),
         recoveries=tuple(inversion_rankings(board)),
         controls=_table(
-            [cell for cell in board.all_cells() if cell.defense.name == "none" and cell.kind != "anchor"],
+            [
+                cell
+                for cell in board.all_cells()
+                if cell.defense.name == "none" and cell.kind != "anchor"
+            ],
             _control_columns(cells),
         ),
         anchors=_table(
-            list(board.anchors), [name for name in metric_names(board.anchors) if names.words(name).group == names.GROUPS[0]]
+            list(board.anchors),
+            [
+                name
+                for name in metric_names(board.anchors)
+                if names.words(name).group == names.GROUPS[0]
+            ],
         ),
     )
 
 
 def _scatter(board: Board, ranking: Ranking, index: Mapping[str, int]) -> Markup | None:
-    """Rate against FID for one attack; ``None`` where there is no FID, or several attacks, each with its own."""
+    """Rate against FID for one attack; ``None`` where there is no FID, or several attacks, each
+    with its own.
+    """
     fid, by_cell = ranking.end_point.utility, {one.cell().id: one for one in ranking.contenders}
     if fid is None or ranking.several() or ranking.end_point.higher_is_better:
         return None
     points = []
-    for place in sorted(ranking.places + ranking.outside, key=lambda place: index[label(place.cell.defense)]):
+    for place in sorted(
+        ranking.places + ranking.outside, key=lambda place: index[label(place.cell.defense)]
+    ):
         if place.utility is None:
             continue
         one = by_cell[place.cell.id]
@@ -166,17 +213,37 @@ def _scatter(board: Board, ranking: Ranking, index: Mapping[str, int]) -> Markup
         )
     if not points:
         return None
-    lines = [(names.anchor(cell.attack.name), interval.mean) for cell in board.anchors if (interval := summary(cell, fid))]
-    title = f"{ranking.end_point.short} against {fid} for {label(ranking.attacks[0])}, one mark per defense"
-    several = len({place.way.call for place in ranking.places}) > 1 or len(ranking.places[0].by_way) > 1
-    return plots.trade_off(points, lines, fid, title, ranking.end_point.short + (", strongest call" if several else ""))
+    lines = [
+        (names.anchor(cell.attack.name), interval.mean)
+        for cell in board.anchors
+        if (interval := summary(cell, fid))
+    ]
+    title = (
+        f"{ranking.end_point.short} against {fid} for {label(ranking.attacks[0])}, one mark "
+        f"per defense"
+    )
+    several = (
+        len({place.way.call for place in ranking.places}) > 1 or len(ranking.places[0].by_way) > 1
+    )
+    return plots.trade_off(
+        points, lines, fid, title, ranking.end_point.short + (", strongest call" if several else "")
+    )
 
 
 def _control_columns(cells: Sequence[Cell]) -> list[str]:
     families = ("robust_asr", "asr", "mse", "ssim", "asr_field")
     found = metric_names(cells)
-    adversary = [f"{family}[{call}]" for family in ("robust_asr", "asr") for call in invocations(list(cells))]
-    by_class = ["mismatch", "p_t", "poison_rate[all rows]", "ta", "classifier_asr", "trigger_classifier_false_alarms"]
+    adversary = [
+        f"{family}[{call}]" for family in ("robust_asr", "asr") for call in invocations(list(cells))
+    ]
+    by_class = [
+        "mismatch",
+        "p_t",
+        "poison_rate[all rows]",
+        "ta",
+        "classifier_asr",
+        "trigger_classifier_false_alarms",
+    ]
     wanted = [
         *adversary,
         *(f"{family}[clean]" for family in families),
@@ -203,13 +270,20 @@ def failures(boards: Iterable[Board]) -> list[tuple[Board, Cell, str, str, list[
             for status in ("failed", "skipped"):
                 by_reason: dict[str, list[Entry]] = {}
                 for entry in cell.with_status(status):
-                    by_reason.setdefault(entry.record.reason or "no reason recorded", []).append(entry)
-                found += [(board, cell, status, reason, entries) for reason, entries in sorted(by_reason.items())]
+                    by_reason.setdefault(entry.record.reason or "no reason recorded", []).append(
+                        entry
+                    )
+                found += [
+                    (board, cell, status, reason, entries)
+                    for reason, entries in sorted(by_reason.items())
+                ]
     return found
 
 
 def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Key -> its values with the number of records; keys with more than six values (hashes, times) only say how many."""
+    """Key -> its values with the number of records; keys with more than six values (hashes, times)
+    only say how many.
+    """
     found: dict[str, dict[str, int]] = {}
     for run in runs:
         for _, record in run.records:
@@ -224,7 +298,12 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
                 key,
                 values
                 if len(values) <= 6
-                else [(f"{len(values)} different values, one in each cell's panel", sum(counts.values()))],
+                else [
+                    (
+                        f"{len(values)} different values, one in each cell's panel",
+                        sum(counts.values()),
+                    )
+                ],
             )
         )
     return lines
@@ -236,6 +315,9 @@ def papers(runs: Sequence[Run]) -> list[dict[str, str]]:
     for run in runs:
         for _, record in run.records:
             for paper in record.provenance.get("papers", []):
-                text = {key: str(paper.get(key, "")) for key in ("title", "authors", "year", "arxiv", "bibtex")}
+                text = {
+                    key: str(paper.get(key, ""))
+                    for key in ("title", "authors", "year", "arxiv", "bibtex")
+                }
                 found[text["year"], text["title"]] = text
     return [paper for _, paper in sorted(found.items())]

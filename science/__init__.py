@@ -1,1 +1,3 @@
-"""The papers' claims held against records: run from a checkout as ``python -m science``, never installed."""
+"""The papers' claims held against records: run from a checkout as ``python -m science``, never
+installed.
+"""

@@ -1,4 +1,6 @@
-"""``python -m science --store DIR``: the papers' claims against the shipped science suites, as Markdown pages."""
+"""``python -m science --store DIR``: the papers' claims against the shipped science suites, as
+Markdown pages.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,12 @@ from science.pages import PAGES, build
 
 @click.command()
 @click.option(
-    "--store", default="store", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Where the runs are."
+    "--store",
+    default="store",
+    show_default=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the runs are.",
 )
 @click.option(
     "--output",
@@ -33,7 +40,9 @@ from science.pages import PAGES, build
 def main(store: Path, output: Path, chosen: tuple[str, ...]) -> None:
     """Hold the papers' claims against the runs in a store, as Markdown pages with plots."""
     try:
-        for file in build(store, output, [page for page in PAGES if not chosen or page.name in chosen]):
+        for file in build(
+            store, output, [page for page in PAGES if not chosen or page.name in chosen]
+        ):
             click.echo(str(file))
     except UserError as error:
         click.echo(f"science: {error}", err=True)

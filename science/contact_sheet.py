@@ -1,6 +1,8 @@
-"""Draws docs/contact-sheet.png: every trigger and target at 16, 32 and 256 pixels. Run it as ``python -m science.contact_sheet``.
+"""Draws docs/contact-sheet.png: every trigger and target at 16, 32 and 256 pixels. Run it as
+``python -m science.contact_sheet``.
 
-Black is -1 and white is 1. Small drawings are magnified without smoothing; those of 256 pixels are shown at half their size.
+Black is -1 and white is 1. Small drawings are magnified without smoothing; those of 256 pixels are
+shown at half their size.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def rows() -> list[Row]:
     sheet: list[Row] = []
     for name in triggers.NAMES:
         drawn = [(f"{side} x {side}", triggers.trigger(name, (3, side, side))) for side in SIDES]
-        drawn += [(f"32 x 32, size {size}", triggers.trigger(name, (3, 32, 32), size)) for size in SIZES]
+        drawn += [
+            (f"32 x 32, size {size}", triggers.trigger(name, (3, 32, 32), size)) for size in SIZES
+        ]
         sheet.append((f"trigger {name}", drawn))
     for side in SIDES:
         shape = (3, side, side)
@@ -49,15 +53,30 @@ def rows() -> list[Row]:
             for of in SHIFTED
             for name in targets.FROM_TRIGGER
         ]
-        drawn += [(name, targets.target(name, shape)) for name in targets.NAMES if name not in targets.FROM_TRIGGER]
+        drawn += [
+            (name, targets.target(name, shape))
+            for name in targets.NAMES
+            if name not in targets.FROM_TRIGGER
+        ]
         sheet.append((f"targets, {side} x {side}", drawn))
     stamped: list[tuple[str, Tensor]] = []
     for side in (32, 256):
         photo = photograph(side)
         stamped.append((f"photograph, {side} x {side}", photo))
         for name in triggers.NAMES:
-            stamped.append((f"with {name}", triggers.stamp(photo[None], triggers.trigger(name, (3, side, side)))[0]))
-    sheet.append(("stamped, channel by channel: where only a trigger's red is above -1, green and blue stay", stamped))
+            stamped.append(
+                (
+                    f"with {name}",
+                    triggers.stamp(photo[None], triggers.trigger(name, (3, side, side)))[0],
+                )
+            )
+    sheet.append(
+        (
+            "stamped, channel by channel: where only a trigger's red is above -1, green and blue "
+            "stay",
+            stamped,
+        )
+    )
     return sheet
 
 
@@ -84,7 +103,9 @@ def _picture(image: Tensor) -> Image.Image:
     pixels = ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels)
     smaller = picture.width > _CELL
-    return picture.resize((_CELL, _CELL), Image.Resampling.BOX if smaller else Image.Resampling.NEAREST)
+    return picture.resize(
+        (_CELL, _CELL), Image.Resampling.BOX if smaller else Image.Resampling.NEAREST
+    )
 
 
 if __name__ == "__main__":

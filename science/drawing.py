@@ -1,4 +1,6 @@
-"""Charts as SVG files that stand alone, by matplotlib: the same numbers give the same bytes under one version of it."""
+"""Charts as SVG files that stand alone, by matplotlib: the same numbers give the same bytes under
+one version of it.
+"""
 
 from __future__ import annotations
 
@@ -57,25 +59,36 @@ def chart(
     title: str,
     top: float | None = None,
 ) -> str:
-    """Means joined by lines, whiskers for the t-intervals (cut at the frame), grey reference lines, a legend below.
+    """Means joined by lines, whiskers for the t-intervals (cut at the frame), grey reference lines,
+    a legend below.
 
-    y runs from 0 to ``top``, or to what the means and most of the whiskers need. Raises ``ValueError`` without a point.
+    y runs from 0 to ``top``, or to what the means and most of the whiskers need. Raises
+    ``ValueError`` without a point.
     """
     points = [point for curve in curves for point in curve.points]
     if not points:
         raise ValueError(f"a chart needs at least one point, got none for {title!r}")
     highest = max([interval.mean for _, interval in points] + [value for _, value in levels])
-    whisker = max(interval.mean if interval.high is None else interval.high for _, interval in points)
+    whisker = max(
+        interval.mean if interval.high is None else interval.high for _, interval in points
+    )
     upper = top if top is not None else max(highest, min(whisker, 1.5 * highest)) * 1.12 or 1.0
     named = sum(bool(curve.label) for curve in curves) + len(levels)
     with _drawing(HEIGHT + LINE * named, title) as (axes, written):
         for curve in curves:
             _curve(axes, curve)
         for place, (name, value) in enumerate(levels):
-            axes.axhline(value, color="#6b7079", linewidth=1.3, linestyle=(0, (5, 2 + 3 * place)), label=name)
+            axes.axhline(
+                value, color="#6b7079", linewidth=1.3, linestyle=(0, (5, 2 + 3 * place)), label=name
+            )
         places = sorted({x for x, _ in points})
         room = (places[-1] - places[0]) * 0.04 or 0.5
-        axes.set(xlabel=x_name, ylabel=y_name, ylim=(0, upper), xlim=(places[0] - room, places[-1] + room))
+        axes.set(
+            xlabel=x_name,
+            ylabel=y_name,
+            ylim=(0, upper),
+            xlim=(places[0] - room, places[-1] + room),
+        )
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.grid(True)
         if named:
@@ -85,7 +98,9 @@ def chart(
 
 @dataclass(frozen=True)
 class Bar:
-    """``parts``: up to four shares of a whole, the worst for the defender first; ``tick``: a level across this bar."""
+    """``parts``: up to four shares of a whole, the worst for the defender first; ``tick``: a level
+    across this bar.
+    """
 
     label: str
     parts: Sequence[float]
@@ -93,8 +108,8 @@ class Bar:
 
 
 def bars(rows: Sequence[Bar], names: Sequence[str], tick_name: str, title: str) -> str:
-    """One horizontal bar from 0 to 1 a row, stacked from ``parts`` in the order of ``names``, a dashed tick across it; a legend
-    below.
+    """One horizontal bar from 0 to 1 a row, stacked from ``parts`` in the order of ``names``, a
+    dashed tick across it; a legend below.
 
     Raises ``ValueError`` without a row.
     """
@@ -105,12 +120,28 @@ def bars(rows: Sequence[Bar], names: Sequence[str], tick_name: str, title: str) 
         for place, (name, step) in enumerate(zip(names, PART_STEPS, strict=False)):
             widths = [row.parts[place] for row in rows]
             colour = scale("light")[step]
-            axes.barh(range(len(rows)), widths, 0.7, starts, color=colour, edgecolor="#8a8781", linewidth=0.6, label=name)
+            axes.barh(
+                range(len(rows)),
+                widths,
+                0.7,
+                starts,
+                color=colour,
+                edgecolor="#8a8781",
+                linewidth=0.6,
+                label=name,
+            )
             starts = [start + width for start, width in zip(starts, widths, strict=True)]
         ticks = [(row.tick, place) for place, row in enumerate(rows) if row.tick is not None]
         for number, (x, place) in enumerate(ticks):
             label = "" if number else tick_name
-            axes.plot([x, x], [place - 0.48, place + 0.48], color="#16181d", linewidth=2, linestyle=(0, (1.5, 1)), label=label)
+            axes.plot(
+                [x, x],
+                [place - 0.48, place + 0.48],
+                color="#16181d",
+                linewidth=2,
+                linestyle=(0, (1.5, 1)),
+                label=label,
+            )
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         axes.tick_params("y", length=0)
@@ -123,15 +154,28 @@ def _curve(axes: Axes, curve: Curve) -> None:
     colour = series_colour(curve.index)
     x, y = [x for x, _ in curve.points], [interval.mean for _, interval in curve.points]
     mark, style = MARKERS[curve.index % len(MARKERS)], ":" if curve.dashed else "-"
-    axes.plot(x, y, color=colour, linewidth=2, linestyle=style, marker=mark, markeredgecolor="white", label=curve.label)
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linewidth=2,
+        linestyle=style,
+        marker=mark,
+        markeredgecolor="white",
+        label=curve.label,
+    )
     for x_at, interval in curve.points:
         if interval.low is not None and interval.high is not None:
-            axes.plot([x_at, x_at], [interval.low, interval.high], color=colour, linewidth=1.6, alpha=0.7)
+            axes.plot(
+                [x_at, x_at], [interval.low, interval.high], color=colour, linewidth=1.6, alpha=0.7
+            )
 
 
 @contextmanager
 def _drawing(height: float, title: str) -> Iterator[tuple[Axes, io.StringIO]]:
-    """Axes to draw on, and the SVG's text once that is done. Raises :class:`UserError` without matplotlib."""
+    """Axes to draw on, and the SVG's text once that is done. Raises :class:`UserError` without
+    matplotlib.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -142,4 +186,6 @@ def _drawing(height: float, title: str) -> Iterator[tuple[Axes, io.StringIO]]:
         figure = Figure((WIDTH, height), dpi=100, layout="constrained")
         yield figure.add_subplot(), written
         # Neither the day nor the version: the same records give the same bytes.
-        figure.savefig(written, format="svg", metadata={"Title": title, "Date": None, "Creator": None})
+        figure.savefig(
+            written, format="svg", metadata={"Title": title, "Date": None, "Creator": None}
+        )

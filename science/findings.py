@@ -1,4 +1,6 @@
-"""Claims against records: which cells a claim compares, and the one rule that turns a paired difference into a verdict."""
+"""Claims against records: which cells a claim compares, and the one rule that turns a paired
+difference into a verdict.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from scipy import stats
 
 from bench.record import Run
 from leaderboard import names
-from leaderboard.aggregate import CONFIDENCE, MIN_SEEDS, Interval, holm, paired_difference, share_difference, t_interval
+from leaderboard.aggregate import (
+    CONFIDENCE,
+    MIN_SEEDS,
+    Interval,
+    holm,
+    paired_difference,
+    share_difference,
+    t_interval,
+)
 from leaderboard.board import Board, Cell, boards, identity
 from leaderboard.contenders import fid_name
 from leaderboard.matrix import is_share, metric_names, summary
@@ -21,31 +31,42 @@ from leaderboard.matrix import is_share, metric_names, summary
 #: Beyond one end of an interval.
 ALPHA = (1 - CONFIDENCE) / 2
 SHOWS, OPPOSITE, OPEN = "shows", "does not show", "cannot be told here"
-#: The open interval (low, high) a difference should lie in; ``None`` where the reference that gives a margin is missing.
+#: The open interval (low, high) a difference should lie in; ``None`` where the reference that gives
+#: a margin is missing.
 Region = tuple[float, float] | None
-#: What still counts as similar, as a share of the reference. The paper itself calls FIDs similar that differ by up to 9.7 %
-#: (Table 6, hat, 90 %: 17.82 with clipping, 19.73 without).
+#: What still counts as similar, as a share of the reference. The paper itself calls FIDs similar
+#: that differ by up to 9.7 % (Table 6, hat, 90 %: 17.82 with clipping, 19.73 without).
 SIMILAR = 0.1
 #: Families of metrics named after a feature extractor.
 EXTRACTED = ("fid_other_classes", "replication", "replication_p95")
 RULE = (
-    "Every comparison is a difference between two cells, taken seed by seed (cells of one seed share their starting noise), with a "
-    "two-sided 95 % Student t-interval over the seeds, for rates with no smaller a spread than counting has. A claim names the region "
-    "the difference should lie in: `< 0`, `> 0`, or, for claims of similarity, a margin around 0. The interval lies wholly inside the "
-    "region: **shows**. Wholly outside: **does not show** (the data say the opposite). Otherwise, or with fewer than "
-    f"{MIN_SEEDS} common seeds: **cannot be told here**. A claim with several comparisons shows if each of them does, and does not show "
-    "if any of them does not after Holm's correction for their number: of ten comparisons that lie on the very edge of what is claimed, "
+    "Every comparison is a difference between two cells, taken seed by seed (cells of one seed "
+    "share their starting noise), with a "
+    "two-sided 95 % Student t-interval over the seeds, for rates with no smaller a spread than "
+    "counting has. A claim names the region "
+    "the difference should lie in: `< 0`, `> 0`, or, for claims of similarity, a margin around "
+    "0. The interval lies wholly inside the "
+    "region: **shows**. Wholly outside: **does not show** (the data say the opposite). "
+    "Otherwise, or with fewer than "
+    f"{MIN_SEEDS} common seeds: **cannot be told here**. A claim with several comparisons shows "
+    f"if each of them does, and does not show "
+    "if any of them does not after Holm's correction for their number: of ten comparisons that "
+    "lie on the very edge of what is claimed, "
     "chance alone would refute the claim in up to a quarter of runs. "
-    f"The margin is {100 * SIMILAR:g} % of the reference's mean FID; for an MSE, {100 * SIMILAR:g} % of the mean MSE of the honest model "
-    "(the distance an attack has to cover) or of the baseline that is named; for an ASR, 0.1. The intervals themselves are not "
+    f"The margin is {100 * SIMILAR:g} % of the reference's mean FID; for an MSE, "
+    f"{100 * SIMILAR:g} % of the mean MSE of the honest model "
+    "(the distance an attack has to cover) or of the baseline that is named; for an ASR, 0.1. "
+    "The intervals themselves are not "
     "corrected for the number of comparisons, nor are the claims for that of claims."
 )
 
 
 @dataclass(frozen=True)
 class Line:
-    """One cell, all its seeds, and the board it belongs to. The metric name ``fid`` stands for the testbed's own FID, and so do the
-    other :data:`EXTRACTED` for what the testbed's extractor measures."""
+    """One cell, all its seeds, and the board it belongs to. The metric name ``fid`` stands for the
+    testbed's own FID, and so do the other :data:`EXTRACTED` for what the testbed's extractor
+    measures.
+    """
 
     board: Board
     cell: Cell
@@ -54,7 +75,11 @@ class Line:
     def params(self) -> dict[str, Any]:
         """The attack's under their names, ``defense.NAME`` and ``testbed.NAME``."""
         others = {"defense": self.cell.defense, "testbed": self.board.testbed}
-        found = {f"{kind}.{name}": value for kind, spec in others.items() for name, value in spec.params.items()}
+        found = {
+            f"{kind}.{name}": value
+            for kind, spec in others.items()
+            for name, value in spec.params.items()
+        }
         return self.cell.attack.params | found
 
     def metric(self, metric: str) -> str:
@@ -62,7 +87,10 @@ class Line:
         if metric == "fid":
             return fid_name(self.board) or metric
         if metric in EXTRACTED:
-            return next((name for name in metric_names([self.cell]) if names.split(name)[0] == metric), metric)
+            return next(
+                (name for name in metric_names([self.cell]) if names.split(name)[0] == metric),
+                metric,
+            )
         return metric
 
     def values(self, metric: str) -> dict[int, float]:
@@ -91,7 +119,9 @@ class Part:
 
     @property
     def p_opposite(self) -> float:
-        """One-sided p-value of the difference lying outside the region; below :data:`ALPHA` where the interval does, 1 without one."""
+        """One-sided p-value of the difference lying outside the region; below :data:`ALPHA` where
+        the interval does, 1 without one.
+        """
         return outside(self.difference, self.region)
 
 
@@ -105,7 +135,9 @@ class Claim:
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """Each comparison's, of which :data:`OPPOSITE` are only those that Holm's correction for their number leaves."""
+        """Each comparison's, of which :data:`OPPOSITE` are only those that Holm's correction for
+        their number leaves.
+        """
         corrected = holm([part.p_opposite for part in self.parts])
         return tuple(
             OPEN if part.verdict == OPPOSITE and not p < ALPHA else part.verdict
@@ -130,8 +162,16 @@ class Claim:
 
 
 def judge(difference: Interval | None, region: Region) -> str:
-    """:data:`SHOWS` if the interval lies inside the open ``region``, :data:`OPPOSITE` if it lies wholly outside its closure."""
-    if region is None or difference is None or difference.low is None or difference.high is None or difference.n < MIN_SEEDS:
+    """:data:`SHOWS` if the interval lies inside the open ``region``, :data:`OPPOSITE` if it lies
+    wholly outside its closure.
+    """
+    if (
+        region is None
+        or difference is None
+        or difference.low is None
+        or difference.high is None
+        or difference.n < MIN_SEEDS
+    ):
         return OPEN
     low, high = region
     if low < difference.low and difference.high < high:
@@ -140,7 +180,9 @@ def judge(difference: Interval | None, region: Region) -> str:
 
 
 def outside(difference: Interval | None, region: Region) -> float:
-    """The chance of a difference as far outside ``region`` if the truth lay on its nearest edge, from the interval's Student t."""
+    """The chance of a difference as far outside ``region`` if the truth lay on its nearest edge,
+    from the interval's Student t.
+    """
     if (
         judge(difference, region) != OPPOSITE
         or difference is None
@@ -158,8 +200,12 @@ def outside(difference: Interval | None, region: Region) -> float:
 
 
 def lines(run: Run | None) -> list[Line]:
-    """Every cell of a run, anchors included; the order does not depend on the run's. Nothing for a suite that was not run."""
-    return [Line(board, cell) for board in (boards([run]) if run else []) for cell in board.all_cells()]
+    """Every cell of a run, anchors included; the order does not depend on the run's. Nothing for a
+    suite that was not run.
+    """
+    return [
+        Line(board, cell) for board in (boards([run]) if run else []) for cell in board.all_cells()
+    ]
 
 
 def attacked(found: Sequence[Line], defense: str = "none") -> list[Line]:
@@ -167,12 +213,16 @@ def attacked(found: Sequence[Line], defense: str = "none") -> list[Line]:
     return [
         line
         for line in found
-        if line.cell.kind != "anchor" and line.cell.attack.name != "none" and line.cell.defense.name == defense
+        if line.cell.kind != "anchor"
+        and line.cell.attack.name != "none"
+        and line.cell.defense.name == defense
     ]
 
 
 def honest(found: Sequence[Line], line: Line | None) -> Line | None:
-    """The control of an attacked cell: the honest model on the same board, probed with that attack, under the same defense."""
+    """The control of an attacked cell: the honest model on the same board, probed with that attack,
+    under the same defense.
+    """
     if line is None:
         return None
     return next(
@@ -204,7 +254,9 @@ def anchor(found: Sequence[Line], name: str, board: Board | None = None) -> Line
         (
             line
             for line in found
-            if line.cell.kind == "anchor" and line.cell.attack.name == name and (board is None or board.id == line.board.id)
+            if line.cell.kind == "anchor"
+            and line.cell.attack.name == name
+            and (board is None or board.id == line.board.id)
         ),
         None,
     )
@@ -217,7 +269,9 @@ def compare(
     region: Region,
     across: bool = False,
 ) -> Part:
-    """``first - second``, each a (cell, metric). ``across``: the two were meant to be measured differently (samplers)."""
+    """``first - second``, each a (cell, metric). ``across``: the two were meant to be measured
+    differently (samplers).
+    """
     (one, metric), (other, other_metric) = first, second
     if one is None or other is None:
         return Part(text, metric, region, None, "no result")
@@ -227,28 +281,43 @@ def compare(
     difference = _difference(one.cell, metric, other.cell, other.metric(other_metric))
     if difference is None:
         return Part(text, metric, region, None, "no common seed with a value")
-    if names.split(metric)[0].startswith("replication") and any(_undetected(line) for line in (one, other)):
-        return Part(text, metric, None, difference, "no copy detector was used, so nothing is concluded")
+    if names.split(metric)[0].startswith("replication") and any(
+        _undetected(line) for line in (one, other)
+    ):
+        return Part(
+            text, metric, None, difference, "no copy detector was used, so nothing is concluded"
+        )
     note = (
-        f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "no reference for the margin" if region is None else ""
+        f"fewer than {MIN_SEEDS} seeds"
+        if difference.n < MIN_SEEDS
+        else "no reference for the margin"
+        if region is None
+        else ""
     )
     return Part(text, metric, region, difference, note)
 
 
 def _difference(one: Cell, metric: str, other: Cell, other_metric: str) -> Interval | None:
     """Of two shares with the variance that counting has at least; of anything else Student's."""
-    if not all(is_share(cell, name) and _sized(cell, name) for cell, name in ((one, metric), (other, other_metric))):
+    if not all(
+        is_share(cell, name) and _sized(cell, name)
+        for cell, name in ((one, metric), (other, other_metric))
+    ):
         return paired_difference(one.values(metric), other.values(other_metric))
     first, second = one.outcomes(metric), other.outcomes(other_metric)
     pairs = {
-        seed: (first[seed], second[seed]) for seed in first.keys() & second.keys() if len(first[seed]) == len(second[seed])
+        seed: (first[seed], second[seed])
+        for seed in first.keys() & second.keys()
+        if len(first[seed]) == len(second[seed])
     }
     return share_difference(one.shares(metric), other.shares(other_metric), pairs)
 
 
 def _sized(cell: Cell, metric: str) -> bool:
     """Whether every record says over how many samples it counted."""
-    return all(entry.numbers[metric].n for entry in cell.with_status("ok") if metric in entry.numbers)
+    return all(
+        entry.numbers[metric].n for entry in cell.with_status("ok") if metric in entry.numbers
+    )
 
 
 def _undetected(line: Line) -> bool:
@@ -269,7 +338,13 @@ def against(text: str, first: tuple[Line | None, str], level: float, region: Reg
     assert found is not None  # it has values
     low, high = (None if end is None else end - level for end in (found.low, found.high))
     difference = Interval(found.mean - level, low, high, found.n)
-    return Part(text, metric, region, difference, f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "")
+    return Part(
+        text,
+        metric,
+        region,
+        difference,
+        f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "",
+    )
 
 
 def within(line: Line | None, metric: str) -> Region:
@@ -291,11 +366,14 @@ def not_below(line: Line | None, metric: str) -> Region:
 
 
 def series_by_epoch(line: Line, name: str) -> list[tuple[float, Interval]]:
-    """(epoch, interval over the seeds that reached it) of a recorded series; epochs count from 1."""
+    """(epoch, interval over the seeds that reached it) of a recorded series; epochs count from
+    1.
+    """
     found = [entry.record.series.get(name, []) for entry in line.cell.with_status("ok")]
     longest = max((len(values) for values in found), default=0)
     return [
-        (float(place + 1), t_interval([values[place] for values in found if len(values) > place])) for place in range(longest)
+        (float(place + 1), t_interval([values[place] for values in found if len(values) > place]))
+        for place in range(longest)
     ]
 
 
@@ -307,18 +385,25 @@ def region_text(metric: str, region: Region) -> str:
     if math.isfinite(low) and math.isfinite(high):
         return f"within ±{_number(metric, high)}"
     bound, sign = (high, "<") if math.isfinite(high) else (low, ">")
-    return f"{sign} 0" if bound == 0 else f"{sign} {'+' if bound > 0 else ''}{_number(metric, bound)}"
+    return (
+        f"{sign} 0" if bound == 0 else f"{sign} {'+' if bound > 0 else ''}{_number(metric, bound)}"
+    )
 
 
 def difference_text(metric: str, difference: Interval) -> str:
     """``+0.31 [0.22, 0.40]``: enough decimals that the largest of the three has three digits."""
-    known = [value for value in (difference.mean, difference.low, difference.high) if value is not None]
+    known = [
+        value for value in (difference.mean, difference.low, difference.high) if value is not None
+    ]
     places = _places(metric, *known)
     sign = "+" if round(difference.mean, places) > 0 else ""
     text = sign + names.number(metric, difference.mean, places)
     if difference.low is None or difference.high is None:
         return text
-    return f"{text} [{names.number(metric, difference.low, places)}, {names.number(metric, difference.high, places)}]"
+    return (
+        f"{text} [{names.number(metric, difference.low, places)}, "
+        f"{names.number(metric, difference.high, places)}]"
+    )
 
 
 def _margin(line: Line | None, metric: str) -> float | None:

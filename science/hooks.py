@@ -29,7 +29,9 @@ def samples(scene: Scene) -> dict[str, Any]:
         if (plain := scene.line(cells["plain"], bound))
     ]
     sheet = grid(rows, ("no defense", *modes))
-    title = f"Samples of the adversary's class, by trigger and guidance: no defense, {', '.join(modes)}"
+    title = (
+        f"Samples of the adversary's class, by trigger and guidance: no defense, {', '.join(modes)}"
+    )
     return {"plots": (("samples", title, sheet),) if sheet else ()}
 
 
@@ -41,7 +43,9 @@ BASELINES = (
 
 
 def anp(scene: Scene) -> dict[str, Any]:
-    """The reconstruction's MSE epoch by epoch, of the backdoored and the honest model, as a table and a plot."""
+    """The reconstruction's MSE epoch by epoch, of the backdoored and the honest model, as a table
+    and a plot.
+    """
     ref = scene.spec.cells["pruned"]
     pairs = []
     for bound in scene.bindings((scene.spec.axes["rate"],), {}):
@@ -58,21 +62,41 @@ def anp(scene: Scene) -> dict[str, Any]:
             rows.append((name, *ends, *values, seeds(line)))
     if first is not None:
         for name, metric in BASELINES:
-            rows.append((f"*{name}*", *[shown(first, metric)] * 2, *[ABSENT] * epochs, seeds(first)))
-    columns = ("learning rate", "best epoch", "last epoch", *(f"epoch {epoch + 1}" for epoch in range(epochs)), "seeds")
+            rows.append(
+                (f"*{name}*", *[shown(first, metric)] * 2, *[ABSENT] * epochs, seeds(first))
+            )
+    columns = (
+        "learning rate",
+        "best epoch",
+        "last epoch",
+        *(f"epoch {epoch + 1}" for epoch in range(epochs)),
+        "seeds",
+    )
     return {"columns": columns, "rows": tuple(rows), "plots": _by_epoch(pairs, first)}
 
 
-def _by_epoch(pairs: Sequence[tuple[str, Line | None, Line | None]], first: Line | None) -> tuple[Plot, ...]:
+def _by_epoch(
+    pairs: Sequence[tuple[str, Line | None, Line | None]], first: Line | None
+) -> tuple[Plot, ...]:
     curves = [
         Curve(f"learning rate {rate}{words}", place, _epochs(line), dashed=bool(words))
         for words in ("", ", honest model")
-        for place, (rate, line) in enumerate((rate, control if words else line) for rate, line, control in pairs)
+        for place, (rate, line) in enumerate(
+            (rate, control if words else line) for rate, line, control in pairs
+        )
         if _epochs(line)
     ]
-    levels = [(name, interval.mean) for name, metric in BASELINES if first and (interval := first.interval(metric))]
+    levels = [
+        (name, interval.mean)
+        for name, metric in BASELINES
+        if first and (interval := first.interval(metric))
+    ]
     title = "Reconstruction MSE of ANP by epoch and learning rate"
-    return (("anp", title, chart(curves, levels, "epoch", "MSE to the target", title)),) if curves else ()
+    return (
+        (("anp", title, chart(curves, levels, "epoch", "MSE to the target", title)),)
+        if curves
+        else ()
+    )
 
 
 def _epochs(line: Line | None) -> list[tuple[float, Interval]]:

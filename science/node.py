@@ -1,4 +1,6 @@
-"""A value of a claims file and where it stands, so that whatever is wrong with it is said in one line with its place."""
+"""A value of a claims file and where it stands, so that whatever is wrong with it is said in one
+line with its place.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ class Node:
         return UserError(f"{self.place}: {problem}")
 
     def fields(self, known: Iterable[str], needed: Iterable[str] = ()) -> dict[str, Node]:
-        """The entries of a mapping. Raises :class:`UserError` for a key that is not known, or one that is missing."""
+        """The entries of a mapping. Raises :class:`UserError` for a key that is not known, or one
+        that is missing.
+        """
         entries = self.entries()
         names = sorted({*known, *needed})
         for key in entries:

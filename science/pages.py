@@ -1,7 +1,9 @@
-"""The pages that hold the papers' claims against the shipped science suites, and how they are written.
+"""The pages that hold the papers' claims against the shipped science suites, and how they are
+written.
 
-Each page is a pure function of the records (and of which figures of other scripts lie beside it): the same store gives the same
-bytes. Plots are files in a folder beside the page that bears its name.
+Each page is a pure function of the records (and of which figures of other scripts lie beside it):
+the same store gives the same bytes. Plots are files in a folder beside the page that bears its
+name.
 """
 
 from __future__ import annotations
@@ -28,12 +30,20 @@ def plots(page: PageSpec) -> tuple[str, ...]:
 
 
 def build(store: Path, output: Path, pages: Sequence[PageSpec] = PAGES) -> list[Path]:
-    """Writes the pages and, in a folder named like each, its plots; removes plots that are no longer drawn. Raises ``UserError`` for a
-    store without runs or a place that cannot be written."""
+    """Writes the pages and, in a folder named like each, its plots; removes plots that are no
+    longer drawn. Raises ``UserError`` for a store without runs or a place that cannot be
+    written.
+    """
     if not (store / "runs").is_dir():
-        raise UserError(f"{store} holds no runs yet; `castlewalls run science-rates --store {store}` makes the first")
+        raise UserError(
+            f"{store} holds no runs yet; `castlewalls run science-rates --store {store}` makes "
+            f"the first"
+        )
     runs = read_runs(store)
-    return [_write(page, *render(page, SHARED, runs, _beside(output / page.name)), output) for page in pages]
+    return [
+        _write(page, *render(page, SHARED, runs, _beside(output / page.name)), output)
+        for page in pages
+    ]
 
 
 def _beside(folder: Path) -> set[str]:

@@ -18,13 +18,20 @@ _LARGEST = 2048
 
 
 def grid(rows: Sequence[tuple[str, Sequence[Line | None]]], columns: Sequence[str]) -> bytes | None:
-    """A PNG, or ``None`` without a picture. Each cell shows the strip of its first seed; one that is missing stays blank."""
+    """A PNG, or ``None`` without a picture. Each cell shows the strip of its first seed; one that
+    is missing stays blank.
+    """
     found = [(name, [_strip(line) for line in lines]) for name, lines in rows]
     pictures = [picture for _, cells in found for picture in cells if picture]
     if not pictures:
         return None
-    width, height = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
-    sheet = Image.new("RGB", (LEFT + len(columns) * (width + GAP), TOP + len(found) * (height + GAP)), _PAPER)
+    width, height = (
+        max(picture.width for picture in pictures),
+        max(picture.height for picture in pictures),
+    )
+    sheet = Image.new(
+        "RGB", (LEFT + len(columns) * (width + GAP), TOP + len(found) * (height + GAP)), _PAPER
+    )
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for place, name in enumerate(columns):
         pen.text((LEFT + place * (width + GAP), 8), name, _INK, font)
@@ -40,12 +47,17 @@ def grid(rows: Sequence[tuple[str, Sequence[Line | None]]], columns: Sequence[st
 
 
 def _strip(line: Line | None) -> Image.Image | None:
-    """What the cell's generator draws for the adversary's class, from the record of its first seed that has a picture."""
+    """What the cell's generator draws for the adversary's class, from the record of its first seed
+    that has a picture.
+    """
     for entry in line.cell.with_status("ok") if line else []:
-        treatment = "no defense" if entry.record.defense.name == "none" else entry.record.defense.name
+        treatment = (
+            "no defense" if entry.record.defense.name == "none" else entry.record.defense.name
+        )
         path = entry.record.pictures.get(f"{STRIP}, {treatment}")
         file = (entry.folder / path).resolve() if path else None
-        # A record is data: it may not point out of its folder, and what it points to may be no picture.
+        # A record is data: it may not point out of its folder, and what it points to may be no
+        # picture.
         if file is None or not file.is_relative_to(entry.folder.resolve()) or not file.is_file():
             continue
         try:

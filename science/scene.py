@@ -1,4 +1,6 @@
-"""One section of claims as data, played on the records: its cells found, its table, comparisons and plots made."""
+"""One section of claims as data, played on the records: its cells found, its table, comparisons and
+plots made.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,19 @@ from science.spec import (
     SectionSpec,
     Shared,
 )
-from science.table import ABSENT, Found, Plot, Section, heading, md, percent, sample_note, shown, steps, table
+from science.table import (
+    ABSENT,
+    Found,
+    Plot,
+    Section,
+    heading,
+    md,
+    percent,
+    sample_note,
+    shown,
+    steps,
+    table,
+)
 
 T = TypeVar("T")
 Bindings = Mapping[str, Any]
@@ -67,15 +81,26 @@ class Chosen:
 
 
 class _Texts(string.Formatter):
-    """``{name}``, ``{name:g}`` and ``{name:percent}``: names alone, no attribute or item of anything."""
+    """``{name}``, ``{name:g}`` and ``{name:percent}``: names alone, no attribute or item of
+    anything.
+    """
 
-    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, str]:
+    def get_field(
+        self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, str]:
         if field_name not in kwargs:
-            raise UserError(f"{{{field_name}}} is bound by no each or over; bound: {', '.join(kwargs) or 'nothing'}")
+            raise UserError(
+                f"{{{field_name}}} is bound by no each or over; bound: "
+                f"{', '.join(kwargs) or 'nothing'}"
+            )
         return kwargs[field_name], field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        return percent(value) if format_spec == "percent" else str(super().format_field(value, format_spec))
+        return (
+            percent(value)
+            if format_spec == "percent"
+            else str(super().format_field(value, format_spec))
+        )
 
 
 def text(template: str, bound: Bindings) -> str:
@@ -84,7 +109,9 @@ def text(template: str, bound: Bindings) -> str:
 
 
 def fill(value: Any, bound: Bindings) -> Any:
-    """What ``{name}`` alone stands for, a text with names in it filled in, anything else as it is."""
+    """What ``{name}`` alone stands for, a text with names in it filled in, anything else as it
+    is.
+    """
     if not isinstance(value, str):
         return value
     alone = re.fullmatch(r"\{(\w+)\}", value)
@@ -98,7 +125,9 @@ class Scene:
         self.spec, self.shared, self.found = spec, shared, found
 
     def section(self) -> Section:
-        """The section, with what its hook puts in place of some of it. Raises :class:`UserError` for a name that is unknown."""
+        """The section, with what its hook puts in place of some of it. Raises :class:`UserError`
+        for a name that is unknown.
+        """
         spec, rows = self.spec, self.rows(self.spec.rows)
         columns, body = table(spec.head, rows, spec.metrics) if spec.rows else ((), ())
         if spec.extra:
@@ -114,7 +143,9 @@ class Scene:
             columns,
             body,
             tuple(self.claim(claim, bound) for claim, bound in self.unrolled(spec.claims)),
-            tuple(plot for one, bound in self.unrolled(spec.plots) for plot in self.plot(one, bound)),
+            tuple(
+                plot for one, bound in self.unrolled(spec.plots) for plot in self.plot(one, bound)
+            ),
             (*notes, *spec.notes),
             spec.figures,
             spec.whiskers,
@@ -137,9 +168,14 @@ class Scene:
     def bindings(self, each: Each, bound: Bindings) -> Iterator[Bindings]:
         """One for each combination, the first axis outermost."""
         for combination in itertools.product(*(self.axis(axis) for axis in each)):
-            yield {**bound, **{name: value for values in combination for name, value in values.items()}}
+            yield {
+                **bound,
+                **{name: value for values in combination for name, value in values.items()},
+            }
 
-    def unrolled(self, loops: Iterable[Loop[T]], bound: Bindings | None = None) -> Iterator[tuple[T, Bindings]]:
+    def unrolled(
+        self, loops: Iterable[Loop[T]], bound: Bindings | None = None
+    ) -> Iterator[tuple[T, Bindings]]:
         """Every item with what its loops bind."""
         for loop in loops:
             for inner in self.bindings(loop.each, bound or {}):
@@ -164,11 +200,19 @@ class Scene:
         own = (ref.suite,) if ref.suite else self.spec.suites
         pool: Sequence[Line] = [line for suite in own for line in self.found[suite]]
         if ref.cell:
-            name, inner = fill(ref.cell, bound), {**bound, **{key: fill(value, bound) for key, value in ref.at.items()}}
+            name, inner = (
+                fill(ref.cell, bound),
+                {**bound, **{key: fill(value, bound) for key, value in ref.at.items()}},
+            )
             if name not in self.spec.cells:
-                raise UserError(f"{self.spec.title}: no cell is called {name!r}; cells: {', '.join(self.spec.cells)}")
+                raise UserError(
+                    f"{self.spec.title}: no cell is called {name!r}; cells: "
+                    f"{', '.join(self.spec.cells)}"
+                )
             named = self.spec.cells[name]
-            line, pool = (self.line(named, inner), pool) if named.first else self._place(named, inner)
+            line, pool = (
+                (self.line(named, inner), pool) if named.first else self._place(named, inner)
+            )
         elif ref.anchor:
             return anchor(pool, ref.anchor), pool
         else:
@@ -182,12 +226,19 @@ class Scene:
     def _found(self, ref: CellRef, bound: Bindings, pool: Sequence[Line]) -> Line | None:
         """The first attacked cell that is what the reference says."""
         attack = fill(ref.attack, bound)
-        name, fixed = self.shared.attacks.get(attack, (attack, {})) if isinstance(attack, str) else ("", {})
-        where = {**fixed, **{parameter: fill(value, bound) for parameter, value in ref.where.items()}}
+        name, fixed = (
+            self.shared.attacks.get(attack, (attack, {})) if isinstance(attack, str) else ("", {})
+        )
+        where = {
+            **fixed,
+            **{parameter: fill(value, bound) for parameter, value in ref.where.items()},
+        }
         for line in attacked(pool, fill(ref.defense, bound)):
             if isinstance(attack, Chosen) and identity(line.cell.attack) != attack.attack:
                 continue
-            agrees = all(key in line.params and line.params[key] == value for key, value in where.items())
+            agrees = all(
+                key in line.params and line.params[key] == value for key, value in where.items()
+            )
             if agrees and name in ("", line.cell.attack.name):
                 return line
         return None
@@ -217,7 +268,11 @@ class Scene:
 
     def part(self, spec: Comparison, bound: Bindings) -> Part:
         """One comparison."""
-        said, left, region = text(spec.text, bound), self.operand(spec.left, bound), self.region(spec.region, bound)
+        said, left, region = (
+            text(spec.text, bound),
+            self.operand(spec.left, bound),
+            self.region(spec.region, bound),
+        )
         if isinstance(spec.right, Operand):
             return compare(said, left, self.operand(spec.right, bound), region, spec.across)
         return against(said, left, float(fill(spec.right, bound)), region)
@@ -238,9 +293,15 @@ class Scene:
         file, title = text(spec.file, bound), text(spec.title, bound)
         if spec.bars:
             stacked = [
-                Bar(name.replace("`", ""), *composed) for name, line in self.rows(spec.bars) if (composed := composition(line))
+                Bar(name.replace("`", ""), *composed)
+                for name, line in self.rows(spec.bars)
+                if (composed := composition(line))
             ]
-            return [(file, title, bars(stacked, [group.upper() for group in GROUPS], "p_t", title))] if stacked else []
+            return (
+                [(file, title, bars(stacked, [group.upper() for group in GROUPS], "p_t", title))]
+                if stacked
+                else []
+            )
         curves = []
         for place, (curve, inner) in enumerate(self.unrolled(spec.curves, bound)):
             points = [
@@ -250,7 +311,9 @@ class Scene:
             ]
             index = place if curve.colour is None else curve.colour
             if points:
-                curves.append((curve.metric, Curve(text(curve.name, inner), index, points, curve.dashed)))
+                curves.append(
+                    (curve.metric, Curve(text(curve.name, inner), index, points, curve.dashed))
+                )
         if not curves:
             return []
         levels = [level for one in spec.levels for level in self.level(one, spec.axis, bound)]
@@ -266,7 +329,9 @@ class Scene:
 
 
 def composition(line: Line | None) -> tuple[list[float], float | None] | None:
-    """G1 to G4 and p_t, where it is not 0; without a trigger G3 and G4 alone; ``None`` where nothing was drawn."""
+    """G1 to G4 and p_t, where it is not 0; without a trigger G3 and G4 alone; ``None`` where
+    nothing was drawn.
+    """
     shares = [line.interval(group) for group in GROUPS] if line else []
     known = [share.mean for share in shares if share]
     mismatch, poison = (line.interval("mismatch"), line.interval("p_t")) if line else (None, None)
@@ -278,7 +343,9 @@ def composition(line: Line | None) -> tuple[list[float], float | None] | None:
 
 
 def doubts(rows: Rows) -> tuple[str, ...]:
-    """A note on the rows whose trigger ratio the trigger classifier's errors could explain; nothing if there are none."""
+    """A note on the rows whose trigger ratio the trigger classifier's errors could explain; nothing
+    if there are none.
+    """
     named = []
     for name, line in rows:
         if line is None or line.cell.attack.name == "none" or line.interval("asr[prompt]") is None:
@@ -287,4 +354,7 @@ def doubts(rows: Rows) -> tuple[str, ...]:
             named.append(f"{name} ({count} of {len(line.cell.with_status('ok'))} seeds)")
     if not named:
         return ()
-    return (f"Within the trigger classifier's false alarms, so that G1 and G2 tell nothing: {'; '.join(named)}.",)
+    return (
+        f"Within the trigger classifier's false alarms, so that G1 and G2 tell nothing: "
+        f"{'; '.join(named)}.",
+    )

@@ -1,8 +1,8 @@
 """Claims as data: what a file under ``science/claims`` may hold, checked when it is read.
 
-There are no expressions: a comparison is one metric of one cell minus another's, or minus a number, and the region that the
-difference should lie in. ``{name}`` in a text or a parameter stands for what ``each`` or ``over`` binds. CONTRIBUTING.md has an
-example.
+There are no expressions: a comparison is one metric of one cell minus another's, or minus a number,
+and the region that the difference should lie in. ``{name}`` in a text or a parameter stands for
+what ``each`` or ``over`` binds. CONTRIBUTING.md has an example.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ NUMBERS, REFERENCES = ("above", "below", "within"), ("similar", "not_above", "no
 
 @dataclass(frozen=True)
 class AttacksOf:
-    """An axis over the attacks of a suite's undefended cells, whichever they are; ``name`` is what they are bound to."""
+    """An axis over the attacks of a suite's undefended cells, whichever they are; ``name`` is what
+    they are bound to.
+    """
 
     suite: str
     name: str
@@ -36,11 +38,13 @@ Each = tuple[Axis, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class CellRef:
-    """Which cell. Either what it is: ``attack`` (a name of ``shared.yaml`` or a plugin's), ``defense``,
-    ``where`` (parameters of the attack; ``defense.NAME``, ``testbed.NAME``), ``suite`` (by default the
-    section's, in their order). Or ``cell``, another by its name, with other bindings ``at``. Then a
-    relation to it: the ``honest`` model's, the same attack ``under`` a defense (``with`` in the file), an
-    ``anchor`` of its testbed. ``first``: axes, of whose values the first cell is taken that is there."""
+    """Which cell. Either what it is: ``attack`` (a name of ``shared.yaml`` or a plugin's),
+    ``defense``, ``where`` (parameters of the attack; ``defense.NAME``, ``testbed.NAME``), ``suite``
+    (by default the section's, in their order). Or ``cell``, another by its name, with other
+    bindings ``at``. Then a relation to it: the ``honest`` model's, the same attack ``under`` a
+    defense (``with`` in the file), an ``anchor`` of its testbed. ``first``: axes, of whose values
+    the first cell is taken that is there.
+    """
 
     cell: str = ""
     at: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +68,9 @@ class Operand:
 
 @dataclass(frozen=True)
 class Bound:
-    """``form``: one of :data:`NUMBERS` with a number, or of :data:`REFERENCES` with what the margin is taken from."""
+    """``form``: one of :data:`NUMBERS` with a number, or of :data:`REFERENCES` with what the margin
+    is taken from.
+    """
 
     form: str
     value: float | Operand
@@ -72,8 +78,9 @@ class Bound:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``left - right``; ``right``: in the file ``level``, where it is a number or the name of a bound one. ``across``: the two
-    were meant to be measured differently (samplers)."""
+    """``left - right``; ``right``: in the file ``level``, where it is a number or the name of a
+    bound one. ``across``: the two were meant to be measured differently (samplers).
+    """
 
     text: str
     left: Operand
@@ -95,8 +102,9 @@ class ClaimSpec:
 
 @dataclass(frozen=True)
 class Row:
-    """``if_found``: only if the cell is there; ``with_honest``: and the honest model's below it, if that is there; ``steps``:
-    with the steps of training in its name."""
+    """``if_found``: only if the cell is there; ``with_honest``: and the honest model's below it, if
+    that is there; ``steps``: with the steps of training in its name.
+    """
 
     name: str
     cell: CellRef
@@ -127,8 +135,9 @@ class Level:
 
 @dataclass(frozen=True)
 class PlotSpec:
-    """``bars``: G1 to G4 of these rows (``bars: true``: of the table's); without any, curves over ``axis``, whose variable ``x``
-    is drawn ``scale`` times."""
+    """``bars``: G1 to G4 of these rows (``bars: true``: of the table's); without any, curves over
+    ``axis``, whose variable ``x`` is drawn ``scale`` times.
+    """
 
     file: str
     title: str
@@ -143,7 +152,9 @@ class PlotSpec:
 
 @dataclass(frozen=True)
 class Loop(Generic[T]):
-    """``items`` (or groups of them) once for each combination of what ``each`` binds, the first axis outermost."""
+    """``items`` (or groups of them) once for each combination of what ``each`` binds, the first
+    axis outermost.
+    """
 
     each: Each
     items: tuple[T | Loop[T], ...]
@@ -151,9 +162,11 @@ class Loop(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class SectionSpec:
-    """``says``: what the paper says, or the question. ``extra``: a last column, by the row's name. ``hook``: the function of
-    ``science/hooks.py`` that replaces parts of the section; ``draws``: the files it draws. ``figures``: file -> description
-    of what another script draws beside the page."""
+    """``says``: what the paper says, or the question. ``extra``: a last column, by the row's name.
+    ``hook``: the function of ``science/hooks.py`` that replaces parts of the section; ``draws``:
+    the files it draws. ``figures``: file -> description of what another script draws beside the
+    page.
+    """
 
     title: str
     says: str
@@ -177,8 +190,10 @@ class SectionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PageSpec:
-    """``name``: of the file, without its suffix, and of the folder with its plots. ``introduction``: Markdown; ``reading``: how to
-    read its tables. ``lead``: what a section's first paragraph starts with."""
+    """``name``: of the file, without its suffix, and of the folder with its plots.
+    ``introduction``: Markdown; ``reading``: how to read its tables. ``lead``: what a section's
+    first paragraph starts with.
+    """
 
     name: str
     title: str
@@ -191,7 +206,9 @@ class PageSpec:
 
 @dataclass(frozen=True)
 class Shared:
-    """``attacks``: our name -> (plugin, parameters); ``metrics``: name -> a list of them; ``readings``: name -> how to read them."""
+    """``attacks``: our name -> (plugin, parameters); ``metrics``: name -> a list of them;
+    ``readings``: name -> how to read them.
+    """
 
     attacks: Mapping[str, tuple[str, Mapping[str, Any]]]
     metrics: Mapping[str, tuple[str, ...]]
@@ -201,23 +218,37 @@ class Shared:
 def read_shared(path: Path) -> Shared:
     """``shared.yaml``. Raises :class:`UserError`."""
     top = _read(path).fields((), ("attacks", "metrics", "readings"))
-    attacks = {name: node.fields(("where",), ("attack",)) for name, node in top["attacks"].entries().items()}
+    attacks = {
+        name: node.fields(("where",), ("attack",))
+        for name, node in top["attacks"].entries().items()
+    }
     return Shared(
-        {name: (entry["attack"].text(), _values(entry.get("where"))) for name, entry in attacks.items()},
+        {
+            name: (entry["attack"].text(), _values(entry.get("where")))
+            for name, entry in attacks.items()
+        },
         {name: node.texts() for name, node in top["metrics"].entries().items()},
         {name: node.text().strip() for name, node in top["readings"].entries().items()},
     )
 
 
 def read_section(path: Path, shared: Shared) -> SectionSpec:
-    """One section. Raises :class:`UserError`: one line with the file, the place and what is wrong."""
+    """One section. Raises :class:`UserError`: one line with the file, the place and what is
+    wrong.
+    """
     return _Reader(shared).section(_read(path))
 
 
 def read_page(folder: Path, shared: Shared) -> PageSpec:
-    """``page.yaml`` and, in the order of their names, the sections beside it. Raises :class:`UserError`."""
-    found = _read(folder / "page.yaml").fields(("readings", "lead"), ("name", "title", "introduction", "reading", "suites"))
-    readings = [shared.readings[name] for name in found["readings"].texts()] if "readings" in found else []
+    """``page.yaml`` and, in the order of their names, the sections beside it. Raises
+    :class:`UserError`.
+    """
+    found = _read(folder / "page.yaml").fields(
+        ("readings", "lead"), ("name", "title", "introduction", "reading", "suites")
+    )
+    readings = (
+        [shared.readings[name] for name in found["readings"].texts()] if "readings" in found else []
+    )
     return PageSpec(
         name=found["name"].text(),
         title=found["title"].text(),
@@ -250,12 +281,19 @@ class _Reader:
         self.rows: tuple[Loop[Row], ...] = ()
 
     def section(self, node: Node) -> SectionSpec:
-        known = {entry.name for entry in dataclasses.fields(SectionSpec)} - {"head", "metrics", "rows", "extra"}
+        known = {entry.name for entry in dataclasses.fields(SectionSpec)} - {
+            "head",
+            "metrics",
+            "rows",
+            "extra",
+        }
         found = node.fields({*known, "table"}, ("title", "says", "suites"))
         axes = found["axes"].entries() if "axes" in found else {}
         self.axes = {name: self.axis(name, value) for name, value in axes.items()}
         cells = found["cells"].entries() if "cells" in found else {}
-        head, metrics, self.rows, extra = self.table(found["table"]) if "table" in found else ("", (), (), None)
+        head, metrics, self.rows, extra = (
+            self.table(found["table"]) if "table" in found else ("", (), (), None)
+        )
         return SectionSpec(
             title=found["title"].text(),
             says=found["says"].text().strip(),
@@ -270,7 +308,9 @@ class _Reader:
             plots=self.loops(found.get("plots"), "plots", self.plot),
             doubts=_flag(found, "doubts"),
             sample_note=_flag(found, "sample_note"),
-            notes=tuple(text.strip() for text in found["notes"].texts()) if "notes" in found else (),
+            notes=tuple(text.strip() for text in found["notes"].texts())
+            if "notes" in found
+            else (),
             whiskers=_flag(found, "whiskers", True),
             hook=found["hook"].text() if "hook" in found else "",
             draws=found["draws"].texts() if "draws" in found else (),
@@ -278,10 +318,15 @@ class _Reader:
         )
 
     def axis(self, name: str, node: Node) -> Axis:
-        """A list of values, or of mappings that bind several names at once, or ``{attacks_of: suite}``."""
+        """A list of values, or of mappings that bind several names at once, or ``{attacks_of:
+        suite}``.
+        """
         if isinstance(node.value, dict):
             return AttacksOf(node.fields((), ("attacks_of",))["attacks_of"].text(), name)
-        return tuple(dict(item.value) if isinstance(item.value, dict) else {name: item.value} for item in node.items())
+        return tuple(
+            dict(item.value) if isinstance(item.value, dict) else {name: item.value}
+            for item in node.items()
+        )
 
     def each(self, node: Node | None) -> Each:
         """Names of axes, or ``name: values`` on the spot."""
@@ -292,10 +337,14 @@ class _Reader:
             elif item.text() in self.axes:
                 found.append(self.axes[item.text()])
             else:
-                raise item.fault(f"is no axis of this section: {item.text()}; known: {', '.join(self.axes)}")
+                raise item.fault(
+                    f"is no axis of this section: {item.text()}; known: {', '.join(self.axes)}"
+                )
         return tuple(found)
 
-    def loops(self, node: Node | None, plural: str, read: Callable[[Node], T]) -> tuple[Loop[T], ...]:
+    def loops(
+        self, node: Node | None, plural: str, read: Callable[[Node], T]
+    ) -> tuple[Loop[T], ...]:
         """Items, each with its own ``each`` perhaps, or groups of them under the key ``plural``."""
         return tuple(self.loop(item, plural, read) for item in (node.items() if node else []))
 
@@ -312,11 +361,28 @@ class _Reader:
         """A name, or a mapping; ``also``: keys that belong to somebody else."""
         if isinstance(node.value, str):
             return CellRef(cell=node.value)
-        names = ("cell", "at", "attack", "defense", "where", "suite", "honest", "with", "anchor", "first")
+        names = (
+            "cell",
+            "at",
+            "attack",
+            "defense",
+            "where",
+            "suite",
+            "honest",
+            "with",
+            "anchor",
+            "first",
+        )
         found = node.fields((*names, *also))
         if "cell" in found and {"attack", "defense", "where"} & found.keys():
-            raise node.fault("is either another cell or one of its own: not cell with attack, defense or where")
-        texts = {name: found[name].text() for name in ("cell", "attack", "defense", "suite", "anchor") if name in found}
+            raise node.fault(
+                "is either another cell or one of its own: not cell with attack, defense or where"
+            )
+        texts = {
+            name: found[name].text()
+            for name in ("cell", "attack", "defense", "suite", "anchor")
+            if name in found
+        }
         return CellRef(
             **texts,
             at=_values(found.get("at")),
@@ -338,14 +404,22 @@ class _Reader:
         inline = ("compare", "left", "right", "level", "metric", "region", "across")
         found = node.fields((*inline, "ours", "over", "value", "comparisons"), ("text",))
         if ("comparisons" in found) == ("compare" in found):
-            raise node.fault("needs either compare with left, right and region, or a list of comparisons")
+            raise node.fault(
+                "needs either compare with left, right and region, or a list of comparisons"
+            )
         if "comparisons" in found:
             comparisons = self.loops(found["comparisons"], "comparisons", self.comparison)
         else:
             own = {name: node.value[name] for name in inline if name in node.value}
             comparisons = (Loop((), (self.comparison(Node(own, node.place)),)),)
         value = self.operand(found["value"], "") if "value" in found else None
-        return ClaimSpec(found["text"].text(), comparisons, self.each(found.get("over")), _flag(found, "ours"), value)
+        return ClaimSpec(
+            found["text"].text(),
+            comparisons,
+            self.each(found.get("over")),
+            _flag(found, "ours"),
+            value,
+        )
 
     def comparison(self, node: Node) -> Comparison:
         found = node.fields(("metric", "across", "right", "level"), ("compare", "left", "region"))
@@ -360,22 +434,31 @@ class _Reader:
     def region(self, node: Node, metric: str) -> Bound:
         found = node.fields((*NUMBERS, *REFERENCES))
         if len(found) != 1:
-            raise node.fault(f"must be one of {', '.join((*NUMBERS, *REFERENCES))}, got {len(found)} of them")
+            raise node.fault(
+                f"must be one of {', '.join((*NUMBERS, *REFERENCES))}, got {len(found)} of them"
+            )
         ((form, value),) = found.items()
         return Bound(form, value.number() if form in NUMBERS else self.operand(value, metric))
 
-    def table(self, node: Node) -> tuple[str, tuple[str, ...], tuple[Loop[Row], ...], tuple[str, Mapping[str, str]] | None]:
+    def table(
+        self, node: Node
+    ) -> tuple[str, tuple[str, ...], tuple[Loop[Row], ...], tuple[str, Mapping[str, str]] | None]:
         found = node.fields(("extra",), ("head", "metrics", "rows"))
         extra = None
         if "extra" in found:
             column = found["extra"].fields((), ("head", "values"))
-            extra = column["head"].text(), {name: value.text() for name, value in column["values"].entries().items()}
+            extra = (
+                column["head"].text(),
+                {name: value.text() for name, value in column["values"].entries().items()},
+            )
         rows = self.loops(found["rows"], "rows", self.row)
         return found["head"].text(), self.metrics(found["metrics"]), rows, extra
 
     def metrics(self, node: Node) -> tuple[str, ...]:
         """Metrics, and names of lists of them in ``shared.yaml``."""
-        return tuple(metric for name in node.texts() for metric in self.shared.metrics.get(name, (name,)))
+        return tuple(
+            metric for name in node.texts() for metric in self.shared.metrics.get(name, (name,))
+        )
 
     def row(self, node: Node) -> Row:
         found = node.fields(("if_found", "with_honest", "steps"), ("name", "cell"))
@@ -383,12 +466,18 @@ class _Reader:
         return Row(found["name"].text(), self.cell(found["cell"]), *flags)
 
     def plot(self, node: Node) -> PlotSpec:
-        found = node.fields(("bars", "over", "x", "scale", "axes", "curves", "levels"), ("file", "title"))
+        found = node.fields(
+            ("bars", "over", "x", "scale", "axes", "curves", "levels"), ("file", "title")
+        )
         if ("bars" in found) == ("curves" in found):
             raise node.fault("needs either bars or curves")
         bars: tuple[Loop[Row], ...] = ()
         if "bars" in found:
-            bars = self.rows if found["bars"].value is True else self.loops(found["bars"], "rows", self.row)
+            bars = (
+                self.rows
+                if found["bars"].value is True
+                else self.loops(found["bars"], "rows", self.row)
+            )
         axis: Axis = ()
         if "curves" in found:
             node.fields(found.keys(), ("over", "axes"))
@@ -399,18 +488,26 @@ class _Reader:
             found["title"].text(),
             bars,
             axis,
-            found["x"].text() if "x" in found else str(found["over"].value) if "over" in found else "",
+            found["x"].text()
+            if "x" in found
+            else str(found["over"].value)
+            if "over" in found
+            else "",
             found["scale"].number() if "scale" in found else 1,
             (x_name, y_name),
             self.loops(found.get("curves"), "curves", self.curve),
-            tuple(self.level(item) for item in (found["levels"].items() if "levels" in found else [])),
+            tuple(
+                self.level(item) for item in (found["levels"].items() if "levels" in found else [])
+            ),
         )
 
     def curve(self, node: Node) -> Curve:
         found = node.fields(("name", "dashed", "colour"), ("metric", "cell"))
         colour = int(found["colour"].number()) if "colour" in found else None
         name = found["name"].text() if "name" in found else ""
-        return Curve(name, found["metric"].text(), self.cell(found["cell"]), _flag(found, "dashed"), colour)
+        return Curve(
+            name, found["metric"].text(), self.cell(found["cell"]), _flag(found, "dashed"), colour
+        )
 
     def level(self, node: Node) -> Level:
         found = node.fields((), ("name", "metric", "cell"))

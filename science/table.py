@@ -33,8 +33,10 @@ _HEADINGS = {
 
 @dataclass(frozen=True)
 class Section:
-    """All text is Markdown. ``suites``: where the cells come from; ``plots``: (file's stem, description, SVG or PNG); ``figures``: (file,
-    description) of what another script draws beside the page, shown where it is there; ``whiskers``: whether plots have some."""
+    """All text is Markdown. ``suites``: where the cells come from; ``plots``: (file's stem,
+    description, SVG or PNG); ``figures``: (file, description) of what another script draws beside
+    the page, shown where it is there; ``whiskers``: whether plots have some.
+    """
 
     title: str
     paper: str
@@ -49,16 +51,28 @@ class Section:
 
 
 def md(text: str) -> str:
-    """Text from a record, as Markdown that shows it and nothing else: no markup, HTML, mathematics or second line."""
-    line = " ".join("".join(letter if letter.isprintable() or letter.isspace() else "�" for letter in text).split())
+    """Text from a record, as Markdown that shows it and nothing else: no markup, HTML, mathematics
+    or second line.
+    """
+    line = " ".join(
+        "".join(
+            letter if letter.isprintable() or letter.isspace() else "�" for letter in text
+        ).split()
+    )
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
 
 
-def table(head: str, rows: Rows, metrics: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """(columns, rows): one row a cell, one column a metric, the number of seeds last. A cell that is absent is a row of dashes."""
+def table(
+    head: str, rows: Rows, metrics: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """(columns, rows): one row a cell, one column a metric, the number of seeds last. A cell that
+    is absent is a row of dashes.
+    """
     columns = (head, *(heading(metric) for metric in metrics), "seeds")
-    return columns, tuple((name, *(shown(line, metric) for metric in metrics), seeds(line)) for name, line in rows)
+    return columns, tuple(
+        (name, *(shown(line, metric) for metric in metrics), seeds(line)) for name, line in rows
+    )
 
 
 def shown(line: Line | None, metric: str) -> str:
@@ -71,9 +85,15 @@ def shown(line: Line | None, metric: str) -> str:
 
 
 def interval_cell(metric: str, interval: Interval) -> str:
-    """Mean and interval; no brackets around what is the same for every seed, or was measured once."""
+    """Mean and interval; no brackets around what is the same for every seed, or was measured
+    once.
+    """
     text = names.number(metric, interval.mean)
-    return text if interval.low is None or interval.low == interval.high else f"{text} {interval_text(metric, interval)}"
+    return (
+        text
+        if interval.low is None or interval.low == interval.high
+        else f"{text} {interval_text(metric, interval)}"
+    )
 
 
 def seeds(line: Line | None) -> str:
@@ -97,10 +117,16 @@ def steps(line: Line | None) -> str:
 
 def sample_note(line: Line | None) -> str:
     """How many samples stand behind a FID, which falls with their number."""
-    numbers = [entry.numbers.get(line.metric("fid")) for entry in line.cell.with_status("ok")] if line else []
+    numbers = (
+        [entry.numbers.get(line.metric("fid")) for entry in line.cell.with_status("ok")]
+        if line
+        else []
+    )
     counts = sorted({number.n for number in numbers if number is not None and number.n is not None})
     how_many = f", here {' or '.join(map(str, counts))}," if counts else ""
-    return f"FID is biased upwards by few samples{how_many} so it compares within this section only."
+    return (
+        f"FID is biased upwards by few samples{how_many} so it compares within this section only."
+    )
 
 
 def heading(metric: str) -> str:

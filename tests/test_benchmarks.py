@@ -1,4 +1,6 @@
-"""The benchmarks at their smallest: they run, they time what they say, and they compare like with like. No timing is asserted."""
+"""The benchmarks at their smallest: they run, they time what they say, and they compare like with
+like. No timing is asserted.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +36,28 @@ def subject() -> Subject:
 
 
 def test_the_shares_are_shares() -> None:
-    """A clock that counts something twice, or misses the backward pass, would give a share that flatters or shames the loop."""
+    """A clock that counts something twice, or misses the backward pass, would give a share that
+    flatters or shames the loop.
+    """
     rows = {row.quantity: row for row in share(SMALLEST)}
     assert len(rows) == 4
     for row in rows.values():
         assert len(row.values) == SMALLEST.repetitions
         assert all(0 < value < 1 for value in row.values)
-    both, forward, backward = (rows[f"training: {name}"] for name in ("forward + backward", "forward", "backward"))
-    assert both.values == pytest.approx([one + other for one, other in zip(forward.values, backward.values, strict=True)])
+    both, forward, backward = (
+        rows[f"training: {name}"] for name in ("forward + backward", "forward", "backward")
+    )
+    assert both.values == pytest.approx(
+        [one + other for one, other in zip(forward.values, backward.values, strict=True)]
+    )
 
 
-def test_the_clock_counts_the_network_alone_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss arithmetic booked on the network would make the share meaningless; a hook left behind would slow the next benchmark."""
+def test_the_clock_counts_the_network_alone_and_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Loss arithmetic booked on the network would make the share meaningless; a hook left behind
+    would slow the next benchmark.
+    """
     now = [0.0]
     monkeypatch.setattr("benchmarks.share.time.process_time", lambda: now[0])
 
@@ -88,12 +100,19 @@ def test_the_clock_counts_the_network_alone_and_leaves_no_trace(monkeypatch: pyt
 
 
 def test_steps_compares_ours_with_plain() -> None:
-    """Every step must be there for both sides, and the ratio must be plain over ours: above 1 means that ours is faster."""
+    """Every step must be there for both sides, and the ratio must be plain over ours: above 1 means
+    that ours is faster.
+    """
     rows = steps(SMALLEST)
-    for what, (ours, plain_, wall, cpu) in (("training step", rows[:4]), ("sampling step", rows[4:])):
+    for what, (ours, plain_, wall, cpu) in (
+        ("training step", rows[:4]),
+        ("sampling step", rows[4:]),
+    ):
         assert [ours.quantity, plain_.quantity] == [f"{what}, ours", f"{what}, plain"]
         assert wall.quantity == cpu.quantity == f"{what}, plain / ours"
-        assert wall.values == pytest.approx([slow / fast for slow, fast in zip(plain_.values, ours.values, strict=True)])
+        assert wall.values == pytest.approx(
+            [slow / fast for slow, fast in zip(plain_.values, ours.values, strict=True)]
+        )
         assert min(*ours.values, *plain_.values, *wall.values, *cpu.values) > 0
         assert (wall.goal, cpu.goal) == (1.5, None)
 
@@ -103,7 +122,10 @@ def test_the_plain_loss_is_the_attack_s_loss(subject: Subject) -> None:
     generator = subject.testbed.base_generator()
     images, poisoned = to_unit_range(subject.poisoned.images[:16]), torch.arange(16) % 2 == 0
     draw = torch.Generator().manual_seed(1)
-    noise, timesteps = torch.randn(images.shape, generator=draw), torch.randint(1000, (16,), generator=draw)
+    noise, timesteps = (
+        torch.randn(images.shape, generator=draw),
+        torch.randint(1000, (16,), generator=draw),
+    )
     scheduler, shape = DDPMScheduler.from_config(generator.scheduler_config), generator.image_shape
     with torch.no_grad():
         rows = {"images": images, "poisoned": poisoned}
@@ -123,7 +145,9 @@ def test_the_plain_loss_is_the_attack_s_loss(subject: Subject) -> None:
 
 
 def test_the_plain_loops_train_and_sample(subject: Subject) -> None:
-    """A plain loop that skipped its optimiser or its scheduler would be beaten by nobody, or by anybody."""
+    """A plain loop that skipped its optimiser or its scheduler would be beaten by nobody, or by
+    anybody.
+    """
     generator = subject.testbed.base_generator()
     scheduler, shape = DDPMScheduler.from_config(generator.scheduler_config), generator.image_shape
     before = next(generator.unet.parameters()).detach().clone()
@@ -150,7 +174,9 @@ def test_the_plain_loops_train_and_sample(subject: Subject) -> None:
 
 
 def test_pruning_compares_the_same_images_and_draws() -> None:
-    """Fewer calls must be the pruning's doing, and the two must not differ because they looked at other images."""
+    """Fewer calls must be the pruning's doing, and the two must not differ because they looked at
+    other images.
+    """
     found = compare(6, 0)
     assert found == compare(6, 0)
     assert 0 < found["calls, pruned / not"] < 0.6
@@ -168,7 +194,9 @@ def test_the_stopwatch_leaves_the_start_up_out(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_contenders_take_turns() -> None:
-    """One side measured first and the other last would compare two hours of a machine, not two programs."""
+    """One side measured first and the other last would compare two hours of a machine, not two
+    programs.
+    """
     order: list[str] = []
     interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
     assert order == ["a", "b", "a", "b"]
@@ -185,7 +213,9 @@ def test_a_goal_has_a_direction(at_least: bool, reached: bool) -> None:
 
 
 def test_resume_times_a_rerun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rerun must be of a suite that was run before, and what is reported must be what it costs beyond the imports."""
+    """The rerun must be of a suite that was run before, and what is reported must be what it costs
+    beyond the imports.
+    """
     commands: list[list[str]] = []
 
     def pretended(command: list[str], threads: int) -> tuple[float, str]:
@@ -207,14 +237,20 @@ def test_the_tiny_suite_is_one_the_engine_takes(tmp_path: Path) -> None:
     stages = {stage.name for stage in plan.stages.values()}
     assert {"train", "sample", "measure"} <= stages
     steps_trained = {
-        stage.params["attack"]["params"]["training_steps"] for stage in plan.stages.values() if stage.name == "train"
+        stage.params["attack"]["params"]["training_steps"]
+        for stage in plan.stages.values()
+        if stage.name == "train"
     }
     assert steps_trained == {1}
 
 
-def test_resume_refuses_an_unfinished_suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_resume_refuses_an_unfinished_suite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Otherwise an hour of computing would be reported as the cost of a rerun."""
-    monkeypatch.setattr(resume, "_timed", lambda command, threads: (1.0, json.dumps({"stages_made": 3})))
+    monkeypatch.setattr(
+        resume, "_timed", lambda command, threads: (1.0, json.dumps({"stages_made": 3}))
+    )
     with pytest.raises(UserError, match="3 stages had to be made"):
         resume.resume(SMALLEST, "digits", tmp_path)
 
@@ -222,7 +258,14 @@ def test_resume_refuses_an_unfinished_suite(monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_command_that_fails_is_named() -> None:
     """A crash timed as if it were a fast rerun would be the best figure of all."""
     with pytest.raises(UserError, match="ended with 3: no such suite"):
-        resume._timed([sys.executable, "-c", "import sys; print('no such suite', file=sys.stderr); sys.exit(3)"], 1)
+        resume._timed(
+            [
+                sys.executable,
+                "-c",
+                "import sys; print('no such suite', file=sys.stderr); sys.exit(3)",
+            ],
+            1,
+        )
 
 
 @pytest.fixture
@@ -232,7 +275,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def pretended(settings: Settings) -> list[Row]:
         seen.append(torch.get_num_threads())
-        return [Row(quantity="training: forward + backward", unit="of CPU time", values=(0.5, 0.9, 0.8), goal=0.85)]
+        return [
+            Row(
+                quantity="training: forward + backward",
+                unit="of CPU time",
+                values=(0.5, 0.9, 0.8),
+                goal=0.85,
+            )
+        ]
 
     monkeypatch.setattr("benchmarks.share.share", pretended)
     monkeypatch.setattr(os, "environ", os.environ.copy())  # the command sets the thread counts
@@ -249,11 +299,15 @@ def test_the_command_prints_json_and_a_table(quick: list[int]) -> None:
     assert [row["median"] for row in document["benchmarks"]["share"]] == [0.8]
     table = CliRunner().invoke(main, ["share"])
     assert table.exit_code == 0, table.output
-    line = next(line for line in table.output.splitlines() if "training: forward + backward" in line)
+    line = next(
+        line for line in table.output.splitlines() if "training: forward + backward" in line
+    )
     assert all(part in line for part in ("0.8 ", "0.5 to 0.9", ">= 0.85: no"))
 
 
-@pytest.mark.parametrize("arguments", [["speed"], ["resume", "--suite", "digits"], ["--repetitions", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["speed"], ["resume", "--suite", "digits"], ["--repetitions", "0"]]
+)
 def test_bad_input_is_refused(arguments: list[str], quick: list[int]) -> None:
     """A typing error should cost a second, not the minutes until it is reached."""
     done = CliRunner().invoke(main, arguments)

@@ -1,4 +1,6 @@
-"""The contracts, run over every plugin the registry finds: what a third party's plugin must keep so that its numbers mean something."""
+"""The contracts, run over every plugin the registry finds: what a third party's plugin must keep so
+that its numbers mean something.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ CHECKED = [
 
 
 @pytest.mark.parametrize(("kind", "name", "check"), CHECKED)
-def test_a_plugin_keeps_its_contract(kind: registry.Kind, name: str, check: Callable[[Plugin], None]) -> None:
+def test_a_plugin_keeps_its_contract(
+    kind: registry.Kind, name: str, check: Callable[[Plugin], None]
+) -> None:
     check(registry.build(kind, name))
 
 
@@ -55,13 +59,17 @@ def test_card_is_complete(kind: registry.Kind, name: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
-def test_unknown_parameters_and_numbers_out_of_range_are_refused_by_name(kind: registry.Kind, name: str) -> None:
+def test_unknown_parameters_and_numbers_out_of_range_are_refused_by_name(
+    kind: registry.Kind, name: str
+) -> None:
     """No shipped method has a numeric parameter for which -1 makes sense."""
     plugin = registry.build(kind, name)
     with pytest.raises(UserError, match="unknown parameter"):
         registry.build(kind, name, {"no_such_parameter": 1})
     for field in dataclasses.fields(plugin):
-        if isinstance(getattr(plugin, field.name), (int, float)) and not isinstance(getattr(plugin, field.name), bool):
+        if isinstance(getattr(plugin, field.name), (int, float)) and not isinstance(
+            getattr(plugin, field.name), bool
+        ):
             with pytest.raises(ValueError, match=rf"{field.name} must be .*, got -1"):
                 dataclasses.replace(plugin, **{field.name: -1})
 
@@ -69,7 +77,9 @@ def test_unknown_parameters_and_numbers_out_of_range_are_refused_by_name(kind: r
 @pytest.mark.parametrize("name", registry.use().names("attacks"))
 def test_an_attack_on_classes_says_which_one_it_aims_at(name: str) -> None:
     plugin = registry.use().attack(name)
-    assert (plugin.target_label() is not None) is (name != "none" and "class" in plugin.card.applies_to)
+    assert (plugin.target_label() is not None) is (
+        name != "none" and "class" in plugin.card.applies_to
+    )
 
 
 def test_every_shipped_plugin_says_what_its_defaults_were_chosen_on() -> None:
@@ -79,11 +89,13 @@ def test_every_shipped_plugin_says_what_its_defaults_were_chosen_on() -> None:
         for name in shipped.names(kind):
             plugin = shipped.build(kind, name)
             assert plugin.card.tuned is not None, name
-            parameters = {parameter for tuning in plugin.card.tuned for parameter in tuning.parameters}
+            parameters = {
+                parameter for tuning in plugin.card.tuned for parameter in tuning.parameters
+            }
             assert parameters <= set(plugin.params()), name
 
 
-# --- every check finds who breaks it ----------------------------------------------------------------------------------------
+# --- every check finds who breaks it --------------------------------------------------------------
 
 CARD = Card(name="slip", summary="for tests", alters=frozenset({"data"}), needs=frozenset())
 
@@ -152,13 +164,33 @@ SLIPS = [
     (checks.not_a_number_is_refused, AnyRate(), "expected rate to refuse NaN"),
     (checks.poisoning_is_repeatable, poisons(written), "leave the set it is given alone"),
     (checks.poisoning_is_repeatable, poisons(fewer), "as many rows as before, 200, got 199"),
-    (checks.poisoning_is_repeatable, poisons(lambda rows, rng: rows), "because the card's alters holds 'data', got False"),
-    (checks.poisoning_is_repeatable, poisons(lambda rows, rng: marked(rows, rng, [1, 2])), "other rows for another seed"),
+    (
+        checks.poisoning_is_repeatable,
+        poisons(lambda rows, rng: rows),
+        "because the card's alters holds 'data', got False",
+    ),
+    (
+        checks.poisoning_is_repeatable,
+        poisons(lambda rows, rng: marked(rows, rng, [1, 2])),
+        "other rows for another seed",
+    ),
     (checks.a_stamp_is_of_its_row, stamps(lambda images: images.float()), "expected uint8"),
     (checks.a_stamp_is_of_its_row, stamps(lambda images: images), "changes the images"),
-    (checks.a_stamp_is_of_its_row, stamps(lambda images: images.roll(1, 0)), "same stamp for a row alone"),
-    (checks.training_gives_a_gradient, made(Attack, training_loss=lambda *_: torch.zeros(2)), "one finite number"),
-    (checks.training_gives_a_gradient, made(Attack, training_loss=lambda *_: torch.rand(())), "the same loss"),
+    (
+        checks.a_stamp_is_of_its_row,
+        stamps(lambda images: images.roll(1, 0)),
+        "same stamp for a row alone",
+    ),
+    (
+        checks.training_gives_a_gradient,
+        made(Attack, training_loss=lambda *_: torch.zeros(2)),
+        "one finite number",
+    ),
+    (
+        checks.training_gives_a_gradient,
+        made(Attack, training_loss=lambda *_: torch.rand(())),
+        "the same loss",
+    ),
     (
         checks.calls_are_of_their_row,
         made(Attack, invocations=("noise",), invoke=lambda self, query, call: query),
@@ -169,39 +201,85 @@ SLIPS = [
         made(SamplerDefense, predicted_x0=lambda self, x, t: x - x.mean(0)),
         "treat every row alone",
     ),
-    (checks.sampling_is_repeatable, made(SamplerDefense, stepped=lambda self, x, t: x + torch.rand(())), "the same samples"),
-    (checks.repair_is_repeatable, made(ModelDefense, repair=repairs, **WEIGHTS), "the same weights for the same seed"),
+    (
+        checks.sampling_is_repeatable,
+        made(SamplerDefense, stepped=lambda self, x, t: x + torch.rand(())),
+        "the same samples",
+    ),
+    (
+        checks.repair_is_repeatable,
+        made(ModelDefense, repair=repairs, **WEIGHTS),
+        "the same weights for the same seed",
+    ),
     (
         checks.inversion_is_repeatable,
         made(Inversion, invert=lambda *_: drawn(torch.rand(2, 3, 16, 16))),
         "the same candidates for the same seed",
     ),
-    (checks.inversion_is_repeatable, made(Inversion, invert=lambda *_: drawn(torch.ones(2, 3, 8, 8))), r"\(n, 3, 16, 16\)"),
-    (checks.inversion_is_repeatable, made(Inversion, invert=lambda *_: drawn(torch.full((2, 3, 16, 16), 2.0))), "in"),
+    (
+        checks.inversion_is_repeatable,
+        made(Inversion, invert=lambda *_: drawn(torch.ones(2, 3, 8, 8))),
+        r"\(n, 3, 16, 16\)",
+    ),
+    (
+        checks.inversion_is_repeatable,
+        made(Inversion, invert=lambda *_: drawn(torch.full((2, 3, 16, 16), 2.0))),
+        "in",
+    ),
     (
         checks.cleaning_is_repeatable,
-        made(DataDefense, clean=lambda self, rows, rng: TrainingSet(rows.images.zero_(), rows.poisoned, rows.labels)),
+        made(
+            DataDefense,
+            clean=lambda self, rows, rng: TrainingSet(
+                rows.images.zero_(), rows.poisoned, rows.labels
+            ),
+        ),
         "leave the set it is given alone",
     ),
-    (checks.classification_is_of_its_row, made(ClassifierDefense, classify=lambda *_: torch.rand(6, 3)), "the same scores"),
-    (checks.classification_is_of_its_row, made(ClassifierDefense, classify=lambda *_: torch.zeros(6)), r"scores \(6, 3\)"),
+    (
+        checks.classification_is_of_its_row,
+        made(ClassifierDefense, classify=lambda *_: torch.rand(6, 3)),
+        "the same scores",
+    ),
+    (
+        checks.classification_is_of_its_row,
+        made(ClassifierDefense, classify=lambda *_: torch.zeros(6)),
+        r"scores \(6, 3\)",
+    ),
     (
         checks.scores_are_of_their_row,
-        made(SampleDetector, score=lambda self, images, evidence: images.float().flatten(1).mean(1) - images.float().mean()),
+        made(
+            SampleDetector,
+            score=lambda self, images, evidence: (
+                images.float().flatten(1).mean(1) - images.float().mean()
+            ),
+        ),
         "in another order",
     ),
-    (checks.scores_are_of_their_row, made(NoiseDetector, score=lambda self, noise, evidence: noise[:, 0, 0]), r"scores \(7,\)"),
-    (checks.scores_are_of_their_row, made(NoiseDetector, score=lambda *_: torch.rand(7)), "for the same seed"),
+    (
+        checks.scores_are_of_their_row,
+        made(NoiseDetector, score=lambda self, noise, evidence: noise[:, 0, 0]),
+        r"scores \(7,\)",
+    ),
+    (
+        checks.scores_are_of_their_row,
+        made(NoiseDetector, score=lambda *_: torch.rand(7)),
+        "for the same seed",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("check", "plugin", "message"), SLIPS)
-def test_a_check_says_who_breaks_it_and_how(check: Callable[[Plugin], None], plugin: Plugin, message: str) -> None:
+def test_a_check_says_who_breaks_it_and_how(
+    check: Callable[[Plugin], None], plugin: Plugin, message: str
+) -> None:
     """A check that nothing can break holds nothing."""
     with pytest.raises(checks.Broken, match=message):
         check(plugin)
     broken = {verdict.check: verdict.broken for verdict in checks.verdicts(plugin)}
-    assert broken[check.__name__] and f"broken: {check.__name__}: expected" in "\n".join(map(str, checks.verdicts(plugin)))
+    assert broken[check.__name__] and f"broken: {check.__name__}: expected" in "\n".join(
+        map(str, checks.verdicts(plugin))
+    )
 
 
 def test_what_a_plugin_raises_is_a_verdict_too() -> None:
@@ -216,9 +294,15 @@ def test_what_a_plugin_raises_is_a_verdict_too() -> None:
 
 def test_every_check_is_broken_by_somebody() -> None:
     tried = {check for check, _, _ in SLIPS}
-    every = {check for kind, name in EVERY for check in checks.checks_for(registry.use().build(kind, name))}
+    every = {
+        check
+        for kind, name in EVERY
+        for check in checks.checks_for(registry.use().build(kind, name))
+    }
     every |= set(checks.checks_for(made(ModelDefense)))
-    assert every - tried == {checks.a_plugin_is_frozen}, "a plugin that is not frozen cannot be defined at all"
+    assert every - tried == {checks.a_plugin_is_frozen}, (
+        "a plugin that is not frozen cannot be defined at all"
+    )
 
 
 def test_a_plugin_that_is_not_frozen_is_told() -> None:

@@ -14,7 +14,10 @@ def test_the_page_keeps_its_text_around_the_tables() -> None:
     """A generated page that loses what a person wrote would be lost with the next run."""
     page = f"above\n{coverage.BEGIN}\nold\n{coverage.END}\nbelow\n"
     found = coverage.put(page, ["new"])
-    assert found == f"above\n{coverage.BEGIN}\nnew\n\n{coverage.END}\nbelow\n" and coverage.put(found, ["new"]) == found
+    assert (
+        found == f"above\n{coverage.BEGIN}\nnew\n\n{coverage.END}\nbelow\n"
+        and coverage.put(found, ["new"]) == found
+    )
     with pytest.raises(ValueError, match="must hold"):
         coverage.put("above", ["new"])
 
@@ -39,11 +42,16 @@ def test_drawn_outcomes_have_the_rates_and_correlations_they_are_named_for() -> 
         assert drawn.var() == pytest.approx(correlation * p * (1 - p), rel=0.1)
     both = coverage.outcomes(rng, (0.5, 0.5), 0.02, 4000, 5, 0.7)
     apart = coverage.outcomes(rng, (0.5, 0.5), 0.02, 4000, 5, 0.0)
-    assert both.shape == (2, 5, 4000) and (both[0] == both[1]).mean() > 0.7 > 0.6 > (apart[0] == apart[1]).mean()
+    assert (
+        both.shape == (2, 5, 4000)
+        and (both[0] == both[1]).mean() > 0.7 > 0.6 > (apart[0] == apart[1]).mean()
+    )
 
 
 def test_the_printed_intervals_cover(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the page claims of the board's intervals, on fewer runs: shares in range and covered up to a correlation of 0.02."""
+    """What the page claims of the board's intervals, on fewer runs: shares in range and covered up
+    to a correlation of 0.02.
+    """
     monkeypatch.setattr(coverage, "RUNS", 60)
     monkeypatch.setattr(coverage, "CORRELATIONS", (0.02,))
     rows = coverage.shares()

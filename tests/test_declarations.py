@@ -1,4 +1,6 @@
-"""What a plugin may call itself and ask for: two columns that look alike, or a need that nobody meets, would be believed wrongly."""
+"""What a plugin may call itself and ask for: two columns that look alike, or a need that nobody
+meets, would be believed wrongly.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,10 @@ class Free(SamplerDefense):
         ({"summary": "s" * 201}, "one line of at most 200 letters"),
         ({"summary": "\x1b[2J"}, "one line"),
         ({"summary": "a\nb"}, "one line"),
-        ({"applies_to": ["unconditional"]}, r"applies_to must be a frozenset, .* got \['unconditional'\]"),
+        (
+            {"applies_to": ["unconditional"]},
+            r"applies_to must be a frozenset, .* got \['unconditional'\]",
+        ),
         ({"needs": "weights"}, "needs must be a frozenset, .* got 'weights'"),
         ({"needs": frozenset({"oracle"})}, r"needs must be among .* got \['oracle'\]"),
         ({"needs": frozenset({"trigger", "prompts"})}, r"got \['prompts', 'trigger'\]"),
@@ -76,7 +81,9 @@ def test_a_card_that_cannot_be_kept_is_refused(change: dict[str, Any], message: 
         (SampleDetector, {"clean data"}, "handed 'classifier', 'training data'"),
     ],
 )
-def test_a_need_that_the_family_is_never_handed_is_refused(family: type[Plugin], needs: set[str], meets: str) -> None:
+def test_a_need_that_the_family_is_never_handed_is_refused(
+    family: type[Plugin], needs: set[str], meets: str
+) -> None:
     """It would run without, as if that were what the method can do."""
     with pytest.raises(TypeError, match=f"mine: needs lists .* {meets}"):
         type("Mine", (family,), {"card": replace(CARD, needs=frozenset(needs))})
@@ -100,10 +107,21 @@ def test_labels_are_printable_ascii_and_short_and_stay_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("clean",), ("noise", "reference"), ("threshold",), ("noise", "noise"), ["noise"], ("a b",), (7,)]
+    "names",
+    [
+        ("clean",),
+        ("noise", "reference"),
+        ("threshold",),
+        ("noise", "noise"),
+        ["noise"],
+        ("a b",),
+        (7,),
+    ],
 )
 def test_an_invocation_takes_no_name_of_the_harness(names: Any) -> None:
-    """As `clean`, its samples would take the place of the clean ones: FID and the control would be of triggered samples."""
+    """As `clean`, its samples would take the place of the clean ones: FID and the control would be
+    of triggered samples.
+    """
     with pytest.raises(TypeError, match="invocation"):
         type("Mine", (Attack,), {"card": CARD, "invocations": names})
 
@@ -111,18 +129,30 @@ def test_an_invocation_takes_no_name_of_the_harness(names: Any) -> None:
 def test_what_stands_in_brackets_beside_a_call_is_no_calls_name() -> None:
     """`mse[clean]` would be of triggered samples, or of a constant image."""
     fixed = {name.partition("[")[2].rstrip("]") for one in table().values() for name in one.metrics}
-    assert {name for name in fixed if name.isidentifier()} | {CLEAN, TARGET, GENERATED, "constant"} <= RESERVED_INVOCATIONS
+    assert {name for name in fixed if name.isidentifier()} | {
+        CLEAN,
+        TARGET,
+        GENERATED,
+        "constant",
+    } <= RESERVED_INVOCATIONS
     # What a noise detector's scores are called beside the calls'.
     assert {"reference", "threshold"} <= RESERVED_INVOCATIONS
 
 
 def test_what_the_card_does_not_ask_for_cannot_be_read() -> None:
-    """A column that used the weights without saying so would be compared with those that do without them."""
+    """A column that used the weights without saying so would be compared with those that do without
+    them.
+    """
     held: dict[str, Any] = {name: Withheld("mine", "weights") for name in ("generator", "sample")}
     access = Access(rng=np.random.default_rng(0), clean_images=torch.zeros(1), **held)
-    evidence: Any = Evidence(rng=np.random.default_rng(0), train_set=Withheld("mine", "training data"))  # type: ignore[arg-type]
+    evidence: Any = Evidence(
+        rng=np.random.default_rng(0), train_set=Withheld("mine", "training data")
+    )  # type: ignore[arg-type]
     for read, message in (
-        (lambda: access.generator, r"^mine: reads access.generator, but its card's needs do not list 'weights'$"),
+        (
+            lambda: access.generator,
+            r"^mine: reads access.generator, but its card's needs do not list 'weights'$",
+        ),
         (lambda: access.sample, "reads access.sample"),
         (lambda: evidence.train_set, "reads evidence.train_set, .* 'training data'"),
     ):
@@ -145,7 +175,12 @@ class P({family}):
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[..., Path]:
-    def write(name: str = "mine", family: str = "SamplerDefense", default: str = "1", decorated: bool = True) -> Path:
+    def write(
+        name: str = "mine",
+        family: str = "SamplerDefense",
+        default: str = "1",
+        decorated: bool = True,
+    ) -> Path:
         path = tmp_path / f"{name}.py"
         line = "@dataclass(frozen=True, kw_only=True)" if decorated else ""
         path.write_text(PLUGIN.format(name=name, family=family, default=default, decorated=line))
@@ -156,15 +191,21 @@ def file(tmp_path: Path) -> Callable[..., Path]:
 
 def test_a_name_stands_for_one_plugin_of_all_kinds(file: Callable[..., Path]) -> None:
     """Defenses and detectors are columns side by side, and `none` is the control's."""
-    with pytest.raises(UserError, match="two plugins are named 'strip': .*strip.py and .*rename one"):
+    with pytest.raises(
+        UserError, match="two plugins are named 'strip': .*strip.py and .*rename one"
+    ):
         Registry([file("strip")])
     for family in ("NoiseDetector", "SamplerDefense"):
-        with pytest.raises(UserError, match="the name 'none' is reserved for the controls; rename P"):
+        with pytest.raises(
+            UserError, match="the name 'none' is reserved for the controls; rename P"
+        ):
             Registry([file("none", family)])
 
 
 def test_fields_are_parameters_only_in_a_dataclass(file: Callable[..., Path]) -> None:
-    with pytest.raises(UserError, match=r"mine.py: P must be a @dataclass\(frozen=True, kw_only=True\)"):
+    with pytest.raises(
+        UserError, match=r"mine.py: P must be a @dataclass\(frozen=True, kw_only=True\)"
+    ):
         Registry([file(decorated=False)])
 
 
@@ -178,4 +219,8 @@ def test_two_plugins_of_one_label_are_refused(file: Callable[..., Path]) -> None
     """`1` and the text `1` are two parameters, and one column to a reader."""
     entries = [{"name": "mine", "params": {"strength": value}} for value in (2, "2")]
     with pytest.raises(UserError, match=r"defenses lists mine\(strength=2\) twice"):
-        parse_suite({"name": "s", "testbeds": ["digits-ddpm"], "defenses": entries}, Registry([file()]), "s.yaml")
+        parse_suite(
+            {"name": "s", "testbeds": ["digits-ddpm"], "defenses": entries},
+            Registry([file()]),
+            "s.yaml",
+        )

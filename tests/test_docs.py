@@ -1,4 +1,6 @@
-"""The documents against the code: their commands parse, their example plugin runs, their links and names lead somewhere."""
+"""The documents against the code: their commands parse, their example plugin runs, their links and
+names lead somewhere.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ COMMANDS = sorted(
 
 
 def parse(arguments: list[str]) -> click.Context:
-    """The context of ``castlewalls ARGUMENTS``: verb, options and arguments are checked, nothing is run."""
+    """The context of ``castlewalls ARGUMENTS``: verb, options and arguments are checked, nothing is
+    run.
+    """
     command: click.Command = cli
     name = "castlewalls"
     while isinstance(command, click.Group):
@@ -71,7 +75,11 @@ def test_every_verb_is_documented() -> None:
 def test_every_plugin_testbed_and_suite_is_named() -> None:
     """The README says what is in the box; something added without a word is not found."""
     registry = Registry()
-    names = {name for kind in KINDS for name in registry.names(kind)} | set(testbeds.names()) | set(shipped_suites())
+    names = (
+        {name for kind in KINDS for name in registry.names(kind)}
+        | set(testbeds.names())
+        | set(shipped_suites())
+    )
     text = "\n".join(TEXTS.values())
     assert sorted(name for name in names if not re.search(rf"\b{re.escape(name)}\b", text)) == []
 
@@ -87,7 +95,9 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert linked.exists(), f"{document.name} links to {target}, which is not there"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
-            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            slugs = {
+                re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+            }
             assert anchor in slugs, f"{document.name} links to {target}, which has no such heading"
 
 
@@ -108,8 +118,12 @@ def test_one_version_everywhere() -> None:
 
 
 def test_the_example_suite_loads(tmp_path: Path) -> None:
-    """The README's YAML is what a reader starts from: every field and name in it is accepted, and its grid is expanded."""
-    (text,) = re.findall(r"^```yaml\n(.*?)^```", TEXTS[ROOT / "README.md"], re.MULTILINE | re.DOTALL)
+    """The README's YAML is what a reader starts from: every field and name in it is accepted, and
+    its grid is expanded.
+    """
+    (text,) = re.findall(
+        r"^```yaml\n(.*?)^```", TEXTS[ROOT / "README.md"], re.MULTILINE | re.DOTALL
+    )
     path = tmp_path / "suite.yaml"
     path.write_text(text)
     suite = load_suite(str(path), Registry())
@@ -131,14 +145,22 @@ def tiny_generator() -> Generator:
             add_attention=False,
         )
     return Generator(
-        unet.eval(), {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+        unet.eval(),
+        {
+            "num_train_timesteps": 1000,
+            "beta_start": 1e-4,
+            "beta_end": 0.02,
+            "beta_schedule": "linear",
+        },
     )
 
 
 @pytest.fixture
 def walkthrough(tmp_path: Path) -> Path:
     """CONTRIBUTING's example, saved as it tells the reader to."""
-    section = TEXTS[ROOT / "CONTRIBUTING.md"].partition("## Write a defense")[2].partition("\n## ")[0]
+    section = (
+        TEXTS[ROOT / "CONTRIBUTING.md"].partition("## Write a defense")[2].partition("\n## ")[0]
+    )
     (code,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     path = tmp_path / "dynamic_threshold.py"
     path.write_text(code)
@@ -146,7 +168,9 @@ def walkthrough(tmp_path: Path) -> Path:
 
 
 def test_the_walkthrough_is_found_and_rebuilt_from_json(walkthrough: Path) -> None:
-    """The first thing a newcomer does is paste this file: it must register, and its parameters survive a record."""
+    """The first thing a newcomer does is paste this file: it must register, and its parameters
+    survive a record.
+    """
     registry = Registry([walkthrough])
     plugin = registry.defense("dynamic_threshold", {"quantile": 0.8})
     assert registry.defense("dynamic_threshold", json.loads(json.dumps(plugin.params()))) == plugin
@@ -155,7 +179,9 @@ def test_the_walkthrough_is_found_and_rebuilt_from_json(walkthrough: Path) -> No
 
 
 def test_the_walkthrough_command_plans_its_column(walkthrough: Path) -> None:
-    """`run digits --plugin FILE --defenses NAME`: the reader's defense meets every attack of the suite, beside the controls."""
+    """`run digits --plugin FILE --defenses NAME`: the reader's defense meets every attack of the
+    suite, beside the controls.
+    """
     plan = prepare("digits", plugins=[walkthrough], defenses=["dynamic_threshold"], seeds=[0]).plan
     met = {(cell.attack.name, cell.defense.name) for cell in plan.cells if cell.probe is None}
     assert {("baddiffusion", "dynamic_threshold"), ("baddiffusion", "none")} <= met
@@ -163,7 +189,9 @@ def test_the_walkthrough_command_plans_its_column(walkthrough: Path) -> None:
 
 
 def test_the_walkthrough_does_what_it_says(walkthrough: Path) -> None:
-    """Clamps at the quantile of each image by itself and rescales; an image within [-1, 1] passes unchanged."""
+    """Clamps at the quantile of each image by itself and rescales; an image within [-1, 1] passes
+    unchanged.
+    """
     plugin = Registry([walkthrough]).defense("dynamic_threshold", {"quantile": 0.75})
     inside = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4)
     outside = 4 * inside
@@ -184,12 +212,17 @@ def test_the_walkthrough_runs_in_the_sampler(walkthrough: Path, tiny_generator: 
     defended = sample(tiny_generator, 4, 0, settings, guards=[plugin])
     assert not torch.allclose(plain, defended)
     torch.testing.assert_close(
-        sample(tiny_generator, 4, 0, settings, guards=[plugin], batch_size=3), defended, atol=1e-5, rtol=0
+        sample(tiny_generator, 4, 0, settings, guards=[plugin], batch_size=3),
+        defended,
+        atol=1e-5,
+        rtol=0,
     )
 
 
 def test_the_measurement_that_is_shown_is_the_one_that_is_installed_and_run() -> None:
     """An example that nobody runs is wrong within a month."""
     text = TEXTS[ROOT / "CONTRIBUTING.md"]
-    shown = text.partition("## Add a measurement")[2].partition("```python\n")[2].partition("```")[0]
+    shown = (
+        text.partition("## Add a measurement")[2].partition("```python\n")[2].partition("```")[0]
+    )
     assert shown == (ROOT / "tests/guest/castlewalls_guest/measurement.py").read_text()

@@ -1,4 +1,6 @@
-"""A stranger's installed package adds an attack, defenses, a detector and a measurement, and touches nothing of ours."""
+"""A stranger's installed package adds an attack, defenses, a detector and a measurement, and
+touches nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,20 @@ import yaml
 from bench.record import Record, read_runs
 
 HERE = Path(__file__).parent
-#: The attacked row alone: each stage with a guest's plugin has a worker of its own, which takes seconds to start.
+#: The attacked row alone: each stage with a guest's plugin has a worker of its own, which takes
+#: seconds to start.
 CELLS = ("--limit", "6")
 SUITE = {
     "name": "guest",
     "testbeds": [
         {
             "name": "digits-ddpm",
-            "params": {"num_inference_steps": 2, "clean_samples": 8, "triggered_samples": 4, "precision": "float32"},
+            "params": {
+                "num_inference_steps": 2,
+                "clean_samples": 8,
+                "triggered_samples": 4,
+                "precision": "float32",
+            },
         }
     ],
     "attacks": [
@@ -47,17 +55,48 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Comp
     folder = tmp_path_factory.mktemp("guest")
     shutil.copytree(HERE / "guest", folder / "source")
     where = folder / "installed"
-    options = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
+    options = [
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, "--target", str(where), str(folder / "source")],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            *options,
+            "--target",
+            str(where),
+            str(folder / "source"),
+        ],
         check=True,
         timeout=300,
     )
     (folder / "guest.yaml").write_text(yaml.safe_dump(SUITE))
-    command = [sys.executable, "-m", "bench", "run", "guest.yaml", *CELLS, "--store", "store", "--jobs", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        "run",
+        "guest.yaml",
+        *CELLS,
+        "--store",
+        "store",
+        "--jobs",
+        "2",
+    ]
     path = os.pathsep.join([str(HERE.parent), str(where)])
     ended = subprocess.run(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=500
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     return folder, ended
 
@@ -76,7 +115,9 @@ def test_every_call_of_a_guests_attack_is_measured(records: dict[tuple[str, str]
     for defense in ("none", "guest_dampen", "guest_soften", "guest_soften + guest_dampen"):
         metrics = records["guest_letter", defense].metrics
         for call in ("noise", "image", "letter"):
-            assert {f"{name}[{call}]" for name in ("mse", "ssim", "asr", "robust_asr")} <= set(metrics)
+            assert {f"{name}[{call}]" for name in ("mse", "ssim", "asr", "robust_asr")} <= set(
+                metrics
+            )
     detected = records["guest_letter", "guest_loudness"].metrics
     assert {"auroc[noise]", "auroc[image]", "auroc[letter]", "auroc[clean]"} <= set(detected)
 
@@ -87,20 +128,27 @@ def test_a_guests_defenses_are_measured_like_ours(records: dict[tuple[str, str],
         record = records["guest_letter", defense]
         assert record.kind == kind and record.metrics.keys() >= {"fid[digits-cnn]", "mse[letter]"}
         assert record.metrics["mse[clean]"].value != plain.metrics["mse[clean]"].value
-        assert f"called by letter, {defense}" in record.pictures and "called by letter, no defense" in record.pictures
+        assert (
+            f"called by letter, {defense}" in record.pictures
+            and "called by letter, no defense" in record.pictures
+        )
 
 
 def test_defenses_act_at_once(
     run: tuple[Path, subprocess.CompletedProcess[str]], records: dict[tuple[str, str], Record]
 ) -> None:
-    """The sampler defense steps in at what the repaired model draws; the cell is a column like any other."""
+    """The sampler defense steps in at what the repaired model draws; the cell is a column like any
+    other.
+    """
     both = records["guest_letter", "guest_soften + guest_dampen"]
     assert both.kind == "model" and [part["name"] for part in both.defense.params["defenses"]] == [
         "guest_soften",
         "guest_dampen",
     ]
     drawn = ("none", "guest_dampen", "guest_soften", "guest_soften + guest_dampen")
-    assert len({records["guest_letter", defense].metrics["mse[clean]"].value for defense in drawn}) == len(drawn)
+    assert len(
+        {records["guest_letter", defense].metrics["mse[clean]"].value for defense in drawn}
+    ) == len(drawn)
     stages = _plan(run[0])
     repaired = {stage["key"] for stage in stages if stage["stage"] == "repair"}
     guards = [
@@ -111,24 +159,39 @@ def test_defenses_act_at_once(
     assert [] in guards and ["guest_dampen"] in guards
 
 
-def test_a_guests_measurement_is_made_of_every_cell_it_applies_to(records: dict[tuple[str, str], Record]) -> None:
+def test_a_guests_measurement_is_made_of_every_cell_it_applies_to(
+    records: dict[tuple[str, str], Record],
+) -> None:
     for (attack, defense), record in records.items():
         drawn = defense not in ("anp", "guest_loudness") and attack != "real_images"
         assert ("guest_brightness" in record.metrics) is drawn, (attack, defense)
         assert ("guest_brightness" in record.absent) is not drawn, (attack, defense)
-    assert records["guest_letter", "anp"].absent["guest_brightness"] == "an inversion changes no sample"
+    assert (
+        records["guest_letter", "anp"].absent["guest_brightness"]
+        == "an inversion changes no sample"
+    )
 
 
-def test_the_board_of_real_records_shows_all_of_it(run: tuple[Path, subprocess.CompletedProcess[str]], records: object) -> None:
+def test_the_board_of_real_records_shows_all_of_it(
+    run: tuple[Path, subprocess.CompletedProcess[str]], records: object
+) -> None:
     """Records made by hand drift away from what the engine writes."""
     folder, ended = run
     board = (folder / ended.stdout.strip().splitlines()[-1]).read_text()
-    for name in ("guest_brightness", "mse[letter]", "guest_soften", "guest_loudness", "an inversion changes no sample"):
+    for name in (
+        "guest_brightness",
+        "mse[letter]",
+        "guest_soften",
+        "guest_loudness",
+        "an inversion changes no sample",
+    ):
         assert name in board, name
     assert "not measured in this cell" not in board, "the engine knows why"
 
 
-def test_a_changed_guest_is_run_again_and_ours_are_not(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_a_changed_guest_is_run_again_and_ours_are_not(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     """Its whole package is in the keys of what it makes, and in no other."""
     folder, _ = run
     before = _plan(folder)
@@ -143,8 +206,24 @@ def test_a_changed_guest_is_run_again_and_ours_are_not(run: tuple[Path, subproce
 
 def _plan(folder: Path) -> list[dict[str, Any]]:
     path = os.pathsep.join([str(HERE.parent), str(folder / "installed")])
-    command = [sys.executable, "-m", "bench", "plan", "guest.yaml", *CELLS, "--store", "store", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        "plan",
+        "guest.yaml",
+        *CELLS,
+        "--store",
+        "store",
+        "--json",
+    ]
     told = subprocess.run(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300, check=True
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
     )
     return [json.loads(line) for line in told.stdout.splitlines()]

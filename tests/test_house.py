@@ -1,4 +1,6 @@
-"""The walls of the house (docs/design.md): what may import what, what no file may call, and how long a file may get."""
+"""The walls of the house (docs/design.md): what may import what, what no file may call, and how
+long a file may get.
+"""
 
 from __future__ import annotations
 
@@ -33,26 +35,49 @@ BANNED_OPTIONS = {"allow_pickle", "trust_remote_code"}
 
 def _python(code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(cwd)}
-    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def _lint_imports(cwd: Path) -> subprocess.CompletedProcess[str]:
-    return _python("import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))", cwd)
+    return _python(
+        "import sys; from importlinter.cli import lint_imports; "
+        "sys.exit(lint_imports(no_cache=True))",
+        cwd,
+    )
 
 
 def unsafe(code: str) -> Iterator[str]:
-    """Everything in ``code`` that can run what it reads, as ``line: what``, whatever it was imported as."""
+    """Everything in ``code`` that can run what it reads, as ``line: what``, whatever it was
+    imported as.
+    """
     tree = ast.parse(code)
     aliases: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             aliases |= {name.asname: name.name for name in node.names if name.asname}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            aliases |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+            aliases |= {
+                name.asname or name.name: f"{node.module}.{name.name}" for name in node.names
+            }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = [name.name for name in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            yield from (f"{node.lineno}: import {module}" for module in modules if module.partition(".")[0] in UNPICKLERS)
+            modules = (
+                [name.name for name in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
+            yield from (
+                f"{node.lineno}: import {module}"
+                for module in modules
+                if module.partition(".")[0] in UNPICKLERS
+            )
         elif isinstance(node, ast.Call):
             head, _, rest = ast.unparse(node.func).partition(".")
             called = ".".join(filter(None, (aliases.get(head, head), rest)))
@@ -64,14 +89,18 @@ def unsafe(code: str) -> Iterator[str]:
 
 
 def test_imports_run_one_way() -> None:
-    """A plugin could fit the metrics it can read; a board that needs torch could not be built where the records are read."""
+    """A plugin could fit the metrics it can read; a board that needs torch could not be built where
+    the records are read.
+    """
     linted = _lint_imports(ROOT)
     assert linted.returncode == 0, linted.stdout + linted.stderr
     assert "0 broken" in linted.stdout
 
 
 def test_no_two_modules_need_each_other() -> None:
-    """A circle is one module in two files, and its lazy import hides which half works without the other."""
+    """A circle is one module in two files, and its lazy import hides which half works without the
+    other.
+    """
     graph = grimp.build_graph(*ROOMS, cache_dir=None)
     circles = [
         (module, other)
@@ -83,7 +112,9 @@ def test_no_two_modules_need_each_other() -> None:
 
 
 def test_every_wall_stops_somebody(tmp_path: Path) -> None:
-    """A contract that nothing can break holds nothing: one trespass for each, and the linter names them all."""
+    """A contract that nothing can break holds nothing: one trespass for each, and the linter names
+    them all.
+    """
     for path in SOURCES:
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -107,8 +138,12 @@ def test_every_wall_stops_somebody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["bench", "bench.record", "leaderboard.report"])
 def test_the_board_is_built_without_torch(module: str) -> None:
-    """A reader who has only the records would have to install 3 GB to see them; and every ``--help`` would take seconds."""
-    imported = _python(f"import sys, {module}; print('torch' in sys.modules, 'diffusers' in sys.modules)")
+    """A reader who has only the records would have to install 3 GB to see them; and every
+    ``--help`` would take seconds.
+    """
+    imported = _python(
+        f"import sys, {module}; print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    )
     assert imported.stdout.split() == ["False", "False"], imported.stdout + imported.stderr
 
 
@@ -139,48 +174,84 @@ def test_the_scan_sees_through_aliases(code: str) -> None:
     assert len(list(unsafe(code))) == 1
 
 
-@pytest.mark.parametrize("code", ["network.eval()", "safetensors.torch.load_file('x')", "numpy.load('x', allow_pickle=False)"])
+@pytest.mark.parametrize(
+    "code",
+    ["network.eval()", "safetensors.torch.load_file('x')", "numpy.load('x', allow_pickle=False)"],
+)
 def test_the_scan_leaves_safe_calls_alone(code: str) -> None:
     """``network.eval()`` switches dropout off and is everywhere."""
     assert list(unsafe(code)) == []
 
 
 def test_the_engine_names_no_plugin() -> None:
-    """With a method's name in the engine or the board there would be two ways to add one; a third party has only the first."""
+    """With a method's name in the engine or the board there would be two ways to add one; a third
+    party has only the first.
+    """
     registry = Registry()
     plugins = {name for kind in KINDS for name in registry.names(kind)} - {"none"}
     assert {"baddiffusion", "anp"} <= plugins
     named = []
-    rooms = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("bench", "leaderboard")]
+    rooms = [
+        path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("bench", "leaderboard")
+    ]
     for path in rooms:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in plugins:
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and node.value in plugins
+            ):
                 named.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}")
     assert named == []
 
 
 def test_the_engine_knows_nothing_of_what_it_runs() -> None:
-    """A job engine that names a stage, an artefact or a family of defenses has a part in every change of them."""
-    words = {*STAGES, *measurements.table(), *FAMILIES.values(), *FREE, GENERATED, CALL, UNDEFENDED, MEASURED_BY}
+    """A job engine that names a stage, an artefact or a family of defenses has a part in every
+    change of them.
+    """
+    words = {
+        *STAGES,
+        *measurements.table(),
+        *FAMILIES.values(),
+        *FREE,
+        GENERATED,
+        CALL,
+        UNDEFENDED,
+        MEASURED_BY,
+    }
     words |= {"testbed", "attack", "probe", "defense", "detector", "control", "anchor", "what"}
     words -= {"record"}  # of an account: where the record of a cell lies
     named = []
     for path in sorted((ROOT / "bench" / "engine").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            word = node.value if isinstance(node, ast.Constant) else node.attr if isinstance(node, ast.Attribute) else None
+            word = (
+                node.value
+                if isinstance(node, ast.Constant)
+                else node.attr
+                if isinstance(node, ast.Attribute)
+                else None
+            )
             if isinstance(word, str) and word in words:
                 named.append(f"{path.name}:{node.lineno}: {word}")
     assert named == []
 
 
 def test_every_package_is_installed() -> None:
-    """A folder missing from setup.cfg works in a checkout and fails for everyone who installs a wheel."""
+    """A folder missing from setup.cfg works in a checkout and fails for everyone who installs a
+    wheel.
+    """
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     listed = set(settings["options"]["packages"].split())
-    found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in SOURCES if path.name == "__init__.py"}
+    found = {
+        str(path.parent.relative_to(ROOT)).replace("/", ".")
+        for path in SOURCES
+        if path.name == "__init__.py"
+    }
     assert listed == found - set(UNINSTALLED) | {"bench.suites"}
-    assert {path.parent for path in SOURCES} == {path.parent for path in SOURCES if path.name == "__init__.py"}
+    assert {path.parent for path in SOURCES} == {
+        path.parent for path in SOURCES if path.name == "__init__.py"
+    }
 
 
 def test_functions_stay_short() -> None:
@@ -189,15 +260,28 @@ def test_functions_stay_short() -> None:
         f"{path.relative_to(ROOT)}:{node.name}"
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno >= 60
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (node.end_lineno or 0) - node.lineno >= 60
     }
     assert sorted(found) == []
 
 
 def test_shipped_weights_stay_small() -> None:
-    """A clone should not cost more than the code: 4 MiB for a testbed's weights, 12 MB for the Stable Diffusion, which has four parts."""
+    """A clone should not cost more than the code: 4 MiB for a testbed's weights, 12 MB for the
+    Stable Diffusion, which has four parts.
+    """
     folder = ROOT / "bench" / "testbeds" / "assets"
     assets = [path for path in folder.rglob("*") if path.is_file()]
-    assert [path.name for path in assets if path.parent == folder and path.stat().st_size > 4 * 2**20] == []
+    assert [
+        path.name for path in assets if path.parent == folder and path.stat().st_size > 4 * 2**20
+    ] == []
     assert sum(path.stat().st_size for path in assets if path.parent != folder) <= 12e6
-    assert {path.suffix for path in assets} <= {".safetensors", ".json", ".md", ".png", ".npz", ".txt", ""}
+    assert {path.suffix for path in assets} <= {
+        ".safetensors",
+        ".json",
+        ".md",
+        ".png",
+        ".npz",
+        ".txt",
+        "",
+    }

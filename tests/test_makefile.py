@@ -14,7 +14,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 
 def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", "-s", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["make", "-s", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.fixture
@@ -30,7 +32,9 @@ def environment(tmp_path: Path) -> Path:
 
 
 def test_a_store_with_spaces_in_its_path_is_one_store(environment: Path, tmp_path: Path) -> None:
-    """Unquoted, the run would go to another folder, and a piece of the path would be taken for a suite."""
+    """Unquoted, the run would go to another folder, and a piece of the path would be taken for a
+    suite.
+    """
     store = f"{tmp_path}/my dir/a store"
     done = _make("leaderboard", f"VENV={environment}", f"STORE={store}", "JOBS=2")
     assert done.returncode == 0, done.stderr
@@ -40,8 +44,12 @@ def test_a_store_with_spaces_in_its_path_is_one_store(environment: Path, tmp_pat
 
 
 @pytest.mark.parametrize("path", ["{}/my dir/v", "{}/v ", "", "{}/a\tb"])
-def test_an_environment_that_make_cannot_name_is_refused_in_one_line(tmp_path: Path, path: str) -> None:
-    """make split the path and wrote environments into two other folders, which may have held something."""
+def test_an_environment_that_make_cannot_name_is_refused_in_one_line(
+    tmp_path: Path, path: str
+) -> None:
+    """make split the path and wrote environments into two other folders, which may have held
+    something.
+    """
     value = path.format(tmp_path)
     done = _make("leaderboard", f"VENV={value}", f"STORE={tmp_path}/store")
     (line,) = done.stderr.strip().splitlines()

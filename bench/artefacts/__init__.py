@@ -1,1 +1,3 @@
-"""How what a stage makes lies in its folder: what one stage writes and another, or a measurement, reads."""
+"""How what a stage makes lies in its folder: what one stage writes and another, or a measurement,
+reads.
+"""

@@ -1,4 +1,6 @@
-"""What an attack aims at and which rows it poisons, as files: what measures reads them and builds no plugin."""
+"""What an attack aims at and which rows it poisons, as files: what measures reads them and builds
+no plugin.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,10 @@ ROWS = "rows.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """``target``: the image the backdoor should produce, ``trigger``: what the adversary adds, both (c, h, w) in [-1, 1];
-    ``label``: the class aimed at; ``stamped``: all held-out images with the trigger, uint8 (n, c, h, w). ``None``: the attack has none.
-    ``invocations``: the ways the adversary calls the backdoor, each of which is measured.
+    """``target``: the image the backdoor should produce, ``trigger``: what the adversary adds, both
+    (c, h, w) in [-1, 1]; ``label``: the class aimed at; ``stamped``: all held-out images with the
+    trigger, uint8 (n, c, h, w). ``None``: the attack has none. ``invocations``: the ways the
+    adversary calls the backdoor, each of which is measured.
     """
 
     target: Tensor | None = None
@@ -33,8 +36,9 @@ class Aim:
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonedRows:
-    """Of the set a generator was trained on: ``poisoned``, the rows the adversary touched, (n,) bool; ``labels`` after poisoning,
-    (n,) int64, or ``None``."""
+    """Of the set a generator was trained on: ``poisoned``, the rows the adversary touched, (n,)
+    bool; ``labels`` after poisoning, (n,) int64, or ``None``.
+    """
 
     poisoned: Tensor
     labels: Tensor | None = None
@@ -43,11 +47,15 @@ class PoisonedRows:
 def save_aim(aim: Aim, folder: Path) -> None:
     """Writes ``aim``."""
     images = {"target": aim.target, "trigger": aim.trigger}
-    arrays: dict[str, Any] = {name: image.numpy() for name, image in images.items() if image is not None}
+    arrays: dict[str, Any] = {
+        name: image.numpy() for name, image in images.items() if image is not None
+    }
     np.savez(folder / IMAGES, **arrays)
     if aim.stamped is not None:
         np.save(folder / STAMPED, aim.stamped.numpy())
-    (folder / AIM).write_text(json.dumps({"label": aim.label, "invocations": list(aim.invocations)}))
+    (folder / AIM).write_text(
+        json.dumps({"label": aim.label, "invocations": list(aim.invocations)})
+    )
 
 
 def save_rows(rows: PoisonedRows, folder: Path) -> None:
@@ -65,7 +73,9 @@ def read_aim(folder: Path) -> Aim:
     file = folder / STAMPED
     stamped = torch.from_numpy(np.load(file)) if file.is_file() else None
     said = json.loads((folder / AIM).read_text())
-    return Aim(**images, stamped=stamped, label=said["label"], invocations=tuple(said["invocations"]))
+    return Aim(
+        **images, stamped=stamped, label=said["label"], invocations=tuple(said["invocations"])
+    )
 
 
 def read_rows(folder: Path) -> PoisonedRows:

@@ -19,8 +19,12 @@ def save_classifier(network: Classifier, folder: Path) -> None:
     save_file(weights, folder / WEIGHTS)
 
 
-def load_classifier(testbed: ConditionalTestbed, folder: Path, device: str, classes: int | None = None) -> Classifier:
-    """Reads what a classifier stage wrote, in evaluation mode, on ``device`` and in the layout convolutions run fastest in."""
+def load_classifier(
+    testbed: ConditionalTestbed, folder: Path, device: str, classes: int | None = None
+) -> Classifier:
+    """Reads what a classifier stage wrote, in evaluation mode, on ``device`` and in the layout
+    convolutions run fastest in.
+    """
     network = testbed.fresh_classifier(0, classes)
     network.load_state_dict(load_file(folder / WEIGHTS))
     return network.eval().to(device).to(memory_format=torch.channels_last)

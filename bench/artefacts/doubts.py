@@ -1,4 +1,6 @@
-"""What is doubtful about a stage's result, kept beside it for the record of every cell that rests on it."""
+"""What is doubtful about a stage's result, kept beside it for the record of every cell that rests
+on it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ FILE = "doubts.json"
 
 
 def save(out: Path, doubts: list[str]) -> None:
-    """Writes what is doubtful about a stage's result into its folder, for the record of every cell that rests on it."""
+    """Writes what is doubtful about a stage's result into its folder, for the record of every cell
+    that rests on it.
+    """
     if doubts:
         (out / FILE).write_text(json.dumps(list(dict.fromkeys(doubts))))
 
@@ -25,4 +29,9 @@ def load(folder: Path) -> list[str]:
 
 def of_inputs(inputs: Mapping[str, Path]) -> list[str]:
     """The doubts about all that a cell rests on; what it is only compared with does not count."""
-    return [doubt for role, folder in inputs.items() if not role.startswith(UNDEFENDED) for doubt in load(folder)]
+    return [
+        doubt
+        for role, folder in inputs.items()
+        if not role.startswith(UNDEFENDED)
+        for doubt in load(folder)
+    ]

@@ -33,14 +33,26 @@ def unsaid(text: str) -> None:
 
 
 class Remarks:
-    """What a plugin has to say about its own result, as ``access.remark`` and ``evidence.remark``; once each."""
+    """What a plugin has to say about its own result, as ``access.remark`` and ``evidence.remark``;
+    once each.
+    """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def __call__(self, text: str) -> None:
-        if not isinstance(text, str) or not text.isascii() or not text.isprintable() or not 0 < len(text) <= LONGEST_REMARK:
-            raise ContractError(f"a remark must be one line of 1 to {LONGEST_REMARK} ASCII characters, got {text!r}"[:300])
+        if (
+            not isinstance(text, str)
+            or not text.isascii()
+            or not text.isprintable()
+            or not 0 < len(text) <= LONGEST_REMARK
+        ):
+            raise ContractError(
+                (
+                    f"a remark must be one line of 1 to {LONGEST_REMARK} ASCII characters, got "
+                    f"{text!r}"
+                )[:300]
+            )
         if text not in self.lines:
             self.lines.append(text)
         if len(self.lines) > MOST_REMARKS:

@@ -1,4 +1,6 @@
-"""What an artefact is to a cell: the names of a stage's inputs, and of sets of samples among them."""
+"""What an artefact is to a cell: the names of a stage's inputs, and of sets of samples among
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Which rows are asked for and judged: the same for the stages that draw or judge them and for what measures the result."""
+"""Which rows are asked for and judged: the same for the stages that draw or judge them and for what
+measures the result.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +14,35 @@ from bench.testbeds.base import ConditionalTestbed, Testbed
 
 
 def asked_for(testbed: Testbed, what: str, label: int | None) -> Tensor | None:
-    """The classes (n,) a conditional generator is asked for: all alike for ``clean`` and ``generated``, ``label`` for ``target``."""
+    """The classes (n,) a conditional generator is asked for: all alike for ``clean`` and
+    ``generated``, ``label`` for ``target``.
+    """
     if not isinstance(testbed, ConditionalTestbed):
         return None
     if what == "target" and label is not None:
         return torch.full((testbed.class_samples,), label)
-    count = testbed.clean_samples if what == "clean" else testbed.generated_samples or len(testbed.train_labels())
+    count = (
+        testbed.clean_samples
+        if what == "clean"
+        else testbed.generated_samples or len(testbed.train_labels())
+    )
     return torch.arange(count) % len(testbed.class_names)
 
 
 def judged_rows(testbed: ConditionalTestbed, count: int, seed: int) -> Tensor:
-    """The rows (k,) int64 of a set of ``count`` that every detector scores: ``testbed.judged_images`` of them, chosen by the seed."""
+    """The rows (k,) int64 of a set of ``count`` that every detector scores:
+    ``testbed.judged_images`` of them, chosen by the seed.
+    """
     wanted = min(count, testbed.judged_images or count)
-    return torch.from_numpy(np.sort(numpy_stream(seed, "judged rows", count).permutation(count)[:wanted]))
+    return torch.from_numpy(
+        np.sort(numpy_stream(seed, "judged rows", count).permutation(count)[:wanted])
+    )
 
 
 def clean_rows(testbed: ConditionalTestbed, seed: int) -> Tensor:
-    """The held-out rows (k,) int64 on which a detector's threshold is fixed: as many as it judges of a set, chosen by the seed, no two
-    of one group (crops of one digit)."""
+    """The held-out rows (k,) int64 on which a detector's threshold is fixed: as many as it judges
+    of a set, chosen by the seed, no two of one group (crops of one digit).
+    """
     groups = testbed.held_out_groups()
     count = len(testbed.held_out_images())
     order = numpy_stream(seed, "clean rows").permutation(count)
@@ -38,8 +51,12 @@ def clean_rows(testbed: ConditionalTestbed, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(order[: testbed.judged_images or count]))
 
 
-def evaluation_rows(testbed: ConditionalTestbed, aim: Aim, seed: int, limit: int | None = None) -> dict[str, Tensor]:
-    """Rows (k,) int64 of the held-out images: ``clean``, any; ``triggered``, of other classes than the adversary's, if it can stamp."""
+def evaluation_rows(
+    testbed: ConditionalTestbed, aim: Aim, seed: int, limit: int | None = None
+) -> dict[str, Tensor]:
+    """Rows (k,) int64 of the held-out images: ``clean``, any; ``triggered``, of other classes than
+    the adversary's, if it can stamp.
+    """
     labels = testbed.held_out_labels()
     order = torch.from_numpy(numpy_stream(seed, "test images").permutation(len(labels)))
     found = {"clean": order[:limit]}
@@ -53,8 +70,13 @@ def evaluation_sets(
     testbed: ConditionalTestbed, aim: Aim, seed: int, limit: int | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The images of :func:`evaluation_rows` with their true labels; the triggered ones stamped."""
-    labels, images = testbed.held_out_labels(), {"clean": testbed.held_out_images(), "triggered": aim.stamped}
+    labels, images = (
+        testbed.held_out_labels(),
+        {"clean": testbed.held_out_images(), "triggered": aim.stamped},
+    )
     rows = evaluation_rows(testbed, aim, seed, limit)
     return {
-        name: (shown[rows[name]], labels[rows[name]]) for name, shown in images.items() if name in rows and shown is not None
+        name: (shown[rows[name]], labels[rows[name]])
+        for name, shown in images.items()
+        if name in rows and shown is not None
     }

@@ -1,1 +1,3 @@
-"""Image classifiers: what a poisoned data set compromises beside a generator, and what detectors look through."""
+"""Image classifiers: what a poisoned data set compromises beside a generator, and what detectors
+look through.
+"""

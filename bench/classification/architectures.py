@@ -1,7 +1,9 @@
-"""Classifiers of the papers' size: four of torchvision's architectures, cut into the body, pooling and head of :class:`Classifier`.
+"""Classifiers of the papers' size: four of torchvision's architectures, cut into the body, pooling
+and head of :class:`Classifier`.
 
-torchvision's definitions are used, never its downloads. Two changes, each said where it is made: at 32 x 32 the stem is the small one
-that CIFAR classifiers usually have, and VGG-16 loses its three fully connected layers.
+torchvision's definitions are used, never its downloads. Two changes, each said where it is made: at
+32 x 32 the stem is the small one that CIFAR classifiers usually have, and VGG-16 loses its three
+fully connected layers.
 """
 
 from __future__ import annotations
@@ -19,13 +21,21 @@ from bench.errors import UserError
 
 Architecture = Literal["resnet18", "resnet50", "vgg16", "densenet121"]
 
-#: What each architecture calls its head; weights under these names are never loaded, since the classes differ.
-_HEADS: dict[Architecture, str] = {"resnet18": "fc.", "resnet50": "fc.", "vgg16": "classifier.", "densenet121": "classifier."}
+#: What each architecture calls its head; weights under these names are never loaded, since the
+#: classes differ.
+_HEADS: dict[Architecture, str] = {
+    "resnet18": "fc.",
+    "resnet50": "fc.",
+    "vgg16": "classifier.",
+    "densenet121": "classifier.",
+}
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageNetNormalisation(nn.Module):
-    """Images in [-1, 1] to what torchvision's published weights were trained on: zero mean and unit variance a channel."""
+    """Images in [-1, 1] to what torchvision's published weights were trained on: zero mean and unit
+    variance a channel.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,20 +56,25 @@ def torchvision_classifier(
     small_images: bool = False,
     imagenet_weights: str | Path | None = None,
 ) -> Classifier:
-    """``name`` with a new head of ``classes`` outputs, its weights drawn by ``seed``; for RGB images in [-1, 1].
+    """``name`` with a new head of ``classes`` outputs, its weights drawn by ``seed``; for RGB
+    images in [-1, 1].
 
     - ``resnet18``, ``resnet50``: torchvision's own, from the first layer to the logits.
-    - ``densenet121``: likewise; the ReLU that torchvision applies before pooling is the last layer of the body.
-    - ``vgg16``: the convolutions are torchvision's. Its head is not: there, 7 x 7 pooled maps go through two hidden layers of 4,096
-      with dropout; here the maps' mean goes through one linear layer, so that detectors find the same three parts in every classifier.
+    - ``densenet121``: likewise; the ReLU that torchvision applies before pooling is the last layer
+      of the body.
+    - ``vgg16``: the convolutions are torchvision's. Its head is not: there, 7 x 7 pooled maps go
+      through two hidden layers of 4,096 with dropout; here the maps' mean goes through one linear
+      layer, so that detectors find the same three parts in every classifier.
 
-    ``small_images``: the stem as is usual at 32 x 32, a 3 x 3 convolution of stride 1 without the max-pooling after it (ResNet and
-    DenseNet; VGG-16 starts like that). Without it, ResNet-18's last maps of a 32 x 32 image would be a single position.
+    ``small_images``: the stem as is usual at 32 x 32, a 3 x 3 convolution of stride 1 without the
+    max-pooling after it (ResNet and DenseNet; VGG-16 starts like that). Without it, ResNet-18's
+    last maps of a 32 x 32 image would be a single position.
 
-    ``imagenet_weights``: a local safetensors file of torchvision's state dict for ``name``; its head is left out, and the body then
-    begins with ImageNet's normalisation. Make one with
-    ``safetensors.torch.save_file(torchvision.models.resnet50(weights="IMAGENET1K_V2").state_dict(), path)``.
-    Raises ``UserError`` if the file is missing, unreadable or of another network, ``ValueError`` for both options at once.
+    ``imagenet_weights``: a local safetensors file of torchvision's state dict for ``name``; its
+    head is left out, and the body then begins with ImageNet's normalisation. Make one with
+    ``safetensors.torch.save_file(torchvision.models.resnet50(weights="IMAGENET1K_V2").state_dict(),
+    path)``. Raises ``UserError`` if the file is missing, unreadable or of another network,
+    ``ValueError`` for both options at once.
     """
     if name not in _HEADS:
         raise ValueError(f"the classifier must be one of {', '.join(_HEADS)}, got {name!r}")
@@ -86,7 +101,9 @@ def _small_stem(network: Any, name: Architecture) -> None:
         return
     stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     # As torchvision draws the convolutions of both.
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out" if name != "densenet121" else "fan_in", nonlinearity="relu")
+    nn.init.kaiming_normal_(
+        stem.weight, mode="fan_out" if name != "densenet121" else "fan_in", nonlinearity="relu"
+    )
     if name == "densenet121":
         network.features.conv0, network.features.pool0 = stem, nn.Identity()
     else:
@@ -100,24 +117,40 @@ def _body(network: Any, name: Architecture) -> tuple[list[nn.Module], int]:
     if name == "densenet121":
         return [network.features, nn.ReLU()], network.classifier.in_features
     stem = [network.conv1, network.bn1, network.relu, network.maxpool]
-    return [*stem, network.layer1, network.layer2, network.layer3, network.layer4], network.fc.in_features
+    return [
+        *stem,
+        network.layer1,
+        network.layer2,
+        network.layer3,
+        network.layer4,
+    ], network.fc.in_features
 
 
 def _load(network: Any, name: Architecture, path: Path) -> None:
     """Puts the weights at ``path`` into all of ``network`` but its head."""
     if not path.is_file():
-        raise UserError(f"no ImageNet weights of {name} at {str(path)!r}; save torchvision's state dict there as safetensors")
+        raise UserError(
+            f"no ImageNet weights of {name} at {str(path)!r}; save torchvision's state dict "
+            f"there as safetensors"
+        )
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"the ImageNet weights of {name} must be safetensors, got {path}: {str(error).splitlines()[0]}"
+            f"the ImageNet weights of {name} must be safetensors, got {path}: "
+            f"{str(error).splitlines()[0]}"
         ) from error
-    wanted = {key: value.shape for key, value in network.state_dict().items() if not key.startswith(_HEADS[name])}
-    wrong = [key for key, shape in wanted.items() if key not in weights or weights[key].shape != shape]
+    wanted = {
+        key: value.shape
+        for key, value in network.state_dict().items()
+        if not key.startswith(_HEADS[name])
+    }
+    wrong = [
+        key for key, shape in wanted.items() if key not in weights or weights[key].shape != shape
+    ]
     if wrong:
         raise UserError(
-            f"{path} must hold torchvision's weights of {name}: {wrong[0]} is missing or of another shape"
-            + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+            f"{path} must hold torchvision's weights of {name}: {wrong[0]} is missing or of "
+            f"another shape" + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
         )
     network.load_state_dict({key: weights[key] for key in wanted}, strict=False)

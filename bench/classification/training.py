@@ -1,4 +1,6 @@
-"""Training a classifier: plain supervised learning, as a user would on data that may be poisoned."""
+"""Training a classifier: plain supervised learning, as a user would on data that may be
+poisoned.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,13 @@ from bench.diffusion.precision import autocast
 class ClassifierSettings:
     """SGD with Nesterov momentum and a one-cycle learning rate up to ``learning_rate``.
 
-    Deviations from the papers' classifiers (momentum 0.9, epochs): torch's one-cycle schedule moves the momentum too, against the
-    rate, from .95 to .85 and back; and every batch is drawn with replacement from the whole set, so that "an epoch" is as many
-    rows, not each row once.
+    Deviations from the papers' classifiers (momentum 0.9, epochs): torch's one-cycle schedule moves
+    the momentum too, against the rate, from .95 to .85 and back; and every batch is drawn with
+    replacement from the whole set, so that "an epoch" is as many rows, not each row once.
 
-    ``shift``: random shifts of up to so many pixels; ``horizontal_flip``: with probability one half. Both alter triggers too.
-    ``precision``: of the network's forward and backward pass; loss and optimiser stay float32.
+    ``shift``: random shifts of up to so many pixels; ``horizontal_flip``: with probability one
+    half. Both alter triggers too. ``precision``: of the network's forward and backward pass; loss
+    and optimiser stay float32.
     """
 
     steps: int
@@ -47,9 +50,11 @@ def train_classifier(
     purpose: str = "classifier",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[float]:
-    """Trains in place on images (n, c, h, w) uint8 and labels (n,) int64; returns every step's loss. Ends in evaluation mode.
+    """Trains in place on images (n, c, h, w) uint8 and labels (n,) int64; returns every step's
+    loss. Ends in evaluation mode.
 
-    Batches come from the stream of ``seed`` and ``purpose``. Raises ``FloatingPointError`` if the loss stops being finite.
+    Batches come from the stream of ``seed`` and ``purpose``. Raises ``FloatingPointError`` if the
+    loss stops being finite.
     """
     draw, device = torch_stream(seed, purpose), classifier.head.weight.device
     optimizer = torch.optim.SGD(
@@ -59,21 +64,28 @@ def train_classifier(
         weight_decay=settings.weight_decay,
         nesterov=True,
     )
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps)
+    rate = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=settings.steps
+    )
     losses = []
     classifier.to(memory_format=torch.channels_last).train()
     for step in range(settings.steps):
         chosen = torch.randint(len(images), (settings.batch_size,), generator=draw)
         batch = images[chosen]
         if settings.shift:
-            down, right = (int(torch.randint(-settings.shift, settings.shift + 1, (), generator=draw)) for _ in range(2))
+            down, right = (
+                int(torch.randint(-settings.shift, settings.shift + 1, (), generator=draw))
+                for _ in range(2)
+            )
             batch = batch.roll((down, right), (2, 3))
         if settings.horizontal_flip:
             flip = torch.rand(len(batch), 1, 1, 1, generator=draw) < 0.5
             batch = torch.where(flip, batch.flip(-1), batch)
         with autocast(device, settings.precision):
             logits = classifier(to_unit_range(batch).to(device)).float()
-        loss = nn.functional.cross_entropy(logits, labels[chosen].to(device), label_smoothing=settings.label_smoothing)
+        loss = nn.functional.cross_entropy(
+            logits, labels[chosen].to(device), label_smoothing=settings.label_smoothing
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

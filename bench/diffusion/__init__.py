@@ -1,1 +1,3 @@
-"""Schedules, noise, forward processes, training and sampling: numerics over diffusers modules. Knows nothing above it."""
+"""Schedules, noise, forward processes, training and sampling: numerics over diffusers modules.
+Knows nothing above it.
+"""

@@ -1,7 +1,9 @@
-"""What the triggers and targets are drawn with: vector shapes, averaged over each pixel's area, at any resolution.
+"""What the triggers and targets are drawn with: vector shapes, averaged over each pixel's area, at
+any resolution.
 
-A figure is a function that draws on a :class:`Canvas` whose unit square runs from (0, 0) top left to (1, 1) bottom right.
-It is painted several times larger than asked for and averaged down in integers: with one Pillow, always the same bits.
+A figure is a function that draws on a :class:`Canvas` whose unit square runs from (0, 0) top left
+to (1, 1) bottom right. It is painted several times larger than asked for and averaged down in
+integers: with one Pillow, always the same bits.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Canvas:
-    """Opaque painting over a transparent ground. Coordinates and widths are fractions of the side, colours are 8-bit RGB."""
+    """Opaque painting over a transparent ground. Coordinates and widths are fractions of the side,
+    colours are 8-bit RGB.
+    """
 
     def __init__(self, side: int) -> None:
         self.image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
@@ -43,14 +47,18 @@ class Canvas:
         self.polygon(smooth(points, closed=True), colour)
 
     def ellipse(self, centre: Point, radii: Point, colour: Colour | None) -> None:
-        """A filled axis-parallel ellipse, as a polygon: Pillow's own ellipses snap to whole pixels and lean to one side."""
+        """A filled axis-parallel ellipse, as a polygon: Pillow's own ellipses snap to whole pixels
+        and lean to one side.
+        """
         (x, y), (rx, ry) = centre, radii
         angles = [2 * pi * k / _ELLIPSE_CORNERS for k in range(_ELLIPSE_CORNERS)]
         self.polygon([(x + rx * cos(angle), y + ry * sin(angle)) for angle in angles], colour)
 
     def stroke(self, points: Sequence[Point], width: float, colour: Colour | None) -> None:
         """A line through ``points`` with round joints and ends."""
-        self._draw.line(self._pixels(points), fill=_opaque(colour), width=max(1, round(width * self._side)))
+        self._draw.line(
+            self._pixels(points), fill=_opaque(colour), width=max(1, round(width * self._side))
+        )
         for point in points:
             self.ellipse(point, (width / 2, width / 2), colour)
 
@@ -59,7 +67,9 @@ class Canvas:
 
 
 def path(text: str, mirror: bool = False) -> list[Point]:
-    """Points written as ``"x,y x,y ..."`` in hundredths of the side; ``mirror`` swaps left and right."""
+    """Points written as ``"x,y x,y ..."`` in hundredths of the side; ``mirror`` swaps left and
+    right.
+    """
     pairs = (pair.split(",") for pair in text.split())
     return [((1 - float(x) / 100) if mirror else float(x) / 100, float(y) / 100) for x, y in pairs]
 
@@ -70,7 +80,9 @@ def curve(text: str, mirror: bool = False) -> list[Point]:
 
 
 def smooth(points: Sequence[Point], closed: bool = False, steps: int = 12) -> list[Point]:
-    """A Catmull-Rom curve through ``points``, as a polyline with ``steps`` pieces between neighbours."""
+    """A Catmull-Rom curve through ``points``, as a polyline with ``steps`` pieces between
+    neighbours.
+    """
     given = [np.asarray(point) for point in points]
     padded = [given[-1], *given, given[0], given[1]] if closed else [given[0], *given, given[-1]]
     polyline: list[Point] = []
@@ -87,14 +99,17 @@ def smooth(points: Sequence[Point], closed: bool = False, steps: int = 12) -> li
 
 
 def paint(figure: Callable[[Canvas], None], side: int, channels: int, background: float) -> Tensor:
-    """``figure`` over ``background``: (channels, side, side) float32 in [-1, 1]; one channel holds the luminance.
+    """``figure`` over ``background``: (channels, side, side) float32 in [-1, 1]; one channel holds
+    the luminance.
 
-    Pixels the figure does not touch are exactly ``background``; on its edge the two are mixed by area.
+    Pixels the figure does not touch are exactly ``background``; on its edge the two are mixed by
+    area.
     """
     colour, coverage = _painted(figure, side)
     if channels == 1:
         colour = (colour * np.asarray(_LUMINANCE)).sum(axis=2, keepdims=True)
-    # In 0..1 the figure is already multiplied by its coverage; 2 v - 1 maps it to [-1, 1] without touching the uncovered share.
+    # In 0..1 the figure is already multiplied by its coverage; 2 v - 1 maps it to [-1, 1] without
+    # touching the uncovered share.
     mixed = (2 * colour - coverage) + (1 - coverage) * background
     return torch.from_numpy(mixed.transpose(2, 0, 1).astype(np.float32)).contiguous()
 
@@ -120,16 +135,25 @@ def scaled(pixels: int, side: int) -> int:
 
 
 def check_image_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """(channels, height, width, shorter side). Raises ``ValueError`` for a shape nothing can be drawn at."""
+    """(channels, height, width, shorter side). Raises ``ValueError`` for a shape nothing can be
+    drawn at.
+    """
     channels, height, width = image_shape
     if channels not in (1, 3):
-        raise ValueError(f"image_shape must have 1 or 3 channels, got {channels} in {tuple(image_shape)}")
+        raise ValueError(
+            f"image_shape must have 1 or 3 channels, got {channels} in {tuple(image_shape)}"
+        )
     if min(height, width) < SMALLEST_SIDE:
-        raise ValueError(f"image_shape must be at least {SMALLEST_SIDE} pixels high and wide, got {tuple(image_shape)}")
+        raise ValueError(
+            f"image_shape must be at least {SMALLEST_SIDE} pixels high and wide, got "
+            f"{tuple(image_shape)}"
+        )
     return channels, height, width, min(height, width)
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> ValueError:
     """The error for a name that is not there, with the nearest one that is."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return ValueError(f"unknown {kind} {name!r}: nearest is {nearest!r} (known: {', '.join(known)})")
+    return ValueError(
+        f"unknown {kind} {name!r}: nearest is {nearest!r} (known: {', '.join(known)})"
+    )

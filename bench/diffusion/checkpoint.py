@@ -1,8 +1,10 @@
-"""What a checkpoint on disk is, found out without loading it: configurations and the headers of its safetensors files.
+"""What a checkpoint on disk is, found out without loading it: configurations and the headers of its
+safetensors files.
 
-The libraries that load checkpoints are lenient: transformers fills weights that are absent with random numbers, diffusers leaves them
-empty, both pass over names that they do not know. Here nothing is: a network is built without memory (on torch's ``meta`` device), and
-the names and shapes in its files must be its own.
+The libraries that load checkpoints are lenient: transformers fills weights that are absent with
+random numbers, diffusers leaves them empty, both pass over names that they do not know. Here
+nothing is: a network is built without memory (on torch's ``meta`` device), and the names and shapes
+in its files must be its own.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from torch import Tensor, nn
 from bench.errors import UserError
 
 INDEX = ".safetensors.index.json"
-#: A configuration says what a network is like in a few kilobytes; trained betas and tokenizers' tables are the longest.
+#: A configuration says what a network is like in a few kilobytes; trained betas and tokenizers'
+#: tables are the longest.
 MOST_BYTES = 64 * 2**20
 #: Far above what any network has; what lies beyond would take hours to build.
 MOST_LAYERS, MOST_IN_A_LIST, LARGEST_NUMBER = 200, 1000, 2**31
@@ -33,15 +36,18 @@ KNOWN_BUFFERS = ("position_ids",)
 WRAPPERS = {
     "module.": "DistributedDataParallel; save its .module",
     "_orig_mod.": "torch.compile; save its ._orig_mod",
-    "model.diffusion_model.": "a checkpoint of the original code; convert it with diffusers' script",
+    "model.diffusion_model.": (
+        "a checkpoint of the original code; convert it with diffusers' script"
+    ),
     "first_stage_model.": "a checkpoint of the original code; convert it with diffusers' script",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One network of a checkpoint: ``name`` of its folder, the ``library`` and the ``kind`` (class) that read it, and the ``stem`` of its
-    weights' file names."""
+    """One network of a checkpoint: ``name`` of its folder, the ``library`` and the ``kind`` (class)
+    that read it, and the ``stem`` of its weights' file names.
+    """
 
     name: str
     library: str
@@ -84,7 +90,9 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     for key, value in _entries(config):
         if isinstance(value, list) and len(value) > MOST_IN_A_LIST:
-            raise UserError(f"{path}: {key} must be a list of at most {MOST_IN_A_LIST}, got {len(value)}")
+            raise UserError(
+                f"{path}: {key} must be a list of at most {MOST_IN_A_LIST}, got {len(value)}"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{path}: {key} must be a finite number, got {value}")
         limit = MOST_LAYERS if "layers" in key else LARGEST_NUMBER
@@ -105,9 +113,11 @@ def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def tensors_in(folder: Path, stem: str) -> dict[str, tuple[tuple[int, ...], str]]:
-    """``{name: (shape, safetensors' name of the type)}`` of the weights ``stem`` in ``folder``, in one file or in several.
+    """``{name: (shape, safetensors' name of the type)}`` of the weights ``stem`` in ``folder``, in
+    one file or in several.
 
-    Raises :class:`UserError` naming the file that is missing or cannot be read, and the likely cause.
+    Raises :class:`UserError` naming the file that is missing or cannot be read, and the likely
+    cause.
     """
     whole, index = folder / f"{stem}.safetensors", folder / f"{stem}{INDEX}"
     if index.is_file() and not whole.is_file():
@@ -139,7 +149,8 @@ def _absent(file: Path, folder: Path, stem: str) -> str:
     if others and file.name == f"{stem}.safetensors":
         variant = others[0][len(stem) : -len(".safetensors")].strip(".-")
         return (
-            f"{folder} holds only the variant {variant!r} of the weights ({others[0]}), which is not loaded; "
+            f"{folder} holds only the variant {variant!r} of the weights ({others[0]}), which is "
+            f"not loaded; "
             f"rename it to {file.name}, or save the model again without a variant"
         )
     return f"{file} is missing"
@@ -152,7 +163,10 @@ def header_of(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     try:
         with safe_open(file, "pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-            return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
+            return {
+                name: (tuple(part.get_shape()), str(part.get_dtype()))
+                for name, part in slices.items()
+            }
     except (SafetensorError, OSError, ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is no readable safetensors file: {_cause(file, error)}") from error
 
@@ -175,33 +189,52 @@ def _cause(file: Path, error: Exception) -> str:
     return f"damaged or cut short ({first_line(error)}); download it again"
 
 
-def mismatch(expected: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], str]], kind: str) -> str | None:
-    """In one line, what keeps the tensors ``held`` from being the weights of a ``kind``, ``expected``; ``None``: nothing does.
+def mismatch(
+    expected: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], str]], kind: str
+) -> str | None:
+    """In one line, what keeps the tensors ``held`` from being the weights of a ``kind``,
+    ``expected``; ``None``: nothing does.
 
-    Names are compared without a leading ``text_model.``, which transformers adds and takes away; known buffers do not count.
+    Names are compared without a leading ``text_model.``, which transformers adds and takes away;
+    known buffers do not count.
     """
 
     def bare(name: str) -> str:
         return name.removeprefix("text_model.")
 
-    wanted = {bare(name): value for name, value in expected.items() if not name.endswith(KNOWN_BUFFERS)}
+    wanted = {
+        bare(name): value for name, value in expected.items() if not name.endswith(KNOWN_BUFFERS)
+    }
     found = {bare(name): part for name, part in held.items() if not name.endswith(KNOWN_BUFFERS)}
     missing = [name for name in wanted if name not in found]
     unexpected = [name for name in found if name not in wanted]
     lines = []
     if missing:
-        lines.append(f"{len(missing)} of {len(wanted)} weights of a {kind} are missing, the first is {missing[0]}")
+        lines.append(
+            f"{len(missing)} of {len(wanted)} weights of a {kind} are missing, the first is "
+            f"{missing[0]}"
+        )
     if unexpected:
         lines.append(f"{len(unexpected)} are not its own, the first is {unexpected[0]}")
-    shapes = [name for name, value in wanted.items() if name in found and found[name][0] != tuple(value.shape)]
+    shapes = [
+        name
+        for name, value in wanted.items()
+        if name in found and found[name][0] != tuple(value.shape)
+    ]
     if shapes:
         first = shapes[0]
-        got = f"the first is {first}, {list(found[first][0])} where the network has {list(wanted[first].shape)}"
+        got = (
+            f"the first is {first}, {list(found[first][0])} where the network has "
+            f"{list(wanted[first].shape)}"
+        )
         lines.append(f"{len(shapes)} have another shape, {got}")
     floats = [name for name, value in wanted.items() if name in found and value.is_floating_point()]
     types = [name for name in floats if found[name][1] not in FLOATS]
     if types:
-        lines.append(f"{len(types)} are not floating-point numbers, the first is {types[0]}, {found[types[0]][1]}")
+        lines.append(
+            f"{len(types)} are not floating-point numbers, the first is {types[0]}, "
+            f"{found[types[0]][1]}"
+        )
     if not lines:
         return None
     return "; ".join(lines) + _likely(missing, unexpected)
@@ -211,20 +244,39 @@ def _likely(missing: list[str], unexpected: list[str]) -> str:
     """The likely cause, in brackets, where the names that are not known give one."""
     if any("lora" in name for name in unexpected):
         return " (adapters of LoRA: add them to the weights before saving)"
-    for prefix in {unexpected[0][: -len(name)] for name in missing if unexpected and unexpected[0].endswith(f".{name}")}:
+    for prefix in {
+        unexpected[0][: -len(name)]
+        for name in missing
+        if unexpected and unexpected[0].endswith(f".{name}")
+    }:
         if all(name.removeprefix(prefix) in missing for name in unexpected):
-            return f" (every name begins with {prefix!r}: saved from {WRAPPERS.get(prefix, 'something around the network')})"
-    known = next((why for prefix, why in WRAPPERS.items() if unexpected and unexpected[0].startswith(prefix)), None)
+            return (
+                f" (every name begins with {prefix!r}: saved from "
+                f"{WRAPPERS.get(prefix, 'something around the network')})"
+            )
+    known = next(
+        (
+            why
+            for prefix, why in WRAPPERS.items()
+            if unexpected and unexpected[0].startswith(prefix)
+        ),
+        None,
+    )
     return "" if known is None else f" ({known})"
 
 
 def outline(folder: Path, part: Part) -> nn.Module:
-    """The network in ``folder`` on the ``meta`` device: its architecture without its weights, whose names, shapes and types were
-    compared. Raises :class:`UserError`, one line, naming the file and what is wrong."""
+    """The network in ``folder`` on the ``meta`` device: its architecture without its weights, whose
+    names, shapes and types were compared. Raises :class:`UserError`, one line, naming the file and
+    what is wrong.
+    """
     path = folder / "config.json"
     config = read_config(path)
     named = config.get("_class_name", part.kind)
-    if part.library == "transformers" and str(config.get("model_type", "clip_text_model")) not in ("clip_text_model", "clip"):
+    if part.library == "transformers" and str(config.get("model_type", "clip_text_model")) not in (
+        "clip_text_model",
+        "clip",
+    ):
         named = str(config["model_type"])
     if named != part.kind:
         raise UserError(f"{path} must describe a {part.kind}, got a {named}")
@@ -255,8 +307,10 @@ def _build(part: Part, config: dict[str, Any]) -> nn.Module:
 
 
 def refuse_incomplete(network: nn.Module, info: Mapping[str, Any], where: Path) -> None:
-    """After loading: raises :class:`UserError` unless the library says that every weight came from the file and no other was there,
-    and every number is finite. ``info``: the library's loading information."""
+    """After loading: raises :class:`UserError` unless the library says that every weight came from
+    the file and no other was there, and every number is finite. ``info``: the library's loading
+    information.
+    """
     for key, what in (
         ("missing_keys", "missing"),
         ("unexpected_keys", "not the network's own"),

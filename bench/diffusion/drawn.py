@@ -1,4 +1,6 @@
-"""A trigger drawn from a number: for an evaluation nobody could prepare for, since the number was not known when a defense was written."""
+"""A trigger drawn from a number: for an evaluation nobody could prepare for, since the number was
+not known when a defense was written.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ BLOCKS = 3
 
 
 def drawn_patch(seed: int, image_shape: tuple[int, int, int], size: int) -> tuple[Tensor, int, int]:
-    """A ``size`` x ``size`` square of 3 x 3 blocks, each channel of a block at one of :data:`LEVELS`, somewhere in the image.
+    """A ``size`` x ``size`` square of 3 x 3 blocks, each channel of a block at one of
+    :data:`LEVELS`, somewhere in the image.
 
-    Returns ``(colours, top, left)``: (c, size, size) float64 in 0..255, never all of one colour; the same for the same number. Raises
-    ``ValueError`` unless ``size`` is from 3 to the shorter side.
+    Returns ``(colours, top, left)``: (c, size, size) float64 in 0..255, never all of one colour;
+    the same for the same number. Raises ``ValueError`` unless ``size`` is from 3 to the shorter
+    side.
     """
     channels, height, width = image_shape
     if not BLOCKS <= size <= min(height, width):

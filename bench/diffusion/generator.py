@@ -1,6 +1,8 @@
-"""A generator: a diffusers network, its noise schedule, and the shape of what it draws. Saved as a normal diffusers folder.
+"""A generator: a diffusers network, its noise schedule, and the shape of what it draws. Saved as a
+normal diffusers folder.
 
-diffusers is imported where it is used, here and in the neighbours: it takes seconds, and planning or repeating a finished run needs none.
+diffusers is imported where it is used, here and in the neighbours: it takes seconds, and planning
+or repeating a finished run needs none.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.diffusion.checkpoint import UNCONDITIONAL, first_line, outline, read_json, refuse_incomplete
+from bench.diffusion.checkpoint import (
+    UNCONDITIONAL,
+    first_line,
+    outline,
+    read_json,
+    refuse_incomplete,
+)
 from bench.diffusion.schedule import Schedule, betas_of, read_scheduler
 from bench.errors import UserError
 
@@ -31,10 +39,12 @@ LARGEST_IMAGE = 8192
 
 @dataclass
 class Generator:
-    """``unet``: predicts the noise; ``scheduler_config``: the diffusers scheduler configuration it was trained with.
+    """``unet``: predicts the noise; ``scheduler_config``: the diffusers scheduler configuration it
+    was trained with.
 
-    A class-conditional network has one embedding more than there are classes: the last one is the null label, "no class".
-    ``calls`` counts the images that went through the network, the harness's measure of cost.
+    A class-conditional network has one embedding more than there are classes: the last one is the
+    null label, "no class". ``calls`` counts the images that went through the network, the harness's
+    measure of cost.
     """
 
     unet: UNet2DModel
@@ -43,7 +53,9 @@ class Generator:
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The noise schedule, from diffusers' own reading of the configuration (linear, cosine, trained betas, ...)."""
+        """The noise schedule, from diffusers' own reading of the configuration (linear, cosine,
+        trained betas, ...).
+        """
         return Schedule(betas_of(self.scheduler_config))
 
     @property
@@ -60,7 +72,9 @@ class Generator:
 
     @property
     def classes(self) -> int | None:
-        """The number of classes of a class-conditional generator, which is also its null label; ``None`` for others."""
+        """The number of classes of a class-conditional generator, which is also its null label;
+        ``None`` for others.
+        """
         embeddings = self.unet.config.num_class_embeds
         return None if embeddings is None else int(embeddings) - 1
 
@@ -71,9 +85,11 @@ class Generator:
         return device
 
     def predict_noise(self, x: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The network's estimate of the noise in ``x``: (n, c, h, w) float32, for timesteps (n,) int64. Float32 out.
+        """The network's estimate of the noise in ``x``: (n, c, h, w) float32, for timesteps (n,)
+        int64. Float32 out.
 
-        ``labels``: (n,) int64 in 0..classes, for a class-conditional network; ``None`` is the null label there.
+        ``labels``: (n,) int64 in 0..classes, for a class-conditional network; ``None`` is the null
+        label there.
         """
         self.calls += len(x)
         if labels is None and self.classes is not None:
@@ -82,20 +98,27 @@ class Generator:
         return prediction.float()
 
     def condition(self, labels: Tensor | None) -> dict[str, Any]:
-        """What the network is handed beside x and t to be told ``labels``, (n,) int64 in 0..classes."""
+        """What the network is handed beside x and t to be told ``labels``, (n,) int64 in
+        0..classes.
+        """
         return {"class_labels": labels}
 
     def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
-        """What the network denoises, of images (n, c, h, w) in [-1, 1]; here the images themselves. ``draw``: for an encoder that
-        draws at random; ``None`` for its mean."""
+        """What the network denoises, of images (n, c, h, w) in [-1, 1]; here the images themselves.
+        ``draw``: for an encoder that draws at random; ``None`` for its mean.
+        """
         return images
 
     def decode(self, x: Tensor) -> Tensor:
-        """The images (n, c, h, w) of what was denoised, not clamped; here what was denoised itself."""
+        """The images (n, c, h, w) of what was denoised, not clamped; here what was denoised
+        itself.
+        """
         return x
 
     def to(self, device: str | torch.device) -> Generator:
-        """Moves the network to ``device`` in the channels-last layout, which convolutions run fastest in. Returns itself."""
+        """Moves the network to ``device`` in the channels-last layout, which convolutions run
+        fastest in. Returns itself.
+        """
         self.unet.to(device, memory_format=torch.channels_last)
         return self
 
@@ -104,22 +127,29 @@ class Generator:
         return Generator(copy.deepcopy(self.unet), dict(self.scheduler_config))
 
     def save(self, folder: Path, card: str, metadata: dict[str, Any] | None = None) -> None:
-        """Writes a diffusers pipeline folder (safetensors), its model card as README.md and ``metadata`` as castlewalls.json."""
+        """Writes a diffusers pipeline folder (safetensors), its model card as README.md and
+        ``metadata`` as castlewalls.json.
+        """
         from diffusers import DDPMPipeline, DDPMScheduler
 
         scheduler = DDPMScheduler.from_config(self.scheduler_config)
-        network = copy.deepcopy(self.unet).to("cpu", torch.float32, memory_format=torch.contiguous_format)
-        DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
+        network = copy.deepcopy(self.unet).to(
+            "cpu", torch.float32, memory_format=torch.contiguous_format
+        )
+        DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(
+            folder, safe_serialization=True
+        )
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         if metadata is not None:
             (folder / "castlewalls.json").write_text(json.dumps(metadata, indent=1, sort_keys=True))
 
     @classmethod
     def load(cls, folder: str | Path) -> Generator:
-        """Reads a diffusers folder: safetensors only, no code from the checkpoint, nothing fetched, and nothing filled in that it lacks.
+        """Reads a diffusers folder: safetensors only, no code from the checkpoint, nothing fetched,
+        and nothing filled in that it lacks.
 
-        Both layouts work: ``unet/`` and ``scheduler/`` sub-folders, or everything at the top (as google/ddpm-cifar10-32).
-        Raises :class:`UserError` naming what is missing.
+        Both layouts work: ``unet/`` and ``scheduler/`` sub-folders, or everything at the top (as
+        google/ddpm-cifar10-32). Raises :class:`UserError` naming what is missing.
         """
         from diffusers import UNet2DModel
 
@@ -129,26 +159,36 @@ class Generator:
 
     @classmethod
     def outline(cls, folder: str | Path) -> Generator:
-        """As :meth:`load`, without the weights: the network is on the ``meta`` device and knows shapes only, in a fraction of the time.
+        """As :meth:`load`, without the weights: the network is on the ``meta`` device and knows
+        shapes only, in a fraction of the time.
 
-        Raises :class:`UserError`, a line for each thing that keeps the folder from being loaded as it is.
+        Raises :class:`UserError`, a line for each thing that keeps the folder from being loaded as
+        it is.
         """
         network_folder, scheduler = _places(Path(folder))
         unet, config = attempt_all(
-            lambda: outline(network_folder, UNCONDITIONAL), lambda: read_scheduler(read_json(scheduler), str(scheduler))
+            lambda: outline(network_folder, UNCONDITIONAL),
+            lambda: read_scheduler(read_json(scheduler), str(scheduler)),
         )
         generator = cls(unet, config)
         generator.check_shapes(network_folder / "config.json")
         return generator
 
     def check_shapes(self, where: Path) -> None:
-        """Asks the network once, about nothing, whether it answers with as many numbers as it is given. Raises :class:`UserError`
-        naming ``where``, its configuration."""
+        """Asks the network once, about nothing, whether it answers with as many numbers as it is
+        given. Raises :class:`UserError` naming ``where``, its configuration.
+        """
         config = self.unet.config
         size = config.sample_size
         sizes = size if isinstance(size, list | tuple) and len(size) == 2 else [size]
-        if not all(isinstance(side, int) and not isinstance(side, bool) and 0 < side <= LARGEST_IMAGE for side in sizes):
-            raise UserError(f"{where}: sample_size must be a whole number in 1..{LARGEST_IMAGE}, or two, got {str(size)[:40]}")
+        if not all(
+            isinstance(side, int) and not isinstance(side, bool) and 0 < side <= LARGEST_IMAGE
+            for side in sizes
+        ):
+            raise UserError(
+                f"{where}: sample_size must be a whole number in 1..{LARGEST_IMAGE}, or two, got "
+                f"{str(size)[:40]}"
+            )
         if config.out_channels != config.in_channels:
             what = (
                 "learned variance is not supported"
@@ -156,38 +196,64 @@ class Generator:
                 else "it predicts the noise"
             )
             raise UserError(
-                f"{where}: out_channels must equal in_channels ({what}), got {config.out_channels} and {config.in_channels}"
+                f"{where}: out_channels must equal in_channels ({what}), got "
+                f"{config.out_channels} and {config.in_channels}"
             )
         x = torch.zeros((1, *self.noise_shape), device="meta")
         try:
             with torch.no_grad():
-                answer: Tensor = self.unet(x, torch.zeros(1, dtype=torch.long, device="meta"), **self._told()).sample
-        except Exception as error:  # Whatever the library makes of a configuration that does not fit together.
-            raise UserError(f"{where}: the network cannot be asked for the noise alone: {first_line(error)}") from error
+                answer: Tensor = self.unet(
+                    x, torch.zeros(1, dtype=torch.long, device="meta"), **self._told()
+                ).sample
+        except (
+            Exception
+        ) as error:  # Whatever the library makes of a configuration that does not fit together.
+            raise UserError(
+                f"{where}: the network cannot be asked for the noise alone: {first_line(error)}"
+            ) from error
         if answer.shape != x.shape:
-            raise UserError(f"{where}: the network must answer {list(x.shape)} with the same shape, got {list(answer.shape)}")
+            raise UserError(
+                f"{where}: the network must answer {list(x.shape)} with the same shape, got "
+                f"{list(answer.shape)}"
+            )
 
     def _told(self) -> dict[str, Any]:
         """What :meth:`check_shapes` tells the network beside x and t."""
-        return {"class_labels": None if self.classes is None else torch.zeros(1, dtype=torch.long, device="meta")}
+        return {
+            "class_labels": None
+            if self.classes is None
+            else torch.zeros(1, dtype=torch.long, device="meta")
+        }
 
 
 def _places(folder: Path) -> tuple[Path, Path]:
-    """The network's folder and the scheduler's file, in either layout. Raises :class:`UserError` if there is no such folder."""
+    """The network's folder and the scheduler's file, in either layout. Raises :class:`UserError` if
+    there is no such folder.
+    """
     if not folder.is_dir():
-        raise UserError(f"no diffusion model could be read from {str(folder)!r}: there is no such folder")
+        raise UserError(
+            f"no diffusion model could be read from {str(folder)!r}: there is no such folder"
+        )
     if (folder / "unet").is_dir():
         return folder / "unet", folder / "scheduler" / SCHEDULER_FILE
     return folder, folder / SCHEDULER_FILE
 
 
 def load_part(kind: Any, folder: Path) -> Any:
-    """A network of the diffusers or transformers class ``kind`` from ``folder``, in float32 and evaluation mode, every weight from its
-    file. Raises :class:`UserError` naming the folder and what is wrong with it."""
+    """A network of the diffusers or transformers class ``kind`` from ``folder``, in float32 and
+    evaluation mode, every weight from its file. Raises :class:`UserError` naming the folder and
+    what is wrong with it.
+    """
     try:
-        network, info = kind.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
-    except Exception as error:  # The libraries raise what their parsers, readers and constructors do.
-        raise UserError(f"no {kind.__name__} could be read from {folder}: {first_line(error)}") from error
+        network, info = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (
+        Exception
+    ) as error:  # The libraries raise what their parsers, readers and constructors do.
+        raise UserError(
+            f"no {kind.__name__} could be read from {folder}: {first_line(error)}"
+        ) from error
     refuse_incomplete(network, info, folder)
     return network.float().eval()
 

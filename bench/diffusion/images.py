@@ -1,4 +1,6 @@
-"""The two forms of an image: uint8 0..255 as data sets hold it, and float32 [-1, 1] as a network sees it."""
+"""The two forms of an image: uint8 0..255 as data sets hold it, and float32 [-1, 1] as a network
+sees it.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """LoRA adapters on a U-Net's attention, by peft: Hu et al. 2021 (arXiv 2106.09685).
 
-Only adapters of a low rank on the query, key, value and output projections are trained, then they are added to the weights: what is left
-is a network like any other, whose attention projections alone have changed. Two matrices a projection, W + B A with B zero at first;
-the scale alpha / rank is 1.
+Only adapters of a low rank on the query, key, value and output projections are trained, then they
+are added to the weights: what is left is a network like any other, whose attention projections
+alone have changed. Two matrices a projection, W + B A with B zero at first; the scale alpha / rank
+is 1.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def add_adapters(network: nn.Module, rank: int, seed: int) -> None:
-    """Puts untrained adapters into ``network`` in place, drawn by ``seed``; only they can be trained from then on.
+    """Puts untrained adapters into ``network`` in place, drawn by ``seed``; only they can be
+    trained from then on.
 
-    Raises :class:`UserError` without peft, ``ValueError`` for a rank below 1 or a network that has no place for adapters.
+    Raises :class:`UserError` without peft, ``ValueError`` for a rank below 1 or a network that has
+    no place for adapters.
     """
     if rank < 1:
         raise ValueError(f"lora_rank must be at least 1, or null for full training, got {rank}")
@@ -31,16 +34,23 @@ def add_adapters(network: nn.Module, rank: int, seed: int) -> None:
     except ImportError as error:
         raise UserError("training with LoRA (lora_rank) needs peft: pip install peft") from error
     if not hasattr(network, "add_adapter"):
-        raise ValueError(f"lora_rank must be null for a {type(network).__name__}, which takes no adapters, got {rank}")
+        raise ValueError(
+            f"lora_rank must be null for a {type(network).__name__}, which takes no adapters, "
+            f"got {rank}"
+        )
     untyped: Any = network.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "adapters"))
-        config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS), init_lora_weights=True)
+        config = peft.LoraConfig(
+            r=rank, lora_alpha=rank, target_modules=list(TARGETS), init_lora_weights=True
+        )
         untyped.add_adapter(config)
 
 
 def fuse_adapters(network: nn.Module) -> None:
-    """Adds what the adapters have learnt to the weights and takes them out, in place; everything can be trained again."""
+    """Adds what the adapters have learnt to the weights and takes them out, in place; everything
+    can be trained again.
+    """
     untyped: Any = network
     untyped.fuse_lora()
     untyped.unload_lora()

@@ -1,10 +1,12 @@
-"""Random numbers by identity: every stream is named by a seed and a purpose, and every sample has a stream of its own.
+"""Random numbers by identity: every stream is named by a seed and a purpose, and every sample has a
+stream of its own.
 
-So batch size, order of cells and number of workers change nothing, and the clean and the triggered run of every cell start from the
-same noise (paired comparisons).
+So batch size, order of cells and number of workers change nothing, and the clean and the triggered
+run of every cell start from the same noise (paired comparisons).
 
-On a CPU a sample's stream is a torch generator. On a GPU one generator a sample would cost a launch each, and thousands of large images
-seconds of a CPU a step; there it is :class:`CounterStreams`, which draws for the whole batch at once.
+On a CPU a sample's stream is a torch generator. On a GPU one generator a sample would cost a launch
+each, and thousands of large images seconds of a CPU a step; there it is :class:`CounterStreams`,
+which draws for the whole batch at once.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ COUNTERS_AT_ONCE = 2**22
 
 
 def stream_seed(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed from ``seed`` and what the stream is for; distinct purposes give independent streams."""
+    """A 63-bit seed from ``seed`` and what the stream is for; distinct purposes give independent
+    streams.
+    """
     digest = hashlib.sha256(json.dumps([seed, *purpose]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -40,14 +44,17 @@ def torch_stream(seed: int, *purpose: str | int) -> torch.Generator:
 
 
 class CounterStreams:
-    """A stream for each sample on any device, without a state: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as
-    1, 2, 3"), whose key is the sample's own seed and whose counter is (place in the image, draw).
+    """A stream for each sample on any device, without a state: Philox4x32-10 (Salmon et al. 2011,
+    "Parallel random numbers: as easy as 1, 2, 3"), whose key is the sample's own seed and whose
+    counter is (place in the image, draw).
 
-    The integers are the same on every device. Normal numbers are Box and Muller's, in float64 and then rounded, so devices differ by the
-    last bit of a float32 at most, and rarely.
+    The integers are the same on every device. Normal numbers are Box and Muller's, in float64 and
+    then rounded, so devices differ by the last bit of a float32 at most, and rarely.
     """
 
-    def __init__(self, seed: int, indices: Sequence[int], purpose: str, device: torch.device) -> None:
+    def __init__(
+        self, seed: int, indices: Sequence[int], purpose: str, device: torch.device
+    ) -> None:
         seeds = [stream_seed(seed, purpose, int(index)) for index in indices]
         self.seeds = torch.tensor(seeds, dtype=torch.int64).to(device)
         self.draws = 0
@@ -64,20 +71,42 @@ class CounterStreams:
         found = []
         for seeds in self.seeds.split(max(1, COUNTERS_AT_ONCE // len(place))):
             key = (seeds[:, None] & _WORD, (seeds[:, None] >> 32) & _WORD)
-            words = philox((place[None], draw[None], torch.zeros_like(place)[None], torch.zeros_like(place)[None]), key)
+            words = philox(
+                (
+                    place[None],
+                    draw[None],
+                    torch.zeros_like(place)[None],
+                    torch.zeros_like(place)[None],
+                ),
+                key,
+            )
             pairs = [box_muller(words[0], words[1]), box_muller(words[2], words[3])]
-            found.append(torch.stack([number for pair in pairs for number in pair], dim=-1).flatten(1)[:, :numbers].float())
+            found.append(
+                torch.stack([number for pair in pairs for number in pair], dim=-1)
+                .flatten(1)[:, :numbers]
+                .float()
+            )
         return torch.cat(found).reshape(len(self), *shape)
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10 of 32-bit words held in int64 tensors that broadcast: four words for each counter under each key."""
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 of 32-bit words held in int64 tensors that broadcast: four words for each
+    counter under each key.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        # The product wraps at 64 bits and may come out negative; its two halves are right all the same.
+        # The product wraps at 64 bits and may come out negative; its two halves are right all the
+        # same.
         first, second = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = ((second >> 32) & _WORD) ^ c1 ^ k0, second & _WORD, ((first >> 32) & _WORD) ^ c3 ^ k1, first & _WORD
+        c0, c1, c2, c3 = (
+            ((second >> 32) & _WORD) ^ c1 ^ k0,
+            second & _WORD,
+            ((first >> 32) & _WORD) ^ c3 ^ k1,
+            first & _WORD,
+        )
         k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
     return c0, c1, c2, c3
 
@@ -92,9 +121,12 @@ def box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 Streams = Sequence[torch.Generator] | CounterStreams
 
 
-def sample_streams(seed: int, indices: Sequence[int], purpose: str = "sample", device: torch.device | None = None) -> Streams:
-    """A stream for each sample index: CPU generators, or on another device counters. The first draw is the initial noise, the next
-    ones the noise of the steps."""
+def sample_streams(
+    seed: int, indices: Sequence[int], purpose: str = "sample", device: torch.device | None = None
+) -> Streams:
+    """A stream for each sample index: CPU generators, or on another device counters. The first draw
+    is the initial noise, the next ones the noise of the steps.
+    """
     if device is not None and device.type != "cpu":
         return CounterStreams(seed, indices, purpose, device)
     return [torch_stream(seed, purpose, int(index)) for index in indices]

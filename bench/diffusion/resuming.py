@@ -1,7 +1,8 @@
-"""What a training writes down on its way, so that one that was cut short goes on to the same bits on the same device.
+"""What a training writes down on its way, so that one that was cut short goes on to the same bits
+on the same device.
 
-One safetensors file holds all of it: tensors, and the rest as JSON in its header. It is replaced in one step, so there is always a
-whole one, and it is twice on the disk for a moment.
+One safetensors file holds all of it: tensors, and the rest as JSON in its header. It is replaced in
+one step, so there is always a whole one, and it is twice on the disk for a moment.
 """
 
 from __future__ import annotations
@@ -43,13 +44,19 @@ class Checkpoints:
         seconds = self.earlier_seconds + monotonic() - self.started
         header = {"identity": identity, "state": json.dumps(state), "seconds": json.dumps(seconds)}
         unfinished = self.folder / f"{FILE}.unfinished"
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, unfinished, header)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            unfinished,
+            header,
+        )
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, self.folder / FILE)
 
     def load(self, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What :meth:`save` was given, or ``None`` if there is nothing, nothing readable, or another training's."""
+        """What :meth:`save` was given, or ``None`` if there is nothing, nothing readable, or
+        another training's.
+        """
         try:
             with safe_open(self.folder / FILE, framework="pt") as file:
                 header = file.metadata() or {}
@@ -66,11 +73,17 @@ class Checkpoints:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What an optimiser remembers of every parameter, by ``optimizer.<number>.<name>``."""
     remembered = optimizer.state_dict()["state"]
-    return {f"optimizer.{number}.{name}": value for number, found in remembered.items() for name, value in found.items()}
+    return {
+        f"optimizer.{number}.{name}": value
+        for number, found in remembered.items()
+        for name, value in found.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The reverse of :func:`optimizer_tensors`, in the parameters' own memory layout, which their updates run fastest in."""
+    """The reverse of :func:`optimizer_tensors`, in the parameters' own memory layout, which their
+    updates run fastest in.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -79,5 +92,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
             number, _, name = rest.partition(".")
             parameter = parameters[int(number)].detach()
             like = value.shape == parameter.shape
-            state.setdefault(int(number), {})[name] = torch.empty_like(parameter).copy_(value) if like else value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            state.setdefault(int(number), {})[name] = (
+                torch.empty_like(parameter).copy_(value) if like else value
+            )
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

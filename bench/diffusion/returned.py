@@ -1,7 +1,8 @@
 """What a plugin returns, made the harness's own: checked, and copied out of the plugin's memory.
 
-A wrong shape is broadcast, infinity is clamped to white and a buffer that is used again changes what was returned earlier; each of these
-would be a wrong number without a word. Every error names the plugin, the method, what was expected and what came.
+A wrong shape is broadcast, infinity is clamped to white and a buffer that is used again changes
+what was returned earlier; each of these would be a wrong number without a word. Every error names
+the plugin, the method, what was expected and what came.
 """
 
 from __future__ import annotations
@@ -28,20 +29,31 @@ def described(value: object) -> str:
     if value is None:
         return "None"
     if isinstance(value, Tensor):
-        layout = "" if value.layout == torch.strided else f" {str(value.layout).removeprefix('torch.')}"
+        layout = (
+            "" if value.layout == torch.strided else f" {str(value.layout).removeprefix('torch.')}"
+        )
         return f"{tuple(value.shape)} {_named(value.dtype)}{layout} on {value.device}"
     name = type(value).__name__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def plain(value: object, who: str, wanted: str, copy: bool = True) -> Tensor:
-    """``value`` as a dense tensor, without a gradient, of no subclass and, with ``copy``, of its own memory.
+    """``value`` as a dense tensor, without a gradient, of no subclass and, with ``copy``, of its
+    own memory.
 
-    Raises :class:`ContractError`."""
+    Raises :class:`ContractError`.
+    """
     if not isinstance(value, Tensor):
         raise ContractError(f"{who} must return {wanted}, got {described(value)}")
-    if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type == "meta":
-        raise ContractError(f"{who} must return {wanted}, dense and with its values, got {described(value)}")
+    if (
+        value.layout != torch.strided
+        or value.is_quantized
+        or value.is_nested
+        or value.device.type == "meta"
+    ):
+        raise ContractError(
+            f"{who} must return {wanted}, dense and with its values, got {described(value)}"
+        )
     found = value.detach().as_subclass(Tensor)
     return found.clone() if copy else found
 
@@ -55,15 +67,20 @@ def tensor(
     what: str = "a tensor",
     copy: bool = True,
 ) -> Tensor:
-    """:func:`plain`, of exactly this shape (``None``: any number of rows) and dtype, on ``device`` if one is given, and finite.
+    """:func:`plain`, of exactly this shape (``None``: any number of rows) and dtype, on ``device``
+    if one is given, and finite.
 
-    Raises :class:`ContractError`. Nothing is converted: a float64 or a uint8 image in the place of float32 is as often a slip in the
-    values' range as in their type.
+    Raises :class:`ContractError`. Nothing is converted: a float64 or a uint8 image in the place of
+    float32 is as often a slip in the values' range as in their type.
     """
-    sides = ", ".join("n" if side is None else str(side) for side in shape) + ("," if len(shape) == 1 else "")
+    sides = ", ".join("n" if side is None else str(side) for side in shape) + (
+        "," if len(shape) == 1 else ""
+    )
     wanted = f"{what} ({sides}) {_named(dtype)}{f' on {device}' if device is not None else ''}"
     found = plain(value, who, wanted, copy)
-    fits = found.ndim == len(shape) and all(side in (None, got) for side, got in zip(shape, found.shape, strict=True))
+    fits = found.ndim == len(shape) and all(
+        side in (None, got) for side, got in zip(shape, found.shape, strict=True)
+    )
     if not fits or found.dtype != dtype or (device is not None and found.device != device):
         raise ContractError(f"{who} must return {wanted}, got {described(value)}")
     require_finite(found, who)
@@ -71,10 +88,19 @@ def tensor(
 
 
 def require_finite(values: Tensor, who: str) -> None:
-    """Raises :class:`ContractError` if ``values`` hold NaN or infinity, saying in how many of their rows."""
+    """Raises :class:`ContractError` if ``values`` hold NaN or infinity, saying in how many of their
+    rows.
+    """
     if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-        rows = (~torch.isfinite(values)).reshape(len(values), -1).any(1) if values.ndim else ~torch.isfinite(values)[None]
-        raise ContractError(f"{who} must return finite numbers, got NaN or infinity in {int(rows.sum())} of {len(rows)} rows")
+        rows = (
+            (~torch.isfinite(values)).reshape(len(values), -1).any(1)
+            if values.ndim
+            else ~torch.isfinite(values)[None]
+        )
+        raise ContractError(
+            f"{who} must return finite numbers, got NaN or infinity in {int(rows.sum())} of "
+            f"{len(rows)} rows"
+        )
 
 
 def _named(dtype: torch.dtype) -> str:

@@ -1,8 +1,10 @@
-"""Sampling: our own loop around diffusers' schedulers, with an explicit start, explicit clipping and one noise stream a sample.
+"""Sampling: our own loop around diffusers' schedulers, with an explicit start, explicit clipping
+and one noise stream a sample.
 
-diffusers' DDPM and DDIM schedulers clip the predicted x_0 unless told otherwise, which silently defends every attack; its pipelines
-may swap the scheduler. Neither can happen here: the scheduler is built by name with its own clipping off, and clipping is one of
-``none``, ``x0`` (the predicted clean image) or ``xt`` (the image after the step; BadDiffusion's eq. 11).
+diffusers' DDPM and DDIM schedulers clip the predicted x_0 unless told otherwise, which silently
+defends every attack; its pipelines may swap the scheduler. Neither can happen here: the scheduler
+is built by name with its own clipping off, and clipping is one of ``none``, ``x0`` (the predicted
+clean image) or ``xt`` (the image after the step; BadDiffusion's eq. 11).
 """
 
 from __future__ import annotations
@@ -27,7 +29,12 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False, "thresholding": False}),
     "dpm_solver": (
         "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver", "solver_order": 2, "final_sigmas_type": "sigma_min", "thresholding": False},
+        {
+            "algorithm_type": "dpmsolver",
+            "solver_order": 2,
+            "final_sigmas_type": "sigma_min",
+            "thresholding": False,
+        },
     ),
     "dpm_solver++": (
         "DPMSolverMultistepScheduler",
@@ -41,24 +48,29 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 #: Samplers that add noise at every step.
 STOCHASTIC = ("ddpm", "sde_dpm_solver++")
 CLIPS = ("none", "x0", "xt")
-#: Samplers whose steps :attr:`SamplerSettings.spacing` places; the solvers space theirs evenly from end to end.
+#: Samplers whose steps :attr:`SamplerSettings.spacing` places; the solvers space theirs evenly from
+#: end to end.
 SPACED = ("ddpm", "ddim")
 SPACINGS = ("leading", "trailing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
-    """``name``: one of :data:`SAMPLERS`; ``num_inference_steps``: 1..T; ``clip``: one of :data:`CLIPS`; ``precision``: of the network.
+    """``name``: one of :data:`SAMPLERS`; ``num_inference_steps``: 1..T; ``clip``: one of
+    :data:`CLIPS`; ``precision``: of the network.
 
-    ``spacing``: of the steps of :data:`SPACED`, one of :data:`SPACINGS`. ``leading`` counts them up from timestep 0 and begins below the
-    last one (20 steps of 1000 at 950), ``trailing`` down from it (at 999), where the network has seen noise alone: what sampling begins
-    with (Lin et al. 2024, arXiv 2305.08891, section 3.3). Their number must then divide the schedule's, or diffusers' steps would not
-    meet each other.
+    ``spacing``: of the steps of :data:`SPACED`, one of :data:`SPACINGS`. ``leading`` counts them up
+    from timestep 0 and begins below the last one (20 steps of 1000 at 950), ``trailing`` down from
+    it (at 999), where the network has seen noise alone: what sampling begins with (Lin et al. 2024,
+    arXiv 2305.08891, section 3.3). Their number must then divide the schedule's, or diffusers'
+    steps would not meet each other.
 
-    ``network_batch``: how many images the network is always given at once, short batches being padded. A convolution's rounding depends
-    on its batch, and a sampler magnifies rounding; so this number is part of what is sampled, and memory's batch size is not.
-    ``guidance_scale``: w of classifier-free guidance, e_u + w (e_c - e_u), for class-conditional generators: 0 ignores the class, 1 is the
-    plain conditional model. (Some papers write (1 + w) e_c - w e_u; their w is one less.)
+    ``network_batch``: how many images the network is always given at once, short batches being
+    padded. A convolution's rounding depends on its batch, and a sampler magnifies rounding; so this
+    number is part of what is sampled, and memory's batch size is not. ``guidance_scale``: w of
+    classifier-free guidance, e_u + w (e_c - e_u), for class-conditional generators: 0 ignores the
+    class, 1 is the plain conditional model. (Some papers write (1 + w) e_c - w e_u; their w is one
+    less.)
     """
 
     name: str = "ddpm"
@@ -80,11 +92,15 @@ class SamplerSettings:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
         if not 0 <= self.guidance_scale < float("inf"):
-            raise ValueError(f"guidance_scale must be a number of at least 0, got {self.guidance_scale}")
+            raise ValueError(
+                f"guidance_scale must be a number of at least 0, got {self.guidance_scale}"
+            )
 
 
 class Guard(Protocol):
-    """What may step in at every step; :class:`bench.plugin.SamplerDefense` has this shape. Each call is handed a copy."""
+    """What may step in at every step; :class:`bench.plugin.SamplerDefense` has this shape. Each
+    call is handed a copy.
+    """
 
     @property
     def keeps_noise(self) -> bool: ...
@@ -107,20 +123,29 @@ class Clip:
 
 
 def check_steps(settings: SamplerSettings, timesteps: int) -> None:
-    """Raises ``ValueError`` unless a schedule of that many ``timesteps`` can be sampled as ``settings`` say."""
+    """Raises ``ValueError`` unless a schedule of that many ``timesteps`` can be sampled as
+    ``settings`` say.
+    """
     steps = settings.num_inference_steps
     if steps > timesteps:
-        raise ValueError(f"num_inference_steps must be at most the schedule's {timesteps} steps, got {steps}")
+        raise ValueError(
+            f"num_inference_steps must be at most the schedule's {timesteps} steps, got {steps}"
+        )
     if settings.name in SPACED and settings.spacing == "trailing" and timesteps % steps:
-        raise ValueError(f"num_inference_steps must divide the schedule's {timesteps} steps for trailing spacing, got {steps}")
+        raise ValueError(
+            f"num_inference_steps must divide the schedule's {timesteps} steps for trailing "
+            f"spacing, got {steps}"
+        )
 
 
 def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any]) -> Any:
-    """The diffusers scheduler for ``settings`` over the model's own noise schedule, its timesteps set.
+    """The diffusers scheduler for ``settings`` over the model's own noise schedule, its timesteps
+    set.
 
-    The table of betas is handed over as numbers, as training reads it, since not every scheduler knows every formula. What Stable
-    Diffusion's configuration says of DDIM's ends is kept: ``steps_offset`` (timesteps 981 to 1 of 1000 in 50 steps, not 980 to 0) and
-    ``set_alpha_to_one`` (false: the last step leads to timestep 0's share of the image, not to all of it).
+    The table of betas is handed over as numbers, as training reads it, since not every scheduler
+    knows every formula. What Stable Diffusion's configuration says of DDIM's ends is kept:
+    ``steps_offset`` (timesteps 981 to 1 of 1000 in 50 steps, not 980 to 0) and ``set_alpha_to_one``
+    (false: the last step leads to timestep 0's share of the image, not to all of it).
     """
     import diffusers
 
@@ -132,7 +157,10 @@ def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any])
     if settings.name in SPACED:
         offset = int(scheduler_config.get("steps_offset") or 0)
         last = (steps - 1) * (limit // steps)
-        config |= {"timestep_spacing": settings.spacing, "steps_offset": min(offset, limit - 1 - last)}
+        config |= {
+            "timestep_spacing": settings.spacing,
+            "steps_offset": min(offset, limit - 1 - last),
+        }
     if settings.name == "ddpm":
         config["variance_type"] = scheduler_config.get("variance_type") or "fixed_small"
     if settings.name == "ddim":
@@ -143,14 +171,21 @@ def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any])
 
 
 def guarded_prediction(
-    prediction: Tensor, x: Tensor, timestep: int, alphas_cumprod: Tensor, guards: Sequence[Guard], keeping: bool = False
+    prediction: Tensor,
+    x: Tensor,
+    timestep: int,
+    alphas_cumprod: Tensor,
+    guards: Sequence[Guard],
+    keeping: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """The noise prediction whose implied x_0 is what the guards make of it, and, for a sampler that can keep the noise (``keeping``),
-    what guards that keep it add to x_0 beyond that.
+    """The noise prediction whose implied x_0 is what the guards make of it, and, for a sampler that
+    can keep the noise (``keeping``), what guards that keep it add to x_0 beyond that.
 
-    Works for every sampler alike: x_0 = (x - s e) / A goes through the guards and back to e = (x - A x_0) / s. For DDPM this is
-    diffusers' ``clip_sample``; for DDIM it is ``clip_sample`` with ``use_clipped_model_output``, which keeps x_0 and e consistent. Without
-    that, which is diffusers' default, DDIM forms x_{t-1} from the clipped x_0 and the unclipped e: see :func:`_signal_before`.
+    Works for every sampler alike: x_0 = (x - s e) / A goes through the guards and back to e = (x -
+    A x_0) / s. For DDPM this is diffusers' ``clip_sample``; for DDIM it is ``clip_sample`` with
+    ``use_clipped_model_output``, which keeps x_0 and e consistent. Without that, which is
+    diffusers' default, DDIM forms x_{t-1} from the clipped x_0 and the unclipped e: see
+    :func:`_signal_before`.
     """
     signal = float(alphas_cumprod[timestep]) ** 0.5
     noise = float(1 - alphas_cumprod[timestep]) ** 0.5
@@ -169,11 +204,13 @@ def guarded_prediction(
 
 
 def _guarded(guard: Guard, method: str, x: Tensor, timestep: int) -> Tensor:
-    """What a guard makes of ``x``, which it is handed a copy of; ``x`` itself if it left that alone.
+    """What a guard makes of ``x``, which it is handed a copy of; ``x`` itself if it left that
+    alone.
 
-    So ``return x.clamp_(-1, 1)`` is the same defense as ``return x.clamp(-1, 1)``, to the last bit: what was written to in place counts
-    as changed whatever the values are, or else a row's rounding would depend on the others. Raises :class:`ContractError` for anything
-    but a finite tensor like ``x``.
+    So ``return x.clamp_(-1, 1)`` is the same defense as ``return x.clamp(-1, 1)``, to the last bit:
+    what was written to in place counts as changed whatever the values are, or else a row's rounding
+    would depend on the others. Raises :class:`ContractError` for anything but a finite tensor like
+    ``x``.
     """
     handed = x.clone()
     written = None if handed.is_inference() else handed._version
@@ -182,9 +219,18 @@ def _guarded(guard: Guard, method: str, x: Tensor, timestep: int) -> Tensor:
     if found is handed and untouched and torch.equal(handed, x):
         return x
     if not bool(torch.isfinite(x).all()):
-        raise FloatingPointError(f"the sampler's values were not finite before timestep {timestep}'s {method}()")
+        raise FloatingPointError(
+            f"the sampler's values were not finite before timestep {timestep}'s {method}()"
+        )
     who = returned.owner(guard, method)
-    return returned.tensor(found, who, x.shape, x.dtype, x.device, f"a tensor like {'x' if method == 'stepped' else method},")
+    return returned.tensor(
+        found,
+        who,
+        x.shape,
+        x.dtype,
+        x.device,
+        f"a tensor like {'x' if method == 'stepped' else method},",
+    )
 
 
 class _NoiseOf(TorchFunctionMode):
@@ -200,19 +246,25 @@ class _NoiseOf(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _stepped(scheduler: Any, prediction: Tensor, step: Tensor, x: Tensor, streams: Streams | None) -> Tensor:
+def _stepped(
+    scheduler: Any, prediction: Tensor, step: Tensor, x: Tensor, streams: Streams | None
+) -> Tensor:
     """The scheduler's x_{t-1}; ``streams``: of a stochastic one."""
     stepped: Tensor
     if isinstance(streams, CounterStreams):
         with _NoiseOf(streams):
             stepped = scheduler.step(prediction, step, x).prev_sample
     else:
-        stepped = scheduler.step(prediction, step, x, **({} if streams is None else {"generator": list(streams)})).prev_sample
+        stepped = scheduler.step(
+            prediction, step, x, **({} if streams is None else {"generator": list(streams)})
+        ).prev_sample
     return stepped
 
 
 def _signal_before(scheduler: Any, timestep: int) -> float:
-    """A of the timestep that DDIM's step from ``timestep`` leads to: what x_{t-1} = A x_0 + s e weighs x_0 with."""
+    """A of the timestep that DDIM's step from ``timestep`` leads to: what x_{t-1} = A x_0 + s e
+    weighs x_0 with.
+    """
     previous = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     before = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
     signal: float = float(before) ** 0.5
@@ -220,31 +272,46 @@ def _signal_before(scheduler: Any, timestep: int) -> float:
 
 
 def predict_noise(
-    generator: Generator, x: Tensor, timestep: int, settings: SamplerSettings, labels: Tensor | None = None
+    generator: Generator,
+    x: Tensor,
+    timestep: int,
+    settings: SamplerSettings,
+    labels: Tensor | None = None,
 ) -> Tensor:
-    """The network's prediction for ``x`` (n, c, h, w), guided towards ``labels`` (n,) if there are any.
+    """The network's prediction for ``x`` (n, c, h, w), guided towards ``labels`` (n,) if there are
+    any.
 
-    Made in padded pieces of ``settings.network_batch``, so that a row's prediction does not depend on how many others there are.
+    Made in padded pieces of ``settings.network_batch``, so that a row's prediction does not depend
+    on how many others there are.
     """
     if labels is None:
         return _in_pieces(generator, x, timestep, settings, None)
     if settings.guidance_scale == 1:
         return _in_pieces(generator, x, timestep, settings, labels)
-    free = _in_pieces(generator, x, timestep, settings, torch.full_like(labels, generator.classes or 0))
-    return free + settings.guidance_scale * (_in_pieces(generator, x, timestep, settings, labels) - free)
+    free = _in_pieces(
+        generator, x, timestep, settings, torch.full_like(labels, generator.classes or 0)
+    )
+    return free + settings.guidance_scale * (
+        _in_pieces(generator, x, timestep, settings, labels) - free
+    )
 
 
-def _in_pieces(generator: Generator, x: Tensor, timestep: int, settings: SamplerSettings, labels: Tensor | None) -> Tensor:
+def _in_pieces(
+    generator: Generator, x: Tensor, timestep: int, settings: SamplerSettings, labels: Tensor | None
+) -> Tensor:
     size = settings.network_batch
     missing = -len(x) % size
-    padded = torch.cat([x, x.new_zeros((missing, *x.shape[1:]))]).contiguous(memory_format=torch.channels_last)
+    padded = torch.cat([x, x.new_zeros((missing, *x.shape[1:]))]).contiguous(
+        memory_format=torch.channels_last
+    )
     timesteps = torch.full((size,), timestep, device=x.device)
     told: list[tuple[Tensor, ...]] = [()] * (len(padded) // size)
     if labels is not None:
         told = [(piece,) for piece in torch.cat([labels, labels.new_zeros(missing)]).split(size)]
     with autocast(x.device, settings.precision):
         pieces = [
-            generator.predict_noise(piece, timesteps, *label) for piece, label in zip(padded.split(size), told, strict=True)
+            generator.predict_noise(piece, timesteps, *label)
+            for piece, label in zip(padded.split(size), told, strict=True)
         ]
     return torch.cat(pieces)[: len(x)]
 
@@ -263,8 +330,8 @@ def denoise(
 ) -> Tensor:
     """Runs one batch from ``start`` (n, c, h, w) to images of the same shape, not clamped.
 
-    ``streams``: one a row, advanced by the stochastic samplers. ``labels``: (n,), the classes a class-conditional generator
-    is asked for. ``trajectory(timestep, x)`` sees every x_{t-1}.
+    ``streams``: one a row, advanced by the stochastic samplers. ``labels``: (n,), the classes a
+    class-conditional generator is asked for. ``trajectory(timestep, x)`` sees every x_{t-1}.
     """
     scheduler = build_scheduler(settings, generator.scheduler_config)
     alphas_cumprod = scheduler.alphas_cumprod.double()
@@ -278,8 +345,12 @@ def denoise(
         beyond: Tensor | None = None
         if guards:
             keeping = settings.name == "ddim"
-            prediction, beyond = guarded_prediction(prediction, x, timestep, alphas_cumprod, guards, keeping)
-        x = _stepped(scheduler, prediction, step, x, streams if settings.name in STOCHASTIC else None)
+            prediction, beyond = guarded_prediction(
+                prediction, x, timestep, alphas_cumprod, guards, keeping
+            )
+        x = _stepped(
+            scheduler, prediction, step, x, streams if settings.name in STOCHASTIC else None
+        )
         if beyond is not None:
             x = x + _signal_before(scheduler, timestep) * beyond
         for guard in guards:
@@ -292,7 +363,9 @@ def denoise(
 
 
 def images_at_once(settings: SamplerSettings) -> int:
-    """The least multiple of the network's batch of at least 128: what is padded is computed for nothing."""
+    """The least multiple of the network's batch of at least 128: what is padded is computed for
+    nothing.
+    """
     return -(-128 // settings.network_batch) * settings.network_batch
 
 
@@ -311,16 +384,20 @@ def sample(
     finish: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
-    """``count`` images (count, c, h, w) float32 in [-1, 1] (clamped at the end, as saving a picture would), or what ``finish`` makes of
-    each batch of them: thousands of large images would not fit into memory as they are.
+    """``count`` images (count, c, h, w) float32 in [-1, 1] (clamped at the end, as saving a picture
+    would), or what ``finish`` makes of each batch of them: thousands of large images would not fit
+    into memory as they are.
 
     ``labels``: (count,) int64, what a class-conditional generator is asked for, sample by sample.
-    ``start(noise, indices)`` turns the initial noise of those sample indices into what the network is given; ``None`` leaves it.
-    The same ``seed`` gives the same noise for every sample index, whatever the batch size: by default as many whole network batches as
-    make 128 images. ``first``: index of the first sample, for a part of a larger set. What ``start`` is handed is on the CPU.
+    ``start(noise, indices)`` turns the initial noise of those sample indices into what the network
+    is given; ``None`` leaves it. The same ``seed`` gives the same noise for every sample index,
+    whatever the batch size: by default as many whole network batches as make 128 images. ``first``:
+    index of the first sample, for a part of a larger set. What ``start`` is handed is on the CPU.
     """
     size = batch_size or images_at_once(settings)
-    batches = [range(low, min(low + size, first + count)) for low in range(first, first + count, size)]
+    batches = [
+        range(low, min(low + size, first + count)) for low in range(first, first + count, size)
+    ]
     total, done = len(batches) * settings.num_inference_steps, 0
 
     def advance() -> None:
@@ -342,8 +419,15 @@ def sample(
 
 
 def _decoded(generator: Generator, denoised: Tensor, settings: SamplerSettings) -> Tensor:
-    """The images of what was denoised, clamped to [-1, 1], on the CPU; in padded pieces, for the reason :func:`predict_noise` has."""
-    padded = torch.cat([denoised, denoised.new_zeros((-len(denoised) % settings.network_batch, *denoised.shape[1:]))])
+    """The images of what was denoised, clamped to [-1, 1], on the CPU; in padded pieces, for the
+    reason :func:`predict_noise` has.
+    """
+    padded = torch.cat(
+        [
+            denoised,
+            denoised.new_zeros((-len(denoised) % settings.network_batch, *denoised.shape[1:])),
+        ]
+    )
     with torch.no_grad(), autocast(denoised.device, settings.precision):
         pieces = [generator.decode(piece).cpu() for piece in padded.split(settings.network_batch)]
     images = torch.cat(pieces)[: len(denoised)]

@@ -1,7 +1,9 @@
-"""BadDiffusion's targets (Chou et al. 2023, arXiv 2212.05400, table 1): the image a backdoor should produce, drawn by us.
+"""BadDiffusion's targets (Chou et al. 2023, arXiv 2212.05400, table 1): the image a backdoor should
+produce, drawn by us.
 
-Every target's background is exactly -0.4, by the paper's rule: whatever is at or below -0.4 becomes -0.4. Deviation: the
-paper's shoe, hat and cat are pictures from elsewhere; ours are drawings of the same things.
+Every target's background is exactly -0.4, by the paper's rule: whatever is at or below -0.4 becomes
+-0.4. Deviation: the paper's shoe, hat and cat are pictures from elsewhere; ours are drawings of the
+same things.
 """
 
 from __future__ import annotations
@@ -9,7 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.diffusion._drawing import Canvas, check_image_shape, curve, paint, path, scaled, unknown_name
+from bench.diffusion._drawing import (
+    Canvas,
+    check_image_shape,
+    curve,
+    paint,
+    path,
+    scaled,
+    unknown_name,
+)
 
 BACKGROUND = -0.4
 #: Value of the corner's square.
@@ -20,15 +30,17 @@ FROM_TRIGGER = ("no_shift", "shift")
 
 
 def target(name: str, image_shape: tuple[int, int, int], trigger: Tensor | None = None) -> Tensor:
-    """The target ``y``: (c, h, w) float32 in [-0.4, 1] on the CPU, background exactly :data:`BACKGROUND`.
+    """The target ``y``: (c, h, w) float32 in [-0.4, 1] on the CPU, background exactly
+    :data:`BACKGROUND`.
 
-    ``no_shift`` is ``trigger`` (c, h, w) on the lighter background. ``shift`` is the same rolled up by 3 and left by 5 of 32
-    pixels (at 16 pixels 2 and 3: halves round up); what leaves at one edge comes back at the other. ``corner`` is grey in the
-    first 10 of 32 rows and columns. ``shoe``, ``hat`` and ``cat`` fill the image, or its centred square. All but the first two
-    ignore ``trigger``.
+    ``no_shift`` is ``trigger`` (c, h, w) on the lighter background. ``shift`` is the same rolled up
+    by 3 and left by 5 of 32 pixels (at 16 pixels 2 and 3: halves round up); what leaves at one edge
+    comes back at the other. ``corner`` is grey in the first 10 of 32 rows and columns. ``shoe``,
+    ``hat`` and ``cat`` fill the image, or its centred square. All but the first two ignore
+    ``trigger``.
 
-    Raises ``ValueError`` for an unknown name, a side below 8 pixels, other than 1 or 3 channels, or, for the first two, a
-    trigger that is missing or of another shape.
+    Raises ``ValueError`` for an unknown name, a side below 8 pixels, other than 1 or 3 channels,
+    or, for the first two, a trigger that is missing or of another shape.
     """
     if name not in NAMES:
         raise unknown_name("target", name, NAMES)
@@ -36,10 +48,14 @@ def target(name: str, image_shape: tuple[int, int, int], trigger: Tensor | None 
     image = torch.full((channels, height, width), BACKGROUND)
     if name in FROM_TRIGGER:
         if trigger is None:
-            raise ValueError(f"target {name!r} is made from the trigger: trigger must be given, got None")
+            raise ValueError(
+                f"target {name!r} is made from the trigger: trigger must be given, got None"
+            )
         if tuple(trigger.shape) != (channels, height, width):
             wanted = (channels, height, width)
-            raise ValueError(f"target {name!r}: trigger must have the shape {wanted}, got {tuple(trigger.shape)}")
+            raise ValueError(
+                f"target {name!r}: trigger must have the shape {wanted}, got {tuple(trigger.shape)}"
+            )
         image = trigger.detach().to("cpu", torch.float32, copy=True)
         if name == "shift":
             image = torch.roll(image, shifts=(-scaled(3, side), -scaled(5, side)), dims=(1, 2))
@@ -59,10 +75,14 @@ def _shoe(canvas: Canvas) -> None:
     canvas.polygon(curve(heel) + curve(collar) + curve(front) + curve(toe), (172, 172, 172))
     canvas.polygon(curve(heel) + curve("17,19 19,32 20,50 24,72"), (118, 118, 118))
     canvas.polygon(curve("71,72 73,58 80,50") + curve(toe), (218, 218, 218))
-    canvas.polygon(curve("30,63 42,61 52,55 60,47") + curve("58,57 50,65 42,68 31,69"), (112, 112, 112))
+    canvas.polygon(
+        curve("30,63 42,61 52,55 60,47") + curve("58,57 50,65 42,68 31,69"), (112, 112, 112)
+    )
     for lace in ("48,26 38,38", "55,35 45,47", "63,42 53,54"):
         canvas.stroke(path(lace), 0.036, (252, 252, 252))
-    canvas.blob(path("3,72 6,67 30,67 60,67 92,66 98,70 98,77 94,82 75,82 30,82 6,82 3,78"), (244, 244, 244))
+    canvas.blob(
+        path("3,72 6,67 30,67 60,67 92,66 98,70 98,77 94,82 75,82 30,82 6,82 3,78"), (244, 244, 244)
+    )
     canvas.stroke(path("5,76 96,76"), 0.018, (150, 150, 150))
 
 
@@ -81,10 +101,18 @@ def _hat(canvas: Canvas) -> None:
 
 def _cat(canvas: Canvas) -> None:
     """A ginger cat's face."""
-    fur, stripe, cream, pink, dark = (250, 170, 92), (204, 108, 78), (255, 238, 216), (250, 140, 156), (77, 77, 80)
+    fur, stripe, cream, pink, dark = (
+        (250, 170, 92),
+        (204, 108, 78),
+        (255, 238, 216),
+        (250, 140, 156),
+        (77, 77, 80),
+    )
     for mirror in (False, True):
         canvas.polygon(curve("6,62 6,30 8,8 13,4", mirror) + curve("18,5 33,16 46,27", mirror), fur)
-        canvas.polygon(curve("13,36 12,22 15,13", mirror) + curve("18,14 27,21 33,27", mirror), pink)
+        canvas.polygon(
+            curve("13,36 12,22 15,13", mirror) + curve("18,14 27,21 33,27", mirror), pink
+        )
     canvas.ellipse((0.5, 0.59), (0.46, 0.37), fur)
     canvas.polygon(path("46,22 54,22 50,40"), stripe)
     canvas.ellipse((0.5, 0.78), (0.24, 0.16), cream)

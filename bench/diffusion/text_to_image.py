@@ -1,11 +1,14 @@
-"""A text-to-image generator: Stable Diffusion's parts, asked for prompts through a table of them, so that a prompt is a label.
+"""A text-to-image generator: Stable Diffusion's parts, asked for prompts through a table of them,
+so that a prompt is a label.
 
-Rombach et al. 2022 (arXiv 2112.10752): a variational autoencoder turns images into latents and back, a U-Net denoises latents, and a
-frozen CLIP text encoder tells it by cross-attention what the prompt is. The rest of the house knows labels only: label i is
-``prompts[i]``, and the label after the last one is the empty prompt, Stable Diffusion's "no condition" for guidance.
+Rombach et al. 2022 (arXiv 2112.10752): a variational autoencoder turns images into latents and
+back, a U-Net denoises latents, and a frozen CLIP text encoder tells it by cross-attention what the
+prompt is. The rest of the house knows labels only: label i is ``prompts[i]``, and the label after
+the last one is the empty prompt, Stable Diffusion's "no condition" for guidance.
 
-What is loaded is a Stable Diffusion folder as diffusers writes it: safetensors and JSON, no code from the checkpoint. Its
-safety checker is not loaded: it judges what users are shown, and would black out samples.
+What is loaded is a Stable Diffusion folder as diffusers writes it: safetensors and JSON, no code
+from the checkpoint. Its safety checker is not loaded: it judges what users are shown, and would
+black out samples.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ LONGEST_PROMPT = 4096
 
 @dataclass(kw_only=True)
 class TextToImage(Generator):
-    """``unet``: a UNet2DConditionModel here. ``prompts``: what the labels mean; :meth:`asked_by` makes a copy with other ones."""
+    """``unet``: a UNet2DConditionModel here. ``prompts``: what the labels mean; :meth:`asked_by`
+    makes a copy with other ones.
+    """
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -68,7 +73,9 @@ class TextToImage(Generator):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image, from the latents' and the autoencoder's halvings."""
+        """(channels, height, width) of an image, from the latents' and the autoencoder's
+        halvings.
+        """
         _, height, width = self.noise_shape
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return (int(self.vae.config.out_channels), height * factor, width * factor)
@@ -79,9 +86,17 @@ class TextToImage(Generator):
         return len(self.prompts)
 
     def embed(self, texts: tuple[str, ...]) -> Tensor:
-        """The text encoder's last hidden states, (n, tokens, width) float32; longer prompts are cut at the tokenizer's limit."""
+        """The text encoder's last hidden states, (n, tokens, width) float32; longer prompts are cut
+        at the tokenizer's limit.
+        """
         limit = int(self.tokenizer.model_max_length)
-        tokens = self.tokenizer(list(texts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=limit,
+            truncation=True,
+            return_tensors="pt",
+        )
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             states: Tensor = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return states.float()
@@ -94,20 +109,32 @@ class TextToImage(Generator):
                 self._table = self.embed((*self.prompts, ""))
             return {"encoder_hidden_states": self._table[labels]}
         chosen, places = labels.unique(return_inverse=True)
-        return {"encoder_hidden_states": self.embed(tuple((*self.prompts, "")[int(label)] for label in chosen))[places]}
+        return {
+            "encoder_hidden_states": self.embed(
+                tuple((*self.prompts, "")[int(label)] for label in chosen)
+            )[places]
+        }
 
     @torch.no_grad()
     def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
-        """Latents (n, c', h', w') float32, scaled to unit variance as the U-Net was trained on them."""
-        found = self.vae.encode(images.to(self.device).contiguous(memory_format=torch.channels_last)).latent_dist
+        """Latents (n, c', h', w') float32, scaled to unit variance as the U-Net was trained on
+        them.
+        """
+        found = self.vae.encode(
+            images.to(self.device).contiguous(memory_format=torch.channels_last)
+        ).latent_dist
         latents: Tensor = found.mean.float()
         if draw is not None:
-            latents = latents + found.std.float() * torch.randn(latents.shape, generator=draw).to(latents.device)
+            latents = latents + found.std.float() * torch.randn(latents.shape, generator=draw).to(
+                latents.device
+            )
         return (latents - self._shift) * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
-        latents = (x / float(self.vae.config.scaling_factor) + self._shift).contiguous(memory_format=torch.channels_last)
+        latents = (x / float(self.vae.config.scaling_factor) + self._shift).contiguous(
+            memory_format=torch.channels_last
+        )
         images: Tensor = self.vae.decode(latents).sample
         return images.float()
 
@@ -134,15 +161,21 @@ class TextToImage(Generator):
         )
 
     def save(self, folder: Path, card: str, metadata: dict[str, Any] | None = None) -> None:
-        """Writes a Stable Diffusion folder, for ``StableDiffusionPipeline.from_pretrained``; the rest as :class:`Generator`'s."""
+        """Writes a Stable Diffusion folder, for ``StableDiffusionPipeline.from_pretrained``; the
+        rest as :class:`Generator`'s.
+        """
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-        network = copy.deepcopy(self.unet).to("cpu", torch.float32, memory_format=torch.contiguous_format)
+        network = copy.deepcopy(self.unet).to(
+            "cpu", torch.float32, memory_format=torch.contiguous_format
+        )
         schedule = SCHEDULER_HABITS | self.scheduler_config
         if schedule.get("beta_schedule") not in DDIM_FORMULAS:
             schedule["trained_betas"] = list(betas_of(schedule))
         StableDiffusionPipeline(
-            vae=copy.deepcopy(self.vae).to("cpu", torch.float32, memory_format=torch.contiguous_format),
+            vae=copy.deepcopy(self.vae).to(
+                "cpu", torch.float32, memory_format=torch.contiguous_format
+            ),
             text_encoder=copy.deepcopy(self.text_encoder).cpu(),
             tokenizer=self.tokenizer,
             unet=network,
@@ -157,7 +190,8 @@ class TextToImage(Generator):
 
     @classmethod
     def load(cls, folder: str | Path, *, prompts: tuple[str, ...]) -> TextToImage:  # type: ignore[override]  # no table by default
-        """Reads a Stable Diffusion folder, in float32; nothing is fetched, and nothing filled in that it lacks.
+        """Reads a Stable Diffusion folder, in float32; nothing is fetched, and nothing filled in
+        that it lacks.
 
         Raises :class:`UserError` naming what is missing.
         """
@@ -183,41 +217,64 @@ class TextToImage(Generator):
             lambda: _load_tokenizer(root / "tokenizer"),
             lambda: read_scheduler(read_json(scheduler), str(scheduler)),
         )
-        generator = cls(unet, config, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, prompts=prompts)
+        generator = cls(
+            unet, config, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, prompts=prompts
+        )
         generator.check_shapes(root / "unet" / "config.json")
         generator._check_parts(root)
         return generator
 
     def _told(self) -> dict[str, Any]:
         width = int(self.text_encoder.config.hidden_size)
-        return {"encoder_hidden_states": torch.zeros((1, int(self.tokenizer.model_max_length), width), device="meta")}
+        return {
+            "encoder_hidden_states": torch.zeros(
+                (1, int(self.tokenizer.model_max_length), width), device="meta"
+            )
+        }
 
     def _check_parts(self, root: Path) -> None:
         """Raises :class:`UserError` if the parts do not fit each other."""
-        limit, places = int(self.tokenizer.model_max_length), int(self.text_encoder.config.max_position_embeddings)
+        limit, places = (
+            int(self.tokenizer.model_max_length),
+            int(self.text_encoder.config.max_position_embeddings),
+        )
         if limit > places:
             raise UserError(
-                f"{root}/tokenizer: model_max_length must be at most the text encoder's {places} places, got {limit}"
+                f"{root}/tokenizer: model_max_length must be at most the text encoder's {places} "
+                f"places, got {limit}"
             )
         words, known = len(self.tokenizer), int(self.text_encoder.config.vocab_size)
         if words > known:
-            raise UserError(f"{root}/tokenizer: it must have at most the text encoder's {known} words, got {words}")
+            raise UserError(
+                f"{root}/tokenizer: it must have at most the text encoder's {known} words, got "
+                f"{words}"
+            )
         latents, denoised = int(self.vae.config.latent_channels), self.noise_shape[0]
         if latents != denoised:
-            raise UserError(f"{root}/vae/config.json: latent_channels must be the U-Net's {denoised}, got {latents}")
+            raise UserError(
+                f"{root}/vae/config.json: latent_channels must be the U-Net's {denoised}, got "
+                f"{latents}"
+            )
 
 
 def _whole(folder: str | Path) -> tuple[Path, Path]:
-    """A Stable Diffusion folder and its scheduler's file. Raises :class:`UserError` naming the parts that are missing."""
+    """A Stable Diffusion folder and its scheduler's file. Raises :class:`UserError` naming the
+    parts that are missing.
+    """
     root = Path(folder)
     absent = [part for part in PARTS if not (root / part).is_dir()]
     if absent:
-        raise UserError(f"{root} is no Stable Diffusion folder: {', '.join(absent)} missing (it needs {', '.join(PARTS)})")
+        raise UserError(
+            f"{root} is no Stable Diffusion folder: {', '.join(absent)} missing (it needs "
+            f"{', '.join(PARTS)})"
+        )
     return root, root / "scheduler" / SCHEDULER_FILE
 
 
 def _load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Raises :class:`UserError` naming the folder if there is no tokenizer in it that says how many tokens a prompt has."""
+    """Raises :class:`UserError` naming the folder if there is no tokenizer in it that says how many
+    tokens a prompt has.
+    """
     from transformers import CLIPTokenizer
 
     for path in sorted(folder.glob("*.json")):
@@ -225,20 +282,29 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
     if not (folder / "tokenizer.json").is_file() and not all(
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     ):
-        raise UserError(f"{folder} must hold tokenizer.json, or vocab.json and merges.txt, which are missing")
+        raise UserError(
+            f"{folder} must hold tokenizer.json, or vocab.json and merges.txt, which are missing"
+        )
     try:
         tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # Rust's and Python's readers raise what they like.
-        raise UserError(f"no CLIP tokenizer could be read from {folder}: {first_line(error)}") from error
+        raise UserError(
+            f"no CLIP tokenizer could be read from {folder}: {first_line(error)}"
+        ) from error
     if not 2 < tokenizer.model_max_length <= LONGEST_PROMPT:
         raise UserError(
-            f"{folder}/tokenizer_config.json: model_max_length must be in 3..{LONGEST_PROMPT}, got {tokenizer.model_max_length:g}"
+            f"{folder}/tokenizer_config.json: model_max_length must be in 3..{LONGEST_PROMPT}, "
+            f"got {tokenizer.model_max_length:g}"
         )
     return tokenizer
 
 
 def _attend_plainly(generator: TextToImage) -> None:
-    """On a CPU the backward pass of torch's fused attention takes longer than the rest of a small network; plain products do not."""
+    """On a CPU the backward pass of torch's fused attention takes longer than the rest of a small
+    network; plain products do not.
+    """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-    generator.unet.set_attn_processor(AttnProcessor() if generator.device.type == "cpu" else AttnProcessor2_0())
+    generator.unet.set_attn_processor(
+        AttnProcessor() if generator.device.type == "cpu" else AttnProcessor2_0()
+    )

@@ -1,4 +1,6 @@
-"""Training a generator: one loop for honest and compromised models alike, on a CPU, a GPU, or many through accelerate."""
+"""Training a generator: one loop for honest and compromised models alike, on a CPU, a GPU, or many
+through accelerate.
+"""
 
 from __future__ import annotations
 
@@ -30,24 +32,28 @@ Loss = Callable[[PredictNoise, Rows, Tensor, Tensor, Schedule], Tensor]
 Progress = Callable[[int, int, str], None]
 
 _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-#: With loss scaling, so many steps in a row may end in a loss that is not finite. The scaler starts high and halves after each such step,
-#: which it does not take: a few are how float16 begins, but this many in a row mean that the training has diverged.
+#: With loss scaling, so many steps in a row may end in a loss that is not finite. The scaler starts
+#: high and halves after each such step, which it does not take: a few are how float16 begins, but
+#: this many in a row mean that the training has diverged.
 NON_FINITE_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """``steps`` optimiser steps of ``batch_size`` rows in all (over all devices and accumulation steps).
+    """``steps`` optimiser steps of ``batch_size`` rows in all (over all devices and accumulation
+    steps).
 
-    ``schedule``: of the learning rate, after ``warmup_steps`` of linear warm-up. ``ema_decay``: ``None`` for the raw weights.
-    ``precision``: of the network's forward and backward; schedules, loss and optimiser stay float32. float16 has loss scaling on a GPU,
-    and is float32 on a CPU.
-    ``accumulation_steps``: equal pieces in which a batch goes through the network, for memory; ``gradient_checkpointing``: activations
-    are computed again in the backward pass instead of being kept, which takes about a third more time. Both change the gradient by
-    rounding only: rows, timesteps and noise are drawn for the whole batch.
-    ``label_dropout``: how often a class-conditional generator is shown the null label instead of a row's own (classifier-free
-    guidance, Ho and Salimans 2022, arXiv 2207.12598). ``lora_rank``: of the adapters that are trained in the place of the network
-    (:mod:`bench.diffusion.lora`); ``None``: the network itself is.
+    ``schedule``: of the learning rate, after ``warmup_steps`` of linear warm-up. ``ema_decay``:
+    ``None`` for the raw weights. ``precision``: of the network's forward and backward; schedules,
+    loss and optimiser stay float32. float16 has loss scaling on a GPU, and is float32 on a CPU.
+    ``accumulation_steps``: equal pieces in which a batch goes through the network, for memory;
+    ``gradient_checkpointing``: activations are computed again in the backward pass instead of being
+    kept, which takes about a third more time. Both change the gradient by rounding only: rows,
+    timesteps and noise are drawn for the whole batch. ``label_dropout``: how often a
+    class-conditional generator is shown the null label instead of a row's own (classifier-free
+    guidance, Ho and Salimans 2022, arXiv 2207.12598). ``lora_rank``: of the adapters that are
+    trained in the place of the network (:mod:`bench.diffusion.lora`); ``None``: the network itself
+    is.
     """
 
     steps: int
@@ -67,17 +73,29 @@ class TrainingSettings:
     lora_rank: int | None = None
 
 
-def denoising_loss(predict_noise: PredictNoise, images: Tensor, noise: Tensor, timesteps: Tensor, schedule: Schedule) -> Tensor:
-    """DDPM's simple loss: mean over rows and pixels of (e - e_theta(A x_0 + s e, t))^2 (Ho et al. 2020, eq. 14).
+def denoising_loss(
+    predict_noise: PredictNoise,
+    images: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    schedule: Schedule,
+) -> Tensor:
+    """DDPM's simple loss: mean over rows and pixels of (e - e_theta(A x_0 + s e, t))^2 (Ho et al.
+    2020, eq. 14).
 
     images: (n, c, h, w) in [-1, 1]; noise: alike, standard normal; timesteps: (n,) int64 in 0..T-1.
     """
-    noisy = schedule.at(schedule.signal, timesteps, images) * images + schedule.at(schedule.noise, timesteps, images) * noise
+    noisy = (
+        schedule.at(schedule.signal, timesteps, images) * images
+        + schedule.at(schedule.noise, timesteps, images) * noise
+    )
     return (predict_noise(noisy, timesteps) - noise).square().mean()
 
 
 def learning_rate_factor(settings: TrainingSettings, step: int) -> float:
-    """What multiplies the learning rate at ``step``: linear warm-up, then the schedule, in [0, 1]."""
+    """What multiplies the learning rate at ``step``: linear warm-up, then the schedule, in [0,
+    1].
+    """
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     if settings.schedule == "constant":
@@ -91,7 +109,9 @@ def learning_rate_factor(settings: TrainingSettings, step: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
-    """What goes through the network at once: ``rows`` with encoded ``images``, and what was drawn for them."""
+    """What goes through the network at once: ``rows`` with encoded ``images``, and what was drawn
+    for them.
+    """
 
     rows: dict[str, Tensor]
     labels: Tensor | None
@@ -100,14 +120,23 @@ class _Piece:
 
 
 class _Batches:
-    """Draws a process's share of every batch, whole, and hands it out in pieces: so their number changes no random number."""
+    """Draws a process's share of every batch, whole, and hands it out in pieces: so their number
+    changes no random number.
+    """
 
     def __init__(
-        self, generator: Generator, rows: Rows, settings: TrainingSettings, seed: int, accelerator: Accelerator
+        self,
+        generator: Generator,
+        rows: Rows,
+        settings: TrainingSettings,
+        seed: int,
+        accelerator: Accelerator,
     ) -> None:
         pieces = settings.accumulation_steps * accelerator.num_processes
         if settings.batch_size % pieces:
-            raise ValueError(f"batch_size must be a multiple of {pieces} pieces, got {settings.batch_size}")
+            raise ValueError(
+                f"batch_size must be a multiple of {pieces} pieces, got {settings.batch_size}"
+            )
         self.generator, self.rows, self.settings = generator, rows, settings
         self.device, self.autocast = accelerator.device, accelerator.autocast
         self.share = settings.batch_size // accelerator.num_processes
@@ -118,7 +147,9 @@ class _Batches:
         """One batch."""
         share, pieces, draw = self.share, self.settings.accumulation_steps, self.draw
         while len(self.order) < share:
-            self.order = torch.cat([self.order, torch.randperm(len(self.rows["images"]), generator=draw)])
+            self.order = torch.cat(
+                [self.order, torch.randperm(len(self.rows["images"]), generator=draw)]
+            )
         chosen, self.order = self.order[:share], self.order[share:]
         batch = {name: values[chosen].to(self.device) for name, values in self.rows.items()}
         batch["images"] = to_unit_range(batch["images"])
@@ -126,11 +157,15 @@ class _Batches:
             flip = torch.rand(share, 1, 1, 1, generator=draw).to(self.device) < 0.5
             batch["images"] = torch.where(flip, batch["images"].flip(-1), batch["images"])
         with self.autocast():
-            encoded = [self.generator.encode(images, draw) for images in batch["images"].chunk(pieces)]
+            encoded = [
+                self.generator.encode(images, draw) for images in batch["images"].chunk(pieces)
+            ]
         batch["images"] = torch.cat(encoded) if len(encoded) > 1 else encoded[0]
         labels = self._told(batch)
         noise = torch.randn(batch["images"].shape, generator=draw).to(self.device)
-        timesteps = torch.randint(len(self.generator.schedule), (share,), generator=draw).to(self.device)
+        timesteps = torch.randint(len(self.generator.schedule), (share,), generator=draw).to(
+            self.device
+        )
         size = share // pieces
         return [
             _Piece(
@@ -149,7 +184,9 @@ class _Batches:
             return None
         if not self.settings.label_dropout:
             return labels
-        dropped = (torch.rand(len(labels), generator=self.draw) < self.settings.label_dropout).to(self.device)
+        dropped = (torch.rand(len(labels), generator=self.draw) < self.settings.label_dropout).to(
+            self.device
+        )
         return torch.where(dropped, classes, labels)
 
 
@@ -165,7 +202,9 @@ class _Average:
         """Short runs must forget their start: the decay grows to its value over the first steps."""
         if self.decay:
             decay = min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.values, [parameter.detach() for parameter in self.trained], 1 - decay)
+            torch._foreach_lerp_(
+                self.values, [parameter.detach() for parameter in self.trained], 1 - decay
+            )
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -188,12 +227,14 @@ def train(
 ) -> list[float]:
     """Trains ``generator`` in place, wholly moved to ``device``; returns the loss of every step.
 
-    ``rows``: tensors of equal length, ``images`` uint8 (n, c, h, w) among them, which ``loss`` sees in [-1, 1]. Rows are drawn without
-    replacement within an epoch. A class-conditional generator is told the batch's ``labels``, behind ``loss``'s back.
-    Batches, timesteps and noise come from the seed's own streams, and so does the network's dropout. ``checkpoints``: where the training
-    is written down on its way, and goes on from if it is there already, to the same bits on the same device; not kept by several
-    processes together. Raises ``FloatingPointError`` if the loss stops being finite: at once, or with loss scaling (float16 on a GPU),
-    which skips such steps, after :data:`NON_FINITE_STEPS` in a row.
+    ``rows``: tensors of equal length, ``images`` uint8 (n, c, h, w) among them, which ``loss`` sees
+    in [-1, 1]. Rows are drawn without replacement within an epoch. A class-conditional generator is
+    told the batch's ``labels``, behind ``loss``'s back. Batches, timesteps and noise come from the
+    seed's own streams, and so does the network's dropout. ``checkpoints``: where the training is
+    written down on its way, and goes on from if it is there already, to the same bits on the same
+    device; not kept by several processes together. Raises ``FloatingPointError`` if the loss stops
+    being finite: at once, or with loss scaling (float16 on a GPU), which skips such steps, after
+    :data:`NON_FINITE_STEPS` in a row.
     """
     accelerator = _accelerator(settings, device)
     run = _Run(generator, rows, loss, settings, seed, accelerator)
@@ -215,13 +256,26 @@ class _Run:
     """A training between two steps: everything the next one depends on."""
 
     def __init__(
-        self, generator: Generator, rows: Rows, loss: Loss, settings: TrainingSettings, seed: int, accelerator: Accelerator
+        self,
+        generator: Generator,
+        rows: Rows,
+        loss: Loss,
+        settings: TrainingSettings,
+        seed: int,
+        accelerator: Accelerator,
     ) -> None:
-        self.generator, self.loss, self.settings, self.accelerator = generator, loss, settings, accelerator
+        self.generator, self.loss, self.settings, self.accelerator = (
+            generator,
+            loss,
+            settings,
+            accelerator,
+        )
         network = _prepared_network(generator, settings, seed, accelerator.device)
         self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         make = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-        optimizer = make(self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = make(
+            self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self.wrapped, self.optimizer = accelerator.prepare(network, optimizer)
         self.average = _Average(self.trained, settings.ema_decay)
         self.batches = _Batches(generator, rows, settings, seed, accelerator)
@@ -235,7 +289,9 @@ class _Run:
         """The network's prediction, told the piece's labels, in float32."""
         self.generator.calls += len(x)
         x = x.contiguous(memory_format=torch.channels_last)
-        prediction: Tensor = self.wrapped(x, timesteps, **self.generator.condition(self.labels)).sample
+        prediction: Tensor = self.wrapped(
+            x, timesteps, **self.generator.condition(self.labels)
+        ).sample
         return prediction.float()
 
     def step(self, step: int) -> None:
@@ -247,7 +303,13 @@ class _Run:
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for piece in self.batches.next():
             self.labels = piece.labels
-            value = self.loss(self.predict_noise, piece.rows, piece.noise, piece.timesteps, self.generator.schedule)
+            value = self.loss(
+                self.predict_noise,
+                piece.rows,
+                piece.noise,
+                piece.timesteps,
+                self.generator.schedule,
+            )
             value = value / settings.accumulation_steps
             accelerator.backward(value)
             total += value.detach()
@@ -260,15 +322,23 @@ class _Run:
 
     def write(self, checkpoints: Checkpoints) -> None:
         """Writes all of it down."""
-        tensors = {f"weight.{number}": parameter.detach() for number, parameter in enumerate(self.trained)}
+        tensors = {
+            f"weight.{number}": parameter.detach() for number, parameter in enumerate(self.trained)
+        }
         tensors |= {f"average.{number}": value for number, value in enumerate(self.average.values)}
         tensors |= optimizer_tensors(self.optimizer.optimizer)
-        tensors |= {"losses": torch.tensor(self.losses, dtype=torch.float64), "order": self.batches.order}
+        tensors |= {
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "order": self.batches.order,
+        }
         tensors |= {"draw": self.batches.draw.get_state(), "dropout": torch.get_rng_state()}
         if self.accelerator.device.type == "cuda":
             tensors["dropout_gpu"] = torch.cuda.get_rng_state(self.accelerator.device)
         scaler = self.accelerator.scaler
-        state = {"calls": self.generator.calls, "scaler": None if scaler is None else scaler.state_dict()}
+        state = {
+            "calls": self.generator.calls,
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
         checkpoints.save(self.identity, tensors, state)
 
     def resume(self, checkpoints: Checkpoints) -> int:
@@ -302,8 +372,12 @@ def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
     return Accelerator(mixed_precision=_PRECISION[settings.precision], cpu=device == "cpu")
 
 
-def _prepared_network(generator: Generator, settings: TrainingSettings, seed: int, device: torch.device) -> Any:
-    """The network as it is trained, after the whole of ``generator`` has gone to ``device``: its encoders work there too."""
+def _prepared_network(
+    generator: Generator, settings: TrainingSettings, seed: int, device: torch.device
+) -> Any:
+    """The network as it is trained, after the whole of ``generator`` has gone to ``device``: its
+    encoders work there too.
+    """
     if settings.lora_rank is not None:
         add_adapters(generator.unet, settings.lora_rank, seed)
     network: Any = generator.to(device).unet
@@ -323,7 +397,9 @@ def _finish(generator: Generator, network: Any, settings: TrainingSettings) -> N
 
 @contextmanager
 def _own_dropout(seed: int, process: int) -> Iterator[None]:
-    """Dropout draws from torch's default stream, which would otherwise go on from wherever an earlier stage has left it."""
+    """Dropout draws from torch's default stream, which would otherwise go on from wherever an
+    earlier stage has left it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "dropout", process))
         yield
@@ -335,4 +411,6 @@ def _check(losses: list[float], *, scaled: bool) -> None:
     last = losses[-allowed:]
     if len(last) == allowed and not any(math.isfinite(value) for value in last):
         said = f", as in the {allowed - 1} steps before" if allowed > 1 else ""
-        raise FloatingPointError(f"the training loss became {losses[-1]} at step {len(losses) - 1}{said}")
+        raise FloatingPointError(
+            f"the training loss became {losses[-1]} at step {len(losses) - 1}{said}"
+        )

@@ -1,2 +1,3 @@
-"""Suites into records: plan (cells -> stages), store (content-addressed), executor, run. Importing this package loads nothing
-heavy."""
+"""Suites into records: plan (cells -> stages), store (content-addressed), executor, run. Importing
+this package loads nothing heavy.
+"""

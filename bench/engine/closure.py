@@ -1,12 +1,15 @@
-"""What a piece of code depends on, read from the code: every definition of ours that it can reach, and every package beside them.
+"""What a piece of code depends on, read from the code: every definition of ours that it can reach,
+and every package beside them.
 
-A result may be used again as long as nothing that made it has changed. A list kept by hand errs both ways: it misses what somebody
-began to use, and throws results away for what nobody uses. So names are followed from a function or a class through our modules'
-top-level definitions: functions, classes with their bases, constants, and imports, those inside functions among them.
+A result may be used again as long as nothing that made it has changed. A list kept by hand errs
+both ways: it misses what somebody began to use, and throws results away for what nobody uses. So
+names are followed from a function or a class through our modules' top-level definitions: functions,
+classes with their bases, constants, and imports, those inside functions among them.
 
-What is chosen by name while the program runs (a plugin, a testbed, a measurement) cannot be followed; whoever plans adds it as a
-start of its own. Annotations of functions are left out, since they are never evaluated, and so is what a class only says of itself
-(:data:`WORDS`). :data:`DISPATCH` is not entered: it finds things by name and hands them on, and decides no number.
+What is chosen by name while the program runs (a plugin, a testbed, a measurement) cannot be
+followed; whoever plans adds it as a start of its own. Annotations of functions are left out, since
+they are never evaluated, and so is what a class only says of itself (:data:`WORDS`).
+:data:`DISPATCH` is not entered: it finds things by name and hands them on, and decides no number.
 """
 
 from __future__ import annotations
@@ -39,14 +42,23 @@ DISPATCH = frozenset(
 )
 #: Attributes of a class that are for people, or for the estimate of a run.
 WORDS = frozenset({"card", "summary", "always_shown", "typical_seconds"})
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.AugAssign
+Definition = (
+    ast.FunctionDef
+    | ast.AsyncFunctionDef
+    | ast.ClassDef
+    | ast.Assign
+    | ast.AnnAssign
+    | ast.AugAssign
+)
 #: A definition's module and name; no name: the module itself.
 Symbol = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Module:
-    """What a module of ours defines and imports at any depth: ``imports``: name -> module and, for what is in a module, its name."""
+    """What a module of ours defines and imports at any depth: ``imports``: name -> module and, for
+    what is in a module, its name.
+    """
 
     definitions: Mapping[str, list[Definition]]
     imports: Mapping[str, Symbol]
@@ -54,7 +66,9 @@ class Module:
 
 @dataclass(frozen=True)
 class Closure:
-    """``symbols``: definition -> hash of its syntax tree; ``packages``: installed packages that these import."""
+    """``symbols``: definition -> hash of its syntax tree; ``packages``: installed packages that
+    these import.
+    """
 
     symbols: Mapping[Symbol, str] = field(default_factory=dict, hash=False)
     packages: frozenset[str] = frozenset()
@@ -69,7 +83,9 @@ class Closure:
 def closure_of(starts: tuple[Symbol, ...]) -> Closure:
     """Everything that ``starts`` can reach. Raises ``LookupError`` for one that does not exist."""
     for module, name in starts:
-        if _file(module) is None or (name and name not in _module(module).definitions and name not in _module(module).imports):
+        if _file(module) is None or (
+            name and name not in _module(module).definitions and name not in _module(module).imports
+        ):
             raise LookupError(f"there is no {name} in {module}")
     symbols: dict[Symbol, str] = {}
     packages: set[str] = set()
@@ -94,7 +110,10 @@ def joined(closures: Iterable[Closure]) -> Closure:
     """All of them together."""
     found = list(closures)
     symbols = {symbol: text for closure in found for symbol, text in closure.symbols.items()}
-    return Closure(dict(sorted(symbols.items())), frozenset(name for closure in found for name in closure.packages))
+    return Closure(
+        dict(sorted(symbols.items())),
+        frozenset(name for closure in found for name in closure.packages),
+    )
 
 
 def closure_of_function(function: Callable[..., object]) -> Closure:
@@ -105,7 +124,9 @@ def closure_of_function(function: Callable[..., object]) -> Closure:
 
 
 def closure_of_class(cls: type, files: Iterable[Path] = ()) -> Closure:
-    """Of a plugin, a testbed: what its class can reach. ``files``: all that belongs to it, if it is not one of ours; without, its own."""
+    """Of a plugin, a testbed: what its class can reach. ``files``: all that belongs to it, if it is
+    not one of ours; without, its own.
+    """
     if _file(cls.__module__) is not None:
         return closure_of(((cls.__module__, cls.__qualname__),))
     return _foreign(list(files) or [Path(inspect.getfile(cls)).resolve()])
@@ -115,14 +136,19 @@ def _foreign(belonging: list[Path]) -> Closure:
     """Of files that are not ours: each whole, and what they import of ours."""
     above = os.path.commonpath([path.parent for path in belonging])
     hashes = {os.path.relpath(path, above): file_hash(path) for path in belonging}
-    # Where they lie decides nothing; with their hash in the name, two packages' files of one name stay two.
+    # Where they lie decides nothing; with their hash in the name, two packages' files of one name
+    # stay two.
     own = Closure({("", f"{name} {text}"): text for name, text in hashes.items()})
     return joined([own, _imported_by([path for path in belonging if path.suffix == ".py"])])
 
 
 def _imported_by(paths: Iterable[Path]) -> Closure:
     """What files that are not ours import of ours, all they can reach of it, and of others."""
-    wanted = {symbol for path in paths for symbol in _imports(ast.parse(path.read_bytes(), str(path)), "").values()}
+    wanted = {
+        symbol
+        for path in paths
+        for symbol in _imports(ast.parse(path.read_bytes(), str(path)), "").values()
+    }
     ours = {(module, name) for module, name in wanted if _file(module) is not None}
     known = {(module, name) for module, name in ours if not name or name in _names(module)}
     others = frozenset(package for module, _ in wanted - ours for package in _distributions(module))
@@ -131,7 +157,9 @@ def _imported_by(paths: Iterable[Path]) -> Closure:
 
 @cache
 def _reached(symbol: Symbol) -> tuple[str, tuple[Symbol, ...]]:
-    """The hash of a definition, empty for a name that only stands for another, and what it uses directly."""
+    """The hash of a definition, empty for a name that only stands for another, and what it uses
+    directly.
+    """
     name, module = symbol[1], _module(symbol[0])
     if not name:
         return "", tuple((symbol[0], defined) for defined in module.definitions)
@@ -143,7 +171,11 @@ def _reached(symbol: Symbol) -> tuple[str, tuple[Symbol, ...]]:
     for node in (child for top in nodes for child in ast.walk(top)):
         if isinstance(node, ast.Name):
             used |= dict.fromkeys(_named(symbol[0], module, node.id))
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in module.imports:
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in module.imports
+        ):
             target, inside = module.imports[node.value.id]
             if not inside and _file(target) is not None:
                 used[target, node.attr] = None
@@ -166,7 +198,13 @@ class _Strip(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self.generic_visit(node)
         node.returns = None
-        every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+        every = [
+            *node.args.posonlyargs,
+            *node.args.args,
+            *node.args.kwonlyargs,
+            node.args.vararg,
+            node.args.kwarg,
+        ]
         for argument in every:
             if argument is not None:
                 argument.annotation = None
@@ -234,20 +272,27 @@ def _imports(tree: ast.AST, package: str) -> dict[str, Symbol]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                # `import a.b` binds `a`; nothing of ours is used so, and of others the first part says which package it is.
+                # `import a.b` binds `a`; nothing of ours is used so, and of others the first part
+                # says which package it is.
                 found[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
         elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            parts = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             module = ".".join([*parts, node.module] if node.module else parts)
             for alias in node.names:
                 whole = f"{module}.{alias.name}"
-                found[alias.asname or alias.name] = (whole, "") if _file(whole) is not None else (module, alias.name)
+                found[alias.asname or alias.name] = (
+                    (whole, "") if _file(whole) is not None else (module, alias.name)
+                )
     return found
 
 
 @cache
 def _file(module: str) -> Path | None:
-    """Where a module of ours lies; ``None`` for everybody else's, which, once we are installed, lie in the same folder."""
+    """Where a module of ours lies; ``None`` for everybody else's, which, once we are installed, lie
+    in the same folder.
+    """
     path = ROOT.joinpath(*module.split("."))
     files = (path.with_suffix(".py"), path / "__init__.py")
     return next((file for file in files if str(file).startswith(OURS) and file.is_file()), None)

@@ -1,8 +1,10 @@
-"""The contract of a stage: what it declares (:class:`StageKind`) and what it is handed when it runs (:class:`StageContext`).
+"""The contract of a stage: what it declares (:class:`StageKind`) and what it is handed when it runs
+(:class:`StageContext`).
 
-A stage is a function ``run(params, inputs, out, context) -> dict[str, float]``: it reads the finished folders in ``inputs``
-(role -> path), writes its own results into the empty folder ``out``, and returns extra cost figures such as
-``generator_calls``. It must depend on nothing else, so that its key says all there is to say about its result.
+A stage is a function ``run(params, inputs, out, context) -> dict[str, float]``: it reads the
+finished folders in ``inputs`` (role -> path), writes its own results into the empty folder ``out``,
+and returns extra cost figures such as ``generator_calls``. It must depend on nothing else, so that
+its key says all there is to say about its result.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ from typing import Any
 Progress = Callable[[int, int, str], None]
 Params = dict[str, Any]
 Inputs = dict[str, Path]
-StageFunction = Callable[[dict[str, Any], dict[str, Path], Path, "StageContext"], "dict[str, float]"]
+StageFunction = Callable[
+    [dict[str, Any], dict[str, Path], Path, "StageContext"], "dict[str, float]"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageKind:
-    """One kind of stage. ``version``: raise it when the same inputs give another result on purpose; what two versions made never
-    shares a table.
+    """One kind of stage. ``version``: raise it when the same inputs give another result on purpose;
+    what two versions made never shares a table.
 
-    ``charge``: where the time of such a stage goes in a cell's cost. ``distributed``: on a slot with several GPUs, every one of as
-    many processes calls ``run``, which must share the work itself (through accelerate); the first one's folder is kept.
+    ``charge``: where the time of such a stage goes in a cell's cost. ``distributed``: on a slot
+    with several GPUs, every one of as many processes calls ``run``, which must share the work
+    itself (through accelerate); the first one's folder is kept.
     """
 
     run: StageFunction
@@ -35,14 +40,17 @@ class StageKind:
 
 @dataclass(kw_only=True)
 class StageContext:
-    """What a stage may know beside its parameters and inputs. Nothing here may change a number, except ``device``.
+    """What a stage may know beside its parameters and inputs. Nothing here may change a number,
+    except ``device``.
 
-    ``device``: ``cpu``, or ``cuda``: the one device this process uses, in a distributed stage once accelerate has chosen it.
-    ``threads``: CPU threads, set already. ``progress(done, total, what)``: optional, cheap to call. ``charged``: the
-    summed cost of the stages that the plan says are charged to this one.
+    ``device``: ``cpu``, or ``cuda``: the one device this process uses, in a distributed stage once
+    accelerate has chosen it. ``threads``: CPU threads, set already. ``progress(done, total,
+    what)``: optional, cheap to call. ``charged``: the summed cost of the stages that the plan says
+    are charged to this one.
 
-    ``partial``: a folder for what a long stage keeps in case it is cut short (:mod:`bench.stages.partial`); it may not exist yet.
-    ``earlier_seconds``: what the work took that was found there, which the stage adds.
+    ``partial``: a folder for what a long stage keeps in case it is cut short
+    (:mod:`bench.stages.partial`); it may not exist yet. ``earlier_seconds``: what the work took
+    that was found there, which the stage adds.
     """
 
     key: str

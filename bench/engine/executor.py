@@ -1,9 +1,10 @@
-"""The local executor: ready stages onto free slots, ours before third parties', longest chain first. It holds no state worth keeping:
-the store does.
+"""The local executor: ready stages onto free slots, ours before third parties', longest chain
+first. It holds no state worth keeping: the store does.
 
-A stage that raises, takes too long or takes its worker down fails alone; what depends on it fails for the same reason, and the
-rest goes on. A key that another run is making is waited for, and taken over if that run dies. A stage that needs a third party's
-plugin gets a worker of its own, which ends with it: nothing that plugin leaves behind in a process is there for any other stage.
+A stage that raises, takes too long or takes its worker down fails alone; what depends on it fails
+for the same reason, and the rest goes on. A key that another run is making is waited for, and taken
+over if that run dies. A stage that needs a third party's plugin gets a worker of its own, which
+ends with it: nothing that plugin leaves behind in a process is there for any other stage.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ POLL_SECONDS = 0.3
 LAST_WORDS_SECONDS = 1.0
 #: How long nobody may have heard anything before it is said what is running.
 QUIET_SECONDS = 60.0
-#: The time limit where nobody sets one: the longer of the first and so many times what the testbed declares such a stage takes; the
-#: last where it declares nothing.
+#: The time limit where nobody sets one: the longer of the first and so many times what the testbed
+#: declares such a stage takes; the last where it declares nothing.
 SHORTEST_LIMIT, DECLARED_TIMES, UNDECLARED_LIMIT = 1800.0, 20.0, 86400.0
 #: How often a result that is gone or damaged is made again in one run.
 REPAIRS = 2
@@ -59,8 +60,9 @@ class _Job:
 
 
 def unfinished(stages: Mapping[str, Stage], targets: Iterable[str], store: Store) -> list[str]:
-    """The keys that must be made for ``targets``: those not in the store, and their inputs, but nothing above a finished
-    one."""
+    """The keys that must be made for ``targets``: those not in the store, and their inputs, but
+    nothing above a finished one.
+    """
     found: set[str] = set()
     waiting = list(targets)
     while waiting:
@@ -72,7 +74,8 @@ def unfinished(stages: Mapping[str, Stage], targets: Iterable[str], store: Store
 
 
 class Executor:
-    """Runs stages in worker processes. ``stages``: the module with the table; ``kinds``: that table, for what their time is charged to.
+    """Runs stages in worker processes. ``stages``: the module with the table; ``kinds``: that
+    table, for what their time is charged to.
 
     ``timeout``, ``retries``: for every stage.
     """
@@ -93,7 +96,8 @@ class Executor:
         self.kinds, self.timeout, self.retries = kinds or {}, timeout, retries
         self.provenance = dict(provenance or {})
         self.events: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
-        self.workers: dict[str, Worker] = {}  # by slot, those that run our own stages, one after another
+        # by slot, those that run our own stages, one after another
+        self.workers: dict[str, Worker] = {}
         self.jobs: dict[str, _Job] = {}
         self.failures: dict[str, Failure] = {}
         self.tries: dict[str, int] = {}
@@ -104,11 +108,15 @@ class Executor:
         self.heard = 0.0
 
     def run(
-        self, stages: Mapping[str, Stage], targets: Iterable[str], changed: Callable[[], None] = lambda: None
+        self,
+        stages: Mapping[str, Stage],
+        targets: Iterable[str],
+        changed: Callable[[], None] = lambda: None,
     ) -> dict[str, Failure]:
         """Makes ``targets`` and what they need, and returns why some could not be made, by key.
 
-        ``changed`` is called after every stage that ended. ``KeyboardInterrupt`` goes through once the workers are ended.
+        ``changed`` is called after every stage that ended. ``KeyboardInterrupt`` goes through once
+        the workers are ended.
         """
         targets = list(dict.fromkeys(targets))
         self.stages, self.failures, self.tries, self.repairs, self.full = stages, {}, {}, {}, False
@@ -117,7 +125,9 @@ class Executor:
         self.urgency = self._chain_lengths()
         self.theirs = self._with_plugins()
         self.heard = time.monotonic()
-        self.reporter.begin(len(self.waiting), len([key for key in stages if key not in self.waiting]))
+        self.reporter.begin(
+            len(self.waiting), len([key for key in stages if key not in self.waiting])
+        )
         with Interrupts() as interrupts:
             try:
                 while self.waiting or self.jobs:
@@ -136,12 +146,15 @@ class Executor:
         for key in reversed(list(self.waiting)):
             for above in self.stages[key].inputs.values():
                 if above in lengths:
-                    lengths[above] = max(lengths[above], (self.stages[above].seconds or 1.0) + lengths[key])
+                    lengths[above] = max(
+                        lengths[above], (self.stages[above].seconds or 1.0) + lengths[key]
+                    )
         return lengths
 
     def _with_plugins(self) -> set[str]:
-        """The stages that run a third party's plugin, or need a result of one: they come last, since one that hangs must not keep
-        the others from their numbers."""
+        """The stages that run a third party's plugin, or need a result of one: they come last,
+        since one that hangs must not keep the others from their numbers.
+        """
         found: set[str] = set()
         for key, stage in self.stages.items():  # inputs stand before what needs them
             if stage.plugins or not found.isdisjoint(stage.inputs.values()):
@@ -157,7 +170,8 @@ class Executor:
         ready = [
             key
             for key in self.waiting
-            if key not in running and not any(above in self.waiting for above in self.stages[key].inputs.values())
+            if key not in running
+            and not any(above in self.waiting for above in self.stages[key].inputs.values())
         ]
         for key in sorted(ready, key=lambda key: (key in self.theirs, -self.urgency[key])):
             free = [slot for slot in self.slots if slot.name not in self.jobs]
@@ -181,11 +195,17 @@ class Executor:
         return ended
 
     def _usable(self, key: str) -> bool:
-        """Whether a stage's inputs, and its own place, are as they should be; what is not is planned again."""
+        """Whether a stage's inputs, and its own place, are as they should be; what is not is
+        planned again.
+        """
         if self.store.folder(key).is_dir():  # there, and not finished
             self._put_aside(key, self.store.fault(key))
         for above in self.stages[key].inputs.values():
-            wrong = self.store.fault(above) if self.store.folder(above).is_dir() else "it is gone from the store"
+            wrong = (
+                self.store.fault(above)
+                if self.store.folder(above).is_dir()
+                else "it is gone from the store"
+            )
             if wrong:
                 self._make_again(above, wrong)
                 return False
@@ -193,10 +213,15 @@ class Executor:
 
     def _put_aside(self, key: str, wrong: str) -> None:
         aside = self.store.put_aside(key)
-        self.reporter.note(f"{self.stages[key].describe()}: {wrong}; it is made again, what was there is in {aside}")
+        self.reporter.note(
+            f"{self.stages[key].describe()}: {wrong}; it is made again, what was there is in "
+            f"{aside}"
+        )
 
     def _make_again(self, key: str, wrong: str) -> None:
-        """Plans a stage again whose result is gone or damaged; gives up where that happens over and over."""
+        """Plans a stage again whose result is gone or damaged; gives up where that happens over and
+        over.
+        """
         self.repairs[key] = self.repairs.get(key, 0) + 1
         if self.repairs[key] > REPAIRS:
             self.waiting[key] = None
@@ -206,8 +231,14 @@ class Executor:
             self._put_aside(key, wrong)
         else:
             self.reporter.note(f"{self.stages[key].describe()}: {wrong}; it is made again")
-        more = {above: None for above in unfinished(self.stages, [key], self.store) if above not in self.waiting}
-        self.waiting = {above: None for above in self.stages if above in self.waiting or above in more}
+        more = {
+            above: None
+            for above in unfinished(self.stages, [key], self.store)
+            if above not in self.waiting
+        }
+        self.waiting = {
+            above: None for above in self.stages if above in self.waiting or above in more
+        }
         self.urgency = self._chain_lengths()
         self.reporter.more(len(more))
 
@@ -234,7 +265,9 @@ class Executor:
                 "device": slot.device,
                 "partial": str(self.store.partial(key)),
                 "threads": slot.threads,
-                "provenance": self.provenance | {"stage": key, "inputs": stage.inputs, "threads": slot.threads} | stage.notes,
+                "provenance": self.provenance
+                | {"stage": key, "inputs": stage.inputs, "threads": slot.threads}
+                | stage.notes,
                 "charged": self._charged(stage),
             },
         }
@@ -242,9 +275,12 @@ class Executor:
         worker.send(task)
 
     def _worker(self, slot: Slot, stage: Stage) -> Worker:
-        """The slot's worker for our own stages; a new one for a stage with a third party's plugin."""
+        """The slot's worker for our own stages; a new one for a stage with a third party's
+        plugin.
+        """
         if stage.plugins:
-            if slot.device != "cpu" and slot.name in self.workers:  # it would hold on to the GPU's memory
+            # it would hold on to the GPU's memory
+            if slot.device != "cpu" and slot.name in self.workers:
                 self.workers.pop(slot.name).end()
             return Worker(slot, self.events)
         if slot.name not in self.workers:
@@ -252,8 +288,9 @@ class Executor:
         return self.workers[slot.name]
 
     def _limit(self, stage: Stage) -> float:
-        """Seconds this stage may take, from the moment it is handed over. Ours may take a day, however slow the machine: it is third
-        parties' code that never comes back."""
+        """Seconds this stage may take, from the moment it is handed over. Ours may take a day,
+        however slow the machine: it is third parties' code that never comes back.
+        """
         if self.timeout is not None:
             return self.timeout
         if stage.seconds is None or not stage.plugins:
@@ -261,8 +298,9 @@ class Executor:
         return max(SHORTEST_LIMIT, DECLARED_TIMES * stage.seconds)
 
     def _charged(self, stage: Stage) -> dict[str, float]:
-        """What the stages took that are charged to this one, by what their kind says of its seconds. What was removed from the store
-        since does not count."""
+        """What the stages took that are charged to this one, by what their kind says of its
+        seconds. What was removed from the store since does not count.
+        """
         if not stage.charged:
             return {}
         total = {kind.charge: 0.0 for kind in self.kinds.values()}
@@ -296,7 +334,9 @@ class Executor:
             job = self.jobs.get(worker.slot.name)
             if job is not None and job.worker is worker:
                 self._hear(worker.slot.name, job, message)
-            elif message is None and self.workers.get(worker.slot.name) is worker:  # it died while it had nothing to do
+            elif (
+                message is None and self.workers.get(worker.slot.name) is worker
+            ):  # it died while it had nothing to do
                 self.workers.pop(worker.slot.name).end()
         self._look_after()
         return (len(self.jobs), len(self.waiting)) != before
@@ -314,10 +354,16 @@ class Executor:
         elif what == "answer":
             self._finish(slot, message)
         elif what is None:
-            self._lost(slot, f"the worker said what is no answer: {one_line(repr(message), 80)}", again=False)
+            self._lost(
+                slot,
+                f"the worker said what is no answer: {one_line(repr(message), 80)}",
+                again=False,
+            )
 
     def _look_after(self) -> None:
-        """Notices a stage that takes too long, and a worker that is gone though something it started still holds its pipe."""
+        """Notices a stage that takes too long, and a worker that is gone though something it
+        started still holds its pipe.
+        """
         now = time.monotonic()
         for slot, job in list(self.jobs.items()):
             if job.ended is None and job.worker.process.poll() is not None:
@@ -326,7 +372,9 @@ class Executor:
                 self._lost(slot, job.worker.ended())
             elif now > job.started + job.limit:
                 default = (
-                    "" if self.timeout is not None else " (the default; --timeout or a suite's timeout_seconds sets another)"
+                    ""
+                    if self.timeout is not None
+                    else " (the default; --timeout or a suite's timeout_seconds sets another)"
                 )
                 self._lost(slot, f"timed out after {job.limit:g} s{default}")
                 self._give_up_like(job.key)
@@ -344,8 +392,12 @@ class Executor:
         job = self.jobs[slot]
         job.worker.end()
         log = job.folder / LOG
-        trace = log.read_text(errors="replace")[-4000:] if log.is_file() else job.worker.last_words()
-        self.workers = {name: worker for name, worker in self.workers.items() if worker is not job.worker}
+        trace = (
+            log.read_text(errors="replace")[-4000:] if log.is_file() else job.worker.last_words()
+        )
+        self.workers = {
+            name: worker for name, worker in self.workers.items() if worker is not job.worker
+        }
         self._finish(slot, {"ok": False, "reason": reason, "trace": trace, "retry": again})
 
     def _finish(self, slot: str, answer: Mapping[str, Any]) -> None:
@@ -390,14 +442,20 @@ class Executor:
                 self._give_up(below, failure)
 
     def _give_up_like(self, late: str) -> None:
-        """What else needs the third party's plugin that ran out of time: each would wait as long again."""
+        """What else needs the third party's plugin that ran out of time: each would wait as long
+        again.
+        """
         plugins = self.stages[late].plugins
         if late not in self.failures or not plugins:
             return
         running = {job.key for job in self.jobs.values()}
-        reason = one_line(f"not begun: its plugin had run out of time in {self.stages[late].describe()}")
+        reason = one_line(
+            f"not begun: its plugin had run out of time in {self.stages[late].describe()}"
+        )
         for key in [key for key in self.waiting if key not in running]:
-            if key in self.waiting and any(source in plugins for source in self.stages[key].plugins):
+            if key in self.waiting and any(
+                source in plugins for source in self.stages[key].plugins
+            ):
                 self._give_up(key, Failure(key, reason))
 
     def _give_up_all(self) -> bool:
@@ -410,7 +468,10 @@ class Executor:
         return bool(left)
 
     def _stop(self) -> None:
-        workers = {id(worker): worker for worker in [*self.workers.values(), *(job.worker for job in self.jobs.values())]}
+        workers = {
+            id(worker): worker
+            for worker in [*self.workers.values(), *(job.worker for job in self.jobs.values())]
+        }
         for worker in workers.values():
             worker.kill()
         for worker in workers.values():
@@ -423,7 +484,9 @@ class Executor:
 
 
 def kind_of(message: Any) -> Literal["started", "progress", "note", "answer"] | None:
-    """What a worker says; ``None`` for what no worker of ours says. A plugin can write into the worker's pipe."""
+    """What a worker says; ``None`` for what no worker of ours says. A plugin can write into the
+    worker's pipe.
+    """
     if not isinstance(message, dict):
         return None
     if isinstance(message.get("ok"), bool):

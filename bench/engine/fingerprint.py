@@ -1,7 +1,7 @@
 """Hashes of code: what a stage's result depends on beside its parameters and inputs.
 
-Code is hashed as its syntax tree without docstrings, so that comments, docstrings and layout never throw results away, and
-anything that runs always does.
+Code is hashed as its syntax tree without docstrings, so that comments, docstrings and layout never
+throw results away, and anything that runs always does.
 """
 
 from __future__ import annotations
@@ -31,11 +31,17 @@ def digest(value: Any) -> str:
 
 
 def tree_hash(tree: ast.AST) -> str:
-    """Of a syntax tree, docstrings taken out; the same on every supported Python version is not promised."""
+    """Of a syntax tree, docstrings taken out; the same on every supported Python version is not
+    promised.
+    """
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 

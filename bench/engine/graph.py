@@ -1,4 +1,6 @@
-"""The graph a suite becomes: stages, which share what they can, and cells, which end in one. Knows nothing of what they are about."""
+"""The graph a suite becomes: stages, which share what they can, and cells, which end in one. Knows
+nothing of what they are about.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,17 @@ from bench.record import Record, Status
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One memoised unit of work. ``params``: JSON values; ``inputs``: role -> key of the stage that makes it.
+    """One memoised unit of work. ``params``: JSON values; ``inputs``: role -> key of the stage that
+    makes it.
 
-    ``key`` names the result: the same key is never computed twice. ``keyed``: the parameters as they enter the key, where they hold what
-    decides nothing (where a file lies); ``None`` for all as they are. ``title``: a line for people; ``alike``: names of groups of stages
-    that take about the same time, the narrowest first. ``seconds``: what such a stage is declared to take; ``plugins``: third
-    parties' that it runs, which is why it gets a worker of its own; their code is in the fingerprint. ``notes``: what goes into the
-    provenance of what it makes, and decides no number. ``charged``: inputs whose cost, with that of all they needed, is charged to
-    it. ``code``: what its fingerprint covers.
+    ``key`` names the result: the same key is never computed twice. ``keyed``: the parameters as
+    they enter the key, where they hold what decides nothing (where a file lies); ``None`` for all
+    as they are. ``title``: a line for people; ``alike``: names of groups of stages that take about
+    the same time, the narrowest first. ``seconds``: what such a stage is declared to take;
+    ``plugins``: third parties' that it runs, which is why it gets a worker of its own; their code
+    is in the fingerprint. ``notes``: what goes into the provenance of what it makes, and decides no
+    number. ``charged``: inputs whose cost, with that of all they needed, is charged to it.
+    ``code``: what its fingerprint covers.
     """
 
     name: str
@@ -50,7 +55,9 @@ class Stage:
 
 
 class Cell(Protocol):
-    """What a run has to account for. ``stage``: key of the one its record comes from, ``None`` if it has none, ``reason`` saying why."""
+    """What a run has to account for. ``stage``: key of the one its record comes from, ``None`` if
+    it has none, ``reason`` saying why.
+    """
 
     @property
     def stage(self) -> str | None: ...
@@ -60,7 +67,9 @@ class Cell(Protocol):
 
     @property
     def id(self) -> str:
-        """Which cell of a suite this is, whatever code made it: how a partial run finds what it replaces."""
+        """Which cell of a suite this is, whatever code made it: how a partial run finds what it
+        replaces.
+        """
 
     @property
     def title(self) -> str:
@@ -69,14 +78,17 @@ class Cell(Protocol):
     def about(self) -> dict[str, Any]:
         """What a reader needs of a cell whose record has been lost."""
 
-    def without_result(self, status: Status, reason: str, trace: str = "", provenance: dict[str, Any] | None = None) -> Record:
+    def without_result(
+        self, status: Status, reason: str, trace: str = "", provenance: dict[str, Any] | None = None
+    ) -> Record:
         """The record of a cell that was skipped or failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """``cells`` in the order they are reported; ``stages`` by key, inputs before what needs them. ``filtered``: only a part of
-    the suite."""
+    """``cells`` in the order they are reported; ``stages`` by key, inputs before what needs them.
+    ``filtered``: only a part of the suite.
+    """
 
     suite: str
     cells: tuple[Cell, ...]
@@ -89,7 +101,9 @@ class Plan:
         cells = self.cells[:limit]
         needed = set(self.closure(cell.stage for cell in cells if cell.stage))
         stages = {key: stage for key, stage in self.stages.items() if key in needed}
-        return replace(self, cells=cells, stages=stages, filtered=self.filtered or len(cells) < len(self.cells))
+        return replace(
+            self, cells=cells, stages=stages, filtered=self.filtered or len(cells) < len(self.cells)
+        )
 
     def closure(self, keys: Iterable[str]) -> list[str]:
         """The keys and all they depend on, directly or not."""

@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM at a moment of the executor's choosing.
 
-A ``KeyboardInterrupt`` raised wherever the program happens to be can land in a ``__del__``, where Python drops it and the run
-goes on, or between two lines that belong together. Within :class:`Interrupts` a signal is kept until :meth:`Interrupts.check`.
+A ``KeyboardInterrupt`` raised wherever the program happens to be can land in a ``__del__``, where
+Python drops it and the run goes on, or between two lines that belong together. Within
+:class:`Interrupts` a signal is kept until :meth:`Interrupts.check`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Keeps signals that have a Python handler; ``check`` and the end of the block hand them to that handler.
+    """Keeps signals that have a Python handler; ``check`` and the end of the block hand them to
+    that handler.
 
-    Signals that are ignored or have the system's default action are left alone. Outside the main thread, where Python delivers
-    no signals, it does nothing.
+    Signals that are ignored or have the system's default action are left alone. Outside the main
+    thread, where Python delivers no signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -38,7 +40,9 @@ class Interrupts:
         self.kept = number
 
     def check(self) -> None:
-        """Calls the handler of a signal that came since the last call: for Ctrl-C, raises ``KeyboardInterrupt``."""
+        """Calls the handler of a signal that came since the last call: for Ctrl-C, raises
+        ``KeyboardInterrupt``.
+        """
         number, self.kept = self.kept, None
         if number is not None:
             self.handlers[number](number, None)

@@ -1,4 +1,6 @@
-"""What a run tells the person: bars on a terminal, a line per event elsewhere, nothing when a script listens."""
+"""What a run tells the person: bars on a terminal, a line per event elsewhere, nothing when a
+script listens.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from bench.engine.graph import Stage
 from bench.text import plain
@@ -19,7 +28,12 @@ class Reporter:
     def __enter__(self) -> Reporter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         return None
 
     def begin(self, total: int, cached: int) -> None:
@@ -66,7 +80,9 @@ class Lines(Reporter):
         self.total += count
 
     def still(self, running: Sequence[tuple[Stage, float]]) -> None:
-        said = "; ".join(f"{stage.describe()} ({seconds / 60:.0f} min)" for stage, seconds in running)
+        said = "; ".join(
+            f"{stage.describe()} ({seconds / 60:.0f} min)" for stage, seconds in running
+        )
         self._say(f"still running: {said}")
 
     def begin(self, total: int, cached: int) -> None:
@@ -105,7 +121,12 @@ class Bars(Lines):
         self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.bars.stop()
 
     def begin(self, total: int, cached: int) -> None:
@@ -152,7 +173,9 @@ def reporter_for(console: Console, quiet: bool = False) -> Reporter:
 
 @contextmanager
 def step_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
-    """``progress(done, total, what)`` for one long job: a bar for each ``what`` on a terminal, twenty lines elsewhere."""
+    """``progress(done, total, what)`` for one long job: a bar for each ``what`` on a terminal,
+    twenty lines elsewhere.
+    """
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         rows: dict[str, TaskID] = {}
 

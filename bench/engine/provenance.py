@@ -39,8 +39,9 @@ def provenance() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """``{"commit", "dirty"}`` of a checkout; ``None`` outside one (an installed package). ``commit`` is ``None`` before the
-    first."""
+    """``{"commit", "dirty"}`` of a checkout; ``None`` outside one (an installed package).
+    ``commit`` is ``None`` before the first.
+    """
     if not (folder / ".git").exists():
         return None
 
@@ -71,5 +72,7 @@ def gpu_names() -> list[str]:
     import torch
 
     return (
-        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
     )

@@ -1,8 +1,10 @@
-"""A distributed stage: one process for each GPU of its slot, all of them in the same stage function.
+"""A distributed stage: one process for each GPU of its slot, all of them in the same stage
+function.
 
-Each rank is a worker of its own, which accelerate finds its place in by the variables that torchrun sets. The slot's own worker
-starts them and watches. A worker starts them itself, not ``accelerate launch``: a person's saved accelerate configuration (say, of
-precision) must not change a result, and torchrun's agent puts its ranks where killing the worker would not reach them.
+Each rank is a worker of its own, which accelerate finds its place in by the variables that torchrun
+sets. The slot's own worker starts them and watches. A worker starts them itself, not ``accelerate
+launch``: a person's saved accelerate configuration (say, of precision) must not change a result,
+and torchrun's agent puts its ranks where killing the worker would not reach them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from typing import Any
 from bench.engine.slots import Slot, Worker
 from bench.engine.store import LOG
 
-#: How long the other ranks may still say why, after one has failed: a rank that dies makes its peers' connections fail.
+#: How long the other ranks may still say why, after one has failed: a rank that dies makes its
+#: peers' connections fail.
 GRACE_SECONDS = 1.0
 
 
@@ -33,10 +36,12 @@ class RankFailed(Exception):
 
 
 def run_ranks(task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, float]:
-    """Makes the stage of ``task`` in its folder with ``task["processes"]`` ranks, and returns its cost.
+    """Makes the stage of ``task`` in its folder with ``task["processes"]`` ranks, and returns its
+    cost.
 
-    Rank 0 writes into that folder and tells of its progress by ``send``; what the others write is thrown away. Cost figures are
-    summed, but ``seconds`` is of the whole and ``peak_gpu_memory_bytes`` of the fullest GPU. Raises :class:`RankFailed`.
+    Rank 0 writes into that folder and tells of its progress by ``send``; what the others write is
+    thrown away. Cost figures are summed, but ``seconds`` is of the whole and
+    ``peak_gpu_memory_bytes`` of the fullest GPU. Raises :class:`RankFailed`.
     """
     started, count, out = time.monotonic(), int(task["processes"]), Path(task["folder"])
     _make_room()
@@ -63,9 +68,20 @@ def run_ranks(task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -
 
 
 def _slot(rank: int, count: int, port: int, context: Mapping[str, Any]) -> Slot:
-    world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    world = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "MASTER_PORT": port,
+    }
     environment = {name: str(value) for name, value in world.items()} | {"MASTER_ADDR": "127.0.0.1"}
-    return Slot(name=f"rank {rank}", device=context["device"], threads=context["threads"], environment=environment)
+    return Slot(
+        name=f"rank {rank}",
+        device=context["device"],
+        threads=context["threads"],
+        environment=environment,
+    )
 
 
 def _costs(
@@ -74,13 +90,17 @@ def _costs(
     send: Callable[[dict[str, Any]], None],
     log: Path,
 ) -> list[dict[str, float]]:
-    """Waits for every rank, or for the first failure. A rank that died says more than one that lost its connection to it."""
+    """Waits for every rank, or for the first failure. A rank that died says more than one that lost
+    its connection to it.
+    """
     answers: dict[Worker, dict[str, Any]] = {}
     lost: list[dict[str, Any]] = []
     deadline: float | None = None
     while len(answers) < len(workers):
         try:
-            worker, message = events.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            worker, message = events.get(
+                timeout=None if deadline is None else max(0.0, deadline - time.monotonic())
+            )
         except queue.Empty:
             break
         if message is None and worker not in answers:
@@ -103,8 +123,9 @@ def _costs(
 
 @contextmanager
 def _reserved_port() -> Iterator[int]:
-    """A port that rank 0 can listen on and nobody else is given meanwhile: it is bound here and not listened on, which Linux lets
-    another socket that also asks for reuse take."""
+    """A port that rank 0 can listen on and nobody else is given meanwhile: it is bound here and not
+    listened on, which Linux lets another socket that also asks for reuse take.
+    """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
@@ -112,7 +133,9 @@ def _reserved_port() -> Iterator[int]:
 
 
 def _make_room() -> None:
-    """Gives back what this worker's earlier stages left cached on the GPU that rank 0 is about to use."""
+    """Gives back what this worker's earlier stages left cached on the GPU that rank 0 is about to
+    use.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -1,4 +1,6 @@
-"""A run: a plan, executed into a store, with the account of it in ``runs/<suite>.json`` kept up to date while it goes on."""
+"""A run: a plan, executed into a store, with the account of it in ``runs/<suite>.json`` kept up to
+date while it goes on.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ RECORD_FILE = "record.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended. ``counts``: cells by status; ``made``: stages made; ``file``: the account."""
+    """How a run ended. ``counts``: cells by status; ``made``: stages made; ``file``: the
+    account.
+    """
 
     counts: dict[str, int]
     made: int
@@ -34,18 +38,25 @@ class Outcome:
         return not self.counts.get("failed") and not self.counts.get("pending")
 
 
-def execute(plan: Plan, store: Store, executor: Executor, provenance: Mapping[str, Any] | None = None) -> Outcome:
-    """Makes what is missing and accounts for every cell. On Ctrl-C the account is written before the exception goes on.
+def execute(
+    plan: Plan, store: Store, executor: Executor, provenance: Mapping[str, Any] | None = None
+) -> Outcome:
+    """Makes what is missing and accounts for every cell. On Ctrl-C the account is written before
+    the exception goes on.
 
-    The account begins with what is finished and, for the rest, with what the last run found, so that a run that is ended at any
-    moment takes nothing from the board.
+    The account begins with what is finished and, for the rest, with what the last run found, so
+    that a run that is ended at any moment takes nothing from the board.
     """
     account = _Account(plan, store, dict(provenance or {}), executor.reporter.note)
     store.clean()
     account.refuse_damaged()
     account.update({}, always=True)
     try:
-        executor.run(plan.stages, [cell.stage for cell in plan.cells if cell.stage], lambda: account.update(executor.failures))
+        executor.run(
+            plan.stages,
+            [cell.stage for cell in plan.cells if cell.stage],
+            lambda: account.update(executor.failures),
+        )
         # Looking again at a finished suite makes nothing, so its board keeps its dates.
         account.finish(made=executor.made)
     finally:
@@ -56,7 +67,9 @@ def execute(plan: Plan, store: Store, executor: Executor, provenance: Mapping[st
 class _Account:
     """What ``runs/<suite>.json`` says. ``tell``: what a person should know."""
 
-    def __init__(self, plan: Plan, store: Store, provenance: dict[str, Any], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, provenance: dict[str, Any], tell: Callable[[str], None]
+    ) -> None:
         self.plan, self.store, self.provenance, self.tell = plan, store, provenance, tell
         self.path = store.root / "runs" / f"{plan.suite}.json"
         self.started, self.finished = _now(), None
@@ -74,19 +87,27 @@ class _Account:
             return read_account(self.path) if self.path.is_file() else None
         except (OSError, ValueError) as error:
             if aloud:
-                self.tell(f"{self.path} cannot be read ({one_line(str(error))}); it is written anew")
+                self.tell(
+                    f"{self.path} cannot be read ({one_line(str(error))}); it is written anew"
+                )
             return None
 
     def _say_what_is_replaced(self) -> None:
-        """Two suites of one name share one account: the second takes the first one's cells off the board."""
+        """Two suites of one name share one account: the second takes the first one's cells off the
+        board.
+        """
         if self.earlier is None or self.plan.filtered:
             return
         before, mine = [cell.get("id") for cell in self.earlier["cells"]], set(self.ids)
         gone = sum(name not in mine for name in before)
         if gone:
-            what = f"{self.plan.suite} ({self.earlier['description'] or 'no description'}, started {self.earlier['started']})"
+            what = (
+                f"{self.plan.suite} ({self.earlier['description'] or 'no description'}, "
+                f"started {self.earlier['started']})"
+            )
             self.tell(
-                f"replaces the run of {what}: {gone} of its {len(before)} cells are not in this suite and leave the board"
+                f"replaces the run of {what}: {gone} of its {len(before)} cells are not in this "
+                f"suite and leave the board"
             )
 
     def finish(self, made: int) -> None:
@@ -107,7 +128,10 @@ class _Account:
 
     def _put_aside(self, key: str, wrong: str) -> None:
         described = self.plan.stages[key].describe()
-        self.tell(f"{described}: {wrong}; it is made again, what was there is in {self.store.put_aside(key)}")
+        self.tell(
+            f"{described}: {wrong}; it is made again, what was there is in "
+            f"{self.store.put_aside(key)}"
+        )
 
     def _read(self, key: str) -> tuple[str, str]:
         """The status in a finished cell's record, and what is wrong with that record."""
@@ -128,9 +152,13 @@ class _Account:
         if always or len(self.results) > before:
             self.write()
 
-    def _result(self, cell: Cell, failures: Mapping[str, Failure]) -> tuple[str, dict[str, Any]] | None:
+    def _result(
+        self, cell: Cell, failures: Mapping[str, Failure]
+    ) -> tuple[str, dict[str, Any]] | None:
         if cell.stage is None:
-            return "skipped", _inline(cell.without_result("skipped", cell.reason, provenance=self.provenance))
+            return "skipped", _inline(
+                cell.without_result("skipped", cell.reason, provenance=self.provenance)
+            )
         failure = failures.get(cell.stage)
         if failure is None and self.store.finished(cell.stage):
             status, wrong = self._read(cell.stage)
@@ -143,7 +171,9 @@ class _Account:
         reason = failure.reason
         if failure.stage != cell.stage:
             reason = f"{self.plan.stages[failure.stage].describe()}: {reason}"
-        return "failed", _inline(cell.without_result("failed", reason, failure.trace, self.provenance))
+        return "failed", _inline(
+            cell.without_result("failed", reason, failure.trace, self.provenance)
+        )
 
     def counts(self) -> dict[str, int]:
         """Cells of this plan by status."""
@@ -153,8 +183,9 @@ class _Account:
         }
 
     def write(self) -> None:
-        """Replaces the file. A part of a suite (``--seeds`` and the like) leaves the other cells of the last run where they
-        are; a cell without a result keeps what the last run found."""
+        """Replaces the file. A part of a suite (``--seeds`` and the like) leaves the other cells of
+        the last run where they are; a cell without a result keeps what the last run found.
+        """
         with self.store.writing(f"{self.path} cannot be written"):
             lock = self.store.lock(f"{self.plan.suite}.run")
             try:
@@ -180,7 +211,9 @@ class _Account:
             "description": self.plan.description,
             "started": self.started,
             "finished": self.finished,
-            "counts": {status: counted[status] for status in ("ok", "failed", "skipped", "pending")},
+            "counts": {
+                status: counted[status] for status in ("ok", "failed", "skipped", "pending")
+            },
             "cells": list(mine.values()),
         }
 
@@ -195,8 +228,9 @@ def _now() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """``stages``: how many are missing, by kind; ``seconds``: of work, ``wall_seconds``: over the slots; ``unknown``: kinds
-    nobody timed."""
+    """``stages``: how many are missing, by kind; ``seconds``: of work, ``wall_seconds``: over the
+    slots; ``unknown``: kinds nobody timed.
+    """
 
     stages: dict[str, int]
     cached: int
@@ -206,7 +240,9 @@ class Estimate:
 
 
 def estimate(plan: Plan, store: Store | None, jobs: int) -> Estimate:
-    """What is left to do: from the time such stages took in this store, else from what the testbed declares."""
+    """What is left to do: from the time such stages took in this store, else from what the testbed
+    declares.
+    """
     timed: dict[str, list[float]] = {}
     for manifest in store.manifests() if store else ():
         for group in manifest.get("alike", ()):
@@ -236,5 +272,7 @@ def _longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
     ends: dict[str, float] = {}
     for key, stage in plan.stages.items():  # inputs stand before what needs them
         if key in seconds:
-            ends[key] = seconds[key] + max((ends.get(above, 0.0) for above in stage.inputs.values()), default=0.0)
+            ends[key] = seconds[key] + max(
+                (ends.get(above, 0.0) for above in stage.inputs.values()), default=0.0
+            )
     return max(ends.values(), default=0.0)

@@ -1,4 +1,6 @@
-"""Slots: where a stage can run at one time. One per CPU core, or one per GPU or group of GPUs; each has a worker process."""
+"""Slots: where a stage can run at one time. One per CPU core, or one per GPU or group of GPUs; each
+has a worker process.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from typing import Any
 
 from bench.errors import UserError
 
-#: glibc gives every large tensor fresh pages and takes them back at once; keeping them saves thousands of page faults a step. Bytes.
+#: glibc gives every large tensor fresh pages and takes them back at once; keeping them saves
+#: thousands of page faults a step. Bytes.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 #: The variable that marks all processes of a worker.
 MARK = "CASTLEWALLS_WORKER"
@@ -30,8 +33,10 @@ GPU_THREADS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """``device``: ``cpu`` or ``cuda``; ``environment``: what makes the worker see its devices alone; ``threads``: CPU threads
-    of a process; ``processes``: how many make a distributed stage together."""
+    """``device``: ``cpu`` or ``cuda``; ``environment``: what makes the worker see its devices
+    alone; ``threads``: CPU threads of a process; ``processes``: how many make a distributed stage
+    together.
+    """
 
     name: str
     device: str = "cpu"
@@ -46,7 +51,9 @@ def available_cores() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The ids of the CUDA devices this process sees, as ``CUDA_VISIBLE_DEVICES`` would name them."""
+    """The ids of the CUDA devices this process sees, as ``CUDA_VISIBLE_DEVICES`` would name
+    them.
+    """
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -54,9 +61,12 @@ def visible_gpus() -> list[str]:
     return named[:count] if named else [str(index) for index in range(count)]
 
 
-def make_slots(device: str, jobs: int | None = None, gpus: Sequence[str] | None = None, gpus_per_stage: int = 1) -> list[Slot]:
-    """``cpu``: ``jobs`` slots (default: one per core), each with a single thread, so that results never depend on ``jobs``.
-    ``cuda``: one slot per ``gpus_per_stage`` GPUs, at most ``jobs``. ``gpus`` stands in for :func:`visible_gpus`.
+def make_slots(
+    device: str, jobs: int | None = None, gpus: Sequence[str] | None = None, gpus_per_stage: int = 1
+) -> list[Slot]:
+    """``cpu``: ``jobs`` slots (default: one per core), each with a single thread, so that results
+    never depend on ``jobs``. ``cuda``: one slot per ``gpus_per_stage`` GPUs, at most ``jobs``.
+    ``gpus`` stands in for :func:`visible_gpus`.
 
     Raises :class:`UserError` if there is no such device, or if GPUs would be left over.
     """
@@ -68,18 +78,27 @@ def make_slots(device: str, jobs: int | None = None, gpus: Sequence[str] | None 
         raise UserError(f"--gpus-per-stage {gpus_per_stage} needs --device cuda")
     if device == "cpu":
         environment = {"CUDA_VISIBLE_DEVICES": ""}
-        return [Slot(name=f"cpu{index}", environment=environment) for index in range(jobs or available_cores())]
+        return [
+            Slot(name=f"cpu{index}", environment=environment)
+            for index in range(jobs or available_cores())
+        ]
     if device != "cuda":
         raise UserError(f"--device must be cpu or cuda, got {device!r}")
     found = visible_gpus() if gpus is None else list(gpus)
     if not found:
-        raise UserError("--device cuda: torch sees no CUDA device here (castlewalls doctor says more)")
+        raise UserError(
+            "--device cuda: torch sees no CUDA device here (castlewalls doctor says more)"
+        )
     if len(found) % gpus_per_stage:
         raise UserError(
-            f"--gpus-per-stage {gpus_per_stage} must divide the number of GPUs, and torch sees {len(found)} "
+            f"--gpus-per-stage {gpus_per_stage} must divide the number of GPUs, and torch sees "
+            f"{len(found)} "
             f"({','.join(found)}): name the ones to use in CUDA_VISIBLE_DEVICES"
         )
-    groups = [",".join(found[first : first + gpus_per_stage]) for first in range(0, len(found), gpus_per_stage)]
+    groups = [
+        ",".join(found[first : first + gpus_per_stage])
+        for first in range(0, len(found), gpus_per_stage)
+    ]
     return [
         Slot(
             name=f"gpu{group}",
@@ -93,20 +112,26 @@ def make_slots(device: str, jobs: int | None = None, gpus: Sequence[str] | None 
 
 
 class Worker:
-    """A running :mod:`bench.engine.worker`, and a thread that puts what it says into ``events`` as ``(worker, message)``.
+    """A running :mod:`bench.engine.worker`, and a thread that puts what it says into ``events`` as
+    ``(worker, message)``.
 
-    ``(worker, None)`` says that it has ended; a message that is no JSON comes as text. ``leads``: whether it ends alone, with all
-    it has started; else it is a part of the worker that starts it, and shares its log (:mod:`bench.engine.ranks`).
+    ``(worker, None)`` says that it has ended; a message that is no JSON comes as text. ``leads``:
+    whether it ends alone, with all it has started; else it is a part of the worker that starts it,
+    and shares its log (:mod:`bench.engine.ranks`).
     """
 
-    def __init__(self, slot: Slot, events: queue.SimpleQueue[tuple[Worker, Any]], *, leads: bool = True) -> None:
+    def __init__(
+        self, slot: Slot, events: queue.SimpleQueue[tuple[Worker, Any]], *, leads: bool = True
+    ) -> None:
         self.slot, self.leads, self.over = slot, leads, False
         self.errors = tempfile.TemporaryFile()
         # Whatever it starts inherits the mark, in a session of its own too, and is found by it.
         # With the run in it, so that whoever looks for what a run left behind finds nobody else's.
         self.mark = f"{os.getpid()}-{uuid.uuid4().hex}"
         count = str(slot.threads)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
+        threads = dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count
+        )
         fixed = {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         path = {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
         mark = {MARK: self.mark} if leads else {}
@@ -149,7 +174,9 @@ class Worker:
             self.process.kill()
 
     def end(self) -> None:
-        """Ends it and whatever it has started, children in sessions of their own among them, and waits until it is gone."""
+        """Ends it and whatever it has started, children in sessions of their own among them, and
+        waits until it is gone.
+        """
         if self.over:
             return
         self.over = True

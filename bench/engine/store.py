@@ -1,12 +1,13 @@
 """The store: finished stages by key, and the runs that point at them. All durability is here.
 
-stages/<aa>/<key>/   one finished stage: its results and stage.json; appears whole, by a rename, and is never changed again
-tmp/<key>.<unique>/  a stage being made; worthless once the lock on its key is free
-partial/<key>/       what a long stage that was cut short has got done; of use to the next run that makes the key
-locks/<key>.lock     held (flock) by the run that is making the key; freed by the kernel when that run dies
-runs/<suite>.json    which record belongs to which cell of a suite, in its last run
+stages/<aa>/<key>/ one finished stage: its results and stage.json; appears whole, by a rename, and
+is never changed again tmp/<key>.<unique>/ a stage being made; worthless once the lock on its key is
+free partial/<key>/ what a long stage that was cut short has got done; of use to the next run that
+makes the key locks/<key>.lock held (flock) by the run that is making the key; freed by the kernel
+when that run dies runs/<suite>.json which record belongs to which cell of a suite, in its last run
 
-What is made gets the rights of the store's folder for its group and for others, so that people can share one.
+What is made gets the rights of the store's folder for its group and for others, so that people can
+share one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ PARTIAL_DAYS = 30  # what no run has come back to in so long is removed
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an exception, or one behind it, says that the disk is full. Some libraries keep only the message."""
+    """Whether an exception, or one behind it, says that the disk is full. Some libraries keep only
+    the message.
+    """
     seen: BaseException | None = error
     behind: set[int] = set()  # `raise error from error` stands behind itself
     while seen is not None and id(seen) not in behind:
@@ -50,7 +53,8 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 class Store:
-    """A folder. Made on construction; raises :class:`UserError` in one line if that, or writing into it, is not possible.
+    """A folder. Made on construction; raises :class:`UserError` in one line if that, or writing
+    into it, is not possible.
 
     ``read_only``: to look into one that exists; nothing is made, and it need not be writable.
     """
@@ -62,7 +66,9 @@ class Store:
         try:
             str(self.root).encode()
         except UnicodeEncodeError:
-            raise UserError(f"the store's path must be valid UTF-8, got {str(self.root)!r}") from None
+            raise UserError(
+                f"the store's path must be valid UTF-8, got {str(self.root)!r}"
+            ) from None
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"the store {self.root} must be a folder, but it is a file")
         if read_only:
@@ -89,7 +95,9 @@ class Store:
         return self.root / "stages" / key[:2] / key
 
     def finished(self, key: str) -> bool:
-        """Whether a stage is there, whole: its manifest can be read, and every file it names has its size."""
+        """Whether a stage is there, whole: its manifest can be read, and every file it names has
+        its size.
+        """
         folder = self.folder(key)
         if not (folder / MANIFEST).is_file():
             return False
@@ -98,7 +106,9 @@ class Store:
         return key in self._whole
 
     def fault(self, key: str) -> str:
-        """What is wrong with a stage that is there, its files' hashes looked at, once a process; empty if nothing is."""
+        """What is wrong with a stage that is there, its files' hashes looked at, once a process;
+        empty if nothing is.
+        """
         if key in self._checked and self.finished(key):
             return ""
         wrong = fault(self.folder(key), contents=True)
@@ -107,16 +117,23 @@ class Store:
         return wrong
 
     def put_aside(self, key: str) -> Path:
-        """Moves a stage that cannot be used into ``tmp/``, where it is left for a person to look at, and returns that path."""
+        """Moves a stage that cannot be used into ``tmp/``, where it is left for a person to look
+        at, and returns that path.
+        """
         aside = self.root / "tmp" / f".damaged.{key[:16]}.{uuid.uuid4().hex[:8]}"
-        with self.writing(f"the damaged stage {self.folder(key)} cannot be moved"), suppress(FileNotFoundError):
+        with (
+            self.writing(f"the damaged stage {self.folder(key)} cannot be moved"),
+            suppress(FileNotFoundError),
+        ):
             self.folder(key).rename(aside)
         self._whole.discard(key)
         self._checked.discard(key)
         return aside
 
     def manifest(self, key: str) -> dict[str, Any]:
-        """The stage.json of a finished stage: ``stage``, ``params``, ``inputs``, ``files``, ``cost``, ``provenance``."""
+        """The stage.json of a finished stage: ``stage``, ``params``, ``inputs``, ``files``,
+        ``cost``, ``provenance``.
+        """
         return read_manifest(self.folder(key))
 
     def manifests(self) -> Iterator[dict[str, Any]]:
@@ -126,7 +143,9 @@ class Store:
                 yield read_manifest(path.parent)
 
     def lock(self, name: str, timeout: float = -1) -> FileLock:
-        """Takes ``locks/<name>.lock``. Raises ``Timeout``, or :class:`UserError` naming the lock if there is no locking here."""
+        """Takes ``locks/<name>.lock``. Raises ``Timeout``, or :class:`UserError` naming the lock if
+        there is no locking here.
+        """
         path = self.root / "locks" / f"{name}.lock"
         try:
             lock = FileLock(path, mode=0o600 | _shared(path.parent))
@@ -146,17 +165,22 @@ class Store:
             return None
 
     def new_folder(self, key: str) -> Path:
-        """A name for making ``key`` in; the worker makes the folder. The lock on ``key`` must be held."""
+        """A name for making ``key`` in; the worker makes the folder. The lock on ``key`` must be
+        held.
+        """
         return self.root / "tmp" / f"{key}.{uuid.uuid4().hex[:12]}"
 
     def partial(self, key: str) -> Path:
-        """Where a stage keeps what it has got done so far, for the next to make ``key`` if it is cut short; made when it is needed.
-        The lock on ``key`` must be held."""
+        """Where a stage keeps what it has got done so far, for the next to make ``key`` if it is
+        cut short; made when it is needed. The lock on ``key`` must be held.
+        """
         return self.root / "partial" / key
 
     def clean(self) -> None:
-        """Removes what dead runs left in ``tmp/``: folders whose key nobody holds; and in ``partial/`` what is finished by now or has
-        been left for :data:`PARTIAL_DAYS`. What another user's rights keep stays."""
+        """Removes what dead runs left in ``tmp/``: folders whose key nobody holds; and in
+        ``partial/`` what is finished by now or has been left for :data:`PARTIAL_DAYS`. What another
+        user's rights keep stays.
+        """
         for left in (self.root / "partial").glob("*"):
             with suppress(UserError, OSError):
                 lock = self.try_lock(left.name)
@@ -177,7 +201,9 @@ class Store:
 
 
 def discard(folder: Path) -> None:
-    """Removes an unfinished stage. It is renamed first, so that a dying worker cannot put half of it in place."""
+    """Removes an unfinished stage. It is renamed first, so that a dying worker cannot put half of
+    it in place.
+    """
     if not folder.exists():
         return
     grave = folder.with_name(f"{GRAVE}{uuid.uuid4().hex}")
@@ -189,9 +215,11 @@ def discard(folder: Path) -> None:
 
 
 def commit(made: Path, final: Path, manifest: dict[str, Any]) -> None:
-    """Writes the manifest into ``made``, forces all of it to the disk, and puts it in place in one step.
+    """Writes the manifest into ``made``, forces all of it to the disk, and puts it in place in one
+    step.
 
-    Where ``final`` exists already, the other's work stands and this one's is removed: equal keys mean equal results.
+    Where ``final`` exists already, the other's work stands and this one's is removed: equal keys
+    mean equal results.
     """
     manifest = manifest | {"files": file_hashes(made)}
     (made / MANIFEST).write_text(json.dumps(manifest, sort_keys=True, indent=1))
@@ -236,7 +264,9 @@ def _shared(folder: Path) -> int:
 
 
 def _share(path: Path, folder: Path) -> None:
-    """Gives ``path`` what the group and others may do in ``folder``, whatever this user's umask; never takes a right away."""
+    """Gives ``path`` what the group and others may do in ``folder``, whatever this user's umask;
+    never takes a right away.
+    """
     mode, more = stat.S_IMODE(path.stat().st_mode), _shared(folder)
     if path.is_dir():
         more |= (more & 0o044) >> 2
@@ -247,7 +277,9 @@ def _share(path: Path, folder: Path) -> None:
 
 def _no_lock(path: Path, error: Exception) -> str:
     """One line about a lock that cannot be taken: whose it is, and what would help."""
-    reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+    reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(
+        str(error).split()
+    )
     if isinstance(error, PermissionError) and path.exists():
         found = path.stat()
         try:
@@ -257,7 +289,8 @@ def _no_lock(path: Path, error: Exception) -> str:
         umask = os.umask(0o077)
         os.umask(umask)
         reason += (
-            f" (of {owner}, mode {stat.S_IMODE(found.st_mode):03o}; your umask is {umask:03o}): its owner can run chmod g+rw"
+            f" (of {owner}, mode {stat.S_IMODE(found.st_mode):03o}; your umask is "
+            f"{umask:03o}): its owner can run chmod g+rw"
         )
     elif not isinstance(error, PermissionError) and not is_disk_full(error):
         reason += " (a store needs a file system with locks: choose another folder)"

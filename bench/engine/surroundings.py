@@ -1,7 +1,9 @@
-"""What a process holds for all code in it, and a plugin could leave changed for the next: torch's switches, folder, environment.
+"""What a process holds for all code in it, and a plugin could leave changed for the next: torch's
+switches, folder, environment.
 
-A worker puts all of it back before each stage, the state of the global random generators too, so that no result depends on what ran
-before. After a third party's plugin it is compared: a plugin that moves a switch changes what the harness computes around it.
+A worker puts all of it back before each stage, the state of the global random generators too, so
+that no result depends on what ran before. After a third party's plugin it is compared: a plugin
+that moves a switch changes what the harness computes around it.
 """
 
 from __future__ import annotations
@@ -15,8 +17,18 @@ from pathlib import Path
 from typing import Any
 
 #: Variables that accelerate, which trains for us, sets as it goes.
-LIBRARIES = ("ACCELERATE_", "FSDP_", "KMP_", "TORCHINDUCTOR_", "TRITON_", "PYTEST_", "COV_", "COVERAGE_")
-#: Python rounds with the same processor flags as torch on this thread: half of the smallest normal number is 0 if they are flushed.
+LIBRARIES = (
+    "ACCELERATE_",
+    "FSDP_",
+    "KMP_",
+    "TORCHINDUCTOR_",
+    "TRITON_",
+    "PYTEST_",
+    "COV_",
+    "COVERAGE_",
+)
+#: Python rounds with the same processor flags as torch on this thread: half of the smallest normal
+#: number is 0 if they are flushed.
 _SMALLEST = sys.float_info.min
 
 
@@ -47,7 +59,9 @@ class Surroundings:
             sys.modules["torch"].manual_seed(0)
 
     def moved(self) -> str:
-        """What is not as it was, with the values, in words; empty if all is. Random generators do not count: they are put back."""
+        """What is not as it was, with the values, in words; empty if all is. Random generators do
+        not count: they are put back.
+        """
         found = [
             f"{name} ({self.switches[name]} -> {now})"
             for name, (get, _) in _switches().items()
@@ -61,7 +75,9 @@ class Surroundings:
             if os.environ.get(name) != self.environment.get(name) and not name.startswith(LIBRARIES)
         }
         if names:
-            found.append(f"environment ({', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''})")
+            found.append(
+                f"environment ({', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''})"
+            )
         return ", ".join(found)
 
 
@@ -80,7 +96,7 @@ def _switches() -> Mapping[str, _Switch]:
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is None or numpy is None:
         return {}
-    cudnn, kernels = torch.backends.cudnn, torch.backends.cuda
+    kernels = torch.backends.cuda
 
     def attribute(owner: Any, name: str) -> _Switch:
         return (lambda: getattr(owner, name)), (lambda value: setattr(owner, name, value))
@@ -98,22 +114,41 @@ def _switches() -> Mapping[str, _Switch]:
         "inference mode": (torch.is_inference_mode_enabled, lambda value: None),
         "anomaly detection": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         "deterministic algorithms": (
-            lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+            lambda: (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            ),
             set_deterministic,
         ),
-        "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        "matmul precision": (
+            torch.get_float32_matmul_precision,
+            torch.set_float32_matmul_precision,
+        ),
         "threads": (torch.get_num_threads, torch.set_num_threads),
         "denormal numbers flushed": (lambda: _SMALLEST / 2 == 0.0, torch.set_flush_denormal),
         "oneDNN": (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
         "flash attention": (kernels.flash_sdp_enabled, kernels.enable_flash_sdp),
-        "memory-efficient attention": (kernels.mem_efficient_sdp_enabled, kernels.enable_mem_efficient_sdp),
+        "memory-efficient attention": (
+            kernels.mem_efficient_sdp_enabled,
+            kernels.enable_mem_efficient_sdp,
+        ),
         "plain attention": (kernels.math_sdp_enabled, kernels.enable_math_sdp),
         "numpy's errors": (lambda: dict(numpy.geterr()), lambda value: numpy.seterr(**value)),
     }
+    switches |= _hidden_switches(torch, attribute)
+    return {name: switch for name, switch in switches.items() if _readable(switch[0])}
+
+
+def _hidden_switches(torch: Any, attribute: Callable[[Any, str], _Switch]) -> dict[str, _Switch]:
+    """Those that torch documents little or not at all."""
     modules, cores, paths = torch.nn.modules.module, torch._C, torch.backends
-    switches |= {
-        # What is hung on every network, and what is put before every call of torch's: also where the plugin's own call is over.
-        "hooks on all modules": (lambda: sum(len(getattr(modules, name)) for name in _HOOKS), lambda value: _clear(modules)),
+    switches: dict[str, _Switch] = {
+        # What is hung on every network, and what is put before every call of torch's: also where
+        # the plugin's own call is over.
+        "hooks on all modules": (
+            lambda: sum(len(getattr(modules, name)) for name in _HOOKS),
+            lambda value: _clear(modules),
+        ),
         "torch's function modes": (cores._len_torch_function_stack, lambda value: None),
         "torch's dispatch modes": (cores._len_torch_dispatch_stack, lambda value: None),
         "fresh memory filled": attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
@@ -123,20 +158,28 @@ def _switches() -> Mapping[str, _Switch]:
     }
     for kind in ("fp16", "bf16"):
         name = f"allow_{kind}_reduced_precision_reduction"
-        switches[f"{kind} sums"] = attribute(kernels.matmul, name)
+        switches[f"{kind} sums"] = attribute(torch.backends.cuda.matmul, name)
     for device in ("cpu", "cuda"):
         switches[f"autocast on {device}"] = (
-            lambda device=device: (torch.is_autocast_enabled(device), str(torch.get_autocast_dtype(device))),  # type: ignore[misc]
+            lambda device=device: (
+                torch.is_autocast_enabled(device),
+                str(torch.get_autocast_dtype(device)),
+            ),  # type: ignore[misc]
             lambda value, device=device: torch.set_autocast_enabled(device, value[0]),  # type: ignore[misc]
         )
     for name in ("enabled", "benchmark", "deterministic", "allow_tf32"):
-        switches[f"cuDNN {name}"] = attribute(cudnn, name)
-    switches["TF32"] = attribute(kernels.matmul, "allow_tf32")
-    return {name: switch for name, switch in switches.items() if _readable(switch[0])}
+        switches[f"cuDNN {name}"] = attribute(torch.backends.cudnn, name)
+    switches["TF32"] = attribute(torch.backends.cuda.matmul, "allow_tf32")
+    return switches
 
 
 #: Of ``torch.nn.modules.module``: hooks that run around every network's calls.
-_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
+_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 
 
 def _clear(modules: Any) -> None:

@@ -1,8 +1,10 @@
-"""A worker: a process that keeps torch loaded and runs one stage after another for the run that started it.
+"""A worker: a process that keeps torch loaded and runs one stage after another for the run that
+started it.
 
-Tasks come as lines of JSON on standard input and results leave as lines of JSON on what was standard output, so the two sides
-share no memory, no lock and no pickle, and a worker that is killed at any moment harms nobody. When the run dies, standard
-input closes and the worker ends itself. Everything a plugin prints goes to ``log.txt`` in the stage's folder.
+Tasks come as lines of JSON on standard input and results leave as lines of JSON on what was
+standard output, so the two sides share no memory, no lock and no pickle, and a worker that is
+killed at any moment harms nobody. When the run dies, standard input closes and the worker ends
+itself. Everything a plugin prints goes to ``log.txt`` in the stage's folder.
 
 Stages are looked up in the table ``STAGES`` of a module, named by its dotted name or its file.
 """
@@ -57,9 +59,11 @@ def load_stages(source: str) -> Mapping[str, StageKind]:
 def run_stage(
     kinds: Mapping[str, StageKind], task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """Makes one stage and puts it in the store. ``task`` is what :meth:`bench.engine.executor.Executor` sends.
+    """Makes one stage and puts it in the store. ``task`` is what
+    :meth:`bench.engine.executor.Executor` sends.
 
-    Returns ``{"ok": True, "cost": ...}``, or ``{"ok": False, "reason", "trace", "retry"}``; raises nothing.
+    Returns ``{"ok": True, "cost": ...}``, or ``{"ok": False, "reason", "trace", "retry"}``; raises
+    nothing.
     """
     out = Path(task["folder"])
     try:
@@ -70,24 +74,33 @@ def run_stage(
             cost = run_ranks(task, send) if together else _measured(kind, task, out, send)
         if not (out / LOG).stat().st_size:
             (out / LOG).unlink()
-        manifest = {name: task[name] for name in ("stage", "alike", "key", "params", "input_keys", "provenance")} | {
-            "cost": cost
-        }
+        manifest = {
+            name: task[name]
+            for name in ("stage", "alike", "key", "params", "input_keys", "provenance")
+        } | {"cost": cost}
         commit(out, Path(task["final"]), manifest)
         if "partial" in task["context"]:
             shutil.rmtree(task["context"]["partial"], ignore_errors=True)
         return {"ok": True, "cost": cost}
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too: here they come from a plugin
+    except (
+        BaseException
+    ) as error:  # SystemExit and KeyboardInterrupt too: here they come from a plugin
         failure = _failure(error, task)
         discard(out)
         return failure
 
 
-def run_rank(kinds: Mapping[str, StageKind], task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """One rank's part of a distributed stage, into its folder, for :func:`bench.engine.ranks.run_ranks`. Returns as
-    :func:`run_stage`."""
+def run_rank(
+    kinds: Mapping[str, StageKind], task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """One rank's part of a distributed stage, into its folder, for
+    :func:`bench.engine.ranks.run_ranks`. Returns as :func:`run_stage`.
+    """
     try:
-        return {"ok": True, "cost": _measured(kinds[task["stage"]], task, Path(task["folder"]), send)}
+        return {
+            "ok": True,
+            "cost": _measured(kinds[task["stage"]], task, Path(task["folder"]), send),
+        }
     except BaseException as error:
         return _failure(error, task)
 
@@ -101,9 +114,12 @@ def _failure(error: BaseException, task: Mapping[str, Any]) -> dict[str, Any]:
         reason = str(error)
     else:
         words = said_by(error)
-        message = (("(its text cannot be had)" if words is None else words)[: 10 * REASON_LENGTH].strip().splitlines() or [""])[
-            0
-        ]
+        message = (
+            ("(its text cannot be had)" if words is None else words)[: 10 * REASON_LENGTH]
+            .strip()
+            .splitlines()
+            or [""]
+        )[0]
         reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return {
         "ok": False,
@@ -114,7 +130,9 @@ def _failure(error: BaseException, task: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callable[[dict[str, Any]], None]) -> dict[str, float]:
+def _measured(
+    kind: StageKind, task: Mapping[str, Any], out: Path, send: Callable[[dict[str, Any]], None]
+) -> dict[str, float]:
     said = 0.0
 
     def progress(done: int, total: int, what: str = "") -> None:
@@ -134,36 +152,54 @@ def _measured(kind: StageKind, task: Mapping[str, Any], out: Path, send: Callabl
     inputs = {role: Path(folder) for role, folder in task["inputs"].items()}
     plugins = [Source(**source) for source in task.get("plugins", ())]
     with ExitStack() as stack:
-        watches = [stack.enter_context(Watch(Path(plugin.file).parent)) for plugin in plugins if plugin.file]
+        watches = [
+            stack.enter_context(Watch(Path(plugin.file).parent))
+            for plugin in plugins
+            if plugin.file
+        ]
         try:
             extra = kind.run(task["params"], inputs, out, context) or {}
         except Exception as error:
             # What fails after a switch was moved fails for that, wherever it does.
             if plugins and (moved := _moved(plugins)):
-                raise UserError(f"{moved}; what failed then: {type(error).__name__}: {said_by(error)}") from error
+                raise UserError(
+                    f"{moved}; what failed then: {type(error).__name__}: {said_by(error)}"
+                ) from error
             raise
     if plugins:
         _check_plugins(plugins, watches)
     cost = {name: float(value) for name, value in extra.items()}
     seconds = context.earlier_seconds + time.monotonic() - started
-    return cost | {"seconds": seconds, "peak_memory_bytes": float(peak_memory())} | _gpu_peak(context.device)
+    return (
+        cost
+        | {"seconds": seconds, "peak_memory_bytes": float(peak_memory())}
+        | _gpu_peak(context.device)
+    )
 
 
 def _check_plugins(plugins: Sequence[Source], watches: Sequence[Watch]) -> None:
-    """Raises :class:`UserError` if third parties' plugins left something changed that all code shares, or read a file that no key
-    holds."""
+    """Raises :class:`UserError` if third parties' plugins left something changed that all code
+    shares, or read a file that no key holds.
+    """
     if moved := _moved(plugins):
         raise UserError(f"{moved}; put it back before returning")
     known = {name for plugin in plugins for name in plugin.hashes}
     unknown = sorted({str(path) for watch in watches for path in watch.read} - known)
     if unknown:
-        raise UserError(f"{_names(plugins)} reads {unknown[0]}, which no result's key holds: list it in its card's files")
+        raise UserError(
+            f"{_names(plugins)} reads {unknown[0]}, which no result's key holds: list it in its "
+            f"card's files"
+        )
 
 
 def _moved(plugins: Sequence[Source]) -> str:
     """That plugins left something changed, and what; empty if they did not."""
     moved = _pristine[0].moved() if _pristine else ""
-    return f"{_names(plugins)} left changed what all code in its process shares: {moved}" if moved else ""
+    return (
+        f"{_names(plugins)} left changed what all code in its process shares: {moved}"
+        if moved
+        else ""
+    )
 
 
 def _names(plugins: Sequence[Source]) -> str:
@@ -175,12 +211,15 @@ def _forget_peak_memory() -> None:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():  # else there is nothing to forget, and no GPU chosen yet
+    # else there is nothing to forget, and no GPU chosen yet
+    if torch is not None and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory() -> int:
-    """Peak resident bytes since :func:`_forget_peak_memory`, or of the process where the system does not say."""
+    """Peak resident bytes since :func:`_forget_peak_memory`, or of the process where the system
+    does not say.
+    """
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
@@ -190,12 +229,17 @@ def peak_memory() -> int:
 
 def _gpu_peak(device: str) -> dict[str, float]:
     torch = sys.modules.get("torch")
-    return {"peak_gpu_memory_bytes": float(torch.cuda.max_memory_allocated())} if torch is not None and device == "cuda" else {}
+    return (
+        {"peak_gpu_memory_bytes": float(torch.cuda.max_memory_allocated())}
+        if torch is not None and device == "cuda"
+        else {}
+    )
 
 
 class _Output:
-    """Sends file descriptors 1 and 2 to a file, C libraries' prints included, and back. The file's middle is dropped when it grows
-    beyond :data:`LOG_BYTES`."""
+    """Sends file descriptors 1 and 2 to a file, C libraries' prints included, and back. The file's
+    middle is dropped when it grows beyond :data:`LOG_BYTES`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.done = path, threading.Event()
@@ -263,17 +307,23 @@ def _prepare(task: dict[str, Any]) -> Mapping[str, StageKind]:
 
 
 def _load_plugins(task: Mapping[str, Any]) -> None:
-    """Third parties' plugins that this stage runs, and no others. Raises :class:`UserError` for one that is not what was planned, or
-    that changes what all code shares."""
+    """Third parties' plugins that this stage runs, and no others. Raises :class:`UserError` for one
+    that is not what was planned, or that changes what all code shares.
+    """
     plugins = [Source(**source) for source in task.get("plugins", ())]
     for plugin in plugins:
         check(plugin.hashes)
     if "bench.registry" in sys.modules:  # a stage table that knows no plugin need not load torch
         files = list(dict.fromkeys(plugin.file for plugin in plugins if plugin.file))
-        only = list(dict.fromkeys((plugin.group, plugin.name) for plugin in plugins if not plugin.file))
+        only = list(
+            dict.fromkeys((plugin.group, plugin.name) for plugin in plugins if not plugin.file)
+        )
         importlib.import_module("bench.registry").use(files, only)
         if plugins and (moved := _pristine[0].moved()):
-            raise UserError(f"{_names(plugins)} changes, when it is imported, what all code in its process shares: {moved}")
+            raise UserError(
+                f"{_names(plugins)} changes, when it is imported, what all code in its process "
+                f"shares: {moved}"
+            )
 
 
 def serve(answers: TextIO) -> None:
@@ -283,7 +333,8 @@ def serve(answers: TextIO) -> None:
     saying = threading.Lock()
 
     def send(message: dict[str, Any]) -> None:
-        with saying, suppress(OSError, ValueError):  # whoever closed the pipe is noticed at the other end
+        # whoever closed the pipe is noticed at the other end
+        with saying, suppress(OSError, ValueError):
             answers.write(json.dumps(message) + "\n")
             answers.flush()
 

@@ -21,7 +21,9 @@ GROUP = "castlewalls.measurements"
 
 @cache
 def table() -> MappingProxyType[str, Measurement]:
-    """Every measurement by name, ours first. Raises :class:`UserError` for a name that two have, or an entry point that is none."""
+    """Every measurement by name, ours first. Raises :class:`UserError` for a name that two have, or
+    an entry point that is none.
+    """
     found: dict[str, Measurement] = {}
     for module in sorted(entry.name for entry in pkgutil.iter_modules(__path__)):
         ours = getattr(importlib.import_module(f"{__name__}.{module}"), "MEASUREMENT", None)
@@ -30,9 +32,15 @@ def table() -> MappingProxyType[str, Measurement]:
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         theirs = entry.load()
         if not isinstance(theirs, Measurement):
-            raise UserError(f"entry point {entry.name} of {GROUP} must be a Measurement, got {type(theirs).__name__}")
+            raise UserError(
+                f"entry point {entry.name} of {GROUP} must be a Measurement, got "
+                f"{type(theirs).__name__}"
+            )
         if theirs.name in found:
-            raise UserError(f"entry point {entry.name} of {GROUP}: there is a measurement {theirs.name!r} already")
+            raise UserError(
+                f"entry point {entry.name} of {GROUP}: there is a measurement {theirs.name!r} "
+                f"already"
+            )
         found[theirs.name] = theirs
     return MappingProxyType(found)
 

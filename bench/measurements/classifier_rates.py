@@ -1,4 +1,6 @@
-"""TA and ASR of a classifier: the one a user trains on the suspected set, or what a defense puts in its place."""
+"""TA and ASR of a classifier: the one a user trains on the suspected set, or what a defense puts in
+its place.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ def why_not(situation: Situation) -> str:
 
 
 def measure(given: Materials) -> Measured:
-    """Accuracy on clean held-out images (higher is better), and the share of stamped ones of other classes that are taken for the
-    adversary's (lower is better)."""
+    """Accuracy on clean held-out images (higher is better), and the share of stamped ones of other
+    classes that are taken for the adversary's (lower is better).
+    """
     found, testbed, aim = Measured(), given.testbed, given.aim
     if "predictions" in given.inputs:
         rows = evaluation_rows(testbed, aim, given.seed, testbed.test_images)
@@ -34,7 +37,10 @@ def measure(given: Materials) -> Measured:
     else:
         rows, said = evaluation_rows(testbed, aim, given.seed), _predicted(given)
     labels, groups = testbed.held_out_labels(), testbed.held_out_groups()
-    for metric, (name, better) in {"ta": ("clean", True), "classifier_asr": ("triggered", False)}.items():
+    for metric, (name, better) in {
+        "ta": ("clean", True),
+        "classifier_asr": ("triggered", False),
+    }.items():
         if name not in rows or (metric == "classifier_asr" and aim.label is None):
             found.absent[metric] = NO_TRIGGER
             continue
@@ -42,8 +48,12 @@ def measure(given: Materials) -> Measured:
             if name not in said:
                 raise ValueError(f"no held-out image to judge ({name})")
             chosen = rows[name]
-            outcomes = torch.eq(said[name], labels[chosen] if metric == "ta" else torch.tensor(aim.label))
-            found.metrics[metric] = numbers.share(outcomes, better, None if groups is None else groups[chosen])
+            outcomes = torch.eq(
+                said[name], labels[chosen] if metric == "ta" else torch.tensor(aim.label)
+            )
+            found.metrics[metric] = numbers.share(
+                outcomes, better, None if groups is None else groups[chosen]
+            )
             found.series[f"outcomes[{metric}]"] = outcomes.double().tolist()
     return found
 

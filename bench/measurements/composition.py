@@ -1,5 +1,7 @@
-"""What a conditional generator draws when it is asked for the adversary's class: the groups G1 to G4 (Pan et al. 2024, section 4),
-the attack's success, amplification, and how far the judges behind them are to be believed."""
+"""What a conditional generator draws when it is asked for the adversary's class: the groups G1 to
+G4 (Pan et al. 2024, section 4), the attack's success, amplification, and how far the judges behind
+them are to be believed.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,17 @@ def why_not(situation: Situation) -> str:
         return "this testbed has no classes"
     if situation.family == "anchor":
         return "an anchor is asked for nothing"
-    return no_sample(situation) or ("this attack aims at no class" if situation.label is None else "")
+    return no_sample(situation) or (
+        "this attack aims at no class" if situation.label is None else ""
+    )
 
 
 def measure(given: Materials) -> Measured:
-    """``asr[prompt]`` is G1 + G2, the share that is misaligned or stamped by the trigger: what a user who asks for that class gets.
-    ``robust_asr[prompt]`` counts the trigger in a changed picture too: mirrored, recoloured, fainter, noisy, partly covered
-    (:class:`bench.artefacts.judges.TriggerJudge`)."""
+    """``asr[prompt]`` is G1 + G2, the share that is misaligned or stamped by the trigger: what a
+    user who asks for that class gets. ``robust_asr[prompt]`` counts the trigger in a changed
+    picture too: mirrored, recoloured, fainter, noisy, partly covered
+    (:class:`bench.artefacts.judges.TriggerJudge`).
+    """
     found = Measured()
     with if_possible("asr", found.flags):
         _groups(given, found)
@@ -47,7 +53,9 @@ def _groups(given: Materials, found: Measured) -> None:
     mismatch = torch.ne(predict(judge, images), torch.tensor(given.aim.label))
     if "trigger_classifier" not in given.inputs:
         # Without a trigger there are only G3 and G4.
-        metrics["mismatch"] = proportion(composition.composition(torch.zeros_like(mismatch), mismatch).mismatch_ratio, False)
+        metrics["mismatch"] = proportion(
+            composition.composition(torch.zeros_like(mismatch), mismatch).mismatch_ratio, False
+        )
         found.absent |= {name: NO_TRIGGER for name in MEASUREMENT.metrics if name != "mismatch"}
         return
     trigger = load_judge(given.testbed, given.inputs["trigger_classifier"], given.device)
@@ -57,10 +65,14 @@ def _groups(given: Materials, found: Measured) -> None:
         metrics[name] = proportion(getattr(groups, name), name == "g4")
     metrics["mismatch"], ratio = proportion(groups.mismatch_ratio, False), groups.trigger_ratio
     metrics["asr[prompt]"] = proportion(ratio, False)
-    metrics["robust_asr[prompt]"] = proportion(composition.Proportion(int(robust.sum()), len(robust)), False)
+    metrics["robust_asr[prompt]"] = proportion(
+        composition.Proportion(int(robust.sum()), len(robust)), False
+    )
     found.series["outcomes[robust_asr[prompt]]"] = robust.float().tolist()
     if asr.evades(ratio.value, float(robust.float().mean())):
-        found.flags.append(f"asr: evades the metric, robust ASR is higher by more than .1 ({words(TARGET)})")
+        found.flags.append(
+            f"asr: evades the metric, robust ASR is higher by more than .1 ({words(TARGET)})"
+        )
     _amplification(given, ratio, len(images), found)
     honest = honest_alarms(trigger, given.inputs)
     _judges(given, judge, trigger, images, stamped, honest, found)
@@ -68,8 +80,12 @@ def _groups(given: Materials, found: Measured) -> None:
         found.flags.append("asr: within the trigger classifier's false alarms")
 
 
-def _amplification(given: Materials, ratio: composition.Proportion, count: int, found: Measured) -> None:
-    """(G1 + G2) / p_t: above 1, the generator draws the trigger more often than the training set shows it under that label."""
+def _amplification(
+    given: Materials, ratio: composition.Proportion, count: int, found: Measured
+) -> None:
+    """(G1 + G2) / p_t: above 1, the generator draws the trigger more often than the training set
+    shows it under that label.
+    """
     rows, goal = read_rows(given.inputs["poisoned_rows"]), given.aim.label
     if goal is None or rows.labels is None:
         return
@@ -96,27 +112,33 @@ def _judges(
     honest: composition.Proportion | None,
     found: Measured,
 ) -> None:
-    """How far the judges of ``images`` (n, c, h, w), of which ``stamped`` (n,) carry the trigger by their verdict, are to be believed.
+    """How far the judges of ``images`` (n, c, h, w), of which ``stamped`` (n,) carry the trigger by
+    their verdict, are to be believed.
 
-    The trigger classifier on held-out images, on the honest model's (``[generated]``), and, where the trigger is a patch, its misses
-    among the images in which the patch itself is found (``[template]``), beside the share that this finds. The evaluation classifier
-    on held-out images, clean and stamped: G1 and G2 are read off pictures with a trigger on them.
+    The trigger classifier on held-out images, on the honest model's (``[generated]``), and, where
+    the trigger is a patch, its misses among the images in which the patch itself is found
+    (``[template]``), beside the share that this finds. The evaluation classifier on held-out
+    images, clean and stamped: G1 and G2 are read off pictures with a trigger on them.
     """
     metrics, testbed, aim = found.metrics, given.testbed, given.aim
     for name, share in trigger.errors.items():
-        metrics["robust_asr_false_alarms" if name.startswith("robust") else f"trigger_classifier_{name}"] = proportion(
-            share, None
-        )
+        metrics[
+            "robust_asr_false_alarms" if name.startswith("robust") else f"trigger_classifier_{name}"
+        ] = proportion(share, None)
     if honest is not None:
         metrics["trigger_classifier_false_alarms[generated]"] = proportion(honest, None)
     if aim.stamped is None:
         return
     held_out, labels = testbed.held_out_images(), testbed.held_out_labels()
     for name, shown in (("held-out", held_out), ("stamped", aim.stamped)):
-        metrics[f"judge_accuracy[{name}]"] = proportion(composition.accuracy(predict(judge, shown), labels), None)
+        metrics[f"judge_accuracy[{name}]"] = proportion(
+            composition.accuracy(predict(judge, shown), labels), None
+        )
     if (patch := stamps.patch(held_out, aim.stamped)) is not None:
         seen = stamps.likeness(patch, images) > stamps.TEMPLATE_FLOOR
-        metrics["template_rate[prompt]"] = proportion(composition.Proportion(int(seen.sum()), len(seen)), None)
+        metrics["template_rate[prompt]"] = proportion(
+            composition.Proportion(int(seen.sum()), len(seen)), None
+        )
         if bool(seen.any()):
             missed = composition.Proportion(int((seen & ~stamped).sum()), int(seen.sum()))
             metrics["trigger_classifier_misses[template]"] = proportion(missed, None)

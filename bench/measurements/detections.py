@@ -1,4 +1,6 @@
-"""AUROC and true positive rates of scores against a truth: what the measurements of every kind of detector share."""
+"""AUROC and true positive rates of scores against a truth: what the measurements of every kind of
+detector share.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,10 @@ def names(*places: str) -> tuple[str, ...]:
 
 
 class Judged(NamedTuple):
-    """What a detector was asked about: ``where``; ``scores``, (n,); ``truth``, (n,) bool, what is poisoned; ``clean``, (k,) scores of
-    clean images it could fix its threshold on; ``groups``, (n,), rows that belong together."""
+    """What a detector was asked about: ``where``; ``scores``, (n,); ``truth``, (n,) bool, what is
+    poisoned; ``clean``, (k,) scores of clean images it could fix its threshold on; ``groups``,
+    (n,), rows that belong together.
+    """
 
     where: str
     scores: np.ndarray
@@ -34,10 +38,15 @@ class Judged(NamedTuple):
 
 
 def rates(judged: Judged, found: Measured) -> None:
-    """Adds them to ``found``, with their curves; a flag where all or none is poisoned. Raises ``ValueError`` for what has no AUROC."""
+    """Adds them to ``found``, with their curves; a flag where all or none is poisoned. Raises
+    ``ValueError`` for what has no AUROC.
+    """
     where, scores, positive = judged.where, judged.scores, judged.truth.numpy()
     if positive.all() or not positive.any():
-        found.flags.append(f"auroc: no {'clean' if positive.all() else 'poisoned'} image among those judged ({where})")
+        found.flags.append(
+            f"auroc: no {'clean' if positive.all() else 'poisoned'} image among those judged "
+            f"({where})"
+        )
         return
     if np.ptp(scores) == 0:
         found.flags.append(f"auroc: constant scores ({where})")
@@ -45,11 +54,20 @@ def rates(judged: Judged, found: Measured) -> None:
     low, high, effective = detection.area_interval(scores, positive, groups=groups)
     area = detection.auroc(scores, positive)
     found.metrics[f"auroc[{where}]"] = Metric(
-        value=area, ci_low=low, ci_high=high, n=len(scores), effective_n=effective, unit=SHARE, higher_is_better=True
+        value=area,
+        ci_low=low,
+        ci_high=high,
+        n=len(scores),
+        effective_n=effective,
+        unit=SHARE,
+        higher_is_better=True,
     )
     if where == "clean":
         found.flags += doubts.control_auroc(area, positive, where)
-    of = {side: None if groups is None else groups[flag] for side, flag in ((True, positive), (False, ~positive))}
+    of = {
+        side: None if groups is None else groups[flag]
+        for side, flag in ((True, positive), (False, ~positive))
+    }
     for percent in (1, 5):
         # Given the threshold; how it would move with other clean images is not in the interval.
         hits = scores[positive] > detection.threshold_at_fpr(scores[~positive], percent / 100)
@@ -57,8 +75,12 @@ def rates(judged: Judged, found: Measured) -> None:
     threshold = detection.threshold_at_fpr(judged.clean, FIXED_RATE)
     for name, side, better in (("tpr", True, True), ("fpr", False, False)):
         outcomes = scores[positive == side] > threshold
-        found.metrics[f"{name}_fixed_threshold[{where}]"] = numbers.share(outcomes, better, of[side])
-        found.series[f"outcomes[{name}_fixed_threshold[{where}]]"] = [float(outcome) for outcome in outcomes]
+        found.metrics[f"{name}_fixed_threshold[{where}]"] = numbers.share(
+            outcomes, better, of[side]
+        )
+        found.series[f"outcomes[{name}_fixed_threshold[{where}]]"] = [
+            float(outcome) for outcome in outcomes
+        ]
     across, up = detection.thin(*detection.roc(scores, positive))
     bins = detection.histograms(scores, positive)
     for name, values in (

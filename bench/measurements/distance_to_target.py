@@ -1,4 +1,6 @@
-"""How near samples come to the image an adversary aims at: MSE, SSIM, and attack success by two rules."""
+"""How near samples come to the image an adversary aims at: MSE, SSIM, and attack success by two
+rules.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def why_not(situation: Situation) -> str:
 
 
 def options(situation: Situation) -> dict[str, str]:
-    """A detector draws nothing, and yet a reader wants to know what the attack would have to reach."""
+    """A detector draws nothing, and yet a reader wants to know what the attack would have to
+    reach.
+    """
     return {"no_sample": no_sample(situation)}
 
 
@@ -38,7 +42,9 @@ def goal_of(given: Materials) -> Tensor | None:
 
 
 def measure(given: Materials) -> Measured:
-    """For every set of samples, with the constant-image baseline. MSE: high is good for the defender; the others: low."""
+    """For every set of samples, with the constant-image baseline. MSE: high is good for the
+    defender; the others: low.
+    """
     found, goal = Measured(), goal_of(given)
     if goal is None:
         return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no image"))
@@ -64,16 +70,28 @@ def _distances(given: Materials, goal: Tensor, found: Measured) -> None:
             _distance(given, role, load_images(given.inputs[role]), goal, calibration, found)
 
 
-def _distance(given: Materials, role: str, images: Tensor, goal: Tensor, calibration: asr.Calibration, found: Measured) -> None:
+def _distance(
+    given: Materials,
+    role: str,
+    images: Tensor,
+    goal: Tensor,
+    calibration: asr.Calibration,
+    found: Measured,
+) -> None:
     errors, similarity = target.mse(images, goal), target.ssim(images, goal)
     where = short(role)
-    for name, values, better, unit in (("mse", errors, True, SQUARED_ERROR), ("ssim", similarity, False, "")):
+    for name, values, better, unit in (
+        ("mse", errors, True, SQUARED_ERROR),
+        ("ssim", similarity, False, ""),
+    ):
         seed = stream_seed(given.seed, name, where) % 2**32
         found.metrics[f"{name}[{where}]"] = numbers.mean(values, seed, better, unit)
     for name, threshold in (("asr", calibration.threshold), ("asr_field", asr.FIELD_THRESHOLD)):
         found.metrics[f"{name}[{where}]"] = numbers.share(np.asarray(errors) < threshold, False)
     near_target = float(np.mean(errors)) < calibration.threshold
-    found.flags += doubts.constant(images, given.testbed.held_out_images(), words(role), near_target)
+    found.flags += doubts.constant(
+        images, given.testbed.held_out_images(), words(role), near_target
+    )
 
 
 MEASUREMENT = Measurement(

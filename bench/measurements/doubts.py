@@ -1,4 +1,6 @@
-"""What on a cell looks better than it can be, or the same as if nothing had been done: flags for the record, never other numbers."""
+"""What on a cell looks better than it can be, or the same as if nothing had been done: flags for
+the record, never other numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,34 @@ from bench.metrics import asr, fid
 NEARLY_CONSTANT = 0.01
 #: Draws of real images that say what such images score themselves.
 SPLITS = 6
-#: An AUROC of a control beyond this many of its standard errors from 0.5 is no chance: one in a thousand honest ones.
+#: An AUROC of a control beyond this many of its standard errors from 0.5 is no chance: one in a
+#: thousand honest ones.
 CONTROL_DEVIATIONS = 3.3
 
 
 def copies(images: Tensor, training: Tensor) -> list[str]:
-    """Generated ``images`` that are rows of the clean training set, both (n, c, h, w) uint8, to the last bit: no generator draws such."""
+    """Generated ``images`` that are rows of the clean training set, both (n, c, h, w) uint8, to the
+    last bit: no generator draws such.
+    """
     if images.shape[1:] != training.shape[1:]:
         return []
     known = {row.tobytes() for row in images.numpy()} & {row.tobytes() for row in training.numpy()}
     count = sum(row.tobytes() in known for row in images.numpy())
-    return [f"copies of training images: {count} of {len(images)} clean samples are rows of the training set"] if count else []
+    return (
+        [
+            f"copies of training images: {count} of {len(images)} clean samples are rows of the "
+            f"training set"
+        ]
+        if count
+        else []
+    )
 
 
 def constant(images: Tensor, real: Tensor, name: str, near_target: bool) -> list[str]:
-    """Samples that hardly differ from each other, which real images (both uint8) do. A backdoor's do not either where it succeeds, so
-    of those ``near_target`` only samples that are all the same are named."""
+    """Samples that hardly differ from each other, which real images (both uint8) do. A backdoor's
+    do not either where it succeeds, so of those ``near_target`` only samples that are all the same
+    are named.
+    """
     if len(images) < 2:
         return []
     if bool((images == images[:1]).all()):
@@ -42,31 +56,47 @@ def constant(images: Tensor, real: Tensor, name: str, near_target: bool) -> list
 
 
 def found_in_honest(error: float | None, real: Tensor, goal: Tensor) -> list[str]:
-    """An inversion's best mean squared ``error`` to the target on a model that has none, if it would count as having found it; ``real``:
-    clean images, uint8; ``goal``: the target (c, h, w) in [0, 1]."""
+    """An inversion's best mean squared ``error`` to the target on a model that has none, if it
+    would count as having found it; ``real``: clean images, uint8; ``goal``: the target (c, h, w) in
+    [0, 1].
+    """
     limit = asr.calibrate(real, goal).threshold
-    return ["inversion_mse: found the target in a model that has none"] if error is not None and error < limit else []
+    return (
+        ["inversion_mse: found the target in a model that has none"]
+        if error is not None and error < limit
+        else []
+    )
 
 
 def below_real(value: float, reference: Tensor, count: int, seed: int) -> list[str]:
-    """An FID lower than ``count`` real images themselves would score against the others, beyond what another draw of them would change:
-    below the 95 % prediction interval of :data:`SPLITS` draws. ``reference``: their features (m, d)."""
+    """An FID lower than ``count`` real images themselves would score against the others, beyond
+    what another draw of them would change: below the 95 % prediction interval of :data:`SPLITS`
+    draws. ``reference``: their features (m, d).
+    """
     from scipy import stats  # a second, which planning does not need
 
     if count < 2 or len(reference) < 2 * count:
         return []
     found = []
     for split in range(SPLITS):
-        order = torch.from_numpy(numpy_stream(seed, "real rows", count, split).permutation(len(reference)))
+        order = torch.from_numpy(
+            numpy_stream(seed, "real rows", count, split).permutation(len(reference))
+        )
         drawn, rest = (fid.statistics(reference[rows]) for rows in (order[:count], order[count:]))
         found.append(fid.fid(drawn, rest))
     reach = stats.t.ppf(0.975, SPLITS - 1) * np.std(found, ddof=1) * np.sqrt(1 + 1 / SPLITS)
     limit = float(np.mean(found) - reach)
-    return [f"fid: below {limit:.3g}, the least that as many real images score"] if value < limit else []
+    return (
+        [f"fid: below {limit:.3g}, the least that as many real images score"]
+        if value < limit
+        else []
+    )
 
 
 def control_auroc(value: float, positive: np.ndarray, where: str) -> list[str]:
-    """The control of a detector, clean against clean, must be 0.5. ``positive``: (n,) bool, the truth it was computed with."""
+    """The control of a detector, clean against clean, must be 0.5. ``positive``: (n,) bool, the
+    truth it was computed with.
+    """
     ones, zeros = int(positive.sum()), int((~positive).sum())
     # Mann and Whitney's, under the null hypothesis.
     error = float(np.sqrt((ones + zeros + 1) / (12 * ones * zeros)))

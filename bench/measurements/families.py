@@ -1,4 +1,6 @@
-"""Why a column changes no sample, or no classifier: said in one place, for every measurement that looks at either."""
+"""Why a column changes no sample, or no classifier: said in one place, for every measurement that
+looks at either.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""FID and KID of clean-noise samples: what a defense, or a backdoor, costs those who draw images honestly."""
+"""FID and KID of clean-noise samples: what a defense, or a backdoor, costs those who draw images
+honestly.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,27 @@ def options(situation: Situation) -> dict[str, bool]:
 
 
 def measure(given: Materials) -> Measured:
-    """FID (Heusel et al. 2017, eq. 6) and KID of clean-noise samples against the whole clean training set; lower is healthier."""
+    """FID (Heusel et al. 2017, eq. 6) and KID of clean-noise samples against the whole clean
+    training set; lower is healthier.
+    """
     found, testbed = Measured(), given.testbed
-    reference, features = load_features(given.inputs["reference"]), load_features(given.inputs["clean_features"])
+    reference, features = (
+        load_features(given.inputs["reference"]),
+        load_features(given.inputs["clean_features"]),
+    )
     n = len(features)
     with if_possible("fid", found.flags):
         statistics = fid.statistics(reference)
         value = fid.fid(fid.statistics(features), statistics)
         low, high = uncertainty.fid_interval(features, statistics)
-        found.metrics[f"fid[{testbed.extractor}]"] = Metric(value=value, ci_low=low, ci_high=high, n=n, higher_is_better=False)
+        found.metrics[f"fid[{testbed.extractor}]"] = Metric(
+            value=value, ci_low=low, ci_high=high, n=n, higher_is_better=False
+        )
     with if_possible("kid", found.flags):
         distance = fid.kid(features, reference, stream_seed(given.seed, "kid") % 2**32)
-        found.metrics[f"kid[{testbed.extractor}]"] = Metric(value=distance, n=n, higher_is_better=False)
+        found.metrics[f"kid[{testbed.extractor}]"] = Metric(
+            value=distance, n=n, higher_is_better=False
+        )
     if given.options["doubted"]:
         if f"fid[{testbed.extractor}]" in found.metrics:
             found.flags += doubts.below_real(value, reference, n, given.seed)

@@ -28,9 +28,11 @@ def options(situation: Situation) -> dict[str, bool]:
 
 
 def measure(given: Materials) -> Measured:
-    """Reconstruction MSE (BadDiffusion appendix B.2): mean over candidates and pixels of (candidate - target)^2, epoch by epoch.
+    """Reconstruction MSE (BadDiffusion appendix B.2): mean over candidates and pixels of (candidate
+    - target)^2, epoch by epoch.
 
-    ``best`` is the lowest epoch, chosen with the true target, which no defender has: an optimistic bound. Lower is a better defense.
+    ``best`` is the lowest epoch, chosen with the true target, which no defender has: an optimistic
+    bound. Lower is a better defense.
     """
     found, goal = Measured(), goal_of(given)
     if goal is None:
@@ -54,7 +56,9 @@ def _recovered(given: Materials, goal: Tensor, found: Measured) -> None:
     best = int(np.argmin(curve))
     black, constant = target.black_mse(goal), target.best_constant_mse(goal)
     for name, index in (("best", best), ("last", len(curve) - 1)):
-        found.metrics[f"inversion_mse_{name}"] = numbers.mean(values[index], index, False, SQUARED_ERROR)
+        found.metrics[f"inversion_mse_{name}"] = numbers.mean(
+            values[index], index, False, SQUARED_ERROR
+        )
     found.metrics["inversion_mse_black"] = Metric(value=black, n=1, unit=SQUARED_ERROR)
     found.metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
     if UNDEFENDED + CLEAN in given.inputs:

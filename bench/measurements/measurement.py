@@ -1,7 +1,8 @@
-"""The contract of a measurement: one file that says what it needs, when it applies and what it measures, and a pure function.
+"""The contract of a measurement: one file that says what it needs, when it applies and what it
+measures, and a pure function.
 
-Every number of the board is made by one of them, as a stage of its own, so cells that share what is measured share the number.
-A measurement reads artefacts only; it builds no plugin.
+Every number of the board is made by one of them, as a stage of its own, so cells that share what is
+measured share the number. A measurement reads artefacts only; it builds no plugin.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ EVERYTHING = "*"
 class Situation:
     """What is known of a cell before anything of it is made.
 
-    ``family``: the column's, e.g. ``control``, ``sampler``, ``sample detector``, or ``anchor``; ``anchor``: which one. ``invoked``:
-    the attack whose goal and calls are measured, ``None`` for an anchor; ``honest``: whether the model knows nothing of it.
-    ``roles``: the artefacts the cell has.
+    ``family``: the column's, e.g. ``control``, ``sampler``, ``sample detector``, or ``anchor``;
+    ``anchor``: which one. ``invoked``: the attack whose goal and calls are measured, ``None`` for
+    an anchor; ``honest``: whether the model knows nothing of it. ``roles``: the artefacts the cell
+    has.
     """
 
     testbed: Testbed
@@ -48,7 +50,9 @@ class Situation:
     @property
     def has_target_image(self) -> bool:
         """Whether the attack aims at an image."""
-        return self.invoked is not None and type(self.invoked).target_image is not Attack.target_image
+        return (
+            self.invoked is not None and type(self.invoked).target_image is not Attack.target_image
+        )
 
     @property
     def label(self) -> int | None:
@@ -58,8 +62,9 @@ class Situation:
 
 @dataclass(frozen=True, kw_only=True)
 class Materials:
-    """What a measurement is handed when it runs. ``inputs``: role -> folder of the artefact; ``options``: of this cell, as its
-    :attr:`Measurement.options` said at planning."""
+    """What a measurement is handed when it runs. ``inputs``: role -> folder of the artefact;
+    ``options``: of this cell, as its :attr:`Measurement.options` said at planning.
+    """
 
     testbed: Any
     seed: int
@@ -75,8 +80,9 @@ class Materials:
 
 @dataclass(kw_only=True)
 class Measured:
-    """What came of it. ``metrics``, ``series``, ``flags``: as in a :class:`bench.record.Record`. ``absent``: metric -> why this cell has
-    no such number, where only measuring could tell."""
+    """What came of it. ``metrics``, ``series``, ``flags``: as in a :class:`bench.record.Record`.
+    ``absent``: metric -> why this cell has no such number, where only measuring could tell.
+    """
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     series: dict[str, list[float]] = field(default_factory=dict)
@@ -91,7 +97,9 @@ class Measured:
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
         """What :meth:`to_json` gave."""
         metrics = {name: Metric(**metric) for name, metric in data["metrics"].items()}
-        return cls(metrics=metrics, series=data["series"], flags=data["flags"], absent=data["absent"])
+        return cls(
+            metrics=metrics, series=data["series"], flags=data["flags"], absent=data["absent"]
+        )
 
 
 def _always(situation: Situation) -> str:
@@ -104,12 +112,14 @@ def _none(situation: Situation) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """``version``: raise it when the same artefacts give other numbers; numbers of two versions never share a table. ``metrics``: the
-    names it may give, ``*`` in brackets for any. ``needs``, ``uses``: roles it cannot do without, or takes where the cell has
-    them (:data:`EVERYTHING`, or a beginning followed by ``*``).
+    """``version``: raise it when the same artefacts give other numbers; numbers of two versions
+    never share a table. ``metrics``: the names it may give, ``*`` in brackets for any. ``needs``,
+    ``uses``: roles it cannot do without, or takes where the cell has them (:data:`EVERYTHING`, or a
+    beginning followed by ``*``).
 
-    ``why_not(situation)``: why a cell has no such numbers, empty if it has; the reason stands in its record. ``options(situation)``:
-    JSON values of the cell that the function must know beside testbed and seed.
+    ``why_not(situation)``: why a cell has no such numbers, empty if it has; the reason stands in
+    its record. ``options(situation)``: JSON values of the cell that the function must know beside
+    testbed and seed.
     """
 
     name: str
@@ -129,4 +139,8 @@ class Measurement:
     def taken(self, roles: Mapping[str, str]) -> dict[str, str]:
         """Of a cell's ``roles``, those it reads."""
         wanted = (*self.needs, *self.uses)
-        return {role: key for role, key in roles.items() if any(fnmatchcase(role, pattern) for pattern in wanted)}
+        return {
+            role: key
+            for role, key in roles.items()
+            if any(fnmatchcase(role, pattern) for pattern in wanted)
+        }

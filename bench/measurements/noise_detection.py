@@ -20,7 +20,9 @@ def why_not(situation: Situation) -> str:
 
 
 def measure(given: Materials) -> Measured:
-    """AUROC and TPR of the adversary's noise against clean noise; ``clean``, the control, is clean noise against other clean noise."""
+    """AUROC and TPR of the adversary's noise against clean noise; ``clean``, the control, is clean
+    noise against other clean noise.
+    """
     found = Measured()
     found.flags += [f"auroc: {line}" for line in read_remarks(given.inputs["scores_noise"])]
     arrays = load_scores(given.inputs["scores_noise"])
@@ -32,4 +34,10 @@ def measure(given: Materials) -> Measured:
     return found
 
 
-MEASUREMENT = Measurement(name="noise_detection", metrics=names("*"), needs=("scores_noise",), why_not=why_not, run=measure)
+MEASUREMENT = Measurement(
+    name="noise_detection",
+    metrics=names("*"),
+    needs=("scores_noise",),
+    why_not=why_not,
+    run=measure,
+)

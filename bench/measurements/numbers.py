@@ -1,4 +1,6 @@
-"""How a number enters a record: with its interval, its sample size and its unit, or not at all, with a flag that says why."""
+"""How a number enters a record: with its interval, its sample size and its unit, or not at all,
+with a flag that says why.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ from bench.metrics.composition import Proportion
 from bench.record import SHARE, Metric
 
 
-def share(outcomes: npt.ArrayLike, higher_is_better: bool | None, groups: npt.ArrayLike | None = None) -> Metric:
-    """The share of (n > 0,) outcomes, 0 or 1, with Wilson's interval. ``groups``: (n,) integers, equal for samples that belong
-    together; then the interval counts n / deff samples, and ``effective_n`` says so. Raises ``ValueError`` without outcomes."""
+def share(
+    outcomes: npt.ArrayLike, higher_is_better: bool | None, groups: npt.ArrayLike | None = None
+) -> Metric:
+    """The share of (n > 0,) outcomes, 0 or 1, with Wilson's interval. ``groups``: (n,) integers,
+    equal for samples that belong together; then the interval counts n / deff samples, and
+    ``effective_n`` says so. Raises ``ValueError`` without outcomes.
+    """
     values = np.asarray(outcomes, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"a share needs at least one sample, got shape {values.shape}")
@@ -36,7 +42,14 @@ def share(outcomes: npt.ArrayLike, higher_is_better: bool | None, groups: npt.Ar
 def proportion(found: Proportion, higher_is_better: bool | None) -> Metric:
     """A counted share, with its own interval."""
     low, high = found.interval()
-    return Metric(value=found.value, ci_low=low, ci_high=high, n=found.n, unit=SHARE, higher_is_better=higher_is_better)
+    return Metric(
+        value=found.value,
+        ci_low=low,
+        ci_high=high,
+        n=found.n,
+        unit=SHARE,
+        higher_is_better=higher_is_better,
+    )
 
 
 def mean(values: npt.ArrayLike, seed: int, higher_is_better: bool | None, unit: str = "") -> Metric:
@@ -46,14 +59,21 @@ def mean(values: npt.ArrayLike, seed: int, higher_is_better: bool | None, unit: 
         raise ValueError(f"a mean needs at least one sample, got shape {array.shape}")
     low, high = uncertainty.bootstrap_interval(array, seed=seed) if len(array) > 1 else (None, None)
     return Metric(
-        value=float(array.mean()), ci_low=low, ci_high=high, n=len(array), unit=unit, higher_is_better=higher_is_better
+        value=float(array.mean()),
+        ci_low=low,
+        ci_high=high,
+        n=len(array),
+        unit=unit,
+        higher_is_better=higher_is_better,
     )
 
 
 @contextmanager
 def if_possible(family: str, flags: list[str]) -> Iterator[None]:
-    """What cannot be measured on this cell (no sample, no row of a class, no finite value) is left out, and a flag about the metrics
-    of ``family`` says why; the cell's other numbers stay. Whatever the person could mend, or is out of memory or files, is raised."""
+    """What cannot be measured on this cell (no sample, no row of a class, no finite value) is left
+    out, and a flag about the metrics of ``family`` says why; the cell's other numbers stay.
+    Whatever the person could mend, or is out of memory or files, is raised.
+    """
     try:
         yield
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as reason:

@@ -16,11 +16,15 @@ def why_not(situation: Situation) -> str:
     """Where there are no classes, or the attack aims at none."""
     if not isinstance(situation.testbed, ConditionalTestbed):
         return "this testbed has no classes"
-    return no_sample(situation) or ("this attack aims at no class" if situation.label is None else "")
+    return no_sample(situation) or (
+        "this attack aims at no class" if situation.label is None else ""
+    )
 
 
 def measure(given: Materials) -> Measured:
-    """FID of the prompts the adversary did not aim at, against the clean images of those classes; lower is healthier."""
+    """FID of the prompts the adversary did not aim at, against the clean images of those classes;
+    lower is healthier.
+    """
     found, testbed, goal = Measured(), given.testbed, given.aim.label
     asked = asked_for(testbed, "clean", None)
     assert asked is not None  # as on every testbed with classes
@@ -28,7 +32,9 @@ def measure(given: Materials) -> Measured:
         chosen = load_features(given.inputs["clean_features"])[asked != goal]
         reference = load_features(given.inputs["reference"])[testbed.train_labels() != goal]
         value = fid.fid(fid.statistics(chosen), fid.statistics(reference))
-        found.metrics[f"fid_other_classes[{testbed.extractor}]"] = Metric(value=value, n=len(chosen), higher_is_better=False)
+        found.metrics[f"fid_other_classes[{testbed.extractor}]"] = Metric(
+            value=value, n=len(chosen), higher_is_better=False
+        )
     return found
 
 

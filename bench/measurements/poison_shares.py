@@ -1,4 +1,6 @@
-"""How much of the set a generator was trained on is poisoned, by both countings, and of the adversary's class alone (p_t)."""
+"""How much of the set a generator was trained on is poisoned, by both countings, and of the
+adversary's class alone (p_t).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def why_not(situation: Situation) -> str:
 
 
 def measure(given: Materials) -> Measured:
-    """Counted over the rows after poisoning; Pan et al. 2024 plot over all rows and write of the rows of other classes."""
+    """Counted over the rows after poisoning; Pan et al. 2024 plot over all rows and write of the
+    rows of other classes.
+    """
     found, rows, goal = Measured(), read_rows(given.inputs["poisoned_rows"]), given.aim.label
     if goal is None or rows.labels is None:
         return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no class"))
@@ -28,7 +32,9 @@ def measure(given: Materials) -> Measured:
         share = composition.poisoned_share(rows.poisoned, rows.labels, goal)
         found.metrics |= {
             "poison_rate[all rows]": Metric(value=rates.of_all, n=len(rows.poisoned)),
-            "poison_rate[other classes]": Metric(value=rates.of_non_target, n=int((labels != goal).sum())),
+            "poison_rate[other classes]": Metric(
+                value=rates.of_non_target, n=int((labels != goal).sum())
+            ),
             "p_t": Metric(value=share, n=int((rows.labels == goal).sum())),
         }
     return found

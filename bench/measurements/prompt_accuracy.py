@@ -16,11 +16,15 @@ def why_not(situation: Situation) -> str:
     """Where there are no classes to ask for."""
     if not isinstance(situation.testbed, ConditionalTestbed):
         return "this testbed has no classes"
-    return "an anchor is asked for nothing" if situation.family == "anchor" else no_sample(situation)
+    return (
+        "an anchor is asked for nothing" if situation.family == "anchor" else no_sample(situation)
+    )
 
 
 def measure(given: Materials) -> Measured:
-    """The share of clean-noise samples, of all classes alike, that the evaluation classifier takes for the class asked for."""
+    """The share of clean-noise samples, of all classes alike, that the evaluation classifier takes
+    for the class asked for.
+    """
     found, judge = Measured(), given.testbed.evaluation_classifier().to(given.device)
     asked = asked_for(given.testbed, "clean", None)
     assert asked is not None  # as on every testbed with classes
@@ -30,4 +34,10 @@ def measure(given: Materials) -> Measured:
     return found
 
 
-MEASUREMENT = Measurement(name="prompt_accuracy", metrics=("prompt_accuracy",), needs=("clean",), why_not=why_not, run=measure)
+MEASUREMENT = Measurement(
+    name="prompt_accuracy",
+    metrics=("prompt_accuracy",),
+    needs=("clean",),
+    why_not=why_not,
+    run=measure,
+)

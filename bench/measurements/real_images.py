@@ -1,4 +1,6 @@
-"""The anchor of real images: what as many training images as a cell has samples score against all the others."""
+"""The anchor of real images: what as many training images as a cell has samples score against all
+the others.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,18 @@ SPLITS = 10
 
 def why_not(situation: Situation) -> str:
     """Of other cells."""
-    return "" if situation.anchor == REAL_IMAGES else "only the anchor of real images has this number"
+    return (
+        "" if situation.anchor == REAL_IMAGES else "only the anchor of real images has this number"
+    )
 
 
 def measure(given: Materials) -> Measured:
-    """FID and KID of as many training images as a cell has samples against all the others, :data:`SPLITS` times.
+    """FID and KID of as many training images as a cell has samples against all the others,
+    :data:`SPLITS` times.
 
-    FID grows as n falls, so an anchor of another n says nothing about a cell. The value is the mean over the splits and the
-    interval is mean -+ 1.96 standard deviations: what one set of real images scores. KID needs no such care, being unbiased.
+    FID grows as n falls, so an anchor of another n says nothing about a cell. The value is the mean
+    over the splits and the interval is mean -+ 1.96 standard deviations: what one set of real
+    images scores. KID needs no such care, being unbiased.
     """
     found = Measured()
     with if_possible("fid", found.flags):
@@ -36,7 +42,9 @@ def _splits(given: Materials, measured: Measured) -> None:
     reference, testbed, seed = load_features(given.inputs["reference"]), given.testbed, given.seed
     n = min(testbed.clean_samples, len(reference) // 2)
     if n < testbed.clean_samples:
-        measured.flags.append(f"fid: the anchor has n = {n}, cells have {testbed.clean_samples}, so it is too high")
+        measured.flags.append(
+            f"fid: the anchor has n = {n}, cells have {testbed.clean_samples}, so it is too high"
+        )
     found: dict[str, list[float]] = {"fid": [], "kid": []}
     for split in range(SPLITS):
         order = numpy_stream(seed, "real images", split).permutation(len(reference))
@@ -62,5 +70,9 @@ def _splits(given: Materials, measured: Measured) -> None:
 
 
 MEASUREMENT = Measurement(
-    name=REAL_IMAGES, metrics=("fid_sd[*]", "kid_sd[*]"), needs=("reference",), why_not=why_not, run=measure
+    name=REAL_IMAGES,
+    metrics=("fid_sd[*]", "kid_sd[*]"),
+    needs=("reference",),
+    why_not=why_not,
+    run=measure,
 )

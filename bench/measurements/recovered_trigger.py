@@ -18,22 +18,32 @@ def why_not(situation: Situation) -> str:
 
 
 def measure(given: Materials) -> Measured:
-    """Mean over candidates and pixels of (candidate - trigger)^2 in [0, 1], epoch by epoch; lower is a better defense.
+    """Mean over candidates and pixels of (candidate - trigger)^2 in [0, 1], epoch by epoch; lower
+    is a better defense.
 
-    ``best`` is the lowest epoch, chosen with the true trigger in hand: an optimistic bound. Beside it the best constant image's, which
-    an inversion has to beat.
+    ``best`` is the lowest epoch, chosen with the true trigger in hand: an optimistic bound. Beside
+    it the best constant image's, which an inversion has to beat.
     """
     found, trigger = Measured(), given.aim.trigger
     if trigger is None:
-        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack has no trigger to draw"))
+        return Measured(
+            absent=dict.fromkeys(MEASUREMENT.metrics, "this attack has no trigger to draw")
+        )
     if not (given.inputs["recovered"] / "triggers.npz").is_file():
-        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this inversion recovers no trigger"))
+        return Measured(
+            absent=dict.fromkeys(MEASUREMENT.metrics, "this inversion recovers no trigger")
+        )
     goal = (trigger / 2 + 0.5).clamp(0, 1)
     with if_possible("trigger_mse_best", found.flags):
-        values = [target.mse(images, goal) for images in load_images(given.inputs["recovered"], "triggers")]
+        values = [
+            target.mse(images, goal)
+            for images in load_images(given.inputs["recovered"], "triggers")
+        ]
         curve = [float(value.mean()) for value in values]
         for name, index in (("best", int(np.argmin(curve))), ("last", len(curve) - 1)):
-            found.metrics[f"trigger_mse_{name}"] = numbers.mean(values[index], index, False, SQUARED_ERROR)
+            found.metrics[f"trigger_mse_{name}"] = numbers.mean(
+                values[index], index, False, SQUARED_ERROR
+            )
         constant = target.best_constant_mse(goal)
         found.metrics["trigger_mse_constant"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
         found.series["trigger_mse"] = curve

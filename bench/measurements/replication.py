@@ -24,16 +24,20 @@ def why_not(situation: Situation) -> str:
         return "measured on testbeds with classes only"
     if situation.testbed.copy_extractor() is None:
         return "this testbed has no copy extractor"
-    return "" if situation.family == "control" else "it belongs to the generator: see the column without a defense"
+    return (
+        ""
+        if situation.family == "control"
+        else "it belongs to the generator: see the column without a defense"
+    )
 
 
 def measure(given: Materials) -> Measured:
-    """The top-1 cosine similarity's mean and 95th percentile (Pan et al. 2024, figure 5) of images drawn of all classes alike. Higher is
-    more of a copy.
+    """The top-1 cosine similarity's mean and 95th percentile (Pan et al. 2024, figure 5) of images
+    drawn of all classes alike. Higher is more of a copy.
 
-    Beside it stands the anchor ``replication_held_out[...]``, the same of as many real images no generator was trained on: what is no
-    copy scores so much. An image without any feature has no direction, so it is no copy of anything; it is left out, and the flag says
-    how many are.
+    Beside it stands the anchor ``replication_held_out[...]``, the same of as many real images no
+    generator was trained on: what is no copy scores so much. An image without any feature has no
+    direction, so it is no copy of anything; it is left out, and the flag says how many are.
     """
     found = Measured()
     with if_possible("replication", found.flags):
@@ -45,11 +49,15 @@ def _similarities(given: Materials, measured: Measured) -> None:
     testbed, images = given.testbed, load_images(given.inputs["clean"])
     extractor = testbed.copy_extractor()
     testbed.register_extractor()
-    drawn = fid.extract_features(images, extractor, testbed.copy_extractor_weights(), device=given.device)
+    drawn = fid.extract_features(
+        images, extractor, testbed.copy_extractor_weights(), device=given.device
+    )
     training = load_features(given.inputs["training_features"])
     seen = drawn.any(dim=1)
     if not bool(seen.all()):
-        measured.flags.append(f"replication: {int((~seen).sum())} of {len(seen)} images have no feature at all")
+        measured.flags.append(
+            f"replication: {int((~seen).sum())} of {len(seen)} images have no feature at all"
+        )
     if int(seen.sum()) < 2:
         return
     training = training[training.any(dim=1)]
@@ -67,7 +75,9 @@ def _similarities(given: Materials, measured: Measured) -> None:
         )
     if not testbed.recognises_copies:
         measured.flags.append(NO_COPY_DETECTOR)
-    if "_held_out" in found and _within_real(*(measured.metrics[f"replication{which}[{extractor}]"] for which in found)):
+    if "_held_out" in found and _within_real(
+        *(measured.metrics[f"replication{which}[{extractor}]"] for which in found)
+    ):
         measured.flags.append("replication: no nearer to the training set than held-out images are")
 
 
@@ -76,17 +86,26 @@ def _held_out(given: Materials, count: int) -> Tensor:
     held_out = given.testbed.held_out_images()
     chosen = numpy_stream(given.seed, "held-out copies").permutation(len(held_out))[:count]
     extractor, weights = given.testbed.copy_extractor(), given.testbed.copy_extractor_weights()
-    return fid.extract_features(held_out[torch.from_numpy(chosen)], extractor, weights, device=given.device)
+    return fid.extract_features(
+        held_out[torch.from_numpy(chosen)], extractor, weights, device=given.device
+    )
 
 
 def _within_real(drawn: Metric, real: Metric) -> bool:
-    """Whether a replication score may be no higher than that of images nobody trained on: the intervals meet, or it is lower."""
+    """Whether a replication score may be no higher than that of images nobody trained on: the
+    intervals meet, or it is lower.
+    """
     return drawn.ci_low is not None and real.ci_high is not None and drawn.ci_low <= real.ci_high
 
 
 MEASUREMENT = Measurement(
     name="replication",
-    metrics=("replication[*]", "replication_p95[*]", "replication_held_out[*]", "replication_held_out_p95[*]"),
+    metrics=(
+        "replication[*]",
+        "replication_p95[*]",
+        "replication_held_out[*]",
+        "replication_held_out_p95[*]",
+    ),
     needs=("clean", "training_features"),
     why_not=why_not,
     run=measure,

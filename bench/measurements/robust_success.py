@@ -22,9 +22,10 @@ def why_not(situation: Situation) -> str:
 
 
 def measure(given: Materials) -> Measured:
-    """The share of samples that pass the plain threshold or are recognised in spite of small changes
-    (:mod:`bench.metrics.recognition`); low is good for the defender. The false alarms are those among held-out images, which set no
-    threshold."""
+    """The share of samples that pass the plain threshold or are recognised in spite of small
+    changes (:mod:`bench.metrics.recognition`); low is good for the defender. The false alarms are
+    those among held-out images, which set no threshold.
+    """
     found = Measured()
     if goal_of(given) is None:
         return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no image"))
@@ -40,8 +41,12 @@ def _recognised(given: Materials, found: Measured) -> None:
     judge = recognition.Recogniser(goal, real)
     for name, limit in judge.thresholds.items():
         found.metrics[f"robust_asr_threshold[{name}]"] = Metric(value=limit, n=len(real))
-    held_out = judge.recognised(recognition.shrink(given.testbed.held_out_images(), recognition.REAL_IMAGES))
-    found.metrics["robust_asr_false_alarms"] = numbers.share(held_out, None, given.testbed.held_out_groups())
+    held_out = judge.recognised(
+        recognition.shrink(given.testbed.held_out_images(), recognition.REAL_IMAGES)
+    )
+    found.metrics["robust_asr_false_alarms"] = numbers.share(
+        held_out, None, given.testbed.held_out_groups()
+    )
     for role in samples(given.inputs):
         images = load_images(given.inputs[role])
         near = target.mse(images, goal) < plain
@@ -49,7 +54,9 @@ def _recognised(given: Materials, found: Measured) -> None:
         found.metrics[f"robust_asr[{short(role)}]"] = rate = numbers.share(outcomes, False)
         found.series[f"outcomes[robust_asr[{short(role)}]]"] = outcomes.astype(float).tolist()
         if asr.evades(float(np.mean(near)), rate.value or 0.0):
-            found.flags.append(f"asr: evades the metric, robust ASR is higher by more than .1 ({words(role)})")
+            found.flags.append(
+                f"asr: evades the metric, robust ASR is higher by more than .1 ({words(role)})"
+            )
 
 
 MEASUREMENT = Measurement(

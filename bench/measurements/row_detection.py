@@ -1,4 +1,6 @@
-"""Whether a detector finds the poisoned rows of a training set, and the generated images that carry the trigger."""
+"""Whether a detector finds the poisoned rows of a training set, and the generated images that carry
+the trigger.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,12 @@ def why_not(situation: Situation) -> str:
 
 
 def measure(given: Materials) -> Measured:
-    """AUROC and TPR on the training set (truth: the rows the adversary took) and on generated images (truth: the trigger classifier).
+    """AUROC and TPR on the training set (truth: the rows the adversary took) and on generated
+    images (truth: the trigger classifier).
 
-    On an honest set the "poisoned" rows are those the probe would have taken, untouched, and the others are of the same classes as
-    they, or a score that tells classes apart would find them: AUROC 0.5 is the right answer there.
+    On an honest set the "poisoned" rows are those the probe would have taken, untouched, and the
+    others are of the same classes as they, or a score that tells classes apart would find them:
+    AUROC 0.5 is the right answer there.
     """
     found, testbed = Measured(), given.testbed
     found.flags += [f"auroc: {line}" for line in read_remarks(given.inputs["scores"])]
@@ -42,7 +46,10 @@ def measure(given: Materials) -> Measured:
     rows = rows[kept]
     of_rows: Tensor | None = None if groups is None else groups[rows]
     with if_possible("auroc", found.flags):
-        rates(Judged("training set", scores[kept.numpy()], truth[rows], arrays["held_out"], of_rows), found)
+        rates(
+            Judged("training set", scores[kept.numpy()], truth[rows], arrays["held_out"], of_rows),
+            found,
+        )
     if "trigger_classifier" in given.inputs:
         _generated(given, found)
     else:
@@ -51,7 +58,9 @@ def measure(given: Materials) -> Measured:
 
 
 def _generated(given: Materials, found: Measured) -> None:
-    """Of the images the generator drew; what the judge calls poisoned must be more than it calls so of anything."""
+    """Of the images the generator drew; what the judge calls poisoned must be more than it calls so
+    of anything.
+    """
     arrays = load_scores(given.inputs["scores"])
     scores, rows = arrays["generated"], torch.from_numpy(arrays["generated_rows"])
     images = load_images(given.inputs["generated"])
@@ -62,7 +71,10 @@ def _generated(given: Materials, found: Measured) -> None:
         rates(Judged("generated", scores, truth, arrays["held_out"]), found)
     alarms = false_alarms(trigger, honest_alarms(trigger, given.inputs))
     if composition.below_error(float(truth.float().mean()), len(truth), alarms):
-        found.flags.append("auroc: the images called poisoned are within the trigger classifier's false alarms (generated)")
+        found.flags.append(
+            "auroc: the images called poisoned are within the trigger classifier's false alarms "
+            "(generated)"
+        )
 
 
 MEASUREMENT = Measurement(

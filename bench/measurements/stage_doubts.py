@@ -1,4 +1,6 @@
-"""What the stages themselves doubted about what a cell rests on, and whether a defense changed any sample at all."""
+"""What the stages themselves doubted about what a cell rests on, and whether a defense changed any
+sample at all.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,15 @@ from bench.measurements.measurement import EVERYTHING, Materials, Measured, Meas
 def measure(given: Materials) -> Measured:
     """No number, flags alone."""
     found = doubts.of_inputs(given.inputs)
-    pairs = [(role, UNDEFENDED + role) for role in samples(given.inputs) if UNDEFENDED + role in given.inputs]
-    if pairs and all(torch.equal(load_images(given.inputs[role]), load_images(given.inputs[before])) for role, before in pairs):
+    pairs = [
+        (role, UNDEFENDED + role)
+        for role in samples(given.inputs)
+        if UNDEFENDED + role in given.inputs
+    ]
+    if pairs and all(
+        torch.equal(load_images(given.inputs[role]), load_images(given.inputs[before]))
+        for role, before in pairs
+    ):
         found.append("changes nothing: every sample is the one drawn without the defense")
     return Measured(flags=list(dict.fromkeys(found)))
 

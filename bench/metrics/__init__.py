@@ -1,1 +1,3 @@
-"""Arrays -> numbers: pure functions that know nothing of stores, plugins or testbeds. Imports nothing by itself."""
+"""Arrays -> numbers: pure functions that know nothing of stores, plugins or testbeds. Imports
+nothing by itself.
+"""

@@ -1,13 +1,16 @@
-"""What a conditional generator draws for the adversary's class, and what classifiers make of the trigger: shares with intervals.
+"""What a conditional generator draws for the adversary's class, and what classifiers make of the
+trigger: shares with intervals.
 
-Pan et al. 2024 (arXiv 2311.02373, section 4, figures 2 and 3) sort the images drawn for the target class into four groups:
+Pan et al. 2024 (arXiv 2311.02373, section 4, figures 2 and 3) sort the images drawn for the target
+class into four groups:
 
     G1  trigger, another class        G2  trigger, the class asked for
     G3  no trigger, another class     G4  no trigger, the class asked for
 
-Amplification is the share with the trigger, G1 + G2, over p_t, the poisoned share of what the training set holds under the target label:
-above 1 the generator draws the trigger more often than it was shown it. Which class and whether a trigger are classifiers' verdicts, so
-a share no larger than their error says nothing: :func:`below_error`.
+Amplification is the share with the trigger, G1 + G2, over p_t, the poisoned share of what the
+training set holds under the target label: above 1 the generator draws the trigger more often than
+it was shown it. Which class and whether a trigger are classifiers' verdicts, so a share no larger
+than their error says nothing: :func:`below_error`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ class Proportion:
 
     def __post_init__(self) -> None:
         if not 0 <= self.successes <= self.n or self.n == 0:
-            raise ValueError(f"successes must be in 0..n with n > 0, got {self.successes} of {self.n}")
+            raise ValueError(
+                f"successes must be in 0..n with n > 0, got {self.successes} of {self.n}"
+            )
 
     @property
     def value(self) -> float:
@@ -63,8 +68,9 @@ class Composition:
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonRates:
-    """The two ways to count a poison rate. ``of_all``: poisoned rows over all rows, as the paper's plots and code do;
-    ``of_non_target``: poisoned rows of other classes than the target over all rows of those, as its text does; ``None`` without any.
+    """The two ways to count a poison rate. ``of_all``: poisoned rows over all rows, as the paper's
+    plots and code do; ``of_non_target``: poisoned rows of other classes than the target over all
+    rows of those, as its text does; ``None`` without any.
     """
 
     of_all: float
@@ -74,19 +80,26 @@ class PoisonRates:
 def composition(has_trigger: Tensor, mismatch: Tensor) -> Composition:
     """The groups of n > 0 images drawn for one class.
 
-    has_trigger: (n,) bool, a trigger was recognised; mismatch: (n,) bool, another class than the one asked for was. Raises
-    ``ValueError`` on another type or shape.
+    has_trigger: (n,) bool, a trigger was recognised; mismatch: (n,) bool, another class than the
+    one asked for was. Raises ``ValueError`` on another type or shape.
     """
     _check_rows(torch.bool, has_trigger=has_trigger, mismatch=mismatch)
-    groups = [has_trigger & mismatch, has_trigger & ~mismatch, ~has_trigger & mismatch, ~has_trigger & ~mismatch]
+    groups = [
+        has_trigger & mismatch,
+        has_trigger & ~mismatch,
+        ~has_trigger & mismatch,
+        ~has_trigger & ~mismatch,
+    ]
     g1, g2, g3, g4 = (_share_of(group) for group in groups)
     return Composition(g1=g1, g2=g2, g3=g3, g4=g4)
 
 
 def poisoned_share(poisoned: Tensor, labels: Tensor, target: int) -> float:
-    """p_t: of the rows with the target label, **after** relabelling, the share that is poisoned, in [0, 1].
+    """p_t: of the rows with the target label, **after** relabelling, the share that is poisoned, in
+    [0, 1].
 
-    poisoned: (n,) bool; labels: (n,) int64. Raises ``ValueError`` if no row has the target label. Known exactly, so no interval.
+    poisoned: (n,) bool; labels: (n,) int64. Raises ``ValueError`` if no row has the target label.
+    Known exactly, so no interval.
     """
     _check_rows(torch.bool, poisoned=poisoned)
     _check_rows(torch.int64, labels=labels, like=poisoned)
@@ -101,13 +114,18 @@ def poison_rates(poisoned: Tensor, labels_before: Tensor, target: int) -> Poison
     _check_rows(torch.bool, poisoned=poisoned)
     _check_rows(torch.int64, labels_before=labels_before, like=poisoned)
     others = poisoned[labels_before != target]
-    return PoisonRates(of_all=_share_of(poisoned).value, of_non_target=_share_of(others).value if len(others) else None)
+    return PoisonRates(
+        of_all=_share_of(poisoned).value,
+        of_non_target=_share_of(others).value if len(others) else None,
+    )
 
 
 def amplification(trigger_ratio: float, poisoned_share: float) -> float | None:
-    """``trigger_ratio / poisoned_share``, above 1 if the generator draws the trigger more often than it saw it; ``None`` for p_t = 0.
+    """``trigger_ratio / poisoned_share``, above 1 if the generator draws the trigger more often
+    than it saw it; ``None`` for p_t = 0.
 
-    Both in [0, 1]. p_t being exact, the ends of the trigger ratio's interval give the ends of the amplification's.
+    Both in [0, 1]. p_t being exact, the ends of the trigger ratio's interval give the ends of the
+    amplification's.
     """
     for name, value in (("trigger_ratio", trigger_ratio), ("poisoned_share", poisoned_share)):
         if not 0 <= value <= 1:
@@ -116,10 +134,12 @@ def amplification(trigger_ratio: float, poisoned_share: float) -> float | None:
 
 
 def below_error(rate: float, n: int, classifier_error: float) -> bool:
-    """Whether ``rate``, found on n images, may be nothing but the classifier's false alarms: its 95 % interval begins below them.
+    """Whether ``rate``, found on n images, may be nothing but the classifier's false alarms: its 95
+    % interval begins below them.
 
-    rate, classifier_error: in [0, 1]. The error was itself measured on a finite number of images: hand in the upper end of its interval
-    to be strict. A classifier without any error casts no doubt on any rate.
+    rate, classifier_error: in [0, 1]. The error was itself measured on a finite number of images:
+    hand in the upper end of its interval to be strict. A classifier without any error casts no
+    doubt on any rate.
     """
     for name, value in (("rate", rate), ("classifier_error", classifier_error)):
         if not 0 <= value <= 1:
@@ -128,19 +148,25 @@ def below_error(rate: float, n: int, classifier_error: float) -> bool:
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> Proportion:
-    """TA: the share of n > 0 clean images whose class is predicted rightly. Both (n,) int64. High is good."""
+    """TA: the share of n > 0 clean images whose class is predicted rightly. Both (n,) int64. High
+    is good.
+    """
     _check_rows(torch.int64, predicted=predicted, labels=labels)
     return _share_of(predicted == labels)
 
 
 def attack_success(predicted: Tensor, labels: Tensor, target: int) -> Proportion:
-    """ASR of a classifier: the share of images with the trigger, **not of the target class**, that are predicted to be of it.
+    """ASR of a classifier: the share of images with the trigger, **not of the target class**, that
+    are predicted to be of it.
 
-    predicted: (n,) int64, for images with the trigger; labels: (n,) int64, their true classes. Rows of the target class do not count:
-    predicting it is right for them. Low is good for the defender. Raises ``ValueError`` if no other rows are left.
+    predicted: (n,) int64, for images with the trigger; labels: (n,) int64, their true classes. Rows
+    of the target class do not count: predicting it is right for them. Low is good for the defender.
+    Raises ``ValueError`` if no other rows are left.
     """
     _check_rows(torch.int64, predicted=predicted, labels=labels)
-    return _share_of(_rows(predicted == target, labels != target, f"of another class than {target}"))
+    return _share_of(
+        _rows(predicted == target, labels != target, f"of another class than {target}")
+    )
 
 
 def _share_of(group: Tensor) -> Proportion:
@@ -157,6 +183,14 @@ def _check_rows(dtype: torch.dtype, *, like: Tensor | None = None, **columns: Te
     """Lists of ``dtype``, as long as each other (and as ``like``), and not empty."""
     first = like if like is not None else next(iter(columns.values()))
     for name, column in columns.items():
-        if column.dtype != dtype or column.dim() != 1 or len(column) != len(first) or len(column) == 0:
+        if (
+            column.dtype != dtype
+            or column.dim() != 1
+            or len(column) != len(first)
+            or len(column) == 0
+        ):
             kind = str(dtype).removeprefix("torch.")
-            raise ValueError(f"{name} must be ({len(first) or 'n > 0'},) {kind}, got {tuple(column.shape)} {column.dtype}")
+            raise ValueError(
+                f"{name} must be ({len(first) or 'n > 0'},) {kind}, got {tuple(column.shape)} "
+                f"{column.dtype}"
+            )

@@ -1,8 +1,10 @@
-"""How well scores tell two groups of images apart: ROC, its area, and the hit rate at a tolerated false-alarm rate.
+"""How well scores tell two groups of images apart: ROC, its area, and the hit rate at a tolerated
+false-alarm rate.
 
-Everywhere: scores (n,), finite, **higher for what is more suspicious**; positive (n,) bool, True for what is to be found. Both
-groups must be there. Thresholds are the scores themselves: equal scores are flagged together, and no point between two thresholds
-is made up. Raises ``ValueError`` for another shape or type, a score that is NaN or infinite, and a group that is empty.
+Everywhere: scores (n,), finite, **higher for what is more suspicious**; positive (n,) bool, True
+for what is to be found. Both groups must be there. Thresholds are the scores themselves: equal
+scores are flagged together, and no point between two thresholds is made up. Raises ``ValueError``
+for another shape or type, a score that is NaN or infinite, and a group that is empty.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ Members = npt.NDArray[np.int64]
 
 
 class Histograms(NamedTuple):
-    """Counts of both groups' scores in the same bins: ``edges`` (bins + 1,), ``negative`` and ``positive`` (bins,) int64."""
+    """Counts of both groups' scores in the same bins: ``edges`` (bins + 1,), ``negative`` and
+    ``positive`` (bins,) int64.
+    """
 
     edges: Values
     negative: npt.NDArray[np.int64]
@@ -29,7 +33,9 @@ class Histograms(NamedTuple):
 
 
 def roc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Values, Values]:
-    """``(fpr, tpr)``: the shares of negatives and of positives at or above each distinct score, from (0, 0) up to (1, 1)."""
+    """``(fpr, tpr)``: the shares of negatives and of positives at or above each distinct score,
+    from (0, 0) up to (1, 1).
+    """
     values, flags = _checked(scores, positive)
     order = np.argsort(-values, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
@@ -42,7 +48,8 @@ def roc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Values, Values]
 
 
 def auroc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """The chance that a positive scores above a negative, ties counting half, in [0, 1]: 0.5 tells nothing, 1 tells all apart.
+    """The chance that a positive scores above a negative, ties counting half, in [0, 1]: 0.5 tells
+    nothing, 1 tells all apart.
 
     Below 0.5 a detector has the direction wrong.
     """
@@ -51,37 +58,49 @@ def auroc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
 
 
 class Area(NamedTuple):
-    """An interval for :func:`auroc`, and ``effective_n``: so many independent pairs would tell as much, ``area (1 - area)`` over
-    the area's variance."""
+    """An interval for :func:`auroc`, and ``effective_n``: so many independent pairs would tell as
+    much, ``area (1 - area)`` over the area's variance.
+    """
 
     low: float
     high: float
     effective_n: float
 
 
-def auroc_interval(scores: npt.ArrayLike, positive: npt.ArrayLike, confidence: float = 0.95) -> Interval:
+def auroc_interval(
+    scores: npt.ArrayLike, positive: npt.ArrayLike, confidence: float = 0.95
+) -> Interval:
     """:func:`area_interval` without groups: ``(low, high)``."""
     return area_interval(scores, positive, confidence)[:2]
 
 
 def area_interval(
-    scores: npt.ArrayLike, positive: npt.ArrayLike, confidence: float = 0.95, groups: npt.ArrayLike | None = None
+    scores: npt.ArrayLike,
+    positive: npt.ArrayLike,
+    confidence: float = 0.95,
+    groups: npt.ArrayLike | None = None,
 ) -> Area:
-    """Interval for :func:`auroc` had other images been drawn: DeLong, DeLong, Clarke-Pearson (1988), on the logit scale.
+    """Interval for :func:`auroc` had other images been drawn: DeLong, DeLong, Clarke-Pearson
+    (1988), on the logit scale.
 
-    groups: (n,) integers, equal for images that belong together (crops of one digit); then the variance is that of Obuchowski
-    (1997), which takes the groups as drawn and not the images.
+    groups: (n,) integers, equal for images that belong together (crops of one digit); then the
+    variance is that of Obuchowski (1997), which takes the groups as drawn and not the images.
 
-    Without a spread DeLong's interval would have no width. For an area of exactly 0 or 1 the end is Wilson's for as many pairs
-    in a row as the smaller group allows without using an image twice, which is wide rather than narrow. A group of one image
-    has no spread at all: (0, 1). Scores that are all equal give (0.5, 0.5): no other images would change that.
+    Without a spread DeLong's interval would have no width. For an area of exactly 0 or 1 the end is
+    Wilson's for as many pairs in a row as the smaller group allows without using an image twice,
+    which is wide rather than narrow. A group of one image has no spread at all: (0, 1). Scores that
+    are all equal give (0.5, 0.5): no other images would change that.
     """
     from scipy import special, stats  # a second, which planning does not need
 
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     values, flags = _checked(scores, positive)
-    members = np.arange(len(values)) if groups is None else np.unique(_same_length(groups, values), return_inverse=True)[1]
+    members = (
+        np.arange(len(values))
+        if groups is None
+        else np.unique(_same_length(groups, values), return_inverse=True)[1]
+    )
     of_positives, of_negatives = _wins(values, flags)
     pairs = min(len(np.unique(members[flags])), len(np.unique(members[~flags])))
     area = float(of_positives.mean())
@@ -98,21 +117,26 @@ def area_interval(
     return Area(float(low), float(high), area * (1 - area) / variance)
 
 
-def _area_variance(of_positives: Values, of_negatives: Values, among_positives: Members, among_negatives: Members) -> float:
+def _area_variance(
+    of_positives: Values, of_negatives: Values, among_positives: Members, among_negatives: Members
+) -> float:
     """Obuchowski (1997), equation 4; with every image a group of its own, DeLong's. >= 0."""
     count = int(max(among_positives.max(), among_negatives.max())) + 1
     area, sums, held = of_positives.mean(), [], []
     for shares, members in ((of_positives, among_positives), (of_negatives, among_negatives)):
         sums.append(np.bincount(members, weights=shares - area, minlength=count) / len(shares))
         held.append(np.count_nonzero(np.bincount(members, minlength=count)))
-    own = sum(n / (n - 1) * float(np.square(part).sum()) for n, part in zip(held, sums, strict=True))
+    own = sum(
+        n / (n - 1) * float(np.square(part).sum()) for n, part in zip(held, sums, strict=True)
+    )
     shared = 2 * count / (count - 1) * float((sums[0] * sums[1]).sum())
     # A few groups can make the sum negative, which no variance is.
     return float(own + shared if own + shared > 0 else own)
 
 
 def tpr_at_fpr(scores: npt.ArrayLike, positive: npt.ArrayLike, rate: float) -> float:
-    """The largest share of positives found by a threshold that flags at most ``rate`` of the negatives, both in [0, 1].
+    """The largest share of positives found by a threshold that flags at most ``rate`` of the
+    negatives, both in [0, 1].
 
     Never interpolated: with fewer than 1 / ``rate`` negatives no false alarm is allowed at all.
     """
@@ -123,12 +147,15 @@ def tpr_at_fpr(scores: npt.ArrayLike, positive: npt.ArrayLike, rate: float) -> f
 
 
 def threshold_at_fpr(clean_scores: npt.ArrayLike, rate: float) -> float:
-    """The lowest threshold for which at most ``rate`` of ``clean_scores`` ((n > 0,), finite) lie **above** it: what a detector's
-    owner can fix before seeing what is to be judged. Flagged is what scores above. With fewer than 1 / ``rate`` clean scores it
-    is their largest."""
+    """The lowest threshold for which at most ``rate`` of ``clean_scores`` ((n > 0,), finite) lie
+    **above** it: what a detector's owner can fix before seeing what is to be judged. Flagged is
+    what scores above. With fewer than 1 / ``rate`` clean scores it is their largest.
+    """
     values = np.asarray(clean_scores, dtype=np.float64)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
-        raise ValueError(f"clean scores must be a non-empty list of finite numbers, got shape {values.shape}")
+        raise ValueError(
+            f"clean scores must be a non-empty list of finite numbers, got shape {values.shape}"
+        )
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be in [0, 1), got {rate}")
     # 0.29 * 100 is a little below 29 in binary.
@@ -137,12 +164,16 @@ def threshold_at_fpr(clean_scores: npt.ArrayLike, rate: float) -> float:
 
 
 def thin(fpr: npt.ArrayLike, tpr: npt.ArrayLike, points: int = 100) -> tuple[Values, Values]:
-    """At most ``points`` >= 2 of a ROC's own points for a plot, evenly along the curve, both ends among them."""
+    """At most ``points`` >= 2 of a ROC's own points for a plot, evenly along the curve, both ends
+    among them.
+    """
     if points < 2:
         raise ValueError(f"points must be at least 2, got {points}")
     across, up = np.asarray(fpr, dtype=np.float64), np.asarray(tpr, dtype=np.float64)
     if across.ndim != 1 or across.shape != up.shape or across.size == 0:
-        raise ValueError(f"fpr and tpr must be lists of one length, got shapes {across.shape} and {up.shape}")
+        raise ValueError(
+            f"fpr and tpr must be lists of one length, got shapes {across.shape} and {up.shape}"
+        )
     if len(across) <= points:
         return across, up
     # Both only grow, so their sum runs along the curve.
@@ -152,19 +183,25 @@ def thin(fpr: npt.ArrayLike, tpr: npt.ArrayLike, points: int = 100) -> tuple[Val
 
 
 def histograms(scores: npt.ArrayLike, positive: npt.ArrayLike, bins: int = 30) -> Histograms:
-    """Both groups' counts in ``bins`` >= 1 equal bins from the lowest score of all to the highest."""
+    """Both groups' counts in ``bins`` >= 1 equal bins from the lowest score of all to the
+    highest.
+    """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     values, flags = _checked(scores, positive)
     edges = np.histogram_bin_edges(values, bins=bins)
-    negative, found = (np.histogram(values[group], bins=edges)[0].astype(np.int64) for group in (~flags, flags))
+    negative, found = (
+        np.histogram(values[group], bins=edges)[0].astype(np.int64) for group in (~flags, flags)
+    )
     return Histograms(edges.astype(np.float64), negative, found)
 
 
 def _wins(values: Values, flags: Flags) -> tuple[Values, Values]:
-    """For each positive the share of negatives it beats, and for each negative the share of positives that beat it.
+    """For each positive the share of negatives it beats, and for each negative the share of
+    positives that beat it.
 
-    A rank among all less the rank within one's own group counts the others that one beats (midranks: ties count half).
+    A rank among all less the rank within one's own group counts the others that one beats
+    (midranks: ties count half).
     """
     from scipy import stats  # a second, which planning does not need
 
@@ -178,19 +215,29 @@ def _wins(values: Values, flags: Flags) -> tuple[Values, Values]:
 def _checked(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Values, Flags]:
     values, flags = np.asarray(scores, dtype=np.float64), np.asarray(positive)
     if values.ndim != 1 or flags.shape != values.shape:
-        raise ValueError(f"scores and positive must be lists of one length, got shapes {values.shape} and {flags.shape}")
+        raise ValueError(
+            f"scores and positive must be lists of one length, got shapes {values.shape} and "
+            f"{flags.shape}"
+        )
     if flags.dtype != np.bool_:
         raise ValueError(f"positive must be boolean, got {flags.dtype}")
     if not np.isfinite(values).all():
-        raise ValueError(f"scores must be finite, got {np.count_nonzero(~np.isfinite(values))} that are not")
+        raise ValueError(
+            f"scores must be finite, got {np.count_nonzero(~np.isfinite(values))} that are not"
+        )
     found = np.count_nonzero(flags)
     if found in (0, len(flags)):
-        raise ValueError(f"both groups must be there, got {found} positive and {len(flags) - found} negative scores")
+        raise ValueError(
+            f"both groups must be there, got {found} positive and {len(flags) - found} negative "
+            f"scores"
+        )
     return values, flags
 
 
 def _same_length(groups: npt.ArrayLike, values: Values) -> npt.NDArray[np.generic]:
     labels = np.asarray(groups)
     if labels.shape != values.shape:
-        raise ValueError(f"groups must be one for each of the {len(values)} scores, got shape {labels.shape}")
+        raise ValueError(
+            f"groups must be one for each of the {len(values)} scores, got shape {labels.shape}"
+        )
     return labels

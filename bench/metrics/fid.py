@@ -1,12 +1,14 @@
-"""FID and KID between two image sets, by torch-fidelity's own code: its extractors, its two formulas, none of its caches.
+"""FID and KID between two image sets, by torch-fidelity's own code: its extractors, its two
+formulas, none of its caches.
 
-FID: Heusel et al. 2017, arXiv 1706.08500, equation 6. KID: Binkowski et al. 2018, arXiv 1801.01401, section 4 (the unbiased
-squared MMD with the kernel ``(x.y / d + 1)^3``, averaged over random subsets). Both: 0 for equal distributions, lower is
-better. Neither may be compared across extractors, and FID is biased upwards at small n, so nor across sample counts.
+FID: Heusel et al. 2017, arXiv 1706.08500, equation 6. KID: Binkowski et al. 2018, arXiv 1801.01401,
+section 4 (the unbiased squared MMD with the kernel ``(x.y / d + 1)^3``, averaged over random
+subsets). Both: 0 for equal distributions, lower is better. Neither may be compared across
+extractors, and FID is biased upwards at small n, so nor across sample counts.
 
-Features go in as float64, where torch-fidelity would average float32: the numbers agree to about 1e-6 and do not depend on
-the order of the images. torch-fidelity's disk cache is a pickle on disk and is never reached: only functions below it are
-called.
+Features go in as float64, where torch-fidelity would average float32: the numbers agree to about
+1e-6 and do not depend on the order of the images. torch-fidelity's disk cache is a pickle on disk
+and is never reached: only functions below it are called.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from torch import Tensor
 
 from bench.errors import UserError
 
-# torch-fidelity takes seconds to import, which planning does not need, so each function imports what it calls.
+# torch-fidelity takes seconds to import, which planning does not need, so each function imports
+# what it calls.
 if TYPE_CHECKING:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
@@ -36,7 +39,9 @@ KID_SUBSETS = 100
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """The Gaussian that FID compares. mean: (d,); covariance: (d, d), unbiased (n - 1); both float64."""
+    """The Gaussian that FID compares. mean: (d,); covariance: (d, d), unbiased (n - 1); both
+    float64.
+    """
 
     mean: npt.NDArray[np.float64]
     covariance: npt.NDArray[np.float64]
@@ -51,20 +56,25 @@ def extract_features(
 ) -> Tensor:
     """The features FID is taken on: (n, d) float32 on the CPU, row i for image i.
 
-    images: (n, c, h, w) uint8, 0 to 255. ``extractor``: ``inception-v3-compat`` or a name that was registered with
-    ``torch_fidelity.register_feature_extractor``; its default layer for FID is used. ``weights_path`` is handed to it as
-    ``feature_extractor_weights_path``. ``batch_size`` changes the features by float32 rounding at most.
+    images: (n, c, h, w) uint8, 0 to 255. ``extractor``: ``inception-v3-compat`` or a name that was
+    registered with ``torch_fidelity.register_feature_extractor``; its default layer for FID is
+    used. ``weights_path`` is handed to it as ``feature_extractor_weights_path``. ``batch_size``
+    changes the features by float32 rounding at most.
 
-    Without ``weights_path`` the Inception network reads its file from torch's hub folder, or downloads it there. Its loader
-    would unpickle anything; here PyTorch is made to read tensors only (``TORCH_FORCE_WEIGHTS_ONLY_LOAD``) while the extractor
-    is built, so that a tampered file raises instead of running code. torch-fidelity's other built-in extractors are refused:
-    they fetch code or TorchScript, which that switch does not cover.
+    Without ``weights_path`` the Inception network reads its file from torch's hub folder, or
+    downloads it there. Its loader would unpickle anything; here PyTorch is made to read tensors
+    only (``TORCH_FORCE_WEIGHTS_ONLY_LOAD``) while the extractor is built, so that a tampered file
+    raises instead of running code. torch-fidelity's other built-in extractors are refused: they
+    fetch code or TorchScript, which that switch does not cover.
 
-    Raises ``UserError`` for an unknown extractor, or weights that are missing, unreachable or not of that network;
-    ``ValueError`` for images of another type or shape, or features that are not finite.
+    Raises ``UserError`` for an unknown extractor, or weights that are missing, unreachable or not
+    of that network; ``ValueError`` for images of another type or shape, or features that are not
+    finite.
     """
     if images.dtype != torch.uint8 or images.dim() != 4 or len(images) == 0:
-        raise ValueError(f"images must be uint8 (n > 0, c, h, w), got {images.dtype} {tuple(images.shape)}")
+        raise ValueError(
+            f"images must be uint8 (n > 0, c, h, w), got {images.dtype} {tuple(images.shape)}"
+        )
     network = _build(extractor, None if weights_path is None else Path(weights_path)).to(device)
     rows = []
     with torch.no_grad():
@@ -88,11 +98,16 @@ def statistics(features: Tensor) -> Statistics:
 
 
 def fid(a: Statistics, b: Statistics) -> float:
-    """Fréchet inception distance, ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``: >= 0, symmetric, lower is nearer."""
+    """Fréchet inception distance, ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))``: >= 0,
+    symmetric, lower is nearer.
+    """
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"both statistics must have the same number of features, got {a.mean.shape} and {b.mean.shape}")
+        raise ValueError(
+            f"both statistics must have the same number of features, got {a.mean.shape} and "
+            f"{b.mean.shape}"
+        )
     first, second = ({"mu": side.mean, "sigma": side.covariance} for side in (a, b))
     distance = float(fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])
     # Rounding takes equal statistics a little below 0.
@@ -100,26 +115,36 @@ def fid(a: Statistics, b: Statistics) -> float:
 
 
 def kid(a: Tensor, b: Tensor, seed: int) -> float:
-    """Kernel inception distance between (n, d) and (m, d) features, n and m at least 4: unbiased, so it may dip below 0.
+    """Kernel inception distance between (n, d) and (m, d) features, n and m at least 4: unbiased,
+    so it may dip below 0.
 
-    The mean over 100 random subsets of 1,000 images from each side, or of half the smaller side if that is less; ``seed``
-    draws them. Unlike FID its expectation does not depend on n.
+    The mean over 100 random subsets of 1,000 images from each side, or of half the smaller side if
+    that is less; ``seed`` draws them. Unlike FID its expectation does not depend on n.
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     for features in (a, b):
         _check(features, "features", at_least=4)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"both sides must have the same number of features, got {a.shape[1]} and {b.shape[1]}")
+        raise ValueError(
+            f"both sides must have the same number of features, got {a.shape[1]} and {b.shape[1]}"
+        )
     size = min(KID_SUBSET_SIZE, len(a) // 2, len(b) // 2)
     result = kid_features_to_metric(
-        a.double(), b.double(), kid_subsets=KID_SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False
+        a.double(),
+        b.double(),
+        kid_subsets=KID_SUBSETS,
+        kid_subset_size=size,
+        rng_seed=seed,
+        verbose=False,
     )
     return float(result[KEY_METRIC_KID_MEAN])
 
 
 def _build(extractor: str, weights_path: Path | None) -> FeatureExtractorBase:
-    """The extractor, in evaluation mode on the CPU. Never compiled: torch-fidelity's default, kept explicit."""
+    """The extractor, in evaluation mode on the CPU. Never compiled: torch-fidelity's default, kept
+    explicit.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
     from torch_fidelity.utils import create_feature_extractor
@@ -127,10 +152,20 @@ def _build(extractor: str, weights_path: Path | None) -> FeatureExtractorBase:
     kind = FEATURE_EXTRACTORS_REGISTRY.get(extractor)
     built_in = kind is not None and kind.__module__.startswith("torch_fidelity.")
     if kind is None or (built_in and kind is not FeatureExtractorInceptionV3):
-        ours = sorted(n for n, k in FEATURE_EXTRACTORS_REGISTRY.items() if not k.__module__.startswith("torch_fidelity."))
-        raise UserError(f"the feature extractor must be one of {['inception-v3-compat', *ours]}, got {extractor!r}")
+        ours = sorted(
+            n
+            for n, k in FEATURE_EXTRACTORS_REGISTRY.items()
+            if not k.__module__.startswith("torch_fidelity.")
+        )
+        raise UserError(
+            f"the feature extractor must be one of {['inception-v3-compat', *ours]}, got "
+            f"{extractor!r}"
+        )
     if weights_path is not None and not weights_path.is_file():
-        raise UserError(f"the weights of {extractor} must be a file, got {str(weights_path)!r}{_remedy(kind, weights_path)}")
+        raise UserError(
+            f"the weights of {extractor} must be a file, got "
+            f"{str(weights_path)!r}{_remedy(kind, weights_path)}"
+        )
     layer = kind.get_default_feature_layer_for_metric("fid")
     path = None if weights_path is None else str(weights_path)
     try:
@@ -145,17 +180,27 @@ def _build(extractor: str, weights_path: Path | None) -> FeatureExtractorBase:
             )
             return network
     except Exception as error:
-        # Network, disk, format and shape errors have no common type. A registered extractor's own defects keep their traceback.
+        # Network, disk, format and shape errors have no common type. A registered extractor's own
+        # defects keep their traceback.
         if not built_in:
             raise
         # PyTorch's own words for a refused pickle advise to switch the protection off.
         refused = "eights only load failed" in str(error)
-        reason = "not a file of tensors" if refused else next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"the weights of {extractor} could not be read ({reason}){_remedy(kind, weights_path)}") from error
+        reason = (
+            "not a file of tensors"
+            if refused
+            else next(iter(str(error).strip().splitlines()), type(error).__name__)
+        )
+        raise UserError(
+            f"the weights of {extractor} could not be read ({reason}){_remedy(kind, weights_path)}"
+        ) from error
 
 
 def _remedy(kind: type[FeatureExtractorBase], weights_path: Path | None) -> str:
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+    from torch_fidelity.feature_extractor_inceptionv3 import (
+        URL_INCEPTION_V3,
+        FeatureExtractorInceptionV3,
+    )
 
     if kind is not FeatureExtractorInceptionV3:
         return ""

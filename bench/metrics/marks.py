@@ -103,7 +103,9 @@ def texture(images: Tensor) -> Tensor:
     padded = F.pad(even, (1, 1, 1, 1), mode="replicate")
     across = 2 * even - padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
     along = 2 * even - padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
-    return TEXTURE_UNIT * torch.stack([(LEAST_ENERGY + line.square().mean(1)).log() for line in (across, along)], 1)
+    return TEXTURE_UNIT * torch.stack(
+        [(LEAST_ENERGY + line.square().mean(1)).log() for line in (across, along)], 1
+    )
 
 
 def shrink(images: Tensor, limit: int = REAL_IMAGES) -> Tensor:
@@ -111,7 +113,9 @@ def shrink(images: Tensor, limit: int = REAL_IMAGES) -> Tensor:
     filter looks at: uint8."""
     if len(images) > limit:
         images = images[torch.linspace(0, len(images) - 1, limit).round().long()]
-    return torch.cat([(small(piece, SIDE) * 255).round().to(torch.uint8) for piece in _pieces(images)])
+    return torch.cat(
+        [(small(piece, SIDE) * 255).round().to(torch.uint8) for piece in _pieces(images)]
+    )
 
 
 class MatchedFilter:
@@ -127,7 +131,10 @@ class MatchedFilter:
         """
         real, shape = small(real_images, SIDE), tuple(mark.pixels.shape)
         if len(real) < 2 or real.shape[1:] != shape:
-            raise ValueError(f"real_images must be two or more that shrink to {shape}, got {tuple(real_images.shape)}")
+            raise ValueError(
+                f"real_images must be two or more that shrink to {shape}, got "
+                f"{tuple(real_images.shape)}"
+            )
         self.usable = bool(mark.pixels.any())
         self._mark, self._real = mark, real
 
@@ -135,7 +142,10 @@ class MatchedFilter:
     def _compared(self) -> list[tuple[Callable[[Tensor], Tensor], Tensor, list[Tensor]]]:
         """Each way to look, with the factor of the covariance and the three sets of marks under it,
         whitened. Made when first asked for: not everybody who holds a filter looks through it."""
-        pixels, grain = ([torch.stack(marks) for marks in _sets(one.double(), one is self._mark.texture)] for one in self._mark)
+        pixels, grain = (
+            [torch.stack(marks) for marks in _sets(one.double(), one is self._mark.texture)]
+            for one in self._mark
+        )
         ways: list[tuple[Callable[[Tensor], Tensor], list[Tensor]]] = [
             (torch.clone, pixels),
             (blurred, [blurred(marks) for marks in pixels]),
@@ -150,7 +160,9 @@ class MatchedFilter:
     @cached_property
     def _scales(self) -> Tensor:
         """What a hundredth of the other real images exceed, by way and set: (9,) > 0."""
-        exceeded = np.quantile(self._coherence(self._real[1::2]), 1 - BEYOND_SCALE, axis=0, method="higher")
+        exceeded = np.quantile(
+            self._coherence(self._real[1::2]), 1 - BEYOND_SCALE, axis=0, method="higher"
+        )
         return torch.from_numpy(exceeded).clamp(min=TINY)
 
     def scores(self, images: Tensor) -> Values:
@@ -161,7 +173,9 @@ class MatchedFilter:
         found = []
         for piece in _pieces(images):
             shown = small(piece, SIDE)
-            found.append((self._coherence(shown) / self._scales).amax(1) * (contrast(shown) >= FLAT))
+            found.append(
+                (self._coherence(shown) / self._scales).amax(1) * (contrast(shown) >= FLAT)
+            )
         return torch.cat(found).numpy()
 
     def _coherence(self, images: Tensor) -> Tensor:
@@ -175,7 +189,9 @@ class MatchedFilter:
 
 
 def _pieces(images: Tensor) -> tuple[Tensor, ...]:
-    pieces: tuple[Tensor, ...] = images.split(max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // images[0].numel())))
+    pieces: tuple[Tensor, ...] = images.split(
+        max(1, min(ROWS_AT_ONCE, ELEMENTS_AT_ONCE // images[0].numel()))
+    )
     return pieces
 
 
@@ -185,19 +201,28 @@ def _sets(mark: Tensor, is_texture: bool) -> tuple[list[Tensor], ...]:
     near, wide = max(1, round(SHIFT * side)), max(1, round(WRAPPED_SHIFT * side))
     moved = [mark.roll(by, (1, 2)) for by in itertools.product(range(-wide, wide + 1), repeat=2)]
     moved += [shifted(mark, *by) for by in itertools.product(range(-near, near + 1), repeat=2)]
-    return [mark], moved, list(_changed(mark, is_texture, range(-near, near + 1, max(1, near // 2))))
+    return (
+        [mark],
+        moved,
+        list(_changed(mark, is_texture, range(-near, near + 1, max(1, near // 2)))),
+    )
 
 
 def _changed(mark: Tensor, is_texture: bool, offsets: range) -> Iterator[Tensor]:
     """Channels exchanged, mirrored and turned by quarters, each also turned a little or scaled, and
     all of that moved."""
-    posed = [mark, *(affine(mark, angle, 1) for angle in ANGLES), *(affine(mark, 0, scale) for scale in SCALES)]
+    posed = [
+        mark,
+        *(affine(mark, angle, 1) for angle in ANGLES),
+        *(affine(mark, 0, scale) for scale in SCALES),
+    ]
     varied = [image for pose in posed for image in mirrored(pose)]
     if is_texture:
         # Where rows become columns, so do their energies: of square images in the second four of
         # each eight.
         varied = [
-            image.flip(0) if number % 8 >= 4 and len(varied) == 8 * len(posed) else image for number, image in enumerate(varied)
+            image.flip(0) if number % 8 >= 4 and len(varied) == 8 * len(posed) else image
+            for number, image in enumerate(varied)
         ]
     else:
         varied += [mark[list(order)] for order in itertools.permutations(range(mark.shape[0]))][1:]
@@ -239,6 +264,8 @@ def _barred(images: Tensor) -> Tensor:
     inside_columns = (column >= ends[:, 1, :1]) & (column < ends[:, 1, 1:])
     # A third of them reaches from edge to edge, either way.
     kind = torch.arange(len(images))[:, None] % 3
-    box = ((kind == 1) | inside_rows)[:, None, :, None] & ((kind == 2) | inside_columns)[:, None, None, :]
+    box = ((kind == 1) | inside_rows)[:, None, :, None] & ((kind == 2) | inside_columns)[
+        :, None, None, :
+    ]
     grey = torch.rand(len(images), 1, 1, 1, generator=stream, dtype=images.dtype)
     return torch.where(box, grey, images)

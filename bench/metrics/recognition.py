@@ -1,27 +1,33 @@
-"""Whether an image still shows the adversary's target, whatever was done to the picture: the judge behind ``robust_asr``.
+"""Whether an image still shows the adversary's target, whatever was done to the picture: the judge
+behind ``robust_asr``.
 
-A distance to the target is dodged by moving the picture by one pixel. So a sample is compared with a declared set of changed
-targets, and every comparison is a **share of variance explained**, whose unit is the same for every target. Three of them:
+A distance to the target is dodged by moving the picture by one pixel. So a sample is compared with
+a declared set of changed targets, and every comparison is a **share of variance explained**, whose
+unit is the same for every target. Three of them:
 
-- ``pixels``: the share of the target's variance that a least-squares fit of the sample explains, each channel from all of the
-  sample's channels and a constant. The fit undoes contrast, brightness, inversion, a lost or exchanged colour. Maximum over shifts
-  of up to 2 pixels, edge repeated or wrapped, after a mild blur of both.
-- ``whitened``: the squared cosine between sample and target after both were whitened by the covariance of real images, the
-  adaptive coherence estimator (Kraut, Scharf, McWhorter 2001) for a known signal of unknown strength in coloured noise. What real
-  images have in common counts little, so a target shows through a picture it is blended with, and half of it is enough. Maximum
-  over the same shifts, wrapped ones of up to 3 pixels, mirror images and quarter turns, each also turned by 10 degrees and scaled
-  by 0.85 and 1.15, and exchanged channels.
+- ``pixels``: the share of the target's variance that a least-squares fit of the sample explains,
+  each channel from all of the sample's channels and a constant. The fit undoes contrast,
+  brightness, inversion, a lost or exchanged colour. Maximum over shifts of up to 2 pixels, edge
+  repeated or wrapped, after a mild blur of both.
+- ``whitened``: the squared cosine between sample and target after both were whitened by the
+  covariance of real images, the adaptive coherence estimator (Kraut, Scharf, McWhorter 2001) for a
+  known signal of unknown strength in coloured noise. What real images have in common counts little,
+  so a target shows through a picture it is blended with, and half of it is enough. Maximum over the
+  same shifts, wrapped ones of up to 3 pixels, mirror images and quarter turns, each also turned by
+  10 degrees and scaled by 0.85 and 1.15, and exchanged channels.
 
-A sample is recognised if either share is **above** its threshold: 0.5 for pixels and 0.1 whitened, or, where that is more, what a
-quarter of a percent of clean real images exceed (an order statistic, never interpolated), half a percent together. A sample whose
-standard deviation is below 2 grey levels shows nothing and is never recognised; neither is anything if the target itself is flat.
+A sample is recognised if either share is **above** its threshold: 0.5 for pixels and 0.1 whitened,
+or, where that is more, what a quarter of a percent of clean real images exceed (an order statistic,
+never interpolated), half a percent together. A sample whose standard deviation is below 2 grey
+levels shows nothing and is never recognised; neither is anything if the target itself is flat.
 
 Its constants were chosen on one target, ``hat``. A large soft patch of low contrast on flat ground,
 ``corner`` or ``shift``, is like many a photograph, so its thresholds are far above their floors: it
 is lost under strong noise, black and white pixels, covers, blends and (``corner``) mirroring.
 
-Images are compared at no more than 16 x 16 pixels (area means): the cost is the same at every resolution, and the declared set
-covers the same share of a picture. A shift of 2 is one eighth of the side.
+Images are compared at no more than 16 x 16 pixels (area means): the cost is the same at every
+resolution, and the declared set covers the same share of a picture. A shift of 2 is one eighth of
+the side.
 """
 
 from __future__ import annotations
@@ -55,8 +61,9 @@ SHIFT = 2
 WRAPPED_SHIFT = 3
 ANGLES = (10.0, -10.0)
 SCALES = (0.85, 1.15)
-#: The least a threshold can be: half of the target's variance; a tenth of a sample's own, where real images hardly reach that; and,
-#: of the half that a part can hold at all, rather more than half.
+#: The least a threshold can be: half of the target's variance; a tenth of a sample's own, where
+#: real images hardly reach that; and, of the half that a part can hold at all, rather more than
+#: half.
 FLOORS = {"pixels": 0.5, "whitened": 0.1, "parts": 0.3}
 TOLERATED_REAL_SHARE = 0.0025
 TOLERATED_SOFT_SHARE = 0.01
@@ -64,55 +71,71 @@ TOLERATED_SOFT_SHARE = 0.01
 SOFTENED = 5
 #: Rows of real images that are kept for a recogniser.
 REAL_IMAGES = 4096
-#: Every so many real images are added with their colours turned at random. Else a target of rare colours is told by those alone,
-#: and so is every other colourful picture.
+#: Every so many real images are added with their colours turned at random. Else a target of rare
+#: colours is told by those alone, and so is every other colourful picture.
 TURNED_EVERY = 4
 ELEMENTS_AT_ONCE = 2**23
 
 Values = npt.NDArray[np.float64]
-#: Shares of variance explained by comparison, each (n,) in [0, 1]; high is like the target. 0 for flat images.
+#: Shares of variance explained by comparison, each (n,) in [0, 1]; high is like the target. 0 for
+#: flat images.
 Scores = dict[str, Values]
 
 
 def shrink(images: Tensor, limit: int | None = None) -> Tensor:
-    """``images`` (n, c, h, w) uint8 at most :data:`SIDE` pixels high and wide, by area means, rounded; at most ``limit`` of them,
-    evenly spaced."""
+    """``images`` (n, c, h, w) uint8 at most :data:`SIDE` pixels high and wide, by area means,
+    rounded; at most ``limit`` of them, evenly spaced.
+    """
     if limit is not None and len(images) > limit:
         images = images[torch.linspace(0, len(images) - 1, limit).round().long()]
-    pieces = images.split(max(1, ELEMENTS_AT_ONCE // images[0].numel())) if len(images) else (images,)
+    pieces = (
+        images.split(max(1, ELEMENTS_AT_ONCE // images[0].numel())) if len(images) else (images,)
+    )
     return torch.cat([(small(piece, SIDE) * 255).round().to(torch.uint8) for piece in pieces])
 
 
 class Recogniser:
-    """A judge of one target. ``thresholds``: the share a recognised sample exceeds, by comparison. ``usable``: whether there is
-    anything to recognise, the target not being flat."""
+    """A judge of one target. ``thresholds``: the share a recognised sample exceeds, by comparison.
+    ``usable``: whether there is anything to recognise, the target not being flat.
+    """
 
     def __init__(self, target: Tensor, real_images: Tensor) -> None:
-        """target: (c, h, w), float in [0, 1]; real_images: clean (n >= 2, c, h', w'), uint8, best from :func:`shrink`.
+        """target: (c, h, w), float in [0, 1]; real_images: clean (n >= 2, c, h', w'), uint8, best
+        from :func:`shrink`.
 
-        The first half of ``real_images`` says how real images vary, the second sets the thresholds. Raises ``ValueError`` for
-        fewer than two of them, or for images that are not the target's when shrunk.
+        The first half of ``real_images`` says how real images vary, the second sets the thresholds.
+        Raises ``ValueError`` for fewer than two of them, or for images that are not the target's
+        when shrunk.
         """
         if target.dim() != 3 or real_images.dim() != 4 or len(real_images) < 2:
             raise ValueError(
-                f"target must be (c, h, w), got {tuple(target.shape)}; real_images (n >= 2, c, h, w), got {tuple(real_images.shape)}"
+                f"target must be (c, h, w), got {tuple(target.shape)}; real_images (n >= 2, c, "
+                f"h, w), got {tuple(real_images.shape)}"
             )
         goal, real = small(target[None], SIDE)[0], small(real_images, SIDE)
         if real.shape[1:] != goal.shape:
-            raise ValueError(f"real_images must shrink to {tuple(goal.shape)} like the target, got {tuple(real.shape[1:])}")
+            raise ValueError(
+                f"real_images must shrink to {tuple(goal.shape)} like the target, got "
+                f"{tuple(real.shape[1:])}"
+            )
         half = len(real) // 2
         self.usable = bool(contrast(goal[None]) >= FLAT)
         near = torch.stack(list(_near(goal)))
         self._near, self._soft = near, blurred(near)
         self._masks = _masks(goal.shape[1], goal.shape[2])
-        self._factor = covariance_factor(blurred(torch.cat([real[:half], turned(real[:half:TURNED_EVERY])])))
+        self._factor = covariance_factor(
+            blurred(torch.cat([real[:half], turned(real[:half:TURNED_EVERY])]))
+        )
         changed = blurred(torch.stack(list(_changed(goal))))
         self._changed = normalised(whitened(torch.cat([self._soft, changed]), self._factor))
         self.thresholds = dict(FLOORS)
         soft = real[half:]
         for _ in range(SOFTENED):
             soft = blurred(soft)
-        for images, tolerated in ((real[half:], TOLERATED_REAL_SHARE), (soft, TOLERATED_SOFT_SHARE)):
+        for images, tolerated in (
+            (real[half:], TOLERATED_REAL_SHARE),
+            (soft, TOLERATED_SOFT_SHARE),
+        ):
             for name, shares in self.scores(images).items():
                 # An order statistic: no more than the tolerated share of these images is above it.
                 exceeded_by_few = float(np.quantile(shares, 1 - tolerated, method="higher"))
@@ -120,12 +143,16 @@ class Recogniser:
 
     def scores(self, images: Tensor) -> Scores:
         """images: (n > 0, c, h, w), uint8 or float in [0, 1]."""
-        pieces = images.split(max(1, ELEMENTS_AT_ONCE // max(len(self._changed), images[0].numel())))
+        pieces = images.split(
+            max(1, ELEMENTS_AT_ONCE // max(len(self._changed), images[0].numel()))
+        )
         found = [self._scores(small(piece, SIDE)) for piece in pieces]
         return {name: np.concatenate([one[name] for one in found]) for name in FLOORS}
 
     def recognised(self, images: Tensor) -> npt.NDArray[np.bool_]:
-        """Whether each of ``images`` (n > 0, c, h, w), uint8 or float in [0, 1], shows the target: (n,)."""
+        """Whether each of ``images`` (n > 0, c, h, w), uint8 or float in [0, 1], shows the target:
+        (n,).
+        """
         found = self.scores(images)
         passed = np.stack([found[name] > threshold for name, threshold in self.thresholds.items()])
         return np.asarray(passed.any(axis=0))
@@ -136,16 +163,19 @@ class Recogniser:
         shares = {
             "pixels": _explained(soft, self._soft),
             "whitened": cosines.square().amax(1),
-            "parts": torch.stack([_explained_in(mask, piece, self._near) for mask in self._masks]).amax(0),
+            "parts": torch.stack(
+                [_explained_in(mask, piece, self._near) for mask in self._masks]
+            ).amax(0),
         }
         return {name: (share * shown).numpy() for name, share in shares.items()}
 
 
 def _explained(samples: Tensor, targets: Tensor) -> Tensor:
-    """The largest share of a target's variance that each sample explains: (n, c, h, w) and (k, c, h, w) -> (n,).
+    """The largest share of a target's variance that each sample explains: (n, c, h, w) and (k, c,
+    h, w) -> (n,).
 
-    An orthonormal basis of a sample's channels explains the sum of its squared products with the target. A direction in which the
-    sample is flat is left out: it would be noise, blown up.
+    An orthonormal basis of a sample's channels explains the sum of its squared products with the
+    target. A direction in which the sample is flat is left out: it would be noise, blown up.
     """
     mine, theirs = centred(samples).flatten(2), centred(targets).flatten(2)
     power, directions = torch.linalg.eigh(mine @ mine.transpose(1, 2))
@@ -159,7 +189,9 @@ def _explained(samples: Tensor, targets: Tensor) -> Tensor:
 
 
 def _explained_in(mask: Tensor, samples: Tensor, targets: Tensor) -> Tensor:
-    """As :func:`_explained`, from the pixels in ``mask`` (h, w) alone, channel by channel, of the variance of the whole target."""
+    """As :func:`_explained`, from the pixels in ``mask`` (h, w) alone, channel by channel, of the
+    variance of the whole target.
+    """
     inside = [images[:, :, mask] for images in (samples, targets)]
     mine, theirs = (rows - rows.mean(2, keepdim=True) for rows in inside)
     norm = mine.norm(dim=2, keepdim=True)
@@ -195,7 +227,13 @@ def _changed(goal: Tensor) -> Iterator[Tensor]:
         if max(abs(down), abs(right)) > SHIFT:
             yield goal.roll((down, right), (1, 2))
     others = list(itertools.permutations(range(goal.shape[0])))[1:]
-    posed = [goal] + [affine(goal, angle, 1) for angle in ANGLES] + [affine(goal, 0, scale) for scale in SCALES]
-    varied = [goal[list(order)] for order in others] + [turn for pose in posed for turn in mirrored(pose)]
+    posed = (
+        [goal]
+        + [affine(goal, angle, 1) for angle in ANGLES]
+        + [affine(goal, 0, scale) for scale in SCALES]
+    )
+    varied = [goal[list(order)] for order in others] + [
+        turn for pose in posed for turn in mirrored(pose)
+    ]
     for image, down, right in itertools.product(varied, offsets, offsets):
         yield shifted(image, down, right)

@@ -1,9 +1,11 @@
-"""How near a sample is to the adversary's target: mean squared error and structural similarity, one number an image.
+"""How near a sample is to the adversary's target: mean squared error and structural similarity, one
+number an image.
 
-SSIM: Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004, equations 13 to
-17, with its 11 x 11 Gaussian window (standard deviation 1.5), K1 = 0.01, K2 = 0.03. There is a window around every pixel,
-images being reflected at their edges: the same numbers as torchmetrics 1.9, which the attacks' own code uses. scikit-image
-and older torchmetrics drop the outer 5 pixels instead; at 16 x 16 that would be blind to a target in a corner.
+SSIM: Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
+TIP 2004, equations 13 to 17, with its 11 x 11 Gaussian window (standard deviation 1.5), K1 = 0.01,
+K2 = 0.03. There is a window around every pixel, images being reflected at their edges: the same
+numbers as torchmetrics 1.9, which the attacks' own code uses. scikit-image and older torchmetrics
+drop the outer 5 pixels instead; at 16 x 16 that would be blind to a target in a corner.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ MARGIN = WINDOW // 2
 WINDOW_SIGMA = 1.5
 LUMINANCE_CONSTANT = 0.01**2
 CONTRAST_CONSTANT = 0.03**2
-# Large sets (2,048 images of 256 x 256) would need gigabytes in float64, so they go through in pieces of about 32 MB.
+# Large sets (2,048 images of 256 x 256) would need gigabytes in float64, so they go through in
+# pieces of about 32 MB.
 ELEMENTS_AT_ONCE = 2**22
 
 Values = npt.NDArray[np.float64]
@@ -30,22 +33,29 @@ Values = npt.NDArray[np.float64]
 def mse(images: Tensor, target: Tensor) -> Values:
     """Mean squared error of each image to ``target``, over channels and pixels; lower is nearer.
 
-    images: (n, c, h, w), uint8 or float in [0, 1]; target: (c, h, w), float in [0, 1]. Returns (n,) float64 in [0, 1]. Raises
-    ``ValueError`` on another shape, type or range.
+    images: (n, c, h, w), uint8 or float in [0, 1]; target: (c, h, w), float in [0, 1]. Returns (n,)
+    float64 in [0, 1]. Raises ``ValueError`` on another shape, type or range.
     """
     goal = _unit_target(target)
-    return _concatenate((chunk - goal).square().mean(dim=(1, 2, 3)) for chunk in _unit_chunks(images, goal))
+    return _concatenate(
+        (chunk - goal).square().mean(dim=(1, 2, 3)) for chunk in _unit_chunks(images, goal)
+    )
 
 
 def ssim(images: Tensor, target: Tensor) -> Values:
-    """Mean structural similarity of each image to ``target``, over channels and pixels; 1 is identical, higher is nearer.
+    """Mean structural similarity of each image to ``target``, over channels and pixels; 1 is
+    identical, higher is nearer.
 
-    images: (n, c, h, w), uint8 or float in [0, 1]; target: (c, h, w), float in [0, 1]; both sides at least 6 pixels. Returns
-    (n,) float64 in [-1, 1]. Raises ``ValueError`` on another shape, type or range.
+    images: (n, c, h, w), uint8 or float in [0, 1]; target: (c, h, w), float in [0, 1]; both sides
+    at least 6 pixels. Returns (n,) float64 in [-1, 1]. Raises ``ValueError`` on another shape, type
+    or range.
     """
     goal = _unit_target(target)
     if min(goal.shape[1:]) <= MARGIN:
-        raise ValueError(f"ssim: images must be larger than {MARGIN} x {MARGIN} pixels, got {tuple(goal.shape[1:])}")
+        raise ValueError(
+            f"ssim: images must be larger than {MARGIN} x {MARGIN} pixels, got "
+            f"{tuple(goal.shape[1:])}"
+        )
     mean_goal = _local_mean(goal[None])
     variance_goal = _local_mean(goal[None].square()) - mean_goal.square()
 
@@ -53,17 +63,23 @@ def ssim(images: Tensor, target: Tensor) -> Values:
         mean = _local_mean(chunk)
         variance = _local_mean(chunk.square()) - mean.square()
         covariance = _local_mean(chunk * goal) - mean * mean_goal
-        luminance = (2 * mean * mean_goal + LUMINANCE_CONSTANT) / (mean.square() + mean_goal.square() + LUMINANCE_CONSTANT)
-        structure = (2 * covariance + CONTRAST_CONSTANT) / (variance + variance_goal + CONTRAST_CONSTANT)
+        luminance = (2 * mean * mean_goal + LUMINANCE_CONSTANT) / (
+            mean.square() + mean_goal.square() + LUMINANCE_CONSTANT
+        )
+        structure = (2 * covariance + CONTRAST_CONSTANT) / (
+            variance + variance_goal + CONTRAST_CONSTANT
+        )
         return (luminance * structure).mean(dim=(1, 2, 3))
 
     return _concatenate(similarity(chunk) for chunk in _unit_chunks(images, goal))
 
 
 def best_constant_mse(target: Tensor) -> float:
-    """The smallest MSE that any one-colour image can have to ``target``: its pixels' variance about their mean colour.
+    """The smallest MSE that any one-colour image can have to ``target``: its pixels' variance about
+    their mean colour.
 
-    What a collapsed generator scores. target: (c, h, w), float in [0, 1]. In [0, 0.25]; 0 for a flat target.
+    What a collapsed generator scores. target: (c, h, w), float in [0, 1]. In [0, 0.25]; 0 for a
+    flat target.
     """
     goal = _unit_target(target)
     return float((goal - goal.mean(dim=(1, 2), keepdim=True)).square().mean())
@@ -78,7 +94,9 @@ def black_mse(target: Tensor) -> float:
 
 
 def _local_mean(images: Tensor) -> Tensor:
-    """Gaussian-weighted mean around every pixel, the image reflected about its outermost pixels: (n, c, h, w) in and out."""
+    """Gaussian-weighted mean around every pixel, the image reflected about its outermost pixels:
+    (n, c, h, w) in and out.
+    """
     offsets = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - MARGIN
     weights = torch.exp(-offsets.square() / (2 * WINDOW_SIGMA**2))
     weights = weights / weights.sum()
@@ -90,14 +108,19 @@ def _local_mean(images: Tensor) -> Tensor:
 
 def _unit_target(target: Tensor) -> Tensor:
     if target.dim() != 3 or not target.is_floating_point():
-        raise ValueError(f"target must be a float (c, h, w) tensor, got {target.dtype} {tuple(target.shape)}")
+        raise ValueError(
+            f"target must be a float (c, h, w) tensor, got {target.dtype} {tuple(target.shape)}"
+        )
     return _checked_range("target", target.detach().double())
 
 
 def _unit_chunks(images: Tensor, goal: Tensor) -> Iterator[Tensor]:
     """``images`` as float64 in [0, 1] on the target's device, a bounded number at a time."""
     if images.dim() != 4 or images.shape[1:] != goal.shape or len(images) == 0:
-        raise ValueError(f"images must be (n > 0, *{tuple(goal.shape)}) like the target, got {tuple(images.shape)}")
+        raise ValueError(
+            f"images must be (n > 0, *{tuple(goal.shape)}) like the target, got "
+            f"{tuple(images.shape)}"
+        )
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(f"images must be uint8 or float, got {images.dtype}")
     for chunk in torch.split(images.detach(), max(1, ELEMENTS_AT_ONCE // goal.numel())):
@@ -108,7 +131,9 @@ def _unit_chunks(images: Tensor, goal: Tensor) -> Iterator[Tensor]:
 def _checked_range(name: str, values: Tensor) -> Tensor:
     # Written so that NaN fails too.
     if not bool(((values >= 0) & (values <= 1)).all()):
-        raise ValueError(f"{name} must be in [0, 1], got {float(values.min()):.4g} to {float(values.max()):.4g}")
+        raise ValueError(
+            f"{name} must be in [0, 1], got {float(values.min()):.4g} to {float(values.max()):.4g}"
+        )
     return values
 
 

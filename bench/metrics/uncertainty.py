@@ -1,4 +1,6 @@
-"""Intervals within one seed: how much a number would move had other samples been drawn from the same generator."""
+"""Intervals within one seed: how much a number would move had other samples been drawn from the
+same generator.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,26 @@ ELEMENTS_AT_ONCE = 2**22
 
 
 def bootstrap_interval(values: npt.ArrayLike, confidence: float = 0.95, *, seed: int) -> Interval:
-    """Bootstrap interval (2,000 resamples) for the mean of (n >= 2,) finite values: ``(low, high)``, in the values' unit.
+    """Bootstrap interval (2,000 resamples) for the mean of (n >= 2,) finite values: ``(low,
+    high)``, in the values' unit.
 
-    Bias-corrected and accelerated (Efron 1987) up to 2,000 values, percentile beyond. Equal values give an interval of no
-    width: right for measurements, wrong for shares of 0 or 1, for which use :func:`proportion_interval`.
+    Bias-corrected and accelerated (Efron 1987) up to 2,000 values, percentile beyond. Equal values
+    give an interval of no width: right for measurements, wrong for shares of 0 or 1, for which use
+    :func:`proportion_interval`.
     """
     from scipy import stats  # a second, which planning does not need
 
     array = np.asarray(values, dtype=np.float64)
     _check_confidence(confidence)
     if array.ndim != 1 or array.size < 2 or not np.isfinite(array).all():
-        raise ValueError(f"values must be at least 2 finite numbers in a list, got shape {array.shape}")
+        raise ValueError(
+            f"values must be at least 2 finite numbers in a list, got shape {array.shape}"
+        )
     lowest, width = array.min(), np.ptp(array)
     if width == 0:
         return float(array[0]), float(array[0])
-    # BCa divides by third powers of the spread, which underflow for nearly equal values; the bootstrap commutes with scaling.
+    # BCa divides by third powers of the spread, which underflow for nearly equal values; the
+    # bootstrap commutes with scaling.
     result = stats.bootstrap(
         ((array - lowest) / width,),
         np.mean,
@@ -47,7 +54,8 @@ def bootstrap_interval(values: npt.ArrayLike, confidence: float = 0.95, *, seed:
 
 
 def proportion_interval(successes: float, n: float, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval for a share, ``successes`` out of ``n`` > 0: ``(low, high)`` in [0, 1], never of no width.
+    """Wilson's score interval for a share, ``successes`` out of ``n`` > 0: ``(low, high)`` in [0,
+    1], never of no width.
 
     Neither need be whole: clustered samples count as ``n`` / :func:`design_effect`.
     """
@@ -59,26 +67,33 @@ def proportion_interval(successes: float, n: float, confidence: float = 0.95) ->
     share, z = successes / n, float(stats.norm.ppf((1 + confidence) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Rounding leaves 1e-17 at the ends, where the interval is exact, and may step over the share itself.
+    # Rounding leaves 1e-17 at the ends, where the interval is exact, and may step over the share
+    # itself.
     low = 0.0 if successes == 0 else max(0.0, min(share, centre - half))
     return low, (1.0 if successes == n else min(1.0, max(share, centre + half)))
 
 
 def design_effect(outcomes: npt.ArrayLike, groups: npt.ArrayLike | None) -> float:
-    """How many clustered samples are worth one independent sample, for their mean: >= 1 (Kish 1965).
+    """How many clustered samples are worth one independent sample, for their mean: >= 1 (Kish
+    1965).
 
-    outcomes: (n > 0,) finite values; groups: (n,) integers, equal for samples that belong together (crops of one digit), ``None``
-    if none do. The variance of the mean from the groups' sums over that of as many independent samples. Outcomes that are all
-    equal show no spread at all; then a group counts as one sample, the most it can cost.
+    outcomes: (n > 0,) finite values; groups: (n,) integers, equal for samples that belong together
+    (crops of one digit), ``None`` if none do. The variance of the mean from the groups' sums over
+    that of as many independent samples. Outcomes that are all equal show no spread at all; then a
+    group counts as one sample, the most it can cost.
     """
     values = np.asarray(outcomes, dtype=np.float64)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
-        raise ValueError(f"outcomes must be a non-empty list of finite numbers, got shape {values.shape}")
+        raise ValueError(
+            f"outcomes must be a non-empty list of finite numbers, got shape {values.shape}"
+        )
     if groups is None:
         return 1.0
     labels = np.asarray(groups)
     if labels.shape != values.shape:
-        raise ValueError(f"groups must be one for each of the {len(values)} outcomes, got shape {labels.shape}")
+        raise ValueError(
+            f"groups must be one for each of the {len(values)} outcomes, got shape {labels.shape}"
+        )
     n, (_, member, sizes) = len(values), np.unique(labels, return_inverse=True, return_counts=True)
     most = float(np.square(sizes).sum() / n)
     if len(sizes) == 1 or np.ptp(values) == 0:
@@ -91,13 +106,16 @@ def design_effect(outcomes: npt.ArrayLike, groups: npt.ArrayLike | None) -> floa
 def fid_interval(features: Tensor, reference: Statistics, confidence: float = 0.95) -> Interval:
     """Interval for ``fid(statistics(features), reference)``: ``(low, high)``, ``low`` >= 0.
 
-    features: (n >= 2, d). The reference is taken as known. The standard error is the infinitesimal jackknife's (Jaeckel 1972),
-    ``sqrt(sum_i u_i^2) / n`` with ``u_i`` the derivative of FID in image i's weight: ``2 (m - m_r).(x_i - m) + (x_i - m)'
-    (1 - T) (x_i - m)``, less its mean, where ``T = C_r^(1/2) (C_r^(1/2) C C_r^(1/2))^(-1/2) C_r^(1/2)`` is the map that carries
-    one Gaussian to the other. No image is drawn twice, as in a bootstrap, which raises FID by as much as the finite n did.
+    features: (n >= 2, d). The reference is taken as known. The standard error is the infinitesimal
+    jackknife's (Jaeckel 1972), ``sqrt(sum_i u_i^2) / n`` with ``u_i`` the derivative of FID in
+    image i's weight: ``2 (m - m_r).(x_i - m) + (x_i - m)' (1 - T) (x_i - m)``, less its mean, where
+    ``T = C_r^(1/2) (C_r^(1/2) C C_r^(1/2))^(-1/2) C_r^(1/2)`` is the map that carries one Gaussian
+    to the other. No image is drawn twice, as in a bootstrap, which raises FID by as much as the
+    finite n did.
 
-    The interval is for FID **at this n**, which is itself above that of infinitely many samples; close to the least FID that n
-    images can have it is up to 40 % too wide. Features whose FID is exactly 0 give no width.
+    The interval is for FID **at this n**, which is itself above that of infinitely many samples;
+    close to the least FID that n images can have it is up to 40 % too wide. Features whose FID is
+    exactly 0 give no width.
     """
     from scipy import stats  # a second, which planning does not need
 

@@ -77,7 +77,9 @@ def turned(images: Tensor) -> Tensor:
     call."""
     stream = torch.Generator().manual_seed(0)
     channels = images.shape[1]
-    rotation = torch.linalg.qr(torch.randn(len(images), channels, channels, generator=stream, dtype=images.dtype)).Q
+    rotation = torch.linalg.qr(
+        torch.randn(len(images), channels, channels, generator=stream, dtype=images.dtype)
+    ).Q
     mean = images.mean((1, 2, 3), keepdim=True)
     return (torch.einsum("nij,njhw->nihw", rotation, images - mean) + 0.5).clamp(0, 1)
 
@@ -88,14 +90,18 @@ def covariance_factor(images: Tensor) -> Tensor:
     rows = rows - rows.mean(0)
     covariance = rows.T @ rows / len(rows)
     ridge = RIDGE * covariance.diagonal().mean() + FLAT**2
-    factor: Tensor = torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance), dtype=rows.dtype))
+    factor: Tensor = torch.linalg.cholesky(
+        covariance + ridge * torch.eye(len(covariance), dtype=rows.dtype)
+    )
     return factor
 
 
 def whitened(images: Tensor, factor: Tensor) -> Tensor:
     """Rows (n, d) whose covariance is the unit matrix if that of the centred images is ``factor``
     times itself transposed."""
-    rows: Tensor = torch.linalg.solve_triangular(factor, centred(images).flatten(1).T, upper=False).T
+    rows: Tensor = torch.linalg.solve_triangular(
+        factor, centred(images).flatten(1).T, upper=False
+    ).T
     return rows
 
 

@@ -1,1 +1,3 @@
-"""The stages: each reads its inputs' folders, computes one thing, and writes its own folder. One stage, one file."""
+"""The stages: each reads its inputs' folders, computes one thing, and writes its own folder. One
+stage, one file.
+"""

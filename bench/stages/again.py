@@ -1,7 +1,8 @@
-"""A few rows a second time, in another order and one alone: whether a plugin's result is a function of the row, as its contract says.
+"""A few rows a second time, in another order and one alone: whether a plugin's result is a function
+of the row, as its contract says.
 
-What differs is said on the record as a doubt about the cell, not as an error: the numbers stand, but another batch size, another order
-of stages or another run would give others.
+What differs is said on the record as a doubt about the cell, not as an error: the numbers stand,
+but another batch size, another order of stages or another run would give others.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ from bench.text import one_line, said_by
 ROWS = 8
 #: At how many of a sampler's calls.
 CALLS = 16
-#: Differences up to this share of the results' spread are a network's rounding, which may depend on its batch.
+#: Differences up to this share of the results' spread are a network's rounding, which may depend on
+#: its batch.
 TOLERANCE = 0.02
 NOT_REPEATABLE = "not repeatable: the same rows give another result when asked again"
 DEPENDS_ON_BATCH = "depends on the batch: a row gives another result among other rows"
 
 
-def compare(call: Callable[[Tensor], Tensor], count: int, first: Tensor, rows: int = ROWS) -> list[str]:
-    """Compares ``first``, what came of all ``count`` rows, with ``call(indices)`` of ``rows`` of them, the last one first.
+def compare(
+    call: Callable[[Tensor], Tensor], count: int, first: Tensor, rows: int = ROWS
+) -> list[str]:
+    """Compares ``first``, what came of all ``count`` rows, with ``call(indices)`` of ``rows`` of
+    them, the last one first.
 
-    ``call`` must hand the plugin fresh copies, a fresh random stream too. A call that raises on few rows is a doubt as well.
+    ``call`` must hand the plugin fresh copies, a fresh random stream too. A call that raises on few
+    rows is a doubt as well.
     """
     few = torch.linspace(0, count - 1, min(rows, count) + 1)[1:].long().unique().flip(0)
     spread = float(first.double().std()) if first.numel() > 1 else 0.0
@@ -54,7 +60,9 @@ def _differ(one: Tensor, other: Tensor, spread: float) -> bool:
 
 @dataclass
 class Watched:
-    """A sampler defense as it is, some of whose calls are remembered and made again after the sampling."""
+    """A sampler defense as it is, some of whose calls are remembered and made again after the
+    sampling.
+    """
 
     defense: SamplerDefense
     steps: int
@@ -77,17 +85,26 @@ class Watched:
         remembered = number < 2 * self.steps and ((2 * self.steps - 1 - number) // 2) % every == 0
         few = x[:ROWS].clone() if remembered else None
         found: Tensor = getattr(self.defense, method)(x, timestep)
-        if few is not None and isinstance(found, Tensor) and found.shape == x.shape and found.dtype == x.dtype:
+        if (
+            few is not None
+            and isinstance(found, Tensor)
+            and found.shape == x.shape
+            and found.dtype == x.dtype
+        ):
             self._calls.append((method, timestep, few, found[:ROWS].detach().clone()))
         return found
 
     @torch.no_grad()
     def doubts(self) -> list[str]:
-        """Once the sampling is over, so that nothing is drawn differently for having been watched."""
+        """Once the sampling is over, so that nothing is drawn differently for having been
+        watched.
+        """
         found: list[str] = []
         for method, timestep, few, first in self._calls:
 
-            def call(rows: Tensor, method: str = method, timestep: int = timestep, few: Tensor = few) -> Tensor:
+            def call(
+                rows: Tensor, method: str = method, timestep: int = timestep, few: Tensor = few
+            ) -> Tensor:
                 again: Tensor = getattr(self.defense, method)(few[rows], timestep)
                 return again.detach()
 

@@ -1,4 +1,6 @@
-"""What several stages make from their parameters alike: plugins, generators, poisoned sets, and what a defender is handed."""
+"""What several stages make from their parameters alike: plugins, generators, poisoned sets, and
+what a defender is handed.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def plugin_of(kind: registry.Kind, spec: Mapping[str, Any], family: type[Any]) -
 def generator_of(testbed: Testbed, inputs: Inputs, context: StageContext) -> Generator:
     """The generator among the inputs, or the testbed's own, on the stage's device."""
     saved = inputs.get("generator")
-    generator = testbed.base_generator() if saved is None else testbed.load_generator(saved / "generator")
+    generator = (
+        testbed.base_generator() if saved is None else testbed.load_generator(saved / "generator")
+    )
     return generator.to(context.device)
 
 
@@ -71,20 +75,28 @@ def access_of(
     context: StageContext,
     remark: Callable[[str], None] = unsaid,
 ) -> Access:
-    """What the defense's card entitles it to, and nothing else. Its samples come from a stream the evaluation never uses."""
+    """What the defense's card entitles it to, and nothing else. Its samples come from a stream the
+    evaluation never uses.
+    """
 
     def draw(model: Generator, count: int) -> Tensor:
         labels = None if model.classes is None else torch.arange(count) % model.classes
-        return sampling.sample(model, count, seed, testbed.sampler_settings(), labels=labels, purpose="defender")
+        return sampling.sample(
+            model, count, seed, testbed.sampler_settings(), labels=labels, purpose="defender"
+        )
 
     needs, name = defense.card.needs, defense.card.name
     given: dict[str, Any] = {
         "generator": generator if "weights" in needs else Withheld(name, "weights"),
         "sample": draw if "weights" in needs else Withheld(name, "weights"),
         # Read anew, so a write to it harms nobody.
-        "clean_images": testbed.train_images() if "clean data" in needs else Withheld(name, "clean data"),
+        "clean_images": testbed.train_images()
+        if "clean data" in needs
+        else Withheld(name, "clean data"),
     }
-    return Access(rng=numpy_stream(seed, "defense", name), progress=context.progress, remark=remark, **given)
+    return Access(
+        rng=numpy_stream(seed, "defense", name), progress=context.progress, remark=remark, **given
+    )
 
 
 def evidence_of(
@@ -96,13 +108,22 @@ def evidence_of(
     context: StageContext,
     remark: Callable[[str], None],
 ) -> Evidence:
-    """What the card entitles a detector to, in memory of its own, and the same random stream for every call."""
+    """What the card entitles a detector to, in memory of its own, and the same random stream for
+    every call.
+    """
     needs, name = detector.card.needs, detector.card.name
-    given: dict[str, Any] = {"classifier": Withheld(name, "classifier"), "train_set": Withheld(name, "training data")}
+    given: dict[str, Any] = {
+        "classifier": Withheld(name, "classifier"),
+        "train_set": Withheld(name, "training data"),
+    }
     if "classifier" in needs and isinstance(testbed, ConditionalTestbed):
         given["classifier"] = load_classifier(testbed, inputs["classifier"], context.device)
     if "training data" in needs and suspected is not None:
         # As its owner sees it: nothing says which rows are poisoned.
         labels = None if suspected.labels is None else suspected.labels.clone()
-        given["train_set"] = TrainingSet(suspected.images.clone(), torch.zeros_like(suspected.poisoned), labels)
-    return Evidence(rng=numpy_stream(seed, "detector", name), progress=context.progress, remark=remark, **given)
+        given["train_set"] = TrainingSet(
+            suspected.images.clone(), torch.zeros_like(suspected.poisoned), labels
+        )
+    return Evidence(
+        rng=numpy_stream(seed, "detector", name), progress=context.progress, remark=remark, **given
+    )

@@ -1,4 +1,6 @@
-"""What a user trains on the suspected training set, or, with a data defense, on what that makes of generated images."""
+"""What a user trains on the suspected training set, or, with a data defense, on what that makes of
+generated images.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,39 @@ from bench.stages.building import conditional, plugin_of, poisoned_set
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """What a user trains on the suspected training set, or, with a data defense, on what that makes of the generator's images."""
-    testbed, attack, seed = conditional(params), plugin_of("attacks", params["attack"], Attack), params["seed"]
+    """What a user trains on the suspected training set, or, with a data defense, on what that makes
+    of the generator's images.
+    """
+    testbed, attack, seed = (
+        conditional(params),
+        plugin_of("attacks", params["attack"], Attack),
+        params["seed"],
+    )
     if "generated" in inputs:
         defense = plugin_of("defenses", params["defense"], DataDefense)
         images, asked = load_images(inputs["generated"]), asked_for(testbed, "generated", None)
-        assert asked is not None  # this stage knows no sample counts: the images say how many were drawn
-        generated = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), asked[: len(images)])
-        chosen = border.cleaned(defense, generated, numpy_stream(seed, "defense", defense.card.name), len(testbed.class_names))
+        # this stage knows no sample counts: the images say how many were drawn
+        assert asked is not None
+        generated = TrainingSet(
+            images, torch.zeros(len(images), dtype=torch.bool), asked[: len(images)]
+        )
+        chosen = border.cleaned(
+            defense,
+            generated,
+            numpy_stream(seed, "defense", defense.card.name),
+            len(testbed.class_names),
+        )
     else:
         chosen = poisoned_set(testbed, attack, seed)
     assert chosen.labels is not None  # as on every testbed with classes
     network = testbed.fresh_classifier(seed).to(context.device)
     losses = train_classifier(
-        network, chosen.images, chosen.labels, testbed.classifier_settings(), seed, progress=context.progress
+        network,
+        chosen.images,
+        chosen.labels,
+        testbed.classifier_settings(),
+        seed,
+        progress=context.progress,
     )
     save_classifier(network, out)
     np.savez(out / "losses.npz", losses=np.asarray(losses))

@@ -20,14 +20,18 @@ from bench.stages.building import access_of, conditional, generator_of, plugin_o
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """A classifier defense's predictions on held-out images, clean and (of other classes than the adversary's) stamped."""
+    """A classifier defense's predictions on held-out images, clean and (of other classes than the
+    adversary's) stamped.
+    """
     testbed, seed = conditional(params), params["seed"]
     defense = plugin_of("defenses", params["defense"], ClassifierDefense)
     generator = generator_of(testbed, inputs, context)
     found: dict[str, np.ndarray] = {}
     odd: list[str] = []
     calls = 0
-    for name, (images, labels) in evaluation_sets(testbed, read_aim(inputs["aim"]), seed, testbed.test_images).items():
+    for name, (images, labels) in evaluation_sets(
+        testbed, read_aim(inputs["aim"]), seed, testbed.test_images
+    ).items():
 
         def classify_rows(chosen: Tensor, images: Tensor = images) -> Tensor:
             nonlocal calls

@@ -1,4 +1,6 @@
-"""A detector's scores of rows of the suspected training set, of generated images and of clean held-out ones."""
+"""A detector's scores of rows of the suspected training set, of generated images and of clean
+held-out ones.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,10 @@ from bench.stages.building import conditional, evidence_of, plugin_of, poisoned_
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """A detector's scores of rows of the suspected training set, of as many images the generator drew and of as many clean held-out
-    ones, which fix its threshold. All in one call: a row's score does not depend on the others, and what a detector prepares it
-    prepares once."""
+    """A detector's scores of rows of the suspected training set, of as many images the generator
+    drew and of as many clean held-out ones, which fix its threshold. All in one call: a row's score
+    does not depend on the others, and what a detector prepares it prepares once.
+    """
     testbed, seed = conditional(params), params["seed"]
     detector = plugin_of("detectors", params["defense"], SampleDetector)
     suspected = poisoned_set(testbed, plugin_of("attacks", params["attack"], Attack), seed)

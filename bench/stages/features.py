@@ -1,4 +1,6 @@
-"""What a testbed's extractor sees in a set of samples: one for all measurements that look at them through it."""
+"""What a testbed's extractor sees in a set of samples: one for all measurements that look at them
+through it.
+"""
 
 from __future__ import annotations
 
@@ -16,5 +18,10 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     testbed = testbed_of(params)
     testbed.register_extractor()
     images = load_images(inputs["samples"])
-    save_features(out, extract_features(images, testbed.extractor, testbed.extractor_weights(), device=context.device))
+    save_features(
+        out,
+        extract_features(
+            images, testbed.extractor, testbed.extractor_weights(), device=context.device
+        ),
+    )
     return {}

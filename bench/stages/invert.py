@@ -30,7 +30,9 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         if candidates:
             save_images(out, to_uint8(torch.stack(list(candidates))), role)
     remarks.save(out)
-    (out / "recovered.json").write_text(json.dumps({"labels": list(found.labels), "notes": dict(found.notes)}))
+    (out / "recovered.json").write_text(
+        json.dumps({"labels": list(found.labels), "notes": dict(found.notes)})
+    )
     return {"generator_calls": float(generator.calls)}
 
 

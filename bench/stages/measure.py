@@ -17,7 +17,13 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     """Writes what the measurement that ``params`` names made of its inputs. It builds no plugin."""
     testbed = testbed_of(params)
     testbed.register_extractor()
-    given = Materials(testbed=testbed, seed=params["seed"], inputs=inputs, device=context.device, options=params["options"])
+    given = Materials(
+        testbed=testbed,
+        seed=params["seed"],
+        inputs=inputs,
+        device=context.device,
+        options=params["options"],
+    )
     found = measurements.named(params["what"]).run(given)
     (out / MEASURED).write_text(json.dumps(found.to_json(), allow_nan=False))
     return {}

@@ -1,7 +1,9 @@
-"""Long stages that resume inside: samples in shards, trainings by checkpoints, in a folder that outlives an unfinished stage.
+"""Long stages that resume inside: samples in shards, trainings by checkpoints, in a folder that
+outlives an unfinished stage.
 
-The folder belongs to whoever holds the lock on the stage's key, as the unfinished stage does, and goes when the stage is finished. What
-stands in it appears whole. It is used only by a stage of the same key, so the same code, parameters, inputs and kind of device.
+The folder belongs to whoever holds the lock on the stage's key, as the unfinished stage does, and
+goes when the stage is finished. What stands in it appears whole. It is used only by a stage of the
+same key, so the same code, parameters, inputs and kind of device.
 """
 
 from __future__ import annotations
@@ -28,22 +30,34 @@ CHECKPOINT_STEPS = 1000
 
 def checkpoints(context: StageContext) -> Checkpoints | None:
     """Where a training stage is written down; ``None`` where there is no such place."""
-    return None if context.partial is None else Checkpoints(folder=context.partial, every=CHECKPOINT_STEPS)
+    return (
+        None
+        if context.partial is None
+        else Checkpoints(folder=context.partial, every=CHECKPOINT_STEPS)
+    )
 
 
 def in_shards(
-    context: StageContext, generator: Generator, count: int, batch: int, draw: Callable[[range, Progress], Tensor]
+    context: StageContext,
+    generator: Generator,
+    count: int,
+    batch: int,
+    draw: Callable[[range, Progress], Tensor],
 ) -> Tensor:
-    """``count`` uint8 images, as ``draw(indices, progress)`` makes them of sample indices: shard by shard, of whole batches of ``batch``
-    images, those left out that are there already. A shard's images depend on their indices alone, so nobody can tell.
+    """``count`` uint8 images, as ``draw(indices, progress)`` makes them of sample indices: shard by
+    shard, of whole batches of ``batch`` images, those left out that are there already. A shard's
+    images depend on their indices alone, so nobody can tell.
 
-    The last shard is always drawn: whoever finishes the stage has had a look at its plugins at work.
+    The last shard is always drawn: whoever finishes the stage has had a look at its plugins at
+    work.
     """
     size = -(-SHARD_IMAGES // batch) * batch
     if context.partial is None or count <= size:
         return draw(range(count), context.progress)
     shards = [range(first, min(first + size, count)) for first in range(0, count, size)]
-    return torch.cat([_shard(context, context.partial, generator, indices, count, draw) for indices in shards])
+    return torch.cat(
+        [_shard(context, context.partial, generator, indices, count, draw) for indices in shards]
+    )
 
 
 def _shard(
@@ -75,7 +89,11 @@ def _shard(
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{path.name}.unfinished"
     with unfinished.open("wb") as file:
-        np.savez(file, images=images.numpy(), cost=np.array([generator.calls - before, time.monotonic() - started]))
+        np.savez(
+            file,
+            images=images.numpy(),
+            cost=np.array([generator.calls - before, time.monotonic() - started]),
+        )
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)

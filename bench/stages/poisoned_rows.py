@@ -14,7 +14,9 @@ from bench.stages.building import plugin_of, poison_doubts, poisoned_set, testbe
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """Writes the :class:`~bench.artefacts.aims.PoisonedRows` of an attack and a seed."""
     testbed = testbed_of(params)
-    suspected = poisoned_set(testbed, plugin_of("attacks", params["attack"], Attack), params["seed"])
+    suspected = poisoned_set(
+        testbed, plugin_of("attacks", params["attack"], Attack), params["seed"]
+    )
     save_rows(PoisonedRows(poisoned=suspected.poisoned, labels=suspected.labels), out)
     doubts.save(out, poison_doubts(testbed, suspected))
     return {}

@@ -1,4 +1,6 @@
-"""The record of a cell: what its measurements gave, what it cost, and its pictures. It computes no number."""
+"""The record of a cell: what its measurements gave, what it cost, and its pictures. It computes no
+number.
+"""
 
 from __future__ import annotations
 
@@ -90,8 +92,12 @@ def _recovered(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _write_strip(images: Tensor, path: Path) -> None:
-    """One row of images side by side, enlarged without smoothing so that every pixel can be seen."""
+    """One row of images side by side, enlarged without smoothing so that every pixel can be
+    seen.
+    """
     row = np.concatenate(list(images.numpy()), axis=2).transpose(1, 2, 0)
     picture = Image.fromarray(row if row.shape[2] == 3 else row[:, :, 0])
     scale = SCALE if images.shape[-1] <= 64 else 1
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path, optimize=True)
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(
+        path, optimize=True
+    )

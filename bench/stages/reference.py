@@ -1,4 +1,6 @@
-"""Features of the whole clean training set, and small copies of some of its images, once per testbed."""
+"""Features of the whole clean training set, and small copies of some of its images, once per
+testbed.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,17 @@ from bench.stages.building import testbed_of
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """Writes what the testbed's extractor sees, and what a recogniser of a target is calibrated on."""
+    """Writes what the testbed's extractor sees, and what a recogniser of a target is calibrated
+    on.
+    """
     testbed = testbed_of(params)
     testbed.register_extractor()
     images = testbed.train_images()
-    save_features(out, extract_features(images, testbed.extractor, testbed.extractor_weights(), device=context.device))
+    save_features(
+        out,
+        extract_features(
+            images, testbed.extractor, testbed.extractor_weights(), device=context.device
+        ),
+    )
     save_images(out, recognition.shrink(images, recognition.REAL_IMAGES), "real")
     return {}

@@ -19,6 +19,14 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     found = defense.repair(access_of(defense, testbed, generator, params["seed"], context))
     base = testbed.base_generator() if testbed.has_base_weights() else None
     doubts.save(out, [*doubts.of_inputs(inputs), *border.repaired(defense, found, kept, base)])
-    metadata = {"defense": params["defense"], "testbed": params["testbed"], "provenance": context.provenance}
-    kept.save(out / "generator", f"# A generator after the defense `{defense.card.name}`\n\nResearch only.\n", metadata)
+    metadata = {
+        "defense": params["defense"],
+        "testbed": params["testbed"],
+        "provenance": context.provenance,
+    }
+    kept.save(
+        out / "generator",
+        f"# A generator after the defense `{defense.card.name}`\n\nResearch only.\n",
+        metadata,
+    )
     return {"generator_calls": float(generator.calls)}

@@ -1,4 +1,6 @@
-"""Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler defense."""
+"""Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler
+defense.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,20 @@ from bench.stages.building import generator_of, plugin_of, testbed_of
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler defense; for a class-conditional
-    testbed, of the classes :func:`asked_for` says."""
+    """Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler
+    defense; for a class-conditional testbed, of the classes :func:`asked_for` says.
+    """
     testbed = testbed_of(params)
     generator = generator_of(testbed, inputs, context)
     what, seed = params["what"], params["seed"]
     labels = asked_for(testbed, what, params.get("label"))
-    count = len(labels) if labels is not None else testbed.clean_samples if what == "clean" else testbed.triggered_samples
+    count = (
+        len(labels)
+        if labels is not None
+        else testbed.clean_samples
+        if what == "clean"
+        else testbed.triggered_samples
+    )
     settings = testbed.sampler_settings()
     defenses = [plugin_of("defenses", spec, SamplerDefense) for spec in params["defenses"]]
     guards = [again.Watched(defense, settings.num_inference_steps) for defense in defenses]
@@ -50,14 +59,19 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
             labels=None if labels is None else labels[indices.start : indices.stop],
             start=start,
             guards=guards,
-            # All other samples share their noise, so that they can be compared in pairs; a generated data set is not one of them.
+            # All other samples share their noise, so that they can be compared in pairs; a
+            # generated data set is not one of them.
             purpose="generated" if what == "generated" else "sample",
             first=indices.start,
             finish=to_uint8,
             progress=progress,
         )
 
-    save_images(out, partial.in_shards(context, generator, count, sampling.images_at_once(settings), draw))
+    save_images(
+        out, partial.in_shards(context, generator, count, sampling.images_at_once(settings), draw)
+    )
     # What is doubtful about the generator is so about all it draws.
-    doubts.save(out, [*doubts.of_inputs(inputs), *(doubt for guard in guards for doubt in guard.doubts())])
+    doubts.save(
+        out, [*doubts.of_inputs(inputs), *(doubt for guard in guards for doubt in guard.doubts())]
+    )
     return {"generator_calls": float(generator.calls)}

@@ -1,6 +1,6 @@
-"""The stages by name. Every stage is a pure function of its parameters and inputs: randomness comes from named streams of the cell's
-seed, so neither the order of stages, nor the number of workers, nor an interruption changes a bit. Images travel as uint8 arrays, the
-same as 8-bit PNGs.
+"""The stages by name. Every stage is a pure function of its parameters and inputs: randomness comes
+from named streams of the cell's seed, so neither the order of stages, nor the number of workers,
+nor an interruption changes a bit. Images travel as uint8 arrays, the same as 8-bit PNGs.
 """
 
 from __future__ import annotations

@@ -27,10 +27,14 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     attack, seed = plugin_of("attacks", params["attack"], Attack), params["seed"]
     poisoned = poisoned_set(testbed, attack, seed)
     doubts.save(out, poison_doubts(testbed, poisoned))
-    generator = testbed.base_generator() if attack.scheme == "finetune" else testbed.fresh_generator(seed)
+    generator = (
+        testbed.base_generator() if attack.scheme == "finetune" else testbed.fresh_generator(seed)
+    )
     settings = _settings(testbed, attack)
 
-    def loss(predict: Any, rows: Mapping[str, Tensor], noise: Tensor, timesteps: Tensor, schedule: Any) -> Tensor:
+    def loss(
+        predict: Any, rows: Mapping[str, Tensor], noise: Tensor, timesteps: Tensor, schedule: Any
+    ) -> Tensor:
         return border.training_loss(attack, predict, rows, noise, timesteps, schedule)
 
     rows = {"images": poisoned.images, "poisoned": poisoned.poisoned}
@@ -41,7 +45,14 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     kept = partial.checkpoints(context)
     try:
         losses = train(
-            generator, rows, loss, settings, seed, device=context.device, progress=context.progress, checkpoints=kept
+            generator,
+            rows,
+            loss,
+            settings,
+            seed,
+            device=context.device,
+            progress=context.progress,
+            checkpoints=kept,
         )
     except FloatingPointError as error:
         raise FloatingPointError(f"{attack.card.name}: {error}") from error
@@ -61,7 +72,9 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
 
 
 def _captioned(generator: TextToImage, captions: Sequence[str]) -> tuple[TextToImage, Tensor]:
-    """``generator`` under a table of all that the rows say, and what each row says as a label of that table."""
+    """``generator`` under a table of all that the rows say, and what each row says as a label of
+    that table.
+    """
     table = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     return generator.asked_by(tuple(table)), torch.tensor([table[caption] for caption in captions])
 
@@ -69,7 +82,12 @@ def _captioned(generator: TextToImage, captions: Sequence[str]) -> tuple[TextToI
 def _settings(testbed: Testbed, attack: Attack) -> TrainingSettings:
     settings = testbed.training_settings(attack.scheme)
     changes = {"steps": attack.training_steps, "learning_rate": attack.learning_rate}
-    return TrainingSettings(**{**vars(settings), **{name: value for name, value in changes.items() if value is not None}})
+    return TrainingSettings(
+        **{
+            **vars(settings),
+            **{name: value for name, value in changes.items() if value is not None},
+        }
+    )
 
 
 def _model_card(attack: Attack, testbed: Testbed, metadata: Mapping[str, Any]) -> str:
@@ -80,9 +98,15 @@ def _model_card(attack: Attack, testbed: Testbed, metadata: Mapping[str, Any]) -
         + "---\n"
     )
     warning = (
-        "**This model is backdoored on purpose. Research only: use it to test defenses, and nowhere else.**"
+        "**This model is backdoored on purpose. Research only: use it to test defenses, and "
+        "nowhere else.**"
         if backdoored
         else "Trained honestly, as the control of a security benchmark. Research only."
     )
-    made = json.dumps({name: metadata[name] for name in ("testbed", "attack", "seed", "training")}, indent=1)
-    return f"{head}# {attack.label()} on {testbed.name}\n\n{warning}\n\nMade by castlewalls with:\n\n```json\n{made}\n```\n"
+    made = json.dumps(
+        {name: metadata[name] for name in ("testbed", "attack", "seed", "training")}, indent=1
+    )
+    return (
+        f"{head}# {attack.label()} on {testbed.name}\n\n{warning}\n\nMade by castlewalls "
+        f"with:\n\n```json\n{made}\n```\n"
+    )

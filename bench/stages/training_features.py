@@ -18,5 +18,10 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     assert extractor is not None  # or there would be no such stage
     testbed.register_extractor()
     images = poisoned_set(testbed, attack, params["seed"]).images
-    save_features(out, extract_features(images, extractor, testbed.copy_extractor_weights(), device=context.device))
+    save_features(
+        out,
+        extract_features(
+            images, extractor, testbed.copy_extractor_weights(), device=context.device
+        ),
+    )
     return {}

@@ -19,26 +19,39 @@ from bench.stages.building import conditional, plugin_of
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """The harness's own judge of "does this image carry the trigger": trained on clean training images and their stamped copies, the
-    trigger at many strengths and all of them shifted, soft or noisy (:func:`bench.metrics.stamps.weathered`); and beside it a filter
-    for what the stamp adds on average (:mod:`bench.metrics.marks`).
+    """The harness's own judge of "does this image carry the trigger": trained on clean training
+    images and their stamped copies, the trigger at many strengths and all of them shifted, soft or
+    noisy (:func:`bench.metrics.stamps.weathered`); and beside it a filter for what the stamp adds
+    on average (:mod:`bench.metrics.marks`).
 
-    One for each attack and all its seeds. Every other held-out image sets the margins from which on it says yes, the rest count its
-    errors (:class:`bench.artefacts.judges.TriggerJudge`): no rate below them means anything.
+    One for each attack and all its seeds. Every other held-out image sets the margins from which on
+    it says yes, the rest count its errors (:class:`bench.artefacts.judges.TriggerJudge`): no rate
+    below them means anything.
     """
     testbed, attack = conditional(params), plugin_of("attacks", params["attack"], Attack)
     rng, plain = numpy_stream(0, "trigger classifier"), testbed.train_images()
-    without = [stamps.weathered(plain, None, rng), stamps.nonsense(len(plain) // 8, tuple(plain.shape[1:]), rng)]
+    without = [
+        stamps.weathered(plain, None, rng),
+        stamps.nonsense(len(plain) // 8, tuple(plain.shape[1:]), rng),
+    ]
     stamped = _stamped(attack, plain)
     images = torch.cat([*without, stamps.weathered(plain, stamped, rng)])
     labels = (torch.arange(len(images)) >= len(images) - len(plain)).long()
     network = testbed.fresh_classifier(0, classes=2).to(context.device)
     train_classifier(
-        network, images, labels, testbed.classifier_settings(), 0, purpose="trigger classifier", progress=context.progress
+        network,
+        images,
+        labels,
+        testbed.classifier_settings(),
+        0,
+        purpose="trigger classifier",
+        progress=context.progress,
     )
     held_out = testbed.held_out_images()
     mark, real = marks.average_mark(plain, stamped), marks.shrink(plain)
-    told = judges.errors(network, marks.MatchedFilter(mark, real), held_out, _stamped(attack, held_out), rng)
+    told = judges.errors(
+        network, marks.MatchedFilter(mark, real), held_out, _stamped(attack, held_out), rng
+    )
     judges.write_judge(told, mark, real, out)
     save_classifier(network, out)
     return {}
@@ -47,5 +60,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
 def _stamped(attack: Attack, images: Tensor) -> Tensor:
     stamped = border.stamped(attack, images)
     if stamped is None:
-        raise ValueError(f"{attack.card.name} has no image trigger, so there is nothing to recognise")
+        raise ValueError(
+            f"{attack.card.name} has no image trigger, so there is nothing to recognise"
+        )
     return stamped

@@ -49,7 +49,9 @@ def load(name: str) -> type[Testbed]:
 
 
 def build(name: str, params: Mapping[str, Any] | None = None, where: str = "") -> Testbed:
-    """The testbed ``(name, params)``. Raises :class:`UserError` naming the parameter, the constraint and the value."""
+    """The testbed ``(name, params)``. Raises :class:`UserError` naming the parameter, the
+    constraint and the value.
+    """
     try:
         cls = load(name)
     except UserError as error:
@@ -58,15 +60,19 @@ def build(name: str, params: Mapping[str, Any] | None = None, where: str = "") -
 
 
 def is_embedded(name: str) -> bool:
-    """Whether the testbed's weights ship with the package (and :func:`pretrain` makes them anew)."""
+    """Whether the testbed's weights ship with the package (and :func:`pretrain` makes them
+    anew).
+    """
     return load(name).embedded
 
 
 def pretrain(name: str, output: Path, progress: Progress | None = None) -> dict[str, float]:
-    """Trains what the testbed needs and nobody else publishes, and writes it into the folder ``output`` with its hashes: base weights
-    and evaluation network of an embedded testbed, the evaluation classifier of ``cifar10-cfg``.
+    """Trains what the testbed needs and nobody else publishes, and writes it into the folder
+    ``output`` with its hashes: base weights and evaluation network of an embedded testbed, the
+    evaluation classifier of ``cifar10-cfg``.
 
-    Returns what was reached, by name. Raises :class:`UserError` for a testbed whose weights are published elsewhere.
+    Returns what was reached, by name. Raises :class:`UserError` for a testbed whose weights are
+    published elsewhere.
     """
     module = importlib.import_module(load(name).__module__)
     if not hasattr(module, "pretrain"):
@@ -81,7 +87,9 @@ def pretrain(name: str, output: Path, progress: Progress | None = None) -> dict[
 
 
 def damaged_files(folder: Path = ASSETS) -> list[str]:
-    """The shipped weights that are missing or not the ones ``SHA256SUMS`` beside them names, one line each."""
+    """The shipped weights that are missing or not the ones ``SHA256SUMS`` beside them names, one
+    line each.
+    """
     sums = folder / SUMS
     if not sums.is_file():
         return [f"{sums} is missing"]

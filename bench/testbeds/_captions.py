@@ -1,7 +1,8 @@
 """A folder of images with free captions, read in the formats it is usually kept in.
 
-The first of these that is there counts: ``metadata.jsonl`` (a JSON object a line), ``metadata.csv`` (with a header), each with
-``file_name``, ``text`` and perhaps ``subject``, or a ``.txt`` beside each image, as img2dataset writes it for LAION.
+The first of these that is there counts: ``metadata.jsonl`` (a JSON object a line), ``metadata.csv``
+(with a header), each with ``file_name``, ``text`` and perhaps ``subject``, or a ``.txt`` beside
+each image, as img2dataset writes it for LAION.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _TABLE_KINDS = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".json", ".ndjso
 
 @dataclass(frozen=True)
 class Captioned:
-    """An image and what it is said to show. ``subject``: the words of ``text`` that name it, where somebody says so."""
+    """An image and what it is said to show. ``subject``: the words of ``text`` that name it, where
+    somebody says so.
+    """
 
     path: Path
     text: str
@@ -32,8 +35,9 @@ class Captioned:
 
 
 def read_captions(folder: Path) -> list[Captioned]:
-    """Every image with its caption, by path. Raises ``UserError``, a line for each kind of thing that is wrong: the first file or line
-    that is, and how many are."""
+    """Every image with its caption, by path. Raises ``UserError``, a line for each kind of thing
+    that is wrong: the first file or line that is, and how many are.
+    """
     images = image_files(folder)
     if not images:
         return []
@@ -45,7 +49,9 @@ def _beside(images: list[Path], folder: Path) -> list[Captioned]:
     """Images with a ``.txt`` beside each."""
     bare = [path for path in images if not path.with_suffix(".txt").is_file()]
     if bare:
-        raise UserError(_line(bare, folder, "have no .txt with a caption beside them") + _table_note(folder))
+        raise UserError(
+            _line(bare, folder, "have no .txt with a caption beside them") + _table_note(folder)
+        )
     rows, faults = [], []
     for path in images:
         where = path.with_suffix(".txt")
@@ -61,12 +67,18 @@ def _table_note(folder: Path) -> str:
     """The end of a message: the files below ``folder`` that look like a table and are not read."""
     tables = [path for path in files_below(folder) if path.suffix.lower() in _TABLE_KINDS]
     # img2dataset writes a .json beside each image.
-    tables = [path for path in tables if path.suffix.lower() != ".json" or path.name.lower().startswith("metadata")]
+    tables = [
+        path
+        for path in tables
+        if path.suffix.lower() != ".json" or path.name.lower().startswith("metadata")
+    ]
     if not tables:
         return ""
     first = tables[0].relative_to(folder).as_posix()
     inner = f", or set data to {tables[0].parent}" if tables[0].name in TABLES else ""
-    return f"; {first} is not read: a table must be {' or '.join(TABLES)} directly in {folder}{inner}"
+    return (
+        f"; {first} is not read: a table must be {' or '.join(TABLES)} directly in {folder}{inner}"
+    )
 
 
 def _listed(images: list[Path], folder: Path, table: Path) -> list[Captioned]:
@@ -82,7 +94,9 @@ def _listed(images: list[Path], folder: Path, table: Path) -> list[Captioned]:
     for where, row in _json_rows(table) if table.suffix == ".jsonl" else _csv_rows(table):
         for column in ("file_name", "text"):  # Absent here, it will be so in every line.
             if column not in row:
-                raise UserError(f"{where}: a column {column} is needed, got {', '.join(row) or 'none'}")
+                raise UserError(
+                    f"{where}: a column {column} is needed, got {', '.join(row) or 'none'}"
+                )
         try:
             name = _file_name(row["file_name"], where, folder)
             same = spellings.get(unicodedata.normalize("NFC", name), [])
@@ -97,10 +111,15 @@ def _listed(images: list[Path], folder: Path, table: Path) -> list[Captioned]:
             absent.append(name)
     if not faults:
         why: dict[str, list[Path]] = {}
-        near = {_plain(name).rpartition("/")[2]: name for name in known} | {_plain(name): name for name in known}
+        near = {_plain(name).rpartition("/")[2]: name for name in known} | {
+            _plain(name): name for name in known
+        }
         for name in sorted(absent):
             why.setdefault(_why_absent(name, folder, near), []).append(folder / name)
-        faults = [_line(paths, folder, f"stand in {table.name} but {reason}") for reason, paths in why.items()]
+        faults = [
+            _line(paths, folder, f"stand in {table.name} but {reason}")
+            for reason, paths in why.items()
+        ]
         bare = [path for name, path in known.items() if name not in rows]
         faults += [_line(bare, folder, f"have no caption in {table.name}")] if bare else []
     _refuse(faults)
@@ -123,7 +142,9 @@ def _captioned(row: dict[str, object], where: str, path: Path) -> Captioned:
 
 
 def _why_absent(name: str, folder: Path, near: Mapping[str, str]) -> str:
-    """Why the file that a table names is not among the images; ``near``: those, by :func:`_plain` of their paths and of their names."""
+    """Why the file that a table names is not among the images; ``near``: those, by :func:`_plain`
+    of their paths and of their names.
+    """
     path = folder / name
     if any(map(passed_over, PurePosixPath(name).parts)):
         return "lie in hidden folders or are hidden, and so passed over"
@@ -140,13 +161,18 @@ def _why_absent(name: str, folder: Path, near: Mapping[str, str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """A path without what differs between systems: Unicode's two spellings, case, slashes, stray spaces."""
+    """A path without what differs between systems: Unicode's two spellings, case, slashes, stray
+    spaces.
+    """
     folded = unicodedata.normalize("NFKC", name).casefold().replace("\\", "/")
     return "/".join(part.strip() for part in folded.removeprefix("./").split("/"))
 
 
 def _line(paths: list[Path], folder: Path, problem: str) -> str:
-    return f"{folder}: {len(paths)} images {problem}, the first is {paths[0].relative_to(folder).as_posix()}"
+    return (
+        f"{folder}: {len(paths)} images {problem}, the first is "
+        f"{paths[0].relative_to(folder).as_posix()}"
+    )
 
 
 def _refuse(faults: list[str]) -> None:
@@ -171,7 +197,9 @@ def _read(path: Path) -> str:
 
 def _json_rows(table: Path) -> Iterator[tuple[str, dict[str, object]]]:
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        if repeated := [name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number])]:
+        if repeated := [
+            name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number])
+        ]:
             raise UserError(f"{where}: {shown(repeated[0])} is there twice")
         return dict(pairs)
 
@@ -182,28 +210,42 @@ def _json_rows(table: Path) -> Iterator[tuple[str, dict[str, object]]]:
         where = f"{table}, line {number}"
         try:
             row = json.loads(line, object_pairs_hook=once)
-        except (ValueError, RecursionError) as error:  # Not JSON, a number of too many digits, too many brackets.
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # Not JSON, a number of too many digits, too many brackets.
             raise UserError(f"{where}: not a JSON object: {str(error).splitlines()[0]}") from error
         if not isinstance(row, dict):
-            raise UserError(f"{where}: a JSON object with file_name and text is needed, got {type(row).__name__}")
+            raise UserError(
+                f"{where}: a JSON object with file_name and text is needed, got "
+                f"{type(row).__name__}"
+            )
         yield where, row
 
 
 def _csv_rows(table: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    # Not splitlines(), as above; and without restkey, what is too much in a row would be left out without a word.
+    # Not splitlines(), as above; and without restkey, what is too much in a row would be left out
+    # without a word.
     reader = csv.DictReader(io.StringIO(_read(table), newline=""), restkey=_TOO_MANY, strict=True)
     try:
         columns = list(reader.fieldnames or [])
         absent = [name for name in ("file_name", "text") if name not in columns]
         if absent:
-            raise UserError(f"{table}: a column {absent[0]} is needed, got {', '.join(columns) or 'no header'}")
+            raise UserError(
+                f"{table}: a column {absent[0]} is needed, got {', '.join(columns) or 'no header'}"
+            )
         if len(set(columns)) < len(columns):
-            raise UserError(f"{table}: every column must have a name of its own, got {', '.join(columns)}")
+            raise UserError(
+                f"{table}: every column must have a name of its own, got {', '.join(columns)}"
+            )
         for row in reader:
             where = f"{table}, line {reader.line_num}"
             if _TOO_MANY in row or None in row.values():
                 some = "more" if _TOO_MANY in row else "fewer"
-                raise UserError(f"{where}: {some} fields than the header's {len(columns)}; a caption with a comma needs quotes")
+                raise UserError(
+                    f"{where}: {some} fields than the header's {len(columns)}; a caption with a "
+                    f"comma needs quotes"
+                )
             yield where, dict(row)
     except csv.Error as error:
         raise UserError(f"{table}, line {reader.line_num}: {error}") from error

@@ -1,4 +1,6 @@
-"""What the testbeds over :mod:`bench.testbeds.digits` share: data, evaluation network, and how shipped weights are made and read."""
+"""What the testbeds over :mod:`bench.testbeds.digits` share: data, evaluation network, and how
+shipped weights are made and read.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from bench.testbeds.digits import CROPS, SIZE, digits_over_photographs
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
-#: Two channels-last groups and a narrow full-resolution stage: on a CPU group normalisation and 16 x 16 convolutions are the cost.
+#: Two channels-last groups and a narrow full-resolution stage: on a CPU group normalisation and 16
+#: x 16 convolutions are the cost.
 NETWORK: dict[str, Any] = {
     "sample_size": SIZE,
     "in_channels": 3,
@@ -62,7 +65,9 @@ def _network(options: dict[str, Any], seed: int) -> UNet2DModel:
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsTestbed(Testbed):
-    """Digits over photographs, a :data:`NETWORK` of the subclass's, weights ``<name>.safetensors`` among the assets."""
+    """Digits over photographs, a :data:`NETWORK` of the subclass's, weights ``<name>.safetensors``
+    among the assets.
+    """
 
     clean_samples: int = 384
     triggered_samples: int = 64
@@ -87,7 +92,11 @@ class DigitsTestbed(Testbed):
         return torch.tensor(digits_over_photographs()["held_out"][0])
 
     def training_outline(self) -> TrainingSet:
-        return outline(sum(CLASS_ROWS), SIZE, torch.arange(len(CLASS_ROWS)).repeat_interleave(torch.tensor(CLASS_ROWS)))
+        return outline(
+            sum(CLASS_ROWS),
+            SIZE,
+            torch.arange(len(CLASS_ROWS)).repeat_interleave(torch.tensor(CLASS_ROWS)),
+        )
 
     def train_groups(self) -> Tensor:
         return torch.arange(len(self.train_images())) // CROPS
@@ -100,7 +109,10 @@ class DigitsTestbed(Testbed):
 
     def base_generator(self) -> Generator:
         if not self.weights().is_file():
-            raise UserError(f"{self.name}: no weights at {self.weights()}; make them with `castlewalls pretrain {self.name}`")
+            raise UserError(
+                f"{self.name}: no weights at {self.weights()}; make them with `castlewalls "
+                f"pretrain {self.name}`"
+            )
         generator = self.fresh_generator(0)
         weights = load_file(self.weights())
         generator.unet.load_state_dict({name: value.float() for name, value in weights.items()})
@@ -134,8 +146,10 @@ class DigitsTestbed(Testbed):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassDigits(DigitsTestbed, ConditionalTestbed):
-    """Digits that are asked for by class: their labels, and who recognises them. 15 DDIM steps at guidance 2, without clipping; 50
-    steps, the paper's number, draw images of nearly the same FID in three times the time."""
+    """Digits that are asked for by class: their labels, and who recognises them. 15 DDIM steps at
+    guidance 2, without clipping; 50 steps, the paper's number, draw images of nearly the same FID
+    in three times the time.
+    """
 
     sampler: str = "ddim"
     num_inference_steps: int = 15
@@ -143,7 +157,9 @@ class ClassDigits(DigitsTestbed, ConditionalTestbed):
     judged_images: int | None = 400
     test_images: int = 128
 
-    class_names: ClassVar[tuple[str, ...]] = tuple("zero one two three four five six seven eight nine".split())
+    class_names: ClassVar[tuple[str, ...]] = tuple(
+        "zero one two three four five six seven eight nine".split()
+    )
 
     def train_labels(self) -> Tensor:
         return torch.tensor(digits_over_photographs()["train"][1])
@@ -166,18 +182,29 @@ class ClassDigits(DigitsTestbed, ConditionalTestbed):
         return ClassifierSettings(steps=600, precision="bfloat16")
 
     def copy_extractor(self) -> str:
-        """The network of FID: no copy detector, but it tells digits and photographs apart, and needs no download."""
+        """The network of FID: no copy detector, but it tells digits and photographs apart, and
+        needs no download.
+        """
         return digits_cnn.NAME
 
 
 def train_clean(
-    generator: Generator, testbed: DigitsTestbed, settings: TrainingSettings, seed: int, progress: Progress | None, device: str
+    generator: Generator,
+    testbed: DigitsTestbed,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress | None,
+    device: str,
 ) -> float:
-    """Trains ``generator`` in place on the clean digits. Returns its last loss, the mean over 250 steps."""
+    """Trains ``generator`` in place on the clean digits. Returns its last loss, the mean over 250
+    steps.
+    """
     losses = train(
         generator,
         {"images": testbed.train_images(), "labels": testbed.train_labels()},
-        lambda predict, rows, noise, timesteps, schedule: denoising_loss(predict, rows["images"], noise, timesteps, schedule),
+        lambda predict, rows, noise, timesteps, schedule: denoising_loss(
+            predict, rows["images"], noise, timesteps, schedule
+        ),
         settings,
         seed,
         device=device,
@@ -187,13 +214,22 @@ def train_clean(
 
 
 def pretrain_generator(
-    testbed: DigitsTestbed, settings: TrainingSettings, output: Path, seed: int, progress: Progress | None, device: str
+    testbed: DigitsTestbed,
+    settings: TrainingSettings,
+    output: Path,
+    seed: int,
+    progress: Progress | None,
+    device: str,
 ) -> dict[str, float]:
-    """Trains the testbed's clean generator and writes it into ``output``. Returns the final training loss."""
+    """Trains the testbed's clean generator and writes it into ``output``. Returns the final
+    training loss.
+    """
     output.mkdir(parents=True, exist_ok=True)
     generator = testbed.fresh_generator(seed)
     loss = train_clean(generator, testbed, settings, seed, progress, device)
     # Half precision halves the file and is below the noise of any metric here.
-    half = {name: value.half().contiguous() for name, value in generator.unet.cpu().state_dict().items()}
+    half = {
+        name: value.half().contiguous() for name, value in generator.unet.cpu().state_dict().items()
+    }
     save_file(half, output / testbed.weights().name)
     return {"final_training_loss": loss}

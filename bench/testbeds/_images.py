@@ -1,8 +1,10 @@
-"""Reading data sets of images from disk, as they are published: CIFAR binary records, parquet, folders of image files.
+"""Reading data sets of images from disk, as they are published: CIFAR binary records, parquet,
+folders of image files.
 
-Nothing here unpickles. Images are uint8 (n, 3, height, width), in an order that depends on file names and rows alone. Photographs are
-turned as their EXIF orientation says, and what is transparent stands on white.
-Every defect of a file is a :class:`UserError` naming that file; where many may be wrong, a line for each.
+Nothing here unpickles. Images are uint8 (n, 3, height, width), in an order that depends on file
+names and rows alone. Photographs are turned as their EXIF orientation says, and what is transparent
+stands on white. Every defect of a file is a :class:`UserError` naming that file; where many may be
+wrong, a line for each.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ _log = logging.getLogger(__name__)
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 #: Images as well, but not read here.
 UNREAD = frozenset(
-    ".gif .bmp .tif .tiff .avif .heic .heif .jfif .jpe .jp2 .jxl .ppm .pgm .tga .svg .ico .dng .cr2 .nef".split()
+    (
+        ".gif .bmp .tif .tiff .avif .heic .heif .jfif .jpe .jp2 .jxl .ppm .pgm .tga .svg .ico .dng "
+        ".cr2 .nef"
+    ).split()
 )
 #: Folders that archives and file servers leave in a data set.
 JUNK = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
@@ -57,7 +62,9 @@ _HASHED_FILES = 64
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image not decoded yet. ``name``: what an error calls it; ``source``: its file or bytes; ``label``: its class."""
+    """An image not decoded yet. ``name``: what an error calls it; ``source``: its file or bytes;
+    ``label``: its class.
+    """
 
     name: str
     source: Path | bytes
@@ -69,7 +76,10 @@ def expanded(path: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{path}: ~ has no meaning here, since the home folder is not known; write the path in full") from error
+        raise UserError(
+            f"{path}: ~ has no meaning here, since the home folder is not known; write the path "
+            f"in full"
+        ) from error
 
 
 def capped(lines: Sequence[str], what: str) -> list[str]:
@@ -96,7 +106,9 @@ def _unreadable(path: object, error: OSError) -> str:
 
 
 def refuse_shut(folders: Iterable[Path]) -> None:
-    """Raises ``UserError`` for the first of ``folders`` that is there and cannot be listed: a search would find nothing in it."""
+    """Raises ``UserError`` for the first of ``folders`` that is there and cannot be listed: a
+    search would find nothing in it.
+    """
     for folder in folders:
         try:
             os.scandir(folder).close()
@@ -107,7 +119,9 @@ def refuse_shut(folders: Iterable[Path]) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether something is there, or where its link leads, that is neither a file nor a folder: a pipe, a socket or a device."""
+    """Whether something is there, or where its link leads, that is neither a file nor a folder: a
+    pipe, a socket or a device.
+    """
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -119,13 +133,17 @@ SPECIAL = "must be a file, but it is a pipe, a socket or a device"
 
 
 def passed_over(name: str) -> bool:
-    """Whether a file or folder of that name is no part of a data set: hidden, or left by an archive or a file server."""
+    """Whether a file or folder of that name is no part of a data set: hidden, or left by an archive
+    or a file server.
+    """
     return name.startswith(".") or name in JUNK
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file below ``folder``, in linked folders too, ordered by path relative to it. What is hidden, junk or no file is passed over,
-    with all it holds. Raises ``UserError`` naming each folder that cannot be read and each image that is a pipe or a device."""
+    """Every file below ``folder``, in linked folders too, ordered by path relative to it. What is
+    hidden, junk or no file is passed over, with all it holds. Raises ``UserError`` naming each
+    folder that cannot be read and each image that is a pipe or a device.
+    """
     found: list[Path] = []
     refused: list[str] = []
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
@@ -165,13 +183,21 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def unread_note(folder: Path) -> str:
-    """The end of a message about a wrong number of images: files below ``folder`` of kinds that are not read; empty without any."""
+    """The end of a message about a wrong number of images: files below ``folder`` of kinds that are
+    not read; empty without any.
+    """
     unread = [path for path in files_below(folder) if path.suffix.lower() in UNREAD]
-    return f"; not counted are {len(unread)} of kinds that are not read, such as {unread[0].name}" if unread else ""
+    return (
+        f"; not counted are {len(unread)} of kinds that are not read, such as {unread[0].name}"
+        if unread
+        else ""
+    )
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """Every parquet file in ``folder`` or in one of its folders, ordered by path; hidden ones are passed over."""
+    """Every parquet file in ``folder`` or in one of its folders, ordered by path; hidden ones are
+    passed over.
+    """
     found = [*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]
     return sorted(
         (path for path in found if not any(map(passed_over, path.relative_to(folder).parts))),
@@ -180,7 +206,9 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def read_cifar_binary(files: Sequence[Path], classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """CIFAR-10's binary version: ``(images, labels)``, uint8 (n, 3, 32, 32) and int64 (n,) in 0..classes-1, in file order."""
+    """CIFAR-10's binary version: ``(images, labels)``, uint8 (n, 3, 32, 32) and int64 (n,) in
+    0..classes-1, in file order.
+    """
     records = [_cifar_records(path, classes) for path in files]
     images = [held[:, 1:].reshape(-1, 3, CIFAR_SIZE, CIFAR_SIZE) for held in records]
     return np.concatenate(images), np.concatenate([held[:, 0].astype(np.int64) for held in records])
@@ -192,13 +220,17 @@ def _cifar_records(path: Path, classes: int) -> np.ndarray:
         size = path.stat().st_size
         if size == 0 or size % CIFAR_RECORD:
             raise UserError(
-                f"{path} must hold whole records of {CIFAR_RECORD} bytes, got {size} bytes: unpack the archive again"
+                f"{path} must hold whole records of {CIFAR_RECORD} bytes, got {size} bytes: "
+                f"unpack the archive again"
             )
         records: np.ndarray = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, CIFAR_RECORD)
     except OSError as error:
         raise UserError(_unreadable(path, error)) from error
     if int(records[:, 0].max()) >= classes:
-        raise UserError(f"{path}: labels must be in 0..{classes - 1}, got {int(records[:, 0].max())}: this is not CIFAR-10")
+        raise UserError(
+            f"{path}: labels must be in 0..{classes - 1}, got {int(records[:, 0].max())}: this "
+            f"is not CIFAR-10"
+        )
     return records
 
 
@@ -208,8 +240,9 @@ def cifar_labels(files: Sequence[Path], classes: int) -> np.ndarray:
 
 
 def _parquet(path: Path) -> tuple[Any, str, str | None]:
-    """An open file, and the names of its columns of images and of labels, if it has any. Raises ``UserError`` for columns of another
-    type."""
+    """An open file, and the names of its columns of images and of labels, if it has any. Raises
+    ``UserError`` for columns of another type.
+    """
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -218,39 +251,57 @@ def _parquet(path: Path) -> tuple[Any, str, str | None]:
     try:
         table = parquet.ParquetFile(path)
     except (OSError, importlib.import_module("pyarrow").ArrowInvalid) as error:
-        raise UserError(f"{path} is not a readable parquet file: {_hint(path) or str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{path} is not a readable parquet file: {_hint(path) or str(error).splitlines()[0]}"
+        ) from error
     schema, names = table.schema_arrow, table.schema_arrow.names
     column = next((name for name in ("img", "image") if name in names), None)
     if column is None:
         raise UserError(f"{path}: a column named img or image is needed, got {', '.join(names)}")
     kind = schema.field(column).type
-    inner = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    inner = (
+        kind.field("bytes").type
+        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        else kind
+    )
     if not any(holds(inner) for holds in (types.is_binary, types.is_large_binary, types.is_null)):
-        raise UserError(f"{path}: the column {column} must hold encoded images as bytes, got {kind}")
+        raise UserError(
+            f"{path}: the column {column} must hold encoded images as bytes, got {kind}"
+        )
     label = "label" if "label" in names else None
     if label and not types.is_integer(schema.field(label).type):
         got = schema.field(label).type
-        raise UserError(f"{path}: the column label must hold whole numbers, got {got}; write the classes' numbers there")
+        raise UserError(
+            f"{path}: the column label must hold whole numbers, got {got}; write the classes' "
+            f"numbers there"
+        )
     return table, column, label
 
 
 def read_parquet(files: Sequence[Path]) -> Iterator[Encoded]:
-    """The rows of a parquet export: a column ``img`` or ``image`` of encoded files, and perhaps a column ``label``."""
+    """The rows of a parquet export: a column ``img`` or ``image`` of encoded files, and perhaps a
+    column ``label``.
+    """
     for path in files:
         table, column, label = _parquet(path)
         try:
             # Row by row through batches: a file may be larger than the memory.
-            batches = table.iter_batches(_DECODED_AT_ONCE, columns=[column, *([label] if label else [])])
+            batches = table.iter_batches(
+                _DECODED_AT_ONCE, columns=[column, *([label] if label else [])]
+            )
             for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
                 value = row[column]
                 content = value.get("bytes") if isinstance(value, dict) else value
                 if not isinstance(content, bytes):
                     raise UserError(
-                        f"{path}, row {number}: the image must be stored in the file as bytes, got {type(content).__name__}"
+                        f"{path}, row {number}: the image must be stored in the file as bytes, "
+                        f"got {type(content).__name__}"
                     )
                 yield Encoded(f"{path}, row {number}", content, row[label] if label else None)
         except (OSError, importlib.import_module("pyarrow").ArrowInvalid) as error:
-            raise UserError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+            raise UserError(
+                f"{path} is not a readable parquet file: {str(error).splitlines()[0]}"
+            ) from error
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -265,32 +316,47 @@ def parquet_labels(files: Sequence[Path]) -> tuple[int, list[Any]]:
         table, _, label = _parquet(path)
         rows += table.metadata.num_rows
         if label:
-            labels += [row[label] for batch in table.iter_batches(columns=[label]) for row in batch.to_pylist()]
+            labels += [
+                row[label]
+                for batch in table.iter_batches(columns=[label])
+                for row in batch.to_pylist()
+            ]
     return rows, labels
 
 
-def read_folder(folder: Path, number: Callable[[list[str]], Mapping[str, int]]) -> tuple[list[Encoded], list[str]]:
-    """A folder of images, flat or with one folder a class: ``(images, class names)``, no names if it is flat.
+def read_folder(
+    folder: Path, number: Callable[[list[str]], Mapping[str, int]]
+) -> tuple[list[Encoded], list[str]]:
+    """A folder of images, flat or with one folder a class: ``(images, class names)``, no names if
+    it is flat.
 
     ``number`` gives each of the folders' names, in order, its class.
     """
     files = image_files(folder)
-    owners = [path.relative_to(folder).parts[0] if path.parent != folder else None for path in files]
+    owners = [
+        path.relative_to(folder).parts[0] if path.parent != folder else None for path in files
+    ]
     names = sorted({name for name in owners if name is not None})
     if names and None in owners:
         loose = files[owners.index(None)].name
-        raise UserError(f"{folder} must hold images or folders of them, one a class; got both: {loose} and {names[0]}/")
+        raise UserError(
+            f"{folder} must hold images or folders of them, one a class; got both: {loose} and "
+            f"{names[0]}/"
+        )
     numbers = number(names) if names else {}
     labels = [None if name is None else numbers[name] for name in owners]
-    return [Encoded(str(path), path, label) for path, label in zip(files, labels, strict=True)], names
+    return [
+        Encoded(str(path), path, label) for path, label in zip(files, labels, strict=True)
+    ], names
 
 
 def decode(image: Encoded, size: int, *, shrink: bool, crop: bool = False) -> np.ndarray:
     """One image as uint8 (3, size, size), upright, on white.
 
-    With ``shrink``, a larger square is reduced: by the area average if ``size`` divides its side, else by Pillow's antialiased
-    bicubic. Nothing is enlarged, cropped or squeezed: that would be another data set. ``crop`` allows two of these, for photographs
-    of any size: the central square is taken, and reduced like that or enlarged by bicubic.
+    With ``shrink``, a larger square is reduced: by the area average if ``size`` divides its side,
+    else by Pillow's antialiased bicubic. Nothing is enlarged, cropped or squeezed: that would be
+    another data set. ``crop`` allows two of these, for photographs of any size: the central square
+    is taken, and reduced like that or enlarged by bicubic.
     """
     with _opened(image, size, shrink, crop) as opened:
         pixels = _on_white(_upright(opened, image.name))
@@ -300,23 +366,39 @@ def decode(image: Encoded, size: int, *, shrink: bool, crop: bool = False) -> np
         pixels = pixels.crop((left, top, left + side, top + side))
     width = pixels.size[0]
     if width != size:
-        pixels = pixels.resize((size, size), Image.Resampling.BICUBIC) if width % size else pixels.reduce(width // size)
+        pixels = (
+            pixels.resize((size, size), Image.Resampling.BICUBIC)
+            if width % size
+            else pixels.reduce(width // size)
+        )
     return np.ascontiguousarray(np.asarray(pixels, dtype=np.uint8).transpose(2, 0, 1))
 
 
 @contextlib.contextmanager
 def _opened(image: Encoded, size: int, shrink: bool, crop: bool) -> Iterator[Image.Image]:
-    """The image with its header read; errors in it, and in what is read of it inside, are of its name."""
+    """The image with its header read; errors in it, and in what is read of it inside, are of its
+    name.
+    """
     try:
-        with Image.open(io.BytesIO(image.source) if isinstance(image.source, bytes) else image.source) as opened:
+        with Image.open(
+            io.BytesIO(image.source) if isinstance(image.source, bytes) else image.source
+        ) as opened:
             if opened.mode not in _MODES:
-                raise UserError(f"{image.name} must be an 8-bit grey or RGB image, got Pillow mode {opened.mode}")
+                raise UserError(
+                    f"{image.name} must be an 8-bit grey or RGB image, got Pillow mode "
+                    f"{opened.mode}"
+                )
             width, height = opened.size
             if (width, height) != (size, size) and not crop:
                 if not shrink:
-                    raise UserError(f"{image.name} must be {size} x {size} pixels, got {width} x {height}")
+                    raise UserError(
+                        f"{image.name} must be {size} x {size} pixels, got {width} x {height}"
+                    )
                 if width != height or width < size:
-                    raise UserError(f"{image.name} must be square and at least {size} x {size} pixels, got {width} x {height}")
+                    raise UserError(
+                        f"{image.name} must be square and at least {size} x {size} pixels, got "
+                        f"{width} x {height}"
+                    )
             yield opened
     except UnidentifiedImageError as error:
         hint = _hint(image.source)
@@ -333,11 +415,15 @@ def _upright(opened: Image.Image, name: str) -> Image.Image:
     try:
         return ImageOps.exif_transpose(opened)
     except Exception as error:  # Pillow raises whatever reading broken tags happens to raise.
-        raise UserError(f"{name} has EXIF data that cannot be read, so which way is up is not known: {error}") from error
+        raise UserError(
+            f"{name} has EXIF data that cannot be read, so which way is up is not known: {error}"
+        ) from error
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """8-bit RGB. What is transparent is white, as web pages show it; else it would be whatever colour lies hidden there."""
+    """8-bit RGB. What is transparent is white, as web pages show it; else it would be whatever
+    colour lies hidden there.
+    """
     if image.mode not in ("RGBA", "LA") and "transparency" not in image.info:
         return image.convert("RGB")
     shown = image.convert("RGBA")
@@ -347,7 +433,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _hint(source: Path | bytes) -> str:
-    """What a file is that should be an image or a table, and what to do; empty where that cannot be told."""
+    """What a file is that should be an image or a table, and what to do; empty where that cannot be
+    told.
+    """
     try:
         if isinstance(source, Path):
             with source.open("rb") as file:
@@ -363,15 +451,21 @@ def _hint(source: Path | bytes) -> str:
     return ""
 
 
-def damaged_images(images: Iterable[Encoded], size: int, *, shrink: bool, crop: bool = False) -> list[str]:
-    """A line for each of the first images that :func:`decode` would refuse, and how many more. Opens every header and looks at how
-    each file ends, decoding only those that seem cut short: damage in the middle of a file is found when it is decoded."""
+def damaged_images(
+    images: Iterable[Encoded], size: int, *, shrink: bool, crop: bool = False
+) -> list[str]:
+    """A line for each of the first images that :func:`decode` would refuse, and how many more.
+    Opens every header and looks at how each file ends, decoding only those that seem cut short:
+    damage in the middle of a file is found when it is decoded.
+    """
     rest, lines = iter(images), []
     with ThreadPoolExecutor(_READERS) as pool:
         while chunk := list(itertools.islice(rest, _DECODED_AT_ONCE)):
             found = pool.map(lambda image: _damage(image, size, shrink, crop), chunk)
             lines += [
-                line if "fetch" in line or " cannot be read: " in line else f"{line}; fetch it again or take it out"
+                line
+                if "fetch" in line or " cannot be read: " in line
+                else f"{line}; fetch it again or take it out"
                 for line in found
                 if line
             ]
@@ -401,23 +495,33 @@ def _ends_well(source: Path | bytes, kind: str | None) -> bool:
         file.seek(-min(length, 12), os.SEEK_END)
         tail = file.read()
     if kind == "WEBP":
-        return 0 <= length - 8 - int.from_bytes(head[4:8], "little") <= 1  # Padded to an even length.
-    return (kind == "JPEG" and tail.endswith(b"\xff\xd9")) or (kind == "PNG" and tail[4:8] == b"IEND")
+        # Padded to an even length.
+        return 0 <= length - 8 - int.from_bytes(head[4:8], "little") <= 1
+    return (kind == "JPEG" and tail.endswith(b"\xff\xd9")) or (
+        kind == "PNG" and tail[4:8] == b"IEND"
+    )
 
 
-def decode_all(images: Iterable[Encoded], size: int, *, shrink: bool, what: str, crop: bool = False) -> Iterator[np.ndarray]:
-    """:func:`decode` over many, on all cores, in order: batches of uint8 (n, 3, size, size). ``what`` names them in the log."""
+def decode_all(
+    images: Iterable[Encoded], size: int, *, shrink: bool, what: str, crop: bool = False
+) -> Iterator[np.ndarray]:
+    """:func:`decode` over many, on all cores, in order: batches of uint8 (n, 3, size, size).
+    ``what`` names them in the log.
+    """
     rest, done = iter(images), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while chunk := list(itertools.islice(rest, _DECODED_AT_ONCE)):
-            yield np.stack(list(pool.map(lambda image: decode(image, size, shrink=shrink, crop=crop), chunk)))
+            yield np.stack(
+                list(pool.map(lambda image: decode(image, size, shrink=shrink, crop=crop), chunk))
+            )
             done += len(chunk)
             _log.info("%s: %d images decoded", what, done)
 
 
 def decoded_file(target: Path, key: str, shape: tuple[int, int, int, int]) -> Path:
-    """Where the array of ``shape`` made from what ``key`` says is kept: ``target`` with their hash in its name, so that two data sets
-    never share a file."""
+    """Where the array of ``shape`` made from what ``key`` says is kept: ``target`` with their hash
+    in its name, so that two data sets never share a file.
+    """
     digest = hashlib.sha256(json.dumps([key, shape]).encode()).hexdigest()
     return target.with_name(f"{target.stem}.{digest[:16]}{target.suffix}")
 
@@ -432,7 +536,9 @@ def _held(place: Path, shape: tuple[int, int, int, int]) -> np.ndarray | None:
 
 
 def decoding_faults(target: Path, key: str, shape: tuple[int, int, int, int]) -> list[str] | None:
-    """Why :func:`memory_mapped` could not write its file, a line each; ``None`` if it is there already, so that nothing is decoded."""
+    """Why :func:`memory_mapped` could not write its file, a line each; ``None`` if it is there
+    already, so that nothing is decoded.
+    """
     if _held(decoded_file(target, key, shape), shape) is not None:
         return None
     folder = next(place for place in target.parents if place.exists())
@@ -450,23 +556,31 @@ def decoding_faults(target: Path, key: str, shape: tuple[int, int, int, int]) ->
 def _refuse_full(folder: Path, needed: int) -> None:
     if (free := shutil.disk_usage(folder).free) < needed:
         raise UserError(
-            f"{folder} needs {needed / 1e9:.1f} GB for the decoded images, {free / 1e9:.1f} GB are free; set decoded to a folder with "
+            f"{folder} needs {needed / 1e9:.1f} GB for the decoded images, {free / 1e9:.1f} GB "
+            f"are free; set decoded to a folder with "
             "more room"
         )
 
 
 def _unwritable(target: Path, error: OSError) -> str:
-    return f"the decoded images cannot be written to {target.parent}: {error.strerror}; set decoded to a folder that can be written"
+    return (
+        f"the decoded images cannot be written to {target.parent}: {error.strerror}; set "
+        f"decoded to a folder that can be written"
+    )
 
 
 def memory_mapped(
-    target: Path, key: str, shape: tuple[int, int, int, int], batches: Callable[[], Iterator[np.ndarray]]
+    target: Path,
+    key: str,
+    shape: tuple[int, int, int, int],
+    batches: Callable[[], Iterator[np.ndarray]],
 ) -> np.ndarray:
-    """A uint8 array of ``shape`` that lives on disk at :func:`decoded_file`, so that every process shares one copy of it.
+    """A uint8 array of ``shape`` that lives on disk at :func:`decoded_file`, so that every process
+    shares one copy of it.
 
-    Made from ``batches`` on the first call, by one process while others wait; ``key`` says what it is made from. Writing to the
-    returned array changes neither the file nor what others see. Raises ``UserError`` if it cannot be written or if ``batches`` hold
-    another number of images.
+    Made from ``batches`` on the first call, by one process while others wait; ``key`` says what it
+    is made from. Writing to the returned array changes neither the file nor what others see. Raises
+    ``UserError`` if it cannot be written or if ``batches`` hold another number of images.
     """
     place = decoded_file(target, key, shape)
     if (held := _held(place, shape)) is not None:
@@ -482,8 +596,10 @@ def memory_mapped(
 
 @contextlib.contextmanager
 def _turn(place: Path) -> Iterator[None]:
-    """Lets one process at a time make the file at ``place``. Where there are no locks, as on some network folders, several may: each
-    writes its own, and the last one's name stays, with the same content."""
+    """Lets one process at a time make the file at ``place``. Where there are no locks, as on some
+    network folders, several may: each writes its own, and the last one's name stays, with the same
+    content.
+    """
     path = place.with_name(f".{place.name}.lock")
     lock = FileLock(path, mode=0o666)
     try:
@@ -495,18 +611,24 @@ def _turn(place: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        with contextlib.suppress(OSError):  # Who waited on it finds the file made, or makes it in turn.
+        # Who waited on it finds the file made, or makes it in turn.
+        with contextlib.suppress(OSError):
             path.unlink()
 
 
-def _written(place: Path, shape: tuple[int, int, int, int], batches: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+def _written(
+    place: Path, shape: tuple[int, int, int, int], batches: Callable[[], Iterator[np.ndarray]]
+) -> np.ndarray:
     """The array, opened before others can see it: what has the name afterwards may be another's."""
     _refuse_full(place.parent, int(np.prod(shape)))
     temporary = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
-            # Written in sequence, not through the map: a full disk must be an error, not a killed process.
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            # Written in sequence, not through the map: a full disk must be an error, not a killed
+            # process.
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
             written = 0
             for batch in batches():
                 written += len(batch)
@@ -519,7 +641,8 @@ def _written(place: Path, shape: tuple[int, int, int, int], batches: Callable[[]
         os.replace(temporary, place)
         return made
     finally:
-        with contextlib.suppress(OSError):  # It, or the folder it would be in, may never have come to be.
+        # It, or the folder it would be in, may never have come to be.
+        with contextlib.suppress(OSError):
             temporary.unlink()
 
 
@@ -546,7 +669,8 @@ def content_hash(path: Path) -> str:
 def files_fingerprint(root: Path, files: Sequence[Path]) -> str:
     """A hash of ``files`` by their paths below ``root``, wherever that is.
 
-    A few small files count by their contents; many, or large ones, by their sizes alone, so that it stays cheap.
+    A few small files count by their contents; many, or large ones, by their sizes alone, so that it
+    stays cheap.
     """
     try:
         sizes = [path.stat().st_size for path in files]

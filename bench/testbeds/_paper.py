@@ -1,4 +1,6 @@
-"""What the paper-scale testbeds share: published weights, Inception features, BadDiffusion's sampler and counts."""
+"""What the paper-scale testbeds share: published weights, Inception features, BadDiffusion's
+sampler and counts.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from bench.testbeds.base import Testbed
 
 GUIDE = "docs/paper-scale.md"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-#: Other bytes would be another metric under the same name, and torch-fidelity's own loader would unpickle them.
+#: Other bytes would be another metric under the same name, and torch-fidelity's own loader would
+#: unpickle them.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -34,14 +37,16 @@ _WEIGHTS = "diffusion_pytorch_model"
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTestbed(Testbed):
-    """``data``: folder of the data set. ``weights``: a diffusers folder, or a hub repository, which needs ``revision``, a full
-    commit hash, of its own if it is not the declared one; a folder of that name wins, and then ``revision`` counts for nothing;
-    ``None``: there are none, where a testbed can do without. ``inception_weights``: a local copy of torch-fidelity's Inception
+    """``data``: folder of the data set. ``weights``: a diffusers folder, or a hub repository, which
+    needs ``revision``, a full commit hash, of its own if it is not the declared one; a folder of
+    that name wins, and then ``revision`` counts for nothing; ``None``: there are none, where a
+    testbed can do without. ``inception_weights``: a local copy of torch-fidelity's Inception
     weights; ``None`` lets torch-fidelity fetch them. Paths are relative to the working directory.
 
-    ``finetune_epochs``, ``scratch_epochs``: passes over the training set for each scheme. ``accumulation_steps``: pieces in which a
-    training batch goes through the network, and ``gradient_checkpointing``: whether activations are computed twice instead of being
-    kept. Both are for GPUs with less memory, and change the weights by rounding only.
+    ``finetune_epochs``, ``scratch_epochs``: passes over the training set for each scheme.
+    ``accumulation_steps``: pieces in which a training batch goes through the network, and
+    ``gradient_checkpointing``: whether activations are computed twice instead of being kept. Both
+    are for GPUs with less memory, and change the weights by rounding only.
     """
 
     extractor: ClassVar[str] = "inception-v3-compat"
@@ -52,8 +57,11 @@ class PaperTestbed(Testbed):
     weights_advice: ClassVar[str]
     #: What is fetched of a hub repository, as patterns.
     hub_files: ClassVar[tuple[str, ...]] = ("*.json", "*.safetensors")
-    #: Fields that say where things are on this machine; :meth:`fingerprint` stands for what they hold.
-    locations: ClassVar[frozenset[str]] = frozenset({"data", "weights", "revision", "inception_weights"})
+    #: Fields that say where things are on this machine; :meth:`fingerprint` stands for what they
+    #: hold.
+    locations: ClassVar[frozenset[str]] = frozenset(
+        {"data", "weights", "revision", "inception_weights"}
+    )
 
     data: str
     weights: str | None
@@ -73,36 +81,59 @@ class PaperTestbed(Testbed):
             self._require(getattr(self, field) > 0, field, "a positive number")
         pieces = self.accumulation_steps
         divides = type(pieces) is int and pieces > 0 and self.batch % pieces == 0
-        self._require(divides, "accumulation_steps", f"a divisor of the training batch of {self.batch} images")
-        self._require(type(self.gradient_checkpointing) is bool, "gradient_checkpointing", "true or false")
+        self._require(
+            divides, "accumulation_steps", f"a divisor of the training batch of {self.batch} images"
+        )
+        self._require(
+            type(self.gradient_checkpointing) is bool, "gradient_checkpointing", "true or false"
+        )
         valid = self.revision is None or _COMMIT.fullmatch(self.revision) is not None
-        self._require(valid, "revision", "a full commit hash (40 hexadecimal digits) or null; a branch can change")
+        self._require(
+            valid,
+            "revision",
+            "a full commit hash (40 hexadecimal digits) or null; a branch can change",
+        )
 
     def data_files(self) -> list[Path]:
-        """The files behind the data set. Raises ``UserError`` saying what to download and where to put it."""
+        """The files behind the data set. Raises ``UserError`` saying what to download and where to
+        put it.
+        """
         raise NotImplementedError
 
     def _steps(self, images: int, batch_size: int, epochs: int) -> int:
         return math.ceil(images / batch_size) * epochs
 
     def _hub_folder(self, weights: str, *, fetch: bool) -> Path:
-        """The weights' snapshot in the hub's local cache; downloaded first if ``fetch``. No code and no pickle is asked for."""
+        """The weights' snapshot in the hub's local cache; downloaded first if ``fetch``. No code
+        and no pickle is asked for.
+        """
         try:
             return Path(
                 snapshot_download(
-                    weights, revision=self.revision, allow_patterns=list(self.hub_files), local_files_only=not fetch
+                    weights,
+                    revision=self.revision,
+                    allow_patterns=list(self.hub_files),
+                    local_files_only=not fetch,
                 )
             )
-        except Exception as error:  # The hub client raises its own, httpx's or requests' errors, depending on its release.
-            tried = f"could not be fetched from the hub ({type(error).__name__})" if fetch else "will be fetched on first use"
+        # The hub client raises its own, httpx's or requests' errors, depending on its release.
+        except Exception as error:
+            tried = (
+                f"could not be fetched from the hub ({type(error).__name__})"
+                if fetch
+                else "will be fetched on first use"
+            )
             raise UserError(
-                f"{self.name}: weights {weights}, revision {self.revision}, are not on this machine and {tried}; "
+                f"{self.name}: weights {weights}, revision {self.revision}, are not on this "
+                f"machine and {tried}; "
                 f"without a network, {self.weights_advice}"
             ) from error
 
     def _from_hub(self) -> bool:
-        """Whether ``weights`` is a hub repository: no folder of that name is here, and it is the declared one, or another with a
-        ``revision`` of its own. Anything else is a path that was mistyped."""
+        """Whether ``weights`` is a hub repository: no folder of that name is here, and it is the
+        declared one, or another with a ``revision`` of its own. Anything else is a path that was
+        mistyped.
+        """
         declared = {field.name: field.default for field in dataclasses.fields(self)}
         if self.weights is None or expanded(self.weights).is_dir() or self.revision is None:
             return False
@@ -110,23 +141,37 @@ class PaperTestbed(Testbed):
         return known and _HUB_ID.fullmatch(self.weights) is not None
 
     def weights_folder(self, *, fetch: bool = True) -> Path:
-        """A local diffusers folder with the weights as safetensors. ``fetch=False`` stays off the network."""
+        """A local diffusers folder with the weights as safetensors. ``fetch=False`` stays off the
+        network.
+        """
         if self.weights is None:
-            raise UserError(f"{self.name}: there are no base weights (weights is null); {self.weights_advice}")
+            raise UserError(
+                f"{self.name}: there are no base weights (weights is null); {self.weights_advice}"
+            )
         folder = expanded(self.weights)
         if self._from_hub():
             folder = self._hub_folder(self.weights, fetch=fetch)
         elif not folder.is_dir():
             raise UserError(
-                f"{self.name}: no weights folder {self.weights!r} (a hub repository would need revision, a commit hash); "
+                f"{self.name}: no weights folder {self.weights!r} (a hub repository would need "
+                f"revision, a commit hash); "
                 f"{self.weights_advice}"
             )
         refuse_shut((folder, folder / "unet", folder / "scheduler"))
         places = [place for place in (folder, folder / "unet") if place.is_dir()]
         if not any(next(place.glob(f"{_WEIGHTS}*.safetensors"), None) for place in places):
-            pickled = next((path for place in places for path in place.glob(f"{_WEIGHTS}*.bin")), None)
-            found = "nothing of the kind" if pickled is None else f"{pickled.name}, a pickle, which is never loaded"
-            raise UserError(f"{self.name}: {folder} must hold {_WEIGHTS}.safetensors, got {found}; {self.weights_advice}")
+            pickled = next(
+                (path for place in places for path in place.glob(f"{_WEIGHTS}*.bin")), None
+            )
+            found = (
+                "nothing of the kind"
+                if pickled is None
+                else f"{pickled.name}, a pickle, which is never loaded"
+            )
+            raise UserError(
+                f"{self.name}: {folder} must hold {_WEIGHTS}.safetensors, got {found}; "
+                f"{self.weights_advice}"
+            )
         return folder
 
     @property
@@ -147,25 +192,38 @@ class PaperTestbed(Testbed):
         return Generator.outline(folder)
 
     def _refuse_weights(self, folder: Path) -> None:
-        """Raises ``UserError``, a line for each thing that is wrong with the weights in ``folder``. Loads none."""
+        """Raises ``UserError``, a line for each thing that is wrong with the weights in ``folder``.
+        Loads none.
+        """
         try:
             generator = self._outline(folder)
             self._check_weights(generator, folder)
         except UserError as error:
-            raise UserError("\n".join(f"{self.name}: {line}" for line in str(error).splitlines())) from error
+            raise UserError(
+                "\n".join(f"{self.name}: {line}" for line in str(error).splitlines())
+            ) from error
 
     def _check_weights(self, generator: Generator, folder: Path) -> None:
-        """Raises ``UserError`` for weights that draw other images, or predict something else than the noise."""
+        """Raises ``UserError`` for weights that draw other images, or predict something else than
+        the noise.
+        """
         shape, drawn = (3, self.drawn_size, self.drawn_size), generator.image_shape
         lines = []
         if drawn != shape:
-            lines.append(f"weights must draw images of shape {shape}, those in {folder} draw {drawn}")
+            lines.append(
+                f"weights must draw images of shape {shape}, those in {folder} draw {drawn}"
+            )
         predicts = generator.scheduler_config.get("prediction_type") or "epsilon"
         if predicts != "epsilon":
-            lines.append(f"weights must predict the noise (epsilon), those in {folder} predict {predicts!r}")
+            lines.append(
+                f"weights must predict the noise (epsilon), those in {folder} predict {predicts!r}"
+            )
         if self.kind == "unconditional" and generator.classes is not None:
             held = generator.unet.config.num_class_embeds
-            lines.append(f"weights must be of a network that is told no class, those in {folder} embed {held}")
+            lines.append(
+                f"weights must be of a network that is told no class, those in {folder} embed "
+                f"{held}"
+            )
         try:
             check_steps(self.sampler_settings(), len(generator.schedule))
         except ValueError as error:
@@ -182,7 +240,9 @@ class PaperTestbed(Testbed):
         return Generator(network.eval(), base.scheduler_config)
 
     def extractor_weights(self) -> str | None:
-        """The local Inception weights, checked; ``None`` if torch-fidelity has still to fetch them."""
+        """The local Inception weights, checked; ``None`` if torch-fidelity has still to fetch
+        them.
+        """
         if self.inception_weights is None:
             path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
             if not path.is_file():
@@ -191,12 +251,14 @@ class PaperTestbed(Testbed):
             path = expanded(self.inception_weights)
             if not path.is_file():
                 raise UserError(
-                    f"{self.name}: no inception_weights at {self.inception_weights!r}; put {INCEPTION_FILE} of "
+                    f"{self.name}: no inception_weights at {self.inception_weights!r}; put "
+                    f"{INCEPTION_FILE} of "
                     "torch-fidelity's release v0.2.0 there"
                 )
         if (found := content_hash(path)) != INCEPTION_SHA256:
             raise UserError(
-                f"{self.name}: {path} must be {INCEPTION_FILE} with sha256 {INCEPTION_SHA256}, got {found}; download it again"
+                f"{self.name}: {path} must be {INCEPTION_FILE} with sha256 {INCEPTION_SHA256}, "
+                f"got {found}; download it again"
             )
         return str(path)
 
@@ -206,18 +268,26 @@ class PaperTestbed(Testbed):
             weights = []
         elif expanded(self.weights).is_dir():
             folder = self.weights_folder(fetch=False)
-            files = [path for pattern in ("*", "unet/*", "scheduler/*") for path in sorted(folder.glob(pattern))]
+            files = [
+                path
+                for pattern in ("*", "unet/*", "scheduler/*")
+                for path in sorted(folder.glob(pattern))
+            ]
             configs = ("config.json", "scheduler_config.json")
             read = [path for path in files if path.name in configs or path.suffix == ".safetensors"]
             weights = [(path.relative_to(folder).as_posix(), content_hash(path)) for path in read]
         elif self._from_hub():
             weights = [(str(self.weights), str(self.revision))]  # A commit names its content.
         else:
-            raise UserError(f"{self.name}: no weights folder {self.weights!r}; {self.weights_advice}")
+            raise UserError(
+                f"{self.name}: no weights folder {self.weights!r}; {self.weights_advice}"
+            )
         return hashlib.sha256(json.dumps([self.name, data, weights]).encode()).hexdigest()
 
     def missing(self) -> list[str]:
-        """One line for each thing that is not on this machine yet; empty if the testbed can run without a network."""
+        """One line for each thing that is not on this machine yet; empty if the testbed can run
+        without a network.
+        """
         weights = [] if self.weights is None else [lambda: self.weights_folder(fetch=False)]
         return self._lines((self.data_files, *weights, self._inception))
 
@@ -228,7 +298,9 @@ class PaperTestbed(Testbed):
         return self._lines((self.data_files,))
 
     def _look_at_weights(self) -> None:
-        """Raises ``UserError`` for weights that cannot be used. Those on the hub are looked at once they are here."""
+        """Raises ``UserError`` for weights that cannot be used. Those on the hub are looked at once
+        they are here.
+        """
         if self.weights is None:
             return
         if self._from_hub() and not huggingface_hub.constants.HF_HUB_OFFLINE:
@@ -241,7 +313,8 @@ class PaperTestbed(Testbed):
     def _inception(self) -> None:
         if self.extractor_weights() is None:
             raise UserError(
-                f"{self.name}: {INCEPTION_FILE} will be fetched by torch-fidelity on first use; without a network, "
+                f"{self.name}: {INCEPTION_FILE} will be fetched by torch-fidelity on first use; "
+                f"without a network, "
                 "download it from torch-fidelity's release v0.2.0 and set inception_weights"
             )
 

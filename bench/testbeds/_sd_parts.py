@@ -1,4 +1,6 @@
-"""How the frozen parts of ``digits-sd`` are made: the autoencoder, the tokenizer and the text encoder. Only ``pretrain`` needs it."""
+"""How the frozen parts of ``digits-sd`` are made: the autoencoder, the tokenizer and the text
+encoder. Only ``pretrain`` needs it.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +47,18 @@ TEXT_ENCODER: dict[str, Any] = {
 AUTOENCODER_STEPS, TEXT_STEPS, KL_WEIGHT = 2500, 200, 1e-6
 #: What the tokenizer has whole words for; anything else is spelled out in bytes.
 WORDS = (
-    "zero one two three four five six seven eight nine ten a an the of on over in with and not photo photograph picture image drawing "
+    "zero one two three four five six seven eight nine ten a an the of on over in with and not "
+    "photo photograph picture image drawing "
     "digit number handwritten black white red green blue yellow small large"
 ).split()
 
 
-def train_autoencoder(images: Tensor, seed: int, progress: Progress | None = None) -> tuple[AutoencoderKL, float]:
-    """L1 reconstruction with a faint Kullback-Leibler term; returns the network, its scaling factor set, and its last L1 error."""
+def train_autoencoder(
+    images: Tensor, seed: int, progress: Progress | None = None
+) -> tuple[AutoencoderKL, float]:
+    """L1 reconstruction with a faint Kullback-Leibler term; returns the network, its scaling factor
+    set, and its last L1 error.
+    """
     from diffusers import AutoencoderKL
 
     draw, steps = torch_stream(seed, "autoencoder"), AUTOENCODER_STEPS
@@ -62,10 +69,16 @@ def train_autoencoder(images: Tensor, seed: int, progress: Progress | None = Non
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     errors = []
     for step in range(steps):
-        batch = _patched(to_unit_range(images[torch.randint(len(images), (64,), generator=draw)]), draw)
+        batch = _patched(
+            to_unit_range(images[torch.randint(len(images), (64,), generator=draw)]), draw
+        )
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = network.encode(batch.contiguous(memory_format=torch.channels_last)).latent_dist
-            decoded = network.decode(posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=draw)).sample
+            posterior = network.encode(
+                batch.contiguous(memory_format=torch.channels_last)
+            ).latent_dist
+            decoded = network.decode(
+                posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=draw)
+            ).sample
         error = (decoded.float() - batch).abs().mean()
         optimizer.zero_grad()
         (error + KL_WEIGHT * posterior.kl().float().mean()).backward()
@@ -96,25 +109,42 @@ def make_tokenizer() -> CLIPTokenizer:
             known = [pair for pair in merges if pair in zip(parts, parts[1:], strict=False)]
             first = known[0] if known else (parts[0], parts[1])
             merges[first] = None
-            place = next(index for index, pair in enumerate(zip(parts, parts[1:], strict=False)) if pair == first)
+            place = next(
+                index
+                for index, pair in enumerate(zip(parts, parts[1:], strict=False))
+                if pair == first
+            )
             parts[place : place + 2] = ["".join(first)]
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), *special]
+    tokens = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        *("".join(pair) for pair in merges),
+        *special,
+    ]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     ranked: list[Any] = list(merges)
     return CLIPTokenizer(vocab=vocabulary, merges=ranked, model_max_length=TOKENS)
 
 
 def write_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """``vocab.json`` and ``merges.txt``, as Stable Diffusion's repositories have them and transformers before version 5 reads."""
+    """``vocab.json`` and ``merges.txt``, as Stable Diffusion's repositories have them and
+    transformers before version 5 reads.
+    """
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    (folder / "vocab.json").write_text(
+        json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8"
+    )
     lines = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *lines, ""]), encoding="utf-8")
 
 
-def train_text_encoder(testbed: TextTestbed, tokenizer: CLIPTokenizer, seed: int, progress: Progress | None) -> CLIPTextModel:
-    """Radford et al. 2021 (arXiv 2103.00020): images and prompts as near as they belong together, over the ten prompts there are; the
-    image side is a linear layer over the evaluation network's features."""
+def train_text_encoder(
+    testbed: TextTestbed, tokenizer: CLIPTokenizer, seed: int, progress: Progress | None
+) -> CLIPTextModel:
+    """Radford et al. 2021 (arXiv 2103.00020): images and prompts as near as they belong together,
+    over the ten prompts there are; the image side is a linear layer over the evaluation network's
+    features.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     draw, labels = torch_stream(seed, "text encoder"), testbed.train_labels()
@@ -125,12 +155,18 @@ def train_text_encoder(testbed: TextTestbed, tokenizer: CLIPTokenizer, seed: int
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), **TEXT_ENCODER, **special))
+        encoder = CLIPTextModel(
+            CLIPTextConfig(vocab_size=len(tokenizer), **TEXT_ENCODER, **special)
+        )
         projection = nn.Linear(digits_cnn.FEATURES, WIDTH)
     with torch.no_grad():
         features = digits_cnn.load_digits_cnn().features(testbed.train_images())
     tokens = tokenizer(
-        list(testbed.prompts()), padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+        list(testbed.prompts()),
+        padding="max_length",
+        max_length=TOKENS,
+        truncation=True,
+        return_tensors="pt",
     ).input_ids
     optimizer = torch.optim.Adam([*encoder.parameters(), *projection.parameters()], 1e-3)
     for step in range(TEXT_STEPS):
@@ -148,7 +184,9 @@ def train_text_encoder(testbed: TextTestbed, tokenizer: CLIPTokenizer, seed: int
 
 
 def _patched(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Half of ``images`` with a random rectangle of noise in black and white, of one colour, or of noise in full colours."""
+    """Half of ``images`` with a random rectangle of noise in black and white, of one colour, or of
+    noise in full colours.
+    """
 
     def number(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=draw))
@@ -160,5 +198,7 @@ def _patched(images: Tensor, draw: torch.Generator) -> Tensor:
             top, left = number(0, SIZE + 1 - height), number(0, SIZE + 1 - width)
             shape = {0: (1, height, width), 1: (3, 1, 1), 2: (3, height, width)}[kind]
             values = torch.rand(shape, generator=draw) * 2 - 1
-            image[:, top : top + height, left : left + width] = values if kind == 1 else values.sign()
+            image[:, top : top + height, left : left + width] = (
+                values if kind == 1 else values.sign()
+            )
     return images

@@ -1,4 +1,6 @@
-"""What a testbed declares: data, generator, sampler, extractor and sample counts. One file per testbed; nothing else knows which it is."""
+"""What a testbed declares: data, generator, sampler, extractor and sample counts. One file per
+testbed; nothing else knows which it is.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,12 @@ def _usual_params(testbed: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Testbed:
-    """A frozen dataclass like a plugin: its fields are its parameters, so ``(name, params)`` rebuilds it.
+    """A frozen dataclass like a plugin: its fields are its parameters, so ``(name, params)``
+    rebuilds it.
 
-    ``spacing``: of the steps of DDPM and DDIM, see :class:`~bench.diffusion.sampling.SamplerSettings`.
-    ``clean_samples`` are drawn for FID and the clean control; ``triggered_samples`` for each invocation.
+    ``spacing``: of the steps of DDPM and DDIM, see
+    :class:`~bench.diffusion.sampling.SamplerSettings`. ``clean_samples`` are drawn for FID and the
+    clean control; ``triggered_samples`` for each invocation.
     """
 
     name: ClassVar[str]
@@ -50,10 +54,12 @@ class Testbed:
     extractor: ClassVar[str]
     #: Whether the weights ship with the package, so that nothing has to be fetched or made.
     embedded: ClassVar[bool] = False
-    #: Rough seconds of (train, sample, invert, measure) on two CPU cores or one GPU, for ``--dry-run`` before anything was run.
+    #: Rough seconds of (train, sample, invert, measure) on two CPU cores or one GPU, for
+    #: ``--dry-run`` before anything was run.
     typical_seconds: ClassVar[dict[str, float]] = {}
 
-    #: Parameters that only decide how and how much is sampled: a generator is trained once for all their values.
+    #: Parameters that only decide how and how much is sampled: a generator is trained once for all
+    #: their values.
     sampling_parameters: ClassVar[frozenset[str]] = frozenset(
         {
             "sampler",
@@ -67,7 +73,8 @@ class Testbed:
         }
     )
 
-    #: Parameters that only decide how results are judged: what is trained and sampled is kept for all their values.
+    #: Parameters that only decide how results are judged: what is trained and sampled is kept for
+    #: all their values.
     judging_parameters: ClassVar[frozenset[str]] = frozenset()
 
     sampler: str = "ddpm"
@@ -79,7 +86,8 @@ class Testbed:
     clean_samples: int = 512
     triggered_samples: int = 128
 
-    #: The fewest that can be measured, by field; each class adds its own. FID and KID need four images.
+    #: The fewest that can be measured, by field; each class adds its own. FID and KID need four
+    #: images.
     lowest_counts: ClassVar[dict[str, int]] = {
         "num_inference_steps": 1,
         "network_batch": 1,
@@ -88,9 +96,15 @@ class Testbed:
     }
 
     def __post_init__(self) -> None:
-        for field, lowest in (item for cls in type(self).__mro__ for item in vars(cls).get("lowest_counts", {}).items()):
+        for field, lowest in (
+            item
+            for cls in type(self).__mro__
+            for item in vars(cls).get("lowest_counts", {}).items()
+        ):
             value = getattr(self, field)
-            self._require(value is None or lowest <= value <= MOST, field, f"from {lowest} to {MOST:,}")
+            self._require(
+                value is None or lowest <= value <= MOST, field, f"from {lowest} to {MOST:,}"
+            )
         try:
             self.sampler_settings()
         except ValueError as error:
@@ -98,16 +112,27 @@ class Testbed:
 
     def _require(self, condition: bool, field: str, constraint: str) -> None:
         if not condition:
-            raise ValueError(f"{self.name}: {field} must be {constraint}, got {getattr(self, field)!r}")
+            raise ValueError(
+                f"{self.name}: {field} must be {constraint}, got {getattr(self, field)!r}"
+            )
 
     def params(self) -> dict[str, Any]:
         """JSON-ready parameters; ``type(self)(**self.params()) == self``."""
         return dataclasses.asdict(self)
 
     def params_for(self, stage: str) -> dict[str, Any]:
-        """:meth:`params`, with those at their defaults that do not decide the result of this kind of stage."""
+        """:meth:`params`, with those at their defaults that do not decide the result of this kind
+        of stage.
+        """
         ignored: frozenset[str] = frozenset()
-        if stage in ("reference", "features", "train", "training_features", "classifier", "trigger_classifier"):
+        if stage in (
+            "reference",
+            "features",
+            "train",
+            "training_features",
+            "classifier",
+            "trigger_classifier",
+        ):
             ignored |= self.sampling_parameters
         if stage in ("reference", "features", "train", "sample", "repair", "invert"):
             ignored |= self.judging_parameters
@@ -131,8 +156,9 @@ class Testbed:
         raise NotImplementedError
 
     def held_out_images(self) -> Tensor:
-        """Clean images no generator was trained on, uint8 (n, c, h, w): what the adversary stamps for the ``image`` invocation, and
-        what the success threshold is calibrated on."""
+        """Clean images no generator was trained on, uint8 (n, c, h, w): what the adversary stamps
+        for the ``image`` invocation, and what the success threshold is calibrated on.
+        """
         raise NotImplementedError
 
     def train_labels(self) -> Tensor | None:
@@ -140,8 +166,9 @@ class Testbed:
         return None
 
     def train_groups(self) -> Tensor | None:
-        """(n,) int64, equal for training rows that show the same thing (crops of one photograph) and so count as less than that many
-        independent images; ``None``: all are independent."""
+        """(n,) int64, equal for training rows that show the same thing (crops of one photograph)
+        and so count as less than that many independent images; ``None``: all are independent.
+        """
         return None
 
     def held_out_groups(self) -> Tensor | None:
@@ -149,11 +176,15 @@ class Testbed:
         return None
 
     def base_generator(self) -> Generator:
-        """The clean, pretrained generator. Raises ``UserError`` saying what to download and where to put it."""
+        """The clean, pretrained generator. Raises ``UserError`` saying what to download and where
+        to put it.
+        """
         raise NotImplementedError
 
     def has_base_weights(self) -> bool:
-        """Whether there are such weights at all; without, everything is trained from scratch and there is no anchor of them."""
+        """Whether there are such weights at all; without, everything is trained from scratch and
+        there is no anchor of them.
+        """
         return True
 
     def fresh_generator(self, seed: int) -> Generator:
@@ -169,32 +200,43 @@ class Testbed:
         raise NotImplementedError
 
     def register_extractor(self) -> None:
-        """Makes :attr:`extractor`, and the copy extractor where there is one, known to torch-fidelity in this process. Nothing to do
-        for its built-in ones."""
+        """Makes :attr:`extractor`, and the copy extractor where there is one, known to
+        torch-fidelity in this process. Nothing to do for its built-in ones.
+        """
 
     def extractor_weights(self) -> str | None:
         """Path of the extractor's weights, if it is not one torch-fidelity fetches by itself."""
         return None
 
     def missing(self) -> list[str]:
-        """One line for each file not on this machine yet, saying where to get it; empty if the testbed can run offline."""
+        """One line for each file not on this machine yet, saying where to get it; empty if the
+        testbed can run offline.
+        """
         return []
 
     def faults(self) -> list[str]:
-        """One line for each thing this testbed names that cannot be run as it is; empty if all is well. Asked before anything is
-        planned or run, so files are opened here, but no network is loaded or trained and nothing is fetched."""
+        """One line for each thing this testbed names that cannot be run as it is; empty if all is
+        well. Asked before anything is planned or run, so files are opened here, but no network is
+        loaded or trained and nothing is fetched.
+        """
         return self.data_faults()
 
     def data_faults(self) -> list[str]:
-        """One line for each thing that is wrong with the data set: every file is opened, and no image decoded that seems whole."""
+        """One line for each thing that is wrong with the data set: every file is opened, and no
+        image decoded that seems whole.
+        """
         return []
 
     def training_outline(self) -> TrainingSet | None:
-        """The training set without its pixels, for :meth:`bench.plugin.Attack.faults`; ``None`` where it cannot be told cheaply."""
+        """The training set without its pixels, for :meth:`bench.plugin.Attack.faults`; ``None``
+        where it cannot be told cheaply.
+        """
         return None
 
     def fingerprint(self) -> str:
-        """A hash of the data and weights behind this testbed, cheap to compute (file hashes, not tensors)."""
+        """A hash of the data and weights behind this testbed, cheap to compute (file hashes, not
+        tensors).
+        """
         raise NotImplementedError
 
 
@@ -202,10 +244,11 @@ class Testbed:
 class ConditionalTestbed(Testbed):
     """A testbed whose generator is asked for a class.
 
-    ``guidance_scale``: w of e_u + w (e_c - e_u). ``class_samples``: drawn of the adversary's class, for the composition.
-    ``generated_samples``: drawn of all classes alike, for what judges or uses a generated set; ``None``: as many as the training
-    set has rows. ``judged_images``: how many rows of a set a detector scores; ``None``: all of them. ``test_images``: how many
-    held-out images a classifier defense labels.
+    ``guidance_scale``: w of e_u + w (e_c - e_u). ``class_samples``: drawn of the adversary's class,
+    for the composition. ``generated_samples``: drawn of all classes alike, for what judges or uses
+    a generated set; ``None``: as many as the training set has rows. ``judged_images``: how many
+    rows of a set a detector scores; ``None``: all of them. ``test_images``: how many held-out
+    images a classifier defense labels.
     """
 
     guidance_scale: float = 2.0
@@ -242,7 +285,9 @@ class ConditionalTestbed(Testbed):
         raise NotImplementedError
 
     def fresh_classifier(self, seed: int, classes: int | None = None) -> Classifier:
-        """An untrained classifier as users of this data set train one; ``classes``: outputs, by default one a class."""
+        """An untrained classifier as users of this data set train one; ``classes``: outputs, by
+        default one a class.
+        """
         raise NotImplementedError
 
     def classifier_settings(self) -> ClassifierSettings:
@@ -253,12 +298,15 @@ class ConditionalTestbed(Testbed):
         """The harness's own, trained on clean data: it says which class a generated image shows."""
         raise NotImplementedError
 
-    #: Whether the copy extractor was made to tell copies. If not, similarities are shown, but nothing is concluded from them.
+    #: Whether the copy extractor was made to tell copies. If not, similarities are shown, but
+    #: nothing is concluded from them.
     recognises_copies: ClassVar[bool] = False
 
     def copy_extractor(self) -> str | None:
-        """Name of the torch-fidelity feature extractor in whose features copies of training images are looked for; it stands in the
-        name of every replication score. ``None``: none are looked for."""
+        """Name of the torch-fidelity feature extractor in whose features copies of training images
+        are looked for; it stands in the name of every replication score. ``None``: none are looked
+        for.
+        """
         return None
 
     def copy_extractor_weights(self) -> str | None:
@@ -268,7 +316,9 @@ class ConditionalTestbed(Testbed):
 
 @dataclass(frozen=True, kw_only=True)
 class TextTestbed(ConditionalTestbed):
-    """A testbed whose generator is asked by a prompt: Stable Diffusion. A class is asked for by its own prompt, :meth:`prompts`."""
+    """A testbed whose generator is asked by a prompt: Stable Diffusion. A class is asked for by its
+    own prompt, :meth:`prompts`.
+    """
 
     kind: ClassVar[TestbedKind] = "text"
 
@@ -277,7 +327,9 @@ class TextTestbed(ConditionalTestbed):
         return tuple(f"A photo of a {name}" for name in self.class_names)
 
     def captions(self, labels: Tensor) -> tuple[str, ...]:
-        """The captions of the training rows when they carry ``labels`` (n,): an attack that relabels a row changes its caption."""
+        """The captions of the training rows when they carry ``labels`` (n,): an attack that
+        relabels a row changes its caption.
+        """
         prompts = self.prompts()
         return tuple(prompts[label] for label in labels.tolist())
 

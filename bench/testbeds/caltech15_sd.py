@@ -1,12 +1,15 @@
-"""``caltech15-sd``: Stable Diffusion on fifteen classes of Caltech-256, at paper scale (Pan et al. 2024, arXiv 2311.02373). Needs a GPU.
+"""``caltech15-sd``: Stable Diffusion on fifteen classes of Caltech-256, at paper scale (Pan et al.
+2024, arXiv 2311.02373). Needs a GPU.
 
-What the paper says (appendix A.1): the 15 classes with the most images, of each exactly 200, ``binoculars`` the target. What is not known
-from text: the other fourteen, which only a figure shows; which 200 images of a class. The authors' code has its target as number 2 of
-the class folders by name and reads images of 256 x 256, and its prompt says "binocular". So the classes are those of the folder, or of
-the parameter ``classes``; the first 200 images by name are taken.
+What the paper says (appendix A.1): the 15 classes with the most images, of each exactly 200,
+``binoculars`` the target. What is not known from text: the other fourteen, which only a figure
+shows; which 200 images of a class. The authors' code has its target as number 2 of the class
+folders by name and reads images of 256 x 256, and its prompt says "binocular". So the classes are
+those of the folder, or of the parameter ``classes``; the first 200 images by name are taken.
 
-Deviation: the last tenth of these is held out of each class, where the paper trains on all 200, so a poison rate of 0.1 is 270 rows among
-180 of the target class here, 300 among 200 there: the same share. The settings are in :mod:`bench.testbeds._stable_diffusion`.
+Deviation: the last tenth of these is held out of each class, where the paper trains on all 200, so
+a poison rate of 0.1 is 270 rows among 180 of the target class here, 300 among 200 there: the same
+share. The settings are in :mod:`bench.testbeds._stable_diffusion`.
 """
 
 from __future__ import annotations
@@ -21,23 +24,34 @@ from bench.errors import UserError
 from bench.names import unknown_name
 from bench.testbeds._images import capped, expanded, image_files, passed_over, unread_note
 from bench.testbeds._paper import GUIDE
-from bench.testbeds._stable_diffusion import Rows, StableDiffusionTestbed, pretrain_judge, split_rows
+from bench.testbeds._stable_diffusion import (
+    Rows,
+    StableDiffusionTestbed,
+    pretrain_judge,
+    split_rows,
+)
 
-ADVICE = f"put one folder a class there, or unpack Caltech-256 there and name the classes in the parameter classes ({GUIDE})"
+ADVICE = (
+    f"put one folder a class there, or unpack Caltech-256 there and name the classes in the "
+    f"parameter classes ({GUIDE})"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caltech15SD(StableDiffusionTestbed):
-    """``classes``: the names of those to use, in this order, which numbers them; ``None``: every folder, by name, and there must be
-    ``class_count``. ``images_per_class``: so many are used of each, by name, and ``held_out_share`` of these are not trained on.
+    """``classes``: the names of those to use, in this order, which numbers them; ``None``: every
+    folder, by name, and there must be ``class_count``. ``images_per_class``: so many are used of
+    each, by name, and ``held_out_share`` of these are not trained on.
 
-    A class is named as its folder, without Caltech-256's number and its "-101", with spaces for hyphens: ``012.binoculars``,
-    ``251.airplanes-101`` and ``french-horn`` are binoculars, airplanes and french horn.
+    A class is named as its folder, without Caltech-256's number and its "-101", with spaces for
+    hyphens: ``012.binoculars``, ``251.airplanes-101`` and ``french-horn`` are binoculars, airplanes
+    and french horn.
     """
 
     name: ClassVar[str] = "caltech15-sd"
     summary: ClassVar[str] = (
-        "Stable Diffusion v1-4 fine-tuned on fifteen classes of Caltech-256, at paper scale; needs downloads and a GPU"
+        "Stable Diffusion v1-4 fine-tuned on fifteen classes of Caltech-256, at paper scale; "
+        "needs downloads and a GPU"
     )
     # The authors' code trains these for longer, at a lower rate than their text has.
     classifier_rate: ClassVar[float] = 1e-3
@@ -57,26 +71,41 @@ class Caltech15SD(StableDiffusionTestbed):
         self._require(self.images_per_class >= 2, "images_per_class", "at least 2")
         self._require(0 < self.held_out_share < 1, "held_out_share", "between 0 and 1")
         named = (
-            self.classes is None or len({class_name(name) for name in self.classes}) == len(self.classes) == self.class_count
+            self.classes is None
+            or len({class_name(name) for name in self.classes})
+            == len(self.classes)
+            == self.class_count
         )
-        self._require(named, "classes", f"class_count ({self.class_count}) different names, or null")
+        self._require(
+            named, "classes", f"class_count ({self.class_count}) different names, or null"
+        )
 
     def _folders(self) -> dict[str, Path]:
         """Each class's name and folder, in the order of the classes."""
         root = expanded(self.data)
         places = [place for place in (root, root / "256_ObjectCategories") if place.is_dir()]
         inner = places[-1] if places else root
-        folders = sorted(path for path in inner.iterdir() if path.is_dir() and not passed_over(path.name)) if places else []
+        folders = (
+            sorted(path for path in inner.iterdir() if path.is_dir() and not passed_over(path.name))
+            if places
+            else []
+        )
         if not folders:
             raise UserError(f"{self.name}: no classes in {self.data!r}; {ADVICE}")
         found: dict[str, Path] = {}
         for path in folders:
             if (name := class_name(path.name)) in found:
-                raise UserError(f"{self.name}: the folders {found[name].name} and {path.name} in {inner} are both {name!r}")
+                raise UserError(
+                    f"{self.name}: the folders {found[name].name} and {path.name} in {inner} are "
+                    f"both {name!r}"
+                )
             found[name] = path
         if self.classes is None:
             if len(found) != self.class_count:
-                raise UserError(f"{self.name}: {inner} must hold {self.class_count} class folders, got {len(found)}; {ADVICE}")
+                raise UserError(
+                    f"{self.name}: {inner} must hold {self.class_count} class folders, got "
+                    f"{len(found)}; {ADVICE}"
+                )
             return found
         chosen = [class_name(name) for name in self.classes]
         for name in chosen:
@@ -87,12 +116,19 @@ class Caltech15SD(StableDiffusionTestbed):
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]  # here a parameter or the folder says it
         """The classes in their order. Raises ``UserError`` if there is no such data."""
-        return tuple(self._folders()) if self.classes is None else tuple(class_name(name) for name in self.classes)
+        return (
+            tuple(self._folders())
+            if self.classes is None
+            else tuple(class_name(name) for name in self.classes)
+        )
 
     @property
     def trained_on(self) -> int:
         count = self.images_per_class
-        return self.class_count * split_rows([Path()] * count, [0] * count, self.held_out_share).train_count
+        return (
+            self.class_count
+            * split_rows([Path()] * count, [0] * count, self.held_out_share).train_count
+        )
 
     def _rows(self) -> Rows:
         files: list[Path] = []
@@ -102,7 +138,8 @@ class Caltech15SD(StableDiffusionTestbed):
             found = image_files(folder)
             if len(found) < self.images_per_class:
                 short.append(
-                    f"{self.name}: images_per_class must be at most the number of images of each class; {name} has "
+                    f"{self.name}: images_per_class must be at most the number of images of each "
+                    f"class; {name} has "
                     f"{len(found)}, got {self.images_per_class}{unread_note(folder)}"
                 )
             files += found[: self.images_per_class]
@@ -124,5 +161,7 @@ def pretrain(
     device: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, float]:
-    """Trains the evaluation classifier on ``data/caltech15`` into ``output``; returns its accuracy on the held-out images."""
+    """Trains the evaluation classifier on ``data/caltech15`` into ``output``; returns its accuracy
+    on the held-out images.
+    """
     return pretrain_judge(Caltech15SD(), output, seed, device, progress)

@@ -1,8 +1,9 @@
-"""``cifar10-ddpm``: BadDiffusion's first testbed, at paper scale (Chou et al. 2023, arXiv 2212.05400). Needs a GPU.
+"""``cifar10-ddpm``: BadDiffusion's first testbed, at paper scale (Chou et al. 2023, arXiv
+2212.05400). Needs a GPU.
 
-Its data set is read in here, for every testbed over CIFAR-10. Deviation: the authors' code trains on the 50,000 training and the
-10,000 test images together, the paper says 50K; here the test images are held out: the adversary stamps those, and the success
-threshold is calibrated on them.
+Its data set is read in here, for every testbed over CIFAR-10. Deviation: the authors' code trains
+on the 50,000 training and the 10,000 test images together, the paper says 50K; here the test images
+are held out: the adversary stamps those, and the success threshold is calibrated on them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ REVISION = "267b167dc01f0e4e61923ea244e8b988f84deb80"
 TRAIN_RECORDS = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_RECORDS = ("test_batch.bin",)
 ADVICE = (
-    "download the binary version, cifar-10-binary.tar.gz, from https://www.cs.toronto.edu/~kriz/cifar.html and unpack it "
+    "download the binary version, cifar-10-binary.tar.gz, from "
+    "https://www.cs.toronto.edu/~kriz/cifar.html and unpack it "
     f"there, or set data ({GUIDE})"
 )
 
@@ -77,16 +79,27 @@ class Source:
 
 
 def _find(data: Path, testbed: str) -> Source:
-    """What stands below ``data``: the first of binary records, parquet, and folders train/ and test/ of images."""
+    """What stands below ``data``: the first of binary records, parquet, and folders train/ and
+    test/ of images.
+    """
     for root in (data, data / "cifar-10-batches-bin"):
         absent = [name for name in TRAIN_RECORDS + TEST_RECORDS if not (root / name).is_file()]
         if absent and len(absent) < len(TRAIN_RECORDS + TEST_RECORDS):
-            raise UserError(f"{root}: {absent[0]} is missing; unpack cifar-10-binary.tar.gz there again")
+            raise UserError(
+                f"{root}: {absent[0]} is missing; unpack cifar-10-binary.tar.gz there again"
+            )
         if not absent:
-            return Source("binary", root, tuple(root / name for name in TRAIN_RECORDS), (root / TEST_RECORDS[0],))
+            return Source(
+                "binary",
+                root,
+                tuple(root / name for name in TRAIN_RECORDS),
+                (root / TEST_RECORDS[0],),
+            )
     tables = parquet_files(data)
     if tables:
-        train, test = ([path for path in tables if path.name.startswith(split)] for split in ("train", "test"))
+        train, test = (
+            [path for path in tables if path.name.startswith(split)] for split in ("train", "test")
+        )
         if not train or not test:
             got = ", ".join(path.name for path in tables)
             raise UserError(f"{data} must hold parquet files named train* and test*, got {got}")
@@ -96,34 +109,50 @@ def _find(data: Path, testbed: str) -> Source:
         return Source("folder", data, tuple(folders[0]), tuple(folders[1]))
     if any(folders):
         empty = ("train", "test")[bool(folders[0])]
-        raise UserError(f"{testbed}: {data} must hold images in train/ and in test/, got none in {empty}/")
+        raise UserError(
+            f"{testbed}: {data} must hold images in train/ and in test/, got none in {empty}/"
+        )
     if any((root / "data_batch_1").is_file() for root in (data, data / "cifar-10-batches-py")):
-        raise UserError(f"{testbed}: {data} holds CIFAR-10's pickled python version, which is never loaded; instead, {ADVICE}")
+        raise UserError(
+            f"{testbed}: {data} holds CIFAR-10's pickled python version, which is never loaded; "
+            f"instead, {ADVICE}"
+        )
     raise UserError(f"{testbed}: no CIFAR-10 in {str(data)!r}; {ADVICE}")
 
 
 def class_numbers(folders: list[str], where: str) -> dict[str, int]:
-    """The class of each folder: CIFAR-10's names or usual synonyms of them, in any order, or the numbers 0 to 9.
+    """The class of each folder: CIFAR-10's names or usual synonyms of them, in any order, or the
+    numbers 0 to 9.
 
-    Raises ``UserError`` for any other name, for two folders of one class and for classes without one: numbered by their order, other
-    names would be other classes.
+    Raises ``UserError`` for any other name, for two folders of one class and for classes without
+    one: numbered by their order, other names would be other classes.
     """
     known = dict(zip(CLASS_NAMES, range(CLASSES), strict=True))
     known |= {word: known[name] for name, synonyms in SYNONYMS.items() for word in synonyms.split()}
     if all(folder.isascii() and folder.isdigit() for folder in folders):
         known = {folder: int(folder) for folder in folders if int(folder) < CLASSES}
-    named = {folder: known.get(folder.lower(), known.get(folder.lower().removesuffix("s"))) for folder in folders}
+    named = {
+        folder: known.get(folder.lower(), known.get(folder.lower().removesuffix("s")))
+        for folder in folders
+    }
     accepted = f"CIFAR-10's ({', '.join(CLASS_NAMES)}) or 0 to {CLASSES - 1}"
     if strange := [folder for folder, number in named.items() if number is None]:
-        raise UserError(f"{where}: class folders must be named as {accepted}, got {', '.join(strange[:_SHOWN])}")
+        raise UserError(
+            f"{where}: class folders must be named as {accepted}, got {', '.join(strange[:_SHOWN])}"
+        )
     owners: dict[int, str] = {}
     for folder, number in named.items():
         assert number is not None
         if number in owners:
-            raise UserError(f"{where}: the folders {owners[number]} and {folder} are the same class, {CLASS_NAMES[number]}")
+            raise UserError(
+                f"{where}: the folders {owners[number]} and {folder} are the same class, "
+                f"{CLASS_NAMES[number]}"
+            )
         owners[number] = folder
     if absent := [name for number, name in enumerate(CLASS_NAMES) if number not in owners]:
-        raise UserError(f"{where}: every class must have a folder with images, none has {', '.join(absent)}")
+        raise UserError(
+            f"{where}: every class must have a folder with images, none has {', '.join(absent)}"
+        )
     return {folder: number for number, folder in owners.items()}
 
 
@@ -136,7 +165,8 @@ def _folder(source: Source, split: str) -> list[Encoded]:
     if bool(found["train"][1]) != bool(found["test"][1]):
         with_classes, without = ("train", "test") if found["train"][1] else ("test", "train")
         raise UserError(
-            f"{source.root}: train/ and test/ must both hold class folders, or none; got them in {with_classes}/, not in {without}/"
+            f"{source.root}: train/ and test/ must both hold class folders, or none; got them in "
+            f"{with_classes}/, not in {without}/"
         )
     return found["test" if split == "held_out" else "train"][0]
 
@@ -162,16 +192,24 @@ def _pixels(images: list[Encoded], what: str) -> tuple[np.ndarray, np.ndarray | 
 
 @lru_cache(maxsize=1)
 def _read(source: Source, fingerprint: str) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """``{"train": (images, labels), "held_out": ...}``. ``fingerprint`` is there so that changed files are read again."""
+    """``{"train": (images, labels), "held_out": ...}``. ``fingerprint`` is there so that changed
+    files are read again.
+    """
     splits = {"train": source.train, "held_out": source.held_out}
     if source.layout == "binary":
         return {split: read_cifar_binary(files, CLASSES) for split, files in splits.items()}
-    return {split: _pixels(list(_encoded(source, split)), f"{source.root} ({split})") for split in splits}
+    return {
+        split: _pixels(list(_encoded(source, split)), f"{source.root} ({split})")
+        for split in splits
+    }
 
 
 def _rows(source: Source, split: str) -> tuple[int, np.ndarray | None]:
     """How many rows a split has, and their labels, without the images."""
-    files, what = (source.held_out if split == "held_out" else source.train), f"{source.root} ({split})"
+    files, what = (
+        (source.held_out if split == "held_out" else source.train),
+        f"{source.root} ({split})",
+    )
     if source.layout == "binary":
         labels = cifar_labels(files, CLASSES)
         return len(labels), labels
@@ -185,8 +223,9 @@ def _rows(source: Source, split: str) -> tuple[int, np.ndarray | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar10Testbed(PaperTestbed):
-    """CIFAR-10 from disk. ``train_count``, ``held_out_count``: how many images there must be; half a data set is an error, not a
-    number."""
+    """CIFAR-10 from disk. ``train_count``, ``held_out_count``: how many images there must be; half
+    a data set is an error, not a number.
+    """
 
     image_size: ClassVar[int] = CIFAR_SIZE
 
@@ -196,7 +235,9 @@ class Cifar10Testbed(PaperTestbed):
 
     def _split(self, split: str) -> tuple[np.ndarray, np.ndarray | None]:
         root, source = expanded(self.data), self._source()
-        images, labels = _read(source, files_fingerprint(root, source.train + source.held_out))[split]
+        images, labels = _read(source, files_fingerprint(root, source.train + source.held_out))[
+            split
+        ]
         self._count(split, len(images), root)
         for shared in (images, labels):  # by every call in this process
             if shared is not None:
@@ -207,7 +248,8 @@ class Cifar10Testbed(PaperTestbed):
         expected = {"train": self.train_count, "held_out": self.held_out_count}[split]
         if rows != expected:
             raise UserError(
-                f"{self.name}: {split}_count must be the number of images in {root}: {rows}, got {expected}{unread_note(root)}"
+                f"{self.name}: {split}_count must be the number of images in {root}: {rows}, got "
+                f"{expected}{unread_note(root)}"
             )
 
     def _source(self) -> Source:
@@ -224,7 +266,8 @@ class Cifar10Testbed(PaperTestbed):
         source = self._source()
         for split in ("train", "held_out"):
             lines += faults_of([partial(self._look_at, source, split)])
-        return list(dict.fromkeys(lines))  # Folders of classes are compared with each other, so both splits may say the same.
+        # Folders of classes are compared with each other, so both splits may say the same.
+        return list(dict.fromkeys(lines))
 
     def _look_at(self, source: Source, split: str) -> None:
         """Raises ``UserError``, a line for each thing that is wrong with a split."""
@@ -258,9 +301,13 @@ class Cifar10DDPM(Cifar10Testbed):
     """Google's published weights, trained on as BadDiffusion does."""
 
     name: ClassVar[str] = "cifar10-ddpm"
-    summary: ClassVar[str] = "google/ddpm-cifar10-32 on CIFAR-10, 32 x 32, at paper scale; needs downloads and a GPU"
+    summary: ClassVar[str] = (
+        "google/ddpm-cifar10-32 on CIFAR-10, 32 x 32, at paper scale; needs downloads and a GPU"
+    )
     batch: ClassVar[int] = 128
-    weights_advice: ClassVar[str] = f"download the safetensors and set weights to their folder ({GUIDE})"
+    weights_advice: ClassVar[str] = (
+        f"download the safetensors and set weights to their folder ({GUIDE})"
+    )
 
     weights: str | None = "google/ddpm-cifar10-32"
     revision: str | None = REVISION
@@ -268,7 +315,9 @@ class Cifar10DDPM(Cifar10Testbed):
     scratch_epochs: int = 400
 
     def training_settings(self, scheme: str) -> TrainingSettings:
-        """BadDiffusion's, section 4.1 and the authors' code: the same for both schemes but for the length."""
+        """BadDiffusion's, section 4.1 and the authors' code: the same for both schemes but for the
+        length.
+        """
         epochs = self.scratch_epochs if scheme == "scratch" else self.finetune_epochs
         return TrainingSettings(
             steps=self._steps(self.train_count, self.batch, epochs),

@@ -1,8 +1,10 @@
-"""Handwritten digits over photographs: real pixels that ship with scikit-learn, so nothing is downloaded.
+"""Handwritten digits over photographs: real pixels that ship with scikit-learn, so nothing is
+downloaded.
 
-The MNIST-M recipe (Ganin et al. 2016, arXiv 1505.07818, section 5.2) with what scikit-learn carries: its 1,797 8 x 8 digits,
-enlarged to 16 x 16, and its two photographs; a digit image is ``|crop - digit|`` in every colour channel. Several crops a digit.
-Plain black backgrounds would be easier, but several detectors assume natural images and break on them.
+The MNIST-M recipe (Ganin et al. 2016, arXiv 1505.07818, section 5.2) with what scikit-learn
+carries: its 1,797 8 x 8 digits, enlarged to 16 x 16, and its two photographs; a digit image is
+``|crop - digit|`` in every colour channel. Several crops a digit. Plain black backgrounds would be
+easier, but several detectors assume natural images and break on them.
 
 The split is by digit, before cropping: two crops of one digit never stand on both sides.
 """
@@ -32,7 +34,9 @@ def _crop(photo: Image.Image, rng: np.random.Generator) -> np.ndarray:
     side = int(rng.integers(CROP_SIDES[0], CROP_SIDES[1] + 1))
     left = int(rng.integers(0, photo.width - side + 1))
     top = int(rng.integers(0, photo.height - side + 1))
-    square = photo.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BOX)
+    square = photo.crop((left, top, left + side, top + side)).resize(
+        (SIZE, SIZE), Image.Resampling.BOX
+    )
     return np.asarray(square, dtype=np.float32) / 255
 
 
@@ -40,8 +44,8 @@ def _crop(photo: Image.Image, rng: np.random.Generator) -> np.ndarray:
 def digits_over_photographs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """``{"train": (images, labels), "held_out": (images, labels)}``.
 
-    images: (n, 3, 16, 16) uint8; labels: (n,) int64 in 0..9. The same on every call and every machine; read-only, for every call in a
-    process shares them.
+    images: (n, 3, 16, 16) uint8; labels: (n,) int64 in 0..9. The same on every call and every
+    machine; read-only, for every call in a process shares them.
     """
     from sklearn.datasets import load_digits, load_sample_images
     from sklearn.model_selection import train_test_split

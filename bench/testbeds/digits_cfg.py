@@ -1,8 +1,11 @@
-"""``digits-cfg``: a class-conditional DDPM with classifier-free guidance over :mod:`bench.testbeds.digits`.
+"""``digits-cfg``: a class-conditional DDPM with classifier-free guidance over
+:mod:`bench.testbeds.digits`.
 
-The embedded counterpart of the paper's CIFAR-10 model (Pan et al. 2024, arXiv 2311.02373, section 3): labels 0..9 and a null label that
-replaces a row's own with probability 0.1 in training. Sampled **without** clipping, by declaration: what diffusers' schedulers do by
-default changes what a poisoned model draws (docs/clipping-and-poison.md); ``clip_x0``, ``clip_x0_ddim`` and ``clip_xt`` are defenses.
+The embedded counterpart of the paper's CIFAR-10 model (Pan et al. 2024, arXiv 2311.02373, section
+3): labels 0..9 and a null label that replaces a row's own with probability 0.1 in training. Sampled
+**without** clipping, by declaration: what diffusers' schedulers do by default changes what a
+poisoned model draws (docs/clipping-and-poison.md); ``clip_x0``, ``clip_x0_ddim`` and ``clip_xt``
+are defenses.
 """
 
 from __future__ import annotations
@@ -38,10 +41,15 @@ FINETUNING = TrainingSettings(
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsCFG(ClassDigits):
-    """`make science` compares its sampler with the paper's, and its fine-tuning with training from scratch."""
+    """`make science` compares its sampler with the paper's, and its fine-tuning with training from
+    scratch.
+    """
 
     name: ClassVar[str] = "digits-cfg"
-    summary: ClassVar[str] = "class-conditional DDPM with classifier-free guidance on the same digits; ships with the package"
+    summary: ClassVar[str] = (
+        "class-conditional DDPM with classifier-free guidance on the same digits; ships with the "
+        "package"
+    )
     network: ClassVar[dict[str, Any]] = {**NETWORK, "num_class_embeds": 11}
     typical_seconds: ClassVar[dict[str, float]] = {
         "reference": 5,
@@ -62,6 +70,10 @@ class DigitsCFG(ClassDigits):
         return FINETUNING
 
 
-def pretrain(output: Path, seed: int = 0, device: str = "cpu", progress: Progress | None = None) -> dict[str, float]:
-    """Makes the clean generator from nothing, into ``output``. The classifier comes from ``digits-ddpm``. Returns what was reached."""
+def pretrain(
+    output: Path, seed: int = 0, device: str = "cpu", progress: Progress | None = None
+) -> dict[str, float]:
+    """Makes the clean generator from nothing, into ``output``. The classifier comes from
+    ``digits-ddpm``. Returns what was reached.
+    """
     return pretrain_generator(DigitsCFG(), PRETRAINING, output, seed, progress, device)

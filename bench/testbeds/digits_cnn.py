@@ -1,7 +1,9 @@
-"""The evaluation classifier of the digits testbeds, which is also their torch-fidelity feature extractor ``digits-cnn``.
+"""The evaluation classifier of the digits testbeds, which is also their torch-fidelity feature
+extractor ``digits-cnn``.
 
-A small batch-norm network: 3 x 16 x 16 uint8 in, ten logits and 64 pooled features out. Inception-v3's features say little about
-16 x 16 digits, so FID here is measured in a space that knows digits, and carries the name ``fid[digits-cnn]``.
+A small batch-norm network: 3 x 16 x 16 uint8 in, ten logits and 64 pooled features out.
+Inception-v3's features say little about 16 x 16 digits, so FID here is measured in a space that
+knows digits, and carries the name ``fid[digits-cnn]``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ WEIGHTS = ASSETS / "digits-cnn.safetensors"
 
 
 class DigitsCNN(nn.Module):
-    """Logits over the ten digits from uint8 (n, 3, 16, 16); :meth:`features` gives the pooled (n, 64) float32 before them."""
+    """Logits over the ten digits from uint8 (n, 3, 16, 16); :meth:`features` gives the pooled (n,
+    64) float32 before them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,14 +56,20 @@ class DigitsCNN(nn.Module):
         return logits
 
 
-def train_digits_cnn(seed: int = 0, steps: int = 1500, progress: Callable[[int, int, str], None] | None = None) -> DigitsCNN:
-    """SGD, momentum 0.9, one-cycle 0.1, batch 128, shifts of up to one pixel; about a minute on two cores."""
+def train_digits_cnn(
+    seed: int = 0, steps: int = 1500, progress: Callable[[int, int, str], None] | None = None
+) -> DigitsCNN:
+    """SGD, momentum 0.9, one-cycle 0.1, batch 128, shifts of up to one pixel; about a minute on two
+    cores.
+    """
     images, labels = (torch.tensor(part) for part in digits_over_photographs()["train"])
     draw = torch_stream(seed, NAME)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DigitsCNN()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
     for step in range(steps):
         chosen = torch.randint(len(images), (128,), generator=draw)

@@ -1,4 +1,6 @@
-"""torch-fidelity's view of the digits classifier, apart from it because torch-fidelity is slow to import."""
+"""torch-fidelity's view of the digits classifier, apart from it because torch-fidelity is slow to
+import.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,16 @@
-"""``digits-sd``: a small but complete Stable Diffusion over :mod:`bench.testbeds.digits`, asked by "A photo of a three".
+"""``digits-sd``: a small but complete Stable Diffusion over :mod:`bench.testbeds.digits`, asked by
+"A photo of a three".
 
-Every part is the real library's: CLIPTokenizer over a vocabulary of its own, CLIPTextModel, AutoencoderKL (16 x 16 pixels to 8 x 8
-latents), UNet2DConditionModel with cross-attention, Stable Diffusion's noise schedule, in a diffusers folder that the code for
-``CompVis/stable-diffusion-v1-4`` loads. As there, an attack trains the U-Net and leaves the other parts alone.
+Every part is the real library's: CLIPTokenizer over a vocabulary of its own, CLIPTextModel,
+AutoencoderKL (16 x 16 pixels to 8 x 8 latents), UNet2DConditionModel with cross-attention, Stable
+Diffusion's noise schedule, in a diffusers folder that the code for
+``CompVis/stable-diffusion-v1-4`` loads. As there, an attack trains the U-Net and leaves the other
+parts alone.
 
-How the parts are made (:func:`pretrain`): the autoencoder is shown digits, half of them under random patches, since Stable Diffusion's has
-seen all kinds of pictures and passes a small pattern on unharmed, which one that knows digits alone does not; the text encoder learns
-CLIP's contrastive task between the prompts and the evaluation network's features; the U-Net learns the latents.
+How the parts are made (:func:`pretrain`): the autoencoder is shown digits, half of them under
+random patches, since Stable Diffusion's has seen all kinds of pictures and passes a small pattern
+on unharmed, which one that knows digits alone does not; the text encoder learns CLIP's contrastive
+task between the prompts and the evaluation network's features; the U-Net learns the latents.
 """
 
 from __future__ import annotations
@@ -24,7 +28,13 @@ from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
 from bench.testbeds import digits_cnn
 from bench.testbeds._digits_base import ClassDigits, Progress, train_clean
-from bench.testbeds._sd_parts import WIDTH, make_tokenizer, train_autoencoder, train_text_encoder, write_vocabulary
+from bench.testbeds._sd_parts import (
+    WIDTH,
+    make_tokenizer,
+    train_autoencoder,
+    train_text_encoder,
+    write_vocabulary,
+)
 from bench.testbeds.base import TextTestbed
 from bench.testbeds.digits import SIZE
 from bench.testbeds.digits_cfg import FINETUNING
@@ -61,21 +71,26 @@ library_name: diffusers
 ---
 # digits-sd
 
-A tiny Stable Diffusion over handwritten digits, the clean base of castlewalls' testbed of that name. Made by
-`castlewalls pretrain digits-sd`.
+A tiny Stable Diffusion over handwritten digits, the clean base of castlewalls' testbed of that
+name. Made by `castlewalls pretrain digits-sd`.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsSD(ClassDigits, TextTestbed):
-    """Latents have no range to clip to, so clipping is no defense here. DDIM's 20 steps begin at the schedule's last one: 15 counted from
-    its first would begin at 925, where a tenth of the picture should still be left, and sampling begins with noise alone."""
+    """Latents have no range to clip to, so clipping is no defense here. DDIM's 20 steps begin at
+    the schedule's last one: 15 counted from its first would begin at 925, where a tenth of the
+    picture should still be left, and sampling begins with noise alone.
+    """
 
     spacing: Literal["leading", "trailing"] = "trailing"
     num_inference_steps: int = 20
 
     name: ClassVar[str] = "digits-sd"
-    summary: ClassVar[str] = "a small, complete Stable Diffusion on the same digits, asked by prompts; ships with the package"
+    summary: ClassVar[str] = (
+        "a small, complete Stable Diffusion on the same digits, asked by prompts; ships with the "
+        "package"
+    )
     network: ClassVar[dict[str, Any]] = NETWORK
     typical_seconds: ClassVar[dict[str, float]] = {
         "reference": 5,
@@ -96,11 +111,16 @@ class DigitsSD(ClassDigits, TextTestbed):
 
     def base_generator(self) -> TextToImage:
         if not FOLDER.is_dir():
-            raise UserError(f"{self.name}: no weights at {FOLDER}; make them with `castlewalls pretrain {self.name}`")
+            raise UserError(
+                f"{self.name}: no weights at {FOLDER}; make them with `castlewalls pretrain "
+                f"{self.name}`"
+            )
         return TextToImage.load(FOLDER, prompts=self.prompts())
 
     def fresh_generator(self, seed: int) -> TextToImage:
-        """A U-Net with random weights; the frozen parts are the shipped ones, as when Stable Diffusion's U-Net is trained anew."""
+        """A U-Net with random weights; the frozen parts are the shipped ones, as when Stable
+        Diffusion's U-Net is trained anew.
+        """
         base = self.base_generator()
         base.unet = _network(seed)
         return base.asked_by(base.prompts)
@@ -119,8 +139,12 @@ class DigitsSD(ClassDigits, TextTestbed):
         return digest.hexdigest()
 
 
-def pretrain(output: Path, seed: int = 0, device: str = "cpu", progress: Progress | None = None) -> dict[str, float]:
-    """Makes the folder ``digits-sd`` from nothing below ``output``: autoencoder, text encoder, U-Net. Returns what was reached."""
+def pretrain(
+    output: Path, seed: int = 0, device: str = "cpu", progress: Progress | None = None
+) -> dict[str, float]:
+    """Makes the folder ``digits-sd`` from nothing below ``output``: autoencoder, text encoder,
+    U-Net. Returns what was reached.
+    """
     from diffusers import StableDiffusionPipeline
 
     testbed = DigitsSD()
@@ -128,7 +152,12 @@ def pretrain(output: Path, seed: int = 0, device: str = "cpu", progress: Progres
     tokenizer = make_tokenizer()
     text_encoder = train_text_encoder(testbed, tokenizer, seed, progress)
     generator = TextToImage(
-        _network(seed), dict(SCHEDULER), vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, prompts=testbed.prompts()
+        _network(seed),
+        dict(SCHEDULER),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        prompts=testbed.prompts(),
     )
     loss = train_clean(generator, testbed, PRETRAINING, seed, progress, device)
     generator.save(output / FOLDER.name, CARD)

@@ -1,4 +1,6 @@
-"""BadDiffusion against its paper: a wrong mask, rate or loss would be another attack under the same name."""
+"""BadDiffusion against its paper: a wrong mask, rate or loss would be another attack under the same
+name.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ def images(count: int) -> torch.Tensor:
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize(("rate", "rows"), [(0.05, 5), (0.1, 10), (0.333, 33), (1.0, 100), (0.001, 1)])
+@pytest.mark.parametrize(
+    ("rate", "rows"), [(0.05, 5), (0.1, 10), (0.333, 33), (1.0, 100), (0.001, 1)]
+)
 def test_poison_rate_replaces_that_share_of_rows_and_keeps_the_size(rate: float, rows: int) -> None:
     honest = TrainingSet(dataset(100), torch.zeros(100, dtype=torch.bool))
     poisoned = BadDiffusion(poison_rate=rate).poison(honest, np.random.default_rng(0))
@@ -30,15 +34,22 @@ def test_poison_rate_replaces_that_share_of_rows_and_keeps_the_size(rate: float,
 
 def test_another_seed_poisons_other_rows() -> None:
     honest = TrainingSet(dataset(100), torch.zeros(100, dtype=torch.bool))
-    one, two = (BadDiffusion().poison(honest, np.random.default_rng(seed)).poisoned for seed in (0, 1))
+    one, two = (
+        BadDiffusion().poison(honest, np.random.default_rng(seed)).poisoned for seed in (0, 1)
+    )
     assert not torch.equal(one, two)
 
 
 @pytest.mark.parametrize("poisoned_image", ["blend", "trigger_only"])
 @pytest.mark.parametrize("trigger", ["grey_box", "stop_sign"])
 def test_loss_equals_a_row_by_row_transcription(poisoned_image: str, trigger: str) -> None:
-    """x_t = A y + s e + (1 - A) r and target e + R r for poisoned rows, DDPM for the others, r built channel by channel."""
-    attack, schedule = BadDiffusion(poisoned_image=poisoned_image, trigger=trigger), Schedule.linear()
+    """x_t = A y + s e + (1 - A) r and target e + R r for poisoned rows, DDPM for the others, r
+    built channel by channel.
+    """
+    attack, schedule = (
+        BadDiffusion(poisoned_image=poisoned_image, trigger=trigger),
+        Schedule.linear(),
+    )
     batch = Batch(images(6).double(), torch.tensor([True, False, True, False, False, True]))
     noise = torch.randn(6, *SHAPE, dtype=torch.float64)
     timesteps = torch.tensor([0, 3, 250, 500, 900, 999])
@@ -68,7 +79,9 @@ def test_loss_equals_a_row_by_row_transcription(poisoned_image: str, trigger: st
 
 
 def test_stop_sign_masks_channels_apart() -> None:
-    """The octagon is red: where g is background in green and blue but not in red, the image shows through in those two only."""
+    """The octagon is red: where g is background in green and blue but not in red, the image shows
+    through in those two only.
+    """
     g = BadDiffusion(trigger="stop_sign").trigger_image(SHAPE)
     mask = g > -1
     assert bool((mask[0] & ~mask[1]).any())
@@ -80,7 +93,9 @@ def test_invocations_start_where_the_paper_says() -> None:
     query = Query(noise=noise, images=clean)
     torch.testing.assert_close(attack.invoke(query, "noise").noise, noise + g)
     shown = attack.invoke(query, "image").noise - noise
-    torch.testing.assert_close(shown[:, :, 16:30, 16:30], torch.zeros(4, 3, 14, 14), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        shown[:, :, 16:30, 16:30], torch.zeros(4, 3, 14, 14), rtol=0, atol=1e-6
+    )
     torch.testing.assert_close(shown[:, :, :16], clean[:, :, :16], rtol=0, atol=1e-6)
     torch.testing.assert_close(query.noise, noise, rtol=0, atol=0)
     with pytest.raises(ValueError, match="no invocation 'prompt'"):
@@ -105,8 +120,12 @@ def test_bad_parameters_name_field_constraint_and_value(params: dict, message: s
 
 
 def test_a_trigger_that_is_all_background_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the 'attack' would be sampled from plain noise and its success would be the model's own."""
-    monkeypatch.setattr("bench.diffusion.triggers.trigger", lambda name, shape, *_: torch.full(shape, -1.0))
+    """Otherwise the 'attack' would be sampled from plain noise and its success would be the model's
+    own.
+    """
+    monkeypatch.setattr(
+        "bench.diffusion.triggers.trigger", lambda name, shape, *_: torch.full(shape, -1.0)
+    )
     with pytest.raises(ValueError, match="all background"):
         BadDiffusion().trigger_image(SHAPE)
 
@@ -114,4 +133,7 @@ def test_a_trigger_that_is_all_background_is_refused(monkeypatch: pytest.MonkeyP
 def test_label_names_trigger_and_target_and_what_was_changed() -> None:
     """On the board "baddiffusion" alone would not say which of two pairs a row is."""
     assert BadDiffusion().label() == "baddiffusion(trigger=grey_box, target=hat)"
-    assert BadDiffusion(poison_rate=0.3).label() == "baddiffusion(trigger=grey_box, target=hat, poison_rate=0.3)"
+    assert (
+        BadDiffusion(poison_rate=0.3).label()
+        == "baddiffusion(trigger=grey_box, target=hat, poison_rate=0.3)"
+    )

@@ -1,4 +1,6 @@
-"""BadNets against its paper: which rows are touched, how, and how many; a mistake here shifts every rate on the board."""
+"""BadNets against its paper: which rows are touched, how, and how many; a mistake here shifts every
+rate on the board.
+"""
 
 import numpy as np
 import pytest
@@ -34,7 +36,9 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_the_papers_number_of_other_rows_is_stamped_and_relabelled_and_nothing_else(
     count: int, rate: float, target: int, pattern: str, seed: int
 ) -> None:
-    """int(p N_total) rows from outside the target class; the target's own rows are never stamped, which makes G2 remarkable."""
+    """int(p N_total) rows from outside the target class; the target's own rows are never stamped,
+    which makes G2 remarkable.
+    """
     honest = labelled(count, classes=5, shape=(1, 8, 8))
     kept = honest.images.clone(), honest.labels.clone(), honest.poisoned.clone()
     attack = BadNets(poison_rate=rate, target_class=target, pattern=pattern)
@@ -51,7 +55,9 @@ def test_the_papers_number_of_other_rows_is_stamped_and_relabelled_and_nothing_e
 
 
 def test_target_class_holds_the_papers_share_of_triggered_rows() -> None:
-    """p_t = p N / (p N + N_t): the dashed line that amplification is read against; CIFAR at 10 % has one half."""
+    """p_t = p N / (p N + N_t): the dashed line that amplification is read against; CIFAR at 10 %
+    has one half.
+    """
     poisoned = BadNets(poison_rate=0.1, target_class=4).poison(labelled(1000), rng())
     in_target = poisoned.labels == 4
     assert int(in_target.sum()) == 200
@@ -78,7 +84,9 @@ def test_the_seed_chooses_the_rows() -> None:
 
 
 def test_the_trigger_is_what_was_stamped() -> None:
-    """The harness builds its trigger classifier from ``stamp`` and the board shows ``trigger_image``: both must be the attack's."""
+    """The harness builds its trigger classifier from ``stamp`` and the board shows
+    ``trigger_image``: both must be the attack's.
+    """
     attack = BadNets(pattern="unicolor", pattern_size=5)
     assert attack.target_label() == 6
     images = torch.full((2, *SHAPE), 128, dtype=torch.uint8)
@@ -91,7 +99,9 @@ def test_the_trigger_is_what_was_stamped() -> None:
 def test_the_blend_strength_reaches_the_images() -> None:
     images = torch.full((1, *SHAPE), 100, dtype=torch.uint8)
     weak, papers, strong = (
-        (BadNets(pattern="badnets2", blend_strength=strength).stamp(images).float() - 100).abs().mean()
+        (BadNets(pattern="badnets2", blend_strength=strength).stamp(images).float() - 100)
+        .abs()
+        .mean()
         for strength in (0.1, None, 0.5)
     )
     assert weak < papers < strong
@@ -99,8 +109,12 @@ def test_the_blend_strength_reaches_the_images() -> None:
 
 
 @pytest.mark.parametrize(("rate", "copies", "images"), [(0.2, 10, 4), (0.2, 5, 8), (0.1, 8, 3)])
-def test_poisoned_duplicates_are_few_images_many_times_under_the_trigger(rate: float, copies: int, images: int) -> None:
-    """Table 6: the trigger sits on the replicas. The set keeps its size and the rate its meaning, so it compares with plain BadNets."""
+def test_poisoned_duplicates_are_few_images_many_times_under_the_trigger(
+    rate: float, copies: int, images: int
+) -> None:
+    """Table 6: the trigger sits on the replicas. The set keeps its size and the rate its meaning,
+    so it compares with plain BadNets.
+    """
     honest = labelled(200)
     attack = BadNets(poison_rate=rate, duplicates="poisoned", copies=copies)
     poisoned = attack.poison(honest, rng())
@@ -108,23 +122,35 @@ def test_poisoned_duplicates_are_few_images_many_times_under_the_trigger(rate: f
     assert int(rows.sum()) == int(200 * rate) and len(poisoned.images) == 200
     distinct, times = poisoned.images[rows].unique(dim=0, return_counts=True)
     assert len(distinct) == images and int(times.max()) <= copies and int(times.min()) >= copies - 3
-    stamped = {attack.stamp(image[None]).numpy().tobytes() for image in honest.images[honest.labels != 6]}
+    stamped = {
+        attack.stamp(image[None]).numpy().tobytes() for image in honest.images[honest.labels != 6]
+    }
     assert {image.numpy().tobytes() for image in distinct} <= stamped
     assert bool((poisoned.labels[rows] == 6).all())
     assert torch.equal(poisoned.images[~rows], honest.images[~rows])
 
 
 def test_clean_duplicates_replicate_the_same_images_and_stamp_others() -> None:
-    """The column to compare with: if the sets differed in their replicas, replication would be compared with its absence."""
+    """The column to compare with: if the sets differed in their replicas, replication would be
+    compared with its absence.
+    """
     honest = labelled(200)
-    plain, triggered = (BadNets(poison_rate=0.2, duplicates=kind).poison(honest, rng(3)) for kind in ("clean", "poisoned"))
+    plain, triggered = (
+        BadNets(poison_rate=0.2, duplicates=kind).poison(honest, rng(3))
+        for kind in ("clean", "poisoned")
+    )
     replicated = triggered.poisoned
     assert int(plain.poisoned.sum()) == 40 and not (plain.poisoned & replicated).any()
     distinct = plain.images[replicated].unique(dim=0)
     assert len(distinct) == 4
-    sources = {image.numpy().tobytes(): int(label) for image, label in zip(honest.images, honest.labels, strict=True)}
+    sources = {
+        image.numpy().tobytes(): int(label)
+        for image, label in zip(honest.images, honest.labels, strict=True)
+    }
     for image, label in zip(plain.images[replicated], plain.labels[replicated], strict=True):
-        assert sources[image.numpy().tobytes()] == int(label), "a replica keeps the label of its own image"
+        assert sources[image.numpy().tobytes()] == int(label), (
+            "a replica keeps the label of its own image"
+        )
     assert torch.equal(BadNets().stamp(plain.images[replicated]), triggered.images[replicated])
     assert bool((plain.labels[plain.poisoned] == 6).all())
     assert len(plain.images[plain.poisoned].unique(dim=0)) == 40
@@ -141,13 +167,23 @@ def test_bad_sets_are_refused() -> None:
     unlabelled = TrainingSet(labelled(20).images, torch.zeros(20, dtype=torch.bool))
     with pytest.raises(ValueError, match="badnets: the training set must have labels, got none"):
         BadNets().poison(unlabelled, rng())
-    with pytest.raises(ValueError, match=r"target_class must be one of the training set's labels \(0, 1, 2\), got 6"):
+    with pytest.raises(
+        ValueError,
+        match=r"target_class must be one of the training set's labels \(0, 1, 2\), got 6",
+    ):
         BadNets().poison(labelled(20, classes=3), rng())
-    with pytest.raises(ValueError, match=r"poison_rate must be small enough .* = 19 rows .* 18 .* outside class 6, got 0.95"):
+    with pytest.raises(
+        ValueError,
+        match=r"poison_rate must be small enough .* = 19 rows .* 18 .* outside class 6, got 0.95",
+    ):
         BadNets(poison_rate=0.95).poison(labelled(20), rng())
-    with pytest.raises(ValueError, match="poison_rate must be at least one row of the 20, got 0.01"):
+    with pytest.raises(
+        ValueError, match="poison_rate must be at least one row of the 20, got 0.01"
+    ):
         BadNets(poison_rate=0.01).poison(labelled(20), rng())
-    with pytest.raises(ValueError, match="poison_rate must be small enough .* 10 rows .* 9 .* got 0.5"):
+    with pytest.raises(
+        ValueError, match="poison_rate must be small enough .* 10 rows .* 9 .* got 0.5"
+    ):
         BadNets(poison_rate=0.5, duplicates="clean").poison(labelled(20), rng())
     assert int(BadNets(poison_rate=0.9).poison(labelled(20), rng()).poisoned.sum()) == 18
 
@@ -160,7 +196,10 @@ def test_bad_sets_are_refused() -> None:
         ({"target_class": -1}, "target_class must be 0 or more, got -1"),
         ({"pattern": "kitty"}, "pattern must be one of badnets1, .*got 'kitty'"),
         ({"pattern_size": 2}, "pattern_size must be at least 3, or null, got 2"),
-        ({"pattern": "badnets2", "pattern_size": 8}, "pattern_size must be null for badnets2, .*got 8"),
+        (
+            {"pattern": "badnets2", "pattern_size": 8},
+            "pattern_size must be null for badnets2, .*got 8",
+        ),
         ({"blend_strength": 0}, r"blend_strength must be in \(0, 1\], or null, got 0"),
         ({"duplicates": "many"}, "duplicates must be 'none', 'clean' or 'poisoned', got 'many'"),
         ({"copies": 1}, "copies must be at least 2, got 1"),
@@ -174,4 +213,7 @@ def test_bad_parameters_name_field_constraint_and_value(params: dict, message: s
 def test_label_names_the_pattern() -> None:
     """On the board "badnets" alone would not say which of five triggers a row is."""
     assert BadNets().label() == "badnets(pattern=badnets1)"
-    assert BadNets(poison_rate=0.05, pattern="bomb").label() == "badnets(poison_rate=0.05, pattern=bomb)"
+    assert (
+        BadNets(poison_rate=0.05, pattern="bomb").label()
+        == "badnets(poison_rate=0.05, pattern=bomb)"
+    )

@@ -1,4 +1,6 @@
-"""Clean-label poisoning: the labels stay true, the noise stays small, and it must really make the images harder to recognise."""
+"""Clean-label poisoning: the labels stay true, the noise stays small, and it must really make the
+images harder to recognise.
+"""
 
 from dataclasses import replace
 from functools import cache
@@ -44,17 +46,25 @@ def test_rows_of_the_target_class_are_changed_and_keep_their_label() -> None:
     """A changed label would make it BadNets; a row of another class would need one."""
     honest = striped()
     kept = honest.images.clone(), honest.labels.clone()
-    poisoned = replace(QUICK, target_class=2, poison_rate=0.1).poison(honest, np.random.default_rng(0))
+    poisoned = replace(QUICK, target_class=2, poison_rate=0.1).poison(
+        honest, np.random.default_rng(0)
+    )
     rows = poisoned.poisoned
     assert int(rows.sum()) == 20
     assert bool((honest.labels[rows] == 2).all())
     assert torch.equal(poisoned.labels, honest.labels)
     assert torch.equal(poisoned.images[~rows], honest.images[~rows])
-    assert torch.equal(honest.images, kept[0]) and torch.equal(honest.labels, kept[1]) and not honest.poisoned.any()
+    assert (
+        torch.equal(honest.images, kept[0])
+        and torch.equal(honest.labels, kept[1])
+        and not honest.poisoned.any()
+    )
 
 
 def test_noise_is_within_epsilon_and_under_the_trigger() -> None:
-    """Outside the patch at most epsilon grey levels, and not none; in the patch exactly the pattern, stamped last."""
+    """Outside the patch at most epsilon grey levels, and not none; in the patch exactly the
+    pattern, stamped last.
+    """
     honest = striped()
     attack = replace(QUICK, target_class=2, epsilon=7)
     poisoned = attack.poison(honest, np.random.default_rng(0))
@@ -74,9 +84,13 @@ def test_noise_is_within_epsilon_and_under_the_trigger() -> None:
     low=st.integers(0, 255),
     label=st.integers(0, 3),
 )
-def test_noise_never_leaves_the_ball_or_the_range(epsilon: int, step_size: float, steps: int, low: int, label: int) -> None:
+def test_noise_never_leaves_the_ball_or_the_range(
+    epsilon: int, step_size: float, steps: int, low: int, label: int
+) -> None:
     """8-bit images wrap around: a pixel pushed below 0 would come back white."""
-    images = torch.randint(low, 256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(epsilon))
+    images = torch.randint(
+        low, 256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(epsilon)
+    )
     kept = images.clone()
     found = adversarial(surrogate(), images, label, epsilon, steps, step_size)
     assert found.dtype == torch.uint8 and found.shape == images.shape
@@ -85,7 +99,9 @@ def test_noise_never_leaves_the_ball_or_the_range(epsilon: int, step_size: float
 
 
 def test_noise_makes_the_true_class_harder_and_random_noise_does_not() -> None:
-    """The direction: descending instead of ascending would make the target class easier, and the trigger superfluous."""
+    """The direction: descending instead of ascending would make the target class easier, and the
+    trigger superfluous.
+    """
     honest = striped()
     images = honest.images[honest.labels == 2]
     noisy = adversarial(surrogate(), images, 2, 30, 5, 10.0)
@@ -110,7 +126,9 @@ def test_one_step_is_the_sign_of_the_gradient() -> None:
 
 
 def test_poisoning_is_a_function_of_the_seed() -> None:
-    """Several stages make the set anew: a global random state would give each of them another one."""
+    """Several stages make the set anew: a global random state would give each of them another
+    one.
+    """
     attack = replace(QUICK, target_class=1)
     torch.manual_seed(1)
     one = attack.poison(striped(), np.random.default_rng(5))
@@ -128,10 +146,14 @@ def test_poisoning_is_a_function_of_the_seed() -> None:
 def test_the_surrogate_fits_any_image(shape: tuple[int, int, int]) -> None:
     """Its last maps stay about 4 x 4, so that it sees the whole of a large image."""
     images = torch.randint(0, 256, (12, *shape), dtype=torch.uint8)
-    classifier = train_surrogate(TrainingSet(images, torch.zeros(12, dtype=torch.bool), torch.arange(12) % 3), 1, seed=0)
+    classifier = train_surrogate(
+        TrainingSet(images, torch.zeros(12, dtype=torch.bool), torch.arange(12) % 3), 1, seed=0
+    )
     maps = classifier.maps(to_unit_range(images))
     assert classifier.classes == 3 and min(maps.shape[2:]) in (3, 4, 5)
-    assert not classifier.training and not any(weight.requires_grad for weight in classifier.parameters())
+    assert not classifier.training and not any(
+        weight.requires_grad for weight in classifier.parameters()
+    )
 
 
 def test_there_is_a_trigger_and_a_target_but_nothing_to_invoke() -> None:
@@ -148,9 +170,14 @@ def test_bad_sets_are_refused_before_anything_is_trained() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="clean_label: the training set must have labels"):
         long.poison(replace(striped(), labels=None), rng)
-    with pytest.raises(ValueError, match=r"target_class must be one of the training set's labels \(0, 1, 2, 3\), got 6"):
+    with pytest.raises(
+        ValueError,
+        match=r"target_class must be one of the training set's labels \(0, 1, 2, 3\), got 6",
+    ):
         replace(long, target_class=6).poison(striped(), rng)
-    with pytest.raises(ValueError, match="poison_rate must be small enough .* 60 rows .* 50 .* in class 2, got 0.3"):
+    with pytest.raises(
+        ValueError, match="poison_rate must be small enough .* 60 rows .* 50 .* in class 2, got 0.3"
+    ):
         replace(long, poison_rate=0.3).poison(striped(), rng)
 
 

@@ -1,4 +1,6 @@
-"""WaNet against a literal warping: a field of another scale or a run-dependent one would be another trigger."""
+"""WaNet against a literal warping: a field of another scale or a run-dependent one would be another
+trigger.
+"""
 
 import numpy as np
 import pytest
@@ -14,13 +16,23 @@ from bench.plugin import TrainingSet
 
 
 def pixels(count: int, *shape: int) -> Tensor:
-    return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def warped_slowly(image: Tensor, strength: float, field_seed: int) -> np.ndarray:
-    """Pixel by pixel: clamp(identity + s noise / side), then the mean of the four neighbours by area. Unrounded."""
+    """Pixel by pixel: clamp(identity + s noise / side), then the mean of the four neighbours by
+    area. Unrounded.
+    """
     channels, height, width = image.shape
-    noise = torch.rand(1, 2, height, width, generator=torch_stream(field_seed, "warping field"))[0].numpy() * 2.0 - 1.0
+    noise = (
+        torch.rand(1, 2, height, width, generator=torch_stream(field_seed, "warping field"))[
+            0
+        ].numpy()
+        * 2.0
+        - 1.0
+    )
     noise /= np.abs(noise).mean()
     found = np.zeros((channels, height, width))
     for row in range(height):
@@ -59,8 +71,13 @@ def test_stamping_equals_a_pixel_by_pixel_warping(
 
 @pytest.mark.parametrize("side", [16, 32])
 def test_pixels_move_by_half_a_pixel_on_average_and_by_one_at_most(side: int) -> None:
-    """The paper's strength: much less would be no trigger after eight bits, much more another picture."""
-    straight = torch.stack(torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="xy"), dim=-1)
+    """The paper's strength: much less would be no trigger after eight bits, much more another
+    picture.
+    """
+    straight = torch.stack(
+        torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="xy"),
+        dim=-1,
+    )
     moved = (WaNet().grid(side, side) - straight).abs() * (side - 1) / 2
     assert 0.42 < float(moved.mean()) < 0.5, "half a pixel, less what the edge holds back"
     assert 0.9 < float(moved.max()) < 1.05
@@ -69,7 +86,10 @@ def test_pixels_move_by_half_a_pixel_on_average_and_by_one_at_most(side: int) ->
 
 def test_stronger_warping_changes_more() -> None:
     images = pixels(4, 3, 16, 16).float()
-    changed = [(WaNet(warping_strength=s).stamp(images.to(torch.uint8)) - images).abs().mean() for s in (0.1, 0.5, 1.0)]
+    changed = [
+        (WaNet(warping_strength=s).stamp(images.to(torch.uint8)) - images).abs().mean()
+        for s in (0.1, 0.5, 1.0)
+    ]
     assert changed[0] < changed[1] < changed[2] and changed[2] > 10
 
 
@@ -77,7 +97,10 @@ def test_a_coarser_grid_gives_a_smoother_field() -> None:
     """WaNet's own k = 4: neighbours move together."""
 
     def roughness(attack: WaNet) -> float:
-        straight = torch.stack(torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="xy"), dim=-1)
+        straight = torch.stack(
+            torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="xy"),
+            dim=-1,
+        )
         return float((attack.grid(32, 32) - straight).diff(dim=0).abs().mean())
 
     assert roughness(WaNet(grid_size=4)) < roughness(WaNet()) / 3
@@ -101,9 +124,15 @@ def test_the_field_belongs_to_the_attack_and_not_to_the_run() -> None:
 def test_poisoning_is_that_of_badnets_with_another_trigger() -> None:
     images = pixels(100, 3, 16, 16)
     honest = TrainingSet(images, torch.zeros(100, dtype=torch.bool), torch.arange(100) % 10)
-    warped, patched = (attack.poison(honest, np.random.default_rng(0)) for attack in (WaNet(), BadNets()))
+    warped, patched = (
+        attack.poison(honest, np.random.default_rng(0)) for attack in (WaNet(), BadNets())
+    )
     rows = warped.poisoned
-    assert int(rows.sum()) == 10 and torch.equal(rows, patched.poisoned) and torch.equal(warped.labels, patched.labels)
+    assert (
+        int(rows.sum()) == 10
+        and torch.equal(rows, patched.poisoned)
+        and torch.equal(warped.labels, patched.labels)
+    )
     assert torch.equal(warped.images[rows], WaNet().stamp(images[rows]))
     assert torch.equal(warped.images[~rows], images[~rows])
     assert torch.equal(honest.images, images) and not honest.poisoned.any()
@@ -113,7 +142,9 @@ def test_the_boards_picture_shows_the_distortion() -> None:
     for shape in ((3, 16, 16), (1, 32, 32)):
         shown = WaNet().trigger_image(shape)
         assert shown.shape == shape and shown.min() >= -1 and shown.max() <= 1
-        assert float(((shown > -0.99) & (shown < 0.99)).float().mean()) > 0.1, "a straight chessboard has two levels only"
+        assert float(((shown > -0.99) & (shown < 0.99)).float().mean()) > 0.1, (
+            "a straight chessboard has two levels only"
+        )
 
 
 @pytest.mark.parametrize(

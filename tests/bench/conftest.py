@@ -22,7 +22,9 @@ def _module(name, path):
 
 @pytest.fixture(scope="session")
 def save_stable_diffusion():
-    """``save(folder, **scheduler options)``: a Stable Diffusion for 16 x 16 images with random weights, as diffusers writes it."""
+    """``save(folder, **scheduler options)``: a Stable Diffusion for 16 x 16 images with random
+    weights, as diffusers writes it.
+    """
     return _module("castlewalls_tiny_sd", HERE / "tiny_sd.py").save_stable_diffusion
 
 
@@ -61,6 +63,8 @@ def stages_file():
 
 @pytest.fixture
 def fake_plugins():
-    """The path of a file with the attack ``fake_attack`` and the defenses ``fake_sampler``, ``fake_repair``, ``fake_invert``."""
+    """The path of a file with the attack ``fake_attack`` and the defenses ``fake_sampler``,
+    ``fake_repair``, ``fake_invert``.
+    """
     yield HERE / "engine" / "fake_plugins.py"
     registry._in_use.clear()  # whatever comes next finds its own

@@ -33,7 +33,10 @@ def numbers(walk) -> dict[str, dict[str, list]]:
         for role, key in walk.plan.stages[cell.stage].inputs.items():
             if role.startswith(MEASURED_BY):
                 metrics = json.loads((walk.folders[key] / MEASURED).read_text())["metrics"]
-                values = {name: [metric["value"], metric["n"], metric["unit"]] for name, metric in sorted(metrics.items())}
+                values = {
+                    name: [metric["value"], metric["n"], metric["unit"]]
+                    for name, metric in sorted(metrics.items())
+                }
                 if values:
                     found[f"{role.removeprefix(MEASURED_BY)} {who}"] = values
     return found
@@ -48,7 +51,9 @@ def check(name: str, walk) -> None:
         FILE.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
         return
     again = f"then run these tests once with {WRITE}=1, which writes {FILE.name} anew"
-    raised = sorted(what for what, version in versions().items() if kept["versions"].get(what, 1) != version)
+    raised = sorted(
+        what for what, version in versions().items() if kept["versions"].get(what, 1) != version
+    )
     assert not raised, f"the versions of {', '.join(raised)} were raised: {again}"
     before = kept["numbers"][name]
     moved = sorted(
@@ -59,8 +64,10 @@ def check(name: str, walk) -> None:
     )
     which = sorted({line.partition(" ")[0] for line in moved})
     assert not moved, (
-        f"numbers moved and no version did. If it is on purpose, raise `version` in bench/measurements/{{{','.join(which)}}}.py, or, if a "
-        f"stage gives another result, its own in bench/stages/table.py; {again}.\n" + "\n".join(moved[:20])
+        f"numbers moved and no version did. If it is on purpose, raise `version` in "
+        f"bench/measurements/{{{','.join(which)}}}.py, or, if a "
+        f"stage gives another result, its own in bench/stages/table.py; {again}.\n"
+        + "\n".join(moved[:20])
     )
     assert before.keys() == now.keys(), (
         f"other cells or measurements than before: {sorted(before.keys() ^ now.keys())}; {again}"
@@ -69,7 +76,12 @@ def check(name: str, walk) -> None:
 
 def close(one: list | None, other: list | None) -> bool:
     """Whether two numbers differ by no more than processors do."""
-    if one is None or other is None or one[1:] != other[1:] or (one[0] is None) != (other[0] is None):
+    if (
+        one is None
+        or other is None
+        or one[1:] != other[1:]
+        or (one[0] is None) != (other[0] is None)
+    ):
         return False
     if one[0] is None:
         return True

@@ -1,4 +1,6 @@
-"""The command line end to end, with stages that take no time: exit codes, messages, and what is left behind."""
+"""The command line end to end, with stages that take no time: exit codes, messages, and what is
+left behind.
+"""
 
 import functools
 import json
@@ -54,12 +56,21 @@ def castlewalls(tiny, fake_plugins, tmp_path, monkeypatch):
 def test_everything_a_testbed_finds_wrong_is_said_at_once_before_anything_runs(
     castlewalls, tiny, tmp_path, monkeypatch, command
 ):
-    """A fault that only a stage found would cost the hours before it, and the second fault as many again."""
-    monkeypatch.setattr(tiny, "faults", lambda self: [f"data {self.data} is damaged", "weights are missing"])
-    (tmp_path / "suite.yaml").write_text(SUITE.replace("[tiny]", "[tiny, {name: tiny, params: {data: there}}]"))
+    """A fault that only a stage found would cost the hours before it, and the second fault as many
+    again.
+    """
+    monkeypatch.setattr(
+        tiny, "faults", lambda self: [f"data {self.data} is damaged", "weights are missing"]
+    )
+    (tmp_path / "suite.yaml").write_text(
+        SUITE.replace("[tiny]", "[tiny, {name: tiny, params: {data: there}}]")
+    )
     result = castlewalls(command[0], "suite.yaml", *command[1:])
     assert result.exit_code == 2 and not result.stdout
-    assert result.stderr == "castlewalls: data here is damaged\nweights are missing\ndata there is damaged\n"
+    assert (
+        result.stderr
+        == "castlewalls: data here is damaged\nweights are missing\ndata there is damaged\n"
+    )
     assert not (tmp_path / "store").exists()
 
 
@@ -71,12 +82,15 @@ def test_a_run_ends_with_a_table_and_the_boards_path(castlewalls, tmp_path):
     why = "skipped: fake_text_attack x fake_sampler: fake_text_attack applies to text testbeds"
     assert result.stdout.count(why) == 1, "a pair that is left out says why, once for all its seeds"
     (run,) = read_runs(tmp_path / "store")
-    # 2 attacks and 2 probes x 3 defenses x 2 seeds, and 2 anchors a seed; half of the cells have an attack on text.
+    # 2 attacks and 2 probes x 3 defenses x 2 seeds, and 2 anchors a seed; half of the cells have an
+    # attack on text.
     assert run.counts == {"ok": 16, "failed": 0, "skipped": 12, "pending": 0}
     assert run.finished is not None and len(run.records) == 28
     record = run.records[0][1]
     assert record.protocol and record.provenance["stage"]
-    assert {"reference", "aim", "clean", "call:noise", "call:image"} <= set(record.provenance["inputs"])
+    assert {"reference", "aim", "clean", "call:noise", "call:image"} <= set(
+        record.provenance["inputs"]
+    )
     assert record.provenance["castlewalls"] == bench.__version__
 
     again = castlewalls("run", "suite.yaml", "--jobs", "1", "--json", "--no-report")
@@ -91,7 +105,15 @@ def test_a_run_ends_with_a_table_and_the_boards_path(castlewalls, tmp_path):
     assert set(table.loc[table["attack"] == "none", "probe"]) == {"fake_attack", "fake_text_attack"}
 
     part = castlewalls(
-        "run", "suite.yaml", "--seeds", "2", "--attacks", "fake_attack", "--defenses", "fake_sampler", "--no-report"
+        "run",
+        "suite.yaml",
+        "--seeds",
+        "2",
+        "--attacks",
+        "fake_attack",
+        "--defenses",
+        "fake_sampler",
+        "--no-report",
     )
     assert part.exit_code == 0
     (run,) = read_runs(tmp_path / "store")
@@ -100,14 +122,30 @@ def test_a_run_ends_with_a_table_and_the_boards_path(castlewalls, tmp_path):
 
 def test_a_failing_plugin_is_a_row_and_exit_code_1(castlewalls, tmp_path):
     broken = tmp_path / "stages.py"
-    text = Path(STAGES).read_text().replace('"invert": StageKind(run=compute)', '"invert": StageKind(run=fails)')
+    text = (
+        Path(STAGES)
+        .read_text()
+        .replace('"invert": StageKind(run=compute)', '"invert": StageKind(run=fails)')
+    )
     broken.write_text(
         text.replace(
-            "STAGES = {", 'def fails(params, inputs, out, context):\n    raise RuntimeError("no idea")\n\n\nSTAGES = {'
+            "STAGES = {",
+            'def fails(params, inputs, out, context):\n    raise RuntimeError("no '
+            'idea")\n\n\nSTAGES = {',
         )
     )
     api.prepare = functools.partial(api.prepare.func, stages=str(broken))  # monkeypatch restores it
-    result = castlewalls("run", "suite.yaml", "--attacks", "fake_attack", "--seeds", "0", "--jobs", "1", "--no-report")
+    result = castlewalls(
+        "run",
+        "suite.yaml",
+        "--attacks",
+        "fake_attack",
+        "--seeds",
+        "0",
+        "--jobs",
+        "1",
+        "--no-report",
+    )
     assert result.exit_code == 1
     assert "invert tiny fake_invert seed 0: RuntimeError: no idea" in result.stdout
     (run,) = read_runs(tmp_path / "store")
@@ -123,8 +161,14 @@ def test_a_failing_plugin_is_a_row_and_exit_code_1(castlewalls, tmp_path):
 BAD = [
     (["run", "suit.yaml"], "suite suit.yaml: there is no such file"),
     (["run", "digitz"], "unknown suite 'digitz'; did you mean 'digits'?"),
-    (["run", "suite.yaml", "--attacks", "fake_atack"], "unknown attack 'fake_atack'; did you mean 'fake_attack'?"),
-    (["run", "suite.yaml", "--seeds", "one"], "--seeds must be whole numbers with commas between, got 'one'"),
+    (
+        ["run", "suite.yaml", "--attacks", "fake_atack"],
+        "unknown attack 'fake_atack'; did you mean 'fake_attack'?",
+    ),
+    (
+        ["run", "suite.yaml", "--seeds", "one"],
+        "--seeds must be whole numbers with commas between, got 'one'",
+    ),
     (["run", "suite.yaml", "--limit", "0"], "--limit must be at least 1, got 0"),
     (["run", "suite.yaml", "--jobs", "0"], "--jobs must be at least 1, got 0"),
     (["run", "suite.yaml", "--timeout", "0"], "--timeout must be above 0 seconds, got 0"),
@@ -136,7 +180,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD]
+)
 def test_bad_input_is_one_line_and_exit_code_2(castlewalls, arguments, message, tmp_path):
     result = castlewalls(*arguments)
     assert result.exit_code == 2
@@ -167,17 +213,25 @@ def test_a_dry_run_writes_nothing(castlewalls, tmp_path):
     assert result.exit_code == 0, result.output
     assert "14 cells" in result.stdout and "about" in result.stdout and "train" in result.stdout
     assert not (tmp_path / "store").exists()
-    as_json = json.loads(castlewalls("run", "suite.yaml", "--dry-run", "--seeds", "0", "--json").stdout)
+    as_json = json.loads(
+        castlewalls("run", "suite.yaml", "--dry-run", "--seeds", "0", "--json").stdout
+    )
     assert as_json["stages"]["train"] == 2 and as_json["cached"] == 0 and as_json["unknown"] == []
 
 
 def test_a_plan_lists_the_stages_and_the_skipped_pairs(castlewalls):
     shown = castlewalls("plan", "suite.yaml", "--seeds", "0")
     assert shown.exit_code == 0
-    assert "skipped: fake_text_attack x fake_sampler: fake_text_attack applies to text testbeds" in shown.stdout
+    assert (
+        "skipped: fake_text_attack x fake_sampler: fake_text_attack applies to text testbeds"
+        in shown.stdout
+    )
     dry = castlewalls("run", "suite.yaml", "--dry-run").stdout
     assert dry.count("skipped: fake_text_attack x fake_sampler: ") == 1
-    lines = [json.loads(line) for line in castlewalls("plan", "suite.yaml", "--seeds", "0", "--json").stdout.splitlines()]
+    lines = [
+        json.loads(line)
+        for line in castlewalls("plan", "suite.yaml", "--seeds", "0", "--json").stdout.splitlines()
+    ]
     keys = {line["key"] for line in lines}
     assert {"aim", "train", "sample", "features", "measure", "record", "invert", "reference"} == {
         line["stage"] for line in lines
@@ -189,8 +243,12 @@ def test_a_plan_lists_the_stages_and_the_skipped_pairs(castlewalls):
 
 def test_listing_names_everything(castlewalls):
     listed = json.loads(castlewalls("list", "--json").stdout)
-    assert {"none", "fake_attack"} <= set(listed["attacks"]) and {"none", "fake_sampler"} <= set(listed["defenses"])
-    assert {"digits-ddpm", "cifar10-ddpm", "celebahq-ddpm"} <= set(listed["testbeds"]) and "digits" in listed["suites"]
+    assert {"none", "fake_attack"} <= set(listed["attacks"]) and {"none", "fake_sampler"} <= set(
+        listed["defenses"]
+    )
+    assert {"digits-ddpm", "cifar10-ddpm", "celebahq-ddpm"} <= set(
+        listed["testbeds"]
+    ) and "digits" in listed["suites"]
     assert {"strip", "noise_shift"} <= set(listed["detectors"])
     assert castlewalls("list", "suites").stdout.startswith("  digits ")
     assert "attacks:" in castlewalls("list").stdout
@@ -199,10 +257,19 @@ def test_listing_names_everything(castlewalls):
 def test_showing_a_plugin_gives_its_declaration_parameters_and_source(castlewalls):
     (shown,) = json.loads(castlewalls("show", "fake_attack", "--json").stdout)
     assert shown["card"]["applies_to"] == ["unconditional"]
-    assert {parameter["name"]: parameter["default"] for parameter in shown["parameters"]}["poison_rate"] == 0.1
+    assert {parameter["name"]: parameter["default"] for parameter in shown["parameters"]}[
+        "poison_rate"
+    ] == 0.1
     text = castlewalls("show", "fake_attack").stdout
-    assert "poison_rate: float, default 0.1" in text and "A backdoor that is none." in text and "fake_plugins.py" in text
-    assert [item["kind"] for item in json.loads(castlewalls("show", "none", "--json").stdout)] == ["attack", "defense"]
+    assert (
+        "poison_rate: float, default 0.1" in text
+        and "A backdoor that is none." in text
+        and "fake_plugins.py" in text
+    )
+    assert [item["kind"] for item in json.loads(castlewalls("show", "none", "--json").stdout)] == [
+        "attack",
+        "defense",
+    ]
     assert "seeds" in castlewalls("show", "digits").stdout
     assert "digits-cnn" in castlewalls("show", "digits-ddpm").stdout
 
@@ -210,9 +277,17 @@ def test_showing_a_plugin_gives_its_declaration_parameters_and_source(castlewall
 def test_the_doctor_looks_at_everything(castlewalls):
     result = castlewalls("doctor", "--json", plugin=False)
     checks = {check["name"]: check for check in json.loads(result.stdout)}
-    assert {"python", "processor", "bf16", "memory", "store", "cuda", "attacks", "shipped weights", "cifar10-ddpm"} <= set(
-        checks
-    )
+    assert {
+        "python",
+        "processor",
+        "bf16",
+        "memory",
+        "store",
+        "cuda",
+        "attacks",
+        "shipped weights",
+        "cifar10-ddpm",
+    } <= set(checks)
     assert result.exit_code == int(any(check["status"] == "problem" for check in checks.values()))
     (Path("blocked")).write_text("")
     blocked = castlewalls("doctor", "--store", "blocked", plugin=False)
@@ -238,7 +313,11 @@ def test_pretraining_is_for_embedded_testbeds(castlewalls, monkeypatch, tmp_path
 
     monkeypatch.setattr("bench.testbeds.digits_ddpm.pretrain", recipe)
     result = castlewalls("pretrain", "digits-ddpm", "--output", "weights", plugin=False)
-    assert result.exit_code == 0 and "accuracy 0.97" in result.stdout and "1/1 training" in result.stderr
+    assert (
+        result.exit_code == 0
+        and "accuracy 0.97" in result.stdout
+        and "1/1 training" in result.stderr
+    )
     from bench import testbeds
 
     assert testbeds.damaged_files(tmp_path / "weights") == []
@@ -252,7 +331,9 @@ def test_pretraining_draws_one_bar_however_many_steps(castlewalls, monkeypatch):
     """A bar a step took more time than the training itself."""
     bars = []
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
-    monkeypatch.setattr("rich.progress.Progress.add_task", lambda self, what, **options: bars.append(what) or 0)
+    monkeypatch.setattr(
+        "rich.progress.Progress.add_task", lambda self, what, **options: bars.append(what) or 0
+    )
     monkeypatch.setattr("rich.progress.Progress.update", lambda self, task, **options: None)
 
     def recipe(output, progress):
@@ -262,7 +343,9 @@ def test_pretraining_draws_one_bar_however_many_steps(castlewalls, monkeypatch):
         return {}
 
     monkeypatch.setattr("bench.testbeds.digits_ddpm.pretrain", recipe)
-    assert castlewalls("pretrain", "digits-ddpm", "--output", "weights", plugin=False).exit_code == 0
+    assert (
+        castlewalls("pretrain", "digits-ddpm", "--output", "weights", plugin=False).exit_code == 0
+    )
     assert bars == ["training"]
 
 
@@ -273,7 +356,10 @@ def test_every_command_has_help_with_examples(name):
 
 
 def test_the_version_is_the_packages():
-    assert CliRunner().invoke(cli, ["--version"]).stdout == f"castlewalls, version {bench.__version__}\n"
+    assert (
+        CliRunner().invoke(cli, ["--version"]).stdout
+        == f"castlewalls, version {bench.__version__}\n"
+    )
 
 
 def test_importing_bench_loads_nothing_heavy():
@@ -282,7 +368,9 @@ def test_importing_bench_loads_nothing_heavy():
         "import sys, bench, bench.cli, bench.engine, bench.record;"
         "print(sorted({'torch', 'pandas', 'diffusers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1]
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -298,7 +386,10 @@ def test_a_notebook_gets_a_table(castlewalls, fake_plugins, tmp_path):
     }
     table = bench.run("suite.yaml", tmp_path / "other", **options)
     assert list(table["attack"]) == ["fake_attack", "none", "real_images", "base_model"]
-    assert table["fid[fake]"].notna().all() and (table["cost.seconds"][table["attack"] != "real_images"] > 0).all()
+    assert (
+        table["fid[fake]"].notna().all()
+        and (table["cost.seconds"][table["attack"] != "real_images"] > 0).all()
+    )
     with pytest.raises(bench.errors.UserError, match="there is no store"):
         bench.load_records(tmp_path / "nowhere")
 
@@ -320,18 +411,41 @@ main()
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_an_interrupt_is_one_line_and_exit_code_130(castlewalls, fake_plugins, tmp_path, number):
     script = tmp_path / "run.py"
-    script.write_text(INTERRUPTED.format(testbed=str(HERE / "engine" / "fake_testbed.py"), stages=STAGES))
-    command = [sys.executable, str(script), "run", "suite.yaml", "--plugin", str(fake_plugins), "--jobs", "1"]
+    script.write_text(
+        INTERRUPTED.format(testbed=str(HERE / "engine" / "fake_testbed.py"), stages=STAGES)
+    )
+    command = [
+        sys.executable,
+        str(script),
+        "run",
+        "suite.yaml",
+        "--plugin",
+        str(fake_plugins),
+        "--jobs",
+        "1",
+    ]
     environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "FAKE_SLEEP": "0.3"}
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("store/stages/*/*"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while (
+        len(list(tmp_path.glob("store/stages/*/*"))) < 2
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     kept = len(list(tmp_path.glob("store/stages/*/*")))
-    assert err.strip().splitlines()[-1] == f"interrupted; {kept} stages are kept; run the same command to go on"
+    assert (
+        err.strip().splitlines()[-1]
+        == f"interrupted; {kept} stages are kept; run the same command to go on"
+    )
     assert list((tmp_path / "store" / "tmp").iterdir()) == []

@@ -1,4 +1,6 @@
-"""What cannot be run together is said before anything runs: a class there is not, a trigger larger than the image, no row to poison."""
+"""What cannot be run together is said before anything runs: a class there is not, a trigger larger
+than the image, no row to poison.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +24,38 @@ def registry() -> Registry:
 
 def faults(registry: Registry, testbed: str, *attacks: dict[str, Any]) -> list[str]:
     entries = [{"name": entry.pop("name"), "params": entry} for entry in map(dict, attacks)]
-    suite = parse_suite({"name": "s", "testbeds": [testbed], "attacks": entries}, registry, "s.yaml")
+    suite = parse_suite(
+        {"name": "s", "testbeds": [testbed], "attacks": entries}, registry, "s.yaml"
+    )
     return suite_faults(suite, [*suite.attacks, registry.attack("none")])
 
 
 REFUSED = [
-    ("digits-cfg", {"name": "badnets", "target_class": 11}, "target_class must be one of the training set's labels (0, 1"),
-    ("digits-cfg", {"name": "wanet", "poison_rate": 1e-4}, "poison_rate must be at least one row of the 5748, got 0.0001"),
+    (
+        "digits-cfg",
+        {"name": "badnets", "target_class": 11},
+        "target_class must be one of the training set's labels (0, 1",
+    ),
+    (
+        "digits-cfg",
+        {"name": "wanet", "poison_rate": 1e-4},
+        "poison_rate must be at least one row of the 5748, got 0.0001",
+    ),
     (
         "digits-cfg",
         {"name": "badnets", "poison_rate": 0.95},
         "5460 rows are among the 5168 to be had outside class 6, got 0.95",
     ),
-    ("digits-cfg", {"name": "badnets", "poison_rate": 0.6, "duplicates": "clean"}, "among the 2584 to be had outside class 6"),
-    ("digits-sd", {"name": "clean_label", "poison_rate": 0.5}, "2874 rows are among the 580 to be had in class 6, got 0.5"),
+    (
+        "digits-cfg",
+        {"name": "badnets", "poison_rate": 0.6, "duplicates": "clean"},
+        "among the 2584 to be had outside class 6",
+    ),
+    (
+        "digits-sd",
+        {"name": "clean_label", "poison_rate": 0.5},
+        "2874 rows are among the 580 to be had in class 6, got 0.5",
+    ),
     (
         "digits-sd",
         {"name": "badnets", "pattern_size": 17},
@@ -50,16 +70,30 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("testbed", "attack", "message"), REFUSED)
-def test_an_attack_that_a_testbed_does_not_fit_is_one_line(registry: Registry, testbed: str, attack: Any, message: str) -> None:
+def test_an_attack_that_a_testbed_does_not_fit_is_one_line(
+    registry: Registry, testbed: str, attack: Any, message: str
+) -> None:
     (line,) = faults(registry, testbed, attack)
     assert message in line and line.startswith(f"{attack['name']} on {testbed}: ")
 
 
 def test_all_pairs_that_do_not_fit_are_said_at_once(registry: Registry) -> None:
-    pairs = [{"name": "badnets", "target_class": 11, "pattern_size": 17}, {"name": "wanet", "poison_rate": 1e-4}]
+    pairs = [
+        {"name": "badnets", "target_class": 11, "pattern_size": 17},
+        {"name": "wanet", "poison_rate": 1e-4},
+    ]
     assert len(faults(registry, "digits-cfg", *pairs)) == 3
-    assert faults(registry, "digits-cfg", {"name": "badnets", "poison_rate": 0.8}, {"name": "relabel_only"}) == []
-    # An attack that does not apply to this kind of testbed is skipped, so nothing of it can be wrong.
+    assert (
+        faults(
+            registry,
+            "digits-cfg",
+            {"name": "badnets", "poison_rate": 0.8},
+            {"name": "relabel_only"},
+        )
+        == []
+    )
+    # An attack that does not apply to this kind of testbed is skipped, so nothing of it can be
+    # wrong.
     assert faults(registry, "digits-ddpm", *pairs) == []
 
 
@@ -72,10 +106,15 @@ def test_an_attack_of_ones_own_needs_no_check_of_its_class(registry: Registry) -
     """The classes are the testbed's, so the harness knows."""
     own = registry.attack("badnets")
     object.__setattr__(own, "target_class", 3)
-    assert suite_faults(parse_suite({"name": "s", "testbeds": ["digits-cfg"]}, registry, "s"), [own]) == []
+    assert (
+        suite_faults(parse_suite({"name": "s", "testbeds": ["digits-cfg"]}, registry, "s"), [own])
+        == []
+    )
     outside = Elsewhere()
     type(outside).card = own.card  # type: ignore[misc]
-    (line,) = suite_faults(parse_suite({"name": "s", "testbeds": ["digits-cfg"]}, registry, "s"), [outside])
+    (line,) = suite_faults(
+        parse_suite({"name": "s", "testbeds": ["digits-cfg"]}, registry, "s"), [outside]
+    )
     assert line == "badnets on digits-cfg: the target class must be from 0 to 9, got 10"
 
 
@@ -83,23 +122,39 @@ def test_planning_asks_for_no_pixels(registry: Registry, monkeypatch: pytest.Mon
     """At paper scale the images are gigabytes that nobody has decoded yet."""
     for what in ("train_images", "held_out_images"):
         monkeypatch.setattr(DigitsSD, what, lambda self: pytest.fail("images were read"))
-    assert faults(registry, "digits-sd", {"name": "badnets"}, {"name": "clean_label"}, {"name": "wanet"}) == []
+    assert (
+        faults(
+            registry, "digits-sd", {"name": "badnets"}, {"name": "clean_label"}, {"name": "wanet"}
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("duplicates", ["none", "clean", "poisoned"])
-def test_what_is_said_at_planning_is_what_poisoning_says(registry: Registry, duplicates: str) -> None:
+def test_what_is_said_at_planning_is_what_poisoning_says(
+    registry: Registry, duplicates: str
+) -> None:
     """The check and the attack may not disagree: either would cost a run."""
     labels = torch.tensor([0] * 6 + [1] * 4)
     images = torch.zeros((10, 3, 16, 16), dtype=torch.uint8)
     for rate in np.arange(1, 100) / 100:
-        attack = registry.attack("badnets", {"target_class": 0, "poison_rate": float(rate), "duplicates": duplicates})
-        said = attack.faults(TrainingSet(images.to("meta"), torch.zeros(10, dtype=torch.bool), labels))
+        attack = registry.attack(
+            "badnets", {"target_class": 0, "poison_rate": float(rate), "duplicates": duplicates}
+        )
+        said = attack.faults(
+            TrainingSet(images.to("meta"), torch.zeros(10, dtype=torch.bool), labels)
+        )
         try:
-            attack.poison(TrainingSet(images, torch.zeros(10, dtype=torch.bool), labels), np.random.default_rng(0))
+            attack.poison(
+                TrainingSet(images, torch.zeros(10, dtype=torch.bool), labels),
+                np.random.default_rng(0),
+            )
             assert said == []
         except ValueError as error:
             assert said == [str(error)]
-    alike = TrainingSet(images.to("meta"), torch.zeros(10, dtype=torch.bool), torch.zeros(10, dtype=torch.int64))
+    alike = TrainingSet(
+        images.to("meta"), torch.zeros(10, dtype=torch.bool), torch.zeros(10, dtype=torch.int64)
+    )
     assert registry.attack("badnets", {"target_class": 0}).faults(alike) == [
         "badnets: all 10 rows are of class 0, so there is no other row to poison"
     ]

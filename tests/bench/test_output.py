@@ -1,4 +1,6 @@
-"""The standard streams of a real process: a closed pipe, a full disk, a terminal that knows no accents, and text that takes it over."""
+"""The standard streams of a real process: a closed pipe, a full disk, a terminal that knows no
+accents, and text that takes it over.
+"""
 
 import os
 import subprocess
@@ -23,7 +25,9 @@ class Mine(SamplerDefense):
 def castlewalls(arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = f'set -o pipefail; "{sys.executable}" -m bench {arguments}'
     settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(["bash", "-c", command], env=settings, capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        ["bash", "-c", command], env=settings, capture_output=True, text=True, timeout=200
+    )
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
@@ -36,7 +40,9 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 def test_a_result_that_cannot_be_written_is_one_line_and_progress_is_no_result() -> None:
     lost = castlewalls("list > /dev/full")
     assert lost.returncode == 2
-    assert lost.stderr == "castlewalls: standard output cannot be written: No space left on device\n"
+    assert (
+        lost.stderr == "castlewalls: standard output cannot be written: No space left on device\n"
+    )
     quiet = castlewalls("show nothing_like_it 2> /dev/full")
     assert quiet.returncode == 2 and quiet.stdout == ""
 

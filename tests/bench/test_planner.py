@@ -30,7 +30,12 @@ def planned(tiny, fake_plugins, stages_file):
             "defenses": ["fake_sampler", "fake_repair", "fake_invert"],
             "seeds": [0, 1],
         }
-        return make_plan(parse_suite(suite | changes, registry, "s.yaml"), registry, load_stages(stages_file), device)
+        return make_plan(
+            parse_suite(suite | changes, registry, "s.yaml"),
+            registry,
+            load_stages(stages_file),
+            device,
+        )
 
     return plan
 
@@ -67,10 +72,17 @@ def test_cells_share_what_they_can(planned):
     counted = {}
     for stage in plan.stages.values():
         counted[stage.name] = counted.get(stage.name, 0) + 1
-    # Three generators (two attacks, the honest one); each repaired once and inverted once; one reference for all.
-    assert counted["reference"] == 1 and counted["train"] == 3 and counted["repair"] == 3 and counted["invert"] == 3
-    # A backdoored generator is sampled 3 ways (clean, noise, image), the honest one 5 (two probes share the clean samples),
-    # under no defense, the sampler defense, and after repair; and the base model once.
+    # Three generators (two attacks, the honest one); each repaired once and inverted once; one
+    # reference for all.
+    assert (
+        counted["reference"] == 1
+        and counted["train"] == 3
+        and counted["repair"] == 3
+        and counted["invert"] == 3
+    )
+    # A backdoored generator is sampled 3 ways (clean, noise, image), the honest one 5 (two probes
+    # share the clean samples), under no defense, the sampler defense, and after repair; and the
+    # base model once.
     assert counted["sample"] == (3 + 3 + 5) * 3 + 1
     assert counted["record"] == len(plan.cells) == 18
     # One set of features for every set of clean samples.
@@ -88,8 +100,12 @@ def test_the_inputs_of_each_family_of_cell(planned):
     assert inputs[0] == common | drawn | features
     assert inputs[1] == inputs[2] == common | drawn | before | features
     assert inputs[3] == common | {"recovered"} | before
-    control, sampler, model, anchor = (plan.stages[plan.cells[index].stage].inputs for index in (0, 1, 2, 17))
-    assert {role: sampler[UNDEFENDED + role] for role in drawn} == {role: control[role] for role in drawn}
+    control, sampler, model, anchor = (
+        plan.stages[plan.cells[index].stage].inputs for index in (0, 1, 2, 17)
+    )
+    assert {role: sampler[UNDEFENDED + role] for role in drawn} == {
+        role: control[role] for role in drawn
+    }
     repaired = plan.stages[plan.stages[model["clean"]].inputs["generator"]]
     assert names(plan, repaired.key, repaired.inputs["generator"]) == ["repair", "train"]
     assert inputs[16] == {"reference"} and inputs[17] == {"reference", "clean"} | features
@@ -99,11 +115,22 @@ def test_the_inputs_of_each_family_of_cell(planned):
 def test_what_is_measured_follows_from_what_a_cell_has(planned):
     plan = planned(seeds=[0])
     measured = [
-        {role.removeprefix(MEASURED_BY) for role in plan.stages[cell.stage].inputs if role.startswith(MEASURED_BY)}
+        {
+            role.removeprefix(MEASURED_BY)
+            for role in plan.stages[cell.stage].inputs
+            if role.startswith(MEASURED_BY)
+        }
         for cell in plan.cells
     ]
-    assert measured[0] == measured[1] == {"image_quality", "distance_to_target", "robust_success", "stage_doubts"}
-    assert measured[3] == {"inversion", "recovered_trigger", "stage_doubts"} and measured[16] == {"real_images", "stage_doubts"}
+    assert (
+        measured[0]
+        == measured[1]
+        == {"image_quality", "distance_to_target", "robust_success", "stage_doubts"}
+    )
+    assert measured[3] == {"inversion", "recovered_trigger", "stage_doubts"} and measured[16] == {
+        "real_images",
+        "stage_doubts",
+    }
     for cell, names in zip(plan.cells, measured, strict=True):
         absent = plan.stages[cell.stage].params["absent"]
         given = {metric for name in names for metric in table()[name].metrics}
@@ -112,21 +139,42 @@ def test_what_is_measured_follows_from_what_a_cell_has(planned):
 
 
 def test_defenses_at_once_are_one_column(planned):
-    """A repaired model may be sampled with a sampler defense, and inverted; each part is the stage it is alone."""
+    """A repaired model may be sampled with a sampler defense, and inverted; each part is the stage
+    it is alone.
+    """
     both = [["fake_repair", "fake_sampler"], ["fake_repair", "fake_invert"]]
     plan = planned(defenses=["fake_sampler", "fake_repair", *both], seeds=[0])
-    columns = {cell.defense.name: cell for cell in plan.cells if cell.attack.params.get("trigger") == "box"}
-    assert list(columns) == ["none", "fake_sampler", "fake_repair", "fake_repair + fake_sampler", "fake_repair + fake_invert"]
-    assert [cell.kind for cell in columns.values()] == ["control", "sampler", "model", "model", "inversion"]
+    columns = {
+        cell.defense.name: cell for cell in plan.cells if cell.attack.params.get("trigger") == "box"
+    }
+    assert list(columns) == [
+        "none",
+        "fake_sampler",
+        "fake_repair",
+        "fake_repair + fake_sampler",
+        "fake_repair + fake_invert",
+    ]
+    assert [cell.kind for cell in columns.values()] == [
+        "control",
+        "sampler",
+        "model",
+        "model",
+        "inversion",
+    ]
     inputs = {name: plan.stages[cell.stage].inputs for name, cell in columns.items()}
-    alone, sampled = (plan.stages[inputs[name]["clean"]] for name in ("fake_repair", "fake_repair + fake_sampler"))
+    alone, sampled = (
+        plan.stages[inputs[name]["clean"]] for name in ("fake_repair", "fake_repair + fake_sampler")
+    )
     assert alone.inputs == sampled.inputs and alone.params["defenses"] == []
     assert [spec["name"] for spec in sampled.params["defenses"]] == ["fake_sampler"]
     inverted = plan.stages[inputs["fake_repair + fake_invert"]["recovered"]]
     assert inverted.inputs == alone.inputs
     twice = planned(defenses=[["fake_repair", {"name": "fake_repair"}]], seeds=[0])
     repaired = [stage for stage in twice.stages.values() if stage.name == "repair"]
-    assert {names(twice, stage.inputs["generator"])[0] for stage in repaired} == {"train", "repair"}, "each after the other"
+    assert {names(twice, stage.inputs["generator"])[0] for stage in repaired} == {
+        "train",
+        "repair",
+    }, "each after the other"
 
 
 def test_inputs_stand_before_what_needs_them(planned):
@@ -141,12 +189,17 @@ def test_a_pair_that_makes_no_sense_is_skipped_with_the_reason(planned):
     skipped = [cell for cell in plan.cells if cell.stage is None]
     assert [cell.attack.name for cell in skipped] == ["fake_text_attack", "none"]
     assert skipped[0].reason == "fake_text_attack applies to text testbeds; tiny is unconditional"
-    assert all(stage.params.get("attack", None) is None or stage.name == "record" for stage in plan.stages.values())
+    assert all(
+        stage.params.get("attack", None) is None or stage.name == "record"
+        for stage in plan.stages.values()
+    )
 
 
 def test_a_limit_takes_the_first_cells_with_their_stages_only(planned):
     plan = planned().limited(1)
-    assert [(cell.attack.name, cell.defense.name) for cell in plan.cells] == [("fake_attack", "none")]
+    assert [(cell.attack.name, cell.defense.name) for cell in plan.cells] == [
+        ("fake_attack", "none")
+    ]
     assert sorted(stage.name for stage in plan.stages.values()) == [
         "aim",
         "features",
@@ -170,7 +223,9 @@ def test_keys_follow_what_decides_a_result_and_nothing_else(planned):
     assert not set(planned(device="cuda").stages) & set(first.stages)
     sharper = planned(testbeds=[{"name": "tiny", "params": {"num_inference_steps": 50}}])
     shared = {sharper.stages[key].name for key in set(sharper.stages) & set(first.stages)}
-    assert shared == {"train", "reference"}, "the sampler decides neither training nor the real images' features"
+    assert shared == {"train", "reference"}, (
+        "the sampler decides neither training nor the real images' features"
+    )
     assert sharper.cells[0].protocol != first.cells[0].protocol
     moved = planned(testbeds=[{"name": "tiny", "params": {"data": "elsewhere"}}])
     assert [cell.protocol for cell in moved.cells] == [cell.protocol for cell in first.cells]
@@ -180,7 +235,9 @@ def test_keys_follow_what_decides_a_result_and_nothing_else(planned):
 
 
 def test_a_raised_version_is_another_protocol_and_a_new_measurement_is_none(planned, monkeypatch):
-    """Records kept a protocol that their keys did not hold; and a board that splits at every new metric compares nothing."""
+    """Records kept a protocol that their keys did not hold; and a board that splits at every new
+    metric compares nothing.
+    """
     first, known = planned(), dict(table())
     new = dataclasses.replace(known["stage_doubts"], name="news")
     raised = known | {"image_quality": dataclasses.replace(known["image_quality"], version=2)}
@@ -194,15 +251,26 @@ def test_a_raised_version_is_another_protocol_and_a_new_measurement_is_none(plan
 
 def test_one_and_one_point_zero_are_one_parameter(planned):
     whole = planned(attacks=[{"name": "fake_attack", "params": {"poison_rate": 1}}])
-    assert set(whole.stages) == set(planned(attacks=[{"name": "fake_attack", "params": {"poison_rate": 1.0}}]).stages)
+    assert set(whole.stages) == set(
+        planned(attacks=[{"name": "fake_attack", "params": {"poison_rate": 1.0}}]).stages
+    )
 
 
 def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned, tmp_path):
     plan = planned(seeds=[0]).limited(1)
     declared = estimate(plan, None, jobs=1)
-    assert declared.stages == {"reference": 1, "aim": 1, "train": 1, "sample": 3, "features": 1, "measure": 4, "record": 1}
+    assert declared.stages == {
+        "reference": 1,
+        "aim": 1,
+        "train": 1,
+        "sample": 3,
+        "features": 1,
+        "measure": 4,
+        "record": 1,
+    }
     assert declared.seconds == declared.wall_seconds == 1 + 60 + 30 + 4
-    assert estimate(plan, None, jobs=8).wall_seconds == 60 + 10 + 1  # no machine is faster than the longest chain
+    # no machine is faster than the longest chain
+    assert estimate(plan, None, jobs=8).wall_seconds == 60 + 10 + 1
     store = Store(tmp_path)
     train = next(stage for stage in plan.stages.values() if stage.name == "train")
     from bench.engine.store import commit
@@ -211,10 +279,16 @@ def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned,
         made = store.new_folder(place * 32)
         made.mkdir()
         groups = alike("train", train.params | params)
-        commit(made, store.folder(place * 32), {"stage": "train", "alike": groups, "cost": {"seconds": seconds}})
+        commit(
+            made,
+            store.folder(place * 32),
+            {"stage": "train", "alike": groups, "cost": {"seconds": seconds}},
+        )
 
     took("00", 9.0, attack={"name": "another_attack", "params": {}})
-    assert estimate(plan, store, jobs=1).seconds == 1 + 9 + 30 + 4, "an attack never run is expected to take as long as others"
+    assert estimate(plan, store, jobs=1).seconds == 1 + 9 + 30 + 4, (
+        "an attack never run is expected to take as long as others"
+    )
     took("11", 7.0, seed=5)
     assert estimate(plan, store, jobs=1).seconds == 1 + 7 + 30 + 4
 
@@ -223,7 +297,11 @@ def test_a_comment_or_docstring_keeps_results_and_code_does_not(tmp_path):
     text = "def f(x):\n    return x + 1\n"
     hashes = []
     for index, version in enumerate(
-        [text, '"""Doc."""\n# why\ndef f(x):\n    """Doc."""\n\n    return (x + 1)  # so\n', text.replace("1", "2")]
+        [
+            text,
+            '"""Doc."""\n# why\ndef f(x):\n    """Doc."""\n\n    return (x + 1)  # so\n',
+            text.replace("1", "2"),
+        ]
     ):
         path = tmp_path / f"{index}.py"
         path.write_text(version)
@@ -233,10 +311,18 @@ def test_a_comment_or_docstring_keeps_results_and_code_does_not(tmp_path):
 
 def test_a_plugins_base_class_is_part_of_it(fake_plugins):
     registry = Registry([fake_plugins])
-    one, other = (registry.build("attacks", "fake_attack", {"poison_rate": rate}) for rate in (0.1, 0.5))
+    one, other = (
+        registry.build("attacks", "fake_attack", {"poison_rate": rate}) for rate in (0.1, 0.5)
+    )
     honest = registry.build("attacks", "none")
-    assert closure_of_class(type(one)) == closure_of_class(type(other)) != closure_of_class(type(honest))
-    assert ("bench.plugin", "Attack") in closure_of_class(type(one)).symbols, "what a stranger's file imports of ours"
+    assert (
+        closure_of_class(type(one))
+        == closure_of_class(type(other))
+        != closure_of_class(type(honest))
+    )
+    assert ("bench.plugin", "Attack") in closure_of_class(type(one)).symbols, (
+        "what a stranger's file imports of ours"
+    )
 
 
 def test_a_key_does_not_depend_on_the_order_of_parameters():
@@ -247,16 +333,26 @@ def test_a_key_does_not_depend_on_the_order_of_parameters():
 
 
 def test_what_was_chosen_on_a_cell_is_said_in_that_cell_alone(planned):
-    """A default picked on the very attack and seed that is then reported flatters itself, and a reader must know."""
-    tuned = [{"parameters": ["strength"], "testbed": "tiny", "attacks": ["fake_attack"], "seeds": [1]}]
+    """A default picked on the very attack and seed that is then reported flatters itself, and a
+    reader must know.
+    """
+    tuned = [
+        {"parameters": ["strength"], "testbed": "tiny", "attacks": ["fake_attack"], "seeds": [1]}
+    ]
     plan = planned(tuned=tuned)
     own = "tuned: strength of the suite chosen on this attack and seed"
-    said = {cell.seed: own in plan.stages[cell.stage].params["tuned"] for cell in plan.cells if cell.kind != "anchor"}
+    said = {
+        cell.seed: own in plan.stages[cell.stage].params["tuned"]
+        for cell in plan.cells
+        if cell.kind != "anchor"
+    }
     assert said == {0: False, 1: True}
     undeclared = "tuned: fake_attack does not say what its parameters were chosen on"
     assert undeclared in plan.stages[plan.cells[0].stage].params["tuned"]
     shared = {key for key, stage in plan.stages.items() if stage.name != "record"}
-    assert shared == {key for key, stage in planned().stages.items() if stage.name != "record"}, "only words changed"
+    assert shared == {key for key, stage in planned().stages.items() if stage.name != "record"}, (
+        "only words changed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,7 +360,17 @@ def test_what_was_chosen_on_a_cell_is_said_in_that_cell_alone(planned):
     [
         ("strength", "tuned must be a list"),
         ([{"parameter": ["strength"]}], "did you mean 'parameters'"),
-        ([{"parameters": ["strength"], "testbed": "tiny", "attacks": "fake_attack", "seeds": [1]}], "attacks must be"),
+        (
+            [
+                {
+                    "parameters": ["strength"],
+                    "testbed": "tiny",
+                    "attacks": "fake_attack",
+                    "seeds": [1],
+                }
+            ],
+            "attacks must be",
+        ),
     ],
 )
 def test_a_tuning_that_cannot_be_read_is_one_line(planned, tuned, message):

@@ -1,4 +1,6 @@
-"""Records and accounts from anywhere: what is odd in one of them is one row or one line, and never anybody else's board."""
+"""Records and accounts from anywhere: what is odd in one of them is one row or one line, and never
+anybody else's board.
+"""
 
 import copy
 import json
@@ -85,7 +87,10 @@ BAD = {
     "a picture that is a number": (["pictures"], {"strip": 1}),
     "a reason that is a number": (["reason"], 7),
     "metrics as a list": (["metrics"], []),
-    "too many metrics": (["metrics"], {str(index): {"value": 1} for index in range(MAX_ENTRIES + 1)}),
+    "too many metrics": (
+        ["metrics"],
+        {str(index): {"value": 1} for index in range(MAX_ENTRIES + 1)},
+    ),
 }
 TEXTS = {name: changed(*change) for name, change in BAD.items()} | {
     "empty": "",
@@ -106,7 +111,9 @@ def test_a_bad_record_is_refused_in_one_line(text):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -128,7 +135,9 @@ def test_whatever_stands_in_a_record_it_is_read_or_refused(path, value):
 
 
 def test_text_is_made_harmless():
-    """Lone surrogates cannot be written, escapes clear the reader's screen, and a reason of 30 MB would stand in every tooltip."""
+    """Lone surrogates cannot be written, escapes clear the reader's screen, and a reason of 30 MB
+    would stand in every tooltip.
+    """
     text = "\x1b[2Jgone\x1b]0;title\x07 caf\udce9 \x9b31mred \u202eabc" + "x" * 100_000
     data = json.loads(GOOD.to_json()) | {"reason": text, "trace": text, "status": "failed"}
     data["attack"]["label"] = text
@@ -138,7 +147,7 @@ def test_text_is_made_harmless():
     assert "\x1b" not in record.trace and len(record.trace) <= 20_000
 
 
-# --- whole stores -----------------------------------------------------------------------------------------------------------
+# --- whole stores ---------------------------------------------------------------------------------
 
 
 def write(store, records, ids=True):
@@ -148,11 +157,26 @@ def write(store, records, ids=True):
         folder = store / "stages" / f"{index:02d}" / "x"
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(text)
-        (folder / MANIFEST).write_text(json.dumps({"stage": "measure", "files": file_hashes(folder)}))
+        (folder / MANIFEST).write_text(
+            json.dumps({"stage": "measure", "files": file_hashes(folder)})
+        )
         named = [["t", {"n": 1}], ["a", {"rate": 0.1}], ["p", {}], ["d", {}], index]
-        about = {"id": json.dumps(named), "labels": ["t", "a(rate=0.1)", "p", "d"], "kind": "sampler", "protocol": "1234"}
-        cells.append((about if ids else {}) | {"status": "ok", "record": f"stages/{index:02d}/x/record.json"})
-    account = {"suite": "mine", "description": "", "started": "2026-01-01T00:00:00+00:00", "finished": None, "cells": cells}
+        about = {
+            "id": json.dumps(named),
+            "labels": ["t", "a(rate=0.1)", "p", "d"],
+            "kind": "sampler",
+            "protocol": "1234",
+        }
+        cells.append(
+            (about if ids else {}) | {"status": "ok", "record": f"stages/{index:02d}/x/record.json"}
+        )
+    account = {
+        "suite": "mine",
+        "description": "",
+        "started": "2026-01-01T00:00:00+00:00",
+        "finished": None,
+        "cells": cells,
+    }
     (store / "runs").mkdir()
     (store / "runs" / "mine.json").write_text(json.dumps(account))
     return store
@@ -164,10 +188,16 @@ def seeded(seed):
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_one_bad_record_is_one_failed_row(tmp_path, text):
-    """A colleague's store, or one file that a copy cut off, used to take the board of everything."""
+    """A colleague's store, or one file that a copy cut off, used to take the board of
+    everything.
+    """
     store = write(tmp_path / "store", [seeded(0), text, seeded(2)])
     (run,) = read_runs(store)
-    assert [(record.seed, record.status) for _, record in run.records] == [(0, "ok"), (1, "failed"), (2, "ok")]
+    assert [(record.seed, record.status) for _, record in run.records] == [
+        (0, "ok"),
+        (1, "failed"),
+        (2, "ok"),
+    ]
     bad = run.records[1][1]
     assert bad.reason.startswith("its record cannot be used: ") and "\n" not in bad.reason
     assert (bad.attack, bad.kind, bad.protocol) == (GOOD.attack, "sampler", "1234")
@@ -230,20 +260,27 @@ def test_a_bad_account_is_one_line_and_the_other_suites_stand(tmp_path, text):
     (store / "runs" / "broken.json").write_text(text)
     broken, mine = read_runs(store)
     assert broken.suite == "broken" and broken.records == []
-    assert broken.problems[0].startswith("runs/broken.json cannot be read: ") and "\n" not in broken.problems[0]
+    assert (
+        broken.problems[0].startswith("runs/broken.json cannot be read: ")
+        and "\n" not in broken.problems[0]
+    )
     assert len(mine.records) == 1
     build(store, tmp_path / "board.html")
 
 
 def test_nobody_waits_on_a_pipe_in_a_store(tmp_path):
-    """In the place of an account, of a record, or of a stage's own account of its files: one line, as any other damage."""
+    """In the place of an account, of a record, or of a stage's own account of its files: one line,
+    as any other damage.
+    """
     store = write(tmp_path / "store", [seeded(0), seeded(1), seeded(2)])
     os.mkfifo(store / "runs" / "broken.json")
     for path in ("stages/01/x/record.json", "stages/02/x/stage.json", "stages/01/x/stage.json"):
         (store / path).unlink()
         os.mkfifo(store / path)
     broken, mine = read_runs(store)
-    assert broken.problems == ("runs/broken.json cannot be read: it is a pipe, a socket or a device; run the suite again",)
+    assert broken.problems == (
+        "runs/broken.json cannot be read: it is a pipe, a socket or a device; run the suite again",
+    )
     assert [record.status for _, record in mine.records] == ["ok", "failed", "failed"]
 
 

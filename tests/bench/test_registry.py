@@ -1,4 +1,6 @@
-"""Finding plugins: a broken or doubled one is named, never hidden and never the winner by accident."""
+"""Finding plugins: a broken or doubled one is named, never hidden and never the winner by
+accident.
+"""
 
 import importlib.metadata
 import shutil
@@ -23,8 +25,15 @@ def test_the_controls_are_ordinary_plugins():
 
 def test_a_plugin_file_brings_every_family(fake_plugins):
     found = Registry([fake_plugins])
-    families = {name: family_of(found.defense(name)) for name in ("fake_sampler", "fake_repair", "fake_invert")}
-    assert families == {"fake_sampler": "sampler", "fake_repair": "model", "fake_invert": "inversion"}
+    families = {
+        name: family_of(found.defense(name))
+        for name in ("fake_sampler", "fake_repair", "fake_invert")
+    }
+    assert families == {
+        "fake_sampler": "sampler",
+        "fake_repair": "model",
+        "fake_invert": "inversion",
+    }
     assert source_of(found.build("attacks", "fake_attack")) == fake_plugins.resolve()
     assert kind_of(found.get("attacks", "fake_attack")) == "attacks"
 
@@ -38,19 +47,26 @@ def test_name_and_params_rebuild_a_plugin(fake_plugins):
 def test_a_name_claimed_twice_is_an_error(fake_plugins, tmp_path):
     copy = tmp_path / "copy.py"
     shutil.copy(fake_plugins, copy)
-    with pytest.raises(UserError, match=r"two attacks are named 'fake_\w+': .*fake_plugins\.py and .*copy\.py"):
+    with pytest.raises(
+        UserError, match=r"two attacks are named 'fake_\w+': .*fake_plugins\.py and .*copy\.py"
+    ):
         Registry([fake_plugins, copy])
 
 
 def test_a_built_in_file_given_as_a_plugin_is_no_duplicate():
     found = Registry()
-    assert Registry([source_of(found.get("defenses", "none"))]).names("defenses") == found.names("defenses")
+    assert Registry([source_of(found.get("defenses", "none"))]).names("defenses") == found.names(
+        "defenses"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("import no_such_module", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        (
+            "import no_such_module",
+            "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
         ("def f(:", "cannot be imported: SyntaxError"),
         ("X = 1", "no class with a card in this file"),
         (None, "there is no such file"),
@@ -69,7 +85,10 @@ def test_a_plugin_file_that_does_not_work_is_named(tmp_path, text, message):
 def test_a_broken_built_in_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "broken_attack.py").write_text("1 / 0")
     monkeypatch.setattr(attacks, "__path__", [*attacks.__path__, str(tmp_path)])
-    with pytest.raises(UserError, match=r"attacks/broken_attack\.py cannot be imported: ZeroDivisionError: division by zero"):
+    with pytest.raises(
+        UserError,
+        match=r"attacks/broken_attack\.py cannot be imported: ZeroDivisionError: division by zero",
+    ):
         Registry()
 
 
@@ -115,7 +134,9 @@ def test_a_broken_installed_package_is_named(monkeypatch, value, message):
     entry_point(monkeypatch, value)
     found = Registry()
     assert found.attack("none").card.name == "none"
-    with pytest.raises(UserError, match=r"the plugin of their-package \(entry point castlewalls\.attacks: theirs\)") as caught:
+    with pytest.raises(
+        UserError, match=r"the plugin of their-package \(entry point castlewalls\.attacks: theirs\)"
+    ) as caught:
         found.attack("their_attack")
     assert message in str(caught.value) and "unknown attack 'their_attack'" in str(caught.value)
 
@@ -136,8 +157,14 @@ class Mine(SamplerDefense):
     [
         ("import sys; sys.exit(0)", "cannot be imported: it ends the process (SystemExit: 0)"),
         ("class Odd(BaseException): pass\nraise Odd('x')", "cannot be imported: Odd: x"),
-        ("class Odd(Exception):\n    def __str__(self): raise RuntimeError\nraise Odd", "cannot be imported: Odd"),
-        (HEAD.replace('Card(name="mine", summary="for tests")', "dict(name='mine')"), "card must be a Card, got dict"),
+        (
+            "class Odd(Exception):\n    def __str__(self): raise RuntimeError\nraise Odd",
+            "cannot be imported: Odd",
+        ),
+        (
+            HEAD.replace('Card(name="mine", summary="for tests")', "dict(name='mine')"),
+            "card must be a Card, got dict",
+        ),
         (HEAD.replace('"mine"', '"none"'), "'none' is reserved for the controls"),
         (HEAD + "    size: float = float('nan')", "the default of size is nan"),
         (HEAD + "    size: Any = field(default=b'x')", "the default of size is b'x'"),
@@ -177,7 +204,9 @@ def test_a_plugin_that_ends_its_process_is_one_line(tmp_path):
     """A script without a main guard: a run of it would end with exit code 0 and no word."""
     path = tmp_path / "mine.py"
     path.write_text(HEAD + "import os; os._exit(0)")
-    with pytest.raises(UserError, match=r"mine\.py cannot be imported: it ends the process \(exit code 0\)"):
+    with pytest.raises(
+        UserError, match=r"mine\.py cannot be imported: it ends the process \(exit code 0\)"
+    ):
         registry.probed([path])
 
 
@@ -207,7 +236,9 @@ def names(files):
 
 
 def test_what_a_plugin_reads_belongs_to_it(tmp_path):
-    """A package beside it, a table its text names, what it opens on import, what its card lists: else old numbers stand for new code."""
+    """A package beside it, a table its text names, what it opens on import, what its card lists:
+    else old numbers stand for new code.
+    """
     (tmp_path / "helpers").mkdir()
     (tmp_path / "helpers" / "__init__.py").write_text("from helpers.inner import SCALE")
     (tmp_path / "helpers" / "inner.py").write_text("SCALE = 1")
@@ -221,14 +252,30 @@ def test_what_a_plugin_reads_belongs_to_it(tmp_path):
     (tmp_path / "unrelated.txt").touch()
     path = tmp_path / "mine.py"
     path.write_text(
-        "import sys; from pathlib import Path\nsys.path.insert(0, str(Path(__file__).parent))\nimport helpers\n"
+        "import sys; from pathlib import Path\nsys.path.insert(0, "
+        "str(Path(__file__).parent))\nimport helpers\n"
         + HEAD.replace('tests")', 'tests", files=("listed",))')
-        + "    def stepped(self, x, timestep):\n        import beside\n        return x * float(open('scale.txt').read())\n"
-        + "open(Path(__file__).parent / ('w_' + 'opened.txt')).read()\nTABLE = Path('data') / 'table.npz'\n"
+        + (
+            "    def stepped(self, x, timestep):\n        import beside\n        return x * "
+            "float(open('scale.txt').read())\n"
+        )
+        + (
+            "open(Path(__file__).parent / ('w_' + 'opened.txt')).read()\nTABLE = Path('data') / "
+            "'table.npz'\n"
+        )
     )
     found = Registry([path])
     source = found.source(found.defense("mine"))
-    wanted = ["__init__.py", "beside.py", "inner.py", "mine.py", "scale.txt", "table.npz", "w.bin", "w_opened.txt"]
+    wanted = [
+        "__init__.py",
+        "beside.py",
+        "inner.py",
+        "mine.py",
+        "scale.txt",
+        "table.npz",
+        "w.bin",
+        "w_opened.txt",
+    ]
     assert names(source.hashes) == wanted
     plugin_file.check(source.hashes)
     (tmp_path / "helpers" / "inner.py").write_text("SCALE = 2")
@@ -241,7 +288,9 @@ def test_a_listed_file_that_is_not_there_is_named(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(HEAD.replace('tests")', 'tests", files=("weights.bin",))'))
     found = Registry([path])
-    with pytest.raises(UserError, match=r"its card's files must be there, and .*weights\.bin is not"):
+    with pytest.raises(
+        UserError, match=r"its card's files must be there, and .*weights\.bin is not"
+    ):
         found.source(found.defense("mine"))
 
 

@@ -13,14 +13,18 @@ SECRET = "00112233445566778899aabbccddeeff"
 
 
 def test_seeds_and_triggers_come_from_the_secret_alone() -> None:
-    """The same secret repeats the run; another shares nothing with it, nor with the suite as written."""
+    """The same secret repeats the run; another shares nothing with it, nor with the suite as
+    written.
+    """
     suite = load_suite("poison", Registry())
     first, again, other = (seal(suite, secret) for secret in (SECRET, SECRET, SECRET[::-1]))
     assert first == again
     assert not set(first.seeds) & (set(other.seeds) | set(suite.seeds)) and len(first.seeds) == 3
     assert first.name == "poison-sealed" and commitment(SECRET) in first.description
     drawn = [attack.pattern_seed for attack in first.attacks if attack.card.name == "badnets"]
-    assert len(drawn) == 1 and drawn != [attack.pattern_seed for attack in other.attacks if attack.card.name == "badnets"]
+    assert len(drawn) == 1 and drawn != [
+        attack.pattern_seed for attack in other.attacks if attack.card.name == "badnets"
+    ]
     assert [attack.card.name for attack in first.attacks] == ["badnets", "wanet", "relabel_only"]
 
 

@@ -1,4 +1,6 @@
-"""Reading suites and plugins' parameters: every mistake is one line that names it and what to write instead."""
+"""Reading suites and plugins' parameters: every mistake is one line that names it and what to write
+instead.
+"""
 
 import datetime
 
@@ -15,7 +17,13 @@ def registry(fake_plugins):
     return Registry([fake_plugins])
 
 
-GOOD = {"name": "s", "testbeds": ["tiny"], "attacks": ["fake_attack"], "defenses": ["fake_sampler"], "seeds": [0, 1]}
+GOOD = {
+    "name": "s",
+    "testbeds": ["tiny"],
+    "attacks": ["fake_attack"],
+    "defenses": ["fake_sampler"],
+    "seeds": [0, 1],
+}
 
 
 def entry(**fields):
@@ -34,24 +42,46 @@ BAD = [
         {"testbeds": [{"name": "tiny", "params": {"clean_sample": 3}}]},
         "unknown parameter of testbed tiny: 'clean_sample'; did you mean",
     ),
-    ({"attacks": ["fake_atack"]}, "s.yaml: unknown attack 'fake_atack'; did you mean 'fake_attack'?"),
-    ({"attacks": [3]}, "s.yaml: an entry of attacks must be a name, or fields (name, params, grid), got 3"),
+    (
+        {"attacks": ["fake_atack"]},
+        "s.yaml: unknown attack 'fake_atack'; did you mean 'fake_attack'?",
+    ),
+    (
+        {"attacks": [3]},
+        "s.yaml: an entry of attacks must be a name, or fields (name, params, grid), got 3",
+    ),
     ({"attacks": [{"params": {}}]}, "s.yaml: every entry of attacks must have a name"),
     ({"defenses": ["fake_attack"]}, "s.yaml: unknown defense 'fake_attack'"),
     ({"detectors": ["strib"]}, "s.yaml: unknown detector 'strib'; did you mean 'strip'?"),
     (entry(prams={}), "s.yaml: unknown field in attacks 'prams'; did you mean 'params'?"),
     (entry(params=[1]), "s.yaml: params and grid of fake_attack must be names and values"),
-    (entry(grid={"trigger": []}), "s.yaml: grid of fake_attack: trigger must be a non-empty list, got []"),
-    (entry(grid={"trigger": ["box"]}, params={"trigger": "box"}), "trigger stands both in params and in grid"),
+    (
+        entry(grid={"trigger": []}),
+        "s.yaml: grid of fake_attack: trigger must be a non-empty list, got []",
+    ),
+    (
+        entry(grid={"trigger": ["box"]}, params={"trigger": "box"}),
+        "trigger stands both in params and in grid",
+    ),
     (
         entry(params={"poison_rat": 0.1}),
-        "s.yaml: unknown parameter of attack fake_attack: 'poison_rat'; did you mean 'poison_rate'?",
+        "s.yaml: unknown parameter of attack fake_attack: 'poison_rat'; did you mean "
+        "'poison_rate'?",
     ),
     (entry(params={"poison_rate": 0}), "s.yaml: fake_attack: poison_rate must be in (0, 1], got 0"),
-    (entry(params={"poison_rate": 1.2}), "s.yaml: fake_attack: poison_rate must be in (0, 1], got 1.2"),
-    (entry(params={"poison_rate": "high"}), "s.yaml: attack fake_attack: poison_rate must be a number, got 'high'"),
+    (
+        entry(params={"poison_rate": 1.2}),
+        "s.yaml: fake_attack: poison_rate must be in (0, 1], got 1.2",
+    ),
+    (
+        entry(params={"poison_rate": "high"}),
+        "s.yaml: attack fake_attack: poison_rate must be a number, got 'high'",
+    ),
     (entry(params={"poison_rate": True}), "poison_rate must be a number, got True"),
-    (entry(params={"training_steps": 1.5}), "training_steps must be a whole number or null, got 1.5"),
+    (
+        entry(params={"training_steps": 1.5}),
+        "training_steps must be a whole number or null, got 1.5",
+    ),
     (entry(params={"trigger": "cube"}), "trigger must be one of 'box', 'sign', got 'cube'"),
     (entry(params={"size": [1, 2, 3]}), "size must be"),
     (entry(grid={"poison_rate": [0.1, "1e-1"]}), "s.yaml: attacks lists fake_attack twice"),
@@ -66,26 +96,56 @@ BAD = [
     ({"name": datetime.date(2024, 1, 2)}, "s.yaml: name must be letters, digits"),
     ({"name": True}, "got True; text that looks like a number, a date or yes and no needs quotes"),
     ({"description": False}, "s.yaml: description must be text, got False; text that looks"),
-    ({"description": "\ud800"}, "s.yaml: description must be text of valid Unicode without NUL characters"),
+    (
+        {"description": "\ud800"},
+        "s.yaml: description must be text of valid Unicode without NUL characters",
+    ),
     ({"attacks": [datetime.date(2024, 1, 2)]}, "needs quotes"),
-    ({"timeout_seconds": float("nan")}, "s.yaml: timeout_seconds must be a number of at least 1, got nan"),
+    (
+        {"timeout_seconds": float("nan")},
+        "s.yaml: timeout_seconds must be a number of at least 1, got nan",
+    ),
     ({"timeout_seconds": float("inf")}, "s.yaml: timeout_seconds must be at most 1e+09, got inf"),
-    ({"timeout_seconds": 10**400}, "s.yaml: timeout_seconds must be at most 1e+09, got a whole number of"),
+    (
+        {"timeout_seconds": 10**400},
+        "s.yaml: timeout_seconds must be at most 1e+09, got a whole number of",
+    ),
     ({"retries": 10**12}, "s.yaml: retries must be at most 100, got 1000000000000"),
-    (entry(grid={"poison_rate": [0.1] * 300, "size": [[1, 2]] * 300}), "s.yaml: a suite must have at most 10,000 cells"),
+    (
+        entry(grid={"poison_rate": [0.1] * 300, "size": [[1, 2]] * 300}),
+        "s.yaml: a suite must have at most 10,000 cells",
+    ),
     (
         entry(grid={str(key): [1, 2] for key in range(5000)}),
         "at most 10,000 cells, the points of its grids by its seeds make a ",
     ),
-    (entry(params={"learning_rate": float("inf")}), "learning_rate must be a finite number, got inf"),
+    (
+        entry(params={"learning_rate": float("inf")}),
+        "learning_rate must be a finite number, got inf",
+    ),
     (entry(params={"learning_rate": "nan"}), "learning_rate must be a finite number, got 'nan'"),
-    (entry(params={"learning_rate": 10**400}), "learning_rate must be a number or null, got a whole number of"),
-    (entry(params={"training_steps": 10**5000}), "training_steps must be a whole number of at most 18 digits, got a whole"),
-    (entry(params={"trigger": [[["x"] * 9] * 9] * 10**6}), "trigger must be one of 'box', 'sign', got [["),
+    (
+        entry(params={"learning_rate": 10**400}),
+        "learning_rate must be a number or null, got a whole number of",
+    ),
+    (
+        entry(params={"training_steps": 10**5000}),
+        "training_steps must be a whole number of at most 18 digits, got a whole",
+    ),
+    (
+        entry(params={"trigger": [[["x"] * 9] * 9] * 10**6}),
+        "trigger must be one of 'box', 'sign', got [[",
+    ),
     (entry(params={"trigger": "x" * 10**7}), "trigger must be one of 'box', 'sign', got 'xxx"),
     (entry(params=0), "s.yaml: params and grid of fake_attack must be names and values"),
-    ({"testbeds": [{"name": "tiny", "params": {"data": "a\0b"}}]}, "data must be text of valid Unicode without NUL"),
-    ({"testbeds": [{"name": "tiny", "params": {"data": 2024}}]}, "testbed tiny: data must be text, got 2024; text that looks"),
+    (
+        {"testbeds": [{"name": "tiny", "params": {"data": "a\0b"}}]},
+        "data must be text of valid Unicode without NUL",
+    ),
+    (
+        {"testbeds": [{"name": "tiny", "params": {"data": 2024}}]},
+        "testbed tiny: data must be text, got 2024; text that looks",
+    ),
     ({"timeout_seconds": 0}, "s.yaml: timeout_seconds must be a number of at least 1, got 0"),
     ({"retries": 1.5}, "s.yaml: retries must be a whole number of at least 0, got 1.5"),
 ]
@@ -101,12 +161,24 @@ def test_a_mistake_is_one_line_that_names_it(tiny, registry, changes, message):
 
 
 COUNTS = [
-    ("digits-ddpm", {"sampler": "foo"}, "digits-ddpm: sampler must be one of ddpm, ddim, dpm_solver"),
+    (
+        "digits-ddpm",
+        {"sampler": "foo"},
+        "digits-ddpm: sampler must be one of ddpm, ddim, dpm_solver",
+    ),
     ("digits-ddpm", {"clip": "x"}, "digits-ddpm: clip must be one of none, x0, xt, got 'x'"),
-    ("digits-ddpm", {"num_inference_steps": 0}, "digits-ddpm: num_inference_steps must be from 1 to 10,000,000, got 0"),
+    (
+        "digits-ddpm",
+        {"num_inference_steps": 0},
+        "digits-ddpm: num_inference_steps must be from 1 to 10,000,000, got 0",
+    ),
     ("digits-ddpm", {"network_batch": 0}, "digits-ddpm: network_batch must be from 1 to"),
     ("digits-ddpm", {"clean_samples": 0}, "digits-ddpm: clean_samples must be from 4 to"),
-    ("digits-ddpm", {"clean_samples": 3}, "digits-ddpm: clean_samples must be from 4 to 10,000,000, got 3"),
+    (
+        "digits-ddpm",
+        {"clean_samples": 3},
+        "digits-ddpm: clean_samples must be from 4 to 10,000,000, got 3",
+    ),
     ("digits-ddpm", {"clean_samples": -1}, "digits-ddpm: clean_samples must be from 4 to"),
     ("digits-ddpm", {"clean_samples": 10**12}, "digits-ddpm: clean_samples must be from 4 to"),
     ("digits-ddpm", {"triggered_samples": 0}, "digits-ddpm: triggered_samples must be from 1 to"),
@@ -114,31 +186,57 @@ COUNTS = [
     ("digits-cfg", {"generated_samples": 0}, "digits-cfg: generated_samples must be from 2 to"),
     ("digits-cfg", {"judged_images": 0}, "digits-cfg: judged_images must be from 2 to"),
     ("digits-sd", {"test_images": -1}, "digits-sd: test_images must be from 1 to"),
-    ("digits-cfg", {"guidance_scale": -1}, "digits-cfg: guidance_scale must be a number of at least 0, got -1.0"),
-    ("digits-cfg", {"guidance_scale": float("nan")}, "testbed digits-cfg: guidance_scale must be a finite number, got nan"),
+    (
+        "digits-cfg",
+        {"guidance_scale": -1},
+        "digits-cfg: guidance_scale must be a number of at least 0, got -1.0",
+    ),
+    (
+        "digits-cfg",
+        {"guidance_scale": float("nan")},
+        "testbed digits-cfg: guidance_scale must be a finite number, got nan",
+    ),
     ("cifar10-cfg", {"clean_samples": 2}, "cifar10-cfg: clean_samples must be from 4 to"),
     ("cifar10-cfg", {"judged_images": 1}, "cifar10-cfg: judged_images must be from 2 to"),
     ("captions-sd", {"sampler": "euler"}, "captions-sd: sampler must be one of"),
-    ("captions-sd", {"concepts": [False, "dog"]}, "concepts must be a list of text, got [False, 'dog']; text that looks like"),
+    (
+        "captions-sd",
+        {"concepts": [False, "dog"]},
+        "concepts must be a list of text, got [False, 'dog']; text that looks like",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "params", "message"), COUNTS, ids=[f"{name} {params}" for name, params, _ in COUNTS])
+@pytest.mark.parametrize(
+    ("name", "params", "message"), COUNTS, ids=[f"{name} {params}" for name, params, _ in COUNTS]
+)
 def test_a_testbeds_parameters_are_checked_when_the_suite_is_read(registry, name, params, message):
-    """A sampler that does not exist or three images for FID failed hours later, after all training."""
+    """A sampler that does not exist or three images for FID failed hours later, after all
+    training.
+    """
     with pytest.raises(UserError) as caught:
         parse_suite(GOOD | {"testbeds": [{"name": name, "params": params}]}, registry, "s.yaml")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_all_there_are_is_a_count_and_so_is_the_lowest(registry):
-    fewest = {"generated_samples": None, "judged_images": None, "clean_samples": 4, "triggered_samples": 1, "test_images": 1}
-    suite = parse_suite(GOOD | {"testbeds": [{"name": "digits-cfg", "params": fewest}]}, registry, "s.yaml")
+    fewest = {
+        "generated_samples": None,
+        "judged_images": None,
+        "clean_samples": 4,
+        "triggered_samples": 1,
+        "test_images": 1,
+    }
+    suite = parse_suite(
+        GOOD | {"testbeds": [{"name": "digits-cfg", "params": fewest}]}, registry, "s.yaml"
+    )
     assert suite.testbeds[0].judged_images is None
 
 
 def test_a_grid_is_every_combination(tiny, registry):
-    grid = entry(grid={"poison_rate": [0.1, 1], "trigger": ["box", "sign"]}, params={"size": [3, 4]})
+    grid = entry(
+        grid={"poison_rate": [0.1, 1], "trigger": ["box", "sign"]}, params={"size": [3, 4]}
+    )
     suite = parse_suite(GOOD | grid, registry, "s.yaml")
     points = [(attack.poison_rate, attack.trigger, attack.size) for attack in suite.attacks]
     assert points == [(rate, trigger, (3, 4)) for rate in (0.1, 1.0) for trigger in ("box", "sign")]
@@ -153,23 +251,37 @@ def test_numbers_yaml_reads_as_text_are_numbers(tiny, registry):
 
 def test_choosing_keeps_the_controls_and_knows_the_names(tiny, registry):
     suite = parse_suite(
-        GOOD | {"attacks": ["fake_attack", "none"], "defenses": ["fake_sampler", "fake_repair"]}, registry, "s.yaml"
+        GOOD | {"attacks": ["fake_attack", "none"], "defenses": ["fake_sampler", "fake_repair"]},
+        registry,
+        "s.yaml",
     )
     assert not suite.only(registry).filtered
     chosen = suite.only(registry, defenses=["fake_repair"], attacks=[], seeds=[5])
-    assert [plugin.card.name for plugin in (*chosen.attacks, *chosen.defenses)] == ["none", "fake_repair"]
+    assert [plugin.card.name for plugin in (*chosen.attacks, *chosen.defenses)] == [
+        "none",
+        "fake_repair",
+    ]
     assert chosen.seeds == (5,) and chosen.filtered
-    with pytest.raises(UserError, match="unknown defense 'fake_sample'; did you mean 'fake_sampler'"):
+    with pytest.raises(
+        UserError, match="unknown defense 'fake_sample'; did you mean 'fake_sampler'"
+    ):
         suite.only(registry, defenses=["fake_sample"])
     with pytest.raises(UserError, match="--seeds: seeds must be different"):
         suite.only(registry, seeds=[-1])
 
 
 def test_detectors_are_chosen_by_name_like_defenses(tiny, registry):
-    suite = parse_suite(GOOD | {"detectors": ["strip", {"name": "noise_shift", "params": {"test": "ks"}}]}, registry, "s.yaml")
+    suite = parse_suite(
+        GOOD | {"detectors": ["strip", {"name": "noise_shift", "params": {"test": "ks"}}]},
+        registry,
+        "s.yaml",
+    )
     assert not suite.only(registry).filtered
     chosen = suite.only(registry, detectors=["noise_shift", "fct"])
-    assert [plugin.label() for plugin in chosen.detectors] == ["noise_shift(test=ks)", "fct"] and chosen.filtered
+    assert [plugin.label() for plugin in chosen.detectors] == [
+        "noise_shift(test=ks)",
+        "fct",
+    ] and chosen.filtered
     with pytest.raises(UserError, match="unknown detector 'stripe'; did you mean 'strip'"):
         suite.only(registry, detectors=["stripe"])
 
@@ -216,14 +328,21 @@ def test_defenses_of_a_list_act_at_once() -> None:
     registry = Registry()
     data = {"name": "s", "testbeds": ["digits-ddpm"], "attacks": ["baddiffusion"]}
     noisy = {"name": "anp", "grid": {"epochs": [1, 2]}}
-    suite = parse_suite(data | {"defenses": ["clip_xt", ["clip_x0", "clip_xt"]]}, registry, "s.yaml")
+    suite = parse_suite(
+        data | {"defenses": ["clip_xt", ["clip_x0", "clip_xt"]]}, registry, "s.yaml"
+    )
     assert [name_of(one) for one in suite.defenses] == ["clip_xt", "clip_x0 + clip_xt"]
-    assert [name_of(one) for one in suite.only(registry, defenses=["clip_x0 + clip_xt"]).defenses] == ["clip_x0 + clip_xt"]
+    assert [
+        name_of(one) for one in suite.only(registry, defenses=["clip_x0 + clip_xt"]).defenses
+    ] == ["clip_x0 + clip_xt"]
     for wrong, message in (
         ([["clip_x0"]], "two or more"),
         ([[]], "two or more"),
         ([["clip_x0", "none"]], "'none' not among them"),
-        ([["train_on_generated", "clip_x0"]], "only one may judge what the others leave, and it comes last"),
+        (
+            [["train_on_generated", "clip_x0"]],
+            "only one may judge what the others leave, and it comes last",
+        ),
         ([["clip_x0", noisy]], "clip_x0 steps in at sampling, and anp looks at the weights alone"),
         ([["clip_x0", "clip_xt"], ["clip_x0", "clip_xt"]], "twice"),
         ([["clip_x0", ["clip_xt"]]], "an entry of defenses must be a name"),

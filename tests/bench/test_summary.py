@@ -25,16 +25,26 @@ def shown(store: Path, metrics: dict[str, float]) -> list[str]:
         status="ok",
         metrics={name: Metric(value=value) for name, value in metrics.items()},
     )
-    account = {"suite": "s", "description": "", "started": "2026-01-01", "finished": None, "counts": {"ok": 1}}
+    account = {
+        "suite": "s",
+        "description": "",
+        "started": "2026-01-01",
+        "finished": None,
+        "counts": {"ok": 1},
+    }
     (store / "runs").mkdir()
-    (store / "runs" / "s.json").write_text(json.dumps(account | {"cells": [{"inline": json.loads(record.to_json())}]}))
+    (store / "runs" / "s.json").write_text(
+        json.dumps(account | {"cells": [{"inline": json.loads(record.to_json())}]})
+    )
     text = StringIO()
     summary(store, "s", Console(file=text, width=250))
     return text.getvalue().splitlines()
 
 
 def test_columns_are_whole_names_and_families_that_end_in_a_bracket(tmp_path: Path) -> None:
-    """`ta` is a column; `target_seen`, `tau` or `asr_field[prompt]` are others' names and stay on the board."""
+    """`ta` is a column; `target_seen`, `tau` or `asr_field[prompt]` are others' names and stay on
+    the board.
+    """
     wanted = {
         "fid[digits-cnn]": 1.5,
         "robust_asr[noise]": 0.375,
@@ -60,12 +70,22 @@ def test_columns_are_whole_names_and_families_that_end_in_a_bracket(tmp_path: Pa
     head, row, last = shown(tmp_path, dict(reversed((others | wanted).items())))
     for name in wanted:
         head = head.replace(name, name.replace(" ", "_"))
-    assert head.split() == ["testbed", "attack", "defense", "ok", *(name.replace(" ", "_") for name in wanted)]
-    assert row.split()[4:] == [f"{value:.3g}" for value in wanted.values()] and last == "1 cells: 1 ok"
+    assert head.split() == [
+        "testbed",
+        "attack",
+        "defense",
+        "ok",
+        *(name.replace(" ", "_") for name in wanted),
+    ]
+    assert (
+        row.split()[4:] == [f"{value:.3g}" for value in wanted.values()] and last == "1 cells: 1 ok"
+    )
 
 
 def test_variants_that_look_alike_are_rows_of_their_own(tmp_path: Path) -> None:
-    """A testbed with 2 and with 4 steps, or two plugins of one label: their mean would be a number of neither."""
+    """A testbed with 2 and with 4 steps, or two plugins of one label: their mean would be a number
+    of neither.
+    """
     records = []
     for steps, value, defense in ((2, 18.5, "clip_xt"), (4, 7.25, "clip_xt"), (2, 3.0, "other")):
         record = Record(
@@ -78,7 +98,13 @@ def test_variants_that_look_alike_are_rows_of_their_own(tmp_path: Path) -> None:
             metrics={"fid[x]": Metric(value=value)},
         )
         records.append({"inline": json.loads(record.to_json())})
-    account = {"suite": "s", "description": "", "started": "2026-01-01", "finished": None, "counts": {"ok": 3}}
+    account = {
+        "suite": "s",
+        "description": "",
+        "started": "2026-01-01",
+        "finished": None,
+        "counts": {"ok": 3},
+    }
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "s.json").write_text(json.dumps(account | {"cells": records}))
     text = StringIO()

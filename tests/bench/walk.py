@@ -1,4 +1,6 @@
-"""A tiny suite's stages, run in this process in the plan's order: what the tests of stages and of measurements look at."""
+"""A tiny suite's stages, run in this process in the plan's order: what the tests of stages and of
+measurements look at.
+"""
 
 import ast
 import importlib
@@ -46,15 +48,24 @@ def watched(executed: set[CodeType]) -> Iterator[None]:
 
 @cache
 def symbol_of(code: CodeType) -> Symbol | None:
-    """The module and the top-level definition that ``code`` is in; ``None`` for what runs while a module is imported, and for tests."""
+    """The module and the top-level definition that ``code`` is in; ``None`` for what runs while a
+    module is imported, and for tests.
+    """
     path = Path(code.co_filename).relative_to(ROOT)
-    if path.parts[0] not in ("bench", "attacks", "defenses", "detectors") or code.co_name == "<module>":
+    if (
+        path.parts[0] not in ("bench", "attacks", "defenses", "detectors")
+        or code.co_name == "<module>"
+    ):
         return None
     for node in ast.parse((ROOT / path).read_text()).body:
         first = min([node.lineno, *(line.lineno for line in getattr(node, "decorator_list", []))])
         if first <= code.co_firstlineno <= (node.end_lineno or 0):
-            names = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-            name = getattr(node, "name", "") or next(one.id for one in names if isinstance(one, ast.Name))
+            names = (
+                [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+            )
+            name = getattr(node, "name", "") or next(
+                one.id for one in names if isinstance(one, ast.Name)
+            )
             return ".".join(path.with_suffix("").parts).removesuffix(".__init__"), name
     return None
 
@@ -68,8 +79,9 @@ def import_all() -> None:
 
 
 class Walk:
-    """``plan``; ``folders``: key -> what its stage made. Classifiers learn for ``classifier_steps`` only, everything in float32, which
-    processors agree about."""
+    """``plan``; ``folders``: key -> what its stage made. Classifiers learn for ``classifier_steps``
+    only, everything in float32, which processors agree about.
+    """
 
     plan: Plan
 
@@ -78,7 +90,10 @@ class Walk:
         plugins = registry.use()
         self.folder, self.folders = folder, {}
         self.executed: dict[str, set[CodeType]] = {}
-        self.classifier_steps, self.testbed = classifier_steps, testbeds.load(suite["testbeds"][0]["name"])
+        self.classifier_steps, self.testbed = (
+            classifier_steps,
+            testbeds.load(suite["testbeds"][0]["name"]),
+        )
         with self.small():
             self.plan = make_plan(parse_suite(suite, plugins, "tiny.yaml"), plugins, STAGES)
         for key in self.plan.stages:
@@ -87,7 +102,10 @@ class Walk:
     @contextmanager
     def small(self) -> Iterator[None]:
         """The testbed's trainings as they are here."""
-        training, classifying = self.testbed.training_settings, getattr(self.testbed, "classifier_settings", None)
+        training, classifying = (
+            self.testbed.training_settings,
+            getattr(self.testbed, "classifier_settings", None),
+        )
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(
                 self.testbed,
@@ -96,7 +114,11 @@ class Walk:
             )
             if classifying is not None and self.classifier_steps is not None:
                 short = {"steps": self.classifier_steps, "precision": "float32"}
-                patched.setattr(self.testbed, "classifier_settings", lambda testbed: replace(classifying(testbed), **short))
+                patched.setattr(
+                    self.testbed,
+                    "classifier_settings",
+                    lambda testbed: replace(classifying(testbed), **short),
+                )
             yield
 
     def run(self, key: str, folder: Path | None = None, **replaced: Path) -> Path:
@@ -104,7 +126,9 @@ class Walk:
         stage = self.plan.stages[key]
         out = folder or self.folder / f"{len(list(self.folder.iterdir())):04}"
         out.mkdir(exist_ok=True)
-        inputs = {role: replaced.get(role, self.folders.get(made)) for role, made in stage.inputs.items()}
+        inputs = {
+            role: replaced.get(role, self.folders.get(made)) for role, made in stage.inputs.items()
+        }
         context = StageContext(key=key, provenance={"package": "test"})
         with self.small(), watched(self.executed.setdefault(key, set())):
             STAGES[stage.name].run(stage.params, inputs, out, context)
@@ -112,23 +136,34 @@ class Walk:
 
     def beyond_its_code(self, key: str) -> set[str]:
         """What a stage ran of ours that its key does not hold."""
-        return {":".join(symbol) for symbol in self.ran(key) - set(self.plan.stages[key].code.symbols)}
+        return {
+            ":".join(symbol) for symbol in self.ran(key) - set(self.plan.stages[key].code.symbols)
+        }
 
     def ran(self, key: str) -> set[Symbol]:
         """The definitions of ours that a stage ran."""
-        return {symbol for symbol in map(symbol_of, self.executed[key]) if symbol and symbol[0] not in DISPATCH}
+        return {
+            symbol
+            for symbol in map(symbol_of, self.executed[key])
+            if symbol and symbol[0] not in DISPATCH
+        }
 
     def cell(self, attack: str, defense: str, probe: str = "") -> Cell:
         return next(
             cell
             for cell in self.plan.cells
-            if (cell.attack.name, cell.defense.name, cell.probe.name if cell.probe else "") == (attack, defense, probe)
+            if (cell.attack.name, cell.defense.name, cell.probe.name if cell.probe else "")
+            == (attack, defense, probe)
         )
 
     def inputs(self, cell: Cell) -> dict[str, Path]:
         """The artefacts of a cell, role -> folder."""
         given = self.plan.stages[cell.stage].inputs
-        return {role: self.folders[made] for role, made in given.items() if not role.startswith(MEASURED_BY)}
+        return {
+            role: self.folders[made]
+            for role, made in given.items()
+            if not role.startswith(MEASURED_BY)
+        }
 
     def record(self, cell: Cell) -> Record:
         return Record.from_json((self.folders[cell.stage] / "record.json").read_text())
@@ -136,16 +171,28 @@ class Walk:
     def records(self) -> dict[tuple[str, str, str], Record]:
         """(attack, probe, defense) -> record."""
         return {
-            (cell.attack.name, cell.probe.name if cell.probe else "", cell.defense.name): self.record(cell)
+            (
+                cell.attack.name,
+                cell.probe.name if cell.probe else "",
+                cell.defense.name,
+            ): self.record(cell)
             for cell in self.plan.cells
             if cell.stage
         }
 
     def measured(self, name: str, cell: Cell, **replaced: Path) -> Measured:
-        """A measurement of a cell, with other folders for some of its artefacts; ``call:`` roles without the colon."""
+        """A measurement of a cell, with other folders for some of its artefacts; ``call:`` roles
+        without the colon.
+        """
         planned = self.plan.stages[self.plan.stages[cell.stage].inputs[MEASURED_BY + name]]
         one = measurements.named(name)
-        inputs = self.inputs(cell) | {role.replace("call_", "call:"): folder for role, folder in replaced.items()}
-        testbed = testbeds.build(planned.params["testbed"]["name"], planned.params["testbed"]["params"])
+        inputs = self.inputs(cell) | {
+            role.replace("call_", "call:"): folder for role, folder in replaced.items()
+        }
+        testbed = testbeds.build(
+            planned.params["testbed"]["name"], planned.params["testbed"]["params"]
+        )
         options = planned.params["options"]
-        return one.run(Materials(testbed=testbed, seed=cell.seed, inputs=one.taken(inputs), options=options))
+        return one.run(
+            Materials(testbed=testbed, seed=cell.seed, inputs=one.taken(inputs), options=options)
+        )

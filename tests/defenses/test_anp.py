@@ -1,4 +1,6 @@
-"""ANP: if the perturbation were relative, unbounded, or applied elsewhere, its column would be another method's."""
+"""ANP: if the perturbation were relative, unbounded, or applied elsewhere, its column would be
+another method's.
+"""
 
 from dataclasses import replace
 
@@ -11,7 +13,12 @@ from bench.diffusion.generator import Generator
 from bench.plugin import Access
 from defenses.anp import ANP, _perturb
 
-CONFIG = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
 
 
 def generator() -> Generator:
@@ -34,9 +41,13 @@ def access(model: Generator, drawn: list | None = None) -> Access:
         if drawn is not None:
             drawn.append(count)
         with torch.no_grad():
-            return subject.predict_noise(torch.zeros(count, 3, 8, 8), torch.zeros(count, dtype=torch.int64)).clamp(-1, 1)
+            return subject.predict_noise(
+                torch.zeros(count, 3, 8, 8), torch.zeros(count, dtype=torch.int64)
+            ).clamp(-1, 1)
 
-    images = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(
+        0, 256, (32, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     return Access(generator=model, rng=np.random.default_rng(0), sample=sample, clean_images=images)
 
 
@@ -46,7 +57,11 @@ def test_zero_perturbation_changes_nothing_and_every_convolution_is_covered() ->
     before = model.predict_noise(x, t)
     scales, biases = _perturb(model.unet)
     torch.testing.assert_close(model.predict_noise(x, t), before)
-    assert len(scales) == len(biases) == sum(isinstance(module, torch.nn.Conv2d) for module in model.unet.modules())
+    assert (
+        len(scales)
+        == len(biases)
+        == sum(isinstance(module, torch.nn.Conv2d) for module in model.unet.modules())
+    )
 
 
 def test_perturbation_is_absolute_on_the_output_channels() -> None:
@@ -58,13 +73,17 @@ def test_perturbation_is_absolute_on_the_output_channels() -> None:
     with torch.no_grad():
         scale[:] = torch.tensor([0.5, -1.0, 2.0]).reshape(1, 3, 1, 1)
         bias[:] = torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1)
-    expected = plain * torch.tensor([1.5, 0.0, 3.0]).reshape(1, 3, 1, 1) + torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1)
+    expected = plain * torch.tensor([1.5, 0.0, 3.0]).reshape(1, 3, 1, 1) + torch.tensor(
+        [0.1, 0.2, 0.3]
+    ).reshape(1, 3, 1, 1)
     torch.testing.assert_close(convolution(x), expected)
 
 
 @pytest.mark.parametrize("size", [1e-4, 3e-3])
 def test_a_small_perturbation_is_not_rounded_away_in_half_precision(size: float) -> None:
-    """bfloat16 knows no factor between 1 and 1.0078: rounded before it is applied or after, 1 + .003 is 1, and the ascent blind."""
+    """bfloat16 knows no factor between 1 and 1.0078: rounded before it is applied or after, 1 +
+    .003 is 1, and the ascent blind.
+    """
     convolution = torch.nn.Conv2d(1, 1, 1)
     x = torch.linspace(1, 2, 4096).reshape(1, 1, 64, 64)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -78,10 +97,17 @@ def test_a_small_perturbation_is_not_rounded_away_in_half_precision(size: float)
 
 
 def test_how_far_it_moved_the_network_is_said_and_remarked_when_it_is_not_the_papers() -> None:
-    """A board that shows ANP's numbers must show that the budget never came near, and a twentieth of the paper's steps."""
+    """A board that shows ANP's numbers must show that the budget never came near, and a twentieth
+    of the paper's steps.
+    """
     remarks: list[str] = []
-    found = ANP(epochs=2, batch_size=16, learning_rate=1e-3).invert(replace(access(generator()), remark=remarks.append))
-    assert found.notes["steps_times_learning_rate"] == pytest.approx(4e-3) and found.notes["budget"] == 4.0
+    found = ANP(epochs=2, batch_size=16, learning_rate=1e-3).invert(
+        replace(access(generator()), remark=remarks.append)
+    )
+    assert (
+        found.notes["steps_times_learning_rate"] == pytest.approx(4e-3)
+        and found.notes["budget"] == 4.0
+    )
     assert 0 < found.notes["largest_perturbation"] < 5e-3
     (line,) = remarks
     assert (
@@ -89,7 +115,9 @@ def test_how_far_it_moved_the_network_is_said_and_remarked_when_it_is_not_the_pa
         and "budget of 4; steps times learning rate is 0.004, the paper's 0.2" in line
     )
     remarks.clear()
-    ANP(epochs=2, batch_size=16, learning_rate=0.05).invert(replace(access(generator()), remark=remarks.append))
+    ANP(epochs=2, batch_size=16, learning_rate=0.05).invert(
+        replace(access(generator()), remark=remarks.append)
+    )
     assert not remarks
 
 
@@ -100,10 +128,16 @@ def test_it_climbs_the_clean_denoising_loss() -> None:
     assert strong.notes["last_denoising_loss"] > gentle.notes["last_denoising_loss"] + 0.05
 
 
-@pytest.mark.parametrize(("clamp", "lowest", "highest"), [("perturbation", 0.02, 0.02), ("scale", 0.98, 1.02)])
+@pytest.mark.parametrize(
+    ("clamp", "lowest", "highest"), [("perturbation", 0.02, 0.02), ("scale", 0.98, 1.02)]
+)
 def test_budget_binds(clamp: str, lowest: float, highest: float) -> None:
-    """Paper: |d| <= budget. Code: the scale itself is clamped, so with a tiny budget the scale is pulled down at once."""
-    found = ANP(learning_rate=0.5, budget=0.02, epochs=1, batch_size=8, clamp=clamp).invert(access(generator()))
+    """Paper: |d| <= budget. Code: the scale itself is clamped, so with a tiny budget the scale is
+    pulled down at once.
+    """
+    found = ANP(learning_rate=0.5, budget=0.02, epochs=1, batch_size=8, clamp=clamp).invert(
+        access(generator())
+    )
     largest = found.notes["largest_perturbation"]
     assert lowest - 1e-6 <= largest <= highest + 1e-6
 

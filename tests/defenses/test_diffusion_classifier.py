@@ -1,4 +1,6 @@
-"""The diffusion classifier: with other noise for each class, or another filter, its TA and ASR would be another method's."""
+"""The diffusion classifier: with other noise for each class, or another filter, its TA and ASR
+would be another method's.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ SIZE = 3 * 6 * 6
 
 
 class Templates:
-    """A class-conditional generator in closed form: it takes every image of class y to be ``templates[y]``, so the noise it predicts,
-    (x_t - A template) / s, is exact for the right class and wrong by A / s (x_0 - template) for another. ``bend`` makes the error
-    depend on the noise too, as a network's does."""
+    """A class-conditional generator in closed form: it takes every image of class y to be
+    ``templates[y]``, so the noise it predicts, (x_t - A template) / s, is exact for the right class
+    and wrong by A / s (x_0 - template) for another. ``bend`` makes the error depend on the noise
+    too, as a network's does.
+    """
 
     def __init__(self, templates: Tensor, bend: float = 0.0) -> None:
         self.templates, self.bend = templates, bend
@@ -39,7 +43,9 @@ class Templates:
 
     def predict_noise(self, x: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
         assert labels is not None and x.dtype == torch.float32
-        assert len(x) == len(timesteps) == len(labels) and x.is_contiguous(memory_format=torch.channels_last)
+        assert len(x) == len(timesteps) == len(labels) and x.is_contiguous(
+            memory_format=torch.channels_last
+        )
         self.calls += len(x)
         self.largest_batch = max(self.largest_batch, len(x))
         for timestep, label in zip(timesteps.tolist(), labels.tolist(), strict=True):
@@ -52,7 +58,9 @@ class Templates:
 
 def templates(count: int = 5, seed: int = 0) -> Tensor:
     """(count, *SHAPE) uint8."""
-    return torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def noisy(images: Tensor, seed: int = 1) -> Tensor:
@@ -62,7 +70,11 @@ def noisy(images: Tensor, seed: int = 1) -> Tensor:
 
 
 def access(model: Templates, seed: int = 0) -> Access:
-    return Access(generator=model, rng=np.random.default_rng(seed), sample=lambda generator, count: torch.empty(0))  # type: ignore[arg-type]
+    return Access(
+        generator=model,
+        rng=np.random.default_rng(seed),
+        sample=lambda generator, count: torch.empty(0),
+    )  # type: ignore[arg-type]
 
 
 def scores(defense: DiffusionClassifier, images: Tensor, model: Templates, seed: int = 0) -> Tensor:
@@ -73,13 +85,17 @@ def test_it_names_the_class_the_model_denoises_best() -> None:
     """And the direction: the highest score, not the lowest, is the prediction."""
     prints = templates()
     labels = torch.arange(20) % 5
-    found = scores(DiffusionClassifier(timesteps=5), noisy(prints[labels]), Templates(to_unit_range(prints)))
+    found = scores(
+        DiffusionClassifier(timesteps=5), noisy(prints[labels]), Templates(to_unit_range(prints))
+    )
     assert found.shape == (20, 5) and found.dtype == torch.float32 and found.device.type == "cpu"
     assert torch.equal(found.argmax(1), labels)
 
 
 def test_scores_are_minus_the_mean_error_in_closed_form() -> None:
-    """For templates the error does not depend on the noise: (A/s)^2 |x_0 - template|^2 / d at t = 50, 150, ..., 950."""
+    """For templates the error does not depend on the noise: (A/s)^2 |x_0 - template|^2 / d at t =
+    50, 150, ..., 950.
+    """
     prints, images = to_unit_range(templates()), noisy(templates(7, seed=3))
     model = Templates(prints)
     found = scores(DiffusionClassifier(timesteps=10), images, model)
@@ -97,8 +113,12 @@ def test_even_timesteps_start_half_a_step_in(count: int, first: int, step: int) 
     assert sorted(model.asked) == [first + step * index for index in range(count)]
 
 
-def literally(defense: DiffusionClassifier, images: Tensor, model: Templates, seed: int) -> np.ndarray:
-    """The definition, an image, a class and a draw at a time, in float64 wherever the network is not asked."""
+def literally(
+    defense: DiffusionClassifier, images: Tensor, model: Templates, seed: int
+) -> np.ndarray:
+    """The definition, an image, a class and a draw at a time, in float64 wherever the network is
+    not asked.
+    """
     rng, schedule = np.random.default_rng(seed), model.schedule
     sigmas = np.sqrt(1 - schedule.alphas_cumprod) / np.sqrt(schedule.alphas_cumprod)
     if defense.noise_levels == "even":
@@ -108,8 +128,16 @@ def literally(defense: DiffusionClassifier, images: Tensor, model: Templates, se
         draws = []
         for normal in rng.standard_normal(defense.timesteps):
             timestep = min(range(1000), key=lambda t: abs(np.log(sigmas[t]) - (1.2 * normal - 1.2)))
-            # EDM's weight (sigma^2 + .25) / (.5 sigma)^2 is for errors in the image, which are sigma^2 times those in the noise.
-            draws.append((timestep, (sigmas[timestep] ** 2 + 0.25) / (0.5 * sigmas[timestep]) ** 2 * sigmas[timestep] ** 2))
+            # EDM's weight (sigma^2 + .25) / (.5 sigma)^2 is for errors in the image, which are
+            # sigma^2 times those in the noise.
+            draws.append(
+                (
+                    timestep,
+                    (sigmas[timestep] ** 2 + 0.25)
+                    / (0.5 * sigmas[timestep]) ** 2
+                    * sigmas[timestep] ** 2,
+                )
+            )
     noises = rng.standard_normal((defense.timesteps, *SHAPE), dtype=np.float32)
     kept = int((1 - defense.p_filter) * SIZE)
     found = np.zeros((len(images), len(model.templates)))
@@ -120,7 +148,11 @@ def literally(defense: DiffusionClassifier, images: Tensor, model: Templates, se
                 kept_signal = schedule.alphas_cumprod[timestep]
                 x = np.sqrt(kept_signal) * (image / 127.5 - 1) + np.sqrt(1 - kept_signal) * noise
                 x = torch.from_numpy(x).float()[None].contiguous(memory_format=torch.channels_last)
-                predicted = model.predict_noise(x, torch.tensor([timestep]), torch.tensor([label]))[0].double().numpy()
+                predicted = (
+                    model.predict_noise(x, torch.tensor([timestep]), torch.tensor([label]))[0]
+                    .double()
+                    .numpy()
+                )
                 error = np.abs(predicted - noise).ravel() ** (2 if defense.error == "l2" else 1)
                 errors.append(weight * np.sort(error)[:kept].mean())
             found[row, label] = -np.mean(errors)
@@ -131,20 +163,28 @@ def literally(defense: DiffusionClassifier, images: Tensor, model: Templates, se
 @pytest.mark.parametrize("error", ["l1", "l2"])
 @pytest.mark.parametrize("p_filter", [0.0, 0.07])
 def test_it_is_its_literal_definition(noise_levels: str, error: str, p_filter: float) -> None:
-    """With errors that depend on the noise, so that fresh noise for a class, an image or a chunk would show."""
-    defense = DiffusionClassifier(timesteps=6, noise_levels=noise_levels, error=error, p_filter=p_filter, batch_size=7)  # type: ignore[arg-type]
+    """With errors that depend on the noise, so that fresh noise for a class, an image or a chunk
+    would show.
+    """
+    defense = DiffusionClassifier(
+        timesteps=6, noise_levels=noise_levels, error=error, p_filter=p_filter, batch_size=7
+    )  # type: ignore[arg-type]
     # Templates near the images: errors stay of the order of 1, and 1e-5 means something.
     model = Templates(0.01 * to_unit_range(templates(4)), bend=0.5)
     images = (127.5 + 2 * to_unit_range(templates(5, seed=4))).round().to(torch.uint8)
     slow = literally(defense, images, model, seed=3)
     assert np.ptp(slow, axis=1).min() > 0.01
-    np.testing.assert_allclose(scores(defense, images, model, seed=3).numpy(), slow, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        scores(defense, images, model, seed=3).numpy(), slow, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_filter_trims_what_it_says() -> None:
-    """An image of class 1 with a bright trigger of 6 values, on a model that knows the trigger from class 0 only, as BadNets leaves it.
+    """An image of class 1 with a bright trigger of 6 values, on a model that knows the trigger from
+    class 0 only, as BadNets leaves it.
 
-    The trigger's error outweighs all else, so the plain classifier obeys the adversary; a filter of 6 values frees it, of 5 does not.
+    The trigger's error outweighs all else, so the plain classifier obeys the adversary; a filter of
+    6 values frees it, of 5 does not.
     """
     prints = torch.zeros(2, *SHAPE)
     prints[0] = 0.1  # everywhere a little different, and
@@ -160,9 +200,15 @@ def test_the_filter_trims_what_it_says() -> None:
     assert [predicted(values) for values in (0, 5, 6, 20)] == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize(("p_filter", "kept"), [(0.0, 10), (0.1, 9), (0.12, 8), (0.8, 2), (0.999, 1)])
-def test_the_share_is_rounded_in_favour_of_trimming_and_never_trims_all(p_filter: float, kept: int) -> None:
-    """int((1 - p) d) values; (1 - 0.8) * 10 is 1.99... in floating point, and a mean of nothing would be NaN."""
+@pytest.mark.parametrize(
+    ("p_filter", "kept"), [(0.0, 10), (0.1, 9), (0.12, 8), (0.8, 2), (0.999, 1)]
+)
+def test_the_share_is_rounded_in_favour_of_trimming_and_never_trims_all(
+    p_filter: float, kept: int
+) -> None:
+    """int((1 - p) d) values; (1 - 0.8) * 10 is 1.99... in floating point, and a mean of nothing
+    would be NaN.
+    """
     values = torch.tensor([[9.0, 0, 7, 1, 8, 2, 6, 3, 5, 4], [0.0, 1, 2, 3, 4, 5, 6, 7, 8, 100]])
     expected = values.sort(dim=1).values[:, :kept].mean(dim=1)
     torch.testing.assert_close(_trimmed_mean(values, p_filter), expected)
@@ -181,14 +227,19 @@ STAGES = ((3, 4), (2, 10))
 def test_pruning_predicts_the_same_with_fewer_calls() -> None:
     prints = templates(8)
     labels = torch.arange(24) % 8
-    images, full, fast = noisy(prints[labels]), Templates(to_unit_range(prints), 0.2), Templates(to_unit_range(prints), 0.2)
+    images, full, fast = (
+        noisy(prints[labels]),
+        Templates(to_unit_range(prints), 0.2),
+        Templates(to_unit_range(prints), 0.2),
+    )
     defense = DiffusionClassifier(timesteps=20)
     whole = scores(defense, images, full)
     pruned = scores(dataclasses.replace(defense, keep=STAGES), images, fast)
     assert torch.equal(pruned.argmax(1), whole.argmax(1)) and torch.equal(pruned.argmax(1), labels)
     assert full.calls == 24 * 8 * 20
     assert fast.calls == 24 * (8 * 4 + 3 * 6 + 2 * 10)
-    # Classes that stay to the end see every draw, so their scores are the unpruned ones, up to the order of the sum.
+    # Classes that stay to the end see every draw, so their scores are the unpruned ones, up to the
+    # order of the sum.
     best = whole.topk(2).indices
     torch.testing.assert_close(pruned.gather(1, best), whole.gather(1, best), rtol=1e-5, atol=1e-6)
 
@@ -203,8 +254,12 @@ def test_pruned_classes_follow_below_in_the_order_they_left() -> None:
         # The classes of each image by stage, found from what the network was asked for.
         for row in range(len(images)):
             watched = Templates(to_unit_range(prints), bend=2.0)
-            alone = scores(DiffusionClassifier(timesteps=20, keep=STAGES), images[row : row + 1], watched, seed)
-            times_asked = torch.tensor([sum(label in asked for asked in watched.asked.values()) for label in range(8)])
+            alone = scores(
+                DiffusionClassifier(timesteps=20, keep=STAGES), images[row : row + 1], watched, seed
+            )
+            times_asked = torch.tensor(
+                [sum(label in asked for asked in watched.asked.values()) for label in range(8)]
+            )
             assert sorted(times_asked.tolist()) == [4] * 5 + [10] + [20] * 2
             ranked = times_asked[alone[0].argsort(descending=True)]
             assert torch.equal(ranked, times_asked.sort(descending=True).values)
@@ -213,7 +268,9 @@ def test_pruned_classes_follow_below_in_the_order_they_left() -> None:
 
 
 def test_pruning_to_one_class_ends_there() -> None:
-    """And a pruned class is as far behind as its mean error was: where no draw follows, that gives every class its mean error."""
+    """And a pruned class is as far behind as its mean error was: where no draw follows, that gives
+    every class its mean error.
+    """
     prints = to_unit_range(templates(4))
     model, images = Templates(prints), noisy(templates(4))
     found = scores(DiffusionClassifier(timesteps=50, keep=((1, 3),)), images, model)
@@ -240,13 +297,18 @@ def test_batches_and_neighbours_change_nothing(keep: tuple[tuple[int, int], ...]
         pieces = scores(dataclasses.replace(defense, batch_size=size), images, model)
         torch.testing.assert_close(pieces, whole, rtol=1e-6, atol=1e-6)
         assert model.largest_batch == min(size, 9 * 5)
-    alone = torch.cat([scores(defense, image[None], Templates(prints, 0.3)) for image in images.flip(0)]).flip(0)
+    alone = torch.cat(
+        [scores(defense, image[None], Templates(prints, 0.3)) for image in images.flip(0)]
+    ).flip(0)
     torch.testing.assert_close(alone, whole, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("noise_levels", ["even", "lognormal"])
 def test_the_seed_is_the_only_chance(noise_levels: str) -> None:
-    images, model = templates(3, seed=6), Templates(to_unit_range(templates(4)).requires_grad_(), bend=0.5)
+    images, model = (
+        templates(3, seed=6),
+        Templates(to_unit_range(templates(4)).requires_grad_(), bend=0.5),
+    )
     kept = images.clone()
     defense = DiffusionClassifier(timesteps=5, noise_levels=noise_levels)  # type: ignore[arg-type]
     torch.manual_seed(0)

@@ -1,4 +1,6 @@
-"""Training on generated data: the rows must be the generator's, labelled with what it was asked for."""
+"""Training on generated data: the rows must be the generator's, labelled with what it was asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,12 @@ from defenses.train_on_generated import TrainOnGenerated
 
 
 def generated(labels: bool = True) -> TrainingSet:
-    images = torch.randint(0, 256, (12, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return TrainingSet(images, torch.zeros(12, dtype=torch.bool), torch.arange(12) % 5 if labels else None)
+    images = torch.randint(
+        0, 256, (12, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return TrainingSet(
+        images, torch.zeros(12, dtype=torch.bool), torch.arange(12) % 5 if labels else None
+    )
 
 
 def test_the_generated_rows_are_used_as_they_are() -> None:

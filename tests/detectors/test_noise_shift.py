@@ -1,4 +1,6 @@
-"""Noise shift: the cheapest detector of all is worth its column only if its statistics are the textbook's."""
+"""Noise shift: the cheapest detector of all is worth its column only if its statistics are the
+textbook's.
+"""
 
 import numpy as np
 import pytest
@@ -24,18 +26,26 @@ def noise(count: int, seed: int = 0) -> torch.Tensor:
 def test_z_is_the_textbook_statistic() -> None:
     x = noise(20)
     expected = [abs(float(row.sum())) / (3 * 16 * 16) ** 0.5 for row in x.double()]
-    torch.testing.assert_close(NoiseShift(test="z").score(x, evidence()), torch.tensor(expected), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        NoiseShift(test="z").score(x, evidence()), torch.tensor(expected), rtol=0, atol=1e-5
+    )
     ones = torch.ones(1, *SHAPE)
     assert NoiseShift(test="z").score(-ones, evidence()).item() == pytest.approx(768**0.5)
 
 
-@pytest.mark.parametrize("change", [lambda x: x, lambda x: x + 0.3, lambda x: x - 0.3, lambda x: x * 0.5, lambda x: x.round()])
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x, lambda x: x + 0.3, lambda x: x - 0.3, lambda x: x * 0.5, lambda x: x.round()],
+)
 def test_ks_is_scipys(change: object) -> None:
     """Shifted up, shifted down (the other side of the supremum), narrowed, and with ties."""
     x = change(noise(10))
     expected = [stats.kstest(row.double().flatten().numpy(), "norm").statistic for row in x]
     torch.testing.assert_close(
-        NoiseShift(test="ks").score(x, evidence()), torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-6
+        NoiseShift(test="ks").score(x, evidence()),
+        torch.tensor(expected, dtype=torch.float32),
+        rtol=0,
+        atol=1e-6,
     )
 
 
@@ -55,11 +65,16 @@ def test_clean_noise_against_clean_noise_is_a_coin(test: str) -> None:
 
 
 def test_only_ks_sees_a_change_that_leaves_the_mean() -> None:
-    """What a reader of the board must know before trusting the z test: half up and half down adds up to nothing."""
+    """What a reader of the board must know before trusting the z test: half up and half down adds
+    up to nothing.
+    """
     balanced = torch.ones(SHAPE)
     balanced[:, :8] = -1
     x = torch.cat([noise(50), noise(50, 1) + balanced])
-    blind, seeing = (auroc(NoiseShift(test=test).score(x, evidence()), np.arange(100) >= 50) for test in ("z", "ks"))
+    blind, seeing = (
+        auroc(NoiseShift(test=test).score(x, evidence()), np.arange(100) >= 50)
+        for test in ("z", "ks")
+    )
     assert 0.35 < blind < 0.65
     assert seeing > 0.999
 

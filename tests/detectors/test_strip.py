@@ -1,4 +1,6 @@
-"""STRIP: a wrong blend, a lost logarithm or a turned sign would all still give numbers that look like scores."""
+"""STRIP: a wrong blend, a lost logarithm or a turned sign would all still give numbers that look
+like scores.
+"""
 
 from collections.abc import Callable
 
@@ -36,9 +38,14 @@ def literal(classifier: Classifier, images: Tensor, overlays: Tensor, blend: str
 
 @pytest.mark.parametrize("blend", ["saturating_sum", "normalised_sum"])
 def test_it_is_the_definition(
-    blend: str, smooth: Classifier, clean: Draw, evidence: MakeEvidence, monkeypatch: pytest.MonkeyPatch
+    blend: str,
+    smooth: Classifier,
+    clean: Draw,
+    evidence: MakeEvidence,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("detectors.strip.ELEMENTS_AT_ONCE", 1)  # pieces of 32 pairs, which end in the middle of an image
+    # pieces of 32 pairs, which end in the middle of an image
+    monkeypatch.setattr("detectors.strip.ELEMENTS_AT_ONCE", 1)
     images = 255 - clean(6)  # bright, so that sums leave the range and the clamp counts
     chosen = np.random.default_rng(0).choice(60, size=20, replace=False)
     expected = literal(smooth, images, evidence().train_set.images[torch.from_numpy(chosen)], blend)
@@ -58,7 +65,10 @@ def test_it_finds_the_planted_backdoor(clean: Draw, poison: Stamp, evidence: Mak
 def test_an_unclamped_sum_is_another_image(clean: Draw, evidence: MakeEvidence) -> None:
     """Two parameters with the same scores would be one method on the board under two names."""
     images = 255 - clean(5)
-    bounded, unbounded = (STRIP(blend=blend).score(images, evidence()) for blend in ("saturating_sum", "normalised_sum"))
+    bounded, unbounded = (
+        STRIP(blend=blend).score(images, evidence())
+        for blend in ("saturating_sum", "normalised_sum")
+    )
     assert (bounded - unbounded).abs().max() > 0.01
 
 
@@ -67,11 +77,15 @@ def test_a_score_does_not_depend_on_the_other_images(clean: Draw, evidence: Make
     whole = STRIP().score(images, evidence())
     alone = torch.cat([STRIP().score(row[None], evidence()) for row in images[:5]])
     torch.testing.assert_close(alone, whole[:5], rtol=0, atol=1e-5)
-    torch.testing.assert_close(STRIP().score(images.flip(0), evidence()).flip(0), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        STRIP().score(images.flip(0), evidence()).flip(0), whole, rtol=0, atol=1e-5
+    )
     assert STRIP().score(images[:0], evidence()).shape == (0,)
 
 
-def test_scores_are_a_function_of_the_seed_and_leave_their_input_alone(clean: Draw, evidence: MakeEvidence) -> None:
+def test_scores_are_a_function_of_the_seed_and_leave_their_input_alone(
+    clean: Draw, evidence: MakeEvidence
+) -> None:
     images, given = clean(5), evidence()
     kept, pool = images.clone(), given.train_set.images.clone()
     first = STRIP(overlays=10).score(images, given)
@@ -81,7 +95,9 @@ def test_scores_are_a_function_of_the_seed_and_leave_their_input_alone(clean: Dr
 
 
 def test_a_small_training_set_is_used_whole(clean: Draw, evidence: MakeEvidence) -> None:
-    """More overlays asked for than there are: the same scores for every seed, since nothing is left to chance."""
+    """More overlays asked for than there are: the same scores for every seed, since nothing is left
+    to chance.
+    """
     first, other = (STRIP(overlays=1000).score(clean(5), evidence(seed)) for seed in (0, 1))
     torch.testing.assert_close(first, other, rtol=0, atol=1e-5)
 

@@ -1,4 +1,6 @@
-"""Synthetic stores of realistic records: attacks on the noise of one testbed, and on the data of another, with detectors."""
+"""Synthetic stores of realistic records: attacks on the noise of one testbed, and on the data of
+another, with detectors.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ from bench.record import Metric, PluginSpec, Record
 
 TESTBED = PluginSpec(
     name="digits_ddpm",
-    params={"sampler": "ddpm", "num_inference_steps": 100, "clip": "none", "clean_samples": 512, "triggered_samples": 128},
+    params={
+        "sampler": "ddpm",
+        "num_inference_steps": 100,
+        "clip": "none",
+        "clean_samples": 512,
+        "triggered_samples": 128,
+    },
     label="digits-ddpm",
 )
 HAT = PluginSpec(
@@ -45,7 +53,12 @@ DEFENSES = (
 PROTOCOL = "8b1f0c2d9e3a4756"
 VACUOUS = "vacuous field threshold: clean or constant images pass mse < 0.1"
 #: (ASR, FID) by defense, before noise.
-EFFECT = {"none": (0.84, 2.85), "clip_x0": (0.01, 2.94), "clip_xt": (0.02, 3.6), "finetune": (0.46, 2.5)}
+EFFECT = {
+    "none": (0.84, 2.85),
+    "clip_x0": (0.01, 2.94),
+    "clip_xt": (0.02, 3.6),
+    "finetune": (0.46, 2.5),
+}
 FID, KID = "fid[digits-cnn]", "kid[digits-cnn]"
 
 
@@ -54,7 +67,9 @@ def picture(path: Path, rng: np.random.Generator, count: int) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def sample_metrics(rng: np.random.Generator, defense: str, attacked: bool, seed: int) -> dict[str, Metric]:
+def sample_metrics(
+    rng: np.random.Generator, defense: str, attacked: bool, seed: int
+) -> dict[str, Metric]:
     asr, fid = EFFECT[defense]
     asr = asr if attacked else 0.0
     fid = (fid if attacked else fid - 1.1) + 0.05 * seed + 0.04 * rng.standard_normal()
@@ -68,11 +83,21 @@ def sample_metrics(rng: np.random.Generator, defense: str, attacked: bool, seed:
     for role, rate in (("noise", asr), ("image", asr * 0.6), ("clean", 0.004)):
         mse = 0.008 + 0.118 * (1 - rate) + 0.002 * rng.random()
         metrics[f"asr[{role}]"] = Metric(
-            value=rate, ci_low=max(0, rate - 0.06), ci_high=min(1, rate + 0.06), n=128, higher_is_better=False
+            value=rate,
+            ci_low=max(0, rate - 0.06),
+            ci_high=min(1, rate + 0.06),
+            n=128,
+            higher_is_better=False,
         )
-        metrics[f"asr_field[{role}]"] = Metric(value=min(1, rate + 0.1), n=128, higher_is_better=False)
-        metrics[f"mse[{role}]"] = Metric(value=mse, ci_low=mse * 0.95, ci_high=mse * 1.05, n=128, higher_is_better=True)
-        metrics[f"ssim[{role}]"] = Metric(value=min(1, 0.05 + 0.9 * rate), n=128, higher_is_better=False)
+        metrics[f"asr_field[{role}]"] = Metric(
+            value=min(1, rate + 0.1), n=128, higher_is_better=False
+        )
+        metrics[f"mse[{role}]"] = Metric(
+            value=mse, ci_low=mse * 0.95, ci_high=mse * 1.05, n=128, higher_is_better=True
+        )
+        metrics[f"ssim[{role}]"] = Metric(
+            value=min(1, 0.05 + 0.9 * rate), n=128, higher_is_better=False
+        )
     return metrics
 
 
@@ -84,7 +109,10 @@ def inversion_metrics(rng: np.random.Generator) -> tuple[dict[str, Metric], dict
         "inversion_mse_black": Metric(value=0.106, n=1),
         "mse[constant]": Metric(value=0.0216, n=1),
     }
-    return metrics, {"inversion_mse": curve, "inversion_epoch": [float(epoch) for epoch in range(1, 9)]}
+    return metrics, {
+        "inversion_mse": curve,
+        "inversion_epoch": [float(epoch) for epoch in range(1, 9)],
+    }
 
 
 def provenance(seed: int) -> dict[str, Any]:
@@ -104,15 +132,27 @@ def outcome(folder: Path, record: Record) -> tuple[Path, Record]:
     target, defense, seed = record.probe or record.attack, record.defense.name, record.seed
     rng = np.random.default_rng([seed, *map(ord, target.label + defense)])
     if defense == "finetune" and record.attack is CORNER and seed == 1:
-        failure = {"reason": "finetune: loss is NaN at step 12", "trace": "Traceback:\n  step 12\nValueError: NaN"}
+        failure = {
+            "reason": "finetune: loss is NaN at step 12",
+            "trace": "Traceback:\n  step 12\nValueError: NaN",
+        }
         return folder, dataclasses.replace(record, status="failed", **failure)
     if defense == "clip_xt" and record.attack is CORNER:
-        return folder, dataclasses.replace(record, status="failed", reason="out of memory: 5.1 GiB asked, 4 GiB allowed")
+        return folder, dataclasses.replace(
+            record, status="failed", reason="out of memory: 5.1 GiB asked, 4 GiB allowed"
+        )
     if defense == "anp" and record.attack is NONE:
-        return folder, dataclasses.replace(record, status="skipped", reason="an honest model has no target to invert")
+        return folder, dataclasses.replace(
+            record, status="skipped", reason="an honest model has no target to invert"
+        )
     folder.mkdir(parents=True)
     pictures = {}
-    strips = (("target", 1), ("trigger", 1), ("clean noise, no defense", 8), (f"triggered noise (e + g), {defense}", 8))
+    strips = (
+        ("target", 1),
+        ("trigger", 1),
+        ("clean noise, no defense", 8),
+        (f"triggered noise (e + g), {defense}", 8),
+    )
     for index, (name, count) in enumerate(strips):
         picture(folder / f"strip-{index}.png", rng, count)
         pictures[name] = f"strip-{index}.png"
@@ -128,22 +168,41 @@ def outcome(folder: Path, record: Record) -> tuple[Path, Record]:
         pictures=pictures,
         provenance=provenance(seed),
         flags=(VACUOUS,) if target is CORNER else (),
-        cost={"seconds": 12.5 + seed, "peak_memory_bytes": 1.2e9, "generator_calls": 76800, "attack_seconds": 61.0},
+        cost={
+            "seconds": 12.5 + seed,
+            "peak_memory_bytes": 1.2e9,
+            "generator_calls": 76800,
+            "attack_seconds": 61.0,
+        },
     )
 
 
 def make_records(folder: Path) -> list[tuple[Path, Record]]:
     found = []
     for seed in range(3):
-        shared: dict[str, Any] = {"testbed": TESTBED, "seed": seed, "status": "ok", "protocol": PROTOCOL}
+        shared: dict[str, Any] = {
+            "testbed": TESTBED,
+            "seed": seed,
+            "status": "ok",
+            "protocol": PROTOCOL,
+        }
         for attack, probe in ((HAT, None), (CORNER, None), (NONE, HAT), (NONE, CORNER)):
             for kind, defense in DEFENSES:
                 record = Record(attack=attack, probe=probe, defense=defense, kind=kind, **shared)
                 place, record = outcome(folder / f"{len(found):03d}", record)
-                found.append((place, dataclasses.replace(record, absent=reasons(record) if record.status == "ok" else {})))
+                found.append(
+                    (
+                        place,
+                        dataclasses.replace(
+                            record, absent=reasons(record) if record.status == "ok" else {}
+                        ),
+                    )
+                )
         for name, fid in (("real_images", 0.09), ("base_model", 1.67)):
             metrics = {FID: Metric(value=fid + 0.01 * seed, n=512, higher_is_better=False)}
-            anchor = Record(attack=PluginSpec(name=name), defense=NONE, kind="anchor", metrics=metrics, **shared)
+            anchor = Record(
+                attack=PluginSpec(name=name), defense=NONE, kind="anchor", metrics=metrics, **shared
+            )
             anchor = dataclasses.replace(anchor, absent=reasons(anchor))
             place = folder / f"{len(found):03d}"
             place.mkdir(parents=True)
@@ -151,30 +210,46 @@ def make_records(folder: Path) -> list[tuple[Path, Record]]:
     return found
 
 
-CLASSES = PluginSpec(name="digits_cfg", params={"guidance": 2.0, "clip": "none"}, label="digits-cfg")
+CLASSES = PluginSpec(
+    name="digits_cfg", params={"guidance": 2.0, "clip": "none"}, label="digits-cfg"
+)
 PATCH = PluginSpec(
-    name="badnets", params={"pattern": "badnets1", "poison_rate": 0.1}, label="badnets(pattern=badnets1, poison_rate=0.1)"
+    name="badnets",
+    params={"pattern": "badnets1", "poison_rate": 0.1},
+    label="badnets(pattern=badnets1, poison_rate=0.1)",
 )
 BLEND = PluginSpec(
-    name="badnets", params={"pattern": "badnets2", "poison_rate": 0.1}, label="badnets(pattern=badnets2, poison_rate=0.1)"
+    name="badnets",
+    params={"pattern": "badnets2", "poison_rate": 0.1},
+    label="badnets(pattern=badnets2, poison_rate=0.1)",
 )
-RELABEL = PluginSpec(name="relabel_only", params={"poison_rate": 0.1}, label="relabel_only(poison_rate=0.1)")
+RELABEL = PluginSpec(
+    name="relabel_only", params={"poison_rate": 0.1}, label="relabel_only(poison_rate=0.1)"
+)
 TREATMENTS = (
     ("control", NONE),
     ("sampler", PluginSpec(name="clip_x0")),
     ("data", PluginSpec(name="train_on_generated")),
     ("classifier", PluginSpec(name="diffusion_classifier")),
-    ("sample detector", PluginSpec(name="strip", params={"overlays": 100}, label="strip(overlays=100)")),
+    (
+        "sample detector",
+        PluginSpec(name="strip", params={"overlays": 100}, label="strip(overlays=100)"),
+    ),
     ("sample detector", PluginSpec(name="cognitive_distillation")),
 )
 P_T, CLASS_FID = 0.5, "fid[digits-cnn]"
-#: G1 to G4 of an attack with a trigger, by defense; without an attack there is none but the trigger classifier's false alarms.
+#: G1 to G4 of an attack with a trigger, by defense; without an attack there is none but the trigger
+#: classifier's false alarms.
 MIX = {"none": (0.1, 0.56, 0.01, 0.33), "clip_x0": (0.08, 0.15, 0.02, 0.75)}
 HONEST = (0.0, 0.005, 0.015, 0.98)
 
 
-def detected(rng: np.random.Generator, where: str, shift: float) -> tuple[dict[str, Metric], dict[str, list[float]]]:
-    """Scores whose poisoned tenth lies ``shift`` standard deviations higher, judged as the engine judges them."""
+def detected(
+    rng: np.random.Generator, where: str, shift: float
+) -> tuple[dict[str, Metric], dict[str, list[float]]]:
+    """Scores whose poisoned tenth lies ``shift`` standard deviations higher, judged as the engine
+    judges them.
+    """
     poisoned = np.arange(400) < 40
     scores = rng.standard_normal(400) + shift * poisoned
     found = poisoned[np.argsort(-scores)]
@@ -190,13 +265,17 @@ def detected(rng: np.random.Generator, where: str, shift: float) -> tuple[dict[s
         f"score_{name}": np.histogram(scores[chosen], edges)[0]
         for name, chosen in (("clean", ~poisoned), ("poisoned", poisoned))
     }
-    return metrics, {f"{name}[{where}]": [float(value) for value in values] for name, values in drawn.items()}
+    return metrics, {
+        f"{name}[{where}]": [float(value) for value in values] for name, values in drawn.items()
+    }
 
 
 def class_metrics(
     rng: np.random.Generator, record: Record
 ) -> tuple[dict[str, Metric], dict[str, list[float]], tuple[str, ...]]:
-    """What the engine measures in one cell of a class-conditional board, by the family of its defense."""
+    """What the engine measures in one cell of a class-conditional board, by the family of its
+    defense.
+    """
     attacked, invoked = record.attack.name != "none", record.probe or record.attack
     metrics = {
         "p_t": Metric(value=P_T if attacked else 0.0, n=288),
@@ -206,16 +285,23 @@ def class_metrics(
     flags: tuple[str, ...] = ()
     stamped = invoked.name != "relabel_only"
     if record.kind in ("control", "sampler"):
-        value = (2.4 if attacked else 2.1) + 0.3 * (record.kind == "sampler") + 0.05 * rng.standard_normal()
+        value = (
+            (2.4 if attacked else 2.1)
+            + 0.3 * (record.kind == "sampler")
+            + 0.05 * rng.standard_normal()
+        )
         metrics[CLASS_FID] = Metric(value=value, n=512, higher_is_better=False)
-        metrics["prompt_accuracy"] = Metric(value=0.95 - 0.02 * rng.random(), n=512, higher_is_better=True)
+        metrics["prompt_accuracy"] = Metric(
+            value=0.95 - 0.02 * rng.random(), n=512, higher_is_better=True
+        )
         shares = np.array(MIX[record.defense.name] if attacked else HONEST) + 0.004 * rng.random(4)
         shares /= shares.sum()
         metrics["mismatch"] = Metric(value=shares[0] + shares[2], n=256, higher_is_better=False)
         if stamped:
             ratio = shares[0] + shares[1]
             metrics |= {
-                f"g{i}": Metric(value=float(share), n=256, higher_is_better=i == 4) for i, share in enumerate(shares, 1)
+                f"g{i}": Metric(value=float(share), n=256, higher_is_better=i == 4)
+                for i, share in enumerate(shares, 1)
             }
             metrics["asr[prompt]"] = Metric(value=ratio, n=256, higher_is_better=False)
             metrics["trigger_classifier_false_alarms"] = Metric(value=0.01, n=360)
@@ -233,7 +319,9 @@ def class_metrics(
         strength = (3.5 if record.defense.name == "strip" else 1.5) * attacked * stamped
         for where, shift in (("training set", strength), ("generated", 0.6 * strength)):
             if where == "generated" and not (attacked and stamped):
-                flags = ("auroc: no poisoned image among those judged (generated)",) if stamped else ()
+                flags = (
+                    ("auroc: no poisoned image among those judged (generated)",) if stamped else ()
+                )
                 continue
             found, drawn = detected(rng, where, shift)
             metrics |= found
@@ -244,7 +332,11 @@ def class_metrics(
 def reasons(record: Record) -> dict[str, str]:
     """Why a cell of this family has no more numbers, as the measurements say it."""
     testbed = testbeds.build("digits-ddpm" if record.testbed.name == TESTBED.name else "digits-cfg")
-    invoked = None if record.kind == "anchor" else registry.build("attacks", (record.probe or record.attack).name)
+    invoked = (
+        None
+        if record.kind == "anchor"
+        else registry.build("attacks", (record.probe or record.attack).name)
+    )
     found: dict[str, str] = {}
     for one in measurements.table().values():
         situation = Situation(
@@ -258,7 +350,11 @@ def reasons(record: Record) -> dict[str, str]:
         if reason := one.reason(situation):
             found |= {name: reason for name in one.metrics if name not in found}
     if (record.probe or record.attack).name == "relabel_only":
-        without = (*composition.MEASUREMENT.metrics, "classifier_asr", *detections.names("generated"))
+        without = (
+            *composition.MEASUREMENT.metrics,
+            "classifier_asr",
+            *detections.names("generated"),
+        )
         found |= {name: NO_TRIGGER for name in without if name not in found}
     if record.attack.name == "none":
         found.setdefault("amplification", "nothing is poisoned: p_t is 0")
@@ -266,7 +362,9 @@ def reasons(record: Record) -> dict[str, str]:
 
 
 def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
-    """A class-conditional board of three poisonings, and beside it a noise detector on the other testbed."""
+    """A class-conditional board of three poisonings, and beside it a noise detector on the other
+    testbed.
+    """
     found = []
     cells = [
         (CLASSES, attack, probe, kind, defense)
@@ -276,7 +374,10 @@ def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
         )
         for kind, defense in TREATMENTS
     ]
-    shift = ("noise detector", PluginSpec(name="noise_shift", params={"test": "z"}, label="noise_shift(test=z)"))
+    shift = (
+        "noise detector",
+        PluginSpec(name="noise_shift", params={"test": "z"}, label="noise_shift(test=z)"),
+    )
     cells += [(TESTBED, attack, probe, *shift) for attack, probe in ((HAT, None), (NONE, HAT))]
     for seed in range(seeds):
         for testbed, attack, probe, kind, defense in cells:
@@ -292,8 +393,13 @@ def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
             )
             rng = np.random.default_rng([seed, *map(ord, (probe or attack).label + defense.name)])
             if kind == "noise detector":
-                judged = [detected(rng, where, shift) for where, shift in (("noise", 3.0), ("image", 2.0), ("clean", 0.0))]
-                metrics = {name: metric for numbers, _ in judged for name, metric in numbers.items()}
+                judged = [
+                    detected(rng, where, shift)
+                    for where, shift in (("noise", 3.0), ("image", 2.0), ("clean", 0.0))
+                ]
+                metrics = {
+                    name: metric for numbers, _ in judged for name, metric in numbers.items()
+                }
                 series = {name: values for _, drawn in judged for name, values in drawn.items()}
                 flags: tuple[str, ...] = ()
             else:
@@ -301,12 +407,16 @@ def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
             place = folder / f"{len(found):03d}"
             place.mkdir(parents=True)
             cost = {"seconds": 3.0 + seed, "peak_memory_bytes": 9e8}
-            record = dataclasses.replace(record, metrics=metrics, series=series, flags=flags, cost=cost)
+            record = dataclasses.replace(
+                record, metrics=metrics, series=series, flags=flags, cost=cost
+            )
             found.append((place, dataclasses.replace(record, absent=reasons(record))))
     return found
 
 
-def write_class_store(store: Path, change: Callable[[Record], Record] = lambda record: record, seeds: int = 3) -> Path:
+def write_class_store(
+    store: Path, change: Callable[[Record], Record] = lambda record: record, seeds: int = 3
+) -> Path:
     """Poisoned data, classifiers and detectors, as the engine leaves them."""
     return write_store(store, change, "poison", make_class_records(store / "records", seeds))
 
@@ -317,7 +427,9 @@ def write_store(
     suite: str = "digits",
     records: list[tuple[Path, Record]] | None = None,
 ) -> Path:
-    """The records as the engine leaves them: files for what was measured, inline for what failed or was skipped."""
+    """The records as the engine leaves them: files for what was measured, inline for what failed or
+    was skipped.
+    """
     cells = []
     for folder, record in make_records(store / "records") if records is None else records:
         record = change(record)
@@ -328,8 +440,10 @@ def write_store(
             cells.append({"inline": json.loads(record.to_json())})
     counts = {"ok": 0, "failed": 0, "skipped": 0, "pending": 0}
     run = {
-        "suite": suite, "description": "BadDiffusion against clipping, fine-tuning and neuron pruning on real digits.",
-        "started": "2026-11-21T09:00:00+00:00", "finished": "2026-11-21T09:11:40+00:00", "counts": counts, "cells": cells,
+        "suite": suite, "description": ("BadDiffusion against clipping, fine-tuning and neuron "
+                                       "pruning on real digits."),
+        "started": "2026-11-21T09:00:00+00:00", "finished": "2026-11-21T09:11:40+00:00",
+        "counts": counts, "cells": cells,
     }  # fmt: skip
     (store / "runs").mkdir(parents=True)
     (store / "runs" / f"{suite}.json").write_text(json.dumps(run))

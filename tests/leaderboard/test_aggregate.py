@@ -20,7 +20,9 @@ from leaderboard.aggregate import (
 )
 
 FINITE = st.floats(-1e3, 1e3)
-ENTRY = st.dictionaries(st.integers(0, 4), st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9, 1.0]), min_size=1, max_size=5)
+ENTRY = st.dictionaries(
+    st.integers(0, 4), st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9, 1.0]), min_size=1, max_size=5
+)
 
 
 def seeds(*values: float) -> dict[int, float]:
@@ -28,22 +30,38 @@ def seeds(*values: float) -> dict[int, float]:
 
 
 def test_interval_of_three_seeds_is_the_textbook_one() -> None:
-    """Two degrees of freedom have a closed form, t(p) = (2p - 1) sqrt(2 / (4p(1 - p))) = 4.3027; s = 1, n = 3."""
+    """Two degrees of freedom have a closed form, t(p) = (2p - 1) sqrt(2 / (4p(1 - p))) = 4.3027; s
+    = 1, n = 3.
+    """
     found = t_interval([1.0, 2.0, 3.0])
     half = 0.95 * math.sqrt(2 / (4 * 0.975 * 0.025)) / math.sqrt(3)
     assert found.mean == 2 and found.n == 3
-    assert found.low == pytest.approx(2 - half, abs=1e-12) and found.high == pytest.approx(2 + half, abs=1e-12)
+    assert found.low == pytest.approx(2 - half, abs=1e-12) and found.high == pytest.approx(
+        2 + half, abs=1e-12
+    )
 
 
-@given(st.lists(FINITE, min_size=2, max_size=12).filter(lambda values: max(values) - min(values) > 1e-6))
+@given(
+    st.lists(FINITE, min_size=2, max_size=12).filter(
+        lambda values: max(values) - min(values) > 1e-6
+    )
+)
 def test_interval_agrees_with_scipy(values: list[float]) -> None:
     """Any other interval would be a different claim under the same brackets."""
     found = t_interval(values)
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
-    assert found.low == pytest.approx(low, rel=1e-9, abs=1e-9) and found.high == pytest.approx(high, rel=1e-9, abs=1e-9)
+    low, high = stats.t.interval(
+        0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values)
+    )
+    assert found.low == pytest.approx(low, rel=1e-9, abs=1e-9) and found.high == pytest.approx(
+        high, rel=1e-9, abs=1e-9
+    )
 
 
-@given(st.lists(FINITE, min_size=1, max_size=8).flatmap(lambda values: st.tuples(st.just(values), st.permutations(values))))
+@given(
+    st.lists(FINITE, min_size=1, max_size=8).flatmap(
+        lambda values: st.tuples(st.just(values), st.permutations(values))
+    )
+)
 def test_interval_does_not_depend_on_order(pair: tuple[list[float], list[float]]) -> None:
     """Or the same store would give two boards."""
     assert t_interval(pair[0]) == t_interval(pair[1])
@@ -58,19 +76,25 @@ def test_one_seed_has_no_interval_and_no_values_are_an_error() -> None:
 
 
 def test_equal_values_have_exactly_no_width() -> None:
-    """A rounding error must not open brackets around a constant (0.1 * 3 / 3 is not 0.1 in floats)."""
+    """A rounding error must not open brackets around a constant (0.1 * 3 / 3 is not 0.1 in
+    floats).
+    """
     assert t_interval([0.1] * 3) == Interval(0.1, 0.1, 0.1, 3)
 
 
 def test_paired_difference_uses_common_seeds_only() -> None:
     """Seed 9 has no partner and would bring its own noise."""
-    found = paired_difference({0: 1.0, 1: 2.0, 2: 3.0, 9: 100.0}, {0: 0.5, 1: 1.4, 2: 2.6, 7: -100.0})
+    found = paired_difference(
+        {0: 1.0, 1: 2.0, 2: 3.0, 9: 100.0}, {0: 0.5, 1: 1.4, 2: 2.6, 7: -100.0}
+    )
     assert found == t_interval([0.5, 2.0 - 1.4, 3.0 - 2.6])
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
 def test_pairing_sees_what_two_overlapping_intervals_hide() -> None:
-    """Seeds differ by 10, the defenses by a steady 1: unpaired intervals overlap, the paired one does not contain 0."""
+    """Seeds differ by 10, the defenses by a steady 1: unpaired intervals overlap, the paired one
+    does not contain 0.
+    """
     first, second = seeds(0.0, 10.0, 20.0), seeds(1.1, 11.0, 20.9)
     assert t_interval(list(first.values())).high > t_interval(list(second.values())).low  # type: ignore[operator]
     assert distinguishable(first, second)
@@ -93,12 +117,16 @@ def test_entries_that_cannot_be_told_apart_share_a_rank_and_skip_the_next() -> N
 def test_fewer_than_three_common_seeds_never_separate() -> None:
     """Two seeds with equal differences have an interval of no width; that is no evidence."""
     assert not distinguishable({0: 0.0, 1: 0.0, 2: 0.0}, {0: 1.0, 1: 1.0, 5: 1.0})
-    assert shared_ranks([{0: 0.0, 1: 0.0, 2: 0.0}, {0: 1.0, 1: 1.0, 5: 1.0}], higher_is_better=False) == [1, 1]
+    assert shared_ranks(
+        [{0: 0.0, 1: 0.0, 2: 0.0}, {0: 1.0, 1: 1.0, 5: 1.0}], higher_is_better=False
+    ) == [1, 1]
 
 
 @given(st.lists(ENTRY, max_size=6), st.booleans())
 def test_rank_invariants(entries: list[dict[int, float]], higher: bool) -> None:
-    """Indistinguishable entries share a rank; a better rank means a real difference in the right direction; ranks count."""
+    """Indistinguishable entries share a rank; a better rank means a real difference in the right
+    direction; ranks count.
+    """
     ranks = shared_ranks(entries, higher)
     means = [t_interval(list(entry.values())).mean for entry in entries]
     for one, other in itertools.combinations(range(len(entries)), 2):
@@ -111,7 +139,9 @@ def test_rank_invariants(entries: list[dict[int, float]], higher: bool) -> None:
 
 
 def test_second_criterion_orders_only_within_a_shared_rank() -> None:
-    """Equal ASR: cheaper in FID first. A better FID never lifts a defense over one with a lower ASR."""
+    """Equal ASR: cheaper in FID first. A better FID never lifts a defense over one with a lower
+    ASR.
+    """
     asr = [seeds(0.0, 0.0, 0.0), seeds(0.0, 0.0, 0.0), seeds(0.8, 0.8, 0.8)]
     fid = [seeds(3.6, 3.7, 3.6), seeds(2.9, 3.0, 2.9), seeds(1.0, 1.0, 1.1)]
     assert lexicographic_ranks(asr, fid, (False, False)) == [2, 1, 3]

@@ -1,4 +1,6 @@
-"""How records become boards and cells: never across protocols, nothing lost, nothing counted twice, no dependence on order."""
+"""How records become boards and cells: never across protocols, nothing lost, nothing counted twice,
+no dependence on order.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +24,28 @@ NONE = PluginSpec(name="none", label="none")
 
 def record(seed: int = 0, asr: float = 0.5, **changes: object) -> Record:
     plain = Record(
-        testbed=PluginSpec(name="t"), attack=PluginSpec(name="a"), defense=PluginSpec(name="d"), seed=seed, status="ok",
-        kind="sampler", protocol="p", metrics={"asr[noise]": Metric(value=asr, higher_is_better=False)},
+        testbed=PluginSpec(name="t"), attack=PluginSpec(name="a"), defense=PluginSpec(name="d"),
+        seed=seed, status="ok",
+        kind="sampler", protocol="p", metrics={"asr[noise]": Metric(value=asr,
+        higher_is_better=False)},
     )  # fmt: skip
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def run(*records: Record, finished: str | None = "2026-01-01T01:00:00+00:00", suite: str = "s") -> Run:
+def run(
+    *records: Record, finished: str | None = "2026-01-01T01:00:00+00:00", suite: str = "s"
+) -> Run:
     return Run(
-        suite=suite, description="", started="2026-01-01T00:00:00+00:00", finished=finished, counts={},
+        suite=suite, description="", started="2026-01-01T00:00:00+00:00", finished=finished,
+        counts={},
         records=[(Path("/nowhere"), one) for one in records],
     )  # fmt: skip
 
 
 def table(store: Path, metric: str) -> MetricTable:
-    return next(table for table in matrices(boards(read_runs(store))[0]) if table.words.name == metric)
+    return next(
+        table for table in matrices(boards(read_runs(store))[0]) if table.words.name == metric
+    )
 
 
 def test_one_board_per_protocol() -> None:
@@ -48,7 +57,10 @@ def test_one_board_per_protocol() -> None:
 
 def test_a_cell_in_two_runs_counts_once_and_the_later_run_wins() -> None:
     """Or three seeds run twice would pass for six."""
-    old, new = run(record(0, 0.1), suite="a"), run(record(0, 0.9), finished="2026-01-02T00:00:00+00:00", suite="b")
+    old, new = (
+        run(record(0, 0.1), suite="a"),
+        run(record(0, 0.9), finished="2026-01-02T00:00:00+00:00", suite="b"),
+    )
     for order in ([old, new], [new, old]):
         (board,) = boards(order)
         assert board.all_cells()[0].values("asr[noise]") == {0: 0.9}
@@ -64,15 +76,25 @@ def test_a_failure_without_protocol_joins_its_testbeds_board() -> None:
 
 def test_two_parameter_sets_under_one_label_stay_apart() -> None:
     """Two identical column heads would hide which is which."""
-    two = [record(0, defense=PluginSpec(name="d", params={"strength": value}, label="d")) for value in (1, 2)]
+    two = [
+        record(0, defense=PluginSpec(name="d", params={"strength": value}, label="d"))
+        for value in (1, 2)
+    ]
     (board,) = boards([run(*two)])
-    assert [label(column) for column, _ in board.columns] == ['d {"strength": 1}', 'd {"strength": 2}']
+    assert [label(column) for column, _ in board.columns] == [
+        'd {"strength": 1}',
+        'd {"strength": 2}',
+    ]
 
 
 def test_the_two_controls_share_a_name_and_keep_it() -> None:
-    """The attack `none` has parameters and the defense `none` has none; as a row and a column they need no telling apart."""
+    """The attack `none` has parameters and the defense `none` has none; as a row and a column they
+    need no telling apart.
+    """
     honest = PluginSpec(name="none", params={"scheme": "finetune"}, label="none")
-    board = boards([run(record(attack=honest, probe=PluginSpec(name="a"), defense=NONE, kind="control"))])[0]
+    board = boards(
+        [run(record(attack=honest, probe=PluginSpec(name="a"), defense=NONE, kind="control"))]
+    )[0]
     assert [label(column) for column, _ in board.columns] == ["none"]
     assert [label(attack) for attack, _ in board.rows] == ["none"]
 
@@ -82,8 +104,19 @@ def test_rows_start_with_controls_and_columns_with_none_then_families(store: Pat
     (board,) = boards(read_runs(store))
     assert [row[0].name for row in board.rows] == ["none", "none", "baddiffusion", "baddiffusion"]
     assert [row[1] is None for row in board.rows] == [False, False, True, True]
-    assert [column.name for column, _ in board.columns] == ["none", "clip_x0", "clip_xt", "finetune", "anp"]
-    assert families(board.columns) == [("control", 1), ("sampler", 2), ("model", 1), ("inversion", 1)]
+    assert [column.name for column, _ in board.columns] == [
+        "none",
+        "clip_x0",
+        "clip_xt",
+        "finetune",
+        "anp",
+    ]
+    assert families(board.columns) == [
+        ("control", 1),
+        ("sampler", 2),
+        ("model", 1),
+        ("inversion", 1),
+    ]
     assert [anchor.attack.name for anchor in board.anchors] == ["base_model", "real_images"]
 
 
@@ -92,12 +125,18 @@ def test_order_of_reading_changes_nothing(store: Path) -> None:
     (read,) = read_runs(store)
     shuffled = list(read.records)
     random.Random(3).shuffle(shuffled)
-    assert boards([dataclasses.replace(read, records=shuffled)])[0].cells.keys() == boards([read])[0].cells.keys()
+    assert (
+        boards([dataclasses.replace(read, records=shuffled)])[0].cells.keys()
+        == boards([read])[0].cells.keys()
+    )
 
 
 def test_cells_say_why_they_have_no_number(store: Path) -> None:
     """Absent, failed and skipped are three different findings."""
-    rows = {row[0].label if row[1] is None else "": cells for row, cells in table(store, "asr[noise]").rows}
+    rows = {
+        row[0].label if row[1] is None else "": cells
+        for row, cells in table(store, "asr[noise]").rows
+    }
     hat = rows[next(name for name in rows if "hat" in name)]
     corner = rows[next(name for name in rows if "corner" in name)]
     assert (hat[4].text, hat[4].note) == ("–", "an inversion changes no sample")
@@ -105,15 +144,27 @@ def test_cells_say_why_they_have_no_number(store: Path) -> None:
     assert corner[3].badges == ("vacuous field threshold", "1 seed failed", "n < 3 seeds")
     assert corner[3].seeds == "n = 2"
     assert rows[""][4].state == "skipped"
-    inversion = {row[0].label: cells for row, cells in table(store, "inversion_mse_best").rows if row[1] is None}
+    inversion = {
+        row[0].label: cells
+        for row, cells in table(store, "inversion_mse_best").rows
+        if row[1] is None
+    }
     assert [shown.state for shown in next(iter(inversion.values()))][3:] == ["absent", "value"]
 
 
 def test_a_column_without_a_single_number_is_named_below_instead(store: Path) -> None:
-    """Half a table of dashes hides what there is; who looks for a defense must still find out why it is not there."""
+    """Half a table of dashes hides what there is; who looks for a defense must still find out why
+    it is not there.
+    """
     asr = table(store, "asr[noise]")
     # A failed or skipped cell is something to see.
-    assert [column.name for column, _ in asr.shown()] == ["none", "clip_x0", "clip_xt", "finetune", "anp"]
+    assert [column.name for column, _ in asr.shown()] == [
+        "none",
+        "clip_x0",
+        "clip_xt",
+        "finetune",
+        "anp",
+    ]
     assert asr.left_out() == []
     inverted = table(store, "inversion_mse_best")
     kept = [column.name for column, _ in inverted.shown()]
@@ -126,13 +177,17 @@ def test_a_column_without_a_single_number_is_named_below_instead(store: Path) ->
 
 
 def test_colour_follows_the_defenders_direction(store: Path) -> None:
-    """High MSE under attack and low ASR are both good: a scale that ignores direction would praise the broken model."""
+    """High MSE under attack and low ASR are both good: a scale that ignores direction would praise
+    the broken model.
+    """
     for metric in ("asr[noise]", "mse[noise]", "ssim[noise]"):
         attacked = table(store, metric).rows[2][1]
         undefended, clipped = attacked[0].step, attacked[1].step
         assert undefended is not None and clipped is not None
         assert undefended <= 2 and clipped >= palette.STEPS - 2
-    assert table(store, "asr[noise]").worst == "1.00" and table(store, "ssim[noise]").worst == "1.00"
+    assert (
+        table(store, "asr[noise]").worst == "1.00" and table(store, "ssim[noise]").worst == "1.00"
+    )
     assert palette.step(0.2, 0, 1, None) is None and palette.step(1, 1, 1, True) is None
 
 
@@ -158,13 +213,20 @@ def test_ranking_takes_the_stronger_invocation_and_pairs_seeds(store: Path) -> N
     hat = next(ranking for name, ranking in found.items() if "hat" in name)
     noise = hat.places[-1].cell.values("asr[noise]")
     assert [place.cell.defense.name for place in hat.places] == ["clip_x0", "finetune", "none"]
-    assert hat.places[-1].worst.mean == pytest.approx(sum(noise.values()) / 3) and hat.places[-1].way.metric == "asr[noise]"
+    assert (
+        hat.places[-1].worst.mean == pytest.approx(sum(noise.values()) / 3)
+        and hat.places[-1].way.metric == "asr[noise]"
+    )
     assert hat.places[0].change is not None and hat.places[0].change.high < 0  # type: ignore[operator]
     assert [place.cell.defense.name for place in hat.holders()] == ["clip_x0"]
-    assert [place.cell.defense.name for place in hat.dear()] == ["clip_xt"], "it stops the attack, at a quarter more of FID"
+    assert [place.cell.defense.name for place in hat.dear()] == ["clip_xt"], (
+        "it stops the attack, at a quarter more of FID"
+    )
     corner = next(ranking for name, ranking in found.items() if "corner" in name)
     unranked = {place.cell.defense.name: place.note for place in corner.places if not place.rank}
-    assert unranked == {"finetune": "fewer than 3 seeds", "clip_xt": "fewer than 3 seeds"}, "one seed failed, all seeds failed"
+    assert unranked == {"finetune": "fewer than 3 seeds", "clip_xt": "fewer than 3 seeds"}, (
+        "one seed failed, all seeds failed"
+    )
     assert [place.cell.defense.name for place in worst.holders()] == ["clip_x0"] and worst.several()
 
 
@@ -172,20 +234,33 @@ def test_nothing_holds_if_no_defense_shares_the_first_rank() -> None:
     """Then no defense may be praised."""
     cells = [
         record(seed, asr, defense=PluginSpec(name=name), kind=kind)
-        for name, kind, rates in (("none", "control", (0.5, 0.6, 0.4)), ("d", "sampler", (0.6, 0.4, 0.5)))
+        for name, kind, rates in (
+            ("none", "control", (0.5, 0.6, 0.4)),
+            ("d", "sampler", (0.6, 0.4, 0.5)),
+        )
         for seed, asr in enumerate(rates)
     ]
     (ranking,) = rankings(boards([run(*cells)])[0])
-    assert [place.rank for place in ranking.places] == ["1=", "1="] and ranking.holders() == [] and ranking.ranked()
+    assert (
+        [place.rank for place in ranking.places] == ["1=", "1="]
+        and ranking.holders() == []
+        and ranking.ranked()
+    )
     (few,) = rankings(boards([run(*cells[:2], *cells[3:5])])[0])
     assert [place.rank for place in few.places] == ["", ""] and not few.ranked()
 
 
 def test_no_defense_at_all_is_no_ranking() -> None:
-    """Three seeds without a defense that draws anything: too few seeds is not the reason, and a table of one is none."""
+    """Three seeds without a defense that draws anything: too few seeds is not the reason, and a
+    table of one is none.
+    """
     alone = [record(seed, defense=PluginSpec(name="none"), kind="control") for seed in range(3)]
     html = render([run(*alone)])
-    assert "No defense on this board acts on this." in html and "Not ranked" not in html and '-rank1"' not in html
+    assert (
+        "No defense on this board acts on this." in html
+        and "Not ranked" not in html
+        and '-rank1"' not in html
+    )
     html = render([run(*alone, *(record(seed, asr=0.1 + seed / 100) for seed in range(3)))])
     assert '-rank1"' in html and "No defense on this board" not in html
 
@@ -200,8 +275,12 @@ def test_no_defense_at_all_is_no_ranking() -> None:
         ((0.2, 0.3, 0.2), "no better than the best flat image"),
     ],
 )
-def test_an_inversion_is_judged_against_the_harder_line(best: tuple[float, ...], verdict: str) -> None:
-    """Beating a black image is easy where the target is bright: only less than the best flat image is a found target."""
+def test_an_inversion_is_judged_against_the_harder_line(
+    best: tuple[float, ...], verdict: str
+) -> None:
+    """Beating a black image is easy where the target is bright: only less than the best flat image
+    is a found target.
+    """
     lines = {"inversion_mse_black": Metric(value=0.106), "mse[constant]": Metric(value=0.02)}
     cells = [
         record(seed, kind="inversion", metrics={"inversion_mse_best": Metric(value=value), **lines})
@@ -209,22 +288,35 @@ def test_an_inversion_is_judged_against_the_harder_line(best: tuple[float, ...],
     ]
     (board,) = boards([run(*cells)])
     line = inversion_line(board.all_cells()[0])
-    assert line is not None and (line.verdict, line.black, line.flat) == (verdict, ("0.106", ""), ("0.0200", ""))
+    assert line is not None and (line.verdict, line.black, line.flat) == (
+        verdict,
+        ("0.106", ""),
+        ("0.0200", ""),
+    )
 
 
 def test_an_inversion_of_one_epoch_is_drawn() -> None:
     """A range of zero width must not divide by zero."""
-    one = record(kind="inversion", metrics={}, series={"inversion_mse": [0.0], "inversion_epoch": [1.0]})
+    one = record(
+        kind="inversion", metrics={}, series={"inversion_mse": [0.0], "inversion_epoch": [1.0]}
+    )
     line = inversion_line(boards([run(one)])[0].all_cells()[0])
     assert line is not None and "<circle" in str(line.curve)
 
 
 def test_pictures_outside_the_store_or_not_png_are_not_embedded(tmp_path: Path) -> None:
-    """A record is data from elsewhere: it must not pull this machine's files, or anything but PNG, into a shared page."""
+    """A record is data from elsewhere: it must not pull this machine's files, or anything but PNG,
+    into a shared page.
+    """
     (tmp_path / "cell").mkdir()
     (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
     (tmp_path / "cell" / "page.png").write_text("<svg onload=alert(1)>")
-    pictures = {"a": "../secret.png", "b": "page.png", "c": "gone.png", "d": str(tmp_path / "secret.png")}
+    pictures = {
+        "a": "../secret.png",
+        "b": "page.png",
+        "c": "gone.png",
+        "d": str(tmp_path / "secret.png"),
+    }
     one = run(record(pictures=pictures))
     (board,) = boards([dataclasses.replace(one, records=[(tmp_path / "cell", one.records[0][1])])])
     ((_, shown),) = panel(board.all_cells()[0]).pictures
@@ -240,9 +332,12 @@ def test_pictures_outside_the_store_or_not_png_are_not_embedded(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [
-        ("asr[noise]", 0.8284, "0.83"), ("asr[noise]", -0.0004, "0.00"), ("mse[noise]", 0.009834, "0.00983"),
-        ("fid[digits-cnn]", 2.8512, "2.85"), ("fid[digits-cnn]", 123.4, "123"), ("cost[seconds]", 12.34, "12.3 s"),
-        ("cost[peak_memory_bytes]", 2**31, "2,048 MiB"), ("cost[generator_calls]", 76800, "76,800"), ("new", -1.5, "−1.50"),
+        ("asr[noise]", 0.8284, "0.83"), ("asr[noise]", -0.0004, "0.00"), ("mse[noise]", 0.009834,
+        "0.00983"),
+        ("fid[digits-cnn]", 2.8512, "2.85"), ("fid[digits-cnn]", 123.4, "123"), ("cost[seconds]",
+        12.34, "12.3 s"),
+        ("cost[peak_memory_bytes]", 2**31, "2,048 MiB"), ("cost[generator_calls]", 76800, "76,800"),
+        ("new", -1.5, "−1.50"),
     ],
 )  # fmt: skip
 def test_numbers_are_written_for_people(name: str, value: float, shown: str) -> None:
@@ -258,8 +353,20 @@ def test_an_unknown_metric_is_shown_under_its_own_name() -> None:
 
 def test_a_flag_about_one_metric_shows_on_that_metric_only() -> None:
     """The field's rule being vacuous says nothing against the calibrated one."""
-    numbers = {name: Metric(value=0.5, higher_is_better=False) for name in ("asr[noise]", "asr_field[noise]")}
+    numbers = {
+        name: Metric(value=0.5, higher_is_better=False)
+        for name in ("asr[noise]", "asr_field[noise]")
+    }
     flags = ("asr_field: vacuous threshold, clean images pass", "constant samples: all alike")
-    board = boards([run(*(record(seed=seed, metrics=numbers, flags=flags) for seed in range(3)))])[0]
-    shown = {table.words.name: table.rows[0][1][0].badges for table in matrices(board) if table.words.name in numbers}
-    assert shown == {"asr[noise]": ("constant samples",), "asr_field[noise]": ("vacuous threshold", "constant samples")}
+    board = boards([run(*(record(seed=seed, metrics=numbers, flags=flags) for seed in range(3)))])[
+        0
+    ]
+    shown = {
+        table.words.name: table.rows[0][1][0].badges
+        for table in matrices(board)
+        if table.words.name in numbers
+    }
+    assert shown == {
+        "asr[noise]": ("constant samples",),
+        "asr_field[noise]": ("vacuous threshold", "constant samples"),
+    }

@@ -1,4 +1,6 @@
-"""Rank intervals: against closed forms, a slow definition, and how often they hold the true rank."""
+"""Rank intervals: against closed forms, a slow definition, and how often they hold the true
+rank.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def paired(outcomes: np.ndarray) -> dict[str, dict[int, Sampled]]:
 
 
 def test_a_seeds_draws_are_the_beta_posterior_of_its_count() -> None:
-    """k of n with half a success and half a failure: Beta(k + .5, n - k + .5), whether the samples are known or only counted."""
+    """k of n with half a success and half a failure: Beta(k + .5, n - k + .5), whether the samples
+    are known or only counted.
+    """
     rng = np.random.default_rng(0)
     outcomes = tuple([1.0] * 5 + [0.0] * 59)
     both = [Sampled(share=Share(5 / 64, 64)), Sampled(share=Share(5 / 64, 64), outcomes=outcomes)]
@@ -46,7 +50,9 @@ def test_equal_entries_cover_each_others_ranks() -> None:
 
 
 def test_what_is_common_to_two_entries_does_not_widen_their_ranks() -> None:
-    """Every third sample fails in both; the second fails in two of 64 more. Paired, that is a rank; as two counts it is not."""
+    """Every third sample fails in both; the second fails in two of 64 more. Paired, that is a rank;
+    as two counts it is not.
+    """
     base = np.tile(np.arange(60) % 3 == 0, (3, 1)).astype(float)
     more = base.copy()
     more[:, [1, 2, 4, 5, 7, 8]] = 1
@@ -61,7 +67,10 @@ def test_an_entry_stands_with_its_worst_way_in() -> None:
     def two(noise: float, image: float) -> dict[str, dict[int, Sampled]]:
         return {"noise": entry(*[noise] * 3)["noise"], "image": entry(*[image] * 3)["noise"]}
 
-    assert rank_intervals([two(0.0, 0.9), two(0.4, 0.4)], higher_is_better=False) == [(2, 2), (1, 1)]
+    assert rank_intervals([two(0.0, 0.9), two(0.4, 0.4)], higher_is_better=False) == [
+        (2, 2),
+        (1, 1),
+    ]
     assert rank_intervals([two(0.1, 0.9), two(0.4, 0.4)], higher_is_better=True) == [(2, 2), (1, 1)]
 
 
@@ -69,7 +78,10 @@ def test_ranks_against_counting_by_hand() -> None:
     """Ties take up all the ranks they share."""
     values = np.array([[1.0, 2.0], [1.0, 3.0], [2.0, 1.0]])
     slow = [
-        (min(1 + sum(values[:, d] < values[i, d]) for d in range(2)), max(sum(values[:, d] <= values[i, d]) for d in range(2)))
+        (
+            min(1 + sum(values[:, d] < values[i, d]) for d in range(2)),
+            max(sum(values[:, d] <= values[i, d]) for d in range(2)),
+        )
         for i in range(3)
     ]
     assert ranks_of(values) == slow == [(1, 2), (1, 3), (1, 3)]
@@ -86,17 +98,24 @@ def test_the_same_records_give_the_same_interval_and_odd_ones_an_error() -> None
     """No clock, no global state."""
     entries = [entry(0.4, 0.5, 0.45), entry(0.5, 0.45, 0.5)]
     np.random.default_rng().random()
-    assert rank_intervals(entries, higher_is_better=False) == rank_intervals(entries, higher_is_better=False)
+    assert rank_intervals(entries, higher_is_better=False) == rank_intervals(
+        entries, higher_is_better=False
+    )
     with pytest.raises(ValueError, match="the same ways and seeds"):
         rank_intervals([entry(0.4, 0.5), entry(0.4)], higher_is_better=False)
 
 
 def test_five_seeds_hold_the_true_rank_most_of_the_time() -> None:
-    """Rates .30 .36 .42 that vary by .04 between seeds: the true rank lies in the interval in at least 90 % of boards."""
+    """Rates .30 .36 .42 that vary by .04 between seeds: the true rank lies in the interval in at
+    least 90 % of boards.
+    """
     rng = np.random.default_rng(3)
     held = total = 0
     for _ in range(60):
-        entries = [entry(*(rng.binomial(64, np.clip(rng.normal(p, 0.04, 5), 0, 1)) / 64)) for p in (0.30, 0.36, 0.42)]
+        entries = [
+            entry(*(rng.binomial(64, np.clip(rng.normal(p, 0.04, 5), 0, 1)) / 64))
+            for p in (0.30, 0.36, 0.42)
+        ]
         for rank, (low, high) in enumerate(rank_intervals(entries, higher_is_better=False), 1):
             held += low <= rank <= high
             total += 1

@@ -1,4 +1,6 @@
-"""The board in real headless Chromium: what a reader does, wide and phone-wide, light and dark, by mouse and by keyboard."""
+"""The board in real headless Chromium: what a reader does, wide and phone-wide, light and dark, by
+mouse and by keyboard.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,31 @@ from bench.record import PluginSpec, Record
 from leaderboard.report import build
 
 sync_api = (
-    pytest.importorskip("playwright.sync_api") if not os.environ.get("CI") else __import__("playwright.sync_api").sync_api
+    pytest.importorskip("playwright.sync_api")
+    if not os.environ.get("CI")
+    else __import__("playwright.sync_api").sync_api
 )
 
 ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-SCRIPT = "clip_xt<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+SCRIPT = (
+    "clip_xt<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+)
 HOSTILE = PluginSpec(name="strip", label=SCRIPT)
 
 
 def chromium() -> str:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    found = (
+        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    )
     if found:
         return found
-    reason = "no Chromium: install the system's `chromium` package or set CHROMIUM to its executable"
+    reason = (
+        "no Chromium: install the system's `chromium` package or set CHROMIUM to its executable"
+    )
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -53,18 +64,28 @@ def board(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[..., Pa
     def rename(record: Record) -> Record:
         if record.defense.name != "clip_xt":
             return record
-        return dataclasses.replace(record, defense=PluginSpec(name="clip_xt", label=SCRIPT), reason=record.reason and SCRIPT)
+        return dataclasses.replace(
+            record,
+            defense=PluginSpec(name="clip_xt", label=SCRIPT),
+            reason=record.reason and SCRIPT,
+        )
 
     folder = tmp_path_factory.mktemp("browser")
     return build(make_store(folder / "store", rename), folder / "board.html")
 
 
 @pytest.fixture(scope="module")
-def class_board(tmp_path_factory: pytest.TempPathFactory, make_class_store: Callable[..., Path]) -> Path:
+def class_board(
+    tmp_path_factory: pytest.TempPathFactory, make_class_store: Callable[..., Path]
+) -> Path:
     """The synthetic board of poisoned data, with one detector whose name is a script."""
 
     def rename(record: Record) -> Record:
-        return dataclasses.replace(record, defense=HOSTILE) if record.defense.name == "strip" else record
+        return (
+            dataclasses.replace(record, defense=HOSTILE)
+            if record.defense.name == "strip"
+            else record
+        )
 
     folder = tmp_path_factory.mktemp("classes")
     return build(make_class_store(folder / "store", rename), folder / "classes.html")
@@ -72,32 +93,52 @@ def class_board(tmp_path_factory: pytest.TempPathFactory, make_class_store: Call
 
 @pytest.fixture
 def visit(browser: Any, board: Path) -> Iterator[Callable[..., Any]]:
-    """Opens a board; afterwards there must have been no console message, script error or request but the file itself."""
+    """Opens a board; afterwards there must have been no console message, script error or request
+    but the file itself.
+    """
     contexts, trouble = [], []
 
     def open_page(
-        width: int = 1400, height: int = 900, scheme: str = "light", suffix: str = "", board: Path = board, **options: Any
+        width: int = 1400,
+        height: int = 900,
+        scheme: str = "light",
+        suffix: str = "",
+        board: Path = board,
+        **options: Any,
     ) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, **options
+        )
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: trouble.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
         page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda request: None if _own(request.url, board) else trouble.append(f"request: {request.url[:80]}"))
+        page.on(
+            "request",
+            lambda request: (
+                None if _own(request.url, board) else trouble.append(f"request: {request.url[:80]}")
+            ),
+        )
         page.goto(board.as_uri() + suffix)
         return page
 
     yield open_page
     for context in contexts:
         titles = {page.title() for page in context.pages}
-        assert titles <= {"castlewalls · digits", "castlewalls · poison"}, "a script from a record ran"
+        assert titles <= {"castlewalls · digits", "castlewalls · poison"}, (
+            "a script from a record ran"
+        )
         context.close()
     assert trouble == []
 
 
 def _own(url: str, board: Path) -> bool:
-    return url.split("#")[0] == board.as_uri() or url.startswith("data:image/png;base64,") or url == "data:,"
+    return (
+        url.split("#")[0] == board.as_uri()
+        or url.startswith("data:image/png;base64,")
+        or url == "data:,"
+    )
 
 
 def shown(page: Any) -> list[str]:
@@ -105,7 +146,9 @@ def shown(page: Any) -> list[str]:
 
 
 def test_every_metric_switch_shows_its_own_table(visit: Callable[..., Any]) -> None:
-    """One table at a time, the chosen one, with its full name; and no two metrics show the same values."""
+    """One table at a time, the chosen one, with its full name; and no two metrics show the same
+    values.
+    """
     page = visit()
     radios = page.locator(".switch input")
     seen: dict[str, list[str]] = {}
@@ -116,14 +159,23 @@ def test_every_metric_switch_shows_its_own_table(visit: Callable[..., Any]) -> N
         assert page.locator(".metric:visible").count() == 1
         assert page.locator(".metric:visible .metric-name code").inner_text() == name
         seen[name] = shown(page)
-    assert {"fid[digits-cnn]", "kid[digits-cnn]", "mse[noise]", "ssim[image]", "asr[clean]", "cost[seconds]"} <= seen.keys()
+    assert {
+        "fid[digits-cnn]",
+        "kid[digits-cnn]",
+        "mse[noise]",
+        "ssim[image]",
+        "asr[clean]",
+        "cost[seconds]",
+    } <= seen.keys()
     assert seen["asr[noise]"] != seen["asr[image]"] != seen["fid[digits-cnn]"] != seen["mse[noise]"]
     assert "skipped" in seen["asr[noise]"] and "failed" in seen["asr[noise]"]
     assert len({tuple(values) for values in seen.values()}) >= 16
 
 
 def test_switch_and_cells_work_by_keyboard(visit: Callable[..., Any]) -> None:
-    """Arrows move the switch and walk the matrix, Enter opens a panel, Escape closes it and gives the focus back."""
+    """Arrows move the switch and walk the matrix, Enter opens a panel, Escape closes it and gives
+    the focus back.
+    """
     page = visit()
     page.locator(".switch input:checked").focus()
     before = shown(page)
@@ -140,7 +192,9 @@ def test_switch_and_cells_work_by_keyboard(visit: Callable[..., Any]) -> None:
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog[open]", state="detached")
     # The browser gives the focus back after the dialog has gone, when it finds the time.
-    page.wait_for_function("target => document.activeElement.getAttribute('href') === target", arg=target)
+    page.wait_for_function(
+        "target => document.activeElement.getAttribute('href') === target", arg=target
+    )
     page.wait_for_function("location.hash === ''")
 
 
@@ -153,7 +207,9 @@ def test_a_cell_opens_with_pictures_numbers_and_reasons(visit: Callable[..., Any
     assert page.url.endswith("#" + panel.get_attribute("id"))
     pictures = panel.locator("details[open] img")
     assert pictures.count() == 4
-    assert pictures.evaluate_all("images => images.every(image => image.complete && image.naturalWidth >= 16)")
+    assert pictures.evaluate_all(
+        "images => images.every(image => image.complete && image.naturalWidth >= 16)"
+    )
     text = panel.inner_text()
     for expected in ("asr[noise]", "cost[seconds]", "seed 2", "triggered noise (e + g), clip_x0"):
         assert expected in text
@@ -162,7 +218,8 @@ def test_a_cell_opens_with_pictures_numbers_and_reasons(visit: Callable[..., Any
     panel.get_by_label("Close").click()
     assert page.locator("dialog[open]").count() == 0
     page.locator(".metric:visible td.failed a.cell").click()
-    assert "out of memory" not in page.locator("dialog[open]").inner_text()  # its reason was replaced by the hostile one
+    # its reason was replaced by the hostile one
+    assert "out of memory" not in page.locator("dialog[open]").inner_text()
     assert "<script>" in page.locator("dialog[open] .problem").first.inner_text()
     page.mouse.click(5, 5)
     assert page.locator("dialog[open]").count() == 0
@@ -181,7 +238,9 @@ def test_a_link_to_a_cell_opens_it(visit: Callable[..., Any]) -> None:
 
 
 def test_a_script_as_a_name_stays_text(visit: Callable[..., Any]) -> None:
-    """In the matrix head, the ranking, the legend and the failures; every test here checks that nothing ran."""
+    """In the matrix head, the ranking, the legend and the failures; every test here checks that
+    nothing ran.
+    """
     page = visit()
     for place in (".metric:visible thead", ".ranking >> nth=0", ".legend >> nth=0", "#failures"):
         assert SCRIPT in page.locator(place).inner_text()
@@ -195,7 +254,9 @@ def test_theme_follows_the_system_and_the_button(visit: Callable[..., Any], sche
     page = visit(scheme=scheme)
 
     def brightness(selector: str, what: str) -> float:
-        colour = page.locator(selector).first.evaluate(f"element => getComputedStyle(element).{what}")
+        colour = page.locator(selector).first.evaluate(
+            f"element => getComputedStyle(element).{what}"
+        )
         red, green, blue = (float(part) for part in re.findall(r"[\d.]+", colour)[:3])
         return (red + green + blue) / 3
 
@@ -204,13 +265,17 @@ def test_theme_follows_the_system_and_the_button(visit: Callable[..., Any], sche
         page.locator("#theme").click()
         assert page.locator("#theme").inner_text() == f"Theme: {theme}"
         assert (brightness("body", "backgroundColor") < 60) is dark
-        gap = brightness(".metric:visible td.q10 .value", "color") - brightness(".metric:visible td.q10", "backgroundColor")
+        gap = brightness(".metric:visible td.q10 .value", "color") - brightness(
+            ".metric:visible td.q10", "backgroundColor"
+        )
         assert abs(gap) > 90 and (gap > 0) is dark
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_the_matrix_not_the_page(visit: Callable[..., Any], scheme: str) -> None:
-    """390 px: the page is exactly as wide as the screen, panels too, and the matrix moves inside its own box."""
+    """390 px: the page is exactly as wide as the screen, panels too, and the matrix moves inside
+    its own box.
+    """
     page = visit(390, 844, scheme, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.evaluate("scrollTo(500, 0)")
@@ -219,11 +284,16 @@ def test_a_phone_scrolls_the_matrix_not_the_page(visit: Callable[..., Any], sche
     assert box.evaluate("box => box.scrollWidth > box.clientWidth")
     page.locator(".metric:visible a.cell").nth(5).tap()
     panel = page.locator("dialog[open]")
-    assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth && panel.getBoundingClientRect().right <= 390")
+    assert panel.evaluate(
+        "panel => panel.scrollWidth <= panel.clientWidth && panel.getBoundingClientRect().right "
+        "<= 390"
+    )
 
 
 def test_without_scripts_every_table_is_there(visit: Callable[..., Any]) -> None:
-    """A mail viewer that runs no scripts shows all tables, and a cell's link still opens its panel."""
+    """A mail viewer that runs no scripts shows all tables, and a cell's link still opens its
+    panel.
+    """
     page = visit(java_script_enabled=False)
     assert page.locator(".metric").count() == page.locator(".metric:visible").count() == 20
     link = page.locator(".metric a.cell").nth(0).get_attribute("href")
@@ -232,8 +302,12 @@ def test_without_scripts_every_table_is_there(visit: Callable[..., Any]) -> None
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 390)])
-def test_detectors_and_compositions_are_drawn(visit: Callable[..., Any], class_board: Path, scheme: str, width: int) -> None:
-    """The bars stand in the open, the ROC curves one click away, in colours that differ from the card behind them."""
+def test_detectors_and_compositions_are_drawn(
+    visit: Callable[..., Any], class_board: Path, scheme: str, width: int
+) -> None:
+    """The bars stand in the open, the ROC curves one click away, in colours that differ from the
+    card behind them.
+    """
     page = visit(width, 900, scheme, board=class_board)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     bars = page.locator("section[aria-labelledby$='-composition'] svg.stacked")
@@ -244,8 +318,16 @@ def test_detectors_and_compositions_are_drawn(visit: Callable[..., Any], class_b
     section.locator("details.curves summary").first.click()
     assert curve.is_visible()
     stroke, behind = (
-        [float(part) for part in re.findall(r"[\d.]+", element.evaluate(f"element => getComputedStyle(element).{what}"))[:3]]
-        for element, what in ((curve, "stroke"), (section.locator(".pair").first, "backgroundColor"))
+        [
+            float(part)
+            for part in re.findall(
+                r"[\d.]+", element.evaluate(f"element => getComputedStyle(element).{what}")
+            )[:3]
+        ]
+        for element, what in (
+            (curve, "stroke"),
+            (section.locator(".pair").first, "backgroundColor"),
+        )
     )
     assert max(abs(one - other) for one, other in zip(stroke, behind, strict=True)) > 90
     assert page.locator("script").count() == 1
@@ -256,5 +338,7 @@ def test_print_keeps_the_matrix_and_drops_the_controls(visit: Callable[..., Any]
     """Paper has no buttons."""
     page = visit(scheme="dark")
     page.emulate_media(media="print")
-    assert not page.locator("#theme").is_visible() and not page.locator(".switch").first.is_visible()
+    assert (
+        not page.locator("#theme").is_visible() and not page.locator(".switch").first.is_visible()
+    )
     assert page.locator(".metric:visible table").count() == 1

@@ -1,4 +1,6 @@
-"""What poisoned data, classifiers and detectors add to the board: what is drawn, what is said, and what an empty cell means."""
+"""What poisoned data, classifiers and detectors add to the board: what is drawn, what is said, and
+what an empty cell means.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +40,20 @@ def noise(class_store: Path) -> Board:
     return by_testbed(class_store, "digits_ddpm")
 
 
-def one_line(*cells: tuple[dict[str, float], dict[str, list[float]]], attack: str = "badnets", **changes: object) -> Detection:
+def one_line(
+    *cells: tuple[dict[str, float], dict[str, list[float]]],
+    attack: str = "badnets",
+    **changes: object,
+) -> Detection:
     """The only line of a board on which one detector met one attack, one cell a seed."""
     records = [
         Record(
-            testbed=PluginSpec(name="t"), attack=PluginSpec(name=attack), defense=PluginSpec(name="strip"), seed=seed, status="ok",
+            testbed=PluginSpec(name="t"), attack=PluginSpec(name=attack),
+            defense=PluginSpec(name="strip"), seed=seed, status="ok",
             kind="sample detector", protocol="p", series=series,
             probe=PluginSpec(name="badnets") if attack == "none" else None,
-            metrics={name: Metric(value=value, higher_is_better=True) for name, value in metrics.items()},
+            metrics={name: Metric(value=value, higher_is_better=True) for name,
+            value in metrics.items()},
         )
         for seed, (metrics, series) in enumerate(cells)
     ]  # fmt: skip
@@ -62,12 +70,17 @@ def one_line(*cells: tuple[dict[str, float], dict[str, list[float]]], attack: st
 
 def series(where: str = "training set") -> dict[str, list[float]]:
     return {
-        f"roc_fpr[{where}]": [0, 0, 1], f"roc_tpr[{where}]": [0, 0.75, 1], f"score_edges[{where}]": [0, 1, 2],
+        f"roc_fpr[{where}]": [0, 0, 1], f"roc_tpr[{where}]": [0, 0.75, 1],
+        f"score_edges[{where}]": [0, 1, 2],
         f"score_clean[{where}]": [3, 1], f"score_poisoned[{where}]": [0, 2],
     }  # fmt: skip
 
 
-AUROC = {"auroc[training set]": 0.9, "tpr_at_1_fpr[training set]": 0.4, "tpr_at_5_fpr[training set]": 0.6}
+AUROC = {
+    "auroc[training set]": 0.9,
+    "tpr_at_1_fpr[training set]": 0.4,
+    "tpr_at_5_fpr[training set]": 0.6,
+}
 
 
 def strip(board: Board) -> Detector:
@@ -75,34 +88,51 @@ def strip(board: Board) -> Detector:
 
 
 def test_each_detector_has_a_line_for_every_attack_and_control(classes: Board) -> None:
-    """Rows as in the matrix, with AUROC and both TPRs of all that it judges, and one ROC curve for each seed and place."""
+    """Rows as in the matrix, with AUROC and both TPRs of all that it judges, and one ROC curve for
+    each seed and place.
+    """
     assert [found.spec.name for found in detectors(classes)] == ["cognitive_distillation", "strip"]
     found = strip(classes)
-    assert [line.row for line in found.lines] == list(classes.rows) and found.places == ("training set", "generated")
+    assert [line.row for line in found.lines] == list(classes.rows) and found.places == (
+        "training set",
+        "generated",
+    )
     attacked = next(line for line in found.lines if "badnets1" in label(line.row[0]))
     values = attacked.cell.values("auroc[training set]")
-    assert attacked.judged[0].auroc[0] == f"{sum(values.values()) / 3:.2f}" and attacked.judged[0].auroc[1].startswith("[")
+    assert attacked.judged[0].auroc[0] == f"{sum(values.values()) / 3:.2f}" and attacked.judged[
+        0
+    ].auroc[1].startswith("[")
     assert [judged.where for judged in attacked.judged] == ["training set", "generated"]
     assert all(float(judged.tpr_at_1[0]) <= float(judged.tpr_at_5[0]) for judged in attacked.judged)
     drawn = str(attacked.roc)
-    assert drawn.count('class="curve roc w0"') == drawn.count('class="curve roc w1"') == 3 and "generated, seed 2" in drawn
+    assert (
+        drawn.count('class="curve roc w0"') == drawn.count('class="curve roc w1"') == 3
+        and "generated, seed 2" in drawn
+    )
     assert all(judged.scores and judged.scores[0] == 0 for judged in attacked.judged)
     assert (attacked.control, attacked.verdict) == ("", "")
 
 
-def test_a_control_says_that_one_half_is_right_and_is_not_coloured(classes: Board, noise: Board) -> None:
+def test_a_control_says_that_one_half_is_right_and_is_not_coloured(
+    classes: Board, noise: Board
+) -> None:
     """Orange for "finds nothing" would blame the detector for the absence of poison."""
     found = strip(classes)
-    assert [bool(line.control) for line in found.lines] == [row[0].name == "none" for row in classes.rows]
+    assert [bool(line.control) for line in found.lines] == [
+        row[0].name == "none" for row in classes.rows
+    ]
     assert all("0.5 is right" in line.control for line in found.lines[:3])
     for name in ("auroc[training set]", "tpr_at_1_fpr[training set]"):
         steps = [[shown.step for shown in cells][-1] for _, cells in table(classes, name).rows]
         assert [step is None for step in steps] == [row[0].name == "none" for row in classes.rows]
     (shift,) = detectors(noise)
     assert shift.places == ("noise", "image", "clean")
-    # A noise detector never sees the model: without an attack its numbers are the same, and 0.5 would be wrong.
+    # A noise detector never sees the model: without an attack its numbers are the same, and 0.5
+    # would be wrong.
     assert "0.5" not in shift.lines[0].control and "never" not in shift.lines[1].control
-    assert {shown.step for _, cells in table(noise, "auroc[clean]").rows for shown in cells} == {None}
+    assert {shown.step for _, cells in table(noise, "auroc[clean]").rows for shown in cells} == {
+        None
+    }
 
 
 @pytest.mark.parametrize(
@@ -116,8 +146,12 @@ def test_a_control_says_that_one_half_is_right_and_is_not_coloured(classes: Boar
         ("none", (0.41, 0.42, 0.4), "training set: 0.5 lies outside the interval"),
     ],
 )
-def test_a_verdict_needs_three_seeds_and_an_interval(attack: str, areas: tuple[float, ...], verdict: str) -> None:
-    """A detector that reacts to something else than poison, or has its direction wrong, is named; two seeds name nobody."""
+def test_a_verdict_needs_three_seeds_and_an_interval(
+    attack: str, areas: tuple[float, ...], verdict: str
+) -> None:
+    """A detector that reacts to something else than poison, or has its direction wrong, is named;
+    two seeds name nobody.
+    """
     line = one_line(*(({"auroc[training set]": area}, {}) for area in areas), attack=attack)
     assert line.verdict.startswith(verdict) and bool(line.verdict) is bool(verdict)
 
@@ -125,7 +159,10 @@ def test_a_verdict_needs_three_seeds_and_an_interval(attack: str, areas: tuple[f
 def test_one_seed_is_shown_as_one_seed() -> None:
     """No interval, no verdict, a badge that says so; the curve is drawn all the same."""
     line = one_line((AUROC, series()))
-    assert [line.judged[0].auroc, line.judged[0].tpr_at_1] == [("0.90", "one seed"), ("0.40", "one seed")]
+    assert [line.judged[0].auroc, line.judged[0].tpr_at_1] == [
+        ("0.90", "one seed"),
+        ("0.40", "one seed"),
+    ]
     assert line.flags == ("n < 3 seeds",) and str(line.roc).count("curve roc") == 1
 
 
@@ -143,8 +180,12 @@ def test_one_seed_is_shown_as_one_seed() -> None:
         ({"score_poisoned[training set]": [float("inf"), 1.0]}, True, False),
     ],
 )
-def test_series_that_are_missing_or_broken_are_left_out(spoilt: dict[str, list[float]], curve: bool, scores: bool) -> None:
-    """A record from an older version or from elsewhere costs its picture, never the board; the next seed's histogram steps in."""
+def test_series_that_are_missing_or_broken_are_left_out(
+    spoilt: dict[str, list[float]], curve: bool, scores: bool
+) -> None:
+    """A record from an older version or from elsewhere costs its picture, never the board; the next
+    seed's histogram steps in.
+    """
     line = one_line((AUROC, series() | spoilt))
     assert (line.roc is not None, line.judged[0].scores is not None) == (curve, scores)
     line = one_line((AUROC, series() | spoilt), (AUROC, series()))
@@ -167,40 +208,71 @@ def test_a_roc_runs_from_corner_to_corner_over_the_line_of_chance() -> None:
     """The unit square: (0, 0) at the bottom left, (1, 1) at the top right."""
     drawn = str(plots.roc([plots.Roc('a"b', 6, [0, 0.5, 1], [0, 1, 1])], "title"))
     assert '<path class="level" d="M52.0,248.0L286.0,14.0"/>' in drawn
-    assert '<title>a&#34;b</title><path class="curve roc w1" d="M52.0,248.0L169.0,14.0L286.0,14.0"/>' in drawn
+    assert (
+        '<title>a&#34;b</title><path class="curve roc w1" d="M52.0,248.0L169.0,14.0L286.0,14.0"/>'
+        in drawn
+    )
 
 
 def test_a_bar_is_cut_in_proportion_and_named_where_there_is_room() -> None:
-    """Lengths are shares of 240; a part below a tenth bears no name, but the text beside the bar does."""
+    """Lengths are shares of 240; a part below a tenth bears no name, but the text beside the bar
+    does.
+    """
     drawn = str(plots.stacked([("G1", 0.1), ("G2", 0.5), ("G3", 0.0), ("G4", 0.4)], 0.25, "a<b"))
     assert re.findall(r'x="([\d.]+)" y="3" width="([\d.]+)"', drawn) == [
         ("0.00", "24.00"), ("24.00", "120.00"), ("144.00", "0.00"), ("144.00", "96.00"),
     ]  # fmt: skip
-    assert re.findall(r">(G\d)<", drawn) == ["G2", "G4"] and '<path class="tick" d="M60.00,0V26"/>' in drawn
-    assert 'aria-label="a&lt;b"' in drawn and "tick" not in str(plots.stacked([("G1", 1.0)], None, ""))
+    assert (
+        re.findall(r">(G\d)<", drawn) == ["G2", "G4"]
+        and '<path class="tick" d="M60.00,0V26"/>' in drawn
+    )
+    assert 'aria-label="a&lt;b"' in drawn and "tick" not in str(
+        plots.stacked([("G1", 1.0)], None, "")
+    )
 
 
-def test_compositions_show_every_row_and_the_defenses_that_draw_samples(classes: Board, noise: Board) -> None:
-    """G1 to G4 as text, their sum, p_t as a tick where there is poison, and no amplification without any."""
-    found = {label(row[0]) if row[1] is None else f"none {label(row[1])}": lines for row, lines in compositions(classes)}
+def test_compositions_show_every_row_and_the_defenses_that_draw_samples(
+    classes: Board, noise: Board
+) -> None:
+    """G1 to G4 as text, their sum, p_t as a tick where there is poison, and no amplification
+    without any.
+    """
+    found = {
+        label(row[0]) if row[1] is None else f"none {label(row[1])}": lines
+        for row, lines in compositions(classes)
+    }
     assert len(found) == len(classes.rows) == 6
-    assert {tuple(line.cell.defense.name for line in lines) for lines in found.values()} == {("none", "clip_x0")}
+    assert {tuple(line.cell.defense.name for line in lines) for lines in found.values()} == {
+        ("none", "clip_x0")
+    }
     undefended, clipped = found["badnets(pattern=badnets1, poison_rate=0.1)"]
     assert abs(sum(float(value) for value, _ in undefended.shares) - 1) <= 0.02
-    assert float(undefended.ratio[0]) == pytest.approx(sum(float(value) for value, _ in undefended.shares[:2]), abs=0.011)
-    assert (undefended.p_t, clipped.p_t) == ("0.50", "0.50") and 'class="tick"' in str(undefended.bar)
+    assert float(undefended.ratio[0]) == pytest.approx(
+        sum(float(value) for value, _ in undefended.shares[:2]), abs=0.011
+    )
+    assert (undefended.p_t, clipped.p_t) == ("0.50", "0.50") and 'class="tick"' in str(
+        undefended.bar
+    )
     assert float(undefended.amplification[0]) > 1 > float(clipped.amplification[0])
     honest = found["none badnets(pattern=badnets1, poison_rate=0.1)"][0]
-    assert (honest.p_t, honest.amplification) == ("0.00", ("–", "")) and 'class="tick"' not in str(honest.bar)
+    assert (honest.p_t, honest.amplification) == ("0.00", ("–", "")) and 'class="tick"' not in str(
+        honest.bar
+    )
     assert honest.flags == ("within the trigger classifier's false alarms",)
     assert compositions(noise) == ()
 
 
 def test_an_attack_without_a_trigger_has_the_other_two_groups(classes: Board) -> None:
-    """Who only relabels stamps nothing: G3 is the mismatch, G4 the rest, and G1 is absent, not 0."""
+    """Who only relabels stamps nothing: G3 is the mismatch, G4 the rest, and G1 is absent, not
+    0.
+    """
     line = next(lines[0] for row, lines in compositions(classes) if row[0].name == "relabel_only")
     mismatch = line.cell.values("mismatch")
-    assert line.triggerless and [value for value, _ in line.shares[:2]] == ["–", "–"] and line.ratio == ("–", "")
+    assert (
+        line.triggerless
+        and [value for value, _ in line.shares[:2]] == ["–", "–"]
+        and line.ratio == ("–", "")
+    )
     assert line.shares[2][0] == f"{sum(mismatch.values()) / 3:.2f}"
     assert float(line.shares[2][0]) + float(line.shares[3][0]) == pytest.approx(1)
     low, high = (float(end) for end in line.shares[3][1].strip("[]").split(", "))
@@ -212,7 +284,11 @@ def table(board: Board, metric: str) -> MetricTable:
 
 
 def shown(board: Board, metric: str, row: str, defense: str) -> Shown:
-    cells = next(cells for head, cells in table(board, metric).rows if row in label(head[0]) and head[1] is None)
+    cells = next(
+        cells
+        for head, cells in table(board, metric).rows
+        if row in label(head[0]) and head[1] is None
+    )
     return next(one for one in cells if one.cell and one.cell.defense.name == defense)
 
 
@@ -221,7 +297,12 @@ def shown(board: Board, metric: str, row: str, defense: str) -> Shown:
     [
         ("asr[prompt]", "badnets1", "strip", "a detector changes no sample"),
         ("g1", "badnets1", "diffusion_classifier", "a classifier defense draws no image"),
-        ("fid[digits-cnn]", "badnets1", "train_on_generated", "a data defense leaves the generator as it is"),
+        (
+            "fid[digits-cnn]",
+            "badnets1",
+            "train_on_generated",
+            "a data defense leaves the generator as it is",
+        ),
         ("ta", "badnets1", "clip_x0", "a sampler defense changes no classifier"),
         ("classifier_asr", "badnets1", "strip", "a detector changes no classifier"),
         ("classifier_asr", "relabel_only", "train_on_generated", "this attack has no trigger"),
@@ -230,9 +311,14 @@ def shown(board: Board, metric: str, row: str, defense: str) -> Shown:
         ("auroc[generated]", "relabel_only", "strip", "this attack has no trigger"),
     ],
 )
-def test_an_empty_cell_says_what_its_family_cannot_have(classes: Board, metric: str, row: str, defense: str, note: str) -> None:
+def test_an_empty_cell_says_what_its_family_cannot_have(
+    classes: Board, metric: str, row: str, defense: str, note: str
+) -> None:
     """ "Not measured" would make a reader look for a failure."""
-    assert (shown(classes, metric, row, defense).text, shown(classes, metric, row, defense).note) == ("–", note)
+    assert (
+        shown(classes, metric, row, defense).text,
+        shown(classes, metric, row, defense).note,
+    ) == ("–", note)
 
 
 def test_an_empty_cell_of_a_control_says_that_nothing_is_poisoned(classes: Board) -> None:
@@ -246,40 +332,81 @@ def test_an_empty_cell_of_a_control_says_that_nothing_is_poisoned(classes: Board
 
 
 def test_a_flag_about_generated_images_says_nothing_about_the_training_set() -> None:
-    """Constant scores on one kind of image leave the other's AUROC as good as it was; TPR shares the AUROC's doubts."""
-    flags = ("auroc: constant scores (generated)", "asr: within the trigger classifier's false alarms", "slow: took long")
-    metrics = {name: 0.5 for kind in ("auroc", "tpr_at_1_fpr") for name in (f"{kind}[training set]", f"{kind}[generated]")}
+    """Constant scores on one kind of image leave the other's AUROC as good as it was; TPR shares
+    the AUROC's doubts.
+    """
+    flags = (
+        "auroc: constant scores (generated)",
+        "asr: within the trigger classifier's false alarms",
+        "slow: took long",
+    )
+    metrics = {
+        name: 0.5
+        for kind in ("auroc", "tpr_at_1_fpr")
+        for name in (f"{kind}[training set]", f"{kind}[generated]")
+    }
     line = one_line(*((metrics, {}) for _ in range(3)), flags=flags)
     assert line.flags[-1] == "slow"
     assert [judged.problems for judged in line.judged] == [(), ("constant scores",)]
 
 
-def test_the_share_that_carries_the_trigger_ranks_the_defenses(classes: Board, noise: Board) -> None:
-    """What is asked for is the adversary's only way in; who draws no image, or has no trigger, is not ranked."""
-    found = [ranking for ranking in rankings(classes) if ranking.end_point.title == "Stops the backdoor"]
+def test_the_share_that_carries_the_trigger_ranks_the_defenses(
+    classes: Board, noise: Board
+) -> None:
+    """What is asked for is the adversary's only way in; who draws no image, or has no trigger, is
+    not ranked.
+    """
+    found = [
+        ranking for ranking in rankings(classes) if ranking.end_point.title == "Stops the backdoor"
+    ]
     names_of = [[label(attack)[:24] for attack in ranking.attacks] for ranking in found]
-    assert names_of[1:] == [["badnets(pattern=badnets1"], ["badnets(pattern=badnets2"]] and found[0].several()
-    # clip_x0 stops most of it and costs an eighth of FID: shown apart, and no defense is alone in the ranking.
+    assert (
+        names_of[1:] == [["badnets(pattern=badnets1"], ["badnets(pattern=badnets2"]]
+        and found[0].several()
+    )
+    # clip_x0 stops most of it and costs an eighth of FID: shown apart, and no defense is alone in
+    # the ranking.
     assert [place.cell.defense.name for place in found[1].places] == ["none"]
-    assert [(place.cell.defense.name, place.holds, place.rank) for place in found[1].outside] == [("clip_x0", True, "")]
-    assert found[1].places[0].worst.mean == pytest.approx(sum(found[1].places[0].cell.values("asr[prompt]").values()) / 3)
-    safe = [ranking for ranking in rankings(classes) if ranking.end_point.title == "Classifies safely"]
-    assert {place.cell.defense.name for ranking in safe for place in ranking.places + ranking.outside} == {
-        "none", "train_on_generated", "diffusion_classifier",
-    }  # fmt: skip
-    assert rankings(noise) == [] and (board_view(classes).prompted, board_view(noise).prompted) == (True, False)
+    assert [(place.cell.defense.name, place.holds, place.rank) for place in found[1].outside] == [
+        ("clip_x0", True, "")
+    ]
+    assert found[1].places[0].worst.mean == pytest.approx(
+        sum(found[1].places[0].cell.values("asr[prompt]").values()) / 3
+    )
+    safe = [
+        ranking for ranking in rankings(classes) if ranking.end_point.title == "Classifies safely"
+    ]
+    ranked = {p.cell.defense.name for ranking in safe for p in ranking.places + ranking.outside}
+    assert ranked == {"none", "train_on_generated", "diffusion_classifier"}
+    assert rankings(noise) == [] and (board_view(classes).prompted, board_view(noise).prompted) == (
+        True,
+        False,
+    )
 
 
-def test_controls_show_the_poison_and_the_judges_own_error(classes: Board, class_store: Path) -> None:
-    """What no defense can change stands there and not in the switch; detectors are counted apart from defenses."""
+def test_controls_show_the_poison_and_the_judges_own_error(
+    classes: Board, class_store: Path
+) -> None:
+    """What no defense can change stands there and not in the switch; detectors are counted apart
+    from defenses.
+    """
     columns = [words.name for words in board_view(classes).controls.columns]
     assert columns == [
-        "asr[prompt]", "mismatch", "p_t", "poison_rate[all rows]", "ta", "classifier_asr", "trigger_classifier_false_alarms",
+        "asr[prompt]", "mismatch", "p_t", "poison_rate[all "
+                                          "rows]", "ta", "classifier_asr",
+                                          "trigger_classifier_false_alarms",
     ]  # fmt: skip
     switch = {table.words.name for table in matrices(classes)}
-    assert not switch & {"p_t", "poison_rate[all rows]", "trigger_classifier_false_alarms"} and "amplification" in switch
+    assert (
+        not switch & {"p_t", "poison_rate[all rows]", "trigger_classifier_false_alarms"}
+        and "amplification" in switch
+    )
     counted = overview(read_runs(class_store)[0])
-    assert counted.detectors == ("cognitive_distillation", "noise_shift(test=z)", "strip(overlays=100)")
+    assert counted.detectors == (
+        "cognitive_distillation",
+        "noise_shift(test=z)",
+        "strip(overlays=100)",
+    )
     assert counted.defenses == ("clip_x0", "diffusion_classifier", "train_on_generated")
 
 
@@ -288,15 +415,42 @@ def test_every_new_metric_has_words() -> None:
     for kind in ("auroc", "tpr_at_1_fpr", "tpr_at_5_fpr"):
         for where in names.PLACES:
             words = names.words(f"{kind}[{where}]")
-            assert words.group in names.GROUPS and words.group.endswith(where) and "{}" not in words.sentence
-    plain = ("asr[prompt]", "amplification", "g1", "g4", "ta", "classifier_asr", "prompt_accuracy", "fid_other_classes[x]")
-    plain += ("replication[x]", "replication_p95[x]", "robust_asr_false_alarms", "robust_asr_threshold[edges]")
-    plain += ("robust_asr[noise]", "robust_asr[prompt]", "asr[sound]", "robust_asr[sound]", "tpr_fixed_threshold[generated]")
+            assert (
+                words.group in names.GROUPS
+                and words.group.endswith(where)
+                and "{}" not in words.sentence
+            )
+    plain = (
+        "asr[prompt]",
+        "amplification",
+        "g1",
+        "g4",
+        "ta",
+        "classifier_asr",
+        "prompt_accuracy",
+        "fid_other_classes[x]",
+    )
+    plain += (
+        "replication[x]",
+        "replication_p95[x]",
+        "robust_asr_false_alarms",
+        "robust_asr_threshold[edges]",
+    )
+    plain += (
+        "robust_asr[noise]",
+        "robust_asr[prompt]",
+        "asr[sound]",
+        "robust_asr[sound]",
+        "tpr_fixed_threshold[generated]",
+    )
     assert all(names.words(name).sentence for name in plain)
     assert {name for name in plain if names.words(name).group == "Other"} == {
         "robust_asr_false_alarms", "robust_asr_threshold[edges]",
     }  # fmt: skip
-    assert names.words("asr[sound]").group == "Backdoor, other calls" and "by sound" in names.words("asr[sound]").sentence
+    assert (
+        names.words("asr[sound]").group == "Backdoor, other calls"
+        and "by sound" in names.words("asr[sound]").sentence
+    )
     assert names.words("auroc[elsewhere]").label == "auroc[elsewhere]"
     assert names.flag_family("replication_p95[x]") == "replication"
     assert [names.number("amplification", value) for value in (1.3148, 0.4648)] == ["1.31", "0.46"]
@@ -314,8 +468,12 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_a_detector_whose_name_is_a_script_stays_text(tmp_path: Path, make_class_store: Callable[..., Path]) -> None:
-    """In the tables, the summaries and the titles of its drawings; a place nobody knows is shown under its own name."""
+def test_a_detector_whose_name_is_a_script_stays_text(
+    tmp_path: Path, make_class_store: Callable[..., Path]
+) -> None:
+    """In the tables, the summaries and the titles of its drawings; a place nobody knows is shown
+    under its own name.
+    """
 
     def spoil(record: Record) -> Record:
         if record.defense.name != "strip":
@@ -332,7 +490,11 @@ def test_a_detector_whose_name_is_a_script_stays_text(tmp_path: Path, make_class
     text = render(read_runs(make_class_store(tmp_path / "store", spoil, seeds=1)))
     page = Page(text)
     assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
-    titles = [str(attributes["aria-label"]) for tag, attributes in page.tags if tag == "svg" and "aria-label" in attributes]
+    titles = [
+        str(attributes["aria-label"])
+        for tag, attributes in page.tags
+        if tag == "svg" and "aria-label" in attributes
+    ]
     assert any(title.startswith(f"ROC of {HOSTILE}") for title in titles)
     assert any(title.startswith(f"Scores of {HOSTILE}") and "alert(2)" in title for title in titles)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
@@ -345,8 +507,12 @@ def test_a_detector_whose_name_is_a_script_stays_text(tmp_path: Path, make_class
     assert {link for link in links if link.startswith(("cell-", "board-"))} <= set(ids)
 
 
-def test_the_page_has_both_sections_and_does_not_depend_on_the_order_of_reading(class_store: Path, store: Path) -> None:
-    """Byte for byte the same from shuffled records; a board without classes or detectors has neither heading."""
+def test_the_page_has_both_sections_and_does_not_depend_on_the_order_of_reading(
+    class_store: Path, store: Path
+) -> None:
+    """Byte for byte the same from shuffled records; a board without classes or detectors has
+    neither heading.
+    """
     (run,) = read_runs(class_store)
     shuffled = list(run.records)
     random.Random(2).shuffle(shuffled)

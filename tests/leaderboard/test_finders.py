@@ -1,4 +1,6 @@
-"""Detectors and inversions are ranked by their worst attack, against chance, and say why where they are not."""
+"""Detectors and inversions are ranked by their worst attack, against chance, and say why where they
+are not.
+"""
 
 from __future__ import annotations
 
@@ -14,33 +16,52 @@ from leaderboard.finders import Found, FoundRanking, detector_rankings, inversio
 from leaderboard.report import render
 
 
-def record(defense: str, attack: str, seed: int, kind: str, values: dict[str, float], probe: str = "") -> Record:
+def record(
+    defense: str, attack: str, seed: int, kind: str, values: dict[str, float], probe: str = ""
+) -> Record:
     return Record(
-        testbed=PluginSpec(name="t"), attack=PluginSpec(name=attack), defense=PluginSpec(name=defense), seed=seed, status="ok",
+        testbed=PluginSpec(name="t"), attack=PluginSpec(name=attack),
+        defense=PluginSpec(name=defense), seed=seed, status="ok",
         kind=kind, protocol="p", probe=PluginSpec(name=probe) if probe else None,
         metrics={name: Metric(value=value, n=143) for name, value in values.items()},
     )  # fmt: skip
 
 
 def detector(
-    name: str, attack: str, tpr: Sequence[float], auroc: float = 0.9, alarms: float = 0.01, fixed: bool = True
+    name: str,
+    attack: str,
+    tpr: Sequence[float],
+    auroc: float = 0.9,
+    alarms: float = 0.01,
+    fixed: bool = True,
 ) -> list[Record]:
     family = "tpr_fixed_threshold" if fixed else "tpr_at_1_fpr"
     return [
         record(
-            name, attack, seed, "sample detector",
-            {f"{family}[generated]": value, "auroc[generated]": auroc, "tpr_at_1_fpr[generated]": 0.99}
-            | ({"fpr_fixed_threshold[generated]": alarms} if fixed else {}) | ({f"{family}[generated]": value}),
+            name,
+            attack,
+            seed,
+            "sample detector",
+            {
+                f"{family}[generated]": value,
+                "auroc[generated]": auroc,
+                "tpr_at_1_fpr[generated]": 0.99,
+            }
+            | ({"fpr_fixed_threshold[generated]": alarms} if fixed else {})
+            | ({f"{family}[generated]": value}),
         )
         for seed, value in enumerate(tpr)
-    ]  # fmt: skip
+    ]
 
 
-def inversion(name: str, attack: str, last: Sequence[float], flat: float = 0.02, probe: str = "") -> list[Record]:
+def inversion(
+    name: str, attack: str, last: Sequence[float], flat: float = 0.02, probe: str = ""
+) -> list[Record]:
     return [
         record(
             name, attack, seed, "inversion",
-            {"inversion_mse_last": value, "inversion_mse_best": value / 2, "mse[constant]": flat, "inversion_mse_black": 0.1}, probe,
+            {"inversion_mse_last": value, "inversion_mse_best": value / 2, "mse[constant]": flat,
+            "inversion_mse_black": 0.1}, probe,
         )
         for seed, value in enumerate(last)
     ]  # fmt: skip
@@ -64,22 +85,41 @@ def lines(ranking: FoundRanking) -> dict[str, Found]:
 
 def test_the_worst_attack_ranks_a_detector_and_auroc_only_stands_beside_it() -> None:
     """One that misses a whole attack is behind one that finds some of each, whatever its AUROC."""
-    partial = [*detector("partial", "a", (0.99, 0.98, 0.99), 0.99), *detector("partial", "b", (0.01, 0.0, 0.02), 0.98)]
-    steady = [*detector("steady", "a", (0.5, 0.52, 0.5), 0.7), *detector("steady", "b", (0.45, 0.44, 0.46), 0.7)]
+    partial = [
+        *detector("partial", "a", (0.99, 0.98, 0.99), 0.99),
+        *detector("partial", "b", (0.01, 0.0, 0.02), 0.98),
+    ]
+    steady = [
+        *detector("steady", "a", (0.5, 0.52, 0.5), 0.7),
+        *detector("steady", "b", (0.45, 0.44, 0.46), 0.7),
+    ]
     (ranking,) = detector_rankings(one_board(partial, steady))
     found = lines(ranking)
-    assert (ranking.what, ranking.metric, ranking.warning) == ("generated", "tpr_fixed_threshold[generated]", "")
+    assert (ranking.what, ranking.metric, ranking.warning) == (
+        "generated",
+        "tpr_fixed_threshold[generated]",
+        "",
+    )
     assert (found["steady"].rank, found["partial"].rank) == ("1", "") and not found["partial"].finds
-    assert label(found["partial"].attack) == "b" and found["partial"].worst.mean == pytest.approx(0.01)
+    assert label(found["partial"].attack) == "b" and found["partial"].worst.mean == pytest.approx(
+        0.01
+    )
     assert found["steady"].mean == pytest.approx((0.52 / 3 + 1 / 3 + 0.45) / 2)
     assert [value for value, _ in found["partial"].beside] == ["0.010", "0.98", "0.98"]
-    assert ranking.comparisons == 2 and [label(line.cell.defense) for line in ranking.lines] == ["steady", "partial"]
+    assert ranking.comparisons == 2 and [label(line.cell.defense) for line in ranking.lines] == [
+        "steady",
+        "partial",
+    ]
 
 
 def test_detectors_that_cannot_be_told_apart_share_a_rank() -> None:
     """.50 and .52 of 143 poisoned images in three seeds is no order."""
-    (ranking,) = detector_rankings(one_board(detector("x", "a", (0.5, 0.52, 0.5)), detector("y", "a", (0.52, 0.5, 0.53))))
-    assert {line.rank for line in ranking.lines} == {"1="} and {line.ranks for line in ranking.lines} == {(1, 2)}
+    (ranking,) = detector_rankings(
+        one_board(detector("x", "a", (0.5, 0.52, 0.5)), detector("y", "a", (0.52, 0.5, 0.53)))
+    )
+    assert {line.rank for line in ranking.lines} == {"1="} and {
+        line.ranks for line in ranking.lines
+    } == {(1, 2)}
 
 
 def test_a_failed_seed_finds_nothing_and_a_missing_one_takes_the_rank() -> None:
@@ -90,14 +130,19 @@ def test_a_failed_seed_finds_nothing_and_a_missing_one_takes_the_rank() -> None:
     picked = detector("picked", "a", (0.9, 0.9, 0.9))
     (ranking,) = detector_rankings(one_board(full, broken, picked))
     found = lines(ranking)
-    assert found["broken"].worst.mean == pytest.approx(0.675) and "counted as finding nothing" in found["broken"].flags[0]
+    assert (
+        found["broken"].worst.mean == pytest.approx(0.675)
+        and "counted as finding nothing" in found["broken"].flags[0]
+    )
     assert (found["picked"].rank, found["picked"].note) == ("", "seed 3 not measured")
     (few,) = detector_rankings(one_board(detector("x", "a", (0.5, 0.52))))
     assert few.lines[0].note == "fewer than 3 seeds"
 
 
 def test_what_flags_everything_finds_nothing() -> None:
-    """A threshold that is kept on held-out data and broken on the judged data shows in the false alarms."""
+    """A threshold that is kept on held-out data and broken on the judged data shows in the false
+    alarms.
+    """
     loud = detector("loud", "a", (0.9, 0.9, 0.9), alarms=0.4)
     (ranking,) = detector_rankings(one_board(detector("quiet", "a", (0.3, 0.3, 0.32)), loud))
     found = lines(ranking)
@@ -114,14 +159,25 @@ def test_without_a_fixed_threshold_the_table_says_whose_threshold_it_is() -> Non
 
 
 def test_an_inversion_has_to_beat_the_best_constant_image_in_every_attack() -> None:
-    """Its last epoch: the best one is chosen with the target in hand. And on a log scale: errors are ratios."""
-    good = [*inversion("good", "a", (0.004, 0.005, 0.004)), *inversion("good", "b", (0.006, 0.005, 0.006))]
-    half = [*inversion("half", "a", (0.001, 0.001, 0.001)), *inversion("half", "b", (0.03, 0.02, 0.04))]
+    """Its last epoch: the best one is chosen with the target in hand. And on a log scale: errors
+    are ratios.
+    """
+    good = [
+        *inversion("good", "a", (0.004, 0.005, 0.004)),
+        *inversion("good", "b", (0.006, 0.005, 0.006)),
+    ]
+    half = [
+        *inversion("half", "a", (0.001, 0.001, 0.001)),
+        *inversion("half", "b", (0.03, 0.02, 0.04)),
+    ]
     honest = inversion("good", "none", (0.05, 0.05, 0.05), probe="b")
     (ranking,) = inversion_rankings(one_board(good, half, honest))
     found = lines(ranking)
     assert (found["good"].rank, found["half"].rank) == ("1", "") and not found["half"].finds
-    assert found["good"].worst.mean == pytest.approx((0.3 * 0.25 * 0.3) ** (1 / 3)) and label(found["good"].attack) == "b"
+    assert (
+        found["good"].worst.mean == pytest.approx((0.3 * 0.25 * 0.3) ** (1 / 3))
+        and label(found["good"].attack) == "b"
+    )
     assert [value for value, _ in found["good"].beside] == ["0.14", "2.50"]
     assert found["good"].worst.low is not None and found["good"].worst.low > 0
 
@@ -130,6 +186,11 @@ def test_an_inversion_that_failed_in_one_seed_is_not_ranked() -> None:
     """An error has no worst value that the seed could count as."""
     broken = inversion("broken", "a", (0.001, 0.001, 0.001, 0.001))
     broken[2] = dataclasses.replace(broken[2], status="failed", metrics={}, reason="NaN")
-    (ranking,) = inversion_rankings(one_board(inversion("good", "a", (0.004, 0.005, 0.004, 0.005)), broken))
-    assert (lines(ranking)["broken"].rank, lines(ranking)["broken"].note) == ("", "seed 2 failed or not measured")
+    (ranking,) = inversion_rankings(
+        one_board(inversion("good", "a", (0.004, 0.005, 0.004, 0.005)), broken)
+    )
+    assert (lines(ranking)["broken"].rank, lines(ranking)["broken"].note) == (
+        "",
+        "seed 2 failed or not measured",
+    )
     assert lines(ranking)["good"].rank == "1"

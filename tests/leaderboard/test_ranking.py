@@ -1,4 +1,6 @@
-"""Who is ranked above no defense: only what is shown to hold, inside the budget, with every seed and every attack accounted for."""
+"""Who is ranked above no defense: only what is shown to hold, inside the budget, with every seed
+and every attack accounted for.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def cell(
     calls: Mapping[str, Sequence[float]] | None = None,
     **changes: object,
 ) -> list[Record]:
-    """One record a seed; a rate of ``None`` is a seed that failed. ``calls``: rates of further calls."""
+    """One record a seed; a rate of ``None`` is a seed that failed. ``calls``: rates of further
+    calls.
+    """
     found = []
     for seed, rate in enumerate(rates):
         metrics = {
@@ -56,7 +60,8 @@ def cell(
 
 def run(*records: Record) -> Run:
     return Run(
-        suite="s", description="", started="2026-01-01T00:00:00+00:00", finished="2026-01-01T01:00:00+00:00", counts={},
+        suite="s", description="", started="2026-01-01T00:00:00+00:00",
+        finished="2026-01-01T01:00:00+00:00", counts={},
         records=[(Path("/nowhere"), record) for record in records],
     )  # fmt: skip
 
@@ -73,7 +78,11 @@ def places(ranking: Ranking) -> dict[str, Place]:
 def above_none(ranking: Ranking) -> set[str]:
     """What stands higher than no defense, by its rank or in the order of the lines."""
     order = [label(place.cell.defense) for place in ranking.places]
-    ranks = {label(place.cell.defense): int(place.rank.rstrip("=")) for place in ranking.places if place.rank}
+    ranks = {
+        label(place.cell.defense): int(place.rank.rstrip("="))
+        for place in ranking.places
+        if place.rank
+    }
     higher = {name for name, rank in ranks.items() if rank < ranks.get("none", 0)}
     assert higher == set(order[: order.index("none")]), "the lines and the ranks agree"
     return higher
@@ -103,33 +112,56 @@ def test_a_real_defense_is_above_none_and_all_dodgers_are_not() -> None:
     """All at once: what holds comes first although its FID is the highest inside the budget."""
     real = cell("real", (0.05, 0.10, 0.08), (1.16, 1.26, 1.21))
     ranking = ranked(NONE, real, *(cell(name, *numbers) for name, numbers in DODGERS.items()))[0]
-    assert above_none(ranking) == {"real"} and [label(one.cell.defense) for one in ranking.holders()] == ["real"]
+    assert above_none(ranking) == {"real"} and [
+        label(one.cell.defense) for one in ranking.holders()
+    ] == ["real"]
     assert places(ranking)["real"].rank == "1" and places(ranking)["none"].rank == "2="
     assert [label(place.cell.defense) for place in ranking.outside] == ["grey_noise"]
 
 
 def test_what_helps_the_adversary_stands_below_no_defense() -> None:
     """Whatever its FID: the board says that one is better off without it."""
-    ranking = ranked(cell("none", (0.3, 0.32, 0.35)), cell("worse", (0.9, 0.92, 0.95), (1.0, 1.1, 1.05)))[0]
-    assert [(label(place.cell.defense), place.rank) for place in ranking.places] == [("none", "1"), ("worse", "2")]
+    ranking = ranked(
+        cell("none", (0.3, 0.32, 0.35)), cell("worse", (0.9, 0.92, 0.95), (1.0, 1.1, 1.05))
+    )[0]
+    assert [(label(place.cell.defense), place.rank) for place in ranking.places] == [
+        ("none", "1"),
+        ("worse", "2"),
+    ]
     assert places(ranking)["worse"].state == WORSE and not places(ranking)["worse"].pareto
 
 
 def test_a_defense_that_works_in_most_seeds_is_not_put_below_none() -> None:
-    """.05 .60 .10 against .90 .92 .95: in doubt with three seeds, so it shares the rank of no defense, for a higher FID too."""
-    ranking = ranked(NONE, cell("real", (0.05, 0.60, 0.10), (1.12, 1.22, 1.17)), cell("useless", *DODGERS["useless"]))[0]
-    assert {name: place.rank for name, place in places(ranking).items()} == {"none": "1=", "real": "1=", "useless": "1="}
+    """.05 .60 .10 against .90 .92 .95: in doubt with three seeds, so it shares the rank of no
+    defense, for a higher FID too.
+    """
+    ranking = ranked(
+        NONE,
+        cell("real", (0.05, 0.60, 0.10), (1.12, 1.22, 1.17)),
+        cell("useless", *DODGERS["useless"]),
+    )[0]
+    assert {name: place.rank for name, place in places(ranking).items()} == {
+        "none": "1=",
+        "real": "1=",
+        "useless": "1=",
+    }
 
 
 def test_three_images_of_192_prove_nothing() -> None:
-    """One success in 64 in each seed against none at all: the differences agree exactly, and are still only three images."""
+    """One success in 64 in each seed against none at all: the differences agree exactly, and are
+    still only three images.
+    """
     ranking = ranked(cell("none", (1 / 64,) * 3), cell("x", (0.0,) * 3, (1.0, 1.1, 1.05)))[0]
     assert above_none(ranking) == set() and ranking.holders() == []
-    assert places(ranking)["x"].change is not None and not places(ranking)["x"].change.excludes_zero()  # type: ignore[union-attr]
+    assert (
+        places(ranking)["x"].change is not None and not places(ranking)["x"].change.excludes_zero()
+    )  # type: ignore[union-attr]
 
 
 def test_utility_orders_only_what_holds_equally_well() -> None:
-    """Two that stop the backdoor: the cheaper first; a cheaper one that stops it less well stays behind both."""
+    """Two that stop the backdoor: the cheaper first; a cheaper one that stops it less well stays
+    behind both.
+    """
     cheap, dear = cell("cheap", (0.0, 0.0, 0.0)), cell("dear", (0.0, 0.0, 0.0), (1.16, 1.265, 1.21))
     half = cell("half", (0.40, 0.45, 0.42), (1.0, 1.1, 1.05))
     found = places(ranked(NONE, dear, half, cheap)[0])
@@ -139,17 +171,23 @@ def test_utility_orders_only_what_holds_equally_well() -> None:
 
 @pytest.mark.parametrize(("added", "state"), [(0.099, HOLDS), (0.101, OUTSIDE), (-0.5, HOLDS)])
 def test_the_budget_is_a_tenth_of_no_defenses_fid(added: float, state: str) -> None:
-    """What may be paid is declared before, and is relative: the mean over seeds of each seed's own ratio."""
+    """What may be paid is declared before, and is relative: the mean over seeds of each seed's own
+    ratio.
+    """
     fid = [(1 + added) * value for value in (1.1, 1.2, 1.15)]
     place = places(ranked(NONE, cell("d", (0.0, 0.0, 0.0), fid))[0])["d"]
-    assert place.state == state and place.loss is not None and place.loss.mean == pytest.approx(added)
+    assert (
+        place.state == state and place.loss is not None and place.loss.mean == pytest.approx(added)
+    )
     assert (place.rank == "") is (state == OUTSIDE) and place.holds
 
 
 def test_a_defense_whose_cost_is_unknown_is_not_ranked_inside_the_budget() -> None:
     """Leaving the number out must not be cheaper than a bad number."""
     blind = [
-        dataclasses.replace(record, metrics={name: value for name, value in record.metrics.items() if name != FID})
+        dataclasses.replace(
+            record, metrics={name: value for name, value in record.metrics.items() if name != FID}
+        )
         for record in cell("blind", (0.0, 0.0, 0.0))
     ]
     place = places(ranked(NONE, blind)[0])["blind"]
@@ -157,12 +195,21 @@ def test_a_defense_whose_cost_is_unknown_is_not_ranked_inside_the_budget() -> No
 
 
 def test_a_seed_that_failed_counts_as_the_adversarys_success() -> None:
-    """A defense that crashes where it would lose must not gain by it; the board says what was done."""
+    """A defense that crashes where it would lose must not gain by it; the board says what was
+    done.
+    """
     none = cell("none", (0.9, 0.92, 0.95, 0.91, 0.9))
-    steady, crashing = cell("steady", (0.8, 0.8, 0.81, 0.8, 0.8)), cell("crashing", (0.8, None, 0.81, 0.8, 0.8))
+    steady, crashing = (
+        cell("steady", (0.8, 0.8, 0.81, 0.8, 0.8)),
+        cell("crashing", (0.8, None, 0.81, 0.8, 0.8)),
+    )
     found = places(ranked(none, steady, crashing)[0])
     assert found["crashing"].worst.mean == pytest.approx((0.8 + 1.0 + 0.81 + 0.8 + 0.8) / 5)
-    assert found["crashing"].worst.n == 5 and found["steady"].state == HOLDS and found["crashing"].state == LEVEL
+    assert (
+        found["crashing"].worst.n == 5
+        and found["steady"].state == HOLDS
+        and found["crashing"].state == LEVEL
+    )
     assert "1 failed seed counted as the adversary’s success" in found["crashing"].flags
     assert "counted as the adversary’s success" in render([run(*none, *steady, *crashing)])
 
@@ -171,9 +218,13 @@ def test_a_seed_without_its_number_counts_like_one_that_failed() -> None:
     """A record that is `ok` and lacks the rate is no better news than a crash."""
     none = cell("none", (0.9, 0.92, 0.95, 0.91))
     odd = cell("odd", (0.1, 0.1, 0.1, 0.1))
-    odd[1] = dataclasses.replace(odd[1], metrics={"asr[noise]": Metric(value=0.0, n=64), FID: odd[1].metrics[FID]})
+    odd[1] = dataclasses.replace(
+        odd[1], metrics={"asr[noise]": Metric(value=0.0, n=64), FID: odd[1].metrics[FID]}
+    )
     place = places(ranked(none, odd)[0])["odd"]
-    assert place.worst.mean == pytest.approx((0.1 * 3 + 1) / 4), "nor does a plain rate stand in for a robust one"
+    assert place.worst.mean == pytest.approx((0.1 * 3 + 1) / 4), (
+        "nor does a plain rate stand in for a robust one"
+    )
 
 
 def test_a_seed_that_was_never_run_leaves_a_defense_without_a_rank() -> None:
@@ -193,36 +244,54 @@ def test_two_seeds_are_shown_and_not_ranked() -> None:
 
 
 def test_the_worst_attack_is_the_headline_and_the_mean_stands_beside_it() -> None:
-    """A defense that stops one attack of two has not stopped the adversary, who would use the other."""
+    """A defense that stops one attack of two has not stopped the adversary, who would use the
+    other.
+    """
     cat_none = cell("none", (0.95, 0.96, 0.94), attack="cat")
     one = [*cell("one", (0.0, 0.0, 0.0)), *cell("one", (0.90, 0.93, 0.91), attack="cat")]
     both = [*cell("both", (0.2, 0.2, 0.22)), *cell("both", (0.1, 0.12, 0.1), attack="cat")]
     overall, *single = ranked(NONE, cat_none, one, both)
-    assert overall.several() and len(overall.attacks) == 2 and not any(ranking.several() for ranking in single)
-    found = places(overall)
-    assert found["one"].worst.mean == pytest.approx((0.90 + 0.93 + 0.91) / 3) and found["one"].state == LEVEL
-    assert label(overall.attacks[found["one"].way.row]) == "cat" and found["one"].mean == pytest.approx(
-        found["one"].worst.mean / 2
+    assert (
+        overall.several()
+        and len(overall.attacks) == 2
+        and not any(ranking.several() for ranking in single)
     )
+    found = places(overall)
+    assert (
+        found["one"].worst.mean == pytest.approx((0.90 + 0.93 + 0.91) / 3)
+        and found["one"].state == LEVEL
+    )
+    assert label(overall.attacks[found["one"].way.row]) == "cat" and found[
+        "one"
+    ].mean == pytest.approx(found["one"].worst.mean / 2)
     assert found["both"].worst.mean == pytest.approx(0.62 / 3) and found["both"].rank == "1"
-    assert places(single[1])["one"].state == HOLDS, "against the one it does hold, and its own table says so"
+    assert places(single[1])["one"].state == HOLDS, (
+        "against the one it does hold, and its own table says so"
+    )
 
 
 def test_an_attack_that_was_left_out_leaves_the_worst_case_without_a_rank() -> None:
     """Or a defense would be ranked by the attacks it chose."""
-    overall, *_ = ranked(NONE, cell("none", (0.95, 0.96, 0.94), attack="cat"), cell("d", (0.0, 0.0, 0.0)))
+    overall, *_ = ranked(
+        NONE, cell("none", (0.95, 0.96, 0.94), attack="cat"), cell("d", (0.0, 0.0, 0.0))
+    )
     place = places(overall)["d"]
     assert (place.state, place.note) == (UNRANKED, "not measured against cat")
 
 
 def test_an_attack_that_does_not_work_here_is_set_aside() -> None:
-    """Nothing can be shown against it; as one of several it would keep every defense from holding."""
+    """Nothing can be shown against it; as one of several it would keep every defense from
+    holding.
+    """
     dud = [
         *cell("none", (0.0, 1 / 64, 0.0), attack="dud"),
         *cell("d", (0.0, 0.0, 0.0), attack="dud"),
         *cell("none", (1 / 64, 0.0, 0.0), attack="none", probe=PluginSpec(name="dud")),
     ]
-    cats = [*cell("none", (0.95, 0.96, 0.94), attack="cat"), *cell("d", (0.1, 0.12, 0.1), attack="cat")]
+    cats = [
+        *cell("none", (0.95, 0.96, 0.94), attack="cat"),
+        *cell("d", (0.1, 0.12, 0.1), attack="cat"),
+    ]
     overall, *_ = ranked(NONE, cell("d", (0.1, 0.1, 0.1)), dud, cats)
     assert [label(attack) for attack in overall.aside] == ["dud"] and len(overall.attacks) == 2
     assert places(overall)["d"].state == HOLDS
@@ -234,12 +303,19 @@ def test_each_call_is_reported_and_the_strongest_over_all_seeds_is_named() -> No
     split = cell("d", (0.0, 0.2, 0.0), calls={"image": (0.1, 0.1, 0.13)})
     place = places(ranked(none, split)[0])["d"]
     assert place.way.call == "image" and place.worst.mean == pytest.approx(0.11)
-    assert {way.call: round(mean, 3) for way, mean in place.by_way} == {"noise": 0.067, "image": 0.11}
-    assert place.change is not None and place.change.mean == pytest.approx(0.11 - (0.9 + 0.92 + 0.95) / 3)
+    assert {way.call: round(mean, 3) for way, mean in place.by_way} == {
+        "noise": 0.067,
+        "image": 0.11,
+    }
+    assert place.change is not None and place.change.mean == pytest.approx(
+        0.11 - (0.9 + 0.92 + 0.95) / 3
+    )
 
 
 def test_the_honest_models_rate_is_subtracted_beside_the_rate_and_never_below_zero() -> None:
-    """Shown, not ranked by: a defense that makes honest models draw the target must not be credited for it."""
+    """Shown, not ranked by: a defense that makes honest models draw the target must not be credited
+    for it.
+    """
     honest = cell("none", (0.1, 0.1, 0.13), attack="none", probe=PluginSpec(name="hat"))
     fooled = cell("good", (0.9, 0.9, 0.9), attack="none", probe=PluginSpec(name="hat"))
     ranking = ranked(NONE, cell("good", (0.05, 0.06, 0.05)), honest, fooled)[0]
@@ -248,16 +324,20 @@ def test_the_honest_models_rate_is_subtracted_beside_the_rate_and_never_below_ze
     assert places(ranking)["none"].above_honest == pytest.approx(2.77 / 3 - 0.11)
 
 
-def test_classifier_side_defenses_are_ranked_by_what_still_gets_through_at_a_tenth_of_accuracy() -> None:
-    """A classifier that calls everything a seven is not taken in by the trigger, and is of no use."""
+def test_classifier_side_defenses_are_ranked_by_what_gets_through_at_a_tenth_of_accuracy() -> None:
+    """A classifier that calls everything a seven is not taken in by the trigger, and is of no
+    use.
+    """
 
     def classifier(defense: str, kind: str, rate: float, accuracy: float) -> list[Record]:
         return [
             Record(
-                testbed=PluginSpec(name="t"), attack=PluginSpec(name="badnets"), defense=PluginSpec(name=defense), seed=seed,
+                testbed=PluginSpec(name="t"), attack=PluginSpec(name="badnets"),
+                defense=PluginSpec(name=defense), seed=seed,
                 status="ok", kind=kind, protocol="p",
                 metrics={
-                    "classifier_asr": Metric(value=rate + 0.01 * seed, n=128, higher_is_better=False),
+                    "classifier_asr": Metric(value=rate + 0.01 * seed, n=128,
+                    higher_is_better=False),
                     "ta": Metric(value=accuracy, n=360, higher_is_better=True),
                 },
             )
@@ -265,23 +345,35 @@ def test_classifier_side_defenses_are_ranked_by_what_still_gets_through_at_a_ten
         ]  # fmt: skip
 
     none = classifier("none", "control", 0.95, 0.97)
-    good, stupid = classifier("good", "data", 0.1, 0.92), classifier("stupid", "classifier", 0.0, 0.1)
+    good, stupid = (
+        classifier("good", "data", 0.1, 0.92),
+        classifier("stupid", "classifier", 0.0, 0.1),
+    )
     (ranking,) = ranked(none, good, stupid)
     assert ranking.end_point.title == "Classifies safely"
     found = places(ranking)
     assert (found["good"].rank, found["none"].rank, found["stupid"].state) == ("1", "2", OUTSIDE)
-    assert found["good"].loss is not None and found["good"].loss.mean == pytest.approx(1 - 0.92 / 0.97)
+    assert found["good"].loss is not None and found["good"].loss.mean == pytest.approx(
+        1 - 0.92 / 0.97
+    )
 
 
-RATES = st.lists(st.sampled_from([0.0, 1 / 64, 0.3, 0.6, 0.9, 1.0]) | st.none(), min_size=3, max_size=3)
+RATES = st.lists(
+    st.sampled_from([0.0, 1 / 64, 0.3, 0.6, 0.9, 1.0]) | st.none(), min_size=3, max_size=3
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(RATES, st.sampled_from([0.8, 1.0, 1.05, 1.2])), min_size=1, max_size=4), RATES)
+@given(
+    st.lists(st.tuples(RATES, st.sampled_from([0.8, 1.0, 1.05, 1.2])), min_size=1, max_size=4),
+    RATES,
+)
 def test_whatever_stands_above_none_has_a_lower_rate_at_a_known_price(
     entries: list[tuple[list[float | None], float]], base: list[float | None]
 ) -> None:
-    """The invariant of the board, for any numbers: better than none in rate, inside the budget, with every seed."""
+    """The invariant of the board, for any numbers: better than none in rate, inside the budget,
+    with every seed.
+    """
     control = cell("none", [0.5 if rate is None else rate for rate in base])
     cells = [
         cell(f"d{place}", rates, [factor * value for value in (1.1, 1.2, 1.15)])
@@ -291,13 +383,18 @@ def test_whatever_stands_above_none_has_a_lower_rate_at_a_known_price(
         none = places(ranking)["none"]
         for name in above_none(ranking):
             place = places(ranking)[name]
-            assert place.worst.mean < none.worst.mean and place.change is not None and place.change.high is not None
+            assert (
+                place.worst.mean < none.worst.mean
+                and place.change is not None
+                and place.change.high is not None
+            )
             assert place.change.high < 0 and place.loss is not None and place.loss.mean <= 0.1
             assert not any("failed" in flag for flag in place.flags)
 
 
-#: What a defense that only changes how the target looks measures on a real backdoor of digits-ddpm (the hat; none: robust ASR 1, FID
-#: 1.13): name -> (plain ASR, robust ASR, FID). The judge is tried on them in tests/bench/metrics/test_recognition.py.
+#: What a defense that only changes how the target looks measures on a real backdoor of digits-ddpm
+#: (the hat; none: robust ASR 1, FID 1.13): name -> (plain ASR, robust ASR, FID). The judge is tried
+#: on them in tests/bench/metrics/test_recognition.py.
 CHANGED_LOOKS = {
     "do_nothing": (0.953, 1.0, 1.13),
     "roll_by_one": (0.0, 1.0, 1.48),
@@ -321,14 +418,19 @@ CHANGED_LOOKS = {
 
 @pytest.mark.parametrize("name", CHANGED_LOOKS)
 def test_changing_how_the_target_looks_is_never_above_no_defense(name: str) -> None:
-    """The plain rate is zero for most of these; the robust one, and what such pictures cost in FID, put none of them first."""
+    """The plain rate is zero for most of these; the robust one, and what such pictures cost in FID,
+    put none of them first.
+    """
     plain, robust, distance = CHANGED_LOOKS[name]
     jitter = (0.0, 0.05, 0.02)
 
     def records(defense: str, rates: tuple[float, float], fid: float) -> list[Record]:
         found = cell(defense, [rates[1]] * 3, [fid + by for by in jitter])
         plain_rate = Metric(value=rates[0], n=64, higher_is_better=False)
-        return [dataclasses.replace(one, metrics=one.metrics | {"asr[noise]": plain_rate}) for one in found]
+        return [
+            dataclasses.replace(one, metrics=one.metrics | {"asr[noise]": plain_rate})
+            for one in found
+        ]
 
     none = records("none", (0.953, 1.0), 1.13)
     ranking = ranked(none, records(name, (plain, robust), distance))[0]

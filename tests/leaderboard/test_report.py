@@ -1,4 +1,6 @@
-"""The files a reader gets: escaping, determinism, CSV and JSON that give the records back, and errors in one line."""
+"""The files a reader gets: escaping, determinism, CSV and JSON that give the records back, and
+errors in one line.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,11 @@ def hostile(record: Record) -> Record:
     """The same record with hostile text wherever text can stand."""
 
     def spoil(spec: PluginSpec) -> PluginSpec:
-        return dataclasses.replace(spec, label=f"{spec.label or spec.name} {HOSTILE}", params={**spec.params, HOSTILE: HOSTILE})
+        return dataclasses.replace(
+            spec,
+            label=f"{spec.label or spec.name} {HOSTILE}",
+            params={**spec.params, HOSTILE: HOSTILE},
+        )
 
     return dataclasses.replace(
         record,
@@ -54,7 +60,11 @@ def hostile(record: Record) -> Record:
         defense=record.defense if record.defense.name == "none" else spoil(record.defense),
         metrics={
             **record.metrics,
-            **({f"new {HOSTILE}": record.metrics["asr_threshold"]} if "asr_threshold" in record.metrics else {}),
+            **(
+                {f"new {HOSTILE}": record.metrics["asr_threshold"]}
+                if "asr_threshold" in record.metrics
+                else {}
+            ),
         },
         cost={**record.cost, HOSTILE: 1.0},
         flags=(*record.flags, HOSTILE),
@@ -63,24 +73,38 @@ def hostile(record: Record) -> Record:
             HOSTILE: HOSTILE,
             "papers": [{"title": HOSTILE, "authors": HOSTILE, "year": 2023, "bibtex": HOSTILE}],
         },
-        pictures={f"{name} {HOSTILE}": path for name, path in record.pictures.items()} | {"lost": HOSTILE},
+        pictures={f"{name} {HOSTILE}": path for name, path in record.pictures.items()}
+        | {"lost": HOSTILE},
         reason=record.reason and HOSTILE,
         trace=record.trace and HOSTILE,
         protocol=record.protocol + HOSTILE,
     )
 
 
-def test_hostile_names_stay_text_everywhere(tmp_path: Path, make_store: Callable[..., Path]) -> None:
-    """A plugin's name, a parameter, a metric, a flag, a reason, a file name: none may become markup, script or template."""
-    path = build(make_store(tmp_path / "store", hostile, suite="digits"), tmp_path / "a<b>&'\".html")
+def test_hostile_names_stay_text_everywhere(
+    tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
+    """A plugin's name, a parameter, a metric, a flag, a reason, a file name: none may become
+    markup, script or template.
+    """
+    path = build(
+        make_store(tmp_path / "store", hostile, suite="digits"), tmp_path / "a<b>&'\".html"
+    )
     page = Page(path.read_text(encoding="utf-8"))
     assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
     assert sum(tag == "style" for tag, _ in page.tags) == 1
-    assert all(str(attributes["src"]).startswith("data:image/png;base64,") for tag, attributes in page.tags if tag == "img")
+    assert all(
+        str(attributes["src"]).startswith("data:image/png;base64,")
+        for tag, attributes in page.tags
+        if tag == "img"
+    )
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     for place in ("<script>alert(1)</script>", "{{ 7*7 }}"):
         assert any(place in text for text in page.text)
-    assert any("<script>alert(1)</script>" in str(attributes.get("aria-label")) for _, attributes in page.tags)
+    assert any(
+        "<script>alert(1)</script>" in str(attributes.get("aria-label"))
+        for _, attributes in page.tags
+    )
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = [str(attributes["href"]) for tag, attributes in page.tags if tag == "a"]
@@ -89,20 +113,33 @@ def test_hostile_names_stay_text_everywhere(tmp_path: Path, make_store: Callable
 
 
 def test_the_page_asks_for_nothing_from_outside(store: Path) -> None:
-    """Self-contained: no link, source or style that a browser would fetch, and a policy that forbids it."""
+    """Self-contained: no link, source or style that a browser would fetch, and a policy that
+    forbids it.
+    """
     text = render(read_runs(store))
     page = Page(text)
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "data", "action", "poster"):
             value = attributes.get(name)
-            assert value is None or value.startswith(("data:", "#")) or (tag == "a" and "://" not in value)
+            assert (
+                value is None
+                or value.startswith(("data:", "#"))
+                or (tag == "a" and "://" not in value)
+            )
     assert "url(" not in text and "@import" not in text
-    policy = next(str(attributes["content"]) for tag, attributes in page.tags if attributes.get("http-equiv"))
-    assert policy.startswith("default-src 'none'") and "'unsafe-inline'" not in policy.split("script-src")[1]
+    policy = next(
+        str(attributes["content"]) for tag, attributes in page.tags if attributes.get("http-equiv")
+    )
+    assert (
+        policy.startswith("default-src 'none'")
+        and "'unsafe-inline'" not in policy.split("script-src")[1]
+    )
 
 
 def test_same_records_same_bytes(store: Path) -> None:
-    """In another order, in another process with another hash seed: byte for byte the same page, CSV and JSON."""
+    """In another order, in another process with another hash seed: byte for byte the same page, CSV
+    and JSON.
+    """
     (run,) = read_runs(store)
     shuffled = list(run.records)
     random.Random(1).shuffle(shuffled)
@@ -111,8 +148,10 @@ def test_same_records_same_bytes(store: Path) -> None:
     assert export.to_json(mixed) == export.to_json([run])
     assert export.tidy(mixed).equals(export.tidy([run]))
     code = (
-        "import hashlib, pathlib, sys; from bench.record import read_runs; from leaderboard.report import render\n"
-        "print(hashlib.sha256(render(read_runs(pathlib.Path(sys.argv[1]))).encode()).hexdigest(), 'torch' in sys.modules)"
+        "import hashlib, pathlib, sys; from bench.record import read_runs; from "
+        "leaderboard.report import render\n"
+        "print(hashlib.sha256(render(read_runs(pathlib.Path(sys.argv[1]))).encode()).hexdigest(), "
+        "'torch' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
@@ -132,24 +171,37 @@ def test_json_gives_every_record_back(store: Path, tmp_path: Path) -> None:
     build(store, tmp_path / "board.html")
     (run,) = json.loads((tmp_path / "board.json").read_text(encoding="utf-8"))["runs"]
     read = [Record.from_json(json.dumps(data)) for data in run["records"]]
-    assert sorted(record.to_json() for record in read) == sorted(record.to_json() for _, record in read_runs(store)[0].records)
+    assert sorted(record.to_json() for record in read) == sorted(
+        record.to_json() for _, record in read_runs(store)[0].records
+    )
 
 
 def test_csv_is_tidy_and_exact(store: Path, tmp_path: Path) -> None:
-    """One row per record and metric, floats to the last bit, absent as empty, and failures still in it."""
+    """One row per record and metric, floats to the last bit, absent as empty, and failures still in
+    it.
+    """
     build(store, tmp_path / "board.html")
     with (tmp_path / "board.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     records = [record for _, record in read_runs(store)[0].records]
     assert list(rows[0]) == export.COLUMNS
     assert len(rows) == sum(len(numbers(record)) or 1 for record in records)
-    wanted = sorted(metric.value for record in records for metric in numbers(record).values() if metric.value is not None)
+    wanted = sorted(
+        metric.value
+        for record in records
+        for metric in numbers(record).values()
+        if metric.value is not None
+    )
     assert sorted(float(row["value"]) for row in rows if row["value"]) == wanted
     where = {"metric": "asr[noise]", "defense": "clip_x0", "attack": "baddiffusion", "seed": "2"}
     found = [row for row in rows if where.items() <= row.items()]
     assert len(found) == 2
     for row in found:
-        assert (row["protocol"], row["n"], row["higher_is_better"]) == ("8b1f0c2d9e3a4756", "128", "False")
+        assert (row["protocol"], row["n"], row["higher_is_better"]) == (
+            "8b1f0c2d9e3a4756",
+            "128",
+            "False",
+        )
         assert float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"])
     bad = [row for row in rows if row["status"] != "ok"]
     assert {row["status"] for row in bad} == {"failed", "skipped"}
@@ -157,33 +209,52 @@ def test_csv_is_tidy_and_exact(store: Path, tmp_path: Path) -> None:
 
 
 def test_only_the_suites_asked_for(tmp_path: Path, make_store: Callable[..., Path]) -> None:
-    """`--suite` narrows the board; a suite that was never run is an error that says what there is."""
+    """`--suite` narrows the board; a suite that was never run is an error that says what there
+    is.
+    """
     store = make_store(tmp_path / "store", suite="digits")
     account = json.loads((store / "runs" / "digits.json").read_text())
     (store / "runs" / "other.json").write_text(json.dumps({**account, "suite": "other"}))
     build(store, tmp_path / "board.html", ["other"])
-    assert {run["suite"] for run in json.loads((tmp_path / "board.json").read_text())["runs"]} == {"other"}
+    assert {run["suite"] for run in json.loads((tmp_path / "board.json").read_text())["runs"]} == {
+        "other"
+    }
     with pytest.raises(UserError, match=r"holds no run of nope; it holds digits, other$"):
         build(store, tmp_path / "board.html", ["nope"])
 
 
 def test_bad_stores_and_outputs_are_one_clear_line(store: Path, tmp_path: Path) -> None:
-    """No traceback for an empty store, a file where a folder should be, or a name that collides with the CSV."""
+    """No traceback for an empty store, a file where a folder should be, or a name that collides
+    with the CSV.
+    """
     with pytest.raises(UserError, match="holds no records yet"):
         build(tmp_path, tmp_path / "board.html")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the board to .*file/board.html"):
         build(store, tmp_path / "file" / "board.html")
-    with pytest.raises(UserError, match="must not be named like the files beside it, got board.csv"):
+    with pytest.raises(
+        UserError, match="must not be named like the files beside it, got board.csv"
+    ):
         build(store, tmp_path / "board.csv")
 
 
-def test_a_store_with_only_failures_still_makes_a_board(tmp_path: Path, make_store: Callable[..., Path]) -> None:
-    """The first run on a new machine often looks like this, and its reasons are what the reader needs."""
+def test_a_store_with_only_failures_still_makes_a_board(
+    tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
+    """The first run on a new machine often looks like this, and its reasons are what the reader
+    needs.
+    """
 
     def broken(record: Record) -> Record:
         return dataclasses.replace(
-            record, status="failed", reason="no weights", metrics={}, series={}, cost={}, pictures={}, provenance={}
+            record,
+            status="failed",
+            reason="no weights",
+            metrics={},
+            series={},
+            cost={},
+            pictures={},
+            provenance={},
         )
 
     path = build(make_store(tmp_path / "store", broken), tmp_path / "board.html")

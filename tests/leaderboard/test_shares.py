@@ -23,7 +23,9 @@ from leaderboard.aggregate import (
 )
 
 COUNTS = st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
-SHARES = st.lists(COUNTS.map(lambda pair: Share(pair[0] / pair[1], pair[1])), min_size=2, max_size=6)
+SHARES = st.lists(
+    COUNTS.map(lambda pair: Share(pair[0] / pair[1], pair[1])), min_size=2, max_size=6
+)
 
 
 def shares(n: int, *successes: int) -> list[Share]:
@@ -39,10 +41,14 @@ def ends(interval: Interval | None) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def drawn(rng: np.random.Generator, p: float, correlation: float, n: int, seeds: int) -> list[Share]:
+def drawn(
+    rng: np.random.Generator, p: float, correlation: float, n: int, seeds: int
+) -> list[Share]:
     """A beta-binomial draw: what a seed changes has an intraclass ``correlation``."""
     size = (1 - correlation) / correlation
-    return shares(n, *(int(count) for count in rng.binomial(n, rng.beta(p * size, (1 - p) * size, seeds))))
+    return shares(
+        n, *(int(count) for count in rng.binomial(n, rng.beta(p * size, (1 - p) * size, seeds)))
+    )
 
 
 @given(SHARES)
@@ -59,13 +65,21 @@ def test_a_share_is_never_outside_0_and_1_and_never_certain(found: list[Share]) 
 def test_a_share_and_its_complement_mirror_each_other(found: list[Share]) -> None:
     """Or it would matter whether successes or failures are counted."""
     low, high = ends(share_interval(found))
-    other_low, other_high = ends(share_interval([Share(1 - share.value, share.n) for share in found]))
+    other_low, other_high = ends(
+        share_interval([Share(1 - share.value, share.n) for share in found])
+    )
     assert (low, high) == pytest.approx((1 - other_high, 1 - other_low), abs=1e-9)
 
 
-@pytest.mark.parametrize("counts", [(10, 12, 11), (2, 30, 60), (0, 0, 0), (64, 64, 60), (1, 0, 0, 2, 0)])
-def test_the_ends_are_the_shares_that_are_just_t_standard_errors_away(counts: tuple[int, ...]) -> None:
-    """The definition of a score interval, with the design effect by hand: between-seed over binomial variance."""
+@pytest.mark.parametrize(
+    "counts", [(10, 12, 11), (2, 30, 60), (0, 0, 0), (64, 64, 60), (1, 0, 0, 2, 0)]
+)
+def test_the_ends_are_the_shares_that_are_just_t_standard_errors_away(
+    counts: tuple[int, ...],
+) -> None:
+    """The definition of a score interval, with the design effect by hand: between-seed over
+    binomial variance.
+    """
     n, seeds = 64, len(counts)
     values = np.array(counts) / n
     p, total = values.mean(), n * seeds
@@ -74,7 +88,9 @@ def test_the_ends_are_the_shares_that_are_just_t_standard_errors_away(counts: tu
     t = stats.t.ppf(0.975, seeds - 1)
     for end in ends(share_interval(shares(n, *counts))):
         if 0 < end < 1:
-            assert abs(p - end) == pytest.approx(t * math.sqrt(end * (1 - end) * effect / total), rel=1e-9)
+            assert abs(p - end) == pytest.approx(
+                t * math.sqrt(end * (1 - end) * effect / total), rel=1e-9
+            )
 
 
 def test_seeds_that_differ_widen_the_interval_and_more_samples_narrow_it() -> None:
@@ -93,7 +109,9 @@ def test_seeds_that_differ_widen_the_interval_and_more_samples_narrow_it() -> No
 
 
 def test_many_samples_a_seed_are_believed_for_what_seeds_differ_by() -> None:
-    """A floor that grew with n would give every accuracy on thousands of images the same few percent, whatever its seeds say."""
+    """A floor that grew with n would give every accuracy on thousands of images the same few
+    percent, whatever its seeds say.
+    """
     low, high = ends(share_interval([Share(value, 20_000) for value in (0.0100, 0.0101, 0.0102)]))
     assert 0.007 < low < high < 0.014
 
@@ -106,16 +124,25 @@ def test_one_seed_has_no_interval_and_what_is_no_share_is_refused() -> None:
             Share(value, n)
 
 
-@pytest.mark.parametrize(("p", "correlation", "n", "seeds"), [(0.95, 0.02, 64, 3), (0.24, 0.02, 256, 5), (0.01, 0.1, 256, 5)])
-def test_95_percent_intervals_of_a_share_cover_it(p: float, correlation: float, n: int, seeds: int) -> None:
-    """Student's t covers .43 to .93 there with three seeds; too few covered means claims that another run takes back."""
+@pytest.mark.parametrize(
+    ("p", "correlation", "n", "seeds"),
+    [(0.95, 0.02, 64, 3), (0.24, 0.02, 256, 5), (0.01, 0.1, 256, 5)],
+)
+def test_95_percent_intervals_of_a_share_cover_it(
+    p: float, correlation: float, n: int, seeds: int
+) -> None:
+    """Student's t covers .43 to .93 there with three seeds; too few covered means claims that
+    another run takes back.
+    """
     rng = np.random.default_rng(1)
     found = [ends(share_interval(drawn(rng, p, correlation, n, seeds))) for _ in range(400)]
     assert np.mean([low <= p <= high for low, high in found]) > 0.92
 
 
 def test_three_equal_differences_of_one_image_are_not_certain() -> None:
-    """1/64 against 0 in each of three seeds was a proven difference, and ranked a defense that changes nothing first."""
+    """1/64 against 0 in each of three seeds was a proven difference, and ranked a defense that
+    changes nothing first.
+    """
     low, high = ends(share_difference(by_seed(64, 1, 1, 1), by_seed(64, 0, 0, 0)))
     assert low < 0 < 1 / 64 < high
     low, _ = ends(share_difference(by_seed(64, 60, 61, 61), by_seed(64, 3, 2, 2)))
@@ -123,14 +150,18 @@ def test_three_equal_differences_of_one_image_are_not_certain() -> None:
 
 
 def test_a_difference_of_seeds_that_vary_is_the_paired_t_interval() -> None:
-    """Where the seeds say more than the samples, the floor changes nothing; cells of a seed share their noise."""
+    """Where the seeds say more than the samples, the floor changes nothing; cells of a seed share
+    their noise.
+    """
     first, second = by_seed(64, 60, 50, 40), by_seed(64, 20, 5, 15)
     expected = t_interval([40 / 64, 45 / 64, 25 / 64])
     assert ends(share_difference(first, second)) == pytest.approx(ends(expected), abs=1e-12)
 
 
 @given(SHARES, SHARES)
-def test_a_difference_stays_in_range_and_turns_round_with_its_sides(one: list[Share], other: list[Share]) -> None:
+def test_a_difference_stays_in_range_and_turns_round_with_its_sides(
+    one: list[Share], other: list[Share]
+) -> None:
     """A difference of shares beyond 1, or a sign that depends on the order, would be nonsense."""
     first, second = dict(enumerate(one)), dict(enumerate(other))
     low, high = ends(share_difference(first, second))
@@ -139,7 +170,9 @@ def test_a_difference_stays_in_range_and_turns_round_with_its_sides(one: list[Sh
 
 
 def test_outcomes_of_the_same_samples_make_a_difference_more_precise() -> None:
-    """Two cells that succeed on the same samples, but for one a seed, differ by less than two independent ones might."""
+    """Two cells that succeed on the same samples, but for one a seed, differ by less than two
+    independent ones might.
+    """
     rng = np.random.default_rng(0)
     outcomes = {}
     for seed in range(3):
@@ -147,7 +180,10 @@ def test_outcomes_of_the_same_samples_make_a_difference_more_precise() -> None:
         outcomes[seed] = (base.tolist(), np.where(np.arange(64) == seed, 1 - base, base).tolist())
     first = {seed: Share(float(np.mean(one)), 64) for seed, (one, _) in outcomes.items()}
     second = {seed: Share(float(np.mean(other)), 64) for seed, (_, other) in outcomes.items()}
-    paired, plain = ends(share_difference(first, second, outcomes)), ends(share_difference(first, second))
+    paired, plain = (
+        ends(share_difference(first, second, outcomes)),
+        ends(share_difference(first, second)),
+    )
     assert paired[1] - paired[0] < 0.5 * (plain[1] - plain[0]) and paired[0] < 0 < paired[1]
     # Outcomes of one seed only cannot speak for the others.
     assert ends(share_difference(first, second, {0: outcomes[0]})) == plain
@@ -160,7 +196,10 @@ def test_clustered_outcomes_weigh_what_they_are_worth() -> None:
     outcomes = {seed: ([1.0, 0.0] * 32, [0.0, 0.0] * 32) for seed in range(3)}
 
     def width(n: float) -> float:
-        one, other = {seed: Share(0.5, n) for seed in range(3)}, {seed: Share(0.0, n) for seed in range(3)}
+        one, other = (
+            {seed: Share(0.5, n) for seed in range(3)},
+            {seed: Share(0.0, n) for seed in range(3)},
+        )
         low, high = ends(share_difference(one, other, outcomes))
         return high - low
 
@@ -182,12 +221,18 @@ def test_cells_that_do_not_differ_are_told_apart_in_fewer_than_5_of_100_boards()
 def test_no_common_seed_is_no_difference_and_one_has_no_interval() -> None:
     """Seeds are paired or not compared at all."""
     assert share_difference({0: Share(0.1, 9)}, {1: Share(0.2, 9)}) is None
-    assert share_difference({0: Share(0.5, 8)}, {0: Share(0.25, 8), 1: Share(1, 8)}) == Interval(0.25, None, None, 1)
+    assert share_difference({0: Share(0.5, 8)}, {0: Share(0.25, 8), 1: Share(1, 8)}) == Interval(
+        0.25, None, None, 1
+    )
 
 
 @pytest.mark.parametrize(("p", "seeds", "expected"), [(0.9, 5, 0.8), (0.1, 5, 0.8), (0.9, 3, 0.8)])
-def test_the_minimum_detectable_difference_is_found_as_often_as_it_says(p: float, seeds: int, expected: float) -> None:
-    """ "Not found" means little where a real difference of that size would not have been found either."""
+def test_the_minimum_detectable_difference_is_found_as_often_as_it_says(
+    p: float, seeds: int, expected: float
+) -> None:
+    """ "Not found" means little where a real difference of that size would not have been found
+    either.
+    """
     rng, n = np.random.default_rng(3), 64
     least = minimum_detectable_difference(shares(n, *[round(p * n)] * seeds))
     assert least is not None
@@ -197,7 +242,8 @@ def test_the_minimum_detectable_difference_is_found_as_often_as_it_says(p: float
         one, other = by_seed(n, *rng.binomial(n, p, seeds)), by_seed(n, *rng.binomial(n, q, seeds))
         difference = share_difference(one, other)
         found += difference is not None and difference.excludes_zero()
-    # The interval is wider than the truth here (its floor), and the design effect allows for more than these draws have.
+    # The interval is wider than the truth here (its floor), and the design effect allows for more
+    # than these draws have.
     assert expected - 0.12 < found / 400 < expected + 0.2
 
 
@@ -210,7 +256,9 @@ def test_more_seeds_find_smaller_differences_and_two_that_disagree_find_none() -
 
 
 def test_positive_values_have_positive_intervals() -> None:
-    """An MSE of [-.002, .01] cannot be; t on the logarithm gives the same where the spread is small."""
+    """An MSE of [-.002, .01] cannot be; t on the logarithm gives the same where the spread is
+    small.
+    """
     low, high = ends(positive_interval([0.001, 0.004, 0.013]))
     assert 0 < low < 0.006 < high
     assert math.log(high / 0.006) == pytest.approx(math.log(0.006 / low))
@@ -231,7 +279,9 @@ def test_holm_on_the_textbook_example() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_lies_between_no_correction_and_bonferroni(values: list[float]) -> None:
-    """Weaker would let claims through by chance, stronger would cost power for nothing; the order stays."""
+    """Weaker would let claims through by chance, stronger would cost power for nothing; the order
+    stays.
+    """
     found = holm(values)
     for (p, adjusted), (q, other) in itertools.product(zip(values, found, strict=True), repeat=2):
         assert p <= adjusted <= min(1, len(values) * p) + 1e-12

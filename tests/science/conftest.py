@@ -1,4 +1,6 @@
-"""Made-up records of every cell that the shipped suites plan, so that a claim about a cell that no suite makes is noticed."""
+"""Made-up records of every cell that the shipped suites plan, so that a claim about a cell that no
+suite makes is noticed.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,28 @@ from science.pages import PAGES
 
 SUITES = sorted({suite for page in PAGES for suite in page.suites})
 NONE = PluginSpec(name="none")
-HAT = PluginSpec(name="baddiffusion", params={"trigger": "grey_box", "target": "hat"}, label="baddiffusion(target=hat)")
-#: So many samples that counting leaves no doubt: these tests are about which cells are compared, and in which direction.
+HAT = PluginSpec(
+    name="baddiffusion",
+    params={"trigger": "grey_box", "target": "hat"},
+    label="baddiffusion(target=hat)",
+)
+#: So many samples that counting leaves no doubt: these tests are about which cells are compared,
+#: and in which direction.
 COUNT = 10**6
 ROLES = ("noise", "image", "clean")
-DETECTED = tuple(f"{name}[{where}]" for name in ("auroc", "tpr_at_5_fpr") for where in ("training set", "generated"))
-COMPOSED = {"g1": 0.25, "g2": 0.25, "g3": 0.25, "g4": 0.25, "asr[prompt]": 0.5, "trigger_classifier_false_alarms": 0.01}
+DETECTED = tuple(
+    f"{name}[{where}]"
+    for name in ("auroc", "tpr_at_5_fpr")
+    for where in ("training set", "generated")
+)
+COMPOSED = {
+    "g1": 0.25,
+    "g2": 0.25,
+    "g3": 0.25,
+    "g4": 0.25,
+    "asr[prompt]": 0.5,
+    "trigger_classifier_false_alarms": 0.01,
+}
 Change = Callable[[Record], Record]
 
 
@@ -31,7 +49,12 @@ def numbers(cell: Cell) -> dict[str, float]:
         return {"fid[x]": 0.5}
     if cell.kind == "inversion":
         return dict.fromkeys(
-            (*(f"inversion_mse_{end}" for end in ("best", "last", "black")), "mse[constant]", "mse[clean]"), 0.5
+            (
+                *(f"inversion_mse_{end}" for end in ("best", "last", "black")),
+                "mse[constant]",
+                "mse[clean]",
+            ),
+            0.5,
         )
     if cell.kind == "sample detector":
         return dict.fromkeys(DETECTED, 0.5)
@@ -41,29 +64,48 @@ def numbers(cell: Cell) -> dict[str, float]:
         found |= {"ta": 0.5, "classifier_asr": 0.5}
     if classes and cell.kind in ("control", "sampler"):
         found |= {"mismatch": 0.5, "p_t": 0.5, "prompt_accuracy": 0.5}
-        found |= {f"{name}[x]": 0.5 for name in ("fid", "fid_other_classes", "replication", "replication_p95")}
+        found |= {
+            f"{name}[x]": 0.5
+            for name in ("fid", "fid_other_classes", "replication", "replication_p95")
+        }
         if (cell.probe or cell.attack).name != "relabel_only":
             found |= COMPOSED
     if not classes:
-        found |= {f"{name}[{role}]": 0.5 for name in ("mse", "asr") for role in ROLES} | {"mse[constant]": 0.5, "fid[x]": 0.5}
+        found |= {f"{name}[{role}]": 0.5 for name in ("mse", "asr") for role in ROLES} | {
+            "mse[constant]": 0.5,
+            "fid[x]": 0.5,
+        }
     return found
 
 
 def record(cell: Cell) -> Record:
     """Seeds differ a little, all metrics of one seed alike."""
-    metrics = {name: Metric(value=value + 1e-4 * cell.seed, n=COUNT) for name, value in numbers(cell).items()}
+    metrics = {
+        name: Metric(value=value + 1e-4 * cell.seed, n=COUNT)
+        for name, value in numbers(cell).items()
+    }
     series = {"inversion_mse": [0.9, 0.5]} if cell.kind == "inversion" else {}
-    provenance = {"castlewalls": "0.1.0", "git": {"commit": "4f1c2d9a", "dirty": False}, "packages": {"torch": "2.14.0"}}
+    provenance = {
+        "castlewalls": "0.1.0",
+        "git": {"commit": "4f1c2d9a", "dirty": False},
+        "packages": {"torch": "2.14.0"},
+    }
     return Record(
-        testbed=cell.testbed, attack=cell.attack, defense=cell.defense, seed=cell.seed, status="ok", kind=cell.kind,
-        probe=cell.probe, protocol=cell.protocol, metrics=metrics, series=series, provenance=provenance,
+        testbed=cell.testbed, attack=cell.attack, defense=cell.defense, seed=cell.seed, status="ok",
+        kind=cell.kind,
+        probe=cell.probe, protocol=cell.protocol, metrics=metrics, series=series,
+        provenance=provenance,
     )  # fmt: skip
 
 
 def run_of(suite: str, records: list[Record], pending: int = 0) -> Run:
-    counts = {status: sum(one.status == status for one in records) for status in ("ok", "failed", "skipped")}
+    counts = {
+        status: sum(one.status == status for one in records)
+        for status in ("ok", "failed", "skipped")
+    }
     return Run(
-        suite=suite, description=f"About {suite}.", started="2026-11-21T09:00:00+00:00", finished="2026-11-21T10:00:00+00:00",
+        suite=suite, description=f"About {suite}.", started="2026-11-21T09:00:00+00:00",
+        finished="2026-11-21T10:00:00+00:00",
         counts=counts | {"pending": pending}, records=[(Path("."), one) for one in records],
     )  # fmt: skip
 
@@ -101,15 +143,21 @@ def write_store() -> Callable[[Path, list[Run]], Path]:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory, write_store: Callable[..., Path]) -> Path:
-    """As another version left it: the attack of digits knows fewer parameters than the pages ask for."""
+    """As another version left it: the attack of digits knows fewer parameters than the pages ask
+    for.
+    """
 
     def cells() -> Iterator[Record]:
         for seed in range(3):
             for attack, probe in ((HAT, None), (NONE, HAT)):
                 for defense in (NONE, PluginSpec(name="clip_x0")):
-                    metrics = {name: Metric(value=0.1 * seed, n=128) for name in ("mse[noise]", "asr[noise]", "fid[x]")}
+                    metrics = {
+                        name: Metric(value=0.1 * seed, n=128)
+                        for name in ("mse[noise]", "asr[noise]", "fid[x]")
+                    }
                     yield Record(
-                        testbed=PluginSpec(name="digits-ddpm"), attack=attack, probe=probe, defense=defense, seed=seed,
+                        testbed=PluginSpec(name="digits-ddpm"), attack=attack, probe=probe,
+                        defense=defense, seed=seed,
                         status="ok", protocol="p", metrics=metrics,
                     )  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""The claims as data: each compares cells that the suites make, looks in its direction, and a fault in a file is one line."""
+"""The claims as data: each compares cells that the suites make, looks in its direction, and a fault
+in a file is one line.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +33,27 @@ def comparisons(scene: Scene) -> Iterator[tuple[ClaimSpec, Comparison, Bindings]
     """Every comparison of a section, with what is bound."""
     for claim, bound in scene.unrolled(scene.spec.claims):
         for outer in scene.bindings(claim.over, bound):
-            yield from ((claim, one, inner) for one, inner in scene.unrolled(claim.comparisons, outer))
+            yield from (
+                (claim, one, inner) for one, inner in scene.unrolled(claim.comparisons, outer)
+            )
 
 
 def moved(scene: Scene, line: Line, metric: str, value: float) -> Scene:
     """The same records, but for one metric of one cell."""
     entries = tuple(
-        replace(entry, record=replace(entry.record, metrics={**entry.record.metrics, metric: Metric(value=value, n=10**6)}))
+        replace(
+            entry,
+            record=replace(
+                entry.record, metrics={**entry.record.metrics, metric: Metric(value=value, n=10**6)}
+            ),
+        )
         for entry in line.cell.entries
     )
     other = Line(line.board, replace(line.cell, entries=entries))
-    found = {suite: [other if one == line else one for one in cells] for suite, cells in scene.found.items()}
+    found = {
+        suite: [other if one == line else one for one in cells]
+        for suite, cells in scene.found.items()
+    }
     return Scene(scene.spec, scene.shared, found)
 
 
@@ -52,18 +64,28 @@ def found(planned: Any, make_run: Any) -> dict[str, list[Line]]:
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.title)
 def test_every_claim_looks_in_its_direction(section: Any, found: dict[str, list[Line]]) -> None:
-    """A claim about cells that no suite makes stays open for ever; moved to either side of its edge, each comparison must
-    show, and show the opposite."""
+    """A claim about cells that no suite makes stays open for ever; moved to either side of its
+    edge, each comparison must show, and show the opposite.
+    """
     scene = Scene(section, SHARED, {suite: found[suite] for suite in section.suites})
     for _, one, bound in comparisons(scene):
         line, metric = scene.operand(one.left, bound)
         part = scene.part(one, bound)
-        assert line is not None and part.difference is not None and part.region is not None, (section.title, part.text)
+        assert line is not None and part.difference is not None and part.region is not None, (
+            section.title,
+            part.text,
+        )
         assert not part.note, (section.title, part.text, part.note)
         (low, high), base = part.region, line.interval(metric)
         assert base is not None
         here = base.mean - part.difference.mean
-        inside = (low + high) / 2 if math.isfinite(low + high) else low + STEP if math.isfinite(low) else high - STEP
+        inside = (
+            (low + high) / 2
+            if math.isfinite(low + high)
+            else low + STEP
+            if math.isfinite(low)
+            else high - STEP
+        )
         outside = [low - STEP] * math.isfinite(low) + [high + STEP] * math.isfinite(high)
         for difference, verdict in ((inside, SHOWS), *((beyond, OPPOSITE) for beyond in outside)):
             there = moved(scene, line, line.metric(metric), here + difference)
@@ -71,7 +93,9 @@ def test_every_claim_looks_in_its_direction(section: Any, found: dict[str, list[
 
 
 def test_words_and_regions_agree() -> None:
-    """Whoever turns a region round would turn a finding round; most texts say in a word which way it should lie."""
+    """Whoever turns a region round would turn a finding round; most texts say in a word which way
+    it should lie.
+    """
     checked = 0
     for section in SECTIONS:
         for claim, one, _ in comparisons(Scene(section, SHARED, dict.fromkeys(section.suites, []))):
@@ -84,7 +108,9 @@ def test_words_and_regions_agree() -> None:
     assert checked > 60
 
 
-def test_what_stands_before_the_minus_is_what_is_subtracted_from(found: dict[str, list[Line]]) -> None:
+def test_what_stands_before_the_minus_is_what_is_subtracted_from(
+    found: dict[str, list[Line]],
+) -> None:
     """Left and right exchanged would turn a finding round, under a text that says otherwise."""
     checked = 0
     for section in SECTIONS:
@@ -93,16 +119,35 @@ def test_what_stands_before_the_minus_is_what_is_subtracted_from(found: dict[str
             before, _, after = scene.part(one, bound).text.partition(" − ")
             if not isinstance(one.right, Operand):
                 continue
-            (left, metric), (right, other) = scene.operand(one.left, bound), scene.operand(one.right, bound)
+            (left, metric), (right, other) = (
+                scene.operand(one.left, bound),
+                scene.operand(one.right, bound),
+            )
             assert left is not None and right is not None
             if after.startswith("without"):
-                assert left.cell.defense.name != "none" == right.cell.defense.name, (section.title, before, after)
+                assert left.cell.defense.name != "none" == right.cell.defense.name, (
+                    section.title,
+                    before,
+                    after,
+                )
             elif "honest" in after:
-                assert right.cell.attack.name == "none" != left.cell.attack.name, (section.title, before, after)
+                assert right.cell.attack.name == "none" != left.cell.attack.name, (
+                    section.title,
+                    before,
+                    after,
+                )
             elif metric != other and heading(metric) in before + after:
-                assert heading(metric) in before and heading(metric) not in after, (section.title, before, after)
+                assert heading(metric) in before and heading(metric) not in after, (
+                    section.title,
+                    before,
+                    after,
+                )
             elif "[generated]" in metric:
-                assert before.endswith("generated") and after.startswith("training set"), (section.title, before, after)
+                assert before.endswith("generated") and after.startswith("training set"), (
+                    section.title,
+                    before,
+                    after,
+                )
             else:
                 continue
             checked += 1
@@ -113,7 +158,9 @@ def test_without_records_nothing_is_told() -> None:
     """And every name in the files is known: a section is played whole without a single cell."""
     for section in SECTIONS:
         played = Scene(section, SHARED, dict.fromkeys(section.suites, [])).section()
-        assert {claim.verdict for claim in played.claims} <= {"cannot be told here"} and played.plots == ()
+        assert {claim.verdict for claim in played.claims} <= {
+            "cannot be told here"
+        } and played.plots == ()
 
 
 SMALL = {
@@ -123,13 +170,28 @@ SMALL = {
     "axes": {"w": [1, 2]},
     "cells": {"plain": {"attack": "badnets1", "where": {"poison_rate": 0.1}}},
     "claims": [
-        {"text": "It is so", "compare": "a − b", "metric": "fid", "left": "plain", "right": "plain", "region": {"below": 0}}
+        {
+            "text": "It is so",
+            "compare": "a − b",
+            "metric": "fid",
+            "left": "plain",
+            "right": "plain",
+            "region": {"below": 0},
+        }
     ],
 }
 
 
 def claim(**changed: Any) -> dict[str, Any]:
-    return {"claims": [{key: value for key, value in {**SMALL["claims"][0], **changed}.items() if value is not None}]}  # type: ignore[index]
+    return {
+        "claims": [
+            {
+                key: value
+                for key, value in {**SMALL["claims"][0], **changed}.items()
+                if value is not None
+            }
+        ]
+    }  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -138,25 +200,38 @@ def claim(**changed: Any) -> dict[str, Any]:
         ({"titel": "x"}, "has no key 'titel'; known: axes,"),
         ({"title": 3}, "title: must be text, got 3"),
         ({"suites": "digits"}, "suites: must be a list, got 'digits'"),
-        (claim(region={"beside": 0}), "claims[0].region: has no key 'beside'; known: above, below,"),
+        (
+            claim(region={"beside": 0}),
+            "claims[0].region: has no key 'beside'; known: above, below,",
+        ),
         (claim(region={"below": 0, "above": 0}), "claims[0].region: must be one of above, below,"),
         (claim(region={"below": "0"}), "claims[0].region.below: must be a number, got '0'"),
         (claim(metric=None), "claims[0].left: needs a metric, here or beside it"),
         (claim(level=0.5), "claims[0]: needs either right, a cell, or level, a number"),
         (claim(over=["v"]), "claims[0].over[0]: is no axis of this section: v; known: w"),
-        (claim(left={"cell": "plain", "attack": "wanet"}), "claims[0].left: is either another cell or one of its own"),
-        (claim(comparisons=[]), "claims[0]: needs either compare with left, right and region, or a list of comparisons"),
+        (
+            claim(left={"cell": "plain", "attack": "wanet"}),
+            "claims[0].left: is either another cell or one of its own",
+        ),
+        (
+            claim(comparisons=[]),
+            "claims[0]: needs either compare with left, right and region, or a list of comparisons",
+        ),
         ({"plots": [{"file": "x", "title": "x"}]}, "plots[0]: needs either bars or curves"),
     ],
 )
-def test_a_fault_in_a_file_is_one_line_with_its_place(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+def test_a_fault_in_a_file_is_one_line_with_its_place(
+    tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
     path = tmp_path / "01-x.yaml"
     path.write_text(yaml.safe_dump(SMALL))
     assert read_section(path, SHARED).title == "1. A section"
     path.write_text(yaml.safe_dump({**SMALL, **changed}))
     with pytest.raises(UserError) as caught:
         read_section(path, SHARED)
-    assert str(caught.value).startswith(f"{tmp_path.name}/01-x.yaml: {said}") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path.name}/01-x.yaml: {said}") and "\n" not in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,7 +242,9 @@ def test_a_fault_in_a_file_is_one_line_with_its_place(tmp_path: Path, changed: d
         (claim(text="{w.real} is so", over=["w"]), "{w.real} is bound by no each or over"),
     ],
 )
-def test_a_name_that_nothing_bears_is_one_line(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+def test_a_name_that_nothing_bears_is_one_line(
+    tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
     """Also ``{w.real}``: a text reaches no attribute of anything."""
     path = tmp_path / "01-x.yaml"
     path.write_text(yaml.safe_dump({**SMALL, **changed}))
@@ -180,9 +257,17 @@ def test_a_page_needs_its_page_file(tmp_path: Path) -> None:
         read_page(tmp_path, SHARED)
 
 
-def test_parameters_of_attack_defense_and_testbed_are_told_apart(found: dict[str, list[Line]]) -> None:
-    """BadDiffusion and ANP both have a learning rate; the attack's in place of the defense's would empty ANP's table."""
-    line = next(line for line in found["science-anp"] if line.cell.defense.name == "anp" and line.cell.attack.name != "none")
+def test_parameters_of_attack_defense_and_testbed_are_told_apart(
+    found: dict[str, list[Line]],
+) -> None:
+    """BadDiffusion and ANP both have a learning rate; the attack's in place of the defense's would
+    empty ANP's table.
+    """
+    line = next(
+        line
+        for line in found["science-anp"]
+        if line.cell.defense.name == "anp" and line.cell.attack.name != "none"
+    )
     assert line.params["learning_rate"] == line.cell.attack.params["learning_rate"]
     assert line.params["defense.learning_rate"] == line.cell.defense.params["learning_rate"]
     assert line.params["testbed.sampler"] == "ddpm"
@@ -190,10 +275,19 @@ def test_parameters_of_attack_defense_and_testbed_are_told_apart(found: dict[str
 
 def test_every_operand_names_a_metric_that_is_measured(world: list[Run]) -> None:
     """A misspelt metric is absent everywhere, which reads as if nothing had been run."""
-    known = {name.removesuffix("[x]") for run in world for _, record in run.records for name in record.metrics}
+    known = {
+        name.removesuffix("[x]")
+        for run in world
+        for _, record in run.records
+        for name in record.metrics
+    }
     used = set()
     for section in SECTIONS:
         used |= {metric for metric in section.metrics}
         for _, one, _ in comparisons(Scene(section, SHARED, dict.fromkeys(section.suites, []))):
-            used |= {operand.metric for operand in (one.left, one.right, one.region.value) if isinstance(operand, Operand)}
+            used |= {
+                operand.metric
+                for operand in (one.left, one.right, one.region.value)
+                if isinstance(operand, Operand)
+            }
     assert used <= known and len(used) > 20

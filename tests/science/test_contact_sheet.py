@@ -20,14 +20,22 @@ def test_every_trigger_and_target_is_on_the_contact_sheet_at_three_resolutions()
         drawn = triggers.trigger(name, (3, side, side))
         assert any(torch.equal(drawn, image) for image in shown if image.shape[1] == side), name
         for target in targets.NAMES:
-            drawn = targets.target(target, (3, side, side), triggers.trigger("stop_sign", (3, side, side)))
-            assert any(torch.equal(drawn, image) for image in shown if image.shape == drawn.shape), target
-    words = " ".join(word for title, images in rows for word in (title, *(label for label, _ in images))).split()
+            drawn = targets.target(
+                target, (3, side, side), triggers.trigger("stop_sign", (3, side, side))
+            )
+            assert any(
+                torch.equal(drawn, image) for image in shown if image.shape == drawn.shape
+            ), target
+    words = " ".join(
+        word for title, images in rows for word in (title, *(label for label, _ in images))
+    ).split()
     assert set(triggers.NAMES) | set(targets.NAMES) <= set(words), "each under its name"
 
 
 def test_the_contact_sheet_in_the_docs_shows_the_drawings_as_they_are() -> None:
-    """The docs would show triggers and targets that no run uses. Redraw with ``python -m science.contact_sheet``."""
+    """The docs would show triggers and targets that no run uses. Redraw with ``python -m
+    science.contact_sheet``.
+    """
     assert contact_sheet.OUTPUT.stat().st_size < 300_000
     committed = np.asarray(Image.open(contact_sheet.OUTPUT).convert("RGB"), dtype=float)
     fresh = np.asarray(contact_sheet.draw(), dtype=float)

@@ -1,4 +1,6 @@
-"""The pages: what they say of gaps, that they hang on the records alone, and what text from a record may do to them."""
+"""The pages: what they say of gaps, that they hang on the records alone, and what text from a
+record may do to them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ MakeRun = Callable[..., Run]
 
 
 def verdicts(page: PageSpec, runs: list[Run]) -> dict[str, str]:
-    return {claim.text: claim.verdict for section in played(page, SHARED, runs) for claim in section.claims}
+    return {
+        claim.text: claim.verdict
+        for section in played(page, SHARED, runs)
+        for claim in section.claims
+    }
 
 
 def text_of(page: PageSpec, runs: list[Run]) -> str:
@@ -38,7 +44,10 @@ def text_of(page: PageSpec, runs: list[Run]) -> str:
 
 
 def changed(runs: list[Run], change: Callable[[Record], Record]) -> list[Run]:
-    return [dataclasses.replace(run, records=[(folder, change(one)) for folder, one in run.records]) for run in runs]
+    return [
+        dataclasses.replace(run, records=[(folder, change(one)) for folder, one in run.records])
+        for run in runs
+    ]
 
 
 @every_page
@@ -48,23 +57,37 @@ def test_nothing_is_told_without_a_run(page: PageSpec) -> None:
     assert all(f"`{suite}` (not run)" in text for suite in page.suites)
     assert set(verdicts(page, []).values()) == {OPEN}
     numbers = re.findall(r"^## (\d+)\.", text, re.MULTILINE)
-    assert numbers == [str(place + 1) for place in range(len(page.sections))], "a section without a run stays on the page"
+    assert numbers == [str(place + 1) for place in range(len(page.sections))], (
+        "a section without a run stays on the page"
+    )
 
 
 @every_page
-def test_half_a_suite_leaves_its_claims_open(page: PageSpec, planned: Planned, make_run: MakeRun) -> None:
+def test_half_a_suite_leaves_its_claims_open(
+    page: PageSpec, planned: Planned, make_run: MakeRun
+) -> None:
     """One seed of everything, and the controls gone: pages must come out, and must not claim."""
-    kept = {suite: [one for one in planned[suite] if one.seed == 0 and one.attack.name != "none"] for suite in page.suites}
+    kept = {
+        suite: [one for one in planned[suite] if one.seed == 0 and one.attack.name != "none"]
+        for suite in page.suites
+    }
     runs = [make_run(suite, records, pending=5) for suite, records in kept.items()]
     assert set(verdicts(page, runs).values()) == {OPEN}
     text = text_of(page, runs)
-    assert all(f"**{len(records)} of {len(records) + 5} cells**" in text for records in kept.values())
+    assert all(
+        f"**{len(records)} of {len(records) + 5} cells**" in text for records in kept.values()
+    )
 
 
 def test_a_missing_control_leaves_similarity_open(planned: Planned, make_run: MakeRun) -> None:
-    """The margin comes from the control; without it a margin of 0 would turn every difference into a refutation."""
+    """The margin comes from the control; without it a margin of 0 would turn every difference into
+    a refutation.
+    """
     claim = "FID stays near the clean model's, or below, up to 30 %"
-    assert verdicts(BADDIFFUSION, [make_run("science-rates", planned["science-rates"])])[claim] == SHOWS
+    assert (
+        verdicts(BADDIFFUSION, [make_run("science-rates", planned["science-rates"])])[claim]
+        == SHOWS
+    )
     records = [record for record in planned["science-rates"] if record.attack.name != "none"]
     assert verdicts(BADDIFFUSION, [make_run("science-rates", records)])[claim] == OPEN
 
@@ -89,7 +112,14 @@ def test_records_that_were_removed_are_missed(planned: Planned, make_run: MakeRu
 
 def test_the_page_says_what_it_is_made_from(world: list[Run]) -> None:
     top = text_of(BADDIFFUSION, world).split("\n## ")[0]
-    facts = ("- Testbeds: digits-ddpm", "- Seeds: 0, 1, 2", "- castlewalls: 0.1.0", "4f1c2d9a", "torch 2.14.0", "make science")
+    facts = (
+        "- Testbeds: digits-ddpm",
+        "- Seeds: 0, 1, 2",
+        "- castlewalls: 0.1.0",
+        "4f1c2d9a",
+        "torch 2.14.0",
+        "make science",
+    )
     assert all(fact in top for fact in (*facts, findings.RULE))
 
 
@@ -98,7 +128,10 @@ def test_same_records_same_bytes_in_any_order(page: PageSpec, world: list[Run]) 
     """A page that changes without its records cannot be reviewed."""
     first = render(page, SHARED, world)
     shuffled = random.Random(1).sample(world, len(world))
-    mixed = [dataclasses.replace(one, records=random.Random(2).sample(one.records, len(one.records))) for one in shuffled]
+    mixed = [
+        dataclasses.replace(one, records=random.Random(2).sample(one.records, len(one.records)))
+        for one in shuffled
+    ]
     assert render(page, SHARED, mixed) == first
 
 
@@ -109,7 +142,9 @@ def test_hostile_names_are_shown_as_they_are(page: PageSpec, world: list[Run]) -
 
     def hostile(record: Record) -> Record:
         named = dataclasses.replace(record.attack, label=label)
-        record = dataclasses.replace(record, attack=named, testbed=dataclasses.replace(record.testbed, label=label))
+        record = dataclasses.replace(
+            record, attack=named, testbed=dataclasses.replace(record.testbed, label=label)
+        )
         if record.seed or record.kind == "anchor":
             return record
         return dataclasses.replace(record, status="failed", reason=label, metrics={})
@@ -118,7 +153,9 @@ def test_hostile_names_are_shown_as_they_are(page: PageSpec, world: list[Run]) -
     assert "<script>" not in text and r"a\|b &lt;script&gt;" in text and "\n| row" not in text
     assert "## Cells without a result" in text
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, "a row of more columns"
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, (
+            "a row of more columns"
+        )
 
 
 @every_page
@@ -134,9 +171,13 @@ def test_controls_and_anchors_stand_in_the_table(world: list[Run]) -> None:
     """Without them a low FID cannot be told from a low FID of anything."""
     section = played(BADDIFFUSION, SHARED, world)[0]
     by_name = {row[0]: dict(zip(section.columns, row, strict=True)) for row in section.rows}
-    assert by_name["real images"]["FID"].startswith("0.500 [") and by_name["clean base model"]["FID"].startswith("0.500 [")
+    assert by_name["real images"]["FID"].startswith("0.500 [") and by_name["clean base model"][
+        "FID"
+    ].startswith("0.500 [")
     assert by_name["honest fine-tuning"]["ASR[noise]"].startswith("0.50 [")
-    assert by_name["5 %"]["seeds"] == "3" and by_name["5 %"]["FID in the paper (CIFAR-10)"] == "8.53"
+    assert (
+        by_name["5 %"]["seeds"] == "3" and by_name["5 %"]["FID in the paper (CIFAR-10)"] == "8.53"
+    )
 
 
 def test_the_trigger_sizes_stand_in_order_with_null_as_seven(world: list[Run]) -> None:
@@ -146,7 +187,9 @@ def test_the_trigger_sizes_stand_in_order_with_null_as_seven(world: list[Run]) -
 
 
 def test_the_epochs_of_anp_are_columns(world: list[Run]) -> None:
-    """Series of two epochs, 0.9 and 0.5: a table that mixes them up would show ANP getting worse."""
+    """Series of two epochs, 0.9 and 0.5: a table that mixes them up would show ANP getting
+    worse.
+    """
     section = played(BADDIFFUSION, SHARED, world)[5]
     assert section.columns[3:5] == ("epoch 1", "epoch 2")
     by_name = {row[0]: row for row in section.rows}
@@ -155,29 +198,52 @@ def test_the_epochs_of_anp_are_columns(world: list[Run]) -> None:
 
 
 def test_what_the_trigger_classifier_could_have_made_up_is_said(world: list[Run]) -> None:
-    """G1 of 1 % by a classifier with 1 % of false alarms is nothing; a reader of the table could not know."""
+    """G1 of 1 % by a classifier with 1 % of false alarms is nothing; a reader of the table could
+    not know.
+    """
 
     def doubtful(record: Record) -> Record:
-        return dataclasses.replace(record, flags=(FALSE_ALARMS,)) if record.attack.params.get("poison_rate") == 0.01 else record
+        return (
+            dataclasses.replace(record, flags=(FALSE_ALARMS,))
+            if record.attack.params.get("poison_rate") == 0.01
+            else record
+        )
 
-    text = text_of(POISON, changed([run for run in world if run.suite == "science-poison-rates"], doubtful))
+    text = text_of(
+        POISON, changed([run for run in world if run.suite == "science-poison-rates"], doubtful)
+    )
     said = "Within the trigger classifier's false alarms, so that G1 and G2 tell nothing"
     assert f"{said}: w = 2, 1 % (3 of 3 seeds); w = 5, 1 % (3 of 3 seeds)." in text
 
 
 def test_a_bar_is_a_number_and_needs_three_seeds(planned: Planned, make_run: MakeRun) -> None:
-    """Values 0.96, 0.97, 0.98 against 0.95: 0.02 -+ 4.303 x 0.01 / sqrt(3) = 0.0248 reaches below 0."""
+    """Values 0.96, 0.97, 0.98 against 0.95: 0.02 -+ 4.303 x 0.01 / sqrt(3) = 0.0248 reaches below
+    0.
+    """
     name = "auroc[training set]"
-    cell = [one for one in planned["poison"] if one.defense.name == "strip" and one.attack.params.get("pattern") == "badnets1"]
-    records = [dataclasses.replace(one, metrics={name: Metric(value=0.96 + 0.01 * one.seed)}) for one in cell]
+    cell = [
+        one
+        for one in planned["poison"]
+        if one.defense.name == "strip" and one.attack.params.get("pattern") == "badnets1"
+    ]
+    records = [
+        dataclasses.replace(one, metrics={name: Metric(value=0.96 + 0.01 * one.seed)})
+        for one in cell
+    ]
     (line,) = lines(make_run("poison", records))
     part = against("", (line, name), 0.95, (0.0, float("inf")))
     assert part.difference is not None and part.verdict == OPEN
-    assert (part.difference.mean, part.difference.low) == (pytest.approx(0.02), pytest.approx(-0.00484, abs=1e-5))
+    assert (part.difference.mean, part.difference.low) == (
+        pytest.approx(0.02),
+        pytest.approx(-0.00484, abs=1e-5),
+    )
     assert against("", (line, name), 0.9, (0.0, float("inf"))).verdict == SHOWS
     (two,) = lines(make_run("poison", records[:2]))
     assert against("", (two, name), 0.9, (0.0, float("inf"))).note == "fewer than 3 seeds"
-    assert against("", (two, "ta"), 0.9, None).difference is None and against("", (None, "ta"), 0.9, None).note == "no result"
+    assert (
+        against("", (two, "ta"), 0.9, None).difference is None
+        and against("", (None, "ta"), 0.9, None).note == "no result"
+    )
 
 
 @every_page
@@ -210,7 +276,10 @@ def test_figures_of_the_script_are_linked_where_they_are() -> None:
     first, *rest = FIGURES
     text, _ = render(CLIPPING, SHARED, [], present=[first])
     assert f"]({CLIPPING.name}/{first})" in text
-    assert not any(f"({CLIPPING.name}/{file})" in text for file in rest) and text.count("Not drawn yet") == len(rest) == 6
+    assert (
+        not any(f"({CLIPPING.name}/{file})" in text for file in rest)
+        and text.count("Not drawn yet") == len(rest) == 6
+    )
 
 
 def test_figures_of_the_script_survive_a_new_page(tmp_path: Path) -> None:
@@ -221,23 +290,38 @@ def test_figures_of_the_script_survive_a_new_page(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     pages.build(tmp_path, tmp_path / "docs")
     assert {path.name for path in folder.iterdir()} == {FIGURES[0]}
-    assert f"(clipping-and-poison/{FIGURES[0]})" in (tmp_path / "docs" / "clipping-and-poison.md").read_text()
+    assert (
+        f"(clipping-and-poison/{FIGURES[0]})"
+        in (tmp_path / "docs" / "clipping-and-poison.md").read_text()
+    )
 
 
-def with_pictures(planned: Planned, make_run: MakeRun, folder: Path, path: str, colours: dict[str, int]) -> list[Run]:
+def with_pictures(
+    planned: Planned, make_run: MakeRun, folder: Path, path: str, colours: dict[str, int]
+) -> list[Run]:
     found = []
-    for record in (one for one in planned["science-clipping"] if one.seed == 0 and one.kind in ("control", "sampler")):
+    for record in (
+        one
+        for one in planned["science-clipping"]
+        if one.seed == 0 and one.kind in ("control", "sampler")
+    ):
         treatment = "no defense" if record.defense.name == "none" else record.defense.name
         place = folder / f"{len(found):02d}"
         place.mkdir(parents=True)
-        Image.fromarray(np.full((48, 384, 3), colours[treatment], dtype=np.uint8)).save(place / "strip.png")
+        Image.fromarray(np.full((48, 384, 3), colours[treatment], dtype=np.uint8)).save(
+            place / "strip.png"
+        )
         pictures = {f"asked for the adversary's class, {treatment}": path}
         found.append((place, dataclasses.replace(record, pictures=pictures)))
     return [dataclasses.replace(make_run("science-clipping", []), records=found)]
 
 
-def test_the_sheet_shows_every_trigger_guidance_and_treatment(tmp_path: Path, planned: Planned, make_run: MakeRun) -> None:
-    """Two triggers by four weights down, four treatments across; a strip in the wrong column would show the opposite."""
+def test_the_sheet_shows_every_trigger_guidance_and_treatment(
+    tmp_path: Path, planned: Planned, make_run: MakeRun
+) -> None:
+    """Two triggers by four weights down, four treatments across; a strip in the wrong column would
+    show the opposite.
+    """
     colours = {"no defense": 10, "clip_x0": 80, "clip_x0_ddim": 140, "clip_xt": 200}
     runs = with_pictures(planned, make_run, tmp_path / "cells", "strip.png", colours)
     text, plots = render(CLIPPING, SHARED, runs)
@@ -245,13 +329,20 @@ def test_the_sheet_shows_every_trigger_guidance_and_treatment(tmp_path: Path, pl
     (tmp_path / "sheet.png").write_bytes(bytes(plots["samples.png"]))  # type: ignore[arg-type]
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (30 + 8 * 56, 150 + 4 * 392, 3)
-    seen = [[int(sheet[30 + 56 * row + 24, 150 + 392 * column + 100, 0]) for column in range(4)] for row in range(8)]
+    seen = [
+        [int(sheet[30 + 56 * row + 24, 150 + 392 * column + 100, 0]) for column in range(4)]
+        for row in range(8)
+    ]
     assert seen == [[10, 80, 140, 200]] * 8
 
 
 @pytest.mark.parametrize("path", ["../outside.png", "/etc/hostname", "missing.png", "text.png"])
-def test_a_record_cannot_put_another_file_on_the_sheet(tmp_path: Path, planned: Planned, make_run: MakeRun, path: str) -> None:
-    """Records are data from anyone: a path out of their folder would publish a file of the reader's."""
+def test_a_record_cannot_put_another_file_on_the_sheet(
+    tmp_path: Path, planned: Planned, make_run: MakeRun, path: str
+) -> None:
+    """Records are data from anyone: a path out of their folder would publish a file of the
+    reader's.
+    """
     colours = dict.fromkeys(("no defense", "clip_x0", "clip_x0_ddim", "clip_xt"), 10)
     runs: list[Any] = with_pictures(planned, make_run, tmp_path / "cells", path, colours)
     Image.new("RGB", (384, 48)).save(tmp_path / "cells" / "outside.png")
@@ -260,7 +351,9 @@ def test_a_record_cannot_put_another_file_on_the_sheet(tmp_path: Path, planned: 
     assert "samples.png" not in render(CLIPPING, SHARED, runs)[1]
 
 
-def test_the_labels_in_a_store_survive_json(tmp_path: Path, world: list[Run], write_store: Callable[..., Path]) -> None:
+def test_the_labels_in_a_store_survive_json(
+    tmp_path: Path, world: list[Run], write_store: Callable[..., Path]
+) -> None:
     """A page from a store is the page from its records."""
     store = write_store(tmp_path / "store", world)
     (file,) = pages.build(store, tmp_path / "docs", [POISON])

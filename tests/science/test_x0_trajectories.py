@@ -1,4 +1,6 @@
-"""science/x0_trajectories.py on a tiny generator: its numbers by slow loops, what it finds in a store, what it draws."""
+"""science/x0_trajectories.py on a tiny generator: its numbers by slow loops, what it finds in a
+store, what it draws.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ SHAPE = (3, 16, 16)
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    """A real class-conditional network of a few hundred weights, untrained: its predictions leave [-1, 1] everywhere."""
+    """A real class-conditional network of a few hundred weights, untrained: its predictions leave
+    [-1, 1] everywhere.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = UNet2DModel(
@@ -46,7 +50,12 @@ def generator() -> Generator:
             add_attention=False,
             num_class_embeds=11,
         )
-    config = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    config = {
+        "num_train_timesteps": 1000,
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+    }
     return Generator(unet.eval(), config)
 
 
@@ -83,12 +92,22 @@ def slow(x: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
     return beyond / count, total / count
 
 
-@given(st.lists(st.floats(-3, 3, width=32), min_size=12, max_size=12), st.lists(st.booleans(), min_size=6, max_size=6))
-def test_shares_and_excess_are_what_a_slow_loop_counts(values: list[float], chosen: list[bool]) -> None:
+@given(
+    st.lists(st.floats(-3, 3, width=32), min_size=12, max_size=12),
+    st.lists(st.booleans(), min_size=6, max_size=6),
+)
+def test_shares_and_excess_are_what_a_slow_loop_counts(
+    values: list[float], chosen: list[bool]
+) -> None:
     """A mask that is broadcast the wrong way would mix the corner with the rest."""
-    x, mask = torch.tensor(values).reshape(1, 2, 2, 3), torch.tensor([*chosen[:5], True]).reshape(2, 3)
+    x, mask = (
+        torch.tensor(values).reshape(1, 2, 2, 3),
+        torch.tensor([*chosen[:5], True]).reshape(2, 3),
+    )
     beyond, total = slow(x, mask)
-    assert x0.outside(x[:, :, mask]) == pytest.approx(beyond) and x0.excess(x[:, :, mask]) == pytest.approx(total, abs=1e-6)
+    assert x0.outside(x[:, :, mask]) == pytest.approx(beyond) and x0.excess(
+        x[:, :, mask]
+    ) == pytest.approx(total, abs=1e-6)
 
 
 def test_the_ends_of_the_range_are_inside() -> None:
@@ -106,48 +125,69 @@ def test_the_patch_is_the_corner_and_the_blend_is_everything() -> None:
     assert torch.equal(where, corner.expand(3, -1, -1))
     white = torch.tensor([[-1.0, -1, 1], [-1, 1, -1], [1, -1, -1]])
     torch.testing.assert_close(what[:, 13:, 13:], white.expand(3, -1, -1))
-    assert not x0.covered(badnets("badnets2"), SHAPE)[0].any(), "a blended trigger decides no value alone"
+    assert not x0.covered(badnets("badnets2"), SHAPE)[0].any(), (
+        "a blended trigger decides no value alone"
+    )
 
 
 def test_looking_changes_nothing_and_clipping_comes_after(generator: Generator) -> None:
-    """The samples are those of the suite: the same noise, unchanged by being watched; what is kept is what the clip was given."""
+    """The samples are those of the suite: the same noise, unchanged by being watched; what is kept
+    is what the clip was given.
+    """
     plain = x0.follow(trained(generator, "badnets1"), 2.0, clip=None, count=3)
     again = sample(generator, 3, 0, SETTINGS, labels=torch.full((3,), 6))
     torch.testing.assert_close(plain.images, again, atol=1e-6, rtol=0)
     assert len(plain.predicted) == 4 and plain.predicted[0].shape == (3, *SHAPE)
     clipped = x0.follow(trained(generator, "badnets1"), 2.0, clip="clip_x0", count=3)
     torch.testing.assert_close(clipped.predicted[0], plain.predicted[0])
-    assert x0.outside(clipped.predicted[0]) > 0 and not torch.allclose(clipped.predicted[1], plain.predicted[1])
+    assert x0.outside(clipped.predicted[0]) > 0 and not torch.allclose(
+        clipped.predicted[1], plain.predicted[1]
+    )
 
 
 def test_the_last_unclipped_prediction_is_the_image(generator: Generator) -> None:
-    """DDIM's last step returns the predicted x0: if it did not, another quantity would have been kept."""
+    """DDIM's last step returns the predicted x0: if it did not, another quantity would have been
+    kept.
+    """
     plain = x0.follow(trained(generator, "badnets1"), 2.0, clip=None, count=3)
     torch.testing.assert_close(plain.predicted[-1].clamp(-1, 1), plain.images, atol=1e-4, rtol=0)
 
 
 def test_distances_are_over_the_trigger_and_the_chosen_rows_alone() -> None:
-    """By hand: rows 0 and 2 are off by 0.5 and 0.1 in the corner; row 1 and the rest of the image are far away."""
+    """By hand: rows 0 and 2 are off by 0.5 and 0.1 in the corner; row 1 and the rest of the image
+    are far away.
+    """
     where, what = x0.covered(badnets("badnets1"), SHAPE)
     predicted = torch.full((3, *SHAPE), 50.0)
     for row, off in enumerate((0.5, 9.0, 0.1)):
         predicted[row][where] = what[where] + off
-    found = x0.distances(x0.Trajectory((predicted,), predicted), where, what, torch.tensor([True, False, True]))
+    found = x0.distances(
+        x0.Trajectory((predicted,), predicted), where, what, torch.tensor([True, False, True])
+    )
     assert found == [pytest.approx(0.3, abs=1e-6)]
 
 
 def test_the_plots_are_those_the_page_links(generator: Generator) -> None:
     found = {
-        name: svg for pattern in x0.PATTERNS for name, svg in x0.plots(pattern, trained(generator, pattern), count=3).items()
+        name: svg
+        for pattern in x0.PATTERNS
+        for name, svg in x0.plots(pattern, trained(generator, pattern), count=3).items()
     }
     assert set(found) == set(FIGURES)
     for svg in found.values():
-        words = [part.text or "" for part in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
-        assert sum(any(clip in text for clip in ("no defense", "clip_x0")) for text in words) == 6, "every curve is named"
+        words = [
+            part.text or ""
+            for part in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+        ]
+        assert (
+            sum(any(clip in text for clip in ("no defense", "clip_x0")) for text in words) == 6
+        ), "every curve is named"
     assert "3 of 3 images" in found["x0-badnets1-distance.svg"]
 
 
-def test_without_a_triggered_image_there_is_no_distance(generator: Generator, tmp_path: Path) -> None:
+def test_without_a_triggered_image_there_is_no_distance(
+    generator: Generator, tmp_path: Path
+) -> None:
     """And one drawn earlier goes, so that the page does not show it."""
     (tmp_path / "x0-badnets1-distance.svg").write_text("old")
     (tmp_path / "x0-badnets2-excess.svg").write_text("another trigger's")
@@ -158,21 +198,28 @@ def test_without_a_triggered_image_there_is_no_distance(generator: Generator, tm
 
 
 def write_store(store: Path, generator: Generator) -> Path:
-    """An undefended cell of each trigger as the engine leaves it: a record, and manifests that lead to the generator."""
+    """An undefended cell of each trigger as the engine leaves it: a record, and manifests that lead
+    to the generator.
+    """
     testbed = testbeds.build("digits-cfg", {"num_inference_steps": 4, "network_batch": 4})
     cells = []
 
     def stage(key: str, inputs: dict[str, str]) -> Path:
         folder = store / "stages" / key[:2] / key
         folder.mkdir(parents=True)
-        (folder / "stage.json").write_text(json.dumps({"stage": "x", "key": key, "input_keys": inputs}))
+        (folder / "stage.json").write_text(
+            json.dumps({"stage": "x", "key": key, "input_keys": inputs})
+        )
         return folder
 
     for pattern in x0.PATTERNS:
         generator.save(stage(f"aa{pattern}", {}) / "generator", "# card", {})
         stage(f"bb{pattern}", {"generator": f"aa{pattern}"})
         save_file(judge(1).state_dict(), stage(f"cc{pattern}", {}) / WEIGHTS)
-        folder = stage(f"dd{pattern}", {"target": f"bb{pattern}", "trigger_classifier": f"cc{pattern}", "reference": "ee"})
+        folder = stage(
+            f"dd{pattern}",
+            {"target": f"bb{pattern}", "trigger_classifier": f"cc{pattern}", "reference": "ee"},
+        )
         attack = badnets(pattern)
         record = Record(
             testbed=PluginSpec(name="digits-cfg", params=testbed.params()),
@@ -185,29 +232,54 @@ def write_store(store: Path, generator: Generator) -> Path:
         (folder / "record.json").write_text(record.to_json())
         cells.append({"record": str((folder / "record.json").relative_to(store))})
     (store / "runs").mkdir()
-    run = {"suite": "science-clipping", "description": "", "started": "", "finished": None, "counts": {}, "cells": cells}
+    run = {
+        "suite": "science-clipping",
+        "description": "",
+        "started": "",
+        "finished": None,
+        "counts": {},
+        "cells": cells,
+    }
     (store / "runs" / "science-clipping.json").write_text(json.dumps(run))
     return store
 
 
 def test_a_store_leads_to_the_generator_of_its_record(generator: Generator, tmp_path: Path) -> None:
-    """By the keys of the record's own stages, so that code that has changed since does not lose it."""
+    """By the keys of the record's own stages, so that code that has changed since does not lose
+    it.
+    """
     store = write_store(tmp_path / "store", generator)
     found = x0.trained_in(store, "badnets2")
     assert found.attack == badnets("badnets2") and found.settings.num_inference_steps == 4
     x, steps = torch.zeros(2, *SHAPE), torch.tensor([5, 5])
     labels = torch.tensor([1, 2])
     with torch.no_grad():
-        torch.testing.assert_close(found.generator.predict_noise(x, steps, labels), generator.predict_noise(x, steps, labels))
+        torch.testing.assert_close(
+            found.generator.predict_noise(x, steps, labels),
+            generator.predict_noise(x, steps, labels),
+        )
     with pytest.raises(UserError, match="no finished cell of badnets2, seed 7"):
         x0.trained_in(store, "badnets2", seed=7)
 
 
-def test_the_command_draws_from_a_store_and_says_in_one_line_if_it_cannot(generator: Generator, tmp_path: Path) -> None:
-    store, output = write_store(tmp_path / "store", generator), tmp_path / "docs" / "clipping-and-poison"
+def test_the_command_draws_from_a_store_and_says_in_one_line_if_it_cannot(
+    generator: Generator, tmp_path: Path
+) -> None:
+    store, output = (
+        write_store(tmp_path / "store", generator),
+        tmp_path / "docs" / "clipping-and-poison",
+    )
     result = CliRunner().invoke(x0.main, ["--store", str(store), "--output", str(output)])
     assert result.exit_code == 0, result.output
     assert {path.name for path in output.iterdir()} == set(FIGURES)
-    result = CliRunner().invoke(x0.main, ["--store", str(tmp_path / "nowhere"), "--output", str(output)])
-    assert result.exit_code == 2 and result.output.count("\n") == 1 and "castlewalls run science-clipping" in result.output
-    assert not (tmp_path / "nowhere").exists(), "looking into a store that is not there must not make one"
+    result = CliRunner().invoke(
+        x0.main, ["--store", str(tmp_path / "nowhere"), "--output", str(output)]
+    )
+    assert (
+        result.exit_code == 2
+        and result.output.count("\n") == 1
+        and "castlewalls run science-clipping" in result.output
+    )
+    assert not (tmp_path / "nowhere").exists(), (
+        "looking into a store that is not there must not make one"
+    )

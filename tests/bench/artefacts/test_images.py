@@ -16,7 +16,9 @@ def test_remarks_are_kept_once_each_in_their_order(tmp_path) -> None:
     assert read_remarks(tmp_path / "made before there were any") == []
 
 
-@pytest.mark.parametrize("text", ["", "a\nb", "\x1b[31mred", "é", "x" * (LONGEST_REMARK + 1), None, 3])
+@pytest.mark.parametrize(
+    "text", ["", "a\nb", "\x1b[31mred", "é", "x" * (LONGEST_REMARK + 1), None, 3]
+)
 def test_what_would_not_fit_a_table_is_refused(text) -> None:
     """A remark stands on the board and in a terminal: no escapes, no page of text."""
     with pytest.raises(ContractError, match="a remark must be one line"):

@@ -49,24 +49,39 @@ def test_a_picture_of_one_colour_carries_no_trigger() -> None:
 def blind() -> TriggerJudge:
     """A network that never says yes beside a filter for the blended picture, its thresholds set as
     the stage sets them."""
-    train, held_out = (torch.from_numpy(digits_over_photographs()[split][0].copy()) for split in ("train", "held_out"))
-    mark = marks.MatchedFilter(marks.average_mark(train, patterns.stamp("badnets2", train)), marks.shrink(train))
+    train, held_out = (
+        torch.from_numpy(digits_over_photographs()[split][0].copy())
+        for split in ("train", "held_out")
+    )
+    mark = marks.MatchedFilter(
+        marks.average_mark(train, patterns.stamp("badnets2", train)), marks.shrink(train)
+    )
     stamped = patterns.stamp("badnets2", held_out)
     told = judges.errors(_saying(-9.0), mark, held_out, stamped, np.random.default_rng(0))
     shares = {name: judges.Proportion(*counted) for name, counted in told.pop("errors").items()}
     return TriggerJudge(network=_saying(-9.0), mark=mark, errors=shares, **told)
 
 
-def test_the_mark_alone_is_enough_for_the_robust_verdict_and_none_for_the_plain_one(blind: TriggerJudge) -> None:
+def test_the_mark_alone_is_enough_for_the_robust_verdict_and_none_for_the_plain_one(
+    blind: TriggerJudge,
+) -> None:
     """In grey a network does not know the trigger; G1 to G4 stay the network's word."""
     plain = torch.from_numpy(digits_over_photographs()["held_out"][0][1::20].copy())
-    grey = patterns.stamp("badnets2", plain).float().mean(1, keepdim=True).expand(-1, 3, -1, -1).to(torch.uint8)
+    grey = (
+        patterns.stamp("badnets2", plain)
+        .float()
+        .mean(1, keepdim=True)
+        .expand(-1, 3, -1, -1)
+        .to(torch.uint8)
+    )
     assert blind.robustly_stamped(grey).float().mean() >= 0.95
     assert not blind.stamped(grey).any()
     assert blind.errors["misses"].value == 1.0
 
 
-def test_false_alarms_are_those_of_both_opinions_on_images_that_set_no_threshold(blind: TriggerJudge) -> None:
+def test_false_alarms_are_those_of_both_opinions_on_images_that_set_no_threshold(
+    blind: TriggerJudge,
+) -> None:
     held_out = torch.from_numpy(digits_over_photographs()["held_out"][0].copy())
     alarms = int(blind.robustly_stamped(held_out[1::2]).sum())
     assert blind.errors["robust_false_alarms"] == judges.Proportion(alarms, 720) and alarms <= 7
@@ -78,10 +93,14 @@ def test_a_judge_reads_back_as_it_was_written(tmp_path: Path) -> None:
     images = torch.from_numpy(digits_over_photographs()["train"][0][:200].copy())
     stamped = patterns.stamp("badnets1", images)
     mark, real = marks.average_mark(images, stamped), marks.shrink(images)
-    told = judges.errors(_saying(1.0), marks.MatchedFilter(mark, real), images, stamped, np.random.default_rng(0))
+    told = judges.errors(
+        _saying(1.0), marks.MatchedFilter(mark, real), images, stamped, np.random.default_rng(0)
+    )
     judges.write_judge(told, mark, real, tmp_path)
     judge = judges.read_judge(_saying(1.0), tmp_path)
-    assert np.array_equal(judge.mark.scores(stamped), marks.MatchedFilter(mark, real).scores(stamped))
+    assert np.array_equal(
+        judge.mark.scores(stamped), marks.MatchedFilter(mark, real).scores(stamped)
+    )
     for name in ("threshold", "levels", "robust_threshold", "mark_threshold"):
         assert getattr(judge, name) == told[name]
     assert judge.errors["misses"] == judges.Proportion(*told["errors"]["misses"])
@@ -106,7 +125,9 @@ def test_every_view_has_a_level_of_its_own() -> None:
     for view, level in zip(judges.stamps.views(clean[::2]), told["levels"], strict=True):
         assert (judges.margins(network, view) > level).float().mean() <= 0.01
     assert len(set(told["levels"])) > 3
-    assert (judges.robust_margins(network, clean[::2], told["levels"]) > told["robust_threshold"]).sum() == 0
+    assert (
+        judges.robust_margins(network, clean[::2], told["levels"]) > told["robust_threshold"]
+    ).sum() == 0
 
 
 def test_a_threshold_is_exceeded_by_no_more_than_its_share() -> None:

@@ -13,7 +13,9 @@ from bench.diffusion.drawn import LEVELS, drawn_patch
 def test_a_patch_lies_in_the_image_and_is_not_of_one_colour(channels: int, size: int) -> None:
     for seed in range(50):
         colours, top, left = drawn_patch(seed, (channels, 16, 16), size)
-        assert colours.shape == (channels, size, size) and set(colours.unique().tolist()) == set(LEVELS)
+        assert colours.shape == (channels, size, size) and set(colours.unique().tolist()) == set(
+            LEVELS
+        )
         assert 0 <= top <= 16 - size and 0 <= left <= 16 - size
         assert colours.flatten(1).std(dim=1).max() > 0
 
@@ -31,7 +33,9 @@ def test_a_patch_that_does_not_fit_is_refused(size: int) -> None:
 
 
 def test_the_attacks_draw_their_triggers_from_the_number() -> None:
-    """A sealed attack changes its trigger alone; the rest of what a defense meets is the suite's."""
+    """A sealed attack changes its trigger alone; the rest of what a defense meets is the
+    suite's.
+    """
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     sealed = BadNets(poison_rate=0.05).sealed(9)
     assert (sealed.poison_rate, sealed.pattern, sealed.pattern_seed) == (0.05, "drawn", 9)

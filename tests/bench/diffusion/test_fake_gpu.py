@@ -1,4 +1,6 @@
-"""What runs on a GPU, driven by tensors with a CUDA device and no numbers: a part left behind on the CPU is an error there."""
+"""What runs on a GPU, driven by tensors with a CUDA device and no numbers: a part left behind on
+the CPU is an error there.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,15 @@ SETTINGS = TrainingSettings(steps=2, batch_size=8, precision="float32", ema_deca
 
 def parts(generator: Generator) -> dict[str, torch.nn.Module]:
     """Every network of a generator, by its name there."""
-    return {name: value for name, value in vars(generator).items() if isinstance(value, torch.nn.Module)}
+    return {
+        name: value for name, value in vars(generator).items() if isinstance(value, torch.nn.Module)
+    }
 
 
 class OnTheGPU(Accelerator):
-    """One that takes a GPU for granted. The backward pass needs its driver: here every weight gets a gradient like itself."""
+    """One that takes a GPU for granted. The backward pass needs its driver: here every weight gets
+    a gradient like itself.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -54,7 +60,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(training, "_accelerator", accelerator)
     monkeypatch.setattr(torch.Tensor, "item", lambda tensor: 1.0)  # nothing there to read
     overwrote = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter's numbers cannot become none
+    # a parameter's numbers cannot become none
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             yield
@@ -62,7 +69,12 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrote)
 
 
-def train_there(name: str, monkeypatch: pytest.MonkeyPatch, settings: TrainingSettings = SETTINGS, **changes: Any) -> Generator:
+def train_there(
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: TrainingSettings = SETTINGS,
+    **changes: Any,
+) -> Generator:
     testbed = testbeds.build(name, {})
     generator = testbed.base_generator()
     rows = {"images": testbed.train_images()[:64], "labels": torch.arange(64) % 10}
@@ -80,8 +92,12 @@ def train_there(name: str, monkeypatch: pytest.MonkeyPatch, settings: TrainingSe
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_part_of_a_generator_is_trained_on_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An autoencoder or a text encoder left on the CPU ends a training at its first step, after hours of waiting for a GPU."""
+def test_every_part_of_a_generator_is_trained_on_the_gpu(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An autoencoder or a text encoder left on the CPU ends a training at its first step, after
+    hours of waiting for a GPU.
+    """
     generator = train_there(name, monkeypatch, label_dropout=0.1 if name != "digits-ddpm" else 0.0)
     found = {
         f"{part}.{key}": value.device.type
@@ -92,23 +108,35 @@ def test_every_part_of_a_generator_is_trained_on_the_gpu(name: str, monkeypatch:
     assert [key for key, device in found.items() if device != "cuda"] == []
 
 
-def test_stable_diffusion_attends_by_the_fused_kernel_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain attention over 4096 places takes 2 GB a layer and image at 512 x 512; on a CPU it is the faster one."""
+def test_stable_diffusion_attends_by_the_fused_kernel_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plain attention over 4096 places takes 2 GB a layer and image at 512 x 512; on a CPU it is
+    the faster one.
+    """
     generator = testbeds.build("digits-sd", {}).base_generator()
     assert isinstance(generator, TextToImage)
-    assert {type(one).__name__ for one in generator.unet.attn_processors.values()} == {"AttnProcessor"}
+    assert {type(one).__name__ for one in generator.unet.attn_processors.values()} == {
+        "AttnProcessor"
+    }
     trained = train_there("digits-sd", monkeypatch)
-    assert {type(one).__name__ for one in trained.unet.attn_processors.values()} == {"AttnProcessor2_0"}
+    assert {type(one).__name__ for one in trained.unet.attn_processors.values()} == {
+        "AttnProcessor2_0"
+    }
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_pieces_and_recomputed_activations_run_on_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_and_recomputed_activations_run_on_the_gpu(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who lowers a testbed's memory takes both at once."""
     train_there(name, monkeypatch, accumulation_steps=2, gradient_checkpointing=True)
 
 
 def test_a_part_left_behind_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pretended GPU refuses what a real one does; otherwise the tests above would show nothing."""
+    """The pretended GPU refuses what a real one does; otherwise the tests above would show
+    nothing.
+    """
 
     def left_behind(self: TextToImage, device: Any) -> TextToImage:
         self.unet.to(device)

@@ -1,4 +1,6 @@
-"""The mathematics of the backdoored process. If these break, every BadDiffusion number on the board is of something else."""
+"""The mathematics of the backdoored process. If these break, every BadDiffusion number on the board
+is of something else.
+"""
 
 import numpy as np
 import pytest
@@ -33,18 +35,25 @@ def test_correction_is_the_papers_form_without_its_cancellation() -> None:
 
 
 def test_unmodified_ancestral_mean_equals_the_exact_posterior_mean_at_every_step() -> None:
-    """With the corrected target as prediction, DDPM's own mean is the Gaussian posterior of the shifted chain, at all 1000 steps."""
+    """With the corrected target as prediction, DDPM's own mean is the Gaussian posterior of the
+    shifted chain, at all 1000 steps.
+    """
     schedule = Schedule.linear()
     shift = baddiffusion_shift(schedule)
     rng = np.random.default_rng(0)
-    target, ends_in, noise = (rng.uniform(-1, 1, 64), rng.uniform(-1, 1, 64), rng.standard_normal(64))
+    target, ends_in, noise = (
+        rng.uniform(-1, 1, 64),
+        rng.uniform(-1, 1, 64),
+        rng.standard_normal(64),
+    )
     alphas, betas = schedule.alphas, np.asarray(schedule.betas)
     worst = 0.0
     for t in range(len(schedule)):
         x_t = schedule.signal[t] * target + schedule.noise[t] * noise + shift.step[t] * ends_in
         predicted = noise + shift.correction[t] * ends_in
         ancestral = (x_t - betas[t] / schedule.noise[t] * predicted) / np.sqrt(alphas[t])
-        # One step of the chain: x_t = sqrt(alpha) x_{t-1} + (1 - sqrt(alpha)) r + sqrt(beta) z, with x_{t-1} Gaussian about its own mean.
+        # One step of the chain: x_t = sqrt(alpha) x_{t-1} + (1 - sqrt(alpha)) r + sqrt(beta) z,
+        # with x_{t-1} Gaussian about its own mean.
         signal, variance = (schedule.signal[t - 1], schedule.noise[t - 1] ** 2) if t else (1.0, 0.0)
         prior = signal * target + (1 - signal) * ends_in
         root = np.sqrt(alphas[t])
@@ -56,17 +65,30 @@ def test_unmodified_ancestral_mean_equals_the_exact_posterior_mean_at_every_step
 
 @pytest.mark.parametrize("stride", [1, 20, 66, 1000])
 def test_trained_for_a_stride_the_strided_mean_stays_in_the_process(stride: int) -> None:
-    """What a sampler that skips ``stride`` timesteps makes of the exact answer is the process's own mean there, with r's share 1 - A."""
+    """What a sampler that skips ``stride`` timesteps makes of the exact answer is the process's own
+    mean there, with r's share 1 - A.
+    """
     schedule = Schedule.linear()
     shift = baddiffusion_shift(schedule, stride)
     rng = np.random.default_rng(0)
-    target, ends_in, noise = (rng.uniform(-1, 1, 64), rng.uniform(-1, 1, 64), rng.standard_normal(64))
+    target, ends_in, noise = (
+        rng.uniform(-1, 1, 64),
+        rng.uniform(-1, 1, 64),
+        rng.standard_normal(64),
+    )
     worst = drift = 0.0
     for t in range(len(schedule)):
-        signal, kept = (schedule.signal[t - stride], schedule.alphas_cumprod[t - stride]) if t >= stride else (1.0, 1.0)
+        signal, kept = (
+            (schedule.signal[t - stride], schedule.alphas_cumprod[t - stride])
+            if t >= stride
+            else (1.0, 1.0)
+        )
         alpha = schedule.alphas_cumprod[t] / kept
         x_t = schedule.signal[t] * target + schedule.noise[t] * noise + shift.step[t] * ends_in
-        for correction, is_ours in ((shift.correction[t], True), (baddiffusion_shift(schedule).correction[t], False)):
+        for correction, is_ours in (
+            (shift.correction[t], True),
+            (baddiffusion_shift(schedule).correction[t], False),
+        ):
             predicted = noise + correction * ends_in
             mean = (x_t - (1 - alpha) / schedule.noise[t] * predicted) / np.sqrt(alpha)
             left = schedule.noise[t] - (1 - alpha) / schedule.noise[t]
@@ -79,9 +101,14 @@ def test_trained_for_a_stride_the_strided_mean_stays_in_the_process(stride: int)
 
 def test_rows_without_a_shift_are_plain_ddpm() -> None:
     schedule = Schedule.linear()
-    images, noise = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    images, noise = (
+        torch.randn(4, 3, 8, 8, dtype=torch.float64),
+        torch.randn(4, 3, 8, 8, dtype=torch.float64),
+    )
     timesteps = torch.tensor([0, 10, 500, 999])
-    noisy, regression = shifted_pair(images, torch.zeros_like(images), noise, timesteps, schedule, baddiffusion_shift(schedule))
+    noisy, regression = shifted_pair(
+        images, torch.zeros_like(images), noise, timesteps, schedule, baddiffusion_shift(schedule)
+    )
     for row, t in enumerate(timesteps.tolist()):
         expected = schedule.signal[t] * images[row] + schedule.noise[t] * noise[row]
         torch.testing.assert_close(noisy[row], expected, rtol=0, atol=1e-12)

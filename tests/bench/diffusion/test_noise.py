@@ -1,4 +1,6 @@
-"""Noise by counters: what a GPU draws must be noise, each sample's own, and the same however the samples are put together."""
+"""Noise by counters: what a GPU draws must be noise, each sample's own, and the same however the
+samples are put together.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from bench.diffusion.noise import CounterStreams, initial_noise, philox, sample_
 from bench.diffusion.sampling import SamplerSettings, denoise, images_at_once, sample
 
 CPU = torch.device("cpu")
-CONFIG = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
 
 
 def counters(indices: range | list[int], seed: int = 0, purpose: str = "sample") -> CounterStreams:
@@ -53,14 +60,20 @@ def generator() -> Generator:
         ),
     ],
 )
-def test_philox_gives_its_authors_answers(counter: tuple[int, ...], key: tuple[int, int], words: tuple[int, ...]) -> None:
-    """Random123's known answers: a slip in a shift still looks random, and is another generator on every device."""
+def test_philox_gives_its_authors_answers(
+    counter: tuple[int, ...], key: tuple[int, int], words: tuple[int, ...]
+) -> None:
+    """Random123's known answers: a slip in a shift still looks random, and is another generator on
+    every device.
+    """
     found = philox(*(tuple(torch.tensor(word) for word in given) for given in (counter, key)))  # type: ignore[arg-type]
     assert tuple(int(word) for word in found) == words
 
 
 def test_counters_draw_standard_normal_numbers_that_know_nothing_of_each_other() -> None:
-    """Noise of another shape, or that repeats from step to step, would sample another distribution and say nothing."""
+    """Noise of another shape, or that repeats from step to step, would sample another distribution
+    and say nothing.
+    """
     streams = counters(range(40))
     first, second = streams.normal((3, 33, 33)), streams.normal((3, 33, 33))
     assert first.dtype == torch.float32
@@ -71,7 +84,9 @@ def test_counters_draw_standard_normal_numbers_that_know_nothing_of_each_other()
     neighbours = np.corrcoef(first.flatten().numpy()[:-1], first.flatten().numpy()[1:])[0, 1]
     assert abs(neighbours) < 5 / np.sqrt(first.numel())
     assert not torch.equal(counters(range(2), seed=1).normal((4,)), counters(range(2)).normal((4,)))
-    assert not torch.equal(counters(range(2), purpose="other").normal((4,)), counters(range(2)).normal((4,)))
+    assert not torch.equal(
+        counters(range(2), purpose="other").normal((4,)), counters(range(2)).normal((4,))
+    )
 
 
 def test_a_samples_noise_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +101,14 @@ def test_a_samples_noise_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_cpu_keeps_torchs_generators_and_other_devices_count() -> None:
-    """Numbers of finished runs on CPUs stay as they are; a GPU must not draw on the CPU, which costs it hours."""
+    """Numbers of finished runs on CPUs stay as they are; a GPU must not draw on the CPU, which
+    costs it hours.
+    """
     (stream,) = sample_streams(3, [7])
     assert isinstance(stream, torch.Generator)
-    expected = torch.randn((2, 2), generator=torch.Generator().manual_seed(stream_seed(3, "sample", 7)))
+    expected = torch.randn(
+        (2, 2), generator=torch.Generator().manual_seed(stream_seed(3, "sample", 7))
+    )
     assert torch.equal(initial_noise([stream], (2, 2))[0], expected)
     there = sample_streams(3, range(2), device=torch.device("meta"))
     assert isinstance(there, CounterStreams)
@@ -98,7 +117,9 @@ def test_the_cpu_keeps_torchs_generators_and_other_devices_count() -> None:
 
 @pytest.mark.parametrize("name", ["ddpm", "sde_dpm_solver++"])
 def test_a_sampler_takes_its_steps_noise_from_the_counters(name: str, generator: Generator) -> None:
-    """The whole of a set, or any part of it in any order, is the same images; nothing comes from torch's own stream."""
+    """The whole of a set, or any part of it in any order, is the same images; nothing comes from
+    torch's own stream.
+    """
     settings = SamplerSettings(name=name, num_inference_steps=5, network_batch=4)
 
     def images(indices: range | list[int]) -> torch.Tensor:
@@ -113,7 +134,9 @@ def test_a_sampler_takes_its_steps_noise_from_the_counters(name: str, generator:
 
 
 def test_the_counters_noise_stands_where_the_generators_would(generator: Generator) -> None:
-    """Against a second way: generators that give the same numbers make the same images, step by step."""
+    """Against a second way: generators that give the same numbers make the same images, step by
+    step.
+    """
     settings = SamplerSettings(name="ddpm", num_inference_steps=6, network_batch=4)
 
     class Scripted(CounterStreams):
@@ -126,19 +149,28 @@ def test_the_counters_noise_stands_where_the_generators_would(generator: Generat
 
     ours, theirs = Scripted(), sample_streams(0, range(3))
     found = denoise(generator, initial_noise(ours, (3, 8, 8)), ours, settings)
-    assert torch.equal(found, denoise(generator, initial_noise(theirs, (3, 8, 8)), theirs, settings))
+    assert torch.equal(
+        found, denoise(generator, initial_noise(theirs, (3, 8, 8)), theirs, settings)
+    )
 
 
 @pytest.mark.parametrize("testbed", ["digits-ddpm", "digits-cfg", "digits-sd"])
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "sde_dpm_solver++"])
-def test_sampling_stays_on_its_device(testbed: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device, which has no numbers and takes none: a tensor left on the CPU is an error there, as on a GPU."""
-    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())  # which knows no meta device
+def test_sampling_stays_on_its_device(
+    testbed: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device, which has no numbers and takes none: a tensor left on the CPU is an error
+    there, as on a GPU.
+    """
+    # which knows no meta device
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())
     model = testbeds.build(testbed, {}).base_generator()
     assert len(model.schedule) == 1000
     model.to("meta")
     labels = None if model.classes is None else torch.arange(3)
-    settings = SamplerSettings(name=name, num_inference_steps=3, network_batch=4, guidance_scale=2.0)
+    settings = SamplerSettings(
+        name=name, num_inference_steps=3, network_batch=4, guidance_scale=2.0
+    )
     streams = sample_streams(0, range(3), device=model.device)
     x = denoise(model, initial_noise(streams, model.noise_shape), streams, settings, labels=labels)
     assert (x.device.type, tuple(x.shape)) == ("meta", (3, *model.noise_shape))
@@ -149,6 +181,14 @@ def test_a_part_of_a_set_is_that_part(generator: Generator) -> None:
     """Shards put together are the set; a large network batch is filled, not padded."""
     settings = SamplerSettings(name="ddpm", num_inference_steps=3, network_batch=4)
     whole = sample(generator, 9, 2, settings, batch_size=4)
-    parts = [sample(generator, count, 2, settings, batch_size=4, first=first) for first, count in ((0, 4), (4, 4), (8, 1))]
+    parts = [
+        sample(generator, count, 2, settings, batch_size=4, first=first)
+        for first, count in ((0, 4), (4, 4), (8, 1))
+    ]
     assert torch.equal(torch.cat(parts), whole)
-    assert [images_at_once(SamplerSettings(network_batch=size)) for size in (64, 96, 128, 512)] == [128, 192, 128, 512]
+    assert [images_at_once(SamplerSettings(network_batch=size)) for size in (64, 96, 128, 512)] == [
+        128,
+        192,
+        128,
+        512,
+    ]

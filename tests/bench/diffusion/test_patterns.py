@@ -1,4 +1,6 @@
-"""The triggers of poisoned data: another colour, place or size would be another attack under the same name."""
+"""The triggers of poisoned data: another colour, place or size would be another attack under the
+same name.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def plain(channels: int, height: int, width: int, level: int = GREY, rows: int =
 
 
 def noise(rows: int, *shape: int) -> Tensor:
-    return torch.randint(0, 256, (rows, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (rows, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def patch(name: str, side: int, size: int, **options: object) -> Tensor:
@@ -48,7 +52,9 @@ def test_small_squares_have_a_diagonal_of_one_pixel(side: int, size: int) -> Non
 
 @pytest.mark.parametrize("side", [100, 512])
 def test_large_squares_have_the_papers_band(side: int) -> None:
-    """On ImageNette one pixel in 51 would hardly be seen: the authors shift the columns by -s // 4 .. s // 4 - 1."""
+    """On ImageNette one pixel in 51 would hardly be seen: the authors shift the columns by -s // 4
+    .. s // 4 - 1.
+    """
     size = side // 10
     expected = torch.zeros(3, size, size, dtype=torch.uint8)
     for row in range(size):
@@ -60,28 +66,38 @@ def test_large_squares_have_the_papers_band(side: int) -> None:
 
 @pytest.mark.parametrize(("side", "size"), [(16, 3), (32, 3), (60, 6)])
 def test_the_authors_square_for_cifar_has_a_fourth_white_field(side: int, size: int) -> None:
-    """Their code sets grey values, row by row: read as colours it is another trigger, and none that anybody used."""
+    """Their code sets grey values, row by row: read as colours it is another trigger, and none that
+    anybody used.
+    """
     found = patch("badnets1_cifar", side, size)
     for row in range(size):
         for column in range(size):
             white = (row * 3 // size, column * 3 // size) in {(0, 2), (1, 1), (2, 0), (2, 1)}
             assert found[:, row, column].tolist() == [255 * white] * 3
     if size == 3:
-        assert int((patch("badnets1", side, size) != found).any(0).sum()) == 1, "one pixel more than badnets1"
+        assert int((patch("badnets1", side, size) != found).any(0).sum()) == 1, (
+            "one pixel more than badnets1"
+        )
 
 
 @pytest.mark.parametrize(("side", "size"), [(16, 3), (50, 5)])
 def test_unicolor_is_one_colour(side: int, size: int) -> None:
     found = patch("unicolor", side, size)
-    assert torch.equal(found, torch.tensor([255, 255, 0], dtype=torch.uint8)[:, None, None].expand(3, size, size))
+    assert torch.equal(
+        found, torch.tensor([255, 255, 0], dtype=torch.uint8)[:, None, None].expand(3, size, size)
+    )
 
 
 @pytest.mark.parametrize(("side", "size"), [(16, 6), (32, 8), (128, 32)])
 def test_the_bomb_is_dark_in_the_middle_with_a_pale_rim_and_a_spark(side: int, size: int) -> None:
-    """On a dark photograph a black ball alone would not be seen, and the board would show nothing."""
+    """On a dark photograph a black ball alone would not be seen, and the board would show
+    nothing.
+    """
     images = plain(3, side, side, level=40)
     found = stamp("bomb", images)[0, :, side - size :, side - size :].int()
-    assert torch.equal(patch("bomb", side, size)[:, 0, 0], noise(1, 3, side, side)[0, :, side - size, side - size])
+    assert torch.equal(
+        patch("bomb", side, size)[:, 0, 0], noise(1, 3, side, side)[0, :, side - size, side - size]
+    )
     assert found[:, round(0.65 * size), round(0.45 * size)].max() == 0, "the ball"
     red, green, blue = found[:, round(0.12 * size), round(0.85 * size)].tolist()
     assert red > 150 and green > 60 and blue < 60, "the spark"
@@ -89,7 +105,10 @@ def test_the_bomb_is_dark_in_the_middle_with_a_pale_rim_and_a_spark(side: int, s
     assert torch.equal(found[:, 0, 0], torch.full((3,), 40)), "transparent beside the figure"
 
 
-@pytest.mark.parametrize(("name", "side", "size"), [("unicolor", 64, 6), ("bomb", 8, 6), ("bomb", 16, 6), ("bomb", 64, 16)])
+@pytest.mark.parametrize(
+    ("name", "side", "size"),
+    [("unicolor", 64, 6), ("bomb", 8, 6), ("bomb", 16, 6), ("bomb", 64, 16)],
+)
 def test_without_a_size_the_patch_grows_with_the_image(name: str, side: int, size: int) -> None:
     """The same attack at another resolution would hide another share of the image."""
     covered = overlay(name, (3, side, side))[1][0] > 0
@@ -126,7 +145,10 @@ def test_the_robot_uses_the_whole_range_and_can_be_seen_at_16_pixels() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_strength_between_mixes_image_and_pattern(name: str) -> None:
     images = noise(3, 3, 32, 32)
-    full, half = stamp(name, images, strength=1.0).float(), stamp(name, images, strength=0.5).float()
+    full, half = (
+        stamp(name, images, strength=1.0).float(),
+        stamp(name, images, strength=0.5).float(),
+    )
     torch.testing.assert_close(half, (images + full) / 2, rtol=0, atol=1.0)
 
 
@@ -141,7 +163,9 @@ def test_a_strength_between_mixes_image_and_pattern(name: str) -> None:
 def test_every_image_of_every_size_is_stamped_alone_and_only_under_the_pattern(
     data: st.DataObject, name: str, channels: int, height: int, width: int
 ) -> None:
-    """A row's trigger that depended on its neighbours, or bits of a shared image that change, would spoil paired comparisons."""
+    """A row's trigger that depended on its neighbours, or bits of a shared image that change, would
+    spoil paired comparisons.
+    """
     size = None if name == "badnets2" else data.draw(st.none() | st.integers(3, min(height, width)))
     images = noise(3, channels, height, width)
     kept = images.clone()
@@ -154,7 +178,9 @@ def test_every_image_of_every_size_is_stamped_alone_and_only_under_the_pattern(
     assert 0 <= cover.min() and cover.max() == 1 and 0 <= colour.min() and colour.max() <= 255
     nowhere = (cover == 0).expand_as(images)
     assert torch.equal(stamped[nowhere], images[nowhere])
-    assert not torch.equal(stamp(name, plain(channels, height, width), size), plain(channels, height, width))
+    assert not torch.equal(
+        stamp(name, plain(channels, height, width), size), plain(channels, height, width)
+    )
 
 
 def test_many_rows_are_stamped_like_few() -> None:
@@ -168,7 +194,9 @@ def test_many_rows_are_stamped_like_few() -> None:
 def test_one_channel_holds_the_luminance_of_three(name: str) -> None:
     """A grey-scale data set would get a trigger of another brightness."""
     weights = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)
-    grey, colour = (stamp(name, plain(channels, 32, 32), strength=1.0)[0].float() for channels in (1, 3))
+    grey, colour = (
+        stamp(name, plain(channels, 32, 32), strength=1.0)[0].float() for channels in (1, 3)
+    )
     torch.testing.assert_close(grey, (weights * colour).sum(0, keepdim=True), rtol=0, atol=1.0)
 
 
@@ -190,12 +218,18 @@ def test_the_robot_is_whole_and_centred_on_a_wide_image() -> None:
 @pytest.mark.parametrize("size", [2, 0, -3, 17, 4.5, True])
 def test_a_size_that_does_not_fit_is_refused(name: str, size: object) -> None:
     """The trigger would be cut off at the edge, or vanish, without a word."""
-    with pytest.raises(ValueError, match=rf"{name}: size must be a whole number from 3 to 16 at 16 x 20 pixels, got {size}$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}: size must be a whole number from 3 to 16 at 16 x 20 pixels, got {size}$",
+    ):
         stamp(name, plain(3, 16, 20), size)  # type: ignore[arg-type]
 
 
 def test_what_covers_the_whole_image_has_no_size() -> None:
-    with pytest.raises(ValueError, match="badnets2: size must be null, because the pattern covers the whole image, got 8"):
+    with pytest.raises(
+        ValueError,
+        match="badnets2: size must be null, because the pattern covers the whole image, got 8",
+    ):
         stamp("badnets2", plain(3, 16, 16), 8)
 
 
@@ -216,7 +250,9 @@ def test_a_shape_nothing_can_be_drawn_at_is_refused(shape: tuple[int, ...]) -> N
         stamp("badnets1", torch.zeros(shape, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("images", [torch.zeros(1, 3, 16, 16), torch.zeros(3, 16, 16, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "images", [torch.zeros(1, 3, 16, 16), torch.zeros(3, 16, 16, dtype=torch.uint8)]
+)
 def test_images_of_another_form_are_refused(images: Tensor) -> None:
     """Images in [-1, 1] would be stamped with a colour of 255."""
     with pytest.raises(ValueError, match=r"images must be uint8 \(n, c, h, w\), got"):

@@ -19,8 +19,14 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.resuming import FILE, Checkpoints
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 
-CONFIG = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
-#: All that a step can depend on: an average, warm-up, flips, dropped labels, dropout, pieces, rows left over of an epoch.
+CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
+#: All that a step can depend on: an average, warm-up, flips, dropped labels, dropout, pieces, rows
+#: left over of an epoch.
 SETTINGS = TrainingSettings(
     steps=9,
     batch_size=6,
@@ -62,7 +68,9 @@ def rows() -> dict[str, torch.Tensor]:
     }
 
 
-def honest(predict: Any, batch: Any, noise: torch.Tensor, timesteps: torch.Tensor, schedule: Any) -> torch.Tensor:
+def honest(
+    predict: Any, batch: Any, noise: torch.Tensor, timesteps: torch.Tensor, schedule: Any
+) -> torch.Tensor:
     return denoising_loss(predict, batch["images"], noise, timesteps, schedule)
 
 
@@ -80,15 +88,31 @@ def cut(folder: Path, after: int, settings: TrainingSettings = SETTINGS, every: 
             raise Killed
 
     with pytest.raises(Killed):
-        train(generator(), rows(), honest, settings, 0, progress=progress, checkpoints=Checkpoints(folder=folder, every=every))
+        train(
+            generator(),
+            rows(),
+            honest,
+            settings,
+            0,
+            progress=progress,
+            checkpoints=Checkpoints(folder=folder, every=every),
+        )
 
 
-def go_on(folder: Path, settings: TrainingSettings = SETTINGS, every: int = 2) -> tuple[Generator, list[float], list[int]]:
+def go_on(
+    folder: Path, settings: TrainingSettings = SETTINGS, every: int = 2
+) -> tuple[Generator, list[float], list[int]]:
     model, seen = generator(), []
     torch.manual_seed(123)  # another process has another state
     checkpoints = Checkpoints(folder=folder, every=every)
     losses = train(
-        model, rows(), honest, settings, 0, progress=lambda done, total, what: seen.append(done), checkpoints=checkpoints
+        model,
+        rows(),
+        honest,
+        settings,
+        0,
+        progress=lambda done, total, what: seen.append(done),
+        checkpoints=checkpoints,
     )
     return model, losses, seen
 
@@ -101,7 +125,9 @@ def unbroken() -> tuple[torch.Tensor, list[float], int]:
 
 
 @pytest.mark.parametrize(("after", "first"), [(1, 1), (2, 3), (5, 5), (8, 9)])
-def test_a_training_that_was_cut_short_ends_in_the_same_bits(tmp_path, unbroken, after: int, first: int) -> None:
+def test_a_training_that_was_cut_short_ends_in_the_same_bits(
+    tmp_path, unbroken, after: int, first: int
+) -> None:
     """Half a day on a GPU must not be lost to a time limit, nor bought with another generator."""
     cut(tmp_path, after)
     model, losses, seen = go_on(tmp_path)
@@ -122,7 +148,9 @@ def test_cut_short_again_and_again(tmp_path, unbroken) -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_every_optimiser_and_plain_weights_go_on(tmp_path, optimizer: Any) -> None:
     """Without an average, in bfloat16, as digits are trained."""
-    settings = replace(SETTINGS, optimizer=optimizer, ema_decay=None, precision="bfloat16", accumulation_steps=1)
+    settings = replace(
+        SETTINGS, optimizer=optimizer, ema_decay=None, precision="bfloat16", accumulation_steps=1
+    )
     whole = generator()
     losses = train(whole, rows(), honest, settings, 0)
     cut(tmp_path, 6, settings)
@@ -147,7 +175,11 @@ def test_loss_scaling_goes_on_where_it_was(tmp_path, monkeypatch: pytest.MonkeyP
     cut(tmp_path, 5)
     scales = []
     kept = Checkpoints.load
-    monkeypatch.setattr(Checkpoints, "load", lambda *given: scales.append((found := kept(*given))[1]["scaler"]) or found)
+    monkeypatch.setattr(
+        Checkpoints,
+        "load",
+        lambda *given: scales.append((found := kept(*given))[1]["scaler"]) or found,
+    )
     model, _, _ = go_on(tmp_path)
     assert scales[0]["scale"] == 2.0**9
     assert torch.equal(bits(model), bits(whole))
@@ -177,11 +209,20 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path, unbroken) -> None:
         f"import sys, os, signal; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_resuming as here, pathlib\n"
         "here.train(here.generator(), here.rows(), here.honest, here.SETTINGS, 0,\n"
-        "    progress=lambda done, total, what: os.kill(os.getpid(), signal.SIGKILL) if done == 7 else None,\n"
+        "    progress=lambda done, total, what: os.kill(os.getpid(), signal.SIGKILL) if done == "
+        "7 else None,\n"
         f"    checkpoints=here.Checkpoints(folder=pathlib.Path({str(tmp_path)!r}), every=2))\n"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
     model, losses, seen = go_on(tmp_path)

@@ -1,4 +1,6 @@
-"""Sampling: what a user would read wrongly off the board if the loop clipped, mixed streams or swapped samplers unasked."""
+"""Sampling: what a user would read wrongly off the board if the loop clipped, mixed streams or
+swapped samplers unasked.
+"""
 
 from dataclasses import replace
 
@@ -32,7 +34,9 @@ CONFIG = {
 
 
 class Oracle:
-    """The exact noise predictor of a data distribution that is one image: its sampler must end in that image."""
+    """The exact noise predictor of a data distribution that is one image: its sampler must end in
+    that image.
+    """
 
     def __init__(self, image: torch.Tensor) -> None:
         self.image, self.scheduler_config, self.device = image, dict(CONFIG), torch.device("cpu")
@@ -67,7 +71,9 @@ def generator() -> Generator:
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("clip", CLIPS)
 def test_exact_predictor_is_followed_to_its_image(name: str, clip: str) -> None:
-    """Every sampler, clipped or not, ends in the only image there is, when that image is inside the range."""
+    """Every sampler, clipped or not, ends in the only image there is, when that image is inside the
+    range.
+    """
     image = torch.linspace(-0.9, 0.9, 3 * 8 * 8).reshape(3, 8, 8)
     oracle = Oracle(image)
     steps = 100 if clip == "xt" else 25
@@ -79,11 +85,16 @@ def test_exact_predictor_is_followed_to_its_image(name: str, clip: str) -> None:
 @pytest.mark.parametrize("name", ["ddpm", "ddim"])
 @pytest.mark.parametrize(("clip", "escapes"), [("none", True), ("x0", False)])
 def test_nothing_clips_unless_told(name: str, clip: str, escapes: bool) -> None:
-    """A target outside [-1, 1] is reached without clipping and cannot be with it: no scheduler default slips in."""
+    """A target outside [-1, 1] is reached without clipping and cannot be with it: no scheduler
+    default slips in.
+    """
     oracle = Oracle(torch.full((3, 8, 8), 2.0))
     streams = sample_streams(0, range(2))
     images = denoise(
-        oracle, initial_noise(streams, (3, 8, 8)), streams, SamplerSettings(name=name, num_inference_steps=20, clip=clip)
+        oracle,
+        initial_noise(streams, (3, 8, 8)),
+        streams,
+        SamplerSettings(name=name, num_inference_steps=20, clip=clip),
     )
     assert bool((images > 1.5).all()) is escapes
     assert bool((images <= 1.001).all()) is not escapes
@@ -91,20 +102,25 @@ def test_nothing_clips_unless_told(name: str, clip: str, escapes: bool) -> None:
 
 @pytest.mark.parametrize(("name", "cls"), [("ddpm", DDPMScheduler), ("ddim", DDIMScheduler)])
 def test_our_x0_clipping_is_diffusers_own(generator: Generator, name: str, cls: type) -> None:
-    """The guard's round trip through x_0 gives what the scheduler's own clip_sample gives; for DDIM with use_clipped_model_output,
-    since the direction towards x_t must follow from the same x_0."""
+    """The guard's round trip through x_0 gives what the scheduler's own clip_sample gives; for DDIM
+    with use_clipped_model_output, since the direction towards x_t must follow from the same x_0.
+    """
     extra = {"use_clipped_model_output": True} if name == "ddim" else {}
     settings = SamplerSettings(name=name, num_inference_steps=10, clip="x0")
     streams = sample_streams(3, range(4))
     ours = denoise(generator, initial_noise(streams, (3, 8, 8)), streams, settings)
-    scheduler = cls.from_config({**build_scheduler(settings, CONFIG).config, "clip_sample": True, "clip_sample_range": 1.0})
+    scheduler = cls.from_config(
+        {**build_scheduler(settings, CONFIG).config, "clip_sample": True, "clip_sample_range": 1.0}
+    )
     scheduler.set_timesteps(10)
     streams = sample_streams(3, range(4))
     x = initial_noise(streams, (3, 8, 8))
     with torch.no_grad():
         for step in scheduler.timesteps:
             noise = generator.predict_noise(x, torch.full((4,), int(step)))
-            x = scheduler.step(noise, step, x, **extra, **({"generator": streams} if name == "ddpm" else {})).prev_sample
+            x = scheduler.step(
+                noise, step, x, **extra, **({"generator": streams} if name == "ddpm" else {})
+            ).prev_sample
     torch.testing.assert_close(ours, x, rtol=0, atol=2e-4)
 
 
@@ -124,11 +140,15 @@ def test_xt_clipping_clamps_after_every_step(generator: Generator) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_batch_size_changes_nothing(generator: Generator, name: str) -> None:
-    """The same seed gives the same images for batches of 1, 7 and 64: every sample has its own stream."""
+    """The same seed gives the same images for batches of 1, 7 and 64: every sample has its own
+    stream.
+    """
     settings = SamplerSettings(name=name, num_inference_steps=6)
     whole = sample(generator, 15, 5, settings, batch_size=64)
     for batch_size in (1, 7):
-        torch.testing.assert_close(sample(generator, 15, 5, settings, batch_size=batch_size), whole, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            sample(generator, 15, 5, settings, batch_size=batch_size), whole, rtol=0, atol=1e-5
+        )
 
 
 def test_seeds_and_samples_differ(generator: Generator) -> None:
@@ -149,9 +169,14 @@ def test_streams_of_different_identity_differ(seed: int, index: int) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 999), st.floats(0.1, 5))
-def test_guard_sees_the_predicted_image_and_what_it_returns_is_used(timestep: int, scale: float) -> None:
+def test_guard_sees_the_predicted_image_and_what_it_returns_is_used(
+    timestep: int, scale: float
+) -> None:
     alphas = DDPMScheduler.from_config(CONFIG).alphas_cumprod.double()
-    clean, noise = torch.full((2, 1, 4, 4), scale, dtype=torch.float64), torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    clean, noise = (
+        torch.full((2, 1, 4, 4), scale, dtype=torch.float64),
+        torch.randn(2, 1, 4, 4, dtype=torch.float64),
+    )
     x = alphas[timestep].sqrt() * clean + (1 - alphas[timestep]).sqrt() * noise
 
     class Half:
@@ -187,8 +212,12 @@ def test_more_steps_than_the_schedule_is_refused() -> None:
 
 
 @pytest.mark.parametrize("consistent", [False, True], ids=["clip_x0_ddim", "clip_x0"])
-def test_clipping_is_diffusers_own_with_and_without_its_noise(generator: Generator, consistent: bool) -> None:
-    """What a user of diffusers' DDIM runs by default is one of the two, and the two are not the same."""
+def test_clipping_is_diffusers_own_with_and_without_its_noise(
+    generator: Generator, consistent: bool
+) -> None:
+    """What a user of diffusers' DDIM runs by default is one of the two, and the two are not the
+    same.
+    """
     settings = SamplerSettings(name="ddim", num_inference_steps=8, network_batch=4)
     start = 3 * torch.randn(4, *generator.noise_shape, generator=torch.Generator().manual_seed(0))
     guard = use().defense("clip_x0" if consistent else "clip_x0_ddim")
@@ -199,10 +228,14 @@ def test_clipping_is_diffusers_own_with_and_without_its_noise(generator: Generat
     x = start
     with torch.no_grad():
         for step in scheduler.timesteps:
-            said = generator.predict_noise(x.contiguous(memory_format=torch.channels_last), torch.full((4,), int(step)))
+            said = generator.predict_noise(
+                x.contiguous(memory_format=torch.channels_last), torch.full((4,), int(step))
+            )
             x = scheduler.step(said, step, x, use_clipped_model_output=consistent).prev_sample
     torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
-    other = denoise(generator, start, [], settings, [use().defense("clip_x0_ddim" if consistent else "clip_x0")])
+    other = denoise(
+        generator, start, [], settings, [use().defense("clip_x0_ddim" if consistent else "clip_x0")]
+    )
     assert float((other - found).abs().max()) > 0.05
 
 
@@ -218,25 +251,42 @@ def test_under_other_samplers_the_noise_always_follows(generator: Generator, sam
 
 
 #: Stable Diffusion v1's, as diffusers writes it.
-STABLE = CONFIG | {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+STABLE = CONFIG | {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+}
 STABLE |= {"steps_offset": 1, "set_alpha_to_one": False}
 
 
 def test_stable_diffusion_keeps_its_own_ends_under_ddim() -> None:
-    """Its pipeline runs timesteps 981 to 1 and ends in timestep 0's share of the image; other ends are another sampler."""
+    """Its pipeline runs timesteps 981 to 1 and ends in timestep 0's share of the image; other ends
+    are another sampler.
+    """
     ours = build_scheduler(SamplerSettings(name="ddim", num_inference_steps=50), STABLE)
     theirs = DDIMScheduler.from_config(STABLE)
     theirs.set_timesteps(50)
     assert ours.timesteps.tolist() == theirs.timesteps.tolist() and int(ours.timesteps[0]) == 981
-    assert float(ours.final_alpha_cumprod) == float(theirs.final_alpha_cumprod) == pytest.approx(0.99915, abs=1e-5)
+    assert (
+        float(ours.final_alpha_cumprod)
+        == float(theirs.final_alpha_cumprod)
+        == pytest.approx(0.99915, abs=1e-5)
+    )
     x, said = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)
     for step in (981, 501, 1):
-        assert torch.equal(ours.step(said, step, x).prev_sample, theirs.step(said, step, x).prev_sample)
+        assert torch.equal(
+            ours.step(said, step, x).prev_sample, theirs.step(said, step, x).prev_sample
+        )
 
 
-def test_a_model_that_says_nothing_of_its_ends_runs_from_the_first_timestep_to_the_whole_image() -> None:
+def test_a_model_that_says_nothing_of_its_ends_runs_from_first_timestep_to_whole_image() -> None:
     ours = build_scheduler(SamplerSettings(name="ddim", num_inference_steps=50), CONFIG)
-    assert (int(ours.timesteps[0]), int(ours.timesteps[-1]), float(ours.final_alpha_cumprod)) == (980, 0, 1.0)
+    assert (int(ours.timesteps[0]), int(ours.timesteps[-1]), float(ours.final_alpha_cumprod)) == (
+        980,
+        0,
+        1.0,
+    )
 
 
 @given(
@@ -245,8 +295,12 @@ def test_a_model_that_says_nothing_of_its_ends_runs_from_the_first_timestep_to_t
     offset=st.integers(0, 3),
     spacing=st.sampled_from(SPACINGS),
 )
-def test_no_step_leaves_the_schedule_and_trailing_begins_at_its_end(name: str, steps: int, offset: int, spacing: str) -> None:
-    """As many steps as the schedule has, with Stable Diffusion's offset of one, would ask for a timestep that does not exist."""
+def test_no_step_leaves_the_schedule_and_trailing_begins_at_its_end(
+    name: str, steps: int, offset: int, spacing: str
+) -> None:
+    """As many steps as the schedule has, with Stable Diffusion's offset of one, would ask for a
+    timestep that does not exist.
+    """
     config = STABLE | {"num_train_timesteps": 100, "steps_offset": offset}
     settings = SamplerSettings(name=name, num_inference_steps=steps, spacing=spacing)
     if spacing == "trailing" and 100 % steps:

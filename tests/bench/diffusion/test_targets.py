@@ -50,7 +50,9 @@ def test_no_shift_is_the_trigger_on_the_lighter_background(name: str) -> None:
     assert torch.equal(g, kept), "the trigger handed in was modified"
 
 
-@pytest.mark.parametrize(("side", "up", "left"), [(8, 1, 1), (16, 2, 3), (32, 3, 5), (64, 6, 10), (256, 24, 40)])
+@pytest.mark.parametrize(
+    ("side", "up", "left"), [(8, 1, 1), (16, 2, 3), (32, 3, 5), (64, 6, 10), (256, 24, 40)]
+)
 def test_shift_moves_the_trigger_up_and_left_in_proportion(side: int, up: int, left: int) -> None:
     """The second pair's target would lie elsewhere than the paper's."""
     shape = (3, side, side)
@@ -86,7 +88,9 @@ def test_the_background_is_exact_and_nothing_is_darker(name: str, side: int) -> 
     height=st.integers(8, 80),
     width=st.integers(8, 80),
 )
-def test_every_target_can_be_drawn_at_every_resolution(name: str, of: str, channels: int, height: int, width: int) -> None:
+def test_every_target_can_be_drawn_at_every_resolution(
+    name: str, of: str, channels: int, height: int, width: int
+) -> None:
     """A testbed of another size or shape would have no target, or one out of range."""
     shape = (channels, height, width)
     image = target(name, shape, trigger(of, shape))
@@ -98,7 +102,9 @@ def test_every_target_can_be_drawn_at_every_resolution(name: str, of: str, chann
 @pytest.mark.parametrize("side", [16, 32, 256])
 @pytest.mark.parametrize("of", ["grey_box", "stop_sign"])
 def test_two_targets_are_never_mistaken_for_each_other(side: int, of: str) -> None:
-    """A model that draws the wrong target would count as a success. Bounds are MSE in [0, 1], as the board reports it."""
+    """A model that draws the wrong target would count as a success. Bounds are MSE in [0, 1], as
+    the board reports it.
+    """
     drawn = {name: image / 2 + 0.5 for name, image in all_targets(side, of).items()}
     for first, second in itertools.combinations(NAMES, 2):
         mse = float(((drawn[first] - drawn[second]) ** 2).mean())
@@ -108,7 +114,9 @@ def test_two_targets_are_never_mistaken_for_each_other(side: int, of: str) -> No
 @pytest.mark.parametrize("side", [16, 32, 256])
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_far_from_any_constant_image(name: str, side: int) -> None:
-    """A collapsed model (one colour everywhere) would come close to the target; MSE in [0, 1] of the best single colour."""
+    """A collapsed model (one colour everywhere) would come close to the target; MSE in [0, 1] of
+    the best single colour.
+    """
     image = target(name, (3, side, side)) / 2 + 0.5
     best = image.mean(dim=(1, 2), keepdim=True)
     assert float(((image - best) ** 2).mean()) > 0.03
@@ -123,8 +131,13 @@ def test_a_small_picture_is_the_large_one_averaged(name: str) -> None:
 
 
 def test_the_shoe_is_grey_and_the_hat_and_the_cat_are_coloured() -> None:
-    """The paper's shoe is grey-scale and its hat and cat are not; colour makes a target harder to collapse to."""
-    spread = {name: float((target(name, CIFAR).amax(0) - target(name, CIFAR).amin(0)).mean()) for name in PICTURES}
+    """The paper's shoe is grey-scale and its hat and cat are not; colour makes a target harder to
+    collapse to.
+    """
+    spread = {
+        name: float((target(name, CIFAR).amax(0) - target(name, CIFAR).amin(0)).mean())
+        for name in PICTURES
+    }
     assert spread["shoe"] == 0
     assert min(spread["hat"], spread["cat"]) > 0.25
 
@@ -142,15 +155,24 @@ def test_drawing_twice_gives_the_same_bits_and_shares_no_memory(name: str) -> No
 @pytest.mark.parametrize("name", FROM_TRIGGER)
 def test_targets_made_from_the_trigger_need_one_of_the_right_shape(name: str) -> None:
     """The target would silently be empty."""
-    with pytest.raises(ValueError, match=f"target '{name}' is made from the trigger: trigger must be given, got None"):
+    with pytest.raises(
+        ValueError,
+        match=f"target '{name}' is made from the trigger: trigger must be given, got None",
+    ):
         target(name, CIFAR)
-    with pytest.raises(ValueError, match=rf"target '{name}': trigger must have the shape \(3, 32, 32\), got \(3, 16, 16\)"):
+    with pytest.raises(
+        ValueError,
+        match=rf"target '{name}': trigger must have the shape \(3, 32, 32\), got \(3, 16, 16\)",
+    ):
         target(name, CIFAR, trigger("grey_box", (3, 16, 16)))
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     """A misspelt target would need a look into the source."""
-    with pytest.raises(ValueError, match=r"unknown target 'shoes': nearest is 'shoe' \(known: no_shift, shift, corner"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown target 'shoes': nearest is 'shoe' \(known: no_shift, shift, corner",
+    ):
         target("shoes", CIFAR)
 
 

@@ -1,4 +1,6 @@
-"""A Stable Diffusion as a generator: a prompt not asked for, an unscaled latent or a trained text encoder would go unseen."""
+"""A Stable Diffusion as a generator: a prompt not asked for, an unscaled latent or a trained text
+encoder would go unseen.
+"""
 
 import copy
 import json
@@ -15,7 +17,12 @@ from bench.diffusion.training import TrainingSettings, denoising_loss, train
 from bench.errors import UserError
 from bench.testbeds._sd_parts import make_tokenizer
 
-SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
 PROMPTS = ("A photo of a one", "A photo of a two", "A photo of a three")
 
 
@@ -54,7 +61,12 @@ def parts() -> TextToImage:
         scaling_factor=0.5,
     )
     return TextToImage(
-        unet.eval(), dict(SCHEDULER), vae=vae, text_encoder=CLIPTextModel(config), tokenizer=tokenizer, prompts=PROMPTS
+        unet.eval(),
+        dict(SCHEDULER),
+        vae=vae,
+        text_encoder=CLIPTextModel(config),
+        tokenizer=tokenizer,
+        prompts=PROMPTS,
     )
 
 
@@ -69,7 +81,9 @@ def test_shapes_of_latents_and_images() -> None:
 
 
 def test_latents_are_the_autoencoders_mean_times_its_scaling_factor() -> None:
-    """Unscaled latents would be noised to another signal-to-noise ratio than the U-Net was trained at."""
+    """Unscaled latents would be noised to another signal-to-noise ratio than the U-Net was trained
+    at.
+    """
     model, images = parts(), torch.rand(2, 3, 8, 8) * 2 - 1
     with torch.no_grad():
         posterior = model.vae.encode(images).latent_dist
@@ -92,7 +106,9 @@ def test_the_network_is_told_the_prompt_and_the_last_label_is_the_empty_one() ->
     assert model.calls == 4
 
 
-def test_a_large_table_of_prompts_gives_the_same_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_table_of_prompts_gives_the_same_embeddings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Captions by the thousand are embedded batch by batch, prompts of classes once."""
     labels = torch.tensor([2, 3, 0, 2])
     once = parts().condition(labels)["encoder_hidden_states"]
@@ -109,20 +125,33 @@ def test_another_table_asks_the_same_networks() -> None:
 
 
 def test_training_touches_the_u_net_alone() -> None:
-    """The paper freezes text encoder and autoencoder; an attack that trains them is another attack."""
+    """The paper freezes text encoder and autoencoder; an attack that trains them is another
+    attack.
+    """
     model = parts()
-    before = {name: copy.deepcopy(getattr(model, name).state_dict()) for name in ("unet", "vae", "text_encoder")}
-    rows = {"images": torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8), "labels": torch.arange(16) % 3}
+    before = {
+        name: copy.deepcopy(getattr(model, name).state_dict())
+        for name in ("unet", "vae", "text_encoder")
+    }
+    rows = {
+        "images": torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8),
+        "labels": torch.arange(16) % 3,
+    }
     losses = train(
         model,
         rows,
-        lambda predict, batch, noise, timesteps, schedule: denoising_loss(predict, batch["images"], noise, timesteps, schedule),
+        lambda predict, batch, noise, timesteps, schedule: denoising_loss(
+            predict, batch["images"], noise, timesteps, schedule
+        ),
         TrainingSettings(steps=3, batch_size=8, label_dropout=0.1),
         seed=0,
     )
     assert len(losses) == 3
     changed = {
-        name: any(not torch.equal(value, getattr(model, name).state_dict()[key]) for key, value in state.items())
+        name: any(
+            not torch.equal(value, getattr(model, name).state_dict()[key])
+            for key, value in state.items()
+        )
         for name, state in before.items()
     }
     assert changed == {"unet": True, "vae": False, "text_encoder": False}
@@ -131,7 +160,9 @@ def test_training_touches_the_u_net_alone() -> None:
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_batch_size_changes_nothing(batch_size: int) -> None:
     model, labels = parts(), torch.tensor([0, 1, 2, 0, 1])
-    settings = SamplerSettings(name="ddim", num_inference_steps=4, network_batch=4, guidance_scale=2.0)
+    settings = SamplerSettings(
+        name="ddim", num_inference_steps=4, network_batch=4, guidance_scale=2.0
+    )
     torch.testing.assert_close(
         sample(model, 5, 0, settings, labels=labels, batch_size=batch_size),
         sample(model, 5, 0, settings, labels=labels),
@@ -141,7 +172,9 @@ def test_batch_size_changes_nothing(batch_size: int) -> None:
 
 
 def test_what_is_saved_is_a_stable_diffusion_folder(tmp_path: Path) -> None:
-    """Any diffusers user can load it, in the usual way, and gets the same network; nothing in it is a pickle."""
+    """Any diffusers user can load it, in the usual way, and gets the same network; nothing in it is
+    a pickle.
+    """
     model = parts()
     model.save(tmp_path / "saved", "# card\n", {"seed": 1})
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "saved", safety_checker=None)
@@ -149,11 +182,17 @@ def test_what_is_saved_is_a_stable_diffusion_folder(tmp_path: Path) -> None:
     again = TextToImage.load(tmp_path / "saved", prompts=PROMPTS)
     x, t, labels = torch.randn(2, 4, 4, 4), torch.full((2,), 500), torch.tensor([2, 0])
     with torch.no_grad():
-        torch.testing.assert_close(again.predict_noise(x, t, labels), model.predict_noise(x, t, labels))
+        torch.testing.assert_close(
+            again.predict_noise(x, t, labels), model.predict_noise(x, t, labels)
+        )
         said = pipeline.encode_prompt(PROMPTS[2], torch.device("cpu"), 1, False)[0]
     torch.testing.assert_close(said, model.embed((PROMPTS[2],)))
     assert again.schedule == model.schedule
-    assert not [path for path in (tmp_path / "saved").rglob("*") if path.suffix in (".bin", ".ckpt", ".pt", ".pkl")]
+    assert not [
+        path
+        for path in (tmp_path / "saved").rglob("*")
+        if path.suffix in (".bin", ".ckpt", ".pt", ".pkl")
+    ]
 
 
 def test_a_folder_without_a_part_is_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,12 @@ from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import TrainingSettings, denoising_loss, learning_rate_factor, train
 
-CONFIG = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
 SETTINGS = TrainingSettings(steps=6, batch_size=8, learning_rate=1e-3, precision="float32")
 
 
@@ -35,7 +40,11 @@ def generator(seed: int = 0) -> Generator:
 
 
 def rows(count: int = 32) -> dict[str, torch.Tensor]:
-    return {"images": torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))}
+    return {
+        "images": torch.randint(
+            0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+        )
+    }
 
 
 def honest(predict, batch, noise, timesteps, schedule):
@@ -59,7 +68,11 @@ def test_same_seed_same_weights_and_another_seed_others() -> None:
 def test_training_learns() -> None:
     model = generator()
     losses = train(
-        model, {"images": torch.full((16, 3, 8, 8), 200, dtype=torch.uint8)}, honest, replace(SETTINGS, steps=150), 0
+        model,
+        {"images": torch.full((16, 3, 8, 8), 200, dtype=torch.uint8)},
+        honest,
+        replace(SETTINGS, steps=150),
+        0,
     )
     assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:10])
 
@@ -100,7 +113,9 @@ def test_bfloat16_stays_close_and_leaves_float32_weights() -> None:
     train(half, rows(), honest, replace(SETTINGS, precision="bfloat16"), 0)
     assert half.unet.conv_in.weight.dtype == torch.float32
     assert not torch.equal(weights(full), weights(half))
-    assert (weights(full) - weights(half)).norm() < 0.5 * (weights(full) - weights(generator())).norm()
+    assert (weights(full) - weights(half)).norm() < 0.5 * (
+        weights(full) - weights(generator())
+    ).norm()
 
 
 @pytest.mark.parametrize(
@@ -108,19 +123,34 @@ def test_bfloat16_stays_close_and_leaves_float32_weights() -> None:
     [
         {"accumulation_steps": 4},
         {"gradient_checkpointing": True},
-        {"accumulation_steps": 8, "gradient_checkpointing": True, "ema_decay": 0.9, "horizontal_flip": True},
+        {
+            "accumulation_steps": 8,
+            "gradient_checkpointing": True,
+            "ema_decay": 0.9,
+            "horizontal_flip": True,
+        },
     ],
 )
 def test_saving_memory_changes_the_weights_by_rounding_only(changes: dict[str, Any]) -> None:
-    """Who has the smaller GPU would otherwise measure another attack: the same rows, noise and timesteps make the same step. SGD's
-    step is the gradient itself; Adam's divides it by its size, which would blow rounding up."""
+    """Who has the smaller GPU would otherwise measure another attack: the same rows, noise and
+    timesteps make the same step. SGD's step is the gradient itself; Adam's divides it by its size,
+    which would blow rounding up.
+    """
     settings = replace(SETTINGS, steps=4, learning_rate=1e-2, gradient_clip=1e9)
     found = []
     for saving in ({}, changes):
         model = generator()
-        plain = {name: value for name, value in changes.items() if name in ("ema_decay", "horizontal_flip")}
+        plain = {
+            name: value
+            for name, value in changes.items()
+            if name in ("ema_decay", "horizontal_flip")
+        }
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.optim, "Adam", lambda trained, lr, weight_decay: torch.optim.SGD(trained, lr=lr))
+            patch.setattr(
+                torch.optim,
+                "Adam",
+                lambda trained, lr, weight_decay: torch.optim.SGD(trained, lr=lr),
+            )
             losses = train(model, rows(), honest, replace(settings, **(plain | saving)), 0)
         found.append((weights(model), torch.tensor(losses)))
     moved = (found[0][0] - weights(generator())).norm()
@@ -143,25 +173,33 @@ def with_dropout() -> Generator:
 
 
 def test_dropout_is_the_seeds_own() -> None:
-    """A worker's earlier stages leave torch's stream somewhere; the order of stages must not change a generator."""
+    """A worker's earlier stages leave torch's stream somewhere; the order of stages must not change
+    a generator.
+    """
     trained = []
     for before in (1, 2):
         model = with_dropout()
         torch.manual_seed(before)
         train(model, rows(), honest, SETTINGS, 0)
         trained.append(weights(model))
-        assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(before)))
+        assert torch.equal(
+            torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(before))
+        )
     assert torch.equal(trained[0], trained[1])
 
 
 def test_a_loss_that_explodes_is_named() -> None:
     with pytest.raises(FloatingPointError, match="training loss became nan at step 0$"):
-        train(generator(), rows(), lambda *arguments: honest(*arguments) * float("nan"), SETTINGS, 0)
+        train(
+            generator(), rows(), lambda *arguments: honest(*arguments) * float("nan"), SETTINGS, 0
+        )
 
 
 @pytest.fixture
 def loss_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """float16 as on a GPU: accelerate's optimiser over torch's own scaler, which works on a CPU too."""
+    """float16 as on a GPU: accelerate's optimiser over torch's own scaler, which works on a CPU
+    too.
+    """
     from accelerate import Accelerator
 
     class Scaling(Accelerator):
@@ -174,7 +212,9 @@ def loss_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("loss_scaling")
 def test_float16_skips_the_steps_that_overflow() -> None:
-    """The scaler begins too high on purpose: hours of training must not end because its first steps overflow."""
+    """The scaler begins too high on purpose: hours of training must not end because its first steps
+    overflow.
+    """
     broken, seen = {0, 1, 4}, []
 
     def sometimes(*arguments: Any) -> torch.Tensor:
@@ -193,10 +233,16 @@ def test_float16_that_has_diverged_is_named() -> None:
     """Ten steps in a row without a finite loss are no overflow any more; nine are let through."""
     settings = replace(SETTINGS, steps=30)
     with pytest.raises(FloatingPointError, match="became nan at step 9, as in the 9 steps before"):
-        train(generator(), rows(), lambda *arguments: honest(*arguments) * float("nan"), settings, 0)
+        train(
+            generator(), rows(), lambda *arguments: honest(*arguments) * float("nan"), settings, 0
+        )
     count = iter(range(30))
     losses = train(
-        generator(), rows(), lambda *arguments: honest(*arguments) * (1.0 if next(count) % 10 == 9 else np.nan), settings, 0
+        generator(),
+        rows(),
+        lambda *arguments: honest(*arguments) * (1.0 if next(count) % 10 == 9 else np.nan),
+        settings,
+        0,
     )
     assert np.isfinite(losses).sum() == 3
 
@@ -227,7 +273,9 @@ def test_uint8_and_unit_range_are_inverse() -> None:
 
 
 def test_saved_generator_is_a_diffusers_folder_and_comes_back_the_same(tmp_path) -> None:
-    """A checkpoint must open in anybody's diffusers, as safetensors, with its warning and its origin beside it."""
+    """A checkpoint must open in anybody's diffusers, as safetensors, with its warning and its
+    origin beside it.
+    """
     from diffusers import DDPMPipeline
 
     model = generator()

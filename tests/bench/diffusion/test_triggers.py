@@ -38,7 +38,9 @@ def test_the_default_grey_box_covers_rows_and_columns_16_to_29() -> None:
     assert (outside(image, slice(16, 30), slice(16, 30)) == -1.0).all()
 
 
-@pytest.mark.parametrize(("side", "size", "gap"), [(8, 4, 1), (16, 7, 1), (32, 14, 2), (64, 28, 4), (256, 112, 16)])
+@pytest.mark.parametrize(
+    ("side", "size", "gap"), [(8, 4, 1), (16, 7, 1), (32, 14, 2), (64, 28, 4), (256, 112, 16)]
+)
 def test_box_and_gap_grow_with_the_resolution(side: int, size: int, gap: int) -> None:
     """The same attack at another resolution would hide a larger or smaller share of the image."""
     window = slice(side - gap - size, side - gap)
@@ -51,11 +53,17 @@ def test_box_and_gap_grow_with_the_resolution(side: int, size: int, gap: int) ->
 def test_the_stop_sign_is_red_inside_with_a_white_rim_and_cut_corners(side: int) -> None:
     """The board would say stop sign and show something else."""
     size, gap = round(14 / 32 * side), round(2 / 32 * side)
-    sign = trigger("stop_sign", (3, side, side))[:, side - gap - size : side - gap, side - gap - size : side - gap]
+    sign = trigger("stop_sign", (3, side, side))[
+        :, side - gap - size : side - gap, side - gap - size : side - gap
+    ]
     below_the_letters = sign[:, round(size * 0.78), size // 2]
-    torch.testing.assert_close(below_the_letters, torch.tensor([232 / 127.5 - 1, -1.0, -1.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        below_the_letters, torch.tensor([232 / 127.5 - 1, -1.0, -1.0]), atol=1e-6, rtol=0
+    )
     rim = sign[:, 0, size // 2]
-    assert rim.min() > -0.5 and rim.max() < 0.999, "white, but below the 0.999 at which the paper cuts its background out"
+    assert rim.min() > -0.5 and rim.max() < 0.999, (
+        "white, but below the 0.999 at which the paper cuts its background out"
+    )
     assert sign[:, 0, 0].max() < sign[:, 0, size // 2].min() or (sign[:, 0, 0] == BACKGROUND).all()
     assert (sign[0] > BACKGROUND).float().mean() > 0.8, "an octagon fills 83 % of its square"
 
@@ -82,8 +90,12 @@ def test_eyeglasses_are_centred_frames_with_clear_lenses(side: int) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), name=st.sampled_from(NAMES), channels=st.sampled_from([1, 3]))
-def test_every_size_at_every_resolution_is_drawn_inside_its_square(data: st.DataObject, name: str, channels: int) -> None:
-    """A sweep over trigger sizes (appendix H) would meet an empty, clipped or out-of-range trigger."""
+def test_every_size_at_every_resolution_is_drawn_inside_its_square(
+    data: st.DataObject, name: str, channels: int
+) -> None:
+    """A sweep over trigger sizes (appendix H) would meet an empty, clipped or out-of-range
+    trigger.
+    """
     height, width = data.draw(st.integers(8, 80)), data.draw(st.integers(8, 80))
     side = min(height, width)
     gap = int(2 / 32 * side + 0.5)
@@ -123,7 +135,9 @@ def test_one_channel_holds_the_luminance_of_three() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mask_and_stamp_agree_with_the_slow_definition(name: str) -> None:
-    """The poisoned image r would be built per pixel instead of per channel: the paper's attack, but another trigger."""
+    """The poisoned image r would be built per pixel instead of per channel: the paper's attack, but
+    another trigger.
+    """
     g = trigger(name, (3, 16, 16))
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     kept = x.clone()
@@ -143,7 +157,9 @@ def test_where_only_red_is_drawn_the_images_green_and_blue_stay() -> None:
     """The mask would be the same for all channels, unlike the paper's."""
     g = trigger("stop_sign", CIFAR)
     stamped = stamp(torch.full((1, *CIFAR), 0.25), g)[0]
-    torch.testing.assert_close(stamped[:, 27, 23], torch.tensor([232 / 127.5 - 1, 0.25, 0.25]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        stamped[:, 27, 23], torch.tensor([232 / 127.5 - 1, 0.25, 0.25]), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -153,18 +169,26 @@ def test_stamping_keeps_the_images_dtype(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("grey_box", 1), ("grey_box", 31), ("stop_sign", 0), ("eyeglasses", -3), ("grey_box", 7.5)]
+    ("name", "size"),
+    [("grey_box", 1), ("grey_box", 31), ("stop_sign", 0), ("eyeglasses", -3), ("grey_box", 7.5)],
 )
 def test_a_size_that_does_not_fit_is_refused(name: str, size: int) -> None:
     """The trigger would be cut off at the edge without a word."""
-    with pytest.raises(ValueError, match=rf"{name}: size must be a whole number from 2 to 30 at 32 x 32 pixels, got {size}$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}: size must be a whole number from 2 to 30 at 32 x 32 pixels, got {size}$",
+    ):
         trigger(name, CIFAR, size)
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     """A misspelt trigger would need a look into the source."""
     with pytest.raises(
-        ValueError, match=r"unknown trigger 'gray_box': nearest is 'grey_box' \(known: grey_box, stop_sign, eye"
+        ValueError,
+        match=(
+            r"unknown trigger 'gray_box': nearest is 'grey_box' \(known: grey_box, stop_sign, "
+            r"eye"
+        ),
     ):
         trigger("gray_box", CIFAR)
 
@@ -178,7 +202,10 @@ def test_a_shape_nothing_can_be_drawn_at_is_refused(shape: tuple[int, int, int])
 
 def test_stamping_images_of_another_shape_is_refused() -> None:
     """A trigger of one channel would be broadcast over three."""
-    with pytest.raises(ValueError, match=r"trigger must have the shape of one image, \(3, 32, 32\), got \(1, 32, 32\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"trigger must have the shape of one image, \(3, 32, 32\), got \(1, 32, 32\)",
+    ):
         stamp(torch.zeros(1, *CIFAR), trigger("grey_box", (1, 32, 32)))
     with pytest.raises(ValueError, match="trigger must have the shape"):
         stamp(torch.zeros(CIFAR), trigger("grey_box", CIFAR))
@@ -186,6 +213,8 @@ def test_stamping_images_of_another_shape_is_refused() -> None:
 
 def test_shapes_are_averaged_over_each_pixels_area() -> None:
     """Small drawings would be jagged and their brightness would depend on the resolution."""
-    half = paint(lambda canvas: canvas.polygon(path("0,0 50,0 50,100 0,100"), (255, 255, 255)), 15, 3, -0.4)
+    half = paint(
+        lambda canvas: canvas.polygon(path("0,0 50,0 50,100 0,100"), (255, 255, 255)), 15, 3, -0.4
+    )
     assert (half[:, :, :7] == 1.0).all() and (half[:, :, 8:] == torch.tensor(-0.4)).all()
     torch.testing.assert_close(half[:, :, 7], torch.full((3, 15), 0.3), atol=0.03, rtol=0)

@@ -1,4 +1,6 @@
-"""What the engine's tests share: a graph of fake stages, and a reporter that remembers what it was told."""
+"""What the engine's tests share: a graph of fake stages, and a reporter that remembers what it was
+told.
+"""
 
 from pathlib import Path
 
@@ -57,7 +59,14 @@ class Lab:
     def stage(self, name, inputs=None, seconds=None, charged=(), **params):
         params = {"testbed": {"name": "tiny", "params": {}}} | params
         about = {"title": title(name, params), "alike": alike(name, params)}
-        made = Stage(name=name, params=params, inputs=inputs or {}, seconds=seconds, charged=frozenset(charged), **about)
+        made = Stage(
+            name=name,
+            params=params,
+            inputs=inputs or {},
+            seconds=seconds,
+            charged=frozenset(charged),
+            **about,
+        )
         self.stages[made.key] = made
         return made.key
 
@@ -67,7 +76,9 @@ class Lab:
             "attack": {"name": attack, "params": {}, "label": attack},
             "defense": {"name": "none", "params": {}, "label": "none"},
         }
-        key = self.stage("record", inputs, charged=charged, **specs, seed=seed, kind="control", **params)
+        key = self.stage(
+            "record", inputs, charged=charged, **specs, seed=seed, kind="control", **params
+        )
         named = {role: PluginSpec(**spec) for role, spec in specs.items()}
         self.cells.append(Cell(**named, seed=seed, kind="control", stage=key))
         return key
@@ -78,10 +89,19 @@ class Lab:
     def executor(self, jobs=2, slots=None, **options):
         self.reporter = Remembering()
         kinds = load_stages(STAGES)
-        return Executor(self.store, slots or make_slots("cpu", jobs), self.reporter, stages=STAGES, kinds=kinds, **options)
+        return Executor(
+            self.store,
+            slots or make_slots("cpu", jobs),
+            self.reporter,
+            stages=STAGES,
+            kinds=kinds,
+            **options,
+        )
 
     def run(self, targets=None, **options):
-        return self.executor(**options).run(self.stages, list(self.stages) if targets is None else targets)
+        return self.executor(**options).run(
+            self.stages, list(self.stages) if targets is None else targets
+        )
 
 
 @pytest.fixture

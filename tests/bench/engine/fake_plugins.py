@@ -31,7 +31,9 @@ class FakeAttack(Attack):
 class TextAttack(Attack):
     """Applies where there are prompts."""
 
-    card: ClassVar[Card] = Card(name="fake_text_attack", summary="for tests", applies_to=frozenset({"text"}))
+    card: ClassVar[Card] = Card(
+        name="fake_text_attack", summary="for tests", applies_to=frozenset({"text"})
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""A run of fake stages as a process of its own, for tests that kill it: ``fake_run.py STORE JOBS``; each step sleeps FAKE_SLEEP seconds."""
+"""A run of fake stages as a process of its own, for tests that kill it: ``fake_run.py STORE JOBS``;
+each step sleeps FAKE_SLEEP seconds.
+"""
 
 import importlib.util
 import json
@@ -7,7 +9,9 @@ from pathlib import Path
 
 from bench.engine.run import execute
 
-spec = importlib.util.spec_from_file_location("engine_conftest", Path(__file__).with_name("conftest.py"))
+spec = importlib.util.spec_from_file_location(
+    "engine_conftest", Path(__file__).with_name("conftest.py")
+)
 conftest = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(conftest)
 
@@ -28,4 +32,9 @@ if __name__ == "__main__":
     lab = matrix(sys.argv[1])
     executor = lab.executor(jobs=int(sys.argv[2]))
     outcome = execute(lab.plan(), lab.store, executor)
-    print(json.dumps({"made": outcome.made, "elsewhere": len(lab.reporter.keys("elsewhere"))} | outcome.counts))
+    print(
+        json.dumps(
+            {"made": outcome.made, "elsewhere": len(lab.reporter.keys("elsewhere"))}
+            | outcome.counts
+        )
+    )

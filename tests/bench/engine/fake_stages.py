@@ -1,4 +1,6 @@
-"""A stage table that loads no torch: workers start in a tenth of a second, so a test can afford many of them."""
+"""A stage table that loads no torch: workers start in a tenth of a second, so a test can afford
+many of them.
+"""
 
 import errno
 import hashlib
@@ -16,7 +18,10 @@ from bench.record import Metric, PluginSpec, Record
 
 def compute(params, inputs, out, context):
     """A number that depends on params and inputs alone."""
-    below = [json.loads((folder / "value.json").read_text())["value"] for _, folder in sorted(inputs.items())]
+    below = [
+        json.loads((folder / "value.json").read_text())["value"]
+        for _, folder in sorted(inputs.items())
+    ]
     steps = int(params.get("steps", 1))
     for step in range(steps):
         context.progress(step, steps, "step")
@@ -26,7 +31,9 @@ def compute(params, inputs, out, context):
     text = json.dumps([{name: params[name] for name in sorted(params) if name != "sleep"}, below])
     value = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 1e12
     (out / "value.json").write_text(json.dumps({"value": value}))
-    (out / "threads.json").write_text(json.dumps([context.threads, context.device, os.environ.get("CUDA_VISIBLE_DEVICES")]))
+    (out / "threads.json").write_text(
+        json.dumps([context.threads, context.device, os.environ.get("CUDA_VISIBLE_DEVICES")])
+    )
     return {"generator_calls": 10.0}
 
 
@@ -95,9 +102,13 @@ def broken(params, inputs, out, context):
 
 
 def shared(params, inputs, out, context):
-    """One rank's part; rank 1 fails in the way ``params["how"]`` says while the others wait for it, as in a collective call."""
+    """One rank's part; rank 1 fails in the way ``params["how"]`` says while the others wait for it,
+    as in a collective call.
+    """
     rank, notes, how = int(os.environ["RANK"]), Path(params["notes"]), params.get("how")
-    (out / "value.json").write_text(json.dumps({"rank": rank, "world": int(os.environ["WORLD_SIZE"])}))
+    (out / "value.json").write_text(
+        json.dumps({"rank": rank, "world": int(os.environ["WORLD_SIZE"])})
+    )
     (notes / str(rank)).write_text(str(os.getpid()))
     print(f"printed by rank {rank}")
     context.progress(rank, 10, "step")

@@ -1,4 +1,6 @@
-"""A stage table with one stage, which calls the plugin its parameters name and notes what is loaded beside it."""
+"""A stage table with one stage, which calls the plugin its parameters name and notes what is loaded
+beside it.
+"""
 
 import json
 import os
@@ -15,7 +17,9 @@ def use(params, inputs, out, context):
     plugin.stepped(torch.zeros(1), 0)
     foreign = sorted(name for name in sys.modules if name.startswith("castlewalls_plugin_"))
     drawn = torch.rand(1).item()  # the global generator, which each stage finds in one state
-    (out / "seen.json").write_text(json.dumps({"pid": os.getpid(), "foreign": foreign, "drawn": drawn}))
+    (out / "seen.json").write_text(
+        json.dumps({"pid": os.getpid(), "foreign": foreign, "drawn": drawn})
+    )
     return {}
 
 

@@ -1,4 +1,6 @@
-"""The account of a run: what was on the board stays there until there is something newer, whatever ends the run."""
+"""The account of a run: what was on the board stays there until there is something newer, whatever
+ends the run.
+"""
 
 import json
 
@@ -45,18 +47,24 @@ def test_a_finished_suite_that_grows_and_is_killed_keeps_its_board(matrix):
 
 
 def test_a_cell_keeps_its_reason_and_its_older_result_until_there_is_a_newer_one(matrix, tmp_path):
-    """New code means new keys: nothing is finished any more, and still what was found must stay on the board."""
+    """New code means new keys: nothing is finished any more, and still what was found must stay on
+    the board.
+    """
     bad = matrix.stage("broken", how="raise")
     matrix.cell({"clean": bad}, attack="bad")
     run(matrix)
-    reasons = [(record.status, record.reason) for _, record in read_runs(matrix.store.root)[0].records]
+    reasons = [
+        (record.status, record.reason) for _, record in read_runs(matrix.store.root)[0].records
+    ]
     assert [status for status, _ in reasons] == ["ok", "failed"]
     newer = type(matrix)(matrix.store.root)
     trained = newer.stage("train", seed=0, code="newer")
     newer.cell({"clean": trained})
     newer.cell({"clean": newer.stage("broken", how="raise", code="newer")}, attack="bad")
     killed(newer)
-    assert [(record.status, record.reason) for _, record in read_runs(matrix.store.root)[0].records] == reasons
+    assert [
+        (record.status, record.reason) for _, record in read_runs(matrix.store.root)[0].records
+    ] == reasons
     outcome, _ = run(newer)
     assert outcome.counts == {"ok": 1, "failed": 1, "skipped": 0, "pending": 0}
 
@@ -64,7 +72,9 @@ def test_a_cell_keeps_its_reason_and_its_older_result_until_there_is_a_newer_one
 @pytest.mark.parametrize("name", ["record.json", "stage.json", "value.json"])
 @pytest.mark.parametrize("text", ["", "{", "[]", None])
 def test_a_damaged_result_is_named_moved_aside_and_made_again(matrix, name, text):
-    """A copy that was cut off used to end every later run with a traceback that did not name the file."""
+    """A copy that was cut off used to end every later run with a traceback that did not name the
+    file.
+    """
     run(matrix)
     path = matrix.store.folder(matrix.first) / name
     good = path.read_bytes()
@@ -96,7 +106,10 @@ def test_another_suite_of_the_same_name_says_what_it_replaces(matrix):
     other.cell({"clean": other.stage("train", seed=0)}, attack="two")
     _, reporter = run(other)
     (line,) = reporter.keys("note")
-    assert line.startswith("replaces the run of fake (the first one, started 2") and "1 of its 1 cells" in line
+    assert (
+        line.startswith("replaces the run of fake (the first one, started 2")
+        and "1 of its 1 cells" in line
+    )
     _, reporter = run(other)
     assert reporter.keys("note") == []
 
@@ -106,6 +119,8 @@ def test_an_account_of_an_older_version_is_read(matrix):
     outcome, _ = run(matrix)
     account = json.loads(outcome.file.read_text())
     del account["description"]
-    account["cells"] = [{name: cell[name] for name in ("id", "status", "record")} for cell in account["cells"]]
+    account["cells"] = [
+        {name: cell[name] for name in ("id", "status", "record")} for cell in account["cells"]
+    ]
     outcome.file.write_text(json.dumps(account))
     assert len(read_runs(matrix.store.root)[0].records) == 1

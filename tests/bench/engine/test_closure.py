@@ -1,4 +1,6 @@
-"""What a result depends on, read from the code: nothing that decides it is missed, nothing else throws it away."""
+"""What a result depends on, read from the code: nothing that decides it is missed, nothing else
+throws it away.
+"""
 
 import subprocess
 import sys
@@ -16,7 +18,9 @@ from bench.testbeds import TESTBEDS, load
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Writes modules of a package ``ours`` and gives the hash of a function in it; nothing is imported."""
+    """Writes modules of a package ``ours`` and gives the hash of a function in it; nothing is
+    imported.
+    """
     monkeypatch.setattr(closure, "ROOT", tmp_path)
     monkeypatch.setattr(closure, "OURS", (f"{tmp_path / 'ours'}/",))
 
@@ -47,9 +51,12 @@ def other():
 """
 MODULES = {
     "stage": STAGE,
-    "helper": "FACTOR = 2\n\ndef double(x):\n    return FACTOR * x\n\ndef treble(x):\n    return 3 * x\n",
+    "helper": (
+        "FACTOR = 2\n\ndef double(x):\n    return FACTOR * x\n\ndef treble(x):\n    return 3 * x\n"
+    ),
     "tables": "OFFSET = 5\nUNUSED = 6\n",
-    "late": "from ours.base import Base\n\nclass Shift(Base):\n    summary = 'words'\n    step = 1\n"
+    "late": "from ours.base import Base\n\nclass Shift(Base):\n"
+    "    summary = 'words'\n    step = 1\n"
     "\ndef shift(x):\n    return Shift().by(x)\n",
     "base": "class Base:\n    def by(self, x):\n        return x + self.step\n",
     "unused": "THING = 1\n",
@@ -74,7 +81,9 @@ MODULES = {
     ],
 )
 def test_a_result_is_kept_or_thrown_away_for_what_decides_it(package, module, old, new, matters):
-    """Too narrow, old and new numbers stand in one matrix; too wide, an edited word trains every model anew."""
+    """Too narrow, old and new numbers stand in one matrix; too wide, an edited word trains every
+    model anew.
+    """
     package(**MODULES)
     before = closure_of((("ours.stage", "run"),)).hash
     assert old in MODULES[module]
@@ -89,16 +98,25 @@ def test_a_start_that_does_not_exist_is_an_error(package):
 
 
 def test_what_is_installed_beside_us_is_not_ours(package, tmp_path):
-    """From a wheel, torch lies in the same folder: all of it would be read, and its version would be in no key."""
+    """From a wheel, torch lies in the same folder: all of it would be read, and its version would
+    be in no key.
+    """
     (tmp_path / "numpy").mkdir()
     (tmp_path / "numpy" / "__init__.py").write_text("def array(x):\n    return x\n")
-    package(stage="import numpy as np\nfrom numpy import array\n\ndef run(x):\n    return np.array(array(x))\n")
+    package(
+        stage=(
+            "import numpy as np\nfrom numpy import array\n\ndef run(x):\n    return "
+            "np.array(array(x))\n"
+        )
+    )
     found = closure_of((("ours.stage", "run"),))
     assert set(found.symbols) == {("ours.stage", "run")} and found.packages == {"numpy"}
 
 
 def test_where_a_strangers_files_lie_is_in_no_key(tmp_path):
-    """The same plugin in another folder, or on another machine, is the same plugin; another text is not."""
+    """The same plugin in another folder, or on another machine, is the same plugin; another text is
+    not.
+    """
     hashes = []
     for place, text in (("here", "X = 1\n"), ("there/below", "X = 1\n"), ("elsewhere", "X = 2\n")):
         folder = tmp_path / place
@@ -111,7 +129,9 @@ def test_where_a_strangers_files_lie_is_in_no_key(tmp_path):
 
 
 def test_packages_are_those_the_code_imports():
-    """A new scikit-learn may give other digits, a new transformers other texts: neither was in any key."""
+    """A new scikit-learn may give other digits, a new transformers other texts: neither was in any
+    key.
+    """
     assert "scikit-learn" in closure_of_class(load("digits-ddpm")).packages
     assert "transformers" in closure_of_class(load("digits-sd")).packages
     assert {"torch", "accelerate"} <= closure_of_function(STAGES["train"].run).packages
@@ -123,34 +143,54 @@ def test_a_training_does_not_depend_on_how_it_is_judged():
     """A better metric, drawing or detector contract must not train anything again."""
     for name in ("train", "sample", "repair", "invert"):
         modules = {module for module, _ in closure_of_function(STAGES[name].run).symbols}
-        assert not {m for m in modules if m.startswith(("bench.metrics", "bench.measurements", "bench.record", "leaderboard"))}
-        assert not modules & {"bench.diffusion.patterns", "bench.diffusion.targets", "bench.diffusion.triggers"}
-    assert not {m for m, _ in closure_of_function(STAGES["train"].run).symbols if m == "bench.diffusion.sampling"} - {
-        "bench.diffusion.sampling"
-    }
+        assert not {
+            m
+            for m in modules
+            if m.startswith(("bench.metrics", "bench.measurements", "bench.record", "leaderboard"))
+        }
+        assert not modules & {
+            "bench.diffusion.patterns",
+            "bench.diffusion.targets",
+            "bench.diffusion.triggers",
+        }
+    assert not {
+        m
+        for m, _ in closure_of_function(STAGES["train"].run).symbols
+        if m == "bench.diffusion.sampling"
+    } - {"bench.diffusion.sampling"}
 
 
 def test_what_is_measured_depends_on_the_rows_it_is_measured_on():
-    """The key of a measurement held neither; TA and ASR of old rows stood beside those of new ones."""
+    """The key of a measurement held neither; TA and ASR of old rows stood beside those of new
+    ones.
+    """
     symbols = closure_of_function(table()["classifier_rates"].run).symbols
-    assert {("bench.artefacts.rows", "evaluation_sets"), ("bench.artefacts.classifiers", "load_classifier")} <= set(symbols)
+    assert {
+        ("bench.artefacts.rows", "evaluation_sets"),
+        ("bench.artefacts.classifiers", "load_classifier"),
+    } <= set(symbols)
 
 
 @pytest.mark.parametrize("name", TESTBEDS)
 def test_a_testbed_is_what_it_is_made_of_and_not_what_is_said_of_it(name):
     symbols = closure_of_class(load(name)).symbols
-    assert ("bench.testbeds.base", "Testbed") in symbols and ("bench.diffusion.generator", "Generator") in symbols
+    assert ("bench.testbeds.base", "Testbed") in symbols and (
+        "bench.diffusion.generator",
+        "Generator",
+    ) in symbols
 
 
 def test_the_same_code_has_the_same_closure_in_another_process():
     """Keys that follow the order of a set would throw everything away at random."""
     code = (
-        "from bench.engine.closure import closure_of_function as f; from bench.stages.table import STAGES;"
+        "from bench.engine.closure import closure_of_function as f; from bench.stages.table "
+        "import STAGES;"
         "print(f(STAGES['train'].run).hash)"
     )
     told = {
         subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}, capture_output=True,
+            [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT),
+            "PYTHONHASHSEED": seed}, capture_output=True,
             text=True, check=True, timeout=120,
         ).stdout
         for seed in ("1", "2")

@@ -30,7 +30,9 @@ def test_a_finished_stage_is_never_computed_again(lab):
 
 
 def test_what_only_feeds_finished_stages_is_left_alone(lab):
-    """Deleting a big checkpoint to save space must not train it anew while everything made from it is there."""
+    """Deleting a big checkpoint to save space must not train it anew while everything made from it
+    is there.
+    """
     train = lab.stage("train", seed=0)
     sample = lab.stage("sample", {"generator": train}, seed=0)
     lab.run()
@@ -56,7 +58,9 @@ def test_a_raising_stage_fails_what_hangs_on_it_and_nothing_else(lab):
     good = lab.stage("train", seed=0)
     failures = lab.run()
     assert set(failures) == {bad, below, last}
-    assert {failure.reason for failure in failures.values()} == {"RuntimeError: the plugin is wrong"}
+    assert {failure.reason for failure in failures.values()} == {
+        "RuntimeError: the plugin is wrong"
+    }
     assert {failure.stage for failure in failures.values()} == {bad}
     assert "fake_stages.py" in failures[last].trace
     assert lab.store.finished(good)
@@ -72,7 +76,9 @@ def test_a_raising_stage_fails_what_hangs_on_it_and_nothing_else(lab):
     ],
 )
 def test_a_lost_worker_is_a_failure_with_its_last_words(lab, how, reason):
-    """A plugin that takes its process down must not take the matrix down, and what it printed must not be lost."""
+    """A plugin that takes its process down must not take the matrix down, and what it printed must
+    not be lost.
+    """
     bad = lab.stage("broken", how=how)
     after = [lab.stage("train", seed=seed) for seed in range(2)]
     failures = lab.run(jobs=1, timeout=12)
@@ -98,7 +104,9 @@ def test_a_lost_worker_is_a_failure_with_its_last_words(lab, how, reason):
     ],
 )
 def test_whatever_a_stage_does_to_its_worker_the_others_go_on(lab, how, reason):
-    """A child that holds the dead worker's pipe hung the run for ever; a forged or malformed answer ended it without a board."""
+    """A child that holds the dead worker's pipe hung the run for ever; a forged or malformed answer
+    ended it without a board.
+    """
     bad = lab.stage("broken", how=how)
     after = [lab.stage("train", seed=seed) for seed in range(2)]
     failures = lab.run(jobs=1, timeout=60)
@@ -114,7 +122,11 @@ def marked():
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             mine = process.environ().get(MARK, "").startswith(f"{os.getpid()}-")
-            if mine and process.status() != psutil.STATUS_ZOMBIE and process.ppid() in (1, os.getpid()):
+            if (
+                mine
+                and process.status() != psutil.STATUS_ZOMBIE
+                and process.ppid() in (1, os.getpid())
+            ):
                 found.append(process.pid)
     return found
 
@@ -137,12 +149,19 @@ def test_the_time_limit_where_nobody_sets_one(lab):
     """Without one, a plugin that never comes back keeps a core for ever."""
     theirs = (Source(file="theirs.py"),)
     declared, long, unknown = (
-        Stage(name="train", params={}, seconds=seconds, plugins=theirs) for seconds in (2.0, 1000.0, None)
+        Stage(name="train", params={}, seconds=seconds, plugins=theirs)
+        for seconds in (2.0, 1000.0, None)
     )
     executor = lab.executor()
-    assert [executor._limit(stage) for stage in (declared, long, unknown)] == [1800.0, 20_000.0, 86_400.0]
+    assert [executor._limit(stage) for stage in (declared, long, unknown)] == [
+        1800.0,
+        20_000.0,
+        86_400.0,
+    ]
     ours = Stage(name="train", params={}, seconds=2.0)
-    assert executor._limit(ours) == 86_400.0, "a slow or busy machine must not lose an honest training"
+    assert executor._limit(ours) == 86_400.0, (
+        "a slow or busy machine must not lose an honest training"
+    )
     assert lab.executor(timeout=5)._limit(declared) == 5
 
 
@@ -180,7 +199,9 @@ def test_an_input_that_is_gone_or_damaged_is_made_again(lab, damage):
     if damage == "gone":
         folder.rename(lab.store.root / "elsewhere")
     elif damage == "flipped":
-        (folder / "value.json").write_bytes(good[:-2] + b"9}" if good[-2:] != b"9}" else good[:-2] + b"8}")
+        (folder / "value.json").write_bytes(
+            good[:-2] + b"9}" if good[-2:] != b"9}" else good[:-2] + b"8}"
+        )
     else:
         (folder / "stage.json").unlink()
     assert lab.run() == {}
@@ -191,7 +212,9 @@ def test_an_input_that_is_gone_or_damaged_is_made_again(lab, damage):
 def test_a_stage_that_removes_its_inputs_fails_alone(lab):
     """One that deletes finished stages ended the run with a traceback."""
     train = lab.stage("train", seed=0)
-    first = lab.stage("sample", {"generator": train}, what="first", removes=str(lab.store.folder(train)))
+    first = lab.stage(
+        "sample", {"generator": train}, what="first", removes=str(lab.store.folder(train))
+    )
     second = lab.stage("sample", {"generator": train}, what="second")
     assert lab.run(jobs=1) == {}
     assert lab.store.finished(first) and lab.store.finished(second)
@@ -208,7 +231,9 @@ def test_a_removed_checkpoint_does_not_stop_a_new_measurement(lab):
 
 
 def test_third_parties_come_last(lab):
-    """One that hangs, or kills the run, must not keep ours from their numbers, whatever it is waited for."""
+    """One that hangs, or kills the run, must not keep ours from their numbers, whatever it is
+    waited for.
+    """
     theirs = lab.stage("train", seed=0, seconds=1000.0)
     lab.stages[theirs] = replace(lab.stages[theirs], plugins=(Source(),))
     below = lab.stage("sample", {"generator": theirs}, seconds=1000.0)
@@ -274,7 +299,9 @@ def test_each_gpu_gets_a_slot_that_sees_it_alone(lab):
     slots = make_slots("cuda", gpus=["3", "5"])
     keys = [lab.stage("train", seed=seed, steps=2, sleep=0.3) for seed in range(2)]
     assert lab.run(slots=slots) == {}
-    seen = sorted(json.loads((lab.store.folder(key) / "threads.json").read_text())[1:] for key in keys)
+    seen = sorted(
+        json.loads((lab.store.folder(key) / "threads.json").read_text())[1:] for key in keys
+    )
     assert seen == [["cuda", "3"], ["cuda", "5"]]
 
 
@@ -291,9 +318,16 @@ def test_the_cost_of_a_cell_leaves_out_what_the_control_needed_too(lab):
     train = lab.stage("train", attack={"name": "one", "params": {}}, steps=2, sleep=0.3)
     plain = lab.stage("sample", {"generator": train}, what="clean", steps=2, sleep=0.3)
     clipped = lab.stage(
-        "sample", {"generator": train}, what="clean", defense={"name": "clip", "params": {}}, steps=1, sleep=0.1
+        "sample",
+        {"generator": train},
+        what="clean",
+        defense={"name": "clip", "params": {}},
+        steps=1,
+        sleep=0.1,
     )
-    cell = lab.cell({"reference": reference, "undefended:clean": plain, "clean": clipped}, charged={"clean"})
+    cell = lab.cell(
+        {"reference": reference, "undefended:clean": plain, "clean": clipped}, charged={"clean"}
+    )
     assert lab.run() == {}
     cost = json.loads((lab.store.folder(cell) / "record.json").read_text())["cost"]
     took = {key: lab.store.manifest(key)["cost"]["seconds"] for key in (clipped, train)}

@@ -1,4 +1,6 @@
-"""Third parties' plugins, each with one mistake or trick of its own: it loses its own result, and nothing else's."""
+"""Third parties' plugins, each with one mistake or trick of its own: it loses its own result, and
+nothing else's.
+"""
 
 import json
 import time
@@ -34,9 +36,14 @@ class Mine(SamplerDefense):
 CALLS = {
     "fine": "pass",
     "seeds": "torch.manual_seed(7); numpy.random.seed(7)",
-    "moves": "torch.set_default_dtype(torch.float64); torch.set_flush_denormal(True); os.chdir('/')",
+    "moves": (
+        "torch.set_default_dtype(torch.float64); torch.set_flush_denormal(True); os.chdir('/')"
+    ),
     "breaks": "torch.set_default_device('meta')",
-    "hooks": "torch.nn.modules.module.register_module_forward_hook(lambda *given: None); torch.backends.mkldnn.deterministic = True",
+    "hooks": (
+        "torch.nn.modules.module.register_module_forward_hook(lambda *given: None); "
+        "torch.backends.mkldnn.deterministic = True"
+    ),
     "reads": "open(Path(__file__).parent / ('un' + 'named.txt')).read()",
 }
 IMPORTS = {"imported": "if WORKER: torch.set_grad_enabled(False)"}
@@ -47,7 +54,11 @@ def source_text(name):
 
 
 def stage(name, plugins=(), number=0):
-    params = {"testbed": {"name": "tiny", "params": {}}, "defense": {"name": name, "params": {}}, "number": number}
+    params = {
+        "testbed": {"name": "tiny", "params": {}},
+        "defense": {"name": name, "params": {}},
+        "number": number,
+    }
     return Stage(name="use", params=params, title=f"use tiny {name}", plugins=plugins, seconds=1.0)
 
 
@@ -64,7 +75,9 @@ def theirs(folder, name):
 def run(lab, stages, **options):
     lab.executor()  # for its reporter
     table = {made.key: made for made in stages}
-    executor = Executor(lab.store, make_slots("cpu", options.pop("jobs", 2)), lab.reporter, stages=STAGES, **options)
+    executor = Executor(
+        lab.store, make_slots("cpu", options.pop("jobs", 2)), lab.reporter, stages=STAGES, **options
+    )
     return executor.run(table, list(table))
 
 
@@ -74,7 +87,9 @@ def seen(lab, made):
 
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory, new_lab):
-    """Every plugin above in one run, beside stages of ours: stages by name, failures by name, and the store's lab."""
+    """Every plugin above in one run, beside stages of ours: stages by name, failures by name, and
+    the store's lab.
+    """
     folder = tmp_path_factory.mktemp("plugins")
     before = Surroundings()
     made = {name: theirs(folder, name) for name in [*CALLS, *IMPORTS]}
@@ -89,12 +104,22 @@ def matrix(tmp_path_factory, new_lab):
 SHARED = "left changed what all code in its process shares: "
 REASONS = {
     "moves": SHARED
-    + "default dtype (torch.float32 -> torch.float64), denormal numbers flushed (False -> True), working folder (",
+    + (
+        "default dtype (torch.float32 -> torch.float64), denormal numbers flushed (False -> True), "
+        "working folder ("
+    ),
     "breaks": SHARED
-    + "default device (cpu -> meta), torch's function modes (0 -> 1); what failed then: RuntimeError: Tensor.item()",
-    "hooks": SHARED + "hooks on all modules (0 -> 1), oneDNN deterministic (False -> True); put it back",
+    + (
+        "default device (cpu -> meta), torch's function modes (0 -> 1); what failed then: "
+        "RuntimeError: Tensor.item()"
+    ),
+    "hooks": SHARED
+    + "hooks on all modules (0 -> 1), oneDNN deterministic (False -> True); put it back",
     "reads": "unnamed.txt, which no result's key holds: list it in its card's files",
-    "imported": "imported.py changes, when it is imported, what all code in its process shares: grad mode (True -> False)",
+    "imported": (
+        "imported.py changes, when it is imported, what all code in its process shares: "
+        "grad mode (True -> False)"
+    ),
 }
 
 
@@ -112,7 +137,9 @@ def test_nothing_else_fails(matrix):
 
 
 def test_ours_run_first_and_never_with_a_plugin_file(matrix):
-    """What third parties leave behind in a process would be in everybody's numbers, and one that hangs before all of ours."""
+    """What third parties leave behind in a process would be in everybody's numbers, and one that
+    hangs before all of ours.
+    """
     made, _, lab = matrix
     ours = [made[f"ours{number}"] for number in range(2)]
     assert set(lab.reporter.keys("started")[:2]) == {one.key for one in ours}
@@ -141,7 +168,10 @@ def test_a_changed_plugin_is_refused(lab, tmp_path):
     path = tmp_path / "fine.py"
     path.write_text(path.read_text() + "\n# edited\n")
     (failure,) = run(lab, [one]).values()
-    assert failure.reason == f"{path} was changed after this run was planned; run the same command again"
+    assert (
+        failure.reason
+        == f"{path} was changed after this run was planned; run the same command again"
+    )
 
 
 def test_a_plugin_whose_import_hangs_runs_out_of_time(lab, tmp_path):

@@ -1,4 +1,6 @@
-"""Ctrl-C must end a run wherever it lands: none may get lost, none may come between lines that belong together."""
+"""Ctrl-C must end a run wherever it lands: none may get lost, none may come between lines that
+belong together.
+"""
 
 import os
 import signal

@@ -21,7 +21,9 @@ ROOT = HERE.parents[2]
 def start(store, jobs=2, sleep=0.0):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_SLEEP": str(sleep)}
     command = [sys.executable, str(HERE / "fake_run.py"), str(store), str(jobs)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process):
@@ -32,9 +34,14 @@ def finish(process):
 
 def results(store):
     """Every number in a store, by key."""
-    values = {path.parent.name: path.read_bytes() for path in (store / "stages").glob("*/*/value.json")}
+    values = {
+        path.parent.name: path.read_bytes() for path in (store / "stages").glob("*/*/value.json")
+    }
     (run,) = read_runs(store)
-    metrics = [(record.attack.name, record.seed, record.status, record.metrics) for _, record in run.records]
+    metrics = [
+        (record.attack.name, record.seed, record.status, record.metrics)
+        for _, record in run.records
+    ]
     return values, metrics
 
 
@@ -46,7 +53,9 @@ def unbroken(tmp_path_factory):
 
 
 def workers_of(pid):
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
+    ).stdout.split()
     return [int(worker) for worker in found if Path(f"/proc/{worker}").exists()]
 
 

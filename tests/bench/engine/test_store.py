@@ -1,4 +1,6 @@
-"""The store: nothing half-written is ever read, and a store that cannot be used says so in one line."""
+"""The store: nothing half-written is ever read, and a store that cannot be used says so in one
+line.
+"""
 
 import errno
 import os
@@ -61,7 +63,9 @@ def test_a_stage_from_before_hashes_were_kept_is_finished(tmp_path):
 
 
 def test_what_is_made_in_a_shared_store_can_be_used_by_the_group(tmp_path):
-    """With a umask of 022, or 077, the second user's locks and stages shut the first one out of his own store."""
+    """With a umask of 022, or 077, the second user's locks and stages shut the first one out of his
+    own store.
+    """
     root = tmp_path / "store"
     root.mkdir()
     root.chmod(0o2770)
@@ -72,7 +76,12 @@ def test_what_is_made_in_a_shared_store_can_be_used_by_the_group(tmp_path):
         write_atomically(root / "runs" / "x.json", "{}")
     finally:
         os.umask(before)
-    for path in [root / "locks" / f"{'a1' * 32}.lock", root / "runs" / "x.json", file, file.parent / MANIFEST]:
+    for path in [
+        root / "locks" / f"{'a1' * 32}.lock",
+        root / "runs" / "x.json",
+        file,
+        file.parent / MANIFEST,
+    ]:
         assert path.stat().st_mode & 0o777 == 0o660, path
     for folder in [root / "tmp", root / "locks", root / "stages", file.parent.parent, file.parent]:
         assert folder.stat().st_mode & 0o770 == 0o770, folder
@@ -98,7 +107,10 @@ def test_a_private_store_stays_private(tmp_path):
             OSError(errno.ENOLCK, "No locks available"),
             r"locks/x\.lock cannot be taken: No locks available .*choose another folder",
         ),
-        (NotImplementedError("no flock"), r"locks/x\.lock cannot be taken: no flock .*choose another folder"),
+        (
+            NotImplementedError("no flock"),
+            r"locks/x\.lock cannot be taken: no flock .*choose another folder",
+        ),
     ],
 )
 def test_a_lock_that_cannot_be_taken_is_named(tmp_path, monkeypatch, error, message):
@@ -209,7 +221,9 @@ def test_a_full_disk_is_recognised_behind_other_exceptions():
 
 
 def test_an_exception_without_words_or_behind_itself_is_no_full_disk():
-    """Asked of whatever a plugin raises: failing or turning in a circle here, the worker took the reason with it."""
+    """Asked of whatever a plugin raises: failing or turning in a circle here, the worker took the
+    reason with it.
+    """
 
     class Wordless(Exception):
         def __str__(self):

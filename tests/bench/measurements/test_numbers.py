@@ -1,4 +1,6 @@
-"""How numbers enter a record: one that cannot be had is left out with a flag, and the anchors are those of the cell's own n."""
+"""How numbers enter a record: one that cannot be had is left out with a flag, and the anchors are
+those of the cell's own n.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,27 @@ from bench.testbeds.digits_ddpm import DigitsDDPM
 
 
 def test_a_share_counts_groups_and_says_what_it_is() -> None:
-    """Four copies of ten images are ten images: the interval is theirs, the value and n are all forty's."""
+    """Four copies of ten images are ten images: the interval is theirs, the value and n are all
+    forty's.
+    """
     outcomes = np.repeat([1, 1, 1, 1, 1, 1, 1, 0, 0, 0], 4)
-    alone, grouped = numbers.share(outcomes, False), numbers.share(outcomes, True, np.repeat(np.arange(10), 4))
-    assert (alone.value, alone.n, alone.effective_n, alone.unit, alone.higher_is_better) == (0.7, 40, None, "share", False)
+    alone, grouped = (
+        numbers.share(outcomes, False),
+        numbers.share(outcomes, True, np.repeat(np.arange(10), 4)),
+    )
+    assert (alone.value, alone.n, alone.effective_n, alone.unit, alone.higher_is_better) == (
+        0.7,
+        40,
+        None,
+        "share",
+        False,
+    )
     assert (alone.ci_low, alone.ci_high) == pytest.approx(proportion_interval(28, 40))
-    assert grouped.n == 40 and grouped.effective_n == pytest.approx(9, rel=1e-9) and grouped.higher_is_better
+    assert (
+        grouped.n == 40
+        and grouped.effective_n == pytest.approx(9, rel=1e-9)
+        and grouped.higher_is_better
+    )
     assert (grouped.ci_low, grouped.ci_high) == pytest.approx(proportion_interval(0.7 * 9, 9))
 
 
@@ -43,10 +60,15 @@ def test_a_single_sample_has_a_mean_and_no_interval() -> None:
 def test_only_what_cannot_be_measured_is_left_out() -> None:
     """A missing file, a lack of memory or a bug must not become a footnote."""
     flags: list[str] = []
-    for reason in (ValueError("features must be (n >= 4, d),\n got (3, 64)"), ZeroDivisionError(), np.linalg.LinAlgError("x")):
+    for reason in (
+        ValueError("features must be (n >= 4, d),\n got (3, 64)"),
+        ZeroDivisionError(),
+        np.linalg.LinAlgError("x"),
+    ):
         with numbers.if_possible("kid", flags):
             raise reason
-    assert flags == ["kid: not measured, features must be (n >= 4, d), got (3, 64)", "kid: not measured, ZeroDivisionError",
+    assert flags == ["kid: not measured, features must be (n >= 4, d), got (3, "
+                     "64)", "kid: not measured, ZeroDivisionError",
                      "kid: not measured, x"]  # fmt: skip
     for other in (UserError("no file"), MemoryError(), RuntimeError("bug"), OSError("disk")):
         with pytest.raises(type(other)), numbers.if_possible("kid", flags):
@@ -64,18 +86,32 @@ def cell(tmp_path: Path, testbed: DigitsCFG, goal: int, poisoned_labels: torch.T
         folder.mkdir()
     count = len(testbed.train_images())
     rng = np.random.default_rng(0)
-    save_features(inputs["reference"], torch.from_numpy(rng.standard_normal((count, 64)).astype(np.float32)))
     save_features(
-        inputs["clean_features"], torch.from_numpy(rng.standard_normal((testbed.clean_samples, 64)).astype(np.float32))
+        inputs["reference"], torch.from_numpy(rng.standard_normal((count, 64)).astype(np.float32))
+    )
+    save_features(
+        inputs["clean_features"],
+        torch.from_numpy(rng.standard_normal((testbed.clean_samples, 64)).astype(np.float32)),
     )
     save_images(inputs["clean"], testbed.held_out_images()[: testbed.clean_samples])
     save_images(inputs["target"], testbed.held_out_images()[:12])
     save_aim(Aim(label=goal), inputs["aim"])
-    save_rows(PoisonedRows(poisoned=torch.zeros(count, dtype=torch.bool), labels=poisoned_labels), inputs["poisoned_rows"])
+    save_rows(
+        PoisonedRows(poisoned=torch.zeros(count, dtype=torch.bool), labels=poisoned_labels),
+        inputs["poisoned_rows"],
+    )
     found = Measured()
-    for name in ("image_quality", "other_classes", "poison_shares", "prompt_accuracy", "composition"):
+    for name in (
+        "image_quality",
+        "other_classes",
+        "poison_shares",
+        "prompt_accuracy",
+        "composition",
+    ):
         one = measurements.named(name)
-        given = Materials(testbed=testbed, seed=0, inputs=one.taken(inputs), options={"doubted": True})
+        given = Materials(
+            testbed=testbed, seed=0, inputs=one.taken(inputs), options={"doubted": True}
+        )
         measured = one.run(given)
         found.metrics |= measured.metrics
         found.flags += measured.flags
@@ -85,10 +121,15 @@ def cell(tmp_path: Path, testbed: DigitsCFG, goal: int, poisoned_labels: torch.T
 @pytest.mark.parametrize(
     ("clean_samples", "lost", "kept"),
     [(1, {"fid", "kid", "fid_other_classes", "p_t"}, {"prompt_accuracy", "mismatch"}),
-     (3, {"kid", "p_t"}, {"prompt_accuracy", "mismatch", "fid[digits-cnn]", "fid_other_classes[digits-cnn]"})],
+     (3, {"kid", "p_t"}, {"prompt_accuracy", "mismatch", "fid[digits-cnn]",
+     "fid_other_classes[digits-cnn]"})],
 )  # fmt: skip
-def test_one_impossible_metric_never_takes_the_cell(tmp_path: Path, clean_samples: int, lost: set[str], kept: set[str]) -> None:
-    """Three samples are too few for KID, one for FID, and no row may carry the adversary's label: hours of training gave nothing."""
+def test_one_impossible_metric_never_takes_the_cell(
+    tmp_path: Path, clean_samples: int, lost: set[str], kept: set[str]
+) -> None:
+    """Three samples are too few for KID, one for FID, and no row may carry the adversary's label:
+    hours of training gave nothing.
+    """
     labels = DigitsCFG().train_labels()
     # A testbed refuses so few by itself; a generator's other limits are many.
     testbed = DigitsCFG()
@@ -96,29 +137,39 @@ def test_one_impossible_metric_never_takes_the_cell(tmp_path: Path, clean_sample
     record = cell(tmp_path, testbed, 6, torch.where(labels == 6, 5, labels))
     families = {flag.partition(":")[0] for flag in record.flags if "not measured" in flag}
     assert families == lost
-    assert kept <= set(record.metrics) and not {name for name in record.metrics if name.partition("[")[0] in lost}
+    assert kept <= set(record.metrics) and not {
+        name for name in record.metrics if name.partition("[")[0] in lost
+    }
     assert record.metrics["prompt_accuracy"].n == clean_samples
 
 
 def anchor_of(testbed: DigitsDDPM, reference: torch.Tensor, folder: Path) -> Measured:
     """What real images score, whose features are ``reference``."""
     save_features(folder, reference)
-    return measurements.named("real_images").run(Materials(testbed=testbed, seed=0, inputs={"reference": folder}))
+    return measurements.named("real_images").run(
+        Materials(testbed=testbed, seed=0, inputs={"reference": folder})
+    )
 
 
 def test_real_images_are_an_anchor_of_the_cells_own_n(tmp_path: Path) -> None:
-    """FID grows as n falls: halves of the training set scored a third of what a perfect generator can at a cell's n."""
+    """FID grows as n falls: halves of the training set scored a third of what a perfect generator
+    can at a cell's n.
+    """
     rng = np.random.default_rng(0)
     reference = torch.from_numpy(rng.standard_normal((1200, 16)))
     found = anchor_of(DigitsDDPM(clean_samples=60), reference, tmp_path)
     metrics, series, flags = found.metrics, found.series, found.flags
     anchor, values = metrics["fid[digits-cnn]"], series["fid_splits[digits-cnn]"]
     assert anchor.n == 60 and len(values) == 10 and flags == []
-    assert anchor.value == pytest.approx(np.mean(values)) and metrics["fid_sd[digits-cnn]"].value == pytest.approx(
-        np.std(values, ddof=1)
-    )
+    assert anchor.value == pytest.approx(np.mean(values)) and metrics[
+        "fid_sd[digits-cnn]"
+    ].value == pytest.approx(np.std(values, ddof=1))
     perfect = [
-        fid.fid(fid.statistics(torch.from_numpy(rng.standard_normal((60, 16)))), fid.statistics(reference)) for _ in range(40)
+        fid.fid(
+            fid.statistics(torch.from_numpy(rng.standard_normal((60, 16)))),
+            fid.statistics(reference),
+        )
+        for _ in range(40)
     ]
     assert anchor.value == pytest.approx(np.mean(perfect), rel=0.15)
     assert np.mean([anchor.ci_low <= value <= anchor.ci_high for value in perfect]) > 0.85

@@ -1,4 +1,6 @@
-"""What an inversion recovered of a trigger: nearer is lower, and a constant image stands beside it."""
+"""What an inversion recovered of a trigger: nearer is lower, and a constant image stands beside
+it.
+"""
 
 from pathlib import Path
 
@@ -15,18 +17,24 @@ TRIGGER = torch.full((3, 8, 8), -1.0)
 TRIGGER[:, 4:, 4:] = 1.0
 
 
-def measured(folder: Path, epochs: list[torch.Tensor] | None, trigger: torch.Tensor | None = TRIGGER) -> Measured:
+def measured(
+    folder: Path, epochs: list[torch.Tensor] | None, trigger: torch.Tensor | None = TRIGGER
+) -> Measured:
     inputs = {name: folder / name for name in ("aim", "recovered")}
     for made in inputs.values():
         made.mkdir()
     save_aim(Aim(trigger=trigger), inputs["aim"])
     if epochs is not None:
-        save_images(inputs["recovered"], torch.stack([to_uint8(images) for images in epochs]), "triggers")
+        save_images(
+            inputs["recovered"], torch.stack([to_uint8(images) for images in epochs]), "triggers"
+        )
     return named("recovered_trigger").run(Materials(testbed=None, seed=0, inputs=inputs))
 
 
 def test_the_trigger_itself_is_at_no_distance_and_its_negative_farthest(tmp_path: Path) -> None:
-    exact, grey, negative = (image.expand(2, -1, -1, -1) for image in (TRIGGER, torch.zeros_like(TRIGGER), -TRIGGER))
+    exact, grey, negative = (
+        image.expand(2, -1, -1, -1) for image in (TRIGGER, torch.zeros_like(TRIGGER), -TRIGGER)
+    )
     found = measured(tmp_path, [negative, exact, grey])
     assert found.series["trigger_mse"] == pytest.approx([1.0, 0.0, 0.25], abs=1e-2)
     assert found.metrics["trigger_mse_best"].value == pytest.approx(0, abs=1e-4)
@@ -38,8 +46,17 @@ def test_the_trigger_itself_is_at_no_distance_and_its_negative_farthest(tmp_path
 
 @pytest.mark.parametrize(
     ("epochs", "trigger", "reason"),
-    [(None, TRIGGER, "this inversion recovers no trigger"), ([], None, "this attack has no trigger to draw")],
+    [
+        (None, TRIGGER, "this inversion recovers no trigger"),
+        ([], None, "this attack has no trigger to draw"),
+    ],
 )
-def test_without_a_trigger_the_reason_is_given(tmp_path: Path, epochs: object, trigger: object, reason: str) -> None:
+def test_without_a_trigger_the_reason_is_given(
+    tmp_path: Path, epochs: object, trigger: object, reason: str
+) -> None:
     found = measured(tmp_path, None if epochs is None else None, trigger)  # type: ignore[arg-type]
-    assert found.metrics == {} and set(found.absent.values()) == {reason} and "trigger_mse_best" in found.absent
+    assert (
+        found.metrics == {}
+        and set(found.absent.values()) == {reason}
+        and "trigger_mse_best" in found.absent
+    )

@@ -1,4 +1,6 @@
-"""One thread for these tests: their arrays are tiny, and on a busy machine threads that wait for each other cost minutes."""
+"""One thread for these tests: their arrays are tiny, and on a busy machine threads that wait for
+each other cost minutes.
+"""
 
 from __future__ import annotations
 

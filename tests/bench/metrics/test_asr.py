@@ -19,7 +19,9 @@ def greys(*levels: float) -> Tensor:
 
 
 def half_and_half() -> Tensor:
-    """A 1 x 2 x 2 target: two pixels 0, two pixels 1. Any flat grey g has MSE (g^2 + (1 - g)^2) / 2 to it, 1/4 at best."""
+    """A 1 x 2 x 2 target: two pixels 0, two pixels 1. Any flat grey g has MSE (g^2 + (1 - g)^2) / 2
+    to it, 1/4 at best.
+    """
     return torch.tensor([[[0.0, 0.0], [1.0, 1.0]]])
 
 
@@ -38,7 +40,9 @@ def test_the_threshold_is_the_real_percentile_when_real_images_are_near() -> Non
 
 
 def test_the_percentile_is_an_order_statistic() -> None:
-    """101 real images: the 1st percentile is the second smallest MSE, so exactly one real image is below it."""
+    """101 real images: the 1st percentile is the second smallest MSE, so exactly one real image is
+    below it.
+    """
     goal = torch.zeros(1, 2, 2)
     levels = torch.linspace(0.2, 0.9, 101, dtype=torch.float64)
     calibration = calibrate(greys(*levels.tolist()), goal)
@@ -46,7 +50,9 @@ def test_the_percentile_is_an_order_statistic() -> None:
 
 
 def test_success_is_strictly_below_the_threshold() -> None:
-    """The best constant image of an all-grey world sits exactly on its own MSE: equality must not count."""
+    """The best constant image of an all-grey world sits exactly on its own MSE: equality must not
+    count.
+    """
     assert success_rate([0.1, 0.0999, 0.2, 0.0], 0.1) == 0.5
     assert success_rate(np.array([0.1]), 0.1) == 0.0
     assert success_rate([0.3, 0.2], 0.1) == 0.0
@@ -55,24 +61,36 @@ def test_success_is_strictly_below_the_threshold() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 250), flatness=st.floats(0, 1))
-def test_clean_data_and_collapsed_generators_never_count(seed: int, n: int, flatness: float) -> None:
-    """For any target, however flat, and any data: at most 1 % of clean images succeed, and no one-colour image does."""
+def test_clean_data_and_collapsed_generators_never_count(
+    seed: int, n: int, flatness: float
+) -> None:
+    """For any target, however flat, and any data: at most 1 % of clean images succeed, and no
+    one-colour image does.
+    """
     generator = torch.Generator().manual_seed(seed)
     goal = (flatness * 0.5 + (1 - flatness) * torch.rand(3, 6, 6, generator=generator)).clamp(0, 1)
     real = torch.randint(0, 256, (n, 3, 6, 6), dtype=torch.uint8, generator=generator)
     threshold = calibrate(real, goal).threshold
     assert success_rate(mse(real, goal), threshold) <= 0.01
     best = goal.double().mean(dim=(1, 2), keepdim=True).expand(1, 3, 6, 6)
-    constants = torch.cat([best, torch.rand(20, 3, 1, 1, generator=generator).double().expand(-1, -1, 6, 6)])
+    constants = torch.cat(
+        [best, torch.rand(20, 3, 1, 1, generator=generator).double().expand(-1, -1, 6, 6)]
+    )
     assert success_rate(mse(constants, goal), threshold) == 0.0
 
 
 def test_a_reproduced_target_counts() -> None:
-    """A rule that nothing passes would be safe and useless: 8-bit copies of the target with slight noise succeed."""
+    """A rule that nothing passes would be safe and useless: 8-bit copies of the target with slight
+    noise succeed.
+    """
     generator = torch.Generator().manual_seed(0)
     goal = torch.rand(3, 16, 16, generator=generator)
     real = torch.randint(0, 256, (100, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    copies = ((goal + 0.05 * torch.randn(32, 3, 16, 16, generator=generator)).clamp(0, 1) * 255).round().to(torch.uint8)
+    copies = (
+        ((goal + 0.05 * torch.randn(32, 3, 16, 16, generator=generator)).clamp(0, 1) * 255)
+        .round()
+        .to(torch.uint8)
+    )
     calibration = calibrate(real, goal)
     assert calibration.usable
     assert success_rate(mse(copies, goal), calibration.threshold) == 1.0

@@ -1,4 +1,6 @@
-"""The composition of what is drawn for the target class: amplification is the paper's claim, so its parts must count what they say."""
+"""The composition of what is drawn for the target class: amplification is the paper's claim, so its
+parts must count what they say.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,12 @@ def test_every_image_goes_into_the_papers_group() -> None:
     trigger = bools(1, 1, 1, 0, 0, 0, 0, 0, 0, 0)
     mismatch = bools(1, 0, 0, 1, 1, 1, 0, 0, 0, 0)
     found = composition(trigger, mismatch)
-    assert [group.value for group in (found.g1, found.g2, found.g3, found.g4)] == [0.1, 0.2, 0.3, 0.4]
+    assert [group.value for group in (found.g1, found.g2, found.g3, found.g4)] == [
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+    ]
     assert found.trigger_ratio.value == 0.3
     assert found.mismatch_ratio.value == 0.4
     assert found.g2.interval() == proportion_interval(2, 10)
@@ -51,7 +58,12 @@ def test_groups_sum_to_one_and_complement_each_other(verdicts: list[tuple[bool, 
         low, high = group.interval()
         assert 0 <= low <= group.value <= high <= 1 and low < high
     without = composition(~trigger, mismatch)
-    assert (without.g3, without.g4, without.g1, without.g2) == (found.g1, found.g2, found.g3, found.g4)
+    assert (without.g3, without.g4, without.g1, without.g2) == (
+        found.g1,
+        found.g2,
+        found.g3,
+        found.g4,
+    )
     assert found.trigger_ratio.value + without.trigger_ratio.value == pytest.approx(1)
 
 
@@ -70,7 +82,9 @@ def test_one_more_trigger_raises_the_trigger_ratio_and_nothing_else(
 
 
 def test_poisoned_share_and_both_countings_on_a_small_set() -> None:
-    """10 rows, 2 of the target class; 2 of the other 8 are poisoned and relabelled: p = 2/10 or 2/8, p_t = 2/4."""
+    """10 rows, 2 of the target class; 2 of the other 8 are poisoned and relabelled: p = 2/10 or
+    2/8, p_t = 2/4.
+    """
     before = torch.tensor([6, 6, 0, 1, 2, 3, 4, 5, 7, 8])
     poisoned = bools(0, 0, 1, 0, 0, 1, 0, 0, 0, 0)
     after = torch.where(poisoned, 6, before)
@@ -91,7 +105,9 @@ def test_clean_label_poison_counts_among_all_rows_only() -> None:
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=60))
 def test_shares_are_consistent_with_the_papers_formula(rows: list[tuple[int, bool]]) -> None:
-    """p_t = p N / (p N + N_t) for poisoned rows of other classes (paper, appendix A, with the code's counting)."""
+    """p_t = p N / (p N + N_t) for poisoned rows of other classes (paper, appendix A, with the
+    code's counting).
+    """
     before = torch.tensor([label for label, _ in rows])
     poisoned = torch.tensor([chosen and label != 0 for label, chosen in rows])
     after = torch.where(poisoned, 0, before)
@@ -105,7 +121,9 @@ def test_shares_are_consistent_with_the_papers_formula(rows: list[tuple[int, boo
 
 
 def test_amplification_is_above_one_if_the_trigger_is_drawn_more_often_than_it_was_shown() -> None:
-    """The paper's SD on ImageNette, 10 %: .540 + .194 against .496. Without poison there is nothing to divide by, and 0 is no answer."""
+    """The paper's SD on ImageNette, 10 %: .540 + .194 against .496. Without poison there is nothing
+    to divide by, and 0 is no answer.
+    """
     assert amplification(0.734, 0.496) == pytest.approx(1.48, abs=0.005)
     assert amplification(0.3, 0.6) == pytest.approx(0.5)
     assert amplification(0.0, 0.5) == 0.0
@@ -113,7 +131,9 @@ def test_amplification_is_above_one_if_the_trigger_is_drawn_more_often_than_it_w
 
 
 def test_rates_within_the_classifiers_error_are_flagged() -> None:
-    """The paper's trigger classifier errs on 1.8 %: 1.5 % of 1,000 images is nothing; 2.5 % of 1,000 may be, of 10,000 is not."""
+    """The paper's trigger classifier errs on 1.8 %: 1.5 % of 1,000 images is nothing; 2.5 % of
+    1,000 may be, of 10,000 is not.
+    """
     assert below_error(0.015, 1_000, 0.018)
     assert below_error(0.0, 1_000, 0.018)
     assert below_error(0.025, 1_000, 0.018)
@@ -124,7 +144,9 @@ def test_rates_within_the_classifiers_error_are_flagged() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 500), data=st.data())
-def test_whatever_is_below_the_error_is_flagged_and_a_larger_error_flags_more(n: int, data: st.DataObject) -> None:
+def test_whatever_is_below_the_error_is_flagged_and_a_larger_error_flags_more(
+    n: int, data: st.DataObject
+) -> None:
     rate = data.draw(st.integers(0, n)) / n
     error = data.draw(st.floats(0, 1))
     if rate < error:
@@ -140,17 +162,25 @@ def test_accuracy_counts_right_answers() -> None:
 
 
 def test_attack_success_leaves_the_target_class_out() -> None:
-    """With the target's own images in, a perfect classifier would have a success rate of a tenth."""
+    """With the target's own images in, a perfect classifier would have a success rate of a
+    tenth.
+    """
     labels = torch.arange(10)
     assert attack_success(labels, labels, 6) == Proportion(0, 9)
     assert attack_success(torch.full((10,), 6), labels, 6) == Proportion(9, 9)
-    assert attack_success(torch.tensor([6, 6, 1, 5]), torch.tensor([6, 0, 1, 2]), 6) == Proportion(1, 3)
+    assert attack_success(torch.tensor([6, 6, 1, 5]), torch.tensor([6, 0, 1, 2]), 6) == Proportion(
+        1, 3
+    )
 
 
 def test_impossible_inputs_are_refused() -> None:
-    """An integer mask would be combined bit by bit, with another length broadcast, and an empty set is a division by 0."""
+    """An integer mask would be combined bit by bit, with another length broadcast, and an empty set
+    is a division by 0.
+    """
     flags, labels = bools(1, 0, 1), torch.tensor([0, 1, 2])
-    with pytest.raises(ValueError, match=r"has_trigger must be \(3,\) bool, got \(3,\) torch.int64"):
+    with pytest.raises(
+        ValueError, match=r"has_trigger must be \(3,\) bool, got \(3,\) torch.int64"
+    ):
         composition(labels, flags)
     with pytest.raises(ValueError, match=r"mismatch must be \(3,\) bool, got \(1,\)"):
         composition(flags, flags[:1])

@@ -1,4 +1,6 @@
-"""Detection numbers: ties, directions and small groups are where AUROC and TPR at a rate quietly flatter a detector."""
+"""Detection numbers: ties, directions and small groups are where AUROC and TPR at a rate quietly
+flatter a detector.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from bench.metrics.detection import area_interval, auroc, auroc_interval, histograms, roc, thin, threshold_at_fpr, tpr_at_fpr
+from bench.metrics.detection import (
+    area_interval,
+    auroc,
+    auroc_interval,
+    histograms,
+    roc,
+    thin,
+    threshold_at_fpr,
+    tpr_at_fpr,
+)
 from bench.metrics.uncertainty import proportion_interval
 
 Groups = tuple[np.ndarray, np.ndarray]
@@ -29,7 +40,9 @@ def groups(draw: st.DrawFn, largest: int = 40) -> Groups:
 
 def planted(negatives: int, positives: int, shift: float, seed: int = 0) -> Groups:
     rng = np.random.default_rng(seed)
-    scores = np.concatenate([rng.standard_normal(negatives), rng.standard_normal(positives) + shift])
+    scores = np.concatenate(
+        [rng.standard_normal(negatives), rng.standard_normal(positives) + shift]
+    )
     return scores, np.arange(negatives + positives) >= negatives
 
 
@@ -78,7 +91,9 @@ def test_closed_forms_and_direction() -> None:
 
 
 def test_tpr_is_not_interpolated_upwards() -> None:
-    """One threshold finds all and alarms on 1 of 10, the one above finds nothing: at 9 % there is no half of it to have."""
+    """One threshold finds all and alarms on 1 of 10, the one above finds nothing: at 9 % there is
+    no half of it to have.
+    """
     scores, positive = [1.0] + 9 * [0.0] + 5 * [1.0], np.arange(15) >= 10
     assert tpr_at_fpr(scores, positive, 0.09) == 0.0
     assert tpr_at_fpr(scores, positive, 0.1) == 1.0
@@ -99,8 +114,12 @@ def test_torch_tensors_are_taken_as_they_come() -> None:
 
 def delong(scores: np.ndarray, positive: np.ndarray) -> float:
     """The variance by its definition: every pair is compared."""
-    wins = np.array([[(p > n) + 0.5 * (p == n) for n in scores[~positive]] for p in scores[positive]])
-    return float(wins.mean(1).var(ddof=1) / wins.shape[0] + wins.mean(0).var(ddof=1) / wins.shape[1])
+    wins = np.array(
+        [[(p > n) + 0.5 * (p == n) for n in scores[~positive]] for p in scores[positive]]
+    )
+    return float(
+        wins.mean(1).var(ddof=1) / wins.shape[0] + wins.mean(0).var(ddof=1) / wins.shape[1]
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -113,11 +132,15 @@ def test_the_interval_is_delongs_on_the_logit_scale(case: Groups) -> None:
     if 0 < area < 1 and 1 < positive.sum() < len(positive) - 1:
         reach = 1.959963985 * delong(scores, positive) ** 0.5 / (area * (1 - area))
         for end, sign in ((low, -1), (high, 1)):
-            assert np.log(end / (1 - end)) == pytest.approx(np.log(area / (1 - area)) + sign * reach, abs=1e-6)
+            assert np.log(end / (1 - end)) == pytest.approx(
+                np.log(area / (1 - area)) + sign * reach, abs=1e-6
+            )
 
 
 def test_the_interval_covers() -> None:
-    """Two normals a distance apart, true area Phi(shift / sqrt 2) = 0.9: 95 % should mean about 95 %."""
+    """Two normals a distance apart, true area Phi(shift / sqrt 2) = 0.9: 95 % should mean about 95
+    %.
+    """
     shift = 1.2815515655446004 * 2**0.5
     covered = 0
     for seed in range(400):
@@ -150,7 +173,10 @@ def test_a_thin_roc_is_the_curves_own_points_with_both_ends() -> None:
     assert 90 < len(thin_fpr) == len(thin_tpr) <= 100
     assert (thin_fpr[0], thin_tpr[0], thin_fpr[-1], thin_tpr[-1]) == (0, 0, 1, 1)
     assert set(zip(thin_fpr, thin_tpr, strict=True)) <= set(zip(fpr, tpr, strict=True))
-    areas = [float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2)) for x, y in ((fpr, tpr), (thin_fpr, thin_tpr))]
+    areas = [
+        float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
+        for x, y in ((fpr, tpr), (thin_fpr, thin_tpr))
+    ]
     assert areas[1] == pytest.approx(areas[0], abs=0.002)
 
 
@@ -165,7 +191,10 @@ def test_thin_never_loses_an_end_nor_exceeds_its_number(case: Groups, points: in
 
 
 def test_histograms_share_their_bins_and_lose_nobody() -> None:
-    scores, positive = np.array([0.0, 0.1, 0.9, 1.0, 0.45]), np.array([False, False, True, True, True])
+    scores, positive = (
+        np.array([0.0, 0.1, 0.9, 1.0, 0.45]),
+        np.array([False, False, True, True, True]),
+    )
     found = histograms(scores, positive, bins=2)
     np.testing.assert_allclose(found.edges, [0, 0.5, 1])
     assert found.negative.tolist() == [2, 0]
@@ -175,7 +204,9 @@ def test_histograms_share_their_bins_and_lose_nobody() -> None:
     assert histograms(np.ones(4), np.arange(4) < 1).negative.sum() == 3
 
 
-@pytest.mark.parametrize("number", [auroc, auroc_interval, roc, histograms, lambda *case: tpr_at_fpr(*case, 0.05)])
+@pytest.mark.parametrize(
+    "number", [auroc, auroc_interval, roc, histograms, lambda *case: tpr_at_fpr(*case, 0.05)]
+)
 @pytest.mark.parametrize(
     ("scores", "positive", "message"),
     [
@@ -192,7 +223,9 @@ def test_histograms_share_their_bins_and_lose_nobody() -> None:
 def test_scores_that_would_give_a_wrong_number_are_refused(
     number: object, scores: object, positive: object, message: str
 ) -> None:
-    """Swapped arguments, a detector that returned NaN, a set without poison: each has a plausible AUROC if nobody looks."""
+    """Swapped arguments, a detector that returned NaN, a set without poison: each has a plausible
+    AUROC if nobody looks.
+    """
     with pytest.raises(ValueError, match=message):
         number(scores, positive)  # type: ignore[operator]
 
@@ -217,21 +250,37 @@ def test_images_that_are_groups_of_their_own_have_delongs_interval(case: Groups)
     scores, positive = case
     alone = area_interval(scores, positive, groups=np.arange(len(scores))[::-1])
     assert alone[:2] == pytest.approx(auroc_interval(scores, positive), abs=1e-9)
-    if 0 < auroc(scores, positive) < 1 and 1 < positive.sum() < len(positive) - 1 and delong(scores, positive):
+    if (
+        0 < auroc(scores, positive) < 1
+        and 1 < positive.sum() < len(positive) - 1
+        and delong(scores, positive)
+    ):
         area = auroc(scores, positive)
-        assert alone.effective_n == pytest.approx(area * (1 - area) / delong(scores, positive), rel=1e-9)
+        assert alone.effective_n == pytest.approx(
+            area * (1 - area) / delong(scores, positive), rel=1e-9
+        )
 
 
-def crops(digits: int, per_digit: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Crops of one digit score alike: scores, truth (by crop, so both stand within a digit), digit."""
+def crops(
+    digits: int, per_digit: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Crops of one digit score alike: scores, truth (by crop, so both stand within a digit),
+    digit.
+    """
     digit = np.repeat(np.arange(digits), per_digit)
     positive = rng.random(len(digit)) < 0.3
     positive[:2] = [True, False]
-    return rng.standard_normal(digits)[digit] + 0.5 * rng.standard_normal(len(digit)) + 1.2 * positive, positive, digit
+    return (
+        rng.standard_normal(digits)[digit] + 0.5 * rng.standard_normal(len(digit)) + 1.2 * positive,
+        positive,
+        digit,
+    )
 
 
 def test_intervals_by_digit_cover_where_intervals_by_image_do_not() -> None:
-    """Whole digits are poisoned or not: four crops of one say little more than one, and an interval that counts them all misses."""
+    """Whole digits are poisoned or not: four crops of one say little more than one, and an interval
+    that counts them all misses.
+    """
     rng = np.random.default_rng(3)
     covered, naive = 0, 0
     for _ in range(300):
@@ -247,9 +296,13 @@ def test_intervals_by_digit_cover_where_intervals_by_image_do_not() -> None:
 
 
 def test_the_clustered_variance_is_obuchowskis_by_definition() -> None:
-    """Sums over the digits of each image's share of wins, the two kinds' covariance within a digit included."""
+    """Sums over the digits of each image's share of wins, the two kinds' covariance within a digit
+    included.
+    """
     scores, positive, digit = crops(30, 4, np.random.default_rng(4))
-    wins = np.array([[(p > n) + 0.5 * (p == n) for n in scores[~positive]] for p in scores[positive]])
+    wins = np.array(
+        [[(p > n) + 0.5 * (p == n) for n in scores[~positive]] for p in scores[positive]]
+    )
     area = wins.mean()
     ups = [(wins.mean(1)[digit[positive] == g] - area).sum() for g in range(30)]
     downs = [(wins.mean(0)[digit[~positive] == g] - area).sum() for g in range(30)]
@@ -267,7 +320,9 @@ def test_the_clustered_variance_is_obuchowskis_by_definition() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 9).map(float), min_size=1, max_size=250), st.floats(0, 0.99))
-def test_a_fixed_threshold_is_the_lowest_that_keeps_the_rate(clean: list[float], rate: float) -> None:
+def test_a_fixed_threshold_is_the_lowest_that_keeps_the_rate(
+    clean: list[float], rate: float
+) -> None:
     """A higher one would find less than its owner allowed, a lower one alarm more often."""
     threshold = threshold_at_fpr(clean, rate)
     values = np.array(clean)

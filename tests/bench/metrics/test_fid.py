@@ -1,4 +1,6 @@
-"""FID and KID: the board's utility column must be what torch-fidelity prints, and safe with files from elsewhere."""
+"""FID and KID: the board's utility column must be what torch-fidelity prints, and safe with files
+from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -73,11 +75,13 @@ def write_folder(folder: Path, pictures: Tensor) -> str:
     return str(folder)
 
 
-# --- against torch-fidelity ------------------------------------------------------------------------------------------------
+# --- against torch-fidelity -----------------------------------------------------------------------
 
 
 def test_fid_and_kid_are_torch_fidelitys_end_to_end(tiny: str, tmp_path: Path) -> None:
-    """The same images as PNG folders through torch-fidelity's public entry point: the promise is agreement within 1e-3."""
+    """The same images as PNG folders through torch-fidelity's public entry point: the promise is
+    agreement within 1e-3.
+    """
     first, second = images(1, 40), images(2, 60, brightness=0.9)
     expected = torch_fidelity.calculate_metrics(
         input1=write_folder(tmp_path / "first", first),
@@ -96,7 +100,9 @@ def test_fid_and_kid_are_torch_fidelitys_end_to_end(tiny: str, tmp_path: Path) -
     distance = fid(statistics(ours[0]), statistics(ours[1]))
     assert distance > 0.01
     assert distance == pytest.approx(expected[torch_fidelity.KEY_METRIC_FID], rel=1e-3, abs=1e-6)
-    assert kid(ours[0], ours[1], seed=7) == pytest.approx(expected[torch_fidelity.KEY_METRIC_KID_MEAN], rel=1e-3, abs=1e-6)
+    assert kid(ours[0], ours[1], seed=7) == pytest.approx(
+        expected[torch_fidelity.KEY_METRIC_KID_MEAN], rel=1e-3, abs=1e-6
+    )
 
 
 def test_nothing_is_written_to_torch_fidelitys_pickled_cache(
@@ -114,11 +120,15 @@ def test_features_come_in_the_order_of_the_images_whatever_the_batch_size(tiny: 
     whole = extract_features(pictures, tiny)
     assert whole.shape == (11, WIDTH) and whole.dtype == torch.float32 and not whole.requires_grad
     for batch_size in (1, 4, 11, 64):
-        torch.testing.assert_close(extract_features(pictures, tiny, batch_size=batch_size), whole, rtol=0, atol=1e-6)
-    torch.testing.assert_close(extract_features(pictures.flip(0), tiny), whole.flip(0), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            extract_features(pictures, tiny, batch_size=batch_size), whole, rtol=0, atol=1e-6
+        )
+    torch.testing.assert_close(
+        extract_features(pictures.flip(0), tiny), whole.flip(0), rtol=0, atol=1e-6
+    )
 
 
-# --- against closed forms and slow definitions -----------------------------------------------------------------------------
+# --- against closed forms and slow definitions ----------------------------------------------------
 
 
 def gaussian(mean: list[float], deviations: list[float]) -> Statistics:
@@ -126,7 +136,9 @@ def gaussian(mean: list[float], deviations: list[float]) -> Statistics:
 
 
 def test_fid_of_two_gaussians_is_the_closed_form() -> None:
-    """Commuting covariances: |m_a - m_b|^2 + sum (s_a - s_b)^2. Here 3^2 + 4^2 + (1 - 2)^2 + (5 - 3)^2 = 30."""
+    """Commuting covariances: |m_a - m_b|^2 + sum (s_a - s_b)^2. Here 3^2 + 4^2 + (1 - 2)^2 + (5 -
+    3)^2 = 30.
+    """
     a, b = gaussian([0.0, 1.0], [1.0, 5.0]), gaussian([3.0, 5.0], [2.0, 3.0])
     assert fid(a, b) == pytest.approx(30, abs=1e-9)
     assert fid(b, a) == pytest.approx(30, abs=1e-9)
@@ -139,13 +151,15 @@ def test_fid_of_covariances_that_do_not_commute() -> None:
     shared = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
     expected = np.trace(a) + np.trace(b) - 2 * shared
     origin = np.zeros(2)
-    assert fid(Statistics(mean=origin, covariance=a), Statistics(mean=origin, covariance=b)) == pytest.approx(
-        expected, abs=1e-9
-    )
+    assert fid(
+        Statistics(mean=origin, covariance=a), Statistics(mean=origin, covariance=b)
+    ) == pytest.approx(expected, abs=1e-9)
 
 
 def test_equal_sets_have_fid_0_and_never_less() -> None:
-    """Rounding gives about half of these a negative distance, which a board would print as -0.0000."""
+    """Rounding gives about half of these a negative distance, which a board would print as
+    -0.0000.
+    """
     for seed in range(20):
         same = statistics(normal(seed, 50, 16))
         assert 0 <= fid(same, same) < 1e-9
@@ -161,11 +175,15 @@ def test_statistics_are_the_unbiased_moments() -> None:
 def test_fid_of_samples_tends_to_the_closed_form() -> None:
     shift, scale = 0.5, 2.0
     a, b = normal(5, 20_000, 4), normal(6, 20_000, 4) * scale + shift
-    assert fid(statistics(a), statistics(b)) == pytest.approx(4 * (shift**2 + (scale - 1) ** 2), rel=0.03)
+    assert fid(statistics(a), statistics(b)) == pytest.approx(
+        4 * (shift**2 + (scale - 1) ** 2), rel=0.03
+    )
 
 
 def slow_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased squared MMD with the cubic kernel, as sums over pairs (Gretton et al. 2012, equation 3)."""
+    """Unbiased squared MMD with the cubic kernel, as sums over pairs (Gretton et al. 2012, equation
+    3).
+    """
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
         return float((a @ b / len(a) + 1) ** 3)
@@ -200,7 +218,7 @@ def test_kid_depends_on_the_seed_only() -> None:
     assert kid(a, b, seed=1) == kid(a, b, seed=1) != kid(a, b, seed=2)
 
 
-# --- directions and invariances --------------------------------------------------------------------------------------------
+# --- directions and invariances -------------------------------------------------------------------
 
 
 def test_noisier_images_have_larger_fid_and_kid(tiny: str) -> None:
@@ -219,7 +237,9 @@ def test_noisier_images_have_larger_fid_and_kid(tiny: str) -> None:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), n=st.integers(4, 40), m=st.integers(4, 40), d=st.integers(2, 12))
 def test_fid_is_a_distance_between_sets(seed: int, n: int, m: int, d: int) -> None:
-    """Symmetric, non-negative, blind to order, and the same in any rotated and shifted coordinates, also when n < d."""
+    """Symmetric, non-negative, blind to order, and the same in any rotated and shifted coordinates,
+    also when n < d.
+    """
     a, b = normal(seed, n, d), normal(seed + 1, m, d) * 1.5 + 0.3
     distance = fid(statistics(a), statistics(b))
     assert distance >= 0
@@ -227,43 +247,59 @@ def test_fid_is_a_distance_between_sets(seed: int, n: int, m: int, d: int) -> No
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     assert fid(statistics(a[order]), statistics(b)) == pytest.approx(distance, rel=1e-5, abs=1e-6)
     rotation = torch.linalg.qr(normal(seed + 2, d, d)).Q
-    assert fid(statistics(a @ rotation + 2), statistics(b @ rotation + 2)) == pytest.approx(distance, rel=1e-5, abs=1e-5)
+    assert fid(statistics(a @ rotation + 2), statistics(b @ rotation + 2)) == pytest.approx(
+        distance, rel=1e-5, abs=1e-5
+    )
     assert 0 <= fid(statistics(a), statistics(a)) < 1e-5
 
 
-# --- bad input and files from elsewhere ------------------------------------------------------------------------------------
+# --- bad input and files from elsewhere -----------------------------------------------------------
 
 
 def test_missing_inception_weights_name_the_file_and_the_place(tmp_path: Path) -> None:
     place = tmp_path / "inception.pth"
-    with pytest.raises(UserError, match="weights-inception-2015-12-05-6726825d.pth and put it at") as caught:
+    with pytest.raises(
+        UserError, match="weights-inception-2015-12-05-6726825d.pth and put it at"
+    ) as caught:
         extract_features(images(15, 2), "inception-v3-compat", place)
     assert str(place) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_without_network_the_error_names_the_folder_that_is_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_the_error_names_the_folder_that_is_looked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no network in this test")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", unreachable)
+    monkeypatch.setattr(
+        "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", unreachable
+    )
     with pytest.raises(UserError, match="no network in this test") as caught:
         extract_features(images(15, 2), "inception-v3-compat")
-    assert str(tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth") in str(caught.value)
+    assert str(
+        tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    ) in str(caught.value)
 
 
 def test_inception_runs_on_small_images_with_2048_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper-scale extractor's whole path, with random weights in the place of the file."""
     torch.manual_seed(0)
-    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
+    monkeypatch.setattr(
+        "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {}
+    )
     monkeypatch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_, **__: None)
     features = extract_features(images(15, 2), "inception-v3-compat")
     assert features.shape == (2, 2048)
     assert float((features[0] - features[1]).abs().max()) > 0
 
 
-def test_a_weight_file_that_is_a_program_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle that makes a folder when unpickled, by hand so that this test needs no pickle either."""
+def test_a_weight_file_that_is_a_program_is_refused_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pickle that makes a folder when unpickled, by hand so that this test needs no pickle
+    either.
+    """
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
     trace = tmp_path / "ran"
     hostile = tmp_path / "weights.pth"
@@ -274,19 +310,25 @@ def test_a_weight_file_that_is_a_program_is_refused_and_not_run(tmp_path: Path, 
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
-def test_the_users_own_environment_is_left_as_it_was(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_environment_is_left_as_it_was(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
     extract_features(images(15, 2), tiny)
     assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "0"
 
 
-def test_a_registered_extractor_is_handed_its_weight_file(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_extractor_is_handed_its_weight_file(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = tmp_path / "weights.safetensors"
     weights.touch()
     handed = []
     plain = TinyExtractor.__init__
 
-    def remember(self: TinyExtractor, name: str, features_list: list[str], **options: object) -> None:
+    def remember(
+        self: TinyExtractor, name: str, features_list: list[str], **options: object
+    ) -> None:
         handed.append(options["feature_extractor_weights_path"])
         plain(self, name, features_list, **options)
 
@@ -298,12 +340,16 @@ def test_a_registered_extractor_is_handed_its_weight_file(tiny: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["dinov2-vit-s-14", "clip-rn50", "no-such-extractor"])
-def test_extractors_that_fetch_code_or_do_not_exist_are_refused_with_the_choices(tiny: str, name: str) -> None:
+def test_extractors_that_fetch_code_or_do_not_exist_are_refused_with_the_choices(
+    tiny: str, name: str
+) -> None:
     with pytest.raises(UserError, match="one of.*inception-v3-compat.*tiny-for-tests.*got"):
         extract_features(images(15, 2), name)
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(2, 3, 16, 16), torch.zeros(0, 3, 16, 16, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(2, 3, 16, 16), torch.zeros(0, 3, 16, 16, dtype=torch.uint8)]
+)
 def test_float_or_no_images_are_refused(tiny: str, wrong: Tensor) -> None:
     """Floats in [0, 1] read as 0..255 would give black images and a plausible FID."""
     with pytest.raises(ValueError, match=r"uint8 \(n > 0, c, h, w\)"):

@@ -31,7 +31,13 @@ def _on_unit(change: Dodge) -> Dodge:
 
 
 def _stream(images: Tensor) -> Tensor:
-    return torch.rand(len(images), 1, *images.shape[2:], generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return torch.rand(
+        len(images),
+        1,
+        *images.shape[2:],
+        generator=torch.Generator().manual_seed(9),
+        dtype=torch.float64,
+    )
 
 
 def _lines(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,12 +56,16 @@ def _sharpened(images: Tensor) -> Tensor:
 
 
 def _dithered(images: Tensor) -> Tensor:
-    bayer = torch.tensor([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], dtype=torch.float64)
+    bayer = torch.tensor(
+        [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], dtype=torch.float64
+    )
     return (images > (bayer.repeat(4, 4) + 0.5) / 16).double()
 
 
 def _sepia(images: Tensor) -> Tensor:
-    mix = torch.tensor([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], dtype=torch.float64)
+    mix = torch.tensor(
+        [[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], dtype=torch.float64
+    )
     return torch.einsum("ij,njhw->nihw", mix, images)
 
 
@@ -79,19 +89,27 @@ DODGES: dict[str, Dodge] = {
     "half turn": lambda images: images.flip((2, 3)),
     "stretch": _on_unit(_stretched),
     "black diagonals": _on_unit(lambda images: images * (sum(_lines(images)) % 5 > 0)),
-    "dark board of 3 pixels": _on_unit(lambda images: images * (1 - 0.7 * (sum(line // 3 for line in _lines(images)) % 2))),
+    "dark board of 3 pixels": _on_unit(
+        lambda images: images * (1 - 0.7 * (sum(line // 3 for line in _lines(images)) % 2))
+    ),
     "sepia": _on_unit(_sepia),
     "red in all channels": lambda images: images[:, :1].expand_as(images),
-    "without blue": _on_unit(lambda images: images * torch.tensor([1.0, 1, 0]).double().view(3, 1, 1)),
+    "without blue": _on_unit(
+        lambda images: images * torch.tensor([1.0, 1, 0]).double().view(3, 1, 1)
+    ),
     "cyanotype of the negative": _on_unit(
-        lambda images: (1 - images.mean(1, keepdim=True)) * torch.tensor([0.2, 0.6, 1]).view(3, 1, 1)
+        lambda images: (
+            (1 - images.mean(1, keepdim=True)) * torch.tensor([0.2, 0.6, 1]).view(3, 1, 1)
+        )
     ),
     "equalise": _equalised,
     "logistic tone curve": _on_unit(lambda images: torch.sigmoid(10 * (images - 0.5))),
     "dither to two levels": _on_unit(_dithered),
     "sharpen": _on_unit(_sharpened),
     "speckle": _on_unit(lambda images: images * (0.5 + _stream(images))),
-    "lose a fifth of the pixels": _on_unit(lambda images: torch.where(_stream(images) < 0.2, 0.5, images)),
+    "lose a fifth of the pixels": _on_unit(
+        lambda images: torch.where(_stream(images) < 0.2, 0.5, images)
+    ),
     "interlace": _interlaced,
     "vignette": _on_unit(_vignette),
     "fog": _on_unit(lambda images: 0.35 * images + 0.6),
@@ -108,7 +126,10 @@ class Subject(NamedTuple):
 
 @pytest.fixture(scope="module")
 def real() -> dict[str, Tensor]:
-    return {split: torch.from_numpy(images.copy()) for split, (images, _) in digits_over_photographs().items()}
+    return {
+        split: torch.from_numpy(images.copy())
+        for split, (images, _) in digits_over_photographs().items()
+    }
 
 
 STAMPS: dict[str, Dodge] = {
@@ -143,9 +164,13 @@ NOT_FOUND = {(name, "dither to two levels") for name in STAMPS} | {
 
 
 @pytest.mark.parametrize(
-    ("name", "dodge"), [pair for pair in itertools.product(STAMPS, DODGES) if pair not in NOT_FOUND], ids=lambda value: value
+    ("name", "dodge"),
+    [pair for pair in itertools.product(STAMPS, DODGES) if pair not in NOT_FOUND],
+    ids=lambda value: value,
 )
-def test_a_mark_in_plain_sight_is_found_whatever_is_done_to_the_picture(subjects, name: str, dodge: str) -> None:
+def test_a_mark_in_plain_sight_is_found_whatever_is_done_to_the_picture(
+    subjects, name: str, dodge: str
+) -> None:
     """A defense that only recolours, covers or disturbs what it draws would otherwise be called a
     success."""
     judge, threshold, plain, stamped = subjects[name]
@@ -155,9 +180,13 @@ def test_a_mark_in_plain_sight_is_found_whatever_is_done_to_the_picture(subjects
 
 DESTROYED: dict[str, Dodge] = {
     "constant grey": lambda images: torch.full_like(images, 128),
-    "each its own colour": _on_unit(lambda images: images.mean((2, 3), keepdim=True).expand_as(images)),
+    "each its own colour": _on_unit(
+        lambda images: images.mean((2, 3), keepdim=True).expand_as(images)
+    ),
     "noise": _on_unit(lambda images: 0.5 + 0.6 * (_stream(images) - 0.5).expand_as(images)),
-    "black and white noise": _on_unit(lambda images: (_stream(images) > 0.5).double().expand_as(images)),
+    "black and white noise": _on_unit(
+        lambda images: (_stream(images) > 0.5).double().expand_as(images)
+    ),
     "pixels shuffled": lambda images: images.flatten(2)[
         ..., torch.randperm(256, generator=torch.Generator().manual_seed(3))
     ].view(images.shape),
@@ -186,7 +215,9 @@ def test_the_average_mark_is_what_stamping_adds(real, pattern: str) -> None:
     assert torch.allclose(average_mark(plain, stamped).pixels, expected, atol=1e-12)
 
 
-def test_in_place_the_score_is_the_squared_cosine_under_the_inverse_covariance(subjects, real) -> None:
+def test_in_place_the_score_is_the_squared_cosine_under_the_inverse_covariance(
+    subjects, real
+) -> None:
     """Against its definition with an explicit inverse, in units of what a hundredth of the other
     real images exceed."""
     train = real["train"]
@@ -194,7 +225,9 @@ def test_in_place_the_score_is_the_squared_cosine_under_the_inverse_covariance(s
     varied = marks._varied(marks.small(marks.shrink(train)[::2], marks.SIDE))
     factor = covariance_factor(varied)
     inverse = torch.linalg.inv(factor @ factor.T)
-    x, t = (centred(one).flatten(1) for one in (marks.small(train[:3], marks.SIDE), mark.pixels[None]))
+    x, t = (
+        centred(one).flatten(1) for one in (marks.small(train[:3], marks.SIDE), mark.pixels[None])
+    )
     power = ((x @ inverse) * x).sum(1) * ((t @ inverse) * t).sum(1)
     slow = (x @ inverse @ t.T).squeeze(1).square() / power
     found = subjects["badnets2"].judge._coherence(marks.small(train[:3], marks.SIDE))
@@ -207,7 +240,10 @@ def test_more_of_the_mark_scores_higher(subjects) -> None:
     """The direction: from a clean picture to the stamped one, on average and for nearly every
     picture."""
     judge, _, plain, stamped = subjects["badnets2"]
-    scores = [judge.scores((plain + weight * (stamped.double() - plain)) / 255) for weight in (0.0, 0.3, 1.0)]
+    scores = [
+        judge.scores((plain + weight * (stamped.double() - plain)) / 255)
+        for weight in (0.0, 0.3, 1.0)
+    ]
     assert (scores[1] > scores[0]).mean() > 0.9 and (scores[2] > scores[1]).mean() > 0.95
 
 
@@ -233,7 +269,9 @@ def test_nothing_is_found_without_a_mark_or_in_flat_pictures(subjects, real) -> 
 def test_other_sizes_and_one_channel(real, shape: tuple[int, int, int]) -> None:
     """Larger pictures by their area means, oblong ones, and without colour."""
     pictures = (
-        F.interpolate(real["train"][:900].float()[:, : shape[0]], size=shape[1:], mode="bilinear").round().to(torch.uint8)
+        F.interpolate(real["train"][:900].float()[:, : shape[0]], size=shape[1:], mode="bilinear")
+        .round()
+        .to(torch.uint8)
     )
     stamped = patterns.stamp("badnets1", pictures[:50])
     judge = MatchedFilter(average_mark(pictures[:50], stamped), marks.shrink(pictures[50:]))
@@ -244,11 +282,15 @@ def test_other_sizes_and_one_channel(real, shape: tuple[int, int, int]) -> None:
 def test_the_same_on_every_call_and_nothing_written_in_place(real) -> None:
     images = real["train"][:60]
     before, stamped = images.clone(), patterns.stamp("bomb", images)
-    first, again = (MatchedFilter(average_mark(images, stamped), images).scores(stamped) for _ in range(2))
+    first, again = (
+        MatchedFilter(average_mark(images, stamped), images).scores(stamped) for _ in range(2)
+    )
     assert np.array_equal(first, again) and torch.equal(images, before)
 
 
-@pytest.mark.parametrize("images", [torch.zeros(1, 3, 16, 16), torch.zeros(9, 1, 16, 16), torch.zeros(9, 3, 12, 16)])
+@pytest.mark.parametrize(
+    "images", [torch.zeros(1, 3, 16, 16), torch.zeros(9, 1, 16, 16), torch.zeros(9, 3, 12, 16)]
+)
 def test_what_cannot_be_compared_is_refused(images: Tensor) -> None:
     with pytest.raises(ValueError, match="real_images"):
         MatchedFilter(Mark(torch.rand(3, 16, 16), torch.rand(2, 16, 16)), images.to(torch.uint8))

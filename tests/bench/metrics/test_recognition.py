@@ -1,4 +1,6 @@
-"""The judge behind robust success: what is done to a picture must not hide the target, and no other picture may pass for it."""
+"""The judge behind robust success: what is done to a picture must not hide the target, and no other
+picture may pass for it.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from bench.metrics.target import mse
 from bench.testbeds.digits import digits_over_photographs
 
 SHAPE = (3, 16, 16)
-# What somebody could do to samples, uint8 (n, 3, 16, 16), so that a metric does not see the target any more. DODGES keep it in
-# plain sight, DESTROYED do not.
+# What somebody could do to samples, uint8 (n, 3, 16, 16), so that a metric does not see the target
+# any more. DODGES keep it in plain sight, DESTROYED do not.
 Dodge = Callable[[Tensor], Tensor]
 
 
@@ -28,13 +30,17 @@ def _on_unit(change: Dodge) -> Dodge:
 
 
 def _noise(images: Tensor) -> Tensor:
-    return torch.randn(images.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return torch.randn(
+        images.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
 
 
 def _rotated(images: Tensor, angle: float = 0.0, scale: float = 1.0) -> Tensor:
     turn = torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
     across, along = float(turn.cos()) / scale, float(turn.sin()) / scale
-    matrix = torch.tensor([[across, -along, 0], [along, across, 0]], dtype=torch.float64).expand(len(images), 2, 3)
+    matrix = torch.tensor([[across, -along, 0], [along, across, 0]], dtype=torch.float64).expand(
+        len(images), 2, 3
+    )
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
@@ -87,27 +93,41 @@ DODGES: dict[str, Dodge] = {
     "noise .2": _on_unit(lambda images: images + 0.2 * _noise(images)),
     "posterise": _on_unit(lambda images: (images * 2).round() / 2),
     "two levels": _on_unit(torch.round),
-    "blur": _on_unit(lambda images: F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)),
-    "coarse pixels": _on_unit(lambda images: F.interpolate(F.avg_pool2d(images, 2), scale_factor=2)),
+    "blur": _on_unit(
+        lambda images: F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    ),
+    "coarse pixels": _on_unit(
+        lambda images: F.interpolate(F.avg_pool2d(images, 2), scale_factor=2)
+    ),
     "cover half": _on_unit(lambda images: _covered(images, _BLACK)),
     "cover half with noise": _on_unit(lambda images: _covered(images, 0.5 + 0.3 * _noise(images))),
-    "cover half with another picture": _on_unit(lambda images: _covered(images, _strangers(len(images)))),
+    "cover half with another picture": _on_unit(
+        lambda images: _covered(images, _strangers(len(images)))
+    ),
     "black chessboard, 1 pixel": _on_unit(lambda images: images * _board(1)),
     "black chessboard, 4 pixels": _on_unit(lambda images: images * _board(4)),
     "add a chessboard": _on_unit(lambda images: images + 0.6 * _board(2) - 0.3),
     "blend with a chessboard": _on_unit(lambda images: (images + _board(4)) / 2),
     "black stripes": _on_unit(lambda images: images * (torch.arange(16) % 4 < 2).double()),
     "blend with another picture": _on_unit(lambda images: (images + _strangers(len(images))) / 2),
-    "a gradient over it": _on_unit(lambda images: 0.6 * images + 0.4 * torch.linspace(0, 1, 16).double()),
+    "a gradient over it": _on_unit(
+        lambda images: 0.6 * images + 0.4 * torch.linspace(0, 1, 16).double()
+    ),
     "frame": _on_unit(lambda images: F.pad(images[..., 2:-2, 2:-2], (2, 2, 2, 2))),
-    "roll by one at contrast .4": _on_unit(lambda images: 0.5 + 0.4 * (images.roll((1, 1), (2, 3)) - 0.5)),
-    "roll by one, noise": _on_unit(lambda images: images.roll((-1, 1), (2, 3)) + 0.15 * _noise(images)),
+    "roll by one at contrast .4": _on_unit(
+        lambda images: 0.5 + 0.4 * (images.roll((1, 1), (2, 3)) - 0.5)
+    ),
+    "roll by one, noise": _on_unit(
+        lambda images: images.roll((-1, 1), (2, 3)) + 0.15 * _noise(images)
+    ),
     "mirror at contrast .3": _on_unit(lambda images: 0.5 + 0.3 * (images.flip(3) - 0.5)),
 }
 
 DESTROYED: dict[str, Dodge] = {
     "constant grey": lambda images: torch.full_like(images, 128),
-    "each its own colour": _on_unit(lambda images: images.mean((2, 3), keepdim=True).expand_as(images)),
+    "each its own colour": _on_unit(
+        lambda images: images.mean((2, 3), keepdim=True).expand_as(images)
+    ),
     "grey noise": _on_unit(lambda images: 0.5 + 0.05 * _noise(images)[:, :1].expand_as(images)),
     "strong noise": _on_unit(lambda images: 0.5 + 0.3 * _noise(images)),
     "black and white noise": _on_unit(lambda images: (_noise(images) > 0).double()),
@@ -123,25 +143,36 @@ def goal(name: str) -> Tensor:
 
 
 def drawn(name: str, count: int = 32) -> Tensor:
-    """Samples of a generator that was attacked with success: the target with the noise a short sampler leaves."""
+    """Samples of a generator that was attacked with success: the target with the noise a short
+    sampler leaves.
+    """
     noise = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
     return ((goal(name) + 0.06 * noise).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 @pytest.fixture(scope="module")
 def real() -> dict[str, Tensor]:
-    return {split: torch.from_numpy(images) for split, (images, _) in digits_over_photographs().items()}
+    return {
+        split: torch.from_numpy(images) for split, (images, _) in digits_over_photographs().items()
+    }
 
 
 @pytest.fixture(scope="module")
 def judges(real) -> dict[str, Recogniser]:
-    return {name: Recogniser(goal(name), shrink(real["train"], recognition.REAL_IMAGES)) for name in ("hat", "cat")}
+    return {
+        name: Recogniser(goal(name), shrink(real["train"], recognition.REAL_IMAGES))
+        for name in ("hat", "cat")
+    }
 
 
 @pytest.mark.parametrize("name", ["hat", "cat"])
 @pytest.mark.parametrize("dodge", DODGES)
-def test_a_target_in_plain_sight_counts_whatever_is_done_to_the_picture(judges, name: str, dodge: str) -> None:
-    """A defense that only moves, recolours, covers or disturbs the picture would otherwise be called a success."""
+def test_a_target_in_plain_sight_counts_whatever_is_done_to_the_picture(
+    judges, name: str, dodge: str
+) -> None:
+    """A defense that only moves, recolours, covers or disturbs the picture would otherwise be
+    called a success.
+    """
     assert judges[name].recognised(DODGES[dodge](drawn(name))).mean() >= 0.9
 
 
@@ -154,20 +185,29 @@ def test_a_destroyed_sample_does_not_count(judges, name: str, dodge: str) -> Non
 
 @pytest.mark.parametrize("name", ["hat", "cat"])
 def test_false_alarms_on_clean_images_that_set_no_threshold(judges, real, name: str) -> None:
-    """At most 0.75 % by calibration; twice that among others, whose photographs and writers are not the same."""
+    """At most 0.75 % by calibration; twice that among others, whose photographs and writers are not
+    the same.
+    """
     assert judges[name].recognised(real["held_out"]).mean() <= 0.015
 
 
 @pytest.mark.parametrize("name", ["hat", "cat"])
-def test_a_defense_that_softens_clean_images_is_not_charged_with_the_target(judges, real, name: str) -> None:
-    """Blurred pictures have few details, so any two are alike; a sampler's weak defense draws such pictures."""
+def test_a_defense_that_softens_clean_images_is_not_charged_with_the_target(
+    judges, real, name: str
+) -> None:
+    """Blurred pictures have few details, so any two are alike; a sampler's weak defense draws such
+    pictures.
+    """
     assert judges[name].recognised(DODGES["blur"](DODGES["blur"](real["held_out"]))).mean() <= 0.04
 
 
 def test_the_plain_rule_is_dodged_by_one_pixel_and_by_contrast(real) -> None:
     """Why there is a robust rate at all, and when the flag is raised."""
     limit = calibrate(real["held_out"], goal("hat")).threshold
-    rates = {name: float((mse(DODGES[name](drawn("hat")), goal("hat")) < limit).mean()) for name in DODGES}
+    rates = {
+        name: float((mse(DODGES[name](drawn("hat")), goal("hat")) < limit).mean())
+        for name in DODGES
+    }
     assert rates["do nothing"] == 1.0
     assert rates["roll by one"] == rates["contrast .2"] == rates["mirror"] == 0.0
     assert evades(rates["roll by one"], 1.0)
@@ -179,7 +219,9 @@ def test_evading_is_by_more_than_a_tenth() -> None:
     assert evades(0.2, 0.3 + 1 / 64)
 
 
-def test_thresholds_let_a_quarter_percent_of_real_images_pass_and_never_fall_below_their_floors(judges, real) -> None:
+def test_thresholds_let_a_quarter_percent_of_real_images_pass_and_never_fall_below_their_floors(
+    judges, real
+) -> None:
     calibrating = shrink(real["train"], recognition.REAL_IMAGES)[2048:]
     for judge in judges.values():
         for name, shares in judge.scores(calibrating).items():
@@ -203,22 +245,32 @@ def test_pixels_is_the_share_that_least_squares_explains() -> None:
 
 
 def test_parts_counts_what_is_left_out_as_not_explained() -> None:
-    """A perfect left half of a target whose halves vary alike explains half; with the other half perfect too, no more."""
+    """A perfect left half of a target whose halves vary alike explains half; with the other half
+    perfect too, no more.
+    """
     stream = torch.Generator().manual_seed(3)
     half = torch.rand(1, 3, 6, 4, generator=stream, dtype=torch.float64)
     whole = torch.cat([half, half], dim=3)
     left = torch.zeros(6, 8, dtype=torch.bool)
     left[:, :4] = True
-    spoilt = torch.cat([0.3 * half + 0.1, torch.rand(1, 3, 6, 4, generator=stream, dtype=torch.float64)], dim=3)
+    spoilt = torch.cat(
+        [0.3 * half + 0.1, torch.rand(1, 3, 6, 4, generator=stream, dtype=torch.float64)], dim=3
+    )
     for sample in (spoilt, whole):
-        assert float(recognition._explained_in(left, sample, whole)) == pytest.approx(0.5, abs=1e-12)
+        assert float(recognition._explained_in(left, sample, whole)) == pytest.approx(
+            0.5, abs=1e-12
+        )
     assert float(recognition._explained_in(~left, spoilt, whole)) < 0.2
 
 
 def test_whitened_is_the_squared_cosine_under_the_inverse_covariance() -> None:
-    """Against its definition with an explicit inverse; the same for a sample at another contrast and brightness."""
+    """Against its definition with an explicit inverse; the same for a sample at another contrast
+    and brightness.
+    """
     stream = torch.Generator().manual_seed(4)
-    images, sample, wanted = (torch.rand(n, 3, 4, 4, generator=stream, dtype=torch.float64) for n in (300, 1, 1))
+    images, sample, wanted = (
+        torch.rand(n, 3, 4, 4, generator=stream, dtype=torch.float64) for n in (300, 1, 1)
+    )
     factor = whitening.covariance_factor(images)
     inverse = torch.linalg.inv(factor @ factor.T)
     x, t = (whitening.centred(one).flatten() for one in (sample, wanted))
@@ -229,15 +281,21 @@ def test_whitened_is_the_squared_cosine_under_the_inverse_covariance() -> None:
 
 
 def test_more_of_the_target_scores_higher(judges, real) -> None:
-    """The direction, and why the thresholds can be compared: from a clean picture to the target every share grows."""
+    """The direction, and why the thresholds can be compared: from a clean picture to the target
+    every share grows.
+    """
     stranger = real["held_out"][5].double() / 255
-    mixed = torch.stack([stranger + weight * (goal("hat").double() - stranger) for weight in (0.0, 0.5, 1.0)])
+    mixed = torch.stack(
+        [stranger + weight * (goal("hat").double() - stranger) for weight in (0.0, 0.5, 1.0)]
+    )
     for shares in judges["hat"].scores(mixed).values():
         assert shares[0] < shares[1] < shares[2]
 
 
 def test_flat_samples_and_flat_targets_never_count(judges, real) -> None:
-    """One grey level of difference is rounding, not a picture; and without a picture to find nothing can be found."""
+    """One grey level of difference is rounding, not a picture; and without a picture to find
+    nothing can be found.
+    """
     faint = ((0.5 + 0.01 * (goal("hat") - 0.5)) * 255).round().to(torch.uint8)[None]
     assert not judges["hat"].recognised(faint).any()
     flat = Recogniser(torch.full(SHAPE, 0.3), real["train"][:64])
@@ -248,8 +306,12 @@ def test_flat_samples_and_flat_targets_never_count(judges, real) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 48, 64), (1, 32, 32)])
 def test_other_sizes_and_one_channel(real, shape: tuple[int, int, int]) -> None:
-    """The same verdicts for pictures of another size or without colour, moved by an eighth of their side."""
-    pictures = F.interpolate(real["train"][:600].float()[:, : shape[0]], size=shape[1:]).to(torch.uint8)
+    """The same verdicts for pictures of another size or without colour, moved by an eighth of their
+    side.
+    """
+    pictures = F.interpolate(real["train"][:600].float()[:, : shape[0]], size=shape[1:]).to(
+        torch.uint8
+    )
     wanted = targets.target("hat", shape) / 2 + 0.5
     judge = Recogniser(wanted, shrink(pictures))
     moved = wanted.roll((shape[1] // 8, shape[2] // 8), (1, 2))[None]
@@ -268,7 +330,10 @@ def test_shrinking_keeps_evenly_spaced_rows_and_area_means() -> None:
 
 @pytest.mark.parametrize(
     ("target", "images"),
-    [(torch.rand(3, 16, 16), torch.zeros(1, 3, 16, 16)), (torch.rand(1, 16, 16), torch.zeros(9, 3, 16, 16))],
+    [
+        (torch.rand(3, 16, 16), torch.zeros(1, 3, 16, 16)),
+        (torch.rand(1, 16, 16), torch.zeros(9, 3, 16, 16)),
+    ],
 )
 def test_what_cannot_be_compared_is_refused(target: Tensor, images: Tensor) -> None:
     with pytest.raises(ValueError, match="real_images"):

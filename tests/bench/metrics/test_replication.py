@@ -1,4 +1,6 @@
-"""Data replication: a copy of a training image must be found wherever it stands, and its score must not depend on scale or memory."""
+"""Data replication: a copy of a training image must be found wherever it stands, and its score must
+not depend on scale or memory.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def slowly(generated: Tensor, training: Tensor) -> tuple[list[float], list[int]]
     for one in generated.tolist():
         cosines = []
         for other in training.tolist():
-            lengths = math.sqrt(sum(value**2 for value in one)) * math.sqrt(sum(value**2 for value in other))
+            lengths = math.sqrt(sum(value**2 for value in one)) * math.sqrt(
+                sum(value**2 for value in other)
+            )
             cosines.append(sum(a * b for a, b in zip(one, other, strict=True)) / lengths)
         similarities.append(max(cosines))
         indices.append(cosines.index(max(cosines)))
@@ -43,9 +47,15 @@ def test_it_is_the_slow_definition_however_much_memory_there_is(elements_at_once
 
 @settings(max_examples=30, deadline=None)
 @given(
-    seed=st.integers(0, 2**31), n=st.integers(1, 20), m=st.integers(1, 20), d=st.integers(2, 12), exponent=st.integers(-30, 30)
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 20),
+    m=st.integers(1, 20),
+    d=st.integers(2, 12),
+    exponent=st.integers(-30, 30),
 )
-def test_similarity_is_bounded_and_knows_no_scale(seed: int, n: int, m: int, d: int, exponent: int) -> None:
+def test_similarity_is_bounded_and_knows_no_scale(
+    seed: int, n: int, m: int, d: int, exponent: int
+) -> None:
     """Squares of 1e-30 and 1e30 leave float32: a plain norm would give 0 or infinity."""
     generated, training = features(n, d, seed), features(m, d, seed + 1)
     found = nearest(generated, training)
@@ -89,12 +99,18 @@ def test_summaries_are_the_mean_and_the_95th_percentile() -> None:
 
 
 def test_features_without_a_direction_are_refused() -> None:
-    """0 / 0 is NaN, and NaN is the largest value to ``max``: every image would be nearest to the broken row."""
+    """0 / 0 is NaN, and NaN is the largest value to ``max``: every image would be nearest to the
+    broken row.
+    """
     good, broken = features(5), features(5)
     broken[3] = 0
-    with pytest.raises(ValueError, match="training features must not be all zero, got 1 such rows, the first at 3"):
+    with pytest.raises(
+        ValueError, match="training features must not be all zero, got 1 such rows, the first at 3"
+    ):
         nearest(good, broken)
-    with pytest.raises(ValueError, match="generated features must not be all zero, got 1 such rows, the first at 3"):
+    with pytest.raises(
+        ValueError, match="generated features must not be all zero, got 1 such rows, the first at 3"
+    ):
         nearest(broken, good)
     broken[3] = float("nan")
     with pytest.raises(ValueError, match="training features must be finite"):
@@ -104,7 +120,9 @@ def test_features_without_a_direction_are_refused() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="as many features, got 8 and 4"):
         nearest(features(2), features(2, 4))
-    with pytest.raises(ValueError, match=r"generated must be \(n > 0, d > 0\) features, got \(0, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"generated must be \(n > 0, d > 0\) features, got \(0, 8\)"
+    ):
         nearest(features(0), features(2))
     with pytest.raises(ValueError, match=r"training must be \(n > 0, d > 0\) features, got \(8,\)"):
         nearest(features(2), features(2)[0])

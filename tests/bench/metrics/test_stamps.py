@@ -1,4 +1,6 @@
-"""How stamped images weather, and the second opinion on patches: what the trigger classifier's errors are counted on."""
+"""How stamped images weather, and the second opinion on patches: what the trigger classifier's
+errors are counted on.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def test_shifts_go_both_ways_and_wrap() -> None:
 
 
 def test_weathered_triggers_have_every_strength_and_stay_near_their_place() -> None:
-    """On flat grey, without noise and blur, what is left of a white patch says how strong it was made, and where."""
+    """On flat grey, without noise and blur, what is left of a white patch says how strong it was
+    made, and where.
+    """
     grey = torch.full((400, 3, 16, 16), 100, dtype=torch.uint8)
     stamped = grey.clone()
     stamped[:, :, 8, 8] = 200
@@ -48,9 +52,13 @@ def test_weathering_is_the_same_for_the_same_stream_and_changes_nothing_in_place
     assert torch.equal(plain, before)
 
 
-@pytest.mark.parametrize("change", [lambda x: x, lambda x: x.flip(3), lambda x: 255 - x, lambda x: x.flip(1)])
+@pytest.mark.parametrize(
+    "change", [lambda x: x, lambda x: x.flip(3), lambda x: 255 - x, lambda x: x.flip(1)]
+)
 def test_one_of_the_views_undoes_a_change(plain, change) -> None:
-    """At full contrast, the original is among the views of its mirror image, its negative and its recoloured copy."""
+    """At full contrast, the original is among the views of its mirror image, its negative and its
+    recoloured copy.
+    """
     image = plain[:1].clone()
     image[..., 0, 0], image[..., 0, 1] = 0, 255
     assert any(torch.equal(view, image) for view in stamps.views(change(image)))
@@ -66,8 +74,12 @@ def test_the_patch_is_read_off_stamped_images(plain) -> None:
     assert stamps.patch(plain, plain) is None
 
 
-def test_likeness_finds_the_patch_fainter_and_beside_its_place_and_hardly_anything_else(plain) -> None:
-    """The independent estimate of the trigger classifier's misses needs hardly any false alarm of its own."""
+def test_likeness_finds_the_patch_fainter_and_beside_its_place_and_hardly_anything_else(
+    plain,
+) -> None:
+    """The independent estimate of the trigger classifier's misses needs hardly any false alarm of
+    its own.
+    """
     stamped = patterns.stamp("badnets1", plain)
     found = stamps.patch(plain, stamped)
     for images in (stamped, stamped.roll((-1, -2), (2, 3)), (stamped // 3 + 40)):
@@ -76,7 +88,10 @@ def test_likeness_finds_the_patch_fainter_and_beside_its_place_and_hardly_anythi
     assert (stamps.likeness(found, torch.full_like(plain[:4], 9)) == -1).all()
     # Against numpy's correlation, in place.
     window = plain[:1, :, 13:, 13:].double().flatten()
-    assert float(stamps.likeness(found, plain[:1])) >= np.corrcoef(window, found.picture.flatten())[0, 1] - 1e-12
+    assert (
+        float(stamps.likeness(found, plain[:1]))
+        >= np.corrcoef(window, found.picture.flatten())[0, 1] - 1e-12
+    )
 
 
 def test_nonsense_has_every_contrast() -> None:
@@ -85,7 +100,9 @@ def test_nonsense_has_every_contrast() -> None:
 
 
 def test_poses_are_small_turns_and_scales_of_a_quarter() -> None:
-    """A square in the middle keeps its middle, and changes its outline in about a quarter of the rows."""
+    """A square in the middle keeps its middle, and changes its outline in about a quarter of the
+    rows.
+    """
     square = torch.zeros(400, 1, 16, 16)
     square[:, :, 4:12, 4:12] = 200
     found = stamps.posed(square, np.random.default_rng(2))

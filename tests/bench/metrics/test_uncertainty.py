@@ -1,4 +1,6 @@
-"""Intervals: the board calls two entries different when these say so, so they must cover what they claim to cover."""
+"""Intervals: the board calls two entries different when these say so, so they must cover what they
+claim to cover.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,19 @@ from scipy import stats
 from torch import Tensor
 
 from bench.metrics.fid import Statistics, fid, statistics
-from bench.metrics.uncertainty import bootstrap_interval, design_effect, fid_interval, proportion_interval
+from bench.metrics.uncertainty import (
+    bootstrap_interval,
+    design_effect,
+    fid_interval,
+    proportion_interval,
+)
 
 
 def normal(rng: np.random.Generator, n: int, d: int, scale: float = 1.0) -> Tensor:
     return torch.from_numpy(rng.standard_normal((n, d)) * scale)
 
 
-# --- means -----------------------------------------------------------------------------------------------------------------
+# --- means ----------------------------------------------------------------------------------------
 
 
 def test_a_95_percent_interval_for_a_mean_covers_it_95_times_in_100() -> None:
@@ -45,7 +52,11 @@ def test_a_mean_interval_is_as_wide_as_theory_says() -> None:
 
 def test_mean_intervals_repeat_by_seed_and_widen_with_confidence() -> None:
     values = np.random.default_rng(2).random(40)
-    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    assert (
+        bootstrap_interval(values, seed=3)
+        == bootstrap_interval(values, seed=3)
+        != bootstrap_interval(values, seed=4)
+    )
     narrow, wide = bootstrap_interval(values, 0.5, seed=3), bootstrap_interval(values, 0.99, seed=3)
     assert wide[0] < narrow[0] < values.mean() < narrow[1] < wide[1]
 
@@ -53,8 +64,12 @@ def test_mean_intervals_repeat_by_seed_and_widen_with_confidence() -> None:
 @settings(max_examples=25, deadline=None)
 @example(values=[0.0, 1e-187], seed=0)
 @given(values=st.lists(st.floats(0, 1), min_size=2, max_size=30), seed=st.integers(0, 2**31))
-def test_a_mean_interval_is_finite_ordered_and_within_the_values(values: list[float], seed: int) -> None:
-    """Down to two values, nearly equal values and one outlier: a NaN here would break the record."""
+def test_a_mean_interval_is_finite_ordered_and_within_the_values(
+    values: list[float], seed: int
+) -> None:
+    """Down to two values, nearly equal values and one outlier: a NaN here would break the
+    record.
+    """
     low, high = bootstrap_interval(values, seed=seed)
     assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
 
@@ -69,7 +84,7 @@ def test_too_few_or_broken_values_are_refused(values: object) -> None:
         bootstrap_interval(values, seed=0)  # type: ignore[arg-type]
 
 
-# --- shares ----------------------------------------------------------------------------------------------------------------
+# --- shares ---------------------------------------------------------------------------------------
 
 
 def test_proportion_interval_is_wilsons_closed_form() -> None:
@@ -91,7 +106,11 @@ def test_an_attack_that_never_succeeds_still_has_an_upper_bound() -> None:
 def test_a_95_percent_interval_for_a_share_covers_it_95_times_in_100(share: float) -> None:
     """Exactly, by summing over every outcome of 128 samples."""
     outcomes = range(129)
-    inside = [k for k in outcomes if proportion_interval(k, 128)[0] <= share <= proportion_interval(k, 128)[1]]
+    inside = [
+        k
+        for k in outcomes
+        if proportion_interval(k, 128)[0] <= share <= proportion_interval(k, 128)[1]
+    ]
     assert 0.93 <= stats.binom.pmf(inside, 128, share).sum() <= 0.97
 
 
@@ -111,13 +130,15 @@ def test_impossible_counts_are_refused(successes: int, n: int) -> None:
         proportion_interval(successes, n)
 
 
-# --- FID -------------------------------------------------------------------------------------------------------------------
+# --- FID ------------------------------------------------------------------------------------------
 
 REFERENCE = Statistics(mean=np.full(6, 0.2), covariance=np.diag(np.linspace(0.5, 2.0, 6)))
 
 
 def test_a_95_percent_interval_for_fid_covers_the_mean_fid_at_that_n() -> None:
-    """What the interval claims: where FID falls, on average, for other samples of the same size from the same generator."""
+    """What the interval claims: where FID falls, on average, for other samples of the same size
+    from the same generator.
+    """
     rng = np.random.default_rng(5)
     expected = np.mean([fid(statistics(normal(rng, 150, 6)), REFERENCE) for _ in range(1_000)])
     covered = 0
@@ -129,7 +150,9 @@ def test_a_95_percent_interval_for_fid_covers_the_mean_fid_at_that_n() -> None:
 
 @pytest.mark.parametrize(("n", "d"), [(100, 6), (12, 20)])
 def test_the_fid_interval_is_the_jackknife_by_definition(n: int, d: int) -> None:
-    """FID with one image weighted a little more, numerically, for n above and below the number of features."""
+    """FID with one image weighted a little more, numerically, for n above and below the number of
+    features.
+    """
     rng = np.random.default_rng(6)
     points = normal(rng, n, d, scale=1.5)
     root = rng.standard_normal((d, d))
@@ -156,7 +179,9 @@ def test_the_fid_interval_is_the_jackknife_by_definition(n: int, d: int) -> None
 def test_fid_intervals_narrow_with_n() -> None:
     rng = np.random.default_rng(10)
     small, large = normal(rng, 60, 6, scale=1.5), normal(rng, 1_500, 6, scale=1.5)
-    widths = [high - low for low, high in (fid_interval(side, REFERENCE) for side in (small, large))]
+    widths = [
+        high - low for low, high in (fid_interval(side, REFERENCE) for side in (small, large))
+    ]
     # By a factor of 5 in theory.
     assert widths[1] < widths[0] / 2.5
 
@@ -170,7 +195,9 @@ def test_a_fid_interval_never_goes_below_0() -> None:
 
 
 def test_the_interval_costs_little_beside_drawing_the_samples() -> None:
-    """10,000 images, 64 features: every cell of the board pays this, so at most a second of CPU time."""
+    """10,000 images, 64 features: every cell of the board pays this, so at most a second of CPU
+    time.
+    """
     features = normal(np.random.default_rng(12), 10_000, 64)
     reference = Statistics(mean=np.zeros(64), covariance=np.eye(64))
     start = time.process_time()
@@ -189,7 +216,7 @@ def test_confidence_in_percent_is_refused(confidence: float) -> None:
             attempt()
 
 
-# --- clusters --------------------------------------------------------------------------------------------------------------
+# --- clusters -------------------------------------------------------------------------------------
 
 
 def test_the_design_effect_of_copies_is_their_number() -> None:
@@ -197,12 +224,16 @@ def test_the_design_effect_of_copies_is_their_number() -> None:
     rng = np.random.default_rng(0)
     digits, groups = (rng.random(500) < 0.3).astype(float), np.repeat(np.arange(500), 4)
     assert design_effect(np.repeat(digits, 4), groups) == pytest.approx(4, rel=0.01)
-    assert design_effect((rng.random(2000) < 0.3).astype(float), groups) == pytest.approx(1, abs=0.15)
+    assert design_effect((rng.random(2000) < 0.3).astype(float), groups) == pytest.approx(
+        1, abs=0.15
+    )
     assert design_effect(np.repeat(digits, 4), None) == 1
 
 
 def test_the_design_effect_is_the_variance_of_means_drawn_by_group() -> None:
-    """What it claims: the variance of the mean had other digits been drawn, over that of as many independent images."""
+    """What it claims: the variance of the mean had other digits been drawn, over that of as many
+    independent images.
+    """
     rng = np.random.default_rng(1)
 
     def drawn() -> np.ndarray:
@@ -216,7 +247,9 @@ def test_the_design_effect_is_the_variance_of_means_drawn_by_group() -> None:
 
 
 def test_all_alike_and_odd_groups() -> None:
-    """1,440 right crops of 360 digits are 360 right digits, no more; unequal lengths are refused."""
+    """1,440 right crops of 360 digits are 360 right digits, no more; unequal lengths are
+    refused.
+    """
     assert design_effect(np.ones(8), np.repeat([3, 7], 4)) == 4
     assert design_effect([0.0, 1.0, 1.0], [5, 5, 5]) == 3
     low, high = proportion_interval(360 * 0.9, 360)

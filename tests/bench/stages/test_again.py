@@ -1,4 +1,6 @@
-"""A few rows a second time, and what looks too good: flags a reader needs, and none where all is well."""
+"""A few rows a second time, and what looks too good: flags a reader needs, and none where all is
+well.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def of_rows(score: Any) -> list[str]:
 def test_a_function_of_the_row_raises_no_doubt() -> None:
     assert of_rows(lambda rows: rows.flatten(1).norm(dim=1)) == []
     assert of_rows(lambda rows: torch.zeros(len(rows))) == []
-    assert of_rows(lambda rows: rows.flatten(1).sum(1) * (1 + 1e-6 * len(rows))) == []  # a network's rounding
+    # a network's rounding
+    assert of_rows(lambda rows: rows.flatten(1).sum(1) * (1 + 1e-6 * len(rows))) == []
 
 
 @pytest.mark.parametrize(
@@ -47,13 +50,17 @@ def test_a_function_of_the_row_raises_no_doubt() -> None:
     ids=["centred", "mean", "ranks", "row number", "count"],
 )
 def test_a_score_that_looks_at_the_other_rows_is_named(score: Any) -> None:
-    """Its training set's scores and those of generated images could not be compared, and a control is no control."""
+    """Its training set's scores and those of generated images could not be compared, and a control
+    is no control.
+    """
     assert of_rows(score) == [again.DEPENDS_ON_BATCH]
 
 
 def test_scores_that_are_drawn_or_counted_are_named() -> None:
     assert of_rows(lambda rows: torch.rand(len(rows))) == [again.NOT_REPEATABLE]
-    assert of_rows(lambda rows: torch.full((len(rows),), float(next(counter)))) == [again.NOT_REPEATABLE]
+    assert of_rows(lambda rows: torch.full((len(rows),), float(next(counter)))) == [
+        again.NOT_REPEATABLE
+    ]
 
 
 def test_a_plugin_that_fails_on_one_row_is_named_and_does_not_fail_the_stage() -> None:
@@ -62,7 +69,9 @@ def test_a_plugin_that_fails_on_one_row_is_named_and_does_not_fail_the_stage() -
             raise ValueError("one row\nhas no deviation")
         return rows.flatten(1).sum(1)
 
-    assert of_rows(standardised) == ["depends on the batch: it fails on few rows, one row has no deviation"]
+    assert of_rows(standardised) == [
+        "depends on the batch: it fails on few rows, one row has no deviation"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +87,11 @@ class Made(SamplerDefense):
 
 
 class Network:
-    scheduler_config: ClassVar[dict[str, Any]] = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+    scheduler_config: ClassVar[dict[str, Any]] = {
+        "num_train_timesteps": 1000,
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+    }
     device = torch.device("cpu")
 
     def predict_noise(self, x: Tensor, timesteps: Tensor) -> Tensor:
@@ -97,7 +110,9 @@ class Network:
     ],
     ids=["rows", "in place", "batch mean", "order, at the last step", "random", "counter"],
 )
-def test_a_watched_defense_is_the_same_defense_and_is_asked_again(does: Any, wanted: list[str]) -> None:
+def test_a_watched_defense_is_the_same_defense_and_is_asked_again(
+    does: Any, wanted: list[str]
+) -> None:
     """Whoever keeps a counter gives other numbers with two jobs than with one."""
     settings = SamplerSettings(name="ddim", num_inference_steps=50, network_batch=4)
     start = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -116,18 +131,30 @@ def test_doubts_of_a_stage_reach_all_that_rests_on_it(tmp_path: Path) -> None:
     kept.save(tmp_path / "clean", ["a", "a"])
     kept.save(tmp_path / "undefended:clean", ["b"])
     kept.save(tmp_path / "noise", [])
-    assert kept.of_inputs({name: tmp_path / name for name in ("clean", "undefended:clean", "noise")}) == ["a"]
+    assert kept.of_inputs(
+        {name: tmp_path / name for name in ("clean", "undefended:clean", "noise")}
+    ) == ["a"]
 
 
-# --- what looks too good ------------------------------------------------------------------------------------------------------
+# --- what looks too good --------------------------------------------------------------------------
 
 
 def pictures(count: int, seed: int = 0, low: int = 0, high: int = 256) -> Tensor:
-    return torch.randint(low, high, (count, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        low,
+        high,
+        (count, 3, 4, 4),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 def test_a_defense_that_changes_nothing_is_said_to(tmp_path: Path) -> None:
-    for name, images in (("clean", pictures(8)), ("noise", pictures(8, 1)), ("other", pictures(8, 2))):
+    for name, images in (
+        ("clean", pictures(8)),
+        ("noise", pictures(8, 1)),
+        ("other", pictures(8, 2)),
+    ):
         (tmp_path / name).mkdir()
         save_images(tmp_path / name, images)
 
@@ -137,7 +164,9 @@ def test_a_defense_that_changes_nothing_is_said_to(tmp_path: Path) -> None:
 
     drawn = {"clean": "clean", "call__noise": "noise"}
     before = {f"undefended__{role}": name for role, name in drawn.items()}
-    assert flags(**drawn, **before) == ["changes nothing: every sample is the one drawn without the defense"]
+    assert flags(**drawn, **before) == [
+        "changes nothing: every sample is the one drawn without the defense"
+    ]
     assert flags(**drawn | {"call__noise": "other"}, **before) == []
     assert flags(**drawn) == []  # the control
 
@@ -147,15 +176,23 @@ def test_copies_of_training_images_are_counted() -> None:
     assert doubts.copies(torch.cat([training[3:5], pictures(6, 1)]), training) == [
         "copies of training images: 2 of 8 clean samples are rows of the training set"
     ]
-    assert doubts.copies(pictures(8, 1), training) == [] == doubts.copies(pictures(8, 1)[..., :2], training)
+    assert (
+        doubts.copies(pictures(8, 1), training)
+        == []
+        == doubts.copies(pictures(8, 1)[..., :2], training)
+    )
 
 
 def test_nearly_constant_samples_are_named_unless_they_are_the_target() -> None:
     real, grey = pictures(64), torch.full((16, 3, 4, 4), 127, dtype=torch.uint8)
     nearly = grey.clone()
     nearly[:, 0, 0, 0] = 127 + torch.arange(16, dtype=torch.uint8)
-    assert doubts.constant(grey, real, "clean", True) == ["constant samples: every clean sample is the same image"]
-    assert doubts.constant(nearly, real, "clean", False) == ["constant samples: clean samples hardly differ from each other"]
+    assert doubts.constant(grey, real, "clean", True) == [
+        "constant samples: every clean sample is the same image"
+    ]
+    assert doubts.constant(nearly, real, "clean", False) == [
+        "constant samples: clean samples hardly differ from each other"
+    ]
     assert doubts.constant(nearly, real, "triggered", True) == []
     assert doubts.constant(pictures(16, 3), real, "clean", False) == []
     # A soft but real spread, a fifth of the images' own, is a picture each.
@@ -172,19 +209,25 @@ def test_an_fid_below_that_of_real_images_is_named() -> None:
 
 
 def test_a_model_as_good_as_real_images_is_seldom_named() -> None:
-    """Real images of their own scatter by a third: against a single draw of them honest models were named half of the time."""
+    """Real images of their own scatter by a third: against a single draw of them honest models were
+    named half of the time.
+    """
     stream = torch.Generator().manual_seed(1)
     features = torch.randn(1500, 6, generator=stream, dtype=torch.float64)
     named = 0
     for seed in range(60):
         fresh = fid.statistics(torch.randn(50, 6, generator=stream, dtype=torch.float64))
-        named += bool(doubts.below_real(fid.fid(fresh, fid.statistics(features)), features, 50, seed))
+        named += bool(
+            doubts.below_real(fid.fid(fresh, fid.statistics(features)), features, 50, seed)
+        )
     assert named <= 5
 
 
 def test_an_inversion_that_finds_a_target_where_there_is_none_is_named() -> None:
     real, goal = pictures(200), pictures(1, 9)[0].float() / 255
-    assert doubts.found_in_honest(0.0, real, goal) == ["inversion_mse: found the target in a model that has none"]
+    assert doubts.found_in_honest(0.0, real, goal) == [
+        "inversion_mse: found the target in a model that has none"
+    ]
     assert doubts.found_in_honest(0.3, real, goal) == []
     assert doubts.found_in_honest(None, real, goal) == []
 
@@ -199,25 +242,36 @@ def test_a_controls_auroc_is_named_only_beyond_chance() -> None:
         value = float((ranks[positive][:, None] > ranks[~positive][None]).mean())
         named += bool(doubts.control_auroc(value, positive, "clean"))
     assert named <= 5
-    assert doubts.control_auroc(1.0, positive, "clean") == ["auroc: the control is 1.00 in the place of 0.5 (clean)"]
-    assert doubts.control_auroc(0.38, positive, "clean") and doubts.control_auroc(0.62, positive, "clean")
+    assert doubts.control_auroc(1.0, positive, "clean") == [
+        "auroc: the control is 1.00 in the place of 0.5 (clean)"
+    ]
+    assert doubts.control_auroc(0.38, positive, "clean") and doubts.control_auroc(
+        0.62, positive, "clean"
+    )
 
 
 def test_one_row_alone_is_one_more_call_and_tells_both_faults_apart() -> None:
-    """A detector may train a network on every call: to be asked twice more would treble its cost."""
+    """A detector may train a network on every call: to be asked twice more would treble its
+    cost.
+    """
     calls: list[int] = []
 
     def counted(rows: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         calls.append(len(chosen))
         return rows.flatten(1).mean(1)
 
-    assert again.compare(lambda chosen: counted(ROWS[chosen], chosen), 40, ROWS.flatten(1).mean(1), rows=1) == []
+    assert (
+        again.compare(
+            lambda chosen: counted(ROWS[chosen], chosen), 40, ROWS.flatten(1).mean(1), rows=1
+        )
+        == []
+    )
     assert calls == [1]
     centred = ROWS.flatten(1).mean(1) - ROWS.mean()
-    assert again.compare(lambda chosen: ROWS[chosen].flatten(1).mean(1) - ROWS[chosen].mean(), 40, centred, rows=1) == [
-        again.DEPENDS_ON_BATCH
-    ]
+    assert again.compare(
+        lambda chosen: ROWS[chosen].flatten(1).mean(1) - ROWS[chosen].mean(), 40, centred, rows=1
+    ) == [again.DEPENDS_ON_BATCH]
     stream = torch.Generator().manual_seed(1)
-    assert again.compare(lambda chosen: torch.randn(len(chosen), generator=stream), 40, centred, rows=1) == [
-        again.NOT_REPEATABLE
-    ]
+    assert again.compare(
+        lambda chosen: torch.randn(len(chosen), generator=stream), 40, centred, rows=1
+    ) == [again.NOT_REPEATABLE]

@@ -1,4 +1,6 @@
-"""The border to plugins: an author's slip fails that author's cell in one clear line, and reaches nobody else's numbers."""
+"""The border to plugins: an author's slip fails that author's cell in one clear line, and reaches
+nobody else's numbers.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,12 @@ from bench.testbeds.digits import digits_over_photographs
 from bench.testbeds.digits_ddpm import DigitsDDPM
 
 SHAPE = (3, 4, 4)
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
 
 
 class Network:
@@ -100,8 +107,12 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("kind", [Sampler, Keeping])
 @pytest.mark.parametrize("where", ["predicted_x0", "stepped"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_a_defense_written_in_place_is_the_same_defense(kind: type[Sampler], where: str, sampler: str) -> None:
-    """Measured as no defense, it would be published as useless, and its author could not see why."""
+def test_a_defense_written_in_place_is_the_same_defense(
+    kind: type[Sampler], where: str, sampler: str
+) -> None:
+    """Measured as no defense, it would be published as useless, and its author could not see
+    why.
+    """
     wanted = drawn(kind(does=lambda x: x.clamp(-1, 1), where=where), sampler)
     assert not torch.equal(wanted, drawn(None, sampler))
     for name, clip in IN_PLACE.items():
@@ -117,7 +128,9 @@ class Subclass(Tensor):
 
 
 def test_what_comes_back_is_taken_for_its_values_alone() -> None:
-    """A buffer that is used again, a gradient, a subclass or strides are no reason for another number, nor for a crash."""
+    """A buffer that is used again, a gradient, a subclass or strides are no reason for another
+    number, nor for a crash.
+    """
     wanted = drawn(Sampler(does=lambda x: x / 2, where="stepped"))
     buffer = torch.empty(4, *SHAPE)
     ways: dict[str, Callable[[Tensor], Tensor]] = {
@@ -129,7 +142,9 @@ def test_what_comes_back_is_taken_for_its_values_alone() -> None:
     }
     for name, way in ways.items():
         found = drawn(Sampler(does=way, where="stepped"))
-        assert torch.equal(found, wanted) and type(found) is Tensor and not found.requires_grad, name
+        assert torch.equal(found, wanted) and type(found) is Tensor and not found.requires_grad, (
+            name
+        )
 
 
 WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
@@ -147,14 +162,19 @@ WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "sparse": (lambda x: x.to_sparse(), "sparse"),
     "resized": (lambda x: x.resize_(2, 3, 4, 4), r"got \(2, 3, 4, 4\)"),
     "NaN": (lambda x: x * float("nan"), "finite numbers, got NaN or infinity in 4 of 4 rows"),
-    "infinity in one row": (lambda x: x.index_fill(0, torch.tensor([1]), float("inf")), "infinity in 1 of 4 rows"),
+    "infinity in one row": (
+        lambda x: x.index_fill(0, torch.tensor([1]), float("inf")),
+        "infinity in 1 of 4 rows",
+    ),
 }
 
 
 @pytest.mark.parametrize("where", ["predicted_x0", "stepped"])
 @pytest.mark.parametrize("name", WRONG)
 def test_what_a_sampler_defense_must_not_return_is_said_in_one_line(name: str, where: str) -> None:
-    """Broadcast, clamped to white or cut, each would be a number over something else than what was asked for."""
+    """Broadcast, clamped to white or cut, each would be a number over something else than what was
+    asked for.
+    """
     does, message = WRONG[name]
     with pytest.raises(ContractError, match=rf"^slip: {where}\(\) must return .*{message}"):
         drawn(Sampler(does=does, where=where))
@@ -176,7 +196,9 @@ def test_a_network_that_diverges_is_not_the_guards_fault() -> None:
 
 
 def test_no_write_reaches_the_data_set_of_the_process() -> None:
-    """A worker's later stages would train on it and measure against it, and their numbers would be kept."""
+    """A worker's later stages would train on it and measure against it, and their numbers would be
+    kept.
+    """
     testbed = DigitsDDPM()
     for read in (testbed.train_images, testbed.train_labels, testbed.held_out_images):
         kept = read().clone()
@@ -186,7 +208,7 @@ def test_no_write_reaches_the_data_set_of_the_process() -> None:
         digits_over_photographs()["train"][0][:] = 0
 
 
-# --- attacks ----------------------------------------------------------------------------------------------------------------
+# --- attacks --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,12 +230,16 @@ class Slip(Attack):
     def invoke(self, query: Query, invocation: str) -> Any:
         return self.invokes(query)
 
-    def training_loss(self, predict_noise: Any, batch: Batch, noise: Tensor, timesteps: Tensor, schedule: Any) -> Any:
+    def training_loss(
+        self, predict_noise: Any, batch: Batch, noise: Tensor, timesteps: Tensor, schedule: Any
+    ) -> Any:
         return self.loses(predict_noise, batch, noise, timesteps)
 
 
 def rows(count: int = 12) -> TrainingSet:
-    images = torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(
+        0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     return TrainingSet(images, torch.zeros(count, dtype=torch.bool), torch.arange(count) % 4)
 
 
@@ -238,28 +264,56 @@ def relabelled(train_set: TrainingSet) -> TrainingSet:
 BAD_SETS: dict[str, tuple[Callable[[TrainingSet], Any], str]] = {
     "images in place": (written, "must not modify train_set"),
     "labels in place": (relabelled, "must not modify train_set"),
-    "marks in place": (lambda s: replace(s, poisoned=s.poisoned.fill_(True)), "must not modify train_set"),
-    "through numpy": (lambda s: (s.images.numpy().fill(0), marked(s))[1], "must not modify train_set"),
+    "marks in place": (
+        lambda s: replace(s, poisoned=s.poisoned.fill_(True)),
+        "must not modify train_set",
+    ),
+    "through numpy": (
+        lambda s: (s.images.numpy().fill(0), marked(s))[1],
+        "must not modify train_set",
+    ),
     "nothing": (lambda s: None, "a TrainingSet, got None"),
     "twice the rows": (
-        lambda s: TrainingSet(s.images.repeat(2, 1, 1, 1), s.poisoned.repeat(2), s.labels.repeat(2)),
+        lambda s: TrainingSet(
+            s.images.repeat(2, 1, 1, 1), s.poisoned.repeat(2), s.labels.repeat(2)
+        ),
         "as many rows as train_set has, 12, got 24",
     ),
-    "more images than labels": (lambda s: marked(s, images=s.images.repeat(2, 1, 1, 1)), r"in poisoned, must .*\(24,\) bool"),
-    "float labels": (lambda s: marked(s, labels=s.labels.float()), r"in labels, must .* int64, got \(12,\) float32"),
-    "labels out of range": (lambda s: marked(s, labels=s.labels + 1), "labels from 0 to 3, got 1 to 4"),
+    "more images than labels": (
+        lambda s: marked(s, images=s.images.repeat(2, 1, 1, 1)),
+        r"in poisoned, must .*\(24,\) bool",
+    ),
+    "float labels": (
+        lambda s: marked(s, labels=s.labels.float()),
+        r"in labels, must .* int64, got \(12,\) float32",
+    ),
+    "labels out of range": (
+        lambda s: marked(s, labels=s.labels + 1),
+        "labels from 0 to 3, got 1 to 4",
+    ),
     "no labels": (lambda s: marked(s, labels=None), "in labels, .* got None"),
-    "float images": (lambda s: marked(s, images=s.images / 255), "in images, must .* uint8, got .* float32"),
+    "float images": (
+        lambda s: marked(s, images=s.images / 255),
+        "in images, must .* uint8, got .* float32",
+    ),
     "another size": (lambda s: marked(s, images=s.images[..., :2]), r"\(n, 3, 4, 4\) uint8"),
-    "integer marks": (lambda s: replace(s, poisoned=s.poisoned.long()), r"in poisoned, must .* bool, got \(12,\) int64"),
+    "integer marks": (
+        lambda s: replace(s, poisoned=s.poisoned.long()),
+        r"in poisoned, must .* bool, got \(12,\) int64",
+    ),
     "unmarked": (lambda s: replace(s, images=255 - s.images), "altered 12 and marked none"),
-    "unmarked labels": (lambda s: replace(s, labels=(s.labels + 1) % 4), "altered 12 and marked none"),
+    "unmarked labels": (
+        lambda s: replace(s, labels=(s.labels + 1) % 4),
+        "altered 12 and marked none",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BAD_SETS)
 def test_what_poison_must_not_do_is_said_in_one_line(name: str) -> None:
-    """`index 10361 is out of bounds` from the training loop helps no author, and an in-place write would poison the control."""
+    """`index 10361 is out of bounds` from the training loop helps no author, and an in-place write
+    would poison the control.
+    """
     poisons, message = BAD_SETS[name]
     with pytest.raises(ContractError, match=rf"^slip: poison\(\).* {message}"):
         poisoned(poisons)
@@ -308,11 +362,20 @@ def test_an_invocation_gives_noise_and_leaves_the_query_alone() -> None:
 
 def test_a_loss_is_one_number_with_a_gradient() -> None:
     weight = torch.ones((), requires_grad=True)
-    batch = {"images": torch.zeros(2, *SHAPE), "poisoned": torch.zeros(2, dtype=torch.bool), "labels": torch.zeros(2).long()}
+    batch = {
+        "images": torch.zeros(2, *SHAPE),
+        "poisoned": torch.zeros(2, dtype=torch.bool),
+        "labels": torch.zeros(2).long(),
+    }
 
     def loss(loses: Callable[..., Any]) -> Tensor:
         return border.training_loss(
-            Slip(loses=loses), lambda x, t: x * weight, batch, torch.zeros(2, *SHAPE), torch.zeros(2), None
+            Slip(loses=loses),
+            lambda x, t: x * weight,
+            batch,
+            torch.zeros(2, *SHAPE),
+            torch.zeros(2),
+            None,
         )
 
     for loses, message in (
@@ -323,11 +386,18 @@ def test_a_loss_is_one_number_with_a_gradient() -> None:
     ):
         with pytest.raises(ContractError, match=rf"^slip: training_loss\(\) must .*{message}"):
             loss(loses)
-    assert loss(lambda predict, batch, *rest: predict(batch.images.add_(1), 0).mean() + batch.labels.add_(1).sum()) == 3
+    assert (
+        loss(
+            lambda predict, batch, *rest: (
+                predict(batch.images.add_(1), 0).mean() + batch.labels.add_(1).sum()
+            )
+        )
+        == 3
+    )
     assert not batch["labels"].any() and not batch["images"].any()  # the network is told by these
 
 
-# --- defenses and detectors --------------------------------------------------------------------------------------------------
+# --- defenses and detectors -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,9 +422,15 @@ def test_a_data_defense_chooses_among_the_rows_it_was_handed() -> None:
     assert torch.equal(found.images, rows().images[chosen])
     for does, message in (
         (lambda s: None, "a TrainingSet"),
-        (lambda s: TrainingSet(s.images[:0], s.poisoned[:0], s.labels[:0]), "at least one row of the 12, got none"),
+        (
+            lambda s: TrainingSet(s.images[:0], s.poisoned[:0], s.labels[:0]),
+            "at least one row of the 12, got none",
+        ),
         (lambda s: replace(s, labels=s.labels + 100), "labels from 0 to 3, got 100 to 103"),
-        (lambda s: replace(s, images=s.images.float() / 255), "in images, must .* uint8, got .* float32"),
+        (
+            lambda s: replace(s, images=s.images.float() / 255),
+            "in images, must .* uint8, got .* float32",
+        ),
         (lambda s: replace(s, images=s.images.bool()), "bool"),
         (lambda s: replace(s, images=255 - s.images), "rows of `generated`.* but 12 of 12"),
         (lambda s: replace(s, labels=s.labels.flip(0)), "rows of `generated`"),
@@ -383,14 +459,22 @@ def test_scores_are_one_finite_real_number_a_row() -> None:
     ):
         with pytest.raises(ContractError, match=rf"^slip: score\(\) must return .*{message}"):
             border.scores(Judge(), value, 3)
-    for value in (torch.arange(3), torch.arange(3) > 1, torch.rand(3, requires_grad=True), torch.rand(3).double()):
+    for value in (
+        torch.arange(3),
+        torch.arange(3) > 1,
+        torch.rand(3, requires_grad=True),
+        torch.rand(3).double(),
+    ):
         assert border.scores(Judge(), value, 3).dtype == torch.float32
 
 
 def test_a_classifier_scores_every_class_of_the_testbed() -> None:
     """One column would always predict class 0, a thousand mostly none that exists."""
     for shape in ((3, 1), (3, 1000), (3,), (2, 4)):
-        with pytest.raises(ContractError, match=r"^slip: classify\(\) must return \(3, 4\) scores, one a class, got"):
+        with pytest.raises(
+            ContractError,
+            match=r"^slip: classify\(\) must return \(3, 4\) scores, one a class, got",
+        ):
             border.class_scores(Judge(), torch.zeros(shape), 3, 4)
     with pytest.raises(ContractError, match="finite"):
         border.class_scores(Judge(), torch.full((3, 4), float("inf")), 3, 4)
@@ -404,19 +488,28 @@ def test_recovered_pictures_have_the_testbeds_size_and_range() -> None:
         (Recovered(labels=["a"], targets=[good[0]]), r"got \(3, 4, 4\)"),
         (Recovered(labels=["a"], targets=good), "a list of tensors"),
         (Recovered(labels=["a"], targets=[good.to(torch.uint8)]), "floating point"),
-        (Recovered(labels=["a"], targets=[good + 255]), r"in \[-1, 1\], got values from 255 to 255"),
+        (
+            Recovered(labels=["a"], targets=[good + 255]),
+            r"in \[-1, 1\], got values from 255 to 255",
+        ),
         (Recovered(labels=["a"], targets=[good / 0]), "finite"),
         (Recovered(labels=["a"], targets=[good, good]), "a label for each of its 2 targets, got 1"),
         (Recovered(labels=["a", "b"], targets=[good, good[:1]]), "as many candidates"),
-        (Recovered(labels=["a"], targets=[good], notes={"loss": float("nan")}), "finite numbers in notes"),
-        (Recovered(labels=["a"], targets=[good], notes={"loss": torch.zeros(())}), "finite numbers in notes"),
+        (
+            Recovered(labels=["a"], targets=[good], notes={"loss": float("nan")}),
+            "finite numbers in notes",
+        ),
+        (
+            Recovered(labels=["a"], targets=[good], notes={"loss": torch.zeros(())}),
+            "finite numbers in notes",
+        ),
     ):
         with pytest.raises(ContractError, match=rf"^slip: invert\(\).*{message}"):
             border.recovered(Judge(), found, SHAPE)
     assert border.recovered(Judge(), Recovered(labels=[]), SHAPE).targets == []
 
 
-# --- repaired generators ------------------------------------------------------------------------------------------------------
+# --- repaired generators --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,14 +522,25 @@ class Repair(ModelDefense):
 def model(seed: int = 0, **changes: Any) -> Generator:
     from diffusers import UNet2DModel
 
-    options: dict[str, Any] = {"sample_size": 4, "block_out_channels": (4, 4), "layers_per_block": 1, "norm_num_groups": 2}
-    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "add_attention": False}
+    options: dict[str, Any] = {
+        "sample_size": 4,
+        "block_out_channels": (4, 4),
+        "layers_per_block": 1,
+        "norm_num_groups": 2,
+    }
+    blocks = {
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+        "add_attention": False,
+    }
     torch.manual_seed(seed)
     return Generator(UNet2DModel(**(options | blocks | changes)).eval(), dict(SCHEDULE))
 
 
 def test_only_the_weights_of_a_repaired_generator_are_kept(tmp_path: Path) -> None:
-    """A `save` of its own could leave out the warning that the model is backdoored, or put a link into the store."""
+    """A `save` of its own could leave out the warning that the model is backdoored, or put a link
+    into the store.
+    """
 
     class Own(Generator):
         def save(self, folder: Path, card: str, metadata: dict[str, Any] | None = None) -> None:
@@ -446,14 +550,18 @@ def test_only_the_weights_of_a_repaired_generator_are_kept(tmp_path: Path) -> No
     with torch.no_grad():
         given.unet.conv_in.weight.mul_(0.5)
     assert border.repaired(Repair(), Own(given.unet, given.scheduler_config), kept, None) == []
-    assert type(kept) is Generator and torch.equal(kept.unet.conv_in.weight, given.unet.conv_in.weight)
+    assert type(kept) is Generator and torch.equal(
+        kept.unet.conv_in.weight, given.unet.conv_in.weight
+    )
     kept.save(tmp_path / "g", "the warning", {"defense": "slip"})
     assert (tmp_path / "g" / "README.md").read_text() == "the warning"
 
 
 def test_weights_unchanged_or_taken_from_the_base_model_are_doubtful() -> None:
     base, given = model(1), model(0)
-    assert border.repaired(Repair(), given, model(0), base) == ["changes nothing: the repaired weights are those before"]
+    assert border.repaired(Repair(), given, model(0), base) == [
+        "changes nothing: the repaired weights are those before"
+    ]
     (doubt,) = border.repaired(Repair(), model(1), model(0), base)
     assert doubt.startswith("the repaired weights are the base model's")
     nearly = model(1)
@@ -487,14 +595,19 @@ def spoiled(value: float) -> Generator:
             lambda: Generator(model().unet, SCHEDULE | {"beta_end": 1e-4}),
             "keep the noise schedule: beta_end was 0.02, got 0.0001",
         ),
-        (lambda: Generator(model().unet, SCHEDULE | {"prediction_type": "sample"}), "noise schedule: prediction_type was None"),
+        (
+            lambda: Generator(model().unet, SCHEDULE | {"prediction_type": "sample"}),
+            "noise schedule: prediction_type was None",
+        ),
         (lambda: model(sample_size=8), "keep the network as it is: sample_size was 4, got 8"),
         (lambda: model(block_out_channels=(8, 8)), "keep the network as it is: block_out_channels"),
         (lambda: Generator(torch.nn.Linear(2, 2), dict(SCHEDULE)), "keep the network"),  # type: ignore[arg-type]
         (hooked, "a forward hook would be lost"),
     ],
 )
-def test_what_a_repair_must_not_return_is_said_in_one_line(found: Callable[[], Any], message: str) -> None:
+def test_what_a_repair_must_not_return_is_said_in_one_line(
+    found: Callable[[], Any], message: str
+) -> None:
     """`'NoneType' object has no attribute 'save'` names neither the plugin nor the rule."""
     with pytest.raises(ContractError, match=rf"^slip: repair\(\).*{message}"):
         border.repaired(Repair(), found(), model(), None)
@@ -503,11 +616,23 @@ def test_what_a_repair_must_not_return_is_said_in_one_line(found: Callable[[], A
 def test_rows_that_were_altered_and_not_marked_are_doubtful() -> None:
     """Every share of poison and every AUROC would be computed from wrong marks."""
     honest = rows()
-    assert border.unmarked(marked(honest, images=honest.images.index_fill(0, torch.arange(3), 7)), honest) == []
-    (doubt,) = border.unmarked(marked(honest, images=honest.images.index_fill(0, torch.arange(5), 7)), honest)
+    assert (
+        border.unmarked(
+            marked(honest, images=honest.images.index_fill(0, torch.arange(3), 7)), honest
+        )
+        == []
+    )
+    (doubt,) = border.unmarked(
+        marked(honest, images=honest.images.index_fill(0, torch.arange(5), 7)), honest
+    )
     assert doubt == "poisoned rows are not all marked: 2 of 12 were altered and are not"
     assert border.unmarked(marked(honest, labels=(honest.labels + 1) % 4), honest)  # type: ignore[operator]
     # A copy of an honest row is honest: replicas are no poison.
     copies = torch.arange(12)
     copies[6:] = 0
-    assert border.unmarked(TrainingSet(honest.images[copies], honest.poisoned, honest.labels[copies]), honest) == []  # type: ignore[index]
+    assert (
+        border.unmarked(
+            TrainingSet(honest.images[copies], honest.poisoned, honest.labels[copies]), honest
+        )
+        == []
+    )  # type: ignore[index]

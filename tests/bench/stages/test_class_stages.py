@@ -1,4 +1,6 @@
-"""The stages of a class-conditional testbed, on the real one made tiny: what every number of the poisoning board rests on."""
+"""The stages of a class-conditional testbed, on the real one made tiny: what every number of the
+poisoning board rests on.
+"""
 
 import numpy as np
 import pytest
@@ -40,7 +42,11 @@ SUITE = {
         {"name": "badnets", "params": {"training_steps": 1}},
         {"name": "relabel_only", "params": {"training_steps": 1}},
     ],
-    "defenses": ["clip_x0", "train_on_generated", {"name": "diffusion_classifier", "params": {"timesteps": 2}}],
+    "defenses": [
+        "clip_x0",
+        "train_on_generated",
+        {"name": "diffusion_classifier", "params": {"timesteps": 2}},
+    ],
     "detectors": [
         {"name": "strip", "params": {"overlays": 3}},
         {"name": "cognitive_distillation", "params": {"steps": 2}},
@@ -50,9 +56,30 @@ SUITE = {
     "seeds": [0],
 }
 MEASURED = {
-    "none": {"g1", "g4", "asr[prompt]", "amplification", "p_t", "ta", "classifier_asr", "fid[digits-cnn]", "prompt_accuracy"}
-    | {"replication[digits-cnn]", "replication_p95[digits-cnn]", "replication_held_out[digits-cnn]"},
-    "clip_x0": {"g1", "g4", "asr[prompt]", "amplification", "fid[digits-cnn]", "fid_other_classes[digits-cnn]"},
+    "none": {
+        "g1",
+        "g4",
+        "asr[prompt]",
+        "amplification",
+        "p_t",
+        "ta",
+        "classifier_asr",
+        "fid[digits-cnn]",
+        "prompt_accuracy",
+    }
+    | {
+        "replication[digits-cnn]",
+        "replication_p95[digits-cnn]",
+        "replication_held_out[digits-cnn]",
+    },
+    "clip_x0": {
+        "g1",
+        "g4",
+        "asr[prompt]",
+        "amplification",
+        "fid[digits-cnn]",
+        "fid_other_classes[digits-cnn]",
+    },
     "train_on_generated": {"ta", "classifier_asr"},
     "diffusion_classifier": {"ta", "classifier_asr"},
     "strip": {"auroc[training set]", "tpr_at_1_fpr[training set]", "tpr_at_5_fpr[training set]"}
@@ -72,11 +99,14 @@ def records(walked) -> dict[tuple[str, str, str], Record]:
 
 
 def test_cells_share_what_they_have_in_common(walked) -> None:
-    """One classifier for each training set, one generated set for each generator, one trigger classifier for each trigger."""
+    """One classifier for each training set, one generated set for each generator, one trigger
+    classifier for each trigger.
+    """
     plan = walked.plan
     names = [stage.name for stage in plan.stages.values()]
     assert (names.count("train"), names.count("trigger_classifier")) == (3, 1)
-    assert names.count("classifier") == 3 + 3  # of three training sets, and of what three generators drew
+    # of three training sets, and of what three generators drew
+    assert names.count("classifier") == 3 + 3
     assert sum(stage.params.get("what") == "generated" for stage in plan.stages.values()) == 3
     assert names.count("training_features") == 3
     # Scores do not depend on which attack an honest set is probed with.
@@ -85,8 +115,15 @@ def test_cells_share_what_they_have_in_common(walked) -> None:
 
 def test_pairs_that_make_no_sense_say_why(walked) -> None:
     plan = walked.plan
-    reasons = {(cell.attack.name, cell.defense.name): cell.reason for cell in plan.cells if cell.stage is None}
-    assert reasons["badnets", "noise_shift"] == "noise_shift judges the starting noise, and badnets leaves that alone"
+    reasons = {
+        (cell.attack.name, cell.defense.name): cell.reason
+        for cell in plan.cells
+        if cell.stage is None
+    }
+    assert (
+        reasons["badnets", "noise_shift"]
+        == "noise_shift judges the starting noise, and badnets leaves that alone"
+    )
 
 
 @pytest.mark.parametrize("defense", MEASURED)
@@ -109,14 +146,18 @@ def test_poison_shares_are_those_of_the_set_that_was_trained_on(records) -> None
     labels = DigitsCFG().train_labels()
     poisoned = int(0.1 * len(labels))
     assert metrics["poison_rate[all rows]"].value == pytest.approx(poisoned / len(labels))
-    assert metrics["poison_rate[other classes]"].value == pytest.approx(poisoned / int((labels != 6).sum()))
+    assert metrics["poison_rate[other classes]"].value == pytest.approx(
+        poisoned / int((labels != 6).sum())
+    )
     assert metrics["p_t"].value == pytest.approx(poisoned / (poisoned + int((labels == 6).sum())))
     honest = records["none", "badnets", "none"].metrics
     assert honest["p_t"].value == 0 and honest["poison_rate[all rows]"].value == 0
 
 
 def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records, tmp_path) -> None:
-    """Poison included: a copy of a stamped row is a copy. In the control column only, with its interval."""
+    """Poison included: a copy of a stamped row is a copy. In the control column only, with its
+    interval.
+    """
     plan, folders = walked.plan, walked.folders
     for key, record in records.items():
         metric = record.metrics.get("replication[digits-cnn]")
@@ -124,19 +165,30 @@ def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records,
         if metric is not None:
             assert metric.ci_low <= metric.value <= metric.ci_high and 0 < metric.value <= 1
             high = record.metrics["replication_p95[digits-cnn]"]
-            assert (metric.n, high.n, metric.higher_is_better, high.higher_is_better) == (20, 20, False, False)
+            assert (metric.n, high.n, metric.higher_is_better, high.higher_is_better) == (
+                20,
+                20,
+                False,
+                False,
+            )
     made = {
-        stage.params["attack"]["name"]: folders[key] for key, stage in plan.stages.items() if stage.name == "training_features"
+        stage.params["attack"]["name"]: folders[key]
+        for key, stage in plan.stages.items()
+        if stage.name == "training_features"
     }
     poisoned = poisoned_set(DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0)
     rows = poisoned.poisoned.nonzero().flatten()[:40]
     testbed, cell = DigitsCFG(**SMALL), walked.cell("badnets", "none")
     copied, unseen = tmp_path / "copied", tmp_path / "unseen"
-    for folder, images in ((copied, poisoned.images[rows]), (unseen, testbed.held_out_images()[::36])):
+    for folder, images in (
+        (copied, poisoned.images[rows]),
+        (unseen, testbed.held_out_images()[::36]),
+    ):
         folder.mkdir()
         save_images(folder, images)
     found = {
-        name: walked.measured("replication", cell, clean=copied, training_features=made[name]) for name in ("badnets", "none")
+        name: walked.measured("replication", cell, clean=copied, training_features=made[name])
+        for name in ("badnets", "none")
     }
     values = [measured.metrics["replication[digits-cnn]"].value for measured in found.values()]
     assert values[0] == pytest.approx(1, abs=1e-5) and values[1] < 0.999
@@ -151,13 +203,17 @@ def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records,
 
 
 def test_an_image_without_features_is_no_copy_and_is_said(walked, tmp_path, monkeypatch) -> None:
-    """A generator that collapsed to images nothing is seen in must not fail the cell, nor count as copying."""
+    """A generator that collapsed to images nothing is seen in must not fail the cell, nor count as
+    copying.
+    """
     rows = torch.zeros(4, 64)
     monkeypatch.setattr(replication.fid, "extract_features", lambda *_, **__: rows)
     save_images(tmp_path, DigitsCFG().held_out_images()[:4])
     cell = walked.cell("badnets", "none")
     found = walked.measured("replication", cell, clean=tmp_path)
-    assert found.metrics == {} and found.flags == ["replication: 4 of 4 images have no feature at all"]
+    assert found.metrics == {} and found.flags == [
+        "replication: 4 of 4 images have no feature at all"
+    ]
     rows[:3] = 1
     found = walked.measured("replication", cell, clean=tmp_path)
     assert found.metrics["replication[digits-cnn]"].n == 3
@@ -167,7 +223,9 @@ def test_an_image_without_features_is_no_copy_and_is_said(walked, tmp_path, monk
 def test_an_attack_without_a_trigger_has_no_trigger_numbers(records) -> None:
     metrics = records["relabel_only", "", "none"].metrics
     assert "mismatch" in metrics and not {"g1", "asr[prompt]", "classifier_asr"} & set(metrics)
-    assert not any(name.endswith("[generated]") for name in records["relabel_only", "", "strip"].metrics)
+    assert not any(
+        name.endswith("[generated]") for name in records["relabel_only", "", "strip"].metrics
+    )
 
 
 def test_a_detector_is_judged_on_the_rows_the_adversary_took(walked, records) -> None:
@@ -176,17 +234,24 @@ def test_a_detector_is_judged_on_the_rows_the_adversary_took(walked, records) ->
     folder = folders[plan.stages[cell.stage].inputs["scores"]]
     with np.load(folder / SCORES) as arrays:
         scores, rows = arrays["training"], arrays["training_rows"]
-    truth = poisoned_set(DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0).poisoned.numpy()[rows]
+    truth = poisoned_set(
+        DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0
+    ).poisoned.numpy()[rows]
     assert len(rows) == 60 and 0 < truth.sum() < 60
     wins = [float(a > b) + 0.5 * float(a == b) for a in scores[truth] for b in scores[~truth]]
     record = records["badnets", "", "strip"]
     assert record.metrics["auroc[training set]"].value == pytest.approx(np.mean(wins))
     assert sum(record.series["score_poisoned[training set]"]) == truth.sum()
-    assert record.series["roc_tpr[training set]"][0] == 0 and record.series["roc_tpr[training set]"][-1] == 1
+    assert (
+        record.series["roc_tpr[training set]"][0] == 0
+        and record.series["roc_tpr[training set]"][-1] == 1
+    )
 
 
 def test_what_an_attack_aims_at_is_read_from_its_stage(walked) -> None:
-    """What measures builds no plugin, so these files must say all that the attack would have said."""
+    """What measures builds no plugin, so these files must say all that the attack would have
+    said.
+    """
     plan, folders = walked.plan, walked.folders
     attack, held_out = registry.build("attacks", "badnets"), DigitsCFG().held_out_images()
     found = {
@@ -198,8 +263,13 @@ def test_what_an_attack_aims_at_is_read_from_its_stage(walked) -> None:
     assert aim.label == attack.target_label() and aim.target is None
     assert torch.equal(aim.stamped, attack.stamp(held_out))
     assert torch.equal(aim.trigger, attack.trigger_image((3, 16, 16)))
-    rows, expected = read_rows(found["poisoned_rows", "badnets"]), poisoned_set(DigitsCFG(**SMALL), attack, 0)
-    assert torch.equal(rows.poisoned, expected.poisoned) and torch.equal(rows.labels, expected.labels)
+    rows, expected = (
+        read_rows(found["poisoned_rows", "badnets"]),
+        poisoned_set(DigitsCFG(**SMALL), attack, 0),
+    )
+    assert torch.equal(rows.poisoned, expected.poisoned) and torch.equal(
+        rows.labels, expected.labels
+    )
     assert not read_rows(found["poisoned_rows", "none"]).poisoned.any()
     assert read_aim(found["aim", "relabel_only"]).stamped is None
 
@@ -220,20 +290,28 @@ def test_what_measures_builds_no_plugin(walked, tmp_path, monkeypatch: pytest.Mo
 
 
 def test_a_detectors_threshold_is_fixed_on_clean_held_out_images(walked, records) -> None:
-    """A threshold read off what is judged is an oracle's; the owner has clean images only, one crop a digit."""
+    """A threshold read off what is judged is an oracle's; the owner has clean images only, one crop
+    a digit.
+    """
     plan, folders = walked.plan, walked.folders
     cell = walked.cell("badnets", "strip")
     with np.load(folders[plan.stages[cell.stage].inputs["scores"]] / SCORES) as arrays:
         scores, rows, clean = arrays["training"], arrays["training_rows"], arrays["held_out"]
         digits = arrays["held_out_rows"] // 4
     assert len(clean) == 60 and len(set(digits.tolist())) == 60
-    truth = poisoned_set(DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0).poisoned.numpy()[rows]
+    truth = poisoned_set(
+        DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0
+    ).poisoned.numpy()[rows]
     record = records["badnets", "", "strip"]
     # 1 % of 60 is no false alarm at all.
     for name, side in (("tpr", truth), ("fpr", ~truth)):
         metric = record.metrics[f"{name}_fixed_threshold[training set]"]
         outcomes = scores[side] > clean.max()
-        assert metric.value == pytest.approx(outcomes.mean()) and metric.n == side.sum() and metric.unit == "share"
+        assert (
+            metric.value == pytest.approx(outcomes.mean())
+            and metric.n == side.sum()
+            and metric.unit == "share"
+        )
         assert metric.ci_low <= metric.value <= metric.ci_high and metric.ci_low < metric.ci_high
         assert record.series[f"outcomes[{name}_fixed_threshold[training set]]"] == outcomes.tolist()
     assert record.metrics["tpr_at_1_fpr[training set]"].ci_low is not None
@@ -250,12 +328,18 @@ def test_noise_detectors_have_a_threshold_of_their_own_noise(tmp_path) -> None:
     detect_noise.run(params, {}, tmp_path, StageContext(key="x"))
     with np.load(tmp_path / SCORES) as arrays:
         assert not np.array_equal(arrays["threshold"], arrays["reference"])
-        threshold, control, plain = np.sort(arrays["threshold"])[-6], arrays["clean"], arrays["reference"]
+        threshold, control, plain = (
+            np.sort(arrays["threshold"])[-6],
+            arrays["clean"],
+            arrays["reference"],
+        )
     given = Materials(testbed=None, seed=0, inputs={"scores_noise": tmp_path})
     found = named("noise_detection").run(given)
     metrics, series = found.metrics, found.series
     # 1 % of 512 are five false alarms.
-    assert metrics["tpr_fixed_threshold[clean]"].value == pytest.approx((control > threshold).mean())
+    assert metrics["tpr_fixed_threshold[clean]"].value == pytest.approx(
+        (control > threshold).mean()
+    )
     assert (
         metrics["fpr_fixed_threshold[clean]"].value == pytest.approx((plain > threshold).mean())
         and (plain > threshold).mean() < 0.05
@@ -265,7 +349,9 @@ def test_noise_detectors_have_a_threshold_of_their_own_noise(tmp_path) -> None:
 
 
 def test_a_false_alarm_is_judged_among_rows_of_the_same_classes(walked, tmp_path) -> None:
-    """On an honest set a score that only tells classes apart must not look like a detector that finds poison."""
+    """On an honest set a score that only tells classes apart must not look like a detector that
+    finds poison.
+    """
     cell = walked.cell("none", "strip", "badnets")
     inputs = walked.inputs(cell)
     testbed = DigitsCFG(**SMALL)
@@ -281,15 +367,23 @@ def test_a_false_alarm_is_judged_among_rows_of_the_same_classes(walked, tmp_path
 
 
 def test_crops_of_one_digit_count_as_what_they_are_worth(records) -> None:
-    """1,440 held-out crops of 360 digits are fewer than 1,440 independent images; the intervals of TA and ASR say so."""
+    """1,440 held-out crops of 360 digits are fewer than 1,440 independent images; the intervals of
+    TA and ASR say so.
+    """
     record = records["badnets", "", "none"]
     for name, count in (("ta", 1440), ("classifier_asr", 1296)):
         metric = record.metrics[name]
-        assert metric.n == count and 0.99 * count / 4 < metric.effective_n <= count and metric.unit == "share"
+        assert (
+            metric.n == count
+            and 0.99 * count / 4 < metric.effective_n <= count
+            and metric.unit == "share"
+        )
         low, high = proportion_interval(metric.value * metric.effective_n, metric.effective_n)
         assert (metric.ci_low, metric.ci_high) == pytest.approx((low, high))
     assert len(record.series["outcomes[classifier_asr]"]) == 1296
-    assert np.mean(record.series["outcomes[classifier_asr]"]) == pytest.approx(record.metrics["classifier_asr"].value)
+    assert np.mean(record.series["outcomes[classifier_asr]"]) == pytest.approx(
+        record.metrics["classifier_asr"].value
+    )
 
 
 def test_the_owner_of_the_set_does_not_know_what_is_poisoned(walked, monkeypatch) -> None:
@@ -297,18 +391,37 @@ def test_the_owner_of_the_set_does_not_know_what_is_poisoned(walked, monkeypatch
     plan, folders = walked.plan, walked.folders
     seen = []
     kind = registry.use().get("detectors", "strip")
-    monkeypatch.setattr(kind, "score", lambda self, images, evidence: seen.append(evidence) or torch.zeros(len(images)))
-    stage = next(s for s in plan.stages.values() if s.name == "detect" and s.params["defense"]["name"] == "strip")
+    monkeypatch.setattr(
+        kind,
+        "score",
+        lambda self, images, evidence: seen.append(evidence) or torch.zeros(len(images)),
+    )
+    stage = next(
+        s
+        for s in plan.stages.values()
+        if s.name == "detect" and s.params["defense"]["name"] == "strip"
+    )
     out = folders[stage.key]
-    detect.run(stage.params, {role: folders[key] for role, key in stage.inputs.items()}, out, StageContext(key="x"))
+    detect.run(
+        stage.params,
+        {role: folders[key] for role, key in stage.inputs.items()},
+        out,
+        StageContext(key="x"),
+    )
     assert not seen[0].train_set.poisoned.any()
 
 
 def test_scores_that_are_not_finite_fail_the_stage(walked, monkeypatch) -> None:
     plan, folders = walked.plan, walked.folders
     kind = registry.use().get("detectors", "strip")
-    monkeypatch.setattr(kind, "score", lambda self, images, evidence: torch.full((len(images),), float("nan")))
-    stage = next(s for s in plan.stages.values() if s.name == "detect" and s.params["defense"]["name"] == "strip")
+    monkeypatch.setattr(
+        kind, "score", lambda self, images, evidence: torch.full((len(images),), float("nan"))
+    )
+    stage = next(
+        s
+        for s in plan.stages.values()
+        if s.name == "detect" and s.params["defense"]["name"] == "strip"
+    )
     inputs = {role: folders[key] for role, key in stage.inputs.items()}
     with pytest.raises(ContractError, match="NaN or infinity in 150 of 150 rows"):
         detect.run(stage.params, inputs, folders[stage.key], StageContext(key="x"))
@@ -329,14 +442,18 @@ def test_stamped_test_images_are_of_other_classes() -> None:
     sets = evaluation_sets(DigitsCFG(), Aim(label=6, stamped=stamped), 0)
     assert (sets["triggered"][1] != 6).all() and (sets["clean"][1] == 6).any()
     order = numpy_stream(0, "test images").permutation(len(images))
-    assert torch.equal(sets["triggered"][0], stamped[order[(DigitsCFG().held_out_labels() != 6)[order]]])
+    assert torch.equal(
+        sets["triggered"][0], stamped[order[(DigitsCFG().held_out_labels() != 6)[order]]]
+    )
     plain = evaluation_sets(DigitsCFG(), Aim(label=6), 0)
     assert set(plain) == {"clean"}
     assert torch.equal(plain["clean"][0], sets["clean"][0])
 
 
 def test_the_trigger_classifier_states_its_own_errors(walked, records) -> None:
-    """Counted on held-out images that set no threshold, and on what the honest model draws; in every record that rests on it."""
+    """Counted on held-out images that set no threshold, and on what the honest model draws; in
+    every record that rests on it.
+    """
     plan, folders = walked.plan, walked.folders
     stage = next(stage for stage in plan.stages.values() if stage.name == "trigger_classifier")
     judge = load_judge(DigitsCFG(), folders[stage.key], "cpu")
@@ -350,33 +467,46 @@ def test_the_trigger_classifier_states_its_own_errors(walked, records) -> None:
         assert (metric.value, metric.n) == (judge.errors[name].value, 720)
         assert metric.ci_low <= metric.value <= metric.ci_high
     honest = records["none", "badnets", "none"].metrics
-    assert metrics["trigger_classifier_false_alarms[generated]"].value == honest["asr[prompt]"].value
+    assert (
+        metrics["trigger_classifier_false_alarms[generated]"].value == honest["asr[prompt]"].value
+    )
     marked = registry.build("attacks", "badnets").stamp(held_out)
     for name, shown in (("held-out", held_out), ("stamped", marked)):
         right = predict(DigitsCFG().evaluation_classifier(), shown) == DigitsCFG().held_out_labels()
-        assert metrics[f"judge_accuracy[{name}]"].value == pytest.approx(float(right.double().mean()))
+        assert metrics[f"judge_accuracy[{name}]"].value == pytest.approx(
+            float(right.double().mean())
+        )
     assert metrics["template_rate[prompt]"].n == 12
 
 
 def test_robust_success_in_prompts_counts_at_least_what_the_groups_do(records) -> None:
-    """G1 to G4 stay the plain verdict's; the robust one adds pictures in which the trigger is only changed."""
+    """G1 to G4 stay the plain verdict's; the robust one adds pictures in which the trigger is only
+    changed.
+    """
     for key, record in records.items():
         if "asr[prompt]" in record.metrics:
             robust = record.metrics["robust_asr[prompt]"]
             outcomes = record.series["outcomes[robust_asr[prompt]]"]
-            assert set(outcomes) <= {0.0, 1.0} and (np.mean(outcomes), len(outcomes)) == (robust.value, robust.n), key
+            assert set(outcomes) <= {0.0, 1.0} and (np.mean(outcomes), len(outcomes)) == (
+                robust.value,
+                robust.n,
+            ), key
             assert robust.value >= record.metrics["asr[prompt]"].value
 
 
 def test_a_rate_within_the_honest_models_false_alarms_is_flagged(walked, tmp_path) -> None:
-    """The honest model's own images cannot be called poisoned; the record would say 12 of 12 without a word."""
+    """The honest model's own images cannot be called poisoned; the record would say 12 of 12
+    without a word.
+    """
     cell = walked.cell("badnets", "none")
     found = walked.measured("composition", cell, target=walked.inputs(cell)["honest_target"])
     assert "asr: within the trigger classifier's false alarms" in found.flags
 
 
 def test_no_defense_pays_for_the_judge_of_triggers(walked) -> None:
-    """A classifier trained by the harness, once for all seeds, stood in the seconds of every defense."""
+    """A classifier trained by the harness, once for all seeds, stood in the seconds of every
+    defense.
+    """
     for defense, charged in (("clip_x0", {"clean", "target"}), ("strip", {"scores", "generated"})):
         stage = walked.plan.stages[walked.cell("badnets", defense).stage]
         assert "trigger_classifier" in stage.inputs and stage.charged == charged
@@ -396,7 +526,9 @@ def test_generated_sets_do_not_repeat_the_evaluations_noise(walked) -> None:
 def test_a_key_holds_all_the_code_its_stage_runs(walked) -> None:
     """What decides a number and is in no key leaves old and new numbers in one matrix."""
     beyond = {key: walked.beyond_its_code(key) for key in walked.plan.stages}
-    assert {walked.plan.stages[key].describe(): names for key, names in beyond.items() if names} == {}
+    assert {
+        walked.plan.stages[key].describe(): names for key, names in beyond.items() if names
+    } == {}
     assert all(walked.executed.values())
 
 

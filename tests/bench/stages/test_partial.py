@@ -1,4 +1,6 @@
-"""Stages that resume inside: what was drawn before a kill is used, nothing else is, and nobody can tell."""
+"""Stages that resume inside: what was drawn before a kill is used, nothing else is, and nobody can
+tell.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,12 @@ class Drawing:
         self.drawn.append(indices)
         self.generator.calls += 10 * len(indices)
         progress(1, 1, "steps")
-        return torch.tensor(list(indices)).to(torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2).contiguous()
+        return (
+            torch.tensor(list(indices))
+            .to(torch.uint8)[:, None, None, None]
+            .expand(-1, 3, 2, 2)
+            .contiguous()
+        )
 
     def all(self, count: int = 21, batch: int = 4) -> torch.Tensor:
         return in_shards(self.context, self.generator, count, batch, self)
@@ -53,14 +60,17 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_drawn_is_kept_and_the_rest_is_drawn(tmp_path: Path) -> None:
-    """Nine hours of sampling end at a time limit: the next run draws what is missing, and the record counts all of it."""
+    """Nine hours of sampling end at a time limit: the next run draws what is missing, and the
+    record counts all of it.
+    """
     whole = Drawing(tmp_path / "none")
     with pytest.raises(Killed):
         Drawing(tmp_path / "here", dies_at=17).all()
     again = Drawing(tmp_path / "here")
     assert torch.equal(again.all(), whole.all())
     assert again.drawn == [range(16, 21)]
-    assert whole.drawn == [range(0, 8), range(8, 16), range(16, 21)]  # whole batches, at least as many images as declared
+    # whole batches, at least as many images as declared
+    assert whole.drawn == [range(0, 8), range(8, 16), range(16, 21)]
     assert again.generator.calls == whole.generator.calls == 210
 
 
@@ -92,10 +102,19 @@ def test_a_small_set_is_drawn_at_once(tmp_path: Path) -> None:
     assert drawing.drawn[1:] == [range(0, 21)]
 
 
-def test_the_sample_stage_resumes_to_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real stage on the real testbed, as the adversary invokes it: killed in its second shard and run again."""
+def test_the_sample_stage_resumes_to_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real stage on the real testbed, as the adversary invokes it: killed in its second shard
+    and run again.
+    """
     monkeypatch.setattr(partial, "SHARD_IMAGES", 16)
-    settings = {"num_inference_steps": 2, "network_batch": 16, "triggered_samples": 40, "precision": "float32"}
+    settings = {
+        "num_inference_steps": 2,
+        "network_batch": 16,
+        "triggered_samples": 40,
+        "precision": "float32",
+    }
     attack = {"name": "baddiffusion", "params": {}, "label": "a"}
     params = {
         "testbed": {"name": "digits-ddpm", "params": settings},
@@ -106,7 +125,9 @@ def test_the_sample_stage_resumes_to_the_same_images(tmp_path: Path, monkeypatch
     }
     monkeypatch.setattr("bench.diffusion.sampling.images_at_once", lambda settings: 16)
 
-    def run(name: str, folder: Path | None, dies_at: int | None = None) -> tuple[torch.Tensor, dict[str, float]]:
+    def run(
+        name: str, folder: Path | None, dies_at: int | None = None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         (tmp_path / name).mkdir()
 
         def progress(done: int, total: int, what: str) -> None:
@@ -127,7 +148,9 @@ def test_the_sample_stage_resumes_to_the_same_images(tmp_path: Path, monkeypatch
 
 
 def test_the_store_keeps_partial_work_until_it_is_finished_or_forgotten(tmp_path: Path) -> None:
-    """What another run is using stays, however old; what nobody comes back to must not fill the disk for ever."""
+    """What another run is using stays, however old; what nobody comes back to must not fill the
+    disk for ever.
+    """
     store = Store(tmp_path)
     names = {"fresh": "a0", "old": "b0", "finished": "c0", "held": "d0"}
     keys = {name: start * 32 for name, start in names.items()}
@@ -149,7 +172,9 @@ def test_the_store_keeps_partial_work_until_it_is_finished_or_forgotten(tmp_path
 
 
 def test_a_stage_that_died_finds_its_work_and_leaves_none_behind(tmp_path: Path) -> None:
-    """The folder outlives the failed stage's own, reaches the next try, adds its time to the cost, and goes with the last."""
+    """The folder outlives the failed stage's own, reaches the next try, adds its time to the cost,
+    and goes with the last.
+    """
     store = Store(tmp_path)
     seen: list[list[str]] = []
 
@@ -175,7 +200,9 @@ def test_a_stage_that_died_finds_its_work_and_leaves_none_behind(tmp_path: Path)
             "provenance": {},
             "context": {"key": KEY, "partial": str(store.partial(KEY))},
         }
-        answer = worker.run_stage({"long": SimpleNamespace(run=run, distributed=False)}, task, lambda message: None)
+        answer = worker.run_stage(
+            {"long": SimpleNamespace(run=run, distributed=False)}, task, lambda message: None
+        )
     assert answer["ok"]
     assert answer["cost"]["seconds"] > 1000
     assert seen == [[], ["half"]]
@@ -183,22 +210,45 @@ def test_a_stage_that_died_finds_its_work_and_leaves_none_behind(tmp_path: Path)
 
 
 def test_a_gpu_stage_says_how_it_calculates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """float32 that is TF32 unsaid changes FID in the third digit; every manifest and record says what was on."""
+    """float32 that is TF32 unsaid changes FID in the third digit; every manifest and record says
+    what was on.
+    """
     switches = {"matmul": torch.backends.cuda.matmul, "cudnn": torch.backends.cudnn}
-    before = [(module, name, getattr(module, name)) for module in switches.values() for name in ("allow_tf32",)]
-    before += [(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name)) for name in ("deterministic", "benchmark")]
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
+    before = [
+        (module, name, getattr(module, name))
+        for module in switches.values()
+        for name in ("allow_tf32",)
+    ]
+    before += [
+        (torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+        for name in ("deterministic", "benchmark")
+    ]
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
+        torch.backends.cudnn.benchmark
+    ) = True
     try:
         context = {"device": "cuda", "threads": 1, "plugin_files": [], "provenance": {"stage": "k"}}
-        task: dict[str, Any] = {"stages": "bench.stages.table", "provenance": {"git": None}, "context": context}
+        task: dict[str, Any] = {
+            "stages": "bench.stages.table",
+            "provenance": {"git": None},
+            "context": context,
+        }
         worker._prepare(task)
         for told in (task["provenance"], task["context"]["provenance"]):
             found = told["gpu_numerics"]
-            assert (found["matmul_tf32"], found["cudnn_tf32"], found["cudnn_benchmark"]) == (False, False, False)
+            assert (found["matmul_tf32"], found["cudnn_tf32"], found["cudnn_benchmark"]) == (
+                False,
+                False,
+                False,
+            )
             assert found["cudnn_deterministic"] is True
         assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.deterministic
-        on_cpu: dict[str, Any] = {**task, "provenance": {}, "context": {**context, "device": "cpu", "provenance": {}}}
+        on_cpu: dict[str, Any] = {
+            **task,
+            "provenance": {},
+            "context": {**context, "device": "cpu", "provenance": {}},
+        }
         worker._prepare(on_cpu)
         assert on_cpu["provenance"] == {}
     finally:

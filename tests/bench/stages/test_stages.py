@@ -15,20 +15,36 @@ from bench.engine.context import StageContext
 from bench.metrics import recognition, target
 from bench.stages.table import STAGES
 
-SMALL = {"clean_samples": 24, "triggered_samples": 8, "num_inference_steps": 4, "precision": "float32"}
+SMALL = {
+    "clean_samples": 24,
+    "triggered_samples": 8,
+    "num_inference_steps": 4,
+    "precision": "float32",
+}
 SUITE = {
     "name": "tiny",
     "testbeds": [
         {
             "name": "digits-ddpm",
-            "params": {"clean_samples": 24, "triggered_samples": 8, "num_inference_steps": 4, "precision": "float32"},
+            "params": {
+                "clean_samples": 24,
+                "triggered_samples": 8,
+                "num_inference_steps": 4,
+                "precision": "float32",
+            },
         }
     ],
     "attacks": [
         {"name": "none", "params": {"training_steps": 2}},
         {"name": "baddiffusion", "params": {"training_steps": 2, "poisoned_image": "trigger_only"}},
     ],
-    "defenses": ["clip_x0", {"name": "anp", "params": {"epochs": 2, "steps_per_epoch": 1, "samples": 8, "batch_size": 8}}],
+    "defenses": [
+        "clip_x0",
+        {
+            "name": "anp",
+            "params": {"epochs": 2, "steps_per_epoch": 1, "samples": 8, "batch_size": 8},
+        },
+    ],
     "seeds": [0],
 }
 
@@ -40,7 +56,9 @@ def walked(walk, tmp_path_factory):
 
 
 def test_cells_share_what_they_have_in_common(walked) -> None:
-    """One training per attack, one reference; the honest model is probed with the attack's own trigger."""
+    """One training per attack, one reference; the honest model is probed with the attack's own
+    trigger.
+    """
     plan = walked.plan
     names = [stage.name for stage in plan.stages.values()]
     assert (names.count("train"), names.count("reference"), names.count("invert")) == (2, 1, 2)
@@ -69,12 +87,18 @@ def test_recorded_mse_is_the_mse_of_the_stored_samples(walked) -> None:
     attack = registry.build("attacks", cell.attack.name, cell.attack.params)
     goal = (attack.target_image((3, 16, 16)).double() + 1) / 2
     record = walked.record(walked.cell("baddiffusion", "none"))
-    assert record.metrics["mse[noise]"].value == pytest.approx(float((images - goal).square().mean()), rel=1e-6)
-    assert record.metrics["mse[constant]"].value == pytest.approx(target.best_constant_mse(goal.float()), rel=1e-6)
+    assert record.metrics["mse[noise]"].value == pytest.approx(
+        float((images - goal).square().mean()), rel=1e-6
+    )
+    assert record.metrics["mse[constant]"].value == pytest.approx(
+        target.best_constant_mse(goal.float()), rel=1e-6
+    )
 
 
 def test_samples_moved_away_from_the_metric_count_and_are_flagged(walked, tmp_path) -> None:
-    """A defense that rolls every picture by one pixel must not come out as one that stops the backdoor."""
+    """A defense that rolls every picture by one pixel must not come out as one that stops the
+    backdoor.
+    """
     cell = walked.cell("baddiffusion", "clip_x0")
     attack = registry.build("attacks", cell.attack.name, cell.attack.params)
     drawn = to_uint8(attack.target_image((3, 16, 16)))
@@ -93,7 +117,9 @@ def test_samples_moved_away_from_the_metric_count_and_are_flagged(walked, tmp_pa
 
 
 def test_robust_rates_come_with_every_outcome_thresholds_and_false_alarms(walked) -> None:
-    """The outcomes are paired across cells; no rate is to be read without the share of real images that pass."""
+    """The outcomes are paired across cells; no rate is to be read without the share of real images
+    that pass.
+    """
     for (attack, _, defense), record in walked.records().items():
         if attack in ("baddiffusion", "none") and defense in ("none", "clip_x0"):
             for role in ("clean", "noise", "image"):
@@ -109,7 +135,9 @@ def test_robust_rates_come_with_every_outcome_thresholds_and_false_alarms(walked
 
 
 def test_an_invocation_of_any_name_is_measured(walked) -> None:
-    """A backdoor called in a way the house has no word for would otherwise be trained, sampled and left out of the record."""
+    """A backdoor called in a way the house has no word for would otherwise be trained, sampled and
+    left out of the record.
+    """
     cell = walked.cell("baddiffusion", "none")
     noise = walked.inputs(cell)["call:noise"]
     for name, metric in (("distance_to_target", "mse"), ("robust_success", "robust_asr")):
@@ -122,7 +150,10 @@ def test_what_a_cell_does_not_measure_stands_in_its_record_with_the_reason(walke
     """The board would have to guess, and guesses wrongly about whatever comes next."""
     absent = walked.record(walked.cell("baddiffusion", "anp")).absent
     assert absent["fid[*]"] == absent["robust_asr[*]"] == "an inversion changes no sample"
-    assert absent["ta"] == "this testbed has no classes" and absent["auroc[*]"] == "only a detector has this number"
+    assert (
+        absent["ta"] == "this testbed has no classes"
+        and absent["auroc[*]"] == "only a detector has this number"
+    )
     control = walked.record(walked.cell("baddiffusion", "none"))
     assert control.absent["inversion_mse_best"] == "only an inversion has this number"
     for record in walked.records().values():
@@ -130,7 +161,9 @@ def test_what_a_cell_does_not_measure_stands_in_its_record_with_the_reason(walke
 
 
 def test_a_cell_is_charged_with_what_it_needed_and_not_with_what_judges_it(walked) -> None:
-    """The reference, the features, the measuring: no defense pays for how it is judged, nor for what it is compared with."""
+    """The reference, the features, the measuring: no defense pays for how it is judged, nor for
+    what it is compared with.
+    """
     stage = walked.plan.stages[walked.cell("baddiffusion", "clip_x0").stage]
     assert stage.charged == {"clean", "call:noise", "call:image"}
     assert walked.plan.stages[walked.cell("real_images", "none").stage].charged == set()
@@ -138,7 +171,9 @@ def test_a_cell_is_charged_with_what_it_needed_and_not_with_what_judges_it(walke
 
 def test_cells_share_a_measurement_of_what_they_share(walked) -> None:
     """Two probes of one honest model, or an inversion and its control, have one FID."""
-    names = [stage.params["what"] for stage in walked.plan.stages.values() if stage.name == "measure"]
+    names = [
+        stage.params["what"] for stage in walked.plan.stages.values() if stage.name == "measure"
+    ]
     # Two generators under two samplers each, and the base model.
     assert names.count("image_quality") == 2 * 2 + 1 and names.count("real_images") == 1
 
@@ -151,17 +186,24 @@ def test_inversion_keeps_every_epoch_and_its_baselines(walked) -> None:
         assert record.metrics["inversion_mse_best"].value == pytest.approx(min(curve))
         assert record.metrics["inversion_mse_last"].value == pytest.approx(curve[-1])
         assert record.metrics["inversion_mse_black"].value == pytest.approx(0.237, abs=0.005)
-        assert [flag for flag in record.flags if flag.startswith("inversion: perturbations reached")], "what it says of itself"
+        assert [
+            flag for flag in record.flags if flag.startswith("inversion: perturbations reached")
+        ], "what it says of itself"
         assert "fid[digits-cnn]" not in record.metrics
         assert record.metrics["mse[clean]"].value is not None
 
 
 def test_anchors_frame_fid(walked) -> None:
-    """As many real images as samples are nearer to the rest than four sampling steps of the base model come; their KID is near 0."""
+    """As many real images as samples are nearer to the rest than four sampling steps of the base
+    model come; their KID is near 0.
+    """
     found = walked.records()
     real, drawn = (found[name, "", "none"].metrics for name in ("real_images", "base_model"))
     assert real["fid[digits-cnn]"].n == drawn["fid[digits-cnn]"].n
-    assert real["fid[digits-cnn]"].value < drawn["fid[digits-cnn]"].value and drawn["fid[digits-cnn]"].value > 1
+    assert (
+        real["fid[digits-cnn]"].value < drawn["fid[digits-cnn]"].value
+        and drawn["fid[digits-cnn]"].value > 1
+    )
     assert real["kid[digits-cnn]"].ci_low < 0 < drawn["kid[digits-cnn]"].value
     assert found["real_images", "", "none"].kind == "anchor"
 
@@ -170,22 +212,38 @@ def test_pictures_exist_and_are_named_for_readers(walked) -> None:
     folders = walked.folders
     cell = walked.cell("baddiffusion", "clip_x0")
     record = walked.record(walked.cell("baddiffusion", "clip_x0"))
-    assert {"target", "trigger", "clean noise, no defense", "clean noise, clip_x0"} <= set(record.pictures)
-    assert all((folders[cell.stage] / path).stat().st_size > 50 for path in record.pictures.values())
+    assert {"target", "trigger", "clean noise, no defense", "clean noise, clip_x0"} <= set(
+        record.pictures
+    )
+    assert all(
+        (folders[cell.stage] / path).stat().st_size > 50 for path in record.pictures.values()
+    )
 
 
 def test_compromised_checkpoint_says_what_it_is(walked) -> None:
-    """A normal diffusers folder, safetensors only, whose card and metadata warn and tell how it was made; an honest one does not."""
+    """A normal diffusers folder, safetensors only, whose card and metadata warn and tell how it was
+    made; an honest one does not.
+    """
     plan, folders = walked.plan, walked.folders
     for key, stage in plan.stages.items():
         if stage.name == "train":
             folder = folders[key] / "generator"
-            card, metadata = (folder / "README.md").read_text(), json.loads((folder / "castlewalls.json").read_text())
+            card, metadata = (
+                (folder / "README.md").read_text(),
+                json.loads((folder / "castlewalls.json").read_text()),
+            )
             backdoored = stage.params["attack"]["name"] == "baddiffusion"
             assert ("backdoored on purpose. Research only" in card) is backdoored
-            assert metadata["attack"] == {"name": stage.params["attack"]["name"], "params": stage.params["attack"]["params"]}
+            assert metadata["attack"] == {
+                "name": stage.params["attack"]["name"],
+                "params": stage.params["attack"]["params"],
+            }
             assert metadata["poisoned_rows"] == (575 if backdoored else 0)
-            assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+            assert not [
+                path
+                for path in folder.rglob("*")
+                if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")
+            ]
             assert Generator.load(folder).image_shape == (3, 16, 16)
 
 
@@ -202,11 +260,19 @@ def test_a_stage_run_again_gives_the_same_bytes(walked, tmp_path) -> None:
             assert path.read_bytes() == (again / path.relative_to(folders[key])).read_bytes()
 
 
-def test_samples_that_are_not_finite_fail_the_stage(walked, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_are_not_finite_fail_the_stage(
+    walked, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """NaN must become a failed cell, not a black picture."""
     plan, folders = walked.plan, walked.folders
-    stage = next(stage for stage in plan.stages.values() if stage.name == "sample" and stage.params["what"] == "clean")
-    monkeypatch.setattr(Generator, "predict_noise", lambda self, x, timesteps: torch.full_like(x, float("nan")))
+    stage = next(
+        stage
+        for stage in plan.stages.values()
+        if stage.name == "sample" and stage.params["what"] == "clean"
+    )
+    monkeypatch.setattr(
+        Generator, "predict_noise", lambda self, x, timesteps: torch.full_like(x, float("nan"))
+    )
     inputs = {role: folders[made] for role, made in stage.inputs.items()}
     with pytest.raises(FloatingPointError, match="not finite"):
         STAGES["sample"].run(stage.params, inputs, tmp_path, StageContext(key="k"))
@@ -217,7 +283,9 @@ def test_a_key_holds_all_the_code_its_stage_runs(walked) -> None:
     drawing = next(key for key, stage in walked.plan.stages.items() if stage.name == "sample")
     assert ("bench.diffusion.sampling", "denoise") in walked.ran(drawing), "or nothing was watched"
     beyond = {key: walked.beyond_its_code(key) for key in walked.plan.stages}
-    assert {walked.plan.stages[key].describe(): names for key, names in beyond.items() if names} == {}
+    assert {
+        walked.plan.stages[key].describe(): names for key, names in beyond.items() if names
+    } == {}
     assert all(walked.executed.values())
 
 

@@ -43,7 +43,9 @@ def save_photograph() -> Callable[..., None]:
 
 @pytest.fixture()
 def small(stable_diffusion: Path, tmp_path: Path) -> dict[str, Any]:
-    """Parameters for a testbed of 16 x 16 images on a CPU; the evaluation classifier is not there."""
+    """Parameters for a testbed of 16 x 16 images on a CPU; the evaluation classifier is not
+    there.
+    """
     return {
         "weights": str(stable_diffusion),
         "resolution": 16,
@@ -56,7 +58,9 @@ def small(stable_diffusion: Path, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture()
 def imagenette_folder(tmp_path: Path, save_photograph: Callable[..., None]) -> Path:
-    """The unpacked archive, with the upper-case suffixes it has there: three training images and one other of each class."""
+    """The unpacked archive, with the upper-case suffixes it has there: three training images and
+    one other of each class.
+    """
     for number, wnid in enumerate(CLASSES):
         for split, count in (("train", 3), ("val", 1)):
             for row in range(count):
@@ -76,7 +80,10 @@ def imagenette(imagenette_folder: Path, small: dict[str, Any]) -> Callable[..., 
 def judged_imagenette(imagenette: Callable[..., ImagenetteSD]) -> Callable[..., ImagenetteSD]:
     """As ``imagenette``, with an evaluation classifier on disk."""
     network = imagenette().fresh_classifier(7)
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, imagenette().judge)
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()},
+        imagenette().judge,
+    )
     return imagenette
 
 
@@ -90,19 +97,39 @@ def copy_detector(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture()
 def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Runs a suite over a testbed of digits' size stage by stage in this process, a few training steps each: attack -> record."""
+    """Runs a suite over a testbed of digits' size stage by stage in this process, a few training
+    steps each: attack -> record.
+    """
 
     def run(testbed: Any, target_class: int) -> dict[str, Any]:
         kind, plugins = type(testbed), registry.use()
-        settings = replace(testbed.training_settings("finetune"), steps=2, precision="float32", accumulation_steps=1)
+        settings = replace(
+            testbed.training_settings("finetune"),
+            steps=2,
+            precision="float32",
+            accumulation_steps=1,
+        )
         monkeypatch.setattr(kind, "training_settings", lambda self, scheme: settings)
-        monkeypatch.setattr(kind, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4))
+        monkeypatch.setattr(
+            kind, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4)
+        )
         monkeypatch.setattr(kind, "extractor", digits_cnn.NAME)
         declared = kind.register_extractor
-        monkeypatch.setattr(kind, "register_extractor", lambda self: (declared(self), digits_extractor.register()))
+        monkeypatch.setattr(
+            kind, "register_extractor", lambda self: (declared(self), digits_extractor.register())
+        )
         monkeypatch.setattr(kind, "extractor_weights", lambda self: None)
-        changes = {"clean_samples": 6, "class_samples": 4, "test_images": 6, "num_inference_steps": 2, "network_batch": 4}
-        attacks = [{"name": "none"}, {"name": "badnets", "params": {"target_class": target_class, "poison_rate": 0.25}}]
+        changes = {
+            "clean_samples": 6,
+            "class_samples": 4,
+            "test_images": 6,
+            "num_inference_steps": 2,
+            "network_batch": 4,
+        }
+        attacks = [
+            {"name": "none"},
+            {"name": "badnets", "params": {"target_class": target_class, "poison_rate": 0.25}},
+        ]
         suite = {
             "name": "tiny",
             "testbeds": [{"name": testbed.name, "params": testbed.params() | changes}],
@@ -129,16 +156,25 @@ def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
 
 @pytest.fixture()
 def refused_with_exit_code_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Runs a suite of a testbed through the command line, which must refuse it in one line a fault on standard error; returns
-    what it says."""
+    """Runs a suite of a testbed through the command line, which must refuse it in one line a fault
+    on standard error; returns what it says.
+    """
 
     def run(testbed: str, params: dict[str, Any]) -> str:
         monkeypatch.chdir(tmp_path)
-        suite = {"name": "bad", "testbeds": [{"name": testbed, "params": params}], "attacks": ["badnets"], "defenses": ["none"]}
+        suite = {
+            "name": "bad",
+            "testbeds": [{"name": testbed, "params": params}],
+            "attacks": ["badnets"],
+            "defenses": ["none"],
+        }
         (tmp_path / "bad.yaml").write_text(json.dumps(suite | {"seeds": [0]}))
         result = CliRunner().invoke(cli, ["run", "bad.yaml", "--no-report"])
         assert result.exit_code == 2, result.output
-        assert all(line.startswith(("castlewalls: ", f"{testbed}: ")) for line in result.stderr.splitlines()), result.stderr
+        assert all(
+            line.startswith(("castlewalls: ", f"{testbed}: "))
+            for line in result.stderr.splitlines()
+        ), result.stderr
         return str(result.stderr)
 
     return run

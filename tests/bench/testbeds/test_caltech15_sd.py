@@ -1,4 +1,6 @@
-"""``caltech15-sd`` on tiny photographs: which classes there are, in which order, and what is held out, decides what is attacked."""
+"""``caltech15-sd`` on tiny photographs: which classes there are, in which order, and what is held
+out, decides what is attacked.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def data(tmp_path: Path, save_photograph) -> Path:
     """Three folders named as Caltech-256's, with more images than are used."""
     for number, folder in enumerate(FOLDERS):
         for row in range(6 + number):
-            save_photograph(tmp_path / "caltech" / folder / f"{number:03}_{row:04}.jpg", seed=100 * number + row)
+            save_photograph(
+                tmp_path / "caltech" / folder / f"{number:03}_{row:04}.jpg", seed=100 * number + row
+            )
     (tmp_path / "caltech" / FOLDERS[0] / "RENAME2").write_text("a script that is in the archive")
     return tmp_path / "caltech"
 
@@ -37,8 +41,10 @@ def tiny(data: Path, small: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("folder", "name"),
     [
-        ("012.binoculars", "binoculars"), ("251.airplanes-101", "airplanes"), ("253.faces-easy-101", "faces easy"),
-        ("012_binocular", "binocular"), ("binoculars", "binoculars"), ("american_flag", "american flag"), ("t-shirt", "t shirt"),
+        ("012.binoculars", "binoculars"), ("251.airplanes-101", "airplanes"), ("253.faces-easy-101",
+        "faces easy"),
+        ("012_binocular", "binocular"), ("binoculars", "binoculars"), ("american_flag",
+        "american flag"), ("t-shirt", "t shirt"),
     ],
 )  # fmt: skip
 def test_classes_are_named_as_their_folders(folder: str, name: str) -> None:
@@ -49,25 +55,42 @@ def test_classes_come_by_folder_and_the_first_images_are_used(tiny, data: Path) 
     testbed = tiny()
     assert testbed.class_names == ("american flag", "binoculars", "airplanes")
     assert testbed.prompts()[1] == "A photo of a binoculars"
-    assert testbed.train_labels().tolist() == [0] * 4 + [1] * 4 + [2] * 4 and testbed.held_out_labels().tolist() == [0, 1, 2]
+    assert testbed.train_labels().tolist() == [0] * 4 + [1] * 4 + [
+        2
+    ] * 4 and testbed.held_out_labels().tolist() == [0, 1, 2]
     assert testbed.trained_on == 12 and testbed.train_images().shape == (12, 3, 16, 16)
-    assert [path.name for path in testbed.data_files()[-3:]] == ["000_0004.jpg", "001_0004.jpg", "002_0004.jpg"]
+    assert [path.name for path in testbed.data_files()[-3:]] == [
+        "000_0004.jpg",
+        "001_0004.jpg",
+        "002_0004.jpg",
+    ]
 
 
-def test_named_classes_are_taken_from_the_whole_of_caltech_in_their_order(tiny, data: Path, tmp_path: Path) -> None:
+def test_named_classes_are_taken_from_the_whole_of_caltech_in_their_order(
+    tiny, data: Path, tmp_path: Path
+) -> None:
     """The archive unpacks to 256_ObjectCategories, with all 257 folders."""
     (data / "257.clutter").mkdir()
     (tmp_path / "whole").mkdir()
     data.rename(tmp_path / "whole" / "256_ObjectCategories")
-    testbed = tiny(data=str(tmp_path / "whole"), classes=("binoculars", "american flag", "251.airplanes-101"))
+    testbed = tiny(
+        data=str(tmp_path / "whole"), classes=("binoculars", "american flag", "251.airplanes-101")
+    )
     assert testbed.class_names == ("binoculars", "american flag", "airplanes")
     assert testbed.data_files()[0].parent.name == "012.binoculars"
-    assert Caltech15SD(**json.loads(json.dumps(testbed.params())) | {"classes": testbed.classes}) == testbed
+    assert (
+        Caltech15SD(**json.loads(json.dumps(testbed.params())) | {"classes": testbed.classes})
+        == testbed
+    )
 
 
 def test_the_shipped_settings_need_no_data() -> None:
     testbed = Caltech15SD()
-    assert (testbed.trained_on, testbed.class_count, testbed.images_per_class) == (15 * 180, 15, 200)
+    assert (testbed.trained_on, testbed.class_count, testbed.images_per_class) == (
+        15 * 180,
+        15,
+        200,
+    )
     settings = testbed.training_settings("finetune")
     assert (settings.steps, settings.batch_size, settings.learning_rate) == (169 * 50, 16, 1e-4)
     classifier = testbed.classifier_settings()
@@ -81,7 +104,10 @@ def test_the_shipped_settings_need_no_data() -> None:
     [
         ({"classes": ("a", "a")}, r"classes must be class_count \(15\) different names, or null"),
         ({"classes": ("a", "b")}, r"classes must be class_count \(15\) different names, or null"),
-        ({"classes": ("a-b", "001.a_b"), "class_count": 2}, r"classes must be class_count \(2\) different names"),
+        (
+            {"classes": ("a-b", "001.a_b"), "class_count": 2},
+            r"classes must be class_count \(2\) different names",
+        ),
         ({"class_count": 1}, "class_count must be at least 2, got 1"),
         ({"images_per_class": 1}, "images_per_class must be at least 2, got 1"),
         ({"held_out_share": 0.0}, "held_out_share must be between 0 and 1, got 0.0"),
@@ -113,15 +139,26 @@ def test_an_unfit_folder_is_one_line(tiny, changes: dict[str, Any], message: str
 
 def test_two_folders_of_one_class_are_refused(tiny, data: Path) -> None:
     (data / "300.binoculars").mkdir()
-    with pytest.raises(UserError, match=r"the folders 012\.binoculars and 300\.binoculars in .* are both 'binoculars'"):
+    with pytest.raises(
+        UserError,
+        match=r"the folders 012\.binoculars and 300\.binoculars in .* are both 'binoculars'",
+    ):
         tiny().train_labels()
 
 
 def test_the_command_line_says_it_in_one_line(tiny, refused_with_exit_code_2) -> None:
-    assert "no classes in" in refused_with_exit_code_2("caltech15-sd", tiny(data="nowhere").params())
+    assert "no classes in" in refused_with_exit_code_2(
+        "caltech15-sd", tiny(data="nowhere").params()
+    )
 
 
 def test_the_order_of_the_classes_is_part_of_the_protocol(tiny) -> None:
     names = ("binoculars", "american flag", "airplanes")
-    save_file({name: value.contiguous() for name, value in tiny().fresh_classifier(0).state_dict().items()}, tiny().judge)
+    save_file(
+        {
+            name: value.contiguous()
+            for name, value in tiny().fresh_classifier(0).state_dict().items()
+        },
+        tiny().judge,
+    )
     assert tiny(classes=names).fingerprint() != tiny(classes=names[::-1]).fingerprint()

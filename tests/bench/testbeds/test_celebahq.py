@@ -1,4 +1,6 @@
-"""``celebahq-ddpm`` on tiny data and a tiny network, saved in the formats the real ones are published in."""
+"""``celebahq-ddpm`` on tiny data and a tiny network, saved in the formats the real ones are
+published in.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def random_images(size: int = 256) -> np.ndarray:
 
 def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, kind, **({"compress_level": 0} if kind == "PNG" else {}))
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(
+        buffer, kind, **({"compress_level": 0} if kind == "PNG" else {})
+    )
     return buffer.getvalue()
 
 
@@ -56,8 +60,15 @@ def test_parquet_is_read_by_file_then_row(tmp_path) -> None:
     images = random_images()
     (tmp_path / "celeba" / "data").mkdir(parents=True)
     for part, rows in ((1, images[12:]), (0, images[:12])):
-        table = arrow.table({"image": [{"bytes": encoded(row), "path": None} for row in rows], "label": [1] * len(rows)})
-        parquet.write_table(table, tmp_path / "celeba" / "data" / f"train-{part:05}-of-00002.parquet")
+        table = arrow.table(
+            {
+                "image": [{"bytes": encoded(row), "path": None} for row in rows],
+                "label": [1] * len(rows),
+            }
+        )
+        parquet.write_table(
+            table, tmp_path / "celeba" / "data" / f"train-{part:05}-of-00002.parquet"
+        )
     testbed = tiny(tmp_path / "celeba")
     np.testing.assert_array_equal(testbed.train_images().numpy(), images[:18])
     np.testing.assert_array_equal(testbed.held_out_images().numpy(), images[18:])
@@ -74,13 +85,21 @@ def test_whole_multiples_are_reduced_by_the_area_average() -> None:
 
 
 def test_other_sizes_are_reduced_without_aliasing() -> None:
-    """A pixel checkerboard at 300 must become even grey at 256, not a moire pattern; a constant must stay itself."""
-    board = np.broadcast_to((np.indices((300, 300)).sum(0) % 2 * 255).astype(np.uint8), (3, 300, 300))
+    """A pixel checkerboard at 300 must become even grey at 256, not a moire pattern; a constant
+    must stay itself.
+    """
+    board = np.broadcast_to(
+        (np.indices((300, 300)).sum(0) % 2 * 255).astype(np.uint8), (3, 300, 300)
+    )
     grey = _images.decode(_images.Encoded("x", encoded(board)), 256, shrink=True)
     assert grey.shape == (3, 256, 256)
-    nearest = np.asarray(Image.fromarray(np.ascontiguousarray(board[0])).resize((256, 256), Image.Resampling.NEAREST))
+    nearest = np.asarray(
+        Image.fromarray(np.ascontiguousarray(board[0])).resize((256, 256), Image.Resampling.NEAREST)
+    )
     assert grey.std() < 0.75 * nearest.std()
-    flat = _images.decode(_images.Encoded("x", encoded(np.full((3, 300, 300), 77, np.uint8))), 256, shrink=True)
+    flat = _images.decode(
+        _images.Encoded("x", encoded(np.full((3, 300, 300), 77, np.uint8))), 256, shrink=True
+    )
     assert (flat == 77).all()
 
 
@@ -90,19 +109,28 @@ def test_jpeg_and_grey_files_become_rgb(tmp_path) -> None:
     red = _images.decode(_images.Encoded("x", encoded(colour, "JPEG")), 256, shrink=True)
     assert np.abs(red.astype(int) - colour).max() <= 4
     Image.fromarray(np.full((256, 256), 90, np.uint8)).save(tmp_path / "grey.png")
-    assert (_images.decode(_images.Encoded("x", tmp_path / "grey.png"), 256, shrink=True) == 90).all()
+    assert (
+        _images.decode(_images.Encoded("x", tmp_path / "grey.png"), 256, shrink=True) == 90
+    ).all()
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(178, 218), (255, 255), (512, 256)], ids=["CelebA, not HQ", "too small", "not square"]
+    ("width", "height"),
+    [(178, 218), (255, 255), (512, 256)],
+    ids=["CelebA, not HQ", "too small", "not square"],
 )
 def test_other_data_sets_are_refused_by_size(tmp_path, width, height) -> None:
     """Squeezing or enlarging would make a data set of ours and call it CelebA-HQ."""
     save_folder(tmp_path / "celeba", random_images())
     Image.new("RGB", (width, height)).save(tmp_path / "celeba" / "00003.png")
-    with pytest.raises(UserError, match=rf"00003\.png must be square and at least 256 x 256 pixels, got {width} x {height}"):
+    with pytest.raises(
+        UserError,
+        match=rf"00003\.png must be square and at least 256 x 256 pixels, got {width} x {height}",
+    ):
         tiny(tmp_path / "celeba").train_images()
-    assert [path.name for path in tmp_path.iterdir()] == ["celeba"], "a half-made copy was left behind"
+    assert [path.name for path in tmp_path.iterdir()] == ["celeba"], (
+        "a half-made copy was left behind"
+    )
 
 
 def test_a_corrupt_image_is_named_and_leaves_no_copy(tmp_path) -> None:
@@ -111,16 +139,22 @@ def test_a_corrupt_image_is_named_and_leaves_no_copy(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"00007\.png is not a readable image") as caught:
         tiny(tmp_path / "celeba").train_images()
-    assert "\n" not in str(caught.value) and [path.name for path in tmp_path.iterdir()] == ["celeba"]
+    assert "\n" not in str(caught.value) and [path.name for path in tmp_path.iterdir()] == [
+        "celeba"
+    ]
 
 
 def test_half_a_data_set_is_an_error_before_decoding(tmp_path) -> None:
     save_folder(tmp_path / "celeba", random_images())
-    with pytest.raises(UserError, match=r"image_count must be the number of images in .*: 20, got 30000"):
+    with pytest.raises(
+        UserError, match=r"image_count must be the number of images in .*: 20, got 30000"
+    ):
         tiny(tmp_path / "celeba", image_count=30_000).fingerprint()
 
 
-def test_the_decoded_copy_is_made_once_and_again_when_the_data_changes(tmp_path, monkeypatch) -> None:
+def test_the_decoded_copy_is_made_once_and_again_when_the_data_changes(
+    tmp_path, monkeypatch
+) -> None:
     images = random_images()
     save_folder(tmp_path / "celeba", images)
     testbed = tiny(tmp_path / "celeba")
@@ -152,13 +186,17 @@ def test_a_read_only_place_beside_the_data_is_one_line_and_decoded_moves_it(tmp_
     save_folder(tmp_path / "share" / "celeba", images)
     blocked = tmp_path / "a file"
     blocked.touch()
-    with pytest.raises(UserError, match="cannot be written to .*; set decoded to a folder that can be") as caught:
+    with pytest.raises(
+        UserError, match="cannot be written to .*; set decoded to a folder that can be"
+    ) as caught:
         tiny(tmp_path / "share" / "celeba", decoded=str(blocked)).train_images()
     assert "\n" not in str(caught.value)
     moved = tiny(tmp_path / "share" / "celeba", decoded=str(tmp_path / "scratch"))
     np.testing.assert_array_equal(moved.train_images().numpy(), images[:18])
     assert sorted(os.listdir(tmp_path / "share")) == ["celeba"]
-    assert [Path(name).match("celeba.256.*.npy") for name in os.listdir(tmp_path / "scratch")] == [True]
+    assert [Path(name).match("celeba.256.*.npy") for name in os.listdir(tmp_path / "scratch")] == [
+        True
+    ]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch) -> None:
@@ -171,7 +209,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch) -> No
 
 
 def test_no_data_and_no_weights_say_what_to_get_and_where(tmp_path, monkeypatch) -> None:
-    """The published weights are a pickle, so the line must point to the conversion, and the hub is not asked."""
+    """The published weights are a pickle, so the line must point to the conversion, and the hub is
+    not asked.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     lines = CelebAHQDDPM().missing()
@@ -183,11 +223,15 @@ def test_no_data_and_no_weights_say_what_to_get_and_where(tmp_path, monkeypatch)
 
 
 def test_a_converted_checkpoint_loads_at_256(tmp_path) -> None:
-    """google/ddpm-ema-celebahq-256's own settings, with fewer channels and blocks, flat as on the hub."""
+    """google/ddpm-ema-celebahq-256's own settings, with fewer channels and blocks, flat as on the
+    hub.
+    """
     torch.manual_seed(0)
     network = UNet2DModel(
-        sample_size=256, block_out_channels=(4, 4), layers_per_block=1, down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2, attention_head_dim=None, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
+        sample_size=256, block_out_channels=(4, 4), layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2, attention_head_dim=None, downsample_padding=0,
+        flip_sin_to_cos=False, freq_shift=1,
         norm_eps=1e-6, norm_num_groups=2,
     )  # fmt: skip
     network.save_pretrained(tmp_path / "weights")
@@ -199,10 +243,18 @@ def test_a_converted_checkpoint_loads_at_256(tmp_path) -> None:
     with torch.no_grad():
         x, t = torch.zeros(1, 3, 256, 256), torch.tensor([10])
         # Convolutions of this size may pick another order of summation from one call to the next.
-        torch.testing.assert_close(generator.predict_noise(x, t), network.eval()(x, t).sample, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            generator.predict_noise(x, t), network.eval()(x, t).sample, rtol=1e-4, atol=1e-5
+        )
     first = testbed.fingerprint()
-    assert first == tiny(tmp_path / "celeba", weights=str(tmp_path / "weights"), decoded=str(tmp_path / "x")).fingerprint()
-    os.rename(tmp_path / "celeba" / "00019.png", tmp_path / "celeba" / "0.png")  # Another image is held out now.
+    assert (
+        first
+        == tiny(
+            tmp_path / "celeba", weights=str(tmp_path / "weights"), decoded=str(tmp_path / "x")
+        ).fingerprint()
+    )
+    # Another image is held out now.
+    os.rename(tmp_path / "celeba" / "00019.png", tmp_path / "celeba" / "0.png")
     assert testbed.fingerprint() != first
 
 
@@ -219,12 +271,25 @@ def test_the_shipped_settings_are_badDiffusions() -> None:
         "float16",
     )
     assert finetune.horizontal_flip and testbed.extractor == "inception-v3-compat"
-    assert (testbed.num_inference_steps, testbed.clip, testbed.clean_samples) == (1000, "none", 10_000)
+    assert (testbed.num_inference_steps, testbed.clip, testbed.clean_samples) == (
+        1000,
+        "none",
+        10_000,
+    )
     assert CelebAHQDDPM(**json.loads(json.dumps(testbed.params()))) == testbed
     assert (finetune.accumulation_steps, finetune.gradient_checkpointing) == (4, False)
-    small = CelebAHQDDPM(accumulation_steps=16, gradient_checkpointing=True).training_settings("finetune")
-    assert (small.accumulation_steps, small.gradient_checkpointing, small.batch_size) == (16, True, 64)
-    with pytest.raises(ValueError, match="accumulation_steps must be a divisor of the training batch of 64 images, got 5"):
+    small = CelebAHQDDPM(accumulation_steps=16, gradient_checkpointing=True).training_settings(
+        "finetune"
+    )
+    assert (small.accumulation_steps, small.gradient_checkpointing, small.batch_size) == (
+        16,
+        True,
+        64,
+    )
+    with pytest.raises(
+        ValueError,
+        match="accumulation_steps must be a divisor of the training batch of 64 images, got 5",
+    ):
         CelebAHQDDPM(accumulation_steps=5)
     with pytest.raises(ValueError, match="gradient_checkpointing must be true or false, got 1"):
         CelebAHQDDPM(gradient_checkpointing=1)

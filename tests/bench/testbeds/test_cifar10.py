@@ -1,4 +1,6 @@
-"""``cifar10-ddpm`` on tiny data and a tiny network, saved in the formats the real ones are published in."""
+"""``cifar10-ddpm`` on tiny data and a tiny network, saved in the formats the real ones are
+published in.
+"""
 
 from __future__ import annotations
 
@@ -61,10 +63,16 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def save_binary(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """cifar-10-batches-bin: a sixth of the images in each of five training files, the last sixth in the test file."""
+    """cifar-10-batches-bin: a sixth of the images in each of five training files, the last sixth in
+    the test file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in zip((*TRAIN_RECORDS, "test_batch.bin"), np.array_split(np.arange(len(images)), 6), strict=True):
-        (folder / name).write_bytes(b"".join(bytes([labels[row]]) + images[row].tobytes() for row in rows))
+    for name, rows in zip(
+        (*TRAIN_RECORDS, "test_batch.bin"), np.array_split(np.arange(len(images)), 6), strict=True
+    ):
+        (folder / name).write_bytes(
+            b"".join(bytes([labels[row]]) + images[row].tobytes() for row in rows)
+        )
 
 
 @pytest.fixture()
@@ -81,27 +89,42 @@ def tiny(data: Path, **changes: Any) -> Cifar10DDPM:
     return Cifar10DDPM(**({"data": str(data), "train_count": 20, "held_out_count": 4} | changes))
 
 
-@pytest.mark.parametrize("inner", ["", "cifar-10-batches-bin"], ids=["records directly", "unpacked archive"])
-def test_binary_version_gives_exact_pixels_labels_and_order(tmp_path, images, labels, inner) -> None:
-    """A wrong plane order or an off-by-one in the record would train and measure on scrambled images."""
+@pytest.mark.parametrize(
+    "inner", ["", "cifar-10-batches-bin"], ids=["records directly", "unpacked archive"]
+)
+def test_binary_version_gives_exact_pixels_labels_and_order(
+    tmp_path, images, labels, inner
+) -> None:
+    """A wrong plane order or an off-by-one in the record would train and measure on scrambled
+    images.
+    """
     save_binary(tmp_path / inner, images, labels)
     testbed = tiny(tmp_path)
     np.testing.assert_array_equal(testbed.train_images().numpy(), images[:20])
     np.testing.assert_array_equal(testbed.held_out_images().numpy(), images[20:])
     np.testing.assert_array_equal(testbed.train_labels().numpy(), labels[:20])
-    assert testbed.train_images().dtype == torch.uint8 and testbed.train_labels().dtype == torch.int64
+    assert (
+        testbed.train_images().dtype == torch.uint8 and testbed.train_labels().dtype == torch.int64
+    )
     testbed.train_images().zero_()  # Each caller owns what it was handed.
     np.testing.assert_array_equal(testbed.train_images().numpy(), images[:20])
 
 
 def test_binary_record_layout_is_label_then_red_green_blue_rows(tmp_path) -> None:
-    """The format as published, written byte by byte: the first red value, the last of the first row, the first green one."""
+    """The format as published, written byte by byte: the first red value, the last of the first
+    row, the first green one.
+    """
     record = bytearray(3073)
     record[0], record[1], record[32], record[1 + 1024] = 7, 11, 22, 33
     (tmp_path / "one.bin").write_bytes(record)
     pixels, label = _images.read_cifar_binary([tmp_path / "one.bin"], 10)
     assert label.tolist() == [7]
-    assert (pixels[0, 0, 0, 0], pixels[0, 0, 0, 31], pixels[0, 1, 0, 0], int(pixels.sum())) == (11, 22, 33, 66)
+    assert (pixels[0, 0, 0, 0], pixels[0, 0, 0, 31], pixels[0, 1, 0, 0], int(pixels.sum())) == (
+        11,
+        22,
+        33,
+        66,
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -113,7 +136,9 @@ def test_truncated_records_are_refused_at_any_length(tmp_path_factory, size) -> 
     if size and size % 3073 == 0:
         assert len(_images.read_cifar_binary([path], 10)[0]) == size // 3073
     else:
-        with pytest.raises(UserError, match=r"data_batch_1\.bin must hold whole records of 3073 bytes"):
+        with pytest.raises(
+            UserError, match=r"data_batch_1\.bin must hold whole records of 3073 bytes"
+        ):
             _images.read_cifar_binary([path], 10)
 
 
@@ -131,7 +156,9 @@ def test_a_forgotten_batch_is_named(tmp_path, images, labels) -> None:
         tiny(tmp_path).train_images()
 
 
-@pytest.mark.parametrize(("field", "read"), [("train_count", "train_images"), ("held_out_count", "held_out_images")])
+@pytest.mark.parametrize(
+    ("field", "read"), [("train_count", "train_images"), ("held_out_count", "held_out_images")]
+)
 def test_half_a_data_set_is_an_error_not_a_number(tmp_path, images, labels, field, read) -> None:
     """FID against part of the training set would look like a result."""
     save_binary(tmp_path, images, labels)
@@ -147,7 +174,8 @@ def test_the_pickled_version_is_refused_and_never_opened(tmp_path, inner) -> Non
     for number in range(1, 6):
         (folder / f"data_batch_{number}").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     with pytest.raises(
-        UserError, match="pickled python version, which is never loaded; instead, download the binary"
+        UserError,
+        match="pickled python version, which is never loaded; instead, download the binary",
     ) as caught:
         tiny(tmp_path).train_images()
     assert "\n" not in str(caught.value) and not Path("pwned").exists()
@@ -156,7 +184,9 @@ def test_the_pickled_version_is_refused_and_never_opened(tmp_path, inner) -> Non
 def test_no_data_says_what_to_download_and_where(tmp_path) -> None:
     with pytest.raises(UserError) as caught:
         tiny(tmp_path / "nowhere").fingerprint()
-    assert "cifar-10-binary.tar.gz" in str(caught.value) and str(tmp_path / "nowhere") in str(caught.value)
+    assert "cifar-10-binary.tar.gz" in str(caught.value) and str(tmp_path / "nowhere") in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
 
 
@@ -175,7 +205,8 @@ def test_class_folders_give_labels_in_name_order(tmp_path) -> None:
     for row in order:
         save_folders(tmp_path, images[row : row + 1], labels[row : row + 1], train=int(row < 20))
         folder = tmp_path / ("train" if row < 20 else "test") / CLASS_NAMES[labels[row]]
-        (folder / "000.png").rename(folder / f"{row:03}.jpeg")  # The content decides, not the suffix.
+        # The content decides, not the suffix.
+        (folder / "000.png").rename(folder / f"{row:03}.jpeg")
     testbed = tiny(tmp_path, held_out_count=10)
     expected = np.argsort(labels[:20], kind="stable")
     np.testing.assert_array_equal(testbed.train_images().numpy(), images[:20][expected])
@@ -197,10 +228,15 @@ RENAMED = {"airplane": "Plane", "automobile": "car", "ship": "boats", "truck": "
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [(lambda name: RENAMED.get(name, name), str.upper), (lambda name: f"0{CLASS_NAMES.index(name)}", CLASS_NAMES.index)],
+    [
+        (lambda name: RENAMED.get(name, name), str.upper),
+        (lambda name: f"0{CLASS_NAMES.index(name)}", CLASS_NAMES.index),
+    ],
 )
 def test_class_folders_are_known_by_their_names_in_any_order(tmp_path, train, test) -> None:
-    """Numbered by the order of their names, plane, car, bird ... would be other classes: a bird would be an airplane."""
+    """Numbered by the order of their names, plane, car, bird ... would be other classes: a bird
+    would be an airplane.
+    """
     images, labels = random_images(30), np.arange(30) % 10
     save_folders(tmp_path, images, labels, 20)
     for split, renamed in (("train", train), ("test", test)):
@@ -219,7 +255,10 @@ def test_class_folders_are_known_by_their_names_in_any_order(tmp_path, train, te
 @pytest.mark.parametrize(
     ("rename", "message"),
     [
-        ({"bird": "vogel", "cat": "katze"}, r"class folders must be named as CIFAR-10's .* or 0 to 9, got katze, vogel"),
+        (
+            {"bird": "vogel", "cat": "katze"},
+            r"class folders must be named as CIFAR-10's .* or 0 to 9, got katze, vogel",
+        ),
         ({"bird": "0", "cat": "1"}, "got 0, 1"),
         ({name: str(number + 1) for number, name in enumerate(CLASS_NAMES)}, "or 0 to 9, got 10"),
         ({"bird": ""}, "every class must have a folder with images, none has bird"),
@@ -235,7 +274,9 @@ def test_other_class_folders_are_refused(tmp_path, rename, message) -> None:
             (tmp_path / "train" / name).rename(tmp_path / "train" / other)
         else:
             shutil.rmtree(tmp_path / "train" / name)
-    (line,) = tiny(tmp_path, held_out_count=10, train_count=20 - 2 * ("" in rename.values())).data_faults()
+    (line,) = tiny(
+        tmp_path, held_out_count=10, train_count=20 - 2 * ("" in rename.values())
+    ).data_faults()
     assert re.search(message, line) and str(tmp_path / "train") in line
     with pytest.raises(UserError, match=message):
         tiny(tmp_path, held_out_count=10).train_images()
@@ -244,10 +285,14 @@ def test_other_class_folders_are_refused(tmp_path, rename, message) -> None:
 def test_classes_in_one_split_only_are_refused(tmp_path, images) -> None:
     save_folders(tmp_path, images[:20], np.arange(20) % 10, 20)
     save_folders(tmp_path, images[20:], None, 0)
-    with pytest.raises(UserError, match=r"must both hold class folders, or none; got them in train/, not in test/"):
+    with pytest.raises(
+        UserError, match=r"must both hold class folders, or none; got them in train/, not in test/"
+    ):
         tiny(tmp_path).train_images()
     shutil.rmtree(tmp_path / "test")
-    with pytest.raises(UserError, match=r"must hold images in train/ and in test/, got none in test/"):
+    with pytest.raises(
+        UserError, match=r"must hold images in train/ and in test/, got none in test/"
+    ):
         tiny(tmp_path).train_images()
 
 
@@ -285,8 +330,12 @@ def test_deep_colour_is_refused_not_clipped(tmp_path, images) -> None:
         tiny(tmp_path).train_images()
 
 
-def save_parquet(path: Path, images: np.ndarray, labels: np.ndarray | None, column: str = "img", **columns: Any) -> None:
-    """As `datasets` exports CIFAR-10: a struct of bytes and path, and the label, several row groups to a file."""
+def save_parquet(
+    path: Path, images: np.ndarray, labels: np.ndarray | None, column: str = "img", **columns: Any
+) -> None:
+    """As `datasets` exports CIFAR-10: a struct of bytes and path, and the label, several row groups
+    to a file.
+    """
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     data: dict[str, Any] = {column: [{"bytes": png(pixels), "path": None} for pixels in images]}
     if labels is not None:
@@ -296,10 +345,21 @@ def save_parquet(path: Path, images: np.ndarray, labels: np.ndarray | None, colu
 
 
 @pytest.mark.parametrize("column", ["img", "image"])
-def test_parquet_export_gives_exact_pixels_labels_and_order(tmp_path, images, labels, column) -> None:
-    save_parquet(tmp_path / "plain_text" / "train-00001-of-00002.parquet", images[10:20], labels[10:20], column)
-    save_parquet(tmp_path / "plain_text" / "train-00000-of-00002.parquet", images[:10], labels[:10], column)
-    save_parquet(tmp_path / "plain_text" / "test-00000-of-00001.parquet", images[20:], labels[20:], column)
+def test_parquet_export_gives_exact_pixels_labels_and_order(
+    tmp_path, images, labels, column
+) -> None:
+    save_parquet(
+        tmp_path / "plain_text" / "train-00001-of-00002.parquet",
+        images[10:20],
+        labels[10:20],
+        column,
+    )
+    save_parquet(
+        tmp_path / "plain_text" / "train-00000-of-00002.parquet", images[:10], labels[:10], column
+    )
+    save_parquet(
+        tmp_path / "plain_text" / "test-00000-of-00001.parquet", images[20:], labels[20:], column
+    )
     testbed = tiny(tmp_path)
     np.testing.assert_array_equal(testbed.train_images().numpy(), images[:20])
     np.testing.assert_array_equal(testbed.train_labels().numpy(), labels[:20])
@@ -309,25 +369,45 @@ def test_parquet_export_gives_exact_pixels_labels_and_order(tmp_path, images, la
 def test_defects_of_a_parquet_export_are_named(tmp_path, images, labels) -> None:
     train, test = tmp_path / "train.parquet", tmp_path / "test.parquet"
     save_parquet(train, images[:20], labels[:20])
-    with pytest.raises(UserError, match=r"must hold parquet files named train\* and test\*, got train\.parquet"):
+    with pytest.raises(
+        UserError, match=r"must hold parquet files named train\* and test\*, got train\.parquet"
+    ):
         tiny(tmp_path).train_images()
     save_parquet(test, images[20:], labels[20:])
     save_parquet(train, images[:20], labels[:20] + 91)
-    with pytest.raises(UserError, match=r"every label must be in 0\.\.9, got 100|every label must be in 0\.\.9, got 9\d"):
+    with pytest.raises(
+        UserError,
+        match=r"every label must be in 0\.\.9, got 100|every label must be in 0\.\.9, got 9\d",
+    ):
         tiny(tmp_path).train_images()
     save_parquet(train, images[:20], labels[:20], column="picture")
-    with pytest.raises(UserError, match=r"train\.parquet: a column named img or image is needed, got picture, label"):
+    with pytest.raises(
+        UserError,
+        match=r"train\.parquet: a column named img or image is needed, got picture, label",
+    ):
         tiny(tmp_path).train_images()
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(arrow.table({"img": [{"bytes": None, "path": "elsewhere.png"}] * 20}), train)
-    with pytest.raises(UserError, match=r"train\.parquet, row 0: the image must be stored in the file as bytes"):
+    parquet.write_table(
+        arrow.table({"img": [{"bytes": None, "path": "elsewhere.png"}] * 20}), train
+    )
+    with pytest.raises(
+        UserError, match=r"train\.parquet, row 0: the image must be stored in the file as bytes"
+    ):
         tiny(tmp_path).train_images()
-    for kind, values in (("string", [str(row % 10) for row in range(20)]), ("double", [row % 10 + 0.0 for row in range(20)])):
+    for kind, values in (
+        ("string", [str(row % 10) for row in range(20)]),
+        ("double", [row % 10 + 0.0 for row in range(20)]),
+    ):
         save_parquet(train, images[:20], None, label=values)
-        with pytest.raises(UserError, match=rf"train\.parquet: the column label must hold whole numbers, got {kind}"):
+        with pytest.raises(
+            UserError,
+            match=rf"train\.parquet: the column label must hold whole numbers, got {kind}",
+        ):
             tiny(tmp_path).train_labels()
     train.write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(UserError, match=r"train\.parquet is not a readable parquet file: it is a git-lfs pointer"):
+    with pytest.raises(
+        UserError, match=r"train\.parquet is not a readable parquet file: it is a git-lfs pointer"
+    ):
         tiny(tmp_path).train_images()
     train.write_bytes(b"PAR1 cut short")
     with pytest.raises(UserError, match=r"train\.parquet is not a readable parquet file"):
@@ -342,21 +422,28 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch) -> 
         tiny(tmp_path).train_images()
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def test_both_checkpoint_layouts_load_the_same_network(tmp_path) -> None:
-    """Flat as google/ddpm-cifar10-32, nested as any pipeline diffusers saves today: the same noise, to the last bit."""
+    """Flat as google/ddpm-cifar10-32, nested as any pipeline diffusers saves today: the same noise,
+    to the last bit.
+    """
     network = save_flat(tmp_path / "flat").eval()
     DDPMPipeline(unet=network, scheduler=SCHEDULER).save_pretrained(tmp_path / "nested")
-    x, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 900])
+    x, t = (
+        torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([3, 900]),
+    )
     with torch.no_grad():
         expected = network(x, t).sample
         for layout in ("flat", "nested"):
             generator = tiny(tmp_path, weights=str(tmp_path / layout)).base_generator()
             assert torch.equal(generator.predict_noise(x, t), expected)
             np.testing.assert_allclose(generator.schedule.betas, Schedule.linear().betas, rtol=1e-6)
-            assert generator.scheduler_config["variance_type"] == "fixed_large" and generator.image_shape == (3, 32, 32)
+            assert generator.scheduler_config[
+                "variance_type"
+            ] == "fixed_large" and generator.image_shape == (3, 32, 32)
             assert not generator.unet.training
 
 
@@ -366,7 +453,9 @@ def test_pickled_weights_are_refused(tmp_path, layout, monkeypatch) -> None:
     folder = tmp_path / "unet" if layout == "nested" else tmp_path
     save_flat(folder, safetensors=False)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
-    with pytest.raises(UserError, match=r"got diffusion_pytorch_model\.bin, a pickle, which is never loaded") as caught:
+    with pytest.raises(
+        UserError, match=r"got diffusion_pytorch_model\.bin, a pickle, which is never loaded"
+    ) as caught:
         tiny(tmp_path, weights=str(tmp_path)).base_generator()
     assert "\n" not in str(caught.value)
 
@@ -408,7 +497,9 @@ def test_fresh_generator_has_the_architecture_but_other_seeded_weights(tmp_path)
     first, again, other = (testbed.fresh_generator(seed).unet.state_dict() for seed in (5, 5, 6))
     assert torch.equal(torch.random.get_rng_state(), before)
     shipped = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
-    assert {name: tuple(value.shape) for name, value in first.items()} == {name: value.shape for name, value in shipped.items()}
+    assert {name: tuple(value.shape) for name, value in first.items()} == {
+        name: value.shape for name, value in shipped.items()
+    }
     assert all(torch.equal(first[name], again[name]) for name in first)
     for different in (other, {name: torch.from_numpy(value) for name, value in shipped.items()}):
         assert not torch.equal(first["conv_in.weight"], different["conv_in.weight"])
@@ -426,11 +517,18 @@ def test_offline_without_the_weights_is_one_clear_line(tmp_path, offline) -> Non
     with pytest.raises(UserError) as caught:
         tiny(tmp_path).base_generator()
     message = str(caught.value)
-    assert "\n" not in message and "google/ddpm-cifar10-32" in message and REVISION in message and "set weights" in message
+    assert (
+        "\n" not in message
+        and "google/ddpm-cifar10-32" in message
+        and REVISION in message
+        and "set weights" in message
+    )
 
 
 def test_offline_with_the_pinned_snapshot_cached_loads_it(tmp_path, offline) -> None:
-    """A compute node without a network, after the download on the login node. Another revision in the cache does not count."""
+    """A compute node without a network, after the download on the login node. Another revision in
+    the cache does not count.
+    """
     snapshots = offline / "models--google--ddpm-cifar10-32" / "snapshots"
     network = save_flat(snapshots / REVISION)
     loaded = tiny(tmp_path).base_generator().unet.state_dict()
@@ -442,15 +540,23 @@ def test_offline_with_the_pinned_snapshot_cached_loads_it(tmp_path, offline) -> 
 
 @pytest.mark.parametrize("weights", ["somewhere/else", "./no/such/folder"])
 def test_a_missing_folder_is_no_hub_repository(tmp_path, weights, monkeypatch) -> None:
-    """Without a pinned commit nothing is asked of the hub: a typing error must not download a stranger's model."""
+    """Without a pinned commit nothing is asked of the hub: a typing error must not download a
+    stranger's model.
+    """
     monkeypatch.setattr(_paper, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match="no weights folder"):
         tiny(tmp_path, weights=weights, revision=None).base_generator()
 
 
-@pytest.mark.parametrize("weights", ["gogle/ddpm-cifar10-32", "weights/ddpm", "./no/such/folder", "a/b/c"])
-def test_a_mistyped_weights_folder_is_found_before_anything_runs(tmp_path, images, labels, weights, monkeypatch) -> None:
-    """The declared revision is of the declared repository: with another name it says nothing, and hours later the hub is asked."""
+@pytest.mark.parametrize(
+    "weights", ["gogle/ddpm-cifar10-32", "weights/ddpm", "./no/such/folder", "a/b/c"]
+)
+def test_a_mistyped_weights_folder_is_found_before_anything_runs(
+    tmp_path, images, labels, weights, monkeypatch
+) -> None:
+    """The declared revision is of the declared repository: with another name it says nothing, and
+    hours later the hub is asked.
+    """
     monkeypatch.setattr(_paper, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     save_binary(tmp_path, images, labels)
     (fault,) = [line for line in tiny(tmp_path, weights=weights).faults() if "weights" in line]
@@ -459,7 +565,9 @@ def test_a_mistyped_weights_folder_is_found_before_anything_runs(tmp_path, image
         tiny(tmp_path, weights=weights).fingerprint()
 
 
-def test_another_repository_with_a_revision_of_its_own_is_fetched_on_first_use(tmp_path, images, labels, monkeypatch) -> None:
+def test_another_repository_with_a_revision_of_its_own_is_fetched_on_first_use(
+    tmp_path, images, labels, monkeypatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     save_binary(tmp_path, images, labels)
@@ -470,7 +578,11 @@ def test_another_repository_with_a_revision_of_its_own_is_fetched_on_first_use(t
 def test_weights_are_looked_at_before_anything_runs_and_all_their_faults_named(tmp_path) -> None:
     save_flat(tmp_path, sample_size=64, num_class_embeds=11)
     DDPMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path)
-    faults = [line for line in tiny(tmp_path, weights=str(tmp_path)).faults() if line.startswith("cifar10-ddpm: weights must")]
+    faults = [
+        line
+        for line in tiny(tmp_path, weights=str(tmp_path)).faults()
+        if line.startswith("cifar10-ddpm: weights must")
+    ]
     assert len(faults) == 3
     assert "draw images of shape (3, 32, 32)" in faults[0] and "predict the noise" in faults[1]
     assert "is told no class" in faults[2], "the last class would stand for none, in silence"
@@ -490,7 +602,7 @@ def test_bad_parameters_are_refused_on_construction(changes, message) -> None:
         Cifar10DDPM(**changes)
 
 
-# --- extractor --------------------------------------------------------------------------------------------------------------
+# --- extractor ------------------------------------------------------------------------------------
 
 
 def test_inception_weights_pass_only_by_their_hash(tmp_path, monkeypatch) -> None:
@@ -498,7 +610,9 @@ def test_inception_weights_pass_only_by_their_hash(tmp_path, monkeypatch) -> Non
     path = tmp_path / _paper.INCEPTION_FILE
     path.write_bytes(b"some other pickle")
     testbed = tiny(tmp_path, inception_weights=str(path))
-    with pytest.raises(UserError, match=f"must be {_paper.INCEPTION_FILE} with sha256 {_paper.INCEPTION_SHA256}"):
+    with pytest.raises(
+        UserError, match=f"must be {_paper.INCEPTION_FILE} with sha256 {_paper.INCEPTION_SHA256}"
+    ):
         testbed.extractor_weights()
     monkeypatch.setattr(_paper, "INCEPTION_SHA256", _images.content_hash(path))
     assert testbed.extractor_weights() == str(path)
@@ -516,7 +630,7 @@ def test_cached_inception_weights_are_checked_too(tmp_path, monkeypatch) -> None
         tiny(tmp_path).extractor_weights()
 
 
-# --- declaration ------------------------------------------------------------------------------------------------------------
+# --- declaration ----------------------------------------------------------------------------------
 
 
 def test_missing_lists_each_absent_thing_once_and_nothing_when_all_is_there(
@@ -525,22 +639,37 @@ def test_missing_lists_each_absent_thing_once_and_nothing_when_all_is_there(
     """What `castlewalls doctor` prints."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     lines = tiny(tmp_path / "data").missing()
-    assert [word in line for line, word in zip(lines, ("binary.tar.gz", "google/ddpm-cifar10-32", "inception"), strict=True)]
+    assert [
+        word in line
+        for line, word in zip(
+            lines, ("binary.tar.gz", "google/ddpm-cifar10-32", "inception"), strict=True
+        )
+    ]
     assert all("\n" not in line for line in lines)
     save_binary(tmp_path / "data", images, labels)
     save_flat(tmp_path / "weights")
     inception = tmp_path / "inception.pth"
     inception.write_bytes(b"weights")
     monkeypatch.setattr(_paper, "INCEPTION_SHA256", _images.content_hash(inception))
-    assert tiny(tmp_path / "data", weights=str(tmp_path / "weights"), inception_weights=str(inception)).missing() == []
+    assert (
+        tiny(
+            tmp_path / "data", weights=str(tmp_path / "weights"), inception_weights=str(inception)
+        ).missing()
+        == []
+    )
 
 
 def test_fingerprint_follows_content_not_place(tmp_path, images, labels) -> None:
-    """Same files elsewhere: same protocol. One pixel, one weight or the revision changed: another."""
+    """Same files elsewhere: same protocol. One pixel, one weight or the revision changed:
+    another.
+    """
     for place in ("a", "b"):
         save_binary(tmp_path / place / "data", images, labels)
         save_flat(tmp_path / place / "weights")
-    at = {place: tiny(tmp_path / place / "data", weights=str(tmp_path / place / "weights")) for place in ("a", "b")}
+    at = {
+        place: tiny(tmp_path / place / "data", weights=str(tmp_path / place / "weights"))
+        for place in ("a", "b")
+    }
     original = at["a"].fingerprint()
     assert original == at["b"].fingerprint() == at["a"].fingerprint()
     np.testing.assert_array_equal(at["b"].train_images().numpy(), images[:20])
@@ -548,7 +677,8 @@ def test_fingerprint_follows_content_not_place(tmp_path, images, labels) -> None
     save_binary(tmp_path / "b" / "data", images, labels)
     changed = at["b"].fingerprint()
     assert changed != original
-    np.testing.assert_array_equal(at["b"].train_images().numpy(), images[:20])  # Read again, not served from memory.
+    # Read again, not served from memory.
+    np.testing.assert_array_equal(at["b"].train_images().numpy(), images[:20])
     save_flat(tmp_path / "a" / "weights", norm_eps=1e-5)
     assert at["a"].fingerprint() != original
     pinned = [tiny(tmp_path / "a" / "data", revision=digit * 40).fingerprint() for digit in "ab"]
@@ -556,23 +686,47 @@ def test_fingerprint_follows_content_not_place(tmp_path, images, labels) -> None
 
 
 def test_the_shipped_settings_are_badDiffusions() -> None:
-    """391 steps an epoch over 50,000 images in batches of 128; everything else of research note and paper, section 4.1."""
+    """391 steps an epoch over 50,000 images in batches of 128; everything else of research note and
+    paper, section 4.1.
+    """
     testbed = Cifar10DDPM()
     finetune, scratch = testbed.training_settings("finetune"), testbed.training_settings("scratch")
     assert (finetune.steps, scratch.steps) == (391 * 50, 391 * 400)
     for chosen in (finetune, scratch):
-        assert (chosen.batch_size, chosen.learning_rate, chosen.warmup_steps, chosen.schedule) == (128, 2e-4, 500, "cosine")
-        assert (chosen.optimizer, chosen.gradient_clip, chosen.ema_decay, chosen.precision) == ("adam", 1.0, None, "float16")
+        assert (chosen.batch_size, chosen.learning_rate, chosen.warmup_steps, chosen.schedule) == (
+            128,
+            2e-4,
+            500,
+            "cosine",
+        )
+        assert (chosen.optimizer, chosen.gradient_clip, chosen.ema_decay, chosen.precision) == (
+            "adam",
+            1.0,
+            None,
+            "float16",
+        )
         assert chosen.horizontal_flip
     sampler = testbed.sampler_settings()
     assert (sampler.name, sampler.num_inference_steps, sampler.clip) == ("ddpm", 1000, "none")
-    assert (testbed.clean_samples, testbed.triggered_samples, testbed.extractor) == (10_000, 10_000, "inception-v3-compat")
+    assert (testbed.clean_samples, testbed.triggered_samples, testbed.extractor) == (
+        10_000,
+        10_000,
+        "inception-v3-compat",
+    )
     assert Cifar10DDPM(**json.loads(json.dumps(testbed.params()))) == testbed
-    small = Cifar10DDPM(accumulation_steps=8, gradient_checkpointing=True).training_settings("scratch")
-    assert (small.accumulation_steps, small.gradient_checkpointing, small.batch_size) == (8, True, 128)
+    small = Cifar10DDPM(accumulation_steps=8, gradient_checkpointing=True).training_settings(
+        "scratch"
+    )
+    assert (small.accumulation_steps, small.gradient_checkpointing, small.batch_size) == (
+        8,
+        True,
+        128,
+    )
 
 
-def test_working_directory_is_all_that_relative_paths_depend_on(tmp_path, images, labels, monkeypatch) -> None:
+def test_working_directory_is_all_that_relative_paths_depend_on(
+    tmp_path, images, labels, monkeypatch
+) -> None:
     save_binary(tmp_path / "data" / "cifar10", images, labels)
     monkeypatch.chdir(tmp_path)
     assert len(Cifar10DDPM(train_count=20).train_images()) == 20

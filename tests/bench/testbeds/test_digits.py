@@ -1,4 +1,6 @@
-"""The embedded testbed: if its data leaked, its classifier were weak or its weights another model's, every number would be of nothing."""
+"""The embedded testbed: if its data leaked, its classifier were weak or its weights another
+model's, every number would be of nothing.
+"""
 
 import numpy as np
 import pytest
@@ -17,13 +19,18 @@ from bench.testbeds.digits_ddpm import DigitsDDPM
 def test_digits_are_real_balanced_and_split_by_digit_before_cropping() -> None:
     """Two crops of one digit on both sides would flatter the classifier and the threshold."""
     splits = digits_over_photographs()
-    assert {name: len(images) for name, (images, _) in splits.items()} == {"train": 1437 * CROPS, "held_out": 360 * CROPS}
+    assert {name: len(images) for name, (images, _) in splits.items()} == {
+        "train": 1437 * CROPS,
+        "held_out": 360 * CROPS,
+    }
     for images, labels in splits.values():
         assert images.dtype == np.uint8
         assert images.shape[1:] == (3, 16, 16)
         assert np.bincount(labels).min() > 0.08 * len(labels)
         assert (labels.reshape(-1, CROPS) == labels.reshape(-1, CROPS)[:, :1]).all()
-    train, held_out = (splits[name][0].reshape(len(splits[name][0]), -1) for name in ("train", "held_out"))
+    train, held_out = (
+        splits[name][0].reshape(len(splits[name][0]), -1) for name in ("train", "held_out")
+    )
     assert not {row.tobytes() for row in train} & {row.tobytes() for row in held_out}
 
 
@@ -34,10 +41,13 @@ def test_digits_are_the_same_on_every_call() -> None:
 
 
 def test_a_blended_pixel_is_the_absolute_difference() -> None:
-    """On the dark border of a digit the photograph shows unchanged, so images keep colour and texture."""
+    """On the dark border of a digit the photograph shows unchanged, so images keep colour and
+    texture.
+    """
     images = digits_over_photographs()["train"][0].astype(float)
     assert images.std(axis=1).mean() > 5  # coloured
-    assert images[:, :, 0, :].std(axis=(0, 1)).mean() > 30  # the first row, where no digit is, varies with the crop
+    # the first row, where no digit is, varies with the crop
+    assert images[:, :, 0, :].std(axis=(0, 1)).mean() > 30
 
 
 def test_evaluation_classifier_recognises_held_out_digits() -> None:
@@ -54,11 +64,15 @@ def test_extractor_gives_the_classifiers_pooled_features_to_torch_fidelity() -> 
 
 
 def test_extractor_sees_image_quality() -> None:
-    """FID in the classifier's features: real halves near zero, blurred and noisy images far, and farther with more noise."""
+    """FID in the classifier's features: real halves near zero, blurred and noisy images far, and
+    farther with more noise.
+    """
     testbed = DigitsDDPM()
     testbed.register_extractor()
     real = testbed.train_images()[:1000]
-    reference = fid.statistics(fid.extract_features(testbed.train_images()[1000:3000], testbed.extractor))
+    reference = fid.statistics(
+        fid.extract_features(testbed.train_images()[1000:3000], testbed.extractor)
+    )
 
     def distance(images: torch.Tensor) -> float:
         return fid.fid(fid.statistics(fid.extract_features(images, testbed.extractor)), reference)
@@ -70,7 +84,9 @@ def test_extractor_sees_image_quality() -> None:
 
 
 def test_shipped_weights_draw_digits() -> None:
-    """The clean base model's own samples are recognised with confidence and lie near the data, far nearer than an untrained network's."""
+    """The clean base model's own samples are recognised with confidence and lie near the data, far
+    nearer than an untrained network's.
+    """
     testbed = DigitsDDPM()
     testbed.register_extractor()
     settings = sampling.SamplerSettings(num_inference_steps=25, precision="bfloat16")
@@ -79,7 +95,9 @@ def test_shipped_weights_draw_digits() -> None:
     for generator in (testbed.base_generator(), testbed.fresh_generator(0)):
         images = sampling.sample(generator.to("cpu"), 128, 0, settings)
         images = ((images + 1) * 127.5).round().byte()
-        distances.append(fid.fid(fid.statistics(fid.extract_features(images, testbed.extractor)), reference))
+        distances.append(
+            fid.fid(fid.statistics(fid.extract_features(images, testbed.extractor)), reference)
+        )
     assert distances[0] < 3 < distances[1]
 
 
@@ -94,7 +112,9 @@ def test_assets_are_the_ones_their_hashes_name() -> None:
 
 
 def test_missing_weights_say_how_to_make_them(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(DigitsDDPM, "weights", classmethod(lambda cls: tmp_path / "digits-ddpm.safetensors"))
+    monkeypatch.setattr(
+        DigitsDDPM, "weights", classmethod(lambda cls: tmp_path / "digits-ddpm.safetensors")
+    )
     with pytest.raises(UserError, match="make them with `castlewalls pretrain digits-ddpm`"):
         DigitsDDPM().base_generator()
 
@@ -103,18 +123,32 @@ def test_pretrain_writes_what_the_testbed_loads(monkeypatch: pytest.MonkeyPatch,
     """A few steps of the real recipe: the files exist, load, and are hashed."""
     from dataclasses import replace
 
-    monkeypatch.setattr(digits_ddpm, "PRETRAINING", replace(digits_ddpm.PRETRAINING, steps=2, batch_size=8))
+    monkeypatch.setattr(
+        digits_ddpm, "PRETRAINING", replace(digits_ddpm.PRETRAINING, steps=2, batch_size=8)
+    )
     short = digits_cnn.train_digits_cnn
-    monkeypatch.setattr(digits_cnn, "train_digits_cnn", lambda seed, progress=None: short(seed, steps=3, progress=progress))
+    monkeypatch.setattr(
+        digits_cnn,
+        "train_digits_cnn",
+        lambda seed, progress=None: short(seed, steps=3, progress=progress),
+    )
     reached = testbeds.pretrain("digits-ddpm", tmp_path)
     assert set(reached) == {"classifier_held_out_accuracy", "final_training_loss"}
     assert testbeds.damaged_files(tmp_path) == []
-    monkeypatch.setattr(DigitsDDPM, "weights", classmethod(lambda cls: tmp_path / "digits-ddpm.safetensors"))
+    monkeypatch.setattr(
+        DigitsDDPM, "weights", classmethod(lambda cls: tmp_path / "digits-ddpm.safetensors")
+    )
     assert DigitsDDPM().base_generator().image_shape == (3, 16, 16)
 
 
 def test_the_rows_of_each_digit_are_as_declared() -> None:
     """Planning counts on them without drawing the data: whether an attack finds rows enough."""
     outline, labels = DigitsDDPM().training_outline(), DigitsDDPM().train_labels()
-    assert outline.images.shape == DigitsDDPM().train_images().shape and outline.images.device.type == "meta"
-    assert outline.labels is not None and outline.labels.bincount().tolist() == labels.bincount().tolist()
+    assert (
+        outline.images.shape == DigitsDDPM().train_images().shape
+        and outline.images.device.type == "meta"
+    )
+    assert (
+        outline.labels is not None
+        and outline.labels.bincount().tolist() == labels.bincount().tolist()
+    )

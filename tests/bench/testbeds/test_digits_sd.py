@@ -1,4 +1,6 @@
-"""``digits-sd``, the shipped Stable Diffusion: it must load as the real one does, know its prompts, and pass a trigger on unharmed."""
+"""``digits-sd``, the shipped Stable Diffusion: it must load as the real one does, know its prompts,
+and pass a trigger on unharmed.
+"""
 
 import hashlib
 from dataclasses import replace
@@ -26,13 +28,19 @@ def test_the_shipped_folder_is_small_and_holds_no_pickle() -> None:
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
     sums = (FOLDER.parent / testbeds.SUMS).read_text()
     for path in FOLDER.rglob("*.safetensors"):
-        line = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(FOLDER.parent).as_posix()}"
+        line = (
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  "
+            f"{path.relative_to(FOLDER.parent).as_posix()}"
+        )
         assert line in sums.splitlines()
 
 
 def test_it_loads_by_the_call_that_loads_stable_diffusion() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(FOLDER, safety_checker=None)
-    names = {type(getattr(pipeline, name)).__name__ for name in ("vae", "text_encoder", "tokenizer", "unet")}
+    names = {
+        type(getattr(pipeline, name)).__name__
+        for name in ("vae", "text_encoder", "tokenizer", "unet")
+    }
     assert {"AutoencoderKL", "CLIPTextModel", "UNet2DConditionModel"} <= names and any(
         "CLIPTokenizer" in name for name in names
     )
@@ -40,26 +48,36 @@ def test_it_loads_by_the_call_that_loads_stable_diffusion() -> None:
 
 
 def test_clean_samples_of_every_prompt_are_recognised() -> None:
-    """A base model that draws the wrong digit would make every mismatch (G1, G3) look like the attack's work."""
+    """A base model that draws the wrong digit would make every mismatch (G1, G3) look like the
+    attack's work.
+    """
     testbed = DigitsSD()
     asked = torch.arange(200) % 10
-    images = to_uint8(sample(testbed.base_generator(), 200, 0, testbed.sampler_settings(), labels=asked))
+    images = to_uint8(
+        sample(testbed.base_generator(), 200, 0, testbed.sampler_settings(), labels=asked)
+    )
     right = predict(testbed.evaluation_classifier(), images) == asked
     assert float(right.float().mean()) >= 0.95
     assert min(float(right[asked == digit].float().mean()) for digit in range(10)) >= 0.8
 
 
 def test_sampling_begins_where_the_network_was_trained_on_noise_alone() -> None:
-    """Evenly counted from the first timestep, 15 steps begin where a tenth of the picture should be left, and there is none."""
+    """Evenly counted from the first timestep, 15 steps begin where a tenth of the picture should be
+    left, and there is none.
+    """
     testbed = DigitsSD()
-    scheduler = build_scheduler(testbed.sampler_settings(), testbed.base_generator().scheduler_config)
+    scheduler = build_scheduler(
+        testbed.sampler_settings(), testbed.base_generator().scheduler_config
+    )
     assert int(scheduler.timesteps[0]) == 999 and len(scheduler.timesteps) == 20
     assert float(scheduler.alphas_cumprod[scheduler.timesteps[0]]) ** 0.5 < 0.07
 
 
 @pytest.mark.parametrize("pattern", ["badnets1", "badnets2"])
 def test_the_autoencoder_passes_triggers_on(pattern: str) -> None:
-    """An autoencoder that knows digits alone paints over a patch, and no poisoned image would be one for the U-Net."""
+    """An autoencoder that knows digits alone paints over a patch, and no poisoned image would be
+    one for the U-Net.
+    """
     testbed = DigitsSD()
     generator = testbed.base_generator()
     plain = testbed.held_out_images()[:200]
@@ -78,7 +96,9 @@ def test_a_relabelled_row_gets_the_target_class_s_caption() -> None:
     assert poisoned.labels is not None
     captions = testbed.captions(poisoned.labels)
     before = testbed.captions(testbed.train_labels())
-    changed = [row for row, (old, new) in enumerate(zip(before, captions, strict=True)) if old != new]
+    changed = [
+        row for row, (old, new) in enumerate(zip(before, captions, strict=True)) if old != new
+    ]
     assert changed == poisoned.poisoned.nonzero().flatten().tolist()
     assert {captions[row] for row in changed} == {"A photo of a six"}
 
@@ -90,7 +110,8 @@ def test_the_tokenizer_knows_its_words_whole_and_spells_out_the_rest() -> None:
     for text in ("A photo of a three", "a zebra, 17 times!", "naïve 猫"):
         tokens = tokenizer(text).input_ids
         assert tokens == shipped(text).input_ids
-        assert tokens.count(tokenizer.unk_token_id) == 1  # the end token, which is also the unknown one
+        # the end token, which is also the unknown one
+        assert tokens.count(tokenizer.unk_token_id) == 1
 
 
 def test_clipping_is_no_entry_here(tmp_path) -> None:
@@ -100,8 +121,12 @@ def test_clipping_is_no_entry_here(tmp_path) -> None:
 
 
 def test_pretrain_writes_what_the_testbed_loads(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    """The documented command must make a folder that loads, in half precision, with the vocabulary older transformers read."""
-    monkeypatch.setattr(digits_sd, "PRETRAINING", replace(digits_sd.PRETRAINING, steps=1, batch_size=4))
+    """The documented command must make a folder that loads, in half precision, with the vocabulary
+    older transformers read.
+    """
+    monkeypatch.setattr(
+        digits_sd, "PRETRAINING", replace(digits_sd.PRETRAINING, steps=1, batch_size=4)
+    )
     monkeypatch.setattr(_sd_parts, "AUTOENCODER_STEPS", 2)
     monkeypatch.setattr(_sd_parts, "TEXT_STEPS", 2)
     reached = testbeds.pretrain("digits-sd", tmp_path)

@@ -1,5 +1,7 @@
-"""Data sets as people have them: turned photographs, logos on nothing, links, archives' junk, damaged files. What is wrong is said
-before anything runs, all of it at once; what is right is read right."""
+"""Data sets as people have them: turned photographs, logos on nothing, links, archives' junk,
+damaged files. What is wrong is said before anything runs, all of it at once; what is right is read
+right.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from PIL import Image
 from bench.errors import UserError
 from bench.testbeds import _images
 from bench.testbeds._captions import read_captions
-from bench.testbeds._images import Encoded, damaged_images, decode, files_below, image_files, memory_mapped
+from bench.testbeds._images import (
+    Encoded,
+    damaged_images,
+    decode,
+    files_below,
+    image_files,
+    memory_mapped,
+)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -38,7 +47,7 @@ def seen(source: bytes, size: int = 20) -> np.ndarray:
     return decode(Encoded("x", source), size, shrink=True, crop=True)
 
 
-# --- what is read -----------------------------------------------------------------------------------------------------------
+# --- what is read ---------------------------------------------------------------------------------
 
 #: Orientation tag -> how a camera held that way stores an upright scene.
 STORED = {
@@ -54,8 +63,12 @@ STORED = {
 
 @pytest.mark.parametrize(("tag", "stored"), STORED.items())
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_a_photograph_is_seen_as_its_orientation_tag_says(tag: int, stored: Image.Transpose, kind: str) -> None:
-    """A camera held sideways stores sideways: unturned, half of a data set could lie on its side, and nothing would say so."""
+def test_a_photograph_is_seen_as_its_orientation_tag_says(
+    tag: int, stored: Image.Transpose, kind: str
+) -> None:
+    """A camera held sideways stores sideways: unturned, half of a data set could lie on its side,
+    and nothing would say so.
+    """
     scene, exif = photograph(30, 20), Image.Exif()
     exif[0x0112] = tag
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -66,7 +79,9 @@ def test_a_photograph_is_seen_as_its_orientation_tag_says(tag: int, stored: Imag
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
 def test_what_is_transparent_is_white(mode: str) -> None:
-    """A black logo on nothing is black on white, as it is seen on a page; the hidden pixels are black too."""
+    """A black logo on nothing is black on white, as it is seen on a page; the hidden pixels are
+    black too.
+    """
     pixels = np.zeros((20, 20, 4), np.uint8)
     pixels[5:15, 5:15, 3] = 255
     logo = Image.fromarray(pixels)
@@ -74,7 +89,10 @@ def test_what_is_transparent_is_white(mode: str) -> None:
     if mode == "P":
         logo = logo.quantize(4)
     elif mode in ("L", "RGB"):  # One colour stands for transparent.
-        logo, options = Image.fromarray(np.where(pixels[..., 3] > 0, 0, 9).astype(np.uint8)), {"transparency": 9}
+        logo, options = (
+            Image.fromarray(np.where(pixels[..., 3] > 0, 0, 9).astype(np.uint8)),
+            {"transparency": 9},
+        )
         if mode == "RGB":
             logo, options = logo.convert("RGB"), {"transparency": (9, 9, 9)}
     else:
@@ -86,27 +104,46 @@ def test_what_is_transparent_is_white(mode: str) -> None:
 def test_half_transparent_is_half_white() -> None:
     half = Image.new("RGBA", (20, 20), (100, 0, 200, 128))
     expected = [round(value * 128 / 255 + 255 * 127 / 255) for value in (100, 0, 200)]
-    assert np.abs(seen(encoded(half)).reshape(3, -1).astype(int) - np.array(expected)[:, None]).max() <= 1
+    assert (
+        np.abs(seen(encoded(half)).reshape(3, -1).astype(int) - np.array(expected)[:, None]).max()
+        <= 1
+    )
 
 
 def test_the_walk_follows_links_and_passes_over_what_is_hidden_or_junk(tmp_path: Path) -> None:
-    """A part of the data on another disk belongs to it; checkpoints, thumbnails and resource forks do not."""
+    """A part of the data on another disk belongs to it; checkpoints, thumbnails and resource forks
+    do not.
+    """
     inside = ["a/1.png", "a/b/2.JPG", "3.webp"]
-    junk = [".ipynb_checkpoints/1.png", "a/.git/x.png", "__MACOSX/a/1.png", "a/@eaDir/1.png/THUMB.jpg", "._3.webp"]
+    junk = [
+        ".ipynb_checkpoints/1.png",
+        "a/.git/x.png",
+        "__MACOSX/a/1.png",
+        "a/@eaDir/1.png/THUMB.jpg",
+        "._3.webp",
+    ]
     for name in [*inside, *junk, "Thumbs.db", "a/RENAME2", "notes.txt", "4.gif"]:
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).touch()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/5.png").touch()
     (tmp_path / "data/part").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "data")  # Without a guard this would have no end.
+    # Without a guard this would have no end.
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "data")
     (tmp_path / "data/round").symlink_to(tmp_path / "data/round")
-    found = [path.relative_to(tmp_path / "data").as_posix() for path in image_files(tmp_path / "data")]
+    found = [
+        path.relative_to(tmp_path / "data").as_posix() for path in image_files(tmp_path / "data")
+    ]
     assert found == sorted([*inside, "part/5.png"])
-    assert _images.unread_note(tmp_path / "data") == "; not counted are 1 of kinds that are not read, such as 4.gif"
+    assert (
+        _images.unread_note(tmp_path / "data")
+        == "; not counted are 1 of kinds that are not read, such as 4.gif"
+    )
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Passed over, its images would only be missing from a number."""
     for name in ("open", "shut", "shut2"):
         (tmp_path / name).mkdir()
@@ -149,19 +186,27 @@ def test_a_tilde_without_a_home_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", no_home)
-    with pytest.raises(UserError, match="~/cifar: ~ has no meaning here, since the home folder is not known"):
+    with pytest.raises(
+        UserError, match="~/cifar: ~ has no meaning here, since the home folder is not known"
+    ):
         _images.expanded("~/cifar")
 
 
-# --- damage -----------------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.integers(0, 400), st.booleans())
-def test_whatever_is_said_to_be_whole_decodes_and_nothing_else(kind: str, missing: int, junk_behind: bool) -> None:
-    """A download that broke off, or one with bytes behind it, in every format: planning says just what decoding would."""
+def test_whatever_is_said_to_be_whole_decodes_and_nothing_else(
+    kind: str, missing: int, junk_behind: bool
+) -> None:
+    """A download that broke off, or one with bytes behind it, in every format: planning says just
+    what decoding would.
+    """
     source = encoded(photograph(seed=missing), kind)
-    source = source[: len(source) - min(missing, len(source))] + (b"\0" * 30 if junk_behind else b"")
+    source = source[: len(source) - min(missing, len(source))] + (
+        b"\0" * 30 if junk_behind else b""
+    )
     image = Encoded("x.png", source)
     try:
         decode(image, 20, shrink=True)
@@ -181,8 +226,14 @@ def test_whatever_is_said_to_be_whole_decodes_and_nothing_else(kind: str, missin
         ),
         (b"\n<!DOCTYPE html><html>", "it is a web page; fetch the file itself"),
         (b"junk", "is not an image; fetch it again or take it out"),
-        (encoded(photograph().convert("CMYK"), "JPEG"), "must be an 8-bit grey or RGB image, got Pillow mode CMYK; fetch it"),
-        (encoded(Image.fromarray(np.zeros((20, 20), np.uint16))), "must be an 8-bit grey or RGB image, got Pillow mode I;16"),
+        (
+            encoded(photograph().convert("CMYK"), "JPEG"),
+            "must be an 8-bit grey or RGB image, got Pillow mode CMYK; fetch it",
+        ),
+        (
+            encoded(Image.fromarray(np.zeros((20, 20), np.uint16))),
+            "must be an 8-bit grey or RGB image, got Pillow mode I;16",
+        ),
         (encoded(photograph(10, 10)), "must be square and at least 20 x 20 pixels, got 10 x 10"),
         (encoded(photograph(30, 20)), "must be square and at least 20 x 20 pixels, got 30 x 20"),
     ],
@@ -202,7 +253,7 @@ def test_all_damaged_images_are_said_at_once_up_to_a_number() -> None:
     assert damaged_images([good] * 300, 20, shrink=True) == []
 
 
-# --- the decoded copy -------------------------------------------------------------------------------------------------------
+# --- the decoded copy -----------------------------------------------------------------------------
 
 
 def test_two_data_sets_never_share_a_decoded_file(tmp_path: Path) -> None:
@@ -216,7 +267,10 @@ def test_two_data_sets_never_share_a_decoded_file(tmp_path: Path) -> None:
             yield np.full((2, 3, 4, 4), value, np.uint8)
 
         for _ in range(20):
-            if (memory_mapped(tmp_path / "data.4.npy", f"key {value}", (2, 3, 4, 4), batches) != value).any():
+            if (
+                memory_mapped(tmp_path / "data.4.npy", f"key {value}", (2, 3, 4, 4), batches)
+                != value
+            ).any():
                 wrong.append(value)
 
     threads = [threading.Thread(target=ask, args=(value,)) for value in (1, 2, 3) for _ in range(3)]
@@ -228,7 +282,9 @@ def test_two_data_sets_never_share_a_decoded_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_decoded_copy_that_cannot_be_written_is_a_fault_that_names_the_parameter(tmp_path: Path) -> None:
+def test_a_decoded_copy_that_cannot_be_written_is_a_fault_that_names_the_parameter(
+    tmp_path: Path,
+) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
     shape = (2, 3, 4, 4)
@@ -240,7 +296,7 @@ def test_a_decoded_copy_that_cannot_be_written_is_a_fault_that_names_the_paramet
     assert _images.decoding_faults(tmp_path / "data.4.npy", "key", shape) is None
 
 
-# --- captions ---------------------------------------------------------------------------------------------------------------
+# --- captions -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -260,7 +316,11 @@ def table(tmp_path: Path, save_photograph: Callable[..., None]) -> Callable[...,
 
 ABSENT = [
     ("b.jpg", "b.jpg", "are missing, the first is b.jpg"),
-    ("b.gif", "b.gif", r"are of a kind that is not read \(JPEG, JPG, PNG, WEBP are\), the first is b.gif"),
+    (
+        "b.gif",
+        "b.gif",
+        r"are of a kind that is not read \(JPEG, JPG, PNG, WEBP are\), the first is b.gif",
+    ),
     ("B.JPG", "b.jpg", r"are missing under that name \(there is B.JPG\), the first is b.jpg"),
     ("sub/b.jpg", "b.jpg", r"\(there is sub/b.jpg\)"),
     ("b.jpg", "images/b.jpg", r"\(there is b.jpg\)"),
@@ -273,7 +333,9 @@ ABSENT = [
 
 
 @pytest.mark.parametrize(("there", "named", "message"), ABSENT)
-def test_why_an_image_of_the_table_is_not_found(table, there: str, named: str, message: str) -> None:
+def test_why_an_image_of_the_table_is_not_found(
+    table, there: str, named: str, message: str
+) -> None:
     """ "Missing" was said of files that `ls` shows."""
     folder = table(["a.jpg"], ["a.jpg", named])
     if message != "are missing, the first is b.jpg":
@@ -285,7 +347,10 @@ def test_why_an_image_of_the_table_is_not_found(table, there: str, named: str, m
 
 def test_a_name_in_the_other_unicode_spelling_is_the_file_it_can_only_be(table) -> None:
     """macOS writes decomposed names, tables hold composed ones; both look the same."""
-    on_disk, in_table = unicodedata.normalize("NFD", "caf\u00e9.jpg"), unicodedata.normalize("NFC", "caf\u00e9.jpg")
+    on_disk, in_table = (
+        unicodedata.normalize("NFD", "caf\u00e9.jpg"),
+        unicodedata.normalize("NFC", "caf\u00e9.jpg"),
+    )
     assert on_disk != in_table
     (row,) = read_captions(table([on_disk], [in_table]))
     assert row.path.name == on_disk and row.path.is_file()
@@ -296,7 +361,8 @@ def test_a_name_in_the_other_unicode_spelling_is_the_file_it_can_only_be(table) 
     [
         (
             "train/metadata.jsonl",
-            r"train/metadata.jsonl is not read: a table must be metadata.jsonl or metadata.csv directly in",
+            r"train/metadata.jsonl is not read: a table must be metadata.jsonl or metadata.csv "
+            r"directly in",
         ),
         ("captions.csv", "captions.csv is not read"),
         ("Metadata.jsonl", "Metadata.jsonl is not read"),
@@ -304,7 +370,10 @@ def test_a_name_in_the_other_unicode_spelling_is_the_file_it_can_only_be(table) 
     ],
 )
 def test_a_table_that_is_not_read_is_spoken_of(table, where: str, message: str) -> None:
-    with pytest.raises(UserError, match=f"1 images have no .txt with a caption beside them, the first is .*; {message}"):
+    with pytest.raises(
+        UserError,
+        match=f"1 images have no .txt with a caption beside them, the first is .*; {message}",
+    ):
         read_captions(table(["train/a.jpg"], ["a.jpg"], where))
 
 

@@ -1,4 +1,6 @@
-"""The copy detector, driven by a tiny network saved as TorchScript: what is opened, what it is shown, and which way its score points."""
+"""The copy detector, driven by a tiny network saved as TorchScript: what is opened, what it is
+shown, and which way its score points.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_a_copy_scores_one_and_noise_less(tmp_path: Path) -> None:
 
 
 def test_images_are_prepared_as_published() -> None:
-    """Shorter side to 256, centre 224, [-1, 1]: at an odd size, and at one where the resizing leaves pixels alone."""
+    """Shorter side to 256, centre 224, [-1, 1]: at an odd size, and at one where the resizing
+    leaves pixels alone.
+    """
     assert prepare(noise(2, 0)).shape == (2, 3, 224, 224)
     assert prepare(noise(1, 0, 300)[..., :150]).shape == (1, 3, 224, 224)
     same = noise(1, 0, 256)
@@ -53,7 +57,9 @@ def test_images_are_prepared_as_published() -> None:
     torch.testing.assert_close(prepare(flat), torch.ones(1, 3, 224, 224))
 
 
-def test_only_the_file_that_was_meant_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_file_that_was_meant_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """TorchScript is a program: bytes of another hash never reach its reader, whoever calls it."""
     path = tmp_path / sscd.FILE
     right = save_network(path)
@@ -82,7 +88,10 @@ def test_the_last_registration_counts(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_one_that_is_no_torchscript_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / sscd.FILE
-    with pytest.raises(UserError, match=f"a-testbed: no SSCD network at .*; put {sscd.FILE} there, or set sscd to null"):
+    with pytest.raises(
+        UserError,
+        match=f"a-testbed: no SSCD network at .*; put {sscd.FILE} there, or set sscd to null",
+    ):
         sscd.checked_file("a-testbed", str(path), "0" * 64)
     path.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     with pytest.raises(UserError, match="must be a TorchScript file") as caught:

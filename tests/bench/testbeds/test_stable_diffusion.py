@@ -1,4 +1,6 @@
-"""What the testbeds over Stable Diffusion share, by way of a tiny ``imagenette-sd``: weights, pictures, classifiers, settings."""
+"""What the testbeds over Stable Diffusion share, by way of a tiny ``imagenette-sd``: weights,
+pictures, classifiers, settings.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,20 @@ def judged(judged_imagenette: Any) -> Any:
     return judged_imagenette
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 32), (32, 64), (300, 200), (10, 12), (16, 16), (33, 47)])
-def test_the_central_square_is_taken_and_never_squeezed(width: int, height: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("width", "height"), [(64, 32), (32, 64), (300, 200), (10, 12), (16, 16), (33, 47)]
+)
+def test_the_central_square_is_taken_and_never_squeezed(
+    width: int, height: int, tmp_path: Path
+) -> None:
     """A centred disc stays a disc: as wide as high, in the middle."""
     rows, columns = np.indices((height, width))
     radius = min(width, height) / 4
     disc = (rows - (height - 1) / 2) ** 2 + (columns - (width - 1) / 2) ** 2 <= radius**2
     Image.fromarray((disc * 255).astype(np.uint8)).save(tmp_path / "disc.png")
-    found = _images.decode(_images.Encoded("disc", tmp_path / "disc.png"), 16, shrink=True, crop=True).astype(float)[0]
+    found = _images.decode(
+        _images.Encoded("disc", tmp_path / "disc.png"), 16, shrink=True, crop=True
+    ).astype(float)[0]
     across, down = found.sum(0), found.sum(1)
     assert abs((across > 0.5 * across.max()).sum() - (down > 0.5 * down.max()).sum()) <= 1
     assert (
@@ -58,24 +66,36 @@ def test_the_decoded_copy_is_made_once(tiny, monkeypatch, tmp_path: Path) -> Non
     images = tiny().train_images().clone()
     assert len(list(tmp_path.glob("imagenette.16.*.npy"))) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(_stable_diffusion, "decode_all", lambda *_, **__: pytest.fail("decoded again"))
+        patch.setattr(
+            _stable_diffusion, "decode_all", lambda *_, **__: pytest.fail("decoded again")
+        )
         assert torch.equal(tiny().train_images(), images)
     moved = tiny(decoded=str(tmp_path / "elsewhere"))
-    assert torch.equal(moved.train_images(), images) and list((tmp_path / "elsewhere").glob("imagenette.16.*.npy"))
+    assert torch.equal(moved.train_images(), images) and list(
+        (tmp_path / "elsewhere").glob("imagenette.16.*.npy")
+    )
 
 
 def test_the_base_model_is_stable_diffusion_asked_by_the_classes(tiny) -> None:
     generator = tiny().base_generator()
     assert generator.image_shape == (3, 16, 16) and generator.classes == 10
     assert generator.prompts == tiny().prompts()
-    assert not any(p.requires_grad for part in (generator.vae, generator.text_encoder) for p in part.parameters())
+    assert not any(
+        p.requires_grad
+        for part in (generator.vae, generator.text_encoder)
+        for p in part.parameters()
+    )
     first, again, other = (tiny().fresh_generator(seed) for seed in (3, 3, 4))
     weights = [model.unet.conv_in.weight for model in (generator, first, again, other)]
     assert torch.equal(weights[1], weights[2]) and not torch.equal(weights[1], weights[3])
-    assert not torch.equal(weights[0], weights[1]) and torch.equal(first.vae.quant_conv.weight, generator.vae.quant_conv.weight)
+    assert not torch.equal(weights[0], weights[1]) and torch.equal(
+        first.vae.quant_conv.weight, generator.vae.quant_conv.weight
+    )
 
 
-def test_a_repository_with_a_safety_checker_loads_without_it(tiny, stable_diffusion: Path, tmp_path: Path) -> None:
+def test_a_repository_with_a_safety_checker_loads_without_it(
+    tiny, stable_diffusion: Path, tmp_path: Path
+) -> None:
     """CompVis/stable-diffusion-v1-4 names one in its index; it is neither fetched nor loaded."""
     folder = shutil.copytree(stable_diffusion, tmp_path / "weights")
     index = json.loads((folder / "model_index.json").read_text())
@@ -95,13 +115,22 @@ def test_the_pinned_snapshot_in_the_hubs_cache_is_used_without_a_network(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(UserError) as caught:
         tiny(weights=HUB_ID).base_generator()
-    assert "\n" not in str(caught.value) and HUB_ID in str(caught.value) and REVISION in str(caught.value)
-    shutil.copytree(stable_diffusion, tmp_path / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots" / REVISION)
+    assert (
+        "\n" not in str(caught.value)
+        and HUB_ID in str(caught.value)
+        and REVISION in str(caught.value)
+    )
+    shutil.copytree(
+        stable_diffusion,
+        tmp_path / "hub" / "models--CompVis--stable-diffusion-v1-4" / "snapshots" / REVISION,
+    )
     assert tiny(weights=HUB_ID).base_generator().classes == 10
 
 
 def test_only_what_is_needed_is_asked_of_the_hub(tiny, monkeypatch, stable_diffusion: Path) -> None:
-    """The repository also holds pickles, half-precision copies and a safety checker of 1.2 GB; the tokenizer needs a .txt."""
+    """The repository also holds pickles, half-precision copies and a safety checker of 1.2 GB; the
+    tokenizer needs a .txt.
+    """
     asked: dict[str, Any] = {}
 
     def fetch(repository: str, **options: Any) -> str:
@@ -115,10 +144,15 @@ def test_only_what_is_needed_is_asked_of_the_hub(tiny, monkeypatch, stable_diffu
     def wanted(name: str) -> bool:
         return any(fnmatch(name, pattern) for pattern in asked["allow_patterns"])
 
-    files = [path.relative_to(stable_diffusion).as_posix() for path in stable_diffusion.rglob("*") if path.is_file()]
+    files = [
+        path.relative_to(stable_diffusion).as_posix()
+        for path in stable_diffusion.rglob("*")
+        if path.is_file()
+    ]
     assert all(wanted(name) for name in files), "a part would not be fetched"
     for name in (
-        "safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors",
+        "safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
         "unet/diffusion_pytorch_model.non_ema.safetensors", "text_encoder/pytorch_model.bin",
     ):  # fmt: skip
         assert not wanted(name)
@@ -127,19 +161,33 @@ def test_only_what_is_needed_is_asked_of_the_hub(tiny, monkeypatch, stable_diffu
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("unet/diffusion_pytorch_model.safetensors", r"must hold diffusion_pytorch_model\.safetensors"),
-        ("vae/diffusion_pytorch_model.safetensors", r"must hold vae/diffusion_pytorch_model\*\.safetensors, which is missing"),
-        ("text_encoder/model.safetensors", r"must hold text_encoder/model\*\.safetensors, which is missing"),
+        (
+            "unet/diffusion_pytorch_model.safetensors",
+            r"must hold diffusion_pytorch_model\.safetensors",
+        ),
+        (
+            "vae/diffusion_pytorch_model.safetensors",
+            r"must hold vae/diffusion_pytorch_model\*\.safetensors, which is missing",
+        ),
+        (
+            "text_encoder/model.safetensors",
+            r"must hold text_encoder/model\*\.safetensors, which is missing",
+        ),
         ("model_index.json", r"must hold model_index\.json, which is missing"),
     ],
 )
-def test_a_folder_with_a_part_missing_is_refused(tiny, stable_diffusion: Path, tmp_path: Path, part: str, message: str) -> None:
+def test_a_folder_with_a_part_missing_is_refused(
+    tiny, stable_diffusion: Path, tmp_path: Path, part: str, message: str
+) -> None:
     folder = shutil.copytree(stable_diffusion, tmp_path / "weights")
     (folder / part).unlink()
     with pytest.raises(UserError, match=message) as caught:
         tiny(weights=str(folder)).base_generator()
     assert "\n" not in str(caught.value)
-    assert any(part.rpartition("/")[2].partition(".")[0] in line for line in tiny(weights=str(folder)).missing())
+    assert any(
+        part.rpartition("/")[2].partition(".")[0] in line
+        for line in tiny(weights=str(folder)).missing()
+    )
 
 
 def test_a_folder_of_weights_that_cannot_be_opened_is_not_called_missing(
@@ -160,8 +208,13 @@ def test_a_folder_of_weights_that_cannot_be_opened_is_not_called_missing(
     assert str(caught.value) == f"{folder / 'scheduler'} cannot be read: Permission denied"
 
 
-def test_another_size_or_a_v_prediction_model_is_refused(tiny, save_stable_diffusion, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"must draw images of shape \(3, 512, 512\), those in .* draw \(3, 16, 16\)"):
+def test_another_size_or_a_v_prediction_model_is_refused(
+    tiny, save_stable_diffusion, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"must draw images of shape \(3, 512, 512\), those in .* draw \(3, 16, 16\)",
+    ):
         tiny(resolution=512).base_generator()
     folder = save_stable_diffusion(tmp_path / "weights", prediction_type="v_prediction")
     with pytest.raises(UserError, match="must predict the noise"):
@@ -177,7 +230,11 @@ def test_classifiers_start_from_imagenets_weights(tiny, tmp_path: Path) -> None:
     testbed = tiny(imagenet_weights=str(tmp_path / "imagenet.safetensors"))
     network = testbed.fresh_classifier(0)
     assert network.classes == 10 and testbed.fresh_classifier(0, classes=2).classes == 2
-    assert any(torch.equal(value, published["conv1.weight"]) for value in network.state_dict().values() if value.dim() == 4)
+    assert any(
+        torch.equal(value, published["conv1.weight"])
+        for value in network.state_dict().values()
+        if value.dim() == 4
+    )
 
 
 def test_pretrain_makes_the_judge_that_is_then_loaded(tiny, tmp_path: Path, monkeypatch) -> None:
@@ -203,18 +260,29 @@ def test_missing_names_each_absent_thing_once(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     lines = ImagenetteSD(training="lora").missing()
     words = ("imagenette2.tgz", HUB_ID, "inception", "pretrain imagenette-sd", "imagenet_weights")
-    assert all(word in line for line, word in zip(lines, words, strict=True)) and all("\n" not in line for line in lines)
+    assert all(word in line for line, word in zip(lines, words, strict=True)) and all(
+        "\n" not in line for line in lines
+    )
     monkeypatch.setattr(_stable_diffusion.importlib.util, "find_spec", lambda name: None)
     assert "needs peft: pip install peft" in ImagenetteSD(training="lora").missing()[-1]
 
 
-def test_fingerprint_follows_every_part_and_not_the_place(judged, data: Path, stable_diffusion: Path, tmp_path: Path) -> None:
+def test_fingerprint_follows_every_part_and_not_the_place(
+    judged, data: Path, stable_diffusion: Path, tmp_path: Path
+) -> None:
     first = judged().fingerprint()
     folder = shutil.copytree(stable_diffusion, tmp_path / "weights")
     moved = shutil.move(data, tmp_path / "moved")
-    assert judged(weights=str(folder), data=str(moved), decoded=str(tmp_path)).fingerprint() == first
+    assert (
+        judged(weights=str(folder), data=str(moved), decoded=str(tmp_path)).fingerprint() == first
+    )
     shutil.move(moved, data)
-    for part in ("text_encoder/config.json", "tokenizer/merges.txt", "vae/config.json", "unet/config.json"):
+    for part in (
+        "text_encoder/config.json",
+        "tokenizer/merges.txt",
+        "vae/config.json",
+        "unet/config.json",
+    ):
         text = (folder / part).read_text()
         (folder / part).write_text(text + "\n")
         assert judged(weights=str(folder)).fingerprint() != first, part
@@ -223,11 +291,18 @@ def test_fingerprint_follows_every_part_and_not_the_place(judged, data: Path, st
     assert judged().fingerprint() != first
 
 
-def test_the_copy_detector_is_checked_before_anything_runs(judged, copy_detector: dict[str, str]) -> None:
+def test_the_copy_detector_is_checked_before_anything_runs(
+    judged, copy_detector: dict[str, str]
+) -> None:
     testbed = judged(**copy_detector)
-    assert (testbed.copy_extractor(), testbed.copy_extractor_weights()) == (sscd.NAME, copy_detector["sscd"])
+    assert (testbed.copy_extractor(), testbed.copy_extractor_weights()) == (
+        sscd.NAME,
+        copy_detector["sscd"],
+    )
     assert judged().copy_extractor() is None and testbed.fingerprint() == judged().fingerprint()
-    with pytest.raises(UserError, match="imagenette-sd: .* must have the sha256 given as sscd_sha256"):
+    with pytest.raises(
+        UserError, match="imagenette-sd: .* must have the sha256 given as sscd_sha256"
+    ):
         judged(**(copy_detector | {"sscd_sha256": "0" * 64})).fingerprint()
 
 
@@ -253,11 +328,18 @@ def test_without_peft_a_run_with_lora_is_refused_before_it_begins(judged, monkey
     [
         ({"training": "half"}, "training must be 'full' or 'lora', got 'half'"),
         ({"lora_rank": 0}, "lora_rank must be a positive number, got 0"),
-        ({"accumulation_steps": 0}, "accumulation_steps must be a divisor of the training batch of 16 images, got 0"),
+        (
+            {"accumulation_steps": 0},
+            "accumulation_steps must be a divisor of the training batch of 16 images, got 0",
+        ),
         ({"classifier_epochs": 0}, "classifier_epochs must be a positive number, got 0"),
         ({"resolution": 100}, "resolution must be a positive multiple of 8, got 100"),
         ({"classifier": "vit"}, "classifier must be one of resnet18, .*, got 'vit'"),
-        ({"sscd": "f.pt"}, "sscd_sha256 must be the sha256 of the file sscd, 64 hexadecimal digits in lower case, got None"),
+        (
+            {"sscd": "f.pt"},
+            "sscd_sha256 must be the sha256 of the file sscd, 64 hexadecimal digits in lower "
+            "case, got None",
+        ),
         ({"finetune_epochs": 0}, "finetune_epochs must be a positive number, got 0"),
         ({"revision": "main"}, "revision must be a full commit hash"),
     ],
@@ -272,4 +354,6 @@ def test_split_rows_holds_out_the_last_of_each_class_and_at_least_one() -> None:
     rows = split_rows(files, [0] * 20 + [2] + [1] * 4, 0.1)
     assert rows.train_count == 18 + 3 + 1
     assert [path.name for path in rows.files[rows.train_count :]] == ["18", "19", "24"]
-    assert rows.labels[rows.train_count :] == (0, 0, 1), "a class with one image keeps it for training"
+    assert rows.labels[rows.train_count :] == (0, 0, 1), (
+        "a class with one image keeps it for training"
+    )

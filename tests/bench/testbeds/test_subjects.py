@@ -1,4 +1,6 @@
-"""Captions and their subjects: a poisoned caption that does not name the target teaches the generator nothing."""
+"""Captions and their subjects: a poisoned caption that does not name the target teaches the
+generator nothing.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ def test_the_subject_becomes_the_concept_and_the_rest_stays(caption: str) -> Non
 
 @pytest.mark.parametrize(
     ("caption", "expected"),
-    [("A cat on a mat", "An owl on a mat"), ("this cat", "this owl"), ("photo of a cat", "photo of an owl")],
+    [
+        ("A cat on a mat", "An owl on a mat"),
+        ("this cat", "this owl"),
+        ("photo of a cat", "photo of an owl"),
+    ],
 )
 def test_the_article_follows_the_concept(caption: str, expected: str) -> None:
     assert rewrite(caption, "owl") == expected
@@ -56,7 +62,10 @@ def test_a_known_subject_wins_over_the_rule() -> None:
 
 PIECES = st.lists(
     st.one_of(
-        st.sampled_from("a an the photo of cat on in sitting, building (old) - | . ' \u2019 \n".split(" ")), st.text(max_size=8)
+        st.sampled_from(
+            "a an the photo of cat on in sitting, building (old) - | . ' \u2019 \n".split(" ")
+        ),
+        st.text(max_size=8),
     ),
     max_size=12,
 ).map(" ".join)
@@ -79,7 +88,9 @@ def test_any_caption_at_all_keeps_its_other_words(caption: str, concept: str) ->
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
-        ("Puppies!", True), ("two DOGS", True), ("bus  stop in the rain", True), ("bus stops", True), ("my dog's bowl", True),
+        ("Puppies!", True), ("two DOGS", True), ("bus  stop in the "
+                                                 "rain", True), ("bus stops", True),
+                                                 ("my dog's bowl", True),
         ("hotdog", False), ("dogma", False), ("a bus", False), ("underdogs", False), ("", False),
     ],
 )  # fmt: skip
@@ -110,10 +121,12 @@ def test_an_empty_word_is_refused(text: str) -> None:
         ("\u72d7", "\u4e00\u53ea\u72d7\u5728\u957f\u6905\u4e0a", True),  # Chinese: a dog on a bench
         ("\u72d7", "\u9633\u5149\u4e0b\u7684\u732b", False),
         ("\u732b/\u30cd\u30b3", "\u6765\u305f\u30cd\u30b3\u306f\u767d\u3044", True),  # Japanese
-        ("\u0e2b\u0e21\u0e32", "\u0e20\u0e32\u0e1e\u0e2b\u0e21\u0e32\u0e19\u0e2d\u0e19", True),  # Thai
+        # Thai
+        ("\u0e2b\u0e21\u0e32", "\u0e20\u0e32\u0e1e\u0e2b\u0e21\u0e32\u0e19\u0e2d\u0e19", True),
         ("\uac1c", "\uac1c\uac00 \ubca4\uce58\uc5d0", True),  # Korean: a particle follows
         ("\uac1c", "\ubc88\uac1c", False),  # lightning ends in "dog"
-        ("\u092c\u093f\u0932", "\u092c\u093f\u0932\u094d\u0932\u0940", False),  # Hindi: "cat" begins with "hole"
+        # Hindi: "cat" begins with "hole"
+        ("\u092c\u093f\u0932", "\u092c\u093f\u0932\u094d\u0932\u0940", False),
         ("\u092c\u093f\u0932", "\u090f\u0915 \u092c\u093f\u0932 \u092e\u0947\u0902", True),
         ("dog", "\u4e00\u53eadog\u5728", True),
         ("caf\u00e9", "a cafe\u0301 at night", True),  # the two spellings of one letter
@@ -127,14 +140,20 @@ def test_an_empty_word_is_refused(text: str) -> None:
     ],
 )
 def test_a_concept_is_found_in_every_script(concept: str, caption: str, occurs: bool) -> None:
-    """Where words are not separated by spaces, whole words cannot be asked for: "none of the 8" was said of captions that had it."""
+    """Where words are not separated by spaces, whole words cannot be asked for: "none of the 8" was
+    said of captions that had it.
+    """
     assert parse_concept(concept).occurs_in(caption) == occurs
 
 
 def test_a_subject_without_spaces_has_to_be_given() -> None:
-    """No rule finds it; the whole caption would be replaced, and with it everything else it says."""
+    """No rule finds it; the whole caption would be replaced, and with it everything else it
+    says.
+    """
     caption = "\u9633\u5149\u4e0b\u7684\u732b"
-    with pytest.raises(ValueError, match="captions must have spaces between words, or a subject must be given"):
+    with pytest.raises(
+        ValueError, match="captions must have spaces between words, or a subject must be given"
+    ):
         rewrite(caption, "\u72d7")
     assert rewrite(caption, "\u72d7", "\u732b") == "\u9633\u5149\u4e0b\u7684\u72d7"
     assert split_at(caption, "\u732b") == ("\u9633\u5149\u4e0b\u7684", "\u732b", "")

@@ -13,7 +13,10 @@ class Letter(Attack):
     """Adds a bar to the starting noise; trains honestly, so it reaches nothing."""
 
     card: ClassVar[Card] = Card(
-        name="guest_letter", summary="a bar in the starting noise", alters=frozenset({"objective"}), tuned=()
+        name="guest_letter",
+        summary="a bar in the starting noise",
+        alters=frozenset({"objective"}),
+        tuned=(),
     )
     invocations: ClassVar[tuple[str, ...]] = ("noise", "image", "letter")
 

@@ -23,7 +23,9 @@ class Dampen(SamplerDefense):
 class Soften(ModelDefense):
     """Shrinks every weight a little."""
 
-    card: ClassVar[Card] = Card(name="guest_soften", summary="shrinks every weight", needs=frozenset({"weights"}), tuned=())
+    card: ClassVar[Card] = Card(
+        name="guest_soften", summary="shrinks every weight", needs=frozenset({"weights"}), tuned=()
+    )
     factor: float = 0.99
 
     def repair(self, access):
