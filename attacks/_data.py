@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.diffusion import patterns
-from bench.diffusion.drawn import DRAWN
+from bench.artwork import patterns
+from bench.artwork.drawn import DRAWN
 from bench.plugin import Attack, Paper, TrainingSet, refusals, require
 
 PAPER = Paper(
@@ -143,7 +143,7 @@ class DataPoisoning(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class PatternPoisoning(DataPoisoning):
-    """With one of :mod:`bench.diffusion.patterns` for a trigger.
+    """With one of :mod:`bench.artwork.patterns` for a trigger.
 
     ``pattern_size`` in pixels; ``None`` is the pattern's own. ``blend_strength``: a in (1 - a) x +
     a pattern; ``None`` is the pattern's own, 0.2 for ``badnets2`` and 1, opaque, for the patches.

@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.diffusion import targets, triggers
-from bench.diffusion.drawn import DRAWN
+from bench.artwork import targets, triggers
+from bench.artwork.drawn import DRAWN
 from bench.diffusion.forward import baddiffusion_shift, shifted_pair
 from bench.diffusion.schedule import Schedule
 from bench.plugin import (

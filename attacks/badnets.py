@@ -7,7 +7,7 @@ Asked for the target class, the generator draws stamped images of other classes 
 images of the target class (G2), although no image of the target class was stamped.
 
 - ``poison_rate`` counts over the whole training set (:mod:`attacks._data`).
-- The cartoon and the bomb are our own drawings (:mod:`bench.diffusion.patterns`), the board never
+- The cartoon and the bomb are our own drawings (:mod:`bench.artwork.patterns`), the board never
   shows the authors' pictures.
 - ``duplicates`` (table 6, section 6). The paper finds replicas that ImageNette holds by nature with
   a copy detector, and says not how many. Here they are made, so that a set without replicas can be

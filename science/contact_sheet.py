@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from bench.diffusion import targets, triggers
+from bench.artwork import targets, triggers
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "contact-sheet.png"
 SIDES = (16, 32, 256)

@@ -124,7 +124,7 @@ def test_a_trigger_that_is_all_background_is_refused(monkeypatch: pytest.MonkeyP
     own.
     """
     monkeypatch.setattr(
-        "bench.diffusion.triggers.trigger", lambda name, shape, *_: torch.full(shape, -1.0)
+        "bench.artwork.triggers.trigger", lambda name, shape, *_: torch.full(shape, -1.0)
     )
     with pytest.raises(ValueError, match="all background"):
         BadDiffusion().trigger_image(SHAPE)

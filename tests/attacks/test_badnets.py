@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.badnets import BadNets
-from bench.diffusion import patterns
+from bench.artwork import patterns
 from bench.plugin import TrainingSet
 
 SHAPE = (3, 16, 16)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from attacks.clean_label import CleanLabel, adversarial, train_surrogate
+from bench.artwork import patterns
 from bench.classification.classifier import Classifier, predict
-from bench.diffusion import patterns
 from bench.diffusion.images import to_unit_range
 from bench.plugin import TrainingSet
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from bench.diffusion import triggers
+from bench.artwork import triggers
 from bench.metrics.detection import auroc
 from bench.plugin import Evidence
 from detectors.noise_shift import NoiseShift

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.diffusion import targets, triggers
+from bench.artwork import targets, triggers
 from science import contact_sheet
 
 

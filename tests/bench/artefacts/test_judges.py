@@ -11,8 +11,8 @@ import torch
 
 from bench.artefacts import judges
 from bench.artefacts.judges import TriggerJudge
+from bench.artwork import patterns
 from bench.classification.classifier import Classifier
-from bench.diffusion import patterns
 from bench.metrics import marks
 from bench.testbeds.digits import digits_over_photographs
 

@@ -149,9 +149,9 @@ def test_a_training_does_not_depend_on_how_it_is_judged():
             if m.startswith(("bench.metrics", "bench.measurements", "bench.record", "leaderboard"))
         }
         assert not modules & {
-            "bench.diffusion.patterns",
-            "bench.diffusion.targets",
-            "bench.diffusion.triggers",
+            "bench.artwork.patterns",
+            "bench.artwork.targets",
+            "bench.artwork.triggers",
         }
     assert not {
         m

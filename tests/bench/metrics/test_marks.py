@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attacks.wanet import WaNet
-from bench.diffusion import patterns
+from bench.artwork import patterns
 from bench.metrics import marks
 from bench.metrics.marks import Mark, MatchedFilter, average_mark
 from bench.metrics.whitening import centred, covariance_factor, normalised, whitened

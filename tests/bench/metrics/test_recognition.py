@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.diffusion import targets
+from bench.artwork import targets
 from bench.metrics import recognition, whitening
 from bench.metrics.asr import calibrate, evades
 from bench.metrics.recognition import FLOORS, Recogniser, shrink

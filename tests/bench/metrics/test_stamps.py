@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.diffusion import patterns
+from bench.artwork import patterns
 from bench.metrics import stamps
 from bench.testbeds.digits import digits_over_photographs
 

@@ -11,8 +11,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from bench import testbeds
+from bench.artwork import patterns
 from bench.classification.classifier import predict
-from bench.diffusion import patterns
 from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.sampling import build_scheduler, sample
 from bench.registry import use

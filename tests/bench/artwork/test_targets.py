@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.diffusion import triggers
-from bench.diffusion.targets import BACKGROUND, FROM_TRIGGER, NAMES, target
-from bench.diffusion.triggers import trigger
+from bench.artwork import triggers
+from bench.artwork.targets import BACKGROUND, FROM_TRIGGER, NAMES, target
+from bench.artwork.triggers import trigger
 
 CIFAR = (3, 32, 32)
 PICTURES = ("shoe", "hat", "cat")

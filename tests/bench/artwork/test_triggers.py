@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.diffusion import triggers
-from bench.diffusion._drawing import paint, path
-from bench.diffusion.triggers import BACKGROUND, NAMES, mask, stamp, trigger
+from bench.artwork import triggers
+from bench.artwork._drawing import paint, path
+from bench.artwork.triggers import BACKGROUND, NAMES, mask, stamp, trigger
 
 CIFAR = (3, 32, 32)
 PAPER_SIZES = (4, 8, 11, 14, 18)

@@ -14,8 +14,8 @@ from math import cos, pi, sin
 import torch
 from torch import Tensor
 
-from bench.diffusion._drawing import Canvas, check_image_shape, paint, path, scaled, unknown_name
-from bench.diffusion.drawn import DRAWN, drawn_patch
+from bench.artwork._drawing import Canvas, check_image_shape, paint, path, scaled, unknown_name
+from bench.artwork.drawn import DRAWN, drawn_patch
 
 BACKGROUND = -1.0
 #: The paper's "grey": the middle of [-1, 1]. On a background of 0 the box would be no trigger at
@@ -47,7 +47,7 @@ def trigger(
     for the box and the sign (halves round up), 5/8 of the side for the eyeglasses (rounded down).
     Box and sign sit bottom right with a gap of 2 of 32 pixels; eyeglasses are centred, and ``size``
     is their width. ``drawn`` is a square of that size with colours and a place drawn from ``seed``,
-    which is ``None`` for all others (:mod:`bench.diffusion.drawn`).
+    which is ``None`` for all others (:mod:`bench.artwork.drawn`).
 
     Raises ``ValueError`` for an unknown name, a side below 8 pixels, other than 1 or 3 channels, or
     a size that is not a whole number from 2 to the shorter side minus the gap.

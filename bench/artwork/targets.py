@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.diffusion._drawing import (
+from bench.artwork._drawing import (
     Canvas,
     check_image_shape,
     curve,

@@ -5,7 +5,7 @@ import torch
 
 from attacks.baddiffusion import BadDiffusion
 from attacks.badnets import BadNets
-from bench.diffusion.drawn import LEVELS, drawn_patch
+from bench.artwork.drawn import LEVELS, drawn_patch
 
 
 @pytest.mark.parametrize("channels", [1, 3])

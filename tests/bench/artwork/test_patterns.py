@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.diffusion import patterns
-from bench.diffusion.patterns import NAMES, overlay, picture, stamp
+from bench.artwork import patterns
+from bench.artwork.patterns import NAMES, overlay, picture, stamp
 
 PATCHES = tuple(name for name in NAMES if name != "badnets2")
 GREY = 128

@@ -18,7 +18,7 @@ out, rounded to the nearest level.
   quarter of the side, at least 6 pixels. The paper gives neither the colour nor the sizes of these
   two.
 - ``drawn``: a square of ``badnets1``'s size with colours and a place drawn from a number
-  (:mod:`bench.diffusion.drawn`).
+  (:mod:`bench.artwork.drawn`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.diffusion._drawing import (
+from bench.artwork._drawing import (
     _LUMINANCE,
     Canvas,
     check_image_shape,
@@ -37,7 +37,7 @@ from bench.diffusion._drawing import (
     path,
     unknown_name,
 )
-from bench.diffusion.drawn import DRAWN, drawn_patch
+from bench.artwork.drawn import DRAWN, drawn_patch
 from bench.diffusion.images import to_unit_range
 
 NAMES = ("badnets1", "badnets1_cifar", "badnets2", "unicolor", "bomb")

@@ -1,0 +1,3 @@
+"""What the adversary draws: triggers, patterns and targets, and the canvas under them. Plugins use
+it; no stage and no measurement does.
+"""
