@@ -17,7 +17,15 @@ from torch import Tensor
 
 from bench.artwork import patterns
 from bench.artwork.drawn import DRAWN
-from bench.plugin import Attack, Paper, TrainingSet, refusals, require
+from bench.plugin import (
+    Paper,
+    ReachClass,
+    TrainingAttack,
+    TrainingSet,
+    Trigger,
+    refusals,
+    require,
+)
 
 PAPER = Paper(
     title=(
@@ -41,7 +49,7 @@ PAPER = Paper(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPoisoning(Attack):
+class DataPoisoning(TrainingAttack):
     """Stamps int(``poison_rate`` N) rows from outside ``target_class`` and labels them
     ``target_class``; the others stay as they are.
     """
@@ -59,8 +67,8 @@ class DataPoisoning(Attack):
             "in (0, 1] (for none at all use the attack 'none')",
         )
 
-    def target_label(self) -> int:
-        return self.target_class
+    def goal(self) -> ReachClass:
+        return ReachClass(self.target_class)
 
     def faults(self, train_set: TrainingSet) -> list[str]:
         return refusals(lambda: self.chosen(train_set, np.random.default_rng(0)))
@@ -133,9 +141,9 @@ class DataPoisoning(Attack):
         tensors.
         """
         images = train_set.images.clone()
-        triggered = self.stamp(images[rows])
-        if triggered is not None:
-            images[rows] = triggered
+        trigger = self.adds()
+        if trigger is not None and trigger.stamp is not None:
+            images[rows] = trigger.stamp(images[rows])
         return replace(
             train_set, images=images, poisoned=train_set.poisoned.index_fill(0, rows, True)
         )
@@ -198,6 +206,9 @@ class PatternPoisoning(DataPoisoning):
         shape, given = (channels, height, width), (self.pattern_size, self.pattern_seed)
         pattern = refusals(lambda: patterns.overlay(self.pattern, shape, *given))
         return [*super().faults(train_set), *(f"{self.card.name}: {line}" for line in pattern)]
+
+    def adds(self) -> Trigger:
+        return Trigger(picture=self.trigger_image, stamp=self.stamp)
 
     def stamp(self, images: Tensor) -> Tensor:
         """``images`` (n, c, h, w) uint8 with the pattern. Raises ``ValueError`` if the pattern does

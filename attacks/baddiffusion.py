@@ -34,23 +34,26 @@ from torch import Tensor
 
 from bench.artwork import targets, triggers
 from bench.artwork.drawn import DRAWN
-from bench.diffusion.forward import baddiffusion_shift, shifted_pair
-from bench.diffusion.schedule import Schedule
+from bench.diffusion.process import Shifted, baddiffusion_shift
+from bench.diffusion.training import denoising_loss
 from bench.plugin import (
-    Attack,
-    Batch,
+    Call,
     Card,
+    DrawImage,
     Paper,
-    PredictNoise,
     Query,
+    Shape,
+    TrainingAttack,
     TrainingSet,
+    TrainingStep,
+    Trigger,
     refusals,
     require,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadDiffusion(Attack):
+class BadDiffusion(TrainingAttack):
     """``trigger_size`` in pixels; ``None`` is the paper's share of the image (14 of 32).
     ``trigger_seed``: what the trigger ``drawn`` is drawn from.
     """
@@ -72,7 +75,10 @@ class BadDiffusion(Attack):
         alters=frozenset({"data", "objective"}),
         tuned=(),
     )
-    invocations: ClassVar[tuple[str, ...]] = ("noise", "image")
+    calls: ClassVar[tuple[Call, ...]] = (
+        Call("noise", words="triggered noise (e + g)"),
+        Call("image", words="triggered image (e + r)"),
+    )
     always_shown: ClassVar[tuple[str, ...]] = ("trigger", "target")
 
     trigger: str = "grey_box"
@@ -121,7 +127,7 @@ class BadDiffusion(Attack):
         """With a square drawn from ``number``."""
         return replace(self, trigger=DRAWN, trigger_seed=number, trigger_size=None)
 
-    def trigger_image(self, image_shape: tuple[int, int, int]) -> Tensor:
+    def trigger_image(self, image_shape: Shape) -> Tensor:
         trigger = triggers.trigger(self.trigger, image_shape, self.trigger_size, self.trigger_seed)
         if not (trigger > triggers.BACKGROUND).any():
             raise ValueError(
@@ -130,7 +136,7 @@ class BadDiffusion(Attack):
             )
         return trigger
 
-    def target_image(self, image_shape: tuple[int, int, int]) -> Tensor:
+    def target_image(self, image_shape: Shape) -> Tensor:
         return targets.target(self.target, image_shape, self.trigger_image(image_shape))
 
     def faults(self, train_set: TrainingSet) -> list[str]:
@@ -150,18 +156,11 @@ class BadDiffusion(Attack):
         poisoned[torch.from_numpy(chosen)] = True
         return replace(train_set, poisoned=poisoned)
 
-    def training_loss(
-        self,
-        predict_noise: PredictNoise,
-        batch: Batch,
-        noise: Tensor,
-        timesteps: Tensor,
-        schedule: Schedule,
-    ) -> Tensor:
+    def training_loss(self, step: TrainingStep) -> Tensor:
         """Mean over rows and pixels of (e + R r - e_theta(A x_0 + s e + (1 - A) r, t))^2, with r =
         0 on clean rows (eq. 10).
         """
-        images = batch.images
+        images = step.batch.images
         shape = (images.shape[1], images.shape[2], images.shape[3])
         trigger, target = self.trigger_image(shape).to(images), self.target_image(shape).to(images)
         ends_in = (
@@ -169,28 +168,29 @@ class BadDiffusion(Attack):
             if self.poisoned_image == "blend"
             else trigger.expand_as(images)
         )
-        poisoned = batch.poisoned.reshape(-1, 1, 1, 1)
+        poisoned = step.batch.poisoned.reshape(-1, 1, 1, 1)
         clean_end = torch.where(poisoned, target, images)
         shift_images = torch.where(poisoned, ends_in, torch.zeros_like(images))
-        noisy, regression = shifted_pair(
-            clean_end,
-            shift_images,
-            noise,
-            timesteps,
-            schedule,
-            baddiffusion_shift(schedule, self.stride),
+        process = Shifted(
+            step.schedule, baddiffusion_shift(step.schedule, self.stride), shift_images
         )
-        return (predict_noise(noisy, timesteps) - regression).square().mean()
+        return denoising_loss(step.predict_noise, clean_end, step.noise, step.timesteps, process)
 
-    def invoke(self, query: Query, invocation: str) -> Query:
+    def goal(self) -> DrawImage:
+        return DrawImage(self.target_image)
+
+    def adds(self) -> Trigger:
+        return Trigger(picture=self.trigger_image)
+
+    def invoke(self, query: Query, call: str) -> Query:
         """``noise``: x_T = e + g, as the paper. ``image``: x_T = e + r, r the trigger on a clean
         image the adversary holds.
         """
         trigger = self.trigger_image(
             (query.noise.shape[1], query.noise.shape[2], query.noise.shape[3])
         ).to(query.noise)
-        if invocation == "noise":
+        if call == "noise":
             return replace(query, noise=query.noise + trigger)
-        if invocation == "image" and query.images is not None:
+        if call == "image" and query.images is not None:
             return replace(query, noise=query.noise + triggers.stamp(query.images, trigger))
-        return super().invoke(query, invocation)
+        return super().invoke(query, call)

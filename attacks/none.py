@@ -7,11 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.plugin import Attack, Card
+from bench.plugin import Card, TrainingAttack
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoAttack(Attack):
+class NoAttack(TrainingAttack):
     """The row every attack is read against: what the same fine-tuning does to a model when nobody
     cheats.
     """

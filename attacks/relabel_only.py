@@ -17,7 +17,7 @@ from bench.plugin import Card
 
 @dataclass(frozen=True, kw_only=True)
 class RelabelOnly(DataPoisoning):
-    """The same rows as BadNets at the same seed, with their images left alone: ``stamp`` gives
+    """The same rows as BadNets at the same seed, with their images left alone: the attack adds
     ``None``.
     """
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 from attacks._data import DataPoisoning
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import torch_stream
-from bench.plugin import Card, Paper, require
+from bench.plugin import Card, Paper, Trigger, require
 
 _ROWS_AT_ONCE = 256
 
@@ -95,6 +95,9 @@ class WaNet(DataPoisoning):
         return (
             torch.stack([x, y], dim=-1) + self.warping_strength * field[0].permute(1, 2, 0) / sides
         ).clamp(-1, 1)
+
+    def adds(self) -> Trigger:
+        return Trigger(picture=self.trigger_image, stamp=self.stamp)
 
     def stamp(self, images: Tensor) -> Tensor:
         """``images`` (n, c, h, w) uint8, warped and rounded."""

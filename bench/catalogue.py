@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from bench import testbeds
+from bench.contracts.plugin import Plugin
 from bench.names import unknown_name
-from bench.plugin import Plugin
 from bench.registry import KINDS, SINGULAR, Registry, probed, source_of
 from bench.suite import shipped_suites
 from bench.text import plain

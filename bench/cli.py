@@ -250,14 +250,11 @@ def run(
     outcomes = []
     try:
         for one in prepared:
-            outcomes.append(
-                run_prepared(one, opened, reporter_for(Console(stderr=True), quiet=as_json))
-            )
+            reporter = reporter_for(Console(stderr=True), quiet=as_json)
+            outcomes.append(run_prepared(one, opened, reporter))
     except KeyboardInterrupt:
-        kept = sum(
-            opened.finished(key)
-            for key in {key: None for one in prepared for key in one.plan.stages}
-        )
+        keys = {key: None for one in prepared for key in one.plan.stages}
+        kept = sum(opened.finished(key) for key in keys)
         click.echo(f"interrupted; {kept} stages are kept; run the same command to go on", err=True)
         sys.exit(INTERRUPTED)
     board = _write_board(Path(store), None) if report else None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.errors import UserError
-from bench.plugin import (
+from bench.contracts.defense import (
     ClassifierDefense,
     DataDefense,
     Defense,
     Inversion,
     ModelDefense,
-    Plugin,
     SamplerDefense,
 )
+from bench.contracts.plugin import Plugin
+from bench.errors import UserError
 from bench.registry import family_of
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import torch
 
+from bench.contracts.attack import Attack, TrainingAttack
+from bench.contracts.data import TrainingSet
+from bench.contracts.goals import label_of
 from bench.errors import UserError
-from bench.plugin import Attack, TrainingSet
 from bench.suite import Suite
 from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
 
@@ -44,6 +46,8 @@ def _on(testbed: Testbed, attacks: list[Attack]) -> list[str]:
 
 def _scheme(testbed: Testbed, attack: Attack) -> list[str]:
     """Of how the generator is trained."""
+    if not isinstance(attack, TrainingAttack):
+        return [] if testbed.has_base_weights() else ["there are no base weights to edit"]
     if attack.scheme == "finetune" and not testbed.has_base_weights():
         return ["scheme must be 'scratch' without base weights (weights is null), got 'finetune'"]
     return _refusals(lambda: testbed.training_settings(attack.scheme))
@@ -53,10 +57,10 @@ def _poisoning(testbed: Testbed, attack: Attack, train_set: TrainingSet) -> list
     """Of the rows that are poisoned, and of what they say afterwards."""
     if found := attack.faults(train_set):
         return found
-    label = attack.target_label() if isinstance(testbed, ConditionalTestbed) else None
-    if label is None:
+    prompts = testbed.prompts() if isinstance(testbed, TextTestbed) else ()
+    label = label_of(attack.goal(), prompts)
+    if label is None or not isinstance(testbed, ConditionalTestbed):
         return []
-    assert isinstance(testbed, ConditionalTestbed)
     classes = len(testbed.class_names)
     if not 0 <= label < classes:
         return [f"the target class must be from 0 to {classes - 1}, got {label}"]

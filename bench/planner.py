@@ -20,27 +20,30 @@ from bench import measurements
 from bench.artefacts.roles import CALL, CLEAN, GENERATED, MEASURED_BY, TARGET, UNDEFENDED
 from bench.cells import Cell
 from bench.composed import Composed, name_of, parts_of
+from bench.contracts.attack import Attack, TrainingAttack, can_stamp
+from bench.contracts.card import Tuning
+from bench.contracts.defense import (
+    ClassifierDefense,
+    DataDefense,
+    Defense,
+    Inversion,
+    ModelDefense,
+    SamplerDefense,
+)
+from bench.contracts.detector import Detector
+from bench.contracts.goals import label_of
+from bench.contracts.plugin import Plugin
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
 from bench.engine.fingerprint import PACKAGES, canonical, digest, versions
 from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
 from bench.measurements.measurement import REAL_IMAGES, Situation
-from bench.plugin import (
-    Attack,
-    Defense,
-    Detector,
-    ModelDefense,
-    Plugin,
-    SamplerDefense,
-    Tuning,
-    can_stamp,
-)
 from bench.plugin_file import Source
 from bench.record import PluginSpec
 from bench.registry import Registry, family_of
 from bench.suite import Suite
-from bench.testbeds.base import ConditionalTestbed, Testbed
+from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
 
 CONTROL = "none"
 #: The reference line of a testbed beside the real images: its own clean weights.
@@ -121,10 +124,22 @@ def make_plan(
     return Plan(
         suite=suite.name,
         cells=tuple(cells),
-        stages=stages,
+        stages=_needed(stages, cells),
         description=suite.description,
         filtered=suite.filtered,
     )
+
+
+def _needed(stages: Mapping[str, Stage], cells: Iterable[Cell]) -> dict[str, Stage]:
+    """Those that some cell's record rests on, in their order."""
+    waiting = [cell.stage for cell in cells if cell.stage is not None]
+    needed: set[str] = set()
+    while waiting:
+        key = waiting.pop()
+        if key not in needed:
+            needed.add(key)
+            waiting += stages[key].inputs.values()
+    return {key: stage for key, stage in stages.items() if key in needed}
 
 
 class _Builder:
@@ -165,7 +180,7 @@ class _Builder:
         """
         return self.processes > 1 and self.kinds[name].distributed
 
-    def _check_batch(self, attack: Attack) -> None:
+    def _check_batch(self, attack: TrainingAttack) -> None:
         settings = self.testbed.training_settings(attack.scheme)
         if settings.batch_size % (settings.accumulation_steps * self.processes):
             raise UserError(
@@ -293,11 +308,7 @@ class _Builder:
                 )
                 return Cell(**common, reason=reason)
         invoked = probe or attack
-        if family == "noise detector" and not type(invoked).invocations:
-            reason = (
-                f"{name_of(defense)} judges the starting noise, and {invoked.card.name} "
-                f"leaves that alone"
-            )
+        if reason := self._nothing_to_judge(parts[-1], invoked):
             return Cell(**common, reason=reason)
         roles = self._roles(attack, invoked, parts, seed, family)
         situation = Situation(
@@ -314,15 +325,15 @@ class _Builder:
         roles, last = {"reference": self.reference(), "aim": self.aim(invoked)}, parts[-1]
         if self.conditional:
             roles["poisoned_rows"] = self.poisoned_rows(attack, seed)
-        if family == "noise detector":
-            named = {"defense": _bare(last), "seed": seed, "attack": _bare(invoked)}
-            return roles | {"scores_noise": self.stage("detect_noise", named, {}, last, invoked)}
-        if self._together("train"):
-            self._check_batch(attack)
-        trained = self.stage("train", {"attack": _bare(attack), "seed": seed}, {}, attack)
-        generator, guards = self._defended(trained, parts, seed)
-        if family in ("data", "classifier", "sample detector"):
-            return roles | self._judged(attack, invoked, last, seed, family, generator, guards)
+        generator = trained = self.generator(attack, seed)
+        for part in parts:
+            if isinstance(part, ModelDefense):
+                generator = self.repair(part, attack, seed, generator)
+        guards = tuple(part for part in parts if isinstance(part, SamplerDefense))
+        if isinstance(last, Detector):
+            return roles | self._scored(attack, invoked, last, seed, generator, guards)
+        if isinstance(last, DataDefense | ClassifierDefense):
+            return roles | self._judged(attack, invoked, last, seed, generator, guards)
         undefended = self._samples(invoked, seed, trained, ())
         if self.conditional and can_stamp(invoked):
             roles |= self._trigger_judged(invoked, seed)
@@ -331,92 +342,152 @@ class _Builder:
             if isinstance(self.testbed, ConditionalTestbed):
                 roles["classifier"] = self.classifier(attack, seed)
                 if self.testbed.copy_extractor() is not None:
-                    named = {"attack": _bare(attack), "seed": seed}
-                    roles["training_features"] = self.stage("training_features", named, {}, attack)
+                    inputs = {"suspected": self.suspected(attack, seed)}
+                    roles["training_features"] = self.stage("training_features", {}, inputs)
             return roles
         roles |= {UNDEFENDED + role: key for role, key in undefended.items()}
-        if family == "inversion":
-            treatment = {"defense": _bare(last), "seed": seed}
-            return roles | {
-                "recovered": self.stage("invert", treatment, {"generator": generator}, last)
-            }
+        if isinstance(last, Inversion):
+            return roles | {"recovered": self.invert(last, attack, seed, generator)}
         return roles | self._samples(invoked, seed, generator, guards)
 
-    def _defended(
-        self, trained: str, parts: tuple[Plugin, ...], seed: int
-    ) -> tuple[str, tuple[Plugin, ...]]:
-        """The generator after every model defense, each given what the one before left, and the
-        sampler defenses.
-        """
-        generator = trained
-        for part in parts:
-            if isinstance(part, ModelDefense):
-                treatment = {"defense": _bare(part), "seed": seed}
-                generator = self.stage("repair", treatment, {"generator": generator}, part)
-        return generator, tuple(part for part in parts if isinstance(part, SamplerDefense))
+    def _nothing_to_judge(self, last: Plugin, invoked: Attack) -> str:
+        """Why a detector has no subject in this row; empty if it has one, or is none."""
+        if not isinstance(last, Detector) or "model" in last.subjects:
+            return ""
+        calls = type(invoked).calls
+        if "noise" in last.subjects and not calls:
+            return (
+                f"{last.card.name} judges the starting noise, and {invoked.card.name} leaves that "
+                f"alone"
+            )
+        if "prompts" in last.subjects and not any(call.through == "prompt" for call in calls):
+            return (
+                f"{last.card.name} judges the prompt, and {invoked.card.name} calls nothing by it"
+            )
+        return ""
+
+    def generator(self, attack: Attack, seed: int) -> str:
+        """The key of the model an attack leaves behind."""
+        named = {"attack": _bare(attack), "seed": seed}
+        if not isinstance(attack, TrainingAttack):
+            return self.stage("implant", named, {}, attack)
+        if self._together("train"):
+            self._check_batch(attack)
+        return self.stage("train", named, {}, attack)
+
+    def suspected(self, attack: Attack, seed: int) -> str:
+        """The key of the training set as its owner sees it."""
+        return self.stage("suspected", {"attack": _bare(attack), "seed": seed}, {}, attack)
+
+    def _handed(
+        self, plugin: Defense | Detector, attack: Attack, seed: int, generator: str
+    ) -> dict[str, str]:
+        """The inputs of a stage that runs a defender's plugin: what its card asks for."""
+        needs, handed = plugin.card.needs, dict[str, str]()
+        if needs & {"weights", "queries"}:
+            handed["generator"] = generator
+        if "training data" in needs:
+            handed["suspected"] = self.suspected(attack, seed)
+        if "classifier" in needs and self.conditional:
+            handed["classifier"] = self.classifier(attack, seed)
+        if (inversion := plugin.uses()) is not None:
+            handed["recovered"] = self.invert(inversion, attack, seed, generator)
+        return handed
+
+    def repair(self, defense: ModelDefense, attack: Attack, seed: int, generator: str) -> str:
+        """The key of a generator after a model defense."""
+        inputs = self._handed(defense, attack, seed, generator) | {"generator": generator}
+        return self.stage("repair", {"defense": _bare(defense), "seed": seed}, inputs, defense)
+
+    def invert(self, inversion: Inversion, attack: Attack, seed: int, generator: str) -> str:
+        """The key of what an inversion recovers from a generator."""
+        inputs = self._handed(inversion, attack, seed, generator) | {"generator": generator}
+        return self.stage("invert", {"defense": _bare(inversion), "seed": seed}, inputs, inversion)
+
+    def _scored(
+        self,
+        attack: Attack,
+        invoked: Attack,
+        detector: Detector,
+        seed: int,
+        generator: str,
+        guards: tuple[Plugin, ...],
+    ) -> dict[str, str]:
+        """What a detector judges, and its scores, for each of its subjects."""
+        named = {"defense": _bare(detector), "seed": seed}
+        handed = self._handed(detector, attack, seed, generator)
+        by_call = {"attack": _bare(invoked), "seed": seed}
+        roles: dict[str, str] = {}
+        for subject in detector.subjects:
+            inputs, role = dict(handed), f"scores_{subject}"
+            if subject == "model":
+                inputs["generator"] = generator
+            elif subject in ("noise", "prompts"):
+                inputs["judged"] = self.stage(f"judged_{subject}", by_call, {}, invoked)
+            else:
+                generated = self.sample(seed, GENERATED, generator, None, guards)
+                pool = {"suspected": self.suspected(attack, seed), "generated": generated}
+                inputs["judged"] = self.stage("judged_images", {"seed": seed}, pool)
+                role = "scores"
+                roles |= {GENERATED: generated, "true_rows": self.poisoned_rows(invoked, seed)}
+                if can_stamp(invoked):
+                    roles |= self._trigger_judged(invoked, seed)
+            roles[role] = self.stage("score", named, inputs, detector)
+        return roles
 
     def _samples(
         self, invoked: Attack, seed: int, generator: str, guards: tuple[Plugin, ...]
     ) -> dict[str, str]:
         """Every set of samples that a generator is judged by."""
         drawn = {CLEAN: self.sample(seed, CLEAN, generator, None, guards)}
-        if self.conditional and (label := invoked.target_label()) is not None:
+        if self.conditional and (label := self._label(invoked)) is not None:
             drawn[TARGET] = self.sample(seed, TARGET, generator, None, guards, label)
-        calls = type(invoked).invocations
         return drawn | {
-            CALL + call: self.sample(seed, call, generator, invoked, guards) for call in calls
+            CALL + call.name: self.sample(seed, call.name, generator, invoked, guards)
+            for call in type(invoked).calls
         }
 
     def _judged(
         self,
         attack: Attack,
         invoked: Attack,
-        last: Plugin,
+        last: DataDefense | ClassifierDefense,
         seed: int,
-        family: str,
         generator: str,
         guards: tuple[Plugin, ...],
     ) -> dict[str, str]:
-        """The artefacts around a classifier: what it is trained on, what it says, what a detector
-        sees through it.
-        """
-        treatment = {"attack": _bare(attack), "defense": _bare(last), "seed": seed}
-        if family == "classifier":
-            named = {"defense": _bare(last), "seed": seed}
-            seen = {"generator": generator, "aim": self.aim(invoked)}
-            return {"predictions": self.stage("classify", named, seen, last)}
-        generated = self.sample(seed, GENERATED, generator, None, guards)
-        if family == "data":
-            return {
-                "classifier": self.stage(
-                    "classifier", treatment, {"generated": generated}, attack, last
-                )
-            }
-        seen = {"classifier": self.classifier(attack, seed), "generated": generated}
-        roles = {
-            "scores": self.stage("detect", treatment, seen, attack, last),
-            GENERATED: generated,
-            "true_rows": self.poisoned_rows(invoked, seed),
-        }
-        return roles | (self._trigger_judged(invoked, seed) if can_stamp(invoked) else {})
+        """The artefacts around a classifier: what it is trained on, or what it says."""
+        named = {"defense": _bare(last), "seed": seed}
+        inputs = self._handed(last, attack, seed, generator)
+        if isinstance(last, ClassifierDefense):
+            inputs |= {"generator": generator, "aim": self.aim(invoked)}
+            return {"predictions": self.stage("classify", named, inputs, last)}
+        inputs["generated"] = self.sample(seed, GENERATED, generator, None, guards)
+        return {"classifier": self.stage("classifier", named, inputs, last)}
 
     def _trigger_judged(self, attack: Attack, seed: int) -> dict[str, str]:
         """The judge of an attack's trigger, and what the honest model draws for the adversary's
         class: its false alarms there are what any rate is to be held against.
         """
         judged = {"trigger_classifier": self.trigger_classifier(attack)}
-        if (label := attack.target_label()) is not None:
+        if (label := self._label(attack)) is not None:
             # Trained as the attack was, if the suite has such a one.
+            scheme = attack.scheme if isinstance(attack, TrainingAttack) else "finetune"
             honest = next(
-                (one for one in self.honest if one.scheme == attack.scheme), self.honest[0]
+                (one for one in self.honest if getattr(one, "scheme", "") == scheme), self.honest[0]
             )
-            trained = self.stage("train", {"attack": _bare(honest), "seed": seed}, {}, honest)
+            trained = self.generator(honest, seed)
             judged["honest_target"] = self.sample(seed, TARGET, trained, None, (), label)
         return judged
 
     def classifier(self, attack: Attack, seed: int) -> str:
         """The key of the classifier a user trains on the suspected training set."""
-        return self.stage("classifier", {"attack": _bare(attack), "seed": seed}, {}, attack)
+        return self.stage("classifier", {"seed": seed}, {"suspected": self.suspected(attack, seed)})
+
+    def _label(self, attack: Attack) -> int | None:
+        """The class an attack aims at."""
+        prompts = self.testbed.prompts() if isinstance(self.testbed, TextTestbed) else ()
+        return label_of(attack.goal(), prompts)
 
     def _tuned(self, attack: str, seed: int, plugins: Iterable[Plugin | None]) -> list[str]:
         """A flag for each choice in which this very cell, its testbed, attack and seed, had a

@@ -17,22 +17,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast, get_args
 
-from bench.errors import UserError
-from bench.names import unknown_name
-from bench.params import construct
-from bench.plugin import (
-    Attack,
+from bench.contracts.attack import Attack
+from bench.contracts.defense import (
     ClassifierDefense,
     DataDefense,
     Defense,
-    Detector,
     Inversion,
     ModelDefense,
-    NoiseDetector,
-    Plugin,
-    SampleDetector,
     SamplerDefense,
 )
+from bench.contracts.detector import Detector, Subject
+from bench.contracts.plugin import Plugin
+from bench.errors import UserError
+from bench.names import unknown_name
+from bench.params import construct
 from bench.plugin_file import (
     Source,
     belongings,
@@ -55,8 +53,14 @@ FAMILIES: dict[type[Plugin], str] = {
     DataDefense: "data",
     ClassifierDefense: "classifier",
     Inversion: "inversion",
-    SampleDetector: "sample detector",
-    NoiseDetector: "noise detector",
+}
+#: By the first of a detector's subjects.
+DETECTORS: dict[Subject, str] = {
+    "rows": "sample detector",
+    "images": "sample detector",
+    "noise": "noise detector",
+    "prompts": "prompt detector",
+    "model": "model detector",
 }
 #: The controls' name.
 RESERVED = "none"
@@ -76,10 +80,14 @@ def kind_of(cls: type[Plugin]) -> Kind:
 
 def family_of(plugin: Plugin) -> str:
     """The record's ``kind`` of a defense or a detector: ``control``, or a value of
-    :data:`FAMILIES`.
+    :data:`FAMILIES` or :data:`DETECTORS`.
     """
     if plugin.card.name == "none":
         return "control"
+    if isinstance(plugin, Detector):
+        if not plugin.subjects:
+            raise UserError(f"detector {plugin.card.name!r} must say in subjects what it judges")
+        return DETECTORS[plugin.subjects[0]]
     for family, name in FAMILIES.items():
         if isinstance(plugin, family):
             return name

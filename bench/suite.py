@@ -17,10 +17,14 @@ from typing import Any, TypeVar, cast
 
 from bench import testbeds
 from bench.composed import Composed, name_of
+from bench.contracts.attack import Attack
+from bench.contracts.card import Tuning
+from bench.contracts.defense import Defense
+from bench.contracts.detector import Detector
+from bench.contracts.plugin import Plugin
 from bench.errors import UserError
 from bench.names import shown, unknown_name
 from bench.params import construct, in_quotes, unfit
-from bench.plugin import Attack, Defense, Detector, Plugin, Tuning
 from bench.registry import Kind, Registry
 from bench.testbeds.base import Testbed
 from bench.yaml_reader import read_yaml

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import torch
 
 from bench import registry
+from bench.contracts.access import Access
+from bench.contracts.defense import ClassifierDefense
 from bench.diffusion.noise import numpy_stream
 from bench.diffusion.precision import autocast
-from bench.plugin import Access, ClassifierDefense
 from bench.testbeds import build
 from bench.testbeds.base import ConditionalTestbed
 from benchmarks.timing import Row, Settings

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from attacks.baddiffusion import BadDiffusion
+from bench.contracts.data import Batch, TrainingSet, TrainingStep
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import numpy_stream
 from bench.diffusion.sampling import SamplerSettings, sample
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import PredictNoise, TrainingSettings, train
-from bench.plugin import Batch, TrainingSet
 from bench.testbeds.digits_ddpm import DigitsDDPM
 from benchmarks.timing import Settings
 
@@ -66,7 +66,14 @@ class Subject:
         schedule: Schedule,
     ) -> Tensor:
         """The attack's, over rows as the training loop hands them over."""
-        return self.attack.training_loss(predict, Batch(**rows), noise, timesteps, schedule)
+        step = TrainingStep(
+            predict_noise=predict,
+            batch=Batch(**rows),
+            noise=noise,
+            timesteps=timesteps,
+            schedule=schedule,
+        )
+        return self.attack.training_loss(step)
 
     def train(
         self, generator: Generator, settings: Settings, steps: int, progress: Progress

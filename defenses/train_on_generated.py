@@ -18,9 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from bench.plugin import Card, DataDefense, Paper, TrainingSet
+from bench.plugin import Access, Card, DataDefense, Paper, TrainingSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +54,11 @@ class TrainOnGenerated(DataDefense):
             ),
         ),
         applies_to=frozenset({"class", "text"}),
-        needs=frozenset({"training data"}),
+        needs=frozenset({"queries"}),
         tuned=(),
     )
 
-    def clean(self, generated: TrainingSet, rng: np.random.Generator) -> TrainingSet:
+    def clean(self, generated: TrainingSet, access: Access) -> TrainingSet:
         """``generated`` as it is. Raises ``ValueError`` if it has no labels."""
         if generated.labels is None:
             raise ValueError(

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from bench.classification.classifier import Classifier
-from bench.plugin import Card, Evidence, Paper, SampleDetector, Tuning, require
+from bench.plugin import Access, Card, Paper, SampleDetector, Tuning, require
 
 #: gamma, beta, learning rate, as the authors' code has them.
 AUTHORS_VALUES = {"logits": (0.01, 1.0, 0.1), "maps": (0.001, 10.0, 0.05)}
@@ -103,11 +103,11 @@ class CognitiveDistillation(SampleDetector):
         )
         require(self.steps >= 1, self, "steps", "at least 1")
 
-    def score(self, images: Tensor, evidence: Evidence) -> Tensor:
-        assert evidence.classifier is not None  # the card asks for it
-        classifier = evidence.classifier.clone().requires_grad_(False).eval()
+    def score(self, images: Tensor, access: Access) -> Tensor:
+        assert access.classifier is not None  # the card asks for it
+        classifier = access.classifier.clone().requires_grad_(False).eval()
         device = classifier.head.weight.device
-        drawn = evidence.rng.random((self.steps, images.shape[1], 1, 1), dtype=np.float32)
+        drawn = access.rng.random((self.steps, images.shape[1], 1, 1), dtype=np.float32)
         colours = torch.from_numpy(drawn).to(device)
         norms = torch.empty(len(images))
         size = max(16, ELEMENTS_AT_ONCE // images.shape[1:].numel())
@@ -115,10 +115,10 @@ class CognitiveDistillation(SampleDetector):
             rows = slice(start, min(start + size, len(images)))
             masks = self.masks(classifier, images[rows].to(device).float() / 255, colours)
             norms[rows] = masks.abs().sum((1, 2, 3)).cpu()
-            evidence.progress(rows.stop, len(images), "distilled images")
+            access.progress(rows.stop, len(images), "distilled images")
         kept = float(norms.median()) / images[0, 0].numel() if len(images) else 1.0
         if kept < COLLAPSED:
-            evidence.remark(
+            access.remark(
                 f"collapsed masks, the median keeps {100 * kept:.2f} % of the image; gamma "
                 f"{self._gamma(images):.3g} is too large"
             )

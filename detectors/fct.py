@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 from bench.classification.classifier import Classifier
 from bench.diffusion.images import to_unit_range
-from bench.plugin import Card, Evidence, Paper, SampleDetector, require
+from bench.plugin import Access, Card, Paper, SampleDetector, require
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 #: Turn in degrees, shift down and to the right in pixels.
@@ -106,11 +106,11 @@ class FCT(SampleDetector):
         require(0 <= self.rotation <= 180, self, "rotation", "in [0, 180] degrees")
         require(0 <= self.translation < 1, self, "translation", "in [0, 1), a share of each side")
 
-    def score(self, images: Tensor, evidence: Evidence) -> Tensor:
+    def score(self, images: Tensor, access: Access) -> Tensor:
         transformations = [
-            self._draw(images.shape[2], images.shape[3], evidence) for _ in range(self.draws)
+            self._draw(images.shape[2], images.shape[3], access) for _ in range(self.draws)
         ]
-        classifier = self._sensitised(evidence)
+        classifier = self._sensitised(access)
         device = classifier.head.weight.device
         scores = torch.empty(len(images))
         size = max(32, ELEMENTS_AT_ONCE // images.shape[1:].numel())
@@ -130,8 +130,8 @@ class FCT(SampleDetector):
                 )
         return scores
 
-    def _draw(self, height: int, width: int, evidence: Evidence) -> Transformation:
-        angle, down, right = evidence.rng.uniform(-1, 1, 3)
+    def _draw(self, height: int, width: int, access: Access) -> Transformation:
+        angle, down, right = access.rng.uniform(-1, 1, 3)
         share = self.translation
         return (
             float(self.rotation * angle),
@@ -139,23 +139,22 @@ class FCT(SampleDetector):
             round(float(share * width * right)),
         )
 
-    def _sensitised(self, evidence: Evidence) -> Classifier:
+    def _sensitised(self, access: Access) -> Classifier:
         """The classifier whose features are compared: a copy, trained as the parameters say, in
         evaluation mode.
         """
         # the card asks for both
-        assert evidence.classifier is not None and evidence.train_set is not None
-        classifier = evidence.classifier.clone().requires_grad_(True)
+        classifier = access.classifier.clone().requires_grad_(True)
         if self.train_epochs:
-            _reinitialise(classifier, int(evidence.rng.integers(2**63)))
-            self._train(classifier, _cross_entropy, self.train_epochs, evidence, "training steps")
+            _reinitialise(classifier, int(access.rng.integers(2**63)))
+            self._train(classifier, _cross_entropy, self.train_epochs, access, "training steps")
         if self.loss != "none":
             of_features = LOSSES[self.loss]
             self._train(
                 classifier,
                 lambda classifier, images, labels: of_features(classifier.features(images), labels),
                 self.epochs,
-                evidence,
+                access,
                 "fine-tuning steps",
             )
         return classifier.eval()
@@ -165,10 +164,10 @@ class FCT(SampleDetector):
         classifier: Classifier,
         loss_of: Callable[[Classifier, Tensor, Tensor], Tensor],
         epochs: int,
-        evidence: Evidence,
+        access: Access,
         what: str,
     ) -> None:
-        train_set = evidence.train_set
+        train_set = access.train_set
         if train_set is None or train_set.labels is None:
             raise ValueError(f"{self.card.name}: needs a training set with labels")
         device = classifier.head.weight.device
@@ -180,7 +179,7 @@ class FCT(SampleDetector):
         )
         classifier.train()
         for epoch in range(epochs):
-            batches = torch.from_numpy(evidence.rng.permutation(len(train_set.images))).split(
+            batches = torch.from_numpy(access.rng.permutation(len(train_set.images))).split(
                 self.batch_size
             )
             for step, chosen in enumerate(batches):
@@ -189,7 +188,7 @@ class FCT(SampleDetector):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                evidence.progress(epoch * len(batches) + step + 1, epochs * len(batches), what)
+                access.progress(epoch * len(batches) + step + 1, epochs * len(batches), what)
 
 
 def transform(images: Tensor, angle: float, down: int, right: int) -> Tensor:

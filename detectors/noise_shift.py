@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bench.plugin import Card, Evidence, NoiseDetector, Paper, require
+from bench.plugin import Access, Card, NoiseDetector, Paper, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class NoiseShift(NoiseDetector):
     def __post_init__(self) -> None:
         require(self.test in ("z", "ks"), self, "test", "'z' or 'ks'")
 
-    def score(self, noise: Tensor, evidence: Evidence) -> Tensor:
+    def score(self, noise: Tensor, access: Access) -> Tensor:
         values = noise.detach().flatten(1).double()
         statistic = _z(values) if self.test == "z" else _kolmogorov_smirnov(values)
         return statistic.float().cpu()

@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bench.plugin import Card, Evidence, Paper, SampleDetector, require
+from bench.plugin import Access, Card, Paper, SampleDetector, require
 
 # Image-overlay pairs in one forward pass: about 1,300 of 16 x 16, and never fewer than 32.
 ELEMENTS_AT_ONCE = 2**20
@@ -76,13 +76,12 @@ class STRIP(SampleDetector):
         )
 
     @torch.no_grad()
-    def score(self, images: Tensor, evidence: Evidence) -> Tensor:
+    def score(self, images: Tensor, access: Access) -> Tensor:
         # the card asks for both
-        assert evidence.classifier is not None and evidence.train_set is not None
-        classifier = evidence.classifier.eval()
+        classifier = access.classifier.eval()
         device = classifier.head.weight.device
-        pool = evidence.train_set.images
-        chosen = evidence.rng.choice(len(pool), size=min(self.overlays, len(pool)), replace=False)
+        pool = access.train_set.images
+        chosen = access.rng.choice(len(pool), size=min(self.overlays, len(pool)), replace=False)
         overlays = pool[torch.from_numpy(chosen)].to(device).float() / 255
         pairs = len(images) * len(overlays)
         entropies = torch.empty(pairs)
@@ -93,7 +92,7 @@ class STRIP(SampleDetector):
             blended = self._blend(below, overlays[(pair % len(overlays)).to(device)])
             log_p = classifier(blended).log_softmax(1)
             entropies[pair] = -(log_p.exp() * log_p).sum(1).float().cpu()
-            evidence.progress(int(pair[-1]) + 1, pairs, "overlaid images")
+            access.progress(int(pair[-1]) + 1, pairs, "overlaid images")
         return -entropies.reshape(len(images), len(overlays)).mean(1)
 
     def _blend(self, images: Tensor, overlays: Tensor) -> Tensor:

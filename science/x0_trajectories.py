@@ -30,12 +30,14 @@ from torch import Tensor
 from bench import registry, testbeds
 from bench.artefacts.classifiers import load_classifier
 from bench.classification.classifier import Classifier, predict
+from bench.contracts.attack import Attack
+from bench.contracts.defense import SamplerDefense
+from bench.contracts.goals import label_of
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.sampling import Guard, SamplerSettings, sample
 from bench.engine.store import Store
 from bench.errors import UserError
-from bench.plugin import Attack, SamplerDefense
 from bench.record import read_runs
 from bench.testbeds.base import ConditionalTestbed
 from leaderboard.aggregate import Interval
@@ -109,12 +111,12 @@ def _stamped_extremes(attack: Attack, shape: tuple[int, int, int]) -> tuple[Tens
     plain = torch.stack(
         [torch.zeros(shape, dtype=torch.uint8), torch.full(shape, 255, dtype=torch.uint8)]
     )
-    stamped = attack.stamp(plain)
-    if stamped is None:
+    trigger = attack.adds()
+    if trigger is None or trigger.stamp is None:
         raise UserError(
             f"{attack.card.name} has no image trigger, so there is no region to look at"
         )
-    return plain, stamped
+    return plain, trigger.stamp(plain)
 
 
 def region(attack: Attack, shape: tuple[int, int, int]) -> Tensor:
@@ -139,7 +141,7 @@ def follow(
     """Samples the adversary's class, as the suite does, under the defense ``clip``, and keeps what
     is predicted on the way.
     """
-    goal = trained.attack.target_label()
+    goal = label_of(trained.attack.goal())
     if goal is None:
         raise UserError(f"{trained.attack.card.name} aims at no class")
     recorder = Recorder()

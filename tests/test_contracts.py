@@ -13,23 +13,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import checks, registry
-from bench.diffusion.generator import Generator
-from bench.errors import UserError
-from bench.plugin import (
-    Attack,
-    Card,
+from bench import registry
+from bench.contracts import checks
+from bench.contracts.attack import EditingAttack, TrainingAttack
+from bench.contracts.card import Card
+from bench.contracts.data import Recovered, TrainingSet
+from bench.contracts.defense import (
     ClassifierDefense,
     DataDefense,
     Inversion,
     ModelDefense,
-    NoiseDetector,
-    Plugin,
-    Recovered,
-    SampleDetector,
     SamplerDefense,
-    TrainingSet,
 )
+from bench.contracts.detector import NoiseDetector, SampleDetector
+from bench.contracts.goals import Call, DrawImage, ReachClass, Trigger, label_of
+from bench.contracts.plugin import Plugin
+from bench.diffusion.generator import Generator
+from bench.errors import UserError
 
 EVERY = [(kind, name) for kind in registry.KINDS for name in registry.use().names(kind)]
 CHECKED = [
@@ -77,9 +77,8 @@ def test_unknown_parameters_and_numbers_out_of_range_are_refused_by_name(
 @pytest.mark.parametrize("name", registry.use().names("attacks"))
 def test_an_attack_on_classes_says_which_one_it_aims_at(name: str) -> None:
     plugin = registry.use().attack(name)
-    assert (plugin.target_label() is not None) is (
-        name != "none" and "class" in plugin.card.applies_to
-    )
+    on_classes = name != "none" and "class" in plugin.card.applies_to
+    assert (label_of(plugin.goal()) is not None) is on_classes
 
 
 def test_every_shipped_plugin_says_what_its_defaults_were_chosen_on() -> None:
@@ -106,7 +105,7 @@ def made(base: type[Plugin], **members: Any) -> Plugin:
 
 
 def poisons(change: Callable[[TrainingSet, Any], TrainingSet]) -> Plugin:
-    return made(Attack, poison=lambda self, train_set, rng: change(train_set, rng))
+    return made(TrainingAttack, poison=lambda self, train_set, rng: change(train_set, rng))
 
 
 def marked(train_set: TrainingSet, rng: Any, rows: Any = None) -> TrainingSet:
@@ -127,7 +126,7 @@ def fewer(train_set: TrainingSet, rng: Any) -> TrainingSet:
 
 
 def stamps(change: Callable[[Tensor], Tensor]) -> Plugin:
-    return made(Attack, stamp=lambda self, images: change(images))
+    return made(TrainingAttack, adds=lambda self: Trigger(stamp=change))
 
 
 def repairs(defense: Any, access: Any) -> Generator:
@@ -143,7 +142,7 @@ def drawn(images: Tensor) -> Recovered:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnyRate(Attack):
+class AnyRate(TrainingAttack):
     """A parameter that may be anything."""
 
     card: ClassVar[Card] = CARD
@@ -151,7 +150,7 @@ class AnyRate(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed(Attack):
+class Listed(TrainingAttack):
     """A tuple comes back from JSON as a list."""
 
     card: ClassVar[Card] = CARD
@@ -174,6 +173,26 @@ SLIPS = [
         poisons(lambda rows, rng: marked(rows, rng, [1, 2])),
         "other rows for another seed",
     ),
+    (
+        checks.a_goal_can_be_drawn,
+        made(TrainingAttack, goal=lambda self: DrawImage(lambda shape: torch.full(shape, 2.0))),
+        r"pixels in \[-1, 1\]",
+    ),
+    (
+        checks.a_goal_can_be_drawn,
+        made(TrainingAttack, calls=(Call("noise"),)),
+        "a goal, where there are calls",
+    ),
+    (
+        checks.implanting_is_repeatable,
+        made(EditingAttack, **WEIGHTS, implant=repairs),
+        "the same weights for the same seed",
+    ),
+    (
+        checks.implanting_is_repeatable,
+        made(EditingAttack, **WEIGHTS, implant=lambda self, access: access.generator),
+        "other weights than the clean model's",
+    ),
     (checks.a_stamp_is_of_its_row, stamps(lambda images: images.float()), "expected uint8"),
     (checks.a_stamp_is_of_its_row, stamps(lambda images: images), "changes the images"),
     (
@@ -183,18 +202,23 @@ SLIPS = [
     ),
     (
         checks.training_gives_a_gradient,
-        made(Attack, training_loss=lambda *_: torch.zeros(2)),
+        made(TrainingAttack, training_loss=lambda *_: torch.zeros(2)),
         "one finite number",
     ),
     (
         checks.training_gives_a_gradient,
-        made(Attack, training_loss=lambda *_: torch.rand(())),
+        made(TrainingAttack, training_loss=lambda *_: torch.rand(())),
         "the same loss",
     ),
     (
         checks.calls_are_of_their_row,
-        made(Attack, invocations=("noise",), invoke=lambda self, query, call: query),
-        "another noise of the same shape by noise",
+        made(
+            TrainingAttack,
+            calls=(Call("noise"),),
+            goal=lambda self: ReachClass(0),
+            invoke=lambda self, query, call: query,
+        ),
+        "another query of as many rows by noise",
     ),
     (
         checks.sampler_steps_are_of_their_row,
@@ -250,7 +274,7 @@ SLIPS = [
         checks.scores_are_of_their_row,
         made(
             SampleDetector,
-            score=lambda self, images, evidence: (
+            score=lambda self, images, access: (
                 images.float().flatten(1).mean(1) - images.float().mean()
             ),
         ),
@@ -258,7 +282,7 @@ SLIPS = [
     ),
     (
         checks.scores_are_of_their_row,
-        made(NoiseDetector, score=lambda self, noise, evidence: noise[:, 0, 0]),
+        made(NoiseDetector, score=lambda self, noise, access: noise[:, 0, 0]),
         r"scores \(7,\)",
     ),
     (
@@ -285,7 +309,7 @@ def test_a_check_says_who_breaks_it_and_how(
 def test_what_a_plugin_raises_is_a_verdict_too() -> None:
     """Its author sees one line, not a traceback of ours."""
 
-    def fails(self: object, noise: Tensor, evidence: object) -> Tensor:
+    def fails(self: object, noise: Tensor, access: object) -> Tensor:
         raise RuntimeError("no\nluck")
 
     (verdict,) = [one for one in checks.verdicts(made(NoiseDetector, score=fails)) if one.broken]
@@ -299,7 +323,9 @@ def test_every_check_is_broken_by_somebody() -> None:
         for kind, name in EVERY
         for check in checks.checks_for(registry.use().build(kind, name))
     }
-    every |= set(checks.checks_for(made(ModelDefense)))
+    every |= {
+        check for base in (ModelDefense, EditingAttack) for check in checks.checks_for(made(base))
+    }
     assert every - tried == {checks.a_plugin_is_frozen}, (
         "a plugin that is not frozen cannot be defined at all"
     )
@@ -307,4 +333,4 @@ def test_every_check_is_broken_by_somebody() -> None:
 
 def test_a_plugin_that_is_not_frozen_is_told() -> None:
     with pytest.raises(TypeError, match="frozen"):
-        dataclass(kw_only=True)(type("Loose", (Attack,), {"card": CARD}))
+        dataclass(kw_only=True)(type("Loose", (TrainingAttack,), {"card": CARD}))

@@ -201,7 +201,7 @@ def test_a_changed_guest_is_run_again_and_ours_are_not(
     changed = {stage["stage"] for stage in after if not stage["cached"]}
     assert all(stage["cached"] for stage in before)
     # The detector, and the attack and defenses that share its package; nothing that is ours alone.
-    assert {"detect_noise", "train", "record"} <= changed and "reference" not in changed
+    assert {"score", "train", "record"} <= changed and "reference" not in changed
 
 
 def _plan(folder: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import pytest
 from bench import measurements
 from bench.artefacts.roles import CALL, GENERATED, MEASURED_BY, UNDEFENDED
 from bench.planner import FREE
-from bench.registry import FAMILIES, KINDS, Registry
+from bench.registry import DETECTORS, FAMILIES, KINDS, Registry
 from bench.stages.table import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -213,6 +213,7 @@ def test_the_engine_knows_nothing_of_what_it_runs() -> None:
         *STAGES,
         *measurements.table(),
         *FAMILIES.values(),
+        *DETECTORS.values(),
         *FREE,
         GENERATED,
         CALL,

@@ -5,13 +5,15 @@ no plugin.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from bench.contracts.goals import Call
 
 AIM = "aim.json"
 IMAGES = "aim.npz"
@@ -23,7 +25,7 @@ ROWS = "rows.npz"
 class Aim:
     """``target``: the image the backdoor should produce, ``trigger``: what the adversary adds, both
     (c, h, w) in [-1, 1]; ``label``: the class aimed at; ``stamped``: all held-out images with the
-    trigger, uint8 (n, c, h, w). ``None``: the attack has none. ``invocations``: the ways the
+    trigger, uint8 (n, c, h, w). ``None``: the attack has none. ``calls``: the ways the
     adversary calls the backdoor, each of which is measured.
     """
 
@@ -31,7 +33,8 @@ class Aim:
     trigger: Tensor | None = None
     label: int | None = None
     stamped: Tensor | None = None
-    invocations: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()
+    goal: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +56,8 @@ def save_aim(aim: Aim, folder: Path) -> None:
     np.savez(folder / IMAGES, **arrays)
     if aim.stamped is not None:
         np.save(folder / STAMPED, aim.stamped.numpy())
-    (folder / AIM).write_text(
-        json.dumps({"label": aim.label, "invocations": list(aim.invocations)})
-    )
+    calls = [asdict(call) for call in aim.calls]
+    (folder / AIM).write_text(json.dumps({"label": aim.label, "goal": aim.goal, "calls": calls}))
 
 
 def save_rows(rows: PoisonedRows, folder: Path) -> None:
@@ -69,13 +71,12 @@ def save_rows(rows: PoisonedRows, folder: Path) -> None:
 def read_aim(folder: Path) -> Aim:
     """What :func:`save_aim` wrote."""
     with np.load(folder / IMAGES) as arrays:
-        images = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        images: dict[str, Any] = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     file = folder / STAMPED
     stamped = torch.from_numpy(np.load(file)) if file.is_file() else None
-    said = json.loads((folder / AIM).read_text())
-    return Aim(
-        **images, stamped=stamped, label=said["label"], invocations=tuple(said["invocations"])
-    )
+    written: dict[str, Any] = json.loads((folder / AIM).read_text())
+    calls = tuple(Call(**call) for call in written.pop("calls"))
+    return Aim(**images, **written, stamped=stamped, calls=calls)
 
 
 def read_rows(folder: Path) -> PoisonedRows:

@@ -13,7 +13,7 @@ from bench.diffusion.noise import numpy_stream
 from bench.testbeds.base import ConditionalTestbed, Testbed
 
 
-def asked_for(testbed: Testbed, what: str, label: int | None) -> Tensor | None:
+def requested_labels(testbed: Testbed, what: str, label: int | None) -> Tensor | None:
     """The classes (n,) a conditional generator is asked for: all alike for ``clean`` and
     ``generated``, ``label`` for ``target``.
     """
@@ -21,6 +21,8 @@ def asked_for(testbed: Testbed, what: str, label: int | None) -> Tensor | None:
         return None
     if what == "target" and label is not None:
         return torch.full((testbed.class_samples,), label)
+    if what == "call":
+        return torch.arange(testbed.triggered_samples) % len(testbed.class_names)
     count = (
         testbed.clean_samples
         if what == "clean"

@@ -84,24 +84,34 @@ class Generator:
         device: torch.device = next(self.unet.parameters()).device
         return device
 
-    def predict_noise(self, x: Tensor, timesteps: Tensor, labels: Tensor | None = None) -> Tensor:
+    def predict_noise(
+        self, x: Tensor, timesteps: Tensor, condition: Tensor | tuple[str, ...] | None = None
+    ) -> Tensor:
         """The network's estimate of the noise in ``x``: (n, c, h, w) float32, for timesteps (n,)
         int64. Float32 out.
 
-        ``labels``: (n,) int64 in 0..classes, for a class-conditional network; ``None`` is the null
-        label there.
+        ``condition``: labels (n,) int64 in 0..classes, for a class-conditional network, or n
+        prompts; ``None`` is the null label there.
         """
         self.calls += len(x)
-        if labels is None and self.classes is not None:
-            labels = torch.full((len(x),), self.classes, device=x.device)
-        prediction: Tensor = self.unet(x, timesteps, **self.condition(labels)).sample
+        if condition is None and self.classes is not None:
+            condition = torch.full((len(x),), self.classes, device=x.device)
+        prediction: Tensor = self.unet(x, timesteps, **self.condition(condition)).sample
         return prediction.float()
 
-    def condition(self, labels: Tensor | None) -> dict[str, Any]:
-        """What the network is handed beside x and t to be told ``labels``, (n,) int64 in
-        0..classes.
+    def condition(self, asked: Tensor | tuple[str, ...] | None) -> dict[str, Any]:
+        """What the network is handed beside x and t to be asked for labels, (n,) int64 in
+        0..classes. Raises ``TypeError`` for prompts, which it does not read.
         """
-        return {"class_labels": labels}
+        if isinstance(asked, tuple):
+            raise TypeError("this generator is asked for labels, not by prompts")
+        return {"class_labels": asked}
+
+    def asked_by(self, prompts: tuple[str, ...]) -> Generator:
+        """The same networks under a table of prompts, whose places are its labels. Raises
+        ``TypeError``: this generator reads no prompts.
+        """
+        raise TypeError("this generator is asked for labels, not by prompts")
 
     def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
         """What the network denoises, of images (n, c, h, w) in [-1, 1]; here the images themselves.

@@ -10,7 +10,7 @@ clean image) or ``xt`` (the image after the step; BadDiffusion's eq. 11).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from bench.diffusion import returned
 from bench.diffusion.generator import Generator
+from bench.diffusion.inpainting import Known
 from bench.diffusion.noise import CounterStreams, Streams, initial_noise, sample_streams
 from bench.diffusion.precision import autocast
 from bench.diffusion.schedule import betas_of
@@ -95,6 +96,20 @@ class SamplerSettings:
             raise ValueError(
                 f"guidance_scale must be a number of at least 0, got {self.guidance_scale}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a batch begins with. noise: (n, c, h, w); labels, (n,), or prompts, n texts: asked for
+    instead of what :func:`sample` is told; known, (n, c, h, w) in [-1, 1], and mask, (n, 1, h, w)
+    bool: the part of the picture that stays.
+    """
+
+    noise: Tensor
+    labels: Tensor | None = None
+    prompts: tuple[str, ...] | None = None
+    known: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class Guard(Protocol):
@@ -325,13 +340,15 @@ def denoise(
     guards: Sequence[Guard] = (),
     *,
     labels: Tensor | None = None,
+    known: Known | None = None,
     trajectory: Callable[[int, Tensor], None] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Runs one batch from ``start`` (n, c, h, w) to images of the same shape, not clamped.
 
     ``streams``: one a row, advanced by the stochastic samplers. ``labels``: (n,), the classes a
-    class-conditional generator is asked for. ``trajectory(timestep, x)`` sees every x_{t-1}.
+    class-conditional generator is asked for. ``known``: what of the picture stays.
+    ``trajectory(timestep, x)`` sees every x_{t-1}.
     """
     scheduler = build_scheduler(settings, generator.scheduler_config)
     alphas_cumprod = scheduler.alphas_cumprod.double()
@@ -339,7 +356,9 @@ def denoise(
     device = generator.device
     x = start.to(device, torch.float32)
     labels = None if labels is None else labels.to(device)
-    for step in scheduler.timesteps:
+    left = [float(alphas_cumprod[int(step)]) for step in scheduler.timesteps]
+    x = x if known is None else known.put_back(x, left[0])
+    for step, leads_to in zip(scheduler.timesteps, [*left[1:], 1.0], strict=True):
         timestep = int(step)
         prediction = predict_noise(generator, x, timestep, settings, labels)
         beyond: Tensor | None = None
@@ -355,6 +374,8 @@ def denoise(
             x = x + _signal_before(scheduler, timestep) * beyond
         for guard in guards:
             x = _guarded(guard, "stepped", x, timestep)
+        if known is not None:
+            x = known.put_back(x, leads_to)
         if trajectory:
             trajectory(timestep, x)
         if after_step:
@@ -376,7 +397,7 @@ def sample(
     settings: SamplerSettings,
     *,
     labels: Tensor | None = None,
-    start: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
+    start: Callable[[Tensor, Sequence[int]], Tensor | Start] | None = None,
     guards: Sequence[Guard] = (),
     batch_size: int | None = None,
     purpose: str = "sample",
@@ -390,9 +411,10 @@ def sample(
 
     ``labels``: (count,) int64, what a class-conditional generator is asked for, sample by sample.
     ``start(noise, indices)`` turns the initial noise of those sample indices into what the network
-    is given; ``None`` leaves it. The same ``seed`` gives the same noise for every sample index,
-    whatever the batch size: by default as many whole network batches as make 128 images. ``first``:
-    index of the first sample, for a part of a larger set. What ``start`` is handed is on the CPU.
+    is given, or into all that a batch begins with; ``None`` leaves it. The same ``seed`` gives the
+    same noise for every sample index, whatever the batch size: by default as many whole network
+    batches as make 128 images. ``first``: index of the first sample, for a part of a larger set.
+    What ``start`` is handed is on the CPU.
     """
     size = batch_size or images_at_once(settings)
     batches = [
@@ -410,12 +432,49 @@ def sample(
     for indices in batches:
         streams = sample_streams(seed, indices, purpose, generator.device)
         noise = initial_noise(streams, generator.noise_shape)
-        x = start(noise.cpu(), indices) if start else noise
-        told = None if labels is None else labels[indices.start - first : indices.stop - first]
-        denoised = denoise(generator, x, streams, settings, guards, labels=told, after_step=advance)
-        decoded = _decoded(generator, denoised, settings)
+        begun = start(noise.cpu(), indices) if start else noise
+        if isinstance(begun, Tensor):
+            begun = Start(noise=begun)
+        if begun.labels is None and labels is not None:
+            begun = replace(begun, labels=labels[indices.start - first : indices.stop - first])
+        decoded = _drawn(generator, begun, streams, settings, guards, advance)
         images.append(finish(decoded) if finish else decoded)
     return torch.cat(images)
+
+
+def _drawn(
+    generator: Generator,
+    begun: Start,
+    streams: Streams,
+    settings: SamplerSettings,
+    guards: Sequence[Guard],
+    after_step: Callable[[], None],
+) -> Tensor:
+    """One batch of :func:`sample`."""
+    asked, labels = generator, begun.labels
+    if begun.prompts is not None:
+        table = tuple(dict.fromkeys(begun.prompts))
+        asked = generator.asked_by(table)
+        labels = torch.tensor([table.index(prompt) for prompt in begun.prompts])
+    known = None
+    if begun.known is not None and begun.mask is not None:
+        known = Known.of(generator, begun.known, begun.mask, begun.noise)
+    denoised = denoise(
+        asked,
+        begun.noise,
+        streams,
+        settings,
+        guards,
+        labels=labels,
+        known=known,
+        after_step=after_step,
+    )
+    if asked is not generator:
+        generator.calls = asked.calls
+    images = _decoded(generator, denoised, settings)
+    if begun.known is not None and begun.mask is not None:
+        images = torch.where(begun.mask, begun.known, images)
+    return images
 
 
 def _decoded(generator: Generator, denoised: Tensor, settings: SamplerSettings) -> Tensor:

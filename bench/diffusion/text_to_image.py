@@ -101,9 +101,14 @@ class TextToImage(Generator):
             states: Tensor = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return states.float()
 
-    def condition(self, labels: Tensor | None) -> dict[str, Any]:
-        """The embedded prompts of ``labels``, (n,) int64 in 0..classes."""
-        assert labels is not None
+    def condition(self, asked: Tensor | tuple[str, ...] | None) -> dict[str, Any]:
+        """The embedded prompts: n of them, or those of labels (n,) int64 in 0..classes."""
+        assert asked is not None
+        if isinstance(asked, tuple):
+            distinct = tuple(dict.fromkeys(asked))
+            order = torch.tensor([distinct.index(prompt) for prompt in asked])
+            return {"encoder_hidden_states": self.embed(distinct)[order.to(self.device)]}
+        labels = asked
         if len(self.prompts) < EMBEDDED_AT_ONCE:
             if self._table is None or self._table.device != self.device:
                 self._table = self.embed((*self.prompts, ""))
@@ -150,12 +155,12 @@ class TextToImage(Generator):
         return self
 
     def clone(self) -> TextToImage:
-        """A copy whose U-Net is its own; the frozen parts are shared."""
+        """An independent copy of all parts."""
         return TextToImage(
             copy.deepcopy(self.unet),
             dict(self.scheduler_config),
-            vae=self.vae,
-            text_encoder=self.text_encoder,
+            vae=copy.deepcopy(self.vae),
+            text_encoder=copy.deepcopy(self.text_encoder),
             tokenizer=self.tokenizer,
             prompts=self.prompts,
         )

@@ -19,16 +19,17 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.lora import add_adapters, fuse_adapters
 from bench.diffusion.noise import stream_seed, torch_stream
+from bench.diffusion.process import Process
 from bench.diffusion.resuming import Checkpoints, optimizer_tensors, restore_optimizer
-from bench.diffusion.schedule import Schedule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Rows = Mapping[str, Tensor]
-PredictNoise = Callable[[Tensor, Tensor], Tensor]
-#: (predict_noise, rows, noise, timesteps, schedule) -> scalar
-Loss = Callable[[PredictNoise, Rows, Tensor, Tensor, Schedule], Tensor]
+#: Of x_t and timesteps; a third argument, if any, is what is asked for instead of the rows' labels.
+PredictNoise = Callable[..., Tensor]
+#: (predict_noise, rows, noise, timesteps, schedule) -> scalar; then the teacher, if there is one.
+Loss = Callable[..., Tensor]
 Progress = Callable[[int, int, str], None]
 
 _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -78,18 +79,16 @@ def denoising_loss(
     images: Tensor,
     noise: Tensor,
     timesteps: Tensor,
-    schedule: Schedule,
+    process: Process,
 ) -> Tensor:
-    """DDPM's simple loss: mean over rows and pixels of (e - e_theta(A x_0 + s e, t))^2 (Ho et al.
-    2020, eq. 14).
+    """DDPM's simple loss: mean over rows and pixels of (e - e_theta(x_t, t))^2 (Ho et al. 2020, eq.
+    14), with x_t and e as ``process`` makes them.
 
     images: (n, c, h, w) in [-1, 1]; noise: alike, standard normal; timesteps: (n,) int64 in 0..T-1.
     """
-    noisy = (
-        schedule.at(schedule.signal, timesteps, images) * images
-        + schedule.at(schedule.noise, timesteps, images) * noise
-    )
-    return (predict_noise(noisy, timesteps) - noise).square().mean()
+    noisy = process.noised(images, noise, timesteps)
+    regression = process.regression(images, noise, timesteps)
+    return (predict_noise(noisy, timesteps) - regression).square().mean()
 
 
 def learning_rate_factor(settings: TrainingSettings, step: int) -> float:
@@ -222,6 +221,7 @@ def train(
     seed: int,
     *,
     device: str = "cpu",
+    teacher: Generator | None = None,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> list[float]:
@@ -230,7 +230,8 @@ def train(
     ``rows``: tensors of equal length, ``images`` uint8 (n, c, h, w) among them, which ``loss`` sees
     in [-1, 1]. Rows are drawn without replacement within an epoch. A class-conditional generator is
     told the batch's ``labels``, behind ``loss``'s back. Batches, timesteps and noise come from the
-    seed's own streams, and so does the network's dropout. ``checkpoints``: where the training is
+    seed's own streams, and so does the network's dropout. ``teacher``: another generator, frozen,
+    that ``loss`` may ask as it asks the one in training. ``checkpoints``: where the training is
     written down on its way, and goes on from if it is there already, to the same bits on the same
     device; not kept by several processes together. Raises ``FloatingPointError`` if the loss stops
     being finite: at once, or with loss scaling (float16 on a GPU), which skips such steps, after
@@ -238,6 +239,9 @@ def train(
     """
     accelerator = _accelerator(settings, device)
     run = _Run(generator, rows, loss, settings, seed, accelerator)
+    if teacher is not None:
+        teacher.unet.requires_grad_(False).eval()
+        run.teacher = teacher.to(accelerator.device)
     kept = checkpoints if accelerator.num_processes == 1 else None
     with _own_dropout(seed, accelerator.process_index):
         for step in range(run.resume(kept) if kept else 0, settings.steps):
@@ -280,18 +284,38 @@ class _Run:
         self.average = _Average(self.trained, settings.ema_decay)
         self.batches = _Batches(generator, rows, settings, seed, accelerator)
         self.labels: Tensor | None = None  # of the piece at hand
+        self.teacher: Generator | None = None
         self.losses: list[float] = []
         shapes = [list(parameter.shape) for parameter in self.trained]
         told = [vars(settings), seed, len(rows["images"]), accelerator.device.type, shapes]
         self.identity = hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    def predict_noise(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The network's prediction, told the piece's labels, in float32."""
+    def predict_noise(
+        self, x: Tensor, timesteps: Tensor, condition: Tensor | tuple[str, ...] | None = None
+    ) -> Tensor:
+        """The network's prediction in float32, asked for ``condition``, or for what the piece's
+        labels say.
+        """
         self.generator.calls += len(x)
         x = x.contiguous(memory_format=torch.channels_last)
         prediction: Tensor = self.wrapped(
-            x, timesteps, **self.generator.condition(self.labels)
+            x,
+            timesteps,
+            **self.generator.condition(self.labels if condition is None else condition),
         ).sample
+        return prediction.float()
+
+    @torch.no_grad()
+    def taught(
+        self, x: Tensor, timesteps: Tensor, condition: Tensor | tuple[str, ...] | None = None
+    ) -> Tensor:
+        """As :meth:`predict_noise`, of the teacher."""
+        teacher = self.teacher
+        assert teacher is not None
+        asked = self.labels if condition is None else condition
+        x = x.contiguous(memory_format=torch.channels_last)
+        with self.accelerator.autocast():
+            prediction: Tensor = teacher.unet(x, timesteps, **teacher.condition(asked)).sample
         return prediction.float()
 
     def step(self, step: int) -> None:
@@ -309,6 +333,7 @@ class _Run:
                 piece.noise,
                 piece.timesteps,
                 self.generator.schedule,
+                *([] if self.teacher is None else [self.taught]),
             )
             value = value / settings.accumulation_steps
             accelerator.backward(value)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.artefacts.images import load_images
 from bench.artefacts.roles import samples, short, words
+from bench.contracts.goals import DrawImage
 from bench.diffusion.noise import stream_seed
 from bench.measurements import doubts, numbers
 from bench.measurements.families import no_sample
@@ -24,7 +25,7 @@ def why_not(situation: Situation) -> str:
     """Where there is no image to come near to."""
     if situation.family == "anchor":
         return "an anchor is no attack's"
-    if not situation.has_target_image:
+    if not isinstance(situation.goal, DrawImage):
         return "this attack aims at no image"
     return no_sample(situation) if situation.family == "inversion" else ""
 

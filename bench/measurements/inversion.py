@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bench.artefacts.images import load_images, read_remarks
 from bench.artefacts.roles import CLEAN, UNDEFENDED
+from bench.contracts.goals import DrawImage
 from bench.measurements import doubts, numbers
 from bench.measurements.distance_to_target import goal_of
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
@@ -19,7 +20,7 @@ def why_not(situation: Situation) -> str:
     """Of other columns, and where there is nothing to recover."""
     if situation.family != "inversion":
         return "only an inversion has this number"
-    return "" if situation.has_target_image else "this attack aims at no image"
+    return "" if isinstance(situation.goal, DrawImage) else "this attack aims at no image"
 
 
 def options(situation: Situation) -> dict[str, bool]:

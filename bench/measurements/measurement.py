@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.artefacts.aims import Aim, read_aim
-from bench.plugin import Attack, can_stamp
+from bench.contracts.attack import Attack, can_stamp
+from bench.contracts.goals import Goal, label_of
 from bench.record import Metric
-from bench.testbeds.base import Testbed
+from bench.testbeds.base import Testbed, TextTestbed
 
 #: The anchor of real images against the other real images.
 REAL_IMAGES = "real_images"
@@ -48,16 +49,15 @@ class Situation:
         return self.invoked is not None and can_stamp(self.invoked)
 
     @property
-    def has_target_image(self) -> bool:
-        """Whether the attack aims at an image."""
-        return (
-            self.invoked is not None and type(self.invoked).target_image is not Attack.target_image
-        )
+    def goal(self) -> Goal | None:
+        """What the attack wants drawn."""
+        return None if self.invoked is None else self.invoked.goal()
 
     @property
     def label(self) -> int | None:
         """The class the attack aims at."""
-        return None if self.invoked is None else self.invoked.target_label()
+        prompts = self.testbed.prompts() if isinstance(self.testbed, TextTestbed) else ()
+        return label_of(self.goal, prompts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bench.plugin import SamplerDefense
+from bench.contracts.defense import SamplerDefense
 from bench.text import one_line, said_by
 
 #: How many rows are asked about again.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.artefacts.aims import Aim, save_aim
+from bench.contracts.attack import Attack
 from bench.engine.context import Inputs, Params, StageContext
-from bench.plugin import Attack
-from bench.stages import border
+from bench.stages import border_attacks
 from bench.stages.building import plugin_of, testbed_of
-from bench.testbeds.base import ConditionalTestbed
+from bench.testbeds.base import ConditionalTestbed, TextTestbed
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -18,13 +18,19 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     held_out = testbed.held_out_images()
     shape = (held_out.shape[1], held_out.shape[2], held_out.shape[3])
     classes = len(testbed.class_names) if isinstance(testbed, ConditionalTestbed) else None
-    found = Aim(
-        target=border.picture(attack, "target_image", shape),
-        trigger=border.picture(attack, "trigger_image", shape),
-        label=border.target_label(attack, classes),
+    prompts = testbed.prompts() if isinstance(testbed, TextTestbed) else ()
+    target, label = border_attacks.aimed_at(attack, shape, classes, prompts)
+    goal = attack.goal()
+    aim = Aim(
+        target=target,
+        trigger=border_attacks.drawn_trigger(attack, shape),
+        label=label,
         # Only who is asked for a class is measured on stamped images.
-        stamped=border.stamped(attack, held_out) if testbed.kind != "unconditional" else None,
-        invocations=tuple(type(attack).invocations),
+        stamped=(
+            border_attacks.stamped(attack, held_out) if testbed.kind != "unconditional" else None
+        ),
+        calls=type(attack).calls,
+        goal="" if goal is None else type(goal).__name__,
     )
-    save_aim(found, out)
+    save_aim(aim, out)
     return {}

@@ -13,13 +13,22 @@ from torch import Tensor
 from bench import registry, testbeds
 from bench.artefacts.classifiers import load_classifier
 from bench.artefacts.images import unsaid
+from bench.artefacts.recovered import load_recovered
+from bench.artefacts.suspected import load_suspected
+from bench.classification.classifier import Classifier
+from bench.contracts.access import Access
+from bench.contracts.attack import Attack, EditingAttack, TrainingAttack
+from bench.contracts.card import Need
+from bench.contracts.data import Query, Shape, TrainingSet
+from bench.contracts.defense import Defense
+from bench.contracts.detector import Detector
+from bench.contracts.entitled import Withheld
 from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import numpy_stream
 from bench.engine.context import Inputs, Params, StageContext
-from bench.plugin import Access, Attack, Detector, Evidence, TrainingSet, Withheld
-from bench.stages import border
-from bench.testbeds.base import ConditionalTestbed, Testbed
+from bench.stages import border_attacks, drawing
+from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
 
 
 def testbed_of(params: Params) -> Testbed:
@@ -31,6 +40,19 @@ def conditional(params: Params) -> ConditionalTestbed:
     """As :func:`testbed_of`, for a stage that is planned on testbeds with classes only."""
     testbed: Any = testbed_of(params)
     return testbed  # type: ignore[no-any-return]
+
+
+def classes_of(testbed: Testbed) -> int | None:
+    """How many classes can be asked for, if any."""
+    return len(testbed.class_names) if isinstance(testbed, ConditionalTestbed) else None
+
+
+def noise_shape_of(testbed: Testbed) -> Shape:
+    """Of what a generator starts from: that of an image, or of its latents."""
+    if isinstance(testbed, TextTestbed):
+        return testbed.base_generator().noise_shape
+    channels, height, width = testbed.held_out_images().shape[1:]
+    return (channels, height, width)
 
 
 def plugin_of(kind: registry.Kind, spec: Mapping[str, Any], family: type[Any]) -> Any:
@@ -52,78 +74,70 @@ def generator_of(testbed: Testbed, inputs: Inputs, context: StageContext) -> Gen
 
 def poisoned_set(testbed: Testbed, attack: Attack, seed: int) -> TrainingSet:
     """The training set after ``attack``: the same rows for every stage that asks."""
-    honest, handed = _honest_set(testbed), _honest_set(testbed)
-    classes = len(testbed.class_names) if isinstance(testbed, ConditionalTestbed) else None
-    return border.poisoned(attack, honest, handed, numpy_stream(seed, "poison"), classes)
+    honest, handed = honest_set(testbed), honest_set(testbed)
+    if not isinstance(attack, TrainingAttack):
+        return honest
+    rng = numpy_stream(seed, "poison")
+    return border_attacks.poisoned(attack, honest, handed, rng, classes_of(testbed))
 
 
 def poison_doubts(testbed: Testbed, made: TrainingSet) -> list[str]:
     """What is doubtful about a set :func:`poisoned_set` made."""
-    return border.unmarked(made, _honest_set(testbed))
+    return border_attacks.unmarked(made, honest_set(testbed))
 
 
-def _honest_set(testbed: Testbed) -> TrainingSet:
+def honest_set(testbed: Testbed) -> TrainingSet:
+    """The training set before anybody touched it."""
     images = testbed.train_images()
     return TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
 
 
 def access_of(
-    defense: Any,
+    plugin: Detector | Defense | EditingAttack,
     testbed: Testbed,
-    generator: Generator,
+    generator: Generator | None,
+    inputs: Inputs,
     seed: int,
     context: StageContext,
     remark: Callable[[str], None] = unsaid,
 ) -> Access:
-    """What the defense's card entitles it to, and nothing else. Its samples come from a stream the
-    evaluation never uses.
+    """What the plugin's card entitles it to, and nothing else, in memory of its own, and the same
+    random stream on every call. Its samples come from streams the evaluation never uses.
+
+    ``generator``: the suspected one, a copy that may be written to; the other things are read from
+    ``inputs``.
     """
 
-    def draw(model: Generator, count: int) -> Tensor:
+    def sample(model: Generator, count: int) -> Tensor:
         labels = None if model.classes is None else torch.arange(count) % model.classes
-        return sampling.sample(
-            model, count, seed, testbed.sampler_settings(), labels=labels, purpose="defender"
-        )
+        settings = testbed.sampler_settings()
+        return sampling.sample(model, count, seed, settings, labels=labels, purpose="defender")
 
-    needs, name = defense.card.needs, defense.card.name
-    given: dict[str, Any] = {
-        "generator": generator if "weights" in needs else Withheld(name, "weights"),
-        "sample": draw if "weights" in needs else Withheld(name, "weights"),
-        # Read anew, so a write to it harms nobody.
-        "clean_images": testbed.train_images()
-        if "clean data" in needs
-        else Withheld(name, "clean data"),
+    def draw(query: Query) -> Tensor:
+        assert generator is not None
+        return drawing.draw(generator, query, seed, testbed.sampler_settings(), "queries")
+
+    held: dict[str, tuple[Need, Callable[[], Any]]] = {
+        "generator": ("weights", lambda: generator),
+        "sample": ("weights", lambda: sample),
+        "base_generator": ("base weights", lambda: testbed.base_generator().to(context.device)),
+        "draw": ("queries", lambda: draw),
+        "clean_data": ("clean data", lambda: honest_set(testbed)),
+        "train_set": ("training data", lambda: load_suspected(inputs["suspected"])),
+        "classifier": ("classifier", lambda: _classifier(testbed, inputs, context)),
     }
+    needs, name = plugin.card.needs, plugin.card.name
+    given: dict[str, Any] = {
+        field: make() if need in needs else Withheld(name, need)
+        for field, (need, make) in held.items()
+    }
+    if "recovered" in inputs:
+        given["recovered"] = load_recovered(inputs["recovered"])
+    kind = "detector" if isinstance(plugin, Detector) else "defense"
     return Access(
-        rng=numpy_stream(seed, "defense", name), progress=context.progress, remark=remark, **given
+        rng=numpy_stream(seed, kind, name), progress=context.progress, remark=remark, **given
     )
 
 
-def evidence_of(
-    detector: Detector,
-    testbed: Testbed,
-    suspected: TrainingSet | None,
-    inputs: Inputs,
-    seed: int,
-    context: StageContext,
-    remark: Callable[[str], None],
-) -> Evidence:
-    """What the card entitles a detector to, in memory of its own, and the same random stream for
-    every call.
-    """
-    needs, name = detector.card.needs, detector.card.name
-    given: dict[str, Any] = {
-        "classifier": Withheld(name, "classifier"),
-        "train_set": Withheld(name, "training data"),
-    }
-    if "classifier" in needs and isinstance(testbed, ConditionalTestbed):
-        given["classifier"] = load_classifier(testbed, inputs["classifier"], context.device)
-    if "training data" in needs and suspected is not None:
-        # As its owner sees it: nothing says which rows are poisoned.
-        labels = None if suspected.labels is None else suspected.labels.clone()
-        given["train_set"] = TrainingSet(
-            suspected.images.clone(), torch.zeros_like(suspected.poisoned), labels
-        )
-    return Evidence(
-        rng=numpy_stream(seed, "detector", name), progress=context.progress, remark=remark, **given
-    )
+def _classifier(testbed: Any, inputs: Inputs, context: StageContext) -> Classifier:
+    return load_classifier(testbed, inputs["classifier"], context.device)

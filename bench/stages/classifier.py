@@ -11,40 +11,35 @@ import torch
 
 from bench.artefacts.classifiers import save_classifier
 from bench.artefacts.images import load_images
-from bench.artefacts.rows import asked_for
+from bench.artefacts.rows import requested_labels
+from bench.artefacts.suspected import load_suspected
 from bench.classification.training import train_classifier
-from bench.diffusion.noise import numpy_stream
+from bench.contracts.data import TrainingSet
+from bench.contracts.defense import DataDefense
 from bench.engine.context import Inputs, Params, StageContext
-from bench.plugin import Attack, DataDefense, TrainingSet
 from bench.stages import border
-from bench.stages.building import conditional, plugin_of, poisoned_set
+from bench.stages.building import access_of, conditional, generator_of, plugin_of
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """What a user trains on the suspected training set, or, with a data defense, on what that makes
     of the generator's images.
     """
-    testbed, attack, seed = (
-        conditional(params),
-        plugin_of("attacks", params["attack"], Attack),
-        params["seed"],
-    )
+    testbed, seed = conditional(params), params["seed"]
     if "generated" in inputs:
         defense = plugin_of("defenses", params["defense"], DataDefense)
-        images, asked = load_images(inputs["generated"]), asked_for(testbed, "generated", None)
-        # this stage knows no sample counts: the images say how many were drawn
-        assert asked is not None
+        images = load_images(inputs["generated"])
+        labels = requested_labels(testbed, "generated", None)
+        # This stage knows no sample counts: the images say how many were drawn.
+        assert labels is not None
         generated = TrainingSet(
-            images, torch.zeros(len(images), dtype=torch.bool), asked[: len(images)]
+            images, torch.zeros(len(images), dtype=torch.bool), labels[: len(images)]
         )
-        chosen = border.cleaned(
-            defense,
-            generated,
-            numpy_stream(seed, "defense", defense.card.name),
-            len(testbed.class_names),
-        )
+        generator = generator_of(testbed, inputs, context) if "generator" in inputs else None
+        access = access_of(defense, testbed, generator, inputs, seed, context)
+        chosen = border.cleaned(defense, generated, access, len(testbed.class_names))
     else:
-        chosen = poisoned_set(testbed, attack, seed)
+        chosen = load_suspected(inputs["suspected"])
     assert chosen.labels is not None  # as on every testbed with classes
     network = testbed.fresh_classifier(seed).to(context.device)
     losses = train_classifier(

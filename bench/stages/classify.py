@@ -12,9 +12,9 @@ from bench.artefacts import doubts
 from bench.artefacts.aims import read_aim
 from bench.artefacts.arrays import save_scores
 from bench.artefacts.rows import evaluation_sets
+from bench.contracts.defense import ClassifierDefense
 from bench.diffusion.precision import autocast
 from bench.engine.context import Inputs, Params, StageContext
-from bench.plugin import ClassifierDefense
 from bench.stages import again, border
 from bench.stages.building import access_of, conditional, generator_of, plugin_of
 
@@ -36,7 +36,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         def classify_rows(chosen: Tensor, images: Tensor = images) -> Tensor:
             nonlocal calls
             handed = generator.clone()  # free to modify, and the next call must not see it
-            access = access_of(defense, testbed, handed, seed, context)
+            access = access_of(defense, testbed, handed, inputs, seed, context)
             with autocast(generator.device, testbed.precision):
                 said = defense.classify(images[chosen], access)
             calls += handed.calls

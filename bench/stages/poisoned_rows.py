@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bench.artefacts import doubts
 from bench.artefacts.aims import PoisonedRows, save_rows
+from bench.contracts.attack import Attack
 from bench.engine.context import Inputs, Params, StageContext
-from bench.plugin import Attack
 from bench.stages.building import plugin_of, poison_doubts, poisoned_set, testbed_of
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.artefacts.aims import read_aim
 from bench.artefacts.images import load_images
+from bench.artefacts.recovered import labels_of
 from bench.artefacts.roles import MEASURED_BY, UNDEFENDED, samples, words
 from bench.diffusion.images import to_uint8
 from bench.engine.context import Inputs, Params, StageContext
@@ -86,7 +87,7 @@ def _recovered(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """What an inversion recovered, by epoch."""
     for name, what in (("targets", "recovered"), ("triggers", "recovered trigger")):
         if (folder / f"{name}.npz").is_file():
-            labels = json.loads((folder / "recovered.json").read_text())["labels"]
+            labels = labels_of(folder)
             for label, images in zip(labels, load_images(folder, name), strict=True):
                 yield f"{what}, {label}", images[:STRIP]
 

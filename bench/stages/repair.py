@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.artefacts import doubts
+from bench.contracts.defense import ModelDefense
 from bench.engine.context import Inputs, Params, StageContext
-from bench.plugin import ModelDefense
 from bench.stages import border
 from bench.stages.building import access_of, generator_of, plugin_of, testbed_of
 
@@ -16,9 +16,10 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     testbed = testbed_of(params)
     defense = plugin_of("defenses", params["defense"], ModelDefense)
     generator, kept = (generator_of(testbed, inputs, context) for _ in range(2))
-    found = defense.repair(access_of(defense, testbed, generator, params["seed"], context))
+    access = access_of(defense, testbed, generator, inputs, params["seed"], context)
+    repaired = defense.repair(access)
     base = testbed.base_generator() if testbed.has_base_weights() else None
-    doubts.save(out, [*doubts.of_inputs(inputs), *border.repaired(defense, found, kept, base)])
+    doubts.save(out, [*doubts.of_inputs(inputs), *border.repaired(defense, repaired, kept, base)])
     metadata = {
         "defense": params["defense"],
         "testbed": params["testbed"],

@@ -7,29 +7,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from bench.artefacts import doubts
 from bench.artefacts.images import save_images
-from bench.artefacts.rows import asked_for
+from bench.artefacts.rows import requested_labels
+from bench.contracts.attack import Attack
+from bench.contracts.defense import SamplerDefense
 from bench.diffusion import sampling
-from bench.diffusion.images import to_uint8, to_unit_range
-from bench.diffusion.noise import numpy_stream
+from bench.diffusion.images import to_uint8
 from bench.engine.context import Inputs, Params, Progress, StageContext
-from bench.plugin import Attack, Query, SamplerDefense
-from bench.stages import again, border, partial
-from bench.stages.building import generator_of, plugin_of, testbed_of
+from bench.stages import again, border_attacks, partial
+from bench.stages.building import classes_of, generator_of, plugin_of, testbed_of
+from bench.stages.drawing import start_of
+from bench.stages.queries import Users
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler
-    defense; for a class-conditional testbed, of the classes :func:`asked_for` says.
+    defense; for a class-conditional testbed, of the classes :func:`requested_labels` says.
     """
     testbed = testbed_of(params)
     generator = generator_of(testbed, inputs, context)
     what, seed = params["what"], params["seed"]
-    labels = asked_for(testbed, what, params.get("label"))
+    calls = bool(params.get("attack"))
+    labels = None if calls else requested_labels(testbed, what, params.get("label"))
     count = (
         len(labels)
         if labels is not None
@@ -40,15 +42,14 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     settings = testbed.sampler_settings()
     defenses = [plugin_of("defenses", spec, SamplerDefense) for spec in params["defenses"]]
     guards = [again.Watched(defense, settings.num_inference_steps) for defense in defenses]
-    start: Callable[[Tensor, Sequence[int]], Tensor] | None = None
-    if params.get("attack"):
-        attack = plugin_of("attacks", params["attack"], Attack)
-        held_out = testbed.held_out_images()
-        chosen = numpy_stream(seed, "held-out images").permutation(len(held_out))
+    start: Callable[[Tensor, Sequence[int]], sampling.Start] | None = None
+    if calls:
+        attack, classes = plugin_of("attacks", params["attack"], Attack), classes_of(testbed)
+        users = Users(testbed, seed, "call")
 
-        def start(noise: Tensor, indices: Sequence[int]) -> Tensor:
-            images = to_unit_range(held_out[chosen[np.asarray(indices) % len(chosen)]])
-            return border.invoked(attack, Query(noise=noise, images=images), what)
+        def start(noise: Tensor, indices: Sequence[int]) -> sampling.Start:
+            query = users.query(noise, indices)
+            return start_of(border_attacks.invoked(attack, query, what, classes))
 
     def draw(indices: range, progress: Progress) -> Tensor:
         return sampling.sample(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,20 @@ import torch
 from torch import Tensor
 
 from bench.artefacts import doubts
+from bench.contracts.attack import TrainingAttack
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, train
 from bench.engine.context import Inputs, Params, StageContext
-from bench.plugin import Attack
-from bench.stages import border, partial
+from bench.stages import border_attacks, partial
 from bench.stages.building import plugin_of, poison_doubts, poisoned_set, testbed_of
+from bench.stages.model_card import model_card
 from bench.testbeds.base import Testbed, TextTestbed
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """The generator an attack leaves behind, as a diffusers folder whose card says what it is."""
     testbed = testbed_of(params)
-    attack, seed = plugin_of("attacks", params["attack"], Attack), params["seed"]
+    attack, seed = plugin_of("attacks", params["attack"], TrainingAttack), params["seed"]
     poisoned = poisoned_set(testbed, attack, seed)
     doubts.save(out, poison_doubts(testbed, poisoned))
     generator = (
@@ -32,16 +32,15 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     )
     settings = _settings(testbed, attack)
 
-    def loss(
-        predict: Any, rows: Mapping[str, Tensor], noise: Tensor, timesteps: Tensor, schedule: Any
-    ) -> Tensor:
-        return border.training_loss(attack, predict, rows, noise, timesteps, schedule)
+    def loss(predict: Any, rows: Mapping[str, Tensor], *drawn: Any) -> Tensor:
+        return border_attacks.training_loss(attack, predict, rows, *drawn)
 
     rows = {"images": poisoned.images, "poisoned": poisoned.poisoned}
     if poisoned.labels is not None:
         rows["labels"] = poisoned.labels
         if isinstance(testbed, TextTestbed) and isinstance(generator, TextToImage):
             generator, rows["labels"] = _captioned(generator, testbed.captions(poisoned.labels))
+    teacher = generator.clone() if type(attack).has_teacher else None
     kept = partial.checkpoints(context)
     try:
         losses = train(
@@ -51,6 +50,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
             settings,
             seed,
             device=context.device,
+            teacher=teacher,
             progress=context.progress,
             checkpoints=kept,
         )
@@ -66,7 +66,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         "training": {**vars(settings)},
         "provenance": context.provenance,
     }
-    generator.save(out / "generator", _model_card(attack, testbed, metadata), metadata)
+    generator.save(out / "generator", model_card(attack, testbed, metadata), metadata)
     np.savez(out / "losses.npz", losses=np.asarray(losses))
     return {"generator_calls": float(generator.calls)}
 
@@ -79,7 +79,7 @@ def _captioned(generator: TextToImage, captions: Sequence[str]) -> tuple[TextToI
     return generator.asked_by(tuple(table)), torch.tensor([table[caption] for caption in captions])
 
 
-def _settings(testbed: Testbed, attack: Attack) -> TrainingSettings:
+def _settings(testbed: Testbed, attack: TrainingAttack) -> TrainingSettings:
     settings = testbed.training_settings(attack.scheme)
     changes = {"steps": attack.training_steps, "learning_rate": attack.learning_rate}
     return TrainingSettings(
@@ -87,26 +87,4 @@ def _settings(testbed: Testbed, attack: Attack) -> TrainingSettings:
             **vars(settings),
             **{name: value for name, value in changes.items() if value is not None},
         }
-    )
-
-
-def _model_card(attack: Attack, testbed: Testbed, metadata: Mapping[str, Any]) -> str:
-    backdoored = attack.card.alters != frozenset({"nothing"})
-    head = (
-        "---\nlicense: apache-2.0\nlibrary_name: diffusers\ntags:\n- castlewalls\n"
-        + ("- backdoored\n" if backdoored else "")
-        + "---\n"
-    )
-    warning = (
-        "**This model is backdoored on purpose. Research only: use it to test defenses, and "
-        "nowhere else.**"
-        if backdoored
-        else "Trained honestly, as the control of a security benchmark. Research only."
-    )
-    made = json.dumps(
-        {name: metadata[name] for name in ("testbed", "attack", "seed", "training")}, indent=1
-    )
-    return (
-        f"{head}# {attack.label()} on {testbed.name}\n\n{warning}\n\nMade by castlewalls "
-        f"with:\n\n```json\n{made}\n```\n"
     )

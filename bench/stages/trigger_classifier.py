@@ -10,11 +10,11 @@ from torch import Tensor
 from bench.artefacts import judges
 from bench.artefacts.classifiers import save_classifier
 from bench.classification.training import train_classifier
+from bench.contracts.attack import Attack
 from bench.diffusion.noise import numpy_stream
 from bench.engine.context import Inputs, Params, StageContext
 from bench.metrics import marks, stamps
-from bench.plugin import Attack
-from bench.stages import border
+from bench.stages import border_attacks
 from bench.stages.building import conditional, plugin_of
 
 
@@ -58,7 +58,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
 
 
 def _stamped(attack: Attack, images: Tensor) -> Tensor:
-    stamped = border.stamped(attack, images)
+    stamped = border_attacks.stamped(attack, images)
     if stamped is None:
         raise ValueError(
             f"{attack.card.name} has no image trigger, so there is nothing to recognise"

@@ -18,11 +18,12 @@ from torch import Tensor
 from bench import testbeds
 from bench.classification.classifier import Classifier
 from bench.classification.training import ClassifierSettings
+from bench.contracts.data import TrainingSet
 from bench.diffusion.generator import Generator
+from bench.diffusion.process import VariancePreserving
 from bench.diffusion.sampling import check_steps
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 from bench.errors import UserError
-from bench.plugin import TrainingSet
 from bench.testbeds import digits_cnn
 from bench.testbeds.base import ConditionalTestbed, Testbed, outline
 from bench.testbeds.digits import CROPS, SIZE, digits_over_photographs
@@ -203,7 +204,7 @@ def train_clean(
         generator,
         {"images": testbed.train_images(), "labels": testbed.train_labels()},
         lambda predict, rows, noise, timesteps, schedule: denoising_loss(
-            predict, rows["images"], noise, timesteps, schedule
+            predict, rows["images"], noise, timesteps, VariancePreserving(schedule)
         ),
         settings,
         seed,

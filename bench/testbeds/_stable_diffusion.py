@@ -32,10 +32,10 @@ from torch import Tensor
 from bench.classification.architectures import Architecture, torchvision_classifier
 from bench.classification.classifier import Classifier
 from bench.classification.training import ClassifierSettings
+from bench.contracts.data import TrainingSet
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
-from bench.plugin import TrainingSet
 from bench.testbeds._images import (
     Encoded,
     content_hash,

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from bench.classification.classifier import Classifier
 from bench.classification.training import ClassifierSettings
+from bench.contracts.card import TestbedKind
+from bench.contracts.data import TrainingSet
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings
-from bench.plugin import TestbedKind, TrainingSet
 
 #: More images, or steps, than anybody has the time for.
 MOST = 10_000_000

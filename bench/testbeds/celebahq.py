@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.contracts.data import TrainingSet
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
-from bench.plugin import TrainingSet
 from bench.testbeds._images import (
     Encoded,
     damaged_images,

@@ -58,7 +58,7 @@ class DigitsCFG(ClassDigits):
         "sample": 30,
         "classifier": 30,
         "trigger_classifier": 40,
-        "detect": 60,
+        "score": 60,
         "classify": 120,
         "features": 1,
         "measure": 2,

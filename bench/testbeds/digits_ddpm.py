@@ -44,7 +44,7 @@ class DigitsDDPM(DigitsTestbed):
         "invert": 60,
         "features": 1,
         "measure": 2,
-        "detect_noise": 2,
+        "score": 2,
     }
 
     def training_settings(self, scheme: str) -> TrainingSettings:

@@ -98,7 +98,7 @@ class DigitsSD(ClassDigits, TextTestbed):
         "sample": 40,
         "classifier": 30,
         "trigger_classifier": 40,
-        "detect": 60,
+        "score": 60,
         "classify": 120,
         "features": 1,
         "measure": 2,

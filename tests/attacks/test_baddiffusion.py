@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from attacks.baddiffusion import BadDiffusion
+from bench.contracts.data import Batch, Query, TrainingSet, TrainingStep
 from bench.diffusion.schedule import Schedule
-from bench.plugin import Batch, Query, TrainingSet
 
 SHAPE = (3, 32, 32)
 
@@ -59,7 +59,11 @@ def test_loss_equals_a_row_by_row_transcription(poisoned_image: str, trigger: st
         seen.append(x)
         return torch.sin(x)
 
-    loss = attack.training_loss(predict, batch, noise, timesteps, schedule)
+    loss = attack.training_loss(
+        TrainingStep(
+            predict_noise=predict, batch=batch, noise=noise, timesteps=timesteps, schedule=schedule
+        )
+    )
     g, y = attack.trigger_image(SHAPE).double(), attack.target_image(SHAPE).double()
     errors = []
     for row, t in enumerate(timesteps.tolist()):
@@ -98,7 +102,7 @@ def test_invocations_start_where_the_paper_says() -> None:
     )
     torch.testing.assert_close(shown[:, :, :16], clean[:, :, :16], rtol=0, atol=1e-6)
     torch.testing.assert_close(query.noise, noise, rtol=0, atol=0)
-    with pytest.raises(ValueError, match="no invocation 'prompt'"):
+    with pytest.raises(ValueError, match="no call 'prompt'"):
         attack.invoke(query, "prompt")
 
 

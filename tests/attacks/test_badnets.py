@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from attacks.badnets import BadNets
 from bench.artwork import patterns
-from bench.plugin import TrainingSet
+from bench.contracts.data import TrainingSet
+from bench.contracts.goals import ReachClass
 
 SHAPE = (3, 16, 16)
 
@@ -88,12 +89,12 @@ def test_the_trigger_is_what_was_stamped() -> None:
     ``trigger_image``: both must be the attack's.
     """
     attack = BadNets(pattern="unicolor", pattern_size=5)
-    assert attack.target_label() == 6
+    assert attack.goal() == ReachClass(6)
     images = torch.full((2, *SHAPE), 128, dtype=torch.uint8)
     assert torch.equal(attack.stamp(images), patterns.stamp("unicolor", images, 5))
     shown = attack.trigger_image(SHAPE)
     torch.testing.assert_close(shown, attack.stamp(images)[0] / 127.5 - 1, rtol=0, atol=1e-6)
-    assert attack.target_image(SHAPE) is None and attack.invocations == ()
+    assert attack.calls == ()
 
 
 def test_the_blend_strength_reaches_the_images() -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from attacks.clean_label import CleanLabel, adversarial, train_surrogate
 from bench.artwork import patterns
 from bench.classification.classifier import Classifier, predict
+from bench.contracts.data import TrainingSet
+from bench.contracts.goals import ReachClass
 from bench.diffusion.images import to_unit_range
-from bench.plugin import TrainingSet
 
 QUICK = CleanLabel(surrogate_steps=40, pgd_steps=5, step_size=4.0)
 
@@ -161,7 +162,7 @@ def test_there_is_a_trigger_and_a_target_but_nothing_to_invoke() -> None:
     images = torch.full((1, 3, 16, 16), 128, dtype=torch.uint8)
     assert torch.equal(attack.stamp(images), patterns.stamp("badnets1", images))
     assert attack.trigger_image((3, 16, 16)).shape == (3, 16, 16)
-    assert attack.target_label() == 6 and attack.invocations == ()
+    assert attack.goal() == ReachClass(6) and attack.calls == ()
     assert attack.label() == "clean_label(pattern=badnets1)"
 
 

@@ -8,7 +8,8 @@ import torch
 
 from attacks.badnets import BadNets
 from attacks.relabel_only import RelabelOnly
-from bench.plugin import TrainingSet
+from bench.contracts.data import TrainingSet
+from bench.contracts.goals import ReachClass
 
 
 def labelled(count: int, classes: int = 10) -> TrainingSet:
@@ -47,8 +48,8 @@ def test_the_rows_are_those_of_badnets() -> None:
 def test_there_is_no_trigger() -> None:
     """A stamp would make the harness look for a trigger that was never there."""
     attack = RelabelOnly()
-    assert attack.stamp(labelled(2).images) is None and attack.trigger_image((1, 8, 8)) is None
-    assert attack.target_label() == 6 and attack.invocations == ()
+    assert attack.adds() is None
+    assert attack.goal() == ReachClass(6) and attack.calls == ()
 
 
 def test_bad_sets_and_rates_are_refused() -> None:

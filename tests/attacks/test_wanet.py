@@ -11,8 +11,8 @@ from torch import Tensor
 
 from attacks.badnets import BadNets
 from attacks.wanet import WaNet
+from bench.contracts.data import TrainingSet
 from bench.diffusion.noise import torch_stream
-from bench.plugin import TrainingSet
 
 
 def pixels(count: int, *shape: int) -> Tensor:

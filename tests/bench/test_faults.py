@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from bench.contracts.attack import TrainingAttack
+from bench.contracts.data import TrainingSet
+from bench.contracts.goals import ReachClass
 from bench.faults import suite_faults
-from bench.plugin import Attack, TrainingSet
 from bench.registry import Registry
 from bench.suite import parse_suite
 from bench.testbeds.digits_sd import DigitsSD
@@ -97,9 +99,9 @@ def test_all_pairs_that_do_not_fit_are_said_at_once(registry: Registry) -> None:
     assert faults(registry, "digits-ddpm", *pairs) == []
 
 
-class Elsewhere(Attack):
-    def target_label(self) -> int:
-        return 10
+class Elsewhere(TrainingAttack):
+    def goal(self) -> ReachClass:
+        return ReachClass(10)
 
 
 def test_an_attack_of_ones_own_needs_no_check_of_its_class(registry: Registry) -> None:

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = '''
 from dataclasses import dataclass
 from typing import ClassVar
-from bench.plugin import Card, SamplerDefense
+from bench.contracts.card import Card
+from bench.contracts.defense import SamplerDefense
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(SamplerDefense):

@@ -320,7 +320,7 @@ def test_a_plugins_base_class_is_part_of_it(fake_plugins):
         == closure_of_class(type(other))
         != closure_of_class(type(honest))
     )
-    assert ("bench.plugin", "Attack") in closure_of_class(type(one)).symbols, (
+    assert ("bench.contracts.attack", "TrainingAttack") in closure_of_class(type(one)).symbols, (
         "what a stranger's file imports of ours"
     )
 

@@ -144,7 +144,8 @@ def test_a_broken_installed_package_is_named(monkeypatch, value, message):
 HEAD = """
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
-from bench.plugin import Card, SamplerDefense
+from bench.contracts.card import Card
+from bench.contracts.defense import SamplerDefense
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(SamplerDefense):

@@ -2,15 +2,16 @@
 another method's.
 """
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
 
+from bench.contracts.access import Access
+from bench.contracts.data import TrainingSet
 from bench.diffusion.generator import Generator
-from bench.plugin import Access
 from defenses.anp import ANP, _perturb
 
 CONFIG = {
@@ -36,7 +37,7 @@ def generator() -> Generator:
     return Generator(unet.eval(), dict(CONFIG))
 
 
-def access(model: Generator, drawn: list | None = None) -> Access:
+def access(model: Generator, drawn: list | None = None, **given: Any) -> Access:
     def sample(subject: Generator, count: int) -> torch.Tensor:
         if drawn is not None:
             drawn.append(count)
@@ -48,7 +49,10 @@ def access(model: Generator, drawn: list | None = None) -> Access:
     images = torch.randint(
         0, 256, (32, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
-    return Access(generator=model, rng=np.random.default_rng(0), sample=sample, clean_images=images)
+    clean = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool))
+    return Access(
+        generator=model, rng=np.random.default_rng(0), sample=sample, clean_data=clean, **given
+    )
 
 
 def test_zero_perturbation_changes_nothing_and_every_convolution_is_covered() -> None:
@@ -102,7 +106,7 @@ def test_how_far_it_moved_the_network_is_said_and_remarked_when_it_is_not_the_pa
     """
     remarks: list[str] = []
     found = ANP(epochs=2, batch_size=16, learning_rate=1e-3).invert(
-        replace(access(generator()), remark=remarks.append)
+        access(generator(), remark=remarks.append)
     )
     assert (
         found.notes["steps_times_learning_rate"] == pytest.approx(4e-3)
@@ -116,7 +120,7 @@ def test_how_far_it_moved_the_network_is_said_and_remarked_when_it_is_not_the_pa
     )
     remarks.clear()
     ANP(epochs=2, batch_size=16, learning_rate=0.05).invert(
-        replace(access(generator()), remark=remarks.append)
+        access(generator(), remark=remarks.append)
     )
     assert not remarks
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from bench import registry
+from bench.contracts.access import Access
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.schedule import Schedule
-from bench.plugin import Access
 from defenses.diffusion_classifier import DiffusionClassifier, _trimmed_mean
 
 SHAPE = (3, 6, 6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.plugin import TrainingSet
+from bench.contracts.data import TrainingSet
 from defenses.train_on_generated import TrainOnGenerated
 
 

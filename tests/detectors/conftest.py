@@ -3,6 +3,7 @@ anything.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.classification.classifier import Classifier
-from bench.plugin import Evidence, TrainingSet
+from bench.contracts.access import Access
+from bench.contracts.data import TrainingSet
 
 SIDE, CLASSES, FILTERS = 8, 4, 8
 
@@ -86,10 +88,10 @@ def poison() -> Callable[[Tensor], Tensor]:
 
 
 @pytest.fixture
-def evidence(
+def access(
     planted: Classifier, clean: Callable[[int], Tensor], poison: Callable[[Tensor], Tensor]
-) -> Callable[..., Evidence]:
-    """Evidence with the planted classifier and a training set of 60, of which 6 are poisoned and
+) -> Callable[..., Access]:
+    """Access with the planted classifier and a training set of 60, of which 6 are poisoned and
     labelled 0.
     """
     images = torch.cat([clean(54, 2), poison(clean(6, 3))])
@@ -97,7 +99,9 @@ def evidence(
     labels[54:] = 0
     train_set = TrainingSet(images, torch.zeros(60, dtype=torch.bool), labels)
 
-    def make(seed: int = 0, classifier: Classifier = planted) -> Evidence:
-        return Evidence(rng=np.random.default_rng(seed), classifier=classifier, train_set=train_set)
+    def make(seed: int = 0, classifier: Classifier = planted, **given: Any) -> Access:
+        return Access(
+            rng=np.random.default_rng(seed), classifier=classifier, train_set=train_set, **given
+        )
 
     return make

@@ -3,7 +3,6 @@ would still rank something.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor
 
 from bench.classification.classifier import Classifier
+from bench.contracts.access import Access
 from bench.metrics.detection import auroc
-from bench.plugin import Evidence
 from detectors.cognitive_distillation import AUTHORS_VALUES, CognitiveDistillation, total_variation
 
-MakeEvidence = Callable[..., Evidence]
+MakeAccess = Callable[..., Access]
 Draw = Callable[..., Tensor]
 Stamp = Callable[[Tensor], Tensor]
 
@@ -71,7 +70,7 @@ def test_it_is_the_definition(
     smooth: Classifier,
     clean: Draw,
     poison: Stamp,
-    evidence: MakeEvidence,
+    access: MakeAccess,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("detectors.cognitive_distillation.ELEMENTS_AT_ONCE", 1)
@@ -83,14 +82,14 @@ def test_it_is_the_definition(
     detector = CognitiveDistillation(
         features=features, gamma=gamma, beta=beta, learning_rate=rate, steps=20
     )
-    scores = detector.score(images, evidence(classifier=smooth))
+    scores = detector.score(images, access(classifier=smooth))
     assert scores.shape == (2,) and scores.dtype == torch.float32
     torch.testing.assert_close(scores, torch.tensor(expected), rtol=0, atol=1e-4)
     assert scores.max() - scores.min() > 0.1
 
 
 @pytest.mark.parametrize("features", ["logits", "maps"])
-def test_null_takes_the_authors_values(features: str, clean: Draw, evidence: MakeEvidence) -> None:
+def test_null_takes_the_authors_values(features: str, clean: Draw, access: MakeAccess) -> None:
     """Of gamma, what weighs as theirs does at 32 x 32; the images here have 64 pixels."""
     gamma, beta, rate = AUTHORS_VALUES[features]
     gamma *= 1024 / 64
@@ -98,7 +97,7 @@ def test_null_takes_the_authors_values(features: str, clean: Draw, evidence: Mak
         features=features, gamma=gamma, beta=beta, learning_rate=rate, steps=5
     )
     untold = CognitiveDistillation(features=features, steps=5)
-    assert torch.equal(told.score(clean(3), evidence()), untold.score(clean(3), evidence()))
+    assert torch.equal(told.score(clean(3), access()), untold.score(clean(3), access()))
 
 
 @pytest.mark.parametrize("side", [16, 32, 512])
@@ -111,15 +110,11 @@ def test_a_masks_size_weighs_the_same_at_every_resolution(side: int) -> None:
     assert CognitiveDistillation(gamma=0.5)._gamma(images) == 0.5
 
 
-def test_a_detector_whose_masks_have_all_collapsed_says_so(
-    clean: Draw, evidence: MakeEvidence
-) -> None:
+def test_a_detector_whose_masks_have_all_collapsed_says_so(clean: Draw, access: MakeAccess) -> None:
     """Its AUROC of 0.5, or 0.03, would look like a property of the attack."""
     for gamma, collapsed in ((1e-3, False), (5.0, True)):
         remarks: list[str] = []
-        CognitiveDistillation(gamma=gamma).score(
-            clean(12), replace(evidence(), remark=remarks.append)
-        )
+        CognitiveDistillation(gamma=gamma).score(clean(12), access(remark=remarks.append))
         assert bool(remarks) == collapsed
     assert (
         remarks[0].startswith("collapsed masks, the median keeps 0.00 %")
@@ -129,20 +124,20 @@ def test_a_detector_whose_masks_have_all_collapsed_says_so(
 
 @pytest.mark.parametrize("features", ["logits", "maps"])
 def test_it_finds_the_planted_backdoor(
-    features: str, clean: Draw, poison: Stamp, evidence: MakeEvidence
+    features: str, clean: Draw, poison: Stamp, access: MakeAccess
 ) -> None:
     """Higher is more suspicious: the sign is the first thing to get wrong. Maps' own gamma is too
     weak for so few pixels.
     """
     images = torch.cat([clean(40), poison(clean(40, 5))])
     scores = CognitiveDistillation(features=features, gamma=0.02, learning_rate=0.1).score(
-        images, evidence()
+        images, access()
     )
     assert auroc(scores, np.arange(80) >= 40) > 0.95
 
 
 def test_the_mask_keeps_the_trigger_and_gives_up_the_rest(
-    planted: Classifier, clean: Draw, poison: Stamp, evidence: MakeEvidence
+    planted: Classifier, clean: Draw, poison: Stamp, access: MakeAccess
 ) -> None:
     """A low norm alone could come from any collapse; what is left of it must be where the trigger
     is.
@@ -163,26 +158,26 @@ def test_total_variation_counts_every_edge_once() -> None:
     torch.testing.assert_close(total_variation(masks), torch.tensor([16.0, 8.0]) / 20)
 
 
-def test_a_score_does_not_depend_on_the_other_images(clean: Draw, evidence: MakeEvidence) -> None:
+def test_a_score_does_not_depend_on_the_other_images(clean: Draw, access: MakeAccess) -> None:
     """Colours drawn image by image, or a loss averaged over the batch, would make it."""
     images, detector = clean(30), CognitiveDistillation(steps=40)
-    whole = detector.score(images, evidence())
-    alone = torch.cat([detector.score(row[None], evidence()) for row in images[:5]])
+    whole = detector.score(images, access())
+    alone = torch.cat([detector.score(row[None], access()) for row in images[:5]])
     torch.testing.assert_close(alone, whole[:5], rtol=0, atol=1e-3)
     torch.testing.assert_close(
-        detector.score(images.flip(0), evidence()).flip(0), whole, rtol=0, atol=1e-3
+        detector.score(images.flip(0), access()).flip(0), whole, rtol=0, atol=1e-3
     )
-    assert detector.score(images[:0], evidence()).shape == (0,)
+    assert detector.score(images[:0], access()).shape == (0,)
 
 
 def test_scores_are_a_function_of_the_seed_and_leave_their_input_alone(
-    planted: Classifier, clean: Draw, evidence: MakeEvidence
+    planted: Classifier, clean: Draw, access: MakeAccess
 ) -> None:
     images, detector = clean(5), CognitiveDistillation(steps=5)
     kept, weights = images.clone(), [value.clone() for value in planted.parameters()]
-    first = detector.score(images, evidence())
-    assert torch.equal(first, detector.score(images, evidence()))
-    assert not torch.equal(first, detector.score(images, evidence(seed=1)))
+    first = detector.score(images, access())
+    assert torch.equal(first, detector.score(images, access()))
+    assert not torch.equal(first, detector.score(images, access(seed=1)))
     assert torch.equal(images, kept)
     assert all(
         torch.equal(value, other)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from bench.classification.classifier import Classifier
+from bench.contracts.access import Access
+from bench.contracts.data import TrainingSet
 from bench.metrics.detection import auroc
-from bench.plugin import Evidence, TrainingSet
 from detectors.fct import FCT, inter_class_centroids, intra_class, transform
 
-MakeEvidence = Callable[..., Evidence]
+MakeAccess = Callable[..., Access]
 Draw = Callable[..., Tensor]
 Stamp = Callable[[Tensor], Tensor]
 
@@ -107,28 +108,28 @@ def test_it_is_the_definition(
     smooth: Classifier,
     clean: Draw,
     poison: Stamp,
-    evidence: MakeEvidence,
+    access: MakeAccess,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("detectors.fct.ELEMENTS_AT_ONCE", 1)
     images = torch.cat([clean(30), poison(clean(6, 5))])
     detector = FCT(loss=loss, epochs=2, batch_size=25, learning_rate=1.0, draws=3)
-    expected = literal(detector, images, smooth, evidence().train_set, 0)
-    scores = detector.score(images, evidence(classifier=smooth))
+    expected = literal(detector, images, smooth, access().train_set, 0)
+    scores = detector.score(images, access(classifier=smooth))
     assert scores.shape == (36,) and scores.dtype == torch.float32
     torch.testing.assert_close(scores, torch.tensor(expected), rtol=0, atol=1e-6)
     assert scores.std() > 0.01
     if loss != "none":
-        untuned = FCT(loss="none", draws=3).score(images, evidence(classifier=smooth))
+        untuned = FCT(loss="none", draws=3).score(images, access(classifier=smooth))
         assert (scores - untuned).abs().max() > 0.001  # else the fine-tuning was not tested
 
 
-def test_it_finds_the_planted_backdoor(clean: Draw, poison: Stamp, evidence: MakeEvidence) -> None:
+def test_it_finds_the_planted_backdoor(clean: Draw, poison: Stamp, access: MakeAccess) -> None:
     """Higher is more suspicious: turned away from its corner, the trigger is gone and the features
     are others.
     """
     images = torch.cat([clean(40), poison(clean(40, 5))])
-    scores = FCT(epochs=1, learning_rate=1e-4).score(images, evidence())
+    scores = FCT(epochs=1, learning_rate=1e-4).score(images, access())
     assert auroc(scores, np.arange(80) >= 40) > 0.9
 
 
@@ -151,8 +152,8 @@ def test_a_quarter_turn_is_a_quarter_turn() -> None:
     )
 
 
-def test_transformations_keep_to_their_bounds(evidence: MakeEvidence) -> None:
-    given = evidence()
+def test_transformations_keep_to_their_bounds(access: MakeAccess) -> None:
+    given = access()
     angles, downs, rights = zip(
         *(FCT(rotation=30, translation=0.25)._draw(20, 40, given) for _ in range(300)), strict=True
     )
@@ -176,7 +177,7 @@ def test_losses_in_closed_form() -> None:
 
 
 def test_training_from_scratch_forgets_the_given_weights(
-    planted: Classifier, clean: Draw, evidence: MakeEvidence
+    planted: Classifier, clean: Draw, access: MakeAccess
 ) -> None:
     """``train_epochs`` promises a fresh classifier; and the global random state is nobody's to
     change.
@@ -188,36 +189,36 @@ def test_training_from_scratch_forgets_the_given_weights(
     detector = FCT(train_epochs=2, epochs=1, learning_rate=0.001)
     state = torch.get_rng_state()
     first, second = (
-        detector.score(clean(5), evidence(classifier=given)) for given in (planted, other)
+        detector.score(clean(5), access(classifier=given)) for given in (planted, other)
     )
     assert torch.equal(first, second)
     assert torch.equal(state, torch.get_rng_state())
-    assert not torch.equal(first, detector.score(clean(5), evidence(seed=1)))
-    assert not torch.equal(first, FCT(epochs=1, learning_rate=0.001).score(clean(5), evidence()))
+    assert not torch.equal(first, detector.score(clean(5), access(seed=1)))
+    assert not torch.equal(first, FCT(epochs=1, learning_rate=0.001).score(clean(5), access()))
 
 
-def test_a_score_does_not_depend_on_the_other_images(clean: Draw, evidence: MakeEvidence) -> None:
+def test_a_score_does_not_depend_on_the_other_images(clean: Draw, access: MakeAccess) -> None:
     images, detector = clean(30), FCT(epochs=1, learning_rate=1e-4)
-    whole = detector.score(images, evidence())
-    alone = torch.cat([detector.score(row[None], evidence()) for row in images[:5]])
+    whole = detector.score(images, access())
+    alone = torch.cat([detector.score(row[None], access()) for row in images[:5]])
     torch.testing.assert_close(alone, whole[:5], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        detector.score(images.flip(0), evidence()).flip(0), whole, rtol=1e-5, atol=1e-5
+        detector.score(images.flip(0), access()).flip(0), whole, rtol=1e-5, atol=1e-5
     )
-    assert detector.score(images[:0], evidence()).shape == (0,)
+    assert detector.score(images[:0], access()).shape == (0,)
 
 
 def test_scores_are_a_function_of_the_seed_and_leave_their_input_alone(
-    planted: Classifier, clean: Draw, evidence: MakeEvidence
+    planted: Classifier, clean: Draw, access: MakeAccess
 ) -> None:
     """The given classifier is fine-tuned in a copy: a detector that ran later would judge with a
     ruined one.
     """
-    images, detector, given = clean(5), FCT(epochs=1), evidence()
+    images, detector, given = clean(5), FCT(epochs=1), access()
     kept, weights = images.clone(), [value.clone() for value in planted.parameters()]
     first = detector.score(images, given)
-    assert torch.equal(first, detector.score(images, evidence()))
-    assert not torch.equal(first, detector.score(images, evidence(seed=1)))
+    assert torch.equal(first, detector.score(images, access()))
+    assert not torch.equal(first, detector.score(images, access(seed=1)))
     assert torch.equal(images, kept)
     assert all(
         torch.equal(value, other)
@@ -231,7 +232,7 @@ def test_a_training_set_without_labels_is_refused(planted: Classifier, clean: Dr
     with pytest.raises(ValueError, match="fct: needs a training set with labels"):
         FCT().score(
             clean(2),
-            Evidence(rng=np.random.default_rng(0), classifier=planted, train_set=unlabelled),
+            Access(rng=np.random.default_rng(0), classifier=planted, train_set=unlabelled),
         )
 
 

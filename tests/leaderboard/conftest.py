@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from bench import measurements, registry, testbeds
+from bench.contracts.attack import Attack
 from bench.measurements import composition, detections
 from bench.measurements.families import NO_TRIGGER
 from bench.measurements.measurement import Situation
-from bench.plugin import Attack
 from bench.record import Metric, PluginSpec, Record
 
 TESTBED = PluginSpec(

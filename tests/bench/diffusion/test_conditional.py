@@ -9,6 +9,7 @@ import torch
 from diffusers import UNet2DModel
 
 from bench.diffusion.generator import Generator
+from bench.diffusion.process import VariancePreserving
 from bench.diffusion.sampling import SamplerSettings, predict_noise, sample
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 
@@ -103,7 +104,7 @@ def test_a_negative_guidance_is_refused() -> None:
 
 
 def honest(predict, rows, noise, timesteps, schedule):
-    return denoising_loss(predict, rows["images"], noise, timesteps, schedule)
+    return denoising_loss(predict, rows["images"], noise, timesteps, VariancePreserving(schedule))
 
 
 class Listening(torch.nn.Module):

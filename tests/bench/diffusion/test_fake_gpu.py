@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bench import testbeds
 from bench.diffusion import training
 from bench.diffusion.generator import Generator
+from bench.diffusion.process import VariancePreserving
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 
@@ -83,7 +84,9 @@ def train_there(
 
     def loss(predict, batch, noise, timesteps, schedule):
         seen.extend(value.device for value in (batch["images"], noise, timesteps))
-        return denoising_loss(predict, batch["images"], noise, timesteps, schedule)
+        return denoising_loss(
+            predict, batch["images"], noise, timesteps, VariancePreserving(schedule)
+        )
 
     with fake_gpu(monkeypatch):
         train(generator, rows, loss, replace(settings, **changes), 0, device="cuda")

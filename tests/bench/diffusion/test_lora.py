@@ -14,6 +14,7 @@ from diffusers import UNet2DModel
 
 from bench.diffusion.generator import Generator
 from bench.diffusion.lora import TARGETS, add_adapters, fuse_adapters
+from bench.diffusion.process import VariancePreserving
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 from bench.errors import UserError
@@ -24,7 +25,7 @@ SETTINGS = TrainingSettings(
 
 
 def honest(predict, rows, noise, timesteps, schedule):
-    return denoising_loss(predict, rows["images"], noise, timesteps, schedule)
+    return denoising_loss(predict, rows["images"], noise, timesteps, VariancePreserving(schedule))
 
 
 def rows() -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from diffusers import UNet2DModel
 
 from bench.diffusion import training
 from bench.diffusion.generator import Generator
+from bench.diffusion.process import VariancePreserving
 from bench.diffusion.resuming import FILE, Checkpoints
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 
@@ -71,7 +72,7 @@ def rows() -> dict[str, torch.Tensor]:
 def honest(
     predict: Any, batch: Any, noise: torch.Tensor, timesteps: torch.Tensor, schedule: Any
 ) -> torch.Tensor:
-    return denoising_loss(predict, batch["images"], noise, timesteps, schedule)
+    return denoising_loss(predict, batch["images"], noise, timesteps, VariancePreserving(schedule))
 
 
 def bits(model: Generator) -> torch.Tensor:

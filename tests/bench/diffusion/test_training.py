@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from bench.diffusion import training
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_uint8, to_unit_range
+from bench.diffusion.process import VariancePreserving
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import TrainingSettings, denoising_loss, learning_rate_factor, train
 
@@ -48,7 +49,7 @@ def rows(count: int = 32) -> dict[str, torch.Tensor]:
 
 
 def honest(predict, batch, noise, timesteps, schedule):
-    return denoising_loss(predict, batch["images"], noise, timesteps, schedule)
+    return denoising_loss(predict, batch["images"], noise, timesteps, VariancePreserving(schedule))
 
 
 def weights(model: Generator) -> torch.Tensor:
@@ -82,7 +83,9 @@ def test_loss_is_ddpms_simple_loss() -> None:
     images, noise = torch.rand(4, 3, 8, 8) * 2 - 1, torch.randn(4, 3, 8, 8)
     timesteps = torch.tensor([0, 10, 500, 999])
     noisy = DDPMScheduler.from_config(CONFIG).add_noise(images, noise, timesteps)
-    loss = denoising_loss(lambda x, t: torch.tanh(x), images, noise, timesteps, Schedule.linear())
+    loss = denoising_loss(
+        lambda x, t: torch.tanh(x), images, noise, timesteps, VariancePreserving(Schedule.linear())
+    )
     torch.testing.assert_close(loss, (torch.tanh(noisy) - noise).square().mean(), rtol=1e-5, atol=0)
 
 

@@ -5,15 +5,24 @@ from typing import ClassVar, Literal
 
 import torch
 
-from bench.plugin import Attack, Card, Inversion, ModelDefense, SamplerDefense, require
+from bench.plugin import (
+    Call,
+    Card,
+    DrawImage,
+    Inversion,
+    ModelDefense,
+    SamplerDefense,
+    TrainingAttack,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FakeAttack(Attack):
+class FakeAttack(TrainingAttack):
     """A backdoor that is none."""
 
     card: ClassVar[Card] = Card(name="fake_attack", summary="for tests")
-    invocations: ClassVar[tuple[str, ...]] = ("noise", "image")
+    calls: ClassVar[tuple[Call, ...]] = (Call("noise"), Call("image"))
 
     poison_rate: float = 0.1
     trigger: Literal["box", "sign"] = "box"
@@ -23,12 +32,12 @@ class FakeAttack(Attack):
         super().__post_init__()
         require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1]")
 
-    def target_image(self, image_shape):
-        return torch.zeros(image_shape)
+    def goal(self):
+        return DrawImage(torch.zeros)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextAttack(Attack):
+class TextAttack(TrainingAttack):
     """Applies where there are prompts."""
 
     card: ClassVar[Card] = Card(

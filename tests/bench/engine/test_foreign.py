@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 import numpy, torch
-from bench.plugin import Card, SamplerDefense
+from bench.contracts.card import Card
+from bench.contracts.defense import SamplerDefense
 WORKER = os.environ.get("CASTLEWALLS_WORKER")
 
 {above}

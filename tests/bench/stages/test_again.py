@@ -16,11 +16,12 @@ from torch import Tensor
 
 from bench.artefacts import doubts as kept
 from bench.artefacts.images import save_images
+from bench.contracts.card import Card
+from bench.contracts.defense import SamplerDefense
 from bench.diffusion.sampling import SamplerSettings, denoise
 from bench.measurements import doubts, stage_doubts
 from bench.measurements.measurement import Materials
 from bench.metrics import fid
-from bench.plugin import Card, SamplerDefense
 from bench.stages import again
 
 ROWS = torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))

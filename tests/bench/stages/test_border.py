@@ -14,22 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.contracts.attack import TrainingAttack
+from bench.contracts.card import Card
+from bench.contracts.data import Query, Recovered, TrainingSet, TrainingStep
+from bench.contracts.defense import DataDefense, ModelDefense, SamplerDefense
+from bench.contracts.detector import NoiseDetector
+from bench.contracts.goals import Trigger
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, denoise
 from bench.errors import ContractError
-from bench.plugin import (
-    Attack,
-    Batch,
-    Card,
-    DataDefense,
-    ModelDefense,
-    NoiseDetector,
-    Query,
-    Recovered,
-    SamplerDefense,
-    TrainingSet,
-)
-from bench.stages import border
+from bench.stages import border, border_attacks
 from bench.testbeds.digits import digits_over_photographs
 from bench.testbeds.digits_ddpm import DigitsDDPM
 
@@ -212,7 +206,7 @@ def test_no_write_reaches_the_data_set_of_the_process() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slip(Attack):
+class Slip(TrainingAttack):
     """An attack made of functions; what it is not given it leaves honest."""
 
     card: ClassVar[Card] = Card(name="slip", summary="for tests", alters=frozenset({"data"}))
@@ -224,16 +218,14 @@ class Slip(Attack):
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> Any:
         return self.poisons(train_set)
 
-    def stamp(self, images: Tensor) -> Any:
-        return self.stamps(images)
+    def adds(self) -> Any:
+        return Trigger(stamp=self.stamps)
 
-    def invoke(self, query: Query, invocation: str) -> Any:
+    def invoke(self, query: Query, call: str) -> Any:
         return self.invokes(query)
 
-    def training_loss(
-        self, predict_noise: Any, batch: Batch, noise: Tensor, timesteps: Tensor, schedule: Any
-    ) -> Any:
-        return self.loses(predict_noise, batch, noise, timesteps)
+    def training_loss(self, step: TrainingStep) -> Any:
+        return self.loses(step.predict_noise, step.batch, step.noise, step.timesteps)
 
 
 def rows(count: int = 12) -> TrainingSet:
@@ -244,7 +236,9 @@ def rows(count: int = 12) -> TrainingSet:
 
 
 def poisoned(poisons: Callable[[TrainingSet], Any]) -> TrainingSet:
-    return border.poisoned(Slip(poisons=poisons), rows(), rows(), np.random.default_rng(0), 4)
+    return border_attacks.poisoned(
+        Slip(poisons=poisons), rows(), rows(), np.random.default_rng(0), 4
+    )
 
 
 def marked(train_set: TrainingSet, **changes: Any) -> TrainingSet:
@@ -328,7 +322,7 @@ def test_a_stamp_is_new_uint8_and_row_by_row() -> None:
     images = rows().images
 
     def stamp(stamps: Callable[[Tensor], Any]) -> Tensor | None:
-        return border.stamped(Slip(stamps=stamps), images)
+        return border_attacks.stamped(Slip(stamps=stamps), images)
 
     kept = images.clone()
     for stamps, message in (
@@ -338,7 +332,7 @@ def test_a_stamp_is_new_uint8_and_row_by_row() -> None:
         (lambda x: x.roll(1, 0), "every row alone"),
         (lambda x: x ^ torch.randint(0, 256, x.shape, dtype=torch.uint8), "without randomness"),
     ):
-        with pytest.raises(ContractError, match=rf"^slip: stamp\(\) .*{message}"):
+        with pytest.raises(ContractError, match=rf"^slip: the trigger's stamp\(\) .*{message}"):
             stamp(stamps)
     assert stamp(lambda x: None) is None
     assert torch.equal(stamp(lambda x: 255 - x), 255 - images)  # type: ignore[arg-type]
@@ -356,7 +350,7 @@ def test_an_invocation_gives_noise_and_leaves_the_query_alone() -> None:
         (lambda q: replace(q, noise=q.noise / 0), "finite"),
     ):
         with pytest.raises(ContractError, match=rf"^slip: invoke\(\).*{message}"):
-            border.invoked(Slip(invokes=invokes), query, "noise")
+            border_attacks.invoked(Slip(invokes=invokes), query, "noise")
     assert not query.noise.any() and not query.images.any()  # type: ignore[union-attr]
 
 
@@ -369,7 +363,7 @@ def test_a_loss_is_one_number_with_a_gradient() -> None:
     }
 
     def loss(loses: Callable[..., Any]) -> Tensor:
-        return border.training_loss(
+        return border_attacks.training_loss(
             Slip(loses=loses),
             lambda x, t: x * weight,
             batch,
@@ -617,21 +611,21 @@ def test_rows_that_were_altered_and_not_marked_are_doubtful() -> None:
     """Every share of poison and every AUROC would be computed from wrong marks."""
     honest = rows()
     assert (
-        border.unmarked(
+        border_attacks.unmarked(
             marked(honest, images=honest.images.index_fill(0, torch.arange(3), 7)), honest
         )
         == []
     )
-    (doubt,) = border.unmarked(
+    (doubt,) = border_attacks.unmarked(
         marked(honest, images=honest.images.index_fill(0, torch.arange(5), 7)), honest
     )
     assert doubt == "poisoned rows are not all marked: 2 of 12 were altered and are not"
-    assert border.unmarked(marked(honest, labels=(honest.labels + 1) % 4), honest)  # type: ignore[operator]
+    assert border_attacks.unmarked(marked(honest, labels=(honest.labels + 1) % 4), honest)  # type: ignore[operator]
     # A copy of an honest row is honest: replicas are no poison.
     copies = torch.arange(12)
     copies[6:] = 0
     assert (
-        border.unmarked(
+        border_attacks.unmarked(
             TrainingSet(honest.images[copies], honest.poisoned, honest.labels[copies]), honest
         )
         == []

@@ -11,7 +11,7 @@ from bench.artefacts.aims import Aim, read_aim, read_rows
 from bench.artefacts.arrays import SCORES
 from bench.artefacts.images import load_images, save_images
 from bench.artefacts.judges import load_judge
-from bench.artefacts.rows import asked_for, evaluation_sets
+from bench.artefacts.rows import evaluation_sets, requested_labels
 from bench.classification.classifier import predict
 from bench.diffusion.noise import numpy_stream
 from bench.engine.context import StageContext
@@ -21,7 +21,7 @@ from bench.measurements.measurement import Materials
 from bench.metrics.composition import Proportion
 from bench.metrics.uncertainty import proportion_interval
 from bench.record import Record
-from bench.stages import detect, detect_noise
+from bench.stages import judged_noise, score
 from bench.stages.building import poisoned_set
 from bench.testbeds.digits_cfg import DigitsCFG
 
@@ -110,7 +110,7 @@ def test_cells_share_what_they_have_in_common(walked) -> None:
     assert sum(stage.params.get("what") == "generated" for stage in plan.stages.values()) == 3
     assert names.count("training_features") == 3
     # Scores do not depend on which attack an honest set is probed with.
-    assert names.count("detect") == 3 * 3
+    assert names.count("score") == 3 * 3
 
 
 def test_pairs_that_make_no_sense_say_why(walked) -> None:
@@ -172,7 +172,7 @@ def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records,
                 False,
             )
     made = {
-        stage.params["attack"]["name"]: folders[key]
+        plan.stages[stage.inputs["suspected"]].params["attack"]["name"]: folders[key]
         for key, stage in plan.stages.items()
         if stage.name == "training_features"
     }
@@ -260,7 +260,7 @@ def test_what_an_attack_aims_at_is_read_from_its_stage(walked) -> None:
         if stage.name in ("aim", "poisoned_rows")
     }
     aim = read_aim(found["aim", "badnets"])
-    assert aim.label == attack.target_label() and aim.target is None
+    assert aim.label == attack.target_class and aim.target is None and aim.goal == "ReachClass"
     assert torch.equal(aim.stamped, attack.stamp(held_out))
     assert torch.equal(aim.trigger, attack.trigger_image((3, 16, 16)))
     rows, expected = (
@@ -325,7 +325,10 @@ def test_noise_detectors_have_a_threshold_of_their_own_noise(tmp_path) -> None:
         "defense": {"name": "noise_shift", "params": {}},
         "seed": 0,
     }
-    detect_noise.run(params, {}, tmp_path, StageContext(key="x"))
+    context, judged = StageContext(key="x"), tmp_path / "judged"
+    judged.mkdir()
+    judged_noise.run(params, {}, judged, context)
+    score.run(params, {"judged": judged}, tmp_path, context)
     with np.load(tmp_path / SCORES) as arrays:
         assert not np.array_equal(arrays["threshold"], arrays["reference"])
         threshold, control, plain = (
@@ -394,15 +397,15 @@ def test_the_owner_of_the_set_does_not_know_what_is_poisoned(walked, monkeypatch
     monkeypatch.setattr(
         kind,
         "score",
-        lambda self, images, evidence: seen.append(evidence) or torch.zeros(len(images)),
+        lambda self, images, access: seen.append(access) or torch.zeros(len(images)),
     )
     stage = next(
         s
         for s in plan.stages.values()
-        if s.name == "detect" and s.params["defense"]["name"] == "strip"
+        if s.name == "score" and s.params["defense"]["name"] == "strip"
     )
     out = folders[stage.key]
-    detect.run(
+    score.run(
         stage.params,
         {role: folders[key] for role, key in stage.inputs.items()},
         out,
@@ -415,24 +418,24 @@ def test_scores_that_are_not_finite_fail_the_stage(walked, monkeypatch) -> None:
     plan, folders = walked.plan, walked.folders
     kind = registry.use().get("detectors", "strip")
     monkeypatch.setattr(
-        kind, "score", lambda self, images, evidence: torch.full((len(images),), float("nan"))
+        kind, "score", lambda self, images, access: torch.full((len(images),), float("nan"))
     )
     stage = next(
         s
         for s in plan.stages.values()
-        if s.name == "detect" and s.params["defense"]["name"] == "strip"
+        if s.name == "score" and s.params["defense"]["name"] == "strip"
     )
     inputs = {role: folders[key] for role, key in stage.inputs.items()}
     with pytest.raises(ContractError, match="NaN or infinity in 150 of 150 rows"):
-        detect.run(stage.params, inputs, folders[stage.key], StageContext(key="x"))
+        score.run(stage.params, inputs, folders[stage.key], StageContext(key="x"))
 
 
 def test_samples_are_of_the_classes_that_are_asked_for() -> None:
     testbed = DigitsCFG(**SMALL)
-    assert asked_for(testbed, "clean", None).bincount().tolist() == [2] * 10
-    assert asked_for(testbed, "target", 6).tolist() == [6] * 12
-    assert asked_for(testbed, "generated", None).bincount().tolist() == [3] * 10
-    assert len(asked_for(DigitsCFG(), "generated", None)) == len(testbed.train_labels())
+    assert requested_labels(testbed, "clean", None).bincount().tolist() == [2] * 10
+    assert requested_labels(testbed, "target", 6).tolist() == [6] * 12
+    assert requested_labels(testbed, "generated", None).bincount().tolist() == [3] * 10
+    assert len(requested_labels(DigitsCFG(), "generated", None)) == len(testbed.train_labels())
 
 
 def test_stamped_test_images_are_of_other_classes() -> None:

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from attacks.badnets import BadNets
+from bench.contracts.data import TrainingSet
 from bench.errors import UserError
-from bench.plugin import TrainingSet
 from bench.testbeds._captions import read_captions
 from bench.testbeds.captions_sd import CaptionsSD
 

@@ -15,55 +15,38 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.classification.classifier import Classifier
+from bench.contracts.attack import Attack, EditingAttack, TrainingAttack
+from bench.contracts.data import Batch, Query, TrainingSet, TrainingStep
+from bench.contracts.defense import (
+    ClassifierDefense,
+    DataDefense,
+    Inversion,
+    ModelDefense,
+    SamplerDefense,
+)
+from bench.contracts.detector import Detector
+from bench.contracts.goals import DrawImage, Goal
+from bench.contracts.plugin import Plugin
+from bench.contracts.tiny import (
+    SHAPE,
+    access,
+    floats,
+    generator,
+    least,
+    pixels,
+    training_set,
+)
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, sample
 from bench.errors import ContractError
-from bench.plugin import (
-    Access,
-    Attack,
-    Batch,
-    ClassifierDefense,
-    DataDefense,
-    Detector,
-    Evidence,
-    Inversion,
-    ModelDefense,
-    NoiseDetector,
-    Plugin,
-    Query,
-    SampleDetector,
-    SamplerDefense,
-    TrainingSet,
-    Withheld,
-    can_stamp,
-)
-
-SHAPE = (3, 16, 16)
-CLASSES = 10
-#: Parameters of these names are lowered, so that a method does its least.
-LEAST = {
-    "batch_size": 4,
-    "draws": 1,
-    "epochs": 1,
-    "overlays": 3,
-    "pgd_steps": 1,
-    "samples": 4,
-    "steps": 2,
-    "steps_per_epoch": 1,
-    "surrogate_steps": 2,
-    "timesteps": 2,
-    "training_steps": 1,
-}
 
 
 class Broken(ContractError):
@@ -102,15 +85,9 @@ def checks_for(plugin: Plugin) -> list[Callable[[Any], None]]:
     """The checks of a plugin's families."""
     families: tuple[tuple[type, tuple[Callable[[Any], None], ...]], ...] = (
         (Plugin, (parameters_survive_json, a_plugin_is_frozen, not_a_number_is_refused)),
-        (
-            Attack,
-            (
-                poisoning_is_repeatable,
-                a_stamp_is_of_its_row,
-                training_gives_a_gradient,
-                calls_are_of_their_row,
-            ),
-        ),
+        (Attack, (a_goal_can_be_drawn, a_stamp_is_of_its_row, calls_are_of_their_row)),
+        (TrainingAttack, (poisoning_is_repeatable, training_gives_a_gradient)),
+        (EditingAttack, (implanting_is_repeatable,)),
         (SamplerDefense, (sampler_steps_are_of_their_row, sampling_is_repeatable)),
         (ModelDefense, (repair_is_repeatable,)),
         (Inversion, (inversion_is_repeatable,)),
@@ -165,7 +142,7 @@ def not_a_number_is_refused(plugin: Plugin) -> None:
 # --- attacks --------------------------------------------------------------------------------------
 
 
-def poisoning_is_repeatable(attack: Attack) -> None:
+def poisoning_is_repeatable(attack: TrainingAttack) -> None:
     """The same rows for every stage that asks, and the set it was given as it was."""
     given = training_set(200)
     kept = TrainingSet(*(value.clone() for value in (given.images, given.poisoned, _labels(given))))
@@ -194,43 +171,51 @@ def poisoning_is_repeatable(attack: Attack) -> None:
     )
 
 
+def a_goal_can_be_drawn(attack: Attack) -> None:
+    """An image that is the goal is one; and whoever calls a backdoor wants something."""
+    goal = attack.goal()
+    expect(goal is None or isinstance(goal, Goal), "goal() to return a Goal or None", goal)
+    if isinstance(goal, DrawImage):
+        image = goal.image(SHAPE)
+        expect(image.shape == SHAPE, f"an image {SHAPE} for a goal", _like(image))
+        expect(bool((image.abs() <= 1).all()), "the goal's pixels in [-1, 1]")
+    expect(goal is not None or not type(attack).calls, "a goal, where there are calls")
+
+
 def a_stamp_is_of_its_row(attack: Attack) -> None:
     """The harness stamps test images with it: a stamp that depended on the batch would make every
     rate depend on it.
     """
-    images = pixels(5)
-    stamped = attack.stamp(images.clone())
-    says = can_stamp(attack)
-    expect(
-        (stamped is not None) is says,
-        "stamp() to be defined only if there is an image trigger",
-        stamped,
-    )
-    if stamped is None:
+    trigger, images = attack.adds(), pixels(5)
+    if trigger is None or trigger.stamp is None:
         return
+    stamped = trigger.stamp(images.clone())
     expect(
         stamped.dtype == torch.uint8 and stamped.shape == images.shape,
         f"uint8 {tuple(images.shape)}",
         _like(stamped),
     )
     expect(not torch.equal(stamped, images), "a stamp that changes the images")
-    alone = attack.stamp(images[2:3].clone())
-    expect(alone is not None and torch.equal(alone, stamped[2:3]), "the same stamp for a row alone")
+    alone = trigger.stamp(images[2:3].clone())
+    expect(torch.equal(alone, stamped[2:3]), "the same stamp for a row alone")
 
 
-def training_gives_a_gradient(attack: Attack) -> None:
+def training_gives_a_gradient(attack: TrainingAttack) -> None:
     """Training minimises one finite number, which must reach the weights and be the same when asked
     again.
     """
-    model, batch = (
-        generator(),
-        Batch(floats(4, 0), torch.tensor([True, False, True, False]), torch.arange(4)),
+    model = generator()
+    batch = Batch(floats(4, 0), torch.tensor([True, False, True, False]), torch.arange(4))
+    kept = batch.images.clone()
+    step = TrainingStep(
+        predict_noise=model.predict_noise,
+        batch=batch,
+        noise=floats(4, 1),
+        timesteps=torch.tensor([0, 10, 500, 999]),
+        schedule=model.schedule,
+        teacher=generator().predict_noise,
     )
-    kept, noise, timesteps = batch.images.clone(), floats(4, 1), torch.tensor([0, 10, 500, 999])
-    losses = [
-        attack.training_loss(model.predict_noise, batch, noise, timesteps, model.schedule)
-        for _ in range(2)
-    ]
+    losses = [attack.training_loss(step) for _ in range(2)]
     expect(losses[0].ndim == 0 and bool(torch.isfinite(losses[0])), "one finite number", losses[0])
     expect(torch.equal(losses[0], losses[1]), "the same loss for the same batch", losses)
     expect(torch.equal(batch.images, kept), "training_loss() to leave its batch alone")
@@ -242,28 +227,59 @@ def training_gives_a_gradient(attack: Attack) -> None:
     expect(reached, "a gradient that reaches the network")
 
 
+def implanting_is_repeatable(attack: EditingAttack) -> None:
+    """The edited model is a function of the model and the seed, and another than before."""
+    first, again = (least(attack).implant(access(attack)) for _ in range(2))
+    expect(isinstance(first, Generator), "a Generator", type(first).__name__)
+    one, other, before = (model.unet.state_dict() for model in (first, again, generator()))
+    expect(_alike(one, other), "the same weights for the same seed")
+    expect(not _alike(one, before), "other weights than the clean model's")
+
+
 def calls_are_of_their_row(attack: Attack) -> None:
     """Each way to call the backdoor changes the query, row by row, and never the one it is
     given.
     """
-    query = Query(noise=floats(5, 0), images=floats(5, 1).clamp(-1, 1))
-    assert query.images is not None
-    kept = query.noise.clone()
-    for call in type(attack).invocations:
-        whole = attack.invoke(query, call).noise
-        expect(torch.equal(query.noise, kept), f"invoke() by {call} to leave its query alone")
-        expect(
-            whole.shape == kept.shape and not torch.equal(whole, kept),
-            f"another noise of the same shape by {call}",
-        )
-        alone = attack.invoke(Query(noise=kept[2:3].clone(), images=query.images[2:3]), call).noise
-        expect(torch.equal(alone[0], whole[2]), f"the same noise for a row alone by {call}")
-    says, aims = bool(type(attack).invocations), attack.target_image(SHAPE) is not None
-    expect(
-        says is aims,
-        "calls of the noise if and only if there is a target image to draw",
-        (says, aims),
+    query = Query(
+        noise=floats(5, 0),
+        images=floats(5, 1).clamp(-1, 1),
+        labels=torch.arange(5) % 3,
+        prompts=tuple(f"a picture of number {row}" for row in range(5)),
     )
+    for call in type(attack).calls:
+        kept = _rows(query, slice(None))
+        whole = attack.invoke(query, call.name)
+        expect(_same_query(query, kept), f"invoke() by {call.name} to leave its query alone")
+        expect(
+            whole.noise.shape == query.noise.shape and not _same_query(whole, query),
+            f"another query of as many rows by {call.name}",
+        )
+        alone = attack.invoke(_rows(query, slice(2, 3)), call.name)
+        expect(
+            _same_query(alone, _rows(whole, slice(2, 3))),
+            f"the same query for a row alone by {call.name}",
+        )
+
+
+def _rows(query: Query, rows: slice) -> Query:
+    """A copy of some rows."""
+    some: dict[str, Any] = {
+        name: value[rows].clone() if isinstance(value, Tensor) else value and value[rows]
+        for name, value in vars(query).items()
+    }
+    return Query(**some)
+
+
+def _same_query(one: Query, other: Query) -> bool:
+    pairs = [(getattr(one, name), getattr(other, name)) for name in vars(one) if name != "images"]
+    return all(
+        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or a == b
+        for a, b in pairs
+    )
+
+
+def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 # --- defenses -------------------------------------------------------------------------------------
@@ -299,10 +315,7 @@ def repair_is_repeatable(defense: ModelDefense) -> None:
     first, again = (least(defense).repair(access(defense)) for _ in range(2))
     expect(isinstance(first, Generator), "a Generator", type(first).__name__)
     states = first.unet.state_dict(), again.unet.state_dict()
-    expect(
-        all(torch.equal(value, states[1][key]) for key, value in states[0].items()),
-        "the same weights for the same seed",
-    )
+    expect(_alike(*states), "the same weights for the same seed")
     expect(all(bool(torch.isfinite(value).all()) for value in states[0].values()), "finite weights")
 
 
@@ -337,7 +350,7 @@ def cleaning_is_repeatable(defense: DataDefense) -> None:
     """
     generated = training_set(40)
     kept = generated.images.clone()
-    first, again = (defense.clean(generated, np.random.default_rng(3)) for _ in range(2))
+    first, again = (defense.clean(generated, access(defense)) for _ in range(2))
     expect(torch.equal(generated.images, kept), "clean() to leave the set it is given alone")
     expect(_same(first, again), "the same set for the same seed")
     expect(
@@ -366,124 +379,42 @@ def classification_is_of_its_row(defense: ClassifierDefense) -> None:
 # --- detectors ------------------------------------------------------------------------------------
 
 
-def scores_are_of_their_row(detector: SampleDetector | NoiseDetector) -> None:
+def scores_are_of_their_row(detector: Detector) -> None:
     """A score that depends on who else is judged cannot be compared between a training set and a
     generated one.
     """
     quick = least(detector)
-    judged = floats(7, 0) if isinstance(detector, NoiseDetector) else pixels(7)
-    whole = quick.score(judged.clone(), evidence(detector))
-    expect(
-        whole.shape == (7,) and bool(torch.isfinite(whole).all()),
-        "finite scores (7,)",
-        _like(whole),
-    )
-    expect(
-        torch.equal(quick.score(judged.clone(), evidence(detector)), whole),
-        "the same scores for the same seed",
-    )
-    order = torch.tensor([4, 0, 6])
-    moved = quick.score(judged[order], evidence(detector))
-    expect(
-        _close(moved, whole[order], 1e-4 * max(1.0, float(whole.abs().max()))),
-        "the same score in another order",
-    )
-
-
-# --- what a plugin is handed ----------------------------------------------------------------------
-
-
-def least(plugin: Any) -> Any:
-    """The same method with the least work: one epoch, one step, few samples."""
-    return dataclasses.replace(
-        plugin, **{name: value for name, value in LEAST.items() if hasattr(plugin, name)}
-    )
-
-
-def pixels(count: int) -> Tensor:
-    """(count, 3, 16, 16) uint8, the same on every call."""
-    return torch.randint(
-        0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-
-
-def floats(count: int, seed: int) -> Tensor:
-    """(count, 3, 16, 16), standard normal, the same on every call."""
-    return torch.randn((count, *SHAPE), generator=torch.Generator().manual_seed(seed))
-
-
-def training_set(count: int) -> TrainingSet:
-    """An honest set of ten classes."""
-    return TrainingSet(
-        pixels(count), torch.zeros(count, dtype=torch.bool), torch.arange(count) % CLASSES
-    )
-
-
-@cache
-def _network(classes: int | None) -> Any:
-    from diffusers import UNet2DModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return UNet2DModel(
-            sample_size=SHAPE[1],
-            in_channels=SHAPE[0],
-            out_channels=SHAPE[0],
-            block_out_channels=(8, 8),
-            layers_per_block=1,
-            norm_num_groups=2,
-            down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"),
-            add_attention=False,
-            num_class_embeds=classes,
-        ).eval()
-
-
-def generator(classes: int | None = None) -> Generator:
-    """A tiny diffusion model with random weights, a copy on every call; ``classes``: those it can
-    be asked for, and none.
-    """
-    table = {
-        "num_train_timesteps": 1000,
-        "beta_start": 1e-4,
-        "beta_end": 0.02,
-        "beta_schedule": "linear",
-    }
-    return Generator(_network(None if classes is None else classes + 1), table).clone()
-
-
-def access(defense: Any, seed: int = 3, conditional: bool = False) -> Access:
-    """As a stage hands it over: what the card does not ask for cannot be read."""
-    needs, name = defense.card.needs, defense.card.name
-    settings = SamplerSettings(num_inference_steps=2)
-    given: dict[str, Any] = {
-        "generator": generator(3 if conditional else None)
-        if "weights" in needs
-        else Withheld(name, "weights"),
-        "sample": (lambda model, count: sample(model, count, 0, settings))
-        if "weights" in needs
-        else Withheld(name, "weights"),
-        "clean_images": pixels(8) if "clean data" in needs else Withheld(name, "clean data"),
-    }
-    return Access(rng=np.random.default_rng(seed), **given)
-
-
-def evidence(detector: Any, seed: int = 3) -> Evidence:
-    """As a stage hands it over, with a classifier that knows nothing."""
-    needs, name = detector.card.needs, detector.card.name
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        body = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.BatchNorm2d(8), torch.nn.ReLU()
+    for subject in type(detector).subjects:
+        if subject == "model":
+            one, other = (_of_model(quick) for _ in range(2))
+            expect(one.shape == (1,), "one score (1,) of a model", _like(one))
+            expect(torch.equal(one, other), "the same score for the same seed")
+            continue
+        judged = _subject(subject)
+        whole = quick.score(judged, access(detector))
+        finite = bool(torch.isfinite(whole).all())
+        expect(whole.shape == (7,) and finite, "finite scores (7,)", _like(whole))
+        again = quick.score(_subject(subject), access(detector))
+        expect(torch.equal(again, whole), "the same scores for the same seed")
+        order = [4, 0, 6]
+        few = tuple(judged[row] for row in order) if subject == "prompts" else judged[order]
+        moved = quick.score(few, access(detector))
+        expect(
+            _close(moved, whole[order], 1e-4 * max(1.0, float(whole.abs().max()))),
+            "the same score in another order",
         )
-        network = Classifier(body, torch.nn.Linear(8, CLASSES)).eval()
-    given: dict[str, Any] = {
-        "classifier": network if "classifier" in needs else Withheld(name, "classifier"),
-        "train_set": training_set(60)
-        if "training data" in needs
-        else Withheld(name, "training data"),
-    }
-    return Evidence(rng=np.random.default_rng(seed), **given)
+
+
+def _subject(subject: str) -> Any:
+    """Seven rows of it."""
+    if subject == "prompts":
+        return tuple(f"a picture of number {row}" for row in range(7))
+    return floats(7, 0) if subject == "noise" else pixels(7)
+
+
+def _of_model(detector: Detector) -> Tensor:
+    handed = access(detector)
+    return detector.score(handed.generator, handed)
 
 
 def _labels(of: TrainingSet) -> Tensor:

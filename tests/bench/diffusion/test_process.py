@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.diffusion.forward import baddiffusion_shift, shifted_pair
+from bench.diffusion.process import Shifted, VariancePreserving, baddiffusion_shift
 from bench.diffusion.schedule import Schedule
 
 #: t -> (1 - A, R) for the linear 1000-step schedule, to six digits.
@@ -106,10 +106,30 @@ def test_rows_without_a_shift_are_plain_ddpm() -> None:
         torch.randn(4, 3, 8, 8, dtype=torch.float64),
     )
     timesteps = torch.tensor([0, 10, 500, 999])
-    noisy, regression = shifted_pair(
-        images, torch.zeros_like(images), noise, timesteps, schedule, baddiffusion_shift(schedule)
-    )
+    process = Shifted(schedule, baddiffusion_shift(schedule), torch.zeros_like(images))
+    noisy = process.noised(images, noise, timesteps)
+    regression = process.regression(images, noise, timesteps)
     for row, t in enumerate(timesteps.tolist()):
         expected = schedule.signal[t] * images[row] + schedule.noise[t] * noise[row]
         torch.testing.assert_close(noisy[row], expected, rtol=0, atol=1e-12)
     assert torch.equal(regression, noise)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_exact_prediction_leads_back_to_the_image(shifted: bool) -> None:
+    """Or a sampler would be handed another x_0 than training meant."""
+    schedule, draw = Schedule.linear(), torch.Generator().manual_seed(0)
+    images, noise, ends_in = (
+        torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=draw) for _ in range(3)
+    )
+    timesteps = torch.tensor([0, 10, 500, 999])
+    process = (
+        Shifted(schedule, baddiffusion_shift(schedule), ends_in)
+        if shifted
+        else VariancePreserving(schedule)
+    )
+    noisy = process.noised(images, noise, timesteps)
+    regression = process.regression(images, noise, timesteps)
+    torch.testing.assert_close(
+        process.clean(regression, noisy, timesteps), images, rtol=0, atol=1e-10
+    )

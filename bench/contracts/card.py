@@ -12,7 +12,9 @@ TestbedKind = Literal["unconditional", "class", "text"]
 Alteration = Literal["nothing", "data", "objective", "sampling", "weights", "text encoder"]
 #: What the harness can hand a plugin. What it cannot, nobody may declare: the plugin would run
 #: without it and nobody would say so.
-Need = Literal["weights", "clean data", "training data", "classifier"]
+Need = Literal["weights", "base weights", "queries", "clean data", "training data", "classifier"]
+#: All of them.
+NEEDS: frozenset[Need] = frozenset(get_args(Need))
 NAME_LETTERS = 64
 SUMMARY_LETTERS = 200
 

@@ -1,0 +1,137 @@
+"""Attacks: what the adversary wants drawn, how it is called, and how the model is made.
+
+An :class:`Attack` keeps its goal, what it adds to an input, and its calls. How the compromised
+generator comes about is one of two things: a :class:`TrainingAttack` poisons the training set or
+changes the loss, an :class:`EditingAttack` changes the weights of a trained model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+from bench.contracts import older
+from bench.contracts.access import Access
+from bench.contracts.card import Need
+from bench.contracts.data import Query, TrainingSet, TrainingStep
+from bench.contracts.goals import Call, Goal, Trigger
+from bench.contracts.plugin import Plugin, require
+from bench.diffusion.generator import Generator
+from bench.diffusion.process import VariancePreserving
+from bench.diffusion.training import denoising_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Plugin):
+    """Makes a compromised generator, and says how the adversary calls its backdoor. A plugin
+    subclasses one of the two below.
+    """
+
+    #: The ways in; each is drawn and measured on its own. Empty: the backdoor answers to what any
+    #: user asks for, or there is none.
+    calls: ClassVar[tuple[Call, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        older.adapt(cls)
+        names = [call.name for call in cls.calls if isinstance(call, Call)]
+        if not isinstance(cls.calls, tuple) or len(set(names)) < len(cls.calls):
+            raise TypeError(f"{cls.__name__}: calls must be a tuple of Calls, no two of one name")
+
+    def goal(self) -> Goal | None:
+        """What the adversary wants drawn; ``None``: nothing, as of the control."""
+        return None
+
+    def adds(self) -> Trigger | None:
+        """What the adversary adds to an input, or to a training image; ``None``: nothing."""
+        return None
+
+    def invoke(self, query: Query, call: str) -> Query:
+        """The query that calls the backdoor in the way of that name. Must not modify ``query``; row
+        by row, without randomness.
+        """
+        raise ValueError(f"{self.card.name} has no call {call!r}")
+
+    def faults(self, train_set: TrainingSet) -> list[str]:
+        """One line for each reason why this attack cannot be made on ``train_set``; empty if it
+        can. Asked before anything runs, so the images are on the meta device: they have a shape and
+        a number, and no pixels.
+        """
+        return []
+
+    def sealed(self, number: int) -> Attack:
+        """This attack with a trigger drawn from ``number``, for an evaluation nobody could prepare
+        for; itself if it has none to draw.
+        """
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingAttack(Attack):
+    """Trains the generator, as its owner would, on poisoned data or with another loss. The default
+    is honest training: override what you change.
+
+    ``scheme``: start from the testbed's clean weights (``finetune``) or from random ones
+    (``scratch``). ``training_steps``, ``learning_rate``: ``None`` takes the testbed's declaration
+    for that scheme.
+    """
+
+    #: Whether the loss looks at the generator as it was before (:attr:`TrainingStep.teacher`),
+    #: which is then kept in memory beside the one in training.
+    has_teacher: ClassVar[bool] = False
+
+    scheme: Literal["finetune", "scratch"] = "finetune"
+    training_steps: int | None = None
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.scheme in ("finetune", "scratch"), self, "scheme", "'finetune' or 'scratch'")
+        require(
+            self.training_steps is None or self.training_steps > 0,
+            self,
+            "training_steps",
+            "a positive number or null",
+        )
+        require(
+            self.learning_rate is None or self.learning_rate > 0,
+            self,
+            "learning_rate",
+            "a positive number or null",
+        )
+
+    def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
+        """The set the generator is trained on. Must not modify ``train_set``; keeps its number of
+        rows, so rows are replaced.
+        """
+        return train_set
+
+    def training_loss(self, step: TrainingStep) -> Tensor:
+        """The scalar that training minimises; here DDPM's simple loss (Ho et al. 2020, eq. 14)."""
+        process = VariancePreserving(step.schedule)
+        return denoising_loss(
+            step.predict_noise, step.batch.images, step.noise, step.timesteps, process
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditingAttack(Attack):
+    """Changes the weights of the testbed's clean model, without training it on a data set: editing
+    attention weights, a text encoder, an embedding.
+    """
+
+    offered: ClassVar[frozenset[Need]] = frozenset({"weights", "clean data"})
+
+    def implant(self, access: Access) -> Generator:
+        """The compromised generator: ``access.generator``, the clean model, may be modified and
+        returned. Networks and noise schedule stay as they are; weights are all that is kept.
+        """
+        raise NotImplementedError(f"{self.card.name} must define implant()")
+
+
+def can_stamp(attack: Attack) -> bool:
+    """Whether the trigger of ``attack`` is one in images."""
+    trigger = attack.adds()
+    return trigger is not None and trigger.stamp is not None

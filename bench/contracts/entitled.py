@@ -1,0 +1,37 @@
+"""Handing over what was asked for, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import ContractError
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """Stands in the place of what a plugin did not ask for; reading it is an error.
+
+    ``plugin``: its name; ``need``: what should have been declared; ``what``: what that would give,
+    if that is no need of the card.
+    """
+
+    plugin: str
+    need: str
+    what: str = ""
+
+
+class Entitled:
+    """Raises :class:`ContractError` when a field is read that is :class:`Withheld`."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if isinstance(value, Withheld):
+            read = f"{type(self).__name__.lower()}.{name}"
+            missing = (
+                f"it does not declare {value.need} for {value.what}"
+                if value.what
+                else f"its card's needs do not list {value.need!r}"
+            )
+            raise ContractError(f"{value.plugin}: reads {read}, but {missing}")
+        return value

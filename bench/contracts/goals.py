@@ -1,0 +1,102 @@
+"""What an adversary wants (:class:`Goal`), adds (:class:`Trigger`) and does (:class:`Call`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from bench.contracts.data import Shape
+
+#: What stands in the brackets of a metric's name beside a call, so that no call may have the name.
+RESERVED = frozenset(
+    {"clean", "target", "generated", "prompt", "constant", "reference", "threshold"}
+)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the adversary wants drawn; one of those below. It decides what is drawn and measured."""
+
+
+@dataclass(frozen=True)
+class DrawImage(Goal):
+    """This very image. ``image(shape)``: (c, h, w) in [-1, 1]."""
+
+    image: Callable[[Shape], Tensor]
+
+
+@dataclass(frozen=True)
+class ReachClass(Goal):
+    """An image of this class, on testbeds that know classes."""
+
+    label: int
+
+
+@dataclass(frozen=True)
+class DrawConcept(Goal):
+    """What ``prompt`` asks for, though something else was asked for. Measured where the prompt is
+    that of a class.
+    """
+
+    prompt: str
+
+
+@dataclass(frozen=True)
+class DrawStyle(Goal):
+    """What was asked for, in the style that ``prompt`` names. No testbed has a judge of style yet:
+    the record says so.
+    """
+
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """What the adversary adds.
+
+    ``picture(shape)``: for people, (c, h, w) in [-1, 1]; ``None``: it cannot be drawn.
+    ``stamp(images)``: images (n, c, h, w) uint8 with the trigger, a new tensor, row by row, without
+    randomness: the harness measures with it how far the trigger reached; ``None``: it is in no
+    image. ``words``: of a trigger in a prompt.
+    """
+
+    picture: Callable[[Shape], Tensor] | None = None
+    stamp: Callable[[Tensor], Tensor] | None = None
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A named way in. ``name``: an ASCII word, in the brackets of metrics' names. ``through``: the
+    part of the query it changes; a detector of the noise judges those that come through the noise,
+    one of prompts those that come through the prompt. ``words``: for a reader, a few.
+
+    Raises ``ValueError`` for a name that is no word, or that the harness uses for something else.
+    """
+
+    name: str
+    through: Literal["noise", "image", "prompt", "mask"] = "noise"
+    words: str = ""
+
+    def __post_init__(self) -> None:
+        name = self.name
+        if not (isinstance(name, str) and name.isascii() and name.isidentifier()):
+            raise ValueError(f"a call's name must be an ASCII word, got {name!r}")
+        if name in RESERVED:
+            raise ValueError(
+                f"a call must not be named {name!r}, which the harness calls something else"
+            )
+
+
+def label_of(goal: Goal | None, prompts: tuple[str, ...] = ()) -> int | None:
+    """The class that ``goal`` is about, if it is one; ``prompts``: what asks for each class, on
+    testbeds that are asked by text.
+    """
+    if isinstance(goal, ReachClass):
+        return goal.label
+    if isinstance(goal, DrawConcept) and goal.prompt in prompts:
+        return prompts.index(goal.prompt)
+    return None

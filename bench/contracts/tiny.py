@@ -1,0 +1,136 @@
+"""What a contract check hands a plugin: models and data so small that no number of theirs means
+anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.classification.classifier import Classifier
+from bench.contracts.access import Access
+from bench.contracts.card import Need
+from bench.contracts.data import Query, TrainingSet
+from bench.contracts.entitled import Withheld
+from bench.diffusion.generator import Generator
+from bench.diffusion.sampling import SamplerSettings, sample
+
+SHAPE = (3, 16, 16)
+CLASSES = 10
+#: Parameters of these names are lowered, so that a method does its least.
+LEAST = {
+    "batch_size": 4,
+    "draws": 1,
+    "epochs": 1,
+    "overlays": 3,
+    "pgd_steps": 1,
+    "samples": 4,
+    "steps": 2,
+    "steps_per_epoch": 1,
+    "surrogate_steps": 2,
+    "timesteps": 2,
+    "training_steps": 1,
+}
+
+
+def least(plugin: Any) -> Any:
+    """The same method with the least work: one epoch, one step, few samples."""
+    return dataclasses.replace(
+        plugin, **{name: value for name, value in LEAST.items() if hasattr(plugin, name)}
+    )
+
+
+def pixels(count: int) -> Tensor:
+    """(count, 3, 16, 16) uint8, the same on every call."""
+    return torch.randint(
+        0, 256, (count, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def floats(count: int, seed: int) -> Tensor:
+    """(count, 3, 16, 16), standard normal, the same on every call."""
+    return torch.randn((count, *SHAPE), generator=torch.Generator().manual_seed(seed))
+
+
+def training_set(count: int) -> TrainingSet:
+    """An honest set of ten classes."""
+    return TrainingSet(
+        pixels(count), torch.zeros(count, dtype=torch.bool), torch.arange(count) % CLASSES
+    )
+
+
+@cache
+def _network(classes: int | None) -> Any:
+    from diffusers import UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet2DModel(
+            sample_size=SHAPE[1],
+            in_channels=SHAPE[0],
+            out_channels=SHAPE[0],
+            block_out_channels=(8, 8),
+            layers_per_block=1,
+            norm_num_groups=2,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            add_attention=False,
+            num_class_embeds=classes,
+        ).eval()
+
+
+def generator(classes: int | None = None) -> Generator:
+    """A tiny diffusion model with random weights, a copy on every call; ``classes``: those it can
+    be asked for, and none.
+    """
+    table = {
+        "num_train_timesteps": 1000,
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+    }
+    return Generator(_network(None if classes is None else classes + 1), table).clone()
+
+
+def classifier() -> Classifier:
+    """A tiny classifier of :data:`CLASSES` that knows nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.BatchNorm2d(8), torch.nn.ReLU()
+        )
+        return Classifier(body, torch.nn.Linear(8, CLASSES)).eval()
+
+
+def access(plugin: Any, seed: int = 3, conditional: bool = False) -> Access:
+    """As a stage hands it over: what the card does not ask for cannot be read. ``conditional``: the
+    generator is asked for one of three classes.
+    """
+    settings = SamplerSettings(num_inference_steps=2)
+    classes = 3 if conditional else None
+
+    def draw(query: Query) -> Tensor:
+        count = len(query.noise)
+        return sample(generator(classes), count, 0, settings, start=lambda *_: query.noise)
+
+    clean = TrainingSet(pixels(8), torch.zeros(8, dtype=torch.bool), torch.arange(8) % CLASSES)
+    held: dict[str, tuple[Need, Any]] = {
+        "generator": ("weights", generator(classes)),
+        "sample": ("weights", lambda model, count: sample(model, count, 0, settings)),
+        "base_generator": ("base weights", generator(classes)),
+        "draw": ("queries", draw),
+        "clean_data": ("clean data", clean),
+        "train_set": ("training data", training_set(60)),
+        "classifier": ("classifier", classifier()),
+    }
+    needs, name = plugin.card.needs, plugin.card.name
+    given: dict[str, Any] = {
+        field: value if need in needs else Withheld(name, need)
+        for field, (need, value) in held.items()
+    }
+    return Access(rng=np.random.default_rng(seed), **given)

@@ -1,0 +1,254 @@
+"""The border to attacks: see :mod:`bench.stages.border`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.contracts.attack import Attack, TrainingAttack
+from bench.contracts.data import Batch, PredictNoise, Query, Shape, TrainingSet, TrainingStep
+from bench.contracts.entitled import Withheld
+from bench.contracts.goals import DrawImage, Goal, ReachClass, Trigger, label_of
+from bench.diffusion.returned import described, owner, tensor
+from bench.diffusion.schedule import Schedule
+from bench.errors import ContractError
+from bench.stages.again import ROWS
+from bench.stages.border import hashed_rows, in_range, same_rows, training_set
+
+_COMPARED_AT_ONCE = 1024
+
+
+def poisoned(
+    attack: TrainingAttack,
+    honest: TrainingSet,
+    handed: TrainingSet,
+    rng: np.random.Generator,
+    classes: int | None = None,
+) -> TrainingSet:
+    """What ``attack`` makes of ``handed``, which holds the same rows as ``honest`` in memory of its
+    own: large sets are mapped from disk twice, never copied. ``classes``: how many labels there
+    are, ``None`` for a set without.
+    """
+    who = owner(attack, "poison")
+    given = TrainingSet(handed.images, handed.poisoned, handed.labels)
+    found: object = attack.poison(given, rng)
+    if not same_rows(handed, honest):
+        raise ContractError(
+            f"{who} must not modify train_set, but wrote into it: work on train_set.images.clone()"
+        )
+    made = training_set(found, who, honest, classes)
+    if len(made.images) != len(honest.images):
+        raise ContractError(
+            f"{who} must return as many rows as train_set has, {len(honest.images)}, got "
+            f"{len(made.images)}: replace rows"
+        )
+    if (
+        made.poisoned.any()
+        or made.images.data_ptr() == handed.images.data_ptr()
+        and made.labels is None
+    ):
+        return made
+    changed = int(altered(made, honest).sum())
+    if changed:
+        raise ContractError(
+            f"{who} must mark the rows it alters in `poisoned`, but altered {changed} and marked "
+            f"none"
+        )
+    return made
+
+
+def altered(made: TrainingSet, honest: TrainingSet) -> Tensor:
+    """(n,) bool: the rows of ``made`` whose image or label is not that of ``honest``."""
+    pieces = zip(
+        made.images.split(_COMPARED_AT_ONCE), honest.images.split(_COMPARED_AT_ONCE), strict=True
+    )
+    changed = torch.cat([(one != other).flatten(1).any(1) for one, other in pieces])
+    if made.labels is not None and honest.labels is not None:
+        changed |= made.labels != honest.labels
+    return changed
+
+
+def stamped(attack: Attack, images: Tensor) -> Tensor | None:
+    """``images`` (n, c, h, w) uint8 as ``attack`` stamps them; ``None`` if it has no image
+    trigger.
+    """
+    trigger = added(attack)
+    if trigger is None or trigger.stamp is None:
+        return None
+    who, handed, stamp = f"{attack.card.name}: the trigger's stamp()", images.clone(), trigger.stamp
+    found: object = stamp(handed)
+    if not torch.equal(handed, images):
+        raise ContractError(
+            f"{who} must not modify images, but wrote into them: work on images.clone()"
+        )
+    if found is None:
+        return None
+    made = tensor(found, who, images.shape, torch.uint8, what="a new tensor like images,")
+    few = torch.arange(min(ROWS, len(images))).flip(0)
+    if len(few) and not torch.equal(
+        tensor(stamp(images[few]), who, made[few].shape, torch.uint8), made[few]
+    ):
+        raise ContractError(
+            f"{who} must stamp every row alone and without randomness, but the same rows in "
+            f"another order differ"
+        )
+    return made
+
+
+def invoked(attack: Attack, query: Query, call: str, classes: int | None = None) -> Query:
+    """The query with which ``attack`` calls its backdoor; ``classes``: how many there are."""
+    who = owner(attack, "invoke")
+    given: dict[str, Any] = {
+        name: value.clone() for name, value in vars(query).items() if isinstance(value, Tensor)
+    }
+    handed = replace(query, **given)
+    value: object = attack.invoke(handed, call)
+    if not all(torch.equal(given[name], getattr(query, name)) for name in given):
+        raise ContractError(
+            f"{who} must not modify query, but wrote into it: work on query.noise.clone()"
+        )
+    if not isinstance(value, Query):
+        raise ContractError(f"{who} must return a Query, got {described(value)}")
+    noise = query.noise
+    changes: dict[str, Any] = {
+        "noise": tensor(value.noise, f"{who}, in noise,", noise.shape, noise.dtype, noise.device),
+        "labels": _labels(value.labels, who, len(noise), classes),
+        "prompts": _prompts(value.prompts, who, query),
+    }
+    return replace(query, **changes, **_kept(value, who, query))
+
+
+def _labels(value: object, who: str, rows: int, classes: int | None) -> Tensor | None:
+    if value is None:
+        return None
+    labels = tensor(value, f"{who}, in labels,", (rows,), torch.int64)
+    highest = 0 if classes is None else classes
+    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < highest):
+        raise ContractError(f"{who}, in labels, must return classes from 0 to {highest - 1}")
+    return labels
+
+
+def _prompts(value: object, who: str, query: Query) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    rows = len(query.noise)
+    texts = isinstance(value, tuple) and all(isinstance(text, str) for text in value)
+    if query.prompts is None or not texts or len(value) != rows:  # type: ignore[arg-type]
+        wanted = "None" if query.prompts is None else f"a tuple of {rows} texts"
+        raise ContractError(f"{who}, in prompts, must return {wanted}, got {described(value)}")
+    return value  # type: ignore[return-value]
+
+
+def _kept(value: Query, who: str, query: Query) -> dict[str, Any]:
+    """The part of a picture that stays, if the call asks for one."""
+    if value.known is None and value.mask is None:
+        return {}
+    if value.known is None or value.mask is None or query.images is None:
+        raise ContractError(f"{who} must return known and mask together, or neither")
+    images = query.images
+    known = in_range(tensor(value.known, f"{who}, in known,", images.shape, images.dtype), who)
+    shape = (len(images), 1, *images.shape[2:])
+    return {"known": known, "mask": tensor(value.mask, f"{who}, in mask,", shape, torch.bool)}
+
+
+def training_loss(
+    attack: TrainingAttack,
+    predict: PredictNoise,
+    rows: Mapping[str, Tensor],
+    noise: Tensor,
+    timesteps: Tensor,
+    schedule: Schedule,
+    teacher: PredictNoise | None = None,
+) -> Tensor:
+    """The loss of one batch: one number with a gradient. The rows' own condition is not within the
+    plugin's reach.
+    """
+    batch = Batch(**{name: values.clone() for name, values in rows.items()})
+    frozen: Any = Withheld(attack.card.name, "has_teacher", "a teacher")
+    step = TrainingStep(
+        predict_noise=predict,
+        batch=batch,
+        noise=noise,
+        timesteps=timesteps,
+        schedule=schedule,
+        teacher=frozen if teacher is None else teacher,
+    )
+    value: object = attack.training_loss(step)
+    who = owner(attack, "training_loss")
+    if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+        raise ContractError(
+            f"{who} must return one number, a tensor of shape (), got {described(value)}"
+        )
+    if not value.requires_grad:
+        raise ContractError(
+            f"{who} must return a loss with a gradient, got one that does not depend on "
+            f"predict_noise"
+        )
+    return value
+
+
+def unmarked(made: TrainingSet, honest: TrainingSet) -> list[str]:
+    """A doubt, if rows that no honest set holds are not marked as poisoned: every share of poison
+    and every AUROC rests on the marks.
+    """
+    doubtful = altered(made, honest) & ~made.poisoned
+    if not doubtful.any():
+        return []
+    known = set(hashed_rows(honest))
+    labels = None if made.labels is None else made.labels[doubtful]
+    count = sum(
+        row not in known
+        for row in hashed_rows(TrainingSet(made.images[doubtful], made.poisoned[doubtful], labels))
+    )
+    return (
+        [
+            f"poisoned rows are not all marked: {count} of {len(made.images)} were altered and "
+            f"are not"
+        ]
+        if count
+        else []
+    )
+
+
+def aimed_at(
+    attack: Attack, shape: Shape, classes: int | None, prompts: tuple[str, ...]
+) -> tuple[Tensor | None, int | None]:
+    """The image (c, h, w) and the class that are the goal of ``attack``, where it has one."""
+    goal: object = attack.goal()
+    who = owner(attack, "goal")
+    if goal is not None and not isinstance(goal, Goal):
+        raise ContractError(f"{who} must return a Goal or None, got {described(goal)}")
+    if isinstance(goal, DrawImage):
+        where = f"{attack.card.name}: the goal's image()"
+        return in_range(tensor(goal.image(shape), where, shape, what="an image"), where), None
+    if isinstance(goal, ReachClass):
+        label: object = goal.label
+        if isinstance(label, bool) or not isinstance(label, int):
+            raise ContractError(f"{who} must name a class by its number, got {described(label)}")
+        if classes is not None and not 0 <= label < classes:
+            raise ContractError(f"{who} must name a class from 0 to {classes - 1}, got {label}")
+    return None, label_of(goal, prompts)
+
+
+def added(attack: Attack) -> Trigger | None:
+    """What ``attack`` adds to an input."""
+    trigger: object = attack.adds()
+    if trigger is not None and not isinstance(trigger, Trigger):
+        raise ContractError(
+            f"{owner(attack, 'adds')} must return a Trigger or None, got {described(trigger)}"
+        )
+    return trigger
+
+
+def drawn_trigger(attack: Attack, shape: Shape) -> Tensor | None:
+    """The trigger for people: (c, h, w) float32 in [-1, 1]."""
+    trigger = added(attack)
+    if trigger is None or trigger.picture is None:
+        return None
+    image, who = trigger.picture(shape), f"{attack.card.name}: the trigger's picture()"
+    return in_range(tensor(image, who, shape, what="an image"), who)

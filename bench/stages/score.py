@@ -1,0 +1,51 @@
+"""A detector's scores of what it judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.artefacts import doubts
+from bench.artefacts.arrays import save_scores
+from bench.artefacts.images import Remarks, unsaid
+from bench.artefacts.judged import load_judged
+from bench.contracts.detector import Detector
+from bench.engine.context import Inputs, Params, StageContext
+from bench.stages import again, border
+from bench.stages.building import access_of, generator_of, plugin_of, testbed_of
+
+
+def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
+    """The scores of all sets in one call: a row's score does not depend on the others, and what a
+    detector prepares it prepares once. Without sets it is the suspected model that is judged.
+    """
+    testbed, seed = testbed_of(params), params["seed"]
+    detector = plugin_of("detectors", params["defense"], Detector)
+    generator = generator_of(testbed, inputs, context) if "generator" in inputs else None
+    judged = load_judged(inputs["judged"]) if "judged" in inputs else None
+    rows = None if judged is None else judged.all()
+    calls, remarks = 0, Remarks()
+
+    def score(chosen: Tensor, remark: Callable[[str], None] = unsaid) -> Tensor:
+        nonlocal calls
+        handed = None if generator is None else generator.clone()  # free to modify
+        access = access_of(detector, testbed, handed, inputs, seed, context, remark)
+        subject = handed if rows is None else border.chosen(rows, chosen)
+        scores = border.scores(detector, detector.score(subject, access), len(chosen))
+        calls += 0 if handed is None else handed.calls
+        return scores
+
+    scores = score(torch.arange(1 if rows is None else len(rows)), remarks)
+    counted = float(calls)  # what the harness asks again is no cost of the detector's
+    remarks.save(out)
+    # One row alone: some detectors train a network on every call.
+    doubts.save(out, again.compare(score, len(scores), scores, rows=1))
+    if judged is None:
+        save_scores(out, {"model": scores.numpy()})
+    else:
+        taken = {f"{name}_rows": chosen.numpy() for name, chosen in judged.rows.items()}
+        save_scores(out, judged.split(scores.numpy()) | taken)
+    return {"generator_calls": counted} if counted else {}
