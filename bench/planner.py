@@ -246,7 +246,7 @@ class _Builder:
             fingerprint=fingerprint,
             title=title(name, whole),
             alike=alike(name, whole),
-            seconds=self.testbed.typical_seconds.get(name),
+            seconds=self.testbed.typical_seconds.get(name, self.kinds[name].seconds),
             notes=notes or {},
             charged=frozenset(charged),
             code=ours,
@@ -271,14 +271,15 @@ class _Builder:
         params = {
             "seed": seed,
             "what": what,
-            "attack": None if attack is None else _bare(attack),
             "defenses": [_bare(guard) for guard in guards],
         }
         if label is not None:
             params["label"] = label
-        return self.stage(
-            "sample", params, {} if generator is None else {"generator": generator}, attack, *guards
-        )
+        inputs = {} if generator is None else {"generator": generator}
+        if attack is not None:
+            called = {"seed": seed, "what": what, "attack": _bare(attack)}
+            inputs["queries"] = self.stage("call", called, {}, attack)
+        return self.stage("sample", params, inputs, *guards)
 
     def reference(self) -> str:
         """The key of the testbed's real-image statistics."""
@@ -423,7 +424,9 @@ class _Builder:
             if subject == "model":
                 inputs["generator"] = generator
             elif subject in ("noise", "prompts"):
-                inputs["judged"] = self.stage(f"judged_{subject}", by_call, {}, invoked)
+                sets = self.stage(f"judged_{subject}", by_call, {}, invoked)
+                roles[role] = self._of_pool("score", named, handed, sets, detector)
+                continue
             else:
                 generated = self.sample(seed, GENERATED, generator, None, guards)
                 pool = {"suspected": self.suspected(attack, seed), "generated": generated}
@@ -447,6 +450,14 @@ class _Builder:
             for call in type(invoked).calls
         }
 
+    def _of_pool(
+        self, name: str, named: dict[str, Any], inputs: dict[str, str], sets: str, plugin: Plugin
+    ) -> str:
+        """The key of what a defender's plugin makes of ``sets``, which it is shown as one pool."""
+        judged = {"judged": self.stage("pool", {}, {"judged": sets})}
+        answers = self.stage(name, named, inputs | judged, plugin)
+        return self.stage("by_set", {}, {"judged": sets, "answers": answers})
+
     def _judged(
         self,
         attack: Attack,
@@ -460,8 +471,10 @@ class _Builder:
         named = {"defense": _bare(last), "seed": seed}
         inputs = self._handed(last, attack, seed, generator)
         if isinstance(last, ClassifierDefense):
-            inputs |= {"generator": generator, "aim": self.aim(invoked)}
-            return {"predictions": self.stage("classify", named, inputs, last)}
+            inputs["generator"] = generator
+            aim = {"aim": self.aim(invoked)}
+            sets = self.stage("evaluation_images", {"seed": seed}, aim)
+            return {"predictions": self._of_pool("classify", named, inputs, sets, last)}
         inputs["generated"] = self.sample(seed, GENERATED, generator, None, guards)
         return {"classifier": self.stage("classifier", named, inputs, last)}
 

@@ -1,17 +1,24 @@
-"""What a detector judges, in sets of one subject each: the rows of all sets are judged together."""
+"""What a defender's plugin judges, in sets of one subject each; all rows are judged together.
+
+Whoever judges sees a pool: the rows of all sets in an order that follows from all they hold, so
+that nobody knows it who does not know which set is which.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 FILE = "judged.npz"
+POOL = "pool"
 #: Begins the name of an array that says which rows of a larger set were taken.
 ROWS = "rows:"
 
@@ -31,6 +38,30 @@ class Judged:
         if all(isinstance(value, Tensor) for value in values):
             return torch.cat([value for value in values if isinstance(value, Tensor)])
         return tuple(str(text) for value in values for text in value)
+
+    def pool(self) -> Judged:
+        """All of them as one set, in :meth:`order`."""
+        rows, order = self.all(), self.order()
+        if isinstance(rows, Tensor):
+            return Judged(sets={POOL: rows[torch.from_numpy(order)]}, rows={})
+        return Judged(sets={POOL: tuple(rows[row] for row in order)}, rows={})
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """Which row of :meth:`all` each row of the pool is, (n,)."""
+        digest = hashlib.sha256()
+        for name, values in self.sets.items():
+            held = values.numpy() if isinstance(values, Tensor) else np.array(values)
+            digest.update(f"{name} {held.dtype} {held.shape}".encode())
+            digest.update(np.ascontiguousarray(held).tobytes())
+        count = sum(len(values) for values in self.sets.values())
+        stream = np.random.default_rng(int.from_bytes(digest.digest()[:16], "big"))
+        return stream.permutation(count).astype(np.int64)
+
+    def of_pool(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """What the rows of the pool got, by set."""
+        ordered = np.empty_like(scores)
+        ordered[self.order()] = scores
+        return self.split(ordered)
 
     def split(self, scores: np.ndarray) -> dict[str, np.ndarray]:
         """What :meth:`all` got, by set."""

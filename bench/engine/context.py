@@ -29,12 +29,14 @@ class StageKind:
 
     ``charge``: where the time of such a stage goes in a cell's cost. ``distributed``: on a slot
     with several GPUs, every one of as many processes calls ``run``, which must share the work
-    itself (through accelerate); the first one's folder is kept.
+    itself (through accelerate); the first one's folder is kept. ``seconds``: what it takes about,
+    where nothing closer is known.
     """
 
     run: StageFunction
     version: int = 1
     charge: str = "seconds"
+    seconds: float | None = None
     distributed: bool = False
 
 

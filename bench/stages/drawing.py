@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,22 +12,9 @@ from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
 
 
-def start_of(query: Query) -> sampling.Start:
-    """What sampling begins with; the images that an adversary may draw on stay behind."""
-    return sampling.Start(
-        noise=query.noise,
-        labels=query.labels,
-        prompts=query.prompts,
-        known=query.known,
-        mask=query.mask,
-    )
-
-
-def draw(
-    generator: Generator, query: Query, seed: int, settings: sampling.SamplerSettings, purpose: str
-) -> Tensor:
-    """The images (n, c, h, w) in [-1, 1]; what a stochastic sampler draws comes from the streams of
-    that ``purpose``.
+def start_of(query: Query) -> Callable[[Tensor, Sequence[int]], sampling.Start]:
+    """What sampling begins with, for the sample indices it asks about; the images that an adversary
+    may draw on stay behind.
     """
 
     def start(noise: Tensor, indices: Sequence[int]) -> sampling.Start:
@@ -40,6 +27,14 @@ def draw(
         }
         return sampling.Start(noise=query.noise[rows], prompts=prompts, **picked)
 
-    return sampling.sample(
-        generator, len(query.noise), seed, settings, start=start, purpose=purpose
-    )
+    return start
+
+
+def draw(
+    generator: Generator, query: Query, seed: int, settings: sampling.SamplerSettings, purpose: str
+) -> Tensor:
+    """The images (n, c, h, w) in [-1, 1]; what a stochastic sampler draws comes from the streams of
+    that ``purpose``.
+    """
+    start, count = start_of(query), len(query.noise)
+    return sampling.sample(generator, count, seed, settings, start=start, purpose=purpose)

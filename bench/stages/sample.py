@@ -11,16 +11,15 @@ from torch import Tensor
 
 from bench.artefacts import doubts
 from bench.artefacts.images import save_images
+from bench.artefacts.queries import load_query
 from bench.artefacts.rows import requested_labels
-from bench.contracts.attack import Attack
 from bench.contracts.defense import SamplerDefense
 from bench.diffusion import sampling
 from bench.diffusion.images import to_uint8
 from bench.engine.context import Inputs, Params, Progress, StageContext
-from bench.stages import again, border_attacks, partial
-from bench.stages.building import classes_of, generator_of, plugin_of, testbed_of
+from bench.stages import again, partial
+from bench.stages.building import generator_of, plugin_of, testbed_of
 from bench.stages.drawing import start_of
-from bench.stages.queries import Users
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -30,26 +29,16 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     testbed = testbed_of(params)
     generator = generator_of(testbed, inputs, context)
     what, seed = params["what"], params["seed"]
-    calls = bool(params.get("attack"))
-    labels = None if calls else requested_labels(testbed, what, params.get("label"))
-    count = (
-        len(labels)
-        if labels is not None
-        else testbed.clean_samples
-        if what == "clean"
-        else testbed.triggered_samples
-    )
+    query = load_query(inputs["queries"]) if "queries" in inputs else None
+    labels = None if query else requested_labels(testbed, what, params.get("label"))
+    count = testbed.clean_samples if labels is None else len(labels)
+    count = count if query is None else len(query.noise)
     settings = testbed.sampler_settings()
     defenses = [plugin_of("defenses", spec, SamplerDefense) for spec in params["defenses"]]
     guards = [again.Watched(defense, settings.num_inference_steps) for defense in defenses]
     start: Callable[[Tensor, Sequence[int]], sampling.Start] | None = None
-    if calls:
-        attack, classes = plugin_of("attacks", params["attack"], Attack), classes_of(testbed)
-        users = Users(testbed, seed, "call")
-
-        def start(noise: Tensor, indices: Sequence[int]) -> sampling.Start:
-            query = users.query(noise, indices)
-            return start_of(border_attacks.invoked(attack, query, what, classes))
+    if query is not None:
+        start = start_of(query)
 
     def draw(indices: range, progress: Progress) -> Tensor:
         return sampling.sample(

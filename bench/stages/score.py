@@ -46,6 +46,8 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     if judged is None:
         save_scores(out, {"model": scores.numpy()})
     else:
+        # Of images, which set is which says nothing of what is poisoned; other subjects come as a
+        # pool.
         taken = {f"{name}_rows": chosen.numpy() for name, chosen in judged.rows.items()}
         save_scores(out, judged.split(scores.numpy()) | taken)
     return {"generator_calls": counted} if counted else {}

@@ -233,12 +233,20 @@ def test_a_plan_lists_the_stages_and_the_skipped_pairs(castlewalls):
         for line in castlewalls("plan", "suite.yaml", "--seeds", "0", "--json").stdout.splitlines()
     ]
     keys = {line["key"] for line in lines}
-    assert {"aim", "train", "sample", "features", "measure", "record", "invert", "reference"} == {
-        line["stage"] for line in lines
-    }
+    assert {
+        "aim",
+        "train",
+        "call",
+        "sample",
+        "features",
+        "measure",
+        "record",
+        "invert",
+        "reference",
+    } == {line["stage"] for line in lines}
     assert all(set(line["inputs"].values()) <= keys for line in lines)
     limited = castlewalls("plan", "suite.yaml", "--limit", "1").stdout
-    assert limited.strip().endswith("1 cells, 12 stages, 0 in the store")
+    assert limited.strip().endswith("1 cells, 14 stages, 0 in the store")
 
 
 def test_listing_names_everything(castlewalls):

@@ -85,6 +85,8 @@ def test_cells_share_what_they_can(planned):
     # base model once.
     assert counted["sample"] == (3 + 3 + 5) * 3 + 1
     assert counted["record"] == len(plan.cells) == 18
+    # What the adversary asks does not depend on whom.
+    assert counted["call"] == 2 * 2
     # One set of features for every set of clean samples.
     assert counted["features"] == 3 * 3 + 1
 
@@ -202,6 +204,8 @@ def test_a_limit_takes_the_first_cells_with_their_stages_only(planned):
     ]
     assert sorted(stage.name for stage in plan.stages.values()) == [
         "aim",
+        "call",
+        "call",
         "features",
         "measure",
         "measure",
@@ -263,6 +267,7 @@ def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned,
         "reference": 1,
         "aim": 1,
         "train": 1,
+        "call": 2,
         "sample": 3,
         "features": 1,
         "measure": 4,

@@ -155,6 +155,7 @@ STAGES = {
     "reference": StageKind(run=compute),
     "aim": StageKind(run=compute),
     "train": StageKind(run=compute, charge="attack_seconds"),
+    "call": StageKind(run=compute),
     "sample": StageKind(run=compute),
     "repair": StageKind(run=compute),
     "invert": StageKind(run=compute),

@@ -24,6 +24,7 @@ class Tiny(Testbed):
         "measure": 1,
         "record": 0,
         "aim": 0,
+        "call": 0,
     }
     locations: ClassVar[frozenset[str]] = frozenset({"data"})
 
