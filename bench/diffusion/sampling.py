@@ -10,6 +10,7 @@ clean image) or ``xt`` (the image after the step; BadDiffusion's eq. 11).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -45,13 +46,38 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "thresholding": False},
     ),
+    "unipc": (
+        "UniPCMultistepScheduler",
+        {
+            "solver_order": 2,
+            "solver_type": "bh2",
+            "predict_x0": True,
+            "final_sigmas_type": "zero",
+            "thresholding": False,
+        },
+    ),
+    # Without the Runge-Kutta start of Liu et al. (2022): as Stable Diffusion was released (PLMS).
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "deis": (
+        "DEISMultistepScheduler",
+        {
+            "algorithm_type": "deis",
+            "solver_type": "logrho",
+            "solver_order": 2,
+            "thresholding": False,
+        },
+    ),
+    "heun": ("HeunDiscreteScheduler", {"clip_sample": False, "use_karras_sigmas": False}),
 }
-#: Samplers that add noise at every step.
+#: Samplers that add noise at every step; ``ddim`` does with an eta above 0.
 STOCHASTIC = ("ddpm", "sde_dpm_solver++")
+#: Samplers that form x anew from the step before when they have seen the next prediction: what a
+#: guard made of x in between is lost.
+CORRECTING = ("unipc",)
 CLIPS = ("none", "x0", "xt")
 #: Samplers whose steps :attr:`SamplerSettings.spacing` places; the solvers space theirs evenly from
 #: end to end.
-SPACED = ("ddpm", "ddim")
+SPACED = ("ddpm", "ddim", "pndm", "heun")
 SPACINGS = ("leading", "trailing")
 
 
@@ -72,6 +98,9 @@ class SamplerSettings:
     classifier-free guidance, e_u + w (e_c - e_u), for class-conditional generators: 0 ignores the
     class, 1 is the plain conditional model. (Some papers write (1 + w) e_c - w e_u; their w is one
     less.)
+
+    ``eta``: of ``ddim`` alone, in [0, 1]: the share of DDPM's noise (its standard deviation) that a
+    step adds (Song et al. 2021, arXiv 2010.02502, eq. 16); 0 adds none.
     """
 
     name: str = "ddpm"
@@ -81,6 +110,7 @@ class SamplerSettings:
     network_batch: int = 64
     guidance_scale: float = 1.0
     spacing: str = "leading"
+    eta: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in SAMPLERS:
@@ -96,6 +126,28 @@ class SamplerSettings:
             raise ValueError(
                 f"guidance_scale must be a number of at least 0, got {self.guidance_scale}"
             )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must be in [0, 1], got {self.eta}")
+        if self.eta and self.name != "ddim":
+            raise ValueError(f"eta must be 0 for any sampler but ddim, got {self.eta}")
+        if self.clip == "xt" and self.name in CORRECTING:
+            raise ValueError(
+                f"clip must be none or x0 for {self.name}, which forms x anew from the step "
+                f"before, got 'xt'"
+            )
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a step adds noise, drawn from the samples' own streams."""
+        return self.name in STOCHASTIC or self.eta > 0
+
+    @property
+    def network_calls(self) -> int:
+        """How often the network is asked about a sample: Heun's method asks twice a step but the
+        last, and PNDM's second call goes over its first step once more.
+        """
+        steps = self.num_inference_steps
+        return {"heun": 2 * steps - 1, "pndm": min(steps + 1, 2 * steps - 1)}.get(self.name, steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +167,10 @@ class Start:
 class Guard(Protocol):
     """What may step in at every step; :class:`bench.plugin.SamplerDefense` has this shape. Each
     call is handed a copy.
+
+    A sampler that asks the network twice about a step (``heun``, the first of ``pndm``) is guarded
+    at both: what the network sees next has passed ``stepped``, the trial point too. What changes x
+    in ``stepped`` cannot be run under a sampler in :data:`CORRECTING`.
     """
 
     @property
@@ -145,6 +201,11 @@ def check_steps(settings: SamplerSettings, timesteps: int) -> None:
     if steps > timesteps:
         raise ValueError(
             f"num_inference_steps must be at most the schedule's {timesteps} steps, got {steps}"
+        )
+    if settings.name not in SPACED and steps == timesteps > 1:
+        raise ValueError(
+            f"num_inference_steps must be below the schedule's {timesteps} steps for "
+            f"{settings.name}, whose steps would meet, got {steps}"
         )
     if settings.name in SPACED and settings.spacing == "trailing" and timesteps % steps:
         raise ValueError(
@@ -178,7 +239,7 @@ def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any])
         }
     if settings.name == "ddpm":
         config["variance_type"] = scheduler_config.get("variance_type") or "fixed_small"
-    if settings.name == "ddim":
+    if settings.name in ("ddim", "pndm"):
         config["set_alpha_to_one"] = scheduler_config.get("set_alpha_to_one", True)
     scheduler = getattr(diffusers, class_name).from_config({**config, **options})
     scheduler.set_timesteps(steps)
@@ -261,19 +322,46 @@ class _NoiseOf(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _stepped(
-    scheduler: Any, prediction: Tensor, step: Tensor, x: Tensor, streams: Streams | None
+def _step(
+    scheduler: Any,
+    settings: SamplerSettings,
+    prediction: Tensor,
+    call: int,
+    x: Tensor,
+    streams: Streams,
 ) -> Tensor:
-    """The scheduler's x_{t-1}; ``streams``: of a stochastic one."""
-    stepped: Tensor
-    if isinstance(streams, CounterStreams):
-        with _NoiseOf(streams):
-            stepped = scheduler.step(prediction, step, x).prev_sample
-    else:
-        stepped = scheduler.step(
-            prediction, step, x, **({} if streams is None else {"generator": list(streams)})
-        ).prev_sample
-    return stepped
+    """The scheduler's x after the network's ``call``-th answer, counted from 0."""
+    step = scheduler.timesteps[call]
+    options: dict[str, Any] = {"eta": settings.eta} if settings.name == "ddim" else {}
+    scale = 1.0
+    if settings.name == "heun":
+        # Its x is ours over A = 1 / sqrt(1 + sigma^2); what it returns is at the next call's sigma.
+        here, scale = (
+            float(sigma.double() ** 2 + 1) ** 0.5 for sigma in scheduler.sigmas[call : call + 2]
+        )
+        x = here * x
+    drawing: Any = nullcontext()
+    if settings.stochastic:
+        if isinstance(streams, CounterStreams):
+            drawing = _NoiseOf(streams)
+        else:
+            options["generator"] = list(streams)
+    with drawing:
+        stepped: Tensor = scheduler.step(prediction, step, x, **options).prev_sample
+    return stepped if scale == 1 else stepped / scale
+
+
+def _after_step(guard: Guard, x: Tensor, timestep: int, settings: SamplerSettings) -> Tensor:
+    """What a guard makes of the step's result. Raises ``ValueError`` if it changes it under a
+    sampler that would form it anew.
+    """
+    guarded = _guarded(guard, "stepped", x, timestep)
+    if guarded is not x and settings.name in CORRECTING:
+        raise ValueError(
+            f"{settings.name} forms x anew from the step before, so no guard may change it in "
+            f"stepped(), got another x at timestep {timestep}"
+        )
+    return guarded
 
 
 def _signal_before(scheduler: Any, timestep: int) -> float:
@@ -348,8 +436,14 @@ def denoise(
 
     ``streams``: one a row, advanced by the stochastic samplers. ``labels``: (n,), the classes a
     class-conditional generator is asked for. ``known``: what of the picture stays.
-    ``trajectory(timestep, x)`` sees every x_{t-1}.
+    ``trajectory(timestep, x)`` sees every x_{t-1}. Raises ``ValueError`` for a part of the picture
+    that stays under a sampler that would form x anew.
     """
+    if known is not None and settings.name in CORRECTING:
+        raise ValueError(
+            f"{settings.name} forms x anew from the step before, so no part of the picture can be "
+            f"put back after a step, got a mask"
+        )
     scheduler = build_scheduler(settings, generator.scheduler_config)
     alphas_cumprod = scheduler.alphas_cumprod.double()
     guards = (Clip(settings.clip), *guards) if settings.clip != "none" else tuple(guards)
@@ -358,8 +452,8 @@ def denoise(
     labels = None if labels is None else labels.to(device)
     left = [float(alphas_cumprod[int(step)]) for step in scheduler.timesteps]
     x = x if known is None else known.put_back(x, left[0])
-    for step, leads_to in zip(scheduler.timesteps, [*left[1:], 1.0], strict=True):
-        timestep = int(step)
+    for call, leads_to in enumerate([*left[1:], 1.0]):
+        timestep = int(scheduler.timesteps[call])
         prediction = predict_noise(generator, x, timestep, settings, labels)
         beyond: Tensor | None = None
         if guards:
@@ -367,13 +461,11 @@ def denoise(
             prediction, beyond = guarded_prediction(
                 prediction, x, timestep, alphas_cumprod, guards, keeping
             )
-        x = _stepped(
-            scheduler, prediction, step, x, streams if settings.name in STOCHASTIC else None
-        )
+        x = _step(scheduler, settings, prediction, call, x, streams)
         if beyond is not None:
             x = x + _signal_before(scheduler, timestep) * beyond
         for guard in guards:
-            x = _guarded(guard, "stepped", x, timestep)
+            x = _after_step(guard, x, timestep, settings)
         if known is not None:
             x = known.put_back(x, leads_to)
         if trajectory:
@@ -420,7 +512,7 @@ def sample(
     batches = [
         range(low, min(low + size, first + count)) for low in range(first, first + count, size)
     ]
-    total, done = len(batches) * settings.num_inference_steps, 0
+    total, done = len(batches) * settings.network_calls, 0
 
     def advance() -> None:
         nonlocal done

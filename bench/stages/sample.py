@@ -35,7 +35,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     count = count if query is None else len(query.noise)
     settings = testbed.sampler_settings()
     defenses = [plugin_of("defenses", spec, SamplerDefense) for spec in params["defenses"]]
-    guards = [again.Watched(defense, settings.num_inference_steps) for defense in defenses]
+    guards = [again.Watched(defense, settings.network_calls) for defense in defenses]
     start: Callable[[Tensor, Sequence[int]], sampling.Start] | None = None
     if query is not None:
         start = start_of(query)

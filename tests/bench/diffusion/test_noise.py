@@ -16,7 +16,13 @@ from bench import testbeds
 from bench.diffusion import noise as noise_module
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import CounterStreams, initial_noise, philox, sample_streams, stream_seed
-from bench.diffusion.sampling import SamplerSettings, denoise, images_at_once, sample
+from bench.diffusion.sampling import (
+    SAMPLERS,
+    SamplerSettings,
+    denoise,
+    images_at_once,
+    sample,
+)
 
 CPU = torch.device("cpu")
 CONFIG = {
@@ -115,12 +121,14 @@ def test_the_cpu_keeps_torchs_generators_and_other_devices_count() -> None:
     assert initial_noise(there, (3, 4, 4)).device.type == "meta"
 
 
-@pytest.mark.parametrize("name", ["ddpm", "sde_dpm_solver++"])
-def test_a_sampler_takes_its_steps_noise_from_the_counters(name: str, generator: Generator) -> None:
+@pytest.mark.parametrize(("name", "eta"), [("ddpm", 0.0), ("sde_dpm_solver++", 0.0), ("ddim", 0.5)])
+def test_a_sampler_takes_its_steps_noise_from_the_counters(
+    name: str, eta: float, generator: Generator
+) -> None:
     """The whole of a set, or any part of it in any order, is the same images; nothing comes from
     torch's own stream.
     """
-    settings = SamplerSettings(name=name, num_inference_steps=5, network_batch=4)
+    settings = SamplerSettings(name=name, num_inference_steps=5, network_batch=4, eta=eta)
 
     def images(indices: range | list[int]) -> torch.Tensor:
         streams = counters(indices)
@@ -155,7 +163,7 @@ def test_the_counters_noise_stands_where_the_generators_would(generator: Generat
 
 
 @pytest.mark.parametrize("testbed", ["digits-ddpm", "digits-cfg", "digits-sd"])
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "sde_dpm_solver++"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_sampling_stays_on_its_device(
     testbed: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
