@@ -37,8 +37,9 @@ def run(suite: str, store: str | Path = "store", **options: Any) -> pd.DataFrame
 def load_records(store: str | Path = "store") -> pd.DataFrame:
     """One row per cell of every suite run into ``store``.
 
-    Columns: ``suite, testbed, attack, probe, defense`` (labels), ``kind, seed, status, reason,
-    protocol, folder``; ``<role>.name`` and ``<role>.params`` (JSON) of those four, which with
+    Columns: ``suite, testbed, attack, probe, sampler, defense`` (labels; no sampler is the
+    testbed's own), ``kind, seed, status, reason, protocol, folder``; ``<role>.name`` and
+    ``<role>.params`` (JSON) of those five, which with
     ``protocol`` say what is the same (labels need not); ``cost.<name>``; and for each metric
     ``<metric>``, ``<metric>.ci_low``, ``<metric>.ci_high``, ``<metric>.n``. What a record does not
     have is missing (NaN).

@@ -13,6 +13,7 @@ from bench import testbeds
 from bench.contracts.plugin import Plugin
 from bench.names import unknown_name
 from bench.registry import KINDS, SINGULAR, Registry, probed, source_of
+from bench.samplers import SUMMARIES, Sampler, fields_of
 from bench.suite import shipped_suites
 from bench.text import plain
 from bench.yaml_reader import read_yaml
@@ -21,8 +22,8 @@ from bench.yaml_reader import read_yaml
 def catalogue(
     plugin_files: Iterable[str] = (), what: str | None = None
 ) -> dict[str, dict[str, str]]:
-    """``{kind: {name: summary}}`` for the kinds of plugin, ``testbeds`` and ``suites``; only
-    ``what`` if given.
+    """``{kind: {name: summary}}`` for the kinds of plugin, ``samplers``, ``testbeds`` and
+    ``suites``; only ``what`` if given.
     """
     found: dict[str, dict[str, str]] = {}
     if what is None or what in KINDS:
@@ -31,6 +32,8 @@ def catalogue(
             kind: {name: registry.get(kind, name).card.summary for name in registry.names(kind)}
             for kind in KINDS
         }
+    if what in (None, "samplers"):
+        found["samplers"] = dict(SUMMARIES)
     if what in (None, "testbeds"):
         found["testbeds"] = {name: testbeds.load(name).summary for name in testbeds.names()}
     if what in (None, "suites"):
@@ -51,6 +54,19 @@ def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]
         for kind in KINDS
         if name in registry.names(kind)
     ]
+    if name in SUMMARIES:
+        found.append(
+            {
+                "kind": "sampler",
+                "name": name,
+                "summary": SUMMARIES[name],
+                "parameters": [
+                    one for one in _parameters(Sampler) if one["name"] in fields_of(name)
+                ],
+                "doc": _doc(Sampler),
+                "source": str(source_of(Sampler)),
+            }
+        )
     if name in testbeds.names():
         cls = testbeds.load(name)
         found.append(
@@ -76,6 +92,7 @@ def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]
         )
     if not found:
         names = {
+            *SUMMARIES,
             *testbeds.names(),
             *shipped_suites(),
             *(name for kind in KINDS for name in registry.names(kind)),

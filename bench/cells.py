@@ -1,4 +1,4 @@
-"""One cell of the matrix: a testbed, an attack, a defense and a seed."""
+"""One cell of the matrix: a testbed, an attack, a sampler, a defense and a seed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from bench.text import one_line, tail
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """``probe``: for the no-attack row, the attack whose goal and calls the honest model is tried
-    with. ``kind``: the column's family. ``stage``: key of the stage its record comes from, or
-    ``None`` for a pair that makes no sense, ``reason`` saying why.
+    with. ``sampler``: ``None`` for the testbed's own. ``kind``: the column's family. ``stage``: key
+    of the stage its record comes from, or ``None`` for a pair that makes no sense, ``reason``
+    saying why.
     """
 
     testbed: PluginSpec
@@ -23,14 +24,18 @@ class Cell:
     seed: int
     kind: str
     probe: PluginSpec | None = None
+    sampler: PluginSpec | None = None
     protocol: str = ""
     stage: str | None = None
     reason: str = ""
 
     @property
     def specs(self) -> tuple[PluginSpec | None, ...]:
-        """What it is made of, in the order in which it is told."""
-        return self.testbed, self.attack, self.probe, self.defense
+        """What it is made of, in the order in which it is told; the sampler only if it is not the
+        testbed's own.
+        """
+        named = self.testbed, self.attack, self.probe, self.defense
+        return named if self.sampler is None else (*named, self.sampler)
 
     @property
     def id(self) -> str:
@@ -43,7 +48,8 @@ class Cell:
     @property
     def title(self) -> str:
         """What meets what, for people."""
-        return f"{self.attack.label} x {self.defense.label}"
+        under = f" under {self.sampler.label}" if self.sampler else ""
+        return f"{self.attack.label} x {self.defense.label}{under}"
 
     def about(self) -> dict[str, Any]:
         """What a reader needs of a cell whose record has been lost."""
@@ -62,6 +68,7 @@ class Cell:
             status=status,
             kind=self.kind,
             probe=self.probe,
+            sampler=self.sampler,
             protocol=self.protocol,
             reason=one_line(reason),
             trace=tail(trace),

@@ -100,6 +100,12 @@ choosing = _options(
         "--detectors", callback=_split, metavar="E,F", help="Only these of the suite's detectors."
     ),
     click.option(
+        "--samplers",
+        callback=_split,
+        metavar="G,H",
+        help="Only these of the suite's samplers, or these in place of the testbed's own.",
+    ),
+    click.option(
         "--sealed",
         metavar="FILE",
         help="Draw seeds and triggers from this secret (castlewalls seal).",
@@ -306,13 +312,14 @@ def plan(suite: str, store: str, as_json: bool, **choice: Any) -> None:
 @cli.command("list")
 @click.argument(
     "what",
-    type=click.Choice(["attacks", "defenses", "detectors", "testbeds", "suites"]),
+    type=click.Choice(["attacks", "defenses", "detectors", "samplers", "testbeds", "suites"]),
     required=False,
 )
 @plugin_option
 @json_option
 def list_command(what: str | None, plugins: Sequence[str], as_json: bool) -> None:
-    """List attacks, defenses, detectors, testbeds or suites; all of them without an argument.
+    """List attacks, defenses, detectors, samplers, testbeds or suites; all of them without an
+    argument.
 
     \b
     castlewalls list
@@ -337,8 +344,8 @@ def list_command(what: str | None, plugins: Sequence[str], as_json: bool) -> Non
 @plugin_option
 @json_option
 def show(name: str, plugins: Sequence[str], as_json: bool) -> None:
-    """Show what NAME is (a plugin, testbed or suite): its declaration, parameters with defaults,
-    and paper.
+    """Show what NAME is (a plugin, sampler, testbed or suite): its declaration, parameters with
+    defaults, and paper.
 
     \b
     castlewalls show baddiffusion

@@ -4,14 +4,18 @@ planned or run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from bench.contracts.attack import Attack, TrainingAttack
 from bench.contracts.data import TrainingSet
 from bench.contracts.goals import label_of
+from bench.diffusion.sampling import SPACED, SamplerSettings
 from bench.errors import UserError
+from bench.samplers import Sampler
 from bench.suite import Suite
 from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
 
@@ -26,7 +30,42 @@ def suite_faults(suite: Suite, attacks: list[Attack]) -> list[str]:
         lines += found or _on(
             testbed, [attack for attack in attacks if testbed.kind in attack.card.applies_to]
         )
+        lines += [] if found else _sampled(testbed, suite.samplers)
     return list(dict.fromkeys(lines))
+
+
+def _sampled(testbed: Testbed, samplers: Sequence[Sampler]) -> list[str]:
+    """Of the listed samplers on a testbed that is in order by itself. Whether a number of steps
+    fits the schedule is asked of the testbed as it is with them for its own.
+    """
+    own = testbed.sampler_settings()
+    lines: list[str] = []
+    known: set[str] = set()
+    for sampler in samplers:
+        try:
+            settings = sampler.settings(testbed)
+            steps, other = (
+                (one.num_inference_steps, one.spacing, one.name in SPACED)
+                for one in (settings, own)
+            )
+            found = [] if steps == other else _with_its_own(testbed, settings).faults()
+            if (label := repr(sampler.spec(testbed))) in known:
+                found.append("it is listed twice")
+            known.add(label)
+        except ValueError as error:
+            found = [str(error)]
+        lines += [
+            f"sampler {sampler.name} on {testbed.name}: {line.removeprefix(f'{testbed.name}: ')}"
+            for line in found
+        ]
+    return lines
+
+
+def _with_its_own(testbed: Testbed, settings: SamplerSettings) -> Testbed:
+    fields: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("num_inference_steps", "spacing", "clip")
+    }
+    return replace(testbed, sampler=settings.name, **fields)
 
 
 def _on(testbed: Testbed, attacks: list[Attack]) -> list[str]:

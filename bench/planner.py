@@ -3,14 +3,16 @@ stage that makes it.
 
 A cell is the undefended graph of artefacts with one of them replaced (a sampler, the generator, a
 classifier's training set, its answers) or one added (what an inversion recovers, a detector's
-scores). What is measured of it is decided by the measurements themselves, from what the cell has;
-what is not stands in its record with the reason.
+scores); a suite that lists samplers has every cell under each of them, over one training. What is
+measured of it is decided by the measurements themselves, from what the cell has; what is not stands
+in its record with the reason.
 
 Planning trains nothing and reads no data; it hashes code and small files.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ from bench.contracts.defense import (
 from bench.contracts.detector import Detector
 from bench.contracts.goals import label_of
 from bench.contracts.plugin import Plugin
+from bench.diffusion.sampling import CORRECTING
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
 from bench.engine.fingerprint import PACKAGES, canonical, digest, versions
@@ -42,6 +45,7 @@ from bench.measurements.measurement import REAL_IMAGES, Situation
 from bench.plugin_file import Source
 from bench.record import PluginSpec
 from bench.registry import Registry, family_of
+from bench.samplers import Sampler, bare
 from bench.suite import Suite
 from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
 
@@ -114,13 +118,15 @@ def make_plan(
         rows += [(one, probe) for probe in backdoors] or [(one, None)]
     for testbed in suite.testbeds:
         builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned, registry, honest)
+        under = [builder.under(sampler) for sampler in suite.samplers] or [builder]
         for seed in suite.seeds:
             cells += [
-                builder.cell(attack, probe, treatment, seed)
+                one.cell(attack, probe, treatment, seed)
+                for one in under
                 for attack, probe in rows
                 for treatment in treatments
             ]
-            cells += builder.anchors(defenses[0], seed)
+            cells += builder.anchors(defenses[0], seed, under)
     return Plan(
         suite=suite.name,
         cells=tuple(cells),
@@ -143,7 +149,9 @@ def _needed(stages: Mapping[str, Stage], cells: Iterable[Cell]) -> dict[str, Sta
 
 
 class _Builder:
-    """Cells and stages of one testbed, collected into a shared table."""
+    """Cells and stages of one testbed under one sampler, collected into a shared table."""
+
+    sampler: PluginSpec | None = None
 
     def __init__(
         self,
@@ -166,6 +174,7 @@ class _Builder:
             stages,
         )
         self.conditional = isinstance(testbed, ConditionalTestbed)
+        self.settings = testbed.sampler_settings()
         self.spec = testbed_spec(testbed)
         self.bare = {"name": self.spec.name, "params": self.spec.params}
         self.locations = frozenset[str](getattr(testbed, "locations", ()))
@@ -173,6 +182,40 @@ class _Builder:
         self.code = closure_of_class(type(testbed))
         self.closures: dict[tuple[Any, ...], Closure] = {}
         self.protocol = protocol_of(testbed, kinds, without(self.bare, self.locations), self.data)
+
+    def under(self, sampler: Sampler) -> _Builder:
+        """The same under another sampler; what needs no sample is shared."""
+        other = copy.copy(self)
+        other.sampler = sampler.spec(self.testbed)
+        other.settings = sampler.settings(self.testbed)
+        return other
+
+    def _drawing(self, *plugins: Plugin) -> dict[str, Any]:
+        """The sampler, as the parameter of a stage that samples; of one that runs plugins only if
+        these are handed the means to.
+        """
+        needed = not plugins or any(
+            plugin.card.needs & {"weights", "queries"} for plugin in plugins
+        )
+        return {"sampler": bare(self.sampler)} if self.sampler and needed else {}
+
+    def _undone(self, parts: Iterable[Plugin], invoked: Attack) -> str:
+        """Why a sampler defense, or a call, cannot act under this sampler; empty if all can."""
+        if self.settings.name not in CORRECTING:
+            return ""
+        changing = [
+            part.card.name
+            for part in parts
+            if isinstance(part, SamplerDefense) and type(part).stepped is not SamplerDefense.stepped
+        ]
+        if any(call.through == "mask" for call in type(invoked).calls):
+            changing.append(f"what {invoked.card.name}'s mask keeps")
+        if not changing:
+            return ""
+        return (
+            f"{changing[0]} changes x after a step, and {self.settings.name} forms it anew from "
+            f"the step before"
+        )
 
     def _together(self, name: str) -> bool:
         """Whether several processes make this kind of stage. Each draws its own share of the noise,
@@ -272,7 +315,7 @@ class _Builder:
             "seed": seed,
             "what": what,
             "defenses": [_bare(guard) for guard in guards],
-        }
+        } | self._drawing()
         if label is not None:
             params["label"] = label
         inputs = {} if generator is None else {"generator": generator}
@@ -296,6 +339,7 @@ class _Builder:
             "attack": spec(attack),
             "defense": spec(defense),
             "probe": None if probe is None else spec(probe),
+            "sampler": self.sampler,
             "seed": seed,
             "kind": family,
             "protocol": self.protocol,
@@ -309,7 +353,7 @@ class _Builder:
                 )
                 return Cell(**common, reason=reason)
         invoked = probe or attack
-        if reason := self._nothing_to_judge(parts[-1], invoked):
+        if reason := self._undone(parts, invoked) or self._nothing_to_judge(parts[-1], invoked):
             return Cell(**common, reason=reason)
         roles = self._roles(attack, invoked, parts, seed, family)
         situation = Situation(
@@ -398,12 +442,14 @@ class _Builder:
     def repair(self, defense: ModelDefense, attack: Attack, seed: int, generator: str) -> str:
         """The key of a generator after a model defense."""
         inputs = self._handed(defense, attack, seed, generator) | {"generator": generator}
-        return self.stage("repair", {"defense": _bare(defense), "seed": seed}, inputs, defense)
+        named = {"defense": _bare(defense), "seed": seed} | self._drawing(defense)
+        return self.stage("repair", named, inputs, defense)
 
     def invert(self, inversion: Inversion, attack: Attack, seed: int, generator: str) -> str:
         """The key of what an inversion recovers from a generator."""
         inputs = self._handed(inversion, attack, seed, generator) | {"generator": generator}
-        return self.stage("invert", {"defense": _bare(inversion), "seed": seed}, inputs, inversion)
+        named = {"defense": _bare(inversion), "seed": seed} | self._drawing(inversion)
+        return self.stage("invert", named, inputs, inversion)
 
     def _scored(
         self,
@@ -415,7 +461,7 @@ class _Builder:
         guards: tuple[Plugin, ...],
     ) -> dict[str, str]:
         """What a detector judges, and its scores, for each of its subjects."""
-        named = {"defense": _bare(detector), "seed": seed}
+        named = {"defense": _bare(detector), "seed": seed} | self._drawing(detector)
         handed = self._handed(detector, attack, seed, generator)
         by_call = {"attack": _bare(invoked), "seed": seed}
         roles: dict[str, str] = {}
@@ -468,7 +514,7 @@ class _Builder:
         guards: tuple[Plugin, ...],
     ) -> dict[str, str]:
         """The artefacts around a classifier: what it is trained on, or what it says."""
-        named = {"defense": _bare(last), "seed": seed}
+        named = {"defense": _bare(last), "seed": seed} | self._drawing(last)
         inputs = self._handed(last, attack, seed, generator)
         if isinstance(last, ClassifierDefense):
             inputs["generator"] = generator
@@ -534,25 +580,34 @@ class _Builder:
         """The key of the harness's judge of this attack's trigger, one for all seeds."""
         return self.stage("trigger_classifier", {"attack": _bare(attack)}, {}, attack)
 
-    def anchors(self, control: Defense | Composed, seed: int) -> list[Cell]:
-        """The reference lines of the testbed."""
-        cells = []
-        for name in (REAL_IMAGES, *((BASE_MODEL,) if self.testbed.has_base_weights() else ())):
-            common: dict[str, Any] = {
-                "testbed": self.spec,
-                "attack": PluginSpec(name=name, label=name),
-                "defense": spec(control),
-                "probe": None,
-                "seed": seed,
-                "kind": "anchor",
-                "protocol": self.protocol,
-            }
-            roles = {"reference": self.reference()}
-            if name == BASE_MODEL:
-                roles[CLEAN] = self.sample(seed, CLEAN, None, None)
-            situation = Situation(testbed=self.testbed, family="anchor", anchor=name)
-            cells.append(Cell(**common, stage=self._record(common, roles, situation)))
-        return cells
+    def anchors(
+        self, control: Defense | Composed, seed: int, under: Iterable[_Builder]
+    ) -> list[Cell]:
+        """The reference lines of the testbed: its real images, and its own weights ``under`` each
+        sampler.
+        """
+        based = list(under) if self.testbed.has_base_weights() else []
+        return [
+            self._anchor(REAL_IMAGES, control, seed),
+            *(one._anchor(BASE_MODEL, control, seed) for one in based),
+        ]
+
+    def _anchor(self, name: str, control: Defense | Composed, seed: int) -> Cell:
+        common: dict[str, Any] = {
+            "testbed": self.spec,
+            "attack": PluginSpec(name=name, label=name),
+            "defense": spec(control),
+            "probe": None,
+            "sampler": self.sampler,
+            "seed": seed,
+            "kind": "anchor",
+            "protocol": self.protocol,
+        }
+        roles = {"reference": self.reference()}
+        if name == BASE_MODEL:
+            roles[CLEAN] = self.sample(seed, CLEAN, None, None)
+        situation = Situation(testbed=self.testbed, family="anchor", anchor=name)
+        return Cell(**common, stage=self._record(common, roles, situation))
 
     def _record(
         self,
@@ -569,7 +624,7 @@ class _Builder:
         )
         specs = {
             role: common[role] and dataclasses.asdict(common[role])
-            for role in ("testbed", "attack", "probe", "defense")
+            for role in ("testbed", "attack", "probe", "sampler", "defense")
         }
         invoked = common["probe"] or common["attack"]
         params = specs | {
@@ -608,9 +663,8 @@ class _Builder:
 
 def title(name: str, params: Mapping[str, Any]) -> str:
     """A line for people: what is done to what."""
-    specs = [params.get(role) for role in ("testbed", "attack", "probe", "defense")] + params.get(
-        "defenses", []
-    )
+    roles = ("testbed", "attack", "probe", "sampler", "defense")
+    specs = [params.get(role) for role in roles] + params.get("defenses", [])
     parts = [spec["name"] for spec in specs if spec]
     extra = [str(params["what"])] if "what" in params else []
     seed = [f"seed {params['seed']}"] if "seed" in params else []
@@ -621,9 +675,8 @@ def alike(name: str, params: Mapping[str, Any]) -> tuple[str, str]:
     """Stages that share the first of these take about the same time; those that share the second,
     with any plugins, still roughly.
     """
-    testbed, *plugins = [
-        params.get(role) for role in ("testbed", "attack", "defense")
-    ] + params.get("defenses", [])
+    roles = ("testbed", "attack", "defense", "sampler")
+    testbed, *plugins = [params.get(role) for role in roles] + params.get("defenses", [])
     roughly = [name, params.get("what"), testbed and testbed["name"]]
     return canonical([*roughly, *(spec and spec["name"] for spec in plugins)]), canonical(roughly)
 

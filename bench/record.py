@@ -90,12 +90,13 @@ class PluginSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One (testbed, attack, defense, seed).
+    """One (testbed, attack, sampler, defense, seed).
 
     ``probe``: for the no-attack row, the attack whose invocation and target the clean generator was
-    tried with; ``None`` elsewhere. ``kind``: the defense's family, which decides the metrics
-    (``control``, ``sampler``, ``model``, ``inversion``). ``absent``: what this cell does not
-    measure, with the reason: a metric's name, or ``family[*]`` for all of a family that have no
+    tried with; ``None`` elsewhere. ``sampler``: name and settings of the sampler that a suite
+    listed; ``None`` for the testbed's own. ``kind``: the defense's family, which decides the
+    metrics (``control``, ``sampler``, ``model``, ``inversion``). ``absent``: what this cell does
+    not measure, with the reason: a metric's name, or ``family[*]`` for all of a family that have no
     reason of their own. ``series``: named sequences for plots, e.g. ``{"inversion_mse": [...],
     "epoch": [...]}``. ``cost``: ``seconds``, ``peak_memory_bytes``, ``generator_calls`` (images
     through the network), each of this cell alone, and ``attack_seconds``. ``pictures``: name ->
@@ -110,6 +111,7 @@ class Record:
     status: Status
     kind: str = ""
     probe: PluginSpec | None = None
+    sampler: PluginSpec | None = None
     protocol: str = ""
     metrics: dict[str, Metric] = field(default_factory=dict)
     series: dict[str, list[float]] = field(default_factory=dict)
@@ -254,19 +256,22 @@ def _inside(store: Path, name: Any) -> Path:
 
 
 def _identity_of(cell: Mapping[str, Any]) -> list[Any] | None:
-    """``[testbed, attack, probe, defense, seed]``, the plugins as ``[name, params]``; ``None``
-    where the account does not say.
+    """``[testbed, attack, probe, defense, sampler, seed]``, all but the last as ``[name, params]``
+    or ``None``; ``None`` where the account does not say. It leaves out a sampler that is the
+    testbed's own.
     """
     try:
         found = json.loads(cell["id"])
-        return found if isinstance(found, list) and len(found) == 5 else None
+        if not isinstance(found, list) or len(found) not in (5, 6):
+            return None
+        return found if len(found) == 6 else [*found[:4], None, found[4]]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
 def _check_identity(cell: Mapping[str, Any], record: Record) -> None:
     wanted = _identity_of(cell)
-    specs = (record.testbed, record.attack, record.probe, record.defense)
+    specs = (record.testbed, record.attack, record.probe, record.defense, record.sampler)
     found = [*(None if spec is None else [spec.name, spec.params] for spec in specs), record.seed]
     if wanted is not None and json.dumps(wanted, sort_keys=True) != json.dumps(
         found, sort_keys=True
@@ -283,14 +288,14 @@ def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
     try:
         if identity is None:
             raise ValueError
-        labels = cell.get("labels") or [""] * 4
+        labels = [*(cell.get("labels") or [""] * 4), ""][:5]
         specs = [
             None
             if named is None
             else _spec({"name": named[0], "params": named[1], "label": label or ""}, "its id")
-            for named, label in zip(identity[:4], labels, strict=True)
+            for named, label in zip(identity[:5], labels, strict=True)
         ]
-        testbed, attack, probe, defense = specs
+        testbed, attack, probe, defense, sampler = specs
         if testbed is None or attack is None or defense is None:
             raise ValueError
         named = {
@@ -298,7 +303,8 @@ def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
             "attack": attack,
             "probe": probe,
             "defense": defense,
-            "seed": _seed(identity[4]),
+            "sampler": sampler,
+            "seed": _seed(identity[5]),
         }
         about = {name: _typed(cell, name, str, "")[:MAX_NAME] for name in ("kind", "protocol")}
         return Record(**named, **about, status="failed", reason=text)  # type: ignore[arg-type]
@@ -363,6 +369,7 @@ def _record(data: Mapping[str, Any]) -> Record:
         attack=_spec(data.get("attack"), "attack"),
         defense=_spec(data.get("defense"), "defense"),
         probe=None if data.get("probe") is None else _spec(data["probe"], "probe"),
+        sampler=None if data.get("sampler") is None else _spec(data["sampler"], "sampler"),
         seed=_seed(data.get("seed")),
         status=status,
         kind=_typed(data, "kind", str, "")[:MAX_NAME],

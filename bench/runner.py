@@ -29,6 +29,8 @@ from bench.suite import Suite, load_suite
 if TYPE_CHECKING:
     import pandas as pd
 
+#: What a cell is made of.
+ROLES = ("testbed", "attack", "probe", "sampler", "defense")
 #: The module with the stage table.
 DEFAULT_STAGES = "bench.stages.table"
 
@@ -56,6 +58,7 @@ def prepare(
     attacks: Sequence[str] | None = None,
     defenses: Sequence[str] | None = None,
     detectors: Sequence[str] | None = None,
+    samplers: Sequence[str] | None = None,
     limit: int | None = None,
     jobs: int | None = None,
     device: str = "cpu",
@@ -67,8 +70,8 @@ def prepare(
     sealed: str | Path | None = None,
     stages: str = DEFAULT_STAGES,
 ) -> Prepared:
-    """Reads, validates and plans. ``seeds``, ``attacks``, ``defenses``, ``detectors``: only these
-    of the suite's; ``limit``: only the first cells.
+    """Reads, validates and plans. ``seeds``, ``attacks``, ``defenses``, ``detectors``,
+    ``samplers``: only these of the suite's; ``limit``: only the first cells.
 
     ``sealed``: the file with a secret, from which seeds and triggers are drawn
     (:mod:`bench.sealed`). ``stages``: the module with the stage table. Raises :class:`UserError`.
@@ -81,7 +84,8 @@ def prepare(
         raise UserError(f"--retries must be at least 0, got {retries}")
     slots = make_slots(device, jobs, gpus, gpus_per_stage)
     registry = use(probed(plugins))
-    chosen = load_suite(suite, registry).only(registry, attacks, defenses, seeds, detectors)
+    chosen = load_suite(suite, registry)
+    chosen = chosen.only(registry, attacks, defenses, seeds, detectors, samplers)
     if sealed is not None:
         chosen = seal(chosen, read_secret(Path(sealed)))
     _refuse_faults(chosen, registry)
@@ -153,6 +157,7 @@ def records_table(store: Path) -> pd.DataFrame:
                 "testbed": record.testbed.label or record.testbed.name,
                 "attack": record.attack.label or record.attack.name,
                 "probe": None if record.probe is None else record.probe.label or record.probe.name,
+                "sampler": record.sampler and (record.sampler.label or record.sampler.name),
                 "defense": record.defense.label or record.defense.name,
                 "kind": record.kind,
                 "seed": record.seed,
@@ -161,7 +166,7 @@ def records_table(store: Path) -> pd.DataFrame:
                 "protocol": record.protocol,
                 "folder": str(folder),
             }
-            for role in ("testbed", "attack", "probe", "defense"):
+            for role in ROLES:
                 found: PluginSpec | None = getattr(record, role)
                 row |= {
                     f"{role}.name": found and found.name,
@@ -181,6 +186,7 @@ def records_table(store: Path) -> pd.DataFrame:
         "testbed",
         "attack",
         "probe",
+        "sampler",
         "defense",
         "kind",
         "seed",
@@ -189,10 +195,6 @@ def records_table(store: Path) -> pd.DataFrame:
         "protocol",
         "folder",
     ]
-    first += [
-        f"{role}.{part}"
-        for role in ("testbed", "attack", "probe", "defense")
-        for part in ("name", "params")
-    ]
+    first += [f"{role}.{part}" for role in ROLES for part in ("name", "params")]
     table: pd.DataFrame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=first)
     return table

@@ -26,6 +26,7 @@ from bench.errors import UserError
 from bench.names import shown, unknown_name
 from bench.params import construct, in_quotes, unfit
 from bench.registry import Kind, Registry
+from bench.samplers import SUMMARIES, Sampler
 from bench.testbeds.base import Testbed
 from bench.yaml_reader import read_yaml
 
@@ -33,6 +34,7 @@ FIELDS = (
     "name",
     "description",
     "testbeds",
+    "samplers",
     "attacks",
     "defenses",
     "detectors",
@@ -54,7 +56,7 @@ P = TypeVar("P", bound=Plugin | Composed)
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """``attacks``, ``defenses`` and ``detectors`` as written, grids expanded; the planner adds the
-    controls.
+    controls. ``samplers``: every cell is made under each; empty for each testbed's own.
 
     ``tuned``: what of its parameters was chosen by looking at results, and at which.
     ``timeout_seconds``: for each stage, ``None`` for the default limit; ``retries``: how often a
@@ -64,6 +66,7 @@ class Suite:
     name: str
     description: str = ""
     testbeds: tuple[Testbed, ...]
+    samplers: tuple[Sampler, ...] = ()
     attacks: tuple[Attack, ...] = ()
     defenses: tuple[Defense | Composed, ...] = ()
     detectors: tuple[Detector, ...] = ()
@@ -80,20 +83,33 @@ class Suite:
         defenses: Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
         detectors: Sequence[str] | None = None,
+        samplers: Sequence[str] | None = None,
     ) -> Suite:
         """This suite with the entries chosen by name. Controls stay. A plugin that the suite does
         not hold but ``registry`` does, as a new one from ``--plugin FILE``, joins with its default
-        parameters. Raises :class:`UserError` for a name neither knows.
+        parameters, as a sampler that it does not list. Raises :class:`UserError` for a name neither
+        knows.
         """
+        choices = (attacks, defenses, seeds, detectors, samplers)
         return replace(
             self,
             attacks=_choose(self.attacks, attacks, registry.attack),
             defenses=_choose(self.defenses, defenses, registry.defense),
             detectors=_choose(self.detectors, detectors, registry.detector),
             seeds=self.seeds if seeds is None else _seeds(list(seeds), "--seeds"),
-            filtered=self.filtered
-            or not (attacks is None and defenses is None and seeds is None and detectors is None),
+            samplers=self._samplers(samplers),
+            filtered=self.filtered or any(choice is not None for choice in choices),
         )
+
+    def _samplers(self, names: Sequence[str] | None) -> tuple[Sampler, ...]:
+        if names is None:
+            return self.samplers
+        if not names:
+            raise UserError("--samplers must name at least one sampler, got none")
+        held = {sampler.name for sampler in self.samplers}
+        joining = [name for name in dict.fromkeys(names) if name not in held]
+        kept = [sampler for sampler in self.samplers if sampler.name in names]
+        return (*kept, *(_sampler(name, {}, "--samplers") for name in joining))
 
 
 def suite_folders() -> list[Path]:
@@ -156,10 +172,13 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     if not built:
         raise UserError(f"{where}: testbeds must list at least one testbed")
     _refuse_twice(built, "testbeds", where)
+    samplers = [_sampler(name, params, where) for name, params in _entries(data, "samplers", where)]
+    _refuse_twice(samplers, "samplers", where)
     return Suite(
         name=name,
         description=" ".join(description.split()),
         testbeds=tuple(built),
+        samplers=tuple(samplers),
         attacks=cast(tuple[Attack, ...], _plugins(data, "attacks", registry, where)),
         defenses=cast(
             "tuple[Defense | Composed, ...]", _plugins(data, "defenses", registry, where)
@@ -249,7 +268,7 @@ def _check_size(data: Mapping[str, Any], where: str) -> None:
     built.
     """
     count: dict[tuple[str, bool], int] = {}
-    for field in ("testbeds", "attacks", "defenses", "detectors"):
+    for field in ("testbeds", "samplers", "attacks", "defenses", "detectors"):
         for entries, _ in _listed(data, field, where):
             kind = (field, entries[0][0] == "none")
             points = math.prod(len(values) for _, _, grid in entries for values in grid.values())
@@ -260,6 +279,7 @@ def _check_size(data: Mapping[str, Any], where: str) -> None:
     )
     seeds = data.get("seeds", [0])
     runs = count.get(("testbeds", False), 0) * (len(seeds) if isinstance(seeds, list) else 1)
+    runs *= max(count.get(("samplers", False), 0), 1)
     cells = runs * (attacks + honest * max(attacks, 1)) * treatments
     if cells > MOST_CELLS:
         raise UserError(
@@ -267,6 +287,14 @@ def _check_size(data: Mapping[str, Any], where: str) -> None:
             f"by its seeds make "
             f"{shown(cells) if cells > 10**18 else format(cells, ',')}"
         )
+
+
+def _sampler(name: str, params: Mapping[str, Any], where: str) -> Sampler:
+    if name not in SUMMARIES:
+        raise unknown_name("sampler", name, SUMMARIES, where)
+    if "name" in params:
+        raise UserError(f"{where}: sampler {name}: name stands beside params, not in them")
+    return construct(Sampler, f"sampler {name}", {"name": name, **params}, where)
 
 
 def _plugins(

@@ -54,26 +54,29 @@ def summary(store: Path, suite: str, console: Console) -> None:
         for name in names
         if name == column or (column.endswith("[") and name.startswith(column))
     ]
-    table = Table("testbed", "attack", "defense", "ok", *shown, box=None)
-    for (testbed, attack, defense), records in rows:
+    sampled = ["sampler"] if any(record.sampler for _, record in run.records) else []
+    table = Table("testbed", "attack", *sampled, "defense", "ok", *shown, box=None)
+    for (testbed, attack, sampler, defense), records in rows:
         fine = [record for record in records if record.status == "ok"]
         table.add_row(
             testbed,
             attack,
+            *[sampler for _ in sampled],
             defense,
             f"{len(fine)}/{len(records)}",
             *(_mean(fine, name) for name in shown),
         )
     console.print(table, markup=False)
     _show_skipped(
-        f"{attack} x {defense}: {record.reason}"
-        for (_, attack, defense), records in rows
+        f"{attack} x {defense}{f' under {sampler}' if sampler else ''}: {record.reason}"
+        for (_, attack, sampler, defense), records in rows
         for record in records
         if record.status == "skipped"
     )
     for _, record in run.records:
         if record.status == "failed":
-            where = f"{record.attack.label} x {record.defense.label}, seed {record.seed}"
+            under = f" under {record.sampler.label}" if record.sampler else ""
+            where = f"{record.attack.label} x {record.defense.label}{under}, seed {record.seed}"
             console.print(
                 f"failed: {where}: {record.reason}", markup=False, highlight=False, soft_wrap=True
             )
@@ -83,15 +86,16 @@ def summary(store: Path, suite: str, console: Console) -> None:
     console.print(f"{sum(run.counts.values())} cells: {counts}", highlight=False)
 
 
-def _rows(records: Sequence[Record]) -> list[tuple[tuple[str, str, str], list[Record]]]:
-    """Records of one cell over its seeds under what a reader sees: testbed, attack, defense.
+def _rows(records: Sequence[Record]) -> list[tuple[tuple[str, str, str, str], list[Record]]]:
+    """Records of one cell over its seeds under what a reader sees: testbed, attack, sampler (empty
+    for the testbed's own), defense.
 
     Grouped by name, parameters and protocol, never by label: a plugin chooses its own. Where two
     groups would look the same, their parameters, and a testbed's protocol, are spelled out.
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        specs = (record.testbed, record.attack, record.probe, record.defense)
+        specs = (record.testbed, record.attack, record.probe, record.sampler, record.defense)
         groups.setdefault(
             (*(spec and spec.identity for spec in specs), record.protocol), []
         ).append(record)
@@ -103,7 +107,7 @@ def _rows(records: Sequence[Record]) -> list[tuple[tuple[str, str, str], list[Re
     return list(zip(clear, groups.values(), strict=True))
 
 
-def _said(record: Record, spelled_out: bool = False) -> tuple[str, str, str]:
+def _said(record: Record, spelled_out: bool = False) -> tuple[str, str, str, str]:
     def name(spec: PluginSpec) -> str:
         text = spec.label or spec.name
         return f"{text} [{spec.name} {spec.identity[1]}]" if spelled_out else text
@@ -114,7 +118,7 @@ def _said(record: Record, spelled_out: bool = False) -> tuple[str, str, str]:
     attack = name(record.attack) + (
         f" probed by {name(record.probe)}" if record.probe is not None else ""
     )
-    return testbed, attack, name(record.defense)
+    return testbed, attack, name(record.sampler) if record.sampler else "", name(record.defense)
 
 
 def _mean(records: list[Record], name: str) -> str:

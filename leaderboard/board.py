@@ -1,5 +1,5 @@
-"""Sorts records into boards (one per testbed and protocol) and cells (one attack against one
-defense, all seeds).
+"""Sorts records into boards (one per testbed and protocol) and cells (one attack, under one
+sampler, against one defense, all seeds).
 
 The order of what comes out never depends on the order of what goes in.
 """
@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard.aggregate import Share
-from leaderboard.sound import sound
+from leaderboard.sound import LABEL, cut, sound
 
 FAMILIES = (
     "control",
@@ -30,6 +31,8 @@ FAMILIES = (
     "sample detector",
     "noise detector",
 )
+#: The anchor that nothing was sampled for.
+REAL_IMAGES = "real_images"
 _COST_UNITS = {
     "seconds": "s",
     "attack_seconds": "s",
@@ -37,7 +40,28 @@ _COST_UNITS = {
     "generator_calls": "images",
 }
 Identity = tuple[str, str]
-Row = tuple[PluginSpec, PluginSpec | None]
+#: Attack, probe, sampler and defense.
+Place = tuple[Identity, Identity | None, Identity | None, Identity]
+
+
+class Row(NamedTuple):
+    """An attack, or the no-attack control tried with ``probe``; ``sampler``: ``None`` where all of
+    the board was sampled by the testbed's own.
+    """
+
+    attack: PluginSpec
+    probe: PluginSpec | None
+    sampler: PluginSpec | None = None
+
+    @property
+    def label(self) -> str:
+        """What a reader sees of the attack and the sampler."""
+        return f"{label(self.attack)}{under(self.sampler)}"
+
+    @property
+    def named(self) -> PluginSpec:
+        """The attack, called by :attr:`label`."""
+        return replace(self.attack, label=self.label)
 
 
 @dataclass(frozen=True)
@@ -57,7 +81,7 @@ class Entry:
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One attack (or the no-attack control, tried with ``probe``) against one defense; ``entries``
-    in seed order.
+    in seed order. ``sampler``: as a :class:`Row` has it.
 
     ``id`` is an HTML id and a link that stays the same between boards.
     """
@@ -68,6 +92,12 @@ class Cell:
     defense: PluginSpec
     kind: str
     entries: tuple[Entry, ...]
+    sampler: PluginSpec | None = None
+
+    @property
+    def row(self) -> Row:
+        """Where it stands on its board."""
+        return Row(self.attack, self.probe, self.sampler)
 
     def with_status(self, status: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.record.status == status]
@@ -153,13 +183,11 @@ class Board:
     protocol: str
     rows: tuple[Row, ...]
     columns: tuple[tuple[PluginSpec, str], ...]
-    cells: dict[tuple[Identity, Identity | None, Identity], Cell]
+    cells: dict[Place, Cell]
     anchors: tuple[Cell, ...]
 
     def cell(self, row: Row, column: PluginSpec) -> Cell | None:
-        return self.cells.get(
-            (identity(row[0]), identity(row[1]) if row[1] else None, identity(column))
-        )
+        return self.cells.get(_place(row, column))
 
     def all_cells(self) -> list[Cell]:
         """Row by row, then the anchors."""
@@ -178,6 +206,16 @@ def families(columns: Iterable[tuple[PluginSpec, str]]) -> list[tuple[str, int]]
 def identity(spec: PluginSpec) -> Identity:
     """What makes two plugins the same: name and parameters, not the label."""
     return spec.name, json.dumps(spec.params, sort_keys=True)
+
+
+def same_sampler(one: PluginSpec | None, other: PluginSpec | None) -> bool:
+    """Whether two samplers are one, or both the testbed's own."""
+    return (one and identity(one)) == (other and identity(other))
+
+
+def under(sampler: PluginSpec | None) -> str:
+    """Behind what was sampled: `` under ddim``; empty where there is nothing to tell apart."""
+    return f" under {label(sampler)}" if sampler else ""
 
 
 def label(spec: PluginSpec) -> str:
@@ -226,29 +264,25 @@ def _entries(runs: Sequence[Run]) -> Iterable[Entry]:
 
 def _key(record: Record) -> str:
     """Names a record on its board."""
-    specs = (record.attack, record.probe, record.defense)
+    specs = (record.attack, record.probe, record.sampler, record.defense)
     return json.dumps([[identity(spec) if spec else None for spec in specs], record.seed])
 
 
 def _board(protocol: str, entries: list[Entry]) -> Board:
     testbed = entries[0].record.testbed
-    found: dict[tuple[Identity, Identity | None, Identity], list[Entry]] = {}
-    anchors: dict[Identity, list[Entry]] = {}
+    own = _own_sampler(testbed, entries)
+    found: dict[Place, list[Entry]] = {}
+    anchors: dict[tuple[Identity, Identity | None], list[Entry]] = {}
     for entry in entries:
         record = entry.record
         if record.kind == "anchor":
-            anchors.setdefault(identity(record.attack), []).append(entry)
+            sampler = identity(record.sampler) if record.sampler else None
+            anchors.setdefault((identity(record.attack), sampler), []).append(entry)
         else:
-            found.setdefault(
-                (
-                    identity(record.attack),
-                    identity(record.probe) if record.probe else None,
-                    identity(record.defense),
-                ),
-                [],
-            ).append(entry)
+            row = Row(record.attack, record.probe, record.sampler or own)
+            found.setdefault(_place(row, record.defense), []).append(entry)
     cells = {
-        key: _cell(protocol, group)
+        key: _cell(protocol, group, own)
         for key, group in sorted(found.items(), key=lambda item: _sortable(item[0]))
     }
     # Apart: the control of the attacks and that of the defenses are both called `none`, and nobody
@@ -257,15 +291,18 @@ def _board(protocol: str, entries: list[Entry]) -> Board:
         spec for cell in cells.values() for spec in (cell.attack, cell.probe) if spec
     )
     defenses = _distinct_labels(cell.defense for cell in cells.values())
+    samplers = _distinct_labels(cell.sampler for cell in cells.values() if cell.sampler)
     cells = {
         key: replace(
             cell,
             attack=attacks[identity(cell.attack)],
             defense=defenses[identity(cell.defense)],
             probe=attacks[identity(cell.probe)] if cell.probe else None,
+            sampler=samplers[identity(cell.sampler)] if cell.sampler else None,
         )
         for key, cell in cells.items()
     }
+    lines = sorted(anchors.items(), key=lambda item: (item[0][0], item[0][1] or ("", "")))
     return Board(
         id=f"board-{_slug(label(testbed))}-{_digest(identity(testbed), protocol)}",
         testbed=testbed,
@@ -273,22 +310,42 @@ def _board(protocol: str, entries: list[Entry]) -> Board:
         rows=_rows(cells.values()),
         columns=_columns(cells.values()),
         cells=cells,
-        anchors=tuple(_cell(protocol, group) for _, group in sorted(anchors.items())),
+        anchors=tuple(
+            _cell(protocol, group, None if name == REAL_IMAGES else own)
+            for ((name, _), _), group in lines
+        ),
     )
 
 
-def _rows(cells: Collection[Cell]) -> tuple[tuple[PluginSpec, PluginSpec | None], ...]:
-    found = {
-        (identity(cell.attack), identity(cell.probe) if cell.probe else None): (
-            cell.attack,
-            cell.probe,
-        )
-        for cell in cells
-    }
+def _place(row: Row, column: PluginSpec) -> Place:
+    probe, sampler = (identity(spec) if spec else None for spec in (row.probe, row.sampler))
+    return identity(row.attack), probe, sampler, identity(column)
 
-    def order(row: tuple[PluginSpec, PluginSpec | None]) -> tuple[object, ...]:
-        attack, probe = row
-        return attack.name != "none", label(attack), label(probe) if probe else "", identity(attack)
+
+def _own_sampler(testbed: PluginSpec, entries: Sequence[Entry]) -> PluginSpec | None:
+    """What the testbed's own sampler is called beside others; ``None`` where there are no
+    others.
+    """
+    if not any(entry.record.sampler for entry in entries):
+        return None
+    name = cut(str(testbed.params.get("sampler") or "own"), LABEL)
+    return PluginSpec(name=name, label=f"{name} (the testbed’s own)")
+
+
+def _rows(cells: Collection[Cell]) -> tuple[Row, ...]:
+    found = {_place(cell.row, cell.attack)[:3]: cell.row for cell in cells}
+
+    def order(row: Row) -> tuple[object, ...]:
+        attack, probe, sampler = row
+        # The testbed's own first: it has no parameters.
+        return (
+            attack.name != "none",
+            label(attack),
+            label(probe) if probe else "",
+            identity(attack),
+            bool(sampler and sampler.params),
+            label(sampler) if sampler else "",
+        )
 
     return tuple(sorted(found.values(), key=order))
 
@@ -307,7 +364,7 @@ def _columns(cells: Collection[Cell]) -> tuple[tuple[PluginSpec, str], ...]:
     return tuple(sorted(found.values(), key=order))
 
 
-def _cell(protocol: str, entries: list[Entry]) -> Cell:
+def _cell(protocol: str, entries: list[Entry], own: PluginSpec | None) -> Cell:
     entries = sorted(entries, key=lambda entry: entry.record.seed)
     record = entries[0].record
     parts = [
@@ -316,6 +373,7 @@ def _cell(protocol: str, entries: list[Entry]) -> Cell:
         identity(record.probe) if record.probe else None,
         identity(record.defense),
         protocol,
+        *([identity(record.sampler)] if record.sampler else []),
     ]
     who = label(record.attack) if not record.probe else f"no attack {label(record.probe)}"
     kinds = sorted(entry.record.kind for entry in entries if entry.record.kind)
@@ -327,6 +385,7 @@ def _cell(protocol: str, entries: list[Entry]) -> Cell:
         defense=record.defense,
         kind=kinds[0] if kinds else "",
         entries=tuple(entries),
+        sampler=record.sampler or own,
     )
 
 
@@ -357,10 +416,8 @@ def _family_order(family: str) -> int:
     return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
 
 
-def _sortable(
-    key: tuple[Identity, Identity | None, Identity],
-) -> tuple[Identity, Identity, Identity]:
-    return key[0], key[1] or ("", ""), key[2]
+def _sortable(key: Place) -> tuple[Identity, ...]:
+    return tuple(part or ("", "") for part in key)
 
 
 def _slug(text: str) -> str:

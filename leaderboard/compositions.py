@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from leaderboard import names, plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Board, Cell, Row, label
+from leaderboard.board import Board, Cell, Row, label, under
 from leaderboard.matrix import Value, badges, spread_value, summary
 
 GROUPS = ("g1", "g2", "g3", "g4")
@@ -65,7 +65,7 @@ def composition(cell: Cell) -> Composition | None:
     text = ", ".join(f"{name} {names.number('g1', value)}" for name, value in parts)
     who = (
         f"{label(cell.probe or cell.attack)}{' (probe of no attack)' if cell.probe else ''}, "
-        f"{label(cell.defense)}"
+        f"{label(cell.defense)}{under(cell.sampler)}"
     )
     return Composition(
         cell=cell,

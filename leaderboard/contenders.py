@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bench.record import PluginSpec
 from leaderboard import names
 from leaderboard.aggregate import BySeed, Interval, Share, share_difference, share_interval
-from leaderboard.board import Board, Cell, Row, label
+from leaderboard.board import Board, Cell, Row
 from leaderboard.bootstrap import Sampled
 from leaderboard.matrix import metric_names
 
@@ -259,12 +259,17 @@ def _contender(
         values = cell.shares(way.metric) if cell else {}
         outcomes[way] = cell.outcomes(way.metric) if cell else {}
         reference = control.rates[way] if control else values
-        tried = {entry.record.seed for entry in cell.entries} if cell else set()
+        # What was skipped was not tried: nothing can be said of it, good or bad.
+        tried = (
+            {entry.record.seed for entry in cell.entries if entry.record.status != "skipped"}
+            if cell
+            else set()
+        )
         lost = tried & reference.keys() - values.keys()
         rates[way] = {seed: values[seed] for seed in sorted(values.keys() & reference.keys())}
         rates[way] |= {seed: Share(WORST, reference[seed].n) for seed in sorted(lost)}
         failed |= {(way.row, seed) for seed in lost}
-        gaps += _gaps(label(rows[way.row][0]), sorted(reference.keys() - tried), bool(cell))
+        gaps += _gaps(rows[way.row].label, sorted(reference.keys() - tried), bool(tried))
     utilities = tuple(
         cell.values(point.utility) if cell and point.utility else {} for cell in cells
     )

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from bench.record import PluginSpec, Record
 from leaderboard import names, plots
 from leaderboard.aggregate import MIN_SEEDS
-from leaderboard.board import Board, Cell, Row, label
+from leaderboard.board import Board, Cell, Row, label, under
 from leaderboard.matrix import Value, badges, spread_value, summary, why_absent
 
 #: The least a line needs in ``series``.
@@ -112,7 +112,8 @@ def _detection(row: Row, cell: Cell, family: str, every: Sequence[str]) -> Detec
     records = [entry.record for entry in cell.with_status("ok")]
     who = (
         f"{label(cell.defense)}, "
-        f"{f'no attack, probed with {label(row[1])}' if row[1] else label(row[0])}"
+        f"{f'no attack, probed with {label(row.probe)}' if row.probe else label(row.attack)}"
+        f"{under(row.sampler)}"
     )
     found = places(cell)
     curves = [

@@ -18,7 +18,7 @@ from leaderboard.sound import display, visible
 
 COLUMNS = [
     "suite", "testbed", "testbed_params", "protocol", "attack", "attack_label", "attack_params",
-    "probe", "probe_label", "probe_params",
+    "probe", "probe_label", "probe_params", "sampler", "sampler_label", "sampler_params",
     "defense", "defense_label", "defense_params", "kind", "seed", "status", "reason", "flags",
     "metric", "value", "ci_low", "ci_high", "n", "unit", "higher_is_better",
 ]  # fmt: skip
@@ -115,6 +115,7 @@ def _rows(run: Run, record: Record) -> list[dict[str, object]]:
     for role, spec in (
         ("attack", record.attack),
         ("probe", record.probe),
+        ("sampler", record.sampler),
         ("defense", record.defense),
     ):
         if spec is not None:

@@ -27,7 +27,7 @@ from leaderboard.aggregate import (
     t_interval,
     told_apart,
 )
-from leaderboard.board import Board, Cell, Row, identity, label
+from leaderboard.board import Board, Cell, Row, identity, label, same_sampler
 from leaderboard.bootstrap import Sampled
 from leaderboard.matrix import badges, metric_names, summary
 
@@ -131,7 +131,7 @@ def _detectors(board: Board, where: str, columns: Sequence[PluginSpec]) -> Found
         warning=""
         if fixed
         else "its threshold was chosen on the very data that is judged, which no defender can do",
-        attacks=tuple(row[0] for row in rows),
+        attacks=tuple(row.named for row in rows),
         beside=(*(["false alarms, highest"] if fixed else []), "AUROC, worst", "AUROC, mean"),
         lines=lines,
         seeds=max(len(one) for one in seeds),
@@ -157,7 +157,7 @@ def _detector_lines(
             rank=ranks.get(place, ""),
             ranks=spans.get(place),
             worst=_interval(entry.rates[entry.worst()]),
-            attack=rows[entry.worst()][0],
+            attack=rows[entry.worst()].named,
             mean=math.fsum(values := [_mean(rates) for rates in entry.rates.values() if rates])
             / len(values),
             beside=_auroc(entry, where, alarms[place]) if fixed else _auroc(entry, where, None)[1:],
@@ -205,9 +205,7 @@ def _entry(
     rates: dict[int, dict[int, Share]] = {}
     failed: set[int] = set()
     gaps = [
-        f"not measured against {label(row[0])}"
-        for place, row in enumerate(rows)
-        if place not in cells
+        f"not measured against {row.label}" for place, row in enumerate(rows) if place not in cells
     ]
     for place, cell in cells.items():
         tried, values = {entry.record.seed for entry in cell.entries}, cell.shares(metric)
@@ -326,7 +324,7 @@ def inversion_rankings(board: Board) -> list[FoundRanking]:
         worst = max(ratios, key=lambda place: (_log_mean(ratios[place]), -place))
         logs.append({seed: math.log(value) for seed, value in ratios[worst].items()})
         lines.append(
-            (cells[worst], rows[worst][0], ratios, worst, _missing(rows, seeds, cells, ratios))
+            (cells[worst], rows[worst].named, ratios, worst, _missing(rows, seeds, cells, ratios))
         )
     made, comparisons = _inversion_lines(board, lines, logs)
     return [
@@ -334,7 +332,7 @@ def inversion_rankings(board: Board) -> list[FoundRanking]:
             what="target",
             metric="inversion_mse_last",
             warning="",
-            attacks=tuple(row[0] for row in rows),
+            attacks=tuple(row.named for row in rows),
             beside=("best epoch (optimistic)", "on an honest model"),
             lines=made,
             seeds=max(len(one) for one in seeds),
@@ -390,7 +388,7 @@ def _missing(
     """
     for place, row in enumerate(rows):
         if place not in cells:
-            return f"not measured against {label(row[0])}"
+            return f"not measured against {row.label}"
         broken = {entry.record.seed for entry in cells[place].with_status("failed")}
         lost = sorted(seeds[place] - set(ratios.get(place, {})) | broken)
         if lost:
@@ -421,7 +419,10 @@ def _honest(board: Board, cell: Cell) -> dict[int, float]:
         (
             r
             for r in board.rows
-            if r[0].name == "none" and r[1] and identity(r[1]) == identity(cell.attack)
+            if r.attack.name == "none"
+            and r.probe
+            and identity(r.probe) == identity(cell.attack)
+            and same_sampler(r.sampler, cell.sampler)
         ),
         None,
     )

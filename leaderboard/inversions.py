@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from leaderboard import plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Cell, label
+from leaderboard.board import Cell, label, under
 from leaderboard.matrix import Value, shown_value, summary
 
 
@@ -77,7 +77,7 @@ def _curve(cell: Cell, black: Interval | None, flat: Interval | None) -> Markup 
     axis = epochs if len(epochs) == count else [float(epoch + 1) for epoch in range(count)]
     title = (
         f"MSE to the target per epoch, {label(cell.defense)} against "
-        f"{label(cell.probe or cell.attack)}"
+        f"{label(cell.probe or cell.attack)}{under(cell.sampler)}"
     )
     by_seed = {record.seed: record.series["inversion_mse"] for record in records}
     levels = [

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bench.record import SHARE, SQUARED_ERROR, PluginSpec
 from leaderboard import names, palette
 from leaderboard.aggregate import MIN_SEEDS, Interval, positive_interval, share_interval, t_interval
-from leaderboard.board import Board, Cell, Row, families
+from leaderboard.board import Board, Cell, Row, families, under
 
 #: What no defense can change; it stands among the controls, or beside what it is compared with.
 NOT_IN_SWITCH = (
@@ -196,7 +196,10 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
     worst, best = ends if higher_is_better else reversed(ends)
     anchors = ((anchor, summary(anchor, metric)) for anchor in board.anchors)
     references = tuple(
-        (names.anchor(anchor.attack.name), names.number(metric, interval.mean))
+        (
+            names.anchor(anchor.attack.name) + under(anchor.sampler),
+            names.number(metric, interval.mean),
+        )
         for anchor, interval in anchors
         if interval
     )

@@ -62,7 +62,13 @@ class Panel:
 
 def panel(cell: Cell) -> Panel:
     """Everything a reader needs to check one cell."""
-    roles = (("attack", cell.attack), ("probe", cell.probe), ("defense", cell.defense))
+    sampler = cell.entries[0].record.sampler
+    roles = (
+        ("attack", cell.attack),
+        ("probe", cell.probe),
+        ("sampler", sampler),
+        ("defense", cell.defense),
+    )
     pictures = ((entry.record.seed, _pictures(entry)) for entry in cell.entries)
     return Panel(
         cell=cell,

@@ -26,7 +26,7 @@ from leaderboard.aggregate import (
     t_interval,
     told_apart,
 )
-from leaderboard.board import Board, Cell, Identity, Row, identity, label
+from leaderboard.board import Board, Cell, Identity, Row, identity, label, same_sampler
 from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_points, ways_in
 from leaderboard.matrix import badges
 
@@ -76,16 +76,17 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """One attack, or the worst case over several. ``without``, ``honest``: the rate without a
-    defense, and on an honest model; ``samples``: the seeds and the samples in each; ``detectable``:
-    the smallest difference to no defense that they would show four times in five, ``None`` if they
-    would show none; ``places``: best first, unranked last; ``outside``: those beyond the budget;
-    ``aside``: attacks that do not work even without a defense, so that nothing can be shown against
-    them; ``comparisons``: how many differences were tested.
+    """One row (an attack, under one sampler), or the worst case over several. ``without``,
+    ``honest``: the rate without a defense, and on an honest model; ``samples``: the seeds and the
+    samples in each; ``detectable``: the smallest difference to no defense that they would show four
+    times in five, ``None`` if they would show none; ``places``: best first, unranked last;
+    ``outside``: those beyond the budget; ``aside``: attacks that do not work even without a
+    defense, so that nothing can be shown against them; ``comparisons``: how many differences were
+    tested.
     """
 
     end_point: EndPoint
-    attacks: tuple[PluginSpec, ...]
+    rows: tuple[Row, ...]
     without: Interval | None
     samples: tuple[int, int]
     detectable: float | None
@@ -117,9 +118,19 @@ class Ranking:
         """What holds, at a price beyond the budget."""
         return [place for place in self.outside if place.holds]
 
+    @property
+    def attacks(self) -> tuple[PluginSpec, ...]:
+        """Those of the rows, each called by its row."""
+        return tuple(row.named for row in self.rows)
+
     def several(self) -> bool:
         """Whether this is the worst case over attacks."""
-        return len(self.attacks) > 1
+        return len(self.rows) > 1
+
+    def extent(self) -> str:
+        """What the worst case is over."""
+        what = "pairs of attack and sampler" if self.rows[0].sampler else "attacks"
+        return f"{len(self.rows)} {what}"
 
 
 def rankings(board: Board) -> list[Ranking]:
@@ -135,7 +146,7 @@ def rankings(board: Board) -> list[Ranking]:
         ]
         if len(working) > 1 and any(ranking.contested() for _, ranking in working):
             aside = tuple(
-                row[0] for row, ranking in zip(rows, single, strict=True) if not _works(ranking)
+                row.named for row, ranking in zip(rows, single, strict=True) if not _works(ranking)
             )
             each = [ranking for _, ranking in working]
             found.append(_ranking(board, point, [row for row, _ in working], each, aside))
@@ -200,7 +211,7 @@ def _ranking(
     utilities = [place.utility.mean for place in places if place.utility]
     return Ranking(
         end_point=point,
-        attacks=tuple(row[0] for row in rows),
+        rows=tuple(rows),
         without=control.worst() if control else None,
         samples=_samples(control),
         detectable=_detectable(control),
@@ -331,7 +342,8 @@ def _honest(board: Board, rows: Sequence[Row], found: Sequence[Contender]) -> fl
         t_interval(list(values.values())).mean
         for place, metric in sorted(ways)
         for row in honest
-        if none and row[1] and identity(row[1]) == identity(rows[place][0])
+        if none and row.probe and identity(row.probe) == identity(rows[place].attack)
+        if same_sampler(row.sampler, rows[place].sampler)
         if (cell := board.cell(row, none)) and (values := cell.values(metric))
     ]
     return max(means, default=None)

@@ -40,6 +40,7 @@ def sound(record: Record) -> Record:
         attack=_named(record.attack),
         defense=_named(_honest_control(record)),
         probe=_named(record.probe) if record.probe else None,
+        sampler=_named(record.sampler) if record.sampler else None,
         metrics=metrics,
         series={name: values for name, values in record.series.items() if _finite(values)},
         cost={

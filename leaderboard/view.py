@@ -10,9 +10,9 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from bench.record import Run
+from bench.record import Record, Run
 from leaderboard import names, plots
-from leaderboard.board import Board, Cell, Entry, Row, label
+from leaderboard.board import Board, Cell, Entry, Row, label, same_sampler
 from leaderboard.compositions import Composition, compositions
 from leaderboard.contenders import fid_name, invocations
 from leaderboard.detections import Detector, detectors
@@ -37,6 +37,7 @@ class Overview:
     attacks: tuple[str, ...]
     defenses: tuple[str, ...]
     detectors: tuple[str, ...]
+    samplers: tuple[str, ...]
     seeds: tuple[int, ...]
     counts: Mapping[str, int]
     versions: tuple[str, ...]
@@ -121,6 +122,7 @@ def overview(run: Run) -> Overview:
         ),
         defenses=tuple(sorted(name for name, detects in treatments if not detects)),
         detectors=tuple(sorted(name for name, detects in treatments if detects)),
+        samplers=_samplers(cells),
         seeds=tuple(sorted({record.seed for record in cells})),
         counts={
             status: sum(record.status == status for record in cells)
@@ -136,6 +138,13 @@ def overview(run: Run) -> Overview:
         tuned=any(flag.startswith("tuned:") for record in records for flag in record.flags),
         problems=tuple(getattr(run, "problems", ())),
     )
+
+
+def _samplers(cells: Sequence[Record]) -> tuple[str, ...]:
+    """What a run's listed samplers are called, the testbed's own last; nothing if it lists none."""
+    listed = sorted({label(record.sampler) for record in cells if record.sampler})
+    own = listed and not all(record.sampler for record in cells)
+    return (*listed, *(["the testbed’s own"] if own else []))
 
 
 def board_view(board: Board) -> BoardView:
@@ -216,6 +225,7 @@ def _scatter(board: Board, ranking: Ranking, index: Mapping[str, int]) -> Markup
     lines = [
         (names.anchor(cell.attack.name), interval.mean)
         for cell in board.anchors
+        if cell.sampler is None or same_sampler(cell.sampler, ranking.rows[0].sampler)
         if (interval := summary(cell, fid))
     ]
     title = (

@@ -24,7 +24,7 @@ from leaderboard.aggregate import (
     share_difference,
     t_interval,
 )
-from leaderboard.board import Board, Cell, boards, identity
+from leaderboard.board import Board, Cell, boards, identity, same_sampler
 from leaderboard.contenders import fid_name
 from leaderboard.matrix import is_share, metric_names, summary
 
@@ -234,18 +234,23 @@ def honest(found: Sequence[Line], line: Line | None) -> Line | None:
             and other.cell.probe is not None
             and identity(other.cell.probe) == identity(line.cell.attack)
             and identity(other.cell.defense) == identity(line.cell.defense)
+            and same_sampler(other.cell.sampler, line.cell.sampler)
         ),
         None,
     )
 
 
 def under(found: Sequence[Line], line: Line | None, defense: str) -> Line | None:
-    """The same attack on the same board, under ``defense``."""
+    """The same attack on the same board and under the same sampler, against ``defense``."""
     if line is None:
         return None
     wanted = identity(line.cell.attack)
-    same = (other for other in attacked(found, defense) if other.board.id == line.board.id)
-    return next((other for other in same if identity(other.cell.attack) == wanted), None)
+    beside = (
+        other
+        for other in attacked(found, defense)
+        if other.board.id == line.board.id and same_sampler(other.cell.sampler, line.cell.sampler)
+    )
+    return next((other for other in beside if identity(other.cell.attack) == wanted), None)
 
 
 def anchor(found: Sequence[Line], name: str, board: Board | None = None) -> Line | None:

@@ -39,8 +39,8 @@ class Access(Entitled):
     By need, in brackets; all are copies that may be written to:
 
     - ``generator``: the suspected model ("weights"); ``sample(generator, count)``: images from
-      clean noise by the testbed's own sampler, without any defense, (count, c, h, w) in [-1, 1],
-      the same noise on every call.
+      clean noise by the cell's sampler, without any defense, (count, c, h, w) in [-1, 1], the same
+      noise on every call.
     - ``base_generator``: the clean model that the suspected one was made from ("base weights").
     - ``draw(query)``: what the suspected model draws for a :class:`~bench.contracts.data.Query`,
       (n, c, h, w) in [-1, 1], without a look into it ("queries").

@@ -27,6 +27,7 @@ from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import numpy_stream
 from bench.engine.context import Inputs, Params, StageContext
+from bench.samplers import settings_of
 from bench.stages import border_attacks, drawing
 from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
 
@@ -97,25 +98,26 @@ def access_of(
     testbed: Testbed,
     generator: Generator | None,
     inputs: Inputs,
-    seed: int,
+    params: Params,
     context: StageContext,
     remark: Callable[[str], None] = unsaid,
 ) -> Access:
     """What the plugin's card entitles it to, and nothing else, in memory of its own, and the same
-    random stream on every call. Its samples come from streams the evaluation never uses.
+    random stream on every call. Its samples are drawn as the cell's are, from streams the
+    evaluation never uses.
 
     ``generator``: the suspected one, a copy that may be written to; the other things are read from
     ``inputs``.
     """
+    seed, settings = params["seed"], settings_of(testbed, params)
 
     def sample(model: Generator, count: int) -> Tensor:
         labels = None if model.classes is None else torch.arange(count) % model.classes
-        settings = testbed.sampler_settings()
         return sampling.sample(model, count, seed, settings, labels=labels, purpose="defender")
 
     def draw(query: Query) -> Tensor:
         assert generator is not None
-        return drawing.draw(generator, query, seed, testbed.sampler_settings(), "queries")
+        return drawing.draw(generator, query, seed, settings, "queries")
 
     held: dict[str, tuple[Need, Callable[[], Any]]] = {
         "generator": ("weights", lambda: generator),

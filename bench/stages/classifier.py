@@ -36,7 +36,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
             images, torch.zeros(len(images), dtype=torch.bool), labels[: len(images)]
         )
         generator = generator_of(testbed, inputs, context) if "generator" in inputs else None
-        access = access_of(defense, testbed, generator, inputs, seed, context)
+        access = access_of(defense, testbed, generator, inputs, params, context)
         chosen = border.cleaned(defense, generated, access, len(testbed.class_names))
     else:
         chosen = load_suspected(inputs["suspected"])

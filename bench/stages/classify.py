@@ -28,7 +28,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     def classify_rows(rows: Tensor) -> Tensor:
         nonlocal calls
         handed = generator.clone()  # free to modify, and the next call must not see it
-        access = access_of(defense, testbed, handed, inputs, seed, context)
+        access = access_of(defense, testbed, handed, inputs, params, context)
         with autocast(generator.device, testbed.precision):
             scores = defense.classify(border.chosen(images, rows), access)
         calls += handed.calls

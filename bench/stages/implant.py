@@ -17,7 +17,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     testbed, seed = testbed_of(params), params["seed"]
     attack = plugin_of("attacks", params["attack"], EditingAttack)
     handed, kept = (generator_of(testbed, {}, context) for _ in range(2))
-    edited = attack.implant(access_of(attack, testbed, handed, inputs, seed, context))
+    edited = attack.implant(access_of(attack, testbed, handed, inputs, params, context))
     doubts.save(out, border.implanted(attack, edited, kept))
     metadata = {
         "attack": params["attack"],

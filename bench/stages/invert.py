@@ -20,7 +20,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     defense = plugin_of("defenses", params["defense"], Inversion)
     generator = generator_of(testbed, inputs, context)
     remarks = Remarks()
-    access = access_of(defense, testbed, generator, inputs, params["seed"], context, remarks)
+    access = access_of(defense, testbed, generator, inputs, params, context, remarks)
     with autocast(generator.device, testbed.precision):
         recovered = border.recovered(defense, defense.invert(access), _picture_shape(testbed))
     save_recovered(recovered, out)

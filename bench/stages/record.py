@@ -47,6 +47,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         attack=PluginSpec(**params["attack"]),
         defense=PluginSpec(**params["defense"]),
         probe=PluginSpec(**params["probe"]) if params["probe"] else None,
+        sampler=PluginSpec(**params["sampler"]) if params["sampler"] else None,
         seed=params["seed"],
         kind=params["kind"],
         status="ok",

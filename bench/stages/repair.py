@@ -16,7 +16,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     testbed = testbed_of(params)
     defense = plugin_of("defenses", params["defense"], ModelDefense)
     generator, kept = (generator_of(testbed, inputs, context) for _ in range(2))
-    access = access_of(defense, testbed, generator, inputs, params["seed"], context)
+    access = access_of(defense, testbed, generator, inputs, params, context)
     repaired = defense.repair(access)
     base = testbed.base_generator() if testbed.has_base_weights() else None
     doubts.save(out, [*doubts.of_inputs(inputs), *border.repaired(defense, repaired, kept, base)])

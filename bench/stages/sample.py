@@ -17,6 +17,7 @@ from bench.contracts.defense import SamplerDefense
 from bench.diffusion import sampling
 from bench.diffusion.images import to_uint8
 from bench.engine.context import Inputs, Params, Progress, StageContext
+from bench.samplers import settings_of
 from bench.stages import again, partial
 from bench.stages.building import generator_of, plugin_of, testbed_of
 from bench.stages.drawing import start_of
@@ -33,7 +34,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     labels = None if query else requested_labels(testbed, what, params.get("label"))
     count = testbed.clean_samples if labels is None else len(labels)
     count = count if query is None else len(query.noise)
-    settings = testbed.sampler_settings()
+    settings = settings_of(testbed, params)
     defenses = [plugin_of("defenses", spec, SamplerDefense) for spec in params["defenses"]]
     guards = [again.Watched(defense, settings.network_calls) for defense in defenses]
     start: Callable[[Tensor, Sequence[int]], sampling.Start] | None = None

@@ -22,7 +22,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     """The scores of all sets in one call: a row's score does not depend on the others, and what a
     detector prepares it prepares once. Without sets it is the suspected model that is judged.
     """
-    testbed, seed = testbed_of(params), params["seed"]
+    testbed = testbed_of(params)
     detector = plugin_of("detectors", params["defense"], Detector)
     generator = generator_of(testbed, inputs, context) if "generator" in inputs else None
     judged = load_judged(inputs["judged"]) if "judged" in inputs else None
@@ -32,7 +32,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     def score(chosen: Tensor, remark: Callable[[str], None] = unsaid) -> Tensor:
         nonlocal calls
         handed = None if generator is None else generator.clone()  # free to modify
-        access = access_of(detector, testbed, handed, inputs, seed, context, remark)
+        access = access_of(detector, testbed, handed, inputs, params, context, remark)
         subject = handed if rows is None else border.chosen(rows, chosen)
         scores = border.scores(detector, detector.score(subject, access), len(chosen))
         calls += 0 if handed is None else handed.calls

@@ -1,6 +1,8 @@
 """Planning: what is shared, what is not, and what throws a result away."""
 
 import dataclasses
+import json
+from collections import Counter
 
 import pytest
 
@@ -177,6 +179,83 @@ def test_defenses_at_once_are_one_column(planned):
         "train",
         "repair",
     }, "each after the other"
+
+
+SAMPLERS = ["ddpm", {"name": "ddim", "params": {"num_inference_steps": 20}}, "unipc"]
+
+
+def counted(plan):
+    return Counter(stage.name for stage in plan.stages.values())
+
+
+def test_every_cell_is_made_under_every_sampler_over_one_training(planned):
+    """What needs no sample is made once; what does, once a sampler. The testbed and the protocol
+    are the board's, whatever samples.
+    """
+    columns = ["fake_sampler", "fake_repair", "anp"]
+    alone, under = (
+        planned(seeds=[0], defenses=columns, samplers=samplers) for samplers in ([], SAMPLERS)
+    )
+    one, three = counted(alone), counted(under)
+    # A plugin that is not handed the weights has nothing to sample with either.
+    once, thrice = ("train", "reference", "aim", "repair"), ("sample", "features", "invert")
+    assert [three[name] for name in once] == [one[name] for name in once]
+    assert [three[name] for name in thrice] == [3 * one[name] for name in thrice]
+    assert len(under.cells) == 3 * (len(alone.cells) - 1) + 1 == three["record"]
+    assert len({cell.id for cell in under.cells}) == len(under.cells)
+    assert {(cell.protocol, cell.testbed.label) for cell in under.cells} == {
+        (alone.cells[0].protocol, "tiny")
+    }
+    anchors = [
+        (cell.attack.name, cell.sampler and cell.sampler.label)
+        for cell in under.cells
+        if cell.kind == "anchor"
+    ]
+    assert anchors == [
+        ("real_images", None),
+        ("base_model", None),
+        ("base_model", "ddim(num_inference_steps=20)"),
+        ("base_model", "unipc"),
+    ]
+
+
+def test_the_testbeds_own_sampler_is_the_same_cell_listed_or_not(planned):
+    """So two suites that meet on one board never show one thing twice."""
+    alone, listed = planned(), planned(samplers=["ddpm", "heun"])
+    assert {cell.id for cell in alone.cells} < {cell.id for cell in listed.cells}
+    assert alone.stages.keys() < listed.stages.keys()
+    assert [cell for cell in listed.cells if cell.sampler is None] == [*alone.cells]
+    # What an account held before there were samplers still names its cell.
+    assert all(len(json.loads(cell.id)) == 5 for cell in alone.cells)
+
+
+def test_what_is_compared_was_drawn_by_one_sampler(planned):
+    """A defense's undefended counterpart, its control and the honest model share its sampler."""
+    plan = planned(seeds=[0], samplers=SAMPLERS)
+    for cell in plan.cells:
+        drawn = [
+            plan.stages[key].params.get("sampler", {}).get("name")
+            for role, key in plan.stages[cell.stage].inputs.items()
+            if plan.stages[key].name == "sample" and not role.startswith(MEASURED_BY)
+        ]
+        assert set(drawn) <= {cell.sampler and cell.sampler.name}, cell.title
+
+
+def test_a_defense_that_a_sampler_would_undo_is_skipped_with_the_reason(planned):
+    """The testbed's own sampler too; at once with others too; the clip of x_0 acts."""
+    clips = ["clip_xt", "clip_x0", ["clip_x0", "clip_xt"]]
+    own = [{"name": "tiny", "params": {"sampler": "unipc"}}]
+    for plan, name in (
+        (planned(defenses=clips, samplers=SAMPLERS), "unipc"),
+        (planned(defenses=clips, testbeds=own), None),
+    ):
+        skipped = {
+            (cell.defense.name, cell.sampler and cell.sampler.name, cell.reason)
+            for cell in plan.cells
+            if cell.stage is None
+        }
+        reason = "clip_xt changes x after a step, and unipc forms it anew from the step before"
+        assert skipped == {("clip_xt", name, reason), ("clip_x0 + clip_xt", name, reason)}
 
 
 def test_inputs_stand_before_what_needs_them(planned):

@@ -30,6 +30,10 @@ def entry(**fields):
     return {"attacks": [{"name": "fake_attack"} | fields]}
 
 
+def listed(name, /, **params):
+    return {"samplers": [{"name": name, "params": params}]}
+
+
 BAD = [
     ({"atacks": []}, "s.yaml: unknown field 'atacks'; did you mean 'attacks'?"),
     ({"name": "../s"}, "s.yaml: name must be letters, digits, '.', '_' or '-', got '../s'"),
@@ -53,6 +57,32 @@ BAD = [
     ({"attacks": [{"params": {}}]}, "s.yaml: every entry of attacks must have a name"),
     ({"defenses": ["fake_attack"]}, "s.yaml: unknown defense 'fake_attack'"),
     ({"detectors": ["strib"]}, "s.yaml: unknown detector 'strib'; did you mean 'strip'?"),
+    ({"samplers": "ddim"}, "s.yaml: samplers must be a list, got 'ddim'"),
+    ({"samplers": ["ddm"]}, "s.yaml: unknown sampler 'ddm'; did you mean 'ddpm'?"),
+    ({"samplers": [["ddim", "ddpm"]]}, "s.yaml: an entry of samplers must be a name, or fields"),
+    (listed("ddim", steps=3), "s.yaml: unknown parameter of sampler ddim: 'steps'"),
+    (listed("ddim", name="ddpm"), "s.yaml: sampler ddim: name stands beside params, not in them"),
+    (listed("ddim", eta=2), "s.yaml: sampler ddim: eta must be in [0, 1], got 2"),
+    (listed("ddim", eta="all"), "s.yaml: sampler ddim: eta must be a number or null, got 'all'"),
+    (listed("ddpm", eta=0), "s.yaml: sampler ddpm: eta must not be given but for ddim, got 0"),
+    (listed("unipc", clip="xt"), "s.yaml: sampler unipc: clip must be none or x0 for unipc"),
+    (listed("deis", clip="all"), "s.yaml: sampler deis: clip must be one of 'none', 'x0', 'xt'"),
+    (
+        listed("deis", spacing="leading"),
+        "s.yaml: sampler deis: spacing must not be given but for ddpm, ddim, pndm, heun, got",
+    ),
+    (
+        listed("heun", num_inference_steps=0),
+        "s.yaml: sampler heun: num_inference_steps must be at least 1, got 0",
+    ),
+    (
+        {"samplers": ["ddim", {"name": "ddim"}]},
+        "s.yaml: samplers lists Sampler(name='ddim', num_inference_steps=None",
+    ),
+    (
+        {"samplers": [{"name": "ddim", "grid": {"eta": [0.001] * 6000}}]},
+        "s.yaml: a suite must have at most 10,000 cells",
+    ),
     (entry(prams={}), "s.yaml: unknown field in attacks 'prams'; did you mean 'params'?"),
     (entry(params=[1]), "s.yaml: params and grid of fake_attack must be names and values"),
     (
@@ -284,6 +314,26 @@ def test_detectors_are_chosen_by_name_like_defenses(tiny, registry):
     ] and chosen.filtered
     with pytest.raises(UserError, match="unknown detector 'stripe'; did you mean 'strip'"):
         suite.only(registry, detectors=["stripe"])
+
+
+def test_samplers_are_chosen_by_name_and_others_join(tiny, registry):
+    suite = parse_suite(
+        GOOD | {"samplers": ["ddpm", {"name": "ddim", "grid": {"eta": [0, 1]}}]},
+        registry,
+        "s.yaml",
+    )
+    assert [(one.name, one.eta) for one in suite.samplers] == [
+        ("ddpm", None),
+        ("ddim", 0.0),
+        ("ddim", 1.0),
+    ]
+    chosen = suite.only(registry, samplers=["heun", "ddim"])
+    assert [one.name for one in chosen.samplers] == ["ddim", "ddim", "heun"] and chosen.filtered
+    assert suite.only(registry).samplers == suite.samplers
+    with pytest.raises(UserError, match="--samplers: unknown sampler 'hein'; did you mean 'heun'"):
+        suite.only(registry, samplers=["hein"])
+    with pytest.raises(UserError, match="--samplers must name at least one sampler"):
+        suite.only(registry, samplers=[])
 
 
 def test_broken_yaml_says_where(tmp_path, registry):

@@ -96,7 +96,7 @@ def test_the_two_controls_share_a_name_and_keep_it() -> None:
         [run(record(attack=honest, probe=PluginSpec(name="a"), defense=NONE, kind="control"))]
     )[0]
     assert [label(column) for column, _ in board.columns] == ["none"]
-    assert [label(attack) for attack, _ in board.rows] == ["none"]
+    assert [label(row.attack) for row in board.rows] == ["none"]
 
 
 def test_rows_start_with_controls_and_columns_with_none_then_families(store: Path) -> None:
