@@ -51,7 +51,7 @@ def test_a_record_comes_back_as_it_was():
 
 def test_a_record_without_the_newer_fields_is_read():
     data = json.loads(GOOD.to_json())
-    for name in ("probe", "series", "flags", "pictures", "trace"):
+    for name in ("probe", "sampler", "series", "flags", "pictures", "trace"):
         del data[name]
     assert Record.from_json(json.dumps(data)).metrics == GOOD.metrics
 
@@ -203,6 +203,24 @@ def test_one_bad_record_is_one_failed_row(tmp_path, text):
     assert (bad.attack, bad.kind, bad.protocol) == (GOOD.attack, "sampler", "1234")
     assert run.counts == {"ok": 2, "failed": 1, "skipped": 0, "pending": 0}
     build(store, tmp_path / "board.html")
+
+
+@pytest.mark.parametrize("text", ["{", "right", "other"])
+def test_a_listed_sampler_is_part_of_what_a_cell_is(tmp_path, text):
+    """Its record may be lost, right, or that of the testbed's own sampler."""
+    sampler = {"name": "ddim", "params": {"eta": 0.5}, "label": "ddim(eta=0.5)"}
+    right = changed(["sampler"], sampler).replace('"seed": 3', '"seed": 0')
+    write(tmp_path, [{"{": "{", "right": right, "other": seeded(0)}[text]])
+    path = tmp_path / "runs" / "mine.json"
+    account = json.loads(path.read_text())
+    named = json.loads(account["cells"][0]["id"])
+    account["cells"][0]["id"] = json.dumps([*named[:4], ["ddim", {"eta": 0.5}], 0])
+    account["cells"][0]["labels"].append("ddim(eta=0.5)")
+    path.write_text(json.dumps(account))
+    ((_, record),) = read_runs(tmp_path)[0].records
+    assert record.sampler == PluginSpec(**sampler)
+    assert record.status == ("ok" if text == "right" else "failed")
+    assert "another cell" in record.reason or text != "other"
 
 
 def test_a_bad_record_of_an_account_without_names_is_a_line(tmp_path):
