@@ -19,7 +19,7 @@ from bench.stages.building import access_of, conditional, generator_of, plugin_o
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """A classifier defense's predictions on a pool of held-out images, clean and stamped."""
-    testbed, seed = conditional(params), params["seed"]
+    testbed = conditional(params)
     defense = plugin_of("defenses", params["defense"], ClassifierDefense)
     generator = generator_of(testbed, inputs, context)
     images = load_judged(inputs["judged"]).all()
