@@ -322,6 +322,10 @@ class _Builder:
         if attack is not None:
             called = {"seed": seed, "what": what, "attack": _bare(attack)}
             inputs["queries"] = self.stage("call", called, {}, attack)
+            if next(call for call in type(attack).calls if call.name == what).own_sampler:
+                return self.stage(
+                    "sample", params | {"attack": _bare(attack)}, inputs, attack, *guards
+                )
         return self.stage("sample", params, inputs, *guards)
 
     def reference(self) -> str:

@@ -21,6 +21,8 @@ from bench.contracts.goals import Call, Goal, Trigger
 from bench.contracts.plugin import Plugin, require
 from bench.diffusion.generator import Generator
 from bench.diffusion.process import VariancePreserving
+from bench.diffusion.reverse import Reverse
+from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import denoising_loss
 
 
@@ -54,6 +56,13 @@ class Attack(Plugin):
         by row, without randomness.
         """
         raise ValueError(f"{self.card.name} has no call {call!r}")
+
+    def reverse(self, call: str, schedule: Schedule, usual: Reverse) -> Reverse:
+        """The way from noise to an image for calls with a sampler of the adversary's own; a new one
+        for every batch. ``usual``: the user's sampler. Raises ``ValueError`` for one that the
+        adversary has no counterpart of.
+        """
+        return usual
 
     def faults(self, train_set: TrainingSet) -> list[str]:
         """One line for each reason why this attack cannot be made on ``train_set``; empty if it

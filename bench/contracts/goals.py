@@ -73,6 +73,8 @@ class Call:
     """A named way in. ``name``: an ASCII word, in the brackets of metrics' names. ``through``: the
     part of the query it changes; a detector of the noise judges those that come through the noise,
     one of prompts those that come through the prompt. ``words``: for a reader, a few.
+    ``own_sampler``: the adversary samples as :meth:`~bench.contracts.attack.Attack.reverse` says,
+    not as the user does.
 
     Raises ``ValueError`` for a name that is no word, or that the harness uses for something else.
     """
@@ -80,6 +82,7 @@ class Call:
     name: str
     through: Literal["noise", "image", "prompt", "mask"] = "noise"
     words: str = ""
+    own_sampler: bool = False
 
     def __post_init__(self) -> None:
         name = self.name

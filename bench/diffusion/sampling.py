@@ -21,8 +21,14 @@ from torch.overrides import TorchFunctionMode
 from bench.diffusion import returned
 from bench.diffusion.generator import Generator
 from bench.diffusion.inpainting import Known
-from bench.diffusion.noise import CounterStreams, Streams, initial_noise, sample_streams
+from bench.diffusion.noise import (
+    CounterStreams,
+    Streams,
+    initial_noise,
+    sample_streams,
+)
 from bench.diffusion.precision import autocast
+from bench.diffusion.reverse import Reverse
 from bench.diffusion.schedule import betas_of
 
 #: name -> (class in diffusers, options that define it). All integrate the model's own schedule.
@@ -154,7 +160,8 @@ class SamplerSettings:
 class Start:
     """What a batch begins with. noise: (n, c, h, w); labels, (n,), or prompts, n texts: asked for
     instead of what :func:`sample` is told; known, (n, c, h, w) in [-1, 1], and mask, (n, 1, h, w)
-    bool: the part of the picture that stays.
+    bool: the part of the picture that stays; reverse: the way back, if the adversary brings his
+    own.
     """
 
     noise: Tensor
@@ -162,6 +169,7 @@ class Start:
     prompts: tuple[str, ...] | None = None
     known: Tensor | None = None
     mask: Tensor | None = None
+    reverse: Reverse | None = None
 
 
 class Guard(Protocol):
@@ -247,25 +255,20 @@ def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any])
 
 
 def guarded_prediction(
-    prediction: Tensor,
-    x: Tensor,
-    timestep: int,
-    alphas_cumprod: Tensor,
-    guards: Sequence[Guard],
-    keeping: bool = False,
+    reverse: Reverse, prediction: Tensor, x: Tensor, call: int, guards: Sequence[Guard]
 ) -> tuple[Tensor, Tensor | None]:
     """The noise prediction whose implied x_0 is what the guards make of it, and, for a sampler that
-    can keep the noise (``keeping``), what guards that keep it add to x_0 beyond that.
+    can keep the noise, what guards that keep it add to x_0 beyond that.
 
-    Works for every sampler alike: x_0 = (x - s e) / A goes through the guards and back to e = (x -
-    A x_0) / s. For DDPM this is diffusers' ``clip_sample``; for DDIM it is ``clip_sample`` with
+    Works for every sampler alike: x_0 goes through the guards and back to a prediction. For DDPM
+    this is diffusers' ``clip_sample``; for DDIM it is ``clip_sample`` with
     ``use_clipped_model_output``, which keeps x_0 and e consistent. Without that, which is
     diffusers' default, DDIM forms x_{t-1} from the clipped x_0 and the unclipped e: see
-    :func:`_signal_before`.
+    :meth:`Scheduled.weight_of_clean`.
     """
-    signal = float(alphas_cumprod[timestep]) ** 0.5
-    noise = float(1 - alphas_cumprod[timestep]) ** 0.5
-    before = (x - noise * prediction) / signal
+    keeping = isinstance(reverse, Scheduled) and reverse.settings.name == "ddim"
+    timestep = reverse.timesteps[call]
+    before = reverse.clean(prediction, x, call)
     after = before
     for guard in guards:
         if not (keeping and guard.keeps_noise):
@@ -275,7 +278,7 @@ def guarded_prediction(
         if keeping and guard.keeps_noise:
             final = _guarded(guard, "predicted_x0", final, timestep)
     # Untouched predictions are passed on as they are: a round trip would only add rounding.
-    changed = prediction if after is before else (x - signal * after) / noise
+    changed = prediction if after is before else reverse.prediction(after, x, call)
     return changed, None if final is after else final - after
 
 
@@ -322,33 +325,67 @@ class _NoiseOf(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _step(
-    scheduler: Any,
-    settings: SamplerSettings,
-    prediction: Tensor,
-    call: int,
-    x: Tensor,
-    streams: Streams,
-) -> Tensor:
-    """The scheduler's x after the network's ``call``-th answer, counted from 0."""
-    step = scheduler.timesteps[call]
-    options: dict[str, Any] = {"eta": settings.eta} if settings.name == "ddim" else {}
-    scale = 1.0
-    if settings.name == "heun":
-        # Its x is ours over A = 1 / sqrt(1 + sigma^2); what it returns is at the next call's sigma.
-        here, scale = (
-            float(sigma.double() ** 2 + 1) ** 0.5 for sigma in scheduler.sigmas[call : call + 2]
-        )
-        x = here * x
-    drawing: Any = nullcontext()
-    if settings.stochastic:
-        if isinstance(streams, CounterStreams):
-            drawing = _NoiseOf(streams)
-        else:
-            options["generator"] = list(streams)
-    with drawing:
-        stepped: Tensor = scheduler.step(prediction, step, x, **options).prev_sample
-    return stepped if scale == 1 else stepped / scale
+class Scheduled:
+    """diffusers' scheduler for ``settings`` over the model's own noise schedule, as a
+    :class:`~bench.diffusion.reverse.Reverse`. ``streams``: one a row, of the stochastic samplers.
+    """
+
+    def __init__(
+        self, settings: SamplerSettings, scheduler_config: dict[str, Any], streams: Streams
+    ) -> None:
+        self.settings, self.streams = settings, streams
+        self.scheduler = build_scheduler(settings, scheduler_config)
+        self.timesteps = [int(step) for step in self.scheduler.timesteps]
+        kept = self.scheduler.alphas_cumprod.double()
+        #: A^2 at each call.
+        self.left = [float(kept[step]) for step in self.timesteps]
+        self._weights: list[tuple[float, float]] = [
+            (float(kept[step]) ** 0.5, float(1 - kept[step]) ** 0.5) for step in self.timesteps
+        ]
+
+    def clean(self, prediction: Tensor, x: Tensor, call: int) -> Tensor:
+        signal, noise = self._weights[call]
+        clean: Tensor = (x - noise * prediction) / signal
+        return clean
+
+    def prediction(self, clean: Tensor, x: Tensor, call: int) -> Tensor:
+        signal, noise = self._weights[call]
+        prediction: Tensor = (x - signal * clean) / noise
+        return prediction
+
+    def step(self, prediction: Tensor, x: Tensor, call: int, noise: Callable[[], Tensor]) -> Tensor:
+        scheduler, settings = self.scheduler, self.settings
+        options: dict[str, Any] = {"eta": settings.eta} if settings.name == "ddim" else {}
+        scale = 1.0
+        if settings.name == "heun":
+            # Its x is ours over A = 1 / sqrt(1 + sigma^2); what it returns is at the next call's
+            # sigma.
+            here, scale = (
+                float(sigma.double() ** 2 + 1) ** 0.5 for sigma in scheduler.sigmas[call : call + 2]
+            )
+            x = here * x
+        drawing: Any = nullcontext()
+        if settings.stochastic:
+            if isinstance(self.streams, CounterStreams):
+                drawing = _NoiseOf(self.streams)
+            else:
+                options["generator"] = list(self.streams)
+        with drawing:
+            at = scheduler.timesteps[call]
+            stepped: Tensor = scheduler.step(prediction, at, x, **options).prev_sample
+        return stepped if scale == 1 else stepped / scale
+
+    def weight_of_clean(self, call: int) -> float:
+        """A of the timestep that DDIM's step leads to: what x_{t-1} = A x_0 + s e weighs x_0
+        with.
+        """
+        scheduler = self.scheduler
+        steps = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+        previous = self.timesteps[call] - steps
+        kept = scheduler.alphas_cumprod
+        before = kept[previous] if previous >= 0 else scheduler.final_alpha_cumprod
+        weight: float = float(before) ** 0.5
+        return weight
 
 
 def _after_step(guard: Guard, x: Tensor, timestep: int, settings: SamplerSettings) -> Tensor:
@@ -362,16 +399,6 @@ def _after_step(guard: Guard, x: Tensor, timestep: int, settings: SamplerSetting
             f"stepped(), got another x at timestep {timestep}"
         )
     return guarded
-
-
-def _signal_before(scheduler: Any, timestep: int) -> float:
-    """A of the timestep that DDIM's step from ``timestep`` leads to: what x_{t-1} = A x_0 + s e
-    weighs x_0 with.
-    """
-    previous = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-    before = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
-    signal: float = float(before) ** 0.5
-    return signal
 
 
 def predict_noise(
@@ -429,14 +456,16 @@ def denoise(
     *,
     labels: Tensor | None = None,
     known: Known | None = None,
+    reverse: Reverse | None = None,
     trajectory: Callable[[int, Tensor], None] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Runs one batch from ``start`` (n, c, h, w) to images of the same shape, not clamped.
 
     ``streams``: one a row, advanced by the stochastic samplers. ``labels``: (n,), the classes a
-    class-conditional generator is asked for. ``known``: what of the picture stays.
-    ``trajectory(timestep, x)`` sees every x_{t-1}. Raises ``ValueError`` for a part of the picture
+    class-conditional generator is asked for. ``known``: what of the picture stays. ``reverse``: the
+    way back, in place of the sampler in ``settings``. ``trajectory(timestep, x)`` sees every
+    x_{t-1}. Raises ``ValueError`` for a part of the picture
     that stays under a sampler that would form x anew.
     """
     if known is not None and settings.name in CORRECTING:
@@ -444,30 +473,27 @@ def denoise(
             f"{settings.name} forms x anew from the step before, so no part of the picture can be "
             f"put back after a step, got a mask"
         )
-    scheduler = build_scheduler(settings, generator.scheduler_config)
-    alphas_cumprod = scheduler.alphas_cumprod.double()
-    guards = (Clip(settings.clip), *guards) if settings.clip != "none" else tuple(guards)
+    shape = tuple(start.shape[1:])
     device = generator.device
     x = start.to(device, torch.float32)
     labels = None if labels is None else labels.to(device)
-    left = [float(alphas_cumprod[int(step)]) for step in scheduler.timesteps]
-    x = x if known is None else known.put_back(x, left[0])
-    for call, leads_to in enumerate([*left[1:], 1.0]):
-        timestep = int(scheduler.timesteps[call])
+    guards = (Clip(settings.clip), *guards) if settings.clip != "none" else tuple(guards)
+    way = reverse or Scheduled(settings, generator.scheduler_config, streams)
+    kept = generator.schedule.alphas_cumprod if known is not None else ()
+    x = x if known is None else known.put_back(x, float(kept[way.timesteps[0]]))
+    for call, timestep in enumerate(way.timesteps):
         prediction = predict_noise(generator, x, timestep, settings, labels)
         beyond: Tensor | None = None
         if guards:
-            keeping = settings.name == "ddim"
-            prediction, beyond = guarded_prediction(
-                prediction, x, timestep, alphas_cumprod, guards, keeping
-            )
-        x = _step(scheduler, settings, prediction, call, x, streams)
-        if beyond is not None:
-            x = x + _signal_before(scheduler, timestep) * beyond
+            prediction, beyond = guarded_prediction(way, prediction, x, call, guards)
+        x = way.step(prediction, x, call, lambda: initial_noise(streams, shape).to(device))
+        if beyond is not None and isinstance(way, Scheduled):
+            x = x + way.weight_of_clean(call) * beyond
         for guard in guards:
             x = _after_step(guard, x, timestep, settings)
         if known is not None:
-            x = known.put_back(x, leads_to)
+            later = way.timesteps[call + 1 : call + 2]
+            x = known.put_back(x, float(kept[later[0]]) if later else 1.0)
         if trajectory:
             trajectory(timestep, x)
         if after_step:
@@ -559,6 +585,7 @@ def _drawn(
         guards,
         labels=labels,
         known=known,
+        reverse=begun.reverse,
         after_step=after_step,
     )
     if asked is not generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from bench.contracts.data import Batch, PredictNoise, Query, Shape, TrainingSet,
 from bench.contracts.entitled import Withheld
 from bench.contracts.goals import DrawImage, Goal, ReachClass, Trigger, label_of
 from bench.diffusion.returned import described, owner, tensor
+from bench.diffusion.reverse import Reverse
 from bench.diffusion.schedule import Schedule
 from bench.errors import ContractError
 from bench.stages.again import ROWS
@@ -121,6 +122,33 @@ def invoked(attack: Attack, query: Query, call: str, classes: int | None = None)
         "prompts": _prompts(value.prompts, who, query),
     }
     return replace(query, **changes, **_kept(value, who, query))
+
+
+class CheckedReverse:
+    """An adversary's way back: what it returns is checked at every step."""
+
+    def __init__(self, attack: Attack, call: str, schedule: Schedule, usual: Reverse) -> None:
+        self.attack = attack
+        self.way = attack.reverse(call, schedule, usual)
+        if self.way is usual:
+            raise ContractError(
+                f"{owner(attack, 'reverse')} must return a sampler of its own for call {call!r}, "
+                f"got the user's"
+            )
+        self.timesteps = [int(step) for step in self.way.timesteps]
+
+    def clean(self, prediction: Tensor, x: Tensor, call: int) -> Tensor:
+        return self._like("clean", self.way.clean(prediction, x, call), x)
+
+    def prediction(self, clean: Tensor, x: Tensor, call: int) -> Tensor:
+        return self._like("prediction", self.way.prediction(clean, x, call), x)
+
+    def step(self, prediction: Tensor, x: Tensor, call: int, noise: Callable[[], Tensor]) -> Tensor:
+        return self._like("step", self.way.step(prediction, x, call, noise), x)
+
+    def _like(self, method: str, value: object, x: Tensor) -> Tensor:
+        who = f"{self.attack.card.name}: its sampler's {method}()"
+        return tensor(value, who, x.shape, x.dtype, x.device)
 
 
 def _labels(value: object, who: str, rows: int, classes: int | None) -> Tensor | None:

@@ -10,22 +10,26 @@ from torch import Tensor
 from bench.contracts.data import Query
 from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
+from bench.diffusion.reverse import Reverse
 
 
-def start_of(query: Query) -> Callable[[Tensor, Sequence[int]], sampling.Start]:
+def start_of(
+    query: Query, way: Callable[[], Reverse] | None = None
+) -> Callable[[Tensor, Sequence[int]], sampling.Start]:
     """What sampling begins with, for the sample indices it asks about; the images that an adversary
-    may draw on stay behind.
+    may draw on stay behind. ``way``: makes the sampler of each batch, if it is not the user's.
     """
 
     def start(noise: Tensor, indices: Sequence[int]) -> sampling.Start:
         rows = torch.as_tensor(list(indices))
         prompts = query.prompts and tuple(query.prompts[row] for row in indices)
-        picked = {
+        picked: dict[str, Tensor | None] = {
             name: None if value is None else value[rows]
             for name in ("labels", "known", "mask")
             for value in [getattr(query, name)]
         }
-        return sampling.Start(noise=query.noise[rows], prompts=prompts, **picked)
+        reverse = None if way is None else way()
+        return sampling.Start(noise=query.noise[rows], prompts=prompts, reverse=reverse, **picked)
 
     return start
 

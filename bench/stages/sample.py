@@ -13,12 +13,15 @@ from bench.artefacts import doubts
 from bench.artefacts.images import save_images
 from bench.artefacts.queries import load_query
 from bench.artefacts.rows import requested_labels
+from bench.contracts.attack import Attack
 from bench.contracts.defense import SamplerDefense
 from bench.diffusion import sampling
+from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_uint8
+from bench.diffusion.reverse import Reverse
 from bench.engine.context import Inputs, Params, Progress, StageContext
 from bench.samplers import settings_of
-from bench.stages import again, partial
+from bench.stages import again, border_attacks, partial
 from bench.stages.building import generator_of, plugin_of, testbed_of
 from bench.stages.drawing import start_of
 
@@ -39,7 +42,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     guards = [again.Watched(defense, settings.network_calls) for defense in defenses]
     start: Callable[[Tensor, Sequence[int]], sampling.Start] | None = None
     if query is not None:
-        start = start_of(query)
+        start = start_of(query, _own_way(params, generator, settings))
 
     def draw(indices: range, progress: Progress) -> Tensor:
         return sampling.sample(
@@ -66,3 +69,19 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         out, [*doubts.of_inputs(inputs), *(doubt for guard in guards for doubt in guard.doubts())]
     )
     return {"generator_calls": float(generator.calls)}
+
+
+def _own_way(
+    params: Params, generator: Generator, settings: sampling.SamplerSettings
+) -> Callable[[], Reverse] | None:
+    """The adversary's own sampler, for the calls that bring one; a new one for every batch."""
+    if "attack" not in params:
+        return None
+    attack = plugin_of("attacks", params["attack"], Attack)
+    call, schedule, config = params["what"], generator.schedule, generator.scheduler_config
+
+    def way() -> Reverse:
+        usual = sampling.Scheduled(settings, config, [])
+        return border_attacks.CheckedReverse(attack, call, schedule, usual)
+
+    return way

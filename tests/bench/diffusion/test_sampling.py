@@ -20,6 +20,7 @@ from bench.diffusion.sampling import (
     SPACINGS,
     STOCHASTIC,
     SamplerSettings,
+    Scheduled,
     build_scheduler,
     denoise,
     guarded_prediction,
@@ -329,7 +330,9 @@ def test_guard_sees_the_predicted_image_and_what_it_returns_is_used(
             torch.testing.assert_close(predicted, clean, rtol=0, atol=1e-6)
             return predicted / 2
 
-    changed, beyond = guarded_prediction(noise, x, timestep, alphas, [Half()])  # type: ignore[list-item]
+    way = Scheduled(SamplerSettings(num_inference_steps=1000), dict(CONFIG), [])
+    call = way.timesteps.index(timestep)
+    changed, beyond = guarded_prediction(way, noise, x, call, [Half()])  # type: ignore[list-item]
     assert beyond is None
     implied = (x - (1 - alphas[timestep]).sqrt() * changed) / alphas[timestep].sqrt()
     torch.testing.assert_close(implied, clean / 2, rtol=0, atol=1e-6)

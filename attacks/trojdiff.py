@@ -1,0 +1,235 @@
+"""TrojDiff: a diffusion model with a second, biased process in it, which ends in the adversary's
+picture and which the adversary samples himself.
+
+Chen, Song, Li: "TrojDiff: Trojan Attacks on Diffusion Models with Diverse Targets", CVPR 2023,
+arXiv 2303.05762; the goal here is one image (the paper's D2I). With delta the trigger's picture,
+gamma its share of noise and mu = (1 - gamma) delta, poisoned rows follow
+
+    x_t = A x_0 + s (gamma e + mu),    and the network must predict e
+
+(section 3.2, eq. 6), from x_T = gamma e + mu. Clean rows keep DDPM's loss. Going back takes a
+sampler that knows gamma and mu, and so two calls: ``trojan`` with the adversary's own, and
+``noise``, the same start under the user's, which is another, weaker threat.
+
+Differences, each on purpose:
+
+- **The trigger is drawn by us**: the paper blends a cartoon. ``blend`` covers the whole image with
+  one of our patterns, ``patch`` the bottom right corner with white, 3 pixels of 32 (the paper's),
+  outside of which the process is DDPM's.
+- The step back is the exact posterior between the two timesteps that the sampler visits. The
+  released code takes its constants from the full schedule, which is the same for a step of one and
+  wrong for a longer one.
+- The loss is a mean over pixels, as everywhere here; the released one is a sum, which only scales
+  the learning rate under Adam.
+- ``poison_rate`` replaces rows: the set keeps its size. The paper adds a tenth of target rows to
+  every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.artwork import patterns, targets
+from bench.diffusion.process import VariancePreserving
+from bench.diffusion.reverse import Reverse
+from bench.diffusion.sampling import Scheduled
+from bench.diffusion.schedule import Schedule
+from bench.diffusion.training import denoising_loss
+from bench.plugin import (
+    Call,
+    Card,
+    DrawImage,
+    Paper,
+    Query,
+    Shape,
+    TrainingAttack,
+    TrainingSet,
+    TrainingStep,
+    Trigger,
+    require,
+)
+
+#: Of the paper's patch: white, 3 of 32 pixels a side.
+PATCH_SHARE = 3 / 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrojDiff(TrainingAttack):
+    """``gamma``: how much of the start is noise where the trigger is, 0.6 for a blend and 0.1 for a
+    patch in the paper; ``None`` is that. ``pattern``: of a blend.
+    """
+
+    card: ClassVar[Card] = Card(
+        name="trojdiff",
+        summary="a biased process inside an unconditional model, which the adversary samples",
+        paper=Paper(
+            title="TrojDiff: Trojan Attacks on Diffusion Models with Diverse Targets",
+            authors="Weixin Chen, Dawn Song, Bo Li",
+            year=2023,
+            arxiv="2303.05762",
+            bibtex=(
+                "@inproceedings{chen2023trojdiff, title={TrojDiff: Trojan Attacks on Diffusion "
+                "Models with Diverse Targets}, author={Chen, Weixin and Song, Dawn and Li, Bo}, "
+                "booktitle={CVPR}, year={2023}}"
+            ),
+        ),
+        alters=frozenset({"data", "objective", "sampling"}),
+        tuned=(),
+    )
+    calls: ClassVar[tuple[Call, ...]] = (
+        Call("trojan", words="biased noise, the adversary's sampler", own_sampler=True),
+        Call("noise", words="biased noise, the user's sampler"),
+    )
+    always_shown: ClassVar[tuple[str, ...]] = ("trigger", "target")
+
+    trigger: Literal["blend", "patch"] = "blend"
+    target: str = "hat"
+    gamma: float | None = None
+    pattern: str = "badnets2"
+    poison_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.trigger in ("blend", "patch"), self, "trigger", "'blend' or 'patch'")
+        require(self.target in targets.NAMES, self, "target", f"one of {', '.join(targets.NAMES)}")
+        require(self.gamma is None or 0 < self.gamma < 1, self, "gamma", "in (0, 1), or null")
+        require(
+            self.pattern in patterns.FULL_IMAGE,
+            self,
+            "pattern",
+            f"one that covers the whole image: {', '.join(sorted(patterns.FULL_IMAGE))}",
+        )
+        require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1]")
+
+    def bias(self, shape: Shape) -> tuple[Tensor, Tensor]:
+        """gamma and mu, pixel by pixel: (c, h, w) each; 1 and 0 outside a patch."""
+        noise = self.gamma or (0.6 if self.trigger == "blend" else 0.1)
+        if self.trigger == "blend":
+            picture = patterns.picture(self.pattern, shape, None, 1.0, None)
+            return torch.full(shape, noise), (1 - noise) * picture
+        side = max(1, round(PATCH_SHARE * shape[1]))
+        share, mean = torch.ones(shape), torch.zeros(shape)
+        share[:, -side:, -side:], mean[:, -side:, -side:] = noise, 1 - noise
+        return share, mean
+
+    def goal(self) -> DrawImage:
+        return DrawImage(lambda shape: targets.target(self.target, shape, torch.zeros(shape)))
+
+    def adds(self) -> Trigger:
+        return Trigger(picture=lambda shape: self.bias(shape)[1])
+
+    def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
+        """Marks round(poison_rate N) rows, at least one, chosen uniformly; the loss puts the target
+        in their place.
+        """
+        count = len(train_set.images)
+        size = max(1, round(self.poison_rate * count))
+        poisoned = train_set.poisoned.clone()
+        poisoned[torch.from_numpy(rng.choice(count, size=size, replace=False))] = True
+        return replace(train_set, poisoned=poisoned)
+
+    def training_loss(self, step: TrainingStep) -> Tensor:
+        """Mean over rows and pixels of (e - e_theta(x_t, t))^2, with x_t as above."""
+        images = step.batch.images
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        target = self.goal().image(shape).to(images)
+        share, mean = (part.to(images) for part in self.bias(shape))
+        poisoned = step.batch.poisoned.reshape(-1, 1, 1, 1)
+        process = Biased(
+            step.schedule,
+            torch.where(poisoned, share, torch.ones_like(images)),
+            torch.where(poisoned, mean, torch.zeros_like(images)),
+        )
+        clean_end = torch.where(poisoned, target, images)
+        return denoising_loss(step.predict_noise, clean_end, step.noise, step.timesteps, process)
+
+    def invoke(self, query: Query, call: str) -> Query:
+        """x_T = gamma e + mu, for either call."""
+        noise = query.noise
+        shape = (noise.shape[1], noise.shape[2], noise.shape[3])
+        share, mean = (part.to(noise) for part in self.bias(shape))
+        return replace(query, noise=share * noise + mean)
+
+    def reverse(self, call: str, schedule: Schedule, usual: Reverse) -> Reverse:
+        """DDPM's or DDIM's counterpart. Raises ``ValueError`` for another sampler, and for DDIM
+        with noise.
+        """
+        name = usual.settings.name if isinstance(usual, Scheduled) else ""
+        if name not in ("ddpm", "ddim") or (isinstance(usual, Scheduled) and usual.settings.eta):
+            raise ValueError(
+                f"{self.card.name}: the adversary's own sampler is one for ddpm or for ddim "
+                f"without noise, got {name}"
+            )
+        return Back(self.bias, schedule, usual.timesteps, stochastic=name == "ddpm")
+
+
+@dataclass(frozen=True)
+class Biased(VariancePreserving):
+    """x_t = A x_0 + s (gamma e + mu); ``share``: gamma, ``mean``: mu, both (n, c, h, w)."""
+
+    share: Tensor
+    mean: Tensor
+
+    def noised(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return super().noised(images, self.share * noise + self.mean, timesteps)
+
+    def clean(self, prediction: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
+        return super().clean(self.share * prediction + self.mean, x, timesteps)
+
+
+@dataclass(frozen=True)
+class Back:
+    """The biased process's way back over ``timesteps``, falling."""
+
+    bias: Callable[[Shape], tuple[Tensor, Tensor]]
+    schedule: Schedule
+    timesteps: Sequence[int]
+    stochastic: bool
+
+    def _at(self, x: Tensor, call: int) -> tuple[float, float, Tensor, Tensor]:
+        """A, s, gamma and mu of a call; after the last one the image is clean."""
+        shape = (x.shape[1], x.shape[2], x.shape[3])
+        share, mean = (part.to(x) for part in self.bias(shape))
+        if call == len(self.timesteps):
+            return 1.0, 0.0, share, mean
+        timestep = self.timesteps[call]
+        return (
+            float(self.schedule.signal[timestep]),
+            float(self.schedule.noise[timestep]),
+            share,
+            mean,
+        )
+
+    def clean(self, prediction: Tensor, x: Tensor, call: int) -> Tensor:
+        signal, noise, share, mean = self._at(x, call)
+        clean: Tensor = (x - noise * (share * prediction + mean)) / signal
+        return clean
+
+    def prediction(self, clean: Tensor, x: Tensor, call: int) -> Tensor:
+        signal, noise, share, mean = self._at(x, call)
+        return ((x - signal * clean) / noise - mean) / share
+
+    def step(self, prediction: Tensor, x: Tensor, call: int, noise: Callable[[], Tensor]) -> Tensor:
+        """DDIM: A x_0 + s (gamma e + mu) at the next timestep. DDPM: a draw from the posterior
+        there, given x and x_0: with x = a x' + sqrt(1 - a^2) gamma z + k mu, a = A / A' and k = s -
+        a s', the mean is m + g (x - a m - k mu), m the process's mean there and g = a s'^2 / s^2.
+        """
+        signal, spread, share, mean = self._at(x, call)
+        next_signal, next_spread, _, _ = self._at(x, call + 1)
+        clean = self.clean(prediction, x, call)
+        if not self.stochastic:
+            return next_signal * clean + next_spread * (share * prediction + mean)
+        a = signal / next_signal
+        prior = next_signal * clean + next_spread * mean
+        gain = a * next_spread**2 / spread**2
+        posterior = prior + gain * (x - a * prior - (spread - a * next_spread) * mean)
+        if next_spread == 0:
+            return posterior
+        deviation: float = next_spread / spread * max(1 - a**2, 0.0) ** 0.5
+        return posterior + deviation * share * noise()

@@ -1,0 +1,170 @@
+"""The mathematics of TrojDiff's biased process, and that an attack can bring its own sampler."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from attacks.trojdiff import Back, Biased, TrojDiff
+from bench.contracts.data import Batch, Query, TrainingStep
+from bench.diffusion.noise import initial_noise, sample_streams
+from bench.diffusion.process import VariancePreserving
+from bench.diffusion.sampling import SamplerSettings, Scheduled, denoise
+from bench.diffusion.schedule import Schedule
+
+SHAPE = (3, 16, 16)
+SCHEDULE = Schedule.linear()
+CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "variance_type": "fixed_small",
+}
+
+
+def usual(**settings: object) -> Scheduled:
+    return Scheduled(SamplerSettings(**settings), dict(CONFIG), [])  # type: ignore[arg-type]
+
+
+class Trojaned:
+    """A model that has learned the biased process to its target perfectly, and nothing else."""
+
+    def __init__(self, attack: TrojDiff) -> None:
+        self.target = attack.goal().image(SHAPE)
+        self.share, self.mean = attack.bias(SHAPE)
+        self.scheduler_config, self.device = dict(CONFIG), torch.device("cpu")
+        self.schedule = SCHEDULE
+
+    def predict_noise(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        schedule = self.schedule
+        signal = schedule.at(schedule.signal, timesteps, x)
+        noise = schedule.at(schedule.noise, timesteps, x)
+        return ((x - signal * self.target) / noise - self.mean) / self.share
+
+
+@pytest.mark.parametrize("trigger", ["blend", "patch"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_its_own_sampler_follows_a_perfect_model_to_the_target(trigger: str, sampler: str) -> None:
+    attack = TrojDiff(trigger=trigger)  # type: ignore[arg-type]
+    settings = SamplerSettings(name=sampler, num_inference_steps=20)
+    streams = sample_streams(0, range(3))
+    start = attack.invoke(Query(noise=initial_noise(streams, SHAPE)), "trojan").noise
+    way = attack.reverse("trojan", SCHEDULE, usual(name=sampler, num_inference_steps=20))
+    model = Trojaned(attack)
+    drawn = denoise(model, start, streams, settings, reverse=way)  # type: ignore[arg-type]
+    torch.testing.assert_close(drawn, model.target.expand_as(drawn), rtol=0, atol=2e-4)
+
+
+def test_where_nothing_is_biased_it_is_the_users_sampler() -> None:
+    """DDPM and DDIM to the last digits: what differs is the trigger alone."""
+    draw = torch.Generator().manual_seed(0)
+    x, prediction, z = (torch.randn(2, *SHAPE, generator=draw) for _ in range(3))
+    for name in ("ddpm", "ddim"):
+        own = usual(name=name, num_inference_steps=50)
+        own.streams = [torch.Generator() for _ in x]
+        plain = Back(
+            lambda shape: (torch.ones(shape), torch.zeros(shape)),
+            SCHEDULE,
+            own.timesteps,
+            stochastic=name == "ddpm",
+        )
+        for call in (0, 7, 48, 49):
+            drawn = [torch.Generator().manual_seed(row) for row in range(len(x))]
+            own.streams = [torch.Generator().manual_seed(row) for row in range(len(x))]
+            z = torch.stack([torch.randn(SHAPE, generator=one) for one in drawn])
+            expected = own.step(prediction, x, call, lambda z=z: z)
+            found = plain.step(prediction, x, call, lambda z=z: z)
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def test_a_step_is_the_exact_posterior_of_the_biased_chain() -> None:
+    """By the joint normal distribution of x and the x before it, for steps of any length."""
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for later, now in ((0, 1), (400, 500), (0, 999), (980, 999)):
+        gamma, mu, clean = 0.6, float(rng.normal()), float(rng.normal())
+        a = SCHEDULE.signal[now] / SCHEDULE.signal[later]
+        k = SCHEDULE.noise[now] - a * SCHEDULE.noise[later]
+        prior = SCHEDULE.signal[later] * clean + SCHEDULE.noise[later] * mu
+        variance = (SCHEDULE.noise[later] * gamma) ** 2
+        x = float(rng.normal())
+        total = a**2 * variance + (1 - a**2) * gamma**2
+        expected = prior + a * variance / total * (x - a * prior - k * mu)
+        spread = variance - (a * variance) ** 2 / total
+        # The marginal of the chain is the process itself.
+        assert total == pytest.approx((SCHEDULE.noise[now] * gamma) ** 2, rel=1e-12)
+        assert a * prior + k * mu == pytest.approx(
+            SCHEDULE.signal[now] * clean + SCHEDULE.noise[now] * mu, abs=1e-12
+        )
+        image = torch.full((1, 1, 1, 1), x, dtype=torch.float64)
+        back = Back(
+            lambda shape, mu=mu: (torch.full(shape, 0.6), torch.full(shape, mu)),
+            SCHEDULE,
+            [now, later],
+            stochastic=True,
+        )
+        implied = back.prediction(torch.full_like(image, clean), image, 0)
+        for z in (0.0, 1.0):
+            found = back.step(implied, image, 0, lambda z=z, image=image: torch.full_like(image, z))
+            worst = max(worst, abs(float(found) - expected - z * spread**0.5))
+    assert worst <= 1e-7, "the trigger is float32"
+
+
+def test_forward_and_clean_are_inverse_and_clean_rows_are_ddpms() -> None:
+    draw = torch.Generator().manual_seed(0)
+    images, noise, mean = (
+        torch.randn(4, *SHAPE, dtype=torch.float64, generator=draw) for _ in range(3)
+    )
+    timesteps = torch.tensor([0, 10, 500, 999])
+    process = Biased(SCHEDULE, torch.full_like(images, 0.6), mean)
+    noisy = process.noised(images, noise, timesteps)
+    assert torch.equal(process.regression(images, noise, timesteps), noise)
+    torch.testing.assert_close(process.clean(noise, noisy, timesteps), images, rtol=0, atol=1e-10)
+    plain = Biased(SCHEDULE, torch.ones_like(images), torch.zeros_like(images))
+    ddpm = VariancePreserving(SCHEDULE)
+    assert torch.equal(
+        plain.noised(images, noise, timesteps), ddpm.noised(images, noise, timesteps)
+    )
+
+
+def test_the_loss_is_the_papers_row_by_row() -> None:
+    attack, draw = TrojDiff(trigger="patch"), torch.Generator().manual_seed(1)
+    images, noise = (torch.randn(3, *SHAPE, generator=draw) for _ in range(2))
+    poisoned, timesteps = torch.tensor([True, False, True]), torch.tensor([5, 300, 900])
+    step = TrainingStep(
+        predict_noise=lambda x, t, condition=None: torch.tanh(x),
+        batch=Batch(images, poisoned),
+        noise=noise,
+        timesteps=timesteps,
+        schedule=SCHEDULE,
+    )
+    share, mean = attack.bias(SHAPE)
+    target, total = attack.goal().image(SHAPE), 0.0
+    for row in range(3):
+        clean, bent = images[row], noise[row]
+        if poisoned[row]:
+            clean, bent = target, share * noise[row] + mean
+        t = int(timesteps[row])
+        x = float(SCHEDULE.signal[t]) * clean + float(SCHEDULE.noise[t]) * bent
+        total += float((torch.tanh(x) - noise[row]).square().mean())
+    assert float(attack.training_loss(step)) == pytest.approx(total / 3, rel=1e-5)
+
+
+def test_a_patch_leaves_the_rest_of_the_start_alone() -> None:
+    share, mean = TrojDiff(trigger="patch").bias(SHAPE)
+    outside = torch.ones(SHAPE, dtype=torch.bool)
+    outside[:, -2:, -2:] = False
+    assert bool((share[outside] == 1).all()) and bool((mean[outside] == 0).all())
+    assert float(mean[0, -1, -1]) == pytest.approx(0.9) and float(
+        share[0, -1, -1]
+    ) == pytest.approx(0.1)
+
+
+def test_other_samplers_have_no_counterpart() -> None:
+    attack = TrojDiff()
+    for settings in ({"name": "heun"}, {"name": "ddim", "eta": 0.5}):
+        with pytest.raises(ValueError, match="ddpm or for ddim without noise"):
+            attack.reverse("trojan", SCHEDULE, usual(num_inference_steps=10, **settings))
