@@ -43,7 +43,7 @@ from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
 from bench.measurements.measurement import REAL_IMAGES, Situation
 from bench.plugin_file import Source
-from bench.record import PluginSpec
+from bench.record import Flag, PluginSpec
 from bench.registry import Registry, family_of
 from bench.samplers import Sampler, bare
 from bench.suite import Suite
@@ -552,7 +552,9 @@ class _Builder:
         prompts = self.testbed.prompts() if isinstance(self.testbed, TextTestbed) else ()
         return label_of(attack.goal(), prompts)
 
-    def _tuned(self, attack: str, seed: int, plugins: Iterable[Plugin | None]) -> list[str]:
+    def _tuned(
+        self, attack: str, seed: int, plugins: Iterable[Plugin | None]
+    ) -> list[dict[str, str]]:
         """A flag for each choice in which this very cell, its testbed, attack and seed, had a
         part.
         """
@@ -563,14 +565,14 @@ class _Builder:
         flags = []
         for who, tunings in dict(declared).items():
             if tunings is None:
-                flags.append(f"tuned: {who} does not say what its parameters were chosen on")
+                text = f"tuned: {who} does not say what its parameters were chosen on"
+                flags.append(Flag("tuning-undeclared", "", text))
             for tuning in tunings or ():
                 if tuning.saw(self.testbed.name, attack, seed):
-                    flags.append(
-                        f"tuned: {', '.join(tuning.parameters)} of {who} chosen on this attack "
-                        f"and seed"
-                    )
-        return flags
+                    what = f"{', '.join(tuning.parameters)} of {who}"
+                    text = f"tuned: {what} chosen on this attack and seed"
+                    flags.append(Flag("tuned", "", text))
+        return [dataclasses.asdict(flag) for flag in flags]
 
     def aim(self, attack: Attack) -> str:
         """The key of what an attack aims at."""

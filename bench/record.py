@@ -17,6 +17,11 @@ from typing import Any, Literal, TypeVar, get_args
 
 from bench.manifest import MANIFEST, fault, read_file
 from bench.text import one_line, plain_values, tail
+from bench.words import NOTE as NOTE
+from bench.words import REMARK as REMARK
+from bench.words import SHARE as SHARE
+from bench.words import SQUARED_ERROR as SQUARED_ERROR
+from bench.words import Flag as Flag
 
 SCHEMA = 1
 Status = Literal["ok", "failed", "skipped"]
@@ -37,12 +42,6 @@ FAMILIES: tuple[tuple[str, float, float, bool | None], ...] = (
 #: What rounding may add to a limit.
 SLACK = 1e-6
 R = TypeVar("R")
-#: :attr:`Metric.unit` of a count out of n (and of AUROC, the share of pairs in order): intervals
-#: over seeds treat it as one.
-SHARE = "share"
-#: :attr:`Metric.unit` of an MSE: >= 0 without an upper end, so its intervals over seeds are on the
-#: logarithm's scale.
-SQUARED_ERROR = "squared error"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +73,18 @@ class Metric:
                 raise ValueError(f"a metric's {name} must be finite or None, got {number!r}")
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture beside a record. ``role``: what it shows (``clean``, ``call:noise``, ``target``,
+    ``target_image``, ``recovered:epoch 1``); ``treatment``: under what it was drawn, the column's
+    name, or empty for no defense; ``path``: relative to the record's folder.
+    """
+
+    role: str
+    treatment: str
+    path: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class PluginSpec:
     """``(name, params)`` rebuilds the plugin; ``label`` is what a reader sees."""
@@ -99,9 +110,8 @@ class Record:
     not measure, with the reason: a metric's name, or ``family[*]`` for all of a family that have no
     reason of their own. ``series``: named sequences for plots, e.g. ``{"inversion_mse": [...],
     "epoch": [...]}``. ``cost``: ``seconds``, ``peak_memory_bytes``, ``generator_calls`` (images
-    through the network), each of this cell alone, and ``attack_seconds``. ``pictures``: name ->
-    path relative to the record's folder. ``reason``: why it failed or was skipped, one line.
-    ``trace``: the traceback of a failure, for the plugin's author.
+    through the network), each of this cell alone, and ``attack_seconds``. ``reason``: why it failed
+    or was skipped, one line. ``trace``: the traceback of a failure, for the plugin's author.
     """
 
     testbed: PluginSpec
@@ -115,14 +125,21 @@ class Record:
     protocol: str = ""
     metrics: dict[str, Metric] = field(default_factory=dict)
     series: dict[str, list[float]] = field(default_factory=dict)
-    flags: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
     absent: dict[str, str] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    pictures: dict[str, str] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
     reason: str = ""
     trace: str = ""
     schema: int = SCHEMA
+
+    def picture(self, role: str, treatment: str = "") -> str | None:
+        """The path of a picture; ``None`` if there is none."""
+        found = (
+            one.path for one in self.pictures if (one.role, one.treatment) == (role, treatment)
+        )
+        return next(found, None)
 
     def to_json(self) -> str:
         """Canonical: sorted keys, no NaN."""
@@ -352,18 +369,15 @@ def _record(data: Mapping[str, Any]) -> Record:
         raise ValueError(f"of another version: unknown field {one_line(repr(unknown[0]), 80)}")
     series = {name: _curve(name, values) for name, values in _table(data, "series").items()}
     data = plain_values({name: value for name, value in data.items() if name != "series"})
-    for name in ("provenance", "pictures"):
-        _plain_json(data.get(name), name)
+    _plain_json(data.get("provenance"), "provenance")
     status: Any = data.get("status")
     if status not in get_args(Status):
         raise ValueError(
             f"status must be one of {', '.join(get_args(Status))}, got {one_line(repr(status), 80)}"
         )
-    flags = _typed(data, "flags", list, [])
-    pictures, absent = _table(data, "pictures"), _table(data, "absent")
-    texts = [*flags, *pictures.values(), *absent.values()]
-    if len(flags) > MAX_ENTRIES or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"flags, absent and pictures must be text, at most {MAX_ENTRIES}")
+    flags, absent = _typed(data, "flags", list, []), _table(data, "absent")
+    if len(flags) > MAX_ENTRIES or not all(isinstance(text, str) for text in absent.values()):
+        raise ValueError(f"flags and reasons must be at most {MAX_ENTRIES}, reasons of text")
     return Record(
         testbed=_spec(data.get("testbed"), "testbed"),
         attack=_spec(data.get("attack"), "attack"),
@@ -376,14 +390,48 @@ def _record(data: Mapping[str, Any]) -> Record:
         protocol=_typed(data, "protocol", str, "")[:MAX_NAME],
         metrics={name: _metric(name, metric) for name, metric in _table(data, "metrics").items()},
         series=series,
-        flags=tuple(one_line(text) for text in flags),
+        flags=tuple(_flag(flag) for flag in flags),
         absent={name: one_line(reason) for name, reason in absent.items()},
         cost={name: _finite(value, f"cost {name}") for name, value in _table(data, "cost").items()},
         provenance=_typed(data, "provenance", dict, {}),
-        pictures=pictures,
+        pictures=_pictures(data.get("pictures", [])),
         reason=one_line(_typed(data, "reason", str, "")),
         trace=tail(_typed(data, "trace", str, "")),
     )
+
+
+def _flag(value: Any) -> Flag:
+    """A flag; one of before there were codes is a line of text."""
+    if isinstance(value, str):
+        return Flag(NOTE, "", one_line(value))
+    found = _texts(value, ("code", "metric", "text"), "a flag")
+    return Flag(found["code"], found["metric"], one_line(found["text"]))
+
+
+def _pictures(value: Any) -> tuple[Picture, ...]:
+    """Each with its own role and treatment; of before there were any, caption -> path."""
+    if isinstance(value, dict):
+        value = [{"role": name, "treatment": "", "path": path} for name, path in value.items()]
+    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
+        raise ValueError(f"pictures must be a list of at most {MAX_ENTRIES}")
+    names = ("role", "treatment", "path")
+    found = tuple(Picture(**_texts(one, names, "a picture")) for one in value)
+    if len({(one.role, one.treatment) for one in found}) < len(found):
+        raise ValueError("pictures must have a role and a treatment of their own each")
+    return found
+
+
+def _texts(value: Any, names: tuple[str, ...], what: str) -> dict[str, str]:
+    """The texts of an object that has these and no others; names of at most :data:`MAX_NAME`."""
+    found = _object(value, what)
+    if set(found) != set(names) or not all(
+        isinstance(text, str) and (name == "text" or len(text) <= MAX_NAME)
+        for name, text in found.items()
+    ):
+        raise ValueError(
+            f"{what} must have {', '.join(names)}, text of at most {MAX_NAME} characters each"
+        )
+    return dict(found)
 
 
 def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.record import Metric, PluginSpec, Record, Run
+from bench.record import Flag, Metric, PluginSpec, Record, Run
 from leaderboard.aggregate import Share
 from leaderboard.sound import LABEL, cut, sound
 
@@ -165,11 +165,10 @@ class Cell:
         """Of the seeds that went well."""
         return [entry.record for entry in self.with_status("ok")]
 
-    def flags(self) -> list[tuple[str, int]]:
+    def flags(self) -> list[tuple[Flag, int]]:
         """Each flag with the number of seeds that carry it."""
-        return sorted(
-            Counter(flag for entry in self.entries for flag in set(entry.record.flags)).items()
-        )
+        counted = Counter(flag for entry in self.entries for flag in set(entry.record.flags))
+        return sorted(counted.items(), key=lambda pair: (pair[0].line, pair[0].code))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,7 @@ def _rows(run: Run, record: Record) -> list[dict[str, object]]:
     shared: dict[str, object] = {
         "suite": run.suite, "protocol": record.protocol, "kind": record.kind, "seed": record.seed,
         "status": record.status,
-        "reason": record.reason, "flags": "; ".join(record.flags),
+        "reason": record.reason, "flags": "; ".join(flag.line for flag in record.flags),
         "testbed": record.testbed.name, "testbed_params": _params(record.testbed),
     }  # fmt: skip
     for role, spec in (

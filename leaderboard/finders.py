@@ -286,7 +286,7 @@ def _highest(entry: _Entry, metric: str) -> Interval | None:
 def _flags(entry: _Entry, metric: str, failed: str) -> tuple[str, ...]:
     found = [failed] if entry.failed else []
     for cell in entry.cells.values():
-        found += [flag for flag in badges(cell, MIN_SEEDS, metric) if not flag.endswith(" failed")]
+        found += badges(cell, MIN_SEEDS, metric, failed=False)
     return tuple(dict.fromkeys(found))
 
 

@@ -4,11 +4,10 @@ there is no number.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.record import SHARE, SQUARED_ERROR, PluginSpec
+from bench.record import SHARE, SQUARED_ERROR, Flag, PluginSpec
 from leaderboard import names, palette
 from leaderboard.aggregate import MIN_SEEDS, Interval, positive_interval, share_interval, t_interval
 from leaderboard.board import Board, Cell, Row, families, under
@@ -20,6 +19,8 @@ NOT_IN_SWITCH = (
     "poison_rate[all rows]", "poison_rate[other classes]",
     "trigger_classifier_false_alarms", "trigger_classifier_misses",
 )  # fmt: skip
+#: Codes of flags that say why a number is missing.
+WHY_ABSENT = ("not-measured", "nothing-to-tell-apart")
 DIRECTIONS = {
     True: "Higher is better for the defender.",
     False: "Lower is better for the defender.",
@@ -284,15 +285,14 @@ def why_absent(cell: Cell, metric: str) -> str:
     """Why a cell that went well has no value of ``metric``: what its records' flags, or their
     reasons, say of it.
     """
-    if names.split(metric)[0] in names.DETECTION:
-        flags = (
-            _said(flag, metric, names.DETECTION)
-            for flag, _ in cell.flags()
-            if flag.split(":")[0] in names.DETECTION
-        )
-        if said := next((text for text in flags if text), ""):
-            return said
-    return cell.why_absent(metric) or "not measured in this cell"
+    flags = (flag.short for flag in concerning(cell, metric) if flag.code in WHY_ABSENT)
+    return next(flags, "") or cell.why_absent(metric) or "not measured in this cell"
+
+
+def concerning(cell: Cell, metric: str) -> list[Flag]:
+    """The records' flags about ``metric``, those about the whole cell among them."""
+    family = names.flag_family(metric)
+    return [flag for flag, _ in cell.flags() if flag.concerns(metric, family)]
 
 
 def _detects_nothing(cell: Cell, metric: str) -> bool:
@@ -303,50 +303,25 @@ def _detects_nothing(cell: Cell, metric: str) -> bool:
     return family in names.DETECTION and (cell.attack.name == "none" or where == "clean")
 
 
-def badges(cell: Cell, n: int, metric: str) -> tuple[str, ...]:
+def badges(cell: Cell, n: int, metric: str, failed: bool = True) -> tuple[str, ...]:
     """The records' flags that concern ``metric``, and what the board itself sees: seeds that
-    failed, too few seeds to rank.
-
-    A flag that starts with a metric's name and a colon (``asr_field: ...``) is about that metric
-    alone; any other is about the cell. A detector's flag that ends with what it judged (``auroc:
-    ... (generated)``) is about that alone.
+    failed (unless told otherwise), seeds that were skipped, too few seeds to rank.
     """
     total = len(cell.with_status("ok"))
-    bases = {
-        names.split(name)[0] for entry in cell.entries for name in entry.record.metrics
-    } | names.KNOWN
     found: dict[str, set[int]] = {}
-    for flag, _ in cell.flags():
-        if text := _said(flag, metric, bases):
-            found.setdefault(text, set()).update(
-                entry.record.seed for entry in cell.entries if flag in entry.record.flags
-            )
+    for flag in concerning(cell, metric):
+        found.setdefault(flag.short, set()).update(
+            entry.record.seed for entry in cell.entries if flag in entry.record.flags
+        )
     shown = [
         text if len(seeds) >= total else f"{text} ({len(seeds)} of {total} seeds)"
         for text, seeds in found.items()
     ]
     for status in ("failed", "skipped"):
         count = len(cell.with_status(status))
-        if count:
+        if count and (failed or status != "failed"):
             shown.append(f"{count} seed{'s' if count > 1 else ''} {status}")
     few = f"n < {MIN_SEEDS} seeds"
-    if n < MIN_SEEDS and few not in [flag for flag, _ in cell.flags()]:
+    if n < MIN_SEEDS and few not in found:
         shown.append(few)
     return tuple(shown)
-
-
-def _said(flag: str, metric: str, families: Collection[str]) -> str:
-    """A flag as it stands in a cell of ``metric``, empty if it is about another of the
-    ``families``.
-    """
-    family, colon, text = flag.partition(":")
-    if not colon or family not in families:
-        # A flag may explain itself after a colon; the panel has room for that, a cell has not.
-        return family
-    if family != names.flag_family(metric):
-        return ""
-    text = text.strip().split(",")[0]
-    place = re.fullmatch(r"(.*) \(([^()]*)\)", text) if family in names.DETECTION else None
-    if place is None:
-        return text
-    return place[1] if names.split(metric)[1] in (place[2], "") else ""

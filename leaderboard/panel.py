@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import Metric
+from bench.words import caption
 from leaderboard import names
 from leaderboard.board import Cell, Entry
 from leaderboard.matrix import interval_text, metric_names, summary
@@ -178,9 +179,9 @@ def _pictures(entry: Entry) -> tuple[Picture, ...]:
     same whole factor.
     """
     found = [
-        _picture(entry.folder, name, path)
-        for name, path in sorted(
-            entry.record.pictures.items(), key=lambda item: (_natural(item[1]), item)
+        _picture(entry.folder, cut(caption(one.role, one.treatment), LABEL), one.path)
+        for one in sorted(
+            entry.record.pictures, key=lambda one: (_natural(one.path), one.role, one.treatment)
         )
     ]
     factor = max(

@@ -373,11 +373,7 @@ def _flags(one: Contender) -> tuple[str, ...]:
     )
     for cell in one.cells:
         family = next(iter(one.rates)).metric
-        found += (
-            [flag for flag in badges(cell, MIN_SEEDS, family) if not flag.endswith(" failed")]
-            if cell
-            else []
-        )
+        found += badges(cell, MIN_SEEDS, family, failed=False) if cell else ()
     return tuple(dict.fromkeys(found))
 
 

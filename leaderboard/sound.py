@@ -13,7 +13,7 @@ import math
 import re
 import unicodedata
 
-from bench.record import Metric, PluginSpec, Record
+from bench.record import Flag, Metric, PluginSpec, Record
 from leaderboard import names
 
 #: Letters of a reason, of a flag and of a plugin's label on the page; the records have all of it.
@@ -48,7 +48,12 @@ def sound(record: Record) -> Record:
             for name, value in record.cost.items()
             if math.isfinite(value) and value >= 0
         },
-        flags=tuple(dict.fromkeys(cut(flag, FLAG) for flag in (*record.flags, *flags))),
+        flags=tuple(
+            dict.fromkeys(
+                Flag(flag.code, cut(flag.metric, LABEL), cut(flag.text, FLAG))
+                for flag in (*record.flags, *flags)
+            )
+        ),
         reason=cut(reason, REASON),
         trace=visible(record.trace if len(record.trace) <= TRACE else "…" + record.trace[-TRACE:]),
     )
@@ -113,8 +118,8 @@ def _finite(values: object) -> bool:
     )
 
 
-def _metrics(record: Record) -> tuple[dict[str, Metric], list[str]]:
-    found, flags = {}, []
+def _metrics(record: Record) -> tuple[dict[str, Metric], list[Flag]]:
+    found, flags = {}, list[Flag]()
     strange = sorted(
         name
         for name in record.metrics
@@ -125,15 +130,15 @@ def _metrics(record: Record) -> tuple[dict[str, Metric], list[str]]:
             continue
         low, high, direction = names.rule(name)
         if metric.value is not None and not low <= metric.value <= high:
-            flags.append(
-                f"{names.flag_family(name)}: {name} outside its range at {metric.value:.6g} and "
-                f"not counted"
-            )
+            text = f"{name} outside its range at {metric.value:.6g} and not counted"
+            flags.append(Flag("out-of-range", name, text))
             metric = dataclasses.replace(metric, value=None, ci_low=None, ci_high=None)
         if direction is not None and metric.higher_is_better not in (None, direction):
-            flags.append(f"{names.flag_family(name)}: {name} had its direction turned round")
+            text = f"{name} had its direction turned round"
+            flags.append(Flag("direction-reversed", name, text))
             metric = dataclasses.replace(metric, higher_is_better=direction)
         found[name] = metric
     if len(strange) > UNKNOWN:
-        flags.append(f"{len(strange) - UNKNOWN} metrics of unknown names stand in the CSV alone")
+        text = f"{len(strange) - UNKNOWN} metrics of unknown names stand in the CSV alone"
+        flags.append(Flag("unknown-metrics", "", text))
     return found, flags

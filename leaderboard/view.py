@@ -24,6 +24,9 @@ from leaderboard.panel import flatten
 from leaderboard.ranking import Ranking, rankings
 from leaderboard.sound import sound
 
+#: Codes of flags on parameters that were chosen by looking at this result, or may have been.
+TUNED = ("tuned", "tuning-undeclared")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
@@ -135,7 +138,7 @@ def overview(run: Run) -> Overview:
         commits=tuple(sorted(set(commits) - {"null"})),
         unknown_commits=measured.count("null"),
         dirty=any(source.get("git.dirty") == "true" for source in sources),
-        tuned=any(flag.startswith("tuned:") for record in records for flag in record.flags),
+        tuned=any(flag.code in TUNED for record in records for flag in record.flags),
         problems=tuple(getattr(run, "problems", ())),
     )
 

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from science.findings import Line
 
-#: How a strip of the adversary's class is called in a record, before what it was treated with.
-STRIP = "asked for the adversary's class"
+#: The role in a record of a strip of the adversary's class.
+STRIP = "target"
 LEFT, TOP, GAP = 150, 30, 8
 _INK, _PAPER = (32, 34, 40), (255, 255, 255)
 #: A strip is eight small images; what is larger is no strip of ours.
@@ -51,10 +51,8 @@ def _strip(line: Line | None) -> Image.Image | None:
     that has a picture.
     """
     for entry in line.cell.with_status("ok") if line else []:
-        treatment = (
-            "no defense" if entry.record.defense.name == "none" else entry.record.defense.name
-        )
-        path = entry.record.pictures.get(f"{STRIP}, {treatment}")
+        treatment = "" if entry.record.defense.name == "none" else entry.record.defense.name
+        path = entry.record.picture(STRIP, treatment)
         file = (entry.folder / path).resolve() if path else None
         # A record is data: it may not point out of its folder, and what it points to may be no
         # picture.

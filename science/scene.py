@@ -65,7 +65,7 @@ T = TypeVar("T")
 Bindings = Mapping[str, Any]
 Rows = list[tuple[str, "Line | None"]]
 GROUPS = ("g1", "g2", "g3", "g4")
-_FALSE_ALARM = "asr: within the trigger classifier's false alarms"
+_FALSE_ALARM = ("within-false-alarms", "asr")
 _SIMILARITY = {"similar": within, "not_above": not_above, "not_below": not_below}
 
 
@@ -350,7 +350,8 @@ def doubts(rows: Rows) -> tuple[str, ...]:
     for name, line in rows:
         if line is None or line.cell.attack.name == "none" or line.interval("asr[prompt]") is None:
             continue
-        if count := dict(line.cell.flags()).get(_FALSE_ALARM):
+        flagged = [n for flag, n in line.cell.flags() if (flag.code, flag.metric) == _FALSE_ALARM]
+        if count := sum(flagged):
             named.append(f"{name} ({count} of {len(line.cell.with_status('ok'))} seeds)")
     if not named:
         return ()

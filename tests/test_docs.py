@@ -4,6 +4,7 @@ names lead somewhere.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -21,6 +22,8 @@ from bench.cli import cli
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, sample
 from bench.errors import UserError
+from bench.measurements.numbers import NOT_MEASURED
+from bench.record import NOTE, REMARK
 from bench.registry import KINDS, Registry
 from bench.runner import prepare
 from bench.suite import load_suite, shipped_suites
@@ -226,3 +229,28 @@ def test_the_measurement_that_is_shown_is_the_one_that_is_installed_and_run() ->
         text.partition("## Add a measurement")[2].partition("```python\n")[2].partition("```")[0]
     )
     assert shown == (ROOT / "tests/guest/castlewalls_guest/measurement.py").read_text()
+
+
+def test_every_code_of_a_flag_is_explained_once() -> None:
+    """A reader selects by it; one that stands nowhere means what its writer thought of that day."""
+    raised: set[str] = set()
+    for path in [*(ROOT / "bench").rglob("*.py"), *(ROOT / "leaderboard").rglob("*.py")]:
+        tree = ast.parse(path.read_text())
+        named = {
+            target.id: node.value.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        } | {"REMARK": REMARK, "NOTE": NOTE, "NOT_MEASURED": NOT_MEASURED}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Flag" and node.args:
+                code = node.args[0]
+                if isinstance(code, ast.Constant):
+                    raised.add(str(code.value))
+                elif isinstance(code, ast.Name):
+                    raised.add(str(named[code.id]))
+    section = TEXTS[ROOT / "docs" / "design.md"].split("| code | what it says |")[1]
+    rows = re.findall(r"^  \| (`.*?) \|", section.split("- **Utility**")[0], re.MULTILINE)
+    explained = [code for row in rows for code in re.findall(r"`([a-z-]+)`", row)]
+    assert len(raised) > 20 and sorted(explained) == sorted(raised)

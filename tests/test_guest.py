@@ -128,10 +128,7 @@ def test_a_guests_defenses_are_measured_like_ours(records: dict[tuple[str, str],
         record = records["guest_letter", defense]
         assert record.kind == kind and record.metrics.keys() >= {"fid[digits-cnn]", "mse[letter]"}
         assert record.metrics["mse[clean]"].value != plain.metrics["mse[clean]"].value
-        assert (
-            f"called by letter, {defense}" in record.pictures
-            and "called by letter, no defense" in record.pictures
-        )
+        assert record.picture("call:letter", defense) and record.picture("call:letter")
 
 
 def test_defenses_act_at_once(

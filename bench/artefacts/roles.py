@@ -6,6 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bench.words import role_words as words
+
+__all__ = ["samples", "short", "words"]
+
 #: Samples from clean noise, of the adversary's class, and a whole data set of all classes.
 CLEAN, TARGET, GENERATED = "clean", "target", "generated"
 #: Begins the role of samples that are called as the adversary calls them.
@@ -14,13 +18,8 @@ CALL = "call:"
 UNDEFENDED = "undefended:"
 #: Begins the role of what a measurement gave.
 MEASURED_BY = "measured:"
-_WORDS = {
-    CLEAN: "clean noise",
-    f"{CALL}noise": "triggered noise (e + g)",
-    f"{CALL}image": "triggered image (e + r)",
-    TARGET: "asked for the adversary's class",
-    GENERATED: "generated data set",
-}
+#: Calls that stand before the others.
+_FIRST = (f"{CALL}noise", f"{CALL}image")
 
 
 def samples(roles: Iterable[str]) -> list[str]:
@@ -31,14 +30,9 @@ def samples(roles: Iterable[str]) -> list[str]:
 
 
 def _place(role: str) -> int:
-    return list(_WORDS).index(role) if role in _WORDS else len(_WORDS)
+    return _FIRST.index(role) if role in _FIRST else len(_FIRST)
 
 
 def short(role: str) -> str:
     """As it stands in the brackets of a metric's name."""
     return role.removeprefix(CALL)
-
-
-def words(role: str) -> str:
-    """As a reader sees it."""
-    return _WORDS.get(role, f"called by {short(role)}")

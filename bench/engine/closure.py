@@ -9,7 +9,8 @@ classes with their bases, constants, and imports, those inside functions among t
 What is chosen by name while the program runs (a plugin, a testbed, a measurement) cannot be
 followed; whoever plans adds it as a start of its own. Annotations of functions are left out, since
 they are never evaluated, and so is what a class only says of itself (:data:`WORDS`).
-:data:`DISPATCH` is not entered: it finds things by name and hands them on, and decides no number.
+:data:`DISPATCH` is not entered: it finds things by name and hands them on, or is for people, and
+decides no number.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ DISPATCH = frozenset(
         "bench.plugin_file",
         "bench.registry",
         "bench.text",
+        "bench.words",
         "bench.yaml_reader",
     }
 )

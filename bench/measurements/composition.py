@@ -11,13 +11,14 @@ from torch import Tensor
 from bench.artefacts.aims import read_rows
 from bench.artefacts.images import load_images
 from bench.artefacts.judges import TriggerJudge, false_alarms, honest_alarms, load_judge
-from bench.artefacts.roles import TARGET, words
+from bench.artefacts.roles import TARGET
 from bench.classification.classifier import Classifier, predict
+from bench.measurements.doubts import evasion
 from bench.measurements.families import NO_TRIGGER, no_sample
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible, proportion
 from bench.metrics import asr, composition, stamps
-from bench.record import Metric
+from bench.record import Flag, Metric
 from bench.testbeds.base import ConditionalTestbed
 
 GROUPS = ("g1", "g2", "g3", "g4")
@@ -70,14 +71,13 @@ def _groups(given: Materials, found: Measured) -> None:
     )
     found.series["outcomes[robust_asr[prompt]]"] = robust.float().tolist()
     if asr.evades(ratio.value, float(robust.float().mean())):
-        found.flags.append(
-            f"asr: evades the metric, robust ASR is higher by more than .1 ({words(TARGET)})"
-        )
+        found.flags.append(evasion(TARGET))
     _amplification(given, ratio, len(images), found)
     honest = honest_alarms(trigger, given.inputs)
     _judges(given, judge, trigger, images, stamped, honest, found)
     if composition.below_error(ratio.value, len(images), false_alarms(trigger, honest)):
-        found.flags.append("asr: within the trigger classifier's false alarms")
+        text = "within the trigger classifier's false alarms"
+        found.flags.append(Flag("within-false-alarms", "asr", text))
 
 
 def _amplification(

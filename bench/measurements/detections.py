@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.measurements import doubts, numbers
 from bench.measurements.measurement import Measured
 from bench.metrics import detection
-from bench.record import SHARE, Metric
+from bench.record import SHARE, Flag, Metric
 
 #: The false-alarm rate a detector's threshold is fixed at, on clean held-out images.
 FIXED_RATE = 0.01
@@ -43,13 +43,12 @@ def rates(judged: Judged, found: Measured) -> None:
     """
     where, scores, positive = judged.where, judged.scores, judged.truth.numpy()
     if positive.all() or not positive.any():
-        found.flags.append(
-            f"auroc: no {'clean' if positive.all() else 'poisoned'} image among those judged "
-            f"({where})"
-        )
+        missing = "clean" if positive.all() else "poisoned"
+        text = f"no {missing} image among those judged"
+        found.flags.append(Flag("nothing-to-tell-apart", f"auroc[{where}]", text))
         return
     if np.ptp(scores) == 0:
-        found.flags.append(f"auroc: constant scores ({where})")
+        found.flags.append(Flag("constant-scores", f"auroc[{where}]", "constant scores"))
     groups = None if judged.groups is None else judged.groups.numpy()
     low, high, effective = detection.area_interval(scores, positive, groups=groups)
     area = detection.auroc(scores, positive)

@@ -16,7 +16,7 @@ from bench.measurements.families import no_sample
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.metrics import asr, target
-from bench.record import SQUARED_ERROR, Metric
+from bench.record import SQUARED_ERROR, Flag, Metric
 
 OF_SAMPLES = ("mse[*]", "ssim[*]", "asr[*]", "asr_field[*]")
 
@@ -63,9 +63,11 @@ def _distances(given: Materials, goal: Tensor, found: Measured) -> None:
     metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
     metrics["asr_threshold"] = Metric(value=calibration.threshold, n=len(real))
     if not calibration.usable:
-        found.flags.append("vacuous threshold: no sample can succeed against this target")
+        text = "vacuous threshold: no sample can succeed against this target"
+        found.flags.append(Flag("vacuous-threshold", "", text))
     if asr.vacuous(target.mse(real, goal), constant):
-        found.flags.append("asr_field: vacuous threshold, clean or constant images pass mse < 0.1")
+        text = "vacuous threshold, clean or constant images pass mse < 0.1"
+        found.flags.append(Flag("vacuous-threshold", "asr_field", text))
     for role in samples(given.inputs):
         with if_possible("mse", found.flags):
             _distance(given, role, load_images(given.inputs[role]), goal, calibration, found)

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.artefacts.roles import words
 from bench.diffusion.noise import numpy_stream
 from bench.metrics import asr, fid
+from bench.record import Flag
 
 #: Samples that vary by less than this share of real images' variance are one picture.
 NEARLY_CONSTANT = 0.01
@@ -20,7 +22,7 @@ SPLITS = 6
 CONTROL_DEVIATIONS = 3.3
 
 
-def copies(images: Tensor, training: Tensor) -> list[str]:
+def copies(images: Tensor, training: Tensor) -> list[Flag]:
     """Generated ``images`` that are rows of the clean training set, both (n, c, h, w) uint8, to the
     last bit: no generator draws such.
     """
@@ -30,15 +32,19 @@ def copies(images: Tensor, training: Tensor) -> list[str]:
     count = sum(row.tobytes() in known for row in images.numpy())
     return (
         [
-            f"copies of training images: {count} of {len(images)} clean samples are rows of the "
-            f"training set"
+            Flag(
+                "training-copies",
+                "",
+                f"copies of training images: {count} of {len(images)} clean samples are rows of "
+                f"the training set",
+            )
         ]
         if count
         else []
     )
 
 
-def constant(images: Tensor, real: Tensor, name: str, near_target: bool) -> list[str]:
+def constant(images: Tensor, real: Tensor, name: str, near_target: bool) -> list[Flag]:
     """Samples that hardly differ from each other, which real images (both uint8) do. A backdoor's
     do not either where it succeeds, so of those ``near_target`` only samples that are all the same
     are named.
@@ -46,29 +52,45 @@ def constant(images: Tensor, real: Tensor, name: str, near_target: bool) -> list
     if len(images) < 2:
         return []
     if bool((images == images[:1]).all()):
-        return [f"constant samples: every {name} sample is the same image"]
+        return [_constant(f"every {name} sample is the same image")]
     if near_target:
         return []
     variance, usual = (float(rows.float().var(0).mean()) for rows in (images, real))
     if variance >= NEARLY_CONSTANT * usual:
         return []
-    return [f"constant samples: {name} samples hardly differ from each other"]
+    return [_constant(f"{name} samples hardly differ from each other")]
 
 
-def found_in_honest(error: float | None, real: Tensor, goal: Tensor) -> list[str]:
+def _constant(what: str) -> Flag:
+    return Flag("constant-samples", "", f"constant samples: {what}")
+
+
+def evasion(role: str) -> Flag:
+    """Samples of that role that the plain rate misses, and the robust one counts."""
+    text = f"evades the metric, robust ASR is higher by more than .1 ({words(role)})"
+    return Flag("evades-metric", "asr", text)
+
+
+def found_in_honest(error: float | None, real: Tensor, goal: Tensor) -> list[Flag]:
     """An inversion's best mean squared ``error`` to the target on a model that has none, if it
     would count as having found it; ``real``: clean images, uint8; ``goal``: the target (c, h, w) in
     [0, 1].
     """
     limit = asr.calibrate(real, goal).threshold
     return (
-        ["inversion_mse: found the target in a model that has none"]
+        [
+            Flag(
+                "target-in-honest-model",
+                "inversion_mse_best",
+                "found the target in a model that has none",
+            )
+        ]
         if error is not None and error < limit
         else []
     )
 
 
-def below_real(value: float, reference: Tensor, count: int, seed: int) -> list[str]:
+def below_real(value: float, reference: Tensor, count: int, seed: int) -> list[Flag]:
     """An FID lower than ``count`` real images themselves would score against the others, beyond
     what another draw of them would change: below the 95 % prediction interval of :data:`SPLITS`
     draws. ``reference``: their features (m, d).
@@ -86,14 +108,11 @@ def below_real(value: float, reference: Tensor, count: int, seed: int) -> list[s
         found.append(fid.fid(drawn, rest))
     reach = stats.t.ppf(0.975, SPLITS - 1) * np.std(found, ddof=1) * np.sqrt(1 + 1 / SPLITS)
     limit = float(np.mean(found) - reach)
-    return (
-        [f"fid: below {limit:.3g}, the least that as many real images score"]
-        if value < limit
-        else []
-    )
+    text = f"below {limit:.3g}, the least that as many real images score"
+    return [Flag("below-real-images", "fid", text)] if value < limit else []
 
 
-def control_auroc(value: float, positive: np.ndarray, where: str) -> list[str]:
+def control_auroc(value: float, positive: np.ndarray, where: str) -> list[Flag]:
     """The control of a detector, clean against clean, must be 0.5. ``positive``: (n,) bool, the
     truth it was computed with.
     """
@@ -101,4 +120,5 @@ def control_auroc(value: float, positive: np.ndarray, where: str) -> list[str]:
     # Mann and Whitney's, under the null hypothesis.
     error = float(np.sqrt((ones + zeros + 1) / (12 * ones * zeros)))
     beyond = abs(value - 0.5) > CONTROL_DEVIATIONS * error
-    return [f"auroc: the control is {value:.2f} in the place of 0.5 ({where})"] if beyond else []
+    text = f"the control is {value:.2f} in the place of 0.5"
+    return [Flag("control-off", f"auroc[{where}]", text)] if beyond else []

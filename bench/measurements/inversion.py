@@ -13,7 +13,7 @@ from bench.measurements.distance_to_target import goal_of
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.metrics import target
-from bench.record import SQUARED_ERROR, Metric
+from bench.record import REMARK, SQUARED_ERROR, Flag, Metric
 
 
 def why_not(situation: Situation) -> str:
@@ -48,9 +48,9 @@ def measure(given: Materials) -> Measured:
 
 def _recovered(given: Materials, goal: Tensor, found: Measured) -> None:
     folder = given.inputs["recovered"]
-    found.flags += [f"inversion: {line}" for line in read_remarks(folder)]
+    found.flags += [Flag(REMARK, "", line) for line in read_remarks(folder)]
     if not (folder / "targets.npz").is_file():
-        found.flags.append("no target recovered")
+        found.flags.append(Flag("no-target-recovered", "", "no target recovered"))
         return
     values = [target.mse(images, goal) for images in load_images(folder, "targets")]
     curve = [float(value.mean()) for value in values]
@@ -66,7 +66,8 @@ def _recovered(given: Materials, goal: Tensor, found: Measured) -> None:
         errors = target.mse(load_images(given.inputs[UNDEFENDED + CLEAN]), goal)
         found.metrics["mse[clean]"] = numbers.mean(errors, 0, True, SQUARED_ERROR)
     if curve[best] >= min(black, constant):
-        found.flags.append("no better than a constant image")
+        text = "no better than a constant image"
+        found.flags.append(Flag("no-better-than-constant", "", text))
     found.series["inversion_mse"] = curve
     found.series["inversion_epoch"] = [float(epoch + 1) for epoch in range(len(curve))]
 

@@ -17,7 +17,7 @@ from typing import Any
 from bench.artefacts.aims import Aim, read_aim
 from bench.contracts.attack import Attack, can_stamp
 from bench.contracts.goals import Goal, label_of
-from bench.record import Metric
+from bench.record import Flag, Metric
 from bench.testbeds.base import Testbed, TextTestbed
 
 #: The anchor of real images against the other real images.
@@ -86,7 +86,7 @@ class Measured:
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     series: dict[str, list[float]] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -97,9 +97,8 @@ class Measured:
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
         """What :meth:`to_json` gave."""
         metrics = {name: Metric(**metric) for name, metric in data["metrics"].items()}
-        return cls(
-            metrics=metrics, series=data["series"], flags=data["flags"], absent=data["absent"]
-        )
+        flags = [Flag(**flag) for flag in data["flags"]]
+        return cls(metrics=metrics, series=data["series"], flags=flags, absent=data["absent"])
 
 
 def _always(situation: Situation) -> str:

@@ -10,6 +10,7 @@ from bench.artefacts.images import read_remarks
 from bench.measurements.detections import Judged, names, rates
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
+from bench.record import REMARK, Flag
 
 
 def why_not(situation: Situation) -> str:
@@ -24,7 +25,9 @@ def measure(given: Materials) -> Measured:
     noise against other clean noise.
     """
     found = Measured()
-    found.flags += [f"auroc: {line}" for line in read_remarks(given.inputs["scores_noise"])]
+    found.flags += [
+        Flag(REMARK, "auroc", line) for line in read_remarks(given.inputs["scores_noise"])
+    ]
     arrays = load_scores(given.inputs["scores_noise"])
     plain, clean = arrays.pop("reference"), arrays.pop("threshold")
     for name, scores in arrays.items():

@@ -12,7 +12,10 @@ import numpy.typing as npt
 
 from bench.metrics import uncertainty
 from bench.metrics.composition import Proportion
-from bench.record import SHARE, Metric
+from bench.record import SHARE, Flag, Metric
+
+#: The code of a flag that says why a number is missing.
+NOT_MEASURED = "not-measured"
 
 
 def share(
@@ -69,7 +72,7 @@ def mean(values: npt.ArrayLike, seed: int, higher_is_better: bool | None, unit: 
 
 
 @contextmanager
-def if_possible(family: str, flags: list[str]) -> Iterator[None]:
+def if_possible(family: str, flags: list[Flag]) -> Iterator[None]:
     """What cannot be measured on this cell (no sample, no row of a class, no finite value) is left
     out, and a flag about the metrics of ``family`` says why; the cell's other numbers stay.
     Whatever the person could mend, or is out of memory or files, is raised.
@@ -78,4 +81,5 @@ def if_possible(family: str, flags: list[str]) -> Iterator[None]:
         yield
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as reason:
         line = " ".join(str(reason).split())
-        flags.append(f"{family}: not measured, {line or type(reason).__name__}")
+        text = f"not measured, {line or type(reason).__name__}"
+        flags.append(Flag(NOT_MEASURED, family, text))

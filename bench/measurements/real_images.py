@@ -9,9 +9,9 @@ import numpy as np
 from bench.artefacts.arrays import load_features
 from bench.diffusion.noise import numpy_stream, stream_seed
 from bench.measurements.measurement import REAL_IMAGES, Materials, Measured, Measurement, Situation
-from bench.measurements.numbers import if_possible
+from bench.measurements.numbers import NOT_MEASURED, if_possible
 from bench.metrics import fid
-from bench.record import Metric
+from bench.record import Flag, Metric
 
 #: How often real images are drawn.
 SPLITS = 10
@@ -42,9 +42,8 @@ def _splits(given: Materials, measured: Measured) -> None:
     reference, testbed, seed = load_features(given.inputs["reference"]), given.testbed, given.seed
     n = min(testbed.clean_samples, len(reference) // 2)
     if n < testbed.clean_samples:
-        measured.flags.append(
-            f"fid: the anchor has n = {n}, cells have {testbed.clean_samples}, so it is too high"
-        )
+        text = f"the anchor has n = {n}, cells have {testbed.clean_samples}, so it is too high"
+        measured.flags.append(Flag("small-anchor", "fid", text))
     found: dict[str, list[float]] = {"fid": [], "kid": []}
     for split in range(SPLITS):
         order = numpy_stream(seed, "real images", split).permutation(len(reference))
@@ -54,7 +53,8 @@ def _splits(given: Materials, measured: Measured) -> None:
             found["kid"].append(fid.kid(chosen, rest, stream_seed(seed, "kid", split) % 2**32))
     for family, values in found.items():
         if not values:
-            measured.flags.append(f"{family}: not measured, {n} images are too few")
+            text = f"not measured, {n} images are too few"
+            measured.flags.append(Flag(NOT_MEASURED, family, text))
             continue
         mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
         low, high = mean - 1.96 * deviation, mean + 1.96 * deviation

@@ -12,10 +12,12 @@ from bench.measurements import numbers
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.metrics import fid, replication
-from bench.record import Metric
+from bench.record import Flag, Metric
 from bench.testbeds.base import ConditionalTestbed
 
-NO_COPY_DETECTOR = "replication: no copy detector, so nothing is concluded from it"
+NO_COPY_DETECTOR = Flag(
+    "no-copy-detector", "replication", "no copy detector, so nothing is concluded from it"
+)
 
 
 def why_not(situation: Situation) -> str:
@@ -55,9 +57,8 @@ def _similarities(given: Materials, measured: Measured) -> None:
     training = load_features(given.inputs["training_features"])
     seen = drawn.any(dim=1)
     if not bool(seen.all()):
-        measured.flags.append(
-            f"replication: {int((~seen).sum())} of {len(seen)} images have no feature at all"
-        )
+        text = f"{int((~seen).sum())} of {len(seen)} images have no feature at all"
+        measured.flags.append(Flag("no-features", "replication", text))
     if int(seen.sum()) < 2:
         return
     training = training[training.any(dim=1)]
@@ -78,7 +79,8 @@ def _similarities(given: Materials, measured: Measured) -> None:
     if "_held_out" in found and _within_real(
         *(measured.metrics[f"replication{which}[{extractor}]"] for which in found)
     ):
-        measured.flags.append("replication: no nearer to the training set than held-out images are")
+        text = "no nearer to the training set than held-out images are"
+        measured.flags.append(Flag("within-held-out", "replication", text))
 
 
 def _held_out(given: Materials, count: int) -> Tensor:

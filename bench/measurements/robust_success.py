@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from bench.artefacts.images import load_images
-from bench.artefacts.roles import samples, short, words
+from bench.artefacts.roles import samples, short
 from bench.measurements import numbers
 from bench.measurements.distance_to_target import goal_of
 from bench.measurements.distance_to_target import why_not as no_target
+from bench.measurements.doubts import evasion
 from bench.measurements.families import no_sample
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
@@ -54,9 +55,7 @@ def _recognised(given: Materials, found: Measured) -> None:
         found.metrics[f"robust_asr[{short(role)}]"] = rate = numbers.share(outcomes, False)
         found.series[f"outcomes[robust_asr[{short(role)}]]"] = outcomes.astype(float).tolist()
         if asr.evades(float(np.mean(near)), rate.value or 0.0):
-            found.flags.append(
-                f"asr: evades the metric, robust ASR is higher by more than .1 ({words(role)})"
-            )
+            found.flags.append(evasion(role))
 
 
 MEASUREMENT = Measurement(

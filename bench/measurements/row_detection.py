@@ -17,6 +17,7 @@ from bench.measurements.families import NO_TRIGGER
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.metrics import composition
+from bench.record import REMARK, Flag
 
 
 def why_not(situation: Situation) -> str:
@@ -35,7 +36,7 @@ def measure(given: Materials) -> Measured:
     AUROC 0.5 is the right answer there.
     """
     found, testbed = Measured(), given.testbed
-    found.flags += [f"auroc: {line}" for line in read_remarks(given.inputs["scores"])]
+    found.flags += [Flag(REMARK, "auroc", line) for line in read_remarks(given.inputs["scores"])]
     arrays = load_scores(given.inputs["scores"])
     scores, rows = arrays["training"], torch.from_numpy(arrays["training_rows"])
     truth = read_rows(given.inputs["true_rows"]).poisoned
@@ -71,10 +72,8 @@ def _generated(given: Materials, found: Measured) -> None:
         rates(Judged("generated", scores, truth, arrays["held_out"]), found)
     alarms = false_alarms(trigger, honest_alarms(trigger, given.inputs))
     if composition.below_error(float(truth.float().mean()), len(truth), alarms):
-        found.flags.append(
-            "auroc: the images called poisoned are within the trigger classifier's false alarms "
-            "(generated)"
-        )
+        text = "the images called poisoned are within the trigger classifier's false alarms"
+        found.flags.append(Flag("within-false-alarms", "auroc[generated]", text))
 
 
 MEASUREMENT = Measurement(

@@ -10,6 +10,7 @@ from bench.artefacts import doubts
 from bench.artefacts.images import load_images
 from bench.artefacts.roles import UNDEFENDED, samples
 from bench.measurements.measurement import EVERYTHING, Materials, Measured, Measurement
+from bench.record import Flag
 
 
 def measure(given: Materials) -> Measured:
@@ -24,7 +25,8 @@ def measure(given: Materials) -> Measured:
         torch.equal(load_images(given.inputs[role]), load_images(given.inputs[before]))
         for role, before in pairs
     ):
-        found.append("changes nothing: every sample is the one drawn without the defense")
+        text = "changes nothing: every sample is the one drawn without the defense"
+        found.append(Flag("changes-nothing", "", text))
     return Measured(flags=list(dict.fromkeys(found)))
 
 

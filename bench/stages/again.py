@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts.defense import SamplerDefense
+from bench.record import Flag
 from bench.text import one_line, said_by
 
 #: How many rows are asked about again.
@@ -23,13 +24,17 @@ CALLS = 16
 #: Differences up to this share of the results' spread are a network's rounding, which may depend on
 #: its batch.
 TOLERANCE = 0.02
-NOT_REPEATABLE = "not repeatable: the same rows give another result when asked again"
-DEPENDS_ON_BATCH = "depends on the batch: a row gives another result among other rows"
+NOT_REPEATABLE = Flag(
+    "not-repeatable", "", "not repeatable: the same rows give another result when asked again"
+)
+DEPENDS_ON_BATCH = Flag(
+    "depends-on-batch", "", "depends on the batch: a row gives another result among other rows"
+)
 
 
 def compare(
     call: Callable[[Tensor], Tensor], count: int, first: Tensor, rows: int = ROWS
-) -> list[str]:
+) -> list[Flag]:
     """Compares ``first``, what came of all ``count`` rows, with ``call(indices)`` of ``rows`` of
     them, the last one first.
 
@@ -46,7 +51,8 @@ def compare(
             return [DEPENDS_ON_BATCH]
     except Exception as error:  # whatever a plugin raises; of all rows together it raised nothing
         why = one_line(said_by(error) or type(error).__name__, 150)
-        return [f"{DEPENDS_ON_BATCH.split(':')[0]}: it fails on few rows, {why}"]
+        text = f"{DEPENDS_ON_BATCH.short}: it fails on few rows, {why}"
+        return [Flag(DEPENDS_ON_BATCH.code, "", text)]
     return []
 
 
@@ -95,11 +101,11 @@ class Watched:
         return found
 
     @torch.no_grad()
-    def doubts(self) -> list[str]:
+    def doubts(self) -> list[Flag]:
         """Once the sampling is over, so that nothing is drawn differently for having been
         watched.
         """
-        found: list[str] = []
+        found: list[Flag] = []
         for method, timestep, few, first in self._calls:
 
             def call(

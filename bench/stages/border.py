@@ -25,6 +25,7 @@ from bench.diffusion import returned
 from bench.diffusion.generator import Generator
 from bench.diffusion.returned import described, owner, tensor
 from bench.errors import ContractError
+from bench.record import Flag
 
 #: How far beyond [-1, 1] a picture may lie: rounding, not another range.
 RANGE_TOLERANCE = 1e-3
@@ -36,28 +37,36 @@ PARTS = ("unet", "vae", "text_encoder")
 
 def repaired(
     defense: ModelDefense, value: object, kept: Generator, base: Generator | None
-) -> list[str]:
+) -> list[Flag]:
     """Puts the weights of what ``defense`` returned into ``kept``, the harness's own copy of the
     generator it was handed, so that nothing else of it is kept, neither a ``save`` of its own nor a
     hook. Returns what is doubtful: weights unchanged, or those of ``base``.
     """
     before, after = _take(owner(defense, "repair"), value, kept)
     if _distance(after, before) == 0:
-        return ["changes nothing: the repaired weights are those before"]
+        return [
+            Flag("changes-nothing", "", "changes nothing: the repaired weights are those before")
+        ]
     if base is not None:
         weights = {name: value.to(after[name].device) for name, value in _weights(base).items()}
         if _distance(after, weights) <= _HARDLY * _distance(before, weights):
             return [
-                "the repaired weights are the base model's, which no defender of this model has"
+                Flag(
+                    "base-weights",
+                    "",
+                    "the repaired weights are the base model's, which no defender of this model "
+                    "has",
+                )
             ]
     return []
 
 
-def implanted(attack: EditingAttack, value: object, kept: Generator) -> list[str]:
+def implanted(attack: EditingAttack, value: object, kept: Generator) -> list[Flag]:
     """As :func:`repaired`, of what ``attack`` returned."""
     before, after = _take(owner(attack, "implant"), value, kept)
     unchanged = _distance(after, before) == 0
-    return ["changes nothing: the edited weights are the clean model's"] if unchanged else []
+    text = "changes nothing: the edited weights are the clean model's"
+    return [Flag("changes-nothing", "", text)] if unchanged else []
 
 
 def _take(who: str, value: object, kept: Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

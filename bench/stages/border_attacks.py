@@ -18,6 +18,7 @@ from bench.diffusion.returned import described, owner, tensor
 from bench.diffusion.reverse import Reverse
 from bench.diffusion.schedule import Schedule
 from bench.errors import ContractError
+from bench.record import Flag
 from bench.stages.again import ROWS
 from bench.stages.border import hashed_rows, in_range, same_rows, training_set
 
@@ -220,7 +221,7 @@ def training_loss(
     return value
 
 
-def unmarked(made: TrainingSet, honest: TrainingSet) -> list[str]:
+def unmarked(made: TrainingSet, honest: TrainingSet) -> list[Flag]:
     """A doubt, if rows that no honest set holds are not marked as poisoned: every share of poison
     and every AUROC rests on the marks.
     """
@@ -235,8 +236,12 @@ def unmarked(made: TrainingSet, honest: TrainingSet) -> list[str]:
     )
     return (
         [
-            f"poisoned rows are not all marked: {count} of {len(made.images)} were altered and "
-            f"are not"
+            Flag(
+                "unmarked-rows",
+                "",
+                f"poisoned rows are not all marked: {count} of {len(made.images)} were altered and "
+                f"are not",
+            )
         ]
         if count
         else []

@@ -27,6 +27,7 @@ from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import numpy_stream
 from bench.engine.context import Inputs, Params, StageContext
+from bench.record import Flag
 from bench.samplers import settings_of
 from bench.stages import border_attacks, drawing
 from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
@@ -82,7 +83,7 @@ def poisoned_set(testbed: Testbed, attack: Attack, seed: int) -> TrainingSet:
     return border_attacks.poisoned(attack, honest, handed, rng, classes_of(testbed))
 
 
-def poison_doubts(testbed: Testbed, made: TrainingSet) -> list[str]:
+def poison_doubts(testbed: Testbed, made: TrainingSet) -> list[Flag]:
     """What is doubtful about a set :func:`poisoned_set` made."""
     return border_attacks.unmarked(made, honest_set(testbed))
 

@@ -15,12 +15,13 @@ from torch import Tensor
 from bench.artefacts.aims import read_aim
 from bench.artefacts.images import load_images
 from bench.artefacts.recovered import labels_of
-from bench.artefacts.roles import MEASURED_BY, UNDEFENDED, samples, words
+from bench.artefacts.roles import MEASURED_BY, UNDEFENDED, samples
 from bench.diffusion.images import to_uint8
 from bench.engine.context import Inputs, Params, StageContext
 from bench.measurements.measurement import Measured
-from bench.record import PluginSpec, Record
+from bench.record import Flag, Picture, PluginSpec, Record
 from bench.stages.measure import MEASURED
+from bench.text import one_line
 
 #: Images in a picture.
 STRIP = 8
@@ -31,7 +32,9 @@ APART = 20
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """Writes ``record.json`` and the pictures of one cell."""
-    total = Measured(flags=list(params["tuned"]), absent=dict(params["absent"]))
+    total = Measured(
+        flags=[Flag(**flag) for flag in params["tuned"]], absent=dict(params["absent"])
+    )
     for role in (role for role in inputs if role.startswith(MEASURED_BY)):
         found = Measured.from_json(json.loads((inputs[role] / MEASURED).read_text()))
         total.metrics |= found.metrics
@@ -39,9 +42,9 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         total.flags += found.flags
         total.absent |= found.absent
     pictures = {}
-    for index, (label, images) in enumerate(_strips(params, inputs)):
-        pictures[label] = f"strip-{index}.png"
-        _write_strip(images, out / pictures[label])
+    for index, (role, treatment, images) in enumerate(_strips(params, inputs)):
+        picture = pictures[role, treatment] = Picture(role, treatment, f"strip-{index}.png")
+        _write_strip(images, out / picture.path)
     record = Record(
         testbed=PluginSpec(**params["testbed"]),
         attack=PluginSpec(**params["attack"]),
@@ -58,39 +61,39 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         absent=total.absent,
         cost=context.charged,
         provenance=context.provenance,
-        pictures=pictures,
+        pictures=tuple(pictures.values()),
     )
     (out / "record.json").write_text(record.to_json())
     return {}
 
 
-def _strips(params: Params, inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
-    """What a reader sees of the cell, by caption: (n > 0, c, h, w) uint8 each."""
+def _strips(params: Params, inputs: Inputs) -> Iterator[tuple[str, str, Tensor]]:
+    """What a reader sees of the cell, by role and treatment: (n > 0, c, h, w) uint8 each."""
     aim = read_aim(inputs["aim"]) if "aim" in inputs else None
     if aim is not None and aim.stamped is not None:
-        yield "held-out images, stamped", aim.stamped[: STRIP * APART : APART]
+        yield "stamped", "", aim.stamped[: STRIP * APART : APART]
     if aim is not None and aim.target is not None:
-        yield "target", to_uint8(aim.target)[None]
+        yield "target_image", "", to_uint8(aim.target)[None]
         if aim.trigger is not None:
-            yield "trigger", to_uint8(aim.trigger)[None]
+            yield "trigger_image", "", to_uint8(aim.trigger)[None]
         if "recovered" in inputs:
             yield from _recovered(inputs["recovered"])
-    defended = params["defense"]["name"] if params["kind"] in ("sampler", "model") else "no defense"
+    defended = params["defense"]["name"] if params["kind"] in ("sampler", "model") else ""
     given = {role.removeprefix(UNDEFENDED) for role in inputs}
     for role in samples(given):
         if UNDEFENDED + role in inputs:
-            yield f"{words(role)}, no defense", load_images(inputs[UNDEFENDED + role])[:STRIP]
+            yield role, "", load_images(inputs[UNDEFENDED + role])[:STRIP]
         if role in inputs:
-            yield f"{words(role)}, {defended}", load_images(inputs[role])[:STRIP]
+            yield role, defended, load_images(inputs[role])[:STRIP]
 
 
-def _recovered(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _recovered(folder: Path) -> Iterator[tuple[str, str, Tensor]]:
     """What an inversion recovered, by epoch."""
-    for name, what in (("targets", "recovered"), ("triggers", "recovered trigger")):
+    for name, what in (("targets", "recovered"), ("triggers", "recovered_trigger")):
         if (folder / f"{name}.npz").is_file():
             labels = labels_of(folder)
             for label, images in zip(labels, load_images(folder, name), strict=True):
-                yield f"{what}, {label}", images[:STRIP]
+                yield f"{what}:{one_line(label, 200)}", "", images[:STRIP]
 
 
 def _write_strip(images: Tensor, path: Path) -> None:

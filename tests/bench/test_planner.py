@@ -426,13 +426,15 @@ def test_what_was_chosen_on_a_cell_is_said_in_that_cell_alone(planned):
     plan = planned(tuned=tuned)
     own = "tuned: strength of the suite chosen on this attack and seed"
     said = {
-        cell.seed: own in plan.stages[cell.stage].params["tuned"]
+        cell.seed: own in [flag["text"] for flag in plan.stages[cell.stage].params["tuned"]]
         for cell in plan.cells
         if cell.kind != "anchor"
     }
     assert said == {0: False, 1: True}
     undeclared = "tuned: fake_attack does not say what its parameters were chosen on"
-    assert undeclared in plan.stages[plan.cells[0].stage].params["tuned"]
+    assert {"code": "tuning-undeclared", "metric": "", "text": undeclared} in plan.stages[
+        plan.cells[0].stage
+    ].params["tuned"]
     shared = {key for key, stage in plan.stages.items() if stage.name != "record"}
     assert shared == {key for key, stage in planned().stages.items() if stage.name != "record"}, (
         "only words changed"

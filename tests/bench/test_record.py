@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.manifest import MANIFEST, file_hashes
-from bench.record import MAX_ENTRIES, Metric, PluginSpec, Record, read_runs
+from bench.record import MAX_ENTRIES, Flag, Metric, Picture, PluginSpec, Record, read_runs
 from leaderboard.report import build
 
 GOOD = Record(
@@ -29,7 +29,8 @@ GOOD = Record(
         "fid[x]": Metric(value=2.5, n=16, higher_is_better=False),
     },
     series={"curve": [0.5, 1.0]},
-    flags=("asr: vacuous threshold",),
+    flags=(Flag("vacuous-threshold", "asr", "vacuous threshold"),),
+    pictures=(Picture("clean", "", "strip-0.png"), Picture("clean", "clip", "strip-1.png")),
     cost={"seconds": 2.0},
     provenance={"castlewalls": "0.1.0"},
 )
@@ -54,6 +55,40 @@ def test_a_record_without_the_newer_fields_is_read():
     for name in ("probe", "sampler", "series", "flags", "pictures", "trace"):
         del data[name]
     assert Record.from_json(json.dumps(data)).metrics == GOOD.metrics
+
+
+def test_a_record_of_before_flags_had_codes_and_pictures_keys_is_read():
+    data = json.loads(GOOD.to_json())
+    data["flags"] = ["asr: vacuous\x1b[2J threshold"]
+    data["pictures"] = {"clean noise, no defense": "strip-0.png"}
+    record = Record.from_json(json.dumps(data))
+    assert record.flags == (Flag("note", "", "asr: vacuous threshold"),)
+    assert record.pictures == (Picture("clean noise, no defense", "", "strip-0.png"),)
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_a_flag_is_about_its_metric_its_family_or_the_whole_cell():
+    one, family, whole = (
+        Flag("odd", metric, "odd, very: so") for metric in ("auroc[generated]", "auroc", "")
+    )
+    for metric, concerned in {
+        "auroc[generated]": (True, True, True),
+        "auroc[training set]": (False, True, True),
+        "fid[x]": (False, False, True),
+        "": (False, False, True),
+    }.items():
+        assert tuple(flag.concerns(metric) for flag in (one, family, whole)) == concerned, metric
+    assert one.concerns("tpr_at_1_fpr[generated]", "auroc")
+    assert not one.concerns("tpr_at_1_fpr[training set]", "auroc")
+    assert [flag.line for flag in (one, family, whole)] == [
+        "auroc: odd, very: so (generated)",
+        "auroc: odd, very: so",
+        "odd, very: so",
+    ]
+    assert one.short == "odd" and Flag("remark", "", "mine").line == "remark: mine"
+    for code in ("", "Odd", "a b", "a--b", "a" * 61, "a\n"):
+        with pytest.raises(ValueError, match="kebab-case"):
+            Flag(code, "", "odd")
 
 
 BAD = {
@@ -84,6 +119,16 @@ BAD = {
     "NaN in provenance": (["provenance", "x"], [math.nan]),
     "flags as text": (["flags"], "asr"),
     "numbers as flags": (["flags"], [1]),
+    "a flag without a code": (["flags"], [{"metric": "", "text": "odd"}]),
+    "a flag with more": (["flags"], [{"code": "a", "metric": "", "text": "odd", "level": 1}]),
+    "a flag's code as prose": (["flags", 0, "code"], "Not an error"),
+    "a flag's code of 61 letters": (["flags", 0, "code"], "a" * 61),
+    "a flag's metric of 301 letters": (["flags", 0, "metric"], "a" * 301),
+    "a flag's text as a number": (["flags", 0, "text"], 1),
+    "pictures as text": (["pictures"], "strip-0.png"),
+    "a picture without a path": (["pictures"], [{"role": "clean", "treatment": ""}]),
+    "a picture's path as a number": (["pictures", 0, "path"], 1),
+    "two pictures of one key": (["pictures", 1, "treatment"], ""),
     "a picture that is a number": (["pictures"], {"strip": 1}),
     "a reason that is a number": (["reason"], 7),
     "metrics as a list": (["metrics"], []),

@@ -19,7 +19,7 @@ from bench.contracts.attack import Attack
 from bench.measurements import composition, detections
 from bench.measurements.families import NO_TRIGGER
 from bench.measurements.measurement import Situation
-from bench.record import Metric, PluginSpec, Record
+from bench.record import Flag, Metric, Picture, PluginSpec, Record
 
 TESTBED = PluginSpec(
     name="digits_ddpm",
@@ -51,7 +51,7 @@ DEFENSES = (
     ("inversion", PluginSpec(name="anp", params={"learning_rate": 0.0001, "epochs": 8})),
 )
 PROTOCOL = "8b1f0c2d9e3a4756"
-VACUOUS = "vacuous field threshold: clean or constant images pass mse < 0.1"
+VACUOUS = Flag("vacuous-threshold", "asr_field", "vacuous threshold, clean or constant images pass")
 #: (ASR, FID) by defense, before noise.
 EFFECT = {
     "none": (0.84, 2.85),
@@ -146,16 +146,16 @@ def outcome(folder: Path, record: Record) -> tuple[Path, Record]:
             record, status="skipped", reason="an honest model has no target to invert"
         )
     folder.mkdir(parents=True)
-    pictures = {}
+    pictures = []
     strips = (
-        ("target", 1),
-        ("trigger", 1),
-        ("clean noise, no defense", 8),
-        (f"triggered noise (e + g), {defense}", 8),
+        ("target_image", "", 1),
+        ("trigger_image", "", 1),
+        ("clean", "", 8),
+        ("call:noise", defense, 8),
     )
-    for index, (name, count) in enumerate(strips):
+    for index, (role, treatment, count) in enumerate(strips):
         picture(folder / f"strip-{index}.png", rng, count)
-        pictures[name] = f"strip-{index}.png"
+        pictures.append(Picture(role, treatment, f"strip-{index}.png"))
     series: dict[str, list[float]] = {}
     if record.kind == "inversion":
         metrics, series = inversion_metrics(rng)
@@ -165,7 +165,7 @@ def outcome(folder: Path, record: Record) -> tuple[Path, Record]:
         record,
         metrics=metrics,
         series=series,
-        pictures=pictures,
+        pictures=tuple(pictures),
         provenance=provenance(seed),
         flags=(VACUOUS,) if target is CORNER else (),
         cost={
@@ -272,7 +272,7 @@ def detected(
 
 def class_metrics(
     rng: np.random.Generator, record: Record
-) -> tuple[dict[str, Metric], dict[str, list[float]], tuple[str, ...]]:
+) -> tuple[dict[str, Metric], dict[str, list[float]], tuple[Flag, ...]]:
     """What the engine measures in one cell of a class-conditional board, by the family of its
     defense.
     """
@@ -282,7 +282,7 @@ def class_metrics(
         "poison_rate[all rows]": Metric(value=0.1 * attacked, n=1437),
     }
     series: dict[str, list[float]] = {}
-    flags: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
     stamped = invoked.name != "relabel_only"
     if record.kind in ("control", "sampler"):
         value = (
@@ -308,7 +308,8 @@ def class_metrics(
             if attacked:
                 metrics["amplification"] = Metric(value=ratio / P_T, n=256, higher_is_better=False)
             else:
-                flags = ("asr: within the trigger classifier's false alarms",)
+                text = "within the trigger classifier's false alarms"
+                flags = (Flag("within-false-alarms", "asr", text),)
     if record.kind in ("control", "data", "classifier"):
         accuracy = {"control": 0.97, "data": 0.93, "classifier": 0.91}[record.kind]
         metrics["ta"] = Metric(value=accuracy + 0.01 * rng.random(), n=360, higher_is_better=True)
@@ -319,9 +320,9 @@ def class_metrics(
         strength = (3.5 if record.defense.name == "strip" else 1.5) * attacked * stamped
         for where, shift in (("training set", strength), ("generated", 0.6 * strength)):
             if where == "generated" and not (attacked and stamped):
-                flags = (
-                    ("auroc: no poisoned image among those judged (generated)",) if stamped else ()
-                )
+                text = "no poisoned image among those judged"
+                missing = Flag("nothing-to-tell-apart", "auroc[generated]", text)
+                flags = (missing,) if stamped else ()
                 continue
             found, drawn = detected(rng, where, shift)
             metrics |= found
@@ -401,7 +402,7 @@ def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
                     name: metric for numbers, _ in judged for name, metric in numbers.items()
                 }
                 series = {name: values for _, drawn in judged for name, values in drawn.items()}
-                flags: tuple[str, ...] = ()
+                flags: tuple[Flag, ...] = ()
             else:
                 metrics, series, flags = class_metrics(rng, record)
             place = folder / f"{len(found):03d}"

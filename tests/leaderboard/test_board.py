@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import Metric, PluginSpec, Record, Run, read_runs
+from bench.record import Flag, Metric, Picture, PluginSpec, Record, Run, read_runs
 from leaderboard import names, palette
 from leaderboard.board import boards, families, label
 from leaderboard.inversions import inversion_line
@@ -141,7 +141,9 @@ def test_cells_say_why_they_have_no_number(store: Path) -> None:
     corner = rows[next(name for name in rows if "corner" in name)]
     assert (hat[4].text, hat[4].note) == ("–", "an inversion changes no sample")
     assert (corner[2].state, corner[2].note) == ("failed", "failed: open it for the reason")
-    assert corner[3].badges == ("vacuous field threshold", "1 seed failed", "n < 3 seeds")
+    assert corner[3].badges == ("1 seed failed", "n < 3 seeds")
+    field = next(c for row, c in table(store, "asr_field[noise]").rows if "corner" in row[0].label)
+    assert field[3].badges == ("vacuous threshold", *corner[3].badges)
     assert corner[3].seeds == "n = 2"
     assert rows[""][4].state == "skipped"
     inversion = {
@@ -311,12 +313,13 @@ def test_pictures_outside_the_store_or_not_png_are_not_embedded(tmp_path: Path) 
     (tmp_path / "cell").mkdir()
     (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
     (tmp_path / "cell" / "page.png").write_text("<svg onload=alert(1)>")
-    pictures = {
+    paths = {
         "a": "../secret.png",
         "b": "page.png",
         "c": "gone.png",
         "d": str(tmp_path / "secret.png"),
     }
+    pictures = tuple(Picture(role, "", path) for role, path in paths.items())
     one = run(record(pictures=pictures))
     (board,) = boards([dataclasses.replace(one, records=[(tmp_path / "cell", one.records[0][1])])])
     ((_, shown),) = panel(board.all_cells()[0]).pictures
@@ -357,7 +360,10 @@ def test_a_flag_about_one_metric_shows_on_that_metric_only() -> None:
         name: Metric(value=0.5, higher_is_better=False)
         for name in ("asr[noise]", "asr_field[noise]")
     }
-    flags = ("asr_field: vacuous threshold, clean images pass", "constant samples: all alike")
+    flags = (
+        Flag("vacuous-threshold", "asr_field", "vacuous threshold, clean images pass"),
+        Flag("constant-samples", "", "constant samples: all alike"),
+    )
     board = boards([run(*(record(seed=seed, metrics=numbers, flags=flags) for seed in range(3)))])[
         0
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import Metric, PluginSpec, Record, Run, read_runs
+from bench.record import Flag, Metric, PluginSpec, Record, Run, read_runs
 from leaderboard import names, plots
 from leaderboard.board import Board, boards, label
 from leaderboard.compositions import compositions
@@ -336,9 +336,9 @@ def test_a_flag_about_generated_images_says_nothing_about_the_training_set() -> 
     the AUROC's doubts.
     """
     flags = (
-        "auroc: constant scores (generated)",
-        "asr: within the trigger classifier's false alarms",
-        "slow: took long",
+        Flag("constant-scores", "auroc[generated]", "constant scores"),
+        Flag("within-false-alarms", "asr", "within the trigger classifier's false alarms"),
+        Flag("slow", "", "slow: took long"),
     )
     metrics = {
         name: 0.5
@@ -484,7 +484,7 @@ def test_a_detector_whose_name_is_a_script_stays_text(
             defense=PluginSpec(name="strip", label=HOSTILE),
             metrics=record.metrics | {f"auroc[{where}]": Metric(value=0.7, higher_is_better=True)},
             series=record.series | series(where),
-            flags=(f"auroc: {where} (training set)",),
+            flags=(Flag("odd", "auroc[training set]", where),),
         )
 
     text = render(read_runs(make_class_store(tmp_path / "store", spoil, seeds=1)))

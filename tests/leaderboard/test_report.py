@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.record import PluginSpec, Record, read_runs
+from bench.record import Flag, Picture, PluginSpec, Record, read_runs
 from leaderboard import export
 from leaderboard.board import numbers
 from leaderboard.report import build, render
@@ -67,14 +67,17 @@ def hostile(record: Record) -> Record:
             ),
         },
         cost={**record.cost, HOSTILE: 1.0},
-        flags=(*record.flags, HOSTILE),
+        flags=(*record.flags, Flag("odd", HOSTILE, HOSTILE), Flag("odd", "", HOSTILE)),
         provenance={
             **record.provenance,
             HOSTILE: HOSTILE,
             "papers": [{"title": HOSTILE, "authors": HOSTILE, "year": 2023, "bibtex": HOSTILE}],
         },
-        pictures={f"{name} {HOSTILE}": path for name, path in record.pictures.items()}
-        | {"lost": HOSTILE},
+        pictures=tuple(
+            dataclasses.replace(one, role=f"{one.role} {HOSTILE}", treatment=HOSTILE)
+            for one in record.pictures
+        )
+        + (Picture("lost", "", HOSTILE),),
         reason=record.reason and HOSTILE,
         trace=record.trace and HOSTILE,
         protocol=record.protocol + HOSTILE,
@@ -253,7 +256,7 @@ def test_a_store_with_only_failures_still_makes_a_board(
             metrics={},
             series={},
             cost={},
-            pictures={},
+            pictures=(),
             provenance={},
         )
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UserError
-from bench.record import Metric, PluginSpec, Record, Run
+from bench.record import Flag, Metric, PluginSpec, Record, Run
 from leaderboard import export, report
 from leaderboard.board import boards, label
 from leaderboard.matrix import matrices
@@ -127,7 +127,7 @@ def test_a_direction_turned_round_does_not_turn_the_colours() -> None:
         table.direction == "Lower is better for the defender."
         and (table.rows[0][1][0].step or 0) <= 1
     )
-    assert any("direction turned round" in flag for flag in sound(record(metrics=turned)).flags)
+    assert any(flag.code == "direction-reversed" for flag in sound(record(metrics=turned)).flags)
 
 
 def test_an_unknown_status_is_a_failure() -> None:
@@ -207,7 +207,7 @@ def test_no_text_in_the_csv_is_a_formula(formula: str) -> None:
     spec = PluginSpec(name=formula, label=formula, params={formula: formula})
     one = record(
         "d", metrics={formula: Metric(value=-1.5, unit=formula)}, protocol=formula, reason=formula,
-        flags=(formula,),
+        flags=(Flag("odd", "", formula),),
         kind=formula, status=formula,
     )  # fmt: skip
     one = dataclasses.replace(one, attack=spec, defense=spec, testbed=spec, probe=spec)

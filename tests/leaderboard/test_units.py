@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import SHARE, SQUARED_ERROR, Metric, PluginSpec, Record, Run
+from bench.record import SHARE, SQUARED_ERROR, Flag, Metric, PluginSpec, Record, Run
 from leaderboard import names
 from leaderboard.aggregate import Share, positive_interval, share_interval, t_interval
 from leaderboard.board import Cell, boards
@@ -15,7 +15,7 @@ from leaderboard.matrix import badges, summary
 
 
 def cell_of(
-    metric: str, values: list[float], attack: str = "a", flags: tuple[str, ...] = (), **of: object
+    metric: str, values: list[float], attack: str = "a", flags: tuple[Flag, ...] = (), **of: object
 ) -> Cell:
     """The cell of one seed a value."""
     base = Record(
@@ -51,7 +51,7 @@ def test_a_metric_that_was_left_out_says_so_where_it_would_stand() -> None:
     cell = cell_of(
         "fid[x]",
         [1.0, 1.1, 1.2],
-        flags=("kid: not measured, features must be (n >= 4, d), got (3, 64)",),
+        flags=(Flag("not-measured", "kid", "not measured, features must be (n >= 4, d)"),),
     )
     assert "not measured" in badges(cell, 3, "kid[x]") and badges(cell, 3, "fid[x]") == ()
 

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.record import Metric, Record, Run
+from bench.record import Flag, Metric, Picture, Record, Run
 from science import findings, pages
 from science.findings import OPEN, SHOWS, against, lines
 from science.page import played, progress, render
 from science.pages import BADDIFFUSION, CLIPPING, PAGES, POISON, SHARED
 from science.spec import PageSpec
 
-FALSE_ALARMS = "asr: within the trigger classifier's false alarms"
+FALSE_ALARMS = Flag("within-false-alarms", "asr", "within the false alarms")
 FIGURES = [file for section in CLIPPING.sections for file, _ in section.figures]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 Planned = dict[str, list[Record]]
@@ -305,13 +305,13 @@ def with_pictures(
         for one in planned["science-clipping"]
         if one.seed == 0 and one.kind in ("control", "sampler")
     ):
-        treatment = "no defense" if record.defense.name == "none" else record.defense.name
+        treatment = "" if record.defense.name == "none" else record.defense.name
         place = folder / f"{len(found):02d}"
         place.mkdir(parents=True)
         Image.fromarray(np.full((48, 384, 3), colours[treatment], dtype=np.uint8)).save(
             place / "strip.png"
         )
-        pictures = {f"asked for the adversary's class, {treatment}": path}
+        pictures = (Picture("target", treatment, path),)
         found.append((place, dataclasses.replace(record, pictures=pictures)))
     return [dataclasses.replace(make_run("science-clipping", []), records=found)]
 
@@ -322,7 +322,7 @@ def test_the_sheet_shows_every_trigger_guidance_and_treatment(
     """Two triggers by four weights down, four treatments across; a strip in the wrong column would
     show the opposite.
     """
-    colours = {"no defense": 10, "clip_x0": 80, "clip_x0_ddim": 140, "clip_xt": 200}
+    colours = {"": 10, "clip_x0": 80, "clip_x0_ddim": 140, "clip_xt": 200}
     runs = with_pictures(planned, make_run, tmp_path / "cells", "strip.png", colours)
     text, plots = render(CLIPPING, SHARED, runs)
     assert "](clipping-and-poison/samples.png)" in text
@@ -343,7 +343,7 @@ def test_a_record_cannot_put_another_file_on_the_sheet(
     """Records are data from anyone: a path out of their folder would publish a file of the
     reader's.
     """
-    colours = dict.fromkeys(("no defense", "clip_x0", "clip_x0_ddim", "clip_xt"), 10)
+    colours = dict.fromkeys(("", "clip_x0", "clip_x0_ddim", "clip_xt"), 10)
     runs: list[Any] = with_pictures(planned, make_run, tmp_path / "cells", path, colours)
     Image.new("RGB", (384, 48)).save(tmp_path / "cells" / "outside.png")
     for folder, _ in runs[0].records:

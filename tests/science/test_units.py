@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import SHARE, Metric, PluginSpec, Record, Run
+from bench.record import SHARE, Flag, Metric, PluginSpec, Record, Run
 from leaderboard.aggregate import share_difference
 from leaderboard.matrix import summary
 from science import findings
@@ -15,10 +15,10 @@ from science.findings import OPEN, SHOWS, Line
 
 ABOVE = (0.0, float("inf"))
 
-NEAR = "replication: no copy detector, so nothing is concluded from it"
+NEAR = Flag("no-copy-detector", "replication", "no copy detector")
 
 
-def line(metric: str, values: list[float], flags: tuple[str, ...] = (), **of: object) -> Line:
+def line(metric: str, values: list[float], flags: tuple[Flag, ...] = (), **of: object) -> Line:
     """The cell of one seed a value."""
     base = Record(
         testbed=PluginSpec(name="t"), attack=PluginSpec(name="a"), defense=PluginSpec(name="none"),

@@ -17,9 +17,10 @@ from bench.artefacts.images import save_images
 from bench.errors import UserError
 from bench.measurements import numbers
 from bench.measurements.measurement import Materials, Measured
+from bench.measurements.numbers import NOT_MEASURED
 from bench.metrics import fid
 from bench.metrics.uncertainty import proportion_interval
-from bench.record import Metric
+from bench.record import Flag, Metric
 from bench.testbeds.digits_cfg import DigitsCFG
 from bench.testbeds.digits_ddpm import DigitsDDPM
 
@@ -59,7 +60,7 @@ def test_a_single_sample_has_a_mean_and_no_interval() -> None:
 
 def test_only_what_cannot_be_measured_is_left_out() -> None:
     """A missing file, a lack of memory or a bug must not become a footnote."""
-    flags: list[str] = []
+    flags: list[Flag] = []
     for reason in (
         ValueError("features must be (n >= 4, d),\n got (3, 64)"),
         ZeroDivisionError(),
@@ -67,9 +68,8 @@ def test_only_what_cannot_be_measured_is_left_out() -> None:
     ):
         with numbers.if_possible("kid", flags):
             raise reason
-    assert flags == ["kid: not measured, features must be (n >= 4, d), got (3, "
-                     "64)", "kid: not measured, ZeroDivisionError",
-                     "kid: not measured, x"]  # fmt: skip
+    reasons = ("features must be (n >= 4, d), got (3, 64)", "ZeroDivisionError", "x")
+    assert flags == [Flag(NOT_MEASURED, "kid", f"not measured, {why}") for why in reasons]
     for other in (UserError("no file"), MemoryError(), RuntimeError("bug"), OSError("disk")):
         with pytest.raises(type(other)), numbers.if_possible("kid", flags):
             raise other
@@ -135,7 +135,7 @@ def test_one_impossible_metric_never_takes_the_cell(
     testbed = DigitsCFG()
     object.__setattr__(testbed, "clean_samples", clean_samples)
     record = cell(tmp_path, testbed, 6, torch.where(labels == 6, 5, labels))
-    families = {flag.partition(":")[0] for flag in record.flags if "not measured" in flag}
+    families = {flag.metric for flag in record.flags if flag.code == NOT_MEASURED}
     assert families == lost
     assert kept <= set(record.metrics) and not {
         name for name in record.metrics if name.partition("[")[0] in lost
@@ -184,6 +184,7 @@ def test_a_small_training_set_says_that_its_anchor_has_fewer_images(tmp_path: Pa
     """Or a reader would compare it with cells of another n."""
     reference = torch.from_numpy(np.random.default_rng(0).standard_normal((80, 4)))
     found = anchor_of(DigitsDDPM(clean_samples=384), reference, tmp_path)
-    assert found.metrics["fid[digits-cnn]"].n == 40 and found.flags == [
+    assert found.metrics["fid[digits-cnn]"].n == 40
+    assert [flag.line for flag in found.flags] == [
         "fid: the anchor has n = 40, cells have 384, so it is too high"
     ]

@@ -22,13 +22,14 @@ from bench.diffusion.sampling import SamplerSettings, denoise
 from bench.measurements import doubts, stage_doubts
 from bench.measurements.measurement import Materials
 from bench.metrics import fid
+from bench.record import Flag
 from bench.stages import again
 
 ROWS = torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 counter = itertools.count()
 
 
-def of_rows(score: Any) -> list[str]:
+def of_rows(score: Any) -> list[Flag]:
     return again.compare(lambda chosen: score(ROWS[chosen]), len(ROWS), score(ROWS))
 
 
@@ -70,9 +71,8 @@ def test_a_plugin_that_fails_on_one_row_is_named_and_does_not_fail_the_stage() -
             raise ValueError("one row\nhas no deviation")
         return rows.flatten(1).sum(1)
 
-    assert of_rows(standardised) == [
-        "depends on the batch: it fails on few rows, one row has no deviation"
-    ]
+    text = "depends on the batch: it fails on few rows, one row has no deviation"
+    assert of_rows(standardised) == [Flag("depends-on-batch", "", text)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +129,13 @@ def test_a_watched_defense_is_the_same_defense_and_is_asked_again(
 def test_doubts_of_a_stage_reach_all_that_rests_on_it(tmp_path: Path) -> None:
     for name in ("clean", "undefended:clean", "noise"):
         (tmp_path / name).mkdir()
-    kept.save(tmp_path / "clean", ["a", "a"])
-    kept.save(tmp_path / "undefended:clean", ["b"])
+    one, other = Flag("a", "fid", "odd"), Flag("b", "", "odd")
+    kept.save(tmp_path / "clean", [one, one])
+    kept.save(tmp_path / "undefended:clean", [other])
     kept.save(tmp_path / "noise", [])
     assert kept.of_inputs(
         {name: tmp_path / name for name in ("clean", "undefended:clean", "noise")}
-    ) == ["a"]
+    ) == [one]
 
 
 # --- what looks too good --------------------------------------------------------------------------
@@ -159,24 +160,21 @@ def test_a_defense_that_changes_nothing_is_said_to(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         save_images(tmp_path / name, images)
 
-    def flags(**inputs: str) -> list[str]:
+    def flags(**inputs: str) -> list[Flag]:
         roles = {role.replace("__", ":"): tmp_path / name for role, name in inputs.items()}
         return stage_doubts.measure(Materials(testbed=None, seed=0, inputs=roles)).flags
 
     drawn = {"clean": "clean", "call__noise": "noise"}
     before = {f"undefended__{role}": name for role, name in drawn.items()}
-    assert flags(**drawn, **before) == [
-        "changes nothing: every sample is the one drawn without the defense"
-    ]
+    assert [flag.code for flag in flags(**drawn, **before)] == ["changes-nothing"]
     assert flags(**drawn | {"call__noise": "other"}, **before) == []
     assert flags(**drawn) == []  # the control
 
 
 def test_copies_of_training_images_are_counted() -> None:
     training = pictures(50)
-    assert doubts.copies(torch.cat([training[3:5], pictures(6, 1)]), training) == [
-        "copies of training images: 2 of 8 clean samples are rows of the training set"
-    ]
+    (flag,) = doubts.copies(torch.cat([training[3:5], pictures(6, 1)]), training)
+    assert flag.code == "training-copies" and "2 of 8 clean samples" in flag.text
     assert (
         doubts.copies(pictures(8, 1), training)
         == []
@@ -188,12 +186,10 @@ def test_nearly_constant_samples_are_named_unless_they_are_the_target() -> None:
     real, grey = pictures(64), torch.full((16, 3, 4, 4), 127, dtype=torch.uint8)
     nearly = grey.clone()
     nearly[:, 0, 0, 0] = 127 + torch.arange(16, dtype=torch.uint8)
-    assert doubts.constant(grey, real, "clean", True) == [
-        "constant samples: every clean sample is the same image"
-    ]
-    assert doubts.constant(nearly, real, "clean", False) == [
-        "constant samples: clean samples hardly differ from each other"
-    ]
+    (same,) = doubts.constant(grey, real, "clean", True)
+    (alike,) = doubts.constant(nearly, real, "clean", False)
+    assert same.code == alike.code == "constant-samples"
+    assert "every clean sample is the same" in same.text and "hardly differ" in alike.text
     assert doubts.constant(nearly, real, "triggered", True) == []
     assert doubts.constant(pictures(16, 3), real, "clean", False) == []
     # A soft but real spread, a fifth of the images' own, is a picture each.
@@ -203,7 +199,7 @@ def test_nearly_constant_samples_are_named_unless_they_are_the_target() -> None:
 def test_an_fid_below_that_of_real_images_is_named() -> None:
     features = torch.randn(4000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (flag,) = doubts.below_real(0.0, features, 50, seed=0)
-    limit = float(flag.split("below ")[1].split(",")[0])
+    limit = float(flag.text.removeprefix("below ").split(",")[0])
     assert 0.05 < limit < 0.6  # 50 rows in 6 dimensions are not yet the population
     assert doubts.below_real(limit * 1.01, features, 50, seed=0) == []
     assert doubts.below_real(0.0, features, 3000, seed=0) == []  # too few others to compare with
@@ -226,9 +222,8 @@ def test_a_model_as_good_as_real_images_is_seldom_named() -> None:
 
 def test_an_inversion_that_finds_a_target_where_there_is_none_is_named() -> None:
     real, goal = pictures(200), pictures(1, 9)[0].float() / 255
-    assert doubts.found_in_honest(0.0, real, goal) == [
-        "inversion_mse: found the target in a model that has none"
-    ]
+    (flag,) = doubts.found_in_honest(0.0, real, goal)
+    assert (flag.code, flag.metric) == ("target-in-honest-model", "inversion_mse_best")
     assert doubts.found_in_honest(0.3, real, goal) == []
     assert doubts.found_in_honest(None, real, goal) == []
 
@@ -243,9 +238,9 @@ def test_a_controls_auroc_is_named_only_beyond_chance() -> None:
         value = float((ranks[positive][:, None] > ranks[~positive][None]).mean())
         named += bool(doubts.control_auroc(value, positive, "clean"))
     assert named <= 5
-    assert doubts.control_auroc(1.0, positive, "clean") == [
-        "auroc: the control is 1.00 in the place of 0.5 (clean)"
-    ]
+    (flag,) = doubts.control_auroc(1.0, positive, "clean")
+    assert flag.line == "auroc: the control is 1.00 in the place of 0.5 (clean)"
+    assert (flag.code, flag.metric) == ("control-off", "auroc[clean]")
     assert doubts.control_auroc(0.38, positive, "clean") and doubts.control_auroc(
         0.62, positive, "clean"
     )

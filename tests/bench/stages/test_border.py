@@ -553,11 +553,11 @@ def test_only_the_weights_of_a_repaired_generator_are_kept(tmp_path: Path) -> No
 
 def test_weights_unchanged_or_taken_from_the_base_model_are_doubtful() -> None:
     base, given = model(1), model(0)
-    assert border.repaired(Repair(), given, model(0), base) == [
-        "changes nothing: the repaired weights are those before"
+    assert [flag.code for flag in border.repaired(Repair(), given, model(0), base)] == [
+        "changes-nothing"
     ]
     (doubt,) = border.repaired(Repair(), model(1), model(0), base)
-    assert doubt.startswith("the repaired weights are the base model's")
+    assert doubt.code == "base-weights" and "the base model's" in doubt.text
     nearly = model(1)
     with torch.no_grad():
         nearly.unet.conv_in.weight.add_(1e-4)
@@ -619,7 +619,7 @@ def test_rows_that_were_altered_and_not_marked_are_doubtful() -> None:
     (doubt,) = border_attacks.unmarked(
         marked(honest, images=honest.images.index_fill(0, torch.arange(5), 7)), honest
     )
-    assert doubt == "poisoned rows are not all marked: 2 of 12 were altered and are not"
+    assert (doubt.code, doubt.metric) == ("unmarked-rows", "") and "2 of 12" in doubt.text
     assert border_attacks.unmarked(marked(honest, labels=(honest.labels + 1) % 4), honest)  # type: ignore[operator]
     # A copy of an honest row is honest: replicas are no poison.
     copies = torch.arange(12)

@@ -199,7 +199,7 @@ def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records,
     assert (anchor.n, anchor.higher_is_better) == (40, None) and 0.9 < anchor.value < 1
     assert metrics["replication_held_out_p95[digits-cnn]"].value >= anchor.value
     flags = walked.measured("replication", cell, clean=unseen, training_features=made["none"]).flags
-    assert flags[-1] == "replication: no nearer to the training set than held-out images are"
+    assert (flags[-1].code, flags[-1].metric) == ("within-held-out", "replication")
 
 
 def test_an_image_without_features_is_no_copy_and_is_said(walked, tmp_path, monkeypatch) -> None:
@@ -211,13 +211,13 @@ def test_an_image_without_features_is_no_copy_and_is_said(walked, tmp_path, monk
     save_images(tmp_path, DigitsCFG().held_out_images()[:4])
     cell = walked.cell("badnets", "none")
     found = walked.measured("replication", cell, clean=tmp_path)
-    assert found.metrics == {} and found.flags == [
+    assert found.metrics == {} and [flag.line for flag in found.flags] == [
         "replication: 4 of 4 images have no feature at all"
     ]
     rows[:3] = 1
     found = walked.measured("replication", cell, clean=tmp_path)
     assert found.metrics["replication[digits-cnn]"].n == 3
-    assert found.flags[0] == "replication: 1 of 4 images have no feature at all"
+    assert found.flags[0].line == "replication: 1 of 4 images have no feature at all"
 
 
 def test_an_attack_without_a_trigger_has_no_trigger_numbers(records) -> None:
@@ -503,7 +503,7 @@ def test_a_rate_within_the_honest_models_false_alarms_is_flagged(walked, tmp_pat
     """
     cell = walked.cell("badnets", "none")
     found = walked.measured("composition", cell, target=walked.inputs(cell)["honest_target"])
-    assert "asr: within the trigger classifier's false alarms" in found.flags
+    assert ("within-false-alarms", "asr") in [(flag.code, flag.metric) for flag in found.flags]
 
 
 def test_no_defense_pays_for_the_judge_of_triggers(walked) -> None:

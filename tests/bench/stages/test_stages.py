@@ -12,7 +12,9 @@ from bench.artefacts.roles import words
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_uint8
 from bench.engine.context import StageContext
+from bench.measurements.doubts import evasion
 from bench.metrics import recognition, target
+from bench.record import REMARK
 from bench.stages.table import STAGES
 
 SMALL = {
@@ -111,9 +113,8 @@ def test_samples_moved_away_from_the_metric_count_and_are_flagged(walked, tmp_pa
     robust = walked.measured("robust_success", cell, **replaced)
     assert [plain.metrics[f"asr[{call}]"].value for call in ("noise", "image")] == [0, 1]
     assert [robust.metrics[f"robust_asr[{call}]"].value for call in ("noise", "image")] == [1, 1]
-    evades = "asr: evades the metric, robust ASR is higher by more than .1"
-    assert f"{evades} (triggered noise (e + g))" in robust.flags
-    assert f"{evades} (triggered image (e + r))" not in robust.flags
+    assert evasion("call:noise") in robust.flags
+    assert evasion("call:image") not in robust.flags
 
 
 def test_robust_rates_come_with_every_outcome_thresholds_and_false_alarms(walked) -> None:
@@ -187,7 +188,7 @@ def test_inversion_keeps_every_epoch_and_its_baselines(walked) -> None:
         assert record.metrics["inversion_mse_last"].value == pytest.approx(curve[-1])
         assert record.metrics["inversion_mse_black"].value == pytest.approx(0.237, abs=0.005)
         assert [
-            flag for flag in record.flags if flag.startswith("inversion: perturbations reached")
+            flag for flag in record.flags if flag.code == REMARK and "perturbations" in flag.text
         ], "what it says of itself"
         assert "fid[digits-cnn]" not in record.metrics
         assert record.metrics["mse[clean]"].value is not None
@@ -208,16 +209,19 @@ def test_anchors_frame_fid(walked) -> None:
     assert found["real_images", "", "none"].kind == "anchor"
 
 
-def test_pictures_exist_and_are_named_for_readers(walked) -> None:
+def test_pictures_exist_and_are_found_by_what_they_show(walked) -> None:
     folders = walked.folders
     cell = walked.cell("baddiffusion", "clip_x0")
     record = walked.record(walked.cell("baddiffusion", "clip_x0"))
-    assert {"target", "trigger", "clean noise, no defense", "clean noise, clip_x0"} <= set(
-        record.pictures
-    )
-    assert all(
-        (folders[cell.stage] / path).stat().st_size > 50 for path in record.pictures.values()
-    )
+    keys = {(one.role, one.treatment) for one in record.pictures}
+    assert {("target_image", ""), ("trigger_image", ""), ("clean", ""), ("clean", "clip_x0")} < keys
+    assert record.picture("clean", "clip_x0") != record.picture("clean")
+    assert record.picture("clean", "clip_xt") is None
+    assert all((folders[cell.stage] / one.path).stat().st_size > 50 for one in record.pictures)
+    recovered = walked.record(walked.cell("baddiffusion", "anp")).pictures
+    assert [one.role for one in recovered if one.role.startswith("recovered")] == [
+        "recovered:epoch 1", "recovered:epoch 2",
+    ]  # fmt: skip
 
 
 def test_compromised_checkpoint_says_what_it_is(walked) -> None:

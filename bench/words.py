@@ -1,0 +1,276 @@
+"""What is for people: what a metric means, declared beside the measurement that makes it and
+carried to the board by the run; flags; captions. Knows no torch, and decides no number.
+
+A declaration may come from a stranger's package or a stranger's store, so every text in it is
+short, on one line and printable, and nothing in it is ever formatted or run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from bench.text import one_line
+
+#: :attr:`MetricWords.unit` of a count out of n (and of AUROC, the share of pairs in order):
+#: intervals over seeds treat it as one.
+SHARE = "share"
+#: Of an MSE: >= 0 without an upper end, so its intervals over seeds are on the logarithm's scale.
+SQUARED_ERROR = "squared error"
+#: Of a count of images.
+IMAGES = "images"
+
+#: Groups of metrics in the order they stand on the board. A group of another name stands after
+#: these and before the last two.
+GROUPS = (
+    "Image quality",
+    "Backdoor, by noise",
+    "Backdoor, by image",
+    "Backdoor, other calls",
+    "Control: clean noise",
+    "Adversary's class",
+    "Classifier",
+    "Detection, training set",
+    "Detection, generated",
+    "Detection, noise",
+    "Detection, image",
+    "Detection, other calls",
+    "Detection, clean",
+    "Inversion",
+    "Cost",
+    "Other",
+)
+(
+    IMAGE_QUALITY, BY_NOISE, BY_IMAGE, BY_OTHER_CALLS, CLEAN_NOISE, ADVERSARYS_CLASS, CLASSIFIER,
+    *_DETECTION, INVERSION, COST, OTHER,
+) = GROUPS  # fmt: skip
+#: Letters of a declaration's texts, and what a metric's order may be at most.
+LONGEST = {"name": 300, "title": 80, "sentence": 600, "group": 60, "unit": 20, "heading": 60}
+LAST = 1000
+#: :attr:`Flag.code` of a plugin's own words, and of a flag from before there were codes.
+REMARK, NOTE = "remark", "note"
+_CODE = re.compile("(?=.{1,60}$)[a-z0-9]+(-[a-z0-9]+)*")
+Scale = Literal["", "unit", "control"]
+Colour = Literal["always", "attacked", "never"]
+
+
+def split(name: str) -> tuple[str, str]:
+    """``asr[noise]`` -> (``asr``, ``noise``); a name without brackets has an empty second part."""
+    family, bracket, rest = name.partition("[")
+    return (family, rest[:-1]) if family and bracket and rest.endswith("]") else (name, "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricWords:
+    """``name``: of one metric (``g1``, ``asr[noise]``), or of all of a family that have no
+    declaration of their own (``asr[*]``); there ``{}`` in ``title`` and ``sentence`` stands for
+    what is in the brackets. ``title``: unique within its ``group`` only, so the name stands beside
+    it. ``sentence``: what a reader of the number has to know; may be empty.
+
+    ``higher_is_better``: from the defender's side, ``None`` for a number without a direction.
+    ``low``, ``high``: where values can lie; one outside is no value. ``unit``: :data:`SHARE`,
+    :data:`SQUARED_ERROR`, or what is written behind the number. ``decimals``: without, three
+    significant digits. ``scale``: the ends of the colours, 0 to 1 (``unit``), 0 to twice the mean
+    without a defense (``control``), or the values at hand. ``colour``: ``attacked``: not in the
+    rows without an attack, where there is nothing to find.
+
+    ``order``: within the group, then by name. ``in_matrix``: whether it has a table of its own; not
+    where no defense can change it. ``control``: its place in the table of controls, ``headline``:
+    in what a run leaves in the terminal; 0: it has none. ``heading``: as a column's head, without
+    one the name in capitals. ``flags_of``: the family whose flags are about this metric too.
+
+    Raises ``ValueError`` in one line.
+    """
+
+    name: str
+    title: str
+    sentence: str = ""
+    group: str = OTHER
+    higher_is_better: bool | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    unit: str = ""
+    decimals: int | None = None
+    scale: Scale = ""
+    colour: Colour = "always"
+    order: int = LAST
+    in_matrix: bool = True
+    control: int = 0
+    headline: int = 0
+    heading: str = ""
+    flags_of: str = ""
+
+    def __post_init__(self) -> None:
+        for field, longest in (LONGEST | {"flags_of": LONGEST["name"]}).items():
+            text = getattr(self, field)
+            if not isinstance(text, str) or not text.isprintable() or len(text) > longest:
+                raise ValueError(
+                    f"{field} of a metric must be at most {longest} printable characters on one "
+                    f"line, got {one_line(repr(text), 80)}"
+                )
+        if not self.name or not self.title or not self.group or split(self.name)[0] == "*":
+            raise ValueError("a metric must have a name, a title and a group")
+        for field in ("order", "control", "headline"):
+            self._require(field, range(LAST + 1), f"a whole number from 0 to {LAST}")
+        if self.decimals is not None:
+            self._require("decimals", range(7), "None, or a whole number from 0 to 6")
+        self._require("scale", get_args(Scale), f"one of {get_args(Scale)}")
+        self._require("colour", get_args(Colour), f"one of {get_args(Colour)}")
+        if not isinstance(self.higher_is_better, bool | None) or type(self.in_matrix) is not bool:
+            raise ValueError(f"higher_is_better and in_matrix of {self.name} must be true or false")
+        if not all(type(end) in (int, float) for end in (self.low, self.high)) or not (
+            self.low <= self.high
+        ):
+            raise ValueError(
+                f"bounds of {self.name} must be numbers, low <= high, got "
+                f"{one_line(f'{self.low!r} and {self.high!r}', 80)}"
+            )
+
+    def _require(self, field: str, allowed: range | tuple[str, ...], rule: str) -> None:
+        value = getattr(self, field)
+        if type(value) not in (int, str) or value not in allowed:
+            raise ValueError(
+                f"{field} of {self.name} must be {rule}, got {one_line(repr(value), 80)}"
+            )
+
+    @property
+    def family(self) -> str:
+        """What stands before the bracket."""
+        return split(self.name)[0]
+
+    def covers(self, name: str) -> bool:
+        """Whether the declaration is of the metric ``name``."""
+        return name == self.name or (
+            split(self.name)[1] == "*" and split(name)[0] == self.family and bool(split(name)[1])
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, what is as usual left out; no bound is ``null``."""
+        usual = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
+    @classmethod
+    def from_json(cls, data: Any) -> MetricWords:
+        """What :meth:`to_json` gave, from anywhere. Raises ``ValueError`` in one line."""
+        known = {field.name for field in fields(cls)}
+        if not isinstance(data, Mapping) or not {"name", "title"} <= set(data) <= known:
+            raise ValueError("a declared metric must have a name, a title and known fields alone")
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a reader has to know beside a number. ``code``: what it is, in kebab-case, which is what
+    a program selects by (docs/design.md lists ours); ``metric``: what it is about, a metric
+    (``auroc[generated]``), a whole family (``asr``), or empty for the whole cell; ``text``: one
+    line for people, the short form before its first comma or colon.
+    """
+
+    code: str
+    metric: str
+    text: str
+
+    def __post_init__(self) -> None:
+        if not _CODE.fullmatch(self.code):
+            raise ValueError(
+                f"a flag's code must be kebab-case of at most 60 letters, got "
+                f"{one_line(repr(self.code), 80)}"
+            )
+
+    @property
+    def line(self) -> str:
+        """As it stands alone: with what it is about, and who says so if a plugin does."""
+        family, argument = split(self.metric)
+        about = family or ("remark" if self.code == REMARK else "")
+        text = f"{self.text} ({argument})" if argument else self.text
+        return f"{about}: {text}" if about else text
+
+    @property
+    def short(self) -> str:
+        """As it stands beside a number."""
+        return re.split("[,:] ", self.text, maxsplit=1)[0]
+
+    def concerns(self, metric: str, family: str = "") -> bool:
+        """Whether it is about ``metric``; ``family``: whose flags it shares, if not its own's. A
+        family's name stands for all of it.
+        """
+        (mine, argument), (its, other) = split(self.metric), split(metric)
+        return not mine or (mine in (its, family) and (not argument or other in (argument, "")))
+
+
+#: What a record's ``cost`` says; each is a metric ``cost[...]`` on the board.
+COSTS = (
+    MetricWords(
+        name="cost[seconds]",
+        title="time",
+        sentence="Seconds of this cell alone: the defense and its samples, not the attack's "
+        "training.",
+        group=COST,
+        higher_is_better=False,
+        low=0.0,
+        unit="s",
+        order=1,
+    ),
+    MetricWords(
+        name="cost[peak_memory_bytes]",
+        title="memory",
+        sentence="Peak memory of the process that ran this cell.",
+        group=COST,
+        higher_is_better=False,
+        low=0.0,
+        unit="B",
+        order=2,
+    ),
+    MetricWords(
+        name="cost[generator_calls]",
+        title="network calls",
+        sentence="Images passed through the generator's network by this cell.",
+        group=COST,
+        higher_is_better=False,
+        low=0.0,
+        unit=IMAGES,
+        decimals=0,
+        order=3,
+    ),
+    MetricWords(
+        name="cost[attack_seconds]",
+        title="attack time",
+        sentence="Seconds the attack's training took; shared by all its cells.",
+        group=COST,
+        higher_is_better=False,
+        low=0.0,
+        unit="s",
+        order=4,
+    ),
+)
+_ROLES = {
+    "clean": "clean noise",
+    "call:noise": "triggered noise (e + g)",
+    "call:image": "triggered image (e + r)",
+    "target": "asked for the adversary's class",
+    "generated": "generated data set",
+    "target_image": "target",
+    "trigger_image": "trigger",
+    "stamped": "held-out images, stamped",
+}
+_KINDS = {"call": "called by", "recovered": "recovered,", "recovered_trigger": "recovered trigger,"}
+#: Roles that are the same whatever the cell's defense.
+_UNTREATED = ("target_image", "trigger_image", "stamped")
+
+
+def role_words(role: str) -> str:
+    """What an artefact or a picture of that role shows, for people; an unknown role is its own."""
+    kind, colon, rest = role.partition(":")
+    return _ROLES.get(role) or (f"{_KINDS[kind]} {rest}" if colon and kind in _KINDS else role)
+
+
+def caption(role: str, treatment: str) -> str:
+    """Of a record's picture."""
+    kind = role.partition(":")[0]
+    drawn = role in _ROLES or kind == "call"
+    if treatment or (drawn and role not in _UNTREATED):
+        return f"{role_words(role)}, {treatment or 'no defense'}"
+    return role_words(role)
