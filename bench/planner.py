@@ -133,6 +133,7 @@ def make_plan(
         stages=_needed(stages, cells),
         description=suite.description,
         filtered=suite.filtered,
+        metrics=tuple(words.to_json() for words in measurements.declared()),
     )
 
 
@@ -656,9 +657,9 @@ class _Builder:
         given: set[str] = set()
         for one in measurements.table().values():
             if reason := one.reason(situation):
-                missing |= {name: reason for name in one.metrics if name not in missing}
+                missing |= {name: reason for name in one.names if name not in missing}
                 continue
-            given |= set(one.metrics)
+            given |= set(one.names)
             params = {"seed": seed, "what": one.name, "options": one.options(situation)}
             code = closure_of_function(one.run)
             found[MEASURED_BY + one.name] = self.stage(

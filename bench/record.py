@@ -22,22 +22,23 @@ from bench.words import REMARK as REMARK
 from bench.words import SHARE as SHARE
 from bench.words import SQUARED_ERROR as SQUARED_ERROR
 from bench.words import Flag as Flag
+from bench.words import MetricWords as MetricWords
 
 SCHEMA = 1
 Status = Literal["ok", "failed", "skipped"]
 #: What a record may hold at most: characters of its file, of a name and of a plugin's parameters,
 #: and entries of a table.
 MAX_FILE, MAX_NAME, MAX_PARAMS, MAX_ENTRIES = 64 * 2**20, 300, 20_000, 2_000
-#: Families of metrics with limits: (names, lowest, highest, which direction is good for the
-#: defender, if one is). A family that is not here need only be finite.
-FAMILIES: tuple[tuple[str, float, float, bool | None], ...] = (
-    (r"asr|asr_field|robust_asr|classifier_asr|fpr_.*", 0.0, 1.0, False),
-    (r"auroc|tpr_.*|ta|prompt_accuracy", 0.0, 1.0, True),
-    (r"g[1-4]|mismatch|p_t|poison_rate|trigger_classifier_.*", 0.0, 1.0, None),
-    (r"fid|fid_other_classes", -1e-3, math.inf, False),
+#: What the board ranks by and draws, which it looks up by name: (families, lowest, highest, which
+#: direction is good for the defender, if one is). No declaration can change these; all else is as
+#: its measurement declares.
+RANKED: tuple[tuple[str, float, float, bool | None], ...] = (
+    (r"asr|robust_asr|classifier_asr|fpr_.*", 0.0, 1.0, False),
+    (r"auroc|tpr_.*|ta", 0.0, 1.0, True),
+    (r"g[1-4]|mismatch|p_t", 0.0, 1.0, None),
+    (r"fid", -1e-3, math.inf, False),
     (r"mse", 0.0, math.inf, True),
-    (r"inversion_mse_.*|trigger_mse_.*|amplification", 0.0, math.inf, False),
-    (r"ssim|replication|replication_p95", -1.0, 1.0, False),
+    (r"inversion_mse_.*", 0.0, math.inf, False),
 )
 #: What rounding may add to a limit.
 SLACK = 1e-6
@@ -164,7 +165,8 @@ class Run:
     ``counts``: cells by status, ``pending`` among them, and ``missing``, those whose record is gone
     from the store, if there are any. ``records``: the cells that have a result, in the suite's
     order, each with the folder its pictures are in (a failed or skipped cell has no pictures; its
-    folder is the store). ``problems``: what could not be read, a line each.
+    folder is the store). ``metrics``: what its numbers mean, as their measurements declare them;
+    none in an older run. ``problems``: what could not be read, a line each.
     """
 
     suite: str
@@ -173,6 +175,7 @@ class Run:
     finished: str | None
     counts: dict[str, int]
     records: list[tuple[Path, Record]]
+    metrics: tuple[MetricWords, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -201,6 +204,11 @@ def read_account(path: Path) -> dict[str, Any]:
         "started": _typed(data, "started", str),
         "finished": finished,
         "cells": cells,
+        "metrics": [
+            one
+            for one in _typed(data, "metrics", list, [])
+            if isinstance(one, dict) and isinstance(one.get("name"), str)
+        ][:MAX_ENTRIES],
     }
 
 
@@ -221,7 +229,7 @@ def _run(store: Path, path: Path) -> Run:
         )
     counts = {"ok": 0, "failed": 0, "skipped": 0, "pending": 0}
     records: list[tuple[Path, Record]] = []
-    problems = []
+    metrics, problems = _declared(path.name, data.pop("metrics"))
     for cell in data.pop("cells"):
         folder, found = _cell(store, cell)
         if isinstance(found, Record):
@@ -236,7 +244,23 @@ def _run(store: Path, path: Path) -> Run:
             f"{path.name}: {counts['missing']} records are missing from the store; run the suite "
             f"again"
         )
-    return Run(**data, counts=counts, records=records, problems=tuple(problems))
+    return Run(**data, counts=counts, records=records, metrics=metrics, problems=tuple(problems))
+
+
+def _declared(file: str, given: list[Any]) -> tuple[tuple[MetricWords, ...], list[str]]:
+    """The declarations that can be used, each name's first, and a line on those that cannot."""
+    found: dict[str, MetricWords] = {}
+    wrong: list[str] = []
+    for one in given:
+        try:
+            words = MetricWords.from_json(one)
+            found.setdefault(words.name, words)
+        except ValueError as error:
+            wrong.append(str(error))
+    lines = (
+        [f"{file}: {len(wrong)} metrics cannot be used as declared: {wrong[0]}"] if wrong else []
+    )
+    return tuple(found.values()), lines
 
 
 def _cell(store: Path, cell: Mapping[str, Any]) -> tuple[Path, Record | str]:
@@ -517,7 +541,7 @@ _NO_NUMBERS = ("unit", "higher_is_better")
 def _check_family(name: str, value: float | None, better: bool | None) -> None:
     """A share outside [0, 1] or a direction turned round would lead every ranking."""
     family = name.partition("[")[0]
-    for names, low, high, good in FAMILIES:
+    for names, low, high, good in RANKED:
         if re.fullmatch(names, family):
             if value is not None and not low - SLACK <= value <= high + SLACK:
                 raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value:g}")

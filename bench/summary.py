@@ -15,26 +15,7 @@ from bench.engine.graph import Plan
 from bench.engine.run import estimate
 from bench.engine.store import Store
 from bench.record import PluginSpec, Record, read_runs
-
-#: What a glance needs, in this order; the board has the rest. One that ends in a bracket stands for
-#: all that begin so.
-COLUMNS = (
-    "fid[",
-    "mse[noise]",
-    "asr[noise]",
-    "robust_asr[noise]",
-    "asr[image]",
-    "robust_asr[image]",
-    "asr[prompt]",
-    "robust_asr[prompt]",
-    "amplification",
-    "ta",
-    "classifier_asr",
-    "auroc[training set]",
-    "auroc[generated]",
-    "auroc[noise]",
-    "inversion_mse_best",
-)
+from bench.words import found
 
 
 def summary(store: Path, suite: str, console: Console) -> None:
@@ -48,12 +29,9 @@ def summary(store: Path, suite: str, console: Console) -> None:
     names = list(
         dict.fromkeys(name for _, records in rows for record in records for name in record.metrics)
     )
-    shown = [
-        name
-        for column in COLUMNS
-        for name in names
-        if name == column or (column.endswith("[") and name.startswith(column))
-    ]
+    declared = {name: found(run.metrics, name) for name in names}
+    places = {name: words.headline for name, words in declared.items() if words and words.headline}
+    shown = sorted(places, key=lambda name: (places[name], name))
     sampled = ["sampler"] if any(record.sampler for _, record in run.records) else []
     table = Table("testbed", "attack", *sampled, "defense", "ok", *shown, box=None)
     for (testbed, attack, sampler, defense), records in rows:

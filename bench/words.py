@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -199,6 +199,12 @@ class Flag:
         """
         (mine, argument), (its, other) = split(self.metric), split(metric)
         return not mine or (mine in (its, family) and (not argument or other in (argument, "")))
+
+
+def found(declared: Iterable[MetricWords], name: str) -> MetricWords | None:
+    """The declaration of the metric ``name``: its own before its family's."""
+    covering = [one for one in declared if one.covers(name)]
+    return next((one for one in covering if one.name == name), covering[0] if covering else None)
 
 
 #: What a record's ``cost`` says; each is a metric ``cost[...]`` on the board.

@@ -11,14 +11,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.record import Flag, Metric, PluginSpec, Record, Run
+from bench.words import COSTS
 from leaderboard.aggregate import Share
+from leaderboard.names import UNKNOWN, Vocabulary, Words, vocabulary
 from leaderboard.sound import LABEL, cut, sound
 
 FAMILIES = (
@@ -33,12 +35,7 @@ FAMILIES = (
 )
 #: The anchor that nothing was sampled for.
 REAL_IMAGES = "real_images"
-_COST_UNITS = {
-    "seconds": "s",
-    "attack_seconds": "s",
-    "peak_memory_bytes": "B",
-    "generator_calls": "images",
-}
+_COST_UNITS = {one.name: one.unit for one in COSTS}
 Identity = tuple[str, str]
 #: Attack, probe, sampler and defense.
 Place = tuple[Identity, Identity | None, Identity | None, Identity]
@@ -83,7 +80,7 @@ class Cell:
     """One attack (or the no-attack control, tried with ``probe``) against one defense; ``entries``
     in seed order. ``sampler``: as a :class:`Row` has it.
 
-    ``id`` is an HTML id and a link that stays the same between boards.
+    ``id`` is an HTML id and a link that stays the same between boards; ``names``: the page's words.
     """
 
     id: str
@@ -93,11 +90,16 @@ class Cell:
     kind: str
     entries: tuple[Entry, ...]
     sampler: PluginSpec | None = None
+    names: Vocabulary = field(default=UNKNOWN, compare=False, repr=False)
 
     @property
     def row(self) -> Row:
         """Where it stands on its board."""
         return Row(self.attack, self.probe, self.sampler)
+
+    def words(self, metric: str) -> Words:
+        """What a metric of this cell means."""
+        return self.names.words(metric, self.unit(metric))
 
     def with_status(self, status: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.record.status == status]
@@ -184,6 +186,7 @@ class Board:
     columns: tuple[tuple[PluginSpec, str], ...]
     cells: dict[Place, Cell]
     anchors: tuple[Cell, ...]
+    names: Vocabulary = field(default=UNKNOWN, compare=False, repr=False)
 
     def cell(self, row: Row, column: PluginSpec) -> Cell | None:
         return self.cells.get(_place(row, column))
@@ -225,8 +228,8 @@ def label(spec: PluginSpec) -> str:
 def numbers(record: Record) -> dict[str, Metric]:
     """The metrics, and each cost as a metric ``cost[...]``."""
     costs = {
-        f"cost[{name}]": Metric(value=value, unit=_COST_UNITS.get(name, ""), higher_is_better=False)
-        for name, value in record.cost.items()
+        name: Metric(value=value, unit=_COST_UNITS.get(name, ""), higher_is_better=False)
+        for name, value in ((f"cost[{part}]", value) for part, value in record.cost.items())
     }
     return {**record.metrics, **costs}
 
@@ -236,7 +239,8 @@ def boards(runs: Sequence[Run]) -> list[Board]:
     finished last wins.
     """
     groups: dict[tuple[Identity, str], list[Entry]] = {}
-    for entry in _entries(runs):
+    names = vocabulary(runs)
+    for entry in _entries(runs, names):
         groups.setdefault((identity(entry.record.testbed), entry.record.protocol), []).append(entry)
     # A cell that failed early may not know its protocol; it belongs to its testbed's only board, if
     # there is one.
@@ -247,14 +251,14 @@ def boards(runs: Sequence[Run]) -> list[Board]:
             groups[others[0]].extend(
                 entry for entry in groups.pop((testbed, "")) if _key(entry.record) not in known
             )
-    return [_board(protocol, entries) for (_, protocol), entries in sorted(groups.items())]
+    return [_board(protocol, entries, names) for (_, protocol), entries in sorted(groups.items())]
 
 
-def _entries(runs: Sequence[Run]) -> Iterable[Entry]:
+def _entries(runs: Sequence[Run], names: Vocabulary) -> Iterable[Entry]:
     latest: dict[str, Entry] = {}
     for run in sorted(runs, key=lambda run: (run.finished or "", run.started, run.suite)):
         for folder, read in run.records:
-            record = sound(read)
+            record = sound(read, names)
             latest[json.dumps([identity(record.testbed), record.protocol, _key(record)])] = Entry(
                 folder, record, run
             )
@@ -267,7 +271,7 @@ def _key(record: Record) -> str:
     return json.dumps([[identity(spec) if spec else None for spec in specs], record.seed])
 
 
-def _board(protocol: str, entries: list[Entry]) -> Board:
+def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
     testbed = entries[0].record.testbed
     own = _own_sampler(testbed, entries)
     found: dict[Place, list[Entry]] = {}
@@ -281,7 +285,7 @@ def _board(protocol: str, entries: list[Entry]) -> Board:
             row = Row(record.attack, record.probe, record.sampler or own)
             found.setdefault(_place(row, record.defense), []).append(entry)
     cells = {
-        key: _cell(protocol, group, own)
+        key: _cell(protocol, group, own, names)
         for key, group in sorted(found.items(), key=lambda item: _sortable(item[0]))
     }
     # Apart: the control of the attacks and that of the defenses are both called `none`, and nobody
@@ -310,9 +314,10 @@ def _board(protocol: str, entries: list[Entry]) -> Board:
         columns=_columns(cells.values()),
         cells=cells,
         anchors=tuple(
-            _cell(protocol, group, None if name == REAL_IMAGES else own)
+            _cell(protocol, group, None if name == REAL_IMAGES else own, names)
             for ((name, _), _), group in lines
         ),
+        names=names,
     )
 
 
@@ -363,7 +368,7 @@ def _columns(cells: Collection[Cell]) -> tuple[tuple[PluginSpec, str], ...]:
     return tuple(sorted(found.values(), key=order))
 
 
-def _cell(protocol: str, entries: list[Entry], own: PluginSpec | None) -> Cell:
+def _cell(protocol: str, entries: list[Entry], own: PluginSpec | None, names: Vocabulary) -> Cell:
     entries = sorted(entries, key=lambda entry: entry.record.seed)
     record = entries[0].record
     parts = [
@@ -385,6 +390,7 @@ def _cell(protocol: str, entries: list[Entry], own: PluginSpec | None) -> Cell:
         kind=kinds[0] if kinds else "",
         entries=tuple(entries),
         sampler=record.sampler or own,
+        names=names,
     )
 
 

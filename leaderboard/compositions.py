@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from leaderboard import names, plots
+from leaderboard import plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import Board, Cell, Row, label, under
 from leaderboard.matrix import Value, badges, spread_value, summary
+from leaderboard.names import RATE
 
 GROUPS = ("g1", "g2", "g3", "g4")
 #: Families of the defenses under which samples are drawn.
@@ -62,7 +63,7 @@ def composition(cell: Cell) -> Composition | None:
         (name.upper(), share.mean if share else 0.0)
         for name, share in zip(GROUPS, shares, strict=True)
     ]
-    text = ", ".join(f"{name} {names.number('g1', value)}" for name, value in parts)
+    text = ", ".join(f"{name} {RATE.number(value)}" for name, value in parts)
     who = (
         f"{label(cell.probe or cell.attack)}{' (probe of no attack)' if cell.probe else ''}, "
         f"{label(cell.defense)}{under(cell.sampler)}"
@@ -70,10 +71,13 @@ def composition(cell: Cell) -> Composition | None:
     return Composition(
         cell=cell,
         bar=plots.stacked(parts, p_t.mean if p_t and p_t.mean > 0 else None, f"{who}: {text}"),
-        shares=tuple(spread_value(name, share) for name, share in zip(GROUPS, shares, strict=True)),
-        ratio=spread_value("asr[prompt]", ratio),
-        p_t=names.number("p_t", p_t.mean) if p_t else "–",
-        amplification=spread_value("amplification", summary(cell, "amplification")),
+        shares=tuple(
+            spread_value(cell.words(name), share)
+            for name, share in zip(GROUPS, shares, strict=True)
+        ),
+        ratio=spread_value(cell.words("asr[prompt]"), ratio),
+        p_t=cell.words("p_t").number(p_t.mean) if p_t else "–",
+        amplification=spread_value(cell.words("amplification"), summary(cell, "amplification")),
         flags=badges(cell, min(share.n for share in known), "asr"),
         triggerless=triggerless,
     )

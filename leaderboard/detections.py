@@ -153,7 +153,7 @@ def _judged(cell: Cell, records: Sequence[Record], where: str, who: str) -> Judg
 
 
 def _value(cell: Cell, metric: str) -> Value:
-    return spread_value(metric, summary(cell, metric))
+    return spread_value(cell.words(metric), summary(cell, metric))
 
 
 def _control(cell: Cell, family: str) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.record import Metric, PluginSpec, Record, Run
-from leaderboard import names
 from leaderboard.board import numbers
+from leaderboard.names import Vocabulary, vocabulary
 from leaderboard.sound import display, visible
 
 COLUMNS = [
@@ -40,11 +40,12 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
     formula begins with an apostrophe.
     """
     ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
+    names = vocabulary(runs)
     rows = [
         row
         for run in ordered
         for _, record in sorted(run.records, key=lambda pair: pair[1].to_json())
-        for row in _rows(run, record)
+        for row in _rows(run, record, names)
     ]
     rows = [
         {name: _harmless(value) if isinstance(value, str) else value for name, value in row.items()}
@@ -105,7 +106,7 @@ def _params(spec: PluginSpec) -> str:
     return text if len(text) <= _PARAMS else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _rows(run: Run, record: Record) -> list[dict[str, object]]:
+def _rows(run: Run, record: Record, names: Vocabulary) -> list[dict[str, object]]:
     shared: dict[str, object] = {
         "suite": run.suite, "protocol": record.protocol, "kind": record.kind, "seed": record.seed,
         "status": record.status,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from bench.record import PluginSpec
-from leaderboard import bootstrap, names
+from leaderboard import bootstrap
 from leaderboard.aggregate import (
     MIN_SEEDS,
     BySeed,
@@ -30,6 +30,7 @@ from leaderboard.aggregate import (
 from leaderboard.board import Board, Cell, Row, identity, label, same_sampler
 from leaderboard.bootstrap import Sampled
 from leaderboard.matrix import badges, metric_names, summary
+from leaderboard.names import PLACES, RATE
 
 #: The false positive rate that thresholds are fixed for.
 FALSE_ALARMS = 0.01
@@ -95,7 +96,7 @@ def detector_rankings(board: Board) -> list[FoundRanking]:
     control left out.
     """
     columns = [column for column, family in board.columns if family.endswith("detector")]
-    places = [place for place in names.PLACES if place != "clean"]
+    places = [place for place in PLACES if place != "clean"]
     return [found for place in places if (found := _detectors(board, place, columns))]
 
 
@@ -269,9 +270,9 @@ def _auroc(entry: _Entry, where: str, alarm: Interval | None) -> tuple[tuple[str
         for cell in entry.cells.values()
         if (interval := summary(cell, f"auroc[{where}]"))
     ]
-    rate = ("–", "") if alarm is None else (names.number("ta", alarm.mean, 3), "")
+    rate = ("–", "") if alarm is None else (RATE.number(alarm.mean, 3), "")
     worst, mean = (
-        (names.number("auroc", value) for value in (min(means), math.fsum(means) / len(means)))
+        (RATE.number(value) for value in (min(means), math.fsum(means) / len(means)))
         if means
         else ("–", "–")
     )

@@ -11,14 +11,8 @@ from bench.record import SHARE, SQUARED_ERROR, Flag, PluginSpec
 from leaderboard import names, palette
 from leaderboard.aggregate import MIN_SEEDS, Interval, positive_interval, share_interval, t_interval
 from leaderboard.board import Board, Cell, Row, families, under
+from leaderboard.names import Words
 
-#: What no defense can change; it stands among the controls, or beside what it is compared with.
-NOT_IN_SWITCH = (
-    "mse[constant]", "asr_threshold", "robust_asr_threshold", "robust_asr_false_alarms",
-    "inversion_mse_black", "p_t",
-    "poison_rate[all rows]", "poison_rate[other classes]",
-    "trigger_classifier_false_alarms", "trigger_classifier_misses",
-)  # fmt: skip
 #: Codes of flags that say why a number is missing.
 WHY_ABSENT = ("not-measured", "nothing-to-tell-apart")
 DIRECTIONS = {
@@ -52,7 +46,7 @@ class MetricTable:
     something to show; ``references``: the anchors' (name, value) in this metric.
     """
 
-    words: names.Words
+    words: Words
     direction: str
     worst: str
     best: str
@@ -106,7 +100,7 @@ def metric_names(cells: Sequence[Cell]) -> list[str]:
         for name, number in entry.numbers.items()
         if number.value is not None
     }
-    return sorted(found, key=names.order)
+    return sorted(found, key=cells[0].names.order) if found else []
 
 
 def matrices(board: Board) -> list[MetricTable]:
@@ -115,16 +109,19 @@ def matrices(board: Board) -> list[MetricTable]:
     return [
         _table(board, name, direction(cells, name))
         for name in metric_names(cells)
-        if not {name, names.split(name)[0]} & set(NOT_IN_SWITCH)
+        if board.names.words(name).declared.in_matrix
     ]
 
 
 def is_share(cell: Cell, metric: str) -> bool:
-    """Whether the records say that the metric is a share; those of before units said nothing of
-    them.
+    """Whether the records say that the metric is a share, or, where they say nothing, who declared
+    it.
     """
-    unit = cell.unit(metric)
-    return unit == SHARE or (not unit and names.share(metric))
+    return _unit(cell, metric) == SHARE
+
+
+def _unit(cell: Cell, metric: str) -> str:
+    return cell.unit(metric) or cell.words(metric).declared.unit
 
 
 def summary(cell: Cell, metric: str) -> Interval | None:
@@ -138,9 +135,7 @@ def summary(cell: Cell, metric: str) -> Interval | None:
         shares = cell.shares(metric)
         return share_interval([shares[seed] for seed in sorted(shares)])
     ordered = [values[seed] for seed in sorted(values)]
-    positive = cell.unit(metric) == SQUARED_ERROR or (
-        not cell.unit(metric) and names.distance(metric)
-    )
+    positive = _unit(cell, metric) == SQUARED_ERROR
     return positive_interval(ordered) if positive and min(ordered) >= 0 else t_interval(ordered)
 
 
@@ -151,33 +146,31 @@ def shown_value(cell: Cell, metric: str) -> Value:
         return "–", ""
     # A number that is the same for every seed (a threshold, a constant image) has no spread worth
     # brackets.
-    return names.number(
-        metric, interval.mean
-    ), "" if interval.low == interval.high else interval_text(metric, interval)
+    words = cell.words(metric)
+    constant = interval.low == interval.high
+    return words.number(interval.mean), "" if constant else interval_text(words, interval)
 
 
-def spread_value(metric: str, interval: Interval | None) -> Value:
+def spread_value(words: Words, interval: Interval | None) -> Value:
     """As :func:`shown_value`, for a number that could differ between seeds: no spread is worth
     saying, and so is a single seed.
     """
     if interval is None:
         return "–", ""
-    return names.number(metric, interval.mean), interval_text(metric, interval) or "one seed"
+    return words.number(interval.mean), interval_text(words, interval) or "one seed"
 
 
-def interval_text(metric: str, interval: Interval, decimals: int | None = None) -> str:
+def interval_text(words: Words, interval: Interval, decimals: int | None = None) -> str:
     """``[low, high]`` with the mean's decimals, or nothing for one seed."""
     if interval.low is None or interval.high is None:
         return ""
-    places = names.decimals_for(metric, interval.mean) if decimals is None else decimals
-    return (
-        f"[{names.number(metric, interval.low, places)}, "
-        f"{names.number(metric, interval.high, places)}]"
-    )
+    places = words.decimals_for(interval.mean) if decimals is None else decimals
+    return f"[{words.number(interval.low, places)}, {words.number(interval.high, places)}]"
 
 
 def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTable:
     low, high, beyond = _scale(board, metric)
+    words = _words(board, metric)
     rows = tuple(
         (
             row,
@@ -190,17 +183,14 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
     )
     scaled = higher_is_better is not None and high > low
     ends = (
-        [names.number(metric, low), names.number(metric, high) + (" or more" if beyond else "")]
+        [words.number(low), words.number(high) + (" or more" if beyond else "")]
         if scaled
         else ["", ""]
     )
     worst, best = ends if higher_is_better else reversed(ends)
     anchors = ((anchor, summary(anchor, metric)) for anchor in board.anchors)
     references = tuple(
-        (
-            names.anchor(anchor.attack.name) + under(anchor.sampler),
-            names.number(metric, interval.mean),
-        )
+        (names.anchor(anchor.attack.name) + under(anchor.sampler), words.number(interval.mean))
         for anchor, interval in anchors
         if interval
     )
@@ -209,7 +199,7 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
         for place, (column, family) in enumerate(board.columns)
     )
     return MetricTable(
-        words=names.words(metric),
+        words=words,
         direction=DIRECTIONS[higher_is_better],
         worst=worst,
         best=best,
@@ -219,24 +209,26 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
     )
 
 
+def _words(board: Board, metric: str) -> Words:
+    units = {cell.unit(metric) for cell in board.cells.values()} - {""}
+    return board.names.words(metric, units.pop() if len(units) == 1 else "")
+
+
 def _scale(board: Board, metric: str) -> tuple[float, float, bool]:
     """The ends of the colours, and whether values lie beyond the upper one. A distance between sets
     of images runs from 0 to twice its mean without a defense: by the columns at hand, one bad one
     would make all others look alike.
     """
     means = [interval.mean for cell in board.cells.values() if (interval := summary(cell, metric))]
-    if names.bounded(metric):
+    words = _words(board, metric)
+    if words.bounded:
         return 0.0, 1.0, False
     control = [
         interval.mean
         for cell in board.cells.values()
         if cell.defense.name == "none" and (interval := summary(cell, metric))
     ]
-    if (
-        names.split(metric)[0] in ("fid", "fid_other_classes", "kid")
-        and control
-        and sum(control) > 0
-    ):
+    if words.declared.scale == "control" and control and sum(control) > 0:
         high = 2 * sum(control) / len(control)
         return 0.0, high, max(means) > high
     return min(means), max(means), False
@@ -253,10 +245,10 @@ def _shown(
     return Shown(
         cell=cell,
         state="value",
-        text=names.number(metric, interval.mean),
-        interval=interval_text(metric, interval) or "no interval",
+        text=cell.words(metric).number(interval.mean),
+        interval=interval_text(cell.words(metric), interval) or "no interval",
         seeds=f"n = {interval.n}",
-        note=names.words(metric).sentence,
+        note=cell.words(metric).sentence,
         step=None
         if _detects_nothing(cell, metric)
         else palette.step(interval.mean, low, high, higher_is_better),
@@ -291,7 +283,7 @@ def why_absent(cell: Cell, metric: str) -> str:
 
 def concerning(cell: Cell, metric: str) -> list[Flag]:
     """The records' flags about ``metric``, those about the whole cell among them."""
-    family = names.flag_family(metric)
+    family = cell.names.flag_family(metric)
     return [flag for flag, _ in cell.flags() if flag.concerns(metric, family)]
 
 
@@ -299,8 +291,8 @@ def _detects_nothing(cell: Cell, metric: str) -> bool:
     """Whether this is a detector's control, in which nothing is to be found: there low is neither
     good nor bad.
     """
-    family, where = names.split(metric)
-    return family in names.DETECTION and (cell.attack.name == "none" or where == "clean")
+    colour = cell.words(metric).declared.colour
+    return colour == "never" or (colour == "attacked" and cell.attack.name == "none")
 
 
 def badges(cell: Cell, n: int, metric: str, failed: bool = True) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from bench.record import Metric
 from bench.words import caption
-from leaderboard import names
 from leaderboard.board import Cell, Entry
 from leaderboard.matrix import interval_text, metric_names, summary
+from leaderboard.names import Words
 from leaderboard.sound import LABEL, cut, visible
 
 #: Letters of one block of parameters, or of one entry of the provenance, that the page shows.
@@ -41,7 +41,7 @@ class Picture:
 class MetricLine:
     """One metric: over the seeds, then per seed as (value, interval within the seed, samples)."""
 
-    words: names.Words
+    words: Words
     mean: str
     interval: str
     seeds: tuple[tuple[str, str, str], ...]
@@ -151,27 +151,25 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _line(cell: Cell, name: str) -> MetricLine:
-    interval = summary(cell, name)
+    interval, words = summary(cell, name), cell.words(name)
     shown = (entry.numbers.get(name) for entry in cell.entries)
     return MetricLine(
-        words=names.words(name),
-        mean=names.number(name, interval.mean) if interval else "–",
-        interval=interval_text(name, interval) if interval else "",
-        seeds=tuple(_seed(name, metric) for metric in shown),
+        words=words,
+        mean=words.number(interval.mean) if interval else "–",
+        interval=interval_text(words, interval) if interval else "",
+        seeds=tuple(_seed(words, metric) for metric in shown),
     )
 
 
-def _seed(name: str, metric: Metric | None) -> tuple[str, str, str]:
+def _seed(words: Words, metric: Metric | None) -> tuple[str, str, str]:
     if metric is None or metric.value is None:
         return "–", "", ""
     interval = ""
     if metric.ci_low is not None and metric.ci_high is not None:
-        places = names.decimals_for(name, metric.value)
-        interval = (
-            f"[{names.number(name, metric.ci_low, places)}, "
-            f"{names.number(name, metric.ci_high, places)}]"
-        )
-    return names.number(name, metric.value), interval, "" if metric.n is None else f"n = {metric.n}"
+        places = words.decimals_for(metric.value)
+        ends = (words.number(metric.ci_low, places), words.number(metric.ci_high, places))
+        interval = f"[{', '.join(ends)}]"
+    return words.number(metric.value), interval, "" if metric.n is None else f"n = {metric.n}"
 
 
 def _pictures(entry: Entry) -> tuple[Picture, ...]:

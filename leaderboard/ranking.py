@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from bench.record import PluginSpec
-from leaderboard import bootstrap, names
+from leaderboard import bootstrap
 from leaderboard.aggregate import (
     MIN_SEEDS,
     Interval,
@@ -29,6 +29,7 @@ from leaderboard.aggregate import (
 from leaderboard.board import Board, Cell, Identity, Row, identity, label, same_sampler
 from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_points, ways_in
 from leaderboard.matrix import badges
+from leaderboard.names import Words
 
 #: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked,
 #: as a share of no defense's.
@@ -95,8 +96,15 @@ class Ranking:
     outside: tuple[Place, ...]
     aside: tuple[PluginSpec, ...]
     comparisons: int
-    utility_decimals: int
+    utility_words: Words
     contenders: tuple[Contender, ...]
+
+    @property
+    def utility_decimals(self) -> int:
+        """The same for every defense, so that a column can be compared."""
+        every = self.places + self.outside
+        utilities = [place.utility.mean for place in every if place.utility]
+        return self.utility_words.decimals_for(*utilities, 0.0)
 
     def contested(self) -> bool:
         """Whether any defense here changes what the adversary achieves; alone, no defense at all is
@@ -208,7 +216,6 @@ def _ranking(
         if (key := identity(one.defense))
     ]
     places.sort(key=_best_first)
-    utilities = [place.utility.mean for place in places if place.utility]
     return Ranking(
         end_point=point,
         rows=tuple(rows),
@@ -220,7 +227,7 @@ def _ranking(
         outside=tuple(place for place in places if place.state == OUTSIDE),
         aside=tuple(aside),
         comparisons=comparisons,
-        utility_decimals=names.decimals_for(point.utility or "", *utilities, 0.0),
+        utility_words=board.names.words(point.utility or ""),
         contenders=tuple(found),
     )
 

@@ -27,6 +27,7 @@ from leaderboard import aggregate, export, names, palette, plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import boards, label
 from leaderboard.matrix import interval_text
+from leaderboard.names import Words
 from leaderboard.panel import panel
 from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, Place
 from leaderboard.sound import cut
@@ -101,7 +102,7 @@ def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
             failures=failures(found),
             provenance=provenance(runs),
             papers=papers(runs),
-            groups=names.GROUPS,
+            rate=names.RATE,
             part_steps=plots.PART_STEPS,
             min_seeds=aggregate.MIN_SEEDS,
             budget=f"{100 * BUDGET:g}",
@@ -126,13 +127,12 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         label=label,
         change=_change,
-        number=names.number,
+        number=_number,
         interval=interval_text,
         plain=_plain,
         soft=_soft,
         when=_when,
         anchor=names.anchor,
-        short=lambda name: names.words(name).label,
         standing=_standing,
         percent=_percent,
         span=_span,
@@ -156,13 +156,17 @@ def _scale_style() -> str:
     )
 
 
-def _change(interval: Interval | None, metric: str, places: int = 2) -> Markup:
+def _number(words: Words, value: float, places: int | None = None) -> str:
+    return words.number(value, places)
+
+
+def _change(interval: Interval | None, words: Words, places: int = 2) -> Markup:
     """A paired difference with its sign and interval."""
     if interval is None:
         return Markup('<span class="faint">–</span>')
     sign = "+" if round(interval.mean, places) > 0 else ""
     return Markup('{}{} <span class="ci">{}</span>').format(
-        sign, names.number(metric, interval.mean, places), interval_text(metric, interval, places)
+        sign, words.number(interval.mean, places), interval_text(words, interval, places)
     )
 
 

@@ -14,19 +14,20 @@ import re
 import unicodedata
 
 from bench.record import Flag, Metric, PluginSpec, Record
-from leaderboard import names
+from leaderboard.names import UNKNOWN as UNKNOWN_WORDS
+from leaderboard.names import Vocabulary, ranked
 
 #: Letters of a reason, of a flag and of a plugin's label on the page; the records have all of it.
 REASON, FLAG, LABEL = 300, 200, 160
 #: Lines of a traceback's end, and letters of one.
 TRACE = 4000
-#: Metrics without a meaning here that a cell shows; the CSV has them all.
-UNKNOWN = 40
+#: Metrics that nobody declares, and metrics at all, that a cell shows; the CSV has them all.
+UNKNOWN, MOST = 40, 300
 
 
-def sound(record: Record) -> Record:
+def sound(record: Record, names: Vocabulary = UNKNOWN_WORDS) -> Record:
     """The record, with what cannot be believed taken out and named in its flags."""
-    metrics, flags = _metrics(record)
+    metrics, flags = _metrics(record, names)
     known = record.status in ("ok", "failed", "skipped")
     reason = (
         record.reason
@@ -118,15 +119,17 @@ def _finite(values: object) -> bool:
     )
 
 
-def _metrics(record: Record) -> tuple[dict[str, Metric], list[Flag]]:
+def _metrics(record: Record, names: Vocabulary) -> tuple[dict[str, Metric], list[Flag]]:
     found, flags = {}, list[Flag]()
     strange = sorted(
-        name
-        for name in record.metrics
-        if names.words(name).group == "Other" and not names.words(name).sentence
+        name for name in record.metrics if not names.words(name).known and not ranked(name)
     )
+    left_out = {
+        *strange[UNKNOWN:],
+        *sorted(record.metrics, key=lambda name: (not ranked(name), names.order(name)))[MOST:],
+    }
     for name, metric in record.metrics.items():
-        if name in strange[UNKNOWN:]:
+        if name in left_out:
             continue
         low, high, direction = names.rule(name)
         if metric.value is not None and not low <= metric.value <= high:
@@ -138,7 +141,7 @@ def _metrics(record: Record) -> tuple[dict[str, Metric], list[Flag]]:
             flags.append(Flag("direction-reversed", name, text))
             metric = dataclasses.replace(metric, higher_is_better=direction)
         found[name] = metric
-    if len(strange) > UNKNOWN:
-        text = f"{len(strange) - UNKNOWN} metrics of unknown names stand in the CSV alone"
+    if left_out:
+        text = f"{len(left_out)} metrics of unknown names stand in the CSV alone"
         flags.append(Flag("unknown-metrics", "", text))
     return found, flags

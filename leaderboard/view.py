@@ -11,6 +11,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from bench.record import Record, Run
+from bench.words import IMAGE_QUALITY
 from leaderboard import names, plots
 from leaderboard.board import Board, Cell, Entry, Row, label, same_sampler
 from leaderboard.compositions import Composition, compositions
@@ -67,6 +68,7 @@ class BoardView:
 
     board: Board
     matrices: tuple[MetricTable, ...]
+    groups: tuple[str, ...]
     rankings: tuple[tuple[Ranking, Markup | None], ...]
     legend: tuple[tuple[str, Markup], ...]
     fid: str
@@ -97,7 +99,7 @@ class BoardView:
                 name
                 for family in ("robust_asr[", "asr[")
                 for name in found
-                if name.startswith(family)
+                if name.startswith(family) and names.split(name)[1] != "clean"
             ),
             "",
         )
@@ -105,7 +107,8 @@ class BoardView:
 
 def overview(run: Run) -> Overview:
     """Raises nothing: a run without records has empty lists."""
-    records = [sound(record) for _, record in run.records]
+    words = names.vocabulary([run])
+    records = [sound(record, words) for _, record in run.records]
     cells = [record for record in records if record.kind != "anchor"]
     sources = [dict(flatten(record.provenance)) for record in records]
     treatments = {
@@ -152,8 +155,10 @@ def _samplers(cells: Sequence[Record]) -> tuple[str, ...]:
 
 def board_view(board: Board) -> BoardView:
     """All tables and plots of one board."""
-    cells = list(board.cells.values())
+    cells, tables = list(board.cells.values()), tuple(matrices(board))
     fid = fid_name(board)
+    # The anchors are of image quality: of what stands where the FID does.
+    group = board.names.words(fid).group if fid else IMAGE_QUALITY
     index = {label(column): place for place, (column, _) in enumerate(board.columns)}
     ranked = tuple(
         (ranking, _scatter(board, ranking, index) if ranking.contested() else None)
@@ -168,7 +173,8 @@ def board_view(board: Board) -> BoardView:
     found = detectors(board)
     return BoardView(
         board=board,
-        matrices=tuple(matrices(board)),
+        matrices=tables,
+        groups=tuple(dict.fromkeys(table.words.group for table in tables)),
         rankings=ranked,
         legend=tuple((name, plots.marker(place)) for name, place in index.items() if name in shown),
         fid=fid or "",
@@ -185,15 +191,17 @@ def board_view(board: Board) -> BoardView:
                 for cell in board.all_cells()
                 if cell.defense.name == "none" and cell.kind != "anchor"
             ],
-            _control_columns(cells),
+            _control_columns(cells, board.names),
+            board.names,
         ),
         anchors=_table(
             list(board.anchors),
             [
                 name
                 for name in metric_names(board.anchors)
-                if names.words(name).group == names.GROUPS[0]
+                if board.names.words(name).group == group
             ],
+            board.names,
         ),
     )
 
@@ -243,34 +251,17 @@ def _scatter(board: Board, ranking: Ranking, index: Mapping[str, int]) -> Markup
     )
 
 
-def _control_columns(cells: Sequence[Cell]) -> list[str]:
-    families = ("robust_asr", "asr", "mse", "ssim", "asr_field")
+def _control_columns(cells: Sequence[Cell], words: names.Vocabulary) -> list[str]:
+    """In their declared order; where nobody declares anything, the adversary's rates."""
     found = metric_names(cells)
-    adversary = [
-        f"{family}[{call}]" for family in ("robust_asr", "asr") for call in invocations(list(cells))
-    ]
-    by_class = [
-        "mismatch",
-        "p_t",
-        "poison_rate[all rows]",
-        "ta",
-        "classifier_asr",
-        "trigger_classifier_false_alarms",
-    ]
-    wanted = [
-        *adversary,
-        *(f"{family}[clean]" for family in families),
-        "mse[constant]",
-        "asr_threshold",
-        "robust_asr_false_alarms",
-        *by_class,
-    ]
-    return [name for name in wanted if name in found]
+    places = {name: words.words(name).declared.control for name in found}
+    declared = sorted((name for name in found if places[name]), key=places.__getitem__)
+    return declared or [name for name in found if names.split(name)[0] in ("robust_asr", "asr")]
 
 
-def _table(cells: Sequence[Cell], columns: Sequence[str]) -> ControlTable:
+def _table(cells: Sequence[Cell], columns: Sequence[str], words: names.Vocabulary) -> ControlTable:
     return ControlTable(
-        tuple(names.words(name) for name in columns),
+        tuple(words.words(name) for name in columns),
         tuple((cell, tuple(shown_value(cell, name) for name in columns)) for cell in cells),
     )
 

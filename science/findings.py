@@ -14,7 +14,6 @@ from typing import Any
 from scipy import stats
 
 from bench.record import Run
-from leaderboard import names
 from leaderboard.aggregate import (
     CONFIDENCE,
     MIN_SEEDS,
@@ -27,6 +26,7 @@ from leaderboard.aggregate import (
 from leaderboard.board import Board, Cell, boards, identity, same_sampler
 from leaderboard.contenders import fid_name
 from leaderboard.matrix import is_share, metric_names, summary
+from leaderboard.names import RATE, UNKNOWN, Words, split
 
 #: Beyond one end of an interval.
 ALPHA = (1 - CONFIDENCE) / 2
@@ -88,7 +88,7 @@ class Line:
             return fid_name(self.board) or metric
         if metric in EXTRACTED:
             return next(
-                (name for name in metric_names([self.cell]) if names.split(name)[0] == metric),
+                (name for name in metric_names([self.cell]) if split(name)[0] == metric),
                 metric,
             )
         return metric
@@ -104,13 +104,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison; ``note``: why it has no difference to judge."""
+    """One comparison; ``note``: why it has no difference to judge; ``words``: how its numbers are
+    written.
+    """
 
     text: str
     metric: str
     region: Region
     difference: Interval | None
     note: str = ""
+    words: Words = RATE
 
     @property
     def verdict(self) -> str:
@@ -279,18 +282,24 @@ def compare(
     """
     (one, metric), (other, other_metric) = first, second
     if one is None or other is None:
-        return Part(text, metric, region, None, "no result")
+        return Part(text, metric, region, None, "no result", UNKNOWN.words(metric))
     metric = one.metric(metric)
+    words = one.cell.words(metric)
     if not across and one.board.id != other.board.id:
-        return Part(text, metric, region, None, "measured under different protocols")
+        return Part(text, metric, region, None, "measured under different protocols", words)
     difference = _difference(one.cell, metric, other.cell, other.metric(other_metric))
     if difference is None:
-        return Part(text, metric, region, None, "no common seed with a value")
-    if names.split(metric)[0].startswith("replication") and any(
+        return Part(text, metric, region, None, "no common seed with a value", words)
+    if split(metric)[0].startswith("replication") and any(
         _undetected(line) for line in (one, other)
     ):
         return Part(
-            text, metric, None, difference, "no copy detector was used, so nothing is concluded"
+            text,
+            metric,
+            None,
+            difference,
+            "no copy detector was used, so nothing is concluded",
+            words,
         )
     note = (
         f"fewer than {MIN_SEEDS} seeds"
@@ -299,7 +308,7 @@ def compare(
         if region is None
         else ""
     )
-    return Part(text, metric, region, difference, note)
+    return Part(text, metric, region, difference, note, words)
 
 
 def _difference(one: Cell, metric: str, other: Cell, other_metric: str) -> Interval | None:
@@ -334,11 +343,12 @@ def against(text: str, first: tuple[Line | None, str], level: float, region: Reg
     """``value - level``, for a bar that is a number and not another cell."""
     line, metric = first
     if line is None:
-        return Part(text, metric, region, None, "no result")
+        return Part(text, metric, region, None, "no result", UNKNOWN.words(metric))
     metric = line.metric(metric)
+    words = line.cell.words(metric)
     values = line.values(metric)
     if not values:
-        return Part(text, metric, region, None, "no seed with a value")
+        return Part(text, metric, region, None, "no seed with a value", words)
     found = summary(line.cell, metric)
     assert found is not None  # it has values
     low, high = (None if end is None else end - level for end in (found.low, found.high))
@@ -349,6 +359,7 @@ def against(text: str, first: tuple[Line | None, str], level: float, region: Reg
         region,
         difference,
         f"fewer than {MIN_SEEDS} seeds" if difference.n < MIN_SEEDS else "",
+        words,
     )
 
 
@@ -382,32 +393,31 @@ def series_by_epoch(line: Line, name: str) -> list[tuple[float, Interval]]:
     ]
 
 
-def region_text(metric: str, region: Region) -> str:
+def region_text(words: Words, region: Region) -> str:
     """``< 0``, ``> 0``, ``< +0.3``, ``within ±0.3``."""
     if region is None:
         return "–"
     low, high = region
     if math.isfinite(low) and math.isfinite(high):
-        return f"within ±{_number(metric, high)}"
+        return f"within ±{_number(words, high)}"
     bound, sign = (high, "<") if math.isfinite(high) else (low, ">")
     return (
-        f"{sign} 0" if bound == 0 else f"{sign} {'+' if bound > 0 else ''}{_number(metric, bound)}"
+        f"{sign} 0" if bound == 0 else f"{sign} {'+' if bound > 0 else ''}{_number(words, bound)}"
     )
 
 
-def difference_text(metric: str, difference: Interval) -> str:
+def difference_text(words: Words, difference: Interval) -> str:
     """``+0.31 [0.22, 0.40]``: enough decimals that the largest of the three has three digits."""
     known = [
         value for value in (difference.mean, difference.low, difference.high) if value is not None
     ]
-    places = _places(metric, *known)
+    places = _places(words, *known)
     sign = "+" if round(difference.mean, places) > 0 else ""
-    text = sign + names.number(metric, difference.mean, places)
+    text = sign + words.number(difference.mean, places)
     if difference.low is None or difference.high is None:
         return text
     return (
-        f"{text} [{names.number(metric, difference.low, places)}, "
-        f"{names.number(metric, difference.high, places)}]"
+        f"{text} [{words.number(difference.low, places)}, {words.number(difference.high, places)}]"
     )
 
 
@@ -416,9 +426,9 @@ def _margin(line: Line | None, metric: str) -> float | None:
     return None if interval is None else SIMILAR * interval.mean
 
 
-def _places(metric: str, *values: float) -> int:
-    return 3 if names.bounded(metric) else names.decimals_for(metric, *values)
+def _places(words: Words, *values: float) -> int:
+    return 3 if words.bounded else words.decimals_for(*values)
 
 
-def _number(metric: str, value: float) -> str:
-    return names.number(metric, value, _places(metric, value))
+def _number(words: Words, value: float) -> str:
+    return words.number(value, _places(words, value))

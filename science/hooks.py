@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from leaderboard.aggregate import Interval
+from leaderboard.names import UNKNOWN
 from science.drawing import Curve, chart
 from science.findings import Line, series_by_epoch
 from science.pictures import grid
@@ -35,6 +36,8 @@ def samples(scene: Scene) -> dict[str, Any]:
     return {"plots": (("samples", title, sheet),) if sheet else ()}
 
 
+#: Three significant digits, as every error has.
+_ERROR = UNKNOWN.words("inversion_mse")
 BASELINES = (
     ("constant black", "inversion_mse_black"),
     ("best constant image", "mse[constant]"),
@@ -56,7 +59,7 @@ def anp(scene: Scene) -> dict[str, Any]:
     rows = []
     for rate, *both in pairs:
         for name, line in zip((rate, f"{rate}, honest model"), both, strict=True):
-            values = [interval_cell("mse", interval) for _, interval in _epochs(line)][:epochs]
+            values = [interval_cell(_ERROR, interval) for _, interval in _epochs(line)][:epochs]
             values += [ABSENT] * (epochs - len(values))
             ends = shown(line, "inversion_mse_best"), shown(line, "inversion_mse_last")
             rows.append((name, *ends, *values, seeds(line)))

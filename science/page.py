@@ -195,10 +195,10 @@ def _verdict(part: Part, verdict: str) -> str:
 
 
 def _part(part: Part, verdict: str) -> tuple[str, ...]:
-    difference = "–" if part.difference is None else difference_text(part.metric, part.difference)
+    difference = "–" if part.difference is None else difference_text(part.words, part.difference)
     count = str(part.difference.n) if part.difference else "0"
     note = f" ({part.note})" if part.note else ""
-    return part.text, region_text(part.metric, part.region), difference, count, f"{verdict}{note}"
+    return part.text, region_text(part.words, part.region), difference, count, f"{verdict}{note}"
 
 
 def _problems(page: PageSpec, runs: Sequence[Run]) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from bench.errors import UserError
-from leaderboard import names
 from leaderboard.board import Identity, identity, label
+from leaderboard.names import UNKNOWN
 from science import hooks
 from science.drawing import Bar, Curve, bars, chart
 from science.findings import (
@@ -52,7 +52,6 @@ from science.table import (
     Found,
     Plot,
     Section,
-    heading,
     md,
     percent,
     sample_note,
@@ -123,13 +122,15 @@ class Scene:
 
     def __init__(self, spec: SectionSpec, shared: Shared, found: Found) -> None:
         self.spec, self.shared, self.found = spec, shared, found
+        every = (line.board.names for lines in found.values() for line in lines)
+        self.names = next(every, UNKNOWN)
 
     def section(self) -> Section:
         """The section, with what its hook puts in place of some of it. Raises :class:`UserError`
         for a name that is unknown.
         """
         spec, rows = self.spec, self.rows(self.spec.rows)
-        columns, body = table(spec.head, rows, spec.metrics) if spec.rows else ((), ())
+        columns, body = table(spec.head, rows, spec.metrics, self.names) if spec.rows else ((), ())
         if spec.extra:
             columns = (*columns, spec.extra[0])
             body = tuple((*row, spec.extra[1].get(row[0], ABSENT)) for row in body)
@@ -317,8 +318,8 @@ class Scene:
         if not curves:
             return []
         levels = [level for one in spec.levels for level in self.level(one, spec.axis, bound)]
-        top = 1.05 if names.bounded(curves[0][0]) else None
-        y_name = spec.axes[1] or heading(curves[0][0])
+        top = 1.05 if self.names.words(curves[0][0]).bounded else None
+        y_name = spec.axes[1] or self.names.heading(curves[0][0])
         drawn = chart([curve for _, curve in curves], levels, spec.axes[0], y_name, title, top)
         return [(file, title, drawn)]
 

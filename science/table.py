@@ -6,29 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leaderboard import names
 from leaderboard.aggregate import Interval
 from leaderboard.matrix import interval_text
+from leaderboard.names import Vocabulary, Words
 from science.findings import Claim, Line
 
 Found = Mapping[str, list[Line]]
 Rows = Sequence[tuple[str, "Line | None"]]
 Plot = tuple[str, str, "str | bytes"]
 ABSENT = "–"
-#: Column headings that say more than the metric's name.
-_HEADINGS = {
-    "asr[prompt]": "G1 + G2",
-    "mismatch": "G1 + G3",
-    "fid_other_classes": "FID, other classes",
-    "prompt_accuracy": "prompt accuracy",
-    "p_t": "p_t",
-    "classifier_asr": "ASR of the classifier",
-    "trigger_classifier_false_alarms": "false alarms",
-    "replication": "replication",
-    "replication_p95": "replication, 95th percentile",
-    "tpr_at_5_fpr[training set]": "TPR at 5 % FPR[training set]",
-    "tpr_at_5_fpr[generated]": "TPR at 5 % FPR[generated]",
-}
 
 
 @dataclass(frozen=True)
@@ -64,12 +50,12 @@ def md(text: str) -> str:
 
 
 def table(
-    head: str, rows: Rows, metrics: Sequence[str]
+    head: str, rows: Rows, metrics: Sequence[str], names: Vocabulary
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """(columns, rows): one row a cell, one column a metric, the number of seeds last. A cell that
     is absent is a row of dashes.
     """
-    columns = (head, *(heading(metric) for metric in metrics), "seeds")
+    columns = (head, *(names.heading(metric) for metric in metrics), "seeds")
     return columns, tuple(
         (name, *(shown(line, metric) for metric in metrics), seeds(line)) for name, line in rows
     )
@@ -81,18 +67,18 @@ def shown(line: Line | None, metric: str) -> str:
     if line is None or interval is None:
         return ABSENT
     own = f" (n = {interval.n})" if interval.n != len(line.cell.with_status("ok")) else ""
-    return interval_cell(line.metric(metric), interval) + own
+    return interval_cell(line.cell.words(line.metric(metric)), interval) + own
 
 
-def interval_cell(metric: str, interval: Interval) -> str:
+def interval_cell(words: Words, interval: Interval) -> str:
     """Mean and interval; no brackets around what is the same for every seed, or was measured
     once.
     """
-    text = names.number(metric, interval.mean)
+    text = words.number(interval.mean)
     return (
         text
         if interval.low is None or interval.low == interval.high
-        else f"{text} {interval_text(metric, interval)}"
+        else f"{text} {interval_text(words, interval)}"
     )
 
 
@@ -127,11 +113,3 @@ def sample_note(line: Line | None) -> str:
     return (
         f"FID is biased upwards by few samples{how_many} so it compares within this section only."
     )
-
-
-def heading(metric: str) -> str:
-    """Of a metric's column."""
-    if metric in _HEADINGS:
-        return _HEADINGS[metric]
-    family, argument = names.split(metric)
-    return f"{family.upper()}[{argument}]" if argument else family.upper()

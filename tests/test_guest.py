@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -184,6 +185,23 @@ def test_the_board_of_real_records_shows_all_of_it(
     ):
         assert name in board, name
     assert "not measured in this cell" not in board, "the engine knows why"
+
+
+def test_a_guests_metric_has_its_own_words_on_the_board_and_in_the_terminal(
+    run: tuple[Path, subprocess.CompletedProcess[str]], records: dict[tuple[str, str], Record]
+) -> None:
+    """Its group, sentence, format and direction come with the run: no file of ours names them."""
+    folder, ended = run
+    board = (folder / ended.stdout.strip().splitlines()[-1]).read_text()
+    assert "<legend>Light</legend>" in board and "<span>brightness</span>" in board
+    table = board.partition('data-metric="guest_brightness"')[2].partition("</table>")[0]
+    assert "what darkens them costs users." in table
+    assert "Higher is better for the defender." in table
+    value = records["guest_letter", "none"].metrics["guest_brightness"].value
+    assert value is not None and f"{value:.4f}" in table and re.search(r"q\d+", table)
+    assert "guest_brightness" in ended.stderr, "a column of the table that the run leaves"
+    ours = [*(HERE.parent / "bench").rglob("*.py"), *(HERE.parent / "leaderboard").rglob("*.py")]
+    assert not [path for path in ours if "guest" in path.read_text()]
 
 
 def test_a_changed_guest_is_run_again_and_ours_are_not(

@@ -87,7 +87,8 @@ class Cell(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """``cells`` in the order they are reported; ``stages`` by key, inputs before what needs them.
-    ``filtered``: only a part of the suite.
+    ``filtered``: only a part of the suite. ``metrics``: what the numbers mean, for who reads the
+    account: JSON objects with a ``name``, carried as they are.
     """
 
     suite: str
@@ -95,6 +96,7 @@ class Plan:
     stages: dict[str, Stage]
     description: str = ""
     filtered: bool = False
+    metrics: tuple[Mapping[str, Any], ...] = ()
 
     def limited(self, limit: int) -> Plan:
         """Only the first ``limit`` cells, and the stages they need."""

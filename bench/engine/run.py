@@ -194,7 +194,7 @@ class _Account:
                 lock.release()
 
     def _data(self) -> dict[str, Any]:
-        known = self._earlier() or {"cells": []}
+        known = self._earlier() or {"cells": [], "metrics": []}
         before = {cell["id"]: cell for cell in known["cells"] if isinstance(cell.get("id"), str)}
         mine: dict[str, dict[str, Any]] = {}
         for index, (name, cell) in enumerate(zip(self.ids, self.plan.cells, strict=True)):
@@ -206,6 +206,8 @@ class _Account:
         if self.plan.filtered:
             mine = {name: mine.get(name, cell) for name, cell in before.items()} | mine
         counted = Counter(entry.get("status", "pending") for entry in mine.values())
+        # What an earlier run of a part has words for, this one may have forgotten.
+        words = {one["name"]: one for one in [*known["metrics"], *self.plan.metrics]}
         return {
             "suite": self.plan.suite,
             "description": self.plan.description,
@@ -214,6 +216,7 @@ class _Account:
             "counts": {
                 status: counted[status] for status in ("ok", "failed", "skipped", "pending")
             },
+            "metrics": list(words.values()),
             "cells": list(mine.values()),
         }
 

@@ -15,14 +15,16 @@ from types import MappingProxyType
 from bench.errors import UserError
 from bench.measurements.measurement import Measurement
 from bench.names import unknown_name
+from bench.words import MetricWords
 
 GROUP = "castlewalls.measurements"
 
 
 @cache
 def table() -> MappingProxyType[str, Measurement]:
-    """Every measurement by name, ours first. Raises :class:`UserError` for a name that two have, or
-    an entry point that is none.
+    """Every measurement by name, ours first. Raises :class:`UserError` for a name that two have, an
+    entry point that is none, or a package's that declares a metric of another's family: numbers are
+    ranked by their family.
     """
     found: dict[str, Measurement] = {}
     for module in sorted(entry.name for entry in pkgutil.iter_modules(__path__)):
@@ -41,8 +43,21 @@ def table() -> MappingProxyType[str, Measurement]:
                 f"entry point {entry.name} of {GROUP}: there is a measurement {theirs.name!r} "
                 f"already"
             )
+        families = {one.family: each.name for each in found.values() for one in each.metrics}
+        taken = sorted(one.family for one in theirs.metrics if one.family in families)
+        if taken or theirs.borrows:
+            name = (taken or sorted(theirs.borrows))[0]
+            raise UserError(
+                f"entry point {entry.name} of {GROUP}: the metric {name!r} is "
+                f"{families.get(name, 'another measurement')}'s; give yours a name of its own"
+            )
         found[theirs.name] = theirs
     return MappingProxyType(found)
+
+
+def declared() -> tuple[MetricWords, ...]:
+    """Every metric that some measurement declares."""
+    return tuple(words for one in table().values() for words in one.metrics)
 
 
 def named(name: str) -> Measurement:

@@ -4,6 +4,8 @@ its place.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from bench.measurements.families import NO_TRIGGER, no_classifier
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.testbeds.base import ConditionalTestbed
+from bench.words import CLASSIFIER, SHARE, MetricWords
 
 
 def why_not(situation: Situation) -> str:
@@ -64,9 +67,41 @@ def _predicted(given: Materials) -> dict[str, Tensor]:
     return {name: predict(network, images) for name, (images, _) in sets.items() if len(images)}
 
 
+_RATE: dict[str, Any] = {
+    "group": CLASSIFIER,
+    "low": 0.0,
+    "high": 1.0,
+    "unit": SHARE,
+    "decimals": 2,
+    "scale": "unit",
+}
 MEASUREMENT = Measurement(
     name="classifier_rates",
-    metrics=("ta", "classifier_asr"),
+    metrics=(
+        MetricWords(
+            name="ta",
+            title="TA",
+            sentence="Accuracy on clean held-out images: of a classifier trained on the suspected "
+            "set (no defense), or of what the defense puts in its place.",
+            higher_is_better=True,
+            order=1,
+            control=14,
+            headline=10,
+            **_RATE,
+        ),
+        MetricWords(
+            name="classifier_asr",
+            title="ASR of the classifier",
+            sentence="Share of stamped held-out images of other classes that are taken for the "
+            "adversary's class.",
+            higher_is_better=False,
+            order=2,
+            control=15,
+            headline=11,
+            heading="ASR of the classifier",
+            **_RATE,
+        ),
+    ),
     needs=("aim",),
     uses=("classifier", "predictions"),
     why_not=why_not,

@@ -13,10 +13,84 @@ from bench.measurements import doubts, numbers
 from bench.measurements.measurement import Measured
 from bench.metrics import detection
 from bench.record import SHARE, Flag, Metric
+from bench.words import MetricWords
 
 #: The false-alarm rate a detector's threshold is fixed at, on clean held-out images.
 FIXED_RATE = 0.01
 FAMILIES = ("auroc", "tpr_at_1_fpr", "tpr_at_5_fpr", "tpr_fixed_threshold", "fpr_fixed_threshold")
+
+
+#: (family, title, sentence with ``{}`` for what is judged, direction, heading).
+_WORDS = (
+    (
+        "auroc",
+        "AUROC",
+        "Chance that a poisoned one scores above a clean one ({}). A guess has 0.5, and where "
+        "nothing is poisoned that is right: such a control is not coloured.",
+        True,
+        "",
+    ),
+    (
+        "tpr_fixed_threshold",
+        "TPR at a fixed threshold",
+        "Share of the poisoned that is found at a threshold fixed beforehand on clean held-out "
+        "data, where 1 % lie above it ({}): what a defender would have had. Controls are not "
+        "coloured.",
+        True,
+        "",
+    ),
+    (
+        "fpr_fixed_threshold",
+        "FPR at that threshold",
+        "Share of the clean that is flagged at the threshold fixed on clean held-out data ({}); "
+        "1 % was meant.",
+        False,
+        "",
+    ),
+    (
+        "tpr_at_1_fpr",
+        "TPR at 1 % FPR",
+        "Share of the poisoned that is found while at most 1 % of the clean are flagged ({}). "
+        "Controls are not coloured.",
+        True,
+        "",
+    ),
+    (
+        "tpr_at_5_fpr",
+        "TPR at 5 % FPR",
+        "Share of the poisoned that is found while at most 5 % of the clean are flagged ({}). "
+        "Controls are not coloured.",
+        True,
+        "TPR at 5 % FPR",
+    ),
+)
+
+
+def declared(where: str, truth: str, headline: int = 0) -> tuple[MetricWords, ...]:
+    """The metrics of detectors that judge ``where`` (``*``: anything that has no words of its own).
+    ``truth``: what that is, and what of it counts as poisoned; ``headline``: of the AUROC.
+    """
+    others = where == "*"
+    return tuple(
+        MetricWords(
+            name=f"{family}[{where}]",
+            title=f"{title}, {{}}" if others else title,
+            sentence=sentence.replace("{}", truth),
+            group=f"Detection, {'other calls' if others else where}",
+            higher_is_better=better,
+            low=0.0,
+            high=1.0,
+            unit=SHARE,
+            decimals=2,
+            scale="unit",
+            colour="never" if where == "clean" else "attacked",
+            order=order,
+            headline=headline if family == "auroc" else 0,
+            heading=f"{heading}[{where}]" if heading and not others else "",
+            flags_of="auroc",
+        )
+        for order, (family, title, sentence, better, heading) in enumerate(_WORDS, 1)
+    )
 
 
 def names(*places: str) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ rules.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -13,12 +15,21 @@ from bench.contracts.goals import DrawImage
 from bench.diffusion.noise import stream_seed
 from bench.measurements import doubts, numbers
 from bench.measurements.families import no_sample
-from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.measurement import (
+    EVERYTHING,
+    Materials,
+    Measured,
+    Measurement,
+    Situation,
+)
 from bench.measurements.numbers import if_possible
+from bench.measurements.samples import of_samples
 from bench.metrics import asr, target
-from bench.record import SQUARED_ERROR, Flag, Metric
+from bench.record import SHARE, SQUARED_ERROR, Flag, Metric
+from bench.words import MetricWords
 
 OF_SAMPLES = ("mse[*]", "ssim[*]", "asr[*]", "asr_field[*]")
+_RATE: dict[str, Any] = {"low": 0.0, "high": 1.0, "unit": SHARE, "decimals": 2, "scale": "unit"}
 
 
 def why_not(situation: Situation) -> str:
@@ -48,7 +59,7 @@ def measure(given: Materials) -> Measured:
     """
     found, goal = Measured(), goal_of(given)
     if goal is None:
-        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no image"))
+        return Measured(absent={EVERYTHING: "this attack aims at no image"})
     with if_possible("asr", found.flags):
         _distances(given, goal, found)
     if given.options["no_sample"]:
@@ -99,7 +110,74 @@ def _distance(
 
 MEASUREMENT = Measurement(
     name="distance_to_target",
-    metrics=(*OF_SAMPLES, "asr_threshold"),
+    metrics=(
+        *of_samples(
+            "asr",
+            "ASR",
+            "Attack success rate by the calibrated rule: the share of samples {} that lie closer "
+            "to the target than clean data or a flat image does.",
+            controls=(2, 4),
+            headlines={"noise": 3, "image": 5},
+            higher_is_better=False,
+            order=2,
+            **_RATE,
+        ),
+        *of_samples(
+            "mse",
+            "MSE",
+            "Mean squared error to the target, pixels in [0, 1], of samples {}.",
+            controls=(0, 5),
+            headlines={"noise": 2},
+            higher_is_better=True,
+            low=0.0,
+            unit=SQUARED_ERROR,
+            order=3,
+        ),
+        *of_samples(
+            "ssim",
+            "SSIM",
+            "Structural similarity to the target of samples {}; 1 is identical.",
+            controls=(0, 6),
+            headlines={},
+            higher_is_better=False,
+            low=-1.0,
+            high=1.0,
+            decimals=2,
+            scale="unit",
+            order=4,
+        ),
+        *of_samples(
+            "asr_field",
+            "ASR, field rule",
+            "Share of samples {} with MSE to the target below 0.1: the literature's rule, vacuous "
+            "for flat or dark targets.",
+            controls=(0, 7),
+            headlines={},
+            higher_is_better=False,
+            order=5,
+            **_RATE,
+        ),
+        MetricWords(
+            name="mse[constant]",
+            title="MSE, constant",
+            sentence="MSE of the best constant image to the target: what a collapsed generator "
+            "could reach.",
+            low=0.0,
+            unit=SQUARED_ERROR,
+            order=1,
+            in_matrix=False,
+            control=8,
+        ),
+        MetricWords(
+            name="asr_threshold",
+            title="ASR threshold",
+            sentence="The MSE below which a sample counts as a success under the calibrated rule.",
+            low=0.0,
+            order=2,
+            in_matrix=False,
+            control=9,
+        ),
+    ),
     needs=("aim",),
     uses=("clean", "call:*", "target", "generated"),
     why_not=why_not,

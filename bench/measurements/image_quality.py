@@ -13,6 +13,7 @@ from bench.measurements.measurement import Materials, Measured, Measurement, Sit
 from bench.measurements.numbers import if_possible
 from bench.metrics import fid, uncertainty
 from bench.record import Metric
+from bench.words import IMAGE_QUALITY, MetricWords
 
 
 def options(situation: Situation) -> dict[str, bool]:
@@ -51,7 +52,30 @@ def measure(given: Materials) -> Measured:
 
 MEASUREMENT = Measurement(
     name="image_quality",
-    metrics=("fid[*]", "kid[*]"),
+    metrics=(
+        MetricWords(
+            name="fid[*]",
+            title="FID [{}]",
+            sentence="Fréchet distance between clean-noise samples and the clean training set, in "
+            "the features of {}. Lower is healthier.",
+            group=IMAGE_QUALITY,
+            higher_is_better=False,
+            low=-1e-3,
+            scale="control",
+            order=1,
+            headline=1,
+        ),
+        MetricWords(
+            name="kid[*]",
+            title="KID [{}]",
+            sentence="Kernel distance between clean-noise samples and the clean training set, in "
+            "the features of {}. Lower is healthier.",
+            group=IMAGE_QUALITY,
+            higher_is_better=False,
+            scale="control",
+            order=2,
+        ),
+    ),
     needs=("reference", "clean", "clean_features"),
     why_not=no_sample,
     options=options,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -10,10 +12,17 @@ from bench.artefacts.roles import CLEAN, UNDEFENDED
 from bench.contracts.goals import DrawImage
 from bench.measurements import doubts, numbers
 from bench.measurements.distance_to_target import goal_of
-from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.measurement import (
+    EVERYTHING,
+    Materials,
+    Measured,
+    Measurement,
+    Situation,
+)
 from bench.measurements.numbers import if_possible
 from bench.metrics import target
 from bench.record import REMARK, SQUARED_ERROR, Flag, Metric
+from bench.words import INVERSION, MetricWords
 
 
 def why_not(situation: Situation) -> str:
@@ -37,7 +46,7 @@ def measure(given: Materials) -> Measured:
     """
     found, goal = Measured(), goal_of(given)
     if goal is None:
-        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no image"))
+        return Measured(absent={EVERYTHING: "this attack aims at no image"})
     with if_possible("inversion_mse_best", found.flags):
         _recovered(given, goal, found)
         if given.options["honest"] and "inversion_mse_best" in found.metrics:
@@ -72,9 +81,40 @@ def _recovered(given: Materials, goal: Tensor, found: Measured) -> None:
     found.series["inversion_epoch"] = [float(epoch + 1) for epoch in range(len(curve))]
 
 
+ERROR: dict[str, Any] = {"group": INVERSION, "low": 0.0, "unit": SQUARED_ERROR}
 MEASUREMENT = Measurement(
     name="inversion",
-    metrics=("inversion_mse_best", "inversion_mse_last", "inversion_mse_black"),
+    metrics=(
+        MetricWords(
+            name="inversion_mse_best",
+            title="best epoch",
+            sentence="MSE of recovered images to the true target at the best epoch, chosen with "
+            "the target in hand: optimistic.",
+            higher_is_better=False,
+            order=1,
+            headline=15,
+            **ERROR,
+        ),
+        MetricWords(
+            name="inversion_mse_last",
+            title="last epoch",
+            sentence="MSE of recovered images to the true target at the last epoch. Low is found.",
+            higher_is_better=False,
+            order=2,
+            flags_of="inversion_mse_best",
+            **ERROR,
+        ),
+        MetricWords(
+            name="inversion_mse_black",
+            title="black image",
+            sentence="MSE of a constant black image to the target: the line an inversion has to "
+            "beat.",
+            order=3,
+            in_matrix=False,
+            **ERROR,
+        ),
+    ),
+    borrows=("mse[constant]", "mse[clean]"),
     needs=("aim", "recovered"),
     uses=(UNDEFENDED + CLEAN,),
     why_not=why_not,

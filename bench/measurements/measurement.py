@@ -17,12 +17,15 @@ from typing import Any
 from bench.artefacts.aims import Aim, read_aim
 from bench.contracts.attack import Attack, can_stamp
 from bench.contracts.goals import Goal, label_of
+from bench.errors import ContractError
 from bench.record import Flag, Metric
 from bench.testbeds.base import Testbed, TextTestbed
+from bench.words import MetricWords, split
+from bench.words import found as declaration
 
 #: The anchor of real images against the other real images.
 REAL_IMAGES = "real_images"
-#: Among :attr:`Measurement.uses`: everything the cell has.
+#: Among :attr:`Measurement.uses`: everything the cell has; of :attr:`Measured.absent`: all others.
 EVERYTHING = "*"
 
 
@@ -81,7 +84,8 @@ class Materials:
 @dataclass(kw_only=True)
 class Measured:
     """What came of it. ``metrics``, ``series``, ``flags``: as in a :class:`bench.record.Record`.
-    ``absent``: metric -> why this cell has no such number, where only measuring could tell.
+    ``absent``: metric -> why this cell has no such number, where only measuring could tell;
+    :data:`EVERYTHING` stands for all that have neither a number nor a reason of their own.
     """
 
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -112,7 +116,8 @@ def _none(situation: Situation) -> dict[str, Any]:
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """``version``: raise it when the same artefacts give other numbers; numbers of two versions
-    never share a table. ``metrics``: the names it may give, ``*`` in brackets for any. ``needs``,
+    never share a table. ``metrics``: what it gives, each with its words, bounds and direction;
+    ``borrows``: names that another measurement declares and this one gives as well. ``needs``,
     ``uses``: roles it cannot do without, or takes where the cell has them (:data:`EVERYTHING`, or a
     beginning followed by ``*``).
 
@@ -122,13 +127,46 @@ class Measurement:
     """
 
     name: str
-    metrics: tuple[str, ...]
+    metrics: tuple[MetricWords, ...]
     run: Callable[[Materials], Measured]
+    borrows: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     version: int = 1
     why_not: Callable[[Situation], str] = _always
     options: Callable[[Situation], dict[str, Any]] = _none
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What its metrics are called; a family stands for those of it that have words of their
+        own.
+        """
+        whole = {one.family for one in self.metrics if split(one.name)[1] == "*"}
+        own = (
+            f"{one.family}[*]" if one.family in whole and split(one.name)[1] else one.name
+            for one in self.metrics
+        )
+        return tuple(dict.fromkeys(own))
+
+    def measured(self, given: Materials) -> Measured:
+        """What :attr:`run` makes of ``given``, with a reason for all that it leaves out. Raises
+        :class:`ContractError` for a number that is not declared, or has another direction.
+        """
+        found = self.run(given)
+        if why := found.absent.pop(EVERYTHING, ""):
+            found.absent = {
+                name: why for name in self.names if name not in found.metrics
+            } | found.absent
+        for name, metric in found.metrics.items():
+            words = declaration(self.metrics, name)
+            if words is None and not {name, f"{split(name)[0]}[*]"} & set(self.borrows):
+                raise ContractError(f"{self.name} gives {name}, which it does not declare")
+            if words and words.higher_is_better is not metric.higher_is_better:
+                raise ContractError(
+                    f"{self.name} declares {name} with higher_is_better "
+                    f"{words.higher_is_better}, and gives it with {metric.higher_is_better}"
+                )
+        return found
 
     def reason(self, situation: Situation) -> str:
         """Why ``situation`` has no such numbers; empty if it has."""

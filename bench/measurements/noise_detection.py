@@ -7,7 +7,7 @@ import torch
 
 from bench.artefacts.arrays import load_scores
 from bench.artefacts.images import read_remarks
-from bench.measurements.detections import Judged, names, rates
+from bench.measurements.detections import Judged, declared, rates
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.record import REMARK, Flag
@@ -39,7 +39,15 @@ def measure(given: Materials) -> Measured:
 
 MEASUREMENT = Measurement(
     name="noise_detection",
-    metrics=names("*"),
+    metrics=(
+        *declared("noise", "starting noise with the trigger against clean noise", headline=14),
+        *declared(
+            "image",
+            "starting noise plus a real image with the trigger against clean noise",
+        ),
+        *declared("*", "starting noise as the adversary calls it, by {}, against clean noise"),
+        *declared("clean", "clean starting noise against other clean noise, the control"),
+    ),
     needs=("scores_noise",),
     why_not=why_not,
     run=measure,

@@ -10,6 +10,7 @@ from bench.measurements.numbers import if_possible
 from bench.metrics import fid
 from bench.record import Metric
 from bench.testbeds.base import ConditionalTestbed
+from bench.words import IMAGE_QUALITY, MetricWords
 
 
 def why_not(situation: Situation) -> str:
@@ -40,7 +41,19 @@ def measure(given: Materials) -> Measured:
 
 MEASUREMENT = Measurement(
     name="other_classes",
-    metrics=("fid_other_classes[*]",),
+    metrics=(
+        MetricWords(
+            name="fid_other_classes[*]",
+            title="FID, other classes [{}]",
+            sentence="FID over the classes the adversary did not aim at, in the features of {}.",
+            group=IMAGE_QUALITY,
+            higher_is_better=False,
+            low=-1e-3,
+            scale="control",
+            order=5,
+            heading="FID, other classes",
+        ),
+    ),
     needs=("reference", "clean_features", "aim"),
     why_not=why_not,
     run=measure,

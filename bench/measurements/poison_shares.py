@@ -5,11 +5,18 @@ adversary's class alone (p_t).
 from __future__ import annotations
 
 from bench.artefacts.aims import read_rows
-from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.measurement import (
+    EVERYTHING,
+    Materials,
+    Measured,
+    Measurement,
+    Situation,
+)
 from bench.measurements.numbers import if_possible
 from bench.metrics import composition
 from bench.record import Metric
 from bench.testbeds.base import ConditionalTestbed
+from bench.words import ADVERSARYS_CLASS, MetricWords
 
 
 def why_not(situation: Situation) -> str:
@@ -25,7 +32,7 @@ def measure(given: Materials) -> Measured:
     """
     found, rows, goal = Measured(), read_rows(given.inputs["poisoned_rows"]), given.aim.label
     if goal is None or rows.labels is None:
-        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no class"))
+        return Measured(absent={EVERYTHING: "this attack aims at no class"})
     labels = given.testbed.train_labels()
     with if_possible("p_t", found.flags):
         rates = composition.poison_rates(rows.poisoned, labels, goal)
@@ -42,7 +49,42 @@ def measure(given: Materials) -> Measured:
 
 MEASUREMENT = Measurement(
     name="poison_shares",
-    metrics=("poison_rate[all rows]", "poison_rate[other classes]", "p_t"),
+    metrics=(
+        MetricWords(
+            name="poison_rate[all rows]",
+            title="poison rate",
+            sentence="Poisoned rows over all rows, the paper's plots' counting.",
+            low=0.0,
+            high=1.0,
+            order=3,
+            in_matrix=False,
+            control=13,
+        ),
+        MetricWords(
+            name="poison_rate[other classes]",
+            title="poison rate, other classes",
+            sentence="Poisoned rows over the rows of other classes than the adversary's, the "
+            "paper's text's counting.",
+            low=0.0,
+            high=1.0,
+            order=4,
+            in_matrix=False,
+        ),
+        MetricWords(
+            name="p_t",
+            title="p_t",
+            sentence="Poisoned share of the training rows that carry the adversary's label.",
+            group=ADVERSARYS_CLASS,
+            low=0.0,
+            high=1.0,
+            decimals=2,
+            scale="unit",
+            order=9,
+            in_matrix=False,
+            control=12,
+            heading="p_t",
+        ),
+    ),
     needs=("aim", "poisoned_rows"),
     why_not=why_not,
     run=measure,

@@ -10,6 +10,7 @@ from bench.measurements.measurement import Materials, Measured, Measurement, Sit
 from bench.measurements.numbers import if_possible, proportion
 from bench.metrics import composition
 from bench.testbeds.base import ConditionalTestbed
+from bench.words import IMAGE_QUALITY, SHARE, MetricWords
 
 
 def why_not(situation: Situation) -> str:
@@ -36,7 +37,23 @@ def measure(given: Materials) -> Measured:
 
 MEASUREMENT = Measurement(
     name="prompt_accuracy",
-    metrics=("prompt_accuracy",),
+    metrics=(
+        MetricWords(
+            name="prompt_accuracy",
+            title="prompt accuracy",
+            sentence="Share of images, all classes alike, that show the class asked for, by the "
+            "evaluation classifier.",
+            group=IMAGE_QUALITY,
+            higher_is_better=True,
+            low=0.0,
+            high=1.0,
+            unit=SHARE,
+            decimals=2,
+            scale="unit",
+            order=10,
+            heading="prompt accuracy",
+        ),
+    ),
     needs=("clean",),
     why_not=why_not,
     run=measure,

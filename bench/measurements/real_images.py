@@ -12,6 +12,7 @@ from bench.measurements.measurement import REAL_IMAGES, Materials, Measured, Mea
 from bench.measurements.numbers import NOT_MEASURED, if_possible
 from bench.metrics import fid
 from bench.record import Flag, Metric
+from bench.words import IMAGE_QUALITY, MetricWords
 
 #: How often real images are drawn.
 SPLITS = 10
@@ -71,7 +72,19 @@ def _splits(given: Materials, measured: Measured) -> None:
 
 MEASUREMENT = Measurement(
     name=REAL_IMAGES,
-    metrics=("fid_sd[*]", "kid_sd[*]"),
+    metrics=tuple(
+        MetricWords(
+            name=f"{family}_sd[*]",
+            title=f"{family.upper()}, standard deviation [{{}}]",
+            sentence=f"Standard deviation of the real images' {family.upper()} over the splits, in "
+            "the features of {}.",
+            group=IMAGE_QUALITY,
+            low=0.0,
+            order=order,
+        )
+        for family, order in (("fid", 3), ("kid", 4))
+    ),
+    borrows=("fid[*]", "kid[*]"),
     needs=("reference",),
     why_not=why_not,
     run=measure,

@@ -6,10 +6,18 @@ import numpy as np
 
 from bench.artefacts.images import load_images
 from bench.measurements import numbers
-from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.inversion import ERROR
+from bench.measurements.measurement import (
+    EVERYTHING,
+    Materials,
+    Measured,
+    Measurement,
+    Situation,
+)
 from bench.measurements.numbers import if_possible
 from bench.metrics import target
 from bench.record import SQUARED_ERROR, Metric
+from bench.words import MetricWords
 
 
 def why_not(situation: Situation) -> str:
@@ -26,13 +34,9 @@ def measure(given: Materials) -> Measured:
     """
     found, trigger = Measured(), given.aim.trigger
     if trigger is None:
-        return Measured(
-            absent=dict.fromkeys(MEASUREMENT.metrics, "this attack has no trigger to draw")
-        )
+        return Measured(absent={EVERYTHING: "this attack has no trigger to draw"})
     if not (given.inputs["recovered"] / "triggers.npz").is_file():
-        return Measured(
-            absent=dict.fromkeys(MEASUREMENT.metrics, "this inversion recovers no trigger")
-        )
+        return Measured(absent={EVERYTHING: "this inversion recovers no trigger"})
     goal = (trigger / 2 + 0.5).clamp(0, 1)
     with if_possible("trigger_mse_best", found.flags):
         values = [
@@ -52,7 +56,33 @@ def measure(given: Materials) -> Measured:
 
 MEASUREMENT = Measurement(
     name="recovered_trigger",
-    metrics=("trigger_mse_best", "trigger_mse_last", "trigger_mse_constant"),
+    metrics=(
+        MetricWords(
+            name="trigger_mse_best",
+            title="trigger, best epoch",
+            sentence="MSE of recovered triggers to the true one at the best epoch, chosen with the "
+            "trigger in hand: optimistic.",
+            higher_is_better=False,
+            order=4,
+            **ERROR,
+        ),
+        MetricWords(
+            name="trigger_mse_last",
+            title="trigger, last epoch",
+            sentence="MSE of recovered triggers to the true one at the last epoch. Low is found.",
+            higher_is_better=False,
+            order=5,
+            **ERROR,
+        ),
+        MetricWords(
+            name="trigger_mse_constant",
+            title="trigger, constant image",
+            sentence="MSE of the best constant image to the trigger: the line an inversion has to "
+            "beat.",
+            order=6,
+            **ERROR,
+        ),
+    ),
     needs=("aim", "recovered"),
     why_not=why_not,
     run=measure,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from bench.measurements.numbers import if_possible
 from bench.metrics import fid, replication
 from bench.record import Flag, Metric
 from bench.testbeds.base import ConditionalTestbed
+from bench.words import IMAGE_QUALITY, MetricWords
 
 NO_COPY_DETECTOR = Flag(
     "no-copy-detector", "replication", "no copy detector, so nothing is concluded from it"
@@ -100,13 +103,52 @@ def _within_real(drawn: Metric, real: Metric) -> bool:
     return drawn.ci_low is not None and real.ci_high is not None and drawn.ci_low <= real.ci_high
 
 
+_SIMILARITY: dict[str, Any] = {
+    "group": IMAGE_QUALITY,
+    "low": -1.0,
+    "high": 1.0,
+    "flags_of": "replication",
+}
 MEASUREMENT = Measurement(
     name="replication",
     metrics=(
-        "replication[*]",
-        "replication_p95[*]",
-        "replication_held_out[*]",
-        "replication_held_out_p95[*]",
+        MetricWords(
+            name="replication[*]",
+            title="replication [{}]",
+            sentence="Mean similarity (cosine) of clean-noise samples to the nearest image of the "
+            "set the generator was trained on, in the features of {}. 1 is a copy; what else "
+            "counts as one differs between extractors.",
+            higher_is_better=False,
+            order=6,
+            heading="replication",
+            **_SIMILARITY,
+        ),
+        MetricWords(
+            name="replication_p95[*]",
+            title="replication, 95th percentile [{}]",
+            sentence="How similar the nearest twentieth of the samples are at least to an image of "
+            "the training set, in the features of {}.",
+            higher_is_better=False,
+            order=7,
+            heading="replication, 95th percentile",
+            **_SIMILARITY,
+        ),
+        MetricWords(
+            name="replication_held_out[*]",
+            title="replication of held-out images [{}]",
+            sentence="The same mean similarity of real images that no generator was trained on, in "
+            "the features of {}: only more than this can be copying.",
+            order=8,
+            **_SIMILARITY,
+        ),
+        MetricWords(
+            name="replication_held_out_p95[*]",
+            title="replication of held-out images, 95th percentile [{}]",
+            sentence="The same 95th percentile of real images that no generator was trained on, in "
+            "the features of {}.",
+            order=9,
+            **_SIMILARITY,
+        ),
     ),
     needs=("clean", "training_features"),
     why_not=why_not,

@@ -11,10 +11,18 @@ from bench.measurements.distance_to_target import goal_of
 from bench.measurements.distance_to_target import why_not as no_target
 from bench.measurements.doubts import evasion
 from bench.measurements.families import no_sample
-from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.measurement import (
+    EVERYTHING,
+    Materials,
+    Measured,
+    Measurement,
+    Situation,
+)
 from bench.measurements.numbers import if_possible
+from bench.measurements.samples import of_samples
 from bench.metrics import asr, recognition, target
-from bench.record import Metric
+from bench.record import SHARE, Metric
+from bench.words import MetricWords
 
 
 def why_not(situation: Situation) -> str:
@@ -29,7 +37,7 @@ def measure(given: Materials) -> Measured:
     """
     found = Measured()
     if goal_of(given) is None:
-        return Measured(absent=dict.fromkeys(MEASUREMENT.metrics, "this attack aims at no image"))
+        return Measured(absent={EVERYTHING: "this attack aims at no image"})
     with if_possible("robust_asr", found.flags):
         _recognised(given, found)
     return found
@@ -60,7 +68,45 @@ def _recognised(given: Materials, found: Measured) -> None:
 
 MEASUREMENT = Measurement(
     name="robust_success",
-    metrics=("robust_asr[*]", "robust_asr_threshold[*]", "robust_asr_false_alarms"),
+    metrics=(
+        *of_samples(
+            "robust_asr",
+            "robust ASR",
+            "Attack success rate of samples {} by the calibrated rule after whichever of a "
+            "declared set of small transformations (shifts, contrast and brightness, mild blur) "
+            "shows the target best: moving the picture does not hide it.",
+            controls=(1, 3),
+            headlines={"noise": 4, "image": 6},
+            higher_is_better=False,
+            low=0.0,
+            high=1.0,
+            unit=SHARE,
+            decimals=2,
+            scale="unit",
+            order=1,
+            flags_of="asr",
+        ),
+        MetricWords(
+            name="robust_asr_false_alarms",
+            title="robust ASR, false alarms",
+            sentence="Share of clean held-out images that count as a success: smaller rates mean "
+            "nothing.",
+            low=0.0,
+            high=1.0,
+            unit=SHARE,
+            order=8,
+            in_matrix=False,
+            control=10,
+        ),
+        MetricWords(
+            name="robust_asr_threshold[*]",
+            title="robust ASR threshold, {}",
+            sentence="Where the robust rule draws its line in {}: what the nearest clean training "
+            "images reach.",
+            order=9,
+            in_matrix=False,
+        ),
+    ),
     needs=("aim", "reference"),
     uses=("clean", "call:*", "target", "generated"),
     why_not=why_not,

@@ -12,7 +12,7 @@ from bench.artefacts.arrays import load_scores
 from bench.artefacts.images import load_images, read_remarks
 from bench.artefacts.judges import false_alarms, honest_alarms, load_judge
 from bench.artefacts.rows import judged_rows
-from bench.measurements.detections import Judged, names, rates
+from bench.measurements.detections import Judged, declared, names, rates
 from bench.measurements.families import NO_TRIGGER
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
@@ -78,7 +78,18 @@ def _generated(given: Materials, found: Measured) -> None:
 
 MEASUREMENT = Measurement(
     name="row_detection",
-    metrics=names("training set", "generated"),
+    metrics=(
+        *declared(
+            "training set",
+            "rows of the suspected training set; truth: the rows the adversary took",
+            headline=12,
+        ),
+        *declared(
+            "generated",
+            "images the generator drew; truth: the trigger classifier's verdict",
+            headline=13,
+        ),
+    ),
     needs=("scores", "poisoned_rows", "true_rows", "generated"),
     uses=("trigger_classifier", "honest_target"),
     why_not=why_not,

@@ -24,6 +24,6 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         device=context.device,
         options=params["options"],
     )
-    found = measurements.named(params["what"]).run(given)
+    found = measurements.named(params["what"]).measured(given)
     (out / MEASURED).write_text(json.dumps(found.to_json(), allow_nan=False))
     return {}

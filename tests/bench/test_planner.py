@@ -137,9 +137,9 @@ def test_what_is_measured_follows_from_what_a_cell_has(planned):
     }
     for cell, names in zip(plan.cells, measured, strict=True):
         absent = plan.stages[cell.stage].params["absent"]
-        given = {metric for name in names for metric in table()[name].metrics}
+        given = {metric for name in names for metric in table()[name].names}
         assert not given & set(absent), "a number that is measured has no reason to be absent"
-        assert given | set(absent) == {metric for one in table().values() for metric in one.metrics}
+        assert given | set(absent) == {metric for one in table().values() for metric in one.names}
 
 
 def test_defenses_at_once_are_one_column(planned):

@@ -9,10 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 import bench
+from bench import measurements
 from bench.record import Metric, PluginSpec, Record
 from bench.summary import summary
 
 NONE = PluginSpec(name="none")
+DECLARED = [words.to_json() for words in measurements.declared()]
 
 
 def shown(store: Path, metrics: dict[str, float]) -> list[str]:
@@ -34,17 +36,17 @@ def shown(store: Path, metrics: dict[str, float]) -> list[str]:
     }
     (store / "runs").mkdir()
     (store / "runs" / "s.json").write_text(
-        json.dumps(account | {"cells": [{"inline": json.loads(record.to_json())}]})
+        json.dumps(
+            account | {"cells": [{"inline": json.loads(record.to_json())}], "metrics": DECLARED}
+        )
     )
     text = StringIO()
     summary(store, "s", Console(file=text, width=250))
     return text.getvalue().splitlines()
 
 
-def test_columns_are_whole_names_and_families_that_end_in_a_bracket(tmp_path: Path) -> None:
-    """`ta` is a column; `target_seen`, `tau` or `asr_field[prompt]` are others' names and stay on
-    the board.
-    """
+def test_columns_are_what_is_declared_a_headline(tmp_path: Path) -> None:
+    """In the declared order, whatever the record's; all else, `tau` too, stays on the board."""
     wanted = {
         "fid[digits-cnn]": 1.5,
         "robust_asr[noise]": 0.375,
@@ -106,7 +108,9 @@ def test_variants_that_look_alike_are_rows_of_their_own(tmp_path: Path) -> None:
         "counts": {"ok": 3},
     }
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "s.json").write_text(json.dumps(account | {"cells": records}))
+    (tmp_path / "runs" / "s.json").write_text(
+        json.dumps(account | {"cells": records, "metrics": DECLARED})
+    )
     text = StringIO()
     summary(tmp_path, "s", Console(file=text, width=250))
     rows = text.getvalue().splitlines()[1:4]

@@ -193,6 +193,6 @@ class Walk:
             planned.params["testbed"]["name"], planned.params["testbed"]["params"]
         )
         options = planned.params["options"]
-        return one.run(
+        return one.measured(
             Materials(testbed=testbed, seed=cell.seed, inputs=one.taken(inputs), options=options)
         )

@@ -50,6 +50,8 @@ DEFENSES = (
     ("model", PluginSpec(name="finetune", params={"steps": 200}, label="finetune(steps=200)")),
     ("inversion", PluginSpec(name="anp", params={"learning_rate": 0.0001, "epochs": 8})),
 )
+#: As a run carries it: what every measurement of ours declares.
+DECLARED = [words.to_json() for words in measurements.declared()]
 PROTOCOL = "8b1f0c2d9e3a4756"
 VACUOUS = Flag("vacuous-threshold", "asr_field", "vacuous threshold, clean or constant images pass")
 #: (ASR, FID) by defense, before noise.
@@ -349,10 +351,10 @@ def reasons(record: Record) -> dict[str, str]:
             roles=frozenset(one.needs),
         )
         if reason := one.reason(situation):
-            found |= {name: reason for name in one.metrics if name not in found}
+            found |= {name: reason for name in one.names if name not in found}
     if (record.probe or record.attack).name == "relabel_only":
         without = (
-            *composition.MEASUREMENT.metrics,
+            *composition.MEASUREMENT.names,
             "classifier_asr",
             *detections.names("generated"),
         )
@@ -444,7 +446,7 @@ def write_store(
         "suite": suite, "description": ("BadDiffusion against clipping, fine-tuning and neuron "
                                        "pruning on real digits."),
         "started": "2026-11-21T09:00:00+00:00", "finished": "2026-11-21T09:11:40+00:00",
-        "counts": counts, "cells": cells,
+        "counts": counts, "cells": cells, "metrics": DECLARED,
     }  # fmt: skip
     (store / "runs").mkdir(parents=True)
     (store / "runs" / f"{suite}.json").write_text(json.dumps(run))

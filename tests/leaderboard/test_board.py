@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.record import Flag, Metric, Picture, PluginSpec, Record, Run, read_runs
-from leaderboard import names, palette
+from leaderboard import palette
 from leaderboard.board import boards, families, label
 from leaderboard.inversions import inversion_line
 from leaderboard.matrix import MetricTable, matrices
@@ -330,28 +330,6 @@ def test_pictures_outside_the_store_or_not_png_are_not_embedded(tmp_path: Path) 
         "c": "is missing from the store",
         "d": "lies outside the record's folder and was not read",
     }
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "shown"),
-    [
-        ("asr[noise]", 0.8284, "0.83"), ("asr[noise]", -0.0004, "0.00"), ("mse[noise]", 0.009834,
-        "0.00983"),
-        ("fid[digits-cnn]", 2.8512, "2.85"), ("fid[digits-cnn]", 123.4, "123"), ("cost[seconds]",
-        12.34, "12.3 s"),
-        ("cost[peak_memory_bytes]", 2**31, "2,048 MiB"), ("cost[generator_calls]", 76800, "76,800"),
-        ("new", -1.5, "−1.50"),
-    ],
-)  # fmt: skip
-def test_numbers_are_written_for_people(name: str, value: float, shown: str) -> None:
-    """Three significant digits, no exponent, no minus zero."""
-    assert names.number(name, value) == shown
-
-
-def test_an_unknown_metric_is_shown_under_its_own_name() -> None:
-    """A plugin's new metric must not break the board or disappear."""
-    assert names.words("novelty[x]").label == "novelty[x]"
-    assert names.order("asr[noise]") < names.order("novelty[x]")
 
 
 def test_a_flag_about_one_metric_shows_on_that_metric_only() -> None:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UserError
+from bench.measurements import image_quality
 from bench.record import Flag, Metric, PluginSpec, Record, Run
 from leaderboard import export, report
 from leaderboard.board import boards, label
@@ -279,7 +280,8 @@ def test_one_bad_column_does_not_make_all_others_look_alike() -> None:
     few = (fid("none", 1.0), fid("near", 1.1), fid("far", 1.9))
     steps = []
     for cells in (few, (*few, fid("awful", 60.0))):
-        (board,) = boards([run(*cells)])
+        declared = dataclasses.replace(run(*cells), metrics=image_quality.MEASUREMENT.metrics)
+        (board,) = boards([declared])
         (table,) = matrices(board)
         steps.append(
             {label(shown.cell.defense): shown.step for shown in table.rows[0][1] if shown.cell}

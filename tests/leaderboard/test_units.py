@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from bench.record import SHARE, SQUARED_ERROR, Flag, Metric, PluginSpec, Record, Run
-from leaderboard import names
 from leaderboard.aggregate import Share, positive_interval, share_interval, t_interval
 from leaderboard.board import Cell, boards
 from leaderboard.matrix import badges, summary
@@ -54,12 +51,3 @@ def test_a_metric_that_was_left_out_says_so_where_it_would_stand() -> None:
         flags=(Flag("not-measured", "kid", "not measured, features must be (n >= 4, d)"),),
     )
     assert "not measured" in badges(cell, 3, "kid[x]") and badges(cell, 3, "fid[x]") == ()
-
-
-@pytest.mark.parametrize(
-    "name", ["replication_held_out[x]", "replication_held_out_p95[x]", "fid_sd[x]", "kid_sd[x]"]
-)
-def test_anchors_have_words(name: str) -> None:
-    """A number without a sentence is noise."""
-    words = names.words(name)
-    assert words.group != "Other" and words.sentence and "x" in words.sentence

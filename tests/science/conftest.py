@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import measurements
 from bench.engine.graph import Cell
 from bench.record import Metric, PluginSpec, Record, Run
 from bench.runner import prepare
@@ -107,6 +108,7 @@ def run_of(suite: str, records: list[Record], pending: int = 0) -> Run:
         suite=suite, description=f"About {suite}.", started="2026-11-21T09:00:00+00:00",
         finished="2026-11-21T10:00:00+00:00",
         counts=counts | {"pending": pending}, records=[(Path("."), one) for one in records],
+        metrics=measurements.declared(),
     )  # fmt: skip
 
 
@@ -134,7 +136,8 @@ def write_store() -> Callable[[Path, list[Run]], Path]:
         (store / "runs").mkdir(parents=True)
         for one in runs:
             cells = [{"inline": json.loads(record.to_json())} for _, record in one.records]
-            account = dataclasses.asdict(dataclasses.replace(one, records=[])) | {"cells": cells}
+            account = dataclasses.asdict(dataclasses.replace(one, records=[], metrics=()))
+            account |= {"cells": cells, "metrics": [words.to_json() for words in one.metrics]}
             (store / "runs" / f"{one.suite}.json").write_text(json.dumps(account))
         return store
 

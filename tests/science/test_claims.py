@@ -20,7 +20,6 @@ from science.findings import OPPOSITE, SHOWS, Line, lines
 from science.pages import PAGES, SHARED
 from science.scene import Bindings, Scene
 from science.spec import ClaimSpec, Comparison, Operand, read_page, read_section
-from science.table import heading
 
 SECTIONS = [section for page in PAGES for section in page.sections]
 #: Beyond the edge of a region by this much; the intervals are ten times as narrow.
@@ -136,8 +135,11 @@ def test_what_stands_before_the_minus_is_what_is_subtracted_from(
                     before,
                     after,
                 )
-            elif metric != other and heading(metric) in before + after:
-                assert heading(metric) in before and heading(metric) not in after, (
+            elif metric != other and scene.names.heading(metric) in before + after:
+                assert (
+                    scene.names.heading(metric) in before
+                    and scene.names.heading(metric) not in after
+                ), (
                     section.title,
                     before,
                     after,

@@ -12,12 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import measurements
 from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard.aggregate import Interval, t_interval
+from leaderboard.names import Vocabulary
 from science import findings
 from science.findings import OPEN, OPPOSITE, SHOWS, Claim, Line, Part, judge
 
 BELOW, ABOVE = (-math.inf, 0.0), (0.0, math.inf)
+
+NAMES = Vocabulary(measurements.declared())
 
 
 def record(seed: int, fid: float, rate: float = 0.1, protocol: str = "p") -> Record:
@@ -211,15 +215,18 @@ def test_three_equal_differences_of_one_image_show_nothing() -> None:
 def test_differences_are_written_with_their_sign_and_enough_digits() -> None:
     """Rounded to 0.00 a small difference that excludes 0 would look like none."""
     assert (
-        findings.difference_text("fid[x]", Interval(0.312, 0.204, 0.42, 3))
+        findings.difference_text(NAMES.words("fid[x]"), Interval(0.312, 0.204, 0.42, 3))
         == "+0.312 [0.204, 0.420]"
     )
     assert (
-        findings.difference_text("mse[noise]", Interval(-0.00123, -0.002, -0.0004, 3))
+        findings.difference_text(NAMES.words("mse[noise]"), Interval(-0.00123, -0.002, -0.0004, 3))
         == "−0.00123 [−0.00200, −0.00040]"
     )
-    assert findings.difference_text("asr[noise]", Interval(0.004, None, None, 1)) == "+0.004"
+    assert (
+        findings.difference_text(NAMES.words("asr[noise]"), Interval(0.004, None, None, 1))
+        == "+0.004"
+    )
     regions = [BELOW, ABOVE, (-0.3, 0.3), (-math.inf, 0.25), (-0.25, math.inf), None]
-    assert [findings.region_text("fid[x]", region) for region in regions] == [
+    assert [findings.region_text(NAMES.words("fid[x]"), region) for region in regions] == [
         "< 0", "> 0", "within ±0.300", "< +0.250", "> −0.250", "–",
     ]  # fmt: skip

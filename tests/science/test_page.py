@@ -220,7 +220,7 @@ def test_a_bar_is_a_number_and_needs_three_seeds(planned: Planned, make_run: Mak
     """Values 0.96, 0.97, 0.98 against 0.95: 0.02 -+ 4.303 x 0.01 / sqrt(3) = 0.0248 reaches below
     0.
     """
-    name = "auroc[training set]"
+    name = "amplification"
     cell = [
         one
         for one in planned["poison"]

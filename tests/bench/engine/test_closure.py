@@ -139,6 +139,14 @@ def test_packages_are_those_the_code_imports():
     assert "scikit-learn" not in closure_of_function(STAGES["sample"].run).packages
 
 
+def test_a_better_sentence_measures_nothing_again():
+    """Words are for people, and would be worth an hour's run otherwise."""
+    for one in table().values():
+        symbols = closure_of_function(one.run).symbols
+        assert symbols and not {name for module, name in symbols if name == "MEASUREMENT"}, one.name
+        assert not {module for module, _ in symbols if module == "bench.words"}
+
+
 def test_a_training_does_not_depend_on_how_it_is_judged():
     """A better metric, drawing or detector contract must not train anything again."""
     for name in ("train", "sample", "repair", "invert"):

@@ -28,7 +28,7 @@ def measured(
         save_images(
             inputs["recovered"], torch.stack([to_uint8(images) for images in epochs]), "triggers"
         )
-    return named("recovered_trigger").run(Materials(testbed=None, seed=0, inputs=inputs))
+    return named("recovered_trigger").measured(Materials(testbed=None, seed=0, inputs=inputs))
 
 
 def test_the_trigger_itself_is_at_no_distance_and_its_negative_farthest(tmp_path: Path) -> None:
