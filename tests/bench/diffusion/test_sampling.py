@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.diffusion.generator import Generator
+from bench.diffusion.inpainting import Known
 from bench.diffusion.noise import initial_noise, sample_streams, stream_seed
 from bench.diffusion.sampling import (
     CLIPS,
@@ -172,6 +173,37 @@ def test_a_guard_of_the_step_is_refused_where_the_corrector_would_undo_it(
         denoise(generator, start, streams, settings, [use().defense("clip_xt")])
     clipped = denoise(generator, start, streams, settings, [use().defense("clip_x0")])
     assert not torch.equal(clipped, denoise(generator, start, streams, settings))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_known_part_is_at_its_share_of_noise_whenever_the_network_is_asked(name: str) -> None:
+    """At the trial points too, and there to the last bit at the end; not at all under a sampler
+    that would undo it.
+    """
+    picture = torch.linspace(-0.9, 0.9, 3 * 8 * 8).reshape(1, 3, 8, 8).expand(2, -1, -1, -1)
+    mask = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    mask[:, :, :4] = True
+    settings = SamplerSettings(name=name, num_inference_steps=10, network_batch=2)
+    streams = sample_streams(0, range(2))
+    start = initial_noise(streams, (3, 8, 8))
+    oracle, asked = Oracle(torch.zeros(3, 8, 8)), []
+    predict = oracle.predict_noise
+    alphas = oracle.alphas_cumprod.double()
+
+    def listening(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        kept = float(alphas[timesteps[0]])
+        asked.append((x - (kept**0.5 * picture + (1 - kept) ** 0.5 * start))[:, :, :4].abs().max())
+        return predict(x, timesteps)
+
+    oracle.predict_noise = listening  # type: ignore[method-assign]
+    known = Known(picture, start, mask)
+    if name in CORRECTING:
+        with pytest.raises(ValueError, match="no part of the picture can be put back"):
+            denoise(oracle, start, streams, settings, known=known)  # type: ignore[arg-type]
+        return
+    found = denoise(oracle, start, streams, settings, known=known)  # type: ignore[arg-type]
+    assert len(asked) == settings.network_calls and max(asked) < 1e-5
+    assert torch.equal(found[:, :, :4], picture[:, :, :4])
 
 
 class Normal(Oracle):
