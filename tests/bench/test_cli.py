@@ -120,6 +120,43 @@ def test_a_run_ends_with_a_table_and_the_boards_path(castlewalls, tmp_path):
     assert len(run.records) == 28 + 6, "a part of a suite must not shrink the board"
 
 
+def test_samplers_are_chosen_on_the_command_line_and_named_wherever_a_cell_is(
+    castlewalls, tmp_path
+):
+    """Two runs of one suite, one cell under the testbed's own sampler and one under another, are
+    two rows.
+    """
+    few = ("--attacks", "fake_attack", "--defenses", "fake_sampler", "--seeds", "0", "--no-report")
+    assert castlewalls("run", "suite.yaml", *few).exit_code == 0
+    result = castlewalls("run", "suite.yaml", *few, "--samplers", "ddpm,unipc")
+    assert result.exit_code == 0, result.output
+    head, *rows = [
+        line.split() for line in result.stdout.splitlines() if "fid" in line or "fake_" in line
+    ]
+    assert head[:4] == ["testbed", "attack", "sampler", "defense"]
+    assert sum("unipc" in row for row in rows) == 4 and len(rows) == 8
+    (run,) = read_runs(tmp_path / "store")
+    assert run.counts["ok"] == 2 * 4 + 3 and not run.problems
+    table = bench.load_records(tmp_path / "store")
+    assert table["sampler"].fillna("own").value_counts().to_dict() == {"own": 6, "unipc": 5}
+    assert set(table.loc[table["sampler"] == "unipc", "sampler.params"]) == {
+        '{"clip": "none", "num_inference_steps": 100}'
+    }
+    stages = castlewalls(
+        "plan", "suite.yaml", *few[:-1], "--samplers", "ddpm,unipc", "--json"
+    ).stdout
+    drawn = [json.loads(line)["params"] for line in stages.splitlines()]
+    drawn = [
+        params.get("sampler") for params in drawn if "what" in params and "options" not in params
+    ]
+    assert {sampler and sampler["name"] for sampler in drawn} == {None, "unipc"}
+    wrong = castlewalls("run", "suite.yaml", "--samplers", "unicp")
+    assert wrong.exit_code == 2
+    assert "--samplers: unknown sampler 'unicp'; did you mean 'unipc'?" in wrong.stderr
+    late = castlewalls("run", "suite.yaml", "--samplers", "heun", "--dry-run")
+    assert late.exit_code == 0
+
+
 def test_a_failing_plugin_is_a_row_and_exit_code_1(castlewalls, tmp_path):
     broken = tmp_path / "stages.py"
     text = (

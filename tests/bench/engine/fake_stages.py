@@ -139,6 +139,7 @@ def record(params, inputs, out, context):
     record = Record(
         **named,
         probe=PluginSpec(**params["probe"]) if params.get("probe") else None,
+        sampler=PluginSpec(**params["sampler"]) if params.get("sampler") else None,
         seed=params["seed"],
         kind=params.get("kind", ""),
         status="ok",
