@@ -198,7 +198,8 @@ def test_every_cell_is_made_under_every_sampler_over_one_training(planned):
     )
     one, three = counted(alone), counted(under)
     # A plugin that is not handed the weights has nothing to sample with either.
-    once, thrice = ("train", "reference", "aim", "repair"), ("sample", "features", "invert")
+    once = ("train", "reference", "aim", "call", "repair")
+    thrice = ("sample", "features", "invert")
     assert [three[name] for name in once] == [one[name] for name in once]
     assert [three[name] for name in thrice] == [3 * one[name] for name in thrice]
     assert len(under.cells) == 3 * (len(alone.cells) - 1) + 1 == three["record"]
