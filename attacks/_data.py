@@ -10,14 +10,18 @@ is trained honestly on the result.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from bench.artwork import patterns
 from bench.artwork.drawn import DRAWN
 from bench.plugin import (
+    Note,
+    OneOf,
     Paper,
     ReachClass,
     TrainingAttack,
@@ -47,6 +51,9 @@ PAPER = Paper(
     ),
 )
 
+#: The share of the training set's rows.
+PoisonRate = Annotated[float, Interval(gt=0, le=1), Note("for none at all use the attack 'none'")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataPoisoning(TrainingAttack):
@@ -54,18 +61,8 @@ class DataPoisoning(TrainingAttack):
     ``target_class``; the others stay as they are.
     """
 
-    target_class: int = 6
-    poison_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.target_class >= 0, self, "target_class", "0 or more")
-        require(
-            0 < self.poison_rate <= 1,
-            self,
-            "poison_rate",
-            "in (0, 1] (for none at all use the attack 'none')",
-        )
+    target_class: Annotated[int, Ge(0)] = 6
+    poison_rate: PoisonRate = 0.1
 
     def goal(self) -> ReachClass:
         return ReachClass(self.target_class)
@@ -158,41 +155,25 @@ class PatternPoisoning(DataPoisoning):
     ``pattern_seed``: what the pattern ``drawn`` is drawn from.
     """
 
-    pattern: str = "badnets1"
-    pattern_size: int | None = None
-    blend_strength: float | None = None
-    pattern_seed: int | None = None
+    pattern: Annotated[str, OneOf((*patterns.NAMES, DRAWN))] = "badnets1"
+    pattern_size: Annotated[int, Ge(patterns.SMALLEST_SIZE), Note("pixels")] | None = None
+    blend_strength: Annotated[float, Interval(gt=0, le=1)] | None = None
+    pattern_seed: Annotated[int, Ge(0)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        smallest, whole = patterns.SMALLEST_SIZE, self.pattern in patterns.FULL_IMAGE
-        names = (*patterns.NAMES, DRAWN)
-        require(self.pattern in names, self, "pattern", f"one of {', '.join(names)}")
         require(
-            self.pattern_size is None or self.pattern_size >= smallest,
-            self,
-            "pattern_size",
-            f"at least {smallest}, or null",
-        )
-        require(
-            not whole or self.pattern_size is None,
+            self.pattern not in patterns.FULL_IMAGE or self.pattern_size is None,
             self,
             "pattern_size",
             f"null for {self.pattern}, which covers the whole image",
         )
+        drawn = self.pattern == DRAWN
         require(
-            self.blend_strength is None or 0 < self.blend_strength <= 1,
-            self,
-            "blend_strength",
-            "in (0, 1], or null",
-        )
-        require(
-            (self.pattern_seed is not None and self.pattern_seed >= 0)
-            if self.pattern == DRAWN
-            else self.pattern_seed is None,
+            drawn is (self.pattern_seed is not None),
             self,
             "pattern_seed",
-            "0 or more" if self.pattern == DRAWN else f"null for {self.pattern}",
+            f"{'given' if drawn else 'null'} for {self.pattern}",
         )
 
     def sealed(self, number: int) -> PatternPoisoning:

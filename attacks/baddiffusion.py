@@ -26,12 +26,14 @@ Choices the paper leaves open, or made differently in the released code, are par
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from attacks._data import PoisonRate
 from bench.artwork import targets, triggers
 from bench.artwork.drawn import DRAWN
 from bench.diffusion.process import Shifted, baddiffusion_shift
@@ -40,6 +42,8 @@ from bench.plugin import (
     Call,
     Card,
     DrawImage,
+    Note,
+    OneOf,
     Paper,
     Query,
     Shape,
@@ -81,46 +85,22 @@ class BadDiffusion(TrainingAttack):
     )
     always_shown: ClassVar[tuple[str, ...]] = ("trigger", "target")
 
-    trigger: str = "grey_box"
-    target: str = "hat"
-    trigger_size: int | None = None
-    trigger_seed: int | None = None
-    poison_rate: float = 0.1
+    trigger: Annotated[str, OneOf((*triggers.NAMES, DRAWN))] = "grey_box"
+    target: Annotated[str, OneOf(targets.NAMES)] = "hat"
+    trigger_size: Annotated[int, Ge(1), Note("pixels")] | None = None
+    trigger_seed: Annotated[int, Ge(0)] | None = None
+    poison_rate: PoisonRate = 0.1
     poisoned_image: Literal["blend", "trigger_only"] = "blend"
-    stride: int = 1
+    stride: Annotated[int, Ge(1), Note("timesteps")] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            0 < self.poison_rate <= 1,
-            self,
-            "poison_rate",
-            "in (0, 1] (for none at all use the attack 'none')",
-        )
-        require(
-            self.poisoned_image in ("blend", "trigger_only"),
-            self,
-            "poisoned_image",
-            "'blend' or 'trigger_only'",
-        )
-        require(self.stride >= 1, self, "stride", "at least 1 timestep")
-        names = (*triggers.NAMES, DRAWN)
-        require(self.trigger in names, self, "trigger", f"one of {', '.join(names)}")
-        require(self.target in targets.NAMES, self, "target", f"one of {', '.join(targets.NAMES)}")
-        require(
-            self.trigger_size is None or self.trigger_size >= 1,
-            self,
-            "trigger_size",
-            "at least 1 pixel, or null",
-        )
         drawn = self.trigger == DRAWN
         require(
-            self.trigger_seed >= 0
-            if drawn and self.trigger_seed is not None
-            else not drawn and self.trigger_seed is None,
+            drawn is (self.trigger_seed is not None),
             self,
             "trigger_seed",
-            "0 or more" if drawn else f"null for {self.trigger}",
+            f"{'given' if drawn else 'null'} for {self.trigger}",
         )
 
     def sealed(self, number: int) -> BadDiffusion:

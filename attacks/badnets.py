@@ -21,14 +21,15 @@ images of the target class (G2), although no image of the target class was stamp
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from attacks._data import PAPER, PatternPoisoning
-from bench.plugin import Card, TrainingSet, Tuning, require
+from bench.plugin import Card, TrainingSet, Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +60,7 @@ class BadNets(PatternPoisoning):
     always_shown: ClassVar[tuple[str, ...]] = ("pattern",)
 
     duplicates: Literal["none", "clean", "poisoned"] = "none"
-    copies: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.duplicates in ("none", "clean", "poisoned"),
-            self,
-            "duplicates",
-            "'none', 'clean' or 'poisoned'",
-        )
-        require(self.copies >= 2, self, "copies", "at least 2")
+    copies: Annotated[int, Ge(2)] = 10
 
     def chosen(self, train_set: TrainingSet, rng: np.random.Generator) -> Tensor:
         """As :class:`DataPoisoning`; for replicas without a trigger as many rows again, in

@@ -24,17 +24,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import log2
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
-from attacks._data import PatternPoisoning
+from attacks._data import PatternPoisoning, PoisonRate
 from bench.classification.classifier import Classifier
 from bench.classification.training import ClassifierSettings, train_classifier
 from bench.diffusion.images import to_unit_range
-from bench.plugin import Card, Paper, TrainingSet, require
+from bench.plugin import Card, Note, Paper, TrainingSet
 
 _WIDTHS = (16, 32, 64)
 _ROWS_AT_ONCE = 128
@@ -67,18 +68,11 @@ class CleanLabel(PatternPoisoning):
     )
     always_shown: ClassVar[tuple[str, ...]] = ("pattern",)
 
-    poison_rate: float = 0.05
-    epsilon: int = 16
-    pgd_steps: int = 20
-    step_size: float = 2.0
-    surrogate_steps: int = 300
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(1 <= self.epsilon <= 255, self, "epsilon", "a number of grey levels from 1 to 255")
-        require(self.pgd_steps >= 1, self, "pgd_steps", "at least 1")
-        require(self.step_size > 0, self, "step_size", "positive")
-        require(self.surrogate_steps >= 1, self, "surrogate_steps", "at least 1")
+    poison_rate: PoisonRate = 0.05
+    epsilon: Annotated[int, Interval(ge=1, le=255), Note("grey levels")] = 16
+    pgd_steps: Annotated[int, Ge(1)] = 20
+    step_size: Annotated[float, Gt(0), Note("grey levels")] = 2.0
+    surrogate_steps: Annotated[int, Ge(1)] = 300
 
     def chosen(self, train_set: TrainingSet, rng: np.random.Generator) -> Tensor:
         """Rows of the target class, (k,) int64."""

@@ -15,16 +15,17 @@ direction is scaled by its own side, where the published formula knows square im
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 from torch.nn import functional
 
 from attacks._data import DataPoisoning
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import torch_stream
-from bench.plugin import Card, Paper, Trigger, require
+from bench.plugin import Card, Paper, Trigger
 
 _ROWS_AT_ONCE = 256
 
@@ -57,17 +58,9 @@ class WaNet(DataPoisoning):
         tuned=(),
     )
 
-    grid_size: int | None = None
-    warping_strength: float = 1.0
-    field_seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.grid_size is None or self.grid_size >= 2, self, "grid_size", "at least 2, or null"
-        )
-        require(self.warping_strength > 0, self, "warping_strength", "positive")
-        require(self.field_seed >= 0, self, "field_seed", "0 or more")
+    grid_size: Annotated[int, Ge(2)] | None = None
+    warping_strength: Annotated[float, Gt(0)] = 1.0
+    field_seed: Annotated[int, Ge(0)] = 0
 
     def grid(self, height: int, width: int) -> Tensor:
         """Where every pixel is read from: (height, width, 2) as (x, y), -1 the first and 1 the last

@@ -10,7 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from bench import testbeds
+from bench.constraints import domains
 from bench.contracts.plugin import Plugin
+from bench.errors import UserError
 from bench.names import unknown_name
 from bench.registry import KINDS, SINGULAR, Registry, probed, source_of
 from bench.samplers import SUMMARIES, Sampler, fields_of
@@ -121,13 +123,20 @@ def _plugin(kind: str, cls: type[Plugin]) -> dict[str, Any]:
 
 
 def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
+    """``constraint``: see :meth:`bench.constraints.Domain.description`; ``words``: the same for
+    people.
+    """
     fields = [field for field in dataclasses.fields(cls) if field.init]
+    try:
+        allowed = domains(cls)
+    except TypeError as error:
+        raise UserError(str(error)) from error
     return [
         {
             "name": field.name,
-            "type": field.type
-            if isinstance(field.type, str)
-            else inspect.formatannotation(field.type),
+            "type": allowed[field.name].type,
+            "constraint": allowed[field.name].description(),
+            "words": allowed[field.name].constraint,
             "default": None if field.default is dataclasses.MISSING else field.default,
             "required": field.default is dataclasses.MISSING
             and field.default_factory is dataclasses.MISSING,
@@ -186,7 +195,8 @@ def print_description(found: list[dict[str, Any]], console: Console) -> None:
                 default = (
                     "required" if parameter["required"] else f"default {parameter['default']!r}"
                 )
-                say(f"  {parameter['name']}: {parameter['type']}, {default}")
+                words = f", {parameter['words']}" if parameter["words"] else ""
+                say(f"  {parameter['name']}: {parameter['type']}, {default}{words}")
         if item.get("doc"):
             say(f"\n{item['doc']}")
         paper = item.get("paper")

@@ -3,6 +3,8 @@
 Every name here stays; what is not here is the harness's own.
 """
 
+from bench.constraints import Note as Note
+from bench.constraints import OneOf as OneOf
 from bench.contracts.access import Access as Access
 from bench.contracts.attack import EditingAttack as EditingAttack
 from bench.contracts.attack import TrainingAttack as TrainingAttack

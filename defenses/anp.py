@@ -30,16 +30,17 @@ carries on: the last epoch's reconstruction differs between formats by a factor 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.process import VariancePreserving
 from bench.diffusion.training import denoising_loss
-from bench.plugin import Access, Card, Inversion, Paper, Recovered, require
+from bench.plugin import Access, Card, Inversion, Paper, Recovered
 
 #: How far Adam can move a parameter in the paper's 5 epochs of 391 steps at 1e-4.
 PAPERS_REACH = 5 * 391 * 1e-4
@@ -75,31 +76,14 @@ class ANP(Inversion):
         tuned=(),
     )
 
-    learning_rate: float = 1e-4
-    budget: float = 4.0
-    epochs: int = 5
-    batch_size: int = 128
-    steps_per_epoch: int | None = None
-    samples: int = 64
+    learning_rate: Annotated[float, Gt(0)] = 1e-4
+    budget: Annotated[float, Gt(0)] = 4.0
+    epochs: Annotated[int, Gt(0)] = 5
+    batch_size: Annotated[int, Gt(0)] = 128
+    steps_per_epoch: Annotated[int, Gt(0)] | None = None
+    samples: Annotated[int, Gt(0)] = 64
     clamp: Literal["perturbation", "scale"] = "perturbation"
-    gradient_clip: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "budget", "epochs", "batch_size", "samples"):
-            require(getattr(self, name) > 0, self, name, "positive")
-        require(self.clamp in ("perturbation", "scale"), self, "clamp", "'perturbation' or 'scale'")
-        require(
-            self.steps_per_epoch is None or self.steps_per_epoch > 0,
-            self,
-            "steps_per_epoch",
-            "positive or null",
-        )
-        require(
-            self.gradient_clip is None or self.gradient_clip > 0,
-            self,
-            "gradient_clip",
-            "positive or null",
-        )
+    gradient_clip: Annotated[float, Gt(0)] | None = None
 
     def invert(self, access: Access) -> Recovered:
         generator = access.generator

@@ -34,10 +34,11 @@ Where the two codes differ, or we do:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from annotated_types import Gt, Interval
 from torch import Tensor
 
 from bench.diffusion.generator import Generator
@@ -80,24 +81,15 @@ class DiffusionClassifier(ClassifierDefense):
     )
     always_shown: ClassVar[tuple[str, ...]] = ("p_filter",)
 
-    p_filter: float = 0.0
-    timesteps: int = 100
+    p_filter: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    timesteps: Annotated[int, Gt(0)] = 100
     noise_levels: Literal["even", "lognormal"] = "even"
     error: Literal["l1", "l2"] = "l2"
     keep: tuple[tuple[int, int], ...] | None = None
-    batch_size: int = 256
+    batch_size: Annotated[int, Gt(0)] = 256
 
     def __post_init__(self) -> None:
-        require(0 <= self.p_filter < 1, self, "p_filter", "in [0, 1)")
-        for name in ("timesteps", "batch_size"):
-            require(getattr(self, name) > 0, self, name, "positive")
-        require(
-            self.noise_levels in ("even", "lognormal"),
-            self,
-            "noise_levels",
-            "'even' or 'lognormal'",
-        )
-        require(self.error in ("l1", "l2"), self, "error", "'l1' or 'l2'")
+        super().__post_init__()
         require(
             self.keep is None or _is_pruning(self.keep, self.timesteps),
             self,

@@ -35,14 +35,15 @@ higher is more suspicious, in [-h w, 0].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from bench.classification.classifier import Classifier
-from bench.plugin import Access, Card, Paper, SampleDetector, Tuning, require
+from bench.plugin import Access, Card, Paper, SampleDetector, Tuning
 
 #: gamma, beta, learning rate, as the authors' code has them.
 AUTHORS_VALUES = {"logits": (0.01, 1.0, 0.1), "maps": (0.001, 10.0, 0.05)}
@@ -86,22 +87,10 @@ class CognitiveDistillation(SampleDetector):
     always_shown: ClassVar[tuple[str, ...]] = ("features",)
 
     features: Literal["logits", "maps"] = "logits"
-    gamma: float | None = None
-    beta: float | None = None
-    learning_rate: float | None = None
-    steps: int = 100
-
-    def __post_init__(self) -> None:
-        require(self.features in AUTHORS_VALUES, self, "features", "'logits' or 'maps'")
-        require(self.gamma is None or self.gamma >= 0, self, "gamma", "at least 0, or null")
-        require(self.beta is None or self.beta >= 0, self, "beta", "at least 0, or null")
-        require(
-            self.learning_rate is None or self.learning_rate > 0,
-            self,
-            "learning_rate",
-            "positive or null",
-        )
-        require(self.steps >= 1, self, "steps", "at least 1")
+    gamma: Annotated[float, Ge(0)] | None = None
+    beta: Annotated[float, Ge(0)] | None = None
+    learning_rate: Annotated[float, Gt(0)] | None = None
+    steps: Annotated[int, Ge(1)] = 100
 
     def score(self, images: Tensor, access: Access) -> Tensor:
         assert access.classifier is not None  # the card asks for it

@@ -38,15 +38,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, radians, sin
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
 from bench.classification.classifier import Classifier
 from bench.diffusion.images import to_unit_range
-from bench.plugin import Access, Card, Paper, SampleDetector, require
+from bench.plugin import Access, Card, Note, Paper, SampleDetector
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 #: Turn in degrees, shift down and to the right in pixels.
@@ -82,29 +83,13 @@ class FCT(SampleDetector):
     )
 
     loss: Literal["inter_class_centroids", "intra_class", "none"] = "inter_class_centroids"
-    train_epochs: int = 0
-    epochs: int = 10
-    batch_size: int = 128
-    learning_rate: float = 0.01
-    draws: int = 10
-    rotation: float = 180.0
-    translation: float = 0.2
-
-    def __post_init__(self) -> None:
-        require(self.loss in (*LOSSES, "none"), self, "loss", f"one of {', '.join(LOSSES)}, none")
-        require(
-            self.train_epochs >= 0,
-            self,
-            "train_epochs",
-            "at least 0 (0 keeps the given classifier)",
-        )
-        require(
-            self.epochs >= 1, self, "epochs", "at least 1 (for no fine-tuning set loss to 'none')"
-        )
-        for name in ("batch_size", "learning_rate", "draws"):
-            require(getattr(self, name) > 0, self, name, "positive")
-        require(0 <= self.rotation <= 180, self, "rotation", "in [0, 180] degrees")
-        require(0 <= self.translation < 1, self, "translation", "in [0, 1), a share of each side")
+    train_epochs: Annotated[int, Ge(0), Note("0 keeps the given classifier")] = 0
+    epochs: Annotated[int, Ge(1), Note("for no fine-tuning set loss to 'none'")] = 10
+    batch_size: Annotated[int, Gt(0)] = 128
+    learning_rate: Annotated[float, Gt(0)] = 0.01
+    draws: Annotated[int, Gt(0)] = 10
+    rotation: Annotated[float, Interval(ge=0, le=180), Note("degrees")] = 180.0
+    translation: Annotated[float, Interval(ge=0, lt=1), Note("a share of each side")] = 0.2
 
     def score(self, images: Tensor, access: Access) -> Tensor:
         transformations = [

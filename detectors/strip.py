@@ -22,12 +22,13 @@ Where implementations differ, and what we do:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
-from bench.plugin import Access, Card, Paper, SampleDetector, require
+from bench.plugin import Access, Card, Paper, SampleDetector
 
 # Image-overlay pairs in one forward pass: about 1,300 of 16 x 16, and never fewer than 32.
 ELEMENTS_AT_ONCE = 2**20
@@ -63,17 +64,8 @@ class STRIP(SampleDetector):
         tuned=(),
     )
 
-    overlays: int = 100
+    overlays: Annotated[int, Ge(1)] = 100
     blend: Literal["saturating_sum", "normalised_sum"] = "saturating_sum"
-
-    def __post_init__(self) -> None:
-        require(self.overlays >= 1, self, "overlays", "at least 1")
-        require(
-            self.blend in ("saturating_sum", "normalised_sum"),
-            self,
-            "blend",
-            "'saturating_sum' or 'normalised_sum'",
-        )
 
     @torch.no_grad()
     def score(self, images: Tensor, access: Access) -> Tensor:

@@ -8,9 +8,10 @@ changes the loss, an :class:`EditingAttack` changes the weights of a trained mod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Gt
 from torch import Tensor
 
 from bench.contracts import older
@@ -18,7 +19,7 @@ from bench.contracts.access import Access
 from bench.contracts.card import Need
 from bench.contracts.data import Query, TrainingSet, TrainingStep
 from bench.contracts.goals import Call, Goal, Trigger
-from bench.contracts.plugin import Plugin, require
+from bench.contracts.plugin import Plugin
 from bench.diffusion.generator import Generator
 from bench.diffusion.process import VariancePreserving
 from bench.diffusion.reverse import Reverse
@@ -93,23 +94,8 @@ class TrainingAttack(Attack):
     has_teacher: ClassVar[bool] = False
 
     scheme: Literal["finetune", "scratch"] = "finetune"
-    training_steps: int | None = None
-    learning_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        require(self.scheme in ("finetune", "scratch"), self, "scheme", "'finetune' or 'scratch'")
-        require(
-            self.training_steps is None or self.training_steps > 0,
-            self,
-            "training_steps",
-            "a positive number or null",
-        )
-        require(
-            self.learning_rate is None or self.learning_rate > 0,
-            self,
-            "learning_rate",
-            "a positive number or null",
-        )
+    training_steps: Annotated[int, Gt(0)] | None = None
+    learning_rate: Annotated[float, Gt(0)] | None = None
 
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
         """The set the generator is trained on. Must not modify ``train_set``; keeps its number of

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.constraints import domains, outside
 from bench.contracts.attack import Attack, EditingAttack, TrainingAttack
 from bench.contracts.data import Batch, Query, TrainingSet, TrainingStep
 from bench.contracts.defense import (
@@ -84,7 +85,15 @@ def verdicts(plugin: Plugin) -> list[Verdict]:
 def checks_for(plugin: Plugin) -> list[Callable[[Any], None]]:
     """The checks of a plugin's families."""
     families: tuple[tuple[type, tuple[Callable[[Any], None], ...]], ...] = (
-        (Plugin, (parameters_survive_json, a_plugin_is_frozen, not_a_number_is_refused)),
+        (
+            Plugin,
+            (
+                parameters_survive_json,
+                a_plugin_is_frozen,
+                not_a_number_is_refused,
+                constraints_are_kept,
+            ),
+        ),
         (Attack, (a_goal_can_be_drawn, a_stamp_is_of_its_row, calls_are_of_their_row)),
         (TrainingAttack, (poisoning_is_repeatable, training_gives_a_gradient)),
         (EditingAttack, (implanting_is_repeatable,)),
@@ -137,6 +146,20 @@ def not_a_number_is_refused(plugin: Plugin) -> None:
                 )
                 continue
             raise Broken(f"expected {field.name} to refuse NaN with a ValueError")
+
+
+def constraints_are_kept(plugin: Plugin) -> None:
+    """What ``show`` says of a parameter would not be so; the likely cause is a ``__post_init__``
+    that does not call its base's.
+    """
+    for name, allowed in domains(type(plugin)).items():
+        for value in outside(allowed):
+            try:
+                dataclasses.replace(plugin, **{name: value})
+            except ValueError as error:
+                expect(name in str(error), f"the refusal of {value!r} to name {name}", str(error))
+                continue
+            raise Broken(f"expected {name} to be {allowed.words}, but {value!r} is not refused")
 
 
 # --- attacks --------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """What all plugins share.
 
-A plugin is a frozen, keyword-only dataclass. Its fields are its hyper-parameters, checked on
-construction; its methods are its behaviour; its ``card`` is its declaration. ``(name, params)``
-rebuilds it exactly. A plugin reads no global state, environment or clock; its randomness comes only
-through what it is handed; and it **never measures itself**: it returns artefacts, the harness owns
-every number.
+A plugin is a frozen, keyword-only dataclass. Its fields are its hyper-parameters, and their
+annotations say what they may be; its methods are its behaviour; its ``card`` is its declaration.
+``(name, params)`` rebuilds it exactly. A plugin reads no global state, environment or clock; its
+randomness comes only through what it is handed; and it **never measures itself**: it returns
+artefacts, the harness owns every number.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+from bench.constraints import refusals_of
 from bench.contracts.card import Card, Need
 
 LABEL_LETTERS = 200
@@ -54,7 +55,11 @@ class Plugin:
             )
 
     def __post_init__(self) -> None:
-        """Where a subclass checks its fields, after those of its base."""
+        """Refuses what the annotations of the fields exclude (:mod:`bench.constraints`) with a
+        ``ValueError``. A subclass calls it, then checks what relates several fields.
+        """
+        for field, constraint in refusals_of(self):
+            require(False, self, field, constraint)
 
     @final
     def params(self) -> dict[str, Any]:

@@ -8,9 +8,10 @@ classes with their bases, constants, and imports, those inside functions among t
 
 What is chosen by name while the program runs (a plugin, a testbed, a measurement) cannot be
 followed; whoever plans adds it as a start of its own. Annotations of functions are left out, since
-they are never evaluated, and so is what a class only says of itself (:data:`WORDS`).
-:data:`DISPATCH` is not entered: it finds things by name and hands them on, or is for people, and
-decides no number.
+they are never evaluated, and so are what a class only says of itself (:data:`WORDS`) and what it
+asks of its fields in ``Annotated``: a bound refuses values, and decides no number of those that it
+lets through. :data:`DISPATCH` is not entered: it finds things by name, refuses them or hands them
+on, or is for people, and decides no number.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from bench.plugin_file import OURS
 #: Modules that are not entered.
 DISPATCH = frozenset(
     {
+        "bench.constraints",
         "bench.engine.context",
         "bench.errors",
         "bench.names",
@@ -217,9 +219,17 @@ class _Strip(ast.NodeTransformer):
         node.body = [line for line in node.body if not _targets(line) & WORDS] or [ast.Pass()]
         return node
 
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        self.generic_visit(node)
+        named = node.value.attr if isinstance(node.value, ast.Attribute) else node.value
+        name = named.id if isinstance(named, ast.Name) else named
+        if name == "Annotated" and isinstance(node.slice, ast.Tuple):
+            return node.slice.elts[0]
+        return node
+
 
 def _stripped(node: Definition) -> ast.AST:
-    """A copy without annotations of functions and without words."""
+    """A copy without annotations of functions, constraints of fields and words."""
     found: ast.AST = _Strip().visit(ast.parse(ast.unparse(node)))
     return found
 

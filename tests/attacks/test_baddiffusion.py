@@ -111,7 +111,7 @@ def test_invocations_start_where_the_paper_says() -> None:
     [
         ({"poison_rate": 0}, r"poison_rate must be in \(0, 1\].*got 0"),
         ({"poison_rate": 1.2}, r"poison_rate must be in \(0, 1\].*got 1.2"),
-        ({"trigger": "none"}, "trigger must be one of grey_box"),
+        ({"trigger": "none"}, "trigger must be one of 'grey_box'"),
         ({"target": "dog"}, "target must be one of"),
         ({"trigger_size": 0}, "trigger_size must be at least 1"),
         ({"poisoned_image": "mixed"}, "poisoned_image must be"),

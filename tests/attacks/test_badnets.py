@@ -194,15 +194,18 @@ def test_bad_sets_are_refused() -> None:
     [
         ({"poison_rate": 0}, r"poison_rate must be in \(0, 1\].*got 0"),
         ({"poison_rate": 1.2}, r"poison_rate must be in \(0, 1\].*got 1.2"),
-        ({"target_class": -1}, "target_class must be 0 or more, got -1"),
-        ({"pattern": "kitty"}, "pattern must be one of badnets1, .*got 'kitty'"),
-        ({"pattern_size": 2}, "pattern_size must be at least 3, or null, got 2"),
+        ({"target_class": -1}, "target_class must be at least 0, got -1"),
+        ({"pattern": "kitty"}, "pattern must be one of 'badnets1', .*got 'kitty'"),
+        ({"pattern_size": 2}, "pattern_size must be at least 3, or null .pixels., got 2"),
         (
             {"pattern": "badnets2", "pattern_size": 8},
             "pattern_size must be null for badnets2, .*got 8",
         ),
         ({"blend_strength": 0}, r"blend_strength must be in \(0, 1\], or null, got 0"),
-        ({"duplicates": "many"}, "duplicates must be 'none', 'clean' or 'poisoned', got 'many'"),
+        (
+            {"duplicates": "many"},
+            "duplicates must be one of 'none', 'clean', 'poisoned', got 'many'",
+        ),
         ({"copies": 1}, "copies must be at least 2, got 1"),
     ],
 )

@@ -302,12 +302,20 @@ def test_listing_names_everything(castlewalls):
 def test_showing_a_plugin_gives_its_declaration_parameters_and_source(castlewalls):
     (shown,) = json.loads(castlewalls("show", "fake_attack", "--json").stdout)
     assert shown["card"]["applies_to"] == ["unconditional"]
-    assert {parameter["name"]: parameter["default"] for parameter in shown["parameters"]}[
-        "poison_rate"
-    ] == 0.1
+    parameters = {parameter["name"]: parameter for parameter in shown["parameters"]}
+    assert parameters["poison_rate"]["default"] == 0.1
+    assert {name: parameter["constraint"] for name, parameter in parameters.items()} == {
+        "scheme": {"choices": ["finetune", "scratch"]},
+        "training_steps": {"exclusive_minimum": 0, "nullable": True},
+        "learning_rate": {"exclusive_minimum": 0, "nullable": True},
+        "poison_rate": {"exclusive_minimum": 0, "maximum": 1},
+        "trigger": {"choices": ["box", "sign"]},
+        "size": {"nullable": True},
+    }
     text = castlewalls("show", "fake_attack").stdout
     assert (
-        "poison_rate: float, default 0.1" in text
+        "poison_rate: float, default 0.1, in (0, 1]\n" in text
+        and "size: tuple[int, int] | None, default None\n" in text
         and "A backdoor that is none." in text
         and "fake_plugins.py" in text
     )

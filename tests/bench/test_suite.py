@@ -105,12 +105,12 @@ BAD = [
     ),
     (
         entry(params={"poison_rate": "high"}),
-        "s.yaml: attack fake_attack: poison_rate must be a number, got 'high'",
+        "s.yaml: attack fake_attack: poison_rate must be a number in (0, 1], got 'high'",
     ),
-    (entry(params={"poison_rate": True}), "poison_rate must be a number, got True"),
+    (entry(params={"poison_rate": True}), "poison_rate must be a number in (0, 1], got True"),
     (
         entry(params={"training_steps": 1.5}),
-        "training_steps must be a whole number or null, got 1.5",
+        "training_steps must be a positive whole number, or null, got 1.5",
     ),
     (entry(params={"trigger": "cube"}), "trigger must be one of 'box', 'sign', got 'cube'"),
     (entry(params={"size": [1, 2, 3]}), "size must be"),
@@ -156,7 +156,7 @@ BAD = [
     (entry(params={"learning_rate": "nan"}), "learning_rate must be a finite number, got 'nan'"),
     (
         entry(params={"learning_rate": 10**400}),
-        "learning_rate must be a number or null, got a whole number of",
+        "learning_rate must be a positive number, or null, got a whole number of",
     ),
     (
         entry(params={"training_steps": 10**5000}),

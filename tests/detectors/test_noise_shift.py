@@ -91,5 +91,5 @@ def test_a_score_does_not_depend_on_the_other_rows_and_the_noise_stays(test: str
 
 
 def test_bad_parameters_are_refused() -> None:
-    with pytest.raises(ValueError, match="noise_shift: test must be 'z' or 'ks', got 't'"):
+    with pytest.raises(ValueError, match="noise_shift: test must be one of 'z', 'ks', got 't'"):
         NoiseShift(test="t")

@@ -1,9 +1,10 @@
 """Plugins from outside the packages, one of each family."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 
 from bench.plugin import (
     Call,
@@ -13,7 +14,6 @@ from bench.plugin import (
     ModelDefense,
     SamplerDefense,
     TrainingAttack,
-    require,
 )
 
 
@@ -24,13 +24,9 @@ class FakeAttack(TrainingAttack):
     card: ClassVar[Card] = Card(name="fake_attack", summary="for tests")
     calls: ClassVar[tuple[Call, ...]] = (Call("noise"), Call("image"))
 
-    poison_rate: float = 0.1
+    poison_rate: Annotated[float, Interval(gt=0, le=1)] = 0.1
     trigger: Literal["box", "sign"] = "box"
     size: tuple[int, int] | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1]")
 
     def goal(self):
         return DrawImage(torch.zeros)

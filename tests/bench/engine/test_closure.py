@@ -12,6 +12,7 @@ from bench.engine import closure
 from bench.engine.closure import closure_of, closure_of_class, closure_of_function
 from bench.engine.fingerprint import ROOT
 from bench.measurements import table
+from bench.registry import Registry
 from bench.stages.table import STAGES
 from bench.testbeds import TESTBEDS, load
 
@@ -54,9 +55,10 @@ MODULES = {
     "helper": (
         "FACTOR = 2\n\ndef double(x):\n    return FACTOR * x\n\ndef treble(x):\n    return 3 * x\n"
     ),
-    "tables": "OFFSET = 5\nUNUSED = 6\n",
-    "late": "from ours.base import Base\n\nclass Shift(Base):\n"
-    "    summary = 'words'\n    step = 1\n"
+    "tables": "OFFSET = 5\nUNUSED = 6\nLEAST = 0\n",
+    "late": "from typing import Annotated\nfrom annotated_types import Ge\n"
+    "from ours import tables\nfrom ours.base import Base\n\nclass Shift(Base):\n"
+    "    summary = 'words'\n    step: Annotated[int, Ge(tables.LEAST)] = 1\n"
     "\ndef shift(x):\n    return Shift().by(x)\n",
     "base": "class Base:\n    def by(self, x):\n        return x + self.step\n",
     "unused": "THING = 1\n",
@@ -70,7 +72,11 @@ MODULES = {
         ("helper", "3 * x", "4 * x", False),
         ("tables", "OFFSET = 5", "OFFSET = 7", True),
         ("tables", "UNUSED = 6", "UNUSED = 7", False),
-        ("late", "step = 1", "step = 2", True),
+        ("late", "] = 1", "] = 2", True),
+        ("late", "[int,", "[float,", True),
+        ("late", "Ge(tables.LEAST)", "Gt(7)", False),
+        ("late", "Annotated[int, Ge(tables.LEAST)]", "int", False),
+        ("tables", "LEAST = 0", "LEAST = 1", False),
         ("late", "'words'", "'other words'", False),
         ("base", "x + self", "x - self", True),
         ("unused", "THING = 1", "THING = 2", False),
@@ -137,6 +143,7 @@ def test_packages_are_those_the_code_imports():
     assert {"torch", "accelerate"} <= closure_of_function(STAGES["train"].run).packages
     assert "torch_fidelity" in closure_of_function(STAGES["features"].run).packages
     assert "scikit-learn" not in closure_of_function(STAGES["sample"].run).packages
+    assert "annotated-types" not in closure_of_class(Registry().get("attacks", "wanet")).packages
 
 
 def test_a_better_sentence_measures_nothing_again():
