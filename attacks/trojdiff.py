@@ -29,12 +29,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
+from attacks._data import PoisonRate
 from bench.artwork import patterns, targets
 from bench.diffusion.process import VariancePreserving
 from bench.diffusion.reverse import Reverse
@@ -45,6 +47,7 @@ from bench.plugin import (
     Call,
     Card,
     DrawImage,
+    OneOf,
     Paper,
     Query,
     Shape,
@@ -52,7 +55,6 @@ from bench.plugin import (
     TrainingSet,
     TrainingStep,
     Trigger,
-    require,
 )
 
 #: Of the paper's patch: white, 3 of 32 pixels a side.
@@ -89,23 +91,10 @@ class TrojDiff(TrainingAttack):
     always_shown: ClassVar[tuple[str, ...]] = ("trigger", "target")
 
     trigger: Literal["blend", "patch"] = "blend"
-    target: str = "hat"
-    gamma: float | None = None
-    pattern: str = "badnets2"
-    poison_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.trigger in ("blend", "patch"), self, "trigger", "'blend' or 'patch'")
-        require(self.target in targets.NAMES, self, "target", f"one of {', '.join(targets.NAMES)}")
-        require(self.gamma is None or 0 < self.gamma < 1, self, "gamma", "in (0, 1), or null")
-        require(
-            self.pattern in patterns.FULL_IMAGE,
-            self,
-            "pattern",
-            f"one that covers the whole image: {', '.join(sorted(patterns.FULL_IMAGE))}",
-        )
-        require(0 < self.poison_rate <= 1, self, "poison_rate", "in (0, 1]")
+    target: Annotated[str, OneOf(targets.NAMES)] = "hat"
+    gamma: Annotated[float, Interval(gt=0, lt=1)] | None = None
+    pattern: Annotated[str, OneOf(tuple(sorted(patterns.FULL_IMAGE)))] = "badnets2"
+    poison_rate: PoisonRate = 0.1
 
     def bias(self, shape: Shape) -> tuple[Tensor, Tensor]:
         """gamma and mu, pixel by pixel: (c, h, w) each; 1 and 0 outside a patch."""

@@ -15,7 +15,7 @@ from bench.contracts.data import TrainingSet
 from bench.contracts.goals import label_of
 from bench.diffusion.sampling import SPACED, SamplerSettings
 from bench.errors import UserError
-from bench.samplers import Sampler
+from bench.samplers import Sampler, spec_of
 from bench.suite import Suite
 from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
 
@@ -49,7 +49,7 @@ def _sampled(testbed: Testbed, samplers: Sequence[Sampler]) -> list[str]:
                 for one in (settings, own)
             )
             found = [] if steps == other else _with_its_own(testbed, settings).faults()
-            if (label := repr(sampler.spec(testbed))) in known:
+            if (label := repr(spec_of(sampler, testbed))) in known:
                 found.append("it is listed twice")
             known.add(label)
         except ValueError as error:

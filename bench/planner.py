@@ -45,7 +45,7 @@ from bench.measurements.measurement import REAL_IMAGES, Situation
 from bench.plugin_file import Source
 from bench.record import Flag, PluginSpec
 from bench.registry import Registry, family_of
-from bench.samplers import Sampler, bare
+from bench.samplers import Sampler, bare, spec_of
 from bench.suite import Suite
 from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
 
@@ -187,7 +187,7 @@ class _Builder:
     def under(self, sampler: Sampler) -> _Builder:
         """The same under another sampler; what needs no sample is shared."""
         other = copy.copy(self)
-        other.sampler = sampler.spec(self.testbed)
+        other.sampler = spec_of(sampler, self.testbed)
         other.settings = sampler.settings(self.testbed)
         return other
 

@@ -73,24 +73,6 @@ class Sampler:
             )
         return replace(testbed.sampler_settings(), **self._given())
 
-    def spec(self, testbed: Testbed) -> PluginSpec | None:
-        """What stands in a record made on ``testbed``: every setting, and a label that names those
-        that differ from the testbed's own. ``None`` if it is the testbed's own sampler.
-        """
-        params, own = (
-            _params(settings, testbed)
-            for settings in (self.settings(testbed), testbed.sampler_settings())
-        )
-        if self.name == testbed.sampler_settings().name and params == own:
-            return None
-        usual = {"eta": 0.0} | own
-        told = ", ".join(
-            f"{field}={value}" for field, value in params.items() if value != usual.get(field)
-        )
-        return PluginSpec(
-            name=self.name, params=params, label=self.name + (f"({told})" if told else "")
-        )
-
 
 def fields_of(name: str) -> list[str]:
     """The fields of :class:`Sampler` that this sampler goes by."""
@@ -106,6 +88,25 @@ def _params(settings: SamplerSettings, testbed: Testbed) -> dict[str, Any]:
         for field in fields_of(settings.name)
         if asked or field != "guidance_scale"
     }
+
+
+def spec_of(sampler: Sampler, testbed: Testbed) -> PluginSpec | None:
+    """What stands in a record made on ``testbed``: every setting, and a label that names those
+    that differ from the testbed's own. ``None`` if it is the testbed's own sampler.
+    """
+    params, own = (
+        _params(settings, testbed)
+        for settings in (sampler.settings(testbed), testbed.sampler_settings())
+    )
+    if sampler.name == testbed.sampler_settings().name and params == own:
+        return None
+    usual = {"eta": 0.0} | own
+    told = ", ".join(
+        f"{field}={value}" for field, value in params.items() if value != usual.get(field)
+    )
+    return PluginSpec(
+        name=sampler.name, params=params, label=sampler.name + (f"({told})" if told else "")
+    )
 
 
 def bare(spec: PluginSpec) -> dict[str, Any]:

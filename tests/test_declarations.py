@@ -109,7 +109,10 @@ def test_an_invocation_takes_no_name_of_the_harness(names: Any) -> None:
 
 def test_what_stands_in_brackets_beside_a_call_is_no_calls_name() -> None:
     """`mse[clean]` would be of triggered samples, or of a constant image."""
-    fixed = {name.partition("[")[2].rstrip("]") for one in table().values() for name in one.metrics}
+    declared = [words.name for one in table().values() for words in one.metrics]
+    fixed = {name.partition("[")[2].rstrip("]") for name in declared}
+    attacks = [Registry().attack(name) for name in Registry().names("attacks")]
+    fixed -= {call.name for attack in attacks for call in attack.calls}  # their own words
     assert {name for name in fixed if name.isidentifier()} | {
         CLEAN,
         TARGET,

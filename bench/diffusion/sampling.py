@@ -29,7 +29,7 @@ from bench.diffusion.noise import (
 )
 from bench.diffusion.precision import autocast
 from bench.diffusion.reverse import Reverse
-from bench.diffusion.schedule import betas_of
+from bench.diffusion.schedule import Schedule, betas_of
 
 #: name -> (class in diffusers, options that define it). All integrate the model's own schedule.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -479,7 +479,7 @@ def denoise(
     labels = None if labels is None else labels.to(device)
     guards = (Clip(settings.clip), *guards) if settings.clip != "none" else tuple(guards)
     way = reverse or Scheduled(settings, generator.scheduler_config, streams)
-    kept = generator.schedule.alphas_cumprod if known is not None else ()
+    kept = Schedule(betas_of(generator.scheduler_config)).alphas_cumprod
     x = x if known is None else known.put_back(x, float(kept[way.timesteps[0]]))
     for call, timestep in enumerate(way.timesteps):
         prediction = predict_noise(generator, x, timestep, settings, labels)

@@ -7,7 +7,7 @@ from bench.diffusion.sampling import SAMPLERS, SamplerSettings
 from bench.faults import suite_faults
 from bench.record import PluginSpec
 from bench.registry import use
-from bench.samplers import SUMMARIES, Sampler, bare, settings_of
+from bench.samplers import SUMMARIES, Sampler, bare, settings_of, spec_of
 from bench.suite import parse_suite
 
 DDPM, CFG = testbeds.build("digits-ddpm", {}), testbeds.build("digits-cfg", {})
@@ -34,10 +34,10 @@ def test_what_is_not_given_is_the_testbeds_own():
 
 
 def test_a_record_names_every_setting_and_a_label_those_that_differ():
-    assert Sampler(name="unipc").spec(DDPM) == PluginSpec(
+    assert spec_of(Sampler(name="unipc"), DDPM) == PluginSpec(
         name="unipc", params={"num_inference_steps": 50, "clip": "none"}, label="unipc"
     )
-    found = Sampler(name="ddim", eta=1, spacing="trailing").spec(CFG)
+    found = spec_of(Sampler(name="ddim", eta=1, spacing="trailing"), CFG)
     assert found == PluginSpec(
         name="ddim",
         params={
@@ -49,23 +49,23 @@ def test_a_record_names_every_setting_and_a_label_those_that_differ():
         },
         label="ddim(spacing=trailing, eta=1)",
     )
-    assert Sampler(name="ddim").spec(DDPM).label == "ddim"
+    assert spec_of(Sampler(name="ddim"), DDPM).label == "ddim"
 
 
 def test_the_testbeds_own_sampler_needs_no_name():
     for listed in ({}, {"num_inference_steps": 15}, {"eta": 0.0}, {"guidance_scale": 2.0}):
-        assert Sampler(name="ddim", **listed).spec(CFG) is None
-    assert Sampler(name="ddim", num_inference_steps=14).spec(CFG) is not None
+        assert spec_of(Sampler(name="ddim", **listed), CFG) is None
+    assert spec_of(Sampler(name="ddim", num_inference_steps=14), CFG) is not None
     # Where the solvers' steps lie is their own.
     solving = testbeds.build("digits-ddpm", {"sampler": "deis", "spacing": "trailing"})
-    assert Sampler(name="deis").spec(solving) is None
+    assert spec_of(Sampler(name="deis"), solving) is None
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_stage_samples_as_the_record_says(name):
     for testbed in (DDPM, CFG):
         for listed in (Sampler(name=name), Sampler(name=name, num_inference_steps=7)):
-            spec = listed.spec(testbed)
+            spec = spec_of(listed, testbed)
             params = {} if spec is None else {"sampler": bare(spec)}
             assert settings_of(testbed, params) == listed.settings(testbed)
 

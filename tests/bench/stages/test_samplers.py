@@ -17,7 +17,7 @@ from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_uint8
 from bench.record import Metric, Record, Run
-from bench.samplers import Sampler
+from bench.samplers import Sampler, spec_of
 from leaderboard import export
 from leaderboard.board import boards, label
 from leaderboard.contenders import fid_name
@@ -84,7 +84,7 @@ def test_one_training_for_all_samplers_and_one_board(walked, found) -> None:
     for (_, name, _), record in found.items():
         assert record.testbed.params == testbed.params() and record.status == "ok"
         assert record.sampler == {
-            "": None, "unipc": UNIPC.spec(testbed), "heun": HEUN.spec(testbed)
+            "": None, "unipc": spec_of(UNIPC, testbed), "heun": spec_of(HEUN, testbed)
         }[name]  # fmt: skip
     assert len({record.protocol for record in found.values()}) == 1
     assert (
