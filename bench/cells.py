@@ -9,13 +9,17 @@ from typing import Any
 from bench.record import PluginSpec, Record, Status
 from bench.text import one_line, tail
 
+#: :attr:`Cell.kind` of what is no cell of the matrix: a detector's scores of many models.
+POPULATION = "population"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """``probe``: for the no-attack row, the attack whose goal and calls the honest model is tried
     with. ``sampler``: ``None`` for the testbed's own. ``kind``: the column's family. ``stage``: key
     of the stage its record comes from, or ``None`` for a pair that makes no sense, ``reason``
-    saying why.
+    saying why. ``seeds``: of a population, all that its models were made with; ``seed`` is the
+    first of them.
     """
 
     testbed: PluginSpec
@@ -28,6 +32,7 @@ class Cell:
     protocol: str = ""
     stage: str | None = None
     reason: str = ""
+    seeds: tuple[int, ...] = ()
 
     @property
     def specs(self) -> tuple[PluginSpec | None, ...]:
@@ -40,16 +45,17 @@ class Cell:
     @property
     def id(self) -> str:
         """Which cell of a suite this is, whatever code made it: how a partial run finds what it
-        replaces.
+        replaces. A population of other seeds is another one.
         """
         named = [None if spec is None else [spec.name, spec.params] for spec in self.specs]
-        return json.dumps([*named, self.seed], sort_keys=True)
+        return json.dumps([*named, list(self.seeds) or self.seed], sort_keys=True)
 
     @property
     def title(self) -> str:
         """What meets what, for people."""
         under = f" under {self.sampler.label}" if self.sampler else ""
-        return f"{self.attack.label} x {self.defense.label}{under}"
+        whose = "models of " if self.kind == POPULATION else ""
+        return f"{whose}{self.attack.label} x {self.defense.label}{under}"
 
     def about(self) -> dict[str, Any]:
         """What a reader needs of a cell whose record has been lost."""
@@ -69,6 +75,7 @@ class Cell:
             kind=self.kind,
             probe=self.probe,
             sampler=self.sampler,
+            seeds=self.seeds,
             protocol=self.protocol,
             reason=one_line(reason),
             trace=tail(trace),

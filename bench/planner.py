@@ -7,6 +7,9 @@ scores); a suite that lists samplers has every cell under each of them, over one
 measured of it is decided by the measurements themselves, from what the cell has; what is not stands
 in its record with the reason.
 
+A detector of models gives a cell one score. Whether such scores tell backdoored models from honest
+ones is a question to all seeds at once: a population, beside the cells.
+
 Planning trains nothing and reads no data; it hashes code and small files.
 """
 
@@ -19,8 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from bench import measurements
-from bench.artefacts.roles import CALL, CLEAN, GENERATED, MEASURED_BY, TARGET, UNDEFENDED
-from bench.cells import Cell
+from bench.artefacts.roles import (
+    ATTACKED,
+    CALL,
+    CLEAN,
+    GENERATED,
+    HONEST,
+    MEASURED_BY,
+    TARGET,
+    UNDEFENDED,
+)
+from bench.cells import POPULATION, Cell
 from bench.composed import Composed, name_of, parts_of
 from bench.contracts.attack import Attack, TrainingAttack, can_stamp
 from bench.contracts.card import Tuning
@@ -42,6 +54,7 @@ from bench.engine.fingerprint import PACKAGES, canonical, digest, versions
 from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
 from bench.measurements.measurement import REAL_IMAGES, Situation
+from bench.measurements.model_detection import FEWEST
 from bench.plugin_file import Source
 from bench.record import Flag, PluginSpec
 from bench.registry import Registry, family_of
@@ -127,6 +140,8 @@ def make_plan(
                 for treatment in treatments
             ]
             cells += builder.anchors(defenses[0], seed, under)
+        for each in under:
+            cells += each.populations(backdoors, suite.detectors, suite.seeds)
     return Plan(
         suite=suite.name,
         cells=tuple(cells),
@@ -134,6 +149,18 @@ def make_plan(
         description=suite.description,
         filtered=suite.filtered,
         metrics=tuple(words.to_json() for words in measurements.declared()),
+        warnings=_few_seeds(suite),
+    )
+
+
+def _few_seeds(suite: Suite) -> tuple[str, ...]:
+    """What to say of detectors of models that see too few of them."""
+    names = [one.card.name for one in suite.detectors if "model" in one.subjects]
+    if not names or len(suite.seeds) >= FEWEST:
+        return ()
+    return (
+        f"{', '.join(names)}: to tell backdoored models from honest ones is a question to at least "
+        f"{FEWEST} seeds, got {len(suite.seeds)}: there will be scores and no AUROC",
     )
 
 
@@ -350,7 +377,7 @@ class _Builder:
             "protocol": self.protocol,
         }
         for plugin in (attack, *parts, *([] if probe is None else [probe])):
-            if self.testbed.kind not in plugin.card.applies_to:
+            if not self._fits(plugin):
                 kinds = " and ".join(sorted(plugin.card.applies_to))
                 reason = (
                     f"{plugin.card.name} applies to {kinds} testbeds; {self.testbed.name} "
@@ -365,6 +392,50 @@ class _Builder:
             testbed=self.testbed, family=family, invoked=invoked, honest=probe is not None
         )
         return Cell(**common, stage=self._record(common, roles, situation, attack, probe, *parts))
+
+    def _fits(self, plugin: Plugin) -> bool:
+        return self.testbed.kind in plugin.card.applies_to
+
+    def populations(
+        self, attacks: Iterable[Attack], detectors: Iterable[Detector], seeds: Sequence[int]
+    ) -> list[Cell]:
+        """For each detector of models, whether its scores tell the models of each attack, and of
+        all attacks together, from honest ones, over ``seeds``.
+        """
+        met = [attack for attack in attacks if self._fits(attack)]
+        rows = [(spec(attack), [attack]) for attack in met]
+        if len(met) > 1:
+            rows.append((_all_of(met), met))
+        return [
+            self._population(named, those, detector, seeds)
+            for detector in detectors
+            if "model" in detector.subjects and self._fits(detector)
+            for named, those in rows
+        ]
+
+    def _population(
+        self, named: PluginSpec, attacks: list[Attack], detector: Detector, seeds: Sequence[int]
+    ) -> Cell:
+        common: dict[str, Any] = {
+            "testbed": self.spec,
+            "attack": named,
+            "defense": spec(detector),
+            "probe": None,
+            "sampler": self.sampler,
+            "seed": seeds[0],
+            "seeds": tuple(seeds),
+            "kind": POPULATION,
+            "protocol": self.protocol,
+        }
+        # An honest model's score does not depend on the attack it is probed with.
+        roles = {
+            f"{side}{place}:{seed}": self._model_score(detector, attack, seed)
+            for side, those in ((ATTACKED, attacks), (HONEST, self.honest))
+            for place, attack in enumerate(those)
+            for seed in seeds
+        }
+        situation = Situation(testbed=self.testbed, family=POPULATION, scope="population")
+        return Cell(**common, stage=self._record(common, roles, situation, *attacks, detector))
 
     def _roles(
         self, attack: Attack, invoked: Attack, parts: tuple[Plugin, ...], seed: int, family: str
@@ -471,23 +542,27 @@ class _Builder:
         by_call = {"attack": _bare(invoked), "seed": seed}
         roles: dict[str, str] = {}
         for subject in detector.subjects:
-            inputs, role = dict(handed), f"scores_{subject}"
             if subject == "model":
-                inputs["generator"] = generator
+                roles["scores_model"] = self._model_score(detector, attack, seed)
             elif subject in ("noise", "prompts"):
                 sets = self.stage(f"judged_{subject}", by_call, {}, invoked)
-                roles[role] = self._of_pool("score", named, handed, sets, detector)
-                continue
+                roles[f"scores_{subject}"] = self._of_pool("score", named, handed, sets, detector)
             else:
                 generated = self.sample(seed, GENERATED, generator, None, guards)
                 pool = {"suspected": self.suspected(attack, seed), "generated": generated}
-                inputs["judged"] = self.stage("judged_images", {"seed": seed}, pool)
-                role = "scores"
+                judged = {"judged": self.stage("judged_images", {"seed": seed}, pool)}
                 roles |= {GENERATED: generated, "true_rows": self.poisoned_rows(invoked, seed)}
                 if can_stamp(invoked):
                     roles |= self._trigger_judged(invoked, seed)
-            roles[role] = self.stage("score", named, inputs, detector)
+                roles["scores"] = self.stage("score", named, handed | judged, detector)
         return roles
+
+    def _model_score(self, detector: Detector, attack: Attack, seed: int) -> str:
+        """The key of a detector's score of the model that an attack leaves."""
+        generator = self.generator(attack, seed)
+        inputs = self._handed(detector, attack, seed, generator) | {"generator": generator}
+        named = {"defense": _bare(detector), "seed": seed} | self._drawing(detector)
+        return self.stage("score", named, inputs, detector)
 
     def _samples(
         self, invoked: Attack, seed: int, generator: str, guards: tuple[Plugin, ...]
@@ -552,6 +627,21 @@ class _Builder:
         """The class an attack aims at."""
         prompts = self.testbed.prompts() if isinstance(self.testbed, TextTestbed) else ()
         return label_of(attack.goal(), prompts)
+
+    def _tuned_in(
+        self, common: Mapping[str, Any], plugins: Sequence[Plugin | None]
+    ) -> list[dict[str, str]]:
+        """The flags of :meth:`_tuned` for a cell, or for all models of a population."""
+        if common["kind"] != POPULATION:
+            return self._tuned((common["probe"] or common["attack"]).name, common["seed"], plugins)
+        attacks = [plugin.card.name for plugin in plugins if isinstance(plugin, Attack)]
+        found = [
+            flag
+            for name in attacks
+            for seed in common["seeds"]
+            for flag in self._tuned(name, seed, plugins)
+        ]
+        return [flag for place, flag in enumerate(found) if flag not in found[:place]]
 
     def _tuned(
         self, attack: str, seed: int, plugins: Iterable[Plugin | None]
@@ -633,15 +723,16 @@ class _Builder:
             role: common[role] and dataclasses.asdict(common[role])
             for role in ("testbed", "attack", "probe", "sampler", "defense")
         }
-        invoked = common["probe"] or common["attack"]
         params = specs | {
             "seed": common["seed"],
             "kind": common["kind"],
-            "tuned": self._tuned(invoked.name, common["seed"], plugins),
+            "tuned": self._tuned_in(common, plugins),
             "absent": absent,
             "protocol": self.protocol,
         }
         charged = [role for role in roles if role not in FREE and not role.startswith(UNDEFENDED)]
+        if common["kind"] == POPULATION:
+            params["seeds"], charged = list(common["seeds"]), []  # its cells have been charged
         notes = {"papers": _papers(plugins)}
         # It runs no plugin: what is measured is what their stages left.
         return self.stage("record", params, roles | measured, notes=notes, charged=charged)
@@ -656,10 +747,12 @@ class _Builder:
         missing: dict[str, str] = {}
         given: set[str] = set()
         for one in measurements.table().values():
+            if one.scope != situation.scope:
+                continue
             if reason := one.reason(situation):
                 missing |= {name: reason for name in one.names if name not in missing}
                 continue
-            given |= set(one.names)
+            given |= {*one.names, *one.borrows}
             params = {"seed": seed, "what": one.name, "options": one.options(situation)}
             code = closure_of_function(one.run)
             found[MEASURED_BY + one.name] = self.stage(
@@ -675,6 +768,8 @@ def title(name: str, params: Mapping[str, Any]) -> str:
     parts = [spec["name"] for spec in specs if spec]
     extra = [str(params["what"])] if "what" in params else []
     seed = [f"seed {params['seed']}"] if "seed" in params else []
+    if "seeds" in params:
+        seed = [f"seeds {', '.join(map(str, params['seeds']))}"]
     return " ".join([name, *extra, *dict.fromkeys(parts), *seed])
 
 
@@ -712,6 +807,15 @@ def protocol_of(
         if one.version > 1
     }
     return digest([bare, testbed.extractor, data, raised])[:16]
+
+
+def _all_of(attacks: Sequence[Attack]) -> PluginSpec:
+    """Several attacks as one row of a population; which they are, with their parameters, by
+    hash.
+    """
+    names = list(dict.fromkeys(attack.card.name for attack in attacks))
+    params = {"attacks": names, "hash": digest([_bare(attack) for attack in attacks])[:16]}
+    return PluginSpec(name="all", params=params, label=f"all {len(attacks)} attacks")
 
 
 def _papers(plugins: Iterable[Plugin | None]) -> list[dict[str, Any]]:

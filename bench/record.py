@@ -33,7 +33,7 @@ MAX_FILE, MAX_NAME, MAX_PARAMS, MAX_ENTRIES = 64 * 2**20, 300, 20_000, 2_000
 #: direction is good for the defender, if one is). No declaration can change these; all else is as
 #: its measurement declares.
 RANKED: tuple[tuple[str, float, float, bool | None], ...] = (
-    (r"asr|robust_asr|classifier_asr|fpr_.*", 0.0, 1.0, False),
+    (r"asr|robust_asr|asr_class|classifier_asr|fpr_.*", 0.0, 1.0, False),
     (r"auroc|tpr_.*|ta", 0.0, 1.0, True),
     (r"g[1-4]|mismatch|p_t", 0.0, 1.0, None),
     (r"fid", -1e-3, math.inf, False),
@@ -102,7 +102,9 @@ class PluginSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One (testbed, attack, sampler, defense, seed).
+    """One (testbed, attack, sampler, defense, seed), or a population of models: one (testbed,
+    attack, sampler, detector) over ``seeds``, whose first is ``seed``; elsewhere ``seeds`` is
+    empty.
 
     ``probe``: for the no-attack row, the attack whose invocation and target the clean generator was
     tried with; ``None`` elsewhere. ``sampler``: name and settings of the sampler that a suite
@@ -123,6 +125,7 @@ class Record:
     kind: str = ""
     probe: PluginSpec | None = None
     sampler: PluginSpec | None = None
+    seeds: tuple[int, ...] = ()
     protocol: str = ""
     metrics: dict[str, Metric] = field(default_factory=dict)
     series: dict[str, list[float]] = field(default_factory=dict)
@@ -298,8 +301,8 @@ def _inside(store: Path, name: Any) -> Path:
 
 def _identity_of(cell: Mapping[str, Any]) -> list[Any] | None:
     """``[testbed, attack, probe, defense, sampler, seed]``, all but the last as ``[name, params]``
-    or ``None``; ``None`` where the account does not say. It leaves out a sampler that is the
-    testbed's own.
+    or ``None``, of a population all seeds; ``None`` where the account does not say. It leaves out a
+    sampler that is the testbed's own.
     """
     try:
         found = json.loads(cell["id"])
@@ -313,11 +316,21 @@ def _identity_of(cell: Mapping[str, Any]) -> list[Any] | None:
 def _check_identity(cell: Mapping[str, Any], record: Record) -> None:
     wanted = _identity_of(cell)
     specs = (record.testbed, record.attack, record.probe, record.defense, record.sampler)
-    found = [*(None if spec is None else [spec.name, spec.params] for spec in specs), record.seed]
+    found = [
+        *(None if spec is None else [spec.name, spec.params] for spec in specs),
+        list(record.seeds) or record.seed,
+    ]
     if wanted is not None and json.dumps(wanted, sort_keys=True) != json.dumps(
         found, sort_keys=True
     ):
         raise ValueError("it is of another cell than the account says")
+
+
+def _which_seeds(named: Any) -> dict[str, Any]:
+    """``seed``, and of a population ``seeds``, as an id has them."""
+    if not isinstance(named, list):
+        return {"seed": _seed(named)}
+    return {"seed": _seed(named[0]), "seeds": _seeds(named)}
 
 
 def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
@@ -345,8 +358,7 @@ def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
             "probe": probe,
             "defense": defense,
             "sampler": sampler,
-            "seed": _seed(identity[5]),
-        }
+        } | _which_seeds(identity[5])
         about = {name: _typed(cell, name, str, "")[:MAX_NAME] for name in ("kind", "protocol")}
         return Record(**named, **about, status="failed", reason=text)  # type: ignore[arg-type]
     except (ValueError, TypeError, IndexError, KeyError):
@@ -409,6 +421,7 @@ def _record(data: Mapping[str, Any]) -> Record:
         probe=None if data.get("probe") is None else _spec(data["probe"], "probe"),
         sampler=None if data.get("sampler") is None else _spec(data["sampler"], "sampler"),
         seed=_seed(data.get("seed")),
+        seeds=_seeds(data.get("seeds", [])),
         status=status,
         kind=_typed(data, "kind", str, "")[:MAX_NAME],
         protocol=_typed(data, "protocol", str, "")[:MAX_NAME],
@@ -472,6 +485,15 @@ def _seed(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
         raise ValueError(f"seed must be a whole number from 0 up, got {one_line(repr(value), 80)}")
     return value
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
+        raise ValueError(f"seeds must be a list of at most {MAX_ENTRIES}")
+    found = tuple(_seed(one) for one in value)
+    if len(set(found)) < len(found):
+        raise ValueError("seeds must be different")
+    return found
 
 
 def _spec(value: Any, what: str) -> PluginSpec:

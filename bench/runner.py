@@ -130,6 +130,8 @@ def run_prepared(prepared: Prepared, store: Store, reporter: Reporter) -> Outcom
         provenance=where,
     )
     with reporter:
+        for warning in prepared.plan.warnings:
+            reporter.note(f"warning: {warning}")
         return execute(prepared.plan, store, executor, where)
 
 

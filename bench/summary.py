@@ -74,9 +74,8 @@ def _rows(records: Sequence[Record]) -> list[tuple[tuple[str, str, str, str], li
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         specs = (record.testbed, record.attack, record.probe, record.sampler, record.defense)
-        groups.setdefault(
-            (*(spec and spec.identity for spec in specs), record.protocol), []
-        ).append(record)
+        whole = (*(spec and spec.identity for spec in specs), record.protocol, record.seeds)
+        groups.setdefault(whole, []).append(record)
     plainly = [_said(found[0]) for found in groups.values()]
     clear = [
         said if plainly.count(said) == 1 else _said(found[0], spelled_out=True)
@@ -96,6 +95,8 @@ def _said(record: Record, spelled_out: bool = False) -> tuple[str, str, str, str
     attack = name(record.attack) + (
         f" probed by {name(record.probe)}" if record.probe is not None else ""
     )
+    if record.seeds:
+        attack += f" against honest models, {len(record.seeds)} seeds"
     return testbed, attack, name(record.sampler) if record.sampler else "", name(record.defense)
 
 
@@ -115,6 +116,7 @@ def _existing(store: Path) -> Store | None:
 
 def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> None:
     """Prints every stage: a table, or one JSON object a line."""
+    _warn(plan)
     store = _existing(folder)
     done = {key for key in plan.stages if store is not None and store.finished(key)}
     if as_json:
@@ -139,6 +141,7 @@ def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> No
 
 def show_estimate(plan: Plan, folder: Path, slots: int, as_json: bool) -> None:
     """Prints what a run would do and about how long it would take on ``slots``."""
+    _warn(plan)
     left = estimate(plan, _existing(folder), slots)
     if as_json:
         row = {"cells": len(plan.cells), "slots": slots} | vars(left)
@@ -153,6 +156,11 @@ def show_estimate(plan: Plan, folder: Path, slots: int, as_json: bool) -> None:
     _show_skipped_cells(plan)
     unknown = f" (not counting {', '.join(left.unknown)}, never timed)" if left.unknown else ""
     click.echo(f"about {_duration(left.wall_seconds)} on {slots} slots{unknown}")
+
+
+def _warn(plan: Plan) -> None:
+    for warning in plan.warnings:
+        click.echo(f"castlewalls: warning: {warning}", err=True)
 
 
 def _show_skipped_cells(plan: Plan) -> None:

@@ -39,13 +39,14 @@ GROUPS = (
     "Detection, image",
     "Detection, other calls",
     "Detection, clean",
+    "Detection, models",
     "Inversion",
     "Cost",
     "Other",
 )
 (
     IMAGE_QUALITY, BY_NOISE, BY_IMAGE, BY_OTHER_CALLS, CLEAN_NOISE, ADVERSARYS_CLASS, CLASSIFIER,
-    *_DETECTION, INVERSION, COST, OTHER,
+    *_DETECTION, MODELS, INVERSION, COST, OTHER,
 ) = GROUPS  # fmt: skip
 #: Letters of a declaration's texts, and what a metric's order may be at most.
 LONGEST = {"name": 300, "title": 80, "sentence": 600, "group": 60, "unit": 20, "heading": 60}

@@ -16,6 +16,9 @@ CLEAN, TARGET, GENERATED = "clean", "target", "generated"
 CALL = "call:"
 #: Begins the role of what a cell is only compared with.
 UNDEFENDED = "undefended:"
+#: Begin the role of a model's score in a population, and which one it is: ``attacked:0:3``, the
+#: first attack's of seed 3.
+ATTACKED, HONEST = "attacked:", "honest:"
 #: Begins the role of what a measurement gave.
 MEASURED_BY = "measured:"
 #: Calls that stand before the others.
@@ -36,3 +39,8 @@ def _place(role: str) -> int:
 def short(role: str) -> str:
     """As it stands in the brackets of a metric's name."""
     return role.removeprefix(CALL)
+
+
+def seed_of(role: str) -> int:
+    """The seed of a model in a population."""
+    return int(role.rpartition(":")[2])

@@ -88,7 +88,8 @@ class Cell(Protocol):
 class Plan:
     """``cells`` in the order they are reported; ``stages`` by key, inputs before what needs them.
     ``filtered``: only a part of the suite. ``metrics``: what the numbers mean, for who reads the
-    account: JSON objects with a ``name``, carried as they are.
+    account: JSON objects with a ``name``, carried as they are. ``warnings``: what a person should
+    know of it before it runs, a line each.
     """
 
     suite: str
@@ -97,6 +98,7 @@ class Plan:
     description: str = ""
     filtered: bool = False
     metrics: tuple[Mapping[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def limited(self, limit: int) -> Plan:
         """Only the first ``limit`` cells, and the stages they need."""

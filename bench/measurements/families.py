@@ -4,6 +4,7 @@ looks at either.
 
 from __future__ import annotations
 
+from bench.contracts.goals import DrawConcept, DrawStyle
 from bench.measurements.measurement import REAL_IMAGES, Situation
 
 _NO_SAMPLE = {
@@ -12,6 +13,8 @@ _NO_SAMPLE = {
     "classifier": "a classifier defense draws no image",
     "sample detector": "a detector changes no sample",
     "noise detector": "a detector changes no sample",
+    "prompt detector": "a detector changes no sample",
+    "model detector": "a detector changes no sample",
 }
 _NO_CLASSIFIER = {
     "sampler": "a sampler defense changes no classifier",
@@ -19,6 +22,15 @@ _NO_CLASSIFIER = {
     "inversion": "an inversion changes no classifier",
     "sample detector": "a detector changes no classifier",
     "noise detector": "a detector changes no classifier",
+    "prompt detector": "a detector changes no classifier",
+    "model detector": "a detector changes no classifier",
+}
+#: What each kind of detector judges.
+_JUDGED = {
+    "sample detector": "images",
+    "noise detector": "the starting noise",
+    "prompt detector": "prompts",
+    "model detector": "the whole model",
 }
 NO_TRIGGER = "this attack has no trigger"
 
@@ -35,3 +47,20 @@ def no_classifier(situation: Situation) -> str:
     if situation.family == "anchor":
         return "an anchor has no classifier"
     return _NO_CLASSIFIER.get(situation.family, "")
+
+
+def judges_other(situation: Situation, role: str) -> str:
+    """Why a cell has no scores of that role; empty if it has."""
+    if role in situation.roles:
+        return ""
+    judged = _JUDGED.get(situation.family)
+    return f"it judges {judged} alone" if judged else "only a detector has this number"
+
+
+def no_class(situation: Situation) -> str:
+    """Why an attack aims at no class that the evaluation classifier could see; empty if it does."""
+    if isinstance(situation.goal, DrawStyle):
+        return "this attack aims at a style, which no testbed has a judge of"
+    if isinstance(situation.goal, DrawConcept) and situation.label is None:
+        return "this attack aims at a concept that is no class of this testbed: nothing judges it"
+    return "this attack aims at no class" if situation.label is None else ""

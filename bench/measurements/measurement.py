@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.artefacts.aims import Aim, read_aim
 from bench.contracts.attack import Attack, can_stamp
@@ -27,6 +27,8 @@ from bench.words import found as declaration
 REAL_IMAGES = "real_images"
 #: Among :attr:`Measurement.uses`: everything the cell has; of :attr:`Measured.absent`: all others.
 EVERYTHING = "*"
+#: What a number is of: one cell, or one detector's scores of many models.
+Scope = Literal["cell", "population"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Situation:
     ``family``: the column's, e.g. ``control``, ``sampler``, ``sample detector``, or ``anchor``;
     ``anchor``: which one. ``invoked``: the attack whose goal and calls are measured, ``None`` for
     an anchor; ``honest``: whether the model knows nothing of it. ``roles``: the artefacts the cell
-    has.
+    has. ``scope``: whether it is a cell at all, or a population of models.
     """
 
     testbed: Testbed
@@ -45,6 +47,7 @@ class Situation:
     honest: bool = False
     anchor: str = ""
     roles: frozenset[str] = frozenset()
+    scope: Scope = "cell"
 
     @property
     def has_trigger(self) -> bool:
@@ -119,7 +122,8 @@ class Measurement:
     never share a table. ``metrics``: what it gives, each with its words, bounds and direction;
     ``borrows``: names that another measurement declares and this one gives as well. ``needs``,
     ``uses``: roles it cannot do without, or takes where the cell has them (:data:`EVERYTHING`, or a
-    beginning followed by ``*``).
+    beginning followed by ``*``). ``scope``: of a population it gets every model's scores, in roles
+    of :data:`~bench.artefacts.roles.ATTACKED` and :data:`~bench.artefacts.roles.HONEST`.
 
     ``why_not(situation)``: why a cell has no such numbers, empty if it has; the reason stands in
     its record. ``options(situation)``: JSON values of the cell that the function must know beside
@@ -133,6 +137,7 @@ class Measurement:
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     version: int = 1
+    scope: Scope = "cell"
     why_not: Callable[[Situation], str] = _always
     options: Callable[[Situation], dict[str, Any]] = _none
 

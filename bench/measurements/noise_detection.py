@@ -8,6 +8,7 @@ import torch
 from bench.artefacts.arrays import load_scores
 from bench.artefacts.images import read_remarks
 from bench.measurements.detections import Judged, declared, rates
+from bench.measurements.families import judges_other
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.record import REMARK, Flag
@@ -15,9 +16,7 @@ from bench.record import REMARK, Flag
 
 def why_not(situation: Situation) -> str:
     """Of other columns."""
-    if situation.family == "sample detector":
-        return "it judges images, not the starting noise"
-    return "" if situation.family == "noise detector" else "only a detector has this number"
+    return judges_other(situation, "scores_noise")
 
 
 def measure(given: Materials) -> Measured:
@@ -45,8 +44,8 @@ MEASUREMENT = Measurement(
             "image",
             "starting noise plus a real image with the trigger against clean noise",
         ),
-        *declared("*", "starting noise as the adversary calls it, by {}, against clean noise"),
-        *declared("clean", "clean starting noise against other clean noise, the control"),
+        *declared("*", "noise, or prompts, as the adversary calls by {}, against clean ones"),
+        *declared("clean", "clean noise, or prompts, against other clean ones: the control"),
     ),
     needs=("scores_noise",),
     why_not=why_not,

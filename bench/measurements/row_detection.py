@@ -13,7 +13,7 @@ from bench.artefacts.images import load_images, read_remarks
 from bench.artefacts.judges import false_alarms, honest_alarms, load_judge
 from bench.artefacts.rows import judged_rows
 from bench.measurements.detections import Judged, declared, names, rates
-from bench.measurements.families import NO_TRIGGER
+from bench.measurements.families import NO_TRIGGER, judges_other
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.metrics import composition
@@ -22,9 +22,7 @@ from bench.record import REMARK, Flag
 
 def why_not(situation: Situation) -> str:
     """Of other columns."""
-    if situation.family == "noise detector":
-        return "it judges the starting noise alone"
-    return "" if situation.family == "sample detector" else "only a detector has this number"
+    return judges_other(situation, "scores")
 
 
 def measure(given: Materials) -> Measured:

@@ -52,6 +52,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         probe=PluginSpec(**params["probe"]) if params["probe"] else None,
         sampler=PluginSpec(**params["sampler"]) if params["sampler"] else None,
         seed=params["seed"],
+        seeds=tuple(params.get("seeds", ())),
         kind=params["kind"],
         status="ok",
         protocol=params["protocol"],

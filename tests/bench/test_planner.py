@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from bench import measurements
-from bench.artefacts.roles import MEASURED_BY, UNDEFENDED
+from bench.artefacts.roles import ATTACKED, HONEST, MEASURED_BY, UNDEFENDED
+from bench.cells import POPULATION
 from bench.engine.closure import closure_of_class
 from bench.engine.fingerprint import file_hash
 from bench.engine.graph import Stage
@@ -138,8 +139,11 @@ def test_what_is_measured_follows_from_what_a_cell_has(planned):
     for cell, names in zip(plan.cells, measured, strict=True):
         absent = plan.stages[cell.stage].params["absent"]
         given = {metric for name in names for metric in table()[name].names}
+        given |= {metric for name in names for metric in table()[name].borrows}
         assert not given & set(absent), "a number that is measured has no reason to be absent"
-        assert given | set(absent) == {metric for one in table().values() for metric in one.names}
+        of_cells = [one for one in table().values() if one.scope == "cell"]
+        everything = {metric for one in of_cells for metric in one.names}
+        assert (given | set(absent)) & everything == everything >= set(absent)
 
 
 def test_defenses_at_once_are_one_column(planned):
@@ -465,3 +469,102 @@ def test_a_tuning_that_cannot_be_read_is_one_line(planned, tuned, message):
 
     with pytest.raises(UserError, match=message):
         planned(tuned=tuned)
+
+
+@pytest.fixture
+def judging(tmp_path, tiny):
+    """Plans a suite with a detector of models."""
+    file = tmp_path / "judging.py"
+    file.write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from bench.plugin import Call, Card, ModelDetector, TrainingAttack\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Norm(ModelDetector):\n"
+        "    card: ClassVar[Card] = Card(\n"
+        "        name='norm', summary='for tests', needs=frozenset({'weights'}))\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class OnText(TrainingAttack):\n"
+        "    card: ClassVar[Card] = Card(\n"
+        "        name='on_text', summary='for tests', applies_to=frozenset({'text'}))\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class One(TrainingAttack):\n"
+        "    card: ClassVar[Card] = Card(name='one', summary='for tests')\n"
+        "    calls: ClassVar[tuple[Call, ...]] = (Call('noise'),)\n"
+        "    strength: float = 1.0\n"
+    )
+    registry = Registry([file])
+
+    def plan(**changes):
+        suite = {
+            "name": "s",
+            "testbeds": ["tiny"],
+            "attacks": [{"name": "one", "grid": {"strength": [1.0, 2.0]}}, "on_text"],
+            "detectors": ["norm"],
+            "seeds": [0, 1, 2],
+        }
+        parsed = parse_suite(suite | changes, registry, "s.yaml")
+        return make_plan(parsed, registry, load_stages("bench.stages.table"))
+
+    return plan
+
+
+def populations(plan):
+    return [cell for cell in plan.cells if cell.kind == POPULATION]
+
+
+def test_a_population_is_of_all_seeds_and_counts_an_honest_model_once(judging):
+    plan = judging()
+    first, second, pooled = populations(plan)
+    assert plan.cells[-3:] == (first, second, pooled) and plan.warnings == ()
+    assert (first.attack.params["strength"], second.attack.params["strength"]) == (1.0, 2.0)
+    assert pooled.attack.label == "all 2 attacks", "one does not apply here"
+    ends = [plan.stages[cell.stage].inputs for cell in (first, second, pooled)]
+    scored = [plan.stages[one["measured:model_detection"]].inputs for one in ends]
+    attacked = [{key for role, key in one.items() if role.startswith(ATTACKED)} for one in scored]
+    honest = [{key for role, key in one.items() if role.startswith(HONEST)} for one in scored]
+    # The honest row is probed with both attacks: three seeds and two probes are three models.
+    assert [len(one) for one in attacked] == [3, 3, 6] and attacked[2] == attacked[0] | attacked[1]
+    assert honest[0] == honest[1] == honest[2] and len(honest[0]) == 3
+    cells = [cell for cell in plan.cells if cell.kind == "model detector" and cell.stage]
+    scores = {plan.stages[cell.stage].inputs["scores_model"] for cell in cells}
+    assert len(cells) == 12 and scores == attacked[2] | honest[0], "its cells' own, no others"
+
+
+def test_a_population_of_other_seeds_is_another(judging):
+    """`run --seeds 0` must neither use the whole one's numbers nor take its entry away."""
+    part, whole = judging(seeds=[0]), judging()
+    assert not {cell.id for cell in populations(part)} & {cell.id for cell in populations(whole)}
+    assert not {cell.stage for cell in populations(part)} & {
+        cell.stage for cell in populations(whole)
+    }
+    alone = populations(part)[0]
+    assert plan_absent(part, alone)["auroc[models]"] == (
+        "needs 3 backdoored and 3 honest models, got 1 and 1: run more seeds"
+    )
+    assert "auroc[models]" not in plan_absent(whole, populations(whole)[0])
+
+
+def plan_absent(plan, cell):
+    return plan.stages[cell.stage].params["absent"]
+
+
+def test_a_detector_of_models_with_too_few_seeds_is_warned_of(judging):
+    (line,) = judging(seeds=[4]).warnings
+    assert line == (
+        "norm: to tell backdoored models from honest ones is a question to at least 3 seeds, "
+        "got 1: there will be scores and no AUROC"
+    )
+    assert judging(detectors=[], seeds=[4]).warnings == ()
+
+
+def test_a_population_costs_nothing_of_its_own_and_comes_last(judging):
+    plan = judging()
+    for cell in populations(plan):
+        stage = plan.stages[cell.stage]
+        assert stage.charged == frozenset() and stage.params["seeds"] == [0, 1, 2]
+    # The first cells alone: no population, and the stages of those cells.
+    assert populations(plan.limited(5)) == []
+    whole = plan.limited(len(plan.cells) - 1)
+    assert len(populations(whole)) == 2
+    assert {plan.stages[key].name for key in whole.stages} >= {"score", "measure", "record"}

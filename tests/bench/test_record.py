@@ -92,6 +92,8 @@ def test_a_flag_is_about_its_metric_its_family_or_the_whole_cell():
 
 
 BAD = {
+    "seeds twice": (["seeds"], [1, 1]),
+    "a negative seed among many": (["seeds"], [1, -1]),
     "another schema": (["schema"], 2),
     "an unknown field": (["beauty"], 1),
     "an unknown field of a metric": (["metrics", "fid[x]", "beauty"], 1),

@@ -80,14 +80,16 @@ def import_all() -> None:
 
 class Walk:
     """``plan``; ``folders``: key -> what its stage made. Classifiers learn for ``classifier_steps``
-    only, everything in float32, which processors agree about.
+    only, everything in float32, which processors agree about. ``plugin_files``: with more plugins.
     """
 
     plan: Plan
 
-    def __init__(self, suite, folder: Path, classifier_steps: int | None = None) -> None:
+    def __init__(
+        self, suite, folder: Path, classifier_steps: int | None = None, plugin_files=()
+    ) -> None:
         import_all()
-        plugins = registry.use()
+        plugins = registry.use(plugin_files)
         self.folder, self.folders = folder, {}
         self.executed: dict[str, set[CodeType]] = {}
         self.classifier_steps, self.testbed = (
