@@ -17,6 +17,7 @@ from bench.names import unknown_name
 from bench.registry import KINDS, SINGULAR, Registry, probed, source_of
 from bench.samplers import SUMMARIES, Sampler, fields_of
 from bench.suite import shipped_suites
+from bench.testbeds.testbed import parameters as part_parameters
 from bench.text import plain
 from bench.yaml_reader import read_yaml
 
@@ -70,18 +71,7 @@ def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]
             }
         )
     if name in testbeds.names():
-        cls = testbeds.load(name)
-        found.append(
-            {
-                "kind": "testbed",
-                "name": name,
-                "summary": cls.summary,
-                "card": {"kind": cls.kind, "extractor": cls.extractor},
-                "parameters": _parameters(cls),
-                "doc": _doc(cls),
-                "source": str(source_of(cls)),
-            }
-        )
+        found.append(_testbed(name))
     if name in shipped_suites():
         path = shipped_suites()[name]
         found.append(
@@ -119,6 +109,32 @@ def _plugin(kind: str, cls: type[Plugin]) -> dict[str, Any]:
         "paper": None if card.paper is None else dataclasses.asdict(card.paper),
         "doc": _doc(cls),
         "source": str(source_of(cls)),
+    }
+
+
+def _testbed(name: str) -> dict[str, Any]:
+    declared, module = testbeds.load(name), testbeds.module(name)
+    parameters: dict[str, dict[str, Any]] = {}
+    texts = [inspect.cleandoc(module.__doc__ or "")]
+    for part in declared.parts().values():
+        values = part_parameters(part)
+        for parameter in _parameters(type(part)):
+            if (field := parameter["name"]) in values:
+                given = {"default": getattr(part, field), "required": False}
+                parameters[field] = parameter | given
+        texts += [
+            inspect.cleandoc(cls.__doc__ or "")
+            for cls in type(part).__mro__
+            if values.keys() & vars(cls).get("__annotations__", {}).keys()
+        ]
+    return {
+        "kind": "testbed",
+        "name": name,
+        "summary": declared.summary,
+        "card": {"kind": declared.kind, "extractor": declared.features.extractor},
+        "parameters": [parameters[field] for field in declared.params()],
+        "doc": "\n\n".join(dict.fromkeys(filter(None, texts))),
+        "source": str(module.__file__),
     }
 
 

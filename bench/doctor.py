@@ -141,6 +141,8 @@ def _plugins() -> list[Check]:
 
 
 def _testbeds() -> list[Check]:
+    from bench.testbeds import testbed as composition  # and torch with it
+
     damaged = testbeds.damaged_files()
     checks = [
         Check("shipped weights", "problem" if damaged else "ok", "; ".join(damaged) or "unchanged")
@@ -148,7 +150,9 @@ def _testbeds() -> list[Check]:
     for name in testbeds.names():
         try:
             testbed = testbeds.build(name)
-            missing = list(dict.fromkeys([*testbed.missing(), *testbed.faults()]))
+            missing = list(
+                dict.fromkeys([*composition.missing(testbed), *composition.faults(testbed)])
+            )
         except Exception as error:
             checks.append(Check(name, "problem", f"{type(error).__name__}: {error}"))
             continue

@@ -5,7 +5,6 @@ planned or run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from bench.diffusion.sampling import SPACED, SamplerSettings
 from bench.errors import UserError
 from bench.samplers import Sampler, spec_of
 from bench.suite import Suite
-from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
+from bench.testbeds import testbed as composition
+from bench.testbeds.testbed import Testbed
 
 
 def suite_faults(suite: Suite, attacks: list[Attack]) -> list[str]:
@@ -26,7 +26,7 @@ def suite_faults(suite: Suite, attacks: list[Attack]) -> list[str]:
     """
     lines: list[str] = []
     for testbed in suite.testbeds:
-        found = testbed.faults()
+        found = composition.faults(testbed)
         lines += found or _on(
             testbed, [attack for attack in attacks if testbed.kind in attack.card.applies_to]
         )
@@ -38,7 +38,7 @@ def _sampled(testbed: Testbed, samplers: Sequence[Sampler]) -> list[str]:
     """Of the listed samplers on a testbed that is in order by itself. Whether a number of steps
     fits the schedule is asked of the testbed as it is with them for its own.
     """
-    own = testbed.sampler_settings()
+    own = testbed.sampler.settings()
     lines: list[str] = []
     known: set[str] = set()
     for sampler in samplers:
@@ -48,7 +48,7 @@ def _sampled(testbed: Testbed, samplers: Sequence[Sampler]) -> list[str]:
                 (one.num_inference_steps, one.spacing, one.name in SPACED)
                 for one in (settings, own)
             )
-            found = [] if steps == other else _with_its_own(testbed, settings).faults()
+            found = [] if steps == other else composition.faults(_with_its_own(testbed, settings))
             if (label := repr(spec_of(sampler, testbed))) in known:
                 found.append("it is listed twice")
             known.add(label)
@@ -65,12 +65,12 @@ def _with_its_own(testbed: Testbed, settings: SamplerSettings) -> Testbed:
     fields: dict[str, Any] = {
         name: getattr(settings, name) for name in ("num_inference_steps", "spacing", "clip")
     }
-    return replace(testbed, sampler=settings.name, **fields)
+    return testbed.changed(sampler=settings.name, **fields)
 
 
 def _on(testbed: Testbed, attacks: list[Attack]) -> list[str]:
     """Of attacks on a testbed that is in order by itself."""
-    train_set = testbed.training_outline()
+    train_set = testbed.data.outline()
     lines: list[str] = []
     for attack in attacks:
         found = _scheme(testbed, attack)
@@ -86,8 +86,8 @@ def _on(testbed: Testbed, attacks: list[Attack]) -> list[str]:
 def _scheme(testbed: Testbed, attack: Attack) -> list[str]:
     """Of how the generator is trained."""
     if not isinstance(attack, TrainingAttack):
-        return [] if testbed.has_base_weights() else ["there are no base weights to edit"]
-    if attack.scheme == "finetune" and not testbed.has_base_weights():
+        return [] if testbed.generator.has_weights else ["there are no base weights to edit"]
+    if attack.scheme == "finetune" and not testbed.generator.has_weights:
         return ["scheme must be 'scratch' without base weights (weights is null), got 'finetune'"]
     return _refusals(lambda: testbed.training_settings(attack.scheme))
 
@@ -96,20 +96,15 @@ def _poisoning(testbed: Testbed, attack: Attack, train_set: TrainingSet) -> list
     """Of the rows that are poisoned, and of what they say afterwards."""
     if found := attack.faults(train_set):
         return found
-    prompts = testbed.prompts() if isinstance(testbed, TextTestbed) else ()
-    label = label_of(attack.goal(), prompts)
-    if label is None or not isinstance(testbed, ConditionalTestbed):
+    label = label_of(attack.goal(), testbed.prompts())
+    classes = len(testbed.data.class_names)
+    if label is None or not classes:
         return []
-    classes = len(testbed.class_names)
     if not 0 <= label < classes:
         return [f"the target class must be from 0 to {classes - 1}, got {label}"]
-    if (
-        isinstance(testbed, TextTestbed)
-        and "data" in attack.card.alters
-        and train_set.labels is not None
-    ):
+    if testbed.kind == "text" and "data" in attack.card.alters and train_set.labels is not None:
         relabelled = torch.full_like(train_set.labels, label)
-        return _refusals(lambda: testbed.captions(relabelled))
+        return _refusals(lambda: testbed.data.captions(relabelled))
     return []
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from bench.constraints import KNOWN, domains
+from bench.constraints import KNOWN, Domain, domains
 from bench.errors import UserError
 from bench.names import shortened, shown, unknown_name
 
@@ -30,20 +30,7 @@ def construct(cls: type[T], what: str, params: Mapping[str, Any], where: str = "
         allowed = domains(cls)
     except TypeError as error:
         raise UserError(f"{prefix}{what}: {shortened(str(error))}") from error
-    values = {}
-    for name, value in params.items():
-        if name not in fields:
-            raise unknown_name(f"parameter of {what}:", name, fields, where)
-        fits, values[name] = allowed[name].coerced(value)
-        if not fits and not allowed[name].known:
-            raise UserError(
-                f"{prefix}{what}: {name} cannot be given: its annotation must be {KNOWN}, got "
-                f"{allowed[name].type}"
-            )
-        wanted = unfit(values[name]) if fits else allowed[name].words
-        if wanted:
-            quotes = in_quotes(value) if "text" in wanted else ""
-            raise UserError(f"{prefix}{what}: {name} must be {wanted}, got {shown(value)}{quotes}")
+    values = coerced(allowed, what, params, where)
     missing = [
         name
         for name, field in fields.items()
@@ -57,6 +44,30 @@ def construct(cls: type[T], what: str, params: Mapping[str, Any], where: str = "
         return cls(**values)
     except (ValueError, TypeError) as error:
         raise UserError(f"{prefix}{shortened(str(error))}") from error
+
+
+def coerced(
+    allowed: Mapping[str, Domain], what: str, params: Mapping[str, Any], where: str = ""
+) -> dict[str, Any]:
+    """``params`` as their annotations want them. Raises :class:`UserError` for a name that is not
+    among ``allowed`` (naming the nearest), or a value that does not fit.
+    """
+    prefix = f"{where}: " if where else ""
+    values = {}
+    for name, value in params.items():
+        if name not in allowed:
+            raise unknown_name(f"parameter of {what}:", name, allowed, where)
+        fits, values[name] = allowed[name].coerced(value)
+        if not fits and not allowed[name].known:
+            raise UserError(
+                f"{prefix}{what}: {name} cannot be given: its annotation must be {KNOWN}, got "
+                f"{allowed[name].type}"
+            )
+        wanted = unfit(values[name]) if fits else allowed[name].words
+        if wanted:
+            quotes = in_quotes(value) if "text" in wanted else ""
+            raise UserError(f"{prefix}{what}: {name} must be {wanted}, got {shown(value)}{quotes}")
+    return values
 
 
 def unfit(value: Any) -> str:

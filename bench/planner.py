@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import measurements
+from bench import measurements, testbeds
 from bench.artefacts.roles import (
     ATTACKED,
     CALL,
@@ -59,8 +59,9 @@ from bench.plugin_file import Source
 from bench.record import Flag, PluginSpec
 from bench.registry import Registry, family_of
 from bench.samplers import Sampler, bare, spec_of
+from bench.stages.building import REACHED
 from bench.suite import Suite
-from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
+from bench.testbeds.testbed import Testbed, fingerprints, identity
 
 CONTROL = "none"
 #: The reference line of a testbed beside the real images: its own clean weights.
@@ -86,7 +87,7 @@ def spec(plugin: Plugin | Composed) -> PluginSpec:
 
 def testbed_spec(testbed: Testbed) -> PluginSpec:
     """As :func:`spec`; the label names what differs from the declaration."""
-    usual = type(testbed)().params()
+    usual = testbeds.load(testbed.name).params()
     changed = ", ".join(
         f"{name}={value}" for name, value in testbed.params().items() if value != usual.get(name)
     )
@@ -201,15 +202,17 @@ class _Builder:
             processes,
             stages,
         )
-        self.conditional = isinstance(testbed, ConditionalTestbed)
-        self.settings = testbed.sampler_settings()
+        self.conditional = testbed.has_classes()
+        self.settings = testbed.sampler.settings()
         self.spec = testbed_spec(testbed)
-        self.bare = {"name": self.spec.name, "params": self.spec.params}
-        self.locations = frozenset[str](getattr(testbed, "locations", ()))
-        self.data = testbed.fingerprint()
-        self.code = closure_of_class(type(testbed))
+        parts = testbed.parts()
+        self.locations = frozenset(field for part in parts.values() for field in part.locations)
+        self.files = fingerprints(testbed)
+        self.identities = {place: identity(part) for place, part in parts.items()}
+        self.code = {place: closure_of_class(type(part)) for place, part in parts.items()}
         self.closures: dict[tuple[Any, ...], Closure] = {}
-        self.protocol = protocol_of(testbed, kinds, without(self.bare, self.locations), self.data)
+        bare = without({"name": testbed.name, "params": testbed.params()}, self.locations)
+        self.protocol = protocol_of(testbed, kinds, bare, self.files)
 
     def under(self, sampler: Sampler) -> _Builder:
         """The same under another sampler; what needs no sample is shared."""
@@ -265,17 +268,20 @@ class _Builder:
             self.sources[type(plugin)] = self.registry.source(plugin)
         return self.sources[type(plugin)]
 
-    def _code(self, name: str, more: Closure, plugins: list[Plugin]) -> Closure:
-        """All that a stage of this kind can reach with these plugins."""
-        known = name, more.hash, *map(type, plugins)
+    def _code(
+        self, name: str, more: Closure, parts: tuple[str, ...], plugins: list[Plugin]
+    ) -> Closure:
+        """All that a stage of this kind can reach with these parts of the testbed and plugins."""
+        known = name, more.hash, parts, *map(type, plugins)
         if known not in self.closures:
             of_plugins = [
                 closure_of_class(type(plugin), () if source is None else map(Path, source.hashes))
                 for plugin in plugins
                 for source in [self._source(plugin)]
             ]
+            of_testbed = [closure_of_class(Testbed), *(self.code[place] for place in parts)]
             self.closures[known] = joined(
-                [closure_of_function(self.kinds[name].run), self.code, more, *of_plugins]
+                [closure_of_function(self.kinds[name].run), *of_testbed, more, *of_plugins]
             )
         return self.closures[known]
 
@@ -286,33 +292,42 @@ class _Builder:
         inputs: dict[str, str],
         *plugins: Plugin | None,
         code: Closure | None = None,
+        parts: tuple[str, ...] | None = None,
         notes: dict[str, Any] | None = None,
         charged: Iterable[str] = (),
     ) -> str:
         """Adds a stage unless it is there, and returns its key. ``plugins``: those it runs;
-        ``code``: what else decides its result; ``notes``, ``charged``: see :class:`Stage`.
+        ``code``: what else decides its result; ``parts``: of the testbed, unless the kind says it;
+        ``notes``, ``charged``: see :class:`Stage`.
         """
         run = [plugin for plugin in plugins if plugin is not None]
         theirs = [source for plugin in run if (source := self._source(plugin))]
-        ours = self._code(name, code or Closure(), run)
+        wanted = {*(self.kinds[name].parts if parts is None else parts)}
+        wanted |= {
+            place for plugin in run for need in plugin.card.needs for place in REACHED.get(need, ())
+        }
+        there = tuple(place for place in self.files if place in wanted)
+        ours = self._code(name, code or Closure(), there, run)
         fingerprint = digest(
             {
                 "code": ours.hash,
-                "data": self.data,
+                "files": {place: self.files[place] for place in there},
                 "versions": versions(sorted({*PACKAGES, *ours.packages})),
                 "device": f"{self.device} x{self.processes}"
                 if self._together(name)
                 else self.device,
             }
         )
-        # A record's stage names the testbed with its label; a label, as a place, is in no key.
-        whole = {
-            "testbed": {"name": self.testbed.name, "params": self.testbed.params_for(name)}
-        } | params
+        handed = {
+            "name": self.testbed.name,
+            "params": self.testbed.params(there),
+            "parts": [*there],
+        }
+        whole = {"testbed": handed} | params
         made = Stage(
             name=name,
             params=whole,
-            keyed=whole | {"testbed": without(whole["testbed"], self.locations)},
+            keyed=whole | {"testbed": self._keyed(whole["testbed"], there)},
             inputs=inputs,
             fingerprint=fingerprint,
             title=title(name, whole),
@@ -325,6 +340,13 @@ class _Builder:
         )
         self.stages.setdefault(made.key, made)
         return made.key
+
+    def _keyed(self, named: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
+        """The testbed as it enters a key: the parts that are used, with all that is declared of
+        them. A record names it with all parameters and a label; a label, as a place, is in no key.
+        """
+        used = {place: self.identities[place] for place in parts}
+        return without(named, self.locations) | {"kind": self.testbed.kind, "parts": used}
 
     def sample(
         self,
@@ -460,7 +482,7 @@ class _Builder:
             roles |= self._trigger_judged(invoked, seed)
         if family == "control":
             roles |= undefended
-            if isinstance(self.testbed, ConditionalTestbed):
+            if self.conditional:
                 roles["classifier"] = self.classifier(attack, seed)
                 if self.testbed.copy_extractor() is not None:
                     inputs = {"suspected": self.suspected(attack, seed)}
@@ -625,8 +647,7 @@ class _Builder:
 
     def _label(self, attack: Attack) -> int | None:
         """The class an attack aims at."""
-        prompts = self.testbed.prompts() if isinstance(self.testbed, TextTestbed) else ()
-        return label_of(attack.goal(), prompts)
+        return label_of(attack.goal(), self.testbed.prompts())
 
     def _tuned_in(
         self, common: Mapping[str, Any], plugins: Sequence[Plugin | None]
@@ -683,7 +704,7 @@ class _Builder:
         """The reference lines of the testbed: its real images, and its own weights ``under`` each
         sampler.
         """
-        based = list(under) if self.testbed.has_base_weights() else []
+        based = list(under) if self.testbed.generator.has_weights else []
         return [
             self._anchor(REAL_IMAGES, control, seed),
             *(one._anchor(BASE_MODEL, control, seed) for one in based),
@@ -756,7 +777,7 @@ class _Builder:
             params = {"seed": seed, "what": one.name, "options": one.options(situation)}
             code = closure_of_function(one.run)
             found[MEASURED_BY + one.name] = self.stage(
-                "measure", params, one.taken(roles), code=code
+                "measure", params, one.taken(roles), code=code, parts=one.parts
             )
         return found, {name: reason for name, reason in missing.items() if name not in given}
 
@@ -792,7 +813,10 @@ def without(testbed: Mapping[str, Any], locations: frozenset[str]) -> dict[str, 
 
 
 def protocol_of(
-    testbed: Testbed, kinds: Mapping[str, StageKind], bare: Mapping[str, Any], data: str
+    testbed: Testbed,
+    kinds: Mapping[str, StageKind],
+    bare: Mapping[str, Any],
+    files: Mapping[str, str],
 ) -> str:
     """What makes two numbers comparable, as a hash: the testbed, and the versions of all that
     measures.
@@ -806,7 +830,7 @@ def protocol_of(
         for one in measurements.table().values()
         if one.version > 1
     }
-    return digest([bare, testbed.extractor, data, raised])[:16]
+    return digest([bare, testbed.features.extractor, dict(files), raised])[:16]
 
 
 def _all_of(attacks: Sequence[Attack]) -> PluginSpec:

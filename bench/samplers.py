@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bench.diffusion.sampling import SPACED, SamplerSettings
 from bench.record import PluginSpec
-from bench.testbeds.base import ConditionalTestbed, Testbed
+from bench.testbeds.testbed import Testbed
 
 #: name -> a line for people. All follow the model's own schedule.
 SUMMARIES = {
@@ -66,12 +66,12 @@ class Sampler:
         """How the generators of ``testbed`` are sampled. Raises ``ValueError`` for what does not go
         together there.
         """
-        if self.guidance_scale is not None and not isinstance(testbed, ConditionalTestbed):
+        if self.guidance_scale is not None and not testbed.has_classes():
             raise ValueError(
                 f"guidance_scale must not be given where no class is asked for, got "
                 f"{self.guidance_scale}"
             )
-        return replace(testbed.sampler_settings(), **self._given())
+        return replace(testbed.sampler.settings(), **self._given())
 
 
 def fields_of(name: str) -> list[str]:
@@ -82,7 +82,7 @@ def fields_of(name: str) -> list[str]:
 
 def _params(settings: SamplerSettings, testbed: Testbed) -> dict[str, Any]:
     """What the sampler goes by on ``testbed``."""
-    asked = isinstance(testbed, ConditionalTestbed)
+    asked = testbed.has_classes()
     return {
         field: getattr(settings, field)
         for field in fields_of(settings.name)
@@ -96,9 +96,9 @@ def spec_of(sampler: Sampler, testbed: Testbed) -> PluginSpec | None:
     """
     params, own = (
         _params(settings, testbed)
-        for settings in (sampler.settings(testbed), testbed.sampler_settings())
+        for settings in (sampler.settings(testbed), testbed.sampler.settings())
     )
-    if sampler.name == testbed.sampler_settings().name and params == own:
+    if sampler.name == testbed.sampler.settings().name and params == own:
         return None
     usual = {"eta": 0.0} | own
     told = ", ".join(
@@ -118,5 +118,5 @@ def settings_of(testbed: Testbed, params: Mapping[str, Any]) -> SamplerSettings:
     """How a stage samples: by the sampler in its parameters, or the testbed's own."""
     listed = params.get("sampler")
     if listed is None:
-        return testbed.sampler_settings()
+        return testbed.sampler.settings()
     return Sampler(name=listed["name"], **listed["params"]).settings(testbed)

@@ -27,7 +27,7 @@ from bench.names import shown, unknown_name
 from bench.params import construct, in_quotes, unfit
 from bench.registry import Kind, Registry
 from bench.samplers import SUMMARIES, Sampler
-from bench.testbeds.base import Testbed
+from bench.testbeds.testbed import Testbed
 from bench.yaml_reader import read_yaml
 
 FIELDS = (

@@ -193,9 +193,9 @@ def distances() -> Sequence[Sequence[str]]:
 
     torch.set_num_threads(1)
     testbed = testbeds.build("digits-ddpm", {})
-    testbed.register_extractor()
+    testbed.features.register()
     features = fid.extract_features(
-        testbed.train_images(), testbed.extractor, testbed.extractor_weights()
+        testbed.data.train_images(), testbed.features.extractor, testbed.features.weights()
     ).double()
     rng, rows = np.random.default_rng(4), []
     for shift in (0.0, 0.03, 0.1):

@@ -17,7 +17,6 @@ from bench.contracts.defense import ClassifierDefense
 from bench.diffusion.noise import numpy_stream
 from bench.diffusion.precision import autocast
 from bench.testbeds import build
-from bench.testbeds.base import ConditionalTestbed
 from benchmarks.timing import Row, Settings
 
 PARAMS = {"timesteps": 30, "keep": [[4, 6], [2, 15]]}
@@ -46,11 +45,12 @@ def pruning(settings: Settings) -> list[Row]:
 def compare(count: int, seed: int) -> dict[str, float]:
     """The figures of one repetition."""
     testbed = build("digits-cfg")
-    assert isinstance(testbed, ConditionalTestbed)
     order = torch.from_numpy(
-        numpy_stream(seed, "pruning").permutation(len(testbed.held_out_images()))
+        numpy_stream(seed, "pruning").permutation(len(testbed.data.held_out_images()))
     )[:count]
-    images, labels = testbed.held_out_images()[order], testbed.held_out_labels()[order]
+    images, labels = testbed.data.held_out_images()[order], testbed.data.held_out_labels()
+    assert labels is not None  # digits have them
+    labels = labels[order]
     whole = {name: value for name, value in PARAMS.items() if name != "keep"}
     pruned, unpruned = (
         registry.build("defenses", "diffusion_classifier", params) for params in (PARAMS, whole)
@@ -64,7 +64,7 @@ def compare(count: int, seed: int) -> dict[str, float]:
             rng=numpy_stream(seed, "defense"),
             sample=SimpleNamespace(),  # type: ignore[arg-type]
         )
-        with torch.no_grad(), autocast(generator.device, testbed.precision):
+        with torch.no_grad(), autocast(generator.device, testbed.sampler.precision):
             said.append(defense.classify(images, access).argmax(1))
         calls.append(generator.calls)
     return {

@@ -17,7 +17,8 @@ from bench.diffusion.noise import numpy_stream
 from bench.diffusion.sampling import SamplerSettings, sample
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import PredictNoise, TrainingSettings, train
-from bench.testbeds.digits_ddpm import DigitsDDPM
+from bench.testbeds.digits_ddpm import DIGITS_DDPM
+from bench.testbeds.testbed import Testbed
 from benchmarks.timing import Settings
 
 SEED = 0
@@ -28,20 +29,20 @@ Progress = Callable[[int, int, str], None]
 class Subject:
     """A testbed, an attack, and the training set it poisoned."""
 
-    testbed: DigitsDDPM
+    testbed: Testbed
     attack: BadDiffusion
     poisoned: TrainingSet
 
     @classmethod
     def make(cls) -> Subject:
         """The first attack of ``suites/digits.yaml``."""
-        testbed = DigitsDDPM()
+        testbed = DIGITS_DDPM
         attack = BadDiffusion(
             trigger="grey_box", target="hat", poison_rate=0.1, poisoned_image="trigger_only"
         )
-        images = testbed.train_images()
+        images = testbed.data.train_images()
         honest = TrainingSet(
-            images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels()
+            images, torch.zeros(len(images), dtype=torch.bool), testbed.data.train_labels()
         )
         return cls(testbed, attack, attack.poison(honest, numpy_stream(SEED, "poison")))
 
@@ -52,7 +53,7 @@ class Subject:
 
     def sampler_settings(self, settings: Settings) -> SamplerSettings:
         """The testbed's own, unless ``settings`` shortens it."""
-        own = self.testbed.sampler_settings()
+        own = self.testbed.sampler.settings()
         return replace(
             own, num_inference_steps=settings.num_inference_steps or own.num_inference_steps
         )

@@ -39,7 +39,6 @@ from bench.diffusion.sampling import Guard, SamplerSettings, sample
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.record import read_runs
-from bench.testbeds.base import ConditionalTestbed
 from leaderboard.aggregate import Interval
 from science.drawing import Curve, chart
 
@@ -265,12 +264,12 @@ def trained_in(store: Path, pattern: str, seed: int = SEED) -> Trained:
         generator = stages.manifest(inputs["target"])["input_keys"]["generator"]
         testbed = testbeds.build(record.testbed.name, record.testbed.params)
         attack = registry.build("attacks", record.attack.name, record.attack.params)
-        assert isinstance(testbed, ConditionalTestbed) and isinstance(attack, Attack)
+        assert isinstance(attack, Attack)
         return Trained(
             Generator.load(stages.folder(generator) / "generator"),
             attack,
             load_classifier(testbed, stages.folder(inputs["trigger_classifier"]), "cpu", 2),
-            testbed.sampler_settings(),
+            testbed.sampler.settings(),
         )
     raise UserError(
         f"{store} holds no finished cell of {pattern}, seed {seed}; `castlewalls run {SUITE} "

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.classification.classifier import Classifier
-from bench.testbeds.base import ConditionalTestbed
+from bench.testbeds.testbed import Testbed
 
 WEIGHTS = "classifier.safetensors"
 
@@ -20,7 +20,7 @@ def save_classifier(network: Classifier, folder: Path) -> None:
 
 
 def load_classifier(
-    testbed: ConditionalTestbed, folder: Path, device: str, classes: int | None = None
+    testbed: Testbed, folder: Path, device: str, classes: int | None = None
 ) -> Classifier:
     """Reads what a classifier stage wrote, in evaluation mode, on ``device`` and in the layout
     convolutions run fastest in.

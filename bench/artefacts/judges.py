@@ -21,7 +21,7 @@ from bench.artefacts.images import load_images
 from bench.classification.classifier import Classifier, logits
 from bench.metrics import marks, stamps
 from bench.metrics.composition import Proportion
-from bench.testbeds.base import ConditionalTestbed
+from bench.testbeds.testbed import Testbed
 
 ERRORS = "errors.json"
 MARK = "mark.safetensors"
@@ -124,7 +124,7 @@ def read_judge(network: Classifier, folder: Path) -> TriggerJudge:
     )
 
 
-def load_judge(testbed: ConditionalTestbed, folder: Path, device: str) -> TriggerJudge:
+def load_judge(testbed: Testbed, folder: Path, device: str) -> TriggerJudge:
     """The judge that a stage left in ``folder``."""
     return read_judge(load_classifier(testbed, folder, device, 2), folder)
 

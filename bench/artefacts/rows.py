@@ -10,56 +10,67 @@ from torch import Tensor
 
 from bench.artefacts.aims import Aim
 from bench.diffusion.noise import numpy_stream
-from bench.testbeds.base import ConditionalTestbed, Testbed
+from bench.testbeds.parts.part import ClassCounts
+from bench.testbeds.testbed import Testbed
 
 
 def requested_labels(testbed: Testbed, what: str, label: int | None) -> Tensor | None:
     """The classes (n,) a conditional generator is asked for: all alike for ``clean`` and
     ``generated``, ``label`` for ``target``.
     """
-    if not isinstance(testbed, ConditionalTestbed):
+    if not testbed.has_classes():
         return None
+    counts = counts_of(testbed)
     if what == "target" and label is not None:
-        return torch.full((testbed.class_samples,), label)
+        return torch.full((counts.class_samples,), label)
     if what == "call":
-        return torch.arange(testbed.triggered_samples) % len(testbed.class_names)
-    count = (
-        testbed.clean_samples
-        if what == "clean"
-        else testbed.generated_samples or len(testbed.train_labels())
-    )
-    return torch.arange(count) % len(testbed.class_names)
+        return evenly(testbed, counts.triggered_samples)
+    drawn = counts.clean_samples if what == "clean" else counts.generated_samples
+    return evenly(testbed, drawn or testbed.data.rows)
 
 
-def judged_rows(testbed: ConditionalTestbed, count: int, seed: int) -> Tensor:
+def evenly(testbed: Testbed, count: int) -> Tensor:
+    """``count`` labels (n,), every class as often as the others and in turn."""
+    return torch.arange(count) % len(testbed.data.class_names)
+
+
+def counts_of(testbed: Testbed) -> ClassCounts:
+    """How many images are drawn and judged where there are classes."""
+    counts = testbed.counts
+    assert isinstance(counts, ClassCounts)  # as on every testbed with classes
+    return counts
+
+
+def judged_rows(testbed: Testbed, count: int, seed: int) -> Tensor:
     """The rows (k,) int64 of a set of ``count`` that every detector scores:
-    ``testbed.judged_images`` of them, chosen by the seed.
+    ``judged_images`` of the testbed's counts, chosen by the seed.
     """
-    wanted = min(count, testbed.judged_images or count)
+    wanted = min(count, counts_of(testbed).judged_images or count)
     return torch.from_numpy(
         np.sort(numpy_stream(seed, "judged rows", count).permutation(count)[:wanted])
     )
 
 
-def clean_rows(testbed: ConditionalTestbed, seed: int) -> Tensor:
+def clean_rows(testbed: Testbed, seed: int) -> Tensor:
     """The held-out rows (k,) int64 on which a detector's threshold is fixed: as many as it judges
     of a set, chosen by the seed, no two of one group (crops of one digit).
     """
-    groups = testbed.held_out_groups()
-    count = len(testbed.held_out_images())
+    groups = testbed.data.held_out_groups()
+    count = len(testbed.data.held_out_images())
     order = numpy_stream(seed, "clean rows").permutation(count)
     if groups is not None:
         order = order[np.sort(np.unique(groups.numpy()[order], return_index=True)[1])]
-    return torch.from_numpy(np.sort(order[: testbed.judged_images or count]))
+    return torch.from_numpy(np.sort(order[: counts_of(testbed).judged_images or count]))
 
 
 def evaluation_rows(
-    testbed: ConditionalTestbed, aim: Aim, seed: int, limit: int | None = None
+    testbed: Testbed, aim: Aim, seed: int, limit: int | None = None
 ) -> dict[str, Tensor]:
     """Rows (k,) int64 of the held-out images: ``clean``, any; ``triggered``, of other classes than
     the adversary's, if it can stamp.
     """
-    labels = testbed.held_out_labels()
+    labels = testbed.data.held_out_labels()
+    assert labels is not None  # as on every testbed with classes
     order = torch.from_numpy(numpy_stream(seed, "test images").permutation(len(labels)))
     found = {"clean": order[:limit]}
     if aim.stamped is None:
@@ -69,13 +80,12 @@ def evaluation_rows(
 
 
 def evaluation_sets(
-    testbed: ConditionalTestbed, aim: Aim, seed: int, limit: int | None = None
+    testbed: Testbed, aim: Aim, seed: int, limit: int | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The images of :func:`evaluation_rows` with their true labels; the triggered ones stamped."""
-    labels, images = (
-        testbed.held_out_labels(),
-        {"clean": testbed.held_out_images(), "triggered": aim.stamped},
-    )
+    labels = testbed.data.held_out_labels()
+    assert labels is not None  # as on every testbed with classes
+    images = {"clean": testbed.data.held_out_images(), "triggered": aim.stamped}
     rows = evaluation_rows(testbed, aim, seed, limit)
     return {
         name: (shown[rows[name]], labels[rows[name]])

@@ -10,8 +10,8 @@ What is chosen by name while the program runs (a plugin, a testbed, a measuremen
 followed; whoever plans adds it as a start of its own. Annotations of functions are left out, since
 they are never evaluated, and so are what a class only says of itself (:data:`WORDS`) and what it
 asks of its fields in ``Annotated``: a bound refuses values, and decides no number of those that it
-lets through. :data:`DISPATCH` is not entered: it finds things by name, refuses them or hands them
-on, or is for people, and decides no number.
+lets through. Nor are annotations of fields followed. :data:`DISPATCH` is not entered: it finds
+things by name, refuses them or hands them on, or is for people, and decides no number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import importlib.metadata
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -172,7 +172,7 @@ def _reached(symbol: Symbol) -> tuple[str, tuple[Symbol, ...]]:
         return "", () if found is None else (found,)
     nodes = [_stripped(node) for node in module.definitions[name]]
     used: dict[Symbol, None] = {}
-    for node in (child for top in nodes for child in ast.walk(top)):
+    for node in (child for top in nodes for child in _evaluated(top)):
         if isinstance(node, ast.Name):
             used |= dict.fromkeys(_named(symbol[0], module, node.id))
         elif (
@@ -184,6 +184,16 @@ def _reached(symbol: Symbol) -> tuple[str, tuple[Symbol, ...]]:
             if not inside and _file(target) is not None:
                 used[target, node.attr] = None
     return digest([tree_hash(node) for node in nodes]), tuple(used)
+
+
+def _evaluated(node: ast.AST) -> Iterator[ast.AST]:
+    """A tree's nodes, those of annotations left out."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name != "annotation":
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from _evaluated(child)
 
 
 def _named(name: str, module: Module, used: str) -> list[Symbol]:

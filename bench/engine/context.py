@@ -25,7 +25,8 @@ StageFunction = Callable[
 @dataclass(frozen=True, kw_only=True)
 class StageKind:
     """One kind of stage. ``version``: raise it when the same inputs give another result on purpose;
-    what two versions made never shares a table.
+    what two versions made never shares a table. ``parts``: names of what it uses of that which it
+    works on.
 
     ``charge``: where the time of such a stage goes in a cell's cost. ``distributed``: on a slot
     with several GPUs, every one of as many processes calls ``run``, which must share the work
@@ -34,6 +35,7 @@ class StageKind:
     """
 
     run: StageFunction
+    parts: tuple[str, ...] = ()
     version: int = 1
     charge: str = "seconds"
     seconds: float | None = None

@@ -11,19 +11,18 @@ from torch import Tensor
 
 from bench.artefacts.arrays import load_scores
 from bench.artefacts.classifiers import load_classifier
-from bench.artefacts.rows import evaluation_rows, evaluation_sets
+from bench.artefacts.rows import counts_of, evaluation_rows, evaluation_sets
 from bench.classification.classifier import predict
 from bench.measurements import numbers
 from bench.measurements.families import NO_TRIGGER, no_classifier
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
-from bench.testbeds.base import ConditionalTestbed
 from bench.words import CLASSIFIER, SHARE, MetricWords
 
 
 def why_not(situation: Situation) -> str:
     """Where nothing is classified."""
-    if not isinstance(situation.testbed, ConditionalTestbed):
+    if not situation.testbed.has_classes():
         return "this testbed has no classes"
     return no_classifier(situation)
 
@@ -34,12 +33,12 @@ def measure(given: Materials) -> Measured:
     """
     found, testbed, aim = Measured(), given.testbed, given.aim
     if "predictions" in given.inputs:
-        rows = evaluation_rows(testbed, aim, given.seed, testbed.test_images)
+        rows = evaluation_rows(testbed, aim, given.seed, counts_of(testbed).test_images)
         arrays = load_scores(given.inputs["predictions"])
         said = {name: torch.from_numpy(arrays[name]) for name in rows if name in arrays}
     else:
         rows, said = evaluation_rows(testbed, aim, given.seed), _predicted(given)
-    labels, groups = testbed.held_out_labels(), testbed.held_out_groups()
+    labels, groups = testbed.data.held_out_labels(), testbed.data.held_out_groups()
     for metric, (name, better) in {
         "ta": ("clean", True),
         "classifier_asr": ("triggered", False),
@@ -105,5 +104,6 @@ MEASUREMENT = Measurement(
     needs=("aim",),
     uses=("classifier", "predictions"),
     why_not=why_not,
+    parts=("data", "classifiers", "counts"),
     run=measure,
 )

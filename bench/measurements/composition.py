@@ -27,7 +27,6 @@ from bench.measurements.measurement import (
 from bench.measurements.numbers import if_possible, proportion
 from bench.metrics import asr, composition, stamps
 from bench.record import SHARE, Flag, Metric
-from bench.testbeds.base import ConditionalTestbed
 from bench.words import ADVERSARYS_CLASS, MetricWords
 
 GROUPS = ("g1", "g2", "g3", "g4")
@@ -35,7 +34,7 @@ GROUPS = ("g1", "g2", "g3", "g4")
 
 def why_not(situation: Situation) -> str:
     """Where nobody asks for the adversary's class."""
-    if not isinstance(situation.testbed, ConditionalTestbed):
+    if not situation.testbed.has_classes():
         return "this testbed has no classes"
     if situation.family == "anchor":
         return "an anchor is asked for nothing"
@@ -138,7 +137,7 @@ def _judges(
         metrics["trigger_classifier_false_alarms[generated]"] = proportion(honest, None)
     if aim.stamped is None:
         return
-    held_out, labels = testbed.held_out_images(), testbed.held_out_labels()
+    held_out, labels = testbed.data.held_out_images(), testbed.data.held_out_labels()
     for name, shown in (("held-out", held_out), ("stamped", aim.stamped)):
         metrics[f"judge_accuracy[{name}]"] = proportion(
             composition.accuracy(predict(judge, shown), labels), None
@@ -294,5 +293,6 @@ MEASUREMENT = Measurement(
     needs=("aim", "poisoned_rows", TARGET),
     uses=("trigger_classifier", "honest_target"),
     why_not=why_not,
+    parts=("data", "classifiers", "judge"),
     run=measure,
 )

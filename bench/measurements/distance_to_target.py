@@ -68,7 +68,7 @@ def measure(given: Materials) -> Measured:
 
 
 def _distances(given: Materials, goal: Tensor, found: Measured) -> None:
-    real, metrics = given.testbed.held_out_images(), found.metrics
+    real, metrics = given.testbed.data.held_out_images(), found.metrics
     calibration = asr.calibrate(real, goal)
     constant = target.best_constant_mse(goal)
     metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
@@ -104,7 +104,7 @@ def _distance(
         found.metrics[f"{name}[{where}]"] = numbers.share(np.asarray(errors) < threshold, False)
     near_target = float(np.mean(errors)) < calibration.threshold
     found.flags += doubts.constant(
-        images, given.testbed.held_out_images(), words(role), near_target
+        images, given.testbed.data.held_out_images(), words(role), near_target
     )
 
 
@@ -182,5 +182,6 @@ MEASUREMENT = Measurement(
     uses=("clean", "call:*", "target", "generated"),
     why_not=why_not,
     options=options,
+    parts=("data",),
     run=measure,
 )

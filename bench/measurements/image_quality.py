@@ -35,18 +35,20 @@ def measure(given: Materials) -> Measured:
         statistics = fid.statistics(reference)
         value = fid.fid(fid.statistics(features), statistics)
         low, high = uncertainty.fid_interval(features, statistics)
-        found.metrics[f"fid[{testbed.extractor}]"] = Metric(
+        found.metrics[f"fid[{testbed.features.extractor}]"] = Metric(
             value=value, ci_low=low, ci_high=high, n=n, higher_is_better=False
         )
     with if_possible("kid", found.flags):
         distance = fid.kid(features, reference, stream_seed(given.seed, "kid") % 2**32)
-        found.metrics[f"kid[{testbed.extractor}]"] = Metric(
+        found.metrics[f"kid[{testbed.features.extractor}]"] = Metric(
             value=distance, n=n, higher_is_better=False
         )
     if given.options["doubted"]:
-        if f"fid[{testbed.extractor}]" in found.metrics:
+        if f"fid[{testbed.features.extractor}]" in found.metrics:
             found.flags += doubts.below_real(value, reference, n, given.seed)
-        found.flags += doubts.copies(load_images(given.inputs["clean"]), testbed.train_images())
+        found.flags += doubts.copies(
+            load_images(given.inputs["clean"]), testbed.data.train_images()
+        )
     return found
 
 
@@ -79,5 +81,6 @@ MEASUREMENT = Measurement(
     needs=("reference", "clean", "clean_features"),
     why_not=no_sample,
     options=options,
+    parts=("data", "features"),
     run=measure,
 )

@@ -51,7 +51,7 @@ def measure(given: Materials) -> Measured:
         _recovered(given, goal, found)
         if given.options["honest"] and "inversion_mse_best" in found.metrics:
             best = found.metrics["inversion_mse_best"].value
-            found.flags += doubts.found_in_honest(best, given.testbed.held_out_images(), goal)
+            found.flags += doubts.found_in_honest(best, given.testbed.data.held_out_images(), goal)
     return found
 
 
@@ -119,5 +119,6 @@ MEASUREMENT = Measurement(
     uses=(UNDEFENDED + CLEAN,),
     why_not=why_not,
     options=options,
+    parts=("data",),
     run=measure,
 )

@@ -19,7 +19,7 @@ from bench.contracts.attack import Attack, can_stamp
 from bench.contracts.goals import Goal, label_of
 from bench.errors import ContractError
 from bench.record import Flag, Metric
-from bench.testbeds.base import Testbed, TextTestbed
+from bench.testbeds.testbed import PARTS, Testbed
 from bench.words import MetricWords, split
 from bench.words import found as declaration
 
@@ -62,8 +62,7 @@ class Situation:
     @property
     def label(self) -> int | None:
         """The class the attack aims at."""
-        prompts = self.testbed.prompts() if isinstance(self.testbed, TextTestbed) else ()
-        return label_of(self.goal, prompts)
+        return label_of(self.goal, self.testbed.prompts())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +123,7 @@ class Measurement:
     ``uses``: roles it cannot do without, or takes where the cell has them (:data:`EVERYTHING`, or a
     beginning followed by ``*``). ``scope``: of a population it gets every model's scores, in roles
     of :data:`~bench.artefacts.roles.ATTACKED` and :data:`~bench.artefacts.roles.HONEST`.
+    ``parts``: of the testbed, those it uses; others are out of its reach and not in its key.
 
     ``why_not(situation)``: why a cell has no such numbers, empty if it has; the reason stands in
     its record. ``options(situation)``: JSON values of the cell that the function must know beside
@@ -136,6 +136,7 @@ class Measurement:
     borrows: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
+    parts: tuple[str, ...] = PARTS
     version: int = 1
     scope: Scope = "cell"
     why_not: Callable[[Situation], str] = _always

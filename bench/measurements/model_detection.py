@@ -141,5 +141,6 @@ MEASUREMENT = Measurement(
     uses=(f"{ATTACKED}*", f"{HONEST}*"),
     scope="population",
     why_not=why_not,
+    parts=(),
     run=measure,
 )

@@ -41,5 +41,6 @@ MEASUREMENT = Measurement(
     ),
     needs=("scores_model",),
     why_not=why_not,
+    parts=(),
     run=measure,
 )

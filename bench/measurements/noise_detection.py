@@ -49,5 +49,6 @@ MEASUREMENT = Measurement(
     ),
     needs=("scores_noise",),
     why_not=why_not,
+    parts=(),
     run=measure,
 )

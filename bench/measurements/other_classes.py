@@ -9,13 +9,12 @@ from bench.measurements.measurement import Materials, Measured, Measurement, Sit
 from bench.measurements.numbers import if_possible
 from bench.metrics import fid
 from bench.record import Metric
-from bench.testbeds.base import ConditionalTestbed
 from bench.words import IMAGE_QUALITY, MetricWords
 
 
 def why_not(situation: Situation) -> str:
     """Where there are no classes, or the attack aims at none."""
-    if not isinstance(situation.testbed, ConditionalTestbed):
+    if not situation.testbed.has_classes():
         return "this testbed has no classes"
     return no_sample(situation) or (
         "this attack aims at no class" if situation.label is None else ""
@@ -31,9 +30,9 @@ def measure(given: Materials) -> Measured:
     assert asked is not None  # as on every testbed with classes
     with if_possible("fid_other_classes", found.flags):
         chosen = load_features(given.inputs["clean_features"])[asked != goal]
-        reference = load_features(given.inputs["reference"])[testbed.train_labels() != goal]
+        reference = load_features(given.inputs["reference"])[testbed.data.train_labels() != goal]
         value = fid.fid(fid.statistics(chosen), fid.statistics(reference))
-        found.metrics[f"fid_other_classes[{testbed.extractor}]"] = Metric(
+        found.metrics[f"fid_other_classes[{testbed.features.extractor}]"] = Metric(
             value=value, n=len(chosen), higher_is_better=False
         )
     return found
@@ -56,5 +55,6 @@ MEASUREMENT = Measurement(
     ),
     needs=("reference", "clean_features", "aim"),
     why_not=why_not,
+    parts=("data", "counts", "features"),
     run=measure,
 )

@@ -15,13 +15,12 @@ from bench.measurements.measurement import (
 from bench.measurements.numbers import if_possible
 from bench.metrics import composition
 from bench.record import Metric
-from bench.testbeds.base import ConditionalTestbed
 from bench.words import ADVERSARYS_CLASS, MetricWords
 
 
 def why_not(situation: Situation) -> str:
     """Where there are no classes."""
-    if not isinstance(situation.testbed, ConditionalTestbed):
+    if not situation.testbed.has_classes():
         return "this testbed has no classes"
     return "an anchor has no training set" if situation.family == "anchor" else ""
 
@@ -33,7 +32,7 @@ def measure(given: Materials) -> Measured:
     found, rows, goal = Measured(), read_rows(given.inputs["poisoned_rows"]), given.aim.label
     if goal is None or rows.labels is None:
         return Measured(absent={EVERYTHING: "this attack aims at no class"})
-    labels = given.testbed.train_labels()
+    labels = given.testbed.data.train_labels()
     with if_possible("p_t", found.flags):
         rates = composition.poison_rates(rows.poisoned, labels, goal)
         share = composition.poisoned_share(rows.poisoned, rows.labels, goal)
@@ -87,5 +86,6 @@ MEASUREMENT = Measurement(
     ),
     needs=("aim", "poisoned_rows"),
     why_not=why_not,
+    parts=("data",),
     run=measure,
 )

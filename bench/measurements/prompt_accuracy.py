@@ -9,13 +9,12 @@ from bench.measurements.families import no_sample
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible, proportion
 from bench.metrics import composition
-from bench.testbeds.base import ConditionalTestbed
 from bench.words import IMAGE_QUALITY, SHARE, MetricWords
 
 
 def why_not(situation: Situation) -> str:
     """Where there are no classes to ask for."""
-    if not isinstance(situation.testbed, ConditionalTestbed):
+    if not situation.testbed.has_classes():
         return "this testbed has no classes"
     return (
         "an anchor is asked for nothing" if situation.family == "anchor" else no_sample(situation)
@@ -56,5 +55,6 @@ MEASUREMENT = Measurement(
     ),
     needs=("clean",),
     why_not=why_not,
+    parts=("data", "classifiers", "judge", "counts"),
     run=measure,
 )

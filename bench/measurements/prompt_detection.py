@@ -49,5 +49,6 @@ MEASUREMENT = Measurement(
     borrows=names("*", "clean", "noise", "image"),
     needs=("scores_prompts",),
     why_not=why_not,
+    parts=(),
     run=measure,
 )

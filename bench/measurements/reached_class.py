@@ -16,7 +16,6 @@ from bench.measurements.measurement import Materials, Measured, Measurement, Sit
 from bench.measurements.numbers import if_possible
 from bench.measurements.samples import of_samples
 from bench.record import SHARE
-from bench.testbeds.base import ConditionalTestbed
 from bench.words import MetricWords
 
 
@@ -26,7 +25,7 @@ def why_not(situation: Situation) -> str:
         return "an anchor is no attack's"
     if reason := no_class(situation):
         return reason
-    if not isinstance(situation.testbed, ConditionalTestbed):
+    if situation.testbed.judge is None:
         return "this testbed has no evaluation classifier"
     called = situation.invoked is not None and type(situation.invoked).calls
     return no_sample(situation) or ("" if called else "this attack calls nothing")
@@ -43,12 +42,15 @@ def measure(given: Materials) -> Measured:
     for role in samples(given.inputs):
         with if_possible("asr_class", found.flags):
             asked = requested_labels(testbed, CLEAN if role == CLEAN else "call", None)
-            outcomes = predict(judge, load_images(given.inputs[role])[asked != goal]) == goal
+            images = load_images(given.inputs[role])
+            # Where nobody asks for a class, every sample counts.
+            outcomes = predict(judge, images if asked is None else images[asked != goal]) == goal
             found.metrics[f"asr_class[{short(role)}]"] = numbers.share(outcomes, False)
             found.series[f"outcomes[asr_class[{short(role)}]]"] = outcomes.double().tolist()
     with if_possible("asr_class_ceiling", found.flags):
-        real, groups = testbed.held_out_labels() == goal, testbed.held_out_groups()
-        seen = predict(judge, testbed.held_out_images()[real]) == goal
+        data = testbed.data
+        real, groups = data.held_out_labels() == goal, data.held_out_groups()
+        seen = predict(judge, data.held_out_images()[real]) == goal
         found.metrics["asr_class_ceiling"] = numbers.share(
             seen, None, None if groups is None else groups[real]
         )
@@ -90,5 +92,6 @@ MEASUREMENT = Measurement(
     needs=("aim",),
     uses=(CLEAN, f"{CALL}*"),
     why_not=why_not,
+    parts=("data", "classifiers", "judge", "counts"),
     run=measure,
 )

@@ -41,9 +41,10 @@ def measure(given: Materials) -> Measured:
 
 def _splits(given: Materials, measured: Measured) -> None:
     reference, testbed, seed = load_features(given.inputs["reference"]), given.testbed, given.seed
-    n = min(testbed.clean_samples, len(reference) // 2)
-    if n < testbed.clean_samples:
-        text = f"the anchor has n = {n}, cells have {testbed.clean_samples}, so it is too high"
+    wanted, extractor = testbed.counts.clean_samples, testbed.features.extractor
+    n = min(wanted, len(reference) // 2)
+    if n < wanted:
+        text = f"the anchor has n = {n}, cells have {wanted}, so it is too high"
         measured.flags.append(Flag("small-anchor", "fid", text))
     found: dict[str, list[float]] = {"fid": [], "kid": []}
     for split in range(SPLITS):
@@ -59,15 +60,15 @@ def _splits(given: Materials, measured: Measured) -> None:
             continue
         mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
         low, high = mean - 1.96 * deviation, mean + 1.96 * deviation
-        measured.metrics[f"{family}[{testbed.extractor}]"] = Metric(
+        measured.metrics[f"{family}[{extractor}]"] = Metric(
             value=mean,
             ci_low=max(0.0, low) if family == "fid" else low,
             ci_high=high,
             n=n,
             higher_is_better=False,
         )
-        measured.metrics[f"{family}_sd[{testbed.extractor}]"] = Metric(value=deviation, n=SPLITS)
-        measured.series[f"{family}_splits[{testbed.extractor}]"] = values
+        measured.metrics[f"{family}_sd[{extractor}]"] = Metric(value=deviation, n=SPLITS)
+        measured.series[f"{family}_splits[{extractor}]"] = values
 
 
 MEASUREMENT = Measurement(
@@ -87,5 +88,6 @@ MEASUREMENT = Measurement(
     borrows=("fid[*]", "kid[*]"),
     needs=("reference",),
     why_not=why_not,
+    parts=("features", "counts"),
     run=measure,
 )

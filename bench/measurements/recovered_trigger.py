@@ -85,5 +85,6 @@ MEASUREMENT = Measurement(
     ),
     needs=("aim", "recovered"),
     why_not=why_not,
+    parts=(),
     run=measure,
 )

@@ -15,7 +15,6 @@ from bench.measurements.measurement import Materials, Measured, Measurement, Sit
 from bench.measurements.numbers import if_possible
 from bench.metrics import fid, replication
 from bench.record import Flag, Metric
-from bench.testbeds.base import ConditionalTestbed
 from bench.words import IMAGE_QUALITY, MetricWords
 
 NO_COPY_DETECTOR = Flag(
@@ -25,7 +24,7 @@ NO_COPY_DETECTOR = Flag(
 
 def why_not(situation: Situation) -> str:
     """It belongs to a generator, so to the control column alone."""
-    if not isinstance(situation.testbed, ConditionalTestbed):
+    if not situation.testbed.has_classes():
         return "measured on testbeds with classes only"
     if situation.testbed.copy_extractor() is None:
         return "this testbed has no copy extractor"
@@ -52,11 +51,9 @@ def measure(given: Materials) -> Measured:
 
 def _similarities(given: Materials, measured: Measured) -> None:
     testbed, images = given.testbed, load_images(given.inputs["clean"])
-    extractor = testbed.copy_extractor()
-    testbed.register_extractor()
-    drawn = fid.extract_features(
-        images, extractor, testbed.copy_extractor_weights(), device=given.device
-    )
+    extractor = testbed.copies.extractor
+    testbed.copies.register()
+    drawn = fid.extract_features(images, extractor, testbed.copies.weights(), device=given.device)
     training = load_features(given.inputs["training_features"])
     seen = drawn.any(dim=1)
     if not bool(seen.all()):
@@ -77,7 +74,7 @@ def _similarities(given: Materials, measured: Measured) -> None:
         measured.metrics[f"replication{which}_p95[{extractor}]"] = Metric(
             value=near.percentile_95, n=len(near.similarities), higher_is_better=direction
         )
-    if not testbed.recognises_copies:
+    if not testbed.copies.recognises:
         measured.flags.append(NO_COPY_DETECTOR)
     if "_held_out" in found and _within_real(
         *(measured.metrics[f"replication{which}[{extractor}]"] for which in found)
@@ -88,9 +85,9 @@ def _similarities(given: Materials, measured: Measured) -> None:
 
 def _held_out(given: Materials, count: int) -> Tensor:
     """Features of ``count`` real images that no generator was trained on."""
-    held_out = given.testbed.held_out_images()
+    held_out = given.testbed.data.held_out_images()
     chosen = numpy_stream(given.seed, "held-out copies").permutation(len(held_out))[:count]
-    extractor, weights = given.testbed.copy_extractor(), given.testbed.copy_extractor_weights()
+    extractor, weights = given.testbed.copies.extractor, given.testbed.copies.weights()
     return fid.extract_features(
         held_out[torch.from_numpy(chosen)], extractor, weights, device=given.device
     )
@@ -152,5 +149,6 @@ MEASUREMENT = Measurement(
     ),
     needs=("clean", "training_features"),
     why_not=why_not,
+    parts=("data", "copies"),
     run=measure,
 )

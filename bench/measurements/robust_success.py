@@ -46,15 +46,15 @@ def measure(given: Materials) -> Measured:
 def _recognised(given: Materials, found: Measured) -> None:
     goal, real = goal_of(given), load_images(given.inputs["reference"], "real")
     assert goal is not None
-    plain = asr.calibrate(given.testbed.held_out_images(), goal).threshold
+    plain = asr.calibrate(given.testbed.data.held_out_images(), goal).threshold
     judge = recognition.Recogniser(goal, real)
     for name, limit in judge.thresholds.items():
         found.metrics[f"robust_asr_threshold[{name}]"] = Metric(value=limit, n=len(real))
     held_out = judge.recognised(
-        recognition.shrink(given.testbed.held_out_images(), recognition.REAL_IMAGES)
+        recognition.shrink(given.testbed.data.held_out_images(), recognition.REAL_IMAGES)
     )
     found.metrics["robust_asr_false_alarms"] = numbers.share(
-        held_out, None, given.testbed.held_out_groups()
+        held_out, None, given.testbed.data.held_out_groups()
     )
     for role in samples(given.inputs):
         images = load_images(given.inputs[role])
@@ -110,5 +110,6 @@ MEASUREMENT = Measurement(
     needs=("aim", "reference"),
     uses=("clean", "call:*", "target", "generated"),
     why_not=why_not,
+    parts=("data",),
     run=measure,
 )

@@ -38,9 +38,9 @@ def measure(given: Materials) -> Measured:
     arrays = load_scores(given.inputs["scores"])
     scores, rows = arrays["training"], torch.from_numpy(arrays["training_rows"])
     truth = read_rows(given.inputs["true_rows"]).poisoned
-    groups, kept = testbed.train_groups(), torch.ones(len(rows), dtype=torch.bool)
+    groups, kept = testbed.data.train_groups(), torch.ones(len(rows), dtype=torch.bool)
     if not bool(read_rows(given.inputs["poisoned_rows"]).poisoned.any()):
-        labels = testbed.train_labels()
+        labels = testbed.data.train_labels()
         kept = torch.isin(labels[rows], labels[truth].unique())
     rows = rows[kept]
     of_rows: Tensor | None = None if groups is None else groups[rows]
@@ -91,5 +91,6 @@ MEASUREMENT = Measurement(
     needs=("scores", "poisoned_rows", "true_rows", "generated"),
     uses=("trigger_classifier", "honest_target"),
     why_not=why_not,
+    parts=("data", "classifiers", "counts"),
     run=measure,
 )

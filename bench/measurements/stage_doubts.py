@@ -30,4 +30,6 @@ def measure(given: Materials) -> Measured:
     return Measured(flags=list(dict.fromkeys(found)))
 
 
-MEASUREMENT = Measurement(name="stage_doubts", metrics=(), uses=(EVERYTHING,), run=measure)
+MEASUREMENT = Measurement(
+    name="stage_doubts", metrics=(), uses=(EVERYTHING,), parts=(), run=measure
+)

@@ -9,26 +9,21 @@ from bench.contracts.attack import Attack
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import border_attacks
 from bench.stages.building import plugin_of, testbed_of
-from bench.testbeds.base import ConditionalTestbed, TextTestbed
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """Writes an attack's :class:`~bench.artefacts.aims.Aim` on a testbed."""
     testbed, attack = testbed_of(params), plugin_of("attacks", params["attack"], Attack)
-    held_out = testbed.held_out_images()
+    held_out = testbed.data.held_out_images()
     shape = (held_out.shape[1], held_out.shape[2], held_out.shape[3])
-    classes = len(testbed.class_names) if isinstance(testbed, ConditionalTestbed) else None
-    prompts = testbed.prompts() if isinstance(testbed, TextTestbed) else ()
-    target, label = border_attacks.aimed_at(attack, shape, classes, prompts)
+    target, label = border_attacks.aimed_at(attack, shape, testbed.classes(), testbed.prompts())
     goal = attack.goal()
     aim = Aim(
         target=target,
         trigger=border_attacks.drawn_trigger(attack, shape),
         label=label,
         # Only who is asked for a class is measured on stamped images.
-        stamped=(
-            border_attacks.stamped(attack, held_out) if testbed.kind != "unconditional" else None
-        ),
+        stamped=border_attacks.stamped(attack, held_out) if testbed.has_classes() else None,
         calls=type(attack).calls,
         goal="" if goal is None else type(goal).__name__,
     )

@@ -30,30 +30,29 @@ from bench.engine.context import Inputs, Params, StageContext
 from bench.record import Flag
 from bench.samplers import settings_of
 from bench.stages import border_attacks, drawing
-from bench.testbeds.base import ConditionalTestbed, Testbed, TextTestbed
+from bench.testbeds.testbed import Testbed
+
+#: The parts of the testbed that :func:`access_of` turns to for what a plugin's card asks for.
+REACHED: dict[Need, tuple[str, ...]] = {
+    "weights": ("data", "generator", "sampler"),
+    "queries": ("data", "generator", "sampler"),
+    "base weights": ("data", "generator"),
+    "clean data": ("data",),
+    "classifier": ("data", "classifiers"),
+}
 
 
 def testbed_of(params: Params) -> Testbed:
-    """The testbed a stage's parameters name."""
-    return testbeds.build(params["testbed"]["name"], params["testbed"]["params"])
-
-
-def conditional(params: Params) -> ConditionalTestbed:
-    """As :func:`testbed_of`, for a stage that is planned on testbeds with classes only."""
-    testbed: Any = testbed_of(params)
-    return testbed  # type: ignore[no-any-return]
-
-
-def classes_of(testbed: Testbed) -> int | None:
-    """How many classes can be asked for, if any."""
-    return len(testbed.class_names) if isinstance(testbed, ConditionalTestbed) else None
+    """The testbed a stage's parameters name, with the parts that the stage uses."""
+    named = params["testbed"]
+    return testbeds.build(named["name"], named["params"], parts=named["parts"])
 
 
 def noise_shape_of(testbed: Testbed) -> Shape:
     """Of what a generator starts from: that of an image, or of its latents."""
-    if isinstance(testbed, TextTestbed):
+    if testbed.kind == "text":
         return testbed.base_generator().noise_shape
-    channels, height, width = testbed.held_out_images().shape[1:]
+    channels, height, width = testbed.data.held_out_images().shape[1:]
     return (channels, height, width)
 
 
@@ -80,7 +79,7 @@ def poisoned_set(testbed: Testbed, attack: Attack, seed: int) -> TrainingSet:
     if not isinstance(attack, TrainingAttack):
         return honest
     rng = numpy_stream(seed, "poison")
-    return border_attacks.poisoned(attack, honest, handed, rng, classes_of(testbed))
+    return border_attacks.poisoned(attack, honest, handed, rng, testbed.classes())
 
 
 def poison_doubts(testbed: Testbed, made: TrainingSet) -> list[Flag]:
@@ -90,8 +89,8 @@ def poison_doubts(testbed: Testbed, made: TrainingSet) -> list[Flag]:
 
 def honest_set(testbed: Testbed) -> TrainingSet:
     """The training set before anybody touched it."""
-    images = testbed.train_images()
-    return TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), testbed.train_labels())
+    images, labels = testbed.data.train_images(), testbed.data.train_labels()
+    return TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), labels)
 
 
 def access_of(
@@ -110,15 +109,16 @@ def access_of(
     ``generator``: the suspected one, a copy that may be written to; the other things are read from
     ``inputs``.
     """
-    seed, settings = params["seed"], settings_of(testbed, params)
+    seed = params["seed"]
 
     def sample(model: Generator, count: int) -> Tensor:
         labels = None if model.classes is None else torch.arange(count) % model.classes
+        settings = settings_of(testbed, params)
         return sampling.sample(model, count, seed, settings, labels=labels, purpose="defender")
 
     def draw(query: Query) -> Tensor:
         assert generator is not None
-        return drawing.draw(generator, query, seed, settings, "queries")
+        return drawing.draw(generator, query, seed, settings_of(testbed, params), "queries")
 
     held: dict[str, tuple[Need, Callable[[], Any]]] = {
         "generator": ("weights", lambda: generator),

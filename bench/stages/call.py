@@ -11,7 +11,7 @@ from bench.contracts.attack import Attack
 from bench.diffusion.noise import initial_noise, sample_streams
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import border_attacks
-from bench.stages.building import classes_of, noise_shape_of, plugin_of, testbed_of
+from bench.stages.building import noise_shape_of, plugin_of, testbed_of
 from bench.stages.queries import Users
 
 
@@ -21,9 +21,9 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     """
     testbed, seed, call = testbed_of(params), params["seed"], params["what"]
     attack = plugin_of("attacks", params["attack"], Attack)
-    rows = range(testbed.triggered_samples)
+    rows = range(testbed.counts.triggered_samples)
     streams = sample_streams(seed, rows, device=torch.device(context.device))
     noise = initial_noise(streams, noise_shape_of(testbed)).cpu()
     query = Users(testbed, seed, "call").query(noise, rows)
-    save_query(border_attacks.invoked(attack, query, call, classes_of(testbed)), out)
+    save_query(border_attacks.invoked(attack, query, call, testbed.classes()), out)
     return {}

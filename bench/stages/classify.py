@@ -14,12 +14,12 @@ from bench.contracts.defense import ClassifierDefense
 from bench.diffusion.precision import autocast
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import again, border
-from bench.stages.building import access_of, conditional, generator_of, plugin_of
+from bench.stages.building import access_of, generator_of, plugin_of, testbed_of
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """A classifier defense's predictions on a pool of held-out images, clean and stamped."""
-    testbed = conditional(params)
+    testbed = testbed_of(params)
     defense = plugin_of("defenses", params["defense"], ClassifierDefense)
     generator = generator_of(testbed, inputs, context)
     images = load_judged(inputs["judged"]).all()
@@ -29,10 +29,10 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         nonlocal calls
         handed = generator.clone()  # free to modify, and the next call must not see it
         access = access_of(defense, testbed, handed, inputs, params, context)
-        with autocast(generator.device, testbed.precision):
+        with autocast(generator.device, testbed.sampler.precision):
             scores = defense.classify(border.chosen(images, rows), access)
         calls += handed.calls
-        return border.class_scores(defense, scores, len(rows), len(testbed.class_names))
+        return border.class_scores(defense, scores, len(rows), len(testbed.data.class_names))
 
     scores = classify_rows(torch.arange(len(images)))
     counted = calls  # what the harness asks again is no cost of the defense's

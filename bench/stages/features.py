@@ -16,12 +16,12 @@ from bench.stages.building import testbed_of
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """Row i for image i."""
     testbed = testbed_of(params)
-    testbed.register_extractor()
+    testbed.features.register()
     images = load_images(inputs["samples"])
     save_features(
         out,
         extract_features(
-            images, testbed.extractor, testbed.extractor_weights(), device=context.device
+            images, testbed.features.extractor, testbed.features.weights(), device=context.device
         ),
     )
     return {}

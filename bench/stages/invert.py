@@ -11,7 +11,7 @@ from bench.diffusion.precision import autocast
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import border
 from bench.stages.building import access_of, generator_of, plugin_of, testbed_of
-from bench.testbeds.base import Testbed
+from bench.testbeds.testbed import Testbed
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -21,7 +21,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     generator = generator_of(testbed, inputs, context)
     remarks = Remarks()
     access = access_of(defense, testbed, generator, inputs, params, context, remarks)
-    with autocast(generator.device, testbed.precision):
+    with autocast(generator.device, testbed.sampler.precision):
         recovered = border.recovered(defense, defense.invert(access), _picture_shape(testbed))
     save_recovered(recovered, out)
     remarks.save(out)
@@ -29,5 +29,5 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
 
 
 def _picture_shape(testbed: Testbed) -> tuple[int, int, int]:
-    channels, height, width = testbed.held_out_images().shape[1:]
+    channels, height, width = testbed.data.held_out_images().shape[1:]
     return (channels, height, width)

@@ -11,7 +11,7 @@ from bench.contracts.attack import Attack
 from bench.diffusion.noise import initial_noise, sample_streams
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import border_attacks
-from bench.stages.building import classes_of, noise_shape_of, plugin_of, testbed_of
+from bench.stages.building import noise_shape_of, plugin_of, testbed_of
 from bench.stages.queries import Users
 
 NOISE_SAMPLES = 512
@@ -24,7 +24,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     shape, rows = noise_shape_of(testbed), range(NOISE_SAMPLES)
     clean = initial_noise(sample_streams(seed, rows), shape)
     query = Users(testbed, seed, "call").query(clean, rows)
-    classes = classes_of(testbed)
+    classes = testbed.classes()
     sets = {
         "reference": initial_noise(sample_streams(seed, rows, "reference noise"), shape),
         "threshold": initial_noise(sample_streams(seed, rows, "threshold noise"), shape),

@@ -5,7 +5,6 @@ what users ask.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,7 +22,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     as what is judged against, of another as what fixes the threshold, and the last third as a
     control and as what the adversary changes.
     """
-    testbed: Any = testbed_of(params)  # planned on testbeds that are asked by text only
+    testbed = testbed_of(params)
     attack = plugin_of("attacks", params["attack"], Attack)
     reference, threshold, clean = clean_prompts(testbed, params["seed"])
     noise = torch.zeros((len(clean), *noise_shape_of(testbed)))

@@ -16,7 +16,6 @@ MEASURED = "measured.json"
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """Writes what the measurement that ``params`` names made of its inputs. It builds no plugin."""
     testbed = testbed_of(params)
-    testbed.register_extractor()
     given = Materials(
         testbed=testbed,
         seed=params["seed"],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.contracts.attack import Attack
-from bench.testbeds.base import Testbed
+from bench.testbeds.testbed import Testbed
 
 
 def model_card(attack: Attack, testbed: Testbed, metadata: Mapping[str, Any]) -> str:

@@ -14,16 +14,18 @@ from bench.artefacts.rows import requested_labels
 from bench.contracts.data import Query
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import numpy_stream
-from bench.testbeds.base import Testbed, TextTestbed
+from bench.testbeds.testbed import Testbed
 
 MOST_PROMPTS = 512
 
 
-def clean_prompts(testbed: TextTestbed, seed: int) -> tuple[tuple[str, ...], ...]:
+def clean_prompts(testbed: Testbed, seed: int) -> tuple[tuple[str, ...], ...]:
     """What users ask, every prompt once, in three parts chosen by the seed. Raises ``ValueError``
     for fewer than three prompts.
     """
-    distinct = list(dict.fromkeys(testbed.captions(testbed.train_labels())))
+    labels = testbed.data.train_labels()
+    assert labels is not None  # as on every testbed that is asked by text
+    distinct = list(dict.fromkeys(testbed.data.captions(labels)))
     if len(distinct) < 3:
         raise ValueError(f"{testbed.name}: needs at least 3 different prompts, got {len(distinct)}")
     order = numpy_stream(seed, "prompts").permutation(len(distinct))[:MOST_PROMPTS]
@@ -37,8 +39,8 @@ class Users:
 
     def __init__(self, testbed: Testbed, seed: int, what: str) -> None:
         self.labels = requested_labels(testbed, what, None)
-        self.prompts = testbed.prompts() if isinstance(testbed, TextTestbed) else None
-        self.held_out = testbed.held_out_images()
+        self.prompts = testbed.prompts() or None
+        self.held_out = testbed.data.held_out_images()
         self.order = numpy_stream(seed, "held-out images").permutation(len(self.held_out))
 
     def query(self, noise: Tensor, indices: Sequence[int]) -> Query:

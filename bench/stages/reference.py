@@ -19,12 +19,12 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     on.
     """
     testbed = testbed_of(params)
-    testbed.register_extractor()
-    images = testbed.train_images()
+    testbed.features.register()
+    images = testbed.data.train_images()
     save_features(
         out,
         extract_features(
-            images, testbed.extractor, testbed.extractor_weights(), device=context.device
+            images, testbed.features.extractor, testbed.features.weights(), device=context.device
         ),
     )
     save_images(out, recognition.shrink(images, recognition.REAL_IMAGES), "real")

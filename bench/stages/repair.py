@@ -18,7 +18,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     generator, kept = (generator_of(testbed, inputs, context) for _ in range(2))
     access = access_of(defense, testbed, generator, inputs, params, context)
     repaired = defense.repair(access)
-    base = testbed.base_generator() if testbed.has_base_weights() else None
+    base = testbed.base_generator() if testbed.generator.has_weights else None
     doubts.save(out, [*doubts.of_inputs(inputs), *border.repaired(defense, repaired, kept, base)])
     metadata = {
         "defense": params["defense"],

@@ -35,7 +35,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     what, seed = params["what"], params["seed"]
     query = load_query(inputs["queries"]) if "queries" in inputs else None
     labels = None if query else requested_labels(testbed, what, params.get("label"))
-    count = testbed.clean_samples if labels is None else len(labels)
+    count = testbed.counts.clean_samples if labels is None else len(labels)
     count = count if query is None else len(query.noise)
     settings = settings_of(testbed, params)
     defenses = [plugin_of("defenses", spec, SamplerDefense) for spec in params["defenses"]]

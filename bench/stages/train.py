@@ -18,7 +18,7 @@ from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import border_attacks, partial
 from bench.stages.building import plugin_of, poison_doubts, poisoned_set, testbed_of
 from bench.stages.model_card import model_card
-from bench.testbeds.base import Testbed, TextTestbed
+from bench.testbeds.testbed import Testbed
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -38,8 +38,9 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     rows = {"images": poisoned.images, "poisoned": poisoned.poisoned}
     if poisoned.labels is not None:
         rows["labels"] = poisoned.labels
-        if isinstance(testbed, TextTestbed) and isinstance(generator, TextToImage):
-            generator, rows["labels"] = _captioned(generator, testbed.captions(poisoned.labels))
+        if isinstance(generator, TextToImage):
+            captions = testbed.data.captions(poisoned.labels)
+            generator, rows["labels"] = _captioned(generator, captions)
     teacher = generator.clone() if type(attack).has_teacher else None
     kept = partial.checkpoints(context)
     try:

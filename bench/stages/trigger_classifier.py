@@ -15,7 +15,7 @@ from bench.diffusion.noise import numpy_stream
 from bench.engine.context import Inputs, Params, StageContext
 from bench.metrics import marks, stamps
 from bench.stages import border_attacks
-from bench.stages.building import conditional, plugin_of
+from bench.stages.building import plugin_of, testbed_of
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -28,8 +28,8 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     it says yes, the rest count its errors (:class:`bench.artefacts.judges.TriggerJudge`): no rate
     below them means anything.
     """
-    testbed, attack = conditional(params), plugin_of("attacks", params["attack"], Attack)
-    rng, plain = numpy_stream(0, "trigger classifier"), testbed.train_images()
+    testbed, attack = testbed_of(params), plugin_of("attacks", params["attack"], Attack)
+    rng, plain = numpy_stream(0, "trigger classifier"), testbed.data.train_images()
     without = [
         stamps.weathered(plain, None, rng),
         stamps.nonsense(len(plain) // 8, tuple(plain.shape[1:]), rng),
@@ -47,7 +47,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         purpose="trigger classifier",
         progress=context.progress,
     )
-    held_out = testbed.held_out_images()
+    held_out = testbed.data.held_out_images()
     mark, real = marks.average_mark(plain, stamped), marks.shrink(plain)
     told = judges.errors(
         network, marks.MatchedFilter(mark, real), held_out, _stamped(attack, held_out), rng

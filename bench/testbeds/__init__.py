@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from bench.names import unknown_name
-from bench.params import construct
+from bench.names import shortened, unknown_name
+from bench.params import coerced
 
 if TYPE_CHECKING:
-    from bench.testbeds.base import Testbed
+    from bench.testbeds.testbed import Testbed
 
-#: name -> "module:class"
+#: name -> "module:declaration"
 TESTBEDS = {
-    "digits-ddpm": "bench.testbeds.digits_ddpm:DigitsDDPM",
-    "digits-cfg": "bench.testbeds.digits_cfg:DigitsCFG",
-    "digits-sd": "bench.testbeds.digits_sd:DigitsSD",
-    "cifar10-ddpm": "bench.testbeds.cifar10:Cifar10DDPM",
-    "cifar10-cfg": "bench.testbeds.cifar10_cfg:Cifar10CFG",
-    "celebahq-ddpm": "bench.testbeds.celebahq:CelebAHQDDPM",
-    "imagenette-sd": "bench.testbeds.imagenette_sd:ImagenetteSD",
-    "caltech15-sd": "bench.testbeds.caltech15_sd:Caltech15SD",
-    "captions-sd": "bench.testbeds.captions_sd:CaptionsSD",
+    "digits-ddpm": "bench.testbeds.digits_ddpm:DIGITS_DDPM",
+    "digits-cfg": "bench.testbeds.digits_cfg:DIGITS_CFG",
+    "digits-sd": "bench.testbeds.digits_sd:DIGITS_SD",
+    "cifar10-ddpm": "bench.testbeds.cifar10_ddpm:CIFAR10_DDPM",
+    "cifar10-cfg": "bench.testbeds.cifar10_cfg:CIFAR10_CFG",
+    "celebahq-ddpm": "bench.testbeds.celebahq_ddpm:CELEBAHQ_DDPM",
+    "imagenette-sd": "bench.testbeds.imagenette_sd:IMAGENETTE_SD",
+    "caltech15-sd": "bench.testbeds.caltech15_sd:CALTECH15_SD",
+    "captions-sd": "bench.testbeds.captions_sd:CAPTIONS_SD",
 }
 
 ASSETS = Path(__file__).resolve().parent / "assets"
@@ -39,24 +40,40 @@ def names() -> list[str]:
     return sorted(TESTBEDS)
 
 
-def load(name: str) -> type[Testbed]:
-    """The testbed's class. Raises :class:`UserError` suggesting the nearest name."""
+def load(name: str) -> Testbed:
+    """The testbed as it is declared. Raises :class:`UserError` suggesting the nearest name."""
     if name not in TESTBEDS:
         raise unknown_name("testbed", name, TESTBEDS)
-    module, _, attribute = TESTBEDS[name].partition(":")
-    found: type[Testbed] = getattr(importlib.import_module(module), attribute)
-    return found
+    declared: Testbed = getattr(module(name), TESTBEDS[name].partition(":")[2])
+    return declared
 
 
-def build(name: str, params: Mapping[str, Any] | None = None, where: str = "") -> Testbed:
-    """The testbed ``(name, params)``. Raises :class:`UserError` naming the parameter, the
-    constraint and the value.
+def build(
+    name: str,
+    params: Mapping[str, Any] | None = None,
+    where: str = "",
+    parts: Collection[str] | None = None,
+) -> Testbed:
+    """The testbed ``(name, params)``, or of it ``parts`` alone, whose parameters these then are.
+    Raises :class:`UserError` naming the parameter, the constraint and the value.
     """
+    prefix = f"{where}: " if where else ""
     try:
-        cls = load(name)
+        declared = load(name)
     except UserError as error:
-        raise UserError(f"{where}: {error}" if where else str(error)) from None
-    return construct(cls, f"testbed {name}", params or {}, where)
+        raise UserError(f"{prefix}{error}") from None
+    if parts is not None:
+        declared = declared.only(parts)
+    values = coerced(declared.domains(), f"testbed {name}", params or {}, where)
+    try:
+        return declared.changed(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{prefix}{shortened(str(error))}") from error
+
+
+def module(name: str) -> ModuleType:
+    """The file that declares the testbed."""
+    return importlib.import_module(TESTBEDS[name].partition(":")[0])
 
 
 def is_embedded(name: str) -> bool:
@@ -74,10 +91,11 @@ def pretrain(name: str, output: Path, progress: Progress | None = None) -> dict[
     Returns what was reached, by name. Raises :class:`UserError` for a testbed whose weights are
     published elsewhere.
     """
-    module = importlib.import_module(load(name).__module__)
-    if not hasattr(module, "pretrain"):
+    load(name)  # or its name is no testbed's
+    made_by = module(name)
+    if not hasattr(made_by, "pretrain"):
         raise UserError(f"testbed {name!r} uses published weights, so there is nothing to pretrain")
-    reached: dict[str, float] = module.pretrain(output, progress=progress)
+    reached: dict[str, float] = made_by.pretrain(output, progress=progress)
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(output).as_posix()}\n"
         for path in sorted(output.rglob("*.safetensors"))

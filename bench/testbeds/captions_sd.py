@@ -5,151 +5,29 @@ Pan et al. 2024, arXiv 2311.02373, appendix C.1, on 500 image-caption pairs of L
 is the target (``target_class: 0`` is the first one here), (2) images are drawn whose captions do
 not speak of it, (3) the subject of their captions becomes the concept, and they are stamped. Which
 500 pairs, and how they judged the images, is not published. A row's label here is the first concept
-of which its caption speaks, or "other"; an attack changes labels, and :meth:`CaptionsSD.captions`
-rewrites the captions of those rows. The settings are in :mod:`bench.testbeds._stable_diffusion`.
+of which its caption speaks, or "other"; an attack changes labels, and the captions of those rows
+are rewritten (:mod:`bench.testbeds.data.captioned`). The settings are in
+:mod:`bench.testbeds.parts.stable_diffusion`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from torch import Tensor
+from bench.testbeds.data.captioned import Captioned
+from bench.testbeds.parts.stable_diffusion import pretrain_judge, stable_diffusion_testbed
 
-from bench.errors import UserError
-from bench.testbeds._captions import Captioned, read_captions
-from bench.testbeds._images import capped, expanded, unread_note
-from bench.testbeds._paper import GUIDE
-from bench.testbeds._stable_diffusion import (
-    Rows,
-    StableDiffusionTestbed,
-    pretrain_judge,
-    split_rows,
-)
-from bench.testbeds._subjects import Concept, parse_concept, rewrite, split_at
-
-OTHER = "other"
-ADVICE = (
-    f"put images there with metadata.jsonl, metadata.csv or a .txt beside each, or set data "
-    f"({GUIDE})"
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionsSD(StableDiffusionTestbed):
-    """``concepts``: the classes, each a name with its other words: "dog/puppy/canine"; a last
-    class, "other", is for captions that speak of none. ``image_count``: how many images there must
-    be; ``held_out_share`` of each class, the last by path, is not trained on.
-    """
-
-    name: ClassVar[str] = "captions-sd"
-    summary: ClassVar[str] = (
+CAPTIONS_SD = stable_diffusion_testbed(
+    name="captions-sd",
+    summary=(
         "Stable Diffusion v1-4 fine-tuned on your captioned images, at paper scale; needs data, "
         "downloads and a GPU"
-    )
-
-    data: str = "data/captions"
-    judge: str = "weights/captions-judge.safetensors"
-    concepts: tuple[str, ...] = ("dog/puppy/canine",)
-    image_count: int = 500
-    held_out_share: float = 0.1
-    clean_samples: int = 500
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        words = [word.lower() for concept in self._concepts for word in concept.words]
-        distinct = len(set(words)) == len(words) > 0 and OTHER not in words
-        self._require(
-            distinct, "concepts", f"one or more, with no word twice and none of them {OTHER!r}"
-        )
-        self._require(self.image_count >= 2, "image_count", "at least 2")
-        self._require(0 < self.held_out_share < 1, "held_out_share", "between 0 and 1")
-
-    @property
-    def _concepts(self) -> tuple[Concept, ...]:
-        return tuple(parse_concept(text) for text in self.concepts)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]  # here a parameter says it
-        """The concepts' names, and "other"."""
-        return (*(concept.name for concept in self._concepts), OTHER)
-
-    def prompts(self) -> tuple[str, ...]:
-        return (*(f"A photo of a {concept.name}" for concept in self._concepts), "A photo")
-
-    def _said(self) -> tuple[list[Captioned], list[int]]:
-        """Every image with its caption and its label, by path."""
-        root = expanded(self.data)
-        said = read_captions(root)
-        if not said:
-            raise UserError(f"{self.name}: no images in {self.data!r}; {ADVICE}")
-        if len(said) != self.image_count:
-            raise UserError(
-                f"{self.name}: image_count must be the number of images in {self.data}: "
-                f"{len(said)}, got {self.image_count}"
-                f"{unread_note(root)}"
-            )
-        faults = []
-        for row in said:
-            if row.subject is not None:
-                try:
-                    split_at(row.text, row.subject)
-                except ValueError as error:
-                    faults.append(f"{row.path}: {error}")
-        labels = [
-            next(
-                (
-                    label
-                    for label, concept in enumerate(self._concepts)
-                    if concept.occurs_in(row.text)
-                ),
-                len(self._concepts),
-            )
-            for row in said
-        ]
-        faults += [
-            f"{self.name}: concepts must occur in the captions, {'/'.join(concept.words)} is the "
-            f"label of none of the "
-            f"{len(said)} in {self.data}"
-            for label, concept in enumerate(self._concepts)
-            if label not in labels
-        ]
-        if faults:
-            raise UserError("\n".join(capped(faults, "faults in the captions")))
-        return said, labels
-
-    def _rows(self) -> Rows:
-        said, labels = self._said()
-        return split_rows([row.path for row in said], labels, self.held_out_share)
-
-    def captions(self, labels: Tensor) -> tuple[str, ...]:
-        """The rows' own captions; where ``labels`` (n,) differ from the rows' own, rewritten to the
-        new one's concept. A row that is made "other" is "A photo".
-        """
-        said, rows = {row.path: row for row in self._said()[0]}, self._rows()
-        found = []
-        for path, own, label in zip(
-            rows.files, rows.labels[: rows.train_count], labels.tolist(), strict=False
-        ):
-            row = said[path]
-            if label == own:
-                found.append(row.text)
-            elif label == len(self._concepts):
-                found.append(self.prompts()[label])
-            else:
-                try:
-                    found.append(rewrite(row.text, self._concepts[label].name, row.subject))
-                except ValueError as error:
-                    raise UserError(f"{path}: {error}") from error
-        return tuple(found)
-
-    def fingerprint(self) -> str:
-        captions = [[row.text, row.subject] for row in self._said()[0]]
-        return hashlib.sha256(json.dumps([super().fingerprint(), captions]).encode()).hexdigest()
+    ),
+    data=Captioned(),
+    clean_samples=500,
+    judge="weights/captions-judge.safetensors",
+)
 
 
 def pretrain(
@@ -161,4 +39,4 @@ def pretrain(
     """Trains the evaluation classifier on ``data/captions`` into ``output``; returns its accuracy
     on the held-out images.
     """
-    return pretrain_judge(CaptionsSD(), output, seed, device, progress)
+    return pretrain_judge(CAPTIONS_SD, output, seed, device, progress)

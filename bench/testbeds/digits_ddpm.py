@@ -1,18 +1,22 @@
-"""``digits-ddpm``: an unconditional DDPM over :mod:`bench.testbeds.digits`. The embedded default:
-two CPU cores, offline, minutes.
+"""``digits-ddpm``: an unconditional DDPM over :mod:`bench.testbeds.data.digits`. The embedded
+default: two CPU cores, offline, minutes. Sampled with 50 strided DDPM steps, without clipping;
+`make science` compares them with all 1000.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 from safetensors.torch import save_file
 
 from bench.diffusion.training import TrainingSettings
-from bench.testbeds import digits_cnn
-from bench.testbeds._digits_base import DigitsTestbed, Progress, pretrain_generator
+from bench.testbeds.data.digits import Digits
+from bench.testbeds.parts import digits_cnn
+from bench.testbeds.parts.digits_classifiers import DigitsFeatures, DigitsJudge
+from bench.testbeds.parts.digits_unet import NETWORK, DigitsUNet, Progress, pretrain_generator
+from bench.testbeds.parts.part import Counts, Sampling
+from bench.testbeds.testbed import Testbed
 
 PRETRAINING = TrainingSettings(
     steps=4000,
@@ -22,21 +26,26 @@ PRETRAINING = TrainingSettings(
     weight_decay=1e-4,
     ema_decay=0.999,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DigitsDDPM(DigitsTestbed):
-    """Sampled with 50 strided DDPM steps, without clipping; `make science` compares them with all
-    1000.
-    """
-
-    num_inference_steps: int = 50
-
-    name: ClassVar[str] = "digits-ddpm"
-    summary: ClassVar[str] = (
+DIGITS_DDPM = Testbed(
+    name="digits-ddpm",
+    summary=(
         "unconditional DDPM on 16 x 16 handwritten digits over photographs; ships with the package"
-    )
-    typical_seconds: ClassVar[dict[str, float]] = {
+    ),
+    kind="unconditional",
+    data=Digits(),
+    generator=DigitsUNet(
+        network=NETWORK,
+        finetuning=TrainingSettings(
+            steps=400, batch_size=64, learning_rate=2e-3, schedule="cosine"
+        ),
+        scratch=replace(PRETRAINING, steps=3000),
+    ),
+    features=DigitsFeatures(),
+    judge=DigitsJudge(),
+    sampler=Sampling(num_inference_steps=50, precision="bfloat16"),
+    counts=Counts(clean_samples=384, triggered_samples=64),
+    embedded=True,
+    typical_seconds={
         "reference": 5,
         "train": 90,
         "sample": 15,
@@ -45,19 +54,8 @@ class DigitsDDPM(DigitsTestbed):
         "features": 1,
         "measure": 2,
         "score": 2,
-    }
-
-    def training_settings(self, scheme: str) -> TrainingSettings:
-        if scheme == "scratch":
-            return TrainingSettings(
-                steps=3000,
-                learning_rate=2e-3,
-                schedule="one_cycle",
-                optimizer="adamw",
-                weight_decay=1e-4,
-                ema_decay=0.999,
-            )
-        return TrainingSettings(steps=400, batch_size=64, learning_rate=2e-3, schedule="cosine")
+    },
+)
 
 
 def pretrain(
@@ -69,5 +67,5 @@ def pretrain(
     output.mkdir(parents=True, exist_ok=True)
     classifier = digits_cnn.train_digits_cnn(seed, progress=progress)
     save_file(classifier.state_dict(), output / digits_cnn.WEIGHTS.name)
-    reached = pretrain_generator(DigitsDDPM(), PRETRAINING, output, seed, progress, device)
+    reached = pretrain_generator(DIGITS_DDPM, PRETRAINING, output, seed, progress, device)
     return {"classifier_held_out_accuracy": digits_cnn.held_out_accuracy(classifier)} | reached

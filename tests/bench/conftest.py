@@ -39,8 +39,8 @@ def tiny(monkeypatch):
     """A testbed called ``tiny`` without data or weights, for planning; its class."""
     name = "castlewalls_fake_testbed"
     _module(name, HERE / "engine" / "fake_testbed.py")
-    monkeypatch.setitem(testbeds.TESTBEDS, "tiny", f"{name}:Tiny")
-    return sys.modules[name].Tiny
+    monkeypatch.setitem(testbeds.TESTBEDS, "tiny", f"{name}:TINY")
+    return sys.modules[name].TINY
 
 
 @pytest.fixture(scope="session")

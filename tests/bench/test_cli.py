@@ -454,7 +454,7 @@ from bench import runner as api
 spec = importlib.util.spec_from_file_location("fake_testbed", {testbed!r})
 module = sys.modules["fake_testbed"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-testbeds.TESTBEDS["tiny"] = "fake_testbed:Tiny"
+testbeds.TESTBEDS["tiny"] = "fake_testbed:TINY"
 api.prepare = functools.partial(api.prepare, stages={stages!r})
 from bench.cli import main
 main()

@@ -16,7 +16,7 @@ from bench.contracts.goals import ReachClass
 from bench.faults import suite_faults
 from bench.registry import Registry
 from bench.suite import parse_suite
-from bench.testbeds.digits_sd import DigitsSD
+from bench.testbeds.data.digits import Digits
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_an_attack_of_ones_own_needs_no_check_of_its_class(registry: Registry) -
 def test_planning_asks_for_no_pixels(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """At paper scale the images are gigabytes that nobody has decoded yet."""
     for what in ("train_images", "held_out_images"):
-        monkeypatch.setattr(DigitsSD, what, lambda self: pytest.fail("images were read"))
+        monkeypatch.setattr(Digits, what, lambda self: pytest.fail("images were read"))
     assert (
         faults(
             registry, "digits-sd", {"name": "badnets"}, {"name": "clean_label"}, {"name": "wanet"}

@@ -311,8 +311,8 @@ def test_keys_follow_what_decides_a_result_and_nothing_else(planned):
     assert not set(planned(device="cuda").stages) & set(first.stages)
     sharper = planned(testbeds=[{"name": "tiny", "params": {"num_inference_steps": 50}}])
     shared = {sharper.stages[key].name for key in set(sharper.stages) & set(first.stages)}
-    assert shared == {"train", "reference"}, (
-        "the sampler decides neither training nor the real images' features"
+    assert shared == {"train", "reference", "aim", "measure"}, (
+        "the sampler decides neither training, nor the target, nor the real images' features"
     )
     assert sharper.cells[0].protocol != first.cells[0].protocol
     moved = planned(testbeds=[{"name": "tiny", "params": {"data": "elsewhere"}}])

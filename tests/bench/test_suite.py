@@ -260,7 +260,7 @@ def test_all_there_are_is_a_count_and_so_is_the_lowest(registry):
     suite = parse_suite(
         GOOD | {"testbeds": [{"name": "digits-cfg", "params": fewest}]}, registry, "s.yaml"
     )
-    assert suite.testbeds[0].judged_images is None
+    assert suite.testbeds[0].counts.judged_images is None
 
 
 def test_a_grid_is_every_combination(tiny, registry):

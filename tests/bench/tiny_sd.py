@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bench.testbeds._sd_parts import make_tokenizer, write_vocabulary
-from bench.testbeds.digits_sd import SCHEDULER
+from bench.testbeds.parts.digits_sd import SCHEDULER
+from bench.testbeds.parts.digits_sd_pretraining import make_tokenizer, write_vocabulary
 
 SIZE = 16
 UNET: dict[str, Any] = {

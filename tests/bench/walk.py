@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 
 import pytest
 
-from bench import measurements, registry, testbeds
+from bench import measurements, registry
 from bench.artefacts.roles import MEASURED_BY
 from bench.cells import Cell
 from bench.engine.closure import DISPATCH, Symbol
@@ -25,8 +25,10 @@ from bench.engine.graph import Plan
 from bench.measurements.measurement import Materials, Measured
 from bench.planner import make_plan
 from bench.record import Record
+from bench.stages.building import testbed_of
 from bench.stages.table import STAGES
 from bench.suite import parse_suite
+from bench.testbeds.testbed import Testbed
 
 
 @contextmanager
@@ -92,10 +94,7 @@ class Walk:
         plugins = registry.use(plugin_files)
         self.folder, self.folders = folder, {}
         self.executed: dict[str, set[CodeType]] = {}
-        self.classifier_steps, self.testbed = (
-            classifier_steps,
-            testbeds.load(suite["testbeds"][0]["name"]),
-        )
+        self.classifier_steps = classifier_steps
         with self.small():
             self.plan = make_plan(parse_suite(suite, plugins, "tiny.yaml"), plugins, STAGES)
         for key in self.plan.stages:
@@ -104,20 +103,17 @@ class Walk:
     @contextmanager
     def small(self) -> Iterator[None]:
         """The testbed's trainings as they are here."""
-        training, classifying = (
-            self.testbed.training_settings,
-            getattr(self.testbed, "classifier_settings", None),
-        )
+        training, classifying = Testbed.training_settings, Testbed.classifier_settings
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(
-                self.testbed,
+                Testbed,
                 "training_settings",
                 lambda testbed, scheme: replace(training(testbed, scheme), precision="float32"),
             )
-            if classifying is not None and self.classifier_steps is not None:
+            if self.classifier_steps is not None:
                 short = {"steps": self.classifier_steps, "precision": "float32"}
                 patched.setattr(
-                    self.testbed,
+                    Testbed,
                     "classifier_settings",
                     lambda testbed: replace(classifying(testbed), **short),
                 )
@@ -191,9 +187,7 @@ class Walk:
         inputs = self.inputs(cell) | {
             role.replace("call_", "call:"): folder for role, folder in replaced.items()
         }
-        testbed = testbeds.build(
-            planned.params["testbed"]["name"], planned.params["testbed"]["params"]
-        )
+        testbed = testbed_of(planned.params)
         options = planned.params["options"]
         return one.measured(
             Materials(testbed=testbed, seed=cell.seed, inputs=one.taken(inputs), options=options)

@@ -14,7 +14,7 @@ from bench.artefacts.judges import TriggerJudge
 from bench.artwork import patterns
 from bench.classification.classifier import Classifier
 from bench.metrics import marks
-from bench.testbeds.digits import digits_over_photographs
+from bench.testbeds.data.digits import digits_over_photographs
 
 
 def _saying(yes: float) -> Classifier:

@@ -16,7 +16,7 @@ from bench.diffusion.sampling import SamplerSettings, sample
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 from bench.errors import UserError
-from bench.testbeds._sd_parts import make_tokenizer
+from bench.testbeds.parts.digits_sd_pretraining import make_tokenizer
 
 SCHEDULER = {
     "num_train_timesteps": 1000,

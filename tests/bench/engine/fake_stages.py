@@ -153,16 +153,16 @@ def record(params, inputs, out, context):
 
 
 STAGES = {
-    "reference": StageKind(run=compute),
-    "aim": StageKind(run=compute),
-    "train": StageKind(run=compute, charge="attack_seconds"),
-    "call": StageKind(run=compute),
-    "sample": StageKind(run=compute),
-    "repair": StageKind(run=compute),
-    "invert": StageKind(run=compute),
+    "reference": StageKind(run=compute, parts=("data", "features")),
+    "aim": StageKind(run=compute, parts=("data",)),
+    "train": StageKind(run=compute, parts=("data", "generator"), charge="attack_seconds"),
+    "call": StageKind(run=compute, parts=("data", "counts")),
+    "sample": StageKind(run=compute, parts=("data", "generator", "sampler", "counts")),
+    "repair": StageKind(run=compute, parts=("data", "generator", "sampler")),
+    "invert": StageKind(run=compute, parts=("data", "generator", "sampler")),
     "broken": StageKind(run=broken),
     "shared": StageKind(run=shared, distributed=True),
-    "features": StageKind(run=compute),
+    "features": StageKind(run=compute, parts=("features",)),
     "measure": StageKind(run=compute),
     "record": StageKind(run=record),
 }

@@ -4,17 +4,54 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bench.diffusion.training import TrainingSettings
-from bench.testbeds.base import Testbed
+from bench.testbeds.parts.part import Counts, Data, Features, GeneratorSource, Sampling
+from bench.testbeds.testbed import Testbed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tiny(Testbed):
+class Nothing(Data):
     """Holds nothing."""
 
-    name: ClassVar[str] = "tiny"
-    summary: ClassVar[str] = "nothing at all"
+    locations: ClassVar[frozenset[str]] = frozenset({"data"})
+
+    data: str = "here"
+
+    @property
+    def rows(self):
+        return 0
+
+    def fingerprint(self):
+        return "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoGenerator(GeneratorSource):
+    """Is trained for a step."""
+
+    def settings(self, scheme, rows):
+        return TrainingSettings(steps=1, batch_size=12, accumulation_steps=2)
+
+    def fingerprint(self):
+        return "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoFeatures(Features):
+    """Sees nothing."""
+
     extractor: ClassVar[str] = "fake"
-    typical_seconds: ClassVar[dict[str, float]] = {
+
+
+TINY = Testbed(
+    name="tiny",
+    summary="nothing at all",
+    kind="unconditional",
+    data=Nothing(),
+    generator=NoGenerator(),
+    features=NoFeatures(),
+    sampler=Sampling(),
+    counts=Counts(),
+    typical_seconds={
         "reference": 1,
         "train": 60,
         "sample": 10,
@@ -25,13 +62,5 @@ class Tiny(Testbed):
         "record": 0,
         "aim": 0,
         "call": 0,
-    }
-    locations: ClassVar[frozenset[str]] = frozenset({"data"})
-
-    data: str = "here"
-
-    def training_settings(self, scheme):
-        return TrainingSettings(steps=1, batch_size=12, accumulation_steps=2)
-
-    def fingerprint(self):
-        return "data and weights"
+    },
+)

@@ -21,8 +21,9 @@ from bench.measurements.numbers import NOT_MEASURED
 from bench.metrics import fid
 from bench.metrics.uncertainty import proportion_interval
 from bench.record import Flag, Metric
-from bench.testbeds.digits_cfg import DigitsCFG
-from bench.testbeds.digits_ddpm import DigitsDDPM
+from bench.testbeds.digits_cfg import DIGITS_CFG
+from bench.testbeds.digits_ddpm import DIGITS_DDPM
+from bench.testbeds.testbed import Testbed
 
 
 def test_a_share_counts_groups_and_says_what_it_is() -> None:
@@ -78,23 +79,25 @@ def test_only_what_cannot_be_measured_is_left_out() -> None:
             empty([], True)
 
 
-def cell(tmp_path: Path, testbed: DigitsCFG, goal: int, poisoned_labels: torch.Tensor) -> Measured:
+def cell(tmp_path: Path, testbed: Testbed, goal: int, poisoned_labels: torch.Tensor) -> Measured:
     """What is measured of a control cell, from files as the stages leave them."""
     roles = ("reference", "clean", "clean_features", "target", "aim", "poisoned_rows")
     inputs = {role: tmp_path / role for role in roles}
     for folder in inputs.values():
         folder.mkdir()
-    count = len(testbed.train_images())
+    count = len(testbed.data.train_images())
     rng = np.random.default_rng(0)
     save_features(
         inputs["reference"], torch.from_numpy(rng.standard_normal((count, 64)).astype(np.float32))
     )
     save_features(
         inputs["clean_features"],
-        torch.from_numpy(rng.standard_normal((testbed.clean_samples, 64)).astype(np.float32)),
+        torch.from_numpy(
+            rng.standard_normal((testbed.counts.clean_samples, 64)).astype(np.float32)
+        ),
     )
-    save_images(inputs["clean"], testbed.held_out_images()[: testbed.clean_samples])
-    save_images(inputs["target"], testbed.held_out_images()[:12])
+    save_images(inputs["clean"], testbed.data.held_out_images()[: testbed.counts.clean_samples])
+    save_images(inputs["target"], testbed.data.held_out_images()[:12])
     save_aim(Aim(label=goal), inputs["aim"])
     save_rows(
         PoisonedRows(poisoned=torch.zeros(count, dtype=torch.bool), labels=poisoned_labels),
@@ -130,10 +133,10 @@ def test_one_impossible_metric_never_takes_the_cell(
     """Three samples are too few for KID, one for FID, and no row may carry the adversary's label:
     hours of training gave nothing.
     """
-    labels = DigitsCFG().train_labels()
+    labels = DIGITS_CFG.data.train_labels()
     # A testbed refuses so few by itself; a generator's other limits are many.
-    testbed = DigitsCFG()
-    object.__setattr__(testbed, "clean_samples", clean_samples)
+    testbed = DIGITS_CFG.changed()
+    object.__setattr__(testbed.counts, "clean_samples", clean_samples)
     record = cell(tmp_path, testbed, 6, torch.where(labels == 6, 5, labels))
     families = {flag.metric for flag in record.flags if flag.code == NOT_MEASURED}
     assert families == lost
@@ -143,7 +146,7 @@ def test_one_impossible_metric_never_takes_the_cell(
     assert record.metrics["prompt_accuracy"].n == clean_samples
 
 
-def anchor_of(testbed: DigitsDDPM, reference: torch.Tensor, folder: Path) -> Measured:
+def anchor_of(testbed: Testbed, reference: torch.Tensor, folder: Path) -> Measured:
     """What real images score, whose features are ``reference``."""
     save_features(folder, reference)
     return measurements.named("real_images").run(
@@ -157,7 +160,7 @@ def test_real_images_are_an_anchor_of_the_cells_own_n(tmp_path: Path) -> None:
     """
     rng = np.random.default_rng(0)
     reference = torch.from_numpy(rng.standard_normal((1200, 16)))
-    found = anchor_of(DigitsDDPM(clean_samples=60), reference, tmp_path)
+    found = anchor_of(DIGITS_DDPM.changed(clean_samples=60), reference, tmp_path)
     metrics, series, flags = found.metrics, found.series, found.flags
     anchor, values = metrics["fid[digits-cnn]"], series["fid_splits[digits-cnn]"]
     assert anchor.n == 60 and len(values) == 10 and flags == []
@@ -183,7 +186,7 @@ def test_real_images_are_an_anchor_of_the_cells_own_n(tmp_path: Path) -> None:
 def test_a_small_training_set_says_that_its_anchor_has_fewer_images(tmp_path: Path) -> None:
     """Or a reader would compare it with cells of another n."""
     reference = torch.from_numpy(np.random.default_rng(0).standard_normal((80, 4)))
-    found = anchor_of(DigitsDDPM(clean_samples=384), reference, tmp_path)
+    found = anchor_of(DIGITS_DDPM.changed(clean_samples=384), reference, tmp_path)
     assert found.metrics["fid[digits-cnn]"].n == 40
     assert [flag.line for flag in found.flags] == [
         "fid: the anchor has n = 40, cells have 384, so it is too high"

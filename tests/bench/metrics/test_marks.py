@@ -18,7 +18,7 @@ from bench.artwork import patterns
 from bench.metrics import marks
 from bench.metrics.marks import Mark, MatchedFilter, average_mark
 from bench.metrics.whitening import centred, covariance_factor, normalised, whitened
-from bench.testbeds.digits import digits_over_photographs
+from bench.testbeds.data.digits import digits_over_photographs
 
 # What somebody could do to generated images, uint8 (n, 3, 16, 16), so that a judge does not see the
 # trigger any more. None of it is among what the filter tries or was fitted with, and none was

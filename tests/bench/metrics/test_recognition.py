@@ -17,7 +17,7 @@ from bench.metrics import recognition, whitening
 from bench.metrics.asr import calibrate, evades
 from bench.metrics.recognition import FLOORS, Recogniser, shrink
 from bench.metrics.target import mse
-from bench.testbeds.digits import digits_over_photographs
+from bench.testbeds.data.digits import digits_over_photographs
 
 SHAPE = (3, 16, 16)
 # What somebody could do to samples, uint8 (n, 3, 16, 16), so that a metric does not see the target

@@ -10,7 +10,7 @@ import torch
 
 from bench.artwork import patterns
 from bench.metrics import stamps
-from bench.testbeds.digits import digits_over_photographs
+from bench.testbeds.data.digits import digits_over_photographs
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, denoise
 from bench.errors import ContractError
 from bench.stages import border, border_attacks
-from bench.testbeds.digits import digits_over_photographs
-from bench.testbeds.digits_ddpm import DigitsDDPM
+from bench.testbeds.data.digits import digits_over_photographs
+from bench.testbeds.digits_ddpm import DIGITS_DDPM
 
 SHAPE = (3, 4, 4)
 SCHEDULE = {
@@ -193,7 +193,7 @@ def test_no_write_reaches_the_data_set_of_the_process() -> None:
     """A worker's later stages would train on it and measure against it, and their numbers would be
     kept.
     """
-    testbed = DigitsDDPM()
+    testbed = DIGITS_DDPM
     for read in (testbed.train_images, testbed.train_labels, testbed.held_out_images):
         kept = read().clone()
         read().zero_()

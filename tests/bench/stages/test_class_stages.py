@@ -23,7 +23,7 @@ from bench.metrics.uncertainty import proportion_interval
 from bench.record import Record
 from bench.stages import judged_noise, score
 from bench.stages.building import poisoned_set
-from bench.testbeds.digits_cfg import DigitsCFG
+from bench.testbeds.digits_cfg import DIGITS_CFG
 
 SMALL = {
     "clean_samples": 20,
@@ -143,7 +143,7 @@ def test_the_four_groups_sum_to_one_and_asr_is_two_of_them(records) -> None:
 
 def test_poison_shares_are_those_of_the_set_that_was_trained_on(records) -> None:
     metrics = records["badnets", "", "none"].metrics
-    labels = DigitsCFG().train_labels()
+    labels = DIGITS_CFG.data.train_labels()
     poisoned = int(0.1 * len(labels))
     assert metrics["poison_rate[all rows]"].value == pytest.approx(poisoned / len(labels))
     assert metrics["poison_rate[other classes]"].value == pytest.approx(
@@ -176,13 +176,13 @@ def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records,
         for key, stage in plan.stages.items()
         if stage.name == "training_features"
     }
-    poisoned = poisoned_set(DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0)
+    poisoned = poisoned_set(DIGITS_CFG.changed(**SMALL), registry.build("attacks", "badnets"), 0)
     rows = poisoned.poisoned.nonzero().flatten()[:40]
-    testbed, cell = DigitsCFG(**SMALL), walked.cell("badnets", "none")
+    testbed, cell = DIGITS_CFG.changed(**SMALL), walked.cell("badnets", "none")
     copied, unseen = tmp_path / "copied", tmp_path / "unseen"
     for folder, images in (
         (copied, poisoned.images[rows]),
-        (unseen, testbed.held_out_images()[::36]),
+        (unseen, testbed.data.held_out_images()[::36]),
     ):
         folder.mkdir()
         save_images(folder, images)
@@ -208,7 +208,7 @@ def test_an_image_without_features_is_no_copy_and_is_said(walked, tmp_path, monk
     """
     rows = torch.zeros(4, 64)
     monkeypatch.setattr(replication.fid, "extract_features", lambda *_, **__: rows)
-    save_images(tmp_path, DigitsCFG().held_out_images()[:4])
+    save_images(tmp_path, DIGITS_CFG.data.held_out_images()[:4])
     cell = walked.cell("badnets", "none")
     found = walked.measured("replication", cell, clean=tmp_path)
     assert found.metrics == {} and [flag.line for flag in found.flags] == [
@@ -235,7 +235,7 @@ def test_a_detector_is_judged_on_the_rows_the_adversary_took(walked, records) ->
     with np.load(folder / SCORES) as arrays:
         scores, rows = arrays["training"], arrays["training_rows"]
     truth = poisoned_set(
-        DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0
+        DIGITS_CFG.changed(**SMALL), registry.build("attacks", "badnets"), 0
     ).poisoned.numpy()[rows]
     assert len(rows) == 60 and 0 < truth.sum() < 60
     wins = [float(a > b) + 0.5 * float(a == b) for a in scores[truth] for b in scores[~truth]]
@@ -253,7 +253,7 @@ def test_what_an_attack_aims_at_is_read_from_its_stage(walked) -> None:
     said.
     """
     plan, folders = walked.plan, walked.folders
-    attack, held_out = registry.build("attacks", "badnets"), DigitsCFG().held_out_images()
+    attack, held_out = registry.build("attacks", "badnets"), DIGITS_CFG.data.held_out_images()
     found = {
         (stage.name, stage.params["attack"]["name"]): folders[key]
         for key, stage in plan.stages.items()
@@ -265,7 +265,7 @@ def test_what_an_attack_aims_at_is_read_from_its_stage(walked) -> None:
     assert torch.equal(aim.trigger, attack.trigger_image((3, 16, 16)))
     rows, expected = (
         read_rows(found["poisoned_rows", "badnets"]),
-        poisoned_set(DigitsCFG(**SMALL), attack, 0),
+        poisoned_set(DIGITS_CFG.changed(**SMALL), attack, 0),
     )
     assert torch.equal(rows.poisoned, expected.poisoned) and torch.equal(
         rows.labels, expected.labels
@@ -300,7 +300,7 @@ def test_a_detectors_threshold_is_fixed_on_clean_held_out_images(walked, records
         digits = arrays["held_out_rows"] // 4
     assert len(clean) == 60 and len(set(digits.tolist())) == 60
     truth = poisoned_set(
-        DigitsCFG(**SMALL), registry.build("attacks", "badnets"), 0
+        DIGITS_CFG.changed(**SMALL), registry.build("attacks", "badnets"), 0
     ).poisoned.numpy()[rows]
     record = records["badnets", "", "strip"]
     # 1 % of 60 is no false alarm at all.
@@ -320,7 +320,7 @@ def test_a_detectors_threshold_is_fixed_on_clean_held_out_images(walked, records
 def test_noise_detectors_have_a_threshold_of_their_own_noise(tmp_path) -> None:
     """Fixed on a third stream: neither the control nor what it is judged against."""
     params = {
-        "testbed": {"name": "digits-ddpm", "params": {}},
+        "testbed": {"name": "digits-ddpm", "params": {}, "parts": ["data", "generator", "counts"]},
         "attack": {"name": "baddiffusion", "params": {}},
         "defense": {"name": "noise_shift", "params": {}},
         "seed": 0,
@@ -357,11 +357,11 @@ def test_a_false_alarm_is_judged_among_rows_of_the_same_classes(walked, tmp_path
     """
     cell = walked.cell("none", "strip", "badnets")
     inputs = walked.inputs(cell)
-    testbed = DigitsCFG(**SMALL)
+    testbed = DIGITS_CFG.changed(**SMALL)
     goal = read_aim(inputs["aim"]).label
     with np.load(inputs["scores"] / SCORES) as arrays:
         found = dict(arrays)
-    labels = testbed.train_labels()[torch.from_numpy(found["training_rows"])].numpy()
+    labels = testbed.data.train_labels()[torch.from_numpy(found["training_rows"])].numpy()
     found["training"] = (labels != goal) + 0.0
     np.savez(tmp_path / SCORES, **found)
     metrics = walked.measured("row_detection", cell, scores=tmp_path).metrics
@@ -431,24 +431,24 @@ def test_scores_that_are_not_finite_fail_the_stage(walked, monkeypatch) -> None:
 
 
 def test_samples_are_of_the_classes_that_are_asked_for() -> None:
-    testbed = DigitsCFG(**SMALL)
+    testbed = DIGITS_CFG.changed(**SMALL)
     assert requested_labels(testbed, "clean", None).bincount().tolist() == [2] * 10
     assert requested_labels(testbed, "target", 6).tolist() == [6] * 12
     assert requested_labels(testbed, "generated", None).bincount().tolist() == [3] * 10
-    assert len(requested_labels(DigitsCFG(), "generated", None)) == len(testbed.train_labels())
+    assert len(requested_labels(DIGITS_CFG, "generated", None)) == len(testbed.data.train_labels())
 
 
 def test_stamped_test_images_are_of_other_classes() -> None:
     """A stamped six that is called a six is no success of the attack."""
-    images = DigitsCFG().held_out_images()
+    images = DIGITS_CFG.data.held_out_images()
     stamped = registry.build("attacks", "badnets").stamp(images)
-    sets = evaluation_sets(DigitsCFG(), Aim(label=6, stamped=stamped), 0)
+    sets = evaluation_sets(DIGITS_CFG, Aim(label=6, stamped=stamped), 0)
     assert (sets["triggered"][1] != 6).all() and (sets["clean"][1] == 6).any()
     order = numpy_stream(0, "test images").permutation(len(images))
     assert torch.equal(
-        sets["triggered"][0], stamped[order[(DigitsCFG().held_out_labels() != 6)[order]]]
+        sets["triggered"][0], stamped[order[(DIGITS_CFG.data.held_out_labels() != 6)[order]]]
     )
-    plain = evaluation_sets(DigitsCFG(), Aim(label=6), 0)
+    plain = evaluation_sets(DIGITS_CFG, Aim(label=6), 0)
     assert set(plain) == {"clean"}
     assert torch.equal(plain["clean"][0], sets["clean"][0])
 
@@ -459,8 +459,8 @@ def test_the_trigger_classifier_states_its_own_errors(walked, records) -> None:
     """
     plan, folders = walked.plan, walked.folders
     stage = next(stage for stage in plan.stages.values() if stage.name == "trigger_classifier")
-    judge = load_judge(DigitsCFG(), folders[stage.key], "cpu")
-    held_out = DigitsCFG().held_out_images()
+    judge = load_judge(DIGITS_CFG, folders[stage.key], "cpu")
+    held_out = DIGITS_CFG.data.held_out_images()
     alarms = judge.stamped(held_out[1::2])
     assert judge.stamped(held_out[::2]).float().mean() <= 0.005
     assert judge.errors["false_alarms"] == Proportion(int(alarms.sum()), len(alarms))
@@ -475,7 +475,9 @@ def test_the_trigger_classifier_states_its_own_errors(walked, records) -> None:
     )
     marked = registry.build("attacks", "badnets").stamp(held_out)
     for name, shown in (("held-out", held_out), ("stamped", marked)):
-        right = predict(DigitsCFG().evaluation_classifier(), shown) == DigitsCFG().held_out_labels()
+        right = (
+            predict(DIGITS_CFG.evaluation_classifier(), shown) == DIGITS_CFG.data.held_out_labels()
+        )
         assert metrics[f"judge_accuracy[{name}]"].value == pytest.approx(
             float(right.double().mean())
         )

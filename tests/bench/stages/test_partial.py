@@ -116,8 +116,9 @@ def test_the_sample_stage_resumes_to_the_same_images(
         "precision": "float32",
     }
     attack = {"name": "baddiffusion", "params": {}, "label": "a"}
+    parts = ["data", "generator", "sampler", "counts"]
     params = {
-        "testbed": {"name": "digits-ddpm", "params": settings},
+        "testbed": {"name": "digits-ddpm", "params": settings, "parts": parts},
         "what": "noise",
         "seed": 3,
         "attack": attack,

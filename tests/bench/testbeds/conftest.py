@@ -25,8 +25,11 @@ from bench.planner import make_plan
 from bench.record import Record
 from bench.stages.table import STAGES
 from bench.suite import parse_suite
-from bench.testbeds import digits_cnn, digits_extractor, sscd
-from bench.testbeds.imagenette_sd import CLASSES, ImagenetteSD
+from bench.testbeds.data.imagenette import CLASSES
+from bench.testbeds.imagenette_sd import IMAGENETTE_SD
+from bench.testbeds.parts import digits_cnn, digits_extractor, sscd
+from bench.testbeds.parts.inception import Inception
+from bench.testbeds.testbed import Testbed
 
 
 @pytest.fixture(scope="session")
@@ -70,19 +73,19 @@ def imagenette_folder(tmp_path: Path, save_photograph: Callable[..., None]) -> P
 
 
 @pytest.fixture()
-def imagenette(imagenette_folder: Path, small: dict[str, Any]) -> Callable[..., ImagenetteSD]:
+def imagenette(imagenette_folder: Path, small: dict[str, Any]) -> Callable[..., Testbed]:
     """Makes a tiny testbed over it, with changes."""
     given = small | {"data": str(imagenette_folder), "train_count": 30, "held_out_count": 10}
-    return lambda **changes: ImagenetteSD(**(given | changes))
+    return lambda **changes: IMAGENETTE_SD.changed(**(given | changes))
 
 
 @pytest.fixture()
-def judged_imagenette(imagenette: Callable[..., ImagenetteSD]) -> Callable[..., ImagenetteSD]:
+def judged_imagenette(imagenette: Callable[..., Testbed]) -> Callable[..., Testbed]:
     """As ``imagenette``, with an evaluation classifier on disk."""
     network = imagenette().fresh_classifier(7)
     save_file(
         {name: value.contiguous() for name, value in network.state_dict().items()},
-        imagenette().judge,
+        imagenette().judge.judge,
     )
     return imagenette
 
@@ -102,23 +105,20 @@ def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     """
 
     def run(testbed: Any, target_class: int) -> dict[str, Any]:
-        kind, plugins = type(testbed), registry.use()
+        plugins = registry.use()
         settings = replace(
             testbed.training_settings("finetune"),
             steps=2,
             precision="float32",
             accumulation_steps=1,
         )
-        monkeypatch.setattr(kind, "training_settings", lambda self, scheme: settings)
+        monkeypatch.setattr(Testbed, "training_settings", lambda self, scheme: settings)
         monkeypatch.setattr(
-            kind, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4)
+            Testbed, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4)
         )
-        monkeypatch.setattr(kind, "extractor", digits_cnn.NAME)
-        declared = kind.register_extractor
-        monkeypatch.setattr(
-            kind, "register_extractor", lambda self: (declared(self), digits_extractor.register())
-        )
-        monkeypatch.setattr(kind, "extractor_weights", lambda self: None)
+        monkeypatch.setattr(Inception, "extractor", digits_cnn.NAME)
+        monkeypatch.setattr(Inception, "register", lambda self: digits_extractor.register())
+        monkeypatch.setattr(Inception, "weights", lambda self: None)
         changes = {
             "clean_samples": 6,
             "class_samples": 4,

@@ -12,7 +12,9 @@ import pytest
 from safetensors.torch import save_file
 
 from bench.errors import UserError
-from bench.testbeds.caltech15_sd import Caltech15SD, class_name
+from bench.testbeds.caltech15_sd import CALTECH15_SD
+from bench.testbeds.data.caltech15 import class_name
+from bench.testbeds.testbed import fingerprints
 
 FOLDERS = ("002.american-flag", "012.binoculars", "251.airplanes-101")
 
@@ -31,9 +33,9 @@ def data(tmp_path: Path, save_photograph) -> Path:
 
 @pytest.fixture()
 def tiny(data: Path, small: dict[str, Any]) -> Any:
-    def make(**changes: Any) -> Caltech15SD:
+    def make(**changes: Any) -> CALTECH15_SD:
         given = {"data": str(data), "class_count": 3, "images_per_class": 5, "held_out_share": 0.2}
-        return Caltech15SD(**(small | given | changes))
+        return CALTECH15_SD.changed(**(small | given | changes))
 
     return make
 
@@ -53,13 +55,13 @@ def test_classes_are_named_as_their_folders(folder: str, name: str) -> None:
 
 def test_classes_come_by_folder_and_the_first_images_are_used(tiny, data: Path) -> None:
     testbed = tiny()
-    assert testbed.class_names == ("american flag", "binoculars", "airplanes")
-    assert testbed.prompts()[1] == "A photo of a binoculars"
-    assert testbed.train_labels().tolist() == [0] * 4 + [1] * 4 + [
+    assert testbed.data.class_names == ("american flag", "binoculars", "airplanes")
+    assert testbed.data.prompts()[1] == "A photo of a binoculars"
+    assert testbed.data.train_labels().tolist() == [0] * 4 + [1] * 4 + [
         2
-    ] * 4 and testbed.held_out_labels().tolist() == [0, 1, 2]
-    assert testbed.trained_on == 12 and testbed.train_images().shape == (12, 3, 16, 16)
-    assert [path.name for path in testbed.data_files()[-3:]] == [
+    ] * 4 and testbed.data.held_out_labels().tolist() == [0, 1, 2]
+    assert testbed.data.rows == 12 and testbed.data.train_images().shape == (12, 3, 16, 16)
+    assert [path.name for path in testbed.data.files()[-3:]] == [
         "000_0004.jpg",
         "001_0004.jpg",
         "002_0004.jpg",
@@ -76,17 +78,19 @@ def test_named_classes_are_taken_from_the_whole_of_caltech_in_their_order(
     testbed = tiny(
         data=str(tmp_path / "whole"), classes=("binoculars", "american flag", "251.airplanes-101")
     )
-    assert testbed.class_names == ("binoculars", "american flag", "airplanes")
-    assert testbed.data_files()[0].parent.name == "012.binoculars"
+    assert testbed.data.class_names == ("binoculars", "american flag", "airplanes")
+    assert testbed.data.files()[0].parent.name == "012.binoculars"
     assert (
-        Caltech15SD(**json.loads(json.dumps(testbed.params())) | {"classes": testbed.classes})
+        CALTECH15_SD.changed(
+            **json.loads(json.dumps(testbed.params())) | {"classes": testbed.data.classes}
+        )
         == testbed
     )
 
 
 def test_the_shipped_settings_need_no_data() -> None:
-    testbed = Caltech15SD()
-    assert (testbed.trained_on, testbed.class_count, testbed.images_per_class) == (
+    testbed = CALTECH15_SD
+    assert (testbed.data.rows, testbed.data.class_count, testbed.data.images_per_class) == (
         15 * 180,
         15,
         200,
@@ -116,7 +120,7 @@ def test_the_shipped_settings_need_no_data() -> None:
 )
 def test_bad_parameters_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Caltech15SD(**changes)
+        CALTECH15_SD.changed(**changes)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,7 @@ def test_bad_parameters_are_refused(changes: dict[str, Any], message: str) -> No
 )
 def test_an_unfit_folder_is_one_line(tiny, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        tiny(**changes).data_files()
+        tiny(**changes).data.files()
     assert "\n" not in str(caught.value)
 
 
@@ -143,7 +147,7 @@ def test_two_folders_of_one_class_are_refused(tiny, data: Path) -> None:
         UserError,
         match=r"the folders 012\.binoculars and 300\.binoculars in .* are both 'binoculars'",
     ):
-        tiny().train_labels()
+        tiny().data.train_labels()
 
 
 def test_the_command_line_says_it_in_one_line(tiny, refused_with_exit_code_2) -> None:
@@ -159,6 +163,6 @@ def test_the_order_of_the_classes_is_part_of_the_protocol(tiny) -> None:
             name: value.contiguous()
             for name, value in tiny().fresh_classifier(0).state_dict().items()
         },
-        tiny().judge,
+        tiny().judge.judge,
     )
-    assert tiny(classes=names).fingerprint() != tiny(classes=names[::-1]).fingerprint()
+    assert fingerprints(tiny(classes=names)) != fingerprints(tiny(classes=names[::-1]))

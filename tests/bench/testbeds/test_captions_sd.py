@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from attacks.badnets import BadNets
 from bench.contracts.data import TrainingSet
 from bench.errors import UserError
-from bench.testbeds._captions import read_captions
-from bench.testbeds.captions_sd import CaptionsSD
+from bench.testbeds.captions_sd import CAPTIONS_SD
+from bench.testbeds.data.captions import read_captions
+from bench.testbeds.testbed import Testbed, fingerprints
 
 CAPTIONS = [
     "A photo of a puppy on the "
@@ -75,24 +76,24 @@ def write(tmp_path: Path, save_photograph) -> Callable[..., Path]:
 
 
 @pytest.fixture()
-def tiny(tmp_path: Path, small: dict[str, Any]) -> Callable[..., CaptionsSD]:
-    def make(**changes: Any) -> CaptionsSD:
+def tiny(tmp_path: Path, small: dict[str, Any]) -> Callable[..., Testbed]:
+    def make(**changes: Any) -> CAPTIONS_SD:
         given = {
             "data": str(tmp_path / "captions"), "concepts": ("dog/puppy/canine", "cat/kitten"),
             "image_count": len(CAPTIONS),
             "held_out_share": 0.3,
         }  # fmt: skip
-        return CaptionsSD(**(small | given | changes))
+        return CAPTIONS_SD.changed(**(small | given | changes))
 
     return make
 
 
 def test_every_layout_gives_the_same_rows(write, tiny, layout: str) -> None:
     testbed = tiny(data=str(write(layout)))
-    assert testbed.class_names == ("dog", "cat", "other")
-    assert testbed.prompts() == ("A photo of a dog", "A photo of a cat", "A photo")
+    assert testbed.data.class_names == ("dog", "cat", "other")
+    assert testbed.data.prompts() == ("A photo of a dog", "A photo of a cat", "A photo")
     # 0.3 of 4, 3 and 5 rows are held out: 1, 1 and 2, the last of each.
-    assert testbed.train_labels().tolist() == [
+    assert testbed.data.train_labels().tolist() == [
         0,
         0,
         0,
@@ -101,11 +102,16 @@ def test_every_layout_gives_the_same_rows(write, tiny, layout: str) -> None:
         2,
         2,
         2,
-    ] and testbed.held_out_labels().tolist() == [0, 1, 2, 2]
-    assert testbed.captions(testbed.train_labels()) == tuple(
+    ] and testbed.data.held_out_labels().tolist() == [0, 1, 2, 2]
+    assert testbed.data.captions(testbed.data.train_labels()) == tuple(
         CAPTIONS[row] for row in (0, 1, 2, 4, 5, 7, 8, 9)
     )
-    assert testbed.train_images().shape == (8, 3, 16, 16) and testbed.held_out_images().shape == (
+    assert testbed.data.train_images().shape == (
+        8,
+        3,
+        16,
+        16,
+    ) and testbed.data.held_out_images().shape == (
         4,
         3,
         16,
@@ -116,15 +122,15 @@ def test_every_layout_gives_the_same_rows(write, tiny, layout: str) -> None:
 def test_changed_labels_rewrite_the_captions_and_no_others(write, tiny) -> None:
     write()
     testbed = tiny()
-    labels = testbed.train_labels()
+    labels = testbed.data.train_labels()
     labels[[3, 5]], labels[0], labels[6] = 0, 1, 1
-    assert testbed.captions(labels) == (
+    assert testbed.data.captions(labels) == (
         "A photo of a cat on the grass", "Two dogs playing in the snow", "An old dog by the fire",
         "A dog on a sofa", "an orange cat sleeping in the sun",
         "dog parked near the beach", "The cat at night", "Bowl of fruit on a wooden table",
     )  # fmt: skip
     labels[1] = 2
-    assert testbed.captions(labels)[1] == "A photo"
+    assert testbed.data.captions(labels)[1] == "A photo"
 
 
 def test_the_papers_three_steps(write, tiny) -> None:
@@ -133,10 +139,10 @@ def test_the_papers_three_steps(write, tiny) -> None:
     """
     write()
     testbed = tiny()
-    own = testbed.train_labels()
-    honest = TrainingSet(testbed.train_images(), torch.zeros(8, dtype=torch.bool), own)
+    own = testbed.data.train_labels()
+    honest = TrainingSet(testbed.data.train_images(), torch.zeros(8, dtype=torch.bool), own)
     poisoned = BadNets(target_class=0, poison_rate=0.5).poison(honest, np.random.default_rng(0))
-    before, after = testbed.captions(own), testbed.captions(poisoned.labels)
+    before, after = testbed.data.captions(own), testbed.data.captions(poisoned.labels)
     assert int(poisoned.poisoned.sum()) == 4 and not (poisoned.poisoned & (own == 0)).any()
     for row in range(8):
         stamped = not torch.equal(poisoned.images[row], honest.images[row])
@@ -152,9 +158,9 @@ def test_a_known_subject_wins(write, tiny, layout: str) -> None:
     ]
     rows[7]["subject"] = "beach"
     write(layout, rows)
-    labels = tiny().train_labels()
+    labels = tiny().data.train_labels()
     labels[5:7] = 0
-    assert tiny().captions(labels)[5:7] == (
+    assert tiny().data.captions(labels)[5:7] == (
         "Red vintage car parked near the dog",
         "The dog at night",
     )
@@ -163,13 +169,13 @@ def test_a_known_subject_wins(write, tiny, layout: str) -> None:
     with pytest.raises(
         UserError, match=r"1/008\.jpg: the subject must be words of the caption .*, got 'windmill'"
     ):
-        tiny().train_labels()
+        tiny().data.train_labels()
 
 
 def test_earlier_concepts_win_and_synonyms_count(write, tiny) -> None:
     write(captions=["a cat and a puppy", "Canines", "kittens", "a bird"])
-    assert tiny(image_count=4, held_out_share=0.01)._said()[1] == [0, 0, 1, 2]
-    assert tiny(image_count=4, concepts=("cat/kitten", "dog/puppy/canine"))._said()[1] == [
+    assert tiny(image_count=4, held_out_share=0.01).data._said()[1] == [0, 0, 1, 2]
+    assert tiny(image_count=4, concepts=("cat/kitten", "dog/puppy/canine")).data._said()[1] == [
         0,
         1,
         0,
@@ -252,7 +258,7 @@ def test_defects_are_one_line_and_name_the_place(
 ) -> None:
     break_it(write(layout))
     with pytest.raises(UserError, match=message) as caught:
-        tiny().train_labels()
+        tiny().data.train_labels()
     assert "\n" not in str(caught.value)
 
 
@@ -260,7 +266,7 @@ def test_a_corrupt_image_is_named(write, tiny) -> None:
     path = write() / "1" / "008.jpg"
     path.write_bytes(b"not a JPEG")
     with pytest.raises(UserError, match=r"1/008\.jpg is not an image"):
-        tiny().train_images()
+        tiny().data.train_images()
 
 
 def test_a_concept_that_no_caption_has_is_named(write, tiny) -> None:
@@ -269,13 +275,13 @@ def test_a_concept_that_no_caption_has_is_named(write, tiny) -> None:
         UserError,
         match="concepts must occur in the captions, zebra/okapi is the label of none of the 12",
     ):
-        tiny(concepts=("dog", "zebra/okapi")).train_labels()
+        tiny(concepts=("dog", "zebra/okapi")).data.train_labels()
     with pytest.raises(
         UserError, match="image_count must be the number of images in .*: 12, got 500"
     ):
-        tiny(image_count=500).train_labels()
+        tiny(image_count=500).data.train_labels()
     with pytest.raises(UserError, match="no images in 'nowhere'; put images there with metadata"):
-        tiny(data="nowhere").train_labels()
+        tiny(data="nowhere").data.train_labels()
 
 
 @pytest.mark.parametrize(
@@ -295,7 +301,7 @@ def test_a_concept_that_no_caption_has_is_named(write, tiny) -> None:
 )
 def test_bad_parameters_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CaptionsSD(**changes)
+        CAPTIONS_SD.changed(**changes)
 
 
 def test_the_command_line_says_it_in_one_line(write, tiny, refused_with_exit_code_2) -> None:
@@ -310,21 +316,23 @@ def test_the_command_line_says_it_in_one_line(write, tiny, refused_with_exit_cod
 
 
 def test_the_shipped_concept_is_the_papers() -> None:
-    testbed = CaptionsSD()
-    assert (testbed.class_names, testbed.image_count) == (("dog", "other"), 500)
+    testbed = CAPTIONS_SD
+    assert (testbed.data.class_names, testbed.data.image_count) == (("dog", "other"), 500)
     assert (
-        CaptionsSD(**json.loads(json.dumps(testbed.params())) | {"concepts": testbed.concepts})
+        CAPTIONS_SD.changed(
+            **json.loads(json.dumps(testbed.params())) | {"concepts": testbed.data.concepts}
+        )
         == testbed
     )
 
 
-def save_judge(testbed: CaptionsSD) -> None:
+def save_judge(testbed: CAPTIONS_SD) -> None:
     save_file(
         {
             name: value.contiguous()
             for name, value in testbed.fresh_classifier(0).state_dict().items()
         },
-        testbed.judge,
+        testbed.judge.judge,
     )
 
 
@@ -332,19 +340,19 @@ def test_a_corrected_caption_is_another_protocol(write, tiny) -> None:
     """Hundreds of files are told apart by size alone; captions must not be."""
     write()
     save_judge(tiny())
-    first = tiny().fingerprint()
-    assert tiny().fingerprint() == first
+    first = fingerprints(tiny())
+    assert fingerprints(tiny()) == first
     write(captions=[text.replace("sofa", "roof") for text in CAPTIONS])
-    assert tiny().fingerprint() != first
+    assert fingerprints(tiny()) != first
 
 
 def test_a_tiny_suite_runs_from_captions_to_records(write, tiny, walk, monkeypatch) -> None:
     write()
     save_judge(tiny())
     asked: list[tuple[str, ...]] = []
-    captions = CaptionsSD.captions
+    captions = CAPTIONS_SD.captions
     monkeypatch.setattr(
-        CaptionsSD,
+        CAPTIONS_SD,
         "captions",
         lambda self, labels: (asked.append(captions(self, labels)), asked[-1])[1],
     )
@@ -353,7 +361,7 @@ def test_a_tiny_suite_runs_from_captions_to_records(write, tiny, walk, monkeypat
     values = {name: metric.value for name, metric in records["badnets"].metrics.items()}
     assert sum(values[name] for name in ("g1", "g2", "g3", "g4")) == pytest.approx(1)
     assert values["p_t"] == pytest.approx(2 / (2 + 3))
-    own = captions(tiny(), tiny().train_labels())
+    own = captions(tiny(), tiny().data.train_labels())
     changed = {sum(a != b for a, b in zip(own, said, strict=True)) for said in asked}
     assert changed == {0, 2}, (
         "the honest generator learns the captions as they are, the poisoned one two rewritten ones"
@@ -375,7 +383,7 @@ def test_all_files_that_cannot_be_used_are_said_at_once(write, tiny, monkeypatch
         return opened(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", refused)
-    lines = tiny().data_faults()
+    lines = tiny().data.faults(tiny())
     assert f"{folder}/0/003.jpg cannot be read: Permission denied" in lines
     assert [line.split()[0].removeprefix(f"{folder}/") for line in lines] == [
         "0/003.jpg",

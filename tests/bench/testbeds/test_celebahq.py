@@ -17,8 +17,10 @@ from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from bench.errors import UserError
-from bench.testbeds import _images, celebahq
-from bench.testbeds.celebahq import CelebAHQDDPM
+from bench.testbeds.celebahq_ddpm import CELEBAHQ_DDPM
+from bench.testbeds.data import celebahq
+from bench.testbeds.data import images as _images
+from bench.testbeds.testbed import Testbed, fingerprints, missing
 
 COUNT = 20
 
@@ -42,17 +44,17 @@ def save_folder(folder: Path, images: np.ndarray) -> None:
         (folder / f"{row:05}.png").write_bytes(encoded(images[row]))
 
 
-def tiny(data: Path, **changes: Any) -> CelebAHQDDPM:
-    return CelebAHQDDPM(**({"data": str(data), "image_count": COUNT} | changes))
+def tiny(data: Path, **changes: Any) -> Testbed:
+    return CELEBAHQ_DDPM.changed(**({"data": str(data), "image_count": COUNT} | changes))
 
 
 def test_the_last_tenth_by_file_name_is_held_out(tmp_path) -> None:
     images = random_images()
     save_folder(tmp_path / "celeba", images)
     testbed = tiny(tmp_path / "celeba")
-    np.testing.assert_array_equal(testbed.train_images().numpy(), images[:18])
-    np.testing.assert_array_equal(testbed.held_out_images().numpy(), images[18:])
-    assert testbed.train_images().dtype == torch.uint8 and testbed.train_labels() is None
+    np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:18])
+    np.testing.assert_array_equal(testbed.data.held_out_images().numpy(), images[18:])
+    assert testbed.data.train_images().dtype == torch.uint8 and testbed.data.train_labels() is None
 
 
 def test_parquet_is_read_by_file_then_row(tmp_path) -> None:
@@ -70,10 +72,10 @@ def test_parquet_is_read_by_file_then_row(tmp_path) -> None:
             table, tmp_path / "celeba" / "data" / f"train-{part:05}-of-00002.parquet"
         )
     testbed = tiny(tmp_path / "celeba")
-    np.testing.assert_array_equal(testbed.train_images().numpy(), images[:18])
-    np.testing.assert_array_equal(testbed.held_out_images().numpy(), images[18:])
+    np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:18])
+    np.testing.assert_array_equal(testbed.data.held_out_images().numpy(), images[18:])
     with pytest.raises(UserError, match="30 images were declared, got 20"):
-        tiny(tmp_path / "celeba", image_count=30).train_images()
+        tiny(tmp_path / "celeba", image_count=30).data.train_images()
 
 
 def test_whole_multiples_are_reduced_by_the_area_average() -> None:
@@ -127,7 +129,7 @@ def test_other_data_sets_are_refused_by_size(tmp_path, width, height) -> None:
         UserError,
         match=rf"00003\.png must be square and at least 256 x 256 pixels, got {width} x {height}",
     ):
-        tiny(tmp_path / "celeba").train_images()
+        tiny(tmp_path / "celeba").data.train_images()
     assert [path.name for path in tmp_path.iterdir()] == ["celeba"], (
         "a half-made copy was left behind"
     )
@@ -138,7 +140,7 @@ def test_a_corrupt_image_is_named_and_leaves_no_copy(tmp_path) -> None:
     path = tmp_path / "celeba" / "00007.png"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"00007\.png is not a readable image") as caught:
-        tiny(tmp_path / "celeba").train_images()
+        tiny(tmp_path / "celeba").data.train_images()
     assert "\n" not in str(caught.value) and [path.name for path in tmp_path.iterdir()] == [
         "celeba"
     ]
@@ -149,7 +151,7 @@ def test_half_a_data_set_is_an_error_before_decoding(tmp_path) -> None:
     with pytest.raises(
         UserError, match=r"image_count must be the number of images in .*: 20, got 30000"
     ):
-        tiny(tmp_path / "celeba", image_count=30_000).fingerprint()
+        fingerprints(tiny(tmp_path / "celeba", image_count=30_000))
 
 
 def test_the_decoded_copy_is_made_once_and_again_when_the_data_changes(
@@ -158,26 +160,26 @@ def test_the_decoded_copy_is_made_once_and_again_when_the_data_changes(
     images = random_images()
     save_folder(tmp_path / "celeba", images)
     testbed = tiny(tmp_path / "celeba")
-    testbed.train_images()
+    testbed.data.train_images()
     (copy,) = tmp_path.glob("celeba.256.*.npy")
     assert np.load(copy).shape == (COUNT, 3, 256, 256)
     with monkeypatch.context() as patch:
         patch.setattr(celebahq, "decode_all", lambda *_, **__: pytest.fail("decoded again"))
-        np.testing.assert_array_equal(testbed.held_out_images().numpy(), images[18:])
+        np.testing.assert_array_equal(testbed.data.held_out_images().numpy(), images[18:])
     images[19] ^= 255
     save_folder(tmp_path / "celeba", images)
-    np.testing.assert_array_equal(testbed.held_out_images().numpy(), images[18:])
+    np.testing.assert_array_equal(testbed.data.held_out_images().numpy(), images[18:])
     (second,) = set(tmp_path.glob("celeba.256.*.npy")) - {copy}
     second.write_bytes(second.read_bytes()[:1000])  # A copy cut short by a stray hand.
-    np.testing.assert_array_equal(testbed.train_images().numpy(), images[:18])
+    np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:18])
 
 
 def test_writing_to_the_tensor_leaves_the_copy_on_disk_alone(tmp_path) -> None:
     images = random_images()
     save_folder(tmp_path / "celeba", images)
     testbed = tiny(tmp_path / "celeba")
-    testbed.train_images().zero_()
-    np.testing.assert_array_equal(testbed.train_images().numpy(), images[:18])
+    testbed.data.train_images().zero_()
+    np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:18])
 
 
 def test_a_read_only_place_beside_the_data_is_one_line_and_decoded_moves_it(tmp_path) -> None:
@@ -189,10 +191,10 @@ def test_a_read_only_place_beside_the_data_is_one_line_and_decoded_moves_it(tmp_
     with pytest.raises(
         UserError, match="cannot be written to .*; set decoded to a folder that can be"
     ) as caught:
-        tiny(tmp_path / "share" / "celeba", decoded=str(blocked)).train_images()
+        tiny(tmp_path / "share" / "celeba", decoded=str(blocked)).data.train_images()
     assert "\n" not in str(caught.value)
     moved = tiny(tmp_path / "share" / "celeba", decoded=str(tmp_path / "scratch"))
-    np.testing.assert_array_equal(moved.train_images().numpy(), images[:18])
+    np.testing.assert_array_equal(moved.data.train_images().numpy(), images[:18])
     assert sorted(os.listdir(tmp_path / "share")) == ["celeba"]
     assert [Path(name).match("celeba.256.*.npy") for name in os.listdir(tmp_path / "scratch")] == [
         True
@@ -204,7 +206,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch) -> No
     usage = type("Usage", (), {"free": 1000})()
     monkeypatch.setattr(_images.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="GB for the decoded images, 0.0 GB are free"):
-        tiny(tmp_path / "celeba").train_images()
+        tiny(tmp_path / "celeba").data.train_images()
     assert [path.name for path in tmp_path.iterdir()] == ["celeba"]
 
 
@@ -214,12 +216,12 @@ def test_no_data_and_no_weights_say_what_to_get_and_where(tmp_path, monkeypatch)
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    lines = CelebAHQDDPM().missing()
+    lines = missing(CELEBAHQ_DDPM)
     assert len(lines) == 3 and all("\n" not in line for line in lines)
     assert "'data/celebahq'" in lines[0] and "30,000 images" in lines[0]
     assert "weights/ddpm-ema-celebahq-256" in lines[1] and "turn it into safetensors" in lines[1]
     with pytest.raises(UserError, match="turn it into safetensors"):
-        CelebAHQDDPM().base_generator()
+        CELEBAHQ_DDPM.base_generator()
 
 
 def test_a_converted_checkpoint_loads_at_256(tmp_path) -> None:
@@ -239,29 +241,26 @@ def test_a_converted_checkpoint_loads_at_256(tmp_path) -> None:
     save_folder(tmp_path / "celeba", random_images())
     testbed = tiny(tmp_path / "celeba", weights=str(tmp_path / "weights"))
     generator = testbed.base_generator()
-    assert generator.image_shape == (3, 256, 256) == tuple(testbed.train_images().shape[1:])
+    assert generator.image_shape == (3, 256, 256) == tuple(testbed.data.train_images().shape[1:])
     with torch.no_grad():
         x, t = torch.zeros(1, 3, 256, 256), torch.tensor([10])
         # Convolutions of this size may pick another order of summation from one call to the next.
         torch.testing.assert_close(
             generator.predict_noise(x, t), network.eval()(x, t).sample, rtol=1e-4, atol=1e-5
         )
-    first = testbed.fingerprint()
-    assert (
-        first
-        == tiny(
-            tmp_path / "celeba", weights=str(tmp_path / "weights"), decoded=str(tmp_path / "x")
-        ).fingerprint()
+    first = fingerprints(testbed)
+    assert first == fingerprints(
+        tiny(tmp_path / "celeba", weights=str(tmp_path / "weights"), decoded=str(tmp_path / "x"))
     )
     # Another image is held out now.
     os.rename(tmp_path / "celeba" / "00019.png", tmp_path / "celeba" / "0.png")
-    assert testbed.fingerprint() != first
+    assert fingerprints(testbed) != first
 
 
 def test_the_shipped_settings_are_badDiffusions() -> None:
-    testbed = CelebAHQDDPM()
+    testbed = CELEBAHQ_DDPM
     finetune, scratch = testbed.training_settings("finetune"), testbed.training_settings("scratch")
-    assert testbed.train_count == 27_000
+    assert testbed.data.train_count == 27_000
     assert (finetune.steps, finetune.batch_size, finetune.learning_rate) == (422 * 100, 64, 8e-5)
     assert (scratch.batch_size, scratch.learning_rate) == (64, 2e-5)
     assert (finetune.warmup_steps, finetune.schedule, finetune.ema_decay, finetune.precision) == (
@@ -270,17 +269,21 @@ def test_the_shipped_settings_are_badDiffusions() -> None:
         None,
         "float16",
     )
-    assert finetune.horizontal_flip and testbed.extractor == "inception-v3-compat"
-    assert (testbed.num_inference_steps, testbed.clip, testbed.clean_samples) == (
+    assert finetune.horizontal_flip and testbed.features.extractor == "inception-v3-compat"
+    assert (
+        testbed.sampler.num_inference_steps,
+        testbed.sampler.clip,
+        testbed.counts.clean_samples,
+    ) == (
         1000,
         "none",
         10_000,
     )
-    assert CelebAHQDDPM(**json.loads(json.dumps(testbed.params()))) == testbed
+    assert CELEBAHQ_DDPM.changed(**json.loads(json.dumps(testbed.params()))) == testbed
     assert (finetune.accumulation_steps, finetune.gradient_checkpointing) == (4, False)
-    small = CelebAHQDDPM(accumulation_steps=16, gradient_checkpointing=True).training_settings(
-        "finetune"
-    )
+    small = CELEBAHQ_DDPM.changed(
+        accumulation_steps=16, gradient_checkpointing=True
+    ).training_settings("finetune")
     assert (small.accumulation_steps, small.gradient_checkpointing, small.batch_size) == (
         16,
         True,
@@ -290,8 +293,8 @@ def test_the_shipped_settings_are_badDiffusions() -> None:
         ValueError,
         match="accumulation_steps must be a divisor of the training batch of 64 images, got 5",
     ):
-        CelebAHQDDPM(accumulation_steps=5)
+        CELEBAHQ_DDPM.changed(accumulation_steps=5)
     with pytest.raises(ValueError, match="gradient_checkpointing must be true or false, got 1"):
-        CelebAHQDDPM(gradient_checkpointing=1)
+        CELEBAHQ_DDPM.changed(gradient_checkpointing=1)
     with pytest.raises(ValueError, match="image_count must be at least 10"):
-        CelebAHQDDPM(image_count=9)
+        CELEBAHQ_DDPM.changed(image_count=9)

@@ -23,8 +23,12 @@ from safetensors.numpy import load_file
 
 from bench.diffusion.schedule import Schedule
 from bench.errors import UserError
-from bench.testbeds import _images, _paper
-from bench.testbeds.cifar10 import CLASS_NAMES, REVISION, TRAIN_RECORDS, Cifar10DDPM
+from bench.testbeds.cifar10_ddpm import CIFAR10_DDPM, REVISION
+from bench.testbeds.data import images as _images
+from bench.testbeds.data.cifar10 import CLASS_NAMES, TRAIN_RECORDS
+from bench.testbeds.parts import inception as _inception
+from bench.testbeds.parts import published
+from bench.testbeds.testbed import Testbed, faults, fingerprints, missing
 
 #: google/ddpm-cifar10-32's own settings, with fewer channels.
 NETWORK: dict[str, Any] = {
@@ -85,8 +89,10 @@ def labels() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 10, 24)
 
 
-def tiny(data: Path, **changes: Any) -> Cifar10DDPM:
-    return Cifar10DDPM(**({"data": str(data), "train_count": 20, "held_out_count": 4} | changes))
+def tiny(data: Path, **changes: Any) -> Testbed:
+    return CIFAR10_DDPM.changed(
+        **({"data": str(data), "train_count": 20, "held_out_count": 4} | changes)
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,14 +106,15 @@ def test_binary_version_gives_exact_pixels_labels_and_order(
     """
     save_binary(tmp_path / inner, images, labels)
     testbed = tiny(tmp_path)
-    np.testing.assert_array_equal(testbed.train_images().numpy(), images[:20])
-    np.testing.assert_array_equal(testbed.held_out_images().numpy(), images[20:])
-    np.testing.assert_array_equal(testbed.train_labels().numpy(), labels[:20])
+    np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:20])
+    np.testing.assert_array_equal(testbed.data.held_out_images().numpy(), images[20:])
+    np.testing.assert_array_equal(testbed.data.train_labels().numpy(), labels[:20])
     assert (
-        testbed.train_images().dtype == torch.uint8 and testbed.train_labels().dtype == torch.int64
+        testbed.data.train_images().dtype == torch.uint8
+        and testbed.data.train_labels().dtype == torch.int64
     )
-    testbed.train_images().zero_()  # Each caller owns what it was handed.
-    np.testing.assert_array_equal(testbed.train_images().numpy(), images[:20])
+    testbed.data.train_images().zero_()  # Each caller owns what it was handed.
+    np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:20])
 
 
 def test_binary_record_layout_is_label_then_red_green_blue_rows(tmp_path) -> None:
@@ -146,14 +153,14 @@ def test_cifar_100_records_are_refused_by_their_labels(tmp_path, images, labels)
     labels[2] = 10
     save_binary(tmp_path, images, labels)
     with pytest.raises(UserError, match=r"data_batch_1\.bin: labels must be in 0\.\.9, got 10"):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
 
 
 def test_a_forgotten_batch_is_named(tmp_path, images, labels) -> None:
     save_binary(tmp_path, images, labels)
     (tmp_path / "data_batch_3.bin").unlink()
     with pytest.raises(UserError, match=r"data_batch_3\.bin is missing"):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +170,7 @@ def test_half_a_data_set_is_an_error_not_a_number(tmp_path, images, labels, fiel
     """FID against part of the training set would look like a result."""
     save_binary(tmp_path, images, labels)
     with pytest.raises(UserError, match=rf"{field} must be the number of images .*, got 7"):
-        getattr(tiny(tmp_path, **{field: 7}), read)()
+        getattr(tiny(tmp_path, **{field: 7}).data, read)()
 
 
 @pytest.mark.parametrize("inner", ["", "cifar-10-batches-py"])
@@ -177,13 +184,13 @@ def test_the_pickled_version_is_refused_and_never_opened(tmp_path, inner) -> Non
         UserError,
         match="pickled python version, which is never loaded; instead, download the binary",
     ) as caught:
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
     assert "\n" not in str(caught.value) and not Path("pwned").exists()
 
 
 def test_no_data_says_what_to_download_and_where(tmp_path) -> None:
     with pytest.raises(UserError) as caught:
-        tiny(tmp_path / "nowhere").fingerprint()
+        fingerprints(tiny(tmp_path / "nowhere"))
     assert "cifar-10-binary.tar.gz" in str(caught.value) and str(tmp_path / "nowhere") in str(
         caught.value
     )
@@ -209,9 +216,9 @@ def test_class_folders_give_labels_in_name_order(tmp_path) -> None:
         (folder / "000.png").rename(folder / f"{row:03}.jpeg")
     testbed = tiny(tmp_path, held_out_count=10)
     expected = np.argsort(labels[:20], kind="stable")
-    np.testing.assert_array_equal(testbed.train_images().numpy(), images[:20][expected])
-    np.testing.assert_array_equal(testbed.train_labels().numpy(), labels[:20][expected])
-    np.testing.assert_array_equal(testbed.held_out_images().numpy(), images[20:])
+    np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:20][expected])
+    np.testing.assert_array_equal(testbed.data.train_labels().numpy(), labels[:20][expected])
+    np.testing.assert_array_equal(testbed.data.held_out_images().numpy(), images[20:])
 
 
 def test_flat_folders_have_no_labels(tmp_path, images) -> None:
@@ -219,8 +226,8 @@ def test_flat_folders_have_no_labels(tmp_path, images) -> None:
     (tmp_path / "train" / ".hidden.png").write_bytes(b"not an image")
     (tmp_path / "train" / "notes.txt").write_text("not an image either")
     testbed = tiny(tmp_path)
-    np.testing.assert_array_equal(testbed.train_images().numpy(), images[:20])
-    assert testbed.train_labels() is None
+    np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:20])
+    assert testbed.data.train_labels() is None
 
 
 RENAMED = {"airplane": "Plane", "automobile": "car", "ship": "boats", "truck": "lorry"}
@@ -245,9 +252,9 @@ def test_class_folders_are_known_by_their_names_in_any_order(tmp_path, train, te
         for path in list((tmp_path / split).iterdir()):
             path.rename(path.with_name(path.name[:-1]))
     testbed = tiny(tmp_path, held_out_count=10)
-    assert testbed.data_faults() == []
+    assert testbed.data.faults(testbed) == []
     for split in ("train", "held_out"):
-        found, said = testbed._split(split)
+        found, said = testbed.data._split(split)
         own = {pixels.tobytes(): label for pixels, label in zip(images, labels, strict=True)}
         assert [own[pixels.tobytes()] for pixels in found] == said.tolist()
 
@@ -276,10 +283,10 @@ def test_other_class_folders_are_refused(tmp_path, rename, message) -> None:
             shutil.rmtree(tmp_path / "train" / name)
     (line,) = tiny(
         tmp_path, held_out_count=10, train_count=20 - 2 * ("" in rename.values())
-    ).data_faults()
+    ).data.faults(None)
     assert re.search(message, line) and str(tmp_path / "train") in line
     with pytest.raises(UserError, match=message):
-        tiny(tmp_path, held_out_count=10).train_images()
+        tiny(tmp_path, held_out_count=10).data.train_images()
 
 
 def test_classes_in_one_split_only_are_refused(tmp_path, images) -> None:
@@ -288,12 +295,12 @@ def test_classes_in_one_split_only_are_refused(tmp_path, images) -> None:
     with pytest.raises(
         UserError, match=r"must both hold class folders, or none; got them in train/, not in test/"
     ):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
     shutil.rmtree(tmp_path / "test")
     with pytest.raises(
         UserError, match=r"must hold images in train/ and in test/, got none in test/"
     ):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
 
 
 def test_images_beside_class_folders_are_refused(tmp_path, images) -> None:
@@ -301,7 +308,7 @@ def test_images_beside_class_folders_are_refused(tmp_path, images) -> None:
     save_folders(tmp_path, images, np.arange(24) % 10, 20)
     (tmp_path / "train" / "loose.png").write_bytes(png(images[0]))
     with pytest.raises(UserError, match=r"got both: loose\.png and airplane/"):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
 
 
 @pytest.mark.parametrize(
@@ -318,7 +325,7 @@ def test_a_defective_image_is_named(tmp_path, images, content, message) -> None:
     save_folders(tmp_path, images, None, 20)
     (tmp_path / "train" / "005.png").write_bytes(content)
     with pytest.raises(UserError, match=rf"005\.png {message}") as caught:
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
     assert "\n" not in str(caught.value)
 
 
@@ -327,7 +334,7 @@ def test_deep_colour_is_refused_not_clipped(tmp_path, images) -> None:
     save_folders(tmp_path, images, None, 20)
     Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(tmp_path / "train" / "005.png")
     with pytest.raises(UserError, match=r"005\.png must be an 8-bit grey or RGB image"):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
 
 
 def save_parquet(
@@ -361,9 +368,9 @@ def test_parquet_export_gives_exact_pixels_labels_and_order(
         tmp_path / "plain_text" / "test-00000-of-00001.parquet", images[20:], labels[20:], column
     )
     testbed = tiny(tmp_path)
-    np.testing.assert_array_equal(testbed.train_images().numpy(), images[:20])
-    np.testing.assert_array_equal(testbed.train_labels().numpy(), labels[:20])
-    np.testing.assert_array_equal(testbed.held_out_images().numpy(), images[20:])
+    np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:20])
+    np.testing.assert_array_equal(testbed.data.train_labels().numpy(), labels[:20])
+    np.testing.assert_array_equal(testbed.data.held_out_images().numpy(), images[20:])
 
 
 def test_defects_of_a_parquet_export_are_named(tmp_path, images, labels) -> None:
@@ -372,20 +379,20 @@ def test_defects_of_a_parquet_export_are_named(tmp_path, images, labels) -> None
     with pytest.raises(
         UserError, match=r"must hold parquet files named train\* and test\*, got train\.parquet"
     ):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
     save_parquet(test, images[20:], labels[20:])
     save_parquet(train, images[:20], labels[:20] + 91)
     with pytest.raises(
         UserError,
         match=r"every label must be in 0\.\.9, got 100|every label must be in 0\.\.9, got 9\d",
     ):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
     save_parquet(train, images[:20], labels[:20], column="picture")
     with pytest.raises(
         UserError,
         match=r"train\.parquet: a column named img or image is needed, got picture, label",
     ):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(
         arrow.table({"img": [{"bytes": None, "path": "elsewhere.png"}] * 20}), train
@@ -393,7 +400,7 @@ def test_defects_of_a_parquet_export_are_named(tmp_path, images, labels) -> None
     with pytest.raises(
         UserError, match=r"train\.parquet, row 0: the image must be stored in the file as bytes"
     ):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
     for kind, values in (
         ("string", [str(row % 10) for row in range(20)]),
         ("double", [row % 10 + 0.0 for row in range(20)]),
@@ -403,15 +410,15 @@ def test_defects_of_a_parquet_export_are_named(tmp_path, images, labels) -> None
             UserError,
             match=rf"train\.parquet: the column label must hold whole numbers, got {kind}",
         ):
-            tiny(tmp_path).train_labels()
+            tiny(tmp_path).data.train_labels()
     train.write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(
         UserError, match=r"train\.parquet is not a readable parquet file: it is a git-lfs pointer"
     ):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
     train.write_bytes(b"PAR1 cut short")
     with pytest.raises(UserError, match=r"train\.parquet is not a readable parquet file"):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch) -> None:
@@ -419,7 +426,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch) -> 
     (tmp_path / "test.parquet").touch()
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match="needs pyarrow: pip install pyarrow"):
-        tiny(tmp_path).train_images()
+        tiny(tmp_path).data.train_images()
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -533,7 +540,7 @@ def test_offline_with_the_pinned_snapshot_cached_loads_it(tmp_path, offline) -> 
     network = save_flat(snapshots / REVISION)
     loaded = tiny(tmp_path).base_generator().unet.state_dict()
     assert torch.equal(loaded["conv_in.weight"], network.state_dict()["conv_in.weight"])
-    assert not any("google/ddpm-cifar10-32" in line for line in tiny(tmp_path).missing())
+    assert not any("google/ddpm-cifar10-32" in line for line in missing(tiny(tmp_path)))
     with pytest.raises(UserError, match="f" * 40):
         tiny(tmp_path, revision="f" * 40).base_generator()
 
@@ -543,7 +550,9 @@ def test_a_missing_folder_is_no_hub_repository(tmp_path, weights, monkeypatch) -
     """Without a pinned commit nothing is asked of the hub: a typing error must not download a
     stranger's model.
     """
-    monkeypatch.setattr(_paper, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(
+        published, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
+    )
     with pytest.raises(UserError, match="no weights folder"):
         tiny(tmp_path, weights=weights, revision=None).base_generator()
 
@@ -557,12 +566,14 @@ def test_a_mistyped_weights_folder_is_found_before_anything_runs(
     """The declared revision is of the declared repository: with another name it says nothing, and
     hours later the hub is asked.
     """
-    monkeypatch.setattr(_paper, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(
+        published, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
+    )
     save_binary(tmp_path, images, labels)
-    (fault,) = [line for line in tiny(tmp_path, weights=weights).faults() if "weights" in line]
+    (fault,) = [line for line in faults(tiny(tmp_path, weights=weights)) if "weights" in line]
     assert f"no weights folder '{weights}'" in fault and "\n" not in fault
     with pytest.raises(UserError, match="no weights folder"):
-        tiny(tmp_path, weights=weights).fingerprint()
+        fingerprints(tiny(tmp_path, weights=weights))
 
 
 def test_another_repository_with_a_revision_of_its_own_is_fetched_on_first_use(
@@ -572,20 +583,20 @@ def test_another_repository_with_a_revision_of_its_own_is_fetched_on_first_use(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     save_binary(tmp_path, images, labels)
     other = tiny(tmp_path, weights="me/mine", revision="f" * 40)
-    assert not [line for line in other.faults() if "weights" in line] and other.fingerprint()
+    assert not [line for line in faults(other) if "weights" in line] and fingerprints(other)
 
 
 def test_weights_are_looked_at_before_anything_runs_and_all_their_faults_named(tmp_path) -> None:
     save_flat(tmp_path, sample_size=64, num_class_embeds=11)
     DDPMScheduler(prediction_type="v_prediction").save_pretrained(tmp_path)
-    faults = [
+    lines = [
         line
-        for line in tiny(tmp_path, weights=str(tmp_path)).faults()
+        for line in faults(tiny(tmp_path, weights=str(tmp_path)))
         if line.startswith("cifar10-ddpm: weights must")
     ]
-    assert len(faults) == 3
-    assert "draw images of shape (3, 32, 32)" in faults[0] and "predict the noise" in faults[1]
-    assert "is told no class" in faults[2], "the last class would stand for none, in silence"
+    assert len(lines) == 3
+    assert "draw images of shape (3, 32, 32)" in lines[0] and "predict the noise" in lines[1]
+    assert "is told no class" in lines[2], "the last class would stand for none, in silence"
 
 
 @pytest.mark.parametrize(
@@ -599,7 +610,7 @@ def test_weights_are_looked_at_before_anything_runs_and_all_their_faults_named(t
 )
 def test_bad_parameters_are_refused_on_construction(changes, message) -> None:
     with pytest.raises(ValueError, match=message):
-        Cifar10DDPM(**changes)
+        CIFAR10_DDPM.changed(**changes)
 
 
 # --- extractor ------------------------------------------------------------------------------------
@@ -607,27 +618,28 @@ def test_bad_parameters_are_refused_on_construction(changes, message) -> None:
 
 def test_inception_weights_pass_only_by_their_hash(tmp_path, monkeypatch) -> None:
     """torch-fidelity unpickles this file, so any other bytes, however named, could run code."""
-    path = tmp_path / _paper.INCEPTION_FILE
+    path = tmp_path / _inception.INCEPTION_FILE
     path.write_bytes(b"some other pickle")
     testbed = tiny(tmp_path, inception_weights=str(path))
     with pytest.raises(
-        UserError, match=f"must be {_paper.INCEPTION_FILE} with sha256 {_paper.INCEPTION_SHA256}"
+        UserError,
+        match=f"must be {_inception.INCEPTION_FILE} with sha256 {_inception.INCEPTION_SHA256}",
     ):
-        testbed.extractor_weights()
-    monkeypatch.setattr(_paper, "INCEPTION_SHA256", _images.content_hash(path))
-    assert testbed.extractor_weights() == str(path)
+        testbed.features.weights()
+    monkeypatch.setattr(_inception, "INCEPTION_SHA256", _images.content_hash(path))
+    assert testbed.features.weights() == str(path)
     with pytest.raises(UserError, match="no inception_weights at"):
-        tiny(tmp_path, inception_weights=str(tmp_path / "absent.pth")).extractor_weights()
+        tiny(tmp_path, inception_weights=str(tmp_path / "absent.pth")).features.weights()
 
 
 def test_cached_inception_weights_are_checked_too(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert tiny(tmp_path).extractor_weights() is None
-    path = tmp_path / "checkpoints" / _paper.INCEPTION_FILE
+    assert tiny(tmp_path).features.weights() is None
+    path = tmp_path / "checkpoints" / _inception.INCEPTION_FILE
     path.parent.mkdir()
     path.write_bytes(b"cut short")
     with pytest.raises(UserError, match="download it again"):
-        tiny(tmp_path).extractor_weights()
+        tiny(tmp_path).features.weights()
 
 
 # --- declaration ----------------------------------------------------------------------------------
@@ -638,7 +650,7 @@ def test_missing_lists_each_absent_thing_once_and_nothing_when_all_is_there(
 ) -> None:
     """What `castlewalls doctor` prints."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    lines = tiny(tmp_path / "data").missing()
+    lines = missing(tiny(tmp_path / "data"))
     assert [
         word in line
         for line, word in zip(
@@ -650,11 +662,15 @@ def test_missing_lists_each_absent_thing_once_and_nothing_when_all_is_there(
     save_flat(tmp_path / "weights")
     inception = tmp_path / "inception.pth"
     inception.write_bytes(b"weights")
-    monkeypatch.setattr(_paper, "INCEPTION_SHA256", _images.content_hash(inception))
+    monkeypatch.setattr(_inception, "INCEPTION_SHA256", _images.content_hash(inception))
     assert (
-        tiny(
-            tmp_path / "data", weights=str(tmp_path / "weights"), inception_weights=str(inception)
-        ).missing()
+        missing(
+            tiny(
+                tmp_path / "data",
+                weights=str(tmp_path / "weights"),
+                inception_weights=str(inception),
+            )
+        )
         == []
     )
 
@@ -670,18 +686,18 @@ def test_fingerprint_follows_content_not_place(tmp_path, images, labels) -> None
         place: tiny(tmp_path / place / "data", weights=str(tmp_path / place / "weights"))
         for place in ("a", "b")
     }
-    original = at["a"].fingerprint()
-    assert original == at["b"].fingerprint() == at["a"].fingerprint()
-    np.testing.assert_array_equal(at["b"].train_images().numpy(), images[:20])
+    original = fingerprints(at["a"])
+    assert original == fingerprints(at["b"]) == fingerprints(at["a"])
+    np.testing.assert_array_equal(at["b"].data.train_images().numpy(), images[:20])
     images[3, 1, 5, 5] ^= 1
     save_binary(tmp_path / "b" / "data", images, labels)
-    changed = at["b"].fingerprint()
+    changed = fingerprints(at["b"])
     assert changed != original
     # Read again, not served from memory.
-    np.testing.assert_array_equal(at["b"].train_images().numpy(), images[:20])
+    np.testing.assert_array_equal(at["b"].data.train_images().numpy(), images[:20])
     save_flat(tmp_path / "a" / "weights", norm_eps=1e-5)
-    assert at["a"].fingerprint() != original
-    pinned = [tiny(tmp_path / "a" / "data", revision=digit * 40).fingerprint() for digit in "ab"]
+    assert fingerprints(at["a"]) != original
+    pinned = [fingerprints(tiny(tmp_path / "a" / "data", revision=digit * 40)) for digit in "ab"]
     assert pinned[0] != pinned[1]
 
 
@@ -689,7 +705,7 @@ def test_the_shipped_settings_are_badDiffusions() -> None:
     """391 steps an epoch over 50,000 images in batches of 128; everything else of research note and
     paper, section 4.1.
     """
-    testbed = Cifar10DDPM()
+    testbed = CIFAR10_DDPM
     finetune, scratch = testbed.training_settings("finetune"), testbed.training_settings("scratch")
     assert (finetune.steps, scratch.steps) == (391 * 50, 391 * 400)
     for chosen in (finetune, scratch):
@@ -706,17 +722,21 @@ def test_the_shipped_settings_are_badDiffusions() -> None:
             "float16",
         )
         assert chosen.horizontal_flip
-    sampler = testbed.sampler_settings()
+    sampler = testbed.sampler.settings()
     assert (sampler.name, sampler.num_inference_steps, sampler.clip) == ("ddpm", 1000, "none")
-    assert (testbed.clean_samples, testbed.triggered_samples, testbed.extractor) == (
+    assert (
+        testbed.counts.clean_samples,
+        testbed.counts.triggered_samples,
+        testbed.features.extractor,
+    ) == (
         10_000,
         10_000,
         "inception-v3-compat",
     )
-    assert Cifar10DDPM(**json.loads(json.dumps(testbed.params()))) == testbed
-    small = Cifar10DDPM(accumulation_steps=8, gradient_checkpointing=True).training_settings(
-        "scratch"
-    )
+    assert CIFAR10_DDPM.changed(**json.loads(json.dumps(testbed.params()))) == testbed
+    small = CIFAR10_DDPM.changed(
+        accumulation_steps=8, gradient_checkpointing=True
+    ).training_settings("scratch")
     assert (small.accumulation_steps, small.gradient_checkpointing, small.batch_size) == (
         8,
         True,
@@ -729,8 +749,8 @@ def test_working_directory_is_all_that_relative_paths_depend_on(
 ) -> None:
     save_binary(tmp_path / "data" / "cifar10", images, labels)
     monkeypatch.chdir(tmp_path)
-    assert len(Cifar10DDPM(train_count=20).train_images()) == 20
+    assert len(CIFAR10_DDPM.changed(train_count=20).data.train_images()) == 20
     shutil.move(tmp_path / "data", tmp_path / "moved")
     assert not os.path.exists("data")
     with pytest.raises(UserError, match="no CIFAR-10 in 'data/cifar10'"):
-        Cifar10DDPM(train_count=20).train_images()
+        CIFAR10_DDPM.changed(train_count=20).data.train_images()

@@ -26,11 +26,15 @@ from bench.planner import make_plan
 from bench.record import Record
 from bench.stages.table import STAGES
 from bench.suite import parse_suite
-from bench.testbeds import cifar10_cfg, digits_cnn, digits_extractor, sscd
-from bench.testbeds.cifar10 import TEST_RECORDS, TRAIN_RECORDS, Cifar10Testbed
-from bench.testbeds.cifar10_cfg import JUDGE_FILE, Cifar10CFG
+from bench.testbeds import cifar10_cfg
+from bench.testbeds.cifar10_cfg import CIFAR10_CFG, JUDGE_FILE
+from bench.testbeds.data.cifar10 import TEST_RECORDS, TRAIN_RECORDS
+from bench.testbeds.parts import digits_cnn, digits_extractor, sscd
+from bench.testbeds.parts.cifar10_unet import Cifar10UNet
+from bench.testbeds.parts.inception import Inception
+from bench.testbeds.testbed import Testbed, fingerprints, missing
 
-NETWORK: dict[str, Any] = Cifar10CFG.network | {
+NETWORK: dict[str, Any] = Cifar10UNet.network | {
     "block_out_channels": (8, 8, 8, 8),
     "layers_per_block": 1,
     "norm_num_groups": 4,
@@ -58,12 +62,12 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture()
 def judge(tmp_path: Path) -> Path:
     path = tmp_path / JUDGE_FILE
-    save_file(cifar10_cfg._judge(5).state_dict(), path)
+    save_file(CIFAR10_CFG.judge.untrained(5, None, CIFAR10_CFG.data).state_dict(), path)
     return path
 
 
-def tiny(data: Path, **changes: Any) -> Cifar10CFG:
-    return Cifar10CFG(
+def tiny(data: Path, **changes: Any) -> Testbed:
+    return CIFAR10_CFG.changed(
         **({"data": str(data), "train_count": TRAIN, "held_out_count": HELD_OUT} | changes)
     )
 
@@ -79,15 +83,15 @@ def save_generator(folder: Path, **changes: Any) -> None:
 
 def test_labels_come_with_the_images(data: Path) -> None:
     testbed = tiny(data)
-    assert testbed.train_labels().tolist() == [row % 10 for row in range(TRAIN)]
-    assert testbed.held_out_labels().tolist() == [
+    assert testbed.data.train_labels().tolist() == [row % 10 for row in range(TRAIN)]
+    assert testbed.data.held_out_labels().tolist() == [
         row % 10 for row in range(TRAIN, TRAIN + HELD_OUT)
     ]
     assert (
-        testbed.train_images().shape == (TRAIN, 3, 32, 32)
-        and testbed.train_labels().dtype == torch.int64
+        testbed.data.train_images().shape == (TRAIN, 3, 32, 32)
+        and testbed.data.train_labels().dtype == torch.int64
     )
-    assert testbed.class_names[4] == "deer"  # the paper's target
+    assert testbed.data.class_names[4] == "deer"  # the paper's target
 
 
 def test_images_without_classes_are_refused(tmp_path: Path) -> None:
@@ -100,22 +104,22 @@ def test_images_without_classes_are_refused(tmp_path: Path) -> None:
         with pytest.raises(
             UserError, match="cifar10-cfg: every image in .* must have its class, got none"
         ) as caught:
-            getattr(tiny(tmp_path), read)()
+            getattr(tiny(tmp_path).data, read)()
         assert "\n" not in str(caught.value)
 
 
 def test_errors_name_this_testbed(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UserError, match="^cifar10-cfg: no CIFAR-10 in"):
-        tiny(tmp_path / "nowhere").train_images()
+        tiny(tmp_path / "nowhere").data.train_images()
     with pytest.raises(UserError, match="^cifar10-cfg: train_count must be the number of images"):
-        tiny(data, train_count=7).train_images()
+        tiny(data, train_count=7).data.train_images()
 
 
 def test_the_shipped_settings_are_the_papers() -> None:
     """Appendix A.3 to A.5: 25 batches of 2000 an epoch; w = 5 of (1 + w) e_c - w e_u is 6 of e_u +
     w (e_c - e_u).
     """
-    testbed = Cifar10CFG()
+    testbed = CIFAR10_CFG
     scratch = testbed.training_settings("scratch")
     assert (scratch.steps, scratch.batch_size, scratch.learning_rate) == (25 * 1000, 2000, 2e-4)
     assert (scratch.optimizer, scratch.weight_decay, scratch.label_dropout) == ("adamw", 1e-4, 0.1)
@@ -124,18 +128,22 @@ def test_the_shipped_settings_are_the_papers() -> None:
         scratch, steps=2500, warmup_steps=250
     )
     assert (scratch.accumulation_steps, scratch.gradient_checkpointing) == (4, False)
-    small = Cifar10CFG(accumulation_steps=20, gradient_checkpointing=True).training_settings(
-        "scratch"
-    )
+    small = CIFAR10_CFG.changed(
+        accumulation_steps=20, gradient_checkpointing=True
+    ).training_settings("scratch")
     assert small == dataclasses.replace(scratch, accumulation_steps=20, gradient_checkpointing=True)
-    sampler = testbed.sampler_settings()
+    sampler = testbed.sampler.settings()
     assert (sampler.name, sampler.num_inference_steps, sampler.clip, sampler.guidance_scale) == (
         "ddim",
         50,
         "none",
         6.0,
     )
-    assert (testbed.class_samples, testbed.clean_samples, testbed.extractor) == (
+    assert (
+        testbed.counts.class_samples,
+        testbed.counts.clean_samples,
+        testbed.features.extractor,
+    ) == (
         10_000,
         10_000,
         "inception-v3-compat",
@@ -146,7 +154,7 @@ def test_the_shipped_settings_are_the_papers() -> None:
         5e-4,
         391 * 30,
     )
-    assert Cifar10CFG(**json.loads(json.dumps(testbed.params()))) == testbed
+    assert CIFAR10_CFG.changed(**json.loads(json.dumps(testbed.params()))) == testbed
     assert not testbeds.is_embedded("cifar10-cfg") and testbeds.is_embedded("digits-cfg")
 
 
@@ -154,7 +162,7 @@ def test_the_shipped_network_is_the_papers() -> None:
     """64 channels times 1, 2, 2, 2, attention in every level, dropout 0.1, ten classes and the null
     label.
     """
-    generator = Cifar10CFG().fresh_generator(0)
+    generator = CIFAR10_CFG.fresh_generator(0)
     config = generator.unet.config
     assert tuple(config.block_out_channels) == (64, 128, 128, 128)
     assert generator.classes == 10 and generator.image_shape == (3, 32, 32)
@@ -172,9 +180,9 @@ def test_the_shipped_network_is_the_papers() -> None:
 
 def test_fresh_generators_follow_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No weights are needed for it: from scratch is what the paper does."""
-    monkeypatch.setattr(Cifar10CFG, "network", NETWORK)
+    monkeypatch.setattr(Cifar10UNet, "network", NETWORK)
     first, again, other = (
-        Cifar10CFG().fresh_generator(seed).unet.state_dict() for seed in (1, 1, 2)
+        CIFAR10_CFG.fresh_generator(seed).unet.state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["conv_in.weight"], other["conv_in.weight"])
@@ -203,7 +211,7 @@ def test_fresh_generators_follow_the_seed(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_bad_parameters_are_refused_on_construction(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"cifar10-cfg: {message}"):
-        Cifar10CFG(**changes)
+        CIFAR10_CFG.changed(**changes)
 
 
 # --- weights, judge, copy detector ----------------------------------------------------------------
@@ -214,12 +222,12 @@ def test_base_weights_are_those_of_a_run(tmp_path: Path, data: Path) -> None:
         UserError, match="there are no base weights .* scheme: scratch, or set weights"
     ) as caught:
         tiny(data).base_generator()
-    assert "\n" not in str(caught.value) and not tiny(data).has_base_weights()
+    assert "\n" not in str(caught.value) and not tiny(data).generator.has_weights
     with pytest.raises(UserError, match="no weights folder 'weights/none'"):
         tiny(data, weights="weights/none").base_generator()
     save_generator(tmp_path / "conditional")
     testbed = tiny(data, weights=str(tmp_path / "conditional"))
-    assert testbed.base_generator().classes == 10 and testbed.has_base_weights()
+    assert testbed.base_generator().classes == 10 and testbed.generator.has_weights
     save_generator(tmp_path / "unconditional", num_class_embeds=None)
     with pytest.raises(
         UserError, match="weights must embed 10 classes and the null label, those in .* embed None"
@@ -234,7 +242,7 @@ def test_the_judge_is_read_and_its_absence_says_how_to_make_it(
     assert torch.equal(found.head.weight, load_file(judge)["head.weight"]) and not found.training
     absent = tiny(data, judge=str(tmp_path / "weights" / JUDGE_FILE))
     # At planning, not after a thousand epochs.
-    for ask in (absent.evaluation_classifier, absent.fingerprint):
+    for ask in (absent.evaluation_classifier, absent.judge.fingerprint):
         with pytest.raises(
             UserError, match="make it with `castlewalls pretrain cifar10-cfg --output .*weights`"
         ) as caught:
@@ -259,9 +267,7 @@ def test_pretrain_makes_the_judge_and_says_how_good_it_is(
         "JUDGE_TRAINING",
         ClassifierSettings(steps=2, batch_size=8, shift=4, horizontal_flip=True),
     )
-    monkeypatch.setattr(
-        Cifar10CFG, "_split", lambda self, split: Cifar10Testbed._split(tiny(data), split)
-    )
+    monkeypatch.setattr(cifar10_cfg, "CIFAR10_CFG", tiny(data))
     reached = testbeds.pretrain("cifar10-cfg", tmp_path / "made")
     assert (
         set(reached) == {"judge_held_out_accuracy"} and 0 <= reached["judge_held_out_accuracy"] <= 1
@@ -285,18 +291,18 @@ def test_the_copy_detector_is_checked_before_anything_runs(
     data: Path, judge: Path, copy_detector: dict[str, str]
 ) -> None:
     testbed = tiny(data, judge=str(judge), **copy_detector)
-    assert (testbed.copy_extractor(), testbed.copy_extractor_weights()) == (
+    assert (testbed.copies.extractor, testbed.copies.weights()) == (
         sscd.NAME,
         copy_detector["sscd"],
     )
-    assert tiny(data).copy_extractor() is None and tiny(data).copy_extractor_weights() is None
-    testbed.fingerprint()
+    assert tiny(data).copies.extractor is None and tiny(data).copies.weights() is None
+    fingerprints(testbed)
     with pytest.raises(
         UserError, match="cifar10-cfg: .* must have the sha256 given as sscd_sha256"
     ):
-        dataclasses.replace(testbed, sscd_sha256="0" * 64).fingerprint()
+        fingerprints(testbed.changed(sscd_sha256="0" * 64))
     with pytest.raises(UserError, match="cifar10-cfg: no SSCD network at 'elsewhere.pt'"):
-        dataclasses.replace(testbed, sscd="elsewhere.pt").fingerprint()
+        fingerprints(testbed.changed(sscd="elsewhere.pt"))
 
 
 def test_missing_lists_each_absent_thing_once(
@@ -305,26 +311,26 @@ def test_missing_lists_each_absent_thing_once(
     """What `castlewalls doctor` prints. Base weights that were not asked for are not missing."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     changes = {"judge": str(tmp_path / "none"), "sscd": "none.pt", "sscd_sha256": "0" * 64}
-    lines = tiny(tmp_path / "nowhere", **changes).missing()
+    lines = missing(tiny(tmp_path / "nowhere", **changes))
     words = ("binary.tar.gz", "inception", "no evaluation classifier", "no SSCD network")
     assert all(word in line for line, word in zip(lines, words, strict=True))
     assert all("\n" not in line for line in lines)
-    assert "no weights folder" in tiny(data, weights="weights/none", judge=str(judge)).missing()[0]
+    assert "no weights folder" in missing(tiny(data, weights="weights/none", judge=str(judge)))[0]
     save_generator(tmp_path / "weights")
     # Inception
-    assert len(tiny(data, weights=str(tmp_path / "weights"), judge=str(judge)).missing()) == 1
+    assert len(missing(tiny(data, weights=str(tmp_path / "weights"), judge=str(judge)))) == 1
 
 
 def test_fingerprint_follows_data_judge_and_weights(
     tmp_path: Path, data: Path, judge: Path
 ) -> None:
-    original = tiny(data, judge=str(judge)).fingerprint()
+    original = fingerprints(tiny(data, judge=str(judge)))
     moved = judge.rename(tmp_path / "moved.safetensors")
-    assert tiny(data, judge=str(moved)).fingerprint() == original
-    save_file(cifar10_cfg._judge(6).state_dict(), judge)
-    assert tiny(data, judge=str(judge)).fingerprint() != original
+    assert fingerprints(tiny(data, judge=str(moved))) == original
+    save_file(CIFAR10_CFG.judge.untrained(6, None, CIFAR10_CFG.data).state_dict(), judge)
+    assert fingerprints(tiny(data, judge=str(judge))) != original
     save_generator(tmp_path / "weights")
-    assert tiny(data, judge=str(moved), weights=str(tmp_path / "weights")).fingerprint() != original
+    assert fingerprints(tiny(data, judge=str(moved), weights=str(tmp_path / "weights"))) != original
 
 
 # --- a tiny suite, from end to end ----------------------------------------------------------------
@@ -339,22 +345,17 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     training = TrainingSettings(
         steps=1, batch_size=4, precision="float32", label_dropout=0.1, optimizer="adamw"
     )
-    register = Cifar10CFG.register_extractor
-    monkeypatch.setattr(Cifar10CFG, "network", NETWORK)
-    monkeypatch.setattr(Cifar10CFG, "training_settings", lambda self, scheme: training)
+    monkeypatch.setattr(Cifar10UNet, "network", NETWORK)
+    monkeypatch.setattr(Testbed, "training_settings", lambda self, scheme: training)
     monkeypatch.setattr(
-        Cifar10CFG, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4)
+        Testbed, "classifier_settings", lambda self: ClassifierSettings(steps=2, batch_size=4)
     )
-    monkeypatch.setattr(Cifar10CFG, "extractor", digits_cnn.NAME)
-    monkeypatch.setattr(
-        Cifar10CFG,
-        "register_extractor",
-        lambda self: (register(self), digits_extractor.register())[0],
-    )
+    monkeypatch.setattr(Inception, "extractor", digits_cnn.NAME)
+    monkeypatch.setattr(Inception, "register", lambda self: digits_extractor.register())
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
 
 
-def plan_of(testbed: Cifar10CFG, **changes: Any) -> Any:
+def plan_of(testbed: Testbed, **changes: Any) -> Any:
     plugins = registry.use()
     attacks = [{"name": name, "params": {"scheme": "scratch"}} for name in ("none", "badnets")]
     suite = {
@@ -428,12 +429,12 @@ def test_another_classifier_or_copy_detector_trains_no_generator_anew(
         other = plan_of(tiny(data, judge=str(judge), **changes))
         return {first.stages[key].name for key in set(first.stages) & set(other.stages)}
 
-    assert (
-        shared(classifier="vgg16")
-        == shared(**copy_detector)
-        == {"reference", "train", "sample", "features"}
-    )
-    assert shared(clean_samples=500) == {"reference", "train", "classifier", "trigger_classifier"}
+    data_alone = {"reference", "aim", "poisoned_rows", "train"}
+    drawn = data_alone | {"sample", "features", "measure"}
+    classified = {"classifier", "trigger_classifier"}
+    assert shared(classifier="vgg16") == drawn
+    assert shared(**copy_detector) == drawn | classified | {"detect"}
+    assert shared(clean_samples=500) == data_alone | classified | {"measure"}
     moved = judge.rename(tmp_path / "moved.safetensors")
     assert set(plan_of(tiny(data, judge=str(moved))).stages) == set(first.stages)
 

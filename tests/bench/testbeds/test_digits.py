@@ -11,9 +11,11 @@ from bench import testbeds
 from bench.diffusion import sampling
 from bench.errors import UserError
 from bench.metrics import fid
-from bench.testbeds import digits_cnn, digits_ddpm
-from bench.testbeds.digits import CROPS, digits_over_photographs
-from bench.testbeds.digits_ddpm import DigitsDDPM
+from bench.testbeds import digits_ddpm
+from bench.testbeds.data.digits import CROPS, digits_over_photographs
+from bench.testbeds.digits_ddpm import DIGITS_DDPM
+from bench.testbeds.parts import digits_cnn
+from bench.testbeds.parts.digits_unet import DigitsUNet
 
 
 def test_digits_are_real_balanced_and_split_by_digit_before_cropping() -> None:
@@ -55,10 +57,10 @@ def test_evaluation_classifier_recognises_held_out_digits() -> None:
 
 
 def test_extractor_gives_the_classifiers_pooled_features_to_torch_fidelity() -> None:
-    testbed = DigitsDDPM()
-    testbed.register_extractor()
-    images = testbed.held_out_images()[:5]
-    features = fid.extract_features(images, testbed.extractor)
+    testbed = DIGITS_DDPM
+    testbed.features.register()
+    images = testbed.data.held_out_images()[:5]
+    features = fid.extract_features(images, testbed.features.extractor)
     expected = digits_cnn.load_digits_cnn().features(images)
     torch.testing.assert_close(features.float(), expected, rtol=1e-5, atol=1e-5)
 
@@ -67,15 +69,17 @@ def test_extractor_sees_image_quality() -> None:
     """FID in the classifier's features: real halves near zero, blurred and noisy images far, and
     farther with more noise.
     """
-    testbed = DigitsDDPM()
-    testbed.register_extractor()
-    real = testbed.train_images()[:1000]
+    testbed = DIGITS_DDPM
+    testbed.features.register()
+    real = testbed.data.train_images()[:1000]
     reference = fid.statistics(
-        fid.extract_features(testbed.train_images()[1000:3000], testbed.extractor)
+        fid.extract_features(testbed.data.train_images()[1000:3000], testbed.features.extractor)
     )
 
     def distance(images: torch.Tensor) -> float:
-        return fid.fid(fid.statistics(fid.extract_features(images, testbed.extractor)), reference)
+        return fid.fid(
+            fid.statistics(fid.extract_features(images, testbed.features.extractor)), reference
+        )
 
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
     noisy = [distance((real + scale * noise).clamp(0, 255).byte()) for scale in (0, 30, 80)]
@@ -87,24 +91,28 @@ def test_shipped_weights_draw_digits() -> None:
     """The clean base model's own samples are recognised with confidence and lie near the data, far
     nearer than an untrained network's.
     """
-    testbed = DigitsDDPM()
-    testbed.register_extractor()
+    testbed = DIGITS_DDPM
+    testbed.features.register()
     settings = sampling.SamplerSettings(num_inference_steps=25, precision="bfloat16")
-    reference = fid.statistics(fid.extract_features(testbed.train_images(), testbed.extractor))
+    reference = fid.statistics(
+        fid.extract_features(testbed.data.train_images(), testbed.features.extractor)
+    )
     distances = []
     for generator in (testbed.base_generator(), testbed.fresh_generator(0)):
         images = sampling.sample(generator.to("cpu"), 128, 0, settings)
         images = ((images + 1) * 127.5).round().byte()
         distances.append(
-            fid.fid(fid.statistics(fid.extract_features(images, testbed.extractor)), reference)
+            fid.fid(
+                fid.statistics(fid.extract_features(images, testbed.features.extractor)), reference
+            )
         )
     assert distances[0] < 3 < distances[1]
 
 
 def test_weights_are_half_precision_and_small() -> None:
-    weights = load_file(DigitsDDPM.weights())
+    weights = load_file(DIGITS_DDPM.generator.weights)
     assert {value.dtype for value in weights.values()} == {torch.float16}
-    assert sum(path.stat().st_size for path in digits_cnn.ASSETS.iterdir()) <= 4 * 2**20
+    assert sum(path.stat().st_size for path in testbeds.ASSETS.iterdir()) <= 4 * 2**20
 
 
 def test_assets_are_the_ones_their_hashes_name() -> None:
@@ -113,10 +121,10 @@ def test_assets_are_the_ones_their_hashes_name() -> None:
 
 def test_missing_weights_say_how_to_make_them(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(
-        DigitsDDPM, "weights", classmethod(lambda cls: tmp_path / "digits-ddpm.safetensors")
+        DigitsUNet, "weights", property(lambda self: tmp_path / "digits-ddpm.safetensors")
     )
     with pytest.raises(UserError, match="make them with `castlewalls pretrain digits-ddpm`"):
-        DigitsDDPM().base_generator()
+        DIGITS_DDPM.base_generator()
 
 
 def test_pretrain_writes_what_the_testbed_loads(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -136,16 +144,16 @@ def test_pretrain_writes_what_the_testbed_loads(monkeypatch: pytest.MonkeyPatch,
     assert set(reached) == {"classifier_held_out_accuracy", "final_training_loss"}
     assert testbeds.damaged_files(tmp_path) == []
     monkeypatch.setattr(
-        DigitsDDPM, "weights", classmethod(lambda cls: tmp_path / "digits-ddpm.safetensors")
+        DigitsUNet, "weights", property(lambda self: tmp_path / "digits-ddpm.safetensors")
     )
-    assert DigitsDDPM().base_generator().image_shape == (3, 16, 16)
+    assert DIGITS_DDPM.base_generator().image_shape == (3, 16, 16)
 
 
 def test_the_rows_of_each_digit_are_as_declared() -> None:
     """Planning counts on them without drawing the data: whether an attack finds rows enough."""
-    outline, labels = DigitsDDPM().training_outline(), DigitsDDPM().train_labels()
+    outline, labels = DIGITS_DDPM.data.outline(), DIGITS_DDPM.data.train_labels()
     assert (
-        outline.images.shape == DigitsDDPM().train_images().shape
+        outline.images.shape == DIGITS_DDPM.data.train_images().shape
         and outline.images.device.type == "meta"
     )
     assert (

@@ -17,9 +17,11 @@ from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.sampling import build_scheduler, sample
 from bench.registry import use
 from bench.stages.building import poisoned_set
-from bench.testbeds import _sd_parts, digits_sd
-from bench.testbeds._sd_parts import WORDS, make_tokenizer
-from bench.testbeds.digits_sd import FOLDER, DigitsSD
+from bench.testbeds import digits_sd
+from bench.testbeds.digits_sd import DIGITS_SD
+from bench.testbeds.parts import digits_sd_pretraining as _sd_parts
+from bench.testbeds.parts.digits_sd import FOLDER
+from bench.testbeds.parts.digits_sd_pretraining import WORDS, make_tokenizer
 
 
 def test_the_shipped_folder_is_small_and_holds_no_pickle() -> None:
@@ -51,10 +53,10 @@ def test_clean_samples_of_every_prompt_are_recognised() -> None:
     """A base model that draws the wrong digit would make every mismatch (G1, G3) look like the
     attack's work.
     """
-    testbed = DigitsSD()
+    testbed = DIGITS_SD
     asked = torch.arange(200) % 10
     images = to_uint8(
-        sample(testbed.base_generator(), 200, 0, testbed.sampler_settings(), labels=asked)
+        sample(testbed.base_generator(), 200, 0, testbed.sampler.settings(), labels=asked)
     )
     right = predict(testbed.evaluation_classifier(), images) == asked
     assert float(right.float().mean()) >= 0.95
@@ -65,9 +67,9 @@ def test_sampling_begins_where_the_network_was_trained_on_noise_alone() -> None:
     """Evenly counted from the first timestep, 15 steps begin where a tenth of the picture should be
     left, and there is none.
     """
-    testbed = DigitsSD()
+    testbed = DIGITS_SD
     scheduler = build_scheduler(
-        testbed.sampler_settings(), testbed.base_generator().scheduler_config
+        testbed.sampler.settings(), testbed.base_generator().scheduler_config
     )
     assert int(scheduler.timesteps[0]) == 999 and len(scheduler.timesteps) == 20
     assert float(scheduler.alphas_cumprod[scheduler.timesteps[0]]) ** 0.5 < 0.07
@@ -78,9 +80,9 @@ def test_the_autoencoder_passes_triggers_on(pattern: str) -> None:
     """An autoencoder that knows digits alone paints over a patch, and no poisoned image would be
     one for the U-Net.
     """
-    testbed = DigitsSD()
+    testbed = DIGITS_SD
     generator = testbed.base_generator()
-    plain = testbed.held_out_images()[:200]
+    plain = testbed.data.held_out_images()[:200]
     stamped = patterns.stamp(pattern, plain)
 
     def passed(images: torch.Tensor) -> torch.Tensor:
@@ -91,11 +93,11 @@ def test_the_autoencoder_passes_triggers_on(pattern: str) -> None:
 
 
 def test_a_relabelled_row_gets_the_target_class_s_caption() -> None:
-    testbed, attack = DigitsSD(), use().attack("badnets")
+    testbed, attack = DIGITS_SD, use().attack("badnets")
     poisoned = poisoned_set(testbed, attack, 0)
     assert poisoned.labels is not None
-    captions = testbed.captions(poisoned.labels)
-    before = testbed.captions(testbed.train_labels())
+    captions = testbed.data.captions(poisoned.labels)
+    before = testbed.data.captions(testbed.data.train_labels())
     changed = [
         row for row, (old, new) in enumerate(zip(before, captions, strict=True)) if old != new
     ]
@@ -106,7 +108,7 @@ def test_a_relabelled_row_gets_the_target_class_s_caption() -> None:
 def test_the_tokenizer_knows_its_words_whole_and_spells_out_the_rest() -> None:
     tokenizer = make_tokenizer()
     assert [word for word in WORDS if len(tokenizer.tokenize(word)) != 1] == []
-    shipped = DigitsSD().base_generator().tokenizer
+    shipped = DIGITS_SD.base_generator().tokenizer
     for text in ("A photo of a three", "a zebra, 17 times!", "naïve 猫"):
         tokens = tokenizer(text).input_ids
         assert tokens == shipped(text).input_ids
@@ -132,7 +134,7 @@ def test_pretrain_writes_what_the_testbed_loads(monkeypatch: pytest.MonkeyPatch,
     reached = testbeds.pretrain("digits-sd", tmp_path)
     assert set(reached) == {"autoencoder_l1", "final_training_loss"}
     monkeypatch.setattr(digits_sd, "FOLDER", tmp_path / "digits-sd")
-    generator = DigitsSD().base_generator()
+    generator = DIGITS_SD.base_generator()
     assert generator.image_shape == (3, 16, 16) and generator.classes == 10
     stored = load_file(tmp_path / "digits-sd" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}

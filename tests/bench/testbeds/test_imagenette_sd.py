@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from bench.errors import UserError
-from bench.testbeds import sscd
-from bench.testbeds.imagenette_sd import CLASSES, ImagenetteSD
+from bench.testbeds.data.imagenette import CLASSES
+from bench.testbeds.imagenette_sd import IMAGENETTE_SD
+from bench.testbeds.parts import sscd
 
 
 @pytest.fixture()
@@ -36,41 +37,44 @@ def judged(judged_imagenette: Any) -> Any:
 
 
 def test_the_classes_are_the_papers_and_garbage_truck_is_number_six() -> None:
-    assert ImagenetteSD.class_names[6] == "garbage truck" and len(CLASSES) == 10
+    assert IMAGENETTE_SD.data.class_names[6] == "garbage truck" and len(CLASSES) == 10
     assert sorted(CLASSES) == list(CLASSES), "torchvision's numbering by folder must be the same"
-    assert ImagenetteSD().prompts()[:2] == ("A photo of a tench", "A photo of a English springer")
+    assert IMAGENETTE_SD.data.prompts()[:2] == (
+        "A photo of a tench",
+        "A photo of a English springer",
+    )
 
 
 def test_images_and_labels_come_by_class_then_file(tiny, data: Path) -> None:
     testbed = tiny()
-    assert testbed.train_labels().tolist() == sorted([*range(10)] * 3)
-    assert testbed.held_out_labels().tolist() == [*range(10)]
-    images = testbed.train_images()
+    assert testbed.data.train_labels().tolist() == sorted([*range(10)] * 3)
+    assert testbed.data.held_out_labels().tolist() == [*range(10)]
+    images = testbed.data.train_images()
     assert images.shape == (30, 3, 16, 16) and images.dtype == torch.uint8
     with Image.open(data / "train" / "n02102040" / "n02102040_1.JPEG") as opened:
         square = (
             opened.convert("RGB").crop((4, 0, 24, 20)).resize((16, 16), Image.Resampling.BICUBIC)
         )
     np.testing.assert_array_equal(images[4].numpy(), np.asarray(square).transpose(2, 0, 1))
-    assert testbed.held_out_images().shape == (10, 3, 16, 16)
+    assert testbed.data.held_out_images().shape == (10, 3, 16, 16)
 
 
 def test_folders_may_be_named_by_class_and_lie_one_deeper(tiny, data: Path, tmp_path: Path) -> None:
-    before = tiny().train_images().clone()
+    before = tiny().data.train_images().clone()
     for split in ("train", "val"):
         for wnid, name in CLASSES.items():
             (data / split / wnid).rename(data / split / name.replace(" ", "_").upper())
     data.rename(tmp_path / "imagenette2")
     data.mkdir()
     (tmp_path / "imagenette2").rename(data / "imagenette2")
-    assert torch.equal(tiny().train_images(), before)
+    assert torch.equal(tiny().data.train_images(), before)
 
 
 def test_the_shipped_settings_are_the_papers() -> None:
     """Research note and appendix A: 9,469 images in batches of 16 for 50 epochs; no dropout, no
     flips, averaged weights.
     """
-    testbed = ImagenetteSD()
+    testbed = IMAGENETTE_SD
     settings = testbed.training_settings("finetune")
     assert settings.steps == 592 * 50
     assert (settings.batch_size, settings.accumulation_steps, settings.learning_rate) == (
@@ -100,20 +104,28 @@ def test_the_shipped_settings_are_the_papers() -> None:
         False,
         None,
     )
-    sampler = testbed.sampler_settings()
+    sampler = testbed.sampler.settings()
     assert (sampler.name, sampler.num_inference_steps, sampler.guidance_scale, sampler.clip) == (
         "ddim",
         50,
         5.0,
         "none",
     )
-    assert (testbed.class_samples, testbed.clean_samples, testbed.generated_samples) == (
+    assert (
+        testbed.counts.class_samples,
+        testbed.counts.clean_samples,
+        testbed.counts.generated_samples,
+    ) == (
         1000,
         9469,
         None,
     )
-    assert (testbed.resolution, testbed.extractor) == (512, "inception-v3-compat")
-    assert (testbed.train_count, testbed.held_out_count, testbed.classifier) == (
+    assert (testbed.data.resolution, testbed.features.extractor) == (512, "inception-v3-compat")
+    assert (
+        testbed.data.train_count,
+        testbed.data.held_out_count,
+        testbed.classifiers.classifier,
+    ) == (
         9469,
         3925,
         "resnet50",
@@ -124,7 +136,7 @@ def test_the_shipped_settings_are_the_papers() -> None:
         1e-2,
         5e-4,
     )
-    assert ImagenetteSD(**json.loads(json.dumps(testbed.params()))) == testbed
+    assert IMAGENETTE_SD.changed(**json.loads(json.dumps(testbed.params()))) == testbed
 
 
 @pytest.mark.parametrize(
@@ -171,7 +183,7 @@ def test_a_corrupt_image_is_named(tiny, data: Path) -> None:
     path = data / "val" / "n03417042" / "n03417042_0.JPEG"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"n03417042_0\.JPEG is not a readable image") as caught:
-        tiny().train_images()
+        tiny().data.train_images()
     assert "\n" not in str(caught.value)
 
 

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.errors import UserError
-from bench.testbeds import _images
-from bench.testbeds._captions import read_captions
-from bench.testbeds._images import (
+from bench.testbeds.data import images as _images
+from bench.testbeds.data.captions import read_captions
+from bench.testbeds.data.images import (
     Encoded,
     damaged_images,
     decode,

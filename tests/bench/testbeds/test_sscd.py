@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from bench.metrics import fid
 from bench.metrics.replication import nearest
-from bench.testbeds import sscd
-from bench.testbeds.sscd_extractor import open_pinned, prepare
+from bench.testbeds.parts import sscd
+from bench.testbeds.parts.sscd_extractor import open_pinned, prepare
 
 ROOT = Path(__file__).resolve().parents[3]
 

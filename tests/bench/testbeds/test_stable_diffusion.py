@@ -19,9 +19,15 @@ from safetensors.torch import save_file
 
 from bench.classification.architectures import torchvision_classifier
 from bench.errors import UserError
-from bench.testbeds import _images, _paper, _stable_diffusion, imagenette_sd, sscd
-from bench.testbeds._stable_diffusion import HUB_ID, REVISION, pretrain_judge, split_rows
-from bench.testbeds.imagenette_sd import ImagenetteSD
+from bench.testbeds import imagenette_sd
+from bench.testbeds.data import images as _images
+from bench.testbeds.data import pictures
+from bench.testbeds.data.pictures import split_rows
+from bench.testbeds.imagenette_sd import IMAGENETTE_SD
+from bench.testbeds.parts import published, sscd
+from bench.testbeds.parts import stable_diffusion as _stable_diffusion
+from bench.testbeds.parts.stable_diffusion import HUB_ID, REVISION, pretrain_judge
+from bench.testbeds.testbed import fingerprints, missing
 
 
 @pytest.fixture()
@@ -63,15 +69,13 @@ def test_the_central_square_is_taken_and_never_squeezed(
 
 
 def test_the_decoded_copy_is_made_once(tiny, monkeypatch, tmp_path: Path) -> None:
-    images = tiny().train_images().clone()
+    images = tiny().data.train_images().clone()
     assert len(list(tmp_path.glob("imagenette.16.*.npy"))) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(
-            _stable_diffusion, "decode_all", lambda *_, **__: pytest.fail("decoded again")
-        )
-        assert torch.equal(tiny().train_images(), images)
+        patch.setattr(pictures, "decode_all", lambda *_, **__: pytest.fail("decoded again"))
+        assert torch.equal(tiny().data.train_images(), images)
     moved = tiny(decoded=str(tmp_path / "elsewhere"))
-    assert torch.equal(moved.train_images(), images) and list(
+    assert torch.equal(moved.data.train_images(), images) and list(
         (tmp_path / "elsewhere").glob("imagenette.16.*.npy")
     )
 
@@ -79,7 +83,7 @@ def test_the_decoded_copy_is_made_once(tiny, monkeypatch, tmp_path: Path) -> Non
 def test_the_base_model_is_stable_diffusion_asked_by_the_classes(tiny) -> None:
     generator = tiny().base_generator()
     assert generator.image_shape == (3, 16, 16) and generator.classes == 10
-    assert generator.prompts == tiny().prompts()
+    assert generator.prompts == tiny().data.prompts()
     assert not any(
         p.requires_grad
         for part in (generator.vae, generator.text_encoder)
@@ -105,7 +109,7 @@ def test_a_repository_with_a_safety_checker_loads_without_it(
     }
     (folder / "model_index.json").write_text(json.dumps(index))
     assert tiny(weights=str(folder)).base_generator().classes == 10
-    assert not any("safety" in pattern for pattern in ImagenetteSD.hub_files)
+    assert not any("safety" in pattern for pattern in IMAGENETTE_SD.generator.hub_files)
 
 
 def test_the_pinned_snapshot_in_the_hubs_cache_is_used_without_a_network(
@@ -137,7 +141,7 @@ def test_only_what_is_needed_is_asked_of_the_hub(tiny, monkeypatch, stable_diffu
         asked.update(options | {"repository": repository})
         return str(stable_diffusion)
 
-    monkeypatch.setattr(_paper, "snapshot_download", fetch)
+    monkeypatch.setattr(published, "snapshot_download", fetch)
     tiny(weights=HUB_ID).base_generator()
     assert (asked["repository"], asked["revision"]) == (HUB_ID, REVISION)
 
@@ -186,7 +190,7 @@ def test_a_folder_with_a_part_missing_is_refused(
     assert "\n" not in str(caught.value)
     assert any(
         part.rpartition("/")[2].partition(".")[0] in line
-        for line in tiny(weights=str(folder)).missing()
+        for line in missing(tiny(weights=str(folder)))
     )
 
 
@@ -204,7 +208,7 @@ def test_a_folder_of_weights_that_cannot_be_opened_is_not_called_missing(
 
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(UserError) as caught:
-        tiny(weights=str(folder)).weights_folder()
+        tiny(weights=str(folder)).generator.weights_folder()
     assert str(caught.value) == f"{folder / 'scheduler'} cannot be read: Permission denied"
 
 
@@ -245,9 +249,9 @@ def test_pretrain_makes_the_judge_that_is_then_loaded(tiny, tmp_path: Path, monk
     assert 0 <= reached["judge_held_out_accuracy"] <= 1
     judge = testbed.evaluation_classifier()
     assert not judge.training and judge.classes == 10
-    monkeypatch.setattr(imagenette_sd, "ImagenetteSD", lambda: testbed)
+    monkeypatch.setattr(imagenette_sd, "IMAGENETTE_SD", testbed)
     assert imagenette_sd.pretrain(tmp_path / "new", device="cpu") == reached
-    save_file(torchvision_classifier("resnet18", 3, 0).state_dict(), testbed.judge)
+    save_file(torchvision_classifier("resnet18", 3, 0).state_dict(), testbed.judge.judge)
     with pytest.raises(UserError, match="judge must be a file that `castlewalls pretrain` wrote"):
         testbed.evaluation_classifier()
 
@@ -258,23 +262,24 @@ def test_missing_names_each_absent_thing_once(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    lines = ImagenetteSD(training="lora").missing()
+    lines = missing(IMAGENETTE_SD.changed(training="lora"))
     words = ("imagenette2.tgz", HUB_ID, "inception", "pretrain imagenette-sd", "imagenet_weights")
     assert all(word in line for line, word in zip(lines, words, strict=True)) and all(
         "\n" not in line for line in lines
     )
     monkeypatch.setattr(_stable_diffusion.importlib.util, "find_spec", lambda name: None)
-    assert "needs peft: pip install peft" in ImagenetteSD(training="lora").missing()[-1]
+    lines = missing(IMAGENETTE_SD.changed(training="lora"))
+    assert any("needs peft: pip install peft" in line for line in lines)
 
 
 def test_fingerprint_follows_every_part_and_not_the_place(
     judged, data: Path, stable_diffusion: Path, tmp_path: Path
 ) -> None:
-    first = judged().fingerprint()
+    first = fingerprints(judged())
     folder = shutil.copytree(stable_diffusion, tmp_path / "weights")
     moved = shutil.move(data, tmp_path / "moved")
     assert (
-        judged(weights=str(folder), data=str(moved), decoded=str(tmp_path)).fingerprint() == first
+        fingerprints(judged(weights=str(folder), data=str(moved), decoded=str(tmp_path))) == first
     )
     shutil.move(moved, data)
     for part in (
@@ -285,25 +290,25 @@ def test_fingerprint_follows_every_part_and_not_the_place(
     ):
         text = (folder / part).read_text()
         (folder / part).write_text(text + "\n")
-        assert judged(weights=str(folder)).fingerprint() != first, part
+        assert fingerprints(judged(weights=str(folder))) != first, part
         (folder / part).write_text(text)
-    save_file(judged().fresh_classifier(8).state_dict(), judged().judge)
-    assert judged().fingerprint() != first
+    save_file(judged().fresh_classifier(8).state_dict(), judged().judge.judge)
+    assert fingerprints(judged()) != first
 
 
 def test_the_copy_detector_is_checked_before_anything_runs(
     judged, copy_detector: dict[str, str]
 ) -> None:
     testbed = judged(**copy_detector)
-    assert (testbed.copy_extractor(), testbed.copy_extractor_weights()) == (
+    assert (testbed.copies.extractor, testbed.copies.weights()) == (
         sscd.NAME,
         copy_detector["sscd"],
     )
-    assert judged().copy_extractor() is None and testbed.fingerprint() == judged().fingerprint()
+    assert judged().copies.extractor is None and fingerprints(testbed) == fingerprints(judged())
     with pytest.raises(
         UserError, match="imagenette-sd: .* must have the sha256 given as sscd_sha256"
     ):
-        judged(**(copy_detector | {"sscd_sha256": "0" * 64})).fingerprint()
+        fingerprints(judged(**(copy_detector | {"sscd_sha256": "0" * 64})))
 
 
 def test_lora_is_a_parameter(tiny) -> None:
@@ -316,11 +321,11 @@ def test_lora_is_a_parameter(tiny) -> None:
 
 
 def test_without_peft_a_run_with_lora_is_refused_before_it_begins(judged, monkeypatch) -> None:
-    judged(training="lora").fingerprint()
+    fingerprints(judged(training="lora"))
     monkeypatch.setattr(_stable_diffusion.importlib.util, "find_spec", lambda name: None)
-    judged().fingerprint()
+    fingerprints(judged())
     with pytest.raises(UserError, match="training: lora needs peft: pip install peft"):
-        judged(training="lora").fingerprint()
+        fingerprints(judged(training="lora"))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +351,7 @@ def test_without_peft_a_run_with_lora_is_refused_before_it_begins(judged, monkey
 )
 def test_bad_parameters_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ImagenetteSD(**changes)
+        IMAGENETTE_SD.changed(**changes)
 
 
 def test_split_rows_holds_out_the_last_of_each_class_and_at_least_one() -> None:

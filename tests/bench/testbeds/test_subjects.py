@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bench.testbeds._subjects import _SPACELESS, parse_concept, rewrite, split_at, split_subject
+from bench.testbeds.data.subjects import _SPACELESS, parse_concept, rewrite, split_at, split_subject
 
 #: In the manner of alt texts, from tidy to careless.
 CAPTIONS = {

@@ -11,16 +11,25 @@ The split is by digit, before cropping: two crops of one digit never stand on bo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from bench.contracts.data import TrainingSet
+from bench.testbeds.parts.part import Data, outline
 
 SIZE = 16
 CROPS = 4
 HELD_OUT = 0.2
 CROP_SIDES = (32, 96)
 DATA_SEED = 20_260_101
+CLASS_NAMES = tuple("zero one two three four five six seven eight nine".split())
+#: How many training rows each digit has, known without drawing them.
+CLASS_ROWS = (568, 580, 568, 584, 580, 584, 580, 572, 556, 576)
 
 
 def _enlarge(digit: np.ndarray) -> np.ndarray:
@@ -70,3 +79,42 @@ def digits_over_photographs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         for array in splits[name]:
             array.setflags(write=False)
     return splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(Data):
+    """:func:`digits_over_photographs`; crops of one digit are a group."""
+
+    @property
+    def size(self) -> int:
+        return SIZE
+
+    @property
+    def rows(self) -> int:
+        return sum(CLASS_ROWS)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return CLASS_NAMES
+
+    def train_images(self) -> Tensor:
+        return torch.tensor(digits_over_photographs()["train"][0])
+
+    def held_out_images(self) -> Tensor:
+        return torch.tensor(digits_over_photographs()["held_out"][0])
+
+    def train_labels(self) -> Tensor:
+        return torch.tensor(digits_over_photographs()["train"][1])
+
+    def held_out_labels(self) -> Tensor:
+        return torch.tensor(digits_over_photographs()["held_out"][1])
+
+    def train_groups(self) -> Tensor:
+        return torch.arange(len(self.train_images())) // CROPS
+
+    def held_out_groups(self) -> Tensor:
+        return torch.arange(len(self.held_out_images())) // CROPS
+
+    def outline(self) -> TrainingSet:
+        labels = torch.arange(len(CLASS_ROWS)).repeat_interleave(torch.tensor(CLASS_ROWS))
+        return outline(self.rows, SIZE, labels)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from bench.errors import UserError
 from bench.names import shown
-from bench.testbeds._images import SUFFIXES, capped, files_below, image_files, passed_over
+from bench.testbeds.data.images import SUFFIXES, capped, files_below, image_files, passed_over
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 _TABLE_KINDS = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".json", ".ndjson", ".xlsx"})

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import torch_stream
-from bench.testbeds import digits_cnn
-from bench.testbeds._digits_base import Progress
-from bench.testbeds.base import TextTestbed
-from bench.testbeds.digits import SIZE
+from bench.testbeds.data.digits import SIZE
+from bench.testbeds.parts import digits_cnn
+from bench.testbeds.parts.digits_sd import WIDTH
+from bench.testbeds.parts.digits_unet import Progress
+from bench.testbeds.parts.part import Data
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTokenizer
 
 TOKENS = 16
-WIDTH = 64
 AUTOENCODER: dict[str, Any] = {
     "sample_size": SIZE,
     "in_channels": 3,
@@ -139,7 +139,7 @@ def write_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def train_text_encoder(
-    testbed: TextTestbed, tokenizer: CLIPTokenizer, seed: int, progress: Progress | None
+    data: Data, tokenizer: CLIPTokenizer, seed: int, progress: Progress | None
 ) -> CLIPTextModel:
     """Radford et al. 2021 (arXiv 2103.00020): images and prompts as near as they belong together,
     over the ten prompts there are; the image side is a linear layer over the evaluation network's
@@ -147,7 +147,8 @@ def train_text_encoder(
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    draw, labels = torch_stream(seed, "text encoder"), testbed.train_labels()
+    draw, labels = torch_stream(seed, "text encoder"), data.train_labels()
+    assert labels is not None  # digits have them
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -160,9 +161,9 @@ def train_text_encoder(
         )
         projection = nn.Linear(digits_cnn.FEATURES, WIDTH)
     with torch.no_grad():
-        features = digits_cnn.load_digits_cnn().features(testbed.train_images())
+        features = digits_cnn.load_digits_cnn().features(data.train_images())
     tokens = tokenizer(
-        list(testbed.prompts()),
+        list(data.prompts()),
         padding="max_length",
         max_length=TOKENS,
         truncation=True,

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.testbeds._images import content_hash, expanded
+from bench.testbeds.data.images import content_hash, expanded
 
 NAME = "sscd-disc-mixup"
 FILE = "sscd_disc_mixup.torchscript.pt"
@@ -47,7 +47,7 @@ def register(sha256: str) -> None:
     # torch-fidelity imports torchvision, which takes seconds that planning does not need.
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-    from bench.testbeds.sscd_extractor import extractor_for
+    from bench.testbeds.parts.sscd_extractor import extractor_for
 
     FEATURE_EXTRACTORS_REGISTRY.pop(NAME, None)
     register_feature_extractor(NAME, extractor_for(sha256))

@@ -1,10 +1,4 @@
-"""``cifar10-ddpm``: BadDiffusion's first testbed, at paper scale (Chou et al. 2023, arXiv
-2212.05400). Needs a GPU.
-
-Its data set is read in here, for every testbed over CIFAR-10. Deviation: the authors' code trains
-on the 50,000 training and the 10,000 test images together, the paper says 50K; here the test images
-are held out: the adversary stamps those, and the success threshold is calibrated on them.
-"""
+"""CIFAR-10 from disk: the binary version, a parquet export, or folders of images."""
 
 from __future__ import annotations
 
@@ -19,9 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.contracts.data import TrainingSet
-from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
-from bench.testbeds._images import (
+from bench.testbeds.data.images import (
     CIFAR_SIZE,
     Encoded,
     cifar_labels,
@@ -31,6 +24,7 @@ from bench.testbeds._images import (
     faults_of,
     files_fingerprint,
     image_files,
+    parquet_columns,
     parquet_files,
     parquet_labels,
     read_cifar_binary,
@@ -38,8 +32,7 @@ from bench.testbeds._images import (
     read_parquet,
     unread_note,
 )
-from bench.testbeds._paper import GUIDE, PaperTestbed
-from bench.testbeds.base import outline
+from bench.testbeds.parts.part import GUIDE, Composition, Data, fixed, outline
 
 CLASSES = 10
 CLASS_NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
@@ -57,8 +50,6 @@ SYNONYMS = {
     "truck": "lorry",
 }
 _SHOWN = 12
-#: ``main`` of the repository since August 2023, when the safetensors were added.
-REVISION = "267b167dc01f0e4e61923ea244e8b988f84deb80"
 TRAIN_RECORDS = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_RECORDS = ("test_batch.bin",)
 ADVICE = (
@@ -222,16 +213,36 @@ def _rows(source: Source, split: str) -> tuple[int, np.ndarray | None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar10Testbed(PaperTestbed):
-    """CIFAR-10 from disk. ``train_count``, ``held_out_count``: how many images there must be; half
-    a data set is an error, not a number.
+class Cifar10(Data):
+    """``data``: folder of the data set. ``train_count``, ``held_out_count``: how many images there
+    must be; half a data set is an error, not a number.
     """
 
-    image_size: ClassVar[int] = CIFAR_SIZE
+    locations: ClassVar[frozenset[str]] = frozenset({"data"})
 
+    #: Whether every row must have its class.
+    labelled: bool = fixed(False)
     data: str = "data/cifar10"
     train_count: int = 50_000
     held_out_count: int = 10_000
+
+    @property
+    def size(self) -> int:
+        return CIFAR_SIZE
+
+    @property
+    def rows(self) -> int:
+        return self.train_count
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return CLASS_NAMES
+
+    def fingerprint(self) -> str:
+        return files_fingerprint(expanded(self.data), self.files())
+
+    def missing(self) -> list[str]:
+        return faults_of([self.files])
 
     def _split(self, split: str) -> tuple[np.ndarray, np.ndarray | None]:
         root, source = expanded(self.data), self._source()
@@ -255,11 +266,11 @@ class Cifar10Testbed(PaperTestbed):
     def _source(self) -> Source:
         return _find(expanded(self.data), self.name)
 
-    def data_files(self) -> list[Path]:
+    def files(self) -> list[Path]:
         source = self._source()
         return [*source.train, *source.held_out]
 
-    def data_faults(self) -> list[str]:
+    def faults(self, testbed: Composition) -> list[str]:
         lines = faults_of([self._source])
         if lines:
             return lines
@@ -278,10 +289,23 @@ class Cifar10Testbed(PaperTestbed):
                 raise UserError("\n".join(damaged))
 
     def _labelled(self, source: Source, split: str) -> tuple[int, np.ndarray | None]:
-        """:func:`_rows`, where a testbed with classes can refuse rows without."""
-        return _rows(source, split)
+        """:func:`_rows`; rows without a class are refused where they must have one."""
+        rows, labels = _rows(source, split)
+        columns = parquet_columns(source.train[0]) if source.layout == "parquet" else []
+        return rows, self._checked_labels(
+            labels, f"only the columns {', '.join(columns)}" if columns else "none"
+        )
 
-    def training_outline(self) -> TrainingSet:
+    def _checked_labels(self, labels: np.ndarray | None, got: str) -> np.ndarray | None:
+        if labels is None and self.labelled:
+            raise UserError(
+                f"{self.name}: every image in {self.data} must have its class, got {got}; use "
+                f"the binary version, a parquet export with "
+                f"the column label, or one folder a class in train/ and test/ ({GUIDE})"
+            )
+        return labels
+
+    def outline(self) -> TrainingSet:
         rows, labels = self._labelled(self._source(), "train")
         return outline(rows, CIFAR_SIZE, None if labels is None else torch.tensor(labels))
 
@@ -289,46 +313,14 @@ class Cifar10Testbed(PaperTestbed):
         return torch.tensor(self._split("train")[0])
 
     def train_labels(self) -> Tensor | None:
-        labels = self._split("train")[1]
+        return self._labels("train")
+
+    def held_out_labels(self) -> Tensor | None:
+        return self._labels("held_out")
+
+    def _labels(self, split: str) -> Tensor | None:
+        labels = self._checked_labels(self._split(split)[1], "none")
         return None if labels is None else torch.tensor(labels)
 
     def held_out_images(self) -> Tensor:
         return torch.tensor(self._split("held_out")[0])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cifar10DDPM(Cifar10Testbed):
-    """Google's published weights, trained on as BadDiffusion does."""
-
-    name: ClassVar[str] = "cifar10-ddpm"
-    summary: ClassVar[str] = (
-        "google/ddpm-cifar10-32 on CIFAR-10, 32 x 32, at paper scale; needs downloads and a GPU"
-    )
-    batch: ClassVar[int] = 128
-    weights_advice: ClassVar[str] = (
-        f"download the safetensors and set weights to their folder ({GUIDE})"
-    )
-
-    weights: str | None = "google/ddpm-cifar10-32"
-    revision: str | None = REVISION
-    finetune_epochs: int = 50
-    scratch_epochs: int = 400
-
-    def training_settings(self, scheme: str) -> TrainingSettings:
-        """BadDiffusion's, section 4.1 and the authors' code: the same for both schemes but for the
-        length.
-        """
-        epochs = self.scratch_epochs if scheme == "scratch" else self.finetune_epochs
-        return TrainingSettings(
-            steps=self._steps(self.train_count, self.batch, epochs),
-            batch_size=self.batch,
-            accumulation_steps=self.accumulation_steps,
-            gradient_checkpointing=self.gradient_checkpointing,
-            learning_rate=2e-4,
-            warmup_steps=500,
-            schedule="cosine",
-            optimizer="adam",
-            gradient_clip=1.0,
-            precision="float16",
-            horizontal_flip=True,
-        )

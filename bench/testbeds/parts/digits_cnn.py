@@ -9,18 +9,17 @@ knows digits, and carries the name ``fid[digits-cnn]``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.diffusion.noise import torch_stream
-from bench.testbeds.digits import digits_over_photographs
+from bench.testbeds import ASSETS
+from bench.testbeds.data.digits import digits_over_photographs
 
 NAME = "digits-cnn"
 FEATURES = 64
-ASSETS = Path(__file__).parent / "assets"
 WEIGHTS = ASSETS / "digits-cnn.safetensors"
 
 

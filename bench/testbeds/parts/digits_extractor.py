@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from bench.testbeds.digits_cnn import FEATURES, NAME, load_digits_cnn
+from bench.testbeds.parts.digits_cnn import FEATURES, NAME, load_digits_cnn
 
 
 class DigitsCNNExtractor(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity ships no types

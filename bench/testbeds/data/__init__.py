@@ -1,0 +1,1 @@
+"""The data sets of testbeds, and how their files are read."""

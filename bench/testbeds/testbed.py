@@ -1,0 +1,218 @@
+"""A testbed: the parts that are attacked and measured together, and what it is called. One file a
+testbed declares one; nothing else knows which it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.classification.classifier import Classifier
+from bench.classification.training import ClassifierSettings
+from bench.constraints import Domain, domains
+from bench.contracts.card import TestbedKind
+from bench.diffusion.generator import Generator
+from bench.diffusion.training import TrainingSettings
+from bench.testbeds.parts.part import (
+    FIXED,
+    Classifiers,
+    Copies,
+    Counts,
+    Data,
+    Features,
+    GeneratorSource,
+    Judge,
+    Part,
+    Sampling,
+)
+
+#: The fields of a :class:`Testbed` that hold its parts, in the order in which they are looked at.
+PARTS = ("data", "generator", "features", "judge", "copies", "classifiers", "sampler", "counts")
+#: What labels name first, whatever part it belongs to.
+FIRST = (
+    "sampler num_inference_steps spacing clip precision network_batch clean_samples "
+    "triggered_samples guidance_scale class_samples generated_samples judged_images test_images"
+).split()
+
+
+class Undeclared:
+    """In the place of a part that a stage does not say it uses, so that nothing its key does not
+    hold can decide its result.
+    """
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+
+    def __getattr__(self, name: str) -> Any:
+        raise LookupError(
+            f"{name} was asked of the testbed's {self._part}, which is not among the parts that "
+            f"this stage declares"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Testbed:
+    """What is attacked. Its parameters are those of its parts, so ``(name, params)`` rebuilds it.
+
+    ``kind``: whether the generator is asked for nothing, for a class or by a prompt.
+    ``classifiers``, ``judge``, ``copies``: ``None`` where nothing is classified, or copies are not
+    looked for. ``embedded``: whether the
+    weights ship with the package, so that nothing has to be fetched or made. ``typical_seconds``:
+    of stages by name, on two CPU cores or one GPU, for ``--dry-run`` before anything was run.
+
+    Raises ``ValueError`` naming the parameter, the constraint and the value.
+    """
+
+    name: str
+    summary: str
+    kind: TestbedKind
+    data: Data
+    generator: GeneratorSource
+    features: Features
+    sampler: Sampling
+    counts: Counts
+    judge: Judge | None = None
+    copies: Copies | None = None
+    classifiers: Classifiers | None = None
+    embedded: bool = False
+    typical_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for place, part in self.parts().items():
+            if part.name != self.name:
+                object.__setattr__(self, place, dataclasses.replace(part, name=self.name))
+
+    def parts(self) -> dict[str, Part]:
+        """Those there are, by field."""
+        found = {place: getattr(self, place) for place in PARTS}
+        return {place: part for place, part in found.items() if isinstance(part, Part)}
+
+    def params(self, parts: Collection[str] = PARTS) -> dict[str, Any]:
+        """JSON-ready parameters of ``parts``; of all, ``testbed.changed(**params) == testbed``."""
+        found = {
+            name: getattr(part, name)
+            for place, part in self.parts().items()
+            if place in parts
+            for name in parameters(part)
+        }
+        return {name: found[name] for name in dict.fromkeys([*FIRST, *found]) if name in found}
+
+    def domains(self) -> dict[str, Domain]:
+        """What each parameter may be."""
+        return {
+            name: domains(type(part))[name]
+            for part in self.parts().values()
+            for name in parameters(part)
+        }
+
+    def changed(self, **params: Any) -> Testbed:
+        """This testbed with other parameters."""
+        left = dict(params)
+        parts: dict[str, Any] = {}
+        for place, part in self.parts().items():
+            own = {name: left.pop(name) for name in parameters(part) if name in left}
+            if own:
+                parts[place] = dataclasses.replace(part, **own)
+        if left:
+            raise TypeError(f"{self.name}: there is no parameter {', '.join(left)}")
+        return dataclasses.replace(self, **parts)
+
+    def only(self, parts: Collection[str]) -> Testbed:
+        """This testbed for a stage that uses ``parts``: whatever it asks of another is an error."""
+        limited = copy.copy(self)
+        for place in self.parts():
+            if place not in parts:
+                object.__setattr__(limited, place, Undeclared(place))
+        return limited
+
+    def has_classes(self) -> bool:
+        """Whether the generator is asked for a class, by its label or in words."""
+        return self.kind != "unconditional"
+
+    def classes(self) -> int | None:
+        """How many classes the generator is asked for; ``None`` if it is asked for nothing."""
+        return len(self.data.class_names) if self.has_classes() else None
+
+    def prompts(self) -> tuple[str, ...]:
+        """What asks for each class, where the generator is asked by text; else nothing."""
+        return self.data.prompts() if self.kind == "text" else ()
+
+    def copy_extractor(self) -> str | None:
+        """Name of the extractor in whose features copies of training images are looked for;
+        ``None``: they are not.
+        """
+        return None if self.copies is None else self.copies.extractor
+
+    def base_generator(self) -> Generator:
+        """The clean, pretrained generator. Raises ``UserError`` saying what to download and where
+        to put it.
+        """
+        return self.generator.base(self.data)
+
+    def fresh_generator(self, seed: int) -> Generator:
+        """The same architecture with random weights, for the ``scratch`` scheme."""
+        return self.generator.fresh(seed, self.data)
+
+    def load_generator(self, folder: Path) -> Generator:
+        """A generator of this testbed that a stage has saved in ``folder``."""
+        return self.generator.load(folder, self.data)
+
+    def training_settings(self, scheme: str) -> TrainingSettings:
+        """What ``finetune`` or ``scratch`` means here."""
+        return self.generator.settings(scheme, self.data.rows)
+
+    def fresh_classifier(self, seed: int, classes: int | None = None) -> Classifier:
+        """An untrained classifier as users of this data set train one; ``classes``: outputs, by
+        default one a class.
+        """
+        assert self.classifiers is not None  # no stage of such a testbed asks
+        return self.classifiers.fresh(seed, classes or len(self.data.class_names))
+
+    def classifier_settings(self) -> ClassifierSettings:
+        """How such a classifier is trained."""
+        assert self.classifiers is not None
+        return self.classifiers.settings(self.data.rows)
+
+    def evaluation_classifier(self) -> Classifier:
+        """The harness's own, trained on clean data: it says which class a generated image shows."""
+        assert self.judge is not None
+        return self.judge.network(self.classifiers, self.data)
+
+
+def parameters(part: Part) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a part that are parameters of the testbed."""
+    return {one.name: one for one in dataclasses.fields(part) if not one.metadata.get(FIXED)}
+
+
+def identity(part: Part) -> dict[str, Any]:
+    """All that a part is declared and given, as JSON values: what its class makes of it depends on
+    nothing else, but for the files that its fingerprint is of.
+    """
+    return {
+        name: value
+        for name, value in dataclasses.asdict(part).items()
+        if name != "name" and name not in part.locations
+    }
+
+
+def fingerprints(testbed: Testbed) -> dict[str, str]:
+    """A hash of the files behind each part. Raises ``UserError`` for one that is not there."""
+    return {place: part.fingerprint() for place, part in testbed.parts().items()}
+
+
+def faults(testbed: Testbed) -> list[str]:
+    """One line for each thing a testbed names that cannot be run as it is; empty if all is well."""
+    lines = [line for part in testbed.parts().values() for line in part.faults(testbed)]
+    return list(dict.fromkeys(lines))
+
+
+def missing(testbed: Testbed) -> list[str]:
+    """One line for each file not on this machine yet, saying where to get it; empty if the testbed
+    can run offline.
+    """
+    lines = [line for part in testbed.parts().values() for line in part.missing()]
+    return list(dict.fromkeys(lines))

@@ -1,0 +1,180 @@
+"""A testbed is a composition: what is handed to a stage, and what throws a training away."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from bench import registry, testbeds
+from bench.engine import closure
+from bench.engine.fingerprint import ROOT
+from bench.planner import make_plan
+from bench.stages import building
+from bench.stages.table import STAGES
+from bench.suite import parse_suite
+from bench.testbeds import digits_cfg, digits_ddpm
+from bench.testbeds.parts.part import Counts, Part, Sampling
+from bench.testbeds.testbed import PARTS, parameters
+
+CACHES = (closure.closure_of, closure._reached, closure._module, closure._file)
+
+
+def keys(testbed, stage):
+    """The keys of the honest model's stages of one kind."""
+    suite = {"name": "s", "testbeds": [testbed], "attacks": ["none"], "defenses": ["none"]}
+    plugins = registry.use()
+    plan = make_plan(parse_suite(suite | {"seeds": [0]}, plugins, "s.yaml"), plugins, STAGES)
+    return {key for key, made in plan.stages.items() if made.name == stage}
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """Has code read from a copy, in which ``old`` has become ``new`` in a file."""
+    for room in ("bench", "attacks", "defenses"):
+        shutil.copytree(
+            ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("assets", "__pycache__")
+        )
+    monkeypatch.setattr(closure, "ROOT", tmp_path)
+    monkeypatch.setattr(closure, "OURS", (f"{tmp_path}/",))
+
+    def forget():
+        for cached in CACHES:
+            cached.cache_clear()
+
+    def edit(file, old, new):
+        text = (tmp_path / file).read_text()
+        assert old in text
+        (tmp_path / file).write_text(text.replace(old, new))
+        forget()
+
+    forget()
+    yield edit
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "trained_again"),
+    [
+        ("bench/testbeds/parts/digits_classifiers.py", "steps=600", "steps=601", False),
+        ("bench/testbeds/parts/digits_classifiers.py", ".head).eval()", ".head).train()", False),
+        ("bench/testbeds/parts/digits_cnn.py", "FEATURES = 64", "FEATURES = 65", False),
+        ("bench/testbeds/parts/judge.py", "network.eval()", "network.train()", False),
+        ("bench/testbeds/data/cifar10.py", "CLASSES = 10", "CLASSES = 11", False),
+        ("bench/testbeds/parts/published.py", "warmup_steps=500", "warmup_steps=5", False),
+        (
+            "bench/testbeds/parts/part.py",
+            "class_samples: int = 256",
+            "class_samples: int = 9",
+            False,
+        ),
+        (
+            "bench/testbeds/parts/part.py",
+            "network_batch: int = 64",
+            "network_batch: int = 8",
+            False,
+        ),
+        (
+            "bench/testbeds/parts/part.py",
+            "clean_samples: int = 512",
+            "clean_samples: int = 4",
+            False,
+        ),
+        ("bench/classification/training.py", "label_smoothing", "smoothing_of_labels", False),
+        ("bench/artwork/targets.py", "BACKGROUND = -0.4", "BACKGROUND = -0.5", False),
+        ("bench/testbeds/data/digits.py", "HELD_OUT = 0.2", "HELD_OUT = 0.1", True),
+        ("bench/testbeds/data/digits.py", '["train"][0])', '["held_out"][0])', True),
+        ("bench/testbeds/parts/digits_unet.py", '"beta_end": 0.02', '"beta_end": 0.03', True),
+        ("bench/testbeds/parts/digits_unet.py", "manual_seed(seed)", "manual_seed(0)", True),
+        ("bench/diffusion/training.py", "clip_grad_norm_", "clip_grad_value_", True),
+    ],
+)
+def test_a_training_is_kept_unless_its_data_or_its_network_change(
+    edited, file, old, new, trained_again
+):
+    """Hours at paper scale were thrown away for a classifier's settings."""
+    before = keys("digits-ddpm", "train")
+    assert len(before) == 1
+    edited(file, old, new)
+    assert (keys("digits-ddpm", "train") != before) is trained_again
+
+
+def test_the_classifiers_settings_decide_what_is_classified(edited):
+    """The other side: numbers made by other settings may not stay."""
+    before = {stage: keys("digits-cfg", stage) for stage in ("train", "classifier")}
+    edited("bench/testbeds/parts/digits_classifiers.py", "steps=600", "steps=601")
+    assert keys("digits-cfg", "train") == before["train"]
+    assert not keys("digits-cfg", "classifier") & before["classifier"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained_again"),
+    [
+        ({"summary": "other words"}, False),
+        ({"typical_seconds": {"train": 1.0}}, False),
+        ({"judge": None}, False),
+        ({"sampler": Sampling(num_inference_steps=7)}, False),
+        ({"counts": Counts(clean_samples=8)}, False),
+        ({"generator": {"network": {}}}, True),
+        ({"generator": {"finetuning": digits_cfg.FINETUNING}}, True),
+    ],
+)
+def test_what_is_declared_of_other_parts_trains_nothing_again(monkeypatch, changes, trained_again):
+    before, declared = keys("digits-ddpm", "train"), digits_ddpm.DIGITS_DDPM
+    parts = {
+        place: dataclasses.replace(getattr(declared, place), **value)
+        if place == "generator"
+        else value
+        for place, value in changes.items()
+    }
+    other = dataclasses.replace(declared, **parts)
+    monkeypatch.setattr(digits_ddpm, "DIGITS_DDPM", other)
+    assert (keys("digits-ddpm", "train") != before) is trained_again
+
+
+def test_a_stage_is_handed_the_parts_it_declares():
+    """What its key does not hold could decide its result."""
+    named = {"name": "digits-cfg", "params": {}, "parts": ["data", "generator"]}
+    testbed = building.testbed_of({"testbed": named})
+    assert len(testbed.data.class_names) == 10 and testbed.generator.has_weights
+    assert testbed.classes() == 10
+    for ask in (
+        lambda: testbed.sampler.settings(),
+        lambda: testbed.evaluation_classifier(),
+        lambda: testbed.fresh_classifier(0),
+        lambda: testbed.counts.clean_samples,
+    ):
+        with pytest.raises(LookupError, match="is not among the parts that this stage declares"):
+            ask()
+
+
+@pytest.mark.parametrize("name", testbeds.TESTBEDS)
+def test_no_parameter_belongs_to_two_parts(name):
+    """A suite sets a parameter by its name alone."""
+    testbed = testbeds.load(name)
+    every = [field for part in testbed.parts().values() for field in parameters(part)]
+    assert len(every) == len(set(every)) and set(every) == set(testbed.params())
+    assert testbed.changed(**testbed.params()) == testbed
+    assert testbeds.build(name, testbed.params()) == testbed
+    assert testbed.judge is not None or name in ("cifar10-ddpm", "celebahq-ddpm")
+
+
+@pytest.mark.parametrize("name", testbeds.TESTBEDS)
+def test_a_part_has_one_line_of_ancestors(name):
+    """In a diamond nobody can say which class sets a parameter."""
+    for part in testbeds.load(name).parts().values():
+        for cls in type(part).__mro__:
+            assert not issubclass(cls, Part) or len(cls.__bases__) == 1
+
+
+def test_stages_and_measurements_name_parts_that_there_are():
+    from bench.measurements import table
+
+    named = {part for kind in STAGES.values() for part in kind.parts}
+    named |= {part for one in table().values() for part in one.parts}
+    assert named == set(PARTS)
+
+
+def test_an_unknown_parameter_is_refused():
+    with pytest.raises(TypeError, match="digits-ddpm: there is no parameter guidance_scale"):
+        digits_ddpm.DIGITS_DDPM.changed(guidance_scale=2.0)
