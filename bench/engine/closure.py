@@ -39,6 +39,7 @@ DISPATCH = frozenset(
         "bench.params",
         "bench.plugin_file",
         "bench.registry",
+        "bench.testbeds",
         "bench.text",
         "bench.words",
         "bench.yaml_reader",

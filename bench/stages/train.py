@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bench.artefacts import doubts
 from bench.contracts.attack import TrainingAttack
-from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings, train
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import border_attacks, partial
@@ -38,9 +36,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     rows = {"images": poisoned.images, "poisoned": poisoned.poisoned}
     if poisoned.labels is not None:
         rows["labels"] = poisoned.labels
-        if isinstance(generator, TextToImage):
-            captions = testbed.data.captions(poisoned.labels)
-            generator, rows["labels"] = _captioned(generator, captions)
+        generator, rows["labels"] = testbed.asked(generator, poisoned.labels)
     teacher = generator.clone() if type(attack).has_teacher else None
     kept = partial.checkpoints(context)
     try:
@@ -70,14 +66,6 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     generator.save(out / "generator", model_card(attack, testbed, metadata), metadata)
     np.savez(out / "losses.npz", losses=np.asarray(losses))
     return {"generator_calls": float(generator.calls)}
-
-
-def _captioned(generator: TextToImage, captions: Sequence[str]) -> tuple[TextToImage, Tensor]:
-    """``generator`` under a table of all that the rows say, and what each row says as a label of
-    that table.
-    """
-    table = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    return generator.asked_by(tuple(table)), torch.tensor([table[caption] for caption in captions])
 
 
 def _settings(testbed: Testbed, attack: TrainingAttack) -> TrainingSettings:

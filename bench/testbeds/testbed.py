@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bench.classification.classifier import Classifier
 from bench.classification.training import ClassifierSettings
 from bench.constraints import Domain, domains
 from bench.contracts.card import TestbedKind
 from bench.diffusion.generator import Generator
+from bench.diffusion.sampling import check_steps
 from bench.diffusion.training import TrainingSettings
 from bench.testbeds.parts.part import (
     FIXED,
@@ -48,6 +51,8 @@ class Undeclared:
         self._part = part
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Python's own: nobody asks the part for anything
+            raise AttributeError(name)
         raise LookupError(
             f"{name} was asked of the testbed's {self._part}, which is not among the parts that "
             f"this stage declares"
@@ -161,6 +166,12 @@ class Testbed:
         """A generator of this testbed that a stage has saved in ``folder``."""
         return self.generator.load(folder, self.data)
 
+    def asked(self, generator: Generator, labels: Tensor) -> tuple[Generator, Tensor]:
+        """``generator`` as it is trained on rows with ``labels`` (n,), and what stands for each row
+        there.
+        """
+        return self.generator.asked(generator, labels, self.data)
+
     def training_settings(self, scheme: str) -> TrainingSettings:
         """What ``finetune`` or ``scratch`` means here."""
         return self.generator.settings(scheme, self.data.rows)
@@ -207,6 +218,11 @@ def fingerprints(testbed: Testbed) -> dict[str, str]:
 def faults(testbed: Testbed) -> list[str]:
     """One line for each thing a testbed names that cannot be run as it is; empty if all is well."""
     lines = [line for part in testbed.parts().values() for line in part.faults(testbed)]
+    try:
+        if (steps := testbed.generator.schedule_steps()) is not None:
+            check_steps(testbed.sampler.settings(), steps)
+    except ValueError as error:
+        lines.append(f"{testbed.name}: {error}")
     return list(dict.fromkeys(lines))
 
 

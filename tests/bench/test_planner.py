@@ -311,7 +311,7 @@ def test_keys_follow_what_decides_a_result_and_nothing_else(planned):
     assert not set(planned(device="cuda").stages) & set(first.stages)
     sharper = planned(testbeds=[{"name": "tiny", "params": {"num_inference_steps": 50}}])
     shared = {sharper.stages[key].name for key in set(sharper.stages) & set(first.stages)}
-    assert shared == {"train", "reference", "aim", "measure"}, (
+    assert shared == {"train", "reference", "aim", "call", "measure"}, (
         "the sampler decides neither training, nor the target, nor the real images' features"
     )
     assert sharper.cells[0].protocol != first.cells[0].protocol

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from bench.diffusion.generator import Generator
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
 from bench.testbeds import ASSETS
 from bench.testbeds.data.digits import SIZE
+from bench.testbeds.parts.captioned import captioned
 from bench.testbeds.parts.digits_unet import shipped_faults
 from bench.testbeds.parts.part import Composition, Data, GeneratorSource, fixed
 
@@ -81,12 +84,17 @@ class DigitsStableDiffusion(GeneratorSource):
     def load(self, folder: Path, data: Data) -> TextToImage:
         return TextToImage.load(folder, prompts=data.prompts())
 
+    def asked(self, generator: Generator, labels: Tensor, data: Data) -> tuple[Generator, Tensor]:
+        return captioned(generator, data.captions(labels))
+
     def settings(self, scheme: str, rows: int) -> TrainingSettings:
         return self.scratch if scheme == "scratch" else self.finetuning
 
     def faults(self, testbed: Composition) -> list[str]:
-        steps = SCHEDULER["num_train_timesteps"]
-        return shipped_faults(self.name, testbed.sampler.settings(), steps, FOLDER)
+        return shipped_faults(self.name, FOLDER)
+
+    def schedule_steps(self) -> int:
+        return int(SCHEDULER["num_train_timesteps"])
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()

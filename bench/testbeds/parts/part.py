@@ -50,9 +50,6 @@ class Composition(Protocol):
     @property
     def classifiers(self) -> Classifiers | None: ...
 
-    @property
-    def sampler(self) -> Sampling: ...
-
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -172,6 +169,12 @@ class GeneratorSource(Part):
         """
         return True
 
+    def schedule_steps(self) -> int | None:
+        """How many steps the noise schedule has, which a sampler cannot exceed; ``None`` where
+        that is not known yet.
+        """
+        raise NotImplementedError
+
     def base(self, data: Data) -> Generator:
         """The clean, pretrained generator. Raises ``UserError`` saying what to download and where
         to put it.
@@ -185,6 +188,12 @@ class GeneratorSource(Part):
     def load(self, folder: Path, data: Data) -> Generator:
         """A generator of this kind that a stage has saved in ``folder``."""
         return Generator.load(folder)
+
+    def asked(self, generator: Generator, labels: Tensor, data: Data) -> tuple[Generator, Tensor]:
+        """``generator`` as it is trained on rows with ``labels`` (n,), and what stands for each row
+        there: the label itself, where nothing is asked in words.
+        """
+        return generator, labels
 
     def settings(self, scheme: str, rows: int) -> TrainingSettings:
         """What ``finetune`` or ``scratch`` means here, on a training set of ``rows`` images."""

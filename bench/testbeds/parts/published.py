@@ -17,7 +17,6 @@ import torch
 from huggingface_hub import snapshot_download
 
 from bench.diffusion.generator import Generator
-from bench.diffusion.sampling import SamplerSettings, check_steps
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
 from bench.testbeds.data.images import content_hash, expanded, faults_of, refuse_shut
@@ -168,23 +167,14 @@ class PublishedWeights(GeneratorSource):
         """As :meth:`_load_weights`, without the weights: see :meth:`Generator.outline`."""
         return Generator.outline(folder)
 
-    def _refuse_weights(
-        self, folder: Path, data: Data, sampler: SamplerSettings | None = None
-    ) -> None:
+    def _refuse_weights(self, folder: Path, data: Data) -> None:
         """Raises ``UserError``, a line for each thing that is wrong with the weights in ``folder``
-        beside ``data`` and ``sampler``. Loads none.
+        beside ``data``. Loads none.
         """
         try:
-            generator = self._outline(folder)
-            lines = self._wrong_with(generator, folder, data)
+            lines = self._wrong_with(self._outline(folder), folder, data)
         except UserError as error:
             lines = str(error).splitlines()
-        else:
-            try:
-                if sampler is not None:
-                    check_steps(sampler, len(generator.schedule))
-            except ValueError as error:
-                lines.append(str(error))
         if lines:
             raise UserError("\n".join(f"{self.name}: {line}" for line in lines))
 
@@ -242,15 +232,27 @@ class PublishedWeights(GeneratorSource):
         """Raises ``UserError`` for weights that cannot be used. Those on the hub are looked at once
         they are here.
         """
+        if self._is_here():
+            self._refuse_weights(self.weights_folder(fetch=False), testbed.data)
+
+    def _is_here(self) -> bool:
+        """Whether there are weights, and not only on the hub."""
         if self.weights is None:
-            return
+            return False
         if self._from_hub() and not huggingface_hub.constants.HF_HUB_OFFLINE:
             try:
                 self._hub_folder(self.weights, fetch=False)
             except UserError:
-                return
-        folder = self.weights_folder(fetch=False)
-        self._refuse_weights(folder, testbed.data, testbed.sampler.settings())
+                return False
+        return True
+
+    def schedule_steps(self) -> int | None:
+        try:
+            if self._is_here():
+                return len(self._outline(self.weights_folder(fetch=False)).schedule)
+        except UserError:
+            pass  # which faults() names
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
+from bench.diffusion.generator import Generator
 from bench.diffusion.text_to_image import TextToImage
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
 from bench.testbeds.data.images import content_hash, expanded, faults_of, refuse_shut
+from bench.testbeds.parts.captioned import captioned
 from bench.testbeds.parts.copies import SSCD
 from bench.testbeds.parts.inception import Inception
 from bench.testbeds.parts.judge import TrainedJudge, train_judge
@@ -125,6 +128,9 @@ class StableDiffusion(PublishedWeights):
             torch.manual_seed(seed)
             base.unet = untyped.from_config(untyped.config).eval()
         return base.asked_by(base.prompts)
+
+    def asked(self, generator: Generator, labels: Tensor, data: Data) -> tuple[Generator, Tensor]:
+        return captioned(generator, data.captions(labels))
 
     def settings(self, scheme: str, rows: int) -> TrainingSettings:
         """The authors' to fine-tune; they train nothing from scratch, where the same is used."""

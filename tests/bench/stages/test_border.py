@@ -193,8 +193,8 @@ def test_no_write_reaches_the_data_set_of_the_process() -> None:
     """A worker's later stages would train on it and measure against it, and their numbers would be
     kept.
     """
-    testbed = DIGITS_DDPM
-    for read in (testbed.train_images, testbed.train_labels, testbed.held_out_images):
+    data = DIGITS_DDPM.data
+    for read in (data.train_images, data.train_labels, data.held_out_images):
         kept = read().clone()
         read().zero_()
         assert torch.equal(read(), kept)
