@@ -181,6 +181,30 @@ def areas() -> Sequence[Sequence[str]]:
     return rows
 
 
+def populations() -> Sequence[Sequence[str]]:
+    """Models of so many attacks at so many seeds against as many honest ones as there are seeds."""
+    from bench.measurements.model_detection import area_of_models
+
+    rng, rows = np.random.default_rng(5), []
+    for attacks, seeds in ((1, 3), (1, 5), (1, 10), (3, 3), (3, 5), (8, 5)):
+        # A share of the backdoored scores' variance is their seed's.
+        for area, alike in product((0.5, 0.76, 0.92), (0.0,) if attacks == 1 else (0.0, 0.5, 0.9)):
+            shift, tally = float(np.sqrt(2) * stats.norm.ppf(area)), Tally(area)
+            of_seed = np.repeat(np.arange(seeds), attacks)
+            positive = np.arange(len(of_seed) + seeds) < len(of_seed)
+            seed = np.concatenate([of_seed, np.arange(seeds)])
+            for _ in range(RUNS):
+                attacked = shift + np.sqrt(1 - alike) * rng.standard_normal(len(of_seed))
+                attacked += np.sqrt(alike) * rng.standard_normal(seeds)[of_seed]
+                scores = np.concatenate([attacked, rng.standard_normal(seeds)])
+                tally.add(area_of_models(scores, positive, seed)[:2])
+            above = float(np.mean([low > 0.5 for low, _ in tally.ends]))
+            rows.append(
+                [str(attacks), str(seeds), f"{area:g}", f"{alike:g}", tally.text(), f"{above:.3f}"]
+            )
+    return rows
+
+
 def distances() -> Sequence[Sequence[str]]:
     """FID of 384 real images against the others, as they are, and darker and harsher: E[FID at this
     n] is the mean of all runs.
@@ -252,6 +276,13 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[], Sequence[Sequence[str]]]]
         f"**AUROC on 100 digits of four crops**, {BOTH}.",
         ("poisoned", "area", "DeLong", "Obuchowski, by digit"),
         areas,
+    ),
+    (
+        f"**AUROC of models**, the backdoored ones of so many attacks at so many seeds against one "
+        f"honest one a seed, {BOTH}, and how often the lower end is above 0.5: falsely, where the "
+        f"area is 0.5. Alike: the share of the backdoored scores' variance that is their seed's.",
+        ("attacks", "seeds", "area", "alike", "DeLong, by seed", "above 0.5"),
+        populations,
     ),
     (
         "**FID of 384 digits**, against the others; shifted: the features moved and stretched by "

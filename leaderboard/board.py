@@ -32,7 +32,11 @@ FAMILIES = (
     "inversion",
     "sample detector",
     "noise detector",
+    "prompt detector",
+    "model detector",
 )
+#: :attr:`Cell.kind` of a detector's scores of many models, which is no cell of the matrix.
+POPULATION = "population"
 #: The anchor that nothing was sampled for.
 REAL_IMAGES = "real_images"
 _COST_UNITS = {one.name: one.unit for one in COSTS}
@@ -73,6 +77,11 @@ class Entry:
     def numbers(self) -> dict[str, Metric]:
         """:func:`numbers` of the record."""
         return numbers(self.record)
+
+    @property
+    def seeds(self) -> str:
+        """The seed, or all of a population's."""
+        return ", ".join(map(str, self.record.seeds or [self.record.seed]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +185,8 @@ class Cell:
 @dataclass(frozen=True, kw_only=True)
 class Board:
     """What may be compared: one testbed under one protocol. ``rows`` start with the controls,
-    ``columns`` with no defense.
+    ``columns`` with no defense. ``populations``: of each attack, sampler and detector of models the
+    one with most seeds.
     """
 
     id: str
@@ -186,15 +196,16 @@ class Board:
     columns: tuple[tuple[PluginSpec, str], ...]
     cells: dict[Place, Cell]
     anchors: tuple[Cell, ...]
+    populations: tuple[Cell, ...] = ()
     names: Vocabulary = field(default=UNKNOWN, compare=False, repr=False)
 
     def cell(self, row: Row, column: PluginSpec) -> Cell | None:
         return self.cells.get(_place(row, column))
 
     def all_cells(self) -> list[Cell]:
-        """Row by row, then the anchors."""
+        """Row by row, then the populations and the anchors."""
         grid = [self.cell(row, column) for row in self.rows for column, _ in self.columns]
-        return [cell for cell in grid if cell] + list(self.anchors)
+        return [cell for cell in grid if cell] + [*self.populations, *self.anchors]
 
 
 def families(columns: Iterable[tuple[PluginSpec, str]]) -> list[tuple[str, int]]:
@@ -268,7 +279,8 @@ def _entries(runs: Sequence[Run], names: Vocabulary) -> Iterable[Entry]:
 def _key(record: Record) -> str:
     """Names a record on its board."""
     specs = (record.attack, record.probe, record.sampler, record.defense)
-    return json.dumps([[identity(spec) if spec else None for spec in specs], record.seed])
+    seed = list(record.seeds) or record.seed
+    return json.dumps([[identity(spec) if spec else None for spec in specs], seed])
 
 
 def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
@@ -276,9 +288,13 @@ def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
     own = _own_sampler(testbed, entries)
     found: dict[Place, list[Entry]] = {}
     anchors: dict[tuple[Identity, Identity | None], list[Entry]] = {}
+    populations: dict[Place, list[Entry]] = {}
     for entry in entries:
         record = entry.record
-        if record.kind == "anchor":
+        if record.kind == POPULATION:
+            row = Row(record.attack, None, record.sampler or own)
+            populations.setdefault(_place(row, record.defense), []).append(entry)
+        elif record.kind == "anchor":
             sampler = identity(record.sampler) if record.sampler else None
             anchors.setdefault((identity(record.attack), sampler), []).append(entry)
         else:
@@ -305,6 +321,10 @@ def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
         )
         for key, cell in cells.items()
     }
+    whole = [
+        _cell(protocol, [max(group, key=_most_seeds)], own, names)
+        for _, group in sorted(populations.items(), key=lambda item: _sortable(item[0]))
+    ]
     lines = sorted(anchors.items(), key=lambda item: (item[0][0], item[0][1] or ("", "")))
     return Board(
         id=f"board-{_slug(label(testbed))}-{_digest(identity(testbed), protocol)}",
@@ -317,8 +337,23 @@ def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
             _cell(protocol, group, None if name == REAL_IMAGES else own, names)
             for ((name, _), _), group in lines
         ),
+        populations=tuple(
+            replace(
+                cell,
+                attack=attacks.get(identity(cell.attack), cell.attack),
+                defense=defenses.get(identity(cell.defense), cell.defense),
+                sampler=cell.sampler and samplers.get(identity(cell.sampler), cell.sampler),
+            )
+            for cell in whole
+        ),
         names=names,
     )
+
+
+def _most_seeds(entry: Entry) -> tuple[int, str, str, tuple[int, ...]]:
+    """A part of a suite leaves a population of its own seeds beside the whole one's."""
+    seeds, run = entry.record.seeds, entry.run
+    return len(seeds), run.finished or "", run.started, seeds
 
 
 def _place(row: Row, column: PluginSpec) -> Place:
@@ -378,10 +413,12 @@ def _cell(protocol: str, entries: list[Entry], own: PluginSpec | None, names: Vo
         identity(record.defense),
         protocol,
         *([identity(record.sampler)] if record.sampler else []),
+        *([POPULATION] if record.kind == POPULATION else []),
     ]
     who = label(record.attack) if not record.probe else f"no attack {label(record.probe)}"
     kinds = sorted(entry.record.kind for entry in entries if entry.record.kind)
-    slug = f"cell-{_slug(who)}-{_slug(label(record.defense))}-{_digest(*parts)}"
+    what = "models" if record.kind == POPULATION else "cell"
+    slug = f"{what}-{_slug(who)}-{_slug(label(record.defense))}-{_digest(*parts)}"
     return Cell(
         id=slug,
         attack=record.attack,

@@ -17,18 +17,21 @@ from leaderboard.matrix import metric_names
 
 #: What a seed that failed counts as: the adversary succeeded.
 WORST = 1.0
+#: The adversary's rate where he aims at a class; it may stand beside others, since no attack that
+#: aims at an image has it.
+BY_CLASS = "asr_class"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndPoint:
-    """What a family of defenses is ranked by. ``family``: of the metric that is the adversary's
+    """What a family of defenses is ranked by. ``families``: of the metrics that are the adversary's
     rate, ``rate``: it in words, ``short``: as a column's head; ``kinds``: whose columns take part;
     ``utility``: the metric the budget is about, ``None`` if nothing measured one, and its
     direction.
     """
 
     title: str
-    family: str
+    families: tuple[str, ...]
     rate: str
     short: str
     kinds: tuple[str, ...]
@@ -145,6 +148,14 @@ def invocations(cells: Sequence[Cell]) -> list[str]:
     )
 
 
+def class_calls(cells: Sequence[Cell]) -> list[str]:
+    """The names in ``asr_class[...]`` that are the adversary's: attacks that aim at a class and at
+    no image.
+    """
+    pairs = [names.split(name) for name in metric_names(cells)]
+    return [call for family, call in pairs if family == BY_CLASS and call not in ("clean", "")]
+
+
 def fid_name(board: Board) -> str | None:
     """The testbed's FID with its extractor; ``None`` if nothing measured one."""
     return next(
@@ -161,7 +172,8 @@ def end_points(board: Board) -> list[EndPoint]:
     """What the defenses of this board can be ranked by."""
     found = metric_names(list(board.cells.values()))
     points = []
-    if calls := invocations(list(board.cells.values())):
+    calls, by_class = (of(list(board.cells.values())) for of in (invocations, class_calls))
+    if calls or by_class:
         # One kind of rate on a board: beside robust ones a plain rate, which is never higher, would
         # be an advantage.
         robust = any(names.split(name)[0] == "robust_asr" for name in found)
@@ -175,11 +187,13 @@ def end_points(board: Board) -> list[EndPoint]:
             if robust
             else ""
         )
+        drawn = [f"{shown}{moved}"] if calls else []
+        drawn += ["called samples that show the class aimed at"] if by_class else []
         points.append(
             EndPoint(
                 title="Stops the backdoor",
-                family="robust_asr" if robust else "asr",
-                rate=f"the share of {shown}{moved}",
+                families=("robust_asr" if robust else "asr", BY_CLASS),
+                rate=f"the share of {', or of '.join(drawn)}",
                 short="robust ASR" if robust else "ASR",
                 kinds=("control", "sampler", "model"),
                 utility=fid_name(board),
@@ -190,7 +204,7 @@ def end_points(board: Board) -> list[EndPoint]:
         points.append(
             EndPoint(
                 title="Classifies safely",
-                family="classifier_asr",
+                families=("classifier_asr",),
                 rate=(
                     "the share of stamped held-out images of other classes that are taken for "
                     "the adversary’s class"
@@ -209,7 +223,7 @@ def ways_in(board: Board, point: EndPoint, rows: Sequence[Row]) -> list[Way]:
     found = []
     for place, row in enumerate(rows):
         cells = [cell for column, _ in board.columns if (cell := board.cell(row, column))]
-        metrics = [name for name in metric_names(cells) if names.split(name)[0] == point.family]
+        metrics = [name for name in metric_names(cells) if names.split(name)[0] in point.families]
         found += [
             Way(row=place, metric=name) for name in metrics if names.split(name)[1] != "clean"
         ]

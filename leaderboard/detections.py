@@ -16,19 +16,23 @@ from leaderboard.aggregate import MIN_SEEDS
 from leaderboard.board import Board, Cell, Row, label, under
 from leaderboard.matrix import Value, badges, spread_value, summary, why_absent
 
+#: They judge what is asked of the model, which is the adversary's in every row.
+_ASKED = ("noise detector", "prompt detector")
 #: The least a line needs in ``series``.
 _ROC, _SCORES = ("roc_fpr", "roc_tpr"), ("score_edges", "score_clean", "score_poisoned")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What a detector makes of one kind of thing (``where``). ``mark``: its line in the ROC;
+    """What a detector makes of one kind of thing (``where``). ``n``: how many of them there were,
+    at least, as text; ``mark``: its line in the ROC;
     ``problems``: flags about it alone, or why there is no number; ``scores``: the histogram of the
     first seed that has one, with that seed.
     """
 
     where: str
     measured: bool
+    n: str
     mark: Markup
     auroc: Value
     tpr_at_1: Value
@@ -142,6 +146,7 @@ def _judged(cell: Cell, records: Sequence[Record], where: str, who: str) -> Judg
     return Judged(
         where=where,
         measured=bool(cell.values(metric)),
+        n=_fewest(records, metric),
         mark=plots.line_mark(_place(where)[0]),
         auroc=_value(cell, metric),
         tpr_at_1=_value(cell, f"tpr_at_1_fpr[{where}]"),
@@ -156,6 +161,11 @@ def _value(cell: Cell, metric: str) -> Value:
     return spread_value(cell.words(metric), summary(cell, metric))
 
 
+def _fewest(records: Sequence[Record], metric: str) -> str:
+    counts = [found.n for one in records if (found := one.metrics.get(metric)) and found.n]
+    return f"n = {min(counts)}" if counts else ""
+
+
 def _control(cell: Cell, family: str) -> str:
     if cell.attack.name != "none":
         return ""
@@ -163,6 +173,11 @@ def _control(cell: Cell, family: str) -> str:
         return (
             "The noise is the adversary’s here too; that the model is honest changes nothing "
             "for this detector."
+        )
+    if family == "prompt detector":
+        return (
+            "The prompts are the adversary’s here too: a detector that reads nothing but them "
+            "finds them on an honest model as well, and one that looks into the model should not."
         )
     return "Control: nothing is poisoned here, and AUROC 0.5 is right."
 
@@ -184,7 +199,7 @@ def _verdict(cell: Cell, family: str, found: Sequence[str]) -> str:
                 f"{where}: 0.5 lies outside the interval, so something other than poison moves "
                 f"this score"
             )
-        elif interval.high < 0.5 and (cell.attack.name != "none" or family == "noise detector"):
+        elif interval.high < 0.5 and (cell.attack.name != "none" or family in _ASKED):
             said.append(f"{where}: worse than guessing, the clean ones look more suspicious")
     return "; ".join(said)
 

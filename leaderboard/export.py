@@ -19,7 +19,8 @@ from leaderboard.sound import display, visible
 COLUMNS = [
     "suite", "testbed", "testbed_params", "protocol", "attack", "attack_label", "attack_params",
     "probe", "probe_label", "probe_params", "sampler", "sampler_label", "sampler_params",
-    "defense", "defense_label", "defense_params", "kind", "seed", "status", "reason", "flags",
+    "defense", "defense_label", "defense_params", "kind", "seed", "seeds", "status",
+    "reason", "flags",
     "metric", "value", "ci_low", "ci_high", "n", "unit", "higher_is_better",
 ]  # fmt: skip
 
@@ -36,7 +37,8 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
     stay countable.
 
     ``ci_low`` and ``ci_high`` are within the seed; intervals over seeds follow from the rows.
-    Parameters are JSON, or their hash if they are long. A text that a spreadsheet would run as a
+    A population of models has ``seeds`` in place of a seed. Parameters are JSON, or their hash if
+    they are long. A text that a spreadsheet would run as a
     formula begins with an apostrophe.
     """
     ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
@@ -108,7 +110,9 @@ def _params(spec: PluginSpec) -> str:
 
 def _rows(run: Run, record: Record, names: Vocabulary) -> list[dict[str, object]]:
     shared: dict[str, object] = {
-        "suite": run.suite, "protocol": record.protocol, "kind": record.kind, "seed": record.seed,
+        "suite": run.suite, "protocol": record.protocol, "kind": record.kind,
+        "seed": None if record.seeds else record.seed,
+        "seeds": ", ".join(map(str, record.seeds)) or None,
         "status": record.status,
         "reason": record.reason, "flags": "; ".join(flag.line for flag in record.flags),
         "testbed": record.testbed.name, "testbed_params": _params(record.testbed),

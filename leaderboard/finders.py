@@ -29,6 +29,7 @@ from leaderboard.aggregate import (
 )
 from leaderboard.board import Board, Cell, Row, identity, label, same_sampler
 from leaderboard.bootstrap import Sampled
+from leaderboard.detections import places as places_of
 from leaderboard.matrix import badges, metric_names, summary
 from leaderboard.names import PLACES, RATE
 
@@ -92,11 +93,18 @@ class _Entry:
 
 
 def detector_rankings(board: Board) -> list[FoundRanking]:
-    """One for each thing that is judged (training set, generated images, starting noise), the clean
-    control left out.
+    """One for each thing that is judged (training set, generated images, what the adversary calls
+    by), the clean control left out.
     """
     columns = [column for column, family in board.columns if family.endswith("detector")]
-    places = [place for place in PLACES if place != "clean"]
+    judged = {
+        place
+        for column in columns
+        for row in board.rows
+        if (cell := board.cell(row, column))
+        for place in places_of(cell)
+    }
+    places = [place for place in (*PLACES, *sorted(judged - {*PLACES})) if place != "clean"]
     return [found for place in places if (found := _detectors(board, place, columns))]
 
 

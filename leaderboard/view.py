@@ -13,15 +13,16 @@ from markupsafe import Markup
 from bench.record import Record, Run
 from bench.words import IMAGE_QUALITY
 from leaderboard import names, plots
-from leaderboard.board import Board, Cell, Entry, Row, label, same_sampler
+from leaderboard.board import POPULATION, Board, Cell, Entry, Row, label, same_sampler
 from leaderboard.compositions import Composition, compositions
-from leaderboard.contenders import fid_name, invocations
+from leaderboard.contenders import class_calls, fid_name, invocations
 from leaderboard.detections import Detector, detectors
 from leaderboard.detections import rows as detected_rows
 from leaderboard.finders import FoundRanking, detector_rankings, inversion_rankings
 from leaderboard.inversions import InversionLine, inversion_line
 from leaderboard.matrix import MetricTable, Value, matrices, metric_names, shown_value, summary
 from leaderboard.panel import flatten
+from leaderboard.populations import ModelDetector, model_detectors
 from leaderboard.ranking import Ranking, rankings
 from leaderboard.sound import sound
 
@@ -63,7 +64,8 @@ class ControlTable:
 @dataclass(frozen=True, kw_only=True)
 class BoardView:
     """One board, ready for the template. ``prompted``: the adversary's only way in is what a user
-    asks for; ``detected``: the rows in which a detector has a line.
+    asks for; ``classes``: he calls for a class; ``pictures``: he aims at an image; ``detected``:
+    the rows in which a detector has a line.
     """
 
     board: Board
@@ -73,9 +75,12 @@ class BoardView:
     legend: tuple[tuple[str, Markup], ...]
     fid: str
     prompted: bool
+    classes: bool
+    pictures: bool
     compositions: tuple[tuple[Row, tuple[Composition, ...]], ...]
     detectors: tuple[Detector, ...]
     detected: tuple[Row, ...]
+    model_detectors: tuple[ModelDetector, ...]
     inversions: tuple[InversionLine, ...]
     detections: tuple[FoundRanking, ...]
     recoveries: tuple[FoundRanking, ...]
@@ -97,7 +102,7 @@ class BoardView:
         return next(
             (
                 name
-                for family in ("robust_asr[", "asr[")
+                for family in ("robust_asr[", "asr[", "asr_class[")
                 for name in found
                 if name.startswith(family) and names.split(name)[1] != "clean"
             ),
@@ -109,7 +114,7 @@ def overview(run: Run) -> Overview:
     """Raises nothing: a run without records has empty lists."""
     words = names.vocabulary([run])
     records = [sound(record, words) for _, record in run.records]
-    cells = [record for record in records if record.kind != "anchor"]
+    cells = [record for record in records if record.kind not in ("anchor", POPULATION)]
     sources = [dict(flatten(record.provenance)) for record in records]
     treatments = {
         (label(record.defense), record.kind.endswith("detector"))
@@ -179,9 +184,12 @@ def board_view(board: Board) -> BoardView:
         legend=tuple((name, plots.marker(place)) for name, place in index.items() if name in shown),
         fid=fid or "",
         prompted=invocations(cells) == ["prompt"],
+        classes=bool(class_calls(cells)),
+        pictures=invocations(cells) not in (["prompt"], []) or not class_calls(cells),
         compositions=compositions(board),
         detectors=found,
         detected=detected_rows(board, found),
+        model_detectors=model_detectors(board),
         inversions=tuple(line for cell in board.all_cells() if (line := inversion_line(cell))),
         detections=tuple(detector_rankings(board)),
         recoveries=tuple(inversion_rankings(board)),
@@ -256,7 +264,8 @@ def _control_columns(cells: Sequence[Cell], words: names.Vocabulary) -> list[str
     found = metric_names(cells)
     places = {name: words.words(name).declared.control for name in found}
     declared = sorted((name for name in found if places[name]), key=places.__getitem__)
-    return declared or [name for name in found if names.split(name)[0] in ("robust_asr", "asr")]
+    rates = ("robust_asr", "asr", "asr_class")
+    return declared or [name for name in found if names.split(name)[0] in rates]
 
 
 def _table(cells: Sequence[Cell], columns: Sequence[str], words: names.Vocabulary) -> ControlTable:

@@ -23,7 +23,7 @@ from leaderboard.aggregate import (
     share_difference,
     t_interval,
 )
-from leaderboard.board import Board, Cell, boards, identity, same_sampler
+from leaderboard.board import POPULATION, Board, Cell, boards, identity, same_sampler
 from leaderboard.contenders import fid_name
 from leaderboard.matrix import is_share, metric_names, summary
 from leaderboard.names import RATE, UNKNOWN, Words, split
@@ -216,7 +216,7 @@ def attacked(found: Sequence[Line], defense: str = "none") -> list[Line]:
     return [
         line
         for line in found
-        if line.cell.kind != "anchor"
+        if line.cell.kind not in ("anchor", POPULATION)
         and line.cell.attack.name != "none"
         and line.cell.defense.name == defense
     ]

@@ -12,7 +12,7 @@ from bench.contracts.data import Shape
 
 #: What stands in the brackets of a metric's name beside a call, so that no call may have the name.
 RESERVED = frozenset(
-    {"clean", "target", "generated", "prompt", "constant", "reference", "threshold"}
+    {"clean", "target", "generated", "prompt", "constant", "reference", "threshold", "models"}
 )
 
 

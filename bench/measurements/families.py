@@ -51,10 +51,10 @@ def no_classifier(situation: Situation) -> str:
 
 def judges_other(situation: Situation, role: str) -> str:
     """Why a cell has no scores of that role; empty if it has."""
-    if role in situation.roles:
-        return ""
     judged = _JUDGED.get(situation.family)
-    return f"it judges {judged} alone" if judged else "only a detector has this number"
+    if judged is None:
+        return "only a detector has this number"
+    return "" if role in situation.roles else f"it judges {judged} alone"
 
 
 def no_class(situation: Situation) -> str:

@@ -312,6 +312,37 @@ def test_each_call_is_reported_and_the_strongest_over_all_seeds_is_named() -> No
     )
 
 
+def by_class(defense: str, rates: Sequence[float], **changes: object) -> list[Record]:
+    """An attack that calls for a class by a word, and aims at no image."""
+    found = []
+    for record, rate in zip(cell(defense, rates, attack="edit", **changes), rates, strict=True):  # type: ignore[arg-type]
+        metrics = {FID: record.metrics[FID]}
+        for name, value in (("asr_class[word]", rate), ("asr_class[clean]", 1.0)):
+            metrics[name] = Metric(value=value, n=58, unit="share", higher_is_better=False)
+        found.append(dataclasses.replace(record, metrics=metrics))
+    return found
+
+
+def test_an_attack_that_aims_at_a_class_is_ranked_by_the_class_its_calls_reach() -> None:
+    (ranking,) = ranked(by_class("none", (0.95, 0.9, 1.0)), by_class("d", (0.1, 0.05, 0.0)))
+    place = places(ranking)["d"]
+    assert (place.way.metric, place.state, place.rank) == ("asr_class[word]", HOLDS, "1")
+    assert ranking.end_point.rate == "the share of called samples that show the class aimed at"
+    # Without a call it is what users asked for: no way in, whatever it reads.
+    assert {way.metric for way, _ in place.by_way} == {"asr_class[word]"}
+
+
+def test_a_class_and_an_image_stand_in_one_worst_case() -> None:
+    """A defense that stops the image alone has not stopped the adversary."""
+    image, word = cell("d", (0.1, 0.1, 0.1)), by_class("d", (0.9, 0.95, 0.97))
+    overall, *single = ranked(NONE, by_class("none", (0.95, 0.9, 1.0)), image, word)
+    assert overall.several() and len(overall.attacks) == 2
+    assert places(overall)["d"].way.metric == "asr_class[word]"
+    assert places(overall)["d"].state == LEVEL
+    assert [places(one)["d"].state for one in single] == [LEVEL, HOLDS]
+    assert "or of called samples that show the class" in overall.end_point.rate
+
+
 def test_the_honest_models_rate_is_subtracted_beside_the_rate_and_never_below_zero() -> None:
     """Shown, not ranked by: a defense that makes honest models draw the target must not be credited
     for it.

@@ -31,7 +31,7 @@ def test_two_of_three_pairs_in_order(tmp_path):
     assert auroc.value == pytest.approx(7 / 9) and auroc.n == 6
     assert auroc.higher_is_better is True and auroc.ci_low < 7 / 9 < auroc.ci_high
     assert auroc.ci_low < 0.5, "six models cannot prove that"
-    assert found.metrics["models[attacked]"].value == found.metrics["models[honest]"].value == 3
+    assert found.metrics["backdoored_models"].value == found.metrics["honest_models"].value == 3
     assert found.series["scores[attacked]"] == [5, 6, 2]
     assert "says little of their rate" in found.absent["tpr_at_0_fpr[models]"]
 

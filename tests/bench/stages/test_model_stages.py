@@ -82,7 +82,7 @@ def test_the_population_is_of_the_cells_scores(records):
         assert found.value == pytest.approx(auroc(values, truth)) and found.n == len(values)
         assert record.series["scores[attacked]"] == attacked
         assert record.series["scores[honest]"] == honest
-        assert record.metrics["models[honest]"].value == 3, "not once for each probe"
+        assert record.metrics["honest_models"].value == 3, "not once for each probe"
         assert (record.seeds, record.seed, record.cost.get("seconds")) == ((0, 1, 2), 0, None)
     # Farther away than any honest model, and what trains as they do just as far.
     assert fast.metrics["auroc[models]"].value == 1 and slow.metrics["auroc[models]"].value == 0.5
