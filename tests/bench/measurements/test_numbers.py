@@ -135,7 +135,7 @@ def test_one_impossible_metric_never_takes_the_cell(
     """
     labels = DIGITS_CFG.data.train_labels()
     # A testbed refuses so few by itself; a generator's other limits are many.
-    testbed = DIGITS_CFG.changed()
+    testbed = DIGITS_CFG.changed(clean_samples=4)
     object.__setattr__(testbed.counts, "clean_samples", clean_samples)
     record = cell(tmp_path, testbed, 6, torch.where(labels == 6, 5, labels))
     families = {flag.metric for flag in record.flags if flag.code == NOT_MEASURED}
@@ -191,3 +191,23 @@ def test_a_small_training_set_says_that_its_anchor_has_fewer_images(tmp_path: Pa
     assert [flag.line for flag in found.flags] == [
         "fid: the anchor has n = 40, cells have 384, so it is too high"
     ]
+
+
+def test_a_class_is_reached_without_being_asked_for(tmp_path: Path) -> None:
+    """On digits-ddpm nobody asks for a class, so every sample of a call counts; the judge is there,
+    and the testbed stays an unconditional one.
+    """
+    assert not DIGITS_DDPM.has_classes()
+    data, inputs = DIGITS_DDPM.data, {role: tmp_path / role for role in ("aim", "call:noise")}
+    for folder in inputs.values():
+        folder.mkdir()
+    chosen = torch.arange(0, 200)
+    save_aim(Aim(label=3), inputs["aim"])
+    save_images(inputs["call:noise"], data.held_out_images()[chosen])
+    one = measurements.named("reached_class")
+    testbed = DIGITS_DDPM.only(one.parts)
+    measured = one.run(Materials(testbed=testbed, seed=0, inputs=inputs)).metrics
+    shown = float((data.held_out_labels()[chosen] == 3).double().mean())
+    assert measured["asr_class[noise]"].n == 200
+    assert measured["asr_class[noise]"].value == pytest.approx(shown, abs=0.05)
+    assert measured["asr_class_ceiling"].value > 0.9
