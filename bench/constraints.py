@@ -311,16 +311,16 @@ def _domains(cls: Any) -> Mapping[str, Domain]:
     return types.MappingProxyType(found)
 
 
-def refusals_of(instance: Any) -> Iterator[tuple[str, str]]:
+def refusals_of(instance: Any, *, strict: bool = False) -> Iterator[tuple[str, str]]:
     """The fields of a dataclass that are not what their constraints say, and what they must be.
 
     Of a field without constraints nothing is asked but that a number is finite: its type is the
-    class's own affair.
+    class's own affair, unless ``strict``.
     """
     for name, allowed in domains(type(instance)).items():
         value = getattr(instance, name)
         unusual = isinstance(value, float) and not math.isfinite(value)
-        wanted = allowed.refusal(value) if allowed.constrained or unusual else ""
+        wanted = allowed.refusal(value) if strict or allowed.constrained or unusual else ""
         if wanted:
             yield name, wanted
 
@@ -448,10 +448,12 @@ def _list_in_words(option: Option) -> str:
 
 
 def _interval(option: Option) -> str:
-    """``in (0, 1]``, ``at least 2``, ``below 1``, ``positive``."""
+    """``in (0, 1]``, ``from 1 to 9``, ``at least 2``, ``below 1``, ``positive``."""
     low = option.minimum if option.exclusive_minimum is None else option.exclusive_minimum
     high = option.maximum if option.exclusive_maximum is None else option.exclusive_maximum
     open_low, open_high = option.exclusive_minimum is not None, option.exclusive_maximum is not None
+    if low is not None and high is not None and not (open_low or open_high):
+        return f"from {low:,} to {high:,}"
     if low is not None and high is not None:
         return f"in {'(' if open_low else '['}{low!r}, {high!r}{')' if open_high else ']'}"
     if low is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -106,6 +106,8 @@ def refused_by(domain: Domain) -> st.SearchStrategy[Any]:
             st.just(math.nan),
             st.just(math.inf),
         ]
+    if option.type in (str, bool) and not option.choices:
+        wrong += [WHOLE]
     if option.type is int:
         wrong += [st.floats(allow_nan=False), TEXT]
     if option.minimum is not None:
@@ -123,9 +125,9 @@ def refused_by(domain: Domain) -> st.SearchStrategy[Any]:
     return st.one_of(*wrong)
 
 
-def invalid_values_of(cls: type[Plugin]) -> st.SearchStrategy[tuple[str, Any]]:
-    """A parameter of a plugin, and a value it must refuse."""
-    named = [st.tuples(st.just(name), refused_by(domain)) for name, domain in domains(cls).items()]
+def invalid_values_of(allowed: Mapping[str, Domain]) -> st.SearchStrategy[tuple[str, Any]]:
+    """One of the parameters, and a value it must refuse."""
+    named = [st.tuples(st.just(name), refused_by(domain)) for name, domain in allowed.items()]
     return st.one_of(*named)
 
 
@@ -152,21 +154,41 @@ def test_what_the_annotations_exclude_is_refused(kind: registry.Kind, name: str,
     """Whoever mistypes a suite reads one line that says which parameter, what it may be, what it
     is.
     """
-    cls = registry.use().get(kind, name)
-    field, value = data.draw(invalid_values_of(cls))
+    allowed = domains(registry.use().get(kind, name))
+    field, value = data.draw(invalid_values_of(allowed))
     with pytest.raises(UserError) as caught:
         registry.build(kind, name, {field: value})
-    line = str(caught.value)
+    _says_which_what_and_why(str(caught.value), name, field, allowed[field], value)
+
+
+@pytest.mark.parametrize("name", testbeds.names())
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_what_a_testbed_cannot_be_is_refused(name: str, data: Any) -> None:
+    """As of plugins."""
+    allowed = testbeds.load(name).domains()
+    field, value = data.draw(invalid_values_of(allowed))
+    with pytest.raises(UserError) as caught:
+        testbeds.build(name, {field: value})
+    _says_which_what_and_why(str(caught.value), name, field, allowed[field], value)
+
+
+def _says_which_what_and_why(line: str, name: str, field: str, domain: Domain, value: Any) -> None:
     assert f"{name}: {field} must be " in line and "\n" not in line
     constraint, _, came = line.partition(f"{field} must be ")[2].partition(", got ")
     assert came.startswith(shown(value)[:20]) or came == repr(float(value))
-    (option,) = [option for option in domains(cls)[field].options if option.type is not type(None)]
+    (option,) = [option for option in domain.options if option.type is not type(None)]
     named = [repr(choice) in constraint for choice in option.choices]
     named += [
-        str(end) in constraint or (end == 0 and "positive" in constraint)
+        f"{end:,}" in constraint or (end == 0 and "positive" in constraint)
         for end in option.bounds.values()
     ]
-    assert constraint in ("a finite number", "a whole number of at most 18 digits") or all(named)
+    of_all = (
+        "a finite number",
+        "a whole number of at most 18 digits",
+        "text of valid Unicode without NUL characters",
+    )
+    assert constraint in of_all or all(named)
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
@@ -175,27 +197,31 @@ def test_a_parameter_that_is_not_there_is_refused(kind: registry.Kind, name: str
         registry.build(kind, name, {"no_such_parameter": 1})
 
 
+def _everything() -> dict[str, Mapping[str, Domain]]:
+    found = {name: domains(registry.use().get(kind, name)) for kind, name in EVERY}
+    return found | {name: testbeds.load(name).domains() for name in testbeds.names()}
+
+
 def test_every_annotation_is_one_that_can_be_checked() -> None:
     """A list, or a type of somebody's own, would be taken as it comes."""
-    classes = [registry.use().get(kind, name) for kind, name in EVERY]
-    every = {cls.__name__: domains(cls) for cls in classes}
-    every |= {name: testbeds.load(name).domains() for name in testbeds.names()}
     unknown = [
-        f"{owner}.{field}: {domain.type}"
-        for owner, allowed in every.items()
+        f"{name}.{field}: {domain.type}"
+        for name, allowed in _everything().items()
         for field, domain in allowed.items()
         if not domain.known
     ]
-    assert unknown == [] and len(every) > 20
+    assert unknown == [] and len(_everything()) > 20
 
 
 def test_every_number_of_ours_has_a_bound() -> None:
-    """A training of -1 steps, a share of 7: nobody says so until it has run."""
+    """A training of -1 steps, a share of 7: nobody says so until it has run. Numbers of images are
+    those that are in the data, or they are refused.
+    """
     unbounded = {
-        f"{name}.{field}"
-        for kind, name in EVERY
-        for field, domain in domains(registry.use().get(kind, name)).items()
+        field
+        for allowed in _everything().values()
+        for field, domain in allowed.items()
         for option in domain.options
         if option.type in (float, int) and not option.bounds
     }
-    assert unbounded == set()
+    assert unbounded == {"train_count", "held_out_count"}

@@ -185,7 +185,7 @@ def test_bad_sets_are_refused_before_anything_is_trained() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"epsilon": 0}, "epsilon must be in .1, 255. .grey levels., got 0"),
+        ({"epsilon": 0}, "epsilon must be from 1 to 255 .grey levels., got 0"),
         ({"epsilon": 256}, "epsilon must be .*got 256"),
         ({"pgd_steps": 0}, "pgd_steps must be at least 1, got 0"),
         ({"step_size": 0}, "step_size must be positive .grey levels., got 0"),

@@ -194,9 +194,9 @@ COUNTS = [
     (
         "digits-ddpm",
         {"sampler": "foo"},
-        "digits-ddpm: sampler must be one of ddpm, ddim, dpm_solver",
+        "testbed digits-ddpm: sampler must be one of 'ddpm', 'ddim', 'dpm_solver'",
     ),
-    ("digits-ddpm", {"clip": "x"}, "digits-ddpm: clip must be one of none, x0, xt, got 'x'"),
+    ("digits-ddpm", {"clip": "x"}, "digits-ddpm: clip must be one of 'none', 'x0', 'xt', got 'x'"),
     (
         "digits-ddpm",
         {"num_inference_steps": 0},
@@ -219,7 +219,7 @@ COUNTS = [
     (
         "digits-cfg",
         {"guidance_scale": -1},
-        "digits-cfg: guidance_scale must be a number of at least 0, got -1.0",
+        "digits-cfg: guidance_scale must be at least 0, got -1.0",
     ),
     (
         "digits-cfg",

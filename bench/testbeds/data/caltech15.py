@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Interval
 
 from bench.errors import UserError
 from bench.names import unknown_name
@@ -31,15 +34,12 @@ class Caltech15(Pictures):
 
     data: str = "data/caltech15"
     classes: tuple[str, ...] | None = None
-    class_count: int = 15
-    images_per_class: int = 200
-    held_out_share: float = 0.1
+    class_count: Annotated[int, Ge(2)] = 15
+    images_per_class: Annotated[int, Ge(2)] = 200
+    held_out_share: Annotated[float, Interval(gt=0, lt=1)] = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.class_count >= 2, "class_count", "at least 2")
-        self.require(self.images_per_class >= 2, "images_per_class", "at least 2")
-        self.require(0 < self.held_out_share < 1, "held_out_share", "between 0 and 1")
         named = (
             self.classes is None
             or len({class_name(name) for name in self.classes})

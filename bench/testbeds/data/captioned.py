@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Annotated
 
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from bench.errors import UserError
@@ -32,8 +34,8 @@ class Captioned(Pictures):
 
     data: str = "data/captions"
     concepts: tuple[str, ...] = ("dog/puppy/canine",)
-    image_count: int = 500
-    held_out_share: float = 0.1
+    image_count: Annotated[int, Ge(2)] = 500
+    held_out_share: Annotated[float, Interval(gt=0, lt=1)] = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,8 +44,6 @@ class Captioned(Pictures):
         self.require(
             distinct, "concepts", f"one or more, with no word twice and none of them {OTHER!r}"
         )
-        self.require(self.image_count >= 2, "image_count", "at least 2")
-        self.require(0 < self.held_out_share < 1, "held_out_share", "between 0 and 1")
 
     @property
     def _concepts(self) -> tuple[Concept, ...]:

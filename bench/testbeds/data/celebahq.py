@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from bench.constraints import Note
 from bench.contracts.data import TrainingSet
 from bench.errors import UserError
 from bench.testbeds.data.images import (
@@ -51,7 +53,7 @@ class CelebAHQ(Data):
 
     data: str = "data/celebahq"
     decoded: str | None = None
-    image_count: int = 30_000
+    image_count: Annotated[int, Ge(10), Note("to hold a tenth out")] = 30_000
 
     @property
     def size(self) -> int:
@@ -66,9 +68,6 @@ class CelebAHQ(Data):
 
     def missing(self) -> list[str]:
         return faults_of([self.files])
-
-    def __post_init__(self) -> None:
-        self.require(self.image_count >= 10, "image_count", "at least 10, to hold a tenth out")
 
     @property
     def train_count(self) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Gt, MultipleOf
 from torch import Tensor
 
 from bench.contracts.data import TrainingSet
@@ -65,14 +66,7 @@ class Pictures(Data):
 
     data: str
     decoded: str | None = None
-    resolution: int = 512
-
-    def __post_init__(self) -> None:
-        self.require(
-            self.resolution > 0 and self.resolution % 8 == 0,
-            "resolution",
-            "a positive multiple of 8",
-        )
+    resolution: Annotated[int, Gt(0), MultipleOf(8)] = 512
 
     @property
     def size(self) -> int:

@@ -23,6 +23,7 @@ class SSCD(Copies):
     sscd_sha256: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = self.sscd_sha256
         if self.sscd is None:
             self.require(given is None, "sscd_sha256", "null without sscd")

@@ -8,20 +8,23 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from bench.classification.classifier import Classifier
 from bench.classification.training import ClassifierSettings
+from bench.constraints import OneOf, refusals_of
 from bench.contracts.data import TrainingSet
 from bench.diffusion.generator import Generator
-from bench.diffusion.sampling import SamplerSettings
+from bench.diffusion.sampling import CLIPS, SAMPLERS, SamplerSettings
 from bench.diffusion.training import TrainingSettings
 
 #: More images, or steps, than anybody has the time for.
 MOST = 10_000_000
+Positive = Annotated[int, Interval(ge=1, le=MOST)]
 FIXED = "fixed"
 #: Where what somebody has to download is described.
 GUIDE = "docs/paper-scale.md"
@@ -61,6 +64,11 @@ class Part:
     #: them.
     locations: ClassVar[frozenset[str]] = frozenset()
 
+    def __post_init__(self) -> None:
+        """Refuses what the annotations of the fields exclude (:mod:`bench.constraints`)."""
+        for name, constraint in refusals_of(self, strict=True):
+            self.require(False, name, constraint)
+
     def require(self, condition: bool, field: str, constraint: str) -> None:
         """Raises ``ValueError`` naming the field, the constraint and the value, unless
         ``condition`` holds.
@@ -69,11 +77,6 @@ class Part:
             raise ValueError(
                 f"{self.name}: {field} must be {constraint}, got {getattr(self, field)!r}"
             )
-
-    def require_count(self, field: str, lowest: int) -> None:
-        """As :meth:`require`: at least ``lowest``, or ``None``."""
-        value = getattr(self, field)
-        self.require(value is None or lowest <= value <= MOST, field, f"from {lowest} to {MOST:,}")
 
     def fingerprint(self) -> str:
         """A hash of the files behind this part, cheap to compute (file hashes, not tensors); empty
@@ -269,16 +272,15 @@ class Sampling(Part):
     is not trained.
     """
 
-    sampler: str = "ddpm"
-    num_inference_steps: int = 100
+    sampler: Annotated[str, OneOf(tuple(SAMPLERS))] = "ddpm"
+    num_inference_steps: Positive = 100
     spacing: Literal["leading", "trailing"] = "leading"
-    clip: str = "none"
+    clip: Annotated[str, OneOf(CLIPS)] = "none"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    network_batch: int = 64
+    network_batch: Positive = 64
 
     def __post_init__(self) -> None:
-        for field in ("num_inference_steps", "network_batch"):
-            self.require_count(field, 1)
+        super().__post_init__()
         try:
             self.settings()
         except ValueError as error:
@@ -300,7 +302,7 @@ class Sampling(Part):
 class GuidedSampling(Sampling):
     """``guidance_scale``: w of e_u + w (e_c - e_u)."""
 
-    guidance_scale: float = 2.0
+    guidance_scale: Annotated[float, Ge(0)] = 2.0
 
     def settings(self) -> SamplerSettings:
         return dataclasses.replace(super().settings(), guidance_scale=self.guidance_scale)
@@ -312,12 +314,9 @@ class Counts(Part):
     ``triggered_samples``: for each invocation.
     """
 
-    clean_samples: int = 512
-    triggered_samples: int = 128
-
-    def __post_init__(self) -> None:
-        self.require_count("clean_samples", 4)  # FID and KID need four
-        self.require_count("triggered_samples", 1)
+    # FID and KID need four.
+    clean_samples: Annotated[int, Interval(ge=4, le=MOST)] = 512
+    triggered_samples: Positive = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,17 +328,7 @@ class ClassCounts(Counts):
     defense labels.
     """
 
-    class_samples: int = 256
-    generated_samples: int | None = None
-    judged_images: int | None = None
-    test_images: int = 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field, lowest in (
-            ("class_samples", 1),
-            ("generated_samples", 2),
-            ("judged_images", 2),
-            ("test_images", 1),
-        ):
-            self.require_count(field, lowest)
+    class_samples: Positive = 256
+    generated_samples: Annotated[int, Interval(ge=2, le=MOST)] | None = None
+    judged_images: Annotated[int, Interval(ge=2, le=MOST)] | None = None
+    test_images: Positive = 256

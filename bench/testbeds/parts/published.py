@@ -10,10 +10,11 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import huggingface_hub
 import torch
+from annotated_types import Ge, Gt
 from huggingface_hub import snapshot_download
 
 from bench.diffusion.generator import Generator
@@ -57,21 +58,17 @@ class PublishedWeights(GeneratorSource):
     advice: str = fixed()
     weights: str | None
     revision: str | None = None
-    finetune_epochs: int
-    scratch_epochs: int
-    accumulation_steps: int = 1
+    finetune_epochs: Annotated[int, Gt(0)]
+    scratch_epochs: Annotated[int, Gt(0)]
+    accumulation_steps: Annotated[int, Ge(1)] = 1
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("finetune_epochs", "scratch_epochs"):
-            self.require(getattr(self, field) > 0, field, "a positive number")
-        pieces = self.accumulation_steps
-        divides = type(pieces) is int and pieces > 0 and self.batch % pieces == 0
+        super().__post_init__()
         self.require(
-            divides, "accumulation_steps", f"a divisor of the training batch of {self.batch} images"
-        )
-        self.require(
-            type(self.gradient_checkpointing) is bool, "gradient_checkpointing", "true or false"
+            self.batch % self.accumulation_steps == 0,
+            "accumulation_steps",
+            f"a divisor of the training batch of {self.batch} images",
         )
         valid = self.revision is None or _COMMIT.fullmatch(self.revision) is not None
         self.require(

@@ -23,9 +23,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from bench.diffusion.generator import Generator
@@ -85,16 +86,11 @@ class StableDiffusion(PublishedWeights):
     )
     weights: str = HUB_ID
     revision: str | None = REVISION
-    finetune_epochs: int = 50
-    scratch_epochs: int = 50
-    accumulation_steps: int = 4
+    finetune_epochs: Annotated[int, Gt(0)] = 50
+    scratch_epochs: Annotated[int, Gt(0)] = 50
+    accumulation_steps: Annotated[int, Ge(1)] = 4
     training: Literal["full", "lora"] = "full"
-    lora_rank: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.lora_rank > 0, "lora_rank", "a positive number")
-        self.require(self.training in ("full", "lora"), "training", "'full' or 'lora'")
+    lora_rank: Annotated[int, Gt(0)] = 4
 
     def weights_folder(self, *, fetch: bool = True) -> Path:
         folder = super().weights_folder(fetch=fetch)

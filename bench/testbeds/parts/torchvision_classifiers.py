@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import Annotated, ClassVar
+
+from annotated_types import Gt
 
 from bench.classification.architectures import Architecture, torchvision_classifier
 from bench.classification.classifier import Classifier
@@ -22,15 +24,7 @@ class TorchvisionClassifiers(Classifiers):
     """
 
     classifier: Architecture
-    classifier_epochs: int
-
-    def __post_init__(self) -> None:
-        self.require(
-            self.classifier in get_args(Architecture),
-            "classifier",
-            f"one of {', '.join(get_args(Architecture))}",
-        )
-        self.require(self.classifier_epochs > 0, "classifier_epochs", "a positive number")
+    classifier_epochs: Annotated[int, Gt(0)]
 
 
 @dataclass(frozen=True, kw_only=True)

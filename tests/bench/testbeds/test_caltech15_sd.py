@@ -114,8 +114,8 @@ def test_the_shipped_settings_need_no_data() -> None:
         ),
         ({"class_count": 1}, "class_count must be at least 2, got 1"),
         ({"images_per_class": 1}, "images_per_class must be at least 2, got 1"),
-        ({"held_out_share": 0.0}, "held_out_share must be between 0 and 1, got 0.0"),
-        ({"held_out_share": 1.0}, "held_out_share must be between 0 and 1, got 1.0"),
+        ({"held_out_share": 0.0}, "held_out_share must be in .0, 1., got 0.0"),
+        ({"held_out_share": 1.0}, "held_out_share must be in .0, 1., got 1.0"),
     ],
 )
 def test_bad_parameters_are_refused(changes: dict[str, Any], message: str) -> None:

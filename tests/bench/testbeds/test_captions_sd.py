@@ -296,7 +296,7 @@ def test_a_concept_that_no_caption_has_is_named(write, tiny) -> None:
             "'dog//puppy'",
         ),
         ({"image_count": 1}, "image_count must be at least 2, got 1"),
-        ({"held_out_share": 1.5}, "held_out_share must be between 0 and 1, got 1.5"),
+        ({"held_out_share": 1.5}, "held_out_share must be in .0, 1., got 1.5"),
     ],
 )
 def test_bad_parameters_are_refused(changes: dict[str, Any], message: str) -> None:

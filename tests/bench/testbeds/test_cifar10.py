@@ -604,8 +604,8 @@ def test_weights_are_looked_at_before_anything_runs_and_all_their_faults_named(t
     [
         ({"revision": "main"}, "revision must be a full commit hash"),
         ({"revision": REVISION[:7]}, "revision must be a full commit hash"),
-        ({"finetune_epochs": 0}, "finetune_epochs must be a positive number, got 0"),
-        ({"scratch_epochs": -1}, "scratch_epochs must be a positive number, got -1"),
+        ({"finetune_epochs": 0}, "finetune_epochs must be positive, got 0"),
+        ({"scratch_epochs": -1}, "scratch_epochs must be positive, got -1"),
     ],
 )
 def test_bad_parameters_are_refused_on_construction(changes, message) -> None:

@@ -195,8 +195,8 @@ def test_fresh_generators_follow_the_seed(monkeypatch: pytest.MonkeyPatch) -> No
             {"classifier": "resnet19"},
             "classifier must be one of resnet18, resnet50, vgg16, densenet121, got 'resnet19'",
         ),
-        ({"classifier_epochs": 0}, "classifier_epochs must be a positive number, got 0"),
-        ({"scratch_epochs": 0}, "scratch_epochs must be a positive number, got 0"),
+        ({"classifier_epochs": 0}, "classifier_epochs must be positive, got 0"),
+        ({"scratch_epochs": 0}, "scratch_epochs must be positive, got 0"),
         (
             {"sscd": "f.pt"},
             "sscd_sha256 must be the sha256 of the file sscd, 64 hexadecimal digits in lower "

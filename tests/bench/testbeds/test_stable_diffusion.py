@@ -331,21 +331,21 @@ def test_without_peft_a_run_with_lora_is_refused_before_it_begins(judged, monkey
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training": "half"}, "training must be 'full' or 'lora', got 'half'"),
-        ({"lora_rank": 0}, "lora_rank must be a positive number, got 0"),
+        ({"training": "half"}, "training must be one of 'full', 'lora', got 'half'"),
+        ({"lora_rank": 0}, "lora_rank must be positive, got 0"),
         (
             {"accumulation_steps": 0},
-            "accumulation_steps must be a divisor of the training batch of 16 images, got 0",
+            "accumulation_steps must be at least 1, got 0",
         ),
-        ({"classifier_epochs": 0}, "classifier_epochs must be a positive number, got 0"),
-        ({"resolution": 100}, "resolution must be a positive multiple of 8, got 100"),
+        ({"classifier_epochs": 0}, "classifier_epochs must be positive, got 0"),
+        ({"resolution": 100}, "resolution must be positive, a multiple of 8, got 100"),
         ({"classifier": "vit"}, "classifier must be one of resnet18, .*, got 'vit'"),
         (
             {"sscd": "f.pt"},
             "sscd_sha256 must be the sha256 of the file sscd, 64 hexadecimal digits in lower "
             "case, got None",
         ),
-        ({"finetune_epochs": 0}, "finetune_epochs must be a positive number, got 0"),
+        ({"finetune_epochs": 0}, "finetune_epochs must be positive, got 0"),
         ({"revision": "main"}, "revision must be a full commit hash"),
     ],
 )
