@@ -20,8 +20,8 @@ from bench.words import MODELS, MetricWords
 
 #: Of either side. An interval of fewer has no spread to rest on.
 FEWEST = 3
-#: No false alarm among n honest models bounds their rate by 1 - 0.05^(1/n) (one-sided, 95 %), which
-#: is below one half, a coin's, from 5 on.
+#: Seeds of honest models. No false alarm among n of them bounds their rate by 1 - 0.05^(1/n)
+#: (one-sided, 95 %), which is below one half, a coin's, from 5 on.
 FEWEST_FOR_RATE = 5
 AUROC, TPR = "auroc[models]", "tpr_at_0_fpr[models]"
 
@@ -67,10 +67,10 @@ def measure(given: Materials) -> Measured:
         if np.ptp(those) == 0:
             text = f"constant scores, all {len(those)} {which} models have one"
             found.flags.append(Flag("constant-scores", AUROC, text))
-    if len(honest) < FEWEST_FOR_RATE:
+    if len(set(their_seeds)) < FEWEST_FOR_RATE:
         found.absent[TPR] = (
-            f"no false alarm among {len(honest)} honest models says little of their rate: it needs "
-            f"{FEWEST_FOR_RATE}"
+            f"no false alarm at {len(set(their_seeds))} seeds of honest models says little of "
+            f"their rate: it needs {FEWEST_FOR_RATE}"
         )
     else:
         found.metrics[TPR] = numbers.share(scores > honest.max(), True, np.array(seeds))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import registry
+from bench import registry, testbeds
 from bench.artefacts.images import load_images
 from bench.artefacts.rows import requested_labels
 from bench.classification.classifier import predict
@@ -16,7 +16,6 @@ from bench.metrics.uncertainty import proportion_interval
 from bench.planner import make_plan
 from bench.record import Run
 from bench.suite import parse_suite
-from bench.testbeds.digits_sd import DigitsSD
 from leaderboard.board import boards
 from leaderboard.ranking import rankings
 from leaderboard.report import render
@@ -79,14 +78,15 @@ def test_the_word_reaches_the_class_and_the_honest_model_does_not(walked):
 
 def test_what_is_counted_is_what_the_evaluation_classifier_sees(walked):
     cell = walked.cell("edit", "none")
-    testbed = DigitsSD(**SMALL)
+    testbed = testbeds.build("digits-sd", SMALL)
+    data, judge = testbed.data, testbed.evaluation_classifier()
     drawn = load_images(walked.inputs(cell)["call:word"])
-    seen = predict(testbed.evaluation_classifier(), drawn)
+    seen = predict(judge, drawn)
     others = requested_labels(testbed, "call", None) != 0
     outcomes = walked.record(cell).series["outcomes[asr_class[word]]"]
     assert outcomes == (seen[others] == 0).double().tolist()
-    real = testbed.held_out_labels() == 0
-    seen = predict(testbed.evaluation_classifier(), testbed.held_out_images()[real])
+    real = data.held_out_labels() == 0
+    seen = predict(judge, data.held_out_images()[real])
     ceiling = walked.record(cell).metrics["asr_class_ceiling"]
     assert ceiling.value == pytest.approx(float((seen == 0).float().mean()))
     assert ceiling.n == int(real.sum()) and ceiling.effective_n < ceiling.n, "crops of one digit"
