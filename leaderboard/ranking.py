@@ -153,9 +153,7 @@ def rankings(board: Board) -> list[Ranking]:
             (row, ranking) for row, ranking in zip(rows, single, strict=True) if _works(ranking)
         ]
         if len(working) > 1 and any(ranking.contested() for _, ranking in working):
-            aside = tuple(
-                row.named for row, ranking in zip(rows, single, strict=True) if not _works(ranking)
-            )
+            aside = [ranking for ranking in single if not _works(ranking)]
             each = [ranking for _, ranking in working]
             found.append(_ranking(board, point, [row for row, _ in working], each, aside))
         found += single
@@ -176,7 +174,7 @@ def _ranking(
     point: EndPoint,
     rows: Sequence[Row],
     each: Sequence[Ranking] = (),
-    aside: Sequence[PluginSpec] = (),
+    aside: Sequence[Ranking] = (),
 ) -> Ranking:
     found = contenders(board, point, rows)
     control = next((one for one in found if one.defense.name == "none"), None)
@@ -184,7 +182,7 @@ def _ranking(
         identity(one.defense): one.less(control) if control and one is not control else None
         for one in found
     }
-    held = {identity(one.defense): _holds(one, changes, each) for one in found}
+    held = {identity(one.defense): _holds(one, changes, each, aside) for one in found}
     states = {identity(one.defense): _state(one, control, changes, held) for one in found}
     ranks, comparisons = _ranks(found, states)
     spans = _spans([one for one in found if identity(one.defense) in ranks])
@@ -209,7 +207,7 @@ def _ranking(
             else None,
             loss=_interval(one.losses[place]) if place is not None and one is not control else None,
             pareto=key in front,
-            flags=_flags(one),
+            flags=_flags(one) + _wakes(one, aside),
             note=states[key][1],
         )
         for one in found
@@ -225,7 +223,7 @@ def _ranking(
         honest=honest,
         places=tuple(place for place in places if place.state != OUTSIDE),
         outside=tuple(place for place in places if place.state == OUTSIDE),
-        aside=tuple(aside),
+        aside=tuple(ranking.rows[0].named for ranking in aside),
         comparisons=comparisons,
         utility_words=board.names.words(point.utility or ""),
         contenders=tuple(found),
@@ -233,11 +231,16 @@ def _ranking(
 
 
 def _holds(
-    one: Contender, changes: Mapping[Identity, Interval | None], each: Sequence[Ranking]
+    one: Contender,
+    changes: Mapping[Identity, Interval | None],
+    each: Sequence[Ranking],
+    aside: Sequence[Ranking],
 ) -> bool:
     """Over several attacks: against each of them, so that one that it stops cannot hide one that it
-    does not.
+    does not, nor one that only works with it.
     """
+    if _wakes(one, aside):
+        return False
     if each:
         lines = [place for ranking in each for place in ranking.places + ranking.outside]
         own = [place for place in lines if identity(place.cell.defense) == identity(one.defense)]
@@ -245,6 +248,19 @@ def _holds(
     difference = changes[identity(one.defense)]
     told = difference is not None and told_apart(difference) and difference.mean < 0
     return told and not one.gaps and enough(one)
+
+
+def _wakes(one: Contender, aside: Sequence[Ranking]) -> tuple[str, ...]:
+    """The attacks set aside that work with this defense, though not without one."""
+    return tuple(
+        f"worse than no defense against {ranking.rows[0].label}"
+        for ranking in aside
+        for place in ranking.places + ranking.outside
+        if identity(place.cell.defense) == identity(one.defense)
+        and place.change is not None
+        and told_apart(place.change)
+        and place.change.mean > 0
+    )
 
 
 def enough(one: Contender) -> bool:

@@ -257,6 +257,7 @@ def trained_in(store: Path, pattern: str, seed: int = SEED) -> Trained:
             or record.status != "ok"
             or record.defense.name != "none"
             or record.probe
+            or record.sampler
         ):
             continue
         stages = Store(store)

@@ -297,6 +297,33 @@ def test_an_attack_that_does_not_work_here_is_set_aside() -> None:
     assert places(overall)["d"].state == HOLDS
 
 
+def test_a_defense_that_wakes_an_attack_that_was_set_aside_does_not_hold() -> None:
+    """A backdoor that fails under one sampler may work once x is clipped there: the rows in which
+    the clip stops it must not carry the headline.
+    """
+    ddim = PluginSpec(name="ddim", params={"eta": 0.0}, label="ddim")
+    sleeping = [
+        *cell("none", (0.0, 1 / 64, 0.0), sampler=ddim),
+        *cell("wakes", (0.6, 0.62, 0.64), sampler=ddim),
+        *cell("d", (0.0, 0.0, 0.0), sampler=ddim),
+        *cell(
+            "none", (1 / 64, 0.0, 0.0), attack="none", probe=PluginSpec(name="hat"), sampler=ddim
+        ),
+    ]
+    cats = [
+        *cell("none", (0.95, 0.96, 0.94), attack="cat"),
+        *cell("d", (0.1, 0.12, 0.1), attack="cat"),
+        *cell("wakes", (0.0, 0.0, 0.01), attack="cat"),
+    ]
+    one, other = cell("d", (0.1, 0.1, 0.1)), cell("wakes", (0.0, 0.0, 0.0))
+    overall, *_ = ranked(NONE, one, other, sleeping, cats)
+    assert [label(attack) for attack in overall.aside] == ["hat under ddim"]
+    found = places(overall)
+    assert (found["d"].state, found["wakes"].state) == (HOLDS, LEVEL)
+    assert "worse than no defense against hat under ddim" in found["wakes"].flags
+    assert not any("hat under ddim" in flag for flag in found["d"].flags)
+
+
 def test_each_call_is_reported_and_the_strongest_over_all_seeds_is_named() -> None:
     """Not the highest of each seed, which grows with the number of calls by chance alone."""
     none = cell("none", (0.9, 0.92, 0.95), calls={"image": (0.1, 0.1, 0.1)})
