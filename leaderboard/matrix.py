@@ -278,7 +278,21 @@ def why_absent(cell: Cell, metric: str) -> str:
     reasons, say of it.
     """
     flags = (flag.short for flag in concerning(cell, metric) if flag.code in WHY_ABSENT)
-    return next(flags, "") or cell.why_absent(metric) or "not measured in this cell"
+    return (
+        next(flags, "")
+        or cell.why_absent(metric)
+        or _of_another_call(cell, metric)
+        or "not measured in this cell"
+    )
+
+
+def _of_another_call(cell: Cell, metric: str) -> str:
+    """That the attack is not called so, where what is measured by call was measured."""
+    family, bracket, _ = metric.partition("[")
+    measured = any(
+        name.startswith(f"{family}[") for record in cell.records() for name in record.metrics
+    )
+    return "this attack has no such call" if bracket and measured else ""
 
 
 def concerning(cell: Cell, metric: str) -> list[Flag]:

@@ -13,15 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from bench.record import Record, read_runs
 
 HERE = Path(__file__).parent
-#: The attacked row alone: each stage with a guest's plugin has a worker of its own, which takes
-#: seconds to start.
-CELLS = ("--limit", "6")
+#: The first attack's row and one cell of the second: each stage with a guest's plugin has a worker
+#: of its own, which takes seconds to start.
+CELLS = ("--limit", "10")
 SUITE = {
     "name": "guest",
     "testbeds": [
@@ -37,15 +38,38 @@ SUITE = {
     ],
     "attacks": [
         {"name": "guest_letter", "params": {"training_steps": 1}},
+        "guest_nudge",
         {"name": "none", "params": {"training_steps": 1}},
     ],
     "defenses": [
         "guest_dampen",
         "guest_soften",
         ["guest_soften", "guest_dampen"],
+        "guest_undo",
         {"name": "anp", "params": {"epochs": 1, "steps_per_epoch": 1}},
+        "guest_recall",
     ],
-    "detectors": ["guest_loudness"],
+    "detectors": ["guest_loudness", "guest_offset"],
+    "seeds": [0],
+}
+TEXT = {
+    "name": "words",
+    "testbeds": [
+        {
+            "name": "digits-sd",
+            "params": {
+                "num_inference_steps": 2,
+                "clean_samples": 8,
+                "triggered_samples": 4,
+                "class_samples": 4,
+                "generated_samples": 20,
+                "judged_images": 20,
+                "precision": "float32",
+            },
+        }
+    ],
+    "attacks": ["guest_wording", {"name": "none", "params": {"training_steps": 1}}],
+    "detectors": ["guest_length", "guest_bright_rows"],
     "seeds": [0],
 }
 
@@ -78,27 +102,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Comp
         timeout=300,
     )
     (folder / "guest.yaml").write_text(yaml.safe_dump(SUITE))
-    command = [
-        sys.executable,
-        "-m",
-        "bench",
-        "run",
-        "guest.yaml",
-        *CELLS,
-        "--store",
-        "store",
-        "--jobs",
-        "2",
-    ]
-    path = os.pathsep.join([str(HERE.parent), str(where)])
-    ended = subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    arguments = ("run", "guest.yaml", *CELLS, "--store", "store", "--jobs", "2")
+    ended = _castlewalls(folder, *arguments)
     return folder, ended
 
 
@@ -121,6 +126,59 @@ def test_every_call_of_a_guests_attack_is_measured(records: dict[tuple[str, str]
             )
     detected = records["guest_letter", "guest_loudness"].metrics
     assert {"auroc[noise]", "auroc[image]", "auroc[letter]", "auroc[clean]"} <= set(detected)
+    assert "model_score" in records["guest_letter", "guest_offset"].metrics
+    # What is kept of the picture is there in every sample, to the last of 256 levels.
+    picture = records["guest_letter", "none"].picture("call:letter")
+    assert picture is not None
+
+
+def test_a_call_by_a_mask_keeps_what_is_known(
+    run: tuple[Path, subprocess.CompletedProcess[str]], records: object
+) -> None:
+    folder, _ = run
+    drawn = next(
+        stage
+        for stage in _plan(folder)
+        if stage["stage"] == "sample" and stage["params"]["what"] == "letter"
+    )
+    with np.load(folder / "store" / "stages" / drawn["key"] / "images.npz") as arrays:
+        images = arrays["images"]
+    assert (images[:, :, :4] == 255).all() and not (images[:, :, 4:] == 255).all()
+
+
+def test_a_guests_edit_and_what_starts_from_a_recall_are_columns_and_rows_like_ours(
+    run: tuple[Path, subprocess.CompletedProcess[str]], records: dict[tuple[str, str], Record]
+) -> None:
+    """An attack that edits weights, an inversion, and a defense that uses it."""
+    assert "mse[noise]" in records["guest_nudge", "none"].metrics
+    assert "inversion_mse_last" in records["guest_letter", "guest_recall"].metrics
+    undone = records["guest_letter", "guest_undo"]
+    assert undone.kind == "model" and "mse[clean]" in undone.metrics
+    stages = {stage["key"]: stage for stage in _plan(run[0])}
+    repaired = next(
+        stage
+        for stage in stages.values()
+        if stage["stage"] == "repair" and stage["params"]["defense"]["name"] == "guest_undo"
+    )
+    used = stages[repaired["inputs"]["recovered"]]
+    assert used["params"]["defense"] == {"name": "guest_recall", "params": {"count": 2}}
+
+
+def test_a_guests_words_and_rows_are_judged(run: tuple[Path, object]) -> None:
+    """On a testbed that is asked by text: an edit called by a word, detectors of prompts and of
+    images.
+    """
+    folder = run[0]
+    (folder / "words.yaml").write_text(yaml.safe_dump(TEXT))
+    ended = _castlewalls(folder, "run", "words.yaml", "--limit", "3", "--store", "store")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    account = next(one for one in read_runs(folder / "store") if one.suite == "words")
+    found = {record.defense.name: record for _, record in account.records}
+    assert "asr_class[word]" in found["none"].metrics
+    assert "auroc[word]" in found["guest_length"].metrics
+    assert "auroc[training set]" in found["guest_bright_rows"].absent or any(
+        name.startswith("auroc") for name in found["guest_bright_rows"].metrics
+    )
 
 
 def test_a_guests_defenses_are_measured_like_ours(records: dict[tuple[str, str], Record]) -> None:
@@ -219,26 +277,19 @@ def test_a_changed_guest_is_run_again_and_ours_are_not(
     assert {"score", "train", "record"} <= changed and "reference" not in changed
 
 
-def _plan(folder: Path) -> list[dict[str, Any]]:
+def _castlewalls(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(HERE.parent), str(folder / "installed")])
-    command = [
-        sys.executable,
-        "-m",
-        "bench",
-        "plan",
-        "guest.yaml",
-        *CELLS,
-        "--store",
-        "store",
-        "--json",
-    ]
-    told = subprocess.run(
-        command,
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=300,
-        check=True,
+        timeout=900,
     )
+
+
+def _plan(folder: Path) -> list[dict[str, Any]]:
+    told = _castlewalls(folder, "plan", "guest.yaml", *CELLS, "--store", "store", "--json")
+    assert told.returncode == 0, told.stderr
     return [json.loads(line) for line in told.stdout.splitlines()]

@@ -1,1 +1,1 @@
-"""A guest: one attack, two defenses, a detector and a measurement."""
+"""A guest: one of each plugin, and a measurement."""
