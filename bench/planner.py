@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import measurements, testbeds
+from bench.artefacts.probes import CLEAN_PROBE, GENERATED_PROBE, Probe, probes
 from bench.artefacts.roles import (
     ATTACKED,
-    CALL,
     CLEAN,
     GENERATED,
     HONEST,
     MEASURED_BY,
     TARGET,
     UNDEFENDED,
+    short,
 )
 from bench.cells import POPULATION, Cell
 from bench.composed import Composed, name_of, parts_of
@@ -45,7 +46,6 @@ from bench.contracts.defense import (
     SamplerDefense,
 )
 from bench.contracts.detector import Detector
-from bench.contracts.goals import label_of
 from bench.contracts.plugin import Plugin
 from bench.diffusion.sampling import CORRECTING
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
@@ -351,32 +351,29 @@ class _Builder:
     def sample(
         self,
         seed: int,
-        what: str,
+        probe: Probe,
         generator: str | None,
-        attack: Attack | None,
+        attack: Attack | None = None,
         guards: Sequence[Plugin] = (),
-        label: int | None = None,
     ) -> str:
         """The key of one set of samples; ``generator`` ``None`` for the testbed's own weights,
-        ``attack`` for an invocation, ``guards``: sampler defenses; ``label`` for the one class that
-        is asked for.
+        ``attack``: whose call the probe is, ``guards``: sampler defenses.
         """
         params = {
             "seed": seed,
-            "what": what,
+            "what": short(probe.role),
+            "probe": probe.params(),
             "defenses": [_bare(guard) for guard in guards],
         } | self._drawing()
-        if label is not None:
-            params["label"] = label
         inputs = {} if generator is None else {"generator": generator}
-        if attack is not None:
-            called = {"seed": seed, "what": what, "attack": _bare(attack)}
+        run: list[Plugin] = [*guards]
+        if attack is not None and probe.call is not None:
+            called = {"seed": seed, "what": probe.call, "attack": _bare(attack)}
             inputs["queries"] = self.stage("call", called, {}, attack)
-            if next(call for call in type(attack).calls if call.name == what).own_sampler:
-                return self.stage(
-                    "sample", params | {"attack": _bare(attack)}, inputs, attack, *guards
-                )
-        return self.stage("sample", params, inputs, *guards)
+            call = next(call for call in type(attack).calls if call.name == probe.call)
+            if call.own_sampler:
+                params, run = params | {"attack": _bare(attack)}, [attack, *guards]
+        return self.stage("sample", params, inputs, *run)
 
     def reference(self) -> str:
         """The key of the testbed's real-image statistics."""
@@ -570,7 +567,7 @@ class _Builder:
                 sets = self.stage(f"judged_{subject}", by_call, {}, invoked)
                 roles[f"scores_{subject}"] = self._of_pool("score", named, handed, sets, detector)
             else:
-                generated = self.sample(seed, GENERATED, generator, None, guards)
+                generated = self.sample(seed, GENERATED_PROBE, generator, None, guards)
                 pool = {"suspected": self.suspected(attack, seed), "generated": generated}
                 judged = {"judged": self.stage("judged_images", {"seed": seed}, pool)}
                 roles |= {GENERATED: generated, "true_rows": self.poisoned_rows(invoked, seed)}
@@ -590,12 +587,9 @@ class _Builder:
         self, invoked: Attack, seed: int, generator: str, guards: tuple[Plugin, ...]
     ) -> dict[str, str]:
         """Every set of samples that a generator is judged by."""
-        drawn = {CLEAN: self.sample(seed, CLEAN, generator, None, guards)}
-        if self.conditional and (label := self._label(invoked)) is not None:
-            drawn[TARGET] = self.sample(seed, TARGET, generator, None, guards, label)
-        return drawn | {
-            CALL + call.name: self.sample(seed, call.name, generator, invoked, guards)
-            for call in type(invoked).calls
+        return {
+            probe.role: self.sample(seed, probe, generator, invoked, guards)
+            for probe in probes(self.testbed, invoked)
         }
 
     def _of_pool(
@@ -623,7 +617,7 @@ class _Builder:
             aim = {"aim": self.aim(invoked)}
             sets = self.stage("evaluation_images", {"seed": seed}, aim)
             return {"predictions": self._of_pool("classify", named, inputs, sets, last)}
-        inputs["generated"] = self.sample(seed, GENERATED, generator, None, guards)
+        inputs["generated"] = self.sample(seed, GENERATED_PROBE, generator, None, guards)
         return {"classifier": self.stage("classifier", named, inputs, last)}
 
     def _trigger_judged(self, attack: Attack, seed: int) -> dict[str, str]:
@@ -631,23 +625,19 @@ class _Builder:
         class: its false alarms there are what any rate is to be held against.
         """
         judged = {"trigger_classifier": self.trigger_classifier(attack)}
-        if (label := self._label(attack)) is not None:
+        aimed = [probe for probe in probes(self.testbed, attack) if probe.role == TARGET]
+        if aimed:
             # Trained as the attack was, if the suite has such a one.
             scheme = attack.scheme if isinstance(attack, TrainingAttack) else "finetune"
             honest = next(
                 (one for one in self.honest if getattr(one, "scheme", "") == scheme), self.honest[0]
             )
-            trained = self.generator(honest, seed)
-            judged["honest_target"] = self.sample(seed, TARGET, trained, None, (), label)
+            judged["honest_target"] = self.sample(seed, aimed[0], self.generator(honest, seed))
         return judged
 
     def classifier(self, attack: Attack, seed: int) -> str:
         """The key of the classifier a user trains on the suspected training set."""
         return self.stage("classifier", {"seed": seed}, {"suspected": self.suspected(attack, seed)})
-
-    def _label(self, attack: Attack) -> int | None:
-        """The class an attack aims at."""
-        return label_of(attack.goal(), self.testbed.prompts())
 
     def _tuned_in(
         self, common: Mapping[str, Any], plugins: Sequence[Plugin | None]
@@ -723,7 +713,7 @@ class _Builder:
         }
         roles = {"reference": self.reference()}
         if name == BASE_MODEL:
-            roles[CLEAN] = self.sample(seed, CLEAN, None, None)
+            roles[CLEAN] = self.sample(seed, CLEAN_PROBE, None)
         situation = Situation(testbed=self.testbed, family="anchor", anchor=name)
         return Cell(**common, stage=self._record(common, roles, situation))
 

@@ -21,19 +21,13 @@ UNDEFENDED = "undefended:"
 ATTACKED, HONEST = "attacked:", "honest:"
 #: Begins the role of what a measurement gave.
 MEASURED_BY = "measured:"
-#: Calls that stand before the others.
-_FIRST = (f"{CALL}noise", f"{CALL}image")
 
 
 def samples(roles: Iterable[str]) -> list[str]:
     """The sets of samples among ``roles``, in the order a reader sees them."""
     given = list(roles)
-    calls = sorted((role for role in given if role.startswith(CALL)), key=_place)
+    calls = [role for role in given if role.startswith(CALL)]
     return [role for role in (CLEAN, *calls, TARGET, GENERATED) if role in given]
-
-
-def _place(role: str) -> int:
-    return _FIRST.index(role) if role in _FIRST else len(_FIRST)
 
 
 def short(role: str) -> str:

@@ -14,21 +14,6 @@ from bench.testbeds.parts.part import ClassCounts
 from bench.testbeds.testbed import Testbed
 
 
-def requested_labels(testbed: Testbed, what: str, label: int | None) -> Tensor | None:
-    """The classes (n,) a conditional generator is asked for: all alike for ``clean`` and
-    ``generated``, ``label`` for ``target``.
-    """
-    if not testbed.has_classes():
-        return None
-    counts = counts_of(testbed)
-    if what == "target" and label is not None:
-        return torch.full((counts.class_samples,), label)
-    if what == "call":
-        return evenly(testbed, counts.triggered_samples)
-    drawn = counts.clean_samples if what == "clean" else counts.generated_samples
-    return evenly(testbed, drawn or testbed.data.rows)
-
-
 def evenly(testbed: Testbed, count: int) -> Tensor:
     """``count`` labels (n,), every class as often as the others and in turn."""
     return torch.arange(count) % len(testbed.data.class_names)

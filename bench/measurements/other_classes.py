@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.artefacts.arrays import load_features
-from bench.artefacts.rows import requested_labels
+from bench.artefacts.probes import CLEAN_PROBE, requested_labels
 from bench.measurements.families import no_sample
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
@@ -26,7 +26,7 @@ def measure(given: Materials) -> Measured:
     lower is healthier.
     """
     found, testbed, goal = Measured(), given.testbed, given.aim.label
-    asked = requested_labels(testbed, "clean", None)
+    asked = requested_labels(testbed, CLEAN_PROBE)
     assert asked is not None  # as on every testbed with classes
     with if_possible("fid_other_classes", found.flags):
         chosen = load_features(given.inputs["clean_features"])[asked != goal]

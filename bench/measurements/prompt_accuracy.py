@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.artefacts.images import load_images
-from bench.artefacts.rows import requested_labels
+from bench.artefacts.probes import CLEAN_PROBE, requested_labels
 from bench.classification.classifier import predict
 from bench.measurements.families import no_sample
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
@@ -26,7 +26,7 @@ def measure(given: Materials) -> Measured:
     for the class asked for.
     """
     found, judge = Measured(), given.testbed.evaluation_classifier().to(given.device)
-    asked = requested_labels(given.testbed, "clean", None)
+    asked = requested_labels(given.testbed, CLEAN_PROBE)
     assert asked is not None  # as on every testbed with classes
     with if_possible("prompt_accuracy", found.flags):
         followed = composition.accuracy(predict(judge, load_images(given.inputs["clean"])), asked)

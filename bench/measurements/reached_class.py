@@ -8,7 +8,7 @@ import torch
 
 from bench.artefacts.images import load_images
 from bench.artefacts.roles import CALL, CLEAN, samples, short
-from bench.artefacts.rows import requested_labels
+from bench.artefacts.rows import evenly
 from bench.classification.classifier import predict
 from bench.measurements import numbers
 from bench.measurements.families import no_class, no_sample
@@ -41,8 +41,8 @@ def measure(given: Materials) -> Measured:
     judge = testbed.evaluation_classifier().to(given.device)
     for role in samples(given.inputs):
         with if_possible("asr_class", found.flags):
-            asked = requested_labels(testbed, CLEAN if role == CLEAN else "call", None)
             images = load_images(given.inputs[role])
+            asked = evenly(testbed, len(images)) if testbed.has_classes() else None
             # Where nobody asks for a class, every sample counts.
             outcomes = predict(judge, images if asked is None else images[asked != goal]) == goal
             found.metrics[f"asr_class[{short(role)}]"] = numbers.share(outcomes, False)

@@ -24,6 +24,6 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     rows = range(testbed.counts.triggered_samples)
     streams = sample_streams(seed, rows, device=torch.device(context.device))
     noise = initial_noise(streams, noise_shape_of(testbed)).cpu()
-    query = Users(testbed, seed, "call").query(noise, rows)
+    query = Users(testbed, seed).query(noise, rows)
     save_query(border_attacks.invoked(attack, query, call, testbed.classes()), out)
     return {}

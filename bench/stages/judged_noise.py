@@ -23,7 +23,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     attack = plugin_of("attacks", params["attack"], Attack)
     shape, rows = noise_shape_of(testbed), range(NOISE_SAMPLES)
     clean = initial_noise(sample_streams(seed, rows), shape)
-    query = Users(testbed, seed, "call").query(clean, rows)
+    query = Users(testbed, seed).query(clean, rows)
     classes = testbed.classes()
     sets = {
         "reference": initial_noise(sample_streams(seed, rows, "reference noise"), shape),

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.artefacts.rows import requested_labels
 from bench.contracts.data import Query
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.noise import numpy_stream
@@ -37,8 +36,8 @@ class Users:
     may draw on.
     """
 
-    def __init__(self, testbed: Testbed, seed: int, what: str) -> None:
-        self.labels = requested_labels(testbed, what, None)
+    def __init__(self, testbed: Testbed, seed: int) -> None:
+        self.classes = testbed.classes()
         self.prompts = testbed.prompts() or None
         self.held_out = testbed.data.held_out_images()
         self.order = numpy_stream(seed, "held-out images").permutation(len(self.held_out))
@@ -46,7 +45,7 @@ class Users:
     def query(self, noise: Tensor, indices: Sequence[int]) -> Query:
         """The query of the samples ``indices``, which start from ``noise`` (n, c, h, w)."""
         rows = self.order[np.asarray(indices) % len(self.order)]
-        labels = None if self.labels is None else self.labels[torch.as_tensor(list(indices))]
+        labels = None if self.classes is None else torch.as_tensor(list(indices)) % self.classes
         prompts = (
             None
             if self.prompts is None or labels is None

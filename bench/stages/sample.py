@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bench.artefacts import doubts
 from bench.artefacts.images import save_images
+from bench.artefacts.probes import Probe, requested_count, requested_labels
 from bench.artefacts.queries import load_query
-from bench.artefacts.rows import requested_labels
 from bench.contracts.attack import Attack
 from bench.contracts.defense import SamplerDefense
 from bench.diffusion import sampling
@@ -27,16 +27,13 @@ from bench.stages.drawing import start_of
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """Samples from clean noise, or as the adversary invokes the backdoor, with or without a sampler
-    defense; for a class-conditional testbed, of the classes :func:`requested_labels` says.
-    """
+    """Samples of one :class:`~bench.artefacts.probes.Probe`, with or without a sampler defense."""
     testbed = testbed_of(params)
     generator = generator_of(testbed, inputs, context)
-    what, seed = params["what"], params["seed"]
+    probe, seed = Probe(**params["probe"]), params["seed"]
     query = load_query(inputs["queries"]) if "queries" in inputs else None
-    labels = None if query else requested_labels(testbed, what, params.get("label"))
-    count = testbed.counts.clean_samples if labels is None else len(labels)
-    count = count if query is None else len(query.noise)
+    labels = None if query else requested_labels(testbed, probe)
+    count = len(query.noise) if query else requested_count(testbed, probe)
     settings = settings_of(testbed, params)
     defenses = [plugin_of("defenses", spec, SamplerDefense) for spec in params["defenses"]]
     guards = [again.Watched(defense, settings.network_calls) for defense in defenses]
@@ -53,9 +50,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
             labels=None if labels is None else labels[indices.start : indices.stop],
             start=start,
             guards=guards,
-            # All other samples share their noise, so that they can be compared in pairs; a
-            # generated data set is not one of them.
-            purpose="generated" if what == "generated" else "sample",
+            purpose=probe.stream,
             first=indices.start,
             finish=to_uint8,
             progress=progress,
@@ -78,7 +73,11 @@ def _own_way(
     if "attack" not in params:
         return None
     attack = plugin_of("attacks", params["attack"], Attack)
-    call, schedule, config = params["what"], generator.schedule, generator.scheduler_config
+    call, schedule, config = (
+        str(params["probe"]["call"]),
+        generator.schedule,
+        generator.scheduler_config,
+    )
 
     def way() -> Reverse:
         usual = sampling.Scheduled(settings, config, [])

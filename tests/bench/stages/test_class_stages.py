@@ -11,7 +11,8 @@ from bench.artefacts.aims import Aim, read_aim, read_rows
 from bench.artefacts.arrays import SCORES
 from bench.artefacts.images import load_images, save_images
 from bench.artefacts.judges import load_judge
-from bench.artefacts.rows import evaluation_sets, requested_labels
+from bench.artefacts.probes import CLEAN_PROBE, GENERATED_PROBE, Probe, requested_labels
+from bench.artefacts.rows import evaluation_sets
 from bench.classification.classifier import predict
 from bench.diffusion.noise import numpy_stream
 from bench.engine.context import StageContext
@@ -432,10 +433,13 @@ def test_scores_that_are_not_finite_fail_the_stage(walked, monkeypatch) -> None:
 
 def test_samples_are_of_the_classes_that_are_asked_for() -> None:
     testbed = DIGITS_CFG.changed(**SMALL)
-    assert requested_labels(testbed, "clean", None).bincount().tolist() == [2] * 10
-    assert requested_labels(testbed, "target", 6).tolist() == [6] * 12
-    assert requested_labels(testbed, "generated", None).bincount().tolist() == [3] * 10
-    assert len(requested_labels(DIGITS_CFG, "generated", None)) == len(testbed.data.train_labels())
+    assert requested_labels(testbed, CLEAN_PROBE).bincount().tolist() == [2] * 10
+    assert (
+        requested_labels(testbed, Probe(role="target", count="class_samples", label=6)).tolist()
+        == [6] * 12
+    )
+    assert requested_labels(testbed, GENERATED_PROBE).bincount().tolist() == [3] * 10
+    assert len(requested_labels(DIGITS_CFG, GENERATED_PROBE)) == len(testbed.data.train_labels())
 
 
 def test_stamped_test_images_are_of_other_classes() -> None:

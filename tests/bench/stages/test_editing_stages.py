@@ -9,7 +9,7 @@ import torch
 
 from bench import registry, testbeds
 from bench.artefacts.images import load_images
-from bench.artefacts.rows import requested_labels
+from bench.artefacts.rows import evenly
 from bench.classification.classifier import predict
 from bench.engine.worker import load_stages
 from bench.metrics.uncertainty import proportion_interval
@@ -82,7 +82,7 @@ def test_what_is_counted_is_what_the_evaluation_classifier_sees(walked):
     data, judge = testbed.data, testbed.evaluation_classifier()
     drawn = load_images(walked.inputs(cell)["call:word"])
     seen = predict(judge, drawn)
-    others = requested_labels(testbed, "call", None) != 0
+    others = evenly(testbed, testbed.counts.triggered_samples) != 0
     outcomes = walked.record(cell).series["outcomes[asr_class[word]]"]
     assert outcomes == (seen[others] == 0).double().tolist()
     real = data.held_out_labels() == 0
