@@ -362,7 +362,7 @@ class _Builder:
         params = {
             "seed": seed,
             "what": short(probe.role),
-            "probe": probe.params(),
+            "draws": probe.params(),
             "defenses": [_bare(guard) for guard in guards],
         } | self._drawing()
         inputs = {} if generator is None else {"generator": generator}

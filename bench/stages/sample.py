@@ -30,7 +30,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     """Samples of one :class:`~bench.artefacts.probes.Probe`, with or without a sampler defense."""
     testbed = testbed_of(params)
     generator = generator_of(testbed, inputs, context)
-    probe, seed = Probe(**params["probe"]), params["seed"]
+    probe, seed = Probe(**params["draws"]), params["seed"]
     query = load_query(inputs["queries"]) if "queries" in inputs else None
     labels = None if query else requested_labels(testbed, probe)
     count = len(query.noise) if query else requested_count(testbed, probe)
@@ -74,7 +74,7 @@ def _own_way(
         return None
     attack = plugin_of("attacks", params["attack"], Attack)
     call, schedule, config = (
-        str(params["probe"]["call"]),
+        str(params["draws"]["call"]),
         generator.schedule,
         generator.scheduler_config,
     )
