@@ -279,7 +279,7 @@ def _print_runs(suites: Sequence[str], outcomes: Sequence[Any], board: Path | No
         {
             "suite": suite,
             "cells": ended.counts,
-            "stages_made": ended.made,
+            "stages_made": ended.stages_made,
             "run": str(ended.file),
             "report": None if board is None else str(board),
         }

@@ -1,17 +1,17 @@
 """What a piece of code depends on, read from the code: every definition of ours that it can reach,
 and every package beside them.
 
-A result may be used again as long as nothing that made it has changed. A list kept by hand errs
-both ways: it misses what somebody began to use, and throws results away for what nobody uses. So
-names are followed from a function or a class through our modules' top-level definitions: functions,
-classes with their bases, constants, and imports, those inside functions among them.
+A result may be reused as long as none of the code that made it has changed. A list kept by hand is
+wrong both ways: it misses new dependencies, and it throws results away for code that is no longer
+used. So names are followed from a function or a class through our modules' top-level definitions:
+functions, classes with their bases, constants, and imports, including those inside functions.
 
-What is chosen by name while the program runs (a plugin, a testbed, a measurement) cannot be
-followed; whoever plans adds it as a start of its own. Annotations of functions are left out, since
-they are never evaluated, and so are what a class only says of itself (:data:`WORDS`) and what it
-asks of its fields in ``Annotated``: a bound refuses values, and decides no number of those that it
-lets through. Nor are annotations of fields followed. :data:`DISPATCH` is not entered: it finds
-things by name, refuses them or hands them on, or is for people, and decides no number.
+What is chosen by name at run time (a plugin, a testbed, a measurement) cannot be followed; the
+planner adds it as a start of its own. Annotations of functions are left out, since they are never
+evaluated. So are a class's descriptions (:data:`WORDS`) and the bounds of its fields in
+``Annotated``: a bound refuses values, but changes no number computed from a value it accepts.
+Annotations of fields are not followed. :data:`DISPATCH` is not entered: it looks things up by name,
+validates or passes them on, or is for people, and decides no number.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ Definition = (
     | ast.AnnAssign
     | ast.AugAssign
 )
-#: A definition's module and name; no name: the module itself.
+#: A definition's module and name. An empty name is the module itself.
 Symbol = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Module:
-    """What a module of ours defines and imports at any depth: ``imports``: name -> module and, for
-    what is in a module, its name.
+    """What a module of ours defines, and what it imports at any depth. ``imports``: local name ->
+    (module, name in it); the second is empty if the module itself is imported.
     """
 
     definitions: Mapping[str, list[Definition]]
@@ -71,8 +71,8 @@ class Module:
 
 @dataclass(frozen=True)
 class Closure:
-    """``symbols``: definition -> hash of its syntax tree; ``packages``: installed packages that
-    these import.
+    """``symbols``: definition -> hash of its syntax tree. ``packages``: the installed packages that
+    these definitions import.
     """
 
     symbols: Mapping[Symbol, str] = field(default_factory=dict, hash=False)
@@ -80,7 +80,7 @@ class Closure:
 
     @cached_property
     def hash(self) -> str:
-        """Of all definitions together."""
+        """The hash of all definitions together."""
         return digest({f"{module}:{name}": text for (module, name), text in self.symbols.items()})
 
 
@@ -94,13 +94,13 @@ def closure_of(starts: tuple[Symbol, ...]) -> Closure:
             raise LookupError(f"there is no {name} in {module}")
     symbols: dict[Symbol, str] = {}
     packages: set[str] = set()
-    seen: set[Symbol] = set()
+    visited: set[Symbol] = set()
     waiting = list(starts)
     while waiting:
         symbol = waiting.pop()
-        if symbol in seen or symbol[0] in DISPATCH:
+        if symbol in visited or symbol[0] in DISPATCH:
             continue
-        seen.add(symbol)
+        visited.add(symbol)
         if _file(symbol[0]) is None:
             packages |= _distributions(symbol[0])
             continue
@@ -112,43 +112,43 @@ def closure_of(starts: tuple[Symbol, ...]) -> Closure:
 
 
 def joined(closures: Iterable[Closure]) -> Closure:
-    """All of them together."""
-    found = list(closures)
-    symbols = {symbol: text for closure in found for symbol, text in closure.symbols.items()}
+    """The union of ``closures``."""
+    parts = list(closures)
+    symbols = {symbol: text for closure in parts for symbol, text in closure.symbols.items()}
     return Closure(
         dict(sorted(symbols.items())),
-        frozenset(name for closure in found for name in closure.packages),
+        frozenset(name for closure in parts for name in closure.packages),
     )
 
 
 def closure_of_function(function: Callable[..., object]) -> Closure:
-    """What a stage or a measurement can reach; of somebody else's, its whole file."""
+    """What a stage or a measurement can reach. For third-party code: its whole file."""
     if _file(function.__module__) is not None:
         return closure_of(((function.__module__, function.__qualname__),))
     return _foreign([Path(inspect.getfile(function)).resolve()])
 
 
 def closure_of_class(cls: type, files: Iterable[Path] = ()) -> Closure:
-    """Of a plugin, a testbed: what its class can reach. ``files``: all that belongs to it, if it is
-    not one of ours; without, its own.
+    """What the class of a plugin or a testbed can reach. ``files``: all files of a third-party
+    plugin; by default the one that defines the class.
     """
     if _file(cls.__module__) is not None:
         return closure_of(((cls.__module__, cls.__qualname__),))
     return _foreign(list(files) or [Path(inspect.getfile(cls)).resolve()])
 
 
-def _foreign(belonging: list[Path]) -> Closure:
-    """Of files that are not ours: each whole, and what they import of ours."""
-    above = os.path.commonpath([path.parent for path in belonging])
-    hashes = {os.path.relpath(path, above): file_hash(path) for path in belonging}
-    # Where they lie decides nothing; with their hash in the name, two packages' files of one name
-    # stay two.
+def _foreign(files: list[Path]) -> Closure:
+    """The closure of third-party files: each whole file, and what they import of ours."""
+    common = os.path.commonpath([path.parent for path in files])
+    hashes = {os.path.relpath(path, common): file_hash(path) for path in files}
+    # The folder decides nothing. The hash is part of the name so that files of the same name in
+    # two packages stay distinct.
     own = Closure({("", f"{name} {text}"): text for name, text in hashes.items()})
-    return joined([own, _imported_by([path for path in belonging if path.suffix == ".py"])])
+    return joined([own, _imported_by([path for path in files if path.suffix == ".py"])])
 
 
 def _imported_by(paths: Iterable[Path]) -> Closure:
-    """What files that are not ours import of ours, all they can reach of it, and of others."""
+    """What third-party files import: of ours everything they can reach, of others the packages."""
     wanted = {
         symbol
         for path in paths
@@ -162,20 +162,20 @@ def _imported_by(paths: Iterable[Path]) -> Closure:
 
 @cache
 def _reached(symbol: Symbol) -> tuple[str, tuple[Symbol, ...]]:
-    """The hash of a definition, empty for a name that only stands for another, and what it uses
+    """The hash of a definition (empty for a name that is an alias) and the symbols it uses
     directly.
     """
     name, module = symbol[1], _module(symbol[0])
     if not name:
         return "", tuple((symbol[0], defined) for defined in module.definitions)
     if name not in module.definitions:
-        found = module.imports.get(name)
-        return "", () if found is None else (found,)
+        imported = module.imports.get(name)
+        return "", () if imported is None else (imported,)
     nodes = [_stripped(node) for node in module.definitions[name]]
     used: dict[Symbol, None] = {}
     for node in (child for top in nodes for child in _evaluated(top)):
         if isinstance(node, ast.Name):
-            used |= dict.fromkeys(_named(symbol[0], module, node.id))
+            used |= dict.fromkeys(_resolved(symbol[0], module, node.id))
         elif (
             isinstance(node, ast.Attribute)
             and isinstance(node.value, ast.Name)
@@ -188,7 +188,7 @@ def _reached(symbol: Symbol) -> tuple[str, tuple[Symbol, ...]]:
 
 
 def _evaluated(node: ast.AST) -> Iterator[ast.AST]:
-    """A tree's nodes, those of annotations left out."""
+    """A tree's nodes, except those in annotations."""
     yield node
     for name, value in ast.iter_fields(node):
         if name != "annotation":
@@ -197,7 +197,7 @@ def _evaluated(node: ast.AST) -> Iterator[ast.AST]:
                     yield from _evaluated(child)
 
 
-def _named(name: str, module: Module, used: str) -> list[Symbol]:
+def _resolved(name: str, module: Module, used: str) -> list[Symbol]:
     if used in module.definitions:
         return [(name, used)]
     if used not in module.imports:
@@ -208,7 +208,7 @@ def _named(name: str, module: Module, used: str) -> list[Symbol]:
 
 
 class _Strip(ast.NodeTransformer):
-    """Takes out what is never evaluated, or for people alone."""
+    """Removes what is never evaluated, or is for people only."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self.generic_visit(node)
@@ -232,28 +232,30 @@ class _Strip(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         self.generic_visit(node)
-        named = node.value.attr if isinstance(node.value, ast.Attribute) else node.value
-        name = named.id if isinstance(named, ast.Name) else named
+        base = node.value.attr if isinstance(node.value, ast.Attribute) else node.value
+        name = base.id if isinstance(base, ast.Name) else base
         if name == "Annotated" and isinstance(node.slice, ast.Tuple):
             return node.slice.elts[0]
         return node
 
 
 def _stripped(node: Definition) -> ast.AST:
-    """A copy without annotations of functions, constraints of fields and words."""
-    found: ast.AST = _Strip().visit(ast.parse(ast.unparse(node)))
-    return found
+    """A copy without function annotations, field constraints and descriptions."""
+    stripped: ast.AST = _Strip().visit(ast.parse(ast.unparse(node)))
+    return stripped
 
 
 def _targets(node: ast.AST) -> set[str]:
     """The names a statement assigns to."""
     if isinstance(node, ast.Assign):
-        found = node.targets
+        targets = node.targets
     elif isinstance(node, ast.AnnAssign | ast.AugAssign):
-        found = [node.target]
+        targets = [node.target]
     else:
         return set()
-    return {name.id for target in found for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return {
+        name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)
+    }
 
 
 def _names(name: str) -> set[str]:
@@ -278,26 +280,26 @@ def _module(name: str) -> Module:
 
 
 def _statements(body: Iterable[ast.stmt]) -> list[ast.stmt]:
-    """A module's statements, those under its conditions among them."""
-    found: list[ast.stmt] = []
+    """A module's statements, including those inside ``if``, ``try`` and ``with``."""
+    statements: list[ast.stmt] = []
     for node in body:
-        found.append(node)
+        statements.append(node)
         if isinstance(node, ast.If | ast.Try | ast.With):
             inner = [*node.body, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
             handlers = [line for handler in getattr(node, "handlers", []) for line in handler.body]
-            found += _statements([*inner, *handlers])
-    return found
+            statements += _statements([*inner, *handlers])
+    return statements
 
 
 def _imports(tree: ast.AST, package: str) -> dict[str, Symbol]:
     """Every name that is imported anywhere in ``tree``."""
-    found: dict[str, Symbol] = {}
+    imported: dict[str, Symbol] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                # `import a.b` binds `a`; nothing of ours is used so, and of others the first part
-                # says which package it is.
-                found[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
+                # `import a.b` binds `a`. Our own code never imports ours this way, and for other
+                # packages the first part identifies the package.
+                imported[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
         elif isinstance(node, ast.ImportFrom):
             parts = (
                 package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
@@ -305,16 +307,16 @@ def _imports(tree: ast.AST, package: str) -> dict[str, Symbol]:
             module = ".".join([*parts, node.module] if node.module else parts)
             for alias in node.names:
                 whole = f"{module}.{alias.name}"
-                found[alias.asname or alias.name] = (
+                imported[alias.asname or alias.name] = (
                     (whole, "") if _file(whole) is not None else (module, alias.name)
                 )
-    return found
+    return imported
 
 
 @cache
 def _file(module: str) -> Path | None:
-    """Where a module of ours lies; ``None`` for everybody else's, which, once we are installed, lie
-    in the same folder.
+    """The file of a module of ours; ``None`` for other packages' modules, which share our folder
+    once we are installed.
     """
     path = ROOT.joinpath(*module.split("."))
     files = (path.with_suffix(".py"), path / "__init__.py")
@@ -323,7 +325,7 @@ def _file(module: str) -> Path | None:
 
 @cache
 def _distributions(module: str) -> frozenset[str]:
-    """The installed packages that a module is from; none for Python's own."""
+    """The installed packages that provide a module; none for the standard library."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return frozenset()

@@ -4,7 +4,7 @@
 A stage is a function ``run(params, inputs, out, context) -> dict[str, float]``: it reads the
 finished folders in ``inputs`` (role -> path), writes its own results into the empty folder ``out``,
 and returns extra cost figures such as ``generator_calls``. It must depend on nothing else, so that
-its key says all there is to say about its result.
+its key determines its result.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ StageFunction = Callable[
 @dataclass(frozen=True, kw_only=True)
 class StageKind:
     """One kind of stage. ``version``: raise it when the same inputs give another result on purpose;
-    what two versions made never shares a table. ``parts``: names of what it uses of that which it
-    works on.
+    results of two versions never share a table. ``parts``: names of the parts that it uses of what
+    it works on.
 
-    ``charge``: where the time of such a stage goes in a cell's cost. ``distributed``: on a slot
-    with several GPUs, every one of as many processes calls ``run``, which must share the work
-    itself (through accelerate); the first one's folder is kept. ``seconds``: what it takes about,
-    where nothing closer is known.
+    ``charge``: the entry of a cell's cost that such a stage's time is added to. ``distributed``: on
+    a slot with several GPUs, one process per GPU calls ``run``, which must divide the work itself
+    (through accelerate); the first process's folder is kept. ``seconds``: a rough duration, used
+    where no better estimate exists.
     """
 
     run: StageFunction
@@ -44,17 +44,17 @@ class StageKind:
 
 @dataclass(kw_only=True)
 class StageContext:
-    """What a stage may know beside its parameters and inputs. Nothing here may change a number,
+    """What a stage may know besides its parameters and inputs. Nothing here may change a number,
     except ``device``.
 
-    ``device``: ``cpu``, or ``cuda``: the one device this process uses, in a distributed stage once
-    accelerate has chosen it. ``threads``: CPU threads, set already. ``progress(done, total,
-    what)``: optional, cheap to call. ``charged``: the summed cost of the stages that the plan says
-    are charged to this one.
+    ``device``: ``cpu`` or ``cuda``, the one device this process uses; in a distributed stage the
+    one accelerate has chosen. ``threads``: CPU threads, already set. ``progress(done, total,
+    what)``: optional, cheap to call. ``charged``: the summed cost of the stages that the plan
+    charges to this one.
 
-    ``partial``: a folder for what a long stage keeps in case it is cut short
-    (:mod:`bench.stages.partial`); it may not exist yet. ``earlier_seconds``: what the work took
-    that was found there, which the stage adds.
+    ``partial``: a folder where a long stage saves progress in case it is interrupted
+    (:mod:`bench.stages.partial`); it may not exist yet. ``earlier_seconds``: the time spent on the
+    progress found there, which the stage adds.
     """
 
     key: str

@@ -1,10 +1,10 @@
-"""The local executor: ready stages onto free slots, ours before third parties', longest chain
-first. It holds no state worth keeping: the store does.
+"""The local executor: puts ready stages onto free slots, our own before third-party ones, longest
+chain first. It holds no state worth keeping: the store does.
 
-A stage that raises, takes too long or takes its worker down fails alone; what depends on it fails
-for the same reason, and the rest goes on. A key that another run is making is waited for, and taken
-over if that run dies. A stage that needs a third party's plugin gets a worker of its own, which
-ends with it: nothing that plugin leaves behind in a process is there for any other stage.
+A stage that raises, times out or kills its worker fails alone; what depends on it fails for the
+same reason, and the rest continues. If another run is making a key, this one waits, and takes over
+if that run dies. A stage that needs a third-party plugin gets a worker of its own, which ends with
+it: nothing that the plugin leaves behind in a process can reach another stage.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from bench.engine.store import LOG, Store, discard
 from bench.text import one_line, tail
 
 POLL_SECONDS = 0.3
-#: After its process has ended, how long a worker's last words may still be on their way.
+#: How long to wait for a worker's last messages after its process has ended.
 LAST_WORDS_SECONDS = 1.0
-#: How long nobody may have heard anything before it is said what is running.
+#: After this long without an event the reporter lists what is running.
 QUIET_SECONDS = 60.0
-#: The time limit where nobody sets one: the longer of the first and so many times what the testbed
-#: declares such a stage takes; the last where it declares nothing.
+#: The default time limit: the larger of the first and this many times the duration the testbed
+#: declares for such a stage; the last one where it declares nothing.
 SHORTEST_LIMIT, DECLARED_TIMES, UNDECLARED_LIMIT = 1800.0, 20.0, 86400.0
-#: How often a result that is gone or damaged is made again in one run.
+#: How often a missing or damaged result is remade in one run.
 REPAIRS = 2
 
 
@@ -61,23 +61,23 @@ class _Job:
 
 def unfinished(stages: Mapping[str, Stage], targets: Iterable[str], store: Store) -> list[str]:
     """The keys that must be made for ``targets``: those not in the store, and their inputs, but
-    nothing above a finished one.
+    no inputs of a finished one.
     """
-    found: set[str] = set()
+    missing: set[str] = set()
     waiting = list(targets)
     while waiting:
         key = waiting.pop()
-        if key not in found and not store.finished(key):
-            found.add(key)
+        if key not in missing and not store.finished(key):
+            missing.add(key)
             waiting += stages[key].inputs.values()
-    return [key for key in stages if key in found]
+    return [key for key in stages if key in missing]
 
 
 class Executor:
-    """Runs stages in worker processes. ``stages``: the module with the table; ``kinds``: that
-    table, for what their time is charged to.
+    """Runs stages in worker processes. ``stages``: the module that defines the table of stages;
+    ``kinds``: that table, which says what their time is charged to.
 
-    ``timeout``, ``retries``: for every stage.
+    ``timeout`` and ``retries`` apply to every stage.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class Executor:
         self.tries: dict[str, int] = {}
         self.repairs: dict[str, int] = {}
         self.waiting: dict[str, None] = {}
-        self.made = 0
-        self.full = False
-        self.heard = 0.0
+        self.stages_made = 0
+        self.disk_full = False
+        self.last_event = 0.0
 
     def run(
         self,
@@ -119,12 +119,18 @@ class Executor:
         the workers are ended.
         """
         targets = list(dict.fromkeys(targets))
-        self.stages, self.failures, self.tries, self.repairs, self.full = stages, {}, {}, {}, False
+        self.stages, self.failures, self.tries, self.repairs, self.disk_full = (
+            stages,
+            {},
+            {},
+            {},
+            False,
+        )
         self.waiting = dict.fromkeys(unfinished(stages, targets, self.store))
-        self.said: set[str] = set()
+        self.announced: set[str] = set()
         self.urgency = self._chain_lengths()
-        self.theirs = self._with_plugins()
-        self.heard = time.monotonic()
+        self.third_party = self._with_plugins()
+        self.last_event = time.monotonic()
         self.reporter.begin(
             len(self.waiting), len([key for key in stages if key not in self.waiting])
         )
@@ -152,18 +158,18 @@ class Executor:
         return lengths
 
     def _with_plugins(self) -> set[str]:
-        """The stages that run a third party's plugin, or need a result of one: they come last,
-        since one that hangs must not keep the others from their numbers.
+        """The stages that run a third-party plugin, or need the result of one. They come last, so
+        that a plugin that hangs does not delay the other results.
         """
-        found: set[str] = set()
+        keys: set[str] = set()
         for key, stage in self.stages.items():  # inputs stand before what needs them
-            if stage.plugins or not found.isdisjoint(stage.inputs.values()):
-                found.add(key)
-        return found
+            if stage.plugins or not keys.isdisjoint(stage.inputs.values()):
+                keys.add(key)
+        return keys
 
     def _dispatch(self) -> bool:
-        """Fills the free slots. True if a waiting stage came to an end without being started."""
-        if self.full:
+        """Fills the free slots. True if a waiting stage ended without being started."""
+        if self.disk_full:
             return self._give_up_all()
         ended = False
         running = {job.key for job in self.jobs.values()}
@@ -173,14 +179,14 @@ class Executor:
             if key not in running
             and not any(above in self.waiting for above in self.stages[key].inputs.values())
         ]
-        for key in sorted(ready, key=lambda key: (key in self.theirs, -self.urgency[key])):
+        for key in sorted(ready, key=lambda key: (key in self.third_party, -self.urgency[key])):
             free = [slot for slot in self.slots if slot.name not in self.jobs]
             if not free:
                 break
             lock = self.store.try_lock(key)
             if lock is None:
-                if key not in self.said:
-                    self.said.add(key)
+                if key not in self.announced:
+                    self.announced.add(key)
                     self.reporter.elsewhere(key, self.stages[key])
             elif self.store.finished(key):
                 lock.release()
@@ -195,7 +201,7 @@ class Executor:
         return ended
 
     def _usable(self, key: str) -> bool:
-        """Whether a stage's inputs, and its own place, are as they should be; what is not is
+        """Whether a stage's inputs and its own folder are intact; what is damaged or missing is
         planned again.
         """
         if self.store.folder(key).is_dir():  # there, and not finished
@@ -219,8 +225,8 @@ class Executor:
         )
 
     def _make_again(self, key: str, wrong: str) -> None:
-        """Plans a stage again whose result is gone or damaged; gives up where that happens over and
-        over.
+        """Plans a stage again whose result is missing or damaged; gives up after :data:`REPAIRS`
+        times.
         """
         self.repairs[key] = self.repairs.get(key, 0) + 1
         if self.repairs[key] > REPAIRS:
@@ -275,11 +281,9 @@ class Executor:
         worker.send(task)
 
     def _worker(self, slot: Slot, stage: Stage) -> Worker:
-        """The slot's worker for our own stages; a new one for a stage with a third party's
-        plugin.
-        """
+        """The slot's worker for our own stages; a new one for a stage with a third-party plugin."""
         if stage.plugins:
-            # it would hold on to the GPU's memory
+            # it would keep its GPU memory
             if slot.device != "cpu" and slot.name in self.workers:
                 self.workers.pop(slot.name).end()
             return Worker(slot, self.events)
@@ -288,8 +292,8 @@ class Executor:
         return self.workers[slot.name]
 
     def _limit(self, stage: Stage) -> float:
-        """Seconds this stage may take, from the moment it is handed over. Ours may take a day,
-        however slow the machine: it is third parties' code that never comes back.
+        """Seconds this stage may take from the moment it is started. Our own may take a day,
+        however slow the machine: the code that may never return is third-party code.
         """
         if self.timeout is not None:
             return self.timeout
@@ -298,19 +302,19 @@ class Executor:
         return max(SHORTEST_LIMIT, DECLARED_TIMES * stage.seconds)
 
     def _charged(self, stage: Stage) -> dict[str, float]:
-        """What the stages took that are charged to this one, by what their kind says of its
-        seconds. What was removed from the store since does not count.
+        """The cost of the stages that are charged to this one, by the ``charge`` of their kind.
+        What has since been removed from the store does not count.
         """
         if not stage.charged:
             return {}
         total = {kind.charge: 0.0 for kind in self.kinds.values()}
         peak = calls = 0.0
-        own, seen = [stage.inputs[role] for role in stage.charged], set[str]()
+        own, visited = [stage.inputs[role] for role in stage.charged], set[str]()
         while own:
             key = own.pop()
-            if key in seen:
+            if key in visited:
                 continue
-            seen.add(key)
+            visited.add(key)
             try:
                 manifest = self.store.manifest(key)
                 charge, cost = self.kinds[str(manifest["stage"])].charge, dict(manifest["cost"])
@@ -324,7 +328,7 @@ class Executor:
         return total | {"peak_memory_bytes": peak, "generator_calls": calls}
 
     def _listen(self) -> bool:
-        """Waits for a worker's word, or a moment, and acts on it. True if a stage ended."""
+        """Waits briefly for a worker's message and handles it. True if a stage ended."""
         before = len(self.jobs), len(self.waiting)
         try:
             worker, message = self.events.get(timeout=POLL_SECONDS)
@@ -342,18 +346,18 @@ class Executor:
         return (len(self.jobs), len(self.waiting)) != before
 
     def _hear(self, slot: str, job: _Job, message: Any) -> None:
-        """Acts on what the worker of a running stage said; ``None``: that it has ended."""
-        what = kind_of(message)
+        """Handles a message from the worker of a running stage; ``None`` means it has ended."""
+        message_type = message_type_of(message)
         if message is None:
             self._lost(slot, job.worker.ended())
-        elif what == "progress":
+        elif message_type == "progress":
             done, total, text = message["progress"]
             self.reporter.progress(job.key, done, total, one_line(text, 80))
-        elif what == "note":
+        elif message_type == "note":
             self._say(f"{self.stages[job.key].describe()}: {one_line(message['note'])}")
-        elif what == "answer":
+        elif message_type == "answer":
             self._finish(slot, message)
-        elif what is None:
+        elif message_type is None:
             self._lost(
                 slot,
                 f"the worker said what is no answer: {one_line(repr(message), 80)}",
@@ -361,8 +365,8 @@ class Executor:
             )
 
     def _look_after(self) -> None:
-        """Notices a stage that takes too long, and a worker that is gone though something it
-        started still holds its pipe.
+        """Ends a stage that exceeds its limit, and notices a dead worker whose pipe is still held
+        open by a process it started.
         """
         now = time.monotonic()
         for slot, job in list(self.jobs.items()):
@@ -378,17 +382,17 @@ class Executor:
                 )
                 self._lost(slot, f"timed out after {job.limit:g} s{default}")
                 self._give_up_like(job.key)
-        if self.jobs and now > self.heard + QUIET_SECONDS:
-            self.heard = now
+        if self.jobs and now > self.last_event + QUIET_SECONDS:
+            self.last_event = now
             running = sorted(self.jobs.values(), key=lambda job: job.started)
             self.reporter.still([(self.stages[job.key], now - job.started) for job in running])
 
     def _say(self, text: str) -> None:
-        self.heard = time.monotonic()
+        self.last_event = time.monotonic()
         self.reporter.note(text)
 
     def _lost(self, slot: str, reason: str, again: bool = True) -> None:
-        """A running stage's worker is gone, or is ended now, with all it has started."""
+        """Fails a running stage whose worker has died or must end; ends all its processes."""
         job = self.jobs[slot]
         job.worker.end()
         log = job.folder / LOG
@@ -401,8 +405,8 @@ class Executor:
         self._finish(slot, {"ok": False, "reason": reason, "trace": trace, "retry": again})
 
     def _finish(self, slot: str, answer: Mapping[str, Any]) -> None:
-        """A stage has come to an end. Whether it has a result only the store says."""
-        self.heard = time.monotonic()
+        """Handles the end of a stage. Only the store decides whether it has a result."""
+        self.last_event = time.monotonic()
         job = self.jobs.pop(slot)
         stage = self.stages[job.key]
         if job.worker is not self.workers.get(slot):
@@ -411,7 +415,7 @@ class Executor:
         job.lock.release()
         if self.store.finished(job.key):
             self.waiting.pop(job.key, None)
-            self.made += 1
+            self.stages_made += 1
             self.reporter.done(job.key, stage, self._seconds(job.key))
             return
         reason, trace = one_line(answer.get("reason") or ""), tail(answer.get("trace") or "")
@@ -419,7 +423,7 @@ class Executor:
             reason = "its worker said that it was done, but there is no result in the store"
             if slot in self.workers:
                 self.workers.pop(slot).end()
-        self.full = self.full or answer.get("disk_full") is True
+        self.disk_full = self.disk_full or answer.get("disk_full") is True
         self.tries[job.key] = self.tries.get(job.key, 0) + 1
         again = answer.get("retry") is True and self.tries[job.key] <= self.retries
         self.reporter.failed(job.key, stage, reason, again)
@@ -433,7 +437,7 @@ class Executor:
             return 0.0
 
     def _give_up(self, key: str, failure: Failure) -> None:
-        """Marks a stage and everything that hangs on it."""
+        """Marks a stage, and everything that depends on it, as failed."""
         self.waiting.pop(key, None)
         self.failures[key] = failure
         running = {job.key for job in self.jobs.values()}
@@ -442,7 +446,7 @@ class Executor:
                 self._give_up(below, failure)
 
     def _give_up_like(self, late: str) -> None:
-        """What else needs the third party's plugin that ran out of time: each would wait as long
+        """Gives up the other stages of a third-party plugin that timed out: each would wait as long
         again.
         """
         plugins = self.stages[late].plugins
@@ -459,13 +463,13 @@ class Executor:
                 self._give_up(key, Failure(key, reason))
 
     def _give_up_all(self) -> bool:
-        """The disk is full: whatever was begun now would come to the same end."""
+        """The disk is full, so any stage started now would fail too."""
         running = {job.key for job in self.jobs.values()}
-        left = [key for key in self.waiting if key not in running]
-        for key in left:
+        remaining = [key for key in self.waiting if key not in running]
+        for key in remaining:
             if key in self.waiting:
                 self._give_up(key, Failure(key, "not begun: the disk is full"))
-        return bool(left)
+        return bool(remaining)
 
     def _stop(self) -> None:
         workers = {
@@ -483,9 +487,9 @@ class Executor:
         self.jobs.clear()
 
 
-def kind_of(message: Any) -> Literal["started", "progress", "note", "answer"] | None:
-    """What a worker says; ``None`` for what no worker of ours says. A plugin can write into the
-    worker's pipe.
+def message_type_of(message: Any) -> Literal["started", "progress", "note", "answer"] | None:
+    """The type of a worker's message; ``None`` if it is malformed, since a plugin can write into
+    the worker's pipe.
     """
     if not isinstance(message, dict):
         return None

@@ -1,7 +1,7 @@
-"""Hashes of code: what a stage's result depends on beside its parameters and inputs.
+"""Hashes of code: what a stage's result depends on besides its parameters and inputs.
 
-Code is hashed as its syntax tree without docstrings, so that comments, docstrings and layout never
-throw results away, and anything that runs always does.
+Code is hashed as its syntax tree without docstrings, so changes to comments, docstrings and layout
+never invalidate results, and changes to anything that runs always do.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ def digest(value: Any) -> str:
 
 
 def tree_hash(tree: ast.AST) -> str:
-    """Of a syntax tree, docstrings taken out; the same on every supported Python version is not
-    promised.
-    """
+    """The hash of a syntax tree without docstrings. It may differ between Python versions."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
@@ -48,16 +46,18 @@ def tree_hash(tree: ast.AST) -> str:
 
 @cache
 def file_hash(path: Path) -> str:
-    """Of a file: Python as its syntax tree, anything else byte by byte. Read once a process."""
+    """The hash of a file: Python as its syntax tree, anything else byte by byte. Read once per
+    process.
+    """
     if path.suffix == ".py":
-        with suppress(SyntaxError, ValueError):  # what is not Python is bytes, whatever its name
+        with suppress(SyntaxError, ValueError):  # not valid Python: hash the bytes
             return tree_hash(ast.parse(path.read_bytes(), str(path)))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @cache
 def version(package: str) -> str | None:
-    """The installed version; ``None`` where the package is missing."""
+    """The installed version; ``None`` if the package is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -65,5 +65,5 @@ def version(package: str) -> str | None:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
-    """:func:`version` of each."""
+    """:func:`version` of each package."""
     return {package: version(package) for package in packages}

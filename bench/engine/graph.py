@@ -1,5 +1,5 @@
-"""The graph a suite becomes: stages, which share what they can, and cells, which end in one. Knows
-nothing of what they are about.
+"""The graph of a suite: stages, which cells share where they can, and cells, each of which ends in
+one stage. Independent of the domain.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Stage:
     """One memoised unit of work. ``params``: JSON values; ``inputs``: role -> key of the stage that
     makes it.
 
-    ``key`` names the result: the same key is never computed twice. ``keyed``: the parameters as
-    they enter the key, where they hold what decides nothing (where a file lies); ``None`` for all
-    as they are. ``title``: a line for people; ``alike``: names of groups of stages that take about
-    the same time, the narrowest first. ``seconds``: what such a stage is declared to take;
-    ``plugins``: third parties' that it runs, which is why it gets a worker of its own; their code
-    is in the fingerprint. ``notes``: what goes into the provenance of what it makes, and decides no
-    number. ``charged``: inputs whose cost, with that of all they needed, is charged to it.
-    ``code``: what its fingerprint covers.
+    ``key`` names the result: the same key is never computed twice. ``keyed``: the parameters that
+    enter the key, if some of them (such as a file's path) do not affect the result; ``None``: all
+    of them. ``title``: a line for people. ``alike``: names of groups of stages that take about the
+    same time, the narrowest first. ``seconds``: the declared duration. ``plugins``: the third-party
+    plugins that it runs, which require a worker of its own; their code is in the fingerprint.
+    ``notes``: added to the provenance of the result; decides no number. ``charged``: inputs whose
+    cost, including that of their own inputs, is charged to it. ``code``: what its fingerprint
+    covers.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Stage:
         return digest([self.name, dict(keyed), self.inputs, self.fingerprint])
 
     def describe(self) -> str:
-        """A line for people: what is done to what."""
+        """A line for people that says what the stage does."""
         return self.title or self.name
 
 
 class Cell(Protocol):
-    """What a run has to account for. ``stage``: key of the one its record comes from, ``None`` if
-    it has none, ``reason`` saying why.
+    """One result that a run must account for. ``stage``: key of the stage that makes its record, or
+    ``None``, with the ``reason``.
     """
 
     @property
@@ -67,16 +67,16 @@ class Cell(Protocol):
 
     @property
     def id(self) -> str:
-        """Which cell of a suite this is, whatever code made it: how a partial run finds what it
-        replaces.
+        """Identifies this cell of the suite independently of the code: a partial run uses it to
+        find the results it replaces.
         """
 
     @property
     def title(self) -> str:
-        """What meets what, for people."""
+        """The cell in words, for people."""
 
     def about(self) -> dict[str, Any]:
-        """What a reader needs of a cell whose record has been lost."""
+        """What a reader needs to know of a cell whose record was lost."""
 
     def without_result(
         self, status: Status, reason: str, trace: str = "", provenance: dict[str, Any] | None = None
@@ -86,10 +86,10 @@ class Cell(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """``cells`` in the order they are reported; ``stages`` by key, inputs before what needs them.
-    ``filtered``: only a part of the suite. ``metrics``: what the numbers mean, for who reads the
-    account: JSON objects with a ``name``, carried as they are. ``warnings``: what a person should
-    know of it before it runs, a line each.
+    """``cells`` in the order of the report; ``stages`` by key, inputs before the stages that need
+    them. ``filtered``: only a part of the suite. ``metrics``: what the numbers mean, for readers of
+    the account: JSON objects with a ``name``, passed on unchanged. ``warnings``: lines for
+    the user to read before it runs.
     """
 
     suite: str
@@ -110,12 +110,12 @@ class Plan:
         )
 
     def closure(self, keys: Iterable[str]) -> list[str]:
-        """The keys and all they depend on, directly or not."""
-        found: dict[str, None] = {}
+        """The keys and all their direct and indirect inputs."""
+        reached: dict[str, None] = {}
         waiting = list(keys)
         while waiting:
             key = waiting.pop()
-            if key not in found:
-                found[key] = None
+            if key not in reached:
+                reached[key] = None
                 waiting += self.stages[key].inputs.values()
-        return list(found)
+        return list(reached)

@@ -1,6 +1,4 @@
-"""What a run tells the person: bars on a terminal, a line per event elsewhere, nothing when a
-script listens.
-"""
+"""Progress of a run for the user: bars on a terminal, a line per event elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -23,27 +21,27 @@ from bench.text import plain
 
 
 class Reporter:
-    """Who is told what happens; every method returns at once. This one says nothing."""
+    """Receives the events of a run; every method returns at once. This one prints nothing."""
 
     def __enter__(self) -> Reporter:
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         return None
 
     def begin(self, total: int, cached: int) -> None:
-        """``total`` stages to make, ``cached`` there already."""
+        """``total`` stages to make, ``cached`` already in the store."""
 
     def started(self, key: str, stage: Stage, slot: str) -> None:
         """A stage was handed to a worker."""
 
     def progress(self, key: str, done: int, total: int, what: str) -> None:
-        """A running stage says how far it is."""
+        """A running stage reports how far it is."""
 
     def done(self, key: str, stage: Stage, seconds: float) -> None:
         """A stage is in the store."""
@@ -58,10 +56,10 @@ class Reporter:
         """A line that a person should read."""
 
     def more(self, count: int) -> None:
-        """So many stages must be made besides, since their results are gone or damaged."""
+        """``count`` additional stages must be made: their results are missing or damaged."""
 
     def still(self, running: Sequence[tuple[Stage, float]]) -> None:
-        """Nothing has happened for a while; what is running, and for how many seconds."""
+        """No event for a while: the running stages, each with its seconds so far."""
 
 
 class Lines(Reporter):
@@ -80,10 +78,10 @@ class Lines(Reporter):
         self.total += count
 
     def still(self, running: Sequence[tuple[Stage, float]]) -> None:
-        said = "; ".join(
+        running_stages = "; ".join(
             f"{stage.describe()} ({seconds / 60:.0f} min)" for stage, seconds in running
         )
-        self._say(f"still running: {said}")
+        self._say(f"still running: {running_stages}")
 
     def begin(self, total: int, cached: int) -> None:
         self.total = total
@@ -123,7 +121,7 @@ class Bars(Lines):
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
@@ -140,7 +138,7 @@ class Bars(Lines):
             self.bars.update(self.overall, total=self.total)
 
     def still(self, running: Sequence[tuple[Stage, float]]) -> None:
-        """The bars say it."""
+        """Nothing to print: the bars show it."""
 
     def started(self, key: str, stage: Stage, slot: str) -> None:
         self.rows[key] = self.bars.add_task(f"  {slot} {stage.describe()}", total=None)

@@ -1,4 +1,4 @@
-"""Where and with what a number was made. Describes; never decides a result."""
+"""The machine and software that made a number. Descriptive only: it never affects a result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str | None:
         try:
-            # Git refuses a checkout of somebody else; to read its state there is no harm in it.
+            # Git refuses another user's checkout; reading its state is harmless.
             command = ["git", "-c", f"safe.directory={folder}", "-C", str(folder), *arguments]
             done = subprocess.run(command, capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
@@ -59,7 +59,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def cpu_model() -> str:
-    """The processor's own name where Linux gives it."""
+    """The processor's model name on Linux, elsewhere Python's name for it."""
     if sys.platform.startswith("linux"):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -68,7 +68,7 @@ def cpu_model() -> str:
 
 
 def gpu_names() -> list[str]:
-    """Of the CUDA devices torch sees."""
+    """The names of the CUDA devices that torch sees."""
     import torch
 
     return (

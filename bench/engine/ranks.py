@@ -1,10 +1,9 @@
-"""A distributed stage: one process for each GPU of its slot, all of them in the same stage
-function.
+"""A distributed stage: one process per GPU of its slot, all running the same stage function.
 
-Each rank is a worker of its own, which accelerate finds its place in by the variables that torchrun
-sets. The slot's own worker starts them and watches. A worker starts them itself, not ``accelerate
-launch``: a person's saved accelerate configuration (say, of precision) must not change a result,
-and torchrun's agent puts its ranks where killing the worker would not reach them.
+Each rank is a worker of its own; accelerate reads its rank from the variables that torchrun sets.
+The slot's own worker starts the ranks and watches them. It does so itself instead of using
+``accelerate launch``: a user's saved accelerate configuration (of precision, for example) must not
+change a result, and killing the worker would not reach ranks started by torchrun's agent.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from typing import Any
 from bench.engine.slots import Slot, Worker
 from bench.engine.store import LOG
 
-#: How long the other ranks may still say why, after one has failed: a rank that dies makes its
-#: peers' connections fail.
+#: How long to wait for the other ranks' reasons after one has failed: a rank that dies breaks its
+#: peers' connections.
 GRACE_SECONDS = 1.0
 
 
 class RankFailed(Exception):
-    """``result``: what the stage answers."""
+    """``result``: the stage's answer."""
 
     def __init__(self, result: dict[str, Any]) -> None:
         super().__init__(result["reason"])
@@ -39,9 +38,9 @@ def run_ranks(task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -
     """Makes the stage of ``task`` in its folder with ``task["processes"]`` ranks, and returns its
     cost.
 
-    Rank 0 writes into that folder and tells of its progress by ``send``; what the others write is
-    thrown away. Cost figures are summed, but ``seconds`` is of the whole and
-    ``peak_gpu_memory_bytes`` of the fullest GPU. Raises :class:`RankFailed`.
+    Rank 0 writes into that folder and reports its progress through ``send``; what the others write
+    is discarded. Cost figures are summed, except ``seconds``, which is the total wall time, and
+    ``peak_gpu_memory_bytes``, which is the maximum over GPUs. Raises :class:`RankFailed`.
     """
     started, count, out = time.monotonic(), int(task["processes"]), Path(task["folder"])
     _make_room()
@@ -90,8 +89,8 @@ def _costs(
     send: Callable[[dict[str, Any]], None],
     log: Path,
 ) -> list[dict[str, float]]:
-    """Waits for every rank, or for the first failure. A rank that died says more than one that lost
-    its connection to it.
+    """Waits for every rank, or for the first failure. A rank that died is reported before one that
+    lost its connection to it.
     """
     answers: dict[Worker, dict[str, Any]] = {}
     lost: list[dict[str, Any]] = []
@@ -123,8 +122,8 @@ def _costs(
 
 @contextmanager
 def _reserved_port() -> Iterator[int]:
-    """A port that rank 0 can listen on and nobody else is given meanwhile: it is bound here and not
-    listened on, which Linux lets another socket that also asks for reuse take.
+    """A port for rank 0 to listen on. It is bound here without listening, so the system gives it to
+    nobody else, while Linux lets another socket with SO_REUSEADDR bind it.
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -133,9 +132,7 @@ def _reserved_port() -> Iterator[int]:
 
 
 def _make_room() -> None:
-    """Gives back what this worker's earlier stages left cached on the GPU that rank 0 is about to
-    use.
-    """
+    """Frees the GPU memory that this worker's earlier stages left cached, for rank 0."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -1,5 +1,5 @@
-"""A run: a plan, executed into a store, with the account of it in ``runs/<suite>.json`` kept up to
-date while it goes on.
+"""A run: a plan executed into a store. Its account, ``runs/<suite>.json``, is kept up to date all
+along.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ RECORD_FILE = "record.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended. ``counts``: cells by status; ``made``: stages made; ``file``: the
+    """How a run ended. ``counts``: cells by status; ``stages_made``: how many; ``file``: the
     account.
     """
 
     counts: dict[str, int]
-    made: int
+    stages_made: int
     file: Path
 
     @property
     def all_ok(self) -> bool:
-        """Whether no cell failed; a skipped one is no failure."""
+        """Whether no cell failed; a skipped cell is not a failure."""
         return not self.counts.get("failed") and not self.counts.get("pending")
 
 
@@ -42,10 +42,10 @@ def execute(
     plan: Plan, store: Store, executor: Executor, provenance: Mapping[str, Any] | None = None
 ) -> Outcome:
     """Makes what is missing and accounts for every cell. On Ctrl-C the account is written before
-    the exception goes on.
+    the exception propagates.
 
-    The account begins with what is finished and, for the rest, with what the last run found, so
-    that a run that is ended at any moment takes nothing from the board.
+    The account starts with the finished cells and, for the others, the last run's results, so a run
+    that is interrupted at any moment removes nothing from the board.
     """
     account = _Account(plan, store, dict(provenance or {}), executor.reporter.note)
     store.clean()
@@ -57,15 +57,15 @@ def execute(
             [cell.stage for cell in plan.cells if cell.stage],
             lambda: account.update(executor.failures),
         )
-        # Looking again at a finished suite makes nothing, so its board keeps its dates.
-        account.finish(made=executor.made)
+        # Rerunning a finished suite makes nothing, so its board keeps its dates.
+        account.finish(stages_made=executor.stages_made)
     finally:
         account.update(executor.failures, always=True)
-    return Outcome(counts=account.counts(), made=executor.made, file=account.path)
+    return Outcome(counts=account.counts(), stages_made=executor.stages_made, file=account.path)
 
 
 class _Account:
-    """What ``runs/<suite>.json`` says. ``tell``: what a person should know."""
+    """The content of ``runs/<suite>.json``. ``tell``: prints a line for the user."""
 
     def __init__(
         self, plan: Plan, store: Store, provenance: dict[str, Any], tell: Callable[[str], None]
@@ -82,7 +82,7 @@ class _Account:
     finished: str | None
 
     def _earlier(self, aloud: bool = False) -> dict[str, Any] | None:
-        """The account of the last run; ``None`` if there is none that can be read."""
+        """The account of the last run; ``None`` if there is no readable one."""
         try:
             return read_account(self.path) if self.path.is_file() else None
         except (OSError, ValueError) as error:
@@ -93,8 +93,8 @@ class _Account:
             return None
 
     def _say_what_is_replaced(self) -> None:
-        """Two suites of one name share one account: the second takes the first one's cells off the
-        board.
+        """Warns if this run removes cells from the board: two suites of the same name share one
+        account.
         """
         if self.earlier is None or self.plan.filtered:
             return
@@ -110,16 +110,16 @@ class _Account:
                 f"suite and leave the board"
             )
 
-    def finish(self, made: int) -> None:
-        """The run came to its end. Nothing made: the dates of the last run stay."""
+    def finish(self, stages_made: int) -> None:
+        """Sets the dates at the end of the run; those of the last run stay if nothing was made."""
         earlier = self.earlier
-        if made or earlier is None or not earlier["finished"]:
+        if stages_made or earlier is None or not earlier["finished"]:
             self.finished = _now()
         else:
             self.started, self.finished = earlier["started"], earlier["finished"]
 
     def refuse_damaged(self) -> None:
-        """Moves aside the results that cannot be used, so that they are made again."""
+        """Moves unusable results aside, so that they are made again."""
         for cell in self.plan.cells:
             if cell.stage and self.store.folder(cell.stage).is_dir():
                 wrong = self.store.fault(cell.stage) or self._read(cell.stage)[1]
@@ -134,7 +134,7 @@ class _Account:
         )
 
     def _read(self, key: str) -> tuple[str, str]:
-        """The status in a finished cell's record, and what is wrong with that record."""
+        """The status in a finished cell's record, and what is wrong with it; empty if nothing."""
         try:
             text = (self.store.folder(key) / RECORD_FILE).read_text(encoding="utf-8")
             return Record.from_json(text).status, ""
@@ -142,13 +142,13 @@ class _Account:
             return "failed", f"{RECORD_FILE} cannot be used: {one_line(str(error))}"
 
     def update(self, failures: Mapping[str, Failure], always: bool = False) -> None:
-        """Notes the cells that have come to an end, and writes if there are any new."""
+        """Adds the cells that have ended, and writes the file if there are new ones."""
         before = len(self.results)
         for index, cell in enumerate(self.plan.cells):
             if index not in self.results:
-                found = self._result(cell, failures)
-                if found is not None:
-                    self.results[index] = found
+                result = self._result(cell, failures)
+                if result is not None:
+                    self.results[index] = result
         if always or len(self.results) > before:
             self.write()
 
@@ -183,8 +183,8 @@ class _Account:
         }
 
     def write(self) -> None:
-        """Replaces the file. A part of a suite (``--seeds`` and the like) leaves the other cells of
-        the last run where they are; a cell without a result keeps what the last run found.
+        """Replaces the file. A partial run (``--seeds`` and the like) leaves the other cells of the
+        last run unchanged; a cell without a result keeps the last run's.
         """
         with self.store.writing(f"{self.path} cannot be written"):
             lock = self.store.lock(f"{self.plan.suite}.run")
@@ -206,8 +206,8 @@ class _Account:
         if self.plan.filtered:
             mine = {name: mine.get(name, cell) for name, cell in before.items()} | mine
         counted = Counter(entry.get("status", "pending") for entry in mine.values())
-        # What an earlier run of a part has words for, this one may have forgotten.
-        words = {one["name"]: one for one in [*known["metrics"], *self.plan.metrics]}
+        # An earlier partial run may have declared metrics that this one does not.
+        words = {metric["name"]: metric for metric in [*known["metrics"], *self.plan.metrics]}
         return {
             "suite": self.plan.suite,
             "description": self.plan.description,
@@ -231,8 +231,8 @@ def _now() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """``stages``: how many are missing, by kind; ``seconds``: of work, ``wall_seconds``: over the
-    slots; ``unknown``: kinds nobody timed.
+    """``stages``: how many are missing, by name; ``seconds``: total work; ``wall_seconds``: with
+    the slots working in parallel; ``unknown``: names of stages without any known duration.
     """
 
     stages: dict[str, int]
@@ -243,8 +243,8 @@ class Estimate:
 
 
 def estimate(plan: Plan, store: Store | None, jobs: int) -> Estimate:
-    """What is left to do: from the time such stages took in this store, else from what the testbed
-    declares.
+    """The remaining work, from the durations of such stages in this store, or else from what the
+    testbed declares.
     """
     timed: dict[str, list[float]] = {}
     for manifest in store.manifests() if store else ():
@@ -271,7 +271,7 @@ def estimate(plan: Plan, store: Store | None, jobs: int) -> Estimate:
 
 
 def _longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
-    """No number of slots is faster than this."""
+    """The seconds of the longest chain of stages: a lower bound for any number of slots."""
     ends: dict[str, float] = {}
     for key, stage in plan.stages.items():  # inputs stand before what needs them
         if key in seconds:

@@ -1,5 +1,5 @@
-"""Slots: where a stage can run at one time. One per CPU core, or one per GPU or group of GPUs; each
-has a worker process.
+"""Slots: each runs one stage at a time, in a worker process. One per CPU core, or one per GPU or
+group of GPUs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 
 from bench.errors import UserError
 
-#: glibc gives every large tensor fresh pages and takes them back at once; keeping them saves
-#: thousands of page faults a step. Bytes.
+#: glibc allocates fresh pages for every large tensor and returns them at once; keeping them saves
+#: thousands of page faults per step. Bytes.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 #: The variable that marks all processes of a worker.
 MARK = "CASTLEWALLS_WORKER"
-#: The longest line a worker says: the end of a log and a reason are far below it.
+#: The longest line a worker sends: a reason and the tail of a log are far below it.
 MESSAGE_BYTES = 2**20
 #: CPU threads beside a GPU. A constant: the number of slots must never change a result.
 GPU_THREADS = 4
@@ -33,9 +33,9 @@ GPU_THREADS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """``device``: ``cpu`` or ``cuda``; ``environment``: what makes the worker see its devices
-    alone; ``threads``: CPU threads of a process; ``processes``: how many make a distributed stage
-    together.
+    """``device``: ``cpu`` or ``cuda``; ``environment``: variables that restrict the worker to its
+    own devices; ``threads``: CPU threads per process; ``processes``: how many run a distributed
+    stage together.
     """
 
     name: str
@@ -57,8 +57,8 @@ def visible_gpus() -> list[str]:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return named[:count] if named else [str(index) for index in range(count)]
+    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return listed[:count] if listed else [str(index) for index in range(count)]
 
 
 def make_slots(
@@ -84,20 +84,20 @@ def make_slots(
         ]
     if device != "cuda":
         raise UserError(f"--device must be cpu or cuda, got {device!r}")
-    found = visible_gpus() if gpus is None else list(gpus)
-    if not found:
+    ids = visible_gpus() if gpus is None else list(gpus)
+    if not ids:
         raise UserError(
             "--device cuda: torch sees no CUDA device here (castlewalls doctor says more)"
         )
-    if len(found) % gpus_per_stage:
+    if len(ids) % gpus_per_stage:
         raise UserError(
             f"--gpus-per-stage {gpus_per_stage} must divide the number of GPUs, and torch sees "
-            f"{len(found)} "
-            f"({','.join(found)}): name the ones to use in CUDA_VISIBLE_DEVICES"
+            f"{len(ids)} "
+            f"({','.join(ids)}): name the ones to use in CUDA_VISIBLE_DEVICES"
         )
     groups = [
-        ",".join(found[first : first + gpus_per_stage])
-        for first in range(0, len(found), gpus_per_stage)
+        ",".join(ids[first : first + gpus_per_stage])
+        for first in range(0, len(ids), gpus_per_stage)
     ]
     return [
         Slot(
@@ -112,12 +112,12 @@ def make_slots(
 
 
 class Worker:
-    """A running :mod:`bench.engine.worker`, and a thread that puts what it says into ``events`` as
+    """A running :mod:`bench.engine.worker`, and a thread that puts its messages into ``events`` as
     ``(worker, message)``.
 
-    ``(worker, None)`` says that it has ended; a message that is no JSON comes as text. ``leads``:
-    whether it ends alone, with all it has started; else it is a part of the worker that starts it,
-    and shares its log (:mod:`bench.engine.ranks`).
+    ``(worker, None)`` means that it has ended; a message that is not JSON arrives as text.
+    ``leads``: whether it leads a process group that is killed as one; else it belongs to the worker
+    that starts it, and shares its log (:mod:`bench.engine.ranks`).
     """
 
     def __init__(
@@ -125,8 +125,8 @@ class Worker:
     ) -> None:
         self.slot, self.leads, self.over = slot, leads, False
         self.errors = tempfile.TemporaryFile()
-        # Whatever it starts inherits the mark, in a session of its own too, and is found by it.
-        # With the run in it, so that whoever looks for what a run left behind finds nobody else's.
+        # Every process it starts inherits the mark, even in a session of its own, and can be found
+        # by it. It holds the run's process id, so that one run's leftovers are told from another's.
         self.mark = f"{os.getpid()}-{uuid.uuid4().hex}"
         count = str(slot.threads)
         threads = dict.fromkeys(
@@ -141,7 +141,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors if leads else None,
             env={**ALLOCATOR, **os.environ, **threads, **fixed, **path, **mark, **slot.environment},
-            start_new_session=leads,  # Ctrl-C is for the run, which then ends its workers
+            start_new_session=leads,  # Ctrl-C reaches the run only, which then ends its workers
         )
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
 
@@ -159,14 +159,14 @@ class Worker:
         events.put((self, None))
 
     def send(self, task: Mapping[str, Any]) -> None:
-        """Hands over a task. A worker that has just died is noticed by its thread."""
+        """Sends a task. If the worker has just died, its thread notices."""
         assert self.process.stdin is not None
         with suppress(OSError, ValueError):
             self.process.stdin.write(json.dumps(task).encode() + b"\n")
             self.process.stdin.flush()
 
     def kill(self) -> None:
-        """Ends it now, with all it has started; does not wait."""
+        """Kills it and its process group; does not wait."""
         if self.leads:
             with suppress(ProcessLookupError, PermissionError):  # gone; macOS says the second
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -174,7 +174,7 @@ class Worker:
             self.process.kill()
 
     def end(self) -> None:
-        """Ends it and whatever it has started, children in sessions of their own among them, and
+        """Kills it and every process it has started, including those in sessions of their own, and
         waits until it is gone.
         """
         if self.over:
@@ -187,7 +187,7 @@ class Worker:
             self.process.wait(timeout=10)
 
     def ended(self) -> str:
-        """How it ended, in words. What it had started ends too."""
+        """How it ended, in words. Also ends every process it had started."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1)  # it closed its pipe, and may still be there
         code = self.process.poll()
@@ -199,13 +199,13 @@ class Worker:
         return f"the worker process died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
     def last_words(self) -> str:
-        """The end of what it wrote to standard error outside any stage."""
+        """The tail of its standard error from outside any stage."""
         self.errors.seek(0)
         return self.errors.read()[-4000:].decode(errors="replace")
 
 
 def kill_marked(mark: str) -> None:
-    """Ends every process that was started, however indirectly, by the worker with this mark."""
+    """Kills every process started, directly or indirectly, by the worker with this mark."""
     import psutil  # only needed where something ends
 
     for process in psutil.process_iter():

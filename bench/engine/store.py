@@ -1,13 +1,16 @@
-"""The store: finished stages by key, and the runs that point at them. All durability is here.
+"""The store: finished stages by key, and the runs that refer to them. All durability is here.
 
-stages/<aa>/<key>/ one finished stage: its results and stage.json; appears whole, by a rename, and
-is never changed again tmp/<key>.<unique>/ a stage being made; worthless once the lock on its key is
-free partial/<key>/ what a long stage that was cut short has got done; of use to the next run that
-makes the key locks/<key>.lock held (flock) by the run that is making the key; freed by the kernel
-when that run dies runs/<suite>.json which record belongs to which cell of a suite, in its last run
+- ``stages/<aa>/<key>/``: one finished stage, its results and stage.json. It appears complete, by a
+  rename, and never changes again.
+- ``tmp/<key>.<unique>/``: a stage being made; worthless once the lock on its key is free.
+- ``partial/<key>/``: the saved progress of a long stage that was interrupted, for the next run
+  that makes the key.
+- ``locks/<key>.lock``: held (flock) by the run that is making the key; freed by the kernel when
+  that run dies.
+- ``runs/<suite>.json``: which record belongs to which cell of a suite, in its last run.
 
-What is made gets the rights of the store's folder for its group and for others, so that people can
-share one.
+Everything made gets the store folder's permissions for its group and others, so that several users
+can share a store.
 """
 
 from __future__ import annotations
@@ -33,30 +36,30 @@ from bench.text import said_by
 
 LOG = "log.txt"  # what a stage printed
 GRAVE = ".dead."
-PARTIAL_DAYS = 30  # what no run has come back to in so long is removed
+PARTIAL_DAYS = 30  # partial work is removed if no run has resumed it for so long
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an exception, or one behind it, says that the disk is full. Some libraries keep only
-    the message.
+    """Whether an exception, or one of its causes, says that the disk is full. Some libraries keep
+    only the message.
     """
-    seen: BaseException | None = error
-    behind: set[int] = set()  # `raise error from error` stands behind itself
-    while seen is not None and id(seen) not in behind:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+    current: BaseException | None = error
+    visited: set[int] = set()  # `raise error from error` makes an error its own cause
+    while current is not None and id(current) not in visited:
+        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left on device" in (said_by(seen) or ""):
+        if "No space left on device" in (said_by(current) or ""):
             return True
-        behind.add(id(seen))
-        seen = seen.__cause__ or seen.__context__
+        visited.add(id(current))
+        current = current.__cause__ or current.__context__
     return False
 
 
 class Store:
-    """A folder. Made on construction; raises :class:`UserError` in one line if that, or writing
-    into it, is not possible.
+    """A folder, made on construction. Raises :class:`UserError`, one line, if it cannot be made or
+    written.
 
-    ``read_only``: to look into one that exists; nothing is made, and it need not be writable.
+    ``read_only``: to read an existing store; nothing is made, and it need not be writable.
     """
 
     def __init__(self, root: str | Path, *, read_only: bool = False) -> None:
@@ -83,7 +86,7 @@ class Store:
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Turns a failure to write into one clear line."""
+        """Turns a failure to write into a :class:`UserError` of one line."""
         try:
             yield
         except OSError as error:
@@ -91,12 +94,12 @@ class Store:
             raise UserError(f"{what}: {reason}") from error
 
     def folder(self, key: str) -> Path:
-        """Where a finished stage stands, or will."""
+        """The folder of a finished stage, whether it exists yet or not."""
         return self.root / "stages" / key[:2] / key
 
     def finished(self, key: str) -> bool:
-        """Whether a stage is there, whole: its manifest can be read, and every file it names has
-        its size.
+        """Whether a complete stage is in the store: its manifest is readable, and every file in it
+        has its size.
         """
         folder = self.folder(key)
         if not (folder / MANIFEST).is_file():
@@ -106,8 +109,8 @@ class Store:
         return key in self._whole
 
     def fault(self, key: str) -> str:
-        """What is wrong with a stage that is there, its files' hashes looked at, once a process;
-        empty if nothing is.
+        """What is wrong with a stage in the store, its files' hashes included; empty if nothing.
+        Checked once per process.
         """
         if key in self._checked and self.finished(key):
             return ""
@@ -117,8 +120,8 @@ class Store:
         return wrong
 
     def put_aside(self, key: str) -> Path:
-        """Moves a stage that cannot be used into ``tmp/``, where it is left for a person to look
-        at, and returns that path.
+        """Moves an unusable stage into ``tmp/``, where it stays for inspection, and returns its new
+        path.
         """
         aside = self.root / "tmp" / f".damaged.{key[:16]}.{uuid.uuid4().hex[:8]}"
         with (
@@ -137,7 +140,7 @@ class Store:
         return read_manifest(self.folder(key))
 
     def manifests(self) -> Iterator[dict[str, Any]]:
-        """Of every finished stage, in no order; of those that can be read."""
+        """The readable manifests of all finished stages, in no order."""
         for path in (self.root / "stages").glob(f"*/*/{MANIFEST}"):
             with suppress(OSError, ValueError):
                 yield read_manifest(path.parent)
@@ -165,75 +168,74 @@ class Store:
             return None
 
     def new_folder(self, key: str) -> Path:
-        """A name for making ``key`` in; the worker makes the folder. The lock on ``key`` must be
+        """A new path to make ``key`` in; the worker creates the folder. The lock on ``key`` must be
         held.
         """
         return self.root / "tmp" / f"{key}.{uuid.uuid4().hex[:12]}"
 
     def partial(self, key: str) -> Path:
-        """Where a stage keeps what it has got done so far, for the next to make ``key`` if it is
-        cut short; made when it is needed. The lock on ``key`` must be held.
+        """The folder where a stage saves its progress, for the next run that makes ``key`` if this
+        one is interrupted; created when needed. The lock on ``key`` must be held.
         """
         return self.root / "partial" / key
 
     def clean(self) -> None:
-        """Removes what dead runs left in ``tmp/``: folders whose key nobody holds; and in
-        ``partial/`` what is finished by now or has been left for :data:`PARTIAL_DAYS`. What another
-        user's rights keep stays.
+        """Removes what dead runs left behind: in ``tmp/`` folders whose key is not locked, in
+        ``partial/`` progress of stages that are finished by now or unused for :data:`PARTIAL_DAYS`.
+        What permissions do not allow to remove stays.
         """
-        for left in (self.root / "partial").glob("*"):
+        for leftover in (self.root / "partial").glob("*"):
             with suppress(UserError, OSError):
-                lock = self.try_lock(left.name)
+                lock = self.try_lock(leftover.name)
                 if lock is not None:
-                    newest = max(path.stat().st_mtime for path in [left, *left.rglob("*")])
-                    if self.finished(left.name) or time.time() - newest > PARTIAL_DAYS * 86_400:
-                        shutil.rmtree(left, ignore_errors=True)
+                    newest = max(path.stat().st_mtime for path in [leftover, *leftover.rglob("*")])
+                    if self.finished(leftover.name) or time.time() - newest > PARTIAL_DAYS * 86_400:
+                        shutil.rmtree(leftover, ignore_errors=True)
                     lock.release()
-        for left in (self.root / "tmp").iterdir():
-            if left.name.startswith(GRAVE):
-                shutil.rmtree(left, ignore_errors=True)
-            elif not left.name.startswith("."):
+        for leftover in (self.root / "tmp").iterdir():
+            if leftover.name.startswith(GRAVE):
+                shutil.rmtree(leftover, ignore_errors=True)
+            elif not leftover.name.startswith("."):
                 with suppress(UserError, OSError):
-                    lock = self.try_lock(left.name.partition(".")[0])
+                    lock = self.try_lock(leftover.name.partition(".")[0])
                     if lock is not None:
-                        discard(left)
+                        discard(leftover)
                         lock.release()
 
 
 def discard(folder: Path) -> None:
-    """Removes an unfinished stage. It is renamed first, so that a dying worker cannot put half of
-    it in place.
+    """Removes an unfinished stage. It is renamed first, so that a dying worker cannot commit half
+    of it.
     """
     if not folder.exists():
         return
     grave = folder.with_name(f"{GRAVE}{uuid.uuid4().hex}")
     try:
         folder.rename(grave)
-    except FileNotFoundError:  # its worker finished it after all
+    except FileNotFoundError:  # its worker committed it meanwhile
         return
     shutil.rmtree(grave, ignore_errors=True)
 
 
-def commit(made: Path, final: Path, manifest: dict[str, Any]) -> None:
-    """Writes the manifest into ``made``, forces all of it to the disk, and puts it in place in one
-    step.
+def commit(unfinished: Path, final: Path, manifest: dict[str, Any]) -> None:
+    """Writes the manifest into ``unfinished``, syncs everything to disk, and renames the folder to
+    ``final``.
 
-    Where ``final`` exists already, the other's work stands and this one's is removed: equal keys
-    mean equal results.
+    If ``final`` exists already, it stays and this result is removed: equal keys mean equal results.
     """
-    manifest = manifest | {"files": file_hashes(made)}
-    (made / MANIFEST).write_text(json.dumps(manifest, sort_keys=True, indent=1))
+    manifest = manifest | {"files": file_hashes(unfinished)}
+    (unfinished / MANIFEST).write_text(json.dumps(manifest, sort_keys=True, indent=1))
     make_folder(final.parent)
-    for path in [*made.rglob("*"), made]:
+    for path in [*unfinished.rglob("*"), unfinished]:
         if not path.is_symlink():
             _share(path, final.parent)
             _sync(path)
     try:
-        made.rename(final)
+        unfinished.rename(final)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     _sync(final.parent)
 
 
@@ -250,7 +252,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """A folder with the rights of the one it is in."""
+    """Makes a folder with the permissions of its parent."""
     if not path.is_dir():
         if not path.parent.is_dir():
             make_folder(path.parent)
@@ -259,13 +261,13 @@ def make_folder(path: Path) -> None:
 
 
 def _shared(folder: Path) -> int:
-    """The bits for reading and writing that the group and others have on ``folder``."""
+    """The read and write bits of the group and others on ``folder``."""
     return stat.S_IMODE(folder.stat().st_mode) & 0o066
 
 
 def _share(path: Path, folder: Path) -> None:
-    """Gives ``path`` what the group and others may do in ``folder``, whatever this user's umask;
-    never takes a right away.
+    """Gives ``path`` the permissions of the group and others on ``folder``, whatever the umask;
+    never removes a permission.
     """
     mode, more = stat.S_IMODE(path.stat().st_mode), _shared(folder)
     if path.is_dir():
@@ -276,20 +278,20 @@ def _share(path: Path, folder: Path) -> None:
 
 
 def _no_lock(path: Path, error: Exception) -> str:
-    """One line about a lock that cannot be taken: whose it is, and what would help."""
+    """One line about a lock that cannot be taken: its owner, and a remedy."""
     reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(
         str(error).split()
     )
     if isinstance(error, PermissionError) and path.exists():
-        found = path.stat()
+        status = path.stat()
         try:
-            owner = pwd.getpwuid(found.st_uid).pw_name
+            owner = pwd.getpwuid(status.st_uid).pw_name
         except KeyError:
-            owner = f"user {found.st_uid}"
+            owner = f"user {status.st_uid}"
         umask = os.umask(0o077)
         os.umask(umask)
         reason += (
-            f" (of {owner}, mode {stat.S_IMODE(found.st_mode):03o}; your umask is "
+            f" (of {owner}, mode {stat.S_IMODE(status.st_mode):03o}; your umask is "
             f"{umask:03o}): its owner can run chmod g+rw"
         )
     elif not isinstance(error, PermissionError) and not is_disk_full(error):

@@ -1,9 +1,9 @@
-"""What a process holds for all code in it, and a plugin could leave changed for the next: torch's
-switches, folder, environment.
+"""The global state of a process that a plugin could leave changed for later code: torch's
+switches, the working folder, the environment.
 
-A worker puts all of it back before each stage, the state of the global random generators too, so
-that no result depends on what ran before. After a third party's plugin it is compared: a plugin
-that moves a switch changes what the harness computes around it.
+A worker restores it before each stage, including the global random generators, so that no result
+depends on what ran before. After a third-party plugin it is compared: a plugin that changes a
+switch changes what the harness computes around it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-#: Variables that accelerate, which trains for us, sets as it goes.
+#: Prefixes of variables that accelerate, which runs our training, and other libraries set.
 LIBRARIES = (
     "ACCELERATE_",
     "FSDP_",
@@ -27,13 +27,13 @@ LIBRARIES = (
     "COV_",
     "COVERAGE_",
 )
-#: Python rounds with the same processor flags as torch on this thread: half of the smallest normal
-#: number is 0 if they are flushed.
+#: Python uses the same processor flags as torch on this thread: half of the smallest normal number
+#: is 0 if denormal numbers are flushed.
 _SMALLEST = sys.float_info.min
 
 
 class Surroundings:
-    """The state of this process as it was when this object was made."""
+    """A snapshot of this process's global state, taken on construction."""
 
     def __init__(self) -> None:
         self.switches = {name: get() for name, (get, _) in _switches().items()}
@@ -41,7 +41,7 @@ class Surroundings:
         self.environment = dict(os.environ)
 
     def restore(self) -> None:
-        """Puts everything back, and the global random generators to one fixed state."""
+        """Restores everything, and sets the global random generators to one fixed state."""
         for name, (get, put) in _switches().items():
             if name in self.switches and get() != self.switches[name]:
                 with suppress(RuntimeError, ValueError):
@@ -58,27 +58,27 @@ class Surroundings:
         if "torch" in sys.modules:
             sys.modules["torch"].manual_seed(0)
 
-    def moved(self) -> str:
-        """What is not as it was, with the values, in words; empty if all is. Random generators do
-        not count: they are put back.
+    def changes(self) -> str:
+        """What has changed since the snapshot, with the values, in words; empty if nothing. Random
+        generators do not count: :meth:`restore` resets them.
         """
-        found = [
+        changed = [
             f"{name} ({self.switches[name]} -> {now})"
             for name, (get, _) in _switches().items()
             if name in self.switches and (now := get()) != self.switches[name]
         ]
         if _folder() != self.folder:
-            found.append(f"working folder ({self.folder} -> {_folder() or 'one that is gone'})")
+            changed.append(f"working folder ({self.folder} -> {_folder() or 'one that is gone'})")
         names = {
             name
             for name in {*os.environ, *self.environment}
             if os.environ.get(name) != self.environment.get(name) and not name.startswith(LIBRARIES)
         }
         if names:
-            found.append(
+            changed.append(
                 f"environment ({', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''})"
             )
-        return ", ".join(found)
+        return ", ".join(changed)
 
 
 def _folder() -> Path | None:
@@ -92,7 +92,7 @@ _Switch = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
 def _switches() -> Mapping[str, _Switch]:
-    """Name -> how it is read and how it is set; empty in a process that has not loaded torch."""
+    """Name -> (getter, setter); empty in a process that has not loaded torch."""
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is None or numpy is None:
         return {}
@@ -140,11 +140,11 @@ def _switches() -> Mapping[str, _Switch]:
 
 
 def _hidden_switches(torch: Any, attribute: Callable[[Any, str], _Switch]) -> dict[str, _Switch]:
-    """Those that torch documents little or not at all."""
+    """The switches that torch documents little or not at all."""
     modules, cores, paths = torch.nn.modules.module, torch._C, torch.backends
     switches: dict[str, _Switch] = {
-        # What is hung on every network, and what is put before every call of torch's: also where
-        # the plugin's own call is over.
+        # Hooks on every network and modes around every torch call stay active after the plugin's
+        # own call has returned.
         "hooks on all modules": (
             lambda: sum(len(getattr(modules, name)) for name in _HOOKS),
             lambda value: _clear(modules),
@@ -156,9 +156,9 @@ def _hidden_switches(torch: Any, attribute: Callable[[Any, str], _Switch]) -> di
         "NNPACK": (cores._get_nnpack_enabled, cores._set_nnpack_enabled),
         "einsum's path": attribute(paths.opt_einsum, "enabled"),
     }
-    for kind in ("fp16", "bf16"):
-        name = f"allow_{kind}_reduced_precision_reduction"
-        switches[f"{kind} sums"] = attribute(torch.backends.cuda.matmul, name)
+    for dtype in ("fp16", "bf16"):
+        name = f"allow_{dtype}_reduced_precision_reduction"
+        switches[f"{dtype} sums"] = attribute(torch.backends.cuda.matmul, name)
     for device in ("cpu", "cuda"):
         switches[f"autocast on {device}"] = (
             lambda device=device: (
@@ -188,7 +188,7 @@ def _clear(modules: Any) -> None:
 
 
 def _readable(get: Callable[[], Any]) -> bool:
-    """Whether this version of torch has the switch, and lets it be read in its present state."""
+    """Whether this version of torch has the switch and can read it in its current state."""
     try:
         get()
     except (AttributeError, RuntimeError):

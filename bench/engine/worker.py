@@ -1,12 +1,12 @@
 """A worker: a process that keeps torch loaded and runs one stage after another for the run that
 started it.
 
-Tasks come as lines of JSON on standard input and results leave as lines of JSON on what was
-standard output, so the two sides share no memory, no lock and no pickle, and a worker that is
-killed at any moment harms nobody. When the run dies, standard input closes and the worker ends
-itself. Everything a plugin prints goes to ``log.txt`` in the stage's folder.
+Tasks arrive as lines of JSON on standard input and results leave as lines of JSON on the original
+standard output. The two sides share no memory, no lock and no pickle, so a worker can be killed at
+any moment without harm. When the run dies, standard input closes and the worker exits. Everything a
+plugin prints goes to ``log.txt`` in the stage's folder.
 
-Stages are looked up in the table ``STAGES`` of a module, named by its dotted name or its file.
+Stages are looked up in the table ``STAGES`` of a module, given by its dotted name or its file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bench.plugin_file import Source, Watch, check, tell
 from bench.text import REASON_LENGTH, one_line, said_by, tail
 
 PROGRESS_SECONDS = 0.2
-#: What a stage's log may hold, and how often that is looked at while it runs.
+#: The largest log of a stage, and how often its size is checked while the stage runs.
 LOG_BYTES, LOG_SECONDS = 2**20, 1.0
 
 
@@ -59,11 +59,11 @@ def load_stages(source: str) -> Mapping[str, StageKind]:
 def run_stage(
     kinds: Mapping[str, StageKind], task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """Makes one stage and puts it in the store. ``task`` is what
-    :meth:`bench.engine.executor.Executor` sends.
+    """Makes one stage and commits it to the store. ``task``: what
+    :class:`bench.engine.executor.Executor` sends.
 
-    Returns ``{"ok": True, "cost": ...}``, or ``{"ok": False, "reason", "trace", "retry"}``; raises
-    nothing.
+    Returns ``{"ok": True, "cost": ...}``, or ``{"ok": False, "reason", "trace", "retry"}``; never
+    raises.
     """
     out = Path(task["folder"])
     try:
@@ -93,8 +93,8 @@ def run_stage(
 def run_rank(
     kinds: Mapping[str, StageKind], task: Mapping[str, Any], send: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """One rank's part of a distributed stage, into its folder, for
-    :func:`bench.engine.ranks.run_ranks`. Returns as :func:`run_stage`.
+    """Runs one rank's part of a distributed stage in its folder, for
+    :func:`bench.engine.ranks.run_ranks`. Returns the same as :func:`run_stage`.
     """
     try:
         return {
@@ -133,22 +133,22 @@ def _failure(error: BaseException, task: Mapping[str, Any]) -> dict[str, Any]:
 def _measured(
     kind: StageKind, task: Mapping[str, Any], out: Path, send: Callable[[dict[str, Any]], None]
 ) -> dict[str, float]:
-    said = 0.0
+    last_sent = 0.0
 
     def progress(done: int, total: int, what: str = "") -> None:
-        nonlocal said
+        nonlocal last_sent
         now = time.monotonic()
-        if now - said >= PROGRESS_SECONDS or done >= total:
-            said = now
+        if now - last_sent >= PROGRESS_SECONDS or done >= total:
+            last_sent = now
             send({"progress": [done, total, what]})
 
     _forget_peak_memory()
     started = time.monotonic()
     partial = task["context"].get("partial")
     if partial is not None and Path(partial).exists() and not os.access(partial, os.W_OK):
-        partial = None  # another user's, in a store that several share
-    given = {**task["context"], "partial": None if partial is None else Path(partial)}
-    context = StageContext(progress=progress, **given)
+        partial = None  # another user's, in a shared store
+    fields = {**task["context"], "partial": None if partial is None else Path(partial)}
+    context = StageContext(progress=progress, **fields)
     inputs = {role: Path(folder) for role, folder in task["inputs"].items()}
     plugins = [Source(**source) for source in task.get("plugins", ())]
     with ExitStack() as stack:
@@ -160,10 +160,10 @@ def _measured(
         try:
             extra = kind.run(task["params"], inputs, out, context) or {}
         except Exception as error:
-            # What fails after a switch was moved fails for that, wherever it does.
-            if plugins and (moved := _moved(plugins)):
+            # A failure after a switch was changed is blamed on that change.
+            if plugins and (changes := _changes(plugins)):
                 raise UserError(
-                    f"{moved}; what failed then: {type(error).__name__}: {said_by(error)}"
+                    f"{changes}; what failed then: {type(error).__name__}: {said_by(error)}"
                 ) from error
             raise
     if plugins:
@@ -178,11 +178,11 @@ def _measured(
 
 
 def _check_plugins(plugins: Sequence[Source], watches: Sequence[Watch]) -> None:
-    """Raises :class:`UserError` if third parties' plugins left something changed that all code
-    shares, or read a file that no key holds.
+    """Raises :class:`UserError` if third-party plugins left global state changed, or read a file
+    that is in no key.
     """
-    if moved := _moved(plugins):
-        raise UserError(f"{moved}; put it back before returning")
+    if changes := _changes(plugins):
+        raise UserError(f"{changes}; put it back before returning")
     known = {name for plugin in plugins for name in plugin.hashes}
     unknown = sorted({str(path) for watch in watches for path in watch.read} - known)
     if unknown:
@@ -192,12 +192,12 @@ def _check_plugins(plugins: Sequence[Source], watches: Sequence[Watch]) -> None:
         )
 
 
-def _moved(plugins: Sequence[Source]) -> str:
-    """That plugins left something changed, and what; empty if they did not."""
-    moved = _pristine[0].moved() if _pristine else ""
+def _changes(plugins: Sequence[Source]) -> str:
+    """A message that names the global state that plugins left changed; empty if they did not."""
+    changes = _pristine[0].changes() if _pristine else ""
     return (
-        f"{_names(plugins)} left changed what all code in its process shares: {moved}"
-        if moved
+        f"{_names(plugins)} left changed what all code in its process shares: {changes}"
+        if changes
         else ""
     )
 
@@ -207,18 +207,18 @@ def _names(plugins: Sequence[Source]) -> str:
 
 
 def _forget_peak_memory() -> None:
-    """Linux can start the peak anew; elsewhere it stays the process's."""
+    """Resets the peak. Linux can do so; elsewhere the peak is the process's."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     torch = sys.modules.get("torch")
-    # else there is nothing to forget, and no GPU chosen yet
+    # otherwise there is nothing to reset, and no GPU chosen yet
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory() -> int:
-    """Peak resident bytes since :func:`_forget_peak_memory`, or of the process where the system
-    does not say.
+    """Peak resident bytes since :func:`_forget_peak_memory`, or since the process started where the
+    system cannot tell.
     """
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -237,8 +237,8 @@ def _gpu_peak(device: str) -> dict[str, float]:
 
 
 class _Output:
-    """Sends file descriptors 1 and 2 to a file, C libraries' prints included, and back. The file's
-    middle is dropped when it grows beyond :data:`LOG_BYTES`.
+    """Redirects file descriptors 1 and 2 to a file, including output of C libraries, and restores
+    them. The middle of the file is dropped if it exceeds :data:`LOG_BYTES`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -282,14 +282,14 @@ class _Output:
 def _read_tasks(tasks: queue.SimpleQueue[dict[str, Any]]) -> None:
     for line in sys.stdin:
         tasks.put(json.loads(line))
-    os._exit(0)  # the run is gone, or wants no more
+    os._exit(0)  # the run is gone or has no more tasks
 
 
 _pristine: list[Surroundings] = []
 
 
 def _prepare(task: dict[str, Any]) -> Mapping[str, StageKind]:
-    """Everything a stage needs in this process, which is put back to what it was when it began."""
+    """Restores this process to its initial state and loads what the stage needs."""
     kinds = load_stages(task["stages"])
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -297,8 +297,10 @@ def _prepare(task: dict[str, Any]) -> Mapping[str, StageKind]:
         if task["context"]["device"] == "cuda":
             precision = importlib.import_module("bench.diffusion.precision")
             precision.exact_float32()
-            for told in (task, task["context"]):
-                told["provenance"] = told["provenance"] | {"gpu_numerics": precision.gpu_numerics()}
+            for holder in (task, task["context"]):
+                holder["provenance"] = holder["provenance"] | {
+                    "gpu_numerics": precision.gpu_numerics()
+                }
     if not _pristine:
         _pristine.append(Surroundings())
     _pristine[0].restore()
@@ -307,8 +309,8 @@ def _prepare(task: dict[str, Any]) -> Mapping[str, StageKind]:
 
 
 def _load_plugins(task: Mapping[str, Any]) -> None:
-    """Third parties' plugins that this stage runs, and no others. Raises :class:`UserError` for one
-    that is not what was planned, or that changes what all code shares.
+    """Loads the third-party plugins that this stage runs, and no others. Raises :class:`UserError`
+    for one that is not what was planned, or that changes global state on import.
     """
     plugins = [Source(**source) for source in task.get("plugins", ())]
     for plugin in plugins:
@@ -319,10 +321,10 @@ def _load_plugins(task: Mapping[str, Any]) -> None:
             dict.fromkeys((plugin.group, plugin.name) for plugin in plugins if not plugin.file)
         )
         importlib.import_module("bench.registry").use(files, only)
-        if plugins and (moved := _pristine[0].moved()):
+        if plugins and (changes := _pristine[0].changes()):
             raise UserError(
                 f"{_names(plugins)} changes, when it is imported, what all code in its process "
-                f"shares: {moved}"
+                f"shares: {changes}"
             )
 
 
@@ -333,7 +335,7 @@ def serve(answers: TextIO) -> None:
     saying = threading.Lock()
 
     def send(message: dict[str, Any]) -> None:
-        # whoever closed the pipe is noticed at the other end
+        # a closed pipe is noticed at the other end
         with saying, suppress(OSError, ValueError):
             answers.write(json.dumps(message) + "\n")
             answers.flush()

@@ -34,7 +34,7 @@ if __name__ == "__main__":
     outcome = execute(lab.plan(), lab.store, executor)
     print(
         json.dumps(
-            {"made": outcome.made, "elsewhere": len(lab.reporter.keys("elsewhere"))}
+            {"made": outcome.stages_made, "elsewhere": len(lab.reporter.keys("elsewhere"))}
             | outcome.counts
         )
     )

@@ -80,13 +80,13 @@ def test_a_damaged_result_is_named_moved_aside_and_made_again(matrix, name, text
     good = path.read_bytes()
     path.unlink() if text is None else path.write_text(text)
     outcome, reporter = run(matrix)
-    assert outcome.counts["ok"] == 1 and outcome.made == 1
+    assert outcome.counts["ok"] == 1 and outcome.stages_made == 1
     (line,) = reporter.keys("note")
     assert line.startswith("record tiny one none") and name in line and "made again" in line
     if name == "value.json":
         assert path.read_bytes() == good
     outcome, reporter = run(matrix)
-    assert outcome.made == 0 and reporter.keys("note") == []
+    assert outcome.stages_made == 0 and reporter.keys("note") == []
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"cells": 3}'])
@@ -94,7 +94,7 @@ def test_a_damaged_account_is_named_and_written_anew(matrix, text):
     outcome, _ = run(matrix)
     outcome.file.write_text(text)
     again, reporter = run(matrix)
-    assert again.counts["ok"] == 1 and again.made == 0
+    assert again.counts["ok"] == 1 and again.stages_made == 0
     assert any("fake.json cannot be read" in line for line in reporter.keys("note"))
     assert len(read_runs(matrix.store.root)[0].records) == 1
 
