@@ -1,3 +1,3 @@
-"""Arrays -> numbers: pure functions that know nothing of stores, plugins or testbeds. Imports
-nothing by itself.
+"""Arrays -> numbers: pure functions, independent of stores, plugins and testbeds. The package
+itself imports nothing.
 """

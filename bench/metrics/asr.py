@@ -16,12 +16,12 @@ the calibrated threshold **or** is recognised under a declared set of changes
 (:mod:`bench.metrics.recognition`). Why that, and not a smaller distance or a trained network:
 
 * its unit is the explained share of variance, so its thresholds mean the same for every target. The
-  distance's threshold varies 15-fold between targets, half of the best constant image deciding
-  nearly always, so plain rates of two targets do not compare;
+  distance's threshold varies 15-fold between targets (half of the best constant image decides
+  nearly always), so plain rates of two targets are not comparable;
 * contrast, brightness and colour are fitted in closed form and shifts tried exhaustively: a person
   can check why a sample counts;
-* its false alarms are bounded by clean real images, and the share among held-out ones, which set no
-  threshold, is in every record.
+* its false alarms are bounded by clean real images, and the share among held-out ones, which do not
+  set any threshold, is in every record.
 
 A defense whose robust rate is above its plain rate by more than :data:`EVASION_MARGIN` has moved
 samples away from the metric, not from the target: :func:`evades`, a flag on its cell.

@@ -1,16 +1,16 @@
-"""What a conditional generator draws for the adversary's class, and what classifiers make of the
+"""What a conditional generator draws for the adversary's class, and how classifiers respond to the
 trigger: shares with intervals.
 
 Pan et al. 2024 (arXiv 2311.02373, section 4, figures 2 and 3) sort the images drawn for the target
 class into four groups:
 
-    G1  trigger, another class        G2  trigger, the class asked for
-    G3  no trigger, another class     G4  no trigger, the class asked for
+    G1  trigger, another class        G2  trigger, the requested class
+    G3  no trigger, another class     G4  no trigger, the requested class
 
-Amplification is the share with the trigger, G1 + G2, over p_t, the poisoned share of what the
-training set holds under the target label: above 1 the generator draws the trigger more often than
-it was shown it. Which class and whether a trigger are classifiers' verdicts, so a share no larger
-than their error says nothing: :func:`below_error`.
+Amplification is the share with the trigger, G1 + G2, over p_t, the poisoned share of the training
+rows with the target label: above 1 the generator draws the trigger more often than it occurs in
+its training data. The class and the presence of a trigger are decided by classifiers, so a share no
+larger than their error means nothing: :func:`below_error`.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Composition:
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonRates:
-    """The two ways to count a poison rate. ``of_all``: poisoned rows over all rows, as the paper's
-    plots and code do; ``of_non_target``: poisoned rows of other classes than the target over all
-    rows of those, as its text does; ``None`` without any.
+    """The two definitions of a poison rate. ``of_all``: poisoned rows over all rows, as in the
+    paper's plots and code. ``of_non_target``: poisoned rows of classes other than the target over
+    all rows of those classes, as in its text; ``None`` if there are no such rows.
     """
 
     of_all: float
@@ -80,8 +80,8 @@ class PoisonRates:
 def composition(has_trigger: Tensor, mismatch: Tensor) -> Composition:
     """The groups of n > 0 images drawn for one class.
 
-    has_trigger: (n,) bool, a trigger was recognised; mismatch: (n,) bool, another class than the
-    one asked for was. Raises ``ValueError`` on another type or shape.
+    has_trigger: (n,) bool, a trigger was recognised; mismatch: (n,) bool, a class other than the
+    requested one was. Raises ``ValueError`` on another type or shape.
     """
     _check_rows(torch.bool, has_trigger=has_trigger, mismatch=mismatch)
     groups = [
@@ -107,7 +107,7 @@ def poisoned_share(poisoned: Tensor, labels: Tensor, target: int) -> float:
 
 
 def poison_rates(poisoned: Tensor, labels_before: Tensor, target: int) -> PoisonRates:
-    """The poison rate in both countings.
+    """The poison rate by both definitions.
 
     poisoned: (n > 0,) bool; labels_before: (n,) int64, the labels **before** relabelling.
     """
@@ -121,10 +121,10 @@ def poison_rates(poisoned: Tensor, labels_before: Tensor, target: int) -> Poison
 
 
 def amplification(trigger_ratio: float, poisoned_share: float) -> float | None:
-    """``trigger_ratio / poisoned_share``, above 1 if the generator draws the trigger more often
-    than it saw it; ``None`` for p_t = 0.
+    """``trigger_ratio / poisoned_share``: above 1 if the generator draws the trigger more often
+    than it occurs in the training data; ``None`` for p_t = 0.
 
-    Both in [0, 1]. p_t being exact, the ends of the trigger ratio's interval give the ends of the
+    Both in [0, 1]. Since p_t is exact, the bounds of the trigger ratio's interval give those of the
     amplification's.
     """
     for name, value in (("trigger_ratio", trigger_ratio), ("poisoned_share", poisoned_share)):
@@ -134,12 +134,12 @@ def amplification(trigger_ratio: float, poisoned_share: float) -> float | None:
 
 
 def below_error(rate: float, n: int, classifier_error: float) -> bool:
-    """Whether ``rate``, found on n images, may be nothing but the classifier's false alarms: its 95
-    % interval begins below them.
+    """Whether ``rate``, measured on n images, could be due to the classifier's false alarms alone:
+    its 95 % interval begins below them.
 
     rate, classifier_error: in [0, 1]. The error was itself measured on a finite number of images:
-    hand in the upper end of its interval to be strict. A classifier without any error casts no
-    doubt on any rate.
+    pass the upper bound of its interval to be strict. A classifier without any error casts no doubt
+    on any rate.
     """
     for name, value in (("rate", rate), ("classifier_error", classifier_error)):
         if not 0 <= value <= 1:
@@ -148,7 +148,7 @@ def below_error(rate: float, n: int, classifier_error: float) -> bool:
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> Proportion:
-    """TA: the share of n > 0 clean images whose class is predicted rightly. Both (n,) int64. High
+    """TA: the share of n > 0 clean images whose class is predicted correctly. Both (n,) int64. High
     is good.
     """
     _check_rows(torch.int64, predicted=predicted, labels=labels)
@@ -157,11 +157,11 @@ def accuracy(predicted: Tensor, labels: Tensor) -> Proportion:
 
 def attack_success(predicted: Tensor, labels: Tensor, target: int) -> Proportion:
     """ASR of a classifier: the share of images with the trigger, **not of the target class**, that
-    are predicted to be of it.
+    are classified as the target class.
 
     predicted: (n,) int64, for images with the trigger; labels: (n,) int64, their true classes. Rows
-    of the target class do not count: predicting it is right for them. Low is good for the defender.
-    Raises ``ValueError`` if no other rows are left.
+    of the target class do not count: predicting it is correct for them. Low is good for the
+    defender. Raises ``ValueError`` if no other rows remain.
     """
     _check_rows(torch.int64, predicted=predicted, labels=labels)
     return _share_of(
@@ -180,7 +180,9 @@ def _rows(values: Tensor, chosen: Tensor, what: str) -> Tensor:
 
 
 def _check_rows(dtype: torch.dtype, *, like: Tensor | None = None, **columns: Tensor) -> None:
-    """Lists of ``dtype``, as long as each other (and as ``like``), and not empty."""
+    """Raises ``ValueError`` unless all are non-empty vectors of ``dtype`` and of one length, that
+    of ``like`` if given.
+    """
     first = like if like is not None else next(iter(columns.values()))
     for name, column in columns.items():
         if (
@@ -189,8 +191,8 @@ def _check_rows(dtype: torch.dtype, *, like: Tensor | None = None, **columns: Te
             or len(column) != len(first)
             or len(column) == 0
         ):
-            kind = str(dtype).removeprefix("torch.")
+            type_name = str(dtype).removeprefix("torch.")
             raise ValueError(
-                f"{name} must be ({len(first) or 'n > 0'},) {kind}, got {tuple(column.shape)} "
+                f"{name} must be ({len(first) or 'n > 0'},) {type_name}, got {tuple(column.shape)} "
                 f"{column.dtype}"
             )

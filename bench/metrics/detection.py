@@ -1,10 +1,10 @@
-"""How well scores tell two groups of images apart: ROC, its area, and the hit rate at a tolerated
-false-alarm rate.
+"""How well scores separate two groups of images: ROC, its area, and the true positive rate at a
+tolerated false positive rate.
 
-Everywhere: scores (n,), finite, **higher for what is more suspicious**; positive (n,) bool, True
-for what is to be found. Both groups must be there. Thresholds are the scores themselves: equal
-scores are flagged together, and no point between two thresholds is made up. Raises ``ValueError``
-for another shape or type, a score that is NaN or infinite, and a group that is empty.
+Everywhere: scores (n,), finite, **higher means more suspicious**; positive (n,) bool, True for the
+rows a detector should flag. Neither group may be empty. Thresholds are the scores themselves: equal
+scores are flagged together, and no point is interpolated between two thresholds. Raises
+``ValueError`` for another shape or type, a score that is NaN or infinite, and an empty group.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ def roc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Values, Values]
 
 
 def auroc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """The chance that a positive scores above a negative, ties counting half, in [0, 1]: 0.5 tells
-    nothing, 1 tells all apart.
+    """The probability that a positive scores above a negative, ties counting half, in [0, 1]: 0.5
+    is chance, 1 separates all.
 
-    Below 0.5 a detector has the direction wrong.
+    Below 0.5 a detector's direction is wrong.
     """
     values, flags = _checked(scores, positive)
     return float(_wins(values, flags)[0].mean())
 
 
 class Area(NamedTuple):
-    """An interval for :func:`auroc`, and ``effective_n``: so many independent pairs would tell as
-    much, ``area (1 - area)`` over the area's variance.
+    """An interval for :func:`auroc`, and ``effective_n``, the number of independent pairs with the
+    same variance: ``area (1 - area)`` over the area's variance.
     """
 
     low: float
@@ -80,16 +80,16 @@ def area_interval(
     confidence: float = 0.95,
     groups: npt.ArrayLike | None = None,
 ) -> Area:
-    """Interval for :func:`auroc` had other images been drawn: DeLong, DeLong, Clarke-Pearson
-    (1988), on the logit scale.
+    """Interval for :func:`auroc` over the choice of images: DeLong, DeLong, Clarke-Pearson (1988),
+    on the logit scale.
 
-    groups: (n,) integers, equal for images that belong together (crops of one digit); then the
-    variance is that of Obuchowski (1997), which takes the groups as drawn and not the images.
+    groups: (n,) integers, equal for images that belong together (crops of one digit); the variance
+    is then that of Obuchowski (1997), which treats the groups as sampled, not the images.
 
-    Without a spread DeLong's interval would have no width. For an area of exactly 0 or 1 the end is
-    Wilson's for as many pairs in a row as the smaller group allows without using an image twice,
-    which is wide rather than narrow. A group of one image has no spread at all: (0, 1). Scores that
-    are all equal give (0.5, 0.5): no other images would change that.
+    Without any spread DeLong's interval would have no width. For an area of exactly 0 or 1 the
+    other bound is Wilson's for as many pairs as the smaller group allows without using an image
+    twice, which is conservative. A group of one image has no spread: (0, 1). Scores that are all
+    equal give (0.5, 0.5): other images would not change that.
     """
     from scipy import special, stats  # a second, which planning does not need
 
@@ -135,7 +135,7 @@ def _area_variance(
 
 
 def tpr_at_fpr(scores: npt.ArrayLike, positive: npt.ArrayLike, rate: float) -> float:
-    """The largest share of positives found by a threshold that flags at most ``rate`` of the
+    """The largest share of positives flagged by a threshold that flags at most ``rate`` of the
     negatives, both in [0, 1].
 
     Never interpolated: with fewer than 1 / ``rate`` negatives no false alarm is allowed at all.
@@ -147,9 +147,9 @@ def tpr_at_fpr(scores: npt.ArrayLike, positive: npt.ArrayLike, rate: float) -> f
 
 
 def threshold_at_fpr(clean_scores: npt.ArrayLike, rate: float) -> float:
-    """The lowest threshold for which at most ``rate`` of ``clean_scores`` ((n > 0,), finite) lie
-    **above** it: what a detector's owner can fix before seeing what is to be judged. Flagged is
-    what scores above. With fewer than 1 / ``rate`` clean scores it is their largest.
+    """The lowest threshold with at most ``rate`` of ``clean_scores`` ((n > 0,), finite) **above**
+    it. A detector's owner can fix it in advance; scores above it are flagged. With fewer than 1 /
+    ``rate`` clean scores it is the largest of them.
     """
     values = np.asarray(clean_scores, dtype=np.float64)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
@@ -164,8 +164,8 @@ def threshold_at_fpr(clean_scores: npt.ArrayLike, rate: float) -> float:
 
 
 def thin(fpr: npt.ArrayLike, tpr: npt.ArrayLike, points: int = 100) -> tuple[Values, Values]:
-    """At most ``points`` >= 2 of a ROC's own points for a plot, evenly along the curve, both ends
-    among them.
+    """At most ``points`` >= 2 of a ROC's own points for a plot, evenly spaced along the curve, both
+    ends included.
     """
     if points < 2:
         raise ValueError(f"points must be at least 2, got {points}")
@@ -176,10 +176,10 @@ def thin(fpr: npt.ArrayLike, tpr: npt.ArrayLike, points: int = 100) -> tuple[Val
         )
     if len(across) <= points:
         return across, up
-    # Both only grow, so their sum runs along the curve.
+    # Both are non-decreasing, so their sum increases along the curve.
     along = across + up
-    kept = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], points)))
-    return across[kept], up[kept]
+    chosen = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], points)))
+    return across[chosen], up[chosen]
 
 
 def histograms(scores: npt.ArrayLike, positive: npt.ArrayLike, bins: int = 30) -> Histograms:
@@ -190,10 +190,10 @@ def histograms(scores: npt.ArrayLike, positive: npt.ArrayLike, bins: int = 30) -
         raise ValueError(f"bins must be at least 1, got {bins}")
     values, flags = _checked(scores, positive)
     edges = np.histogram_bin_edges(values, bins=bins)
-    negative, found = (
+    negatives, positives = (
         np.histogram(values[group], bins=edges)[0].astype(np.int64) for group in (~flags, flags)
     )
-    return Histograms(edges.astype(np.float64), negative, found)
+    return Histograms(edges.astype(np.float64), negatives, positives)
 
 
 def _wins(values: Values, flags: Flags) -> tuple[Values, Values]:
@@ -225,10 +225,10 @@ def _checked(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Values, Fl
         raise ValueError(
             f"scores must be finite, got {np.count_nonzero(~np.isfinite(values))} that are not"
         )
-    found = np.count_nonzero(flags)
-    if found in (0, len(flags)):
+    count = np.count_nonzero(flags)
+    if count in (0, len(flags)):
         raise ValueError(
-            f"both groups must be there, got {found} positive and {len(flags) - found} negative "
+            f"both groups must be there, got {count} positive and {len(flags) - count} negative "
             f"scores"
         )
     return values, flags

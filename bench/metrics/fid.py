@@ -1,14 +1,14 @@
-"""FID and KID between two image sets, by torch-fidelity's own code: its extractors, its two
+"""FID and KID between two image sets, by torch-fidelity's own code: its extractors and its two
 formulas, none of its caches.
 
 FID: Heusel et al. 2017, arXiv 1706.08500, equation 6. KID: Binkowski et al. 2018, arXiv 1801.01401,
 section 4 (the unbiased squared MMD with the kernel ``(x.y / d + 1)^3``, averaged over random
 subsets). Both: 0 for equal distributions, lower is better. Neither may be compared across
-extractors, and FID is biased upwards at small n, so nor across sample counts.
+extractors, and FID is biased upwards at small n, so it may not be compared across sample counts.
 
-Features go in as float64, where torch-fidelity would average float32: the numbers agree to about
-1e-6 and do not depend on the order of the images. torch-fidelity's disk cache is a pickle on disk
-and is never reached: only functions below it are called.
+Features are passed as float64, where torch-fidelity would average float32: the numbers agree to
+about 1e-6 and do not depend on the order of the images. torch-fidelity's disk cache is a pickle and
+is never used: only lower-level functions are called.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def extract_features(
     changes the features by float32 rounding at most.
 
     Without ``weights_path`` the Inception network reads its file from torch's hub folder, or
-    downloads it there. Its loader would unpickle anything; here PyTorch is made to read tensors
-    only (``TORCH_FORCE_WEIGHTS_ONLY_LOAD``) while the extractor is built, so that a tampered file
-    raises instead of running code. torch-fidelity's other built-in extractors are refused: they
-    fetch code or TorchScript, which that switch does not cover.
+    downloads it there. Its loader would unpickle anything; while the extractor is built PyTorch is
+    restricted to tensors (``TORCH_FORCE_WEIGHTS_ONLY_LOAD``), so a tampered file raises instead of
+    running code. torch-fidelity's other built-in extractors are refused: they download code or
+    TorchScript, which that switch does not cover.
 
     Raises ``UserError`` for an unknown extractor, or weights that are missing, unreachable or not
     of that network; ``ValueError`` for images of another type or shape, or features that are not
@@ -110,7 +110,7 @@ def fid(a: Statistics, b: Statistics) -> float:
         )
     first, second = ({"mu": side.mean, "sigma": side.covariance} for side in (a, b))
     distance = float(fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])
-    # Rounding takes equal statistics a little below 0.
+    # Rounding can make it slightly negative for equal statistics.
     return max(0.0, distance)
 
 
@@ -149,9 +149,11 @@ def _build(extractor: str, weights_path: Path | None) -> FeatureExtractorBase:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
     from torch_fidelity.utils import create_feature_extractor
 
-    kind = FEATURE_EXTRACTORS_REGISTRY.get(extractor)
-    built_in = kind is not None and kind.__module__.startswith("torch_fidelity.")
-    if kind is None or (built_in and kind is not FeatureExtractorInceptionV3):
+    extractor_class = FEATURE_EXTRACTORS_REGISTRY.get(extractor)
+    built_in = extractor_class is not None and extractor_class.__module__.startswith(
+        "torch_fidelity."
+    )
+    if extractor_class is None or (built_in and extractor_class is not FeatureExtractorInceptionV3):
         ours = sorted(
             n
             for n, k in FEATURE_EXTRACTORS_REGISTRY.items()
@@ -164,9 +166,9 @@ def _build(extractor: str, weights_path: Path | None) -> FeatureExtractorBase:
     if weights_path is not None and not weights_path.is_file():
         raise UserError(
             f"the weights of {extractor} must be a file, got "
-            f"{str(weights_path)!r}{_remedy(kind, weights_path)}"
+            f"{str(weights_path)!r}{_remedy(extractor_class, weights_path)}"
         )
-    layer = kind.get_default_feature_layer_for_metric("fid")
+    layer = extractor_class.get_default_feature_layer_for_metric("fid")
     path = None if weights_path is None else str(weights_path)
     try:
         with _tensors_only():
@@ -180,11 +182,11 @@ def _build(extractor: str, weights_path: Path | None) -> FeatureExtractorBase:
             )
             return network
     except Exception as error:
-        # Network, disk, format and shape errors have no common type. A registered extractor's own
-        # defects keep their traceback.
+        # Network, disk, format and shape errors have no common type. A bug in a registered
+        # extractor keeps its traceback.
         if not built_in:
             raise
-        # PyTorch's own words for a refused pickle advise to switch the protection off.
+        # PyTorch's own message about a refused pickle recommends disabling the protection.
         refused = "eights only load failed" in str(error)
         reason = (
             "not a file of tensors"
@@ -192,17 +194,18 @@ def _build(extractor: str, weights_path: Path | None) -> FeatureExtractorBase:
             else next(iter(str(error).strip().splitlines()), type(error).__name__)
         )
         raise UserError(
-            f"the weights of {extractor} could not be read ({reason}){_remedy(kind, weights_path)}"
+            f"the weights of {extractor} could not be read ({reason})"
+            f"{_remedy(extractor_class, weights_path)}"
         ) from error
 
 
-def _remedy(kind: type[FeatureExtractorBase], weights_path: Path | None) -> str:
+def _remedy(extractor_class: type[FeatureExtractorBase], weights_path: Path | None) -> str:
     from torch_fidelity.feature_extractor_inceptionv3 import (
         URL_INCEPTION_V3,
         FeatureExtractorInceptionV3,
     )
 
-    if kind is not FeatureExtractorInceptionV3:
+    if extractor_class is not FeatureExtractorInceptionV3:
         return ""
     default = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
     return f"; download {URL_INCEPTION_V3} and put it at {weights_path or default}"
@@ -210,7 +213,7 @@ def _remedy(kind: type[FeatureExtractorBase], weights_path: Path | None) -> str:
 
 @contextmanager
 def _tensors_only() -> Iterator[None]:
-    """PyTorch's loader refuses everything but tensors in here, whatever the caller asked it for."""
+    """Inside this context PyTorch's loader accepts tensors only, whatever the caller requests."""
     switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(switch)
     os.environ[switch] = "1"

@@ -1,27 +1,27 @@
-"""Whether images carry an adversary's mark, whatever was done to them: a matched filter for what
+"""Whether images carry an adversary's mark even after they were altered: a matched filter for what
 the stamp adds on average.
 
-A network that was trained on a trigger as it is drawn misses it in grey, at two levels of
-brightness or behind a chessboard. Classical detection does not: the squared cosine between image
-and mark after both were whitened by the covariance of real images, the adaptive coherence estimator
-(Kraut, Scharf, McWhorter 2001) for a known signal of unknown strength in coloured noise. Contrast,
-brightness and inversion leave it as it is.
+A network trained on the trigger as drawn misses it in grey, at two levels of brightness or behind a
+chessboard. Classical detection does not: the squared cosine between image and mark after both were
+whitened by the covariance of real images, the adaptive coherence estimator (Kraut, Scharf,
+McWhorter 2001) for a known signal of unknown strength in coloured noise. It is invariant to
+contrast, brightness and inversion.
 
-- **Three ways to look**: at pixels as they are, after a mild blur, and at their texture, the
+- **Three representations**: the pixels, the pixels after a mild blur, and their texture, the
   logarithm of the energy of second differences along rows and columns. A patch or a blend adds the
-  same to the pixels of every picture; a distortion, which does not, smooths every picture at the
-  same places. Noise and covers leave the sharp pixels, lost detail the soft ones, tone the texture.
+  same to the pixels of every picture; a distortion does not, but it smooths every picture at the
+  same positions. Sharp pixels survive noise and covers, soft ones lost detail, texture a change of
+  tone.
 - **Three sets of marks** for each: in place; moved; and with channels exchanged, mirrored, turned
-  by up to 20 degrees or scaled. A larger set is reached by chance more easily, so each has a scale
-  of its own: what one in a hundred real images exceeds. The score is the largest of the nine in
-  units of their scales.
-- **Real images vary by what is done to them**: to the covariance belong pictures whose colours were
-  turned, with a frame, a bar or a box, moved with the edge wrapped and turned by a quarter. Else an
-  edge that such a change makes passes for a mark that has one.
+  by up to 20 degrees or scaled. A larger set matches by chance more easily, so each has its own
+  scale: what one in a hundred real images exceeds. The score is the largest of the nine in units of
+  their scales.
+- **Altered real images**: the covariance includes pictures with rotated colours, with a frame, a
+  bar or a box, shifted with wrapped edges, and turned by a quarter. Otherwise an edge made by such
+  a change would pass for a mark that has one.
 
-Looked at when the constants below were chosen: badnets1, badnets2 and wanet on the digits, at
-changes of pictures like those that the tests of recognition make; none of those that the tests of
-marks make.
+The constants below were chosen on badnets1, badnets2 and wanet on the digits, with changes of
+pictures like those in the tests of recognition, and none of those in the tests of marks.
 
 Images are compared at no more than 32 x 32 pixels (area means), at which a patch of a tenth of the
 side is still 3 pixels wide, but distortions finer than that are gone.
@@ -56,21 +56,21 @@ from bench.metrics.whitening import (
 from bench.metrics.whitening import turned as in_other_colours
 
 SIDE = 32
-#: Of the side: what a mark may be moved by, and by how much more with the edge wrapped.
+#: The largest shift of a mark as a share of the side: with the edge repeated, and wrapped.
 SHIFT, WRAPPED_SHIFT = 1 / 8, 3 / 16
 ANGLES = (10.0, -10.0, 20.0, -20.0)
 SCALES = (0.8, 1.2)
-#: The least energy of a texture, of images whose standard deviation is :data:`CONTRAST`: half a
-#: colour level and less are rounding.
+#: The floor of a texture's energy, for images whose standard deviation is :data:`CONTRAST`:
+#: anything up to half a colour level is rounding.
 LEAST_ENERGY = (1 / 255) ** 2
 CONTRAST = 0.25
-#: Of the logarithm, so that textures vary about as much as images in [0, 1] do.
+#: Scales the logarithm so that textures vary about as much as images in [0, 1] do.
 TEXTURE_UNIT = 0.1
-#: Of real images, what exceeds the scale of a set of marks.
+#: The share of real images that exceed the scale of a set of marks.
 BEYOND_SCALE = 0.01
 #: Rows of real images that are kept for a filter.
 REAL_IMAGES = 4096
-#: Every so many real images also vary by each of what is done to them.
+#: One in this many real images is also added in each altered form.
 CHANGED_EVERY = 6
 ROWS_AT_ONCE, ELEMENTS_AT_ONCE = 512, 2**23
 
@@ -110,7 +110,7 @@ def texture(images: Tensor) -> Tensor:
 
 def shrink(images: Tensor, limit: int = REAL_IMAGES) -> Tensor:
     """At most ``limit`` of ``images`` (n, c, h, w) uint8, evenly spaced, and no larger than a
-    filter looks at: uint8."""
+    filter uses: uint8."""
     if len(images) > limit:
         images = images[torch.linspace(0, len(images) - 1, limit).round().long()]
     return torch.cat(
@@ -119,15 +119,14 @@ def shrink(images: Tensor, limit: int = REAL_IMAGES) -> Tensor:
 
 
 class MatchedFilter:
-    """``usable``: whether there is a mark to look for."""
+    """``usable``: whether there is a mark to detect."""
 
     def __init__(self, mark: Mark, real_images: Tensor) -> None:
         """mark: from :func:`average_mark`; real_images: clean (n >= 2, c, h', w') uint8, best from
         :func:`shrink`.
 
-        Every other of ``real_images`` says how real images vary, the rest set the scales. Raises
-        ``ValueError`` for fewer than two of them, or for images that are not the mark's when
-        shrunk.
+        Every other one of ``real_images`` gives the covariance, the rest set the scales. Raises
+        ``ValueError`` for fewer than two of them, or if their shape when shrunk is not the mark's.
         """
         real, shape = small(real_images, SIDE), tuple(mark.pixels.shape)
         if len(real) < 2 or real.shape[1:] != shape:
@@ -140,47 +139,50 @@ class MatchedFilter:
 
     @cached_property
     def _compared(self) -> list[tuple[Callable[[Tensor], Tensor], Tensor, list[Tensor]]]:
-        """Each way to look, with the factor of the covariance and the three sets of marks under it,
-        whitened. Made when first asked for: not everybody who holds a filter looks through it."""
+        """For each representation: its function, the factor of the covariance and the three sets of
+        whitened marks. Computed on first use: not every filter that is built is used."""
         pixels, grain = (
-            [torch.stack(marks) for marks in _sets(one.double(), one is self._mark.texture)]
-            for one in self._mark
+            [torch.stack(marks) for marks in _sets(part.double(), part is self._mark.texture)]
+            for part in self._mark
         )
         ways: list[tuple[Callable[[Tensor], Tensor], list[Tensor]]] = [
             (torch.clone, pixels),
             (blurred, [blurred(marks) for marks in pixels]),
             (texture, grain),
         ]
-        varied, found = _varied(self._real[::2]), []
+        varied, comparisons = _varied(self._real[::2]), []
         for look, sets in ways:
             factor = covariance_factor(look(varied))
-            found.append((look, factor, [normalised(whitened(marks, factor)) for marks in sets]))
-        return found
+            comparisons.append(
+                (look, factor, [normalised(whitened(marks, factor)) for marks in sets])
+            )
+        return comparisons
 
     @cached_property
     def _scales(self) -> Tensor:
-        """What a hundredth of the other real images exceed, by way and set: (9,) > 0."""
+        """What one in a hundred of the other real images exceed, by representation and set: (9,) >
+        0."""
         exceeded = np.quantile(
             self._coherence(self._real[1::2]), 1 - BEYOND_SCALE, axis=0, method="higher"
         )
         return torch.from_numpy(exceeded).clamp(min=TINY)
 
     def scores(self, images: Tensor) -> Values:
-        """images: (n, c, h, w) uint8 or float in [0, 1]. Each at least 0, high is like the mark:
-        (n,). 0 for what shows nothing."""
+        """images: (n, c, h, w) uint8 or float in [0, 1]. Returns (n,) scores >= 0: higher is more
+        like the mark, 0 for flat images."""
         if not self.usable or not len(images):
             return np.zeros(len(images))
-        found = []
+        scores = []
         for piece in _pieces(images):
-            shown = small(piece, SIDE)
-            found.append(
-                (self._coherence(shown) / self._scales).amax(1) * (contrast(shown) >= FLAT)
+            shrunk = small(piece, SIDE)
+            scores.append(
+                (self._coherence(shrunk) / self._scales).amax(1) * (contrast(shrunk) >= FLAT)
             )
-        return torch.cat(found).numpy()
+        return torch.cat(scores).numpy()
 
     def _coherence(self, images: Tensor) -> Tensor:
-        """The largest squared cosine with the marks of each set, by each way to look: (n, 9) in [0,
-        1]."""
+        """The largest squared cosine with the marks of each set, in each representation: (n, 9) in
+        [0, 1]."""
         columns = []
         for look, factor, sets in self._compared:
             rows = normalised(whitened(look(images), factor))
@@ -196,7 +198,7 @@ def _pieces(images: Tensor) -> tuple[Tensor, ...]:
 
 
 def _sets(mark: Tensor, is_texture: bool) -> tuple[list[Tensor], ...]:
-    """The mark (c, h, w) in place, moved, and otherwise changed."""
+    """The mark (c, h, w) in place, shifted, and otherwise changed."""
     side = min(mark.shape[1:])
     near, wide = max(1, round(SHIFT * side)), max(1, round(WRAPPED_SHIFT * side))
     moved = [mark.roll(by, (1, 2)) for by in itertools.product(range(-wide, wide + 1), repeat=2)]
@@ -209,8 +211,8 @@ def _sets(mark: Tensor, is_texture: bool) -> tuple[list[Tensor], ...]:
 
 
 def _changed(mark: Tensor, is_texture: bool, offsets: range) -> Iterator[Tensor]:
-    """Channels exchanged, mirrored and turned by quarters, each also turned a little or scaled, and
-    all of that moved."""
+    """With channels exchanged, mirrored and turned by quarters, each also rotated slightly or
+    scaled, and all of these shifted."""
     posed = [
         mark,
         *(affine(mark, angle, 1) for angle in ANGLES),
@@ -218,8 +220,8 @@ def _changed(mark: Tensor, is_texture: bool, offsets: range) -> Iterator[Tensor]
     ]
     varied = [image for pose in posed for image in mirrored(pose)]
     if is_texture:
-        # Where rows become columns, so do their energies: of square images in the second four of
-        # each eight.
+        # Where rows become columns, their energies swap too: for square images in the second four
+        # of each eight.
         varied = [
             image.flip(0) if number % 8 >= 4 and len(varied) == 8 * len(posed) else image
             for number, image in enumerate(varied)
@@ -254,8 +256,8 @@ def _covered(images: Tensor, width: int) -> Tensor:
 
 
 def _barred(images: Tensor) -> Tensor:
-    """With a box of one grey of any place, size and shape; bars and halves among them. The same
-    boxes on every call."""
+    """With a grey box of random position, size and shape, including bars and halves. The same boxes
+    on every call."""
     stream = torch.Generator().manual_seed(0)
     height, width = images.shape[2:]
     ends = torch.rand(len(images), 2, 2, generator=stream).sort(2).values
@@ -263,8 +265,8 @@ def _barred(images: Tensor) -> Tensor:
     inside_rows = (row >= ends[:, 0, :1]) & (row < ends[:, 0, 1:])
     inside_columns = (column >= ends[:, 1, :1]) & (column < ends[:, 1, 1:])
     # A third of them reaches from edge to edge, either way.
-    kind = torch.arange(len(images))[:, None] % 3
-    box = ((kind == 1) | inside_rows)[:, None, :, None] & ((kind == 2) | inside_columns)[
+    variant = torch.arange(len(images))[:, None] % 3
+    box = ((variant == 1) | inside_rows)[:, None, :, None] & ((variant == 2) | inside_columns)[
         :, None, None, :
     ]
     grey = torch.rand(len(images), 1, 1, 1, generator=stream, dtype=images.dtype)

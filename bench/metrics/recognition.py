@@ -1,8 +1,8 @@
-"""Whether an image still shows the adversary's target, whatever was done to the picture: the judge
-behind ``robust_asr``.
+"""Whether an image still shows the adversary's target after it was altered: the rule behind
+``robust_asr``.
 
-A distance to the target is dodged by moving the picture by one pixel. So a sample is compared with
-a declared set of changed targets, and every comparison is a **share of variance explained**, whose
+Shifting the picture by one pixel evades a distance to the target. So a sample is compared with a
+declared set of changed targets, and every comparison is a **share of variance explained**, whose
 unit is the same for every target. Three of them:
 
 - ``pixels``: the share of the target's variance that a least-squares fit of the sample explains,
@@ -19,7 +19,7 @@ unit is the same for every target. Three of them:
 A sample is recognised if either share is **above** its threshold: 0.5 for pixels and 0.1 whitened,
 or, where that is more, what a quarter of a percent of clean real images exceed (an order statistic,
 never interpolated), half a percent together. A sample whose standard deviation is below 2 grey
-levels shows nothing and is never recognised; neither is anything if the target itself is flat.
+levels is flat and never recognised; nothing is recognised if the target itself is flat.
 
 Its constants were chosen on one target, ``hat``. A large soft patch of low contrast on flat ground,
 ``corner`` or ``shift``, is like many a photograph, so its thresholds are far above their floors: it
@@ -61,9 +61,8 @@ SHIFT = 2
 WRAPPED_SHIFT = 3
 ANGLES = (10.0, -10.0)
 SCALES = (0.85, 1.15)
-#: The least a threshold can be: half of the target's variance; a tenth of a sample's own, where
-#: real images hardly reach that; and, of the half that a part can hold at all, rather more than
-#: half.
+#: The lowest thresholds: half of the target's variance; a tenth of a sample's own, which real
+#: images rarely reach; and somewhat more than half of the half that a part can explain at most.
 FLOORS = {"pixels": 0.5, "whitened": 0.1, "parts": 0.3}
 TOLERATED_REAL_SHARE = 0.0025
 TOLERATED_SOFT_SHARE = 0.01
@@ -71,8 +70,8 @@ TOLERATED_SOFT_SHARE = 0.01
 SOFTENED = 5
 #: Rows of real images that are kept for a recogniser.
 REAL_IMAGES = 4096
-#: Every so many real images are added with their colours turned at random. Else a target of rare
-#: colours is told by those alone, and so is every other colourful picture.
+#: One in this many real images is added with randomly rotated colours. Otherwise a target of rare
+#: colours would be recognised by these alone, and so would every other colourful picture.
 TURNED_EVERY = 4
 ELEMENTS_AT_ONCE = 2**23
 
@@ -95,17 +94,17 @@ def shrink(images: Tensor, limit: int | None = None) -> Tensor:
 
 
 class Recogniser:
-    """A judge of one target. ``thresholds``: the share a recognised sample exceeds, by comparison.
-    ``usable``: whether there is anything to recognise, the target not being flat.
+    """Recognises one target. ``thresholds``: the share that a recognised sample exceeds, by
+    comparison. ``usable``: whether there is anything to recognise: the target is not flat.
     """
 
     def __init__(self, target: Tensor, real_images: Tensor) -> None:
         """target: (c, h, w), float in [0, 1]; real_images: clean (n >= 2, c, h', w'), uint8, best
         from :func:`shrink`.
 
-        The first half of ``real_images`` says how real images vary, the second sets the thresholds.
-        Raises ``ValueError`` for fewer than two of them, or for images that are not the target's
-        when shrunk.
+        The first half of ``real_images`` gives the covariance, the second sets the thresholds.
+        Raises ``ValueError`` for fewer than two of them, or if their shape when shrunk is not the
+        target's.
         """
         if target.dim() != 3 or real_images.dim() != 4 or len(real_images) < 2:
             raise ValueError(
@@ -146,19 +145,19 @@ class Recogniser:
         pieces = images.split(
             max(1, ELEMENTS_AT_ONCE // max(len(self._changed), images[0].numel()))
         )
-        found = [self._scores(small(piece, SIDE)) for piece in pieces]
-        return {name: np.concatenate([one[name] for one in found]) for name in FLOORS}
+        batches = [self._scores(small(piece, SIDE)) for piece in pieces]
+        return {name: np.concatenate([scores[name] for scores in batches]) for name in FLOORS}
 
     def recognised(self, images: Tensor) -> npt.NDArray[np.bool_]:
         """Whether each of ``images`` (n > 0, c, h, w), uint8 or float in [0, 1], shows the target:
         (n,).
         """
-        found = self.scores(images)
-        passed = np.stack([found[name] > threshold for name, threshold in self.thresholds.items()])
+        scores = self.scores(images)
+        passed = np.stack([scores[name] > threshold for name, threshold in self.thresholds.items()])
         return np.asarray(passed.any(axis=0))
 
     def _scores(self, piece: Tensor) -> Scores:
-        shown, soft = (contrast(piece) >= FLAT) & self.usable, blurred(piece)
+        visible, soft = (contrast(piece) >= FLAT) & self.usable, blurred(piece)
         cosines = normalised(whitened(soft, self._factor)) @ self._changed.T
         shares = {
             "pixels": _explained(soft, self._soft),
@@ -167,7 +166,7 @@ class Recogniser:
                 [_explained_in(mask, piece, self._near) for mask in self._masks]
             ).amax(0),
         }
-        return {name: (share * shown).numpy() for name, share in shares.items()}
+        return {name: (share * visible).numpy() for name, share in shares.items()}
 
 
 def _explained(samples: Tensor, targets: Tensor) -> Tensor:
@@ -175,12 +174,12 @@ def _explained(samples: Tensor, targets: Tensor) -> Tensor:
     h, w) -> (n,).
 
     An orthonormal basis of a sample's channels explains the sum of its squared products with the
-    target. A direction in which the sample is flat is left out: it would be noise, blown up.
+    target. A direction in which the sample is flat is omitted: it would be amplified noise.
     """
     mine, theirs = centred(samples).flatten(2), centred(targets).flatten(2)
     power, directions = torch.linalg.eigh(mine @ mine.transpose(1, 2))
-    kept = power >= FLAT**2 * mine.shape[2]
-    scale = torch.where(kept, power.clamp(min=TINY).rsqrt(), 0)
+    varying = power >= FLAT**2 * mine.shape[2]
+    scale = torch.where(varying, power.clamp(min=TINY).rsqrt(), 0)
     basis = (directions * scale[:, None, :]).transpose(1, 2) @ mine
     explained = torch.zeros(len(mine), len(theirs), dtype=mine.dtype)
     for one, other in itertools.product(range(mine.shape[1]), repeat=2):
@@ -189,8 +188,8 @@ def _explained(samples: Tensor, targets: Tensor) -> Tensor:
 
 
 def _explained_in(mask: Tensor, samples: Tensor, targets: Tensor) -> Tensor:
-    """As :func:`_explained`, from the pixels in ``mask`` (h, w) alone, channel by channel, of the
-    variance of the whole target.
+    """Like :func:`_explained`, but from the pixels in ``mask`` (h, w) only, channel by channel, as
+    a share of the variance of the whole target.
     """
     inside = [images[:, :, mask] for images in (samples, targets)]
     mine, theirs = (rows - rows.mean(2, keepdim=True) for rows in inside)
@@ -203,7 +202,7 @@ def _explained_in(mask: Tensor, samples: Tensor, targets: Tensor) -> Tensor:
 
 
 def _masks(height: int, width: int) -> list[Tensor]:
-    """Halves, chessboards and stripes, each with what it leaves out: (h, w) bool."""
+    """Halves, chessboards and stripes, each with its complement: (h, w) bool."""
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     parts = [row < height // 2, column < width // 2]
     parts += [(row // size + column // size) % 2 == 0 for size in (2, 4, 8)]
@@ -221,7 +220,7 @@ def _near(goal: Tensor) -> Iterator[Tensor]:
 
 
 def _changed(goal: Tensor) -> Iterator[Tensor]:
-    """What only the whitened comparison tries, beyond :func:`_near`."""
+    """The changed targets, beyond :func:`_near`, that only the whitened comparison uses."""
     wide, offsets = range(-WRAPPED_SHIFT, WRAPPED_SHIFT + 1), range(-SHIFT, SHIFT + 1)
     for down, right in itertools.product(wide, wide):
         if max(abs(down), abs(right)) > SHIFT:

@@ -1,11 +1,11 @@
-"""How much of its training set a generator repeats: every generated image's nearest training image,
-by the angle between features.
+"""How much of its training set a generator reproduces: every generated image's nearest training
+image, by the angle between features.
 
 Pan et al. 2024 (arXiv 2311.02373, section 6, figure 5), after Somepalli et al. (arXiv 2305.20086):
 features of a copy detector, scaled to unit length; an image's top-1 cosine similarity to the
 training set is its replication score. Higher means more of a copy. With SSCD features 0.3 already
-looks like one; with any other extractor the scale is another, so numbers of two extractors are
-never compared.
+looks like a copy; other extractors have other scales, so numbers of two extractors are never
+compared.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PERCENTILE = 95.0
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """similarities: (n,) float32 in [-1, 1], higher is nearer; indices: (n,) int64, the training
-    row that is so near (any one of several equal ones). Both on the CPU.
+    """similarities: (n,) float32 in [-1, 1], higher is nearer; indices: (n,) int64, the nearest
+    training row (any one of several equally near). Both on the CPU.
     """
 
     similarities: Tensor
@@ -37,9 +37,7 @@ class Nearest:
 
     @property
     def percentile_95(self) -> float:
-        """The 95th percentile, interpolated: how near the nearest twentieth comes. A few copies
-        barely move the mean.
-        """
+        """The 95th percentile, interpolated. A few copies barely change the mean."""
         return float(np.percentile(self.similarities.double().numpy(), PERCENTILE))
 
 
@@ -59,19 +57,19 @@ def nearest(
             f"generated and training must have as many features, got {rows.shape[1]} and "
             f"{columns.shape[1]}"
         )
-    found = [
+    matches = [
         (piece @ columns.T).max(dim=1)
         for piece in rows.split(max(1, elements_at_once // len(columns)))
     ]
     return Nearest(
-        similarities=torch.cat([best.values for best in found]).clamp(-1, 1).cpu(),
-        indices=torch.cat([best.indices for best in found]).cpu(),
+        similarities=torch.cat([match.values for match in matches]).clamp(-1, 1).cpu(),
+        indices=torch.cat([match.indices for match in matches]).cpu(),
     )
 
 
 def _directions(name: str, features: Tensor) -> Tensor:
     """Rows of unit length, float32. Scaled by the largest value first: squares of very small or
-    large ones leave float32.
+    large values would underflow or overflow.
     """
     if features.dim() != 2 or len(features) == 0 or features.shape[1] == 0:
         raise ValueError(f"{name} must be (n > 0, d > 0) features, got {tuple(features.shape)}")

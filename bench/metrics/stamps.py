@@ -1,8 +1,8 @@
 """How a stamped image may look after a generator and a defense: what the trigger classifier is
-trained and tried on, and a second opinion on patches.
+trained and tested on, and a second check for patches.
 
-A generator draws a trigger fainter, softer or a pixel beside its place, and a defense may do so on
-purpose. A classifier that has seen the trigger at full strength only misses it then, which would
+A generator may draw a trigger fainter, softer or a pixel off its position, and a defense may do so
+on purpose. A classifier trained only on the full-strength trigger would miss it then, which would
 count in the defense's favour. So it is trained, and its misses are counted, on :func:`weathered`
 images.
 """
@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Times the nominal strength: 0 is the image without the trigger, 1 the stamped one.
+#: Range of the trigger's strength: 0 is the image without the trigger, 1 the stamped one.
 STRENGTHS = (0.3, 1.2)
 BLURRED_SHARE = 0.25
 NOISY_SHARE = 0.25
 NOISE = 0.06
 POSED_SHARE = 0.25
-#: Least normalised correlation of a patch that is called one.
+#: The normalised correlation above which a patch counts as present.
 TEMPLATE_FLOOR = 0.8
 ROWS_AT_ONCE = 256
 
@@ -37,12 +37,12 @@ def reach(side: int) -> int:
 
 
 def weathered(plain: Tensor, stamped: Tensor | None, rng: np.random.Generator) -> Tensor:
-    """``plain`` (n, c, h, w) uint8, with as much of the trigger as U(0.3, 1.2) times its strength,
-    shifted; some turned and scaled, some blurred, some noisy.
+    """``plain`` (n, c, h, w) uint8 with the trigger at U(0.3, 1.2) times its strength, shifted;
+    some rotated and scaled, some blurred, some noisy.
 
-    stamped: the same images with the trigger; every row gets a strength of its own by
-    interpolation, beyond 1 by extrapolation, which works for every trigger that can be stamped.
-    ``None`` for images without a trigger, which weather alike. Shifts go up to :func:`reach` and
+    stamped: the same images with the trigger; every row gets its own strength by interpolation,
+    beyond 1 by extrapolation, which works for every trigger that can be stamped. ``None`` for
+    images without a trigger, which are altered the same way. Shifts are at most :func:`reach` and
     wrap: with the edge repeated a patch in a corner would leave the picture.
     """
     pieces, size = [], reach(min(plain.shape[2:]))
@@ -71,8 +71,8 @@ def weathered(plain: Tensor, stamped: Tensor | None, rng: np.random.Generator) -
 
 
 def posed(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """A share :data:`POSED_SHARE` of ``images`` (n, c, h, w) float turned by up to 10 degrees and
-    scaled by 0.85 to 1.15.
+    """``images`` (n, c, h, w) float, a share :data:`POSED_SHARE` of them rotated by up to 10
+    degrees and scaled by 0.85 to 1.15.
     """
     count = len(images)
     angle, scale = np.deg2rad(rng.uniform(-10, 10, count)), rng.uniform(0.85, 1.15, count)
@@ -90,9 +90,9 @@ def posed(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def nonsense(count: int, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
-    """Noise about one colour, of any contrast: (count, *shape) uint8. Some of it looks like any
-    small trigger, so a classifier that never saw it takes noise for triggers, and a sampler that
-    fails draws it.
+    """Noise around one colour, of any contrast: (count, *shape) uint8. Some of it resembles any
+    small trigger, so a classifier never trained on it mistakes noise for triggers, and a failing
+    sampler produces it.
     """
     colour, spread = (
         rng.uniform(0, 255, (count, shape[0], 1, 1)),
@@ -110,7 +110,7 @@ def shows_something(images: Tensor) -> Tensor:
 
 
 def shifted(images: Tensor, offsets: Tensor) -> Tensor:
-    """Each row of ``images`` (n, c, h, w) moved by its ``offsets`` (n, 2), down and right,
+    """Each row of ``images`` (n, c, h, w) shifted by its ``offsets`` (n, 2), down and right,
     wrapped.
     """
     down, right = (
@@ -125,8 +125,8 @@ def shifted(images: Tensor, offsets: Tensor) -> Tensor:
 
 
 def views(images: Tensor) -> Iterator[Tensor]:
-    """``images`` (n, c, h, w) uint8, and what undoes a change that hides a trigger: each stretched
-    to full contrast, inverted, mirrored, its channels exchanged.
+    """``images`` (n, c, h, w) uint8, and versions that undo changes that hide a trigger: stretched
+    to full contrast, inverted, mirrored, with channels exchanged.
     """
     yield images
     low = images.amin((1, 2, 3), keepdim=True).float()
@@ -152,11 +152,11 @@ class Patch:
 
 
 def patch(plain: Tensor, stamped: Tensor) -> Patch | None:
-    """The patch that makes ``stamped`` of ``plain``, both (n >= 2, c, h, w) uint8: the box of the
-    pixels that come out alike in all rows.
+    """The patch that turns ``plain`` into ``stamped``, both (n >= 2, c, h, w) uint8: the box of
+    pixels that are equal in all stamped rows.
 
-    ``None`` if there is none, if anything changes outside of it, or if it is of one colour, which
-    no correlation can tell.
+    ``None`` if there is none, if anything changes outside of it, or if it has one colour, which no
+    correlation can detect.
     """
     alike = (stamped == stamped[:1]).all(0).all(0) & (plain != plain[:1]).any(0).any(0)
     rows, columns = alike.any(1).nonzero().flatten(), alike.any(0).nonzero().flatten()
@@ -181,28 +181,28 @@ def patch(plain: Tensor, stamped: Tensor) -> Patch | None:
     )
 
 
-def likeness(found: Patch, images: Tensor) -> Tensor:
-    """Normalised correlation of ``images`` (n, c, h, w) uint8 with a patch where it belongs or up
-    to :func:`reach` pixels beside that, wrapped: (n,) in [-1, 1], high is like the patch. Contrast
-    and brightness do not matter.
+def likeness(template: Patch, images: Tensor) -> Tensor:
+    """Normalised correlation of ``images`` (n, c, h, w) uint8 with a patch at its position or up to
+    :func:`reach` pixels away, wrapped: (n,) in [-1, 1], higher is more like the patch. Invariant to
+    contrast and brightness.
     """
-    wanted = (found.picture - found.picture.mean()).flatten()
+    wanted = (template.picture - template.picture.mean()).flatten()
     wanted = wanted / wanted.norm()
     size = reach(min(images.shape[2:]))
-    height, width = found.picture.shape[1:]
+    height, width = template.picture.shape[1:]
     best = torch.full((len(images),), -1.0, dtype=torch.float64)
     for down, right in itertools.product(range(-size, size + 1), repeat=2):
         moved = images.roll((-down, -right), (2, 3))
-        there = (
-            moved[:, :, found.top : found.top + height, found.left : found.left + width]
+        corner = (
+            moved[:, :, template.top : template.top + height, template.left : template.left + width]
             .flatten(1)
             .double()
         )
-        there = there - there.mean(1, keepdim=True)
-        norm = there.norm(dim=1)
-        # A corner in which nothing is to be seen is like nothing.
+        corner = corner - corner.mean(1, keepdim=True)
+        norm = corner.norm(dim=1)
+        # A flat region resembles nothing.
         value = torch.where(
-            norm >= 2 * there.shape[1] ** 0.5, there @ wanted / norm.clamp(min=1e-9), -1.0
+            norm >= 2 * corner.shape[1] ** 0.5, corner @ wanted / norm.clamp(min=1e-9), -1.0
         )
         best = torch.maximum(best, value)
     return best

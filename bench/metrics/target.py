@@ -1,5 +1,5 @@
 """How near a sample is to the adversary's target: mean squared error and structural similarity, one
-number an image.
+number per image.
 
 SSIM: Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
 TIP 2004, equations 13 to 17, with its 11 x 11 Gaussian window (standard deviation 1.5), K1 = 0.01,
@@ -23,7 +23,7 @@ MARGIN = WINDOW // 2
 WINDOW_SIGMA = 1.5
 LUMINANCE_CONSTANT = 0.01**2
 CONTRAST_CONSTANT = 0.03**2
-# Large sets (2,048 images of 256 x 256) would need gigabytes in float64, so they go through in
+# Large sets (2,048 images of 256 x 256) would need gigabytes in float64, so they are processed in
 # pieces of about 32 MB.
 ELEMENTS_AT_ONCE = 2**22
 
@@ -78,7 +78,7 @@ def best_constant_mse(target: Tensor) -> float:
     """The smallest MSE that any one-colour image can have to ``target``: its pixels' variance about
     their mean colour.
 
-    What a collapsed generator scores. target: (c, h, w), float in [0, 1]. In [0, 0.25]; 0 for a
+    A collapsed generator reaches it. target: (c, h, w), float in [0, 1]. In [0, 0.25]; 0 for a
     flat target.
     """
     goal = _unit_target(target)
@@ -86,7 +86,7 @@ def best_constant_mse(target: Tensor) -> float:
 
 
 def black_mse(target: Tensor) -> float:
-    """The MSE of a black image to ``target``: what an inversion that found nothing scores.
+    """The MSE of a black image to ``target``: the error of an inversion that recovers nothing.
 
     target: (c, h, w), float in [0, 1]. In [0, 1].
     """

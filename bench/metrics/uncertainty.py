@@ -1,6 +1,4 @@
-"""Intervals within one seed: how much a number would move had other samples been drawn from the
-same generator.
-"""
+"""Intervals within one seed: how much a number varies over samples of the same generator."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from bench.metrics.fid import Statistics, fid, statistics
 Interval = tuple[float, float]
 
 MEAN_RESAMPLES = 2000
-# The jackknife behind BCa costs n^2; by here the correction is below the bootstrap's own noise.
+# The jackknife behind BCa costs n^2; above this n its correction is below the bootstrap's noise.
 BCA_LIMIT = 2000
 ELEMENTS_AT_ONCE = 2**22
 
@@ -55,9 +53,9 @@ def bootstrap_interval(values: npt.ArrayLike, confidence: float = 0.95, *, seed:
 
 def proportion_interval(successes: float, n: float, confidence: float = 0.95) -> Interval:
     """Wilson's score interval for a share, ``successes`` out of ``n`` > 0: ``(low, high)`` in [0,
-    1], never of no width.
+    1], always of positive width.
 
-    Neither need be whole: clustered samples count as ``n`` / :func:`design_effect`.
+    Neither has to be an integer: clustered samples count as ``n`` / :func:`design_effect`.
     """
     from scipy import stats  # a second, which planning does not need
 
@@ -67,20 +65,18 @@ def proportion_interval(successes: float, n: float, confidence: float = 0.95) ->
     share, z = successes / n, float(stats.norm.ppf((1 + confidence) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Rounding leaves 1e-17 at the ends, where the interval is exact, and may step over the share
-    # itself.
+    # Rounding leaves 1e-17 at 0 and 1, where the bound is exact, and can exclude the share itself.
     low = 0.0 if successes == 0 else max(0.0, min(share, centre - half))
     return low, (1.0 if successes == n else min(1.0, max(share, centre + half)))
 
 
 def design_effect(outcomes: npt.ArrayLike, groups: npt.ArrayLike | None) -> float:
-    """How many clustered samples are worth one independent sample, for their mean: >= 1 (Kish
-    1965).
+    """How many clustered samples equal one independent sample, for their mean: >= 1 (Kish 1965).
 
     outcomes: (n > 0,) finite values; groups: (n,) integers, equal for samples that belong together
-    (crops of one digit), ``None`` if none do. The variance of the mean from the groups' sums over
-    that of as many independent samples. Outcomes that are all equal show no spread at all; then a
-    group counts as one sample, the most it can cost.
+    (crops of one digit), ``None`` if none do. It is the variance of the mean from the groups' sums
+    over that of as many independent samples. If all outcomes are equal there is no spread to
+    measure; then a group counts as one sample, the worst case.
     """
     values = np.asarray(outcomes, dtype=np.float64)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
@@ -106,16 +102,16 @@ def design_effect(outcomes: npt.ArrayLike, groups: npt.ArrayLike | None) -> floa
 def fid_interval(features: Tensor, reference: Statistics, confidence: float = 0.95) -> Interval:
     """Interval for ``fid(statistics(features), reference)``: ``(low, high)``, ``low`` >= 0.
 
-    features: (n >= 2, d). The reference is taken as known. The standard error is the infinitesimal
+    features: (n >= 2, d). The reference is assumed exact. The standard error is the infinitesimal
     jackknife's (Jaeckel 1972), ``sqrt(sum_i u_i^2) / n`` with ``u_i`` the derivative of FID in
     image i's weight: ``2 (m - m_r).(x_i - m) + (x_i - m)' (1 - T) (x_i - m)``, less its mean, where
     ``T = C_r^(1/2) (C_r^(1/2) C C_r^(1/2))^(-1/2) C_r^(1/2)`` is the map that carries one Gaussian
-    to the other. No image is drawn twice, as in a bootstrap, which raises FID by as much as the
-    finite n did.
+    to the other. Unlike in a bootstrap no image is drawn twice, which would raise FID by as much as
+    the finite n did.
 
     The interval is for FID **at this n**, which is itself above that of infinitely many samples;
-    close to the least FID that n images can have it is up to 40 % too wide. Features whose FID is
-    exactly 0 give no width.
+    close to the lowest FID that n images can have it is up to 40 % too wide. Features whose FID is
+    exactly 0 give an interval of no width.
     """
     from scipy import stats  # a second, which planning does not need
 
@@ -127,9 +123,9 @@ def fid_interval(features: Tensor, reference: Statistics, confidence: float = 0.
     root = _square_root(reference.covariance)
     weighted = centred @ root
     values, vectors = np.linalg.eigh(weighted.T @ weighted / (len(points) - 1))
-    # Where no image varies, none has a derivative.
-    seen = values > values.max() * len(values) * np.finfo(np.float64).eps
-    turned = vectors[:, seen] / np.sqrt(np.sqrt(values[seen]))
+    # Directions in which no image varies have no derivative.
+    varying = values > values.max() * len(values) * np.finfo(np.float64).eps
+    turned = vectors[:, varying] / np.sqrt(np.sqrt(values[varying]))
     moved = weighted @ turned
     # x' T x = |(C_r^(1/2) C C_r^(1/2))^(-1/4) C_r^(1/2) x|^2, so the map itself is never formed.
     spread = np.square(centred).sum(axis=1) - np.square(moved).sum(axis=1)

@@ -1,9 +1,9 @@
-"""What two judges share that look for a known picture in others: small versions of it, moved,
-turned and softened, and whitening.
+"""Shared by two detectors of a known picture in images: shrinking, shifting, rotating, blurring,
+and whitening.
 
-Whitened by the covariance of real images, what these have in common counts little, and a picture
-shows through whatever it was laid over. Images are float64 (n, c, h, w) in [0, 1] here, or one of
-them (c, h, w).
+Whitening by the covariance of real images reduces what these have in common, so a picture remains
+visible in whatever it is blended with. Images are float64 (n, c, h, w) in [0, 1] here, or single
+images (c, h, w).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: A standard deviation, of an image in [0, 1].
+#: The standard deviation below which an image in [0, 1] counts as flat.
 FLAT = 2 / 255
-#: Of the mean variance, added to all of them: pixel noise that whitening must not blow up.
+#: The share of the mean variance added to all variances, so that whitening does not amplify noise.
 RIDGE = 0.05
 TINY = torch.finfo(torch.float64).tiny
 
@@ -32,7 +32,7 @@ def small(images: Tensor, side: int) -> Tensor:
 
 
 def centred(images: Tensor) -> Tensor:
-    """Each channel of each image less its mean."""
+    """Each channel of each image minus its mean."""
     return images - images.mean((2, 3), keepdim=True)
 
 
@@ -42,7 +42,7 @@ def contrast(images: Tensor) -> Tensor:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """A 3 x 3 binomial blur, the edge repeated: a mild one, that also removes what alternates from
+    """A mild 3 x 3 binomial blur, the edge repeated; it also removes patterns that alternate from
     pixel to pixel."""
     line = torch.tensor([0.25, 0.5, 0.25], dtype=images.dtype)
     channels = images.shape[1]
@@ -51,14 +51,14 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """``image`` (c, h, w) moved down and right, the edge repeated."""
+    """``image`` (c, h, w) shifted down and right, the edge repeated."""
     rows = (torch.arange(image.shape[1]) - down).clamp(0, image.shape[1] - 1)
     columns = (torch.arange(image.shape[2]) - right).clamp(0, image.shape[2] - 1)
     return image[:, rows][:, :, columns]
 
 
 def affine(image: Tensor, angle: float, scale: float) -> Tensor:
-    """``image`` (c, h, w) turned by ``angle`` degrees and enlarged by ``scale`` about its centre,
+    """``image`` (c, h, w) rotated by ``angle`` degrees and enlarged by ``scale`` about its centre,
     the edge repeated."""
     across, along = cos(radians(angle)) / scale, sin(radians(angle)) / scale
     matrix = torch.tensor([[[across, -along, 0], [along, across, 0]]], dtype=image.dtype)
@@ -73,7 +73,7 @@ def mirrored(image: Tensor) -> list[Tensor]:
 
 
 def turned(images: Tensor) -> Tensor:
-    """Each image's colours turned by a random rotation about its mean; the same rotations on every
+    """Each image's colours under a random rotation about its mean; the same rotations on every
     call."""
     stream = torch.Generator().manual_seed(0)
     channels = images.shape[1]
@@ -85,7 +85,7 @@ def turned(images: Tensor) -> Tensor:
 
 
 def covariance_factor(images: Tensor) -> Tensor:
-    """The Cholesky factor of the covariance of images (n, c, h, w), a ridge added: (d, d)."""
+    """The Cholesky factor of the covariance of images (n, c, h, w) plus a ridge: (d, d)."""
     rows = centred(images).flatten(1)
     rows = rows - rows.mean(0)
     covariance = rows.T @ rows / len(rows)
