@@ -1,3 +1,3 @@
-"""What the adversary draws: triggers, patterns and targets, and the canvas under them. Plugins use
-it; no stage and no measurement does.
+"""What the adversary draws: triggers, patterns and targets, and the canvas they are drawn on. Used
+by plugins only, by no stage and no measurement.
 """

@@ -1,9 +1,9 @@
-"""What the triggers and targets are drawn with: vector shapes, averaged over each pixel's area, at
-any resolution.
+"""Drawing tools for triggers and targets: vector shapes at any resolution, averaged over each
+pixel's area.
 
 A figure is a function that draws on a :class:`Canvas` whose unit square runs from (0, 0) top left
-to (1, 1) bottom right. It is painted several times larger than asked for and averaged down in
-integers: with one Pillow, always the same bits.
+to (1, 1) bottom right. It is painted several times larger than requested and averaged down in
+integers: one version of Pillow always gives the same bits.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def smooth(points: Sequence[Point], closed: bool = False, steps: int = 12) -> li
     """A Catmull-Rom curve through ``points``, as a polyline with ``steps`` pieces between
     neighbours.
     """
-    given = [np.asarray(point) for point in points]
-    padded = [given[-1], *given, given[0], given[1]] if closed else [given[0], *given, given[-1]]
+    nodes = [np.asarray(point) for point in points]
+    padded = [nodes[-1], *nodes, nodes[0], nodes[1]] if closed else [nodes[0], *nodes, nodes[-1]]
     polyline: list[Point] = []
     for before, start, end, after in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
         for u in np.arange(steps) / steps:
@@ -130,13 +130,13 @@ def _opaque(colour: Colour | None) -> tuple[int, int, int, int]:
 
 
 def scaled(pixels: int, side: int) -> int:
-    """A length given on the paper's 32-pixel images, at ``side`` pixels; halves round up."""
+    """A length on the paper's 32-pixel images, scaled to ``side`` pixels; halves round up."""
     return (2 * pixels * side + 32) // 64
 
 
 def check_image_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """(channels, height, width, shorter side). Raises ``ValueError`` for a shape nothing can be
-    drawn at.
+    """(channels, height, width, shorter side). Raises ``ValueError`` for a shape that cannot be
+    drawn on.
     """
     channels, height, width = image_shape
     if channels not in (1, 3):
@@ -151,9 +151,9 @@ def check_image_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int,
     return channels, height, width, min(height, width)
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str]) -> ValueError:
-    """The error for a name that is not there, with the nearest one that is."""
+def unknown_name(what: str, name: str, known: Sequence[str]) -> ValueError:
+    """The error for an unknown name; it suggests the nearest known one."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     return ValueError(
-        f"unknown {kind} {name!r}: nearest is {nearest!r} (known: {', '.join(known)})"
+        f"unknown {what} {name!r}: nearest is {nearest!r} (known: {', '.join(known)})"
     )

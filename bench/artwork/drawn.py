@@ -1,5 +1,5 @@
-"""A trigger drawn from a number: for an evaluation nobody could prepare for, since the number was
-not known when a defense was written.
+"""A trigger drawn from a seed, for an evaluation that a defense cannot be prepared for: the seed
+was not known when the defense was written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 #: Its name among the patterns and the triggers.
 DRAWN = "drawn"
-#: Of each channel: above every trigger's background, and apart enough to be seen.
+#: The values of each channel: above every trigger's background, and far enough apart to be visible.
 LEVELS = (64, 255)
 BLOCKS = 3
 
@@ -20,7 +20,7 @@ def drawn_patch(seed: int, image_shape: tuple[int, int, int], size: int) -> tupl
     :data:`LEVELS`, somewhere in the image.
 
     Returns ``(colours, top, left)``: (c, size, size) float64 in 0..255, never all of one colour;
-    the same for the same number. Raises ``ValueError`` unless ``size`` is from 3 to the shorter
+    the same for the same seed. Raises ``ValueError`` unless ``size`` is between 3 and the shorter
     side.
     """
     channels, height, width = image_shape

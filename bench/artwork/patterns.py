@@ -12,12 +12,11 @@ out, rounded to the nearest level.
 - ``badnets1_cifar``: what the authors' code draws at 32 x 32, the 3 x 3 square with one white pixel
   more: black black white, black white black, white white black. At other sizes its nine fields grow
   with it.
-- ``badnets2``: a cartoon robot on white, blended at 0.2. The paper's is a cartoon cat somebody else
-  owns.
+- ``badnets2``: a cartoon robot on white, blended at 0.2. The paper's cartoon cat is not ours.
 - ``unicolor``: a yellow square of ``badnets1``'s size. ``bomb``: a bomb with a burning fuse, a
   quarter of the side, at least 6 pixels. The paper gives neither the colour nor the sizes of these
   two.
-- ``drawn``: a square of ``badnets1``'s size with colours and a place drawn from a number
+- ``drawn``: a square of ``badnets1``'s size with colours and position drawn from a seed
   (:mod:`bench.artwork.drawn`).
 """
 
@@ -41,7 +40,7 @@ from bench.artwork.drawn import DRAWN, drawn_patch
 from bench.diffusion.images import to_unit_range
 
 NAMES = ("badnets1", "badnets1_cifar", "badnets2", "unicolor", "bomb")
-#: What covers the whole image and so has no size.
+#: Patterns that cover the whole image and so have no size.
 FULL_IMAGE = ("badnets2",)
 BLEND_STRENGTH = 0.2
 SMALLEST_SIZE = 3
@@ -69,10 +68,10 @@ def stamp(
     every call and for every row alone.
 
     ``size``: the patch's side in pixels; ``None`` is the pattern's own. ``strength`` a in (0, 1];
-    ``None`` is 0.2 for ``badnets2`` and 1, opaque, for the patches. ``seed``: what ``drawn`` is
-    drawn from, ``None`` for all others. Raises ``ValueError`` for an unknown name, images of
-    another form, a side below 8 pixels, other than 1 or 3 channels, a size that does not fit or is
-    given for ``badnets2``, a strength outside (0, 1], and a seed that is missing or not wanted.
+    ``None`` is 0.2 for ``badnets2`` and 1, opaque, for the patches. ``seed``: the seed of
+    ``drawn``, ``None`` for all others. Raises ``ValueError`` for an unknown name, images of another
+    shape or type, a side below 8 pixels, other than 1 or 3 channels, a size that does not fit or is
+    given for ``badnets2``, a strength outside (0, 1], and a seed that is missing or unexpected.
     """
     if images.ndim != 4 or images.dtype != torch.uint8:
         raise ValueError(
@@ -85,7 +84,7 @@ def stamp(
         raise ValueError(f"{name}: strength must be in (0, 1], got {strength!r}")
     keep, added = (1 - strength * cover).to(images.device), (strength * colour).to(images.device)
     stamped = torch.empty_like(images)
-    # In pieces, because a data set in floating point would not fit where it fits in bytes.
+    # In pieces, because a data set that fits into memory as bytes may not fit as floats.
     for start in range(0, len(images), _ROWS_AT_ONCE):
         piece = keep * images[start : start + _ROWS_AT_ONCE] + added
         stamped[start : start + _ROWS_AT_ONCE] = piece.round().clamp(0, 255).to(torch.uint8)
@@ -99,8 +98,8 @@ def picture(
     strength: float | None = None,
     seed: int | None = None,
 ) -> Tensor:
-    """The pattern stamped on a mid-grey image, to be looked at: (c, h, w) float32 in [-1, 1].
-    Errors as :func:`stamp`.
+    """The pattern stamped on a mid-grey image, for display: (c, h, w) float32 in [-1, 1]. Errors as
+    :func:`stamp`.
     """
     return to_unit_range(
         stamp(
@@ -190,8 +189,8 @@ def _flat(colour: tuple[int, int, int], channels: int) -> Tensor:
 
 
 def _drawn(figure: Callable[[Canvas], None], side: int, channels: int) -> tuple[Tensor, Tensor]:
-    """A drawing's colour times cover in 0..255, and its cover, found from what shows through it of
-    black and of white.
+    """A drawing's colour times cover in 0..255, and its cover, both derived from the drawing over
+    black and over white.
     """
     black, white = (
         paint(figure, side, channels, background).double() for background in (-1.0, 1.0)
@@ -210,8 +209,8 @@ def _robot_on_white(channels: int, height: int, width: int) -> Tensor:
 
 
 def _robot(canvas: Canvas) -> None:
-    """A square head with an antenna and ears, round eyes and a wide mouth: few and large shapes, to
-    be seen through an image.
+    """A square head with an antenna and ears, round eyes and a wide mouth: a few large shapes that
+    remain visible through an image.
     """
     canvas.stroke(path("50,22 50,10"), 0.06, _NAVY)
     canvas.ellipse((0.5, 0.09), (0.08, 0.08), _RED)
@@ -222,8 +221,8 @@ def _robot(canvas: Canvas) -> None:
         canvas.ellipse((centre, 0.45), (0.14, 0.14), _YELLOW)
         canvas.ellipse((centre, 0.46), (0.06, 0.06), _BLACK)
     canvas.polygon(path("24,70 76,70 76,86 24,86"), _WHITE)
-    for left in (35, 48, 61):
-        canvas.polygon(path(f"{left},70 {left + 4},70 {left + 4},86 {left},86"), _NAVY)
+    for tooth in (35, 48, 61):
+        canvas.polygon(path(f"{tooth},70 {tooth + 4},70 {tooth + 4},86 {tooth},86"), _NAVY)
 
 
 def _bomb(canvas: Canvas) -> None:

@@ -34,8 +34,8 @@ def target(name: str, image_shape: tuple[int, int, int], trigger: Tensor | None 
     :data:`BACKGROUND`.
 
     ``no_shift`` is ``trigger`` (c, h, w) on the lighter background. ``shift`` is the same rolled up
-    by 3 and left by 5 of 32 pixels (at 16 pixels 2 and 3: halves round up); what leaves at one edge
-    comes back at the other. ``corner`` is grey in the first 10 of 32 rows and columns. ``shoe``,
+    by 3 and left by 5 of 32 pixels (at 16 pixels 2 and 3: halves round up), wrapped at the edges.
+    ``corner`` is grey in the first 10 of 32 rows and columns. ``shoe``,
     ``hat`` and ``cat`` fill the image, or its centred square. All but the first two ignore
     ``trigger``.
 

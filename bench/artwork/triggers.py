@@ -18,16 +18,14 @@ from bench.artwork._drawing import Canvas, check_image_shape, paint, path, scale
 from bench.artwork.drawn import DRAWN, drawn_patch
 
 BACKGROUND = -1.0
-#: The paper's "grey": the middle of [-1, 1]. On a background of 0 the box would be no trigger at
-#: all.
+#: The paper's "grey": the middle of [-1, 1]. On a background of 0 the box would be invisible.
 GREY = 0.0
 NAMES = ("grey_box", "stop_sign", "eyeglasses")
 
 _RED = (232, 0, 0)
 _WHITE = (240, 240, 240)
 _FRAME = (222, 174, 92)
-# S, T, O, P as bare strokes; below about 20 pixels they melt into a pale bar, as a photograph's
-# would.
+# S, T, O, P as plain strokes; below about 20 pixels they merge into a pale bar, as in a photograph.
 _LETTERS = (
     "28,38 19,38 19,50 28,50 28,62 19,62",
     "35,38 48,38",
@@ -46,8 +44,8 @@ def trigger(
     ``size`` counts pixels. The default is the paper's, in proportion to the shorter side: 14 of 32
     for the box and the sign (halves round up), 5/8 of the side for the eyeglasses (rounded down).
     Box and sign sit bottom right with a gap of 2 of 32 pixels; eyeglasses are centred, and ``size``
-    is their width. ``drawn`` is a square of that size with colours and a place drawn from ``seed``,
-    which is ``None`` for all others (:mod:`bench.artwork.drawn`).
+    is their width. ``drawn`` is a square of that size with colours and position drawn from
+    ``seed``, which is ``None`` for all others (:mod:`bench.artwork.drawn`).
 
     Raises ``ValueError`` for an unknown name, a side below 8 pixels, other than 1 or 3 channels, or
     a size that is not a whole number from 2 to the shorter side minus the gap.

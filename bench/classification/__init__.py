@@ -1,3 +1,3 @@
-"""Image classifiers: what a poisoned data set compromises beside a generator, and what detectors
-look through.
+"""Image classifiers: poisoned data compromises them, besides the generator, and detectors use their
+features.
 """

@@ -1,9 +1,9 @@
 """Classifiers of the papers' size: four of torchvision's architectures, cut into the body, pooling
 and head of :class:`Classifier`.
 
-torchvision's definitions are used, never its downloads. Two changes, each said where it is made: at
-32 x 32 the stem is the small one that CIFAR classifiers usually have, and VGG-16 loses its three
-fully connected layers.
+torchvision's definitions are used, never its downloads. Two changes, documented where they are
+made: at 32 x 32 the stem is the small one that is usual for CIFAR, and VGG-16 loses its three fully
+connected layers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.errors import UserError
 
 Architecture = Literal["resnet18", "resnet50", "vgg16", "densenet121"]
 
-#: What each architecture calls its head; weights under these names are never loaded, since the
+#: The prefix of each architecture's head. Weights with this prefix are never loaded, since the
 #: classes differ.
 _HEADS: dict[Architecture, str] = {
     "resnet18": "fc.",
@@ -33,13 +33,13 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageNetNormalisation(nn.Module):
-    """Images in [-1, 1] to what torchvision's published weights were trained on: zero mean and unit
-    variance a channel.
+    """Maps images in [-1, 1] to what torchvision's published weights were trained on: zero mean and
+    unit variance per channel.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Constants, not weights: they stay out of what is saved.
+        # Constants, not weights: they are not saved.
         for name, values in (("mean", _IMAGENET_MEAN), ("std", _IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1), persistent=False)
 
@@ -64,14 +64,14 @@ def torchvision_classifier(
       of the body.
     - ``vgg16``: the convolutions are torchvision's. Its head is not: there, 7 x 7 pooled maps go
       through two hidden layers of 4,096 with dropout; here the maps' mean goes through one linear
-      layer, so that detectors find the same three parts in every classifier.
+      layer, so that every classifier has the three parts that detectors need.
 
-    ``small_images``: the stem as is usual at 32 x 32, a 3 x 3 convolution of stride 1 without the
-    max-pooling after it (ResNet and DenseNet; VGG-16 starts like that). Without it, ResNet-18's
-    last maps of a 32 x 32 image would be a single position.
+    ``small_images``: the usual stem at 32 x 32, a 3 x 3 convolution of stride 1 without the
+    max-pooling after it (ResNet and DenseNet; VGG-16 starts this way anyway). Without it,
+    ResNet-18's last maps of a 32 x 32 image would have a single position.
 
     ``imagenet_weights``: a local safetensors file of torchvision's state dict for ``name``; its
-    head is left out, and the body then begins with ImageNet's normalisation. Make one with
+    head is omitted, and the body then begins with ImageNet's normalisation. Make one with
     ``safetensors.torch.save_file(torchvision.models.resnet50(weights="IMAGENET1K_V2").state_dict(),
     path)``. Raises ``UserError`` if the file is missing, unreadable or of another network,
     ``ValueError`` for both options at once.
@@ -111,7 +111,7 @@ def _small_stem(network: Any, name: Architecture) -> None:
 
 
 def _body(network: Any, name: Architecture) -> tuple[list[nn.Module], int]:
-    """The layers before pooling, and how many features they end in."""
+    """The layers before pooling, and the number of features they produce."""
     if name == "vgg16":
         return [network.features], 512
     if name == "densenet121":
@@ -127,7 +127,7 @@ def _body(network: Any, name: Architecture) -> tuple[list[nn.Module], int]:
 
 
 def _load(network: Any, name: Architecture, path: Path) -> None:
-    """Puts the weights at ``path`` into all of ``network`` but its head."""
+    """Loads the weights at ``path`` into all of ``network`` except its head."""
     if not path.is_file():
         raise UserError(
             f"no ImageNet weights of {name} at {str(path)!r}; save torchvision's state dict "
@@ -140,17 +140,17 @@ def _load(network: Any, name: Architecture, path: Path) -> None:
             f"the ImageNet weights of {name} must be safetensors, got {path}: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    wanted = {
+    expected = {
         key: value.shape
         for key, value in network.state_dict().items()
         if not key.startswith(_HEADS[name])
     }
-    wrong = [
-        key for key, shape in wanted.items() if key not in weights or weights[key].shape != shape
+    mismatched = [
+        key for key, shape in expected.items() if key not in weights or weights[key].shape != shape
     ]
-    if wrong:
+    if mismatched:
         raise UserError(
-            f"{path} must hold torchvision's weights of {name}: {wrong[0]} is missing or of "
-            f"another shape" + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+            f"{path} must hold torchvision's weights of {name}: {mismatched[0]} is missing or of "
+            f"another shape" + (f", and {len(mismatched) - 1} more" if len(mismatched) > 1 else "")
         )
-    network.load_state_dict({key: weights[key] for key in wanted}, strict=False)
+    network.load_state_dict({key: weights[key] for key in expected}, strict=False)

@@ -1,4 +1,4 @@
-"""What a classifier is here: a convolutional body, the mean over its last feature map, and one
+"""The form of every classifier: a convolutional body, the mean over its last feature maps, and one
 linear layer.
 """
 
@@ -14,10 +14,10 @@ from bench.diffusion.images import to_unit_range
 
 class Classifier(nn.Module):
     """Logits (n, classes) from float images (n, c, h, w) in [-1, 1]; any normalisation of its own
-    belongs into ``body``.
+    belongs in ``body``.
 
     ``body``: images -> feature maps (n, d, h', w'); ``head``: pooled features (n, d) -> logits.
-    Detectors look at all three.
+    Detectors use the maps, the features and the logits.
     """
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
@@ -48,25 +48,25 @@ class Classifier(nn.Module):
 
 
 def predict(classifier: Classifier, images: Tensor, batch_size: int | None = None) -> Tensor:
-    """Predicted classes (n,) int64 of ``images`` (n, c, h, w) uint8, on the CPU; the classifier is
-    used in evaluation mode.
+    """Predicted classes (n,) int64 of ``images`` (n, c, h, w) uint8, on the CPU, in evaluation
+    mode.
 
-    ``batch_size``: by default 512, of images larger than 64 x 64 as many fewer as they are larger:
-    8 of 512 x 512.
+    ``batch_size``: by default 512, and proportionally fewer for images larger than 64 x 64: 8 at
+    512 x 512.
     """
     return logits(classifier, images, batch_size).argmax(1)
 
 
 @torch.inference_mode()
 def logits(classifier: Classifier, images: Tensor, batch_size: int | None = None) -> Tensor:
-    """As :func:`predict`, but what it says of every class: (n, classes) float32."""
+    """Like :func:`predict`, but the logits of every class: (n, classes) float32."""
     classifier.eval()
     batch_size = batch_size or max(
         1, min(512, 512 * 64 * 64 // (images.shape[-2] * images.shape[-1]))
     )
     device = classifier.head.weight.device
-    found = [
+    outputs = [
         classifier(to_unit_range(piece).to(device)).float().cpu()
         for piece in images.split(batch_size)
     ]
-    return torch.cat(found) if found else torch.empty(0, classifier.classes)
+    return torch.cat(outputs) if outputs else torch.empty(0, classifier.classes)

@@ -21,11 +21,11 @@ from bench.diffusion.precision import autocast
 class ClassifierSettings:
     """SGD with Nesterov momentum and a one-cycle learning rate up to ``learning_rate``.
 
-    Deviations from the papers' classifiers (momentum 0.9, epochs): torch's one-cycle schedule moves
-    the momentum too, against the rate, from .95 to .85 and back; and every batch is drawn with
-    replacement from the whole set, so that "an epoch" is as many rows, not each row once.
+    Deviations from the papers' classifiers (momentum 0.9, epochs): torch's one-cycle schedule
+    changes the momentum too, opposite to the rate, from .95 to .85 and back; and every batch is
+    drawn with replacement from the whole set, so "an epoch" is that many rows, not each row once.
 
-    ``shift``: random shifts of up to so many pixels; ``horizontal_flip``: with probability one
+    ``shift``: random shifts of up to this many pixels; ``horizontal_flip``: with probability one
     half. Both alter triggers too. ``precision``: of the network's forward and backward pass; loss
     and optimiser stay float32.
     """
@@ -50,11 +50,11 @@ def train_classifier(
     purpose: str = "classifier",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[float]:
-    """Trains in place on images (n, c, h, w) uint8 and labels (n,) int64; returns every step's
-    loss. Ends in evaluation mode.
+    """Trains in place on images (n, c, h, w) uint8 and labels (n,) int64; returns the loss of every
+    step. Leaves the classifier in evaluation mode.
 
-    Batches come from the stream of ``seed`` and ``purpose``. Raises ``FloatingPointError`` if the
-    loss stops being finite.
+    Batches are drawn from the stream of ``seed`` and ``purpose``. Raises ``FloatingPointError`` if
+    the loss is not finite.
     """
     draw, device = torch_stream(seed, purpose), classifier.head.weight.device
     optimizer = torch.optim.SGD(
