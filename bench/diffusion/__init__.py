@@ -1,3 +1,3 @@
 """Schedules, noise, forward processes, training and sampling: numerics over diffusers modules.
-Knows nothing above it.
+Imports nothing from the layers above.
 """

@@ -1,10 +1,10 @@
-"""What a checkpoint on disk is, found out without loading it: configurations and the headers of its
+"""Checks a checkpoint on disk without loading it: its configurations and the headers of its
 safetensors files.
 
-The libraries that load checkpoints are lenient: transformers fills weights that are absent with
-random numbers, diffusers leaves them empty, both pass over names that they do not know. Here
-nothing is: a network is built without memory (on torch's ``meta`` device), and the names and shapes
-in its files must be its own.
+The libraries that load checkpoints are lenient: transformers fills missing weights with random
+numbers, diffusers leaves them empty, and both ignore unknown names. This module is strict: the
+network is built without memory (on torch's ``meta`` device), and the names and shapes in the files
+must match it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from torch import Tensor, nn
 from bench.errors import UserError
 
 INDEX = ".safetensors.index.json"
-#: A configuration says what a network is like in a few kilobytes; trained betas and tokenizers'
-#: tables are the longest.
+#: A configuration takes a few kilobytes; trained betas and tokenizers' tables are the longest.
 MOST_BYTES = 64 * 2**20
-#: Far above what any network has; what lies beyond would take hours to build.
+#: Far above what any network has; anything larger would take hours to build.
 MOST_LAYERS, MOST_IN_A_LIST, LARGEST_NUMBER = 200, 1000, 2**31
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 #: Buffers that older releases saved and newer ones compute.
 KNOWN_BUFFERS = ("position_ids",)
-#: What names look like that were saved from something around the network.
+#: Prefixes of names that were saved from a wrapper around the network -> the wrapper, a remedy.
 WRAPPERS = {
     "module.": "DistributedDataParallel; save its .module",
     "_orig_mod.": "torch.compile; save its ._orig_mod",
@@ -45,26 +44,26 @@ WRAPPERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One network of a checkpoint: ``name`` of its folder, the ``library`` and the ``kind`` (class)
-    that read it, and the ``stem`` of its weights' file names.
+    """One network of a checkpoint: the ``name`` of its folder, the ``library`` and ``class_name``
+    that load it, and the ``stem`` of its weights' file names.
     """
 
     name: str
     library: str
-    kind: str
+    class_name: str
     stem: str = "diffusion_pytorch_model"
 
 
-UNCONDITIONAL = Part(name="unet", library="diffusers", kind="UNet2DModel")
+UNCONDITIONAL = Part(name="unet", library="diffusers", class_name="UNet2DModel")
 TEXT_TO_IMAGE = (
-    Part(name="unet", library="diffusers", kind="UNet2DConditionModel"),
-    Part(name="vae", library="diffusers", kind="AutoencoderKL"),
-    Part(name="text_encoder", library="transformers", kind="CLIPTextModel", stem="model"),
+    Part(name="unet", library="diffusers", class_name="UNet2DConditionModel"),
+    Part(name="vae", library="diffusers", class_name="AutoencoderKL"),
+    Part(name="text_encoder", library="transformers", class_name="CLIPTextModel", stem="model"),
 )
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, or its type where it says nothing."""
+    """The first line of an exception's message, or its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
@@ -86,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration of a network. Raises :class:`UserError` for one that no network has."""
+    """The configuration of a network. Raises :class:`UserError` for an impossible value."""
     config = read_json(path)
     for key, value in _entries(config):
         if isinstance(value, list) and len(value) > MOST_IN_A_LIST:
@@ -102,7 +101,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value in a configuration with the name of the entry it stands in."""
+    """Every value in a configuration with the name of its entry."""
     yield key, value
     if isinstance(value, Mapping):
         for name, inner in value.items():
@@ -121,24 +120,26 @@ def tensors_in(folder: Path, stem: str) -> dict[str, tuple[tuple[int, ...], str]
     """
     whole, index = folder / f"{stem}.safetensors", folder / f"{stem}{INDEX}"
     if index.is_file() and not whole.is_file():
-        named = read_json(index).get("weight_map")
-        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(name, str) for name in weight_map.values()
+        ):
             raise UserError(f"{index} must have a weight_map of names to files")
-        files = [folder / name for name in sorted(set(named.values()))]
+        files = [folder / name for name in sorted(set(weight_map.values()))]
         if any(file.parent != folder for file in files):
             raise UserError(f"{index} must name files beside it")
     else:
         files = [whole]
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    tensors: dict[str, tuple[tuple[int, ...], str]] = {}
     for file in files:
         if not file.is_file():
             raise UserError(_absent(file, folder, stem))
-        found |= header_of(file)
-    return found
+        tensors |= header_of(file)
+    return tensors
 
 
 def _absent(file: Path, folder: Path, stem: str) -> str:
-    """That ``file`` is missing, and what lies there in its place."""
+    """A message that ``file`` is missing, and what is there instead."""
     if file.is_symlink() and not file.exists():
         return f"{file} is a link to {os.readlink(file)}, which is not there; download it again"
     if file.exists():
@@ -157,7 +158,7 @@ def _absent(file: Path, folder: Path, stem: str) -> str:
 
 
 def header_of(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """As :func:`tensors_in`, of one safetensors file."""
+    """Like :func:`tensors_in`, for one safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -172,7 +173,7 @@ def header_of(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _cause(file: Path, error: Exception) -> str:
-    """Why ``file`` is not what its name says, as far as its first bytes tell."""
+    """Why ``file`` is not a safetensors file, judging by its first bytes."""
     try:
         with file.open("rb") as opened:
             start = opened.read(64)
@@ -190,13 +191,13 @@ def _cause(file: Path, error: Exception) -> str:
 
 
 def mismatch(
-    expected: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], str]], kind: str
+    expected: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], str]], class_name: str
 ) -> str | None:
-    """In one line, what keeps the tensors ``held`` from being the weights of a ``kind``,
-    ``expected``; ``None``: nothing does.
+    """In one line, why the tensors ``held`` are not the ``expected`` weights of a ``class_name``;
+    ``None`` if they are.
 
-    Names are compared without a leading ``text_model.``, which transformers adds and takes away;
-    known buffers do not count.
+    Names are compared without a leading ``text_model.``, which transformers adds and removes; known
+    buffers do not count.
     """
 
     def bare(name: str) -> str:
@@ -205,13 +206,13 @@ def mismatch(
     wanted = {
         bare(name): value for name, value in expected.items() if not name.endswith(KNOWN_BUFFERS)
     }
-    found = {bare(name): part for name, part in held.items() if not name.endswith(KNOWN_BUFFERS)}
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
+    present = {bare(name): part for name, part in held.items() if not name.endswith(KNOWN_BUFFERS)}
+    missing = [name for name in wanted if name not in present]
+    unexpected = [name for name in present if name not in wanted]
     lines = []
     if missing:
         lines.append(
-            f"{len(missing)} of {len(wanted)} weights of a {kind} are missing, the first is "
+            f"{len(missing)} of {len(wanted)} weights of a {class_name} are missing, the first is "
             f"{missing[0]}"
         )
     if unexpected:
@@ -219,21 +220,23 @@ def mismatch(
     shapes = [
         name
         for name, value in wanted.items()
-        if name in found and found[name][0] != tuple(value.shape)
+        if name in present and present[name][0] != tuple(value.shape)
     ]
     if shapes:
         first = shapes[0]
         got = (
-            f"the first is {first}, {list(found[first][0])} where the network has "
+            f"the first is {first}, {list(present[first][0])} where the network has "
             f"{list(wanted[first].shape)}"
         )
         lines.append(f"{len(shapes)} have another shape, {got}")
-    floats = [name for name, value in wanted.items() if name in found and value.is_floating_point()]
-    types = [name for name in floats if found[name][1] not in FLOATS]
+    floats = [
+        name for name, value in wanted.items() if name in present and value.is_floating_point()
+    ]
+    types = [name for name in floats if present[name][1] not in FLOATS]
     if types:
         lines.append(
             f"{len(types)} are not floating-point numbers, the first is {types[0]}, "
-            f"{found[types[0]][1]}"
+            f"{present[types[0]][1]}"
         )
     if not lines:
         return None
@@ -241,7 +244,7 @@ def mismatch(
 
 
 def _likely(missing: list[str], unexpected: list[str]) -> str:
-    """The likely cause, in brackets, where the names that are not known give one."""
+    """The likely cause, in brackets, if the unknown names suggest one; empty otherwise."""
     if any("lora" in name for name in unexpected):
         return " (adapters of LoRA: add them to the weights before saving)"
     for prefix in {
@@ -266,50 +269,50 @@ def _likely(missing: list[str], unexpected: list[str]) -> str:
 
 
 def outline(folder: Path, part: Part) -> nn.Module:
-    """The network in ``folder`` on the ``meta`` device: its architecture without its weights, whose
-    names, shapes and types were compared. Raises :class:`UserError`, one line, naming the file and
-    what is wrong.
+    """The network in ``folder`` on the ``meta`` device: its architecture without weights, after the
+    names, shapes and types of the weights were checked. Raises :class:`UserError`, one line, naming
+    the file and what is wrong.
     """
     path = folder / "config.json"
     config = read_config(path)
-    named = config.get("_class_name", part.kind)
+    class_name = config.get("_class_name", part.class_name)
     if part.library == "transformers" and str(config.get("model_type", "clip_text_model")) not in (
         "clip_text_model",
         "clip",
     ):
-        named = str(config["model_type"])
-    if named != part.kind:
-        raise UserError(f"{path} must describe a {part.kind}, got a {named}")
+        class_name = str(config["model_type"])
+    if class_name != part.class_name:
+        raise UserError(f"{path} must describe a {part.class_name}, got a {class_name}")
     try:
         network = _build(part, config)
-    except Exception as error:  # Whatever an odd configuration makes of a constructor.
-        raise UserError(f"{path} describes no {part.kind}: {first_line(error)}") from error
-    held = tensors_in(folder, part.stem)
+    except Exception as error:  # An odd configuration can make a constructor raise anything.
+        raise UserError(f"{path} describes no {part.class_name}: {first_line(error)}") from error
+    tensors = tensors_in(folder, part.stem)
     rename = getattr(network, "_fix_state_dict_keys_on_load", None)
-    if rename is not None:  # Old autoencoders' names of attention, as diffusers itself reads them.
-        rename(held)
-    if wrong := mismatch(network.state_dict(), held, part.kind):
+    if rename is not None:  # Old autoencoders' attention names, which diffusers converts itself.
+        rename(tensors)
+    if wrong := mismatch(network.state_dict(), tensors, part.class_name):
         raise UserError(f"{folder}: {wrong}")
     return network
 
 
 def _build(part: Part, config: dict[str, Any]) -> nn.Module:
     library: Any = importlib.import_module(part.library)
-    kind = getattr(library, part.kind)
+    network_class = getattr(library, part.class_name)
     with torch.device("meta"):
         if part.library == "diffusers":
-            built = kind.from_config(config)
+            built = network_class.from_config(config)
         else:
             options = config.get("text_config", config)
-            built = kind(kind.config_class.from_dict(options))
+            built = network_class(network_class.config_class.from_dict(options))
     network: nn.Module = built.eval()
     return network
 
 
 def refuse_incomplete(network: nn.Module, info: Mapping[str, Any], where: Path) -> None:
-    """After loading: raises :class:`UserError` unless the library says that every weight came from
-    the file and no other was there, and every number is finite. ``info``: the library's loading
-    information.
+    """After loading: raises :class:`UserError` unless the library reports that every weight came
+    from the file and the file holds no others, and every number is finite. ``info``: the library's
+    loading information.
     """
     for key, what in (
         ("missing_keys", "missing"),

@@ -1,8 +1,8 @@
-"""A generator: a diffusers network, its noise schedule, and the shape of what it draws. Saved as a
+"""A generator: a diffusers network, its noise schedule, and the shape of its images. Saved as a
 normal diffusers folder.
 
-diffusers is imported where it is used, here and in the neighbours: it takes seconds, and planning
-or repeating a finished run needs none.
+diffusers is imported inside the functions that use it, here and in the neighbouring modules: the
+import takes seconds, and planning or repeating a finished run does not need it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CARD_FILE = "README.md"
 SCHEDULER_FILE = "scheduler_config.json"
-#: Side of what is denoised; beyond that a typing error is likelier than a model.
+#: Largest plausible side of what is denoised; a larger one is more likely a typing error.
 LARGEST_IMAGE = 8192
 
 
@@ -53,8 +53,8 @@ class Generator:
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The noise schedule, from diffusers' own reading of the configuration (linear, cosine,
-        trained betas, ...).
+        """The noise schedule, as diffusers reads the configuration (linear, cosine, trained betas,
+        ...).
         """
         return Schedule(betas_of(self.scheduler_config))
 
@@ -67,7 +67,7 @@ class Generator:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image; here an image is what is denoised."""
+        """(channels, height, width) of an image; here images themselves are denoised."""
         return self.noise_shape
 
     @property
@@ -80,18 +80,18 @@ class Generator:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = next(self.unet.parameters()).device
         return device
 
     def predict_noise(
         self, x: Tensor, timesteps: Tensor, condition: Tensor | tuple[str, ...] | None = None
     ) -> Tensor:
-        """The network's estimate of the noise in ``x``: (n, c, h, w) float32, for timesteps (n,)
-        int64. Float32 out.
+        """The network's estimate of the noise in ``x``, both (n, c, h, w) float32, at timesteps
+        (n,) int64.
 
         ``condition``: labels (n,) int64 in 0..classes, for a class-conditional network, or n
-        prompts; ``None`` is the null label there.
+        prompts; ``None`` means the null label there.
         """
         self.calls += len(x)
         if condition is None and self.classes is not None:
@@ -99,35 +99,33 @@ class Generator:
         prediction: Tensor = self.unet(x, timesteps, **self.condition(condition)).sample
         return prediction.float()
 
-    def condition(self, asked: Tensor | tuple[str, ...] | None) -> dict[str, Any]:
-        """What the network is handed beside x and t to be asked for labels, (n,) int64 in
-        0..classes. Raises ``TypeError`` for prompts, which it does not read.
+    def condition(self, labels_or_prompts: Tensor | tuple[str, ...] | None) -> dict[str, Any]:
+        """The network's arguments beyond x and t for labels, (n,) int64 in 0..classes. Raises
+        ``TypeError`` for prompts, which this generator does not read.
         """
-        if isinstance(asked, tuple):
+        if isinstance(labels_or_prompts, tuple):
             raise TypeError("this generator is asked for labels, not by prompts")
-        return {"class_labels": asked}
+        return {"class_labels": labels_or_prompts}
 
-    def asked_by(self, prompts: tuple[str, ...]) -> Generator:
-        """The same networks under a table of prompts, whose places are its labels. Raises
+    def with_prompts(self, prompts: tuple[str, ...]) -> Generator:
+        """The same networks with a table of prompts; a label is an index into it. Raises
         ``TypeError``: this generator reads no prompts.
         """
         raise TypeError("this generator is asked for labels, not by prompts")
 
     def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
-        """What the network denoises, of images (n, c, h, w) in [-1, 1]; here the images themselves.
-        ``draw``: for an encoder that draws at random; ``None`` for its mean.
+        """Images (n, c, h, w) in [-1, 1] -> what the network denoises; here the images themselves.
+        ``draw``: the stream of an encoder that samples; ``None`` for its mean.
         """
         return images
 
     def decode(self, x: Tensor) -> Tensor:
-        """The images (n, c, h, w) of what was denoised, not clamped; here what was denoised
-        itself.
-        """
+        """What the network has denoised -> images (n, c, h, w), not clamped; here unchanged."""
         return x
 
     def to(self, device: str | torch.device) -> Generator:
-        """Moves the network to ``device`` in the channels-last layout, which convolutions run
-        fastest in. Returns itself.
+        """Moves the network to ``device`` in the channels-last layout, the fastest one for
+        convolutions. Returns itself.
         """
         self.unet.to(device, memory_format=torch.channels_last)
         return self
@@ -155,27 +153,26 @@ class Generator:
 
     @classmethod
     def load(cls, folder: str | Path) -> Generator:
-        """Reads a diffusers folder: safetensors only, no code from the checkpoint, nothing fetched,
-        and nothing filled in that it lacks.
+        """Reads a diffusers folder: safetensors only, no code from the checkpoint, nothing
+        downloaded, and no missing weight filled in.
 
         Both layouts work: ``unet/`` and ``scheduler/`` sub-folders, or everything at the top (as
         google/ddpm-cifar10-32). Raises :class:`UserError` naming what is missing.
         """
         from diffusers import UNet2DModel
 
-        network_folder, scheduler = _places(Path(folder))
+        network_folder, scheduler = _layout(Path(folder))
         unet = load_part(UNet2DModel, network_folder)
         return cls(unet, read_scheduler(read_json(scheduler), str(scheduler)))
 
     @classmethod
     def outline(cls, folder: str | Path) -> Generator:
-        """As :meth:`load`, without the weights: the network is on the ``meta`` device and knows
+        """Like :meth:`load`, without the weights: the network is on the ``meta`` device and has
         shapes only, in a fraction of the time.
 
-        Raises :class:`UserError`, a line for each thing that keeps the folder from being loaded as
-        it is.
+        Raises :class:`UserError`, a line for each fault of the folder.
         """
-        network_folder, scheduler = _places(Path(folder))
+        network_folder, scheduler = _layout(Path(folder))
         unet, config = attempt_all(
             lambda: outline(network_folder, UNCONDITIONAL),
             lambda: read_scheduler(read_json(scheduler), str(scheduler)),
@@ -185,8 +182,8 @@ class Generator:
         return generator
 
     def check_shapes(self, where: Path) -> None:
-        """Asks the network once, about nothing, whether it answers with as many numbers as it is
-        given. Raises :class:`UserError` naming ``where``, its configuration.
+        """Calls the network once, on the ``meta`` device, and checks that its output has the shape
+        of its input. Raises :class:`UserError` naming ``where``, its configuration.
         """
         config = self.unet.config
         size = config.sample_size
@@ -213,11 +210,11 @@ class Generator:
         try:
             with torch.no_grad():
                 answer: Tensor = self.unet(
-                    x, torch.zeros(1, dtype=torch.long, device="meta"), **self._told()
+                    x, torch.zeros(1, dtype=torch.long, device="meta"), **self._blank_condition()
                 ).sample
         except (
             Exception
-        ) as error:  # Whatever the library makes of a configuration that does not fit together.
+        ) as error:  # An inconsistent configuration can make the library raise anything.
             raise UserError(
                 f"{where}: the network cannot be asked for the noise alone: {first_line(error)}"
             ) from error
@@ -227,8 +224,8 @@ class Generator:
                 f"{list(answer.shape)}"
             )
 
-    def _told(self) -> dict[str, Any]:
-        """What :meth:`check_shapes` tells the network beside x and t."""
+    def _blank_condition(self) -> dict[str, Any]:
+        """The network's arguments beyond x and t in :meth:`check_shapes`."""
         return {
             "class_labels": None
             if self.classes is None
@@ -236,7 +233,7 @@ class Generator:
         }
 
 
-def _places(folder: Path) -> tuple[Path, Path]:
+def _layout(folder: Path) -> tuple[Path, Path]:
     """The network's folder and the scheduler's file, in either layout. Raises :class:`UserError` if
     there is no such folder.
     """
@@ -249,33 +246,35 @@ def _places(folder: Path) -> tuple[Path, Path]:
     return folder, folder / SCHEDULER_FILE
 
 
-def load_part(kind: Any, folder: Path) -> Any:
-    """A network of the diffusers or transformers class ``kind`` from ``folder``, in float32 and
-    evaluation mode, every weight from its file. Raises :class:`UserError` naming the folder and
-    what is wrong with it.
+def load_part(network_class: Any, folder: Path) -> Any:
+    """A network of the diffusers or transformers class ``network_class`` from ``folder``, in
+    float32 and evaluation mode, every weight from its file. Raises :class:`UserError` naming the
+    folder and what is wrong with it.
     """
     try:
-        network, info = kind.from_pretrained(
+        network, info = network_class.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except (
         Exception
-    ) as error:  # The libraries raise what their parsers, readers and constructors do.
+    ) as error:  # The libraries pass on whatever their parsers and constructors raise.
         raise UserError(
-            f"no {kind.__name__} could be read from {folder}: {first_line(error)}"
+            f"no {network_class.__name__} could be read from {folder}: {first_line(error)}"
         ) from error
     refuse_incomplete(network, info, folder)
     return network.float().eval()
 
 
 def attempt_all(*readers: Callable[[], Any]) -> list[Any]:
-    """What the ``readers`` give. Raises one :class:`UserError` with the lines of all that fail."""
-    found, lines = [], []
+    """The results of all ``readers``. Raises one :class:`UserError` with the lines of all that
+    fail.
+    """
+    results, lines = [], []
     for reader in readers:
         try:
-            found.append(reader())
+            results.append(reader())
         except UserError as error:
             lines.append(str(error))
     if lines:
         raise UserError("\n".join(lines))
-    return found
+    return results

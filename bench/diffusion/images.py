@@ -1,5 +1,5 @@
-"""The two forms of an image: uint8 0..255 as data sets hold it, and float32 [-1, 1] as a network
-sees it.
+"""The two forms of an image: uint8 0..255, as in data sets, and float32 in [-1, 1], the input of a
+network.
 """
 
 from __future__ import annotations

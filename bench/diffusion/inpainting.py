@@ -1,9 +1,9 @@
-"""Drawing to fit: a part of the picture is known, and stays.
+"""Inpainting: a part of the picture is known, and stays.
 
-After every step of the sampler what is known is put back, at that step's share of noise (Song et
-al. 2021, arXiv 2011.13456, appendix I.2; Lugmayr et al. 2022, arXiv 2201.09865, eq. 8, without
-their resampling). The noise is the one that the sample started from, so that a picture stays a
-function of its start. At the end it is there to the last bit.
+After every step of the sampler the known part is put back, at that step's noise level (Song et al.
+2021, arXiv 2011.13456, appendix I.2; Lugmayr et al. 2022, arXiv 2201.09865, eq. 8, without their
+resampling). The noise is that of the sample's start, so that a picture remains a function of its
+start. In the result the known part is exact to the last bit.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bench.diffusion.generator import Generator
 
 @dataclass(frozen=True)
 class Known:
-    """``latents``: what the known picture is to the network, ``noise``: the start, both (n, c, h,
-    w); ``mask``: (n, 1, h, w) bool, true where it is known.
+    """``latents``: the encoded known picture, ``noise``: the start, both (n, c, h, w); ``mask``:
+    (n, 1, h, w) bool, true where the picture is known.
     """
 
     latents: Tensor
@@ -28,8 +28,8 @@ class Known:
 
     @classmethod
     def of(cls, generator: Generator, images: Tensor, mask: Tensor, noise: Tensor) -> Known:
-        """Of ``images`` (n, c, h, w) in [-1, 1] with their ``mask``; a latent is known where all
-        its pixels are.
+        """Encodes ``images`` (n, c, h, w) in [-1, 1] with their ``mask``; a latent is known where
+        all its pixels are.
         """
         latents = generator.encode(images.to(generator.device))
         factor = mask.shape[-1] // latents.shape[-1]
@@ -38,6 +38,6 @@ class Known:
         return cls(latents, noise.to(latents), small.to(latents.device))
 
     def put_back(self, x: Tensor, alpha_cumprod: float) -> Tensor:
-        """``x`` (n, c, h, w) with the known part at that share of the image, A^2; 1 is no noise."""
+        """``x`` (n, c, h, w) with the known part at ``alpha_cumprod`` = A^2; 1 means no noise."""
         known = alpha_cumprod**0.5 * self.latents + (1 - alpha_cumprod) ** 0.5 * self.noise
         return torch.where(self.mask, known, x)

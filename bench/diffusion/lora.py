@@ -1,9 +1,8 @@
 """LoRA adapters on a U-Net's attention, by peft: Hu et al. 2021 (arXiv 2106.09685).
 
-Only adapters of a low rank on the query, key, value and output projections are trained, then they
-are added to the weights: what is left is a network like any other, whose attention projections
-alone have changed. Two matrices a projection, W + B A with B zero at first; the scale alpha / rank
-is 1.
+Only low-rank adapters on the query, key, value and output projections are trained; then they are
+added to the weights. The result is an ordinary network in which only the attention projections have
+changed. Two matrices per projection, W + B A, with B initially zero; the scale alpha / rank is 1.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def add_adapters(network: nn.Module, rank: int, seed: int) -> None:
-    """Puts untrained adapters into ``network`` in place, drawn by ``seed``; only they can be
-    trained from then on.
+    """Adds untrained adapters, drawn from ``seed``, to ``network`` in place; from then on only they
+    are trainable.
 
-    Raises :class:`UserError` without peft, ``ValueError`` for a rank below 1 or a network that has
-    no place for adapters.
+    Raises :class:`UserError` without peft, ``ValueError`` for a rank below 1 or a network that does
+    not support adapters.
     """
     if rank < 1:
         raise ValueError(f"lora_rank must be at least 1, or null for full training, got {rank}")
@@ -48,9 +47,7 @@ def add_adapters(network: nn.Module, rank: int, seed: int) -> None:
 
 
 def fuse_adapters(network: nn.Module) -> None:
-    """Adds what the adapters have learnt to the weights and takes them out, in place; everything
-    can be trained again.
-    """
+    """Adds the adapters to the weights and removes them, in place; all is trainable again."""
     untyped: Any = network
     untyped.fuse_lora()
     untyped.unload_lora()

@@ -1,5 +1,5 @@
-"""The context in which a network runs in less than float32. Schedules, losses, optimisers and
-samples stay float32 everywhere.
+"""Running a network in less than float32. Schedules, losses, optimisers and samples stay float32
+everywhere.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to ``precision`` (a key of :data:`DTYPES`) on ``device``; float32 leaves everything
-    as it is.
-    """
+    """Autocast to ``precision`` (a key of :data:`DTYPES`) on ``device``; no effect for float32."""
     return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "float32")
 
 
 def exact_float32() -> None:
-    """Makes float32 mean float32 on a GPU, and cuDNN repeat itself: no TF32, whose products have
-    float16's ten bits and which torch uses in convolutions unless told otherwise, and no algorithm
-    that is chosen by a race or adds in whatever order threads end.
+    """Makes float32 exact and cuDNN deterministic on a GPU: no TF32, whose products have float16's
+    ten bits and which torch uses in convolutions by default, and no algorithm that is chosen by
+    timing or whose sums depend on the order in which threads end.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -30,7 +28,7 @@ def exact_float32() -> None:
 
 
 def gpu_numerics() -> dict[str, Any]:
-    """The switches that decide a GPU's numbers as they stand, as JSON values."""
+    """The current switches that affect a GPU's numbers, as JSON values."""
     return {
         "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,

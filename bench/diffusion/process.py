@@ -1,8 +1,7 @@
-"""Diffusion processes: how an image becomes noise, and what the network must say of it.
+"""Diffusion processes: how an image becomes noise, and what the network must predict.
 
-A process that ends somewhere else than in plain noise is what the backdoor objectives share. A
-shifted one carries an image ``r`` into the noise as the clean image fades (BadDiffusion, arXiv
-2212.05400, eq. 6):
+Backdoor objectives have in common a process that does not end in plain noise. A shifted process
+adds an image ``r`` as the clean image fades (BadDiffusion, arXiv 2212.05400, eq. 6):
 
     x_t = A[t] x_0 + s[t] e + step[t] r          and the network must predict   e + correction[t] r
 
@@ -10,8 +9,8 @@ so that the *unmodified* DDPM sampler, started at noise + r, ends in x_0. For Ba
 - A, and the correction makes the sampler's mean equal the exact posterior mean of the shifted
 process at every t (eq. 8 to 10 and appendix J; tested to 1e-10).
 
-How sampling goes back is the sampler's business (:mod:`bench.diffusion.sampling`): a process and a
-sampler are chosen apart, and an attack may bring either.
+The reverse direction is the sampler's (:mod:`bench.diffusion.sampling`): process and sampler are
+chosen independently, and an attack may bring either.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ class Shift:
 def baddiffusion_shift(schedule: Schedule, stride: int = 1) -> Shift:
     """``step = 1 - A`` and ``correction = s / (1 + sqrt(alpha))``.
 
-    The paper's (1 - sqrt(alpha)) s / (1 - alpha) is the same number with a cancellation; this form
-    has none. ``stride``: how many timesteps the sampler's steps span; alpha is then that of the
-    whole step, A[t]^2 / A[t - stride]^2, and 1 the paper's.
+    The paper's (1 - sqrt(alpha)) s / (1 - alpha) is the same number, but suffers from cancellation;
+    this form does not. ``stride``: how many timesteps the sampler's steps span; alpha is then that
+    of the whole step, A[t]^2 / A[t - stride]^2. The paper's stride is 1.
     """
     before = np.concatenate(
         [np.ones(min(stride, len(schedule))), schedule.alphas_cumprod[:-stride]]
@@ -48,18 +47,20 @@ def baddiffusion_shift(schedule: Schedule, stride: int = 1) -> Shift:
 
 
 class Process(Protocol):
-    """Forward: what training needs. images, noise: (n, c, h, w); timesteps: (n,) int64."""
+    """The forward process, as training needs it. images, noise: (n, c, h, w); timesteps: (n,)
+    int64.
+    """
 
     def noised(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t, (n, c, h, w)."""
         ...
 
     def regression(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the network must predict of it, (n, c, h, w)."""
+        """The network's regression target, (n, c, h, w)."""
         ...
 
     def clean(self, prediction: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
-        """x_0, (n, c, h, w), as ``prediction`` of ``x`` implies it: the inverse of the others."""
+        """x_0, (n, c, h, w), implied by the ``prediction`` for ``x``: the inverse of the others."""
         ...
 
 
@@ -87,7 +88,7 @@ class VariancePreserving:
 
 @dataclass(frozen=True)
 class Shifted(VariancePreserving):
-    """Ends in noise + r. ``images``: r, (n, c, h, w); a row of zeros is an ordinary clean row."""
+    """Ends in noise + r. ``images``: r, (n, c, h, w); zeros make an ordinary clean row."""
 
     shift: Shift
     images: Tensor

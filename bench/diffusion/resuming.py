@@ -1,8 +1,8 @@
-"""What a training writes down on its way, so that one that was cut short goes on to the same bits
-on the same device.
+"""Checkpoints of a training, from which an interrupted one continues to the same bits on the same
+device.
 
-One safetensors file holds all of it: tensors, and the rest as JSON in its header. It is replaced in
-one step, so there is always a whole one, and it is twice on the disk for a moment.
+One safetensors file holds everything: tensors, and the rest as JSON in its header. It is replaced
+atomically, so a complete one always exists, and for a moment two are on the disk.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FILE = "training.safetensors"
 
 @dataclass(kw_only=True)
 class Checkpoints:
-    """``folder``: where the file stands, made when it is needed; ``every``: steps between two.
+    """``folder``: of the file, made when needed; ``every``: steps between two checkpoints.
 
-    ``earlier_seconds``: what the steps took that were found done.
+    ``earlier_seconds``: the time spent on the steps that were resumed from.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class Checkpoints:
             raise ValueError(f"every must be at least 1 step, got {self.every}")
 
     def save(self, identity: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Replaces the file. ``identity``: which training it is of; ``state``: JSON values."""
+        """Replaces the file. ``identity``: identifies the training; ``state``: JSON values."""
         self.folder.mkdir(parents=True, exist_ok=True)
         seconds = self.earlier_seconds + monotonic() - self.started
         header = {"identity": identity, "state": json.dumps(state), "seconds": json.dumps(seconds)}
@@ -54,8 +54,8 @@ class Checkpoints:
         os.replace(unfinished, self.folder / FILE)
 
     def load(self, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What :meth:`save` was given, or ``None`` if there is nothing, nothing readable, or
-        another training's.
+        """The tensors and state of the last :meth:`save`, or ``None`` if there is no readable file
+        or it belongs to another training.
         """
         try:
             with safe_open(self.folder / FILE, framework="pt") as file:
@@ -71,24 +71,24 @@ class Checkpoints:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimiser remembers of every parameter, by ``optimizer.<number>.<name>``."""
+    """An optimiser's state for every parameter, by ``optimizer.<number>.<name>``."""
     remembered = optimizer.state_dict()["state"]
     return {
         f"optimizer.{number}.{name}": value
-        for number, found in remembered.items()
-        for name, value in found.items()
+        for number, values in remembered.items()
+        for name, value in values.items()
     }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The reverse of :func:`optimizer_tensors`, in the parameters' own memory layout, which their
-    updates run fastest in.
+    """The inverse of :func:`optimizer_tensors`, in the parameters' own memory layout, in which
+    their updates are fastest.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        if kind == "optimizer":
+        prefix, _, rest = key.partition(".")
+        if prefix == "optimizer":
             number, _, name = rest.partition(".")
             parameter = parameters[int(number)].detach()
             like = value.shape == parameter.shape

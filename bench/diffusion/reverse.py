@@ -1,4 +1,4 @@
-"""How sampling goes back: the part of a sampler that an attack may bring itself."""
+"""The reverse process: the part of a sampler that an attack may replace."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from torch import Tensor
 
 
 class Reverse(Protocol):
-    """One batch's way from noise to an image: a step for each of the network's answers.
+    """The reverse process of one batch, from noise to images: one step per call of the network.
 
-    ``call``: which answer it is, from 0; x, prediction, clean: (n, c, h, w). Between the network
-    and the step stand sampler defenses, which see the clean image that a prediction implies and may
-    put another in its place: so both directions must be known, and be each other's inverse.
+    ``call``: index of the call, from 0; x, prediction, clean: (n, c, h, w). Sampler defenses act
+    between the network and the step: they see the clean image that a prediction implies and may
+    replace it. So both directions, :meth:`clean` and :meth:`prediction`, are required, and must be
+    inverse to each other.
     """
 
     @property
     def timesteps(self) -> Sequence[int]:
-        """At which the network is asked, one for each call."""
+        """The timesteps at which the network is called, one for each call."""
         ...
 
     def clean(self, prediction: Tensor, x: Tensor, call: int) -> Tensor:
-        """x_0 as the network's ``prediction`` for ``x`` implies it."""
+        """x_0, implied by the network's ``prediction`` for ``x``."""
         ...
 
     def prediction(self, clean: Tensor, x: Tensor, call: int) -> Tensor:

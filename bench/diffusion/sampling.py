@@ -1,8 +1,8 @@
 """Sampling: our own loop around diffusers' schedulers, with an explicit start, explicit clipping
-and one noise stream a sample.
+and one noise stream per sample.
 
-diffusers' DDPM and DDIM schedulers clip the predicted x_0 unless told otherwise, which silently
-defends every attack; its pipelines may swap the scheduler. Neither can happen here: the scheduler
+diffusers' DDPM and DDIM schedulers clip the predicted x_0 by default, which silently defends
+against every attack; its pipelines may swap the scheduler. Neither can happen here: the scheduler
 is built by name with its own clipping off, and clipping is one of ``none``, ``x0`` (the predicted
 clean image) or ``xt`` (the image after the step; BadDiffusion's eq. 11).
 """
@@ -77,12 +77,12 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 #: Samplers that add noise at every step; ``ddim`` does with an eta above 0.
 STOCHASTIC = ("ddpm", "sde_dpm_solver++")
-#: Samplers that form x anew from the step before when they have seen the next prediction: what a
-#: guard made of x in between is lost.
+#: Samplers that recompute x from the previous step once they have the next prediction: a guard's
+#: change of x in between would be lost.
 CORRECTING = ("unipc",)
 CLIPS = ("none", "x0", "xt")
-#: Samplers whose steps :attr:`SamplerSettings.spacing` places; the solvers space theirs evenly from
-#: end to end.
+#: Samplers that use :attr:`SamplerSettings.spacing`; the solvers space their steps evenly over the
+#: whole range.
 SPACED = ("ddpm", "ddim", "pndm", "heun")
 SPACINGS = ("leading", "trailing")
 
@@ -92,20 +92,20 @@ class SamplerSettings:
     """``name``: one of :data:`SAMPLERS`; ``num_inference_steps``: 1..T; ``clip``: one of
     :data:`CLIPS`; ``precision``: of the network.
 
-    ``spacing``: of the steps of :data:`SPACED`, one of :data:`SPACINGS`. ``leading`` counts them up
-    from timestep 0 and begins below the last one (20 steps of 1000 at 950), ``trailing`` down from
-    it (at 999), where the network has seen noise alone: what sampling begins with (Lin et al. 2024,
-    arXiv 2305.08891, section 3.3). Their number must then divide the schedule's, or diffusers'
-    steps would not meet each other.
+    ``spacing``: of the steps of :data:`SPACED`, one of :data:`SPACINGS`. ``leading`` counts up from
+    timestep 0 and starts below the last one (20 steps of 1000 start at 950); ``trailing`` counts
+    down from the last one (999), where the network was trained on pure noise, which is what
+    sampling starts from (Lin et al. 2024, arXiv 2305.08891, section 3.3). The number of steps must
+    then divide the schedule's, or diffusers' steps would not be contiguous.
 
-    ``network_batch``: how many images the network is always given at once, short batches being
-    padded. A convolution's rounding depends on its batch, and a sampler magnifies rounding; so this
-    number is part of what is sampled, and memory's batch size is not. ``guidance_scale``: w of
+    ``network_batch``: how many images the network always gets at once; short batches are padded. A
+    convolution's rounding depends on its batch, and a sampler amplifies rounding; so this number
+    affects the samples, and the batch size chosen for memory does not. ``guidance_scale``: w of
     classifier-free guidance, e_u + w (e_c - e_u), for class-conditional generators: 0 ignores the
     class, 1 is the plain conditional model. (Some papers write (1 + w) e_c - w e_u; their w is one
     less.)
 
-    ``eta``: of ``ddim`` alone, in [0, 1]: the share of DDPM's noise (its standard deviation) that a
+    ``eta``: for ``ddim`` only, in [0, 1]: the share of DDPM's noise (its standard deviation) that a
     step adds (Song et al. 2021, arXiv 2010.02502, eq. 16); 0 adds none.
     """
 
@@ -149,8 +149,8 @@ class SamplerSettings:
 
     @property
     def network_calls(self) -> int:
-        """How often the network is asked about a sample: Heun's method asks twice a step but the
-        last, and PNDM's second call goes over its first step once more.
+        """How often the network is called per sample: Heun's method calls it twice per step except
+        the last, and PNDM's second call repeats its first step.
         """
         steps = self.num_inference_steps
         return {"heun": 2 * steps - 1, "pndm": min(steps + 1, 2 * steps - 1)}.get(self.name, steps)
@@ -158,10 +158,9 @@ class SamplerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a batch begins with. noise: (n, c, h, w); labels, (n,), or prompts, n texts: asked for
-    instead of what :func:`sample` is told; known, (n, c, h, w) in [-1, 1], and mask, (n, 1, h, w)
-    bool: the part of the picture that stays; reverse: the way back, if the adversary brings his
-    own.
+    """The start of a batch. noise: (n, c, h, w); labels, (n,), or prompts, n texts: the condition,
+    instead of the labels of :func:`sample`; known, (n, c, h, w) in [-1, 1], and mask, (n, 1, h, w)
+    bool: the part of the picture that stays; reverse: the adversary's own reverse process, if any.
     """
 
     noise: Tensor
@@ -173,12 +172,12 @@ class Start:
 
 
 class Guard(Protocol):
-    """What may step in at every step; :class:`bench.plugin.SamplerDefense` has this shape. Each
-    call is handed a copy.
+    """Intervenes at every step; :class:`bench.plugin.SamplerDefense` has this interface. Each call
+    gets a copy.
 
-    A sampler that asks the network twice about a step (``heun``, the first of ``pndm``) is guarded
-    at both: what the network sees next has passed ``stepped``, the trial point too. What changes x
-    in ``stepped`` cannot be run under a sampler in :data:`CORRECTING`.
+    A sampler that calls the network twice for a step (``heun``, the first step of ``pndm``) is
+    guarded at both calls: every input of the network has passed ``stepped``, including the trial
+    point. A guard that changes x in ``stepped`` cannot run under a sampler in :data:`CORRECTING`.
     """
 
     @property
@@ -189,7 +188,7 @@ class Guard(Protocol):
 
 @dataclass(frozen=True)
 class Clip:
-    """Clamps to [-1, 1] at the place its mode names."""
+    """Clamps to [-1, 1] what its mode names: ``x0`` or ``xt``."""
 
     mode: str
     keeps_noise: bool = False
@@ -202,8 +201,8 @@ class Clip:
 
 
 def check_steps(settings: SamplerSettings, timesteps: int) -> None:
-    """Raises ``ValueError`` unless a schedule of that many ``timesteps`` can be sampled as
-    ``settings`` say.
+    """Raises ``ValueError`` if a schedule of ``timesteps`` steps cannot be sampled with
+    ``settings``.
     """
     steps = settings.num_inference_steps
     if steps > timesteps:
@@ -226,10 +225,10 @@ def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any])
     """The diffusers scheduler for ``settings`` over the model's own noise schedule, its timesteps
     set.
 
-    The table of betas is handed over as numbers, as training reads it, since not every scheduler
-    knows every formula. What Stable Diffusion's configuration says of DDIM's ends is kept:
-    ``steps_offset`` (timesteps 981 to 1 of 1000 in 50 steps, not 980 to 0) and ``set_alpha_to_one``
-    (false: the last step leads to timestep 0's share of the image, not to all of it).
+    The betas are passed as a table, the one that training uses, since not every scheduler supports
+    every formula. Stable Diffusion's settings for the ends of DDIM are kept: ``steps_offset``
+    (timesteps 981 to 1 of 1000 in 50 steps, not 980 to 0) and ``set_alpha_to_one`` (false: the last
+    step leads to the signal level of timestep 0, not to 1).
     """
     import diffusers
 
@@ -257,13 +256,13 @@ def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any])
 def guarded_prediction(
     reverse: Reverse, prediction: Tensor, x: Tensor, call: int, guards: Sequence[Guard]
 ) -> tuple[Tensor, Tensor | None]:
-    """The noise prediction whose implied x_0 is what the guards make of it, and, for a sampler that
-    can keep the noise, what guards that keep it add to x_0 beyond that.
+    """The noise prediction that implies the guarded x_0, and, under DDIM, the further change of x_0
+    by guards that keep the noise (``None`` if there is none).
 
-    Works for every sampler alike: x_0 goes through the guards and back to a prediction. For DDPM
-    this is diffusers' ``clip_sample``; for DDIM it is ``clip_sample`` with
-    ``use_clipped_model_output``, which keeps x_0 and e consistent. Without that, which is
-    diffusers' default, DDIM forms x_{t-1} from the clipped x_0 and the unclipped e: see
+    Works the same for every sampler: x_0 passes through the guards and is converted back to a
+    prediction. For DDPM this is diffusers' ``clip_sample``; for DDIM it is ``clip_sample`` with
+    ``use_clipped_model_output``, which keeps x_0 and e consistent. Without that option, diffusers'
+    default, DDIM forms x_{t-1} from the clipped x_0 and the unclipped e: see
     :meth:`Scheduled.weight_of_clean`.
     """
     keeping = isinstance(reverse, Scheduled) and reverse.settings.name == "ddim"
@@ -277,25 +276,24 @@ def guarded_prediction(
     for guard in guards:
         if keeping and guard.keeps_noise:
             final = _guarded(guard, "predicted_x0", final, timestep)
-    # Untouched predictions are passed on as they are: a round trip would only add rounding.
+    # Unchanged predictions are passed on as they are: a round trip would only add rounding errors.
     changed = prediction if after is before else reverse.prediction(after, x, call)
     return changed, None if final is after else final - after
 
 
 def _guarded(guard: Guard, method: str, x: Tensor, timestep: int) -> Tensor:
-    """What a guard makes of ``x``, which it is handed a copy of; ``x`` itself if it left that
-    alone.
+    """A guard's result for a copy of ``x``; ``x`` itself if the guard did not change it.
 
-    So ``return x.clamp_(-1, 1)`` is the same defense as ``return x.clamp(-1, 1)``, to the last bit:
-    what was written to in place counts as changed whatever the values are, or else a row's rounding
-    would depend on the others. Raises :class:`ContractError` for anything but a finite tensor like
+    ``return x.clamp_(-1, 1)`` is the same defense as ``return x.clamp(-1, 1)``, to the last bit: a
+    tensor written in place counts as changed whatever its values, otherwise a row's rounding would
+    depend on the other rows. Raises :class:`ContractError` for anything but a finite tensor like
     ``x``.
     """
     handed = x.clone()
     written = None if handed.is_inference() else handed._version
-    found: object = getattr(guard, method)(handed, timestep)
+    result: object = getattr(guard, method)(handed, timestep)
     untouched = handed.is_inference() or handed._version == written
-    if found is handed and untouched and torch.equal(handed, x):
+    if result is handed and untouched and torch.equal(handed, x):
         return x
     if not bool(torch.isfinite(x).all()):
         raise FloatingPointError(
@@ -303,7 +301,7 @@ def _guarded(guard: Guard, method: str, x: Tensor, timestep: int) -> Tensor:
         )
     who = returned.owner(guard, method)
     return returned.tensor(
-        found,
+        result,
         who,
         x.shape,
         x.dtype,
@@ -313,7 +311,7 @@ def _guarded(guard: Guard, method: str, x: Tensor, timestep: int) -> Tensor:
 
 
 class _NoiseOf(TorchFunctionMode):
-    """What diffusers draws in here comes from counters, which it knows nothing of."""
+    """Inside this context diffusers' random draws come from counter-based streams."""
 
     def __init__(self, streams: CounterStreams) -> None:
         super().__init__()
@@ -327,7 +325,7 @@ class _NoiseOf(TorchFunctionMode):
 
 class Scheduled:
     """diffusers' scheduler for ``settings`` over the model's own noise schedule, as a
-    :class:`~bench.diffusion.reverse.Reverse`. ``streams``: one a row, of the stochastic samplers.
+    :class:`~bench.diffusion.reverse.Reverse`. ``streams``: one per row, for stochastic samplers.
     """
 
     def __init__(
@@ -336,11 +334,12 @@ class Scheduled:
         self.settings, self.streams = settings, streams
         self.scheduler = build_scheduler(settings, scheduler_config)
         self.timesteps = [int(step) for step in self.scheduler.timesteps]
-        kept = self.scheduler.alphas_cumprod.double()
+        alphas_cumprod = self.scheduler.alphas_cumprod.double()
         #: A^2 at each call.
-        self.left = [float(kept[step]) for step in self.timesteps]
+        self.alphas_cumprod = [float(alphas_cumprod[step]) for step in self.timesteps]
         self._weights: list[tuple[float, float]] = [
-            (float(kept[step]) ** 0.5, float(1 - kept[step]) ** 0.5) for step in self.timesteps
+            (float(alphas_cumprod[step]) ** 0.5, float(1 - alphas_cumprod[step]) ** 0.5)
+            for step in self.timesteps
         ]
 
     def clean(self, prediction: Tensor, x: Tensor, call: int) -> Tensor:
@@ -358,7 +357,7 @@ class Scheduled:
         options: dict[str, Any] = {"eta": settings.eta} if settings.name == "ddim" else {}
         scale = 1.0
         if settings.name == "heun":
-            # Its x is ours over A = 1 / sqrt(1 + sigma^2); what it returns is at the next call's
+            # Its x is ours divided by A = 1 / sqrt(1 + sigma^2); its result is at the next call's
             # sigma.
             here, scale = (
                 float(sigma.double() ** 2 + 1) ** 0.5 for sigma in scheduler.sigmas[call : call + 2]
@@ -376,21 +375,19 @@ class Scheduled:
         return stepped if scale == 1 else stepped / scale
 
     def weight_of_clean(self, call: int) -> float:
-        """A of the timestep that DDIM's step leads to: what x_{t-1} = A x_0 + s e weighs x_0
-        with.
-        """
+        """The weight of x_0 in DDIM's x_{t-1} = A x_0 + s e: A of the timestep of x_{t-1}."""
         scheduler = self.scheduler
         steps = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
         previous = self.timesteps[call] - steps
-        kept = scheduler.alphas_cumprod
-        before = kept[previous] if previous >= 0 else scheduler.final_alpha_cumprod
+        alphas_cumprod = scheduler.alphas_cumprod
+        before = alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
         weight: float = float(before) ** 0.5
         return weight
 
 
 def _after_step(guard: Guard, x: Tensor, timestep: int, settings: SamplerSettings) -> Tensor:
-    """What a guard makes of the step's result. Raises ``ValueError`` if it changes it under a
-    sampler that would form it anew.
+    """The guarded result of a step. Raises ``ValueError`` if the guard changes it under a sampler
+    that would recompute it.
     """
     guarded = _guarded(guard, "stepped", x, timestep)
     if guarded is not x and settings.name in CORRECTING:
@@ -408,11 +405,10 @@ def predict_noise(
     settings: SamplerSettings,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """The network's prediction for ``x`` (n, c, h, w), guided towards ``labels`` (n,) if there are
-    any.
+    """The network's prediction for ``x`` (n, c, h, w), guided towards ``labels`` (n,) if given.
 
-    Made in padded pieces of ``settings.network_batch``, so that a row's prediction does not depend
-    on how many others there are.
+    Computed in padded pieces of ``settings.network_batch``, so that a row's prediction does not
+    depend on the number of rows.
     """
     if labels is None:
         return _in_pieces(generator, x, timestep, settings, None)
@@ -435,13 +431,15 @@ def _in_pieces(
         memory_format=torch.channels_last
     )
     timesteps = torch.full((size,), timestep, device=x.device)
-    told: list[tuple[Tensor, ...]] = [()] * (len(padded) // size)
+    labels_of_pieces: list[tuple[Tensor, ...]] = [()] * (len(padded) // size)
     if labels is not None:
-        told = [(piece,) for piece in torch.cat([labels, labels.new_zeros(missing)]).split(size)]
+        labels_of_pieces = [
+            (piece,) for piece in torch.cat([labels, labels.new_zeros(missing)]).split(size)
+        ]
     with autocast(x.device, settings.precision):
         pieces = [
             generator.predict_noise(piece, timesteps, *label)
-            for piece, label in zip(padded.split(size), told, strict=True)
+            for piece, label in zip(padded.split(size), labels_of_pieces, strict=True)
         ]
     return torch.cat(pieces)[: len(x)]
 
@@ -462,11 +460,10 @@ def denoise(
 ) -> Tensor:
     """Runs one batch from ``start`` (n, c, h, w) to images of the same shape, not clamped.
 
-    ``streams``: one a row, advanced by the stochastic samplers. ``labels``: (n,), the classes a
-    class-conditional generator is asked for. ``known``: what of the picture stays. ``reverse``: the
-    way back, in place of the sampler in ``settings``. ``trajectory(timestep, x)`` sees every
-    x_{t-1}. Raises ``ValueError`` for a part of the picture
-    that stays under a sampler that would form x anew.
+    ``streams``: one per row, advanced by stochastic samplers. ``labels``: (n,), the classes for a
+    class-conditional generator. ``known``: the part of the picture that stays. ``reverse``: the
+    reverse process, in place of the sampler in ``settings``. ``trajectory(timestep, x)`` gets every
+    x_{t-1}. Raises ``ValueError`` for a known part under a sampler that would recompute x.
     """
     if known is not None and settings.name in CORRECTING:
         raise ValueError(
@@ -478,22 +475,22 @@ def denoise(
     x = start.to(device, torch.float32)
     labels = None if labels is None else labels.to(device)
     guards = (Clip(settings.clip), *guards) if settings.clip != "none" else tuple(guards)
-    way = reverse or Scheduled(settings, generator.scheduler_config, streams)
-    kept = Schedule(betas_of(generator.scheduler_config)).alphas_cumprod
-    x = x if known is None else known.put_back(x, float(kept[way.timesteps[0]]))
-    for call, timestep in enumerate(way.timesteps):
+    stepper = reverse or Scheduled(settings, generator.scheduler_config, streams)
+    alphas_cumprod = Schedule(betas_of(generator.scheduler_config)).alphas_cumprod
+    x = x if known is None else known.put_back(x, float(alphas_cumprod[stepper.timesteps[0]]))
+    for call, timestep in enumerate(stepper.timesteps):
         prediction = predict_noise(generator, x, timestep, settings, labels)
         beyond: Tensor | None = None
         if guards:
-            prediction, beyond = guarded_prediction(way, prediction, x, call, guards)
-        x = way.step(prediction, x, call, lambda: initial_noise(streams, shape).to(device))
-        if beyond is not None and isinstance(way, Scheduled):
-            x = x + way.weight_of_clean(call) * beyond
+            prediction, beyond = guarded_prediction(stepper, prediction, x, call, guards)
+        x = stepper.step(prediction, x, call, lambda: initial_noise(streams, shape).to(device))
+        if beyond is not None and isinstance(stepper, Scheduled):
+            x = x + stepper.weight_of_clean(call) * beyond
         for guard in guards:
             x = _after_step(guard, x, timestep, settings)
         if known is not None:
-            later = way.timesteps[call + 1 : call + 2]
-            x = known.put_back(x, float(kept[later[0]]) if later else 1.0)
+            later = stepper.timesteps[call + 1 : call + 2]
+            x = known.put_back(x, float(alphas_cumprod[later[0]]) if later else 1.0)
         if trajectory:
             trajectory(timestep, x)
         if after_step:
@@ -502,8 +499,8 @@ def denoise(
 
 
 def images_at_once(settings: SamplerSettings) -> int:
-    """The least multiple of the network's batch of at least 128: what is padded is computed for
-    nothing.
+    """The smallest multiple of the network's batch that is at least 128: padding would be wasted
+    work.
     """
     return -(-128 // settings.network_batch) * settings.network_batch
 
@@ -523,16 +520,15 @@ def sample(
     finish: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
-    """``count`` images (count, c, h, w) float32 in [-1, 1] (clamped at the end, as saving a picture
-    would), or what ``finish`` makes of each batch of them: thousands of large images would not fit
-    into memory as they are.
+    """``count`` images (count, c, h, w) float32 in [-1, 1], clamped at the end as when a picture is
+    saved. ``finish`` is applied to each batch, since thousands of large images would not fit into
+    memory as float32.
 
-    ``labels``: (count,) int64, what a class-conditional generator is asked for, sample by sample.
-    ``start(noise, indices)`` turns the initial noise of those sample indices into what the network
-    is given, or into all that a batch begins with; ``None`` leaves it. The same ``seed`` gives the
-    same noise for every sample index, whatever the batch size: by default as many whole network
-    batches as make 128 images. ``first``: index of the first sample, for a part of a larger set.
-    What ``start`` is handed is on the CPU.
+    ``labels``: (count,) int64, a class-conditional generator's class for each sample.
+    ``start(noise, indices)`` turns the initial noise of those sample indices, on the CPU, into the
+    network's input or a whole :class:`Start`; ``None``: the noise itself. The same ``seed`` gives
+    the same noise for every sample index, whatever the ``batch_size``; the default is
+    :func:`images_at_once`. ``first``: index of the first sample, for a part of a larger set.
     """
     size = batch_size or images_at_once(settings)
     batches = [
@@ -550,55 +546,57 @@ def sample(
     for indices in batches:
         streams = sample_streams(seed, indices, purpose, generator.device)
         noise = initial_noise(streams, generator.noise_shape)
-        begun = start(noise.cpu(), indices) if start else noise
-        if isinstance(begun, Tensor):
-            begun = Start(noise=begun)
-        if begun.labels is None and labels is not None:
-            begun = replace(begun, labels=labels[indices.start - first : indices.stop - first])
-        decoded = _drawn(generator, begun, streams, settings, guards, advance)
+        batch_start = start(noise.cpu(), indices) if start else noise
+        if isinstance(batch_start, Tensor):
+            batch_start = Start(noise=batch_start)
+        if batch_start.labels is None and labels is not None:
+            batch_start = replace(
+                batch_start, labels=labels[indices.start - first : indices.stop - first]
+            )
+        decoded = _drawn(generator, batch_start, streams, settings, guards, advance)
         images.append(finish(decoded) if finish else decoded)
     return torch.cat(images)
 
 
 def _drawn(
     generator: Generator,
-    begun: Start,
+    start: Start,
     streams: Streams,
     settings: SamplerSettings,
     guards: Sequence[Guard],
     after_step: Callable[[], None],
 ) -> Tensor:
     """One batch of :func:`sample`."""
-    asked, labels = generator, begun.labels
-    if begun.prompts is not None:
-        table = tuple(dict.fromkeys(begun.prompts))
-        asked = generator.asked_by(table)
-        labels = torch.tensor([table.index(prompt) for prompt in begun.prompts])
+    conditioned, labels = generator, start.labels
+    if start.prompts is not None:
+        table = tuple(dict.fromkeys(start.prompts))
+        conditioned = generator.with_prompts(table)
+        labels = torch.tensor([table.index(prompt) for prompt in start.prompts])
     known = None
-    if begun.known is not None and begun.mask is not None:
-        known = Known.of(generator, begun.known, begun.mask, begun.noise)
+    if start.known is not None and start.mask is not None:
+        known = Known.of(generator, start.known, start.mask, start.noise)
     denoised = denoise(
-        asked,
-        begun.noise,
+        conditioned,
+        start.noise,
         streams,
         settings,
         guards,
         labels=labels,
         known=known,
-        reverse=begun.reverse,
+        reverse=start.reverse,
         after_step=after_step,
     )
-    if asked is not generator:
-        generator.calls = asked.calls
+    if conditioned is not generator:
+        generator.calls = conditioned.calls
     images = _decoded(generator, denoised, settings)
-    if begun.known is not None and begun.mask is not None:
-        images = torch.where(begun.mask, begun.known, images)
+    if start.known is not None and start.mask is not None:
+        images = torch.where(start.mask, start.known, images)
     return images
 
 
 def _decoded(generator: Generator, denoised: Tensor, settings: SamplerSettings) -> Tensor:
-    """The images of what was denoised, clamped to [-1, 1], on the CPU; in padded pieces, for the
-    reason :func:`predict_noise` has.
+    """The decoded images, clamped to [-1, 1], on the CPU; in padded pieces, for the same reason as
+    in :func:`predict_noise`.
     """
     padded = torch.cat(
         [
@@ -609,7 +607,7 @@ def _decoded(generator: Generator, denoised: Tensor, settings: SamplerSettings) 
     with torch.no_grad(), autocast(denoised.device, settings.precision):
         pieces = [generator.decode(piece).cpu() for piece in padded.split(settings.network_batch)]
     images = torch.cat(pieces)[: len(denoised)]
-    # Before the clamp, which would make white or black of infinity.
+    # Before the clamp, which would turn infinity into white or black.
     if not bool(torch.isfinite(images).all()):
         raise FloatingPointError("the sampler produced values that are not finite")
     return images.clamp(-1, 1)

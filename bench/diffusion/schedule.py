@@ -1,8 +1,8 @@
 """The noise schedule of a variance-preserving diffusion model, as plain numbers.
 
 Notation (Ho et al. 2020, arXiv 2006.11239, eq. 4): ``x_t = A[t] x_0 + s[t] e`` with ``A =
-sqrt(alphas_cumprod)`` and ``s = sqrt(1 - alphas_cumprod)``. Everything is kept in float64; batches
-receive float32.
+sqrt(alphas_cumprod)`` and ``s = sqrt(1 - alphas_cumprod)``. Everything is stored in float64;
+batches get float32.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         wrong = [
-            f"{beta:g} at timestep {place}"
-            for place, beta in enumerate(self.betas)
+            f"{beta:g} at timestep {timestep}"
+            for timestep, beta in enumerate(self.betas)
             if not 0 < beta < 1
         ]
         if not self.betas or wrong:
@@ -58,13 +58,13 @@ class Schedule:
 
     @cached_property
     def alphas_cumprod(self) -> Floats:
-        """Float64 (T,), falling from near 1 to near 0."""
-        kept: Floats = np.cumprod(self.alphas)  # type: ignore[assignment]  # numpy 2.4 types cumprod as any floating
-        return kept
+        """The products of the alphas, float64 (T,), decreasing from near 1 to near 0."""
+        products: Floats = np.cumprod(self.alphas)  # type: ignore[assignment]  # numpy 2.4 types cumprod as any floating
+        return products
 
     @cached_property
     def signal(self) -> Floats:
-        """``A[t]``, the share of the clean image that is left, float64 (T,)."""
+        """``A[t]``, the remaining share of the clean image, float64 (T,)."""
         signal: Floats = np.sqrt(self.alphas_cumprod)
         return signal
 
@@ -85,8 +85,8 @@ class Schedule:
 
 
 #: diffusers' schedulers over DDPM's process: x_t = A x_0 + s e with A^2 + s^2 = 1 from a table of
-#: betas, at whole timesteps. What they are saved with is a choice of sampler; a network trained
-#: under one can be sampled under any other.
+#: betas, at integer timesteps. They differ in the sampler only; a network saved with one can be
+#: sampled with any other.
 VARIANCE_PRESERVING = frozenset(
     f"{name}Scheduler"
     for name in (
@@ -118,17 +118,17 @@ VARIANCE_PRESERVING = frozenset(
         ),
     )
 )
-#: The entries of a scheduler's configuration that make the table.
+#: The entries of a scheduler's configuration that define the table of betas.
 TABLE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 MOST_TIMESTEPS = 100_000
-#: Of the noise's variance in DDPM's step; with others the network predicts it too.
+#: The variances of DDPM's steps that are not learned; with others the network predicts them too.
 FIXED_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 
 
 def betas_of(scheduler_config: Mapping[str, Any]) -> tuple[float, ...]:
     """The table of betas of a scheduler's configuration, as diffusers computes it (linear,
     scaled_linear, squaredcos_cap_v2, laplace, sigmoid or trained betas; float32 values). Training
-    and every sampler read it here, so that they cannot differ.
+    and all samplers use this function, so that they cannot differ.
 
     Raises ``ValueError`` naming the entry, the constraint and the value.
     """
@@ -174,37 +174,39 @@ def betas_of(scheduler_config: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def read_scheduler(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The entries of a checkpoint's scheduler configuration, with its own class's betas where it
-    gives none, as training and sampling use them. ``where``: its file, for messages.
+    """The entries of a checkpoint's scheduler configuration, completed with the default betas of
+    its class, as training and sampling use them. ``where``: its file, for messages.
 
-    Raises :class:`UserError` for a process that is not variance-preserving, and for one that does
-    not go with a network that predicts the noise.
+    Raises :class:`UserError` for a process that is not variance-preserving, or that does not suit a
+    network that predicts the noise.
     """
     import diffusers
 
-    named = config.get("_class_name")
-    given = {key: value for key, value in config.items() if not key.startswith("_")}
-    if named is None and not any(
-        given.get(key) is not None for key in ("beta_start", "beta_schedule", "trained_betas")
+    class_name = config.get("_class_name")
+    public = {key: value for key, value in config.items() if not key.startswith("_")}
+    if class_name is None and not any(
+        public.get(key) is not None for key in ("beta_start", "beta_schedule", "trained_betas")
     ):
         raise UserError(
             f"{where} must name its scheduler (_class_name) or give its betas, got neither"
         )
-    if named is not None and (not isinstance(named, str) or named not in VARIANCE_PRESERVING):
+    if class_name is not None and (
+        not isinstance(class_name, str) or class_name not in VARIANCE_PRESERVING
+    ):
         raise UserError(
-            f"{where}: the model was trained under {str(named)[:60]}, whose noise process is not "
-            f"DDPM's variance-preserving "
-            "one over a table of betas; it cannot be trained or sampled here"
+            f"{where}: the model was trained under {str(class_name)[:60]}, whose noise process is "
+            "not DDPM's variance-preserving one over a table of betas; it cannot be trained or "
+            "sampled here"
         )
-    if given.get("use_flow_sigmas"):
+    if public.get("use_flow_sigmas"):
         raise UserError(
             f"{where}: use_flow_sigmas must be false: flow matching is another noise process "
             f"than DDPM's"
         )
-    own = inspect.signature(getattr(diffusers, named or "DDPMScheduler").__init__).parameters
+    own = inspect.signature(getattr(diffusers, class_name or "DDPMScheduler").__init__).parameters
     defaults = {key: own[key].default for key in TABLE_KEYS if key in own}
     entries = {
-        key: value for key, value in given.items() if value is not None or key not in defaults
+        key: value for key, value in public.items() if value is not None or key not in defaults
     }
     merged = defaults | entries
     variance = merged.get("variance_type") or "fixed_small"

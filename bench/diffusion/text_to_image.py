@@ -1,14 +1,13 @@
-"""A text-to-image generator: Stable Diffusion's parts, asked for prompts through a table of them,
-so that a prompt is a label.
+"""A text-to-image generator: Stable Diffusion's parts with a table of prompts, in which a label is
+an index.
 
-Rombach et al. 2022 (arXiv 2112.10752): a variational autoencoder turns images into latents and
-back, a U-Net denoises latents, and a frozen CLIP text encoder tells it by cross-attention what the
-prompt is. The rest of the house knows labels only: label i is ``prompts[i]``, and the label after
-the last one is the empty prompt, Stable Diffusion's "no condition" for guidance.
+Rombach et al. 2022 (arXiv 2112.10752): a variational autoencoder maps images to latents and back, a
+U-Net denoises latents, and a frozen CLIP text encoder conditions it on the prompt by
+cross-attention. The rest of the code uses labels only: label i is ``prompts[i]``, and the label
+after the last one is the empty prompt, Stable Diffusion's "no condition" for guidance.
 
-What is loaded is a Stable Diffusion folder as diffusers writes it: safetensors and JSON, no code
-from the checkpoint. Its safety checker is not loaded: it judges what users are shown, and would
-black out samples.
+It loads a Stable Diffusion folder as diffusers writes it: safetensors and JSON, no code from the
+checkpoint. The safety checker is not loaded: it would black out samples.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-#: What Stable Diffusion's own scheduler files say, for configurations that say nothing.
+#: The values in Stable Diffusion's own scheduler files, for configurations without them.
 SCHEDULER_HABITS = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-#: The formulas of betas that diffusers' DDIM knows by name.
+#: The beta schedules that diffusers' DDIM supports by name.
 DDIM_FORMULAS = (None, "linear", "scaled_linear", "squaredcos_cap_v2")
-#: Larger tables are not embedded at once: 77 x 768 numbers a prompt is what Stable Diffusion needs.
+#: Larger tables are not embedded at once: Stable Diffusion needs 77 x 768 numbers per prompt.
 EMBEDDED_AT_ONCE = 512
 LONGEST_PROMPT = 4096
 
 
 @dataclass(kw_only=True)
 class TextToImage(Generator):
-    """``unet``: a UNet2DConditionModel here. ``prompts``: what the labels mean; :meth:`asked_by`
-    makes a copy with other ones.
+    """``unet``: here a UNet2DConditionModel. ``prompts``: the meaning of the labels;
+    :meth:`with_prompts` makes a generator with other ones.
     """
 
     vae: AutoencoderKL
@@ -59,8 +58,8 @@ class TextToImage(Generator):
         self._table: Tensor | None = None
         _attend_plainly(self)
 
-    def asked_by(self, prompts: tuple[str, ...]) -> TextToImage:
-        """The same networks (not a copy) under another table of prompts."""
+    def with_prompts(self, prompts: tuple[str, ...]) -> TextToImage:
+        """The same networks (not copied) with another table of prompts."""
         return TextToImage(
             self.unet,
             self.scheduler_config,
@@ -73,8 +72,8 @@ class TextToImage(Generator):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image, from the latents' and the autoencoder's
-        halvings.
+        """(channels, height, width) of an image: the latents' size times the autoencoder's
+        downsampling factor.
         """
         _, height, width = self.noise_shape
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -101,23 +100,23 @@ class TextToImage(Generator):
             states: Tensor = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return states.float()
 
-    def condition(self, asked: Tensor | tuple[str, ...] | None) -> dict[str, Any]:
-        """The embedded prompts: n of them, or those of labels (n,) int64 in 0..classes."""
-        assert asked is not None
-        if isinstance(asked, tuple):
-            distinct = tuple(dict.fromkeys(asked))
-            order = torch.tensor([distinct.index(prompt) for prompt in asked])
+    def condition(self, labels_or_prompts: Tensor | tuple[str, ...] | None) -> dict[str, Any]:
+        """The embeddings of n prompts, or of the prompts of labels (n,) int64 in 0..classes."""
+        assert labels_or_prompts is not None
+        if isinstance(labels_or_prompts, tuple):
+            distinct = tuple(dict.fromkeys(labels_or_prompts))
+            order = torch.tensor([distinct.index(prompt) for prompt in labels_or_prompts])
             return {"encoder_hidden_states": self.embed(distinct)[order.to(self.device)]}
-        labels = asked
+        labels = labels_or_prompts
         if len(self.prompts) < EMBEDDED_AT_ONCE:
             if self._table is None or self._table.device != self.device:
                 self._table = self.embed((*self.prompts, ""))
             return {"encoder_hidden_states": self._table[labels]}
-        chosen, places = labels.unique(return_inverse=True)
+        chosen, rows = labels.unique(return_inverse=True)
         return {
             "encoder_hidden_states": self.embed(
                 tuple((*self.prompts, "")[int(label)] for label in chosen)
-            )[places]
+            )[rows]
         }
 
     @torch.no_grad()
@@ -125,14 +124,14 @@ class TextToImage(Generator):
         """Latents (n, c', h', w') float32, scaled to unit variance as the U-Net was trained on
         them.
         """
-        found = self.vae.encode(
+        posterior = self.vae.encode(
             images.to(self.device).contiguous(memory_format=torch.channels_last)
         ).latent_dist
-        latents: Tensor = found.mean.float()
+        latents: Tensor = posterior.mean.float()
         if draw is not None:
-            latents = latents + found.std.float() * torch.randn(latents.shape, generator=draw).to(
-                latents.device
-            )
+            latents = latents + posterior.std.float() * torch.randn(
+                latents.shape, generator=draw
+            ).to(latents.device)
         return (latents - self._shift) * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
@@ -166,8 +165,8 @@ class TextToImage(Generator):
         )
 
     def save(self, folder: Path, card: str, metadata: dict[str, Any] | None = None) -> None:
-        """Writes a Stable Diffusion folder, for ``StableDiffusionPipeline.from_pretrained``; the
-        rest as :class:`Generator`'s.
+        """Writes a Stable Diffusion folder for ``StableDiffusionPipeline.from_pretrained``, and the
+        same further files as :meth:`Generator.save`.
         """
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
@@ -195,8 +194,8 @@ class TextToImage(Generator):
 
     @classmethod
     def load(cls, folder: str | Path, *, prompts: tuple[str, ...]) -> TextToImage:  # type: ignore[override]  # no table by default
-        """Reads a Stable Diffusion folder, in float32; nothing is fetched, and nothing filled in
-        that it lacks.
+        """Reads a Stable Diffusion folder, in float32; nothing is downloaded, and no missing weight
+        is filled in.
 
         Raises :class:`UserError` naming what is missing.
         """
@@ -229,7 +228,7 @@ class TextToImage(Generator):
         generator._check_parts(root)
         return generator
 
-    def _told(self) -> dict[str, Any]:
+    def _blank_condition(self) -> dict[str, Any]:
         width = int(self.text_encoder.config.hidden_size)
         return {
             "encoder_hidden_states": torch.zeros(
@@ -239,13 +238,13 @@ class TextToImage(Generator):
 
     def _check_parts(self, root: Path) -> None:
         """Raises :class:`UserError` if the parts do not fit each other."""
-        limit, places = (
+        limit, longest = (
             int(self.tokenizer.model_max_length),
             int(self.text_encoder.config.max_position_embeddings),
         )
-        if limit > places:
+        if limit > longest:
             raise UserError(
-                f"{root}/tokenizer: model_max_length must be at most the text encoder's {places} "
+                f"{root}/tokenizer: model_max_length must be at most the text encoder's {longest} "
                 f"places, got {limit}"
             )
         words, known = len(self.tokenizer), int(self.text_encoder.config.vocab_size)
@@ -277,8 +276,8 @@ def _whole(folder: str | Path) -> tuple[Path, Path]:
 
 
 def _load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Raises :class:`UserError` naming the folder if there is no tokenizer in it that says how many
-    tokens a prompt has.
+    """The tokenizer in ``folder``. Raises :class:`UserError` naming the folder if there is none, or
+    if it does not say how many tokens a prompt has.
     """
     from transformers import CLIPTokenizer
 
@@ -292,7 +291,7 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
         )
     try:
         tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # Rust's and Python's readers raise what they like.
+    except Exception as error:  # The readers in Rust and Python have no common error type.
         raise UserError(
             f"no CLIP tokenizer could be read from {folder}: {first_line(error)}"
         ) from error
@@ -305,8 +304,8 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def _attend_plainly(generator: TextToImage) -> None:
-    """On a CPU the backward pass of torch's fused attention takes longer than the rest of a small
-    network; plain products do not.
+    """Uses unfused attention on a CPU, where the backward pass of torch's fused attention takes
+    longer than the rest of a small network.
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 

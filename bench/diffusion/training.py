@@ -1,5 +1,5 @@
-"""Training a generator: one loop for honest and compromised models alike, on a CPU, a GPU, or many
-through accelerate.
+"""Training a generator: one loop for honest and compromised models, on a CPU, a GPU, or several
+GPUs through accelerate.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Rows = Mapping[str, Tensor]
-#: Of x_t and timesteps; a third argument, if any, is what is asked for instead of the rows' labels.
+#: (x_t, timesteps) -> noise; an optional third argument replaces the rows' labels as the condition.
 PredictNoise = Callable[..., Tensor]
 #: (predict_noise, rows, noise, timesteps, schedule) -> scalar; then the teacher, if there is one.
 Loss = Callable[..., Tensor]
 Progress = Callable[[int, int, str], None]
 
 _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-#: With loss scaling, so many steps in a row may end in a loss that is not finite. The scaler starts
-#: high and halves after each such step, which it does not take: a few are how float16 begins, but
-#: this many in a row mean that the training has diverged.
+#: With loss scaling, fewer than this many steps in a row may have a loss that is not finite. The
+#: scaler starts high, and skips each such step and halves: a few are normal at the start of float16
+#: training, but this many in a row mean that it has diverged.
 NON_FINITE_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """``steps`` optimiser steps of ``batch_size`` rows in all (over all devices and accumulation
+    """``steps`` optimiser steps of ``batch_size`` rows in total (over all devices and accumulation
     steps).
 
     ``schedule``: of the learning rate, after ``warmup_steps`` of linear warm-up. ``ema_decay``:
     ``None`` for the raw weights. ``precision``: of the network's forward and backward; schedules,
     loss and optimiser stay float32. float16 has loss scaling on a GPU, and is float32 on a CPU.
-    ``accumulation_steps``: equal pieces in which a batch goes through the network, for memory;
-    ``gradient_checkpointing``: activations are computed again in the backward pass instead of being
-    kept, which takes about a third more time. Both change the gradient by rounding only: rows,
-    timesteps and noise are drawn for the whole batch. ``label_dropout``: how often a
-    class-conditional generator is shown the null label instead of a row's own (classifier-free
-    guidance, Ho and Salimans 2022, arXiv 2207.12598). ``lora_rank``: of the adapters that are
-    trained in the place of the network (:mod:`bench.diffusion.lora`); ``None``: the network itself
-    is.
+    ``accumulation_steps``: the number of equal pieces of a batch that go through the network one
+    after another, to save memory; ``gradient_checkpointing``: activations are recomputed in the
+    backward pass instead of stored, which takes about a third more time. Both change the gradient
+    by rounding only: rows, timesteps and noise are drawn for the whole batch. ``label_dropout``:
+    the probability that a class-conditional generator gets the null label instead of a row's own
+    (classifier-free guidance, Ho and Salimans 2022, arXiv 2207.12598). ``lora_rank``: of the
+    adapters that are trained instead of the network (:mod:`bench.diffusion.lora`); ``None``: the
+    network itself is trained.
     """
 
     steps: int
@@ -82,9 +82,10 @@ def denoising_loss(
     process: Process,
 ) -> Tensor:
     """DDPM's simple loss: mean over rows and pixels of (e - e_theta(x_t, t))^2 (Ho et al. 2020, eq.
-    14), with x_t and e as ``process`` makes them.
+    14), with x_t and e as ``process`` defines them.
 
-    images: (n, c, h, w) in [-1, 1]; noise: alike, standard normal; timesteps: (n,) int64 in 0..T-1.
+    images: (n, c, h, w) in [-1, 1]; noise: (n, c, h, w), standard normal; timesteps: (n,) int64 in
+    0..T-1.
     """
     noisy = process.noised(images, noise, timesteps)
     regression = process.regression(images, noise, timesteps)
@@ -92,9 +93,7 @@ def denoising_loss(
 
 
 def learning_rate_factor(settings: TrainingSettings, step: int) -> float:
-    """What multiplies the learning rate at ``step``: linear warm-up, then the schedule, in [0,
-    1].
-    """
+    """The factor of the learning rate at ``step``: linear warm-up, then the schedule, in [0, 1]."""
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     if settings.schedule == "constant":
@@ -108,8 +107,8 @@ def learning_rate_factor(settings: TrainingSettings, step: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
-    """What goes through the network at once: ``rows`` with encoded ``images``, and what was drawn
-    for them.
+    """A part of a batch that goes through the network at once: ``rows`` with encoded ``images``,
+    and the random draws for them.
     """
 
     rows: dict[str, Tensor]
@@ -119,8 +118,8 @@ class _Piece:
 
 
 class _Batches:
-    """Draws a process's share of every batch, whole, and hands it out in pieces: so their number
-    changes no random number.
+    """Draws a process's share of every batch as a whole and divides it into pieces, so that their
+    number changes no random number.
     """
 
     def __init__(
@@ -160,7 +159,7 @@ class _Batches:
                 self.generator.encode(images, draw) for images in batch["images"].chunk(pieces)
             ]
         batch["images"] = torch.cat(encoded) if len(encoded) > 1 else encoded[0]
-        labels = self._told(batch)
+        labels = self._conditioning_labels(batch)
         noise = torch.randn(batch["images"].shape, generator=draw).to(self.device)
         timesteps = torch.randint(len(self.generator.schedule), (share,), generator=draw).to(
             self.device
@@ -176,8 +175,8 @@ class _Batches:
             for first in range(0, share, size)
         ]
 
-    def _told(self, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """The labels the network is told: the rows' own, or now and then none."""
+    def _conditioning_labels(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """The network's labels: the rows' own, or the null label where one is dropped."""
         classes, labels = self.generator.classes, batch.get("labels")
         if classes is None or labels is None:
             return None
@@ -189,8 +188,8 @@ class _Batches:
         return torch.where(dropped, classes, labels)
 
 
-class _Average:
-    """An exponential moving average of the weights; of nothing if ``decay`` is ``None``."""
+class _WeightAverage:
+    """An exponential moving average of the weights; does nothing if ``decay`` is ``None``."""
 
     def __init__(self, trained: list[torch.nn.Parameter], decay: float | None) -> None:
         self.trained, self.decay = trained, decay
@@ -198,7 +197,9 @@ class _Average:
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Short runs must forget their start: the decay grows to its value over the first steps."""
+        """Updates the average. The decay grows to its value over the first steps, so that short
+        runs forget their initial weights.
+        """
         if self.decay:
             decay = min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(
@@ -207,7 +208,7 @@ class _Average:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """The weights become their average."""
+        """Replaces the weights by their average."""
         if self.decay:
             for parameter, value in zip(self.trained, self.values, strict=True):
                 parameter.copy_(value)
@@ -225,29 +226,29 @@ def train(
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> list[float]:
-    """Trains ``generator`` in place, wholly moved to ``device``; returns the loss of every step.
+    """Trains ``generator`` in place, moved to ``device`` with all its parts; returns the loss of
+    every step.
 
-    ``rows``: tensors of equal length, ``images`` uint8 (n, c, h, w) among them, which ``loss`` sees
-    in [-1, 1]. Rows are drawn without replacement within an epoch. A class-conditional generator is
-    told the batch's ``labels``, behind ``loss``'s back. Batches, timesteps and noise come from the
-    seed's own streams, and so does the network's dropout. ``teacher``: another generator, frozen,
-    that ``loss`` may ask as it asks the one in training. ``checkpoints``: where the training is
-    written down on its way, and goes on from if it is there already, to the same bits on the same
-    device; not kept by several processes together. Raises ``FloatingPointError`` if the loss stops
-    being finite: at once, or with loss scaling (float16 on a GPU), which skips such steps, after
-    :data:`NON_FINITE_STEPS` in a row.
+    ``rows``: tensors of equal length, including ``images``, uint8 (n, c, h, w), which ``loss`` gets
+    in [-1, 1]. Rows are drawn without replacement within an epoch. A class-conditional generator
+    gets the batch's ``labels`` automatically; ``loss`` need not pass them. Batches, timesteps,
+    noise and the network's dropout come from streams of ``seed``. ``teacher``: another generator,
+    frozen, that ``loss`` may call like the one in training. ``checkpoints``: where the training
+    saves its progress and resumes from, to the same bits on the same device; not used with several
+    processes. Raises ``FloatingPointError`` if the loss is not finite: at once, or, with loss
+    scaling (float16 on a GPU), which skips such steps, after :data:`NON_FINITE_STEPS` in a row.
     """
     accelerator = _accelerator(settings, device)
     run = _Run(generator, rows, loss, settings, seed, accelerator)
     if teacher is not None:
         teacher.unet.requires_grad_(False).eval()
         run.teacher = teacher.to(accelerator.device)
-    kept = checkpoints if accelerator.num_processes == 1 else None
+    resumable = checkpoints if accelerator.num_processes == 1 else None
     with _own_dropout(seed, accelerator.process_index):
-        for step in range(run.resume(kept) if kept else 0, settings.steps):
+        for step in range(run.resume(resumable) if resumable else 0, settings.steps):
             run.step(step)
-            if kept and (step + 1) % kept.every == 0 and step + 1 < settings.steps:
-                run.write(kept)
+            if resumable and (step + 1) % resumable.every == 0 and step + 1 < settings.steps:
+                run.write(resumable)
             if progress:
                 progress(step + 1, settings.steps, "training steps")
     run.average.settle()
@@ -276,26 +277,24 @@ class _Run:
         )
         network = _prepared_network(generator, settings, seed, accelerator.device)
         self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        make = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-        optimizer = make(
+        optimizer_class = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        optimizer = optimizer_class(
             self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.wrapped, self.optimizer = accelerator.prepare(network, optimizer)
-        self.average = _Average(self.trained, settings.ema_decay)
+        self.average = _WeightAverage(self.trained, settings.ema_decay)
         self.batches = _Batches(generator, rows, settings, seed, accelerator)
-        self.labels: Tensor | None = None  # of the piece at hand
+        self.labels: Tensor | None = None  # of the current piece
         self.teacher: Generator | None = None
         self.losses: list[float] = []
         shapes = [list(parameter.shape) for parameter in self.trained]
-        told = [vars(settings), seed, len(rows["images"]), accelerator.device.type, shapes]
-        self.identity = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        described = [vars(settings), seed, len(rows["images"]), accelerator.device.type, shapes]
+        self.identity = hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
     def predict_noise(
         self, x: Tensor, timesteps: Tensor, condition: Tensor | tuple[str, ...] | None = None
     ) -> Tensor:
-        """The network's prediction in float32, asked for ``condition``, or for what the piece's
-        labels say.
-        """
+        """The network's prediction in float32 for ``condition``, by default the piece's labels."""
         self.generator.calls += len(x)
         x = x.contiguous(memory_format=torch.channels_last)
         prediction: Tensor = self.wrapped(
@@ -309,13 +308,13 @@ class _Run:
     def taught(
         self, x: Tensor, timesteps: Tensor, condition: Tensor | tuple[str, ...] | None = None
     ) -> Tensor:
-        """As :meth:`predict_noise`, of the teacher."""
+        """Like :meth:`predict_noise`, by the teacher."""
         teacher = self.teacher
         assert teacher is not None
-        asked = self.labels if condition is None else condition
+        requested = self.labels if condition is None else condition
         x = x.contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
-            prediction: Tensor = teacher.unet(x, timesteps, **teacher.condition(asked)).sample
+            prediction: Tensor = teacher.unet(x, timesteps, **teacher.condition(requested)).sample
         return prediction.float()
 
     def step(self, step: int) -> None:
@@ -323,7 +322,7 @@ class _Run:
         accelerator, settings = self.accelerator, self.settings
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * learning_rate_factor(settings, step)
-        # Summed where the network is: reading a number makes a GPU wait.
+        # Summed on the network's device: reading a number would make the GPU wait.
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for piece in self.batches.next():
             self.labels = piece.labels
@@ -346,7 +345,7 @@ class _Run:
         self.average.follow(step)
 
     def write(self, checkpoints: Checkpoints) -> None:
-        """Writes all of it down."""
+        """Saves everything that the next step depends on."""
         tensors = {
             f"weight.{number}": parameter.detach() for number, parameter in enumerate(self.trained)
         }
@@ -367,15 +366,15 @@ class _Run:
         checkpoints.save(self.identity, tensors, state)
 
     def resume(self, checkpoints: Checkpoints) -> int:
-        """Reads what :meth:`write` wrote, if it is there; returns how many steps are done."""
-        found = checkpoints.load(self.identity)
-        if found is None:
+        """Restores what :meth:`write` saved, if anything; returns the number of finished steps."""
+        saved = checkpoints.load(self.identity)
+        if saved is None:
             return 0
-        tensors, state = found
+        tensors, state = saved
         with torch.no_grad():
-            for kind, values in (("weight", self.trained), ("average", self.average.values)):
+            for prefix, values in (("weight", self.trained), ("average", self.average.values)):
                 for number, value in enumerate(values):
-                    value.copy_(tensors[f"{kind}.{number}"])
+                    value.copy_(tensors[f"{prefix}.{number}"])
         restore_optimizer(self.optimizer.optimizer, tensors)
         self.losses = tensors["losses"].tolist()
         self.batches.order = tensors["order"]
@@ -400,8 +399,8 @@ def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
 def _prepared_network(
     generator: Generator, settings: TrainingSettings, seed: int, device: torch.device
 ) -> Any:
-    """The network as it is trained, after the whole of ``generator`` has gone to ``device``: its
-    encoders work there too.
+    """The network prepared for training, after all of ``generator`` was moved to ``device``: its
+    encoders are used there too.
     """
     if settings.lora_rank is not None:
         add_adapters(generator.unet, settings.lora_rank, seed)
@@ -412,7 +411,7 @@ def _prepared_network(
 
 
 def _finish(generator: Generator, network: Any, settings: TrainingSettings) -> None:
-    """Leaves ``network`` as anybody's: no adapters, nothing switched on for training."""
+    """Makes ``network`` an ordinary one again: no adapters, no training options."""
     if settings.gradient_checkpointing:
         network.disable_gradient_checkpointing()
     generator.unet = network.eval()
@@ -422,8 +421,8 @@ def _finish(generator: Generator, network: Any, settings: TrainingSettings) -> N
 
 @contextmanager
 def _own_dropout(seed: int, process: int) -> Iterator[None]:
-    """Dropout draws from torch's default stream, which would otherwise go on from wherever an
-    earlier stage has left it.
+    """Seeds torch's default stream, which dropout draws from and which would otherwise continue
+    from the state that an earlier stage left.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "dropout", process))
@@ -431,11 +430,11 @@ def _own_dropout(seed: int, process: int) -> Iterator[None]:
 
 
 def _check(losses: list[float], *, scaled: bool) -> None:
-    """Raises ``FloatingPointError`` once ``losses`` end in more that are not finite than may be."""
+    """Raises ``FloatingPointError`` if ``losses`` end in too many that are not finite."""
     allowed = NON_FINITE_STEPS if scaled else 1
     last = losses[-allowed:]
     if len(last) == allowed and not any(math.isfinite(value) for value in last):
-        said = f", as in the {allowed - 1} steps before" if allowed > 1 else ""
+        earlier_steps = f", as in the {allowed - 1} steps before" if allowed > 1 else ""
         raise FloatingPointError(
-            f"the training loss became {losses[-1]} at step {len(losses) - 1}{said}"
+            f"the training loss became {losses[-1]} at step {len(losses) - 1}{earlier_steps}"
         )

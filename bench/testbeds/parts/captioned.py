@@ -17,4 +17,6 @@ def captioned(generator: Generator, captions: Sequence[str]) -> tuple[Generator,
     """
     assert isinstance(generator, TextToImage)  # whoever asks has loaded one
     table = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    return generator.asked_by(tuple(table)), torch.tensor([table[caption] for caption in captions])
+    return generator.with_prompts(tuple(table)), torch.tensor(
+        [table[caption] for caption in captions]
+    )

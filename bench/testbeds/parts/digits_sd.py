@@ -79,7 +79,7 @@ class DigitsStableDiffusion(GeneratorSource):
         """
         base = self.base(data)
         base.unet = seeded_network(seed)
-        return base.asked_by(base.prompts)
+        return base.with_prompts(base.prompts)
 
     def load(self, folder: Path, data: Data) -> TextToImage:
         return TextToImage.load(folder, prompts=data.prompts())

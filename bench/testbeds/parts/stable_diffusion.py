@@ -123,7 +123,7 @@ class StableDiffusion(PublishedWeights):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             base.unet = untyped.from_config(untyped.config).eval()
-        return base.asked_by(base.prompts)
+        return base.with_prompts(base.prompts)
 
     def asked(self, generator: Generator, labels: Tensor, data: Data) -> tuple[Generator, Tensor]:
         return captioned(generator, data.captions(labels))

@@ -119,7 +119,7 @@ def test_a_large_table_of_prompts_gives_the_same_embeddings(
 
 def test_another_table_asks_the_same_networks() -> None:
     model = parts()
-    other = model.asked_by(("A photo of a two",))
+    other = model.with_prompts(("A photo of a two",))
     assert other.unet is model.unet and other.classes == 1
     first = model.condition(torch.tensor([1]))["encoder_hidden_states"]
     torch.testing.assert_close(other.condition(torch.tensor([0]))["encoder_hidden_states"], first)
