@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -304,23 +304,8 @@ def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
         key: _cell(protocol, group, own, names)
         for key, group in sorted(found.items(), key=lambda item: _sortable(item[0]))
     }
-    # Apart: the control of the attacks and that of the defenses are both called `none`, and nobody
-    # mistakes a row for a column.
-    attacks = _distinct_labels(
-        spec for cell in cells.values() for spec in (cell.attack, cell.probe) if spec
-    )
-    defenses = _distinct_labels(cell.defense for cell in cells.values())
-    samplers = _distinct_labels(cell.sampler for cell in cells.values() if cell.sampler)
-    cells = {
-        key: replace(
-            cell,
-            attack=attacks[identity(cell.attack)],
-            defense=defenses[identity(cell.defense)],
-            probe=attacks[identity(cell.probe)] if cell.probe else None,
-            sampler=samplers[identity(cell.sampler)] if cell.sampler else None,
-        )
-        for key, cell in cells.items()
-    }
+    relabelled = _relabelling(cells.values())
+    cells = {key: relabelled(cell) for key, cell in cells.items()}
     whole = [
         _cell(protocol, [max(group, key=_most_seeds)], own, names)
         for _, group in sorted(populations.items(), key=lambda item: _sortable(item[0]))
@@ -337,17 +322,31 @@ def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
             _cell(protocol, group, None if name == REAL_IMAGES else own, names)
             for ((name, _), _), group in lines
         ),
-        populations=tuple(
-            replace(
-                cell,
-                attack=attacks.get(identity(cell.attack), cell.attack),
-                defense=defenses.get(identity(cell.defense), cell.defense),
-                sampler=cell.sampler and samplers.get(identity(cell.sampler), cell.sampler),
-            )
-            for cell in whole
-        ),
+        populations=tuple(relabelled(cell) for cell in whole),
         names=names,
     )
+
+
+def _relabelling(cells: Collection[Cell]) -> Callable[[Cell], Cell]:
+    """Gives a cell labels that stay apart on its board: of attacks, of defenses and of samplers for
+    themselves, since the controls of the attacks and of the defenses are both called `none`, and
+    nobody mistakes a row for a column.
+    """
+    attacks = _distinct_labels(spec for cell in cells for spec in (cell.attack, cell.probe) if spec)
+    defenses = _distinct_labels(cell.defense for cell in cells)
+    samplers = _distinct_labels(cell.sampler for cell in cells if cell.sampler)
+
+    def relabelled(cell: Cell) -> Cell:
+        probe, sampler = cell.probe, cell.sampler
+        return replace(
+            cell,
+            attack=attacks.get(identity(cell.attack), cell.attack),
+            defense=defenses.get(identity(cell.defense), cell.defense),
+            probe=probe and attacks.get(identity(probe), probe),
+            sampler=sampler and samplers.get(identity(sampler), sampler),
+        )
+
+    return relabelled
 
 
 def _most_seeds(entry: Entry) -> tuple[int, str, str, tuple[int, ...]]:
