@@ -1,4 +1,4 @@
-"""What there is to run, in words: for ``castlewalls list`` and ``castlewalls show``."""
+"""What can be run, in words: for ``castlewalls list`` and ``castlewalls show``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.constraints import domains
 from bench.contracts.plugin import Plugin
 from bench.errors import UserError
 from bench.names import unknown_name
-from bench.registry import KINDS, SINGULAR, Registry, probed, source_of
+from bench.registry import GROUPS, SINGULAR, Registry, probed, source_of
 from bench.samplers import SUMMARIES, Sampler, fields_of
 from bench.suite import shipped_suites
 from bench.testbeds.testbed import parameters as part_parameters
@@ -25,40 +25,40 @@ from bench.yaml_reader import read_yaml
 def catalogue(
     plugin_files: Iterable[str] = (), what: str | None = None
 ) -> dict[str, dict[str, str]]:
-    """``{kind: {name: summary}}`` for the kinds of plugin, ``samplers``, ``testbeds`` and
+    """``{group: {name: summary}}`` for the groups of plugins, ``samplers``, ``testbeds`` and
     ``suites``; only ``what`` if given.
     """
-    found: dict[str, dict[str, str]] = {}
-    if what is None or what in KINDS:
+    summaries: dict[str, dict[str, str]] = {}
+    if what is None or what in GROUPS:
         registry = Registry(probed(plugin_files))
-        found = {
-            kind: {name: registry.get(kind, name).card.summary for name in registry.names(kind)}
-            for kind in KINDS
+        summaries = {
+            group: {name: registry.get(group, name).card.summary for name in registry.names(group)}
+            for group in GROUPS
         }
     if what in (None, "samplers"):
-        found["samplers"] = dict(SUMMARIES)
+        summaries["samplers"] = dict(SUMMARIES)
     if what in (None, "testbeds"):
-        found["testbeds"] = {name: testbeds.load(name).summary for name in testbeds.names()}
+        summaries["testbeds"] = {name: testbeds.load(name).summary for name in testbeds.names()}
     if what in (None, "suites"):
-        found["suites"] = {
+        summaries["suites"] = {
             name: str(read_yaml(path).get("description", ""))
             for name, path in shipped_suites().items()
         }
-    return found if what is None else {what: found[what]}
+    return summaries if what is None else {what: summaries[what]}
 
 
 def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Everything called ``name`` (an attack and a defense may share one), as JSON values. Raises
-    ``UserError`` if there is nothing.
+    """Everything with that ``name`` (the controls share one), as JSON values. Raises ``UserError``
+    if there is nothing.
     """
     registry = Registry(probed(plugin_files))
-    found = [
-        _plugin(SINGULAR[kind], registry.get(kind, name))
-        for kind in KINDS
-        if name in registry.names(kind)
+    descriptions = [
+        _plugin(SINGULAR[group], registry.get(group, name))
+        for group in GROUPS
+        if name in registry.names(group)
     ]
     if name in SUMMARIES:
-        found.append(
+        descriptions.append(
             {
                 "kind": "sampler",
                 "name": name,
@@ -71,10 +71,10 @@ def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]
             }
         )
     if name in testbeds.names():
-        found.append(_testbed(name))
+        descriptions.append(_testbed(name))
     if name in shipped_suites():
         path = shipped_suites()[name]
-        found.append(
+        descriptions.append(
             {
                 "kind": "suite",
                 "name": name,
@@ -82,18 +82,18 @@ def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]
                 "doc": path.read_text(encoding="utf-8").strip(),
             }
         )
-    if not found:
+    if not descriptions:
         names = {
             *SUMMARIES,
             *testbeds.names(),
             *shipped_suites(),
-            *(name for kind in KINDS for name in registry.names(kind)),
+            *(name for group in GROUPS for name in registry.names(group)),
         }
         raise unknown_name("name", name, names)
-    return found
+    return descriptions
 
 
-def _plugin(kind: str, cls: type[Plugin]) -> dict[str, Any]:
+def _plugin(singular: str, cls: type[Plugin]) -> dict[str, Any]:
     card = cls.card
     declared = {
         "applies_to": sorted(card.applies_to),
@@ -101,7 +101,7 @@ def _plugin(kind: str, cls: type[Plugin]) -> dict[str, Any]:
         "needs": sorted(card.needs),
     }
     return {
-        "kind": kind,
+        "kind": singular,
         "name": card.name,
         "summary": card.summary,
         "card": {key: value for key, value in declared.items() if value not in ([],)},
@@ -120,8 +120,8 @@ def _testbed(name: str) -> dict[str, Any]:
         values = part_parameters(part)
         for parameter in _parameters(type(part)):
             if (field := parameter["name"]) in values:
-                given = {"default": getattr(part, field), "required": False}
-                parameters[field] = parameter | given
+                default = {"default": getattr(part, field), "required": False}
+                parameters[field] = parameter | default
         texts += [
             inspect.cleandoc(cls.__doc__ or "")
             for cls in type(part).__mro__
@@ -186,13 +186,13 @@ def _adds_parameters(cls: type[Any]) -> bool:
     return any(field.name in vars(cls)["__annotations__"] for field in dataclasses.fields(cls))
 
 
-def print_description(found: list[dict[str, Any]], console: Console) -> None:
+def print_description(descriptions: list[dict[str, Any]], console: Console) -> None:
     """:func:`describe` for people."""
 
     def say(text: str = "") -> None:
         console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
 
-    for index, item in enumerate(found):
+    for index, item in enumerate(descriptions):
         if index:
             say()
         say(

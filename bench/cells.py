@@ -36,23 +36,21 @@ class Cell:
 
     @property
     def specs(self) -> tuple[PluginSpec | None, ...]:
-        """What it is made of, in the order in which it is told; the sampler only if it is not the
-        testbed's own.
-        """
-        named = self.testbed, self.attack, self.probe, self.defense
-        return named if self.sampler is None else (*named, self.sampler)
+        """Testbed, attack, probe and defense, and the sampler unless it is the testbed's own."""
+        specs = self.testbed, self.attack, self.probe, self.defense
+        return specs if self.sampler is None else (*specs, self.sampler)
 
     @property
     def id(self) -> str:
-        """Which cell of a suite this is, whatever code made it: how a partial run finds what it
-        replaces. A population of other seeds is another one.
+        """Identifies this cell of a suite independently of the code: a partial run uses it to find
+        the results it replaces. A population of other seeds has another id.
         """
-        named = [None if spec is None else [spec.name, spec.params] for spec in self.specs]
-        return json.dumps([*named, list(self.seeds) or self.seed], sort_keys=True)
+        specs = [None if spec is None else [spec.name, spec.params] for spec in self.specs]
+        return json.dumps([*specs, list(self.seeds) or self.seed], sort_keys=True)
 
     @property
     def title(self) -> str:
-        """What meets what, for people."""
+        """The cell in words, for people."""
         under = f" under {self.sampler.label}" if self.sampler else ""
         whose = "models of " if self.kind == POPULATION else ""
         return f"{whose}{self.attack.label} x {self.defense.label}{under}"

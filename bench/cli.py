@@ -1,6 +1,4 @@
-"""The command line; thin. Exit codes: 0 all is well, 1 some cells failed, 2 bad input, 130
-interrupted.
-"""
+"""The command line; thin. Exit codes: 0 success, 1 failed cells, 2 bad input, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -148,23 +146,20 @@ def cli() -> None:
 
 
 def _screen() -> Console:
-    """Standard output; wide where nobody's window would wrap it, so that a log keeps one row a
-    line.
-    """
+    """Standard output; wide if it is not a terminal, so that a log has one row per line."""
     console = Console()
     return console if console.is_terminal else Console(width=220)
 
 
 class _Output(io.TextIOWrapper):
-    """A standard stream that no reader can break: what it cannot encode is written out, and once
-    nobody listens it is quiet.
+    """A standard stream that never fails on encoding or on a closed pipe: it escapes what it cannot
+    encode, and is silent once nobody reads.
 
-    ``needed``: whether what is said is a result; if a full disk takes that, the command has failed,
-    in one line.
+    ``needed``: whether the output is a result; then a full disk is an error of one line.
     """
 
     def __init__(self, stream: io.TextIOWrapper, needed: bool) -> None:
-        # A buffer of its own: PYTHONUNBUFFERED leaves none, and what fails then is not said.
+        # A buffer of its own: PYTHONUNBUFFERED leaves none, and then failures go unnoticed.
         buffer = io.BufferedWriter(io.FileIO(stream.fileno(), "wb", closefd=False))
         super().__init__(buffer, encoding=stream.encoding, errors="backslashreplace")
         self.needed = needed
@@ -180,7 +175,7 @@ class _Output(io.TextIOWrapper):
         try:
             super().flush()
         except OSError as error:
-            with suppress(OSError):  # what is left in the buffer must not fail once more at the end
+            with suppress(OSError):  # the rest of the buffer must not fail again at exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if self.needed and not isinstance(error, BrokenPipeError):
                 raise UserError(f"standard output cannot be written: {error.strerror}") from error
@@ -240,7 +235,7 @@ def run(
     from bench.runner import prepare, run_prepared
     from bench.summary import show_estimate, summary
 
-    # All of them before the first one runs: what is wrong in the last suite is said at once.
+    # All of them before the first one runs, so that a fault in the last suite is reported at once.
     prepared = [
         prepare(suite, timeout=timeout, retries=retries, **choice)
         for suite in dict.fromkeys(suites)
@@ -252,7 +247,7 @@ def run(
             show_estimate(one.plan, Path(store), len(one.slots), as_json)
         return
     opened = Store(store)
-    signal.signal(signal.SIGTERM, _interrupt)  # a cluster that takes its machine back, as Ctrl-C
+    signal.signal(signal.SIGTERM, _interrupt)  # sent by a cluster at its time limit; as Ctrl-C
     outcomes = []
     try:
         for one in prepared:
@@ -260,8 +255,10 @@ def run(
             outcomes.append(run_prepared(one, opened, reporter))
     except KeyboardInterrupt:
         keys = {key: None for one in prepared for key in one.plan.stages}
-        kept = sum(opened.finished(key) for key in keys)
-        click.echo(f"interrupted; {kept} stages are kept; run the same command to go on", err=True)
+        finished = sum(opened.finished(key) for key in keys)
+        click.echo(
+            f"interrupted; {finished} stages are kept; run the same command to go on", err=True
+        )
         sys.exit(INTERRUPTED)
     board = _write_board(Path(store), None) if report else None
     if as_json:
@@ -275,17 +272,17 @@ def run(
 
 
 def _print_runs(suites: Sequence[str], outcomes: Sequence[Any], board: Path | None) -> None:
-    found = [
+    runs = [
         {
             "suite": suite,
-            "cells": ended.counts,
-            "stages_made": ended.stages_made,
-            "run": str(ended.file),
+            "cells": outcome.counts,
+            "stages_made": outcome.stages_made,
+            "run": str(outcome.file),
             "report": None if board is None else str(board),
         }
-        for suite, ended in zip(suites, outcomes, strict=True)
+        for suite, outcome in zip(suites, outcomes, strict=True)
     ]
-    _print_json(found[0] if len(found) == 1 else found)
+    _print_json(runs[0] if len(runs) == 1 else runs)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -328,13 +325,13 @@ def list_command(what: str | None, plugins: Sequence[str], as_json: bool) -> Non
     """
     from bench.catalogue import catalogue
 
-    found = catalogue(plugins, what)
+    summaries = catalogue(plugins, what)
     if as_json:
-        _print_json(found)
+        _print_json(summaries)
         return
-    for kind, entries in found.items():
+    for group, entries in summaries.items():
         if what is None:
-            click.echo(f"{kind}:")
+            click.echo(f"{group}:")
         for name, text in entries.items():
             click.echo(plain(f"  {name:<16} {text}"))
 
@@ -353,11 +350,11 @@ def show(name: str, plugins: Sequence[str], as_json: bool) -> None:
     """
     from bench.catalogue import describe, print_description
 
-    found = describe(name, plugins)
+    descriptions = describe(name, plugins)
     if as_json:
-        _print_json(found)
+        _print_json(descriptions)
     else:
-        print_description(found, _screen())
+        print_description(descriptions, _screen())
 
 
 @cli.command()

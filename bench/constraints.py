@@ -3,7 +3,7 @@
     poison_rate: Annotated[float, Interval(gt=0, le=1), Note("for none use the attack 'none'")]
 
 A parameter's type is ``float``, ``int``, ``bool``, ``str``, ``Literal``, a tuple of them, or one of
-them ``| None``; ``Any`` takes whatever comes. Its constraints are those of annotated_types that are
+them ``| None``; ``Any`` accepts anything. Its constraints are those of annotated_types that are
 data: ``Gt``, ``Ge``, ``Lt``, ``Le`` and ``Interval`` of a number, ``MultipleOf`` of a whole one,
 ``MinLen``, ``MaxLen`` and ``Len`` of text and tuples; and :class:`OneOf`, for names that are known
 only at run time. A number is finite. Refusals, ``castlewalls show`` and the draws of the contract
@@ -35,7 +35,7 @@ from annotated_types import (
     MultipleOf,
 )
 
-#: For messages about an annotation that is not read.
+#: The supported annotations, for messages.
 KNOWN = "float, int, bool, str, Literal, tuples of them, Any, or one of them and None"
 _NOUNS: dict[Any, str] = {
     float: "number",
@@ -68,9 +68,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Note:
-    """What a number cannot say, in a few words that stand behind the constraint: a unit, or what to
-    do instead.
-    """
+    """A few words appended to the constraint: a unit, or what to do instead."""
 
     text: str
 
@@ -183,13 +181,13 @@ class Option:
 
     def description(self) -> dict[str, Any]:
         """The bounds as JSON values; empty without."""
-        found: dict[str, Any] = dict(self.bounds)
+        bounds: dict[str, Any] = dict(self.bounds)
         if self.choices:
-            found["choices"] = list(self.choices)
+            bounds["choices"] = list(self.choices)
         if any(item.constrained for item in self.items):
             items = [item.description() for item in self.items]
-            found["items"] = items[0] if self.repeated else items
-        return found
+            bounds["items"] = items[0] if self.repeated else items
+        return bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +220,9 @@ class Domain:
         becomes a tuple.
         """
         for option in self.options:
-            fits, found = option.coerced(value)
+            fits, converted = option.coerced(value)
             if fits:
-                return True, found
+                return True, converted
         return False, value
 
     def refusal(self, value: Any) -> str:
@@ -268,12 +266,12 @@ class Domain:
         ``nullable`` if true; ``note`` if there is one. Empty if the type says all.
         """
         own = [option for option in self.options if option.type is not types.NoneType]
-        found = own[0].description() if len(own) == 1 else {}
+        description = own[0].description() if len(own) == 1 else {}
         if len(own) > 1 and self.constrained:
-            found = {"any_of": [option.description() for option in own]}
+            description = {"any_of": [option.description() for option in own]}
         if len(own) < len(self.options):
-            found["nullable"] = True
-        return found | ({"note": "; ".join(self.notes)} if self.notes else {})
+            description["nullable"] = True
+        return description | ({"note": "; ".join(self.notes)} if self.notes else {})
 
 
 def domain(annotation: Any) -> Domain:
@@ -290,8 +288,8 @@ def domains(cls: type[Any]) -> Mapping[str, Domain]:
     annotation cannot be read.
     """
     read: Any = _domains  # mypy takes no class for hashable
-    found: Mapping[str, Domain] = read(cls)
-    return found
+    domains_by_name: Mapping[str, Domain] = read(cls)
+    return domains_by_name
 
 
 @cache
@@ -302,13 +300,13 @@ def _domains(cls: Any) -> Mapping[str, Domain]:
         own = {name: text for name, text in inspect.get_annotations(base).items() if name in fields}
         for name, text in own.items():
             annotations[name] = _evaluated(base, name, text)
-    found = {}
+    domains_by_name = {}
     for name in fields:
         try:
-            found[name] = domain(annotations[name])
+            domains_by_name[name] = domain(annotations[name])
         except TypeError as error:
             raise TypeError(f"{cls.__name__}: {name}: {error}") from error
-    return types.MappingProxyType(found)
+    return types.MappingProxyType(domains_by_name)
 
 
 def refusals_of(instance: Any, *, strict: bool = False) -> Iterator[tuple[str, str]]:
@@ -361,44 +359,44 @@ def _options(hint: Any, metadata: tuple[Any, ...], notes: list[str]) -> list[Opt
         return [Option(type=types.NoneType)]
     bounds = _bounds(metadata, notes)
     if origin is Literal:
-        found = Option(type=Literal, choices=args, **_checked(bounds, hint, {}))
+        result = Option(type=Literal, choices=args, **_checked(bounds, hint, {}))
     elif origin is tuple:
         repeated = len(args) == 2 and args[1] is Ellipsis
         items = tuple(domain(item) for item in (args[:1] if repeated else args))
         lengths = _checked(bounds, hint, _OF_LENGTHS)
-        found = Option(type=tuple, items=items, repeated=repeated, **lengths)
+        result = Option(type=tuple, items=items, repeated=repeated, **lengths)
     elif hint in (float, int):
         of_numbers = _OF_NUMBERS if hint is float else _OF_WHOLE_NUMBERS
-        found = Option(type=hint, **_checked(bounds, hint, of_numbers))
+        result = Option(type=hint, **_checked(bounds, hint, of_numbers))
     elif hint is str:
-        found = Option(type=str, **_checked(bounds, hint, _OF_LENGTHS | {OneOf: ("", "choices")}))
+        result = Option(type=str, **_checked(bounds, hint, _OF_LENGTHS | {OneOf: ("", "choices")}))
     else:
         known = bool if hint is bool else Any if hint in (Any, object) else None
         unknown = "" if known else _name(hint)
-        found = Option(type=known, unknown=unknown, **_checked(bounds, hint, {}))
-    return [found]
+        result = Option(type=known, unknown=unknown, **_checked(bounds, hint, {}))
+    return [result]
 
 
 def _bounds(metadata: Iterable[Any], notes: list[str]) -> dict[str, Any]:
     """What ``metadata`` bounds, by the name of the bound. What is no constraint of anybody's is
     for others to read.
     """
-    found: dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
     for item in _flat(metadata):
         if isinstance(item, Note):
             notes.append(item.text)
         elif isinstance(item, OneOf):
-            found |= _once(found, "choices", item.choices)
+            bounds |= _once(bounds, "choices", item.choices)
         elif type(item) in _BOUNDS:
             attribute, name = _BOUNDS[type(item)]
-            found |= _once(found, name, getattr(item, attribute))
+            bounds |= _once(bounds, name, getattr(item, attribute))
         elif isinstance(item, BaseMetadata):
             known = ", ".join(each.__name__ for each in _BOUNDS)
             raise TypeError(f"a constraint must be one of {known}, OneOf, got {item!r}")
     for end in ("minimum", "maximum"):
-        if {end, f"exclusive_{end}"} <= set(found):
+        if {end, f"exclusive_{end}"} <= set(bounds):
             raise TypeError(f"there must be one {end}, got two")
-    return found
+    return bounds
 
 
 def _flat(metadata: Iterable[Any]) -> Iterator[Any]:
@@ -409,9 +407,9 @@ def _flat(metadata: Iterable[Any]) -> Iterator[Any]:
             yield item
 
 
-def _once(found: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    if name in found:
-        raise TypeError(f"{name} must be given once, got {found[name]!r} and {value!r}")
+def _once(bounds: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    if name in bounds:
+        raise TypeError(f"{name} must be given once, got {bounds[name]!r} and {value!r}")
     # The lower end of every length.
     return {} if (name, value) == ("min_length", 0) else {name: value}
 

@@ -1,4 +1,4 @@
-"""Is this machine ready? Each check says what was found and, if it is not right, what to do."""
+"""Is this machine ready? Each check reports what it found and, if something is wrong, a remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.engine.provenance import cpu_model, gpu_names
 from bench.engine.slots import available_cores
 from bench.engine.store import Store
 from bench.errors import UserError
-from bench.registry import KINDS, Registry
+from bench.registry import GROUPS, Registry
 
 Status = Literal["ok", "note", "problem"]
 
@@ -51,7 +51,7 @@ def _python() -> list[Check]:
 
 
 def _packages() -> list[Check]:
-    """What the installed distribution declares; in a bare checkout, what cannot be imported."""
+    """A check for each package that the installed distribution requires."""
     from packaging.requirements import Requirement
 
     try:
@@ -86,8 +86,8 @@ def _machine() -> list[Check]:
 
     flags: set[str] = set()
     if Path("/proc/cpuinfo").is_file():
-        found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        flags = set(found.group(1).split()) if found else set()
+        match = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        flags = set(match.group(1).split()) if match else set()
     fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     bf16 = bool(flags & {"avx512_bf16", "amx_bf16"})
     memory = psutil.virtual_memory()
@@ -136,8 +136,8 @@ def _plugins() -> list[Check]:
         registry = Registry()
     except UserError as error:
         return [Check("plugins", "problem", str(error))]
-    found = [Check(kind, "ok", ", ".join(registry.names(kind)) or "none") for kind in KINDS]
-    return found + [Check("plugins", "note", problem) for problem in registry.broken]
+    checks = [Check(group, "ok", ", ".join(registry.names(group)) or "none") for group in GROUPS]
+    return checks + [Check("plugins", "note", problem) for problem in registry.broken]
 
 
 def _testbeds() -> list[Check]:

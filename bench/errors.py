@@ -1,8 +1,7 @@
-"""The exceptions that mean "the person typed something that cannot work", or wrote a plugin that
-cannot be measured.
+"""The exceptions for invalid input, and for a plugin that cannot be measured.
 
-The command line prints its message as a single line and exits with 2; no traceback. Everything else
-that is raised is a defect of ours or of a plugin, and keeps its traceback (in the failed record).
+The command line prints the message as a single line and exits with 2; no traceback. Any other
+exception is a bug of ours or of a plugin, and keeps its traceback (in the failed record).
 """
 
 
@@ -12,7 +11,7 @@ class UserError(Exception):
 
 class ContractError(UserError):
     """A plugin broke its contract (:mod:`bench.plugin`). The message names it, the method, what was
-    expected and what came.
+    expected and what it returned.
 
-    For the plugin's author: the cell fails with this line, and trying it again would not help.
+    The cell fails with this line for the plugin's author, and is not retried.
     """

@@ -1,5 +1,5 @@
-"""What is wrong with a suite that its testbeds, and its attacks on them, can say before anything is
-planned or run.
+"""The faults of a suite's testbeds, and of its attacks on them, checked before anything is planned
+or run.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def suite_faults(suite: Suite, attacks: list[Attack]) -> list[str]:
     """
     lines: list[str] = []
     for testbed in suite.testbeds:
-        found = composition.faults(testbed)
-        lines += found or _on(
+        faults = composition.faults(testbed)
+        lines += faults or _on(
             testbed, [attack for attack in attacks if testbed.kind in attack.card.applies_to]
         )
-        lines += [] if found else _sampled(testbed, suite.samplers)
+        lines += [] if faults else _sampled(testbed, suite.samplers)
     return list(dict.fromkeys(lines))
 
 
@@ -48,15 +48,15 @@ def _sampled(testbed: Testbed, samplers: Sequence[Sampler]) -> list[str]:
                 (one.num_inference_steps, one.spacing, one.name in SPACED)
                 for one in (settings, own)
             )
-            found = [] if steps == other else composition.faults(_with_its_own(testbed, settings))
+            faults = [] if steps == other else composition.faults(_with_its_own(testbed, settings))
             if (label := repr(spec_of(sampler, testbed))) in known:
-                found.append("it is listed twice")
+                faults.append("it is listed twice")
             known.add(label)
         except ValueError as error:
-            found = [str(error)]
+            faults = [str(error)]
         lines += [
             f"sampler {sampler.name} on {testbed.name}: {line.removeprefix(f'{testbed.name}: ')}"
-            for line in found
+            for line in faults
         ]
     return lines
 
@@ -73,12 +73,12 @@ def _on(testbed: Testbed, attacks: list[Attack]) -> list[str]:
     train_set = testbed.data.outline()
     lines: list[str] = []
     for attack in attacks:
-        found = _scheme(testbed, attack)
+        faults = _scheme(testbed, attack)
         if train_set is not None:
-            found += _poisoning(testbed, attack, train_set)
+            faults += _poisoning(testbed, attack, train_set)
         lines += [
             f"{attack.card.name} on {testbed.name}: {line.removeprefix(f'{attack.card.name}: ')}"
-            for line in found
+            for line in faults
         ]
     return lines
 
@@ -94,8 +94,8 @@ def _scheme(testbed: Testbed, attack: Attack) -> list[str]:
 
 def _poisoning(testbed: Testbed, attack: Attack, train_set: TrainingSet) -> list[str]:
     """Of the rows that are poisoned, and of what they say afterwards."""
-    if found := attack.faults(train_set):
-        return found
+    if faults := attack.faults(train_set):
+        return faults
     label = label_of(attack.goal(), testbed.prompts())
     classes = len(testbed.data.class_names)
     if label is None or not classes:

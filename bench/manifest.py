@@ -1,5 +1,5 @@
-"""What a finished stage says of its own files, and whether it is still true. Knows no torch; the
-board asks it too.
+"""The manifest of a finished stage, and whether its files still match it. Without torch, since the
+board uses it too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ MANIFEST = "stage.json"
 
 
 def read_file(path: Path) -> str:
-    """The text of a file of a store. Raises ``OSError``, also for a pipe or a device, which would
-    be waited on or read without end.
+    """The text of a file in a store. Raises ``OSError``, also for a pipe or a device, which could
+    block or never end.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
@@ -29,16 +29,16 @@ def read_file(path: Path) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The stage.json of a finished stage. Raises ``ValueError``, in words without the file's name,
-    or ``OSError``.
+    """The stage.json of a finished stage. Raises ``ValueError``, without the file's name in the
+    message, or ``OSError``.
     """
     try:
-        found = json.loads(read_file(folder / MANIFEST))
+        manifest = json.loads(read_file(folder / MANIFEST))
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not isinstance(found, dict):
+    if not isinstance(manifest, dict):
         raise ValueError("not an object")
-    return found
+    return manifest
 
 
 def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
@@ -56,29 +56,29 @@ def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    found = hashlib.sha256()
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fault(folder: Path, *, contents: bool) -> str:
-    """What is wrong with a finished stage, in words; empty if it is as it was made.
+    """What is wrong with a finished stage, in words; empty if it is unchanged.
 
-    Without ``contents`` only names and sizes are looked at. A stage made before hashes were kept is
-    taken as it is.
+    Without ``contents`` only names and sizes are checked. A stage made before hashes were recorded
+    is accepted as it is.
     """
     try:
         manifest = read_manifest(folder)
-        for name, said in manifest.get("files", {}).items():
+        for name, recorded in manifest.get("files", {}).items():
             path = folder / name
             if not path.is_file():
                 return f"{name} is missing"
-            if path.stat().st_size != said["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes, not {said['bytes']}"
-            if contents and file_sha256(path) != said["sha256"]:
+            if path.stat().st_size != recorded["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes, not {recorded['bytes']}"
+            if contents and file_sha256(path) != recorded["sha256"]:
                 return f"{name} is not what was written (SHA-256 differs)"
     except OSError as error:
         return f"{Path(error.filename or MANIFEST).name} cannot be read: {error.strerror or error}"

@@ -1,5 +1,5 @@
-"""One sentence for every misspelt name: what it was, what it may be, and the nearest of those; and
-values in messages.
+"""Error messages: the one for an unknown name, with the allowed names and the nearest of them, and
+abbreviated values.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ LONGEST_MESSAGE = 1000
 
 
 class _Short(reprlib.Repr):
-    """Of what a file says, which may be a list that holds itself 10^9 times: never more than a line
-    of it is made.
-    """
+    """Never builds more than a line, though a value may expand to 10^9 items through aliases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,22 +23,20 @@ class _Short(reprlib.Repr):
         self.maxlevel = 2
 
     def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to write out a number of more than 4300 digits.
+        # Python refuses to convert a number of more than 4300 digits.
         return f"a whole number of {x.bit_length()} bits" if x.bit_length() > 256 else repr(x)
 
 
 _short = _Short()
 
 
-def shown(value: object) -> str:
-    """``repr(value)`` for a message, cut short where it is long, in bounded time."""
+def brief(value: object) -> str:
+    """``repr(value)`` for a message, abbreviated, in bounded time."""
     return _short.repr(value)
 
 
 def shortened(message: str) -> str:
-    """``message`` on one line of at most :data:`LONGEST_MESSAGE` characters, the middle left
-    out.
-    """
+    """``message`` on one line of at most :data:`LONGEST_MESSAGE` characters, cut in the middle."""
     half = LONGEST_MESSAGE // 2 - 3
     text = message if len(message) <= LONGEST_MESSAGE else f"{message[:half]} ... {message[-half:]}"
     return " ".join(text.split())
@@ -49,15 +45,15 @@ def shortened(message: str) -> str:
 def unknown_name(what: str, name: object, allowed: Iterable[str], where: str = "") -> UserError:
     """A one-line error for ``name``, which is not among ``allowed``.
 
-    ``what``: the kind of thing, e.g. ``attack``; ``where``: the file or entry it was found in, put
-    in front.
+    ``what``: what the name should denote, e.g. ``attack``; ``where``: the file or entry that holds
+    it, used as a prefix.
     """
     options = sorted(allowed)
-    written = name[:LONGEST_MESSAGE] if isinstance(name, str) else shown(name)
+    written = name[:LONGEST_MESSAGE] if isinstance(name, str) else brief(name)
     near = [option for option in options if written and option.startswith(written)]
     near = near or difflib.get_close_matches(written, options, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     prefix = f"{where}: " if where else ""
     return UserError(
-        f"{prefix}unknown {what} {shown(name)}{hint} (allowed: {', '.join(options) or 'none'})"
+        f"{prefix}unknown {what} {brief(name)}{hint} (allowed: {', '.join(options) or 'none'})"
     )

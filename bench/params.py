@@ -1,4 +1,4 @@
-"""Building a frozen dataclass (a plugin, a testbed) from a person's parameters, with one clear line
+"""Builds a frozen dataclass (a plugin, a testbed) from a user's parameters, with a one-line error
 for every mistake.
 """
 
@@ -12,17 +12,17 @@ from typing import Any, TypeVar
 
 from bench.constraints import KNOWN, Domain, domains
 from bench.errors import UserError
-from bench.names import shortened, shown, unknown_name
+from bench.names import brief, shortened, unknown_name
 
 T = TypeVar("T")
 
 
 def construct(cls: type[T], what: str, params: Mapping[str, Any], where: str = "") -> T:
     """``cls(**params)``. ``what``: e.g. ``attack baddiffusion``, for messages; ``where``: the file
-    the parameters stand in.
+    with the parameters.
 
-    Raises :class:`UserError` for an unknown parameter (naming the nearest), a wrong type, or
-    whatever ``cls`` itself refuses.
+    Raises :class:`UserError` for an unknown parameter (naming the nearest), a wrong type, or a
+    value that ``cls`` itself refuses.
     """
     prefix = f"{where}: " if where else ""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
@@ -49,8 +49,8 @@ def construct(cls: type[T], what: str, params: Mapping[str, Any], where: str = "
 def coerced(
     allowed: Mapping[str, Domain], what: str, params: Mapping[str, Any], where: str = ""
 ) -> dict[str, Any]:
-    """``params`` as their annotations want them. Raises :class:`UserError` for a name that is not
-    among ``allowed`` (naming the nearest), or a value that does not fit.
+    """``params`` converted to the types of their annotations. Raises :class:`UserError` for a name
+    that is not in ``allowed`` (naming the nearest), or a value that does not fit.
     """
     prefix = f"{where}: " if where else ""
     values = {}
@@ -66,13 +66,13 @@ def coerced(
         wanted = unfit(values[name]) if fits else allowed[name].words
         if wanted:
             quotes = in_quotes(value) if "text" in wanted else ""
-            raise UserError(f"{prefix}{what}: {name} must be {wanted}, got {shown(value)}{quotes}")
+            raise UserError(f"{prefix}{what}: {name} must be {wanted}, got {brief(value)}{quotes}")
     return values
 
 
 def unfit(value: Any) -> str:
-    """What ``value`` must be, where it is of the right type and still cannot be worked with; empty
-    if it can. Numbers must survive JSON and a table's columns; text, a file's name and a page.
+    """What ``value`` must be, if it has the right type but is unusable; empty if it is usable.
+    Numbers must survive JSON and the columns of a table, text must survive file names and HTML.
     """
     if isinstance(value, (list, tuple)):
         return next((wanted for wanted in map(unfit, value) if wanted), "")
@@ -90,7 +90,7 @@ def unfit(value: Any) -> str:
 
 
 def in_quotes(value: Any) -> str:
-    """The end of a message about text, where YAML has made something else of it: a number, a date,
+    """A hint for a message about text that YAML has parsed as something else: a number, a date,
     ``no``.
     """
     values = value if isinstance(value, (list, tuple)) else [value]

@@ -1,10 +1,9 @@
-"""A third party's plugin file: imported with care, together with everything beside it that decides
-what it does.
+"""Imports a third-party plugin file safely, and determines all files that its behaviour depends on.
 
-A plugin's result is kept under a hash of its code, so all of that code, and the files it reads,
-must be in the hash: the modules and packages beside it that it imports, the files beside it that
-its text names, those it opens while it is imported, and those its card lists. What it opens later
-and is in none of these is found by :class:`Watch`.
+A plugin's result is stored under a hash of its code, so the hash must cover all of that code and
+the files it reads: neighbouring modules and packages that it imports, neighbouring files named in
+its source, files it opens during import, and files listed in its card. :class:`Watch` detects any
+other file that it opens later.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from bench.errors import UserError
-from bench.text import one_line, said_by
+from bench.text import message_of, one_line
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Where code of ours lies: what is opened from there was not opened by a plugin.
+#: The folders of our own code: files opened from there were not opened by a plugin.
 OURS = tuple(
     f"{ROOT / room}{os.sep}"
     for room in ("bench", "attacks", "defenses", "detectors", "leaderboard")
 )
 SAY_AFTER_SECONDS = 5.0
-#: How long a plugin file may take to be imported, once our own packages are.
+#: The time limit for importing a plugin file, not counting our own packages.
 IMPORT_SECONDS = 300.0
 _PROBE = "import sys; from bench import plugin_file as f; f.probe_here(sys.argv[1])"
 _BEGUN, _WHOLE = "castlewalls: importing", "castlewalls: imported"
@@ -42,10 +41,10 @@ _BEGUN, _WHOLE = "castlewalls: importing", "castlewalls: imported"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a third party's plugin comes from: ``file``, or an entry point's ``group`` and
-    ``name``; and what belongs to it.
+    """The origin of a third-party plugin: its ``file``, or its entry point's ``group`` and
+    ``name``.
 
-    ``hashes``: SHA-256 by path, of everything that decides what it does (:func:`belongings`).
+    ``hashes``: SHA-256 by path, of every file its behaviour depends on (:func:`belongings`).
     """
 
     file: str = ""
@@ -55,13 +54,13 @@ class Source:
 
 
 def import_file(path: Path) -> ModuleType:
-    """The module at ``path``, imported once a process. Raises :class:`UserError` in one line if it
-    cannot be.
+    """The module at ``path``, imported once per process. Raises :class:`UserError`, one line, if it
+    cannot be imported.
     """
     if not path.is_file():
         raise UserError(f"--plugin {path}: there is no such file")
-    # With its text in the name: one that was edited is another module, in a process that goes on (a
-    # notebook).
+    # The name holds a hash of the content, so an edited file is a new module in a long-lived
+    # process (a notebook).
     content = hashlib.sha256(os.fsencode(path) + path.read_bytes()).hexdigest()
     name = f"castlewalls_plugin_{path.stem}_{content[:8]}"
     if name in sys.modules:
@@ -70,7 +69,7 @@ def import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"--plugin {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up while the class is being made
+    sys.modules[name] = module  # dataclasses look up their module while the class is created
     try:
         with Watch(path.parent) as watch, saying(f"importing {path}"):
             spec.loader.exec_module(module)
@@ -84,26 +83,26 @@ def import_file(path: Path) -> ModuleType:
 
 
 _opened: dict[Path, set[Path]] = {}
-#: Who is told that an import takes long; standard error where nobody is.
+#: The last one gets the message that an import takes long; the default prints it to stderr.
 tell: list[Callable[[str], None]] = [
     lambda text: print(f"castlewalls: {text}", file=sys.stderr, flush=True)
 ]
 
 
 def what_happened(error: BaseException) -> str:
-    """An exception in one line; of ``sys.exit``, that it was one."""
+    """An exception in one line; ``sys.exit`` is named as such."""
     if isinstance(error, SystemExit):
         return (
             f"it ends the process (SystemExit: {one_line(str(error.code), 80)}); keep a "
             f"script's part under `if __name__`"
         )
-    words = said_by(error)
+    words = message_of(error)
     return type(error).__name__ if words is None else one_line(f"{type(error).__name__}: {words}")
 
 
 @contextmanager
 def saying(what: str, seconds: float = SAY_AFTER_SECONDS) -> Iterator[None]:
-    """Says what takes so long, once."""
+    """Reports ``what`` once if the block takes longer than ``seconds``."""
     timer = threading.Timer(seconds, lambda: tell[-1](what))
     timer.daemon = True
     timer.start()
@@ -113,14 +112,14 @@ def saying(what: str, seconds: float = SAY_AFTER_SECONDS) -> Iterator[None]:
         timer.cancel()
 
 
-# --- a first import, in a process that may be lost ------------------------------------------------
+# --- a first import, in a child process -----------------------------------------------------------
 
 
 def probe(path: Path) -> None:
-    """Imports a plugin file in a child first: one that ends its process, or never comes back, is
-    one line.
+    """Imports a plugin file in a child process first, so that a file that ends its process or never
+    returns becomes a one-line error.
 
-    Raises :class:`UserError`. Once a process for each text of a file.
+    Raises :class:`UserError`. Once per process for each version of a file.
     """
     if not path.is_file() or (path, path.stat().st_mtime_ns) in _probed:
         return
@@ -138,12 +137,12 @@ def probe(path: Path) -> None:
         ) as child,
         saying(f"importing {path}"),
     ):
-        said = _words_of(child)
-    # a refusal is said again, and better, by this process
-    if _WHOLE in said or "castlewalls: refused" in said:
+        output = _words_of(child)
+    # this process will repeat a refusal with a better message
+    if _WHOLE in output or "castlewalls: refused" in output:
         _probed.add((path, path.stat().st_mtime_ns))
         return
-    if child.returncode == -9 and _BEGUN in said:
+    if child.returncode == -9 and _BEGUN in output:
         raise UserError(
             f"--plugin {path} cannot be imported: it took longer than {IMPORT_SECONDS:g} s"
         )
@@ -155,13 +154,11 @@ _probed: set[tuple[Path, int]] = set()
 
 
 def _words_of(child: subprocess.Popen[bytes]) -> str:
-    """What the child said on standard output until it ended; it is ended when the import takes too
-    long.
-    """
+    """The child's standard output until its end; kills it if the import takes too long."""
     assert child.stdout is not None
     words: list[bytes] = []
-    said = child.stdout
-    reader = threading.Thread(target=lambda: words.extend(iter(said.readline, b"")), daemon=True)
+    stdout = child.stdout
+    reader = threading.Thread(target=lambda: words.extend(iter(stdout.readline, b"")), daemon=True)
     reader.start()
     deadline: float | None = None
     while child.poll() is None:
@@ -186,31 +183,31 @@ def probe_here(name: str) -> None:
         print("castlewalls: refused", flush=True)
     else:
         print(_WHOLE, flush=True)
-    os._exit(0)  # whatever threads it has started
+    os._exit(0)  # even if the plugin has started threads
 
 
-# --- what belongs to a plugin ---------------------------------------------------------------------
+# --- the files of a plugin ------------------------------------------------------------------------
 
 
 def belongings(path: Path, declared: Iterable[str] = ()) -> list[Path]:
-    """Every file that decides what the plugin at ``path`` does, resolved and sorted. ``declared``:
-    its card's ``files``.
+    """Every file that the behaviour of the plugin at ``path`` depends on, resolved and sorted.
+    ``declared``: its card's ``files``.
 
-    Raises :class:`UserError` for a declared file that is not there.
+    Raises :class:`UserError` for a declared file that does not exist.
     """
     path = path.resolve()
-    found = {*_named(path), *(file for file in _opened.get(path, ()) if file.is_file())}
+    files = {*_local_files(path), *(file for file in _opened.get(path, ()) if file.is_file())}
     for name in declared:
-        place = (path.parent / name).expanduser().resolve()
-        if not place.exists():
-            raise UserError(f"{path.name}: its card's files must be there, and {place} is not")
-        found.update(_files_below(place) if place.is_dir() else [place])
-    return sorted(found)
+        listed = (path.parent / name).expanduser().resolve()
+        if not listed.exists():
+            raise UserError(f"{path.name}: its card's files must be there, and {listed} is not")
+        files.update(_files_below(listed) if listed.is_dir() else [listed])
+    return sorted(files)
 
 
 def package_files(module: ModuleType) -> list[Path]:
-    """The files of an installed plugin: its whole top-level package, or what its one module
-    names.
+    """The files of an installed plugin: its whole top-level package, or :func:`belongings` of its
+    single module.
     """
     top = sys.modules[module.__name__.partition(".")[0]]
     folders = [Path(folder).resolve() for folder in getattr(top, "__path__", ())]
@@ -220,19 +217,19 @@ def package_files(module: ModuleType) -> list[Path]:
 
 
 def hashes(files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of each file's bytes, by its path; ``"missing"`` of one that is gone."""
+    """SHA-256 of each file's bytes, by path; ``"missing"`` for one that does not exist."""
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
         for path in files
     }
 
 
-def check(said: Mapping[str, str]) -> None:
-    """Raises :class:`UserError` if a file is not what :func:`hashes` found when the run was
-    planned.
+def check(planned: Mapping[str, str]) -> None:
+    """Raises :class:`UserError` if a file has changed since the run was planned. ``planned``: its
+    :func:`hashes` then.
     """
-    now = hashes(Path(name) for name in said)
-    changed = [name for name, value in said.items() if now[name] != value]
+    now = hashes(Path(name) for name in planned)
+    changed = [name for name, value in planned.items() if now[name] != value]
     if changed:
         raise UserError(
             f"{changed[0]} was changed after this run was planned; run the same command again"
@@ -245,35 +242,35 @@ def _files_below(folder: Path) -> list[Path]:
     ]
 
 
-def _named(path: Path) -> set[Path]:
-    """A Python file, the modules and packages beside it that it imports, and the files beside it
-    that its text names.
+def _local_files(path: Path) -> set[Path]:
+    """A Python file, the neighbouring modules and packages that it imports, and the neighbouring
+    files named in its source.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [path]
     while waiting:
         file = waiting.pop()
-        if file in found or not file.is_file():
+        if file in files or not file.is_file():
             continue
-        found.add(file)
+        files.add(file)
         if file.suffix != ".py":
             continue
         try:
             tree = ast.parse(file.read_bytes(), str(file))
-        except (SyntaxError, ValueError):  # not its importer's business here
+        except (SyntaxError, ValueError):  # importing it will report the error
             continue
-        for place in (file.parent, path.parent):
+        for folder in (file.parent, path.parent):
             for name in _imported(tree):
                 parts = name.split(".")
                 waiting += [
-                    place.joinpath(*parts).with_suffix(".py"),
-                    place.joinpath(*parts[:-1], f"{parts[-1]}.py"),
+                    folder.joinpath(*parts).with_suffix(".py"),
+                    folder.joinpath(*parts[:-1], f"{parts[-1]}.py"),
                 ]
-                folder = place / parts[0]
-                if parts[0] and (folder / "__init__.py").is_file():
-                    waiting += folder.rglob("*.py")
-            waiting += _texts(tree, place)
-    return {file.resolve() for file in found}
+                package = folder / parts[0]
+                if parts[0] and (package / "__init__.py").is_file():
+                    waiting += package.rglob("*.py")
+            waiting += _texts(tree, folder)
+    return {file.resolve() for file in files}
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
@@ -289,7 +286,7 @@ def _imported(tree: ast.AST) -> Iterator[str]:
             )
 
 
-def _texts(tree: ast.AST, place: Path) -> list[Path]:
+def _texts(tree: ast.AST, folder: Path) -> list[Path]:
     """Files below ``place`` that strings of a program name: ``"weights.safetensors"``, or
     ``"data"`` and ``"table.npz"``.
     """
@@ -305,17 +302,17 @@ def _texts(tree: ast.AST, place: Path) -> list[Path]:
         for text in texts
         if text.isprintable() and ".." not in text and not text.startswith(("/", "~", "."))
     }
-    folders = [place, *(place / text for text in texts if (place / text).is_dir())]
-    return [folder / text for folder in folders for text in texts if (folder / text).is_file()]
+    folders = [folder, *(folder / text for text in texts if (folder / text).is_dir())]
+    return [root / text for root in folders for text in texts if (root / text).is_file()]
 
 
 class Watch:
-    """Which files below ``folder`` a plugin's code opens to read, while the block runs:
-    :attr:`read`, resolved.
+    """Records in :attr:`read` the files below ``folder``, resolved, that a plugin's code opens for
+    reading while the block runs.
 
-    A file counts as opened by the plugin if the nearest code of ours or of that folder on the stack
-    is the folder's. What C and Rust libraries open by themselves (safetensors) is not seen. Files
-    that were written here first are the plugin's own.
+    A file counts as opened by the plugin if the innermost frame on the stack that is ours or the
+    folder's is the folder's. Files that C and Rust libraries (safetensors) open themselves are not
+    seen. Files that were first written within the block do not count.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -334,7 +331,7 @@ class Watch:
         _watching.remove(self)
 
     def saw(self, name: Any, flags: int, frame: FrameType | None) -> None:
-        """A file is being opened; ``frame``: by whom."""
+        """A file is being opened. ``frame``: the innermost frame of the code that opens it."""
         try:
             path = os.path.abspath(os.fsdecode(name))
         except (TypeError, ValueError):
@@ -356,7 +353,7 @@ class Watch:
         while frame is not None:
             name = frame.f_code.co_filename
             if name.startswith(OURS):
-                # An import of this module's own is the plugin's.
+                # Our own import of the plugin file counts as the plugin's.
                 return name == __file__ and frame.f_code.co_name == "import_file"
             if name.startswith(self.folder) and not name.startswith(_INSTALLED):
                 return True

@@ -1,5 +1,4 @@
-"""The record of one cell: every number the board shows, and what is needed to believe it. Knows no
-torch.
+"""The record of one cell: every number on the board, with its provenance. Without torch.
 
 A record is one JSON object. Absent is ``null``, never 0.
 """
@@ -52,9 +51,9 @@ class Metric:
     Of a share it is Wilson's, of AUROC DeLong's (on the logit scale, Obuchowski's where images come
     in groups), of a FID the infinitesimal jackknife's (FID at this n), of a mean the bootstrap's
     (BCa); of the real images' FID the range of the repeated splits. ``n``: samples behind it.
-    ``effective_n``: as many independent samples would tell as much, n over the design effect, where
-    samples come in groups (crops of one digit); of AUROC as many pairs; ``None`` elsewhere.
-    ``unit``: :data:`SHARE`, :data:`SQUARED_ERROR`, or what is written behind the number.
+    ``effective_n``: the equivalent number of independent samples, n over the design effect, where
+    samples come in groups (crops of one digit); for AUROC of independent pairs; ``None`` elsewhere.
+    ``unit``: :data:`SHARE`, :data:`SQUARED_ERROR`, or the unit written after the number.
 
     ``higher_is_better`` is from the **defender's** side; ``None`` for a number without a direction.
     """
@@ -96,7 +95,7 @@ class PluginSpec:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What makes two of them the same: name and parameters, never the label."""
+        """Name and parameters; two with equal ones are the same, whatever their labels."""
         return self.name, json.dumps(self.params, sort_keys=True)
 
 
@@ -140,10 +139,12 @@ class Record:
 
     def picture(self, role: str, treatment: str = "") -> str | None:
         """The path of a picture; ``None`` if there is none."""
-        found = (
-            one.path for one in self.pictures if (one.role, one.treatment) == (role, treatment)
+        paths = (
+            picture.path
+            for picture in self.pictures
+            if (picture.role, picture.treatment) == (role, treatment)
         )
-        return next(found, None)
+        return next(paths, None)
 
     def to_json(self) -> str:
         """Canonical: sorted keys, no NaN."""
@@ -151,11 +152,10 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """The inverse of :meth:`to_json`, for text from anywhere: what comes back has the types,
-        ranges and directions that the board relies on, and no text in it can harm a terminal or a
-        page.
+        """The inverse of :meth:`to_json`, for untrusted text: the result has the types, ranges and
+        directions that the board relies on, and no text in it can harm a terminal or a page.
 
-        Raises ``ValueError`` in one line that names the field, on another schema too.
+        Raises ``ValueError`` with one line that names the field, also for another schema.
         """
         return _record(_object(_parsed(text), "a record"))
 
@@ -185,9 +185,9 @@ class Run:
 def read_runs(store: Path) -> list[Run]:
     """Every suite that was run into ``store``, in the order of their names.
 
-    A record that is damaged, of another version or another cell's is a ``failed`` one that says so,
-    and an account that cannot be read is a run without records, with its problem: neither takes the
-    others' board. A record that is gone is counted.
+    A record that is damaged, of another version or of another cell becomes a ``failed`` one with
+    the reason, and an unreadable account becomes a run without records, with its problem: neither
+    affects the other runs. Missing records are counted.
     """
     return [_run(store, path) for path in sorted((store / "runs").glob("[!.]*.json"))]
 
@@ -234,14 +234,14 @@ def _run(store: Path, path: Path) -> Run:
     records: list[tuple[Path, Record]] = []
     metrics, problems = _declared(path.name, data.pop("metrics"))
     for cell in data.pop("cells"):
-        folder, found = _cell(store, cell)
-        if isinstance(found, Record):
-            records.append((folder, found))
-            found = found.status
-        elif found not in ("pending", "missing"):
-            problems.append(f"{path.name}: {found}")
-            found = "failed"
-        counts[found] = counts.get(found, 0) + 1
+        folder, outcome = _cell(store, cell)
+        if isinstance(outcome, Record):
+            records.append((folder, outcome))
+            outcome = outcome.status
+        elif outcome not in ("pending", "missing"):
+            problems.append(f"{path.name}: {outcome}")
+            outcome = "failed"
+        counts[outcome] = counts.get(outcome, 0) + 1
     if "missing" in counts:
         problems.append(
             f"{path.name}: {counts['missing']} records are missing from the store; run the suite "
@@ -250,24 +250,24 @@ def _run(store: Path, path: Path) -> Run:
     return Run(**data, counts=counts, records=records, metrics=metrics, problems=tuple(problems))
 
 
-def _declared(file: str, given: list[Any]) -> tuple[tuple[MetricWords, ...], list[str]]:
-    """The declarations that can be used, each name's first, and a line on those that cannot."""
-    found: dict[str, MetricWords] = {}
+def _declared(file: str, declarations: list[Any]) -> tuple[tuple[MetricWords, ...], list[str]]:
+    """The usable declarations, the first of each name, and a line about those that are not."""
+    metrics: dict[str, MetricWords] = {}
     wrong: list[str] = []
-    for one in given:
+    for declaration in declarations:
         try:
-            words = MetricWords.from_json(one)
-            found.setdefault(words.name, words)
+            words = MetricWords.from_json(declaration)
+            metrics.setdefault(words.name, words)
         except ValueError as error:
             wrong.append(str(error))
     lines = (
         [f"{file}: {len(wrong)} metrics cannot be used as declared: {wrong[0]}"] if wrong else []
     )
-    return tuple(found.values()), lines
+    return tuple(metrics.values()), lines
 
 
 def _cell(store: Path, cell: Mapping[str, Any]) -> tuple[Path, Record | str]:
-    """An entry's record and its folder; else ``pending``, ``missing``, or what is wrong with it."""
+    """An entry's folder and its record, or ``pending``, ``missing``, or what is wrong with it."""
     folder = store
     try:
         if "record" in cell:
@@ -290,7 +290,7 @@ def _cell(store: Path, cell: Mapping[str, Any]) -> tuple[Path, Record | str]:
 
 
 def _inside(store: Path, name: Any) -> Path:
-    """The folder of a record, which an account names by its path below the store."""
+    """The folder of a record, from its path below the store in an account."""
     path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath()
     if path.is_absolute() or ".." in path.parts or path.name != "record.json":
         raise ValueError(
@@ -301,14 +301,14 @@ def _inside(store: Path, name: Any) -> Path:
 
 def _identity_of(cell: Mapping[str, Any]) -> list[Any] | None:
     """``[testbed, attack, probe, defense, sampler, seed]``, all but the last as ``[name, params]``
-    or ``None``, of a population all seeds; ``None`` where the account does not say. It leaves out a
-    sampler that is the testbed's own.
+    or ``None``; a population has a list of seeds. ``None`` if the account has no valid id. An id
+    omits the testbed's own sampler.
     """
     try:
-        found = json.loads(cell["id"])
-        if not isinstance(found, list) or len(found) not in (5, 6):
+        identity = json.loads(cell["id"])
+        if not isinstance(identity, list) or len(identity) not in (5, 6):
             return None
-        return found if len(found) == 6 else [*found[:4], None, found[4]]
+        return identity if len(identity) == 6 else [*identity[:4], None, identity[4]]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
@@ -316,27 +316,25 @@ def _identity_of(cell: Mapping[str, Any]) -> list[Any] | None:
 def _check_identity(cell: Mapping[str, Any], record: Record) -> None:
     wanted = _identity_of(cell)
     specs = (record.testbed, record.attack, record.probe, record.defense, record.sampler)
-    found = [
+    identity = [
         *(None if spec is None else [spec.name, spec.params] for spec in specs),
         list(record.seeds) or record.seed,
     ]
     if wanted is not None and json.dumps(wanted, sort_keys=True) != json.dumps(
-        found, sort_keys=True
+        identity, sort_keys=True
     ):
         raise ValueError("it is of another cell than the account says")
 
 
-def _which_seeds(named: Any) -> dict[str, Any]:
-    """``seed``, and of a population ``seeds``, as an id has them."""
-    if not isinstance(named, list):
-        return {"seed": _seed(named)}
-    return {"seed": _seed(named[0]), "seeds": _seeds(named)}
+def _which_seeds(seeds: Any) -> dict[str, Any]:
+    """A record's ``seed``, and for a population ``seeds``, from the last entry of an id."""
+    if not isinstance(seeds, list):
+        return {"seed": _seed(seeds)}
+    return {"seed": _seed(seeds[0]), "seeds": _seeds(seeds)}
 
 
 def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
-    """A failed record in place of one that cannot be used; the reason alone if nothing says which
-    cell it was.
-    """
+    """A failed record in place of an unusable one; only the reason if the cell is unknown."""
     identity = _identity_of(cell)
     text = f"its record cannot be used: {reason}"
     try:
@@ -345,14 +343,14 @@ def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
         labels = [*(cell.get("labels") or [""] * 4), ""][:5]
         specs = [
             None
-            if named is None
-            else _spec({"name": named[0], "params": named[1], "label": label or ""}, "its id")
-            for named, label in zip(identity[:5], labels, strict=True)
+            if part is None
+            else _spec({"name": part[0], "params": part[1], "label": label or ""}, "its id")
+            for part, label in zip(identity[:5], labels, strict=True)
         ]
         testbed, attack, probe, defense, sampler = specs
         if testbed is None or attack is None or defense is None:
             raise ValueError
-        named = {
+        fields = {
             "testbed": testbed,
             "attack": attack,
             "probe": probe,
@@ -360,7 +358,7 @@ def _unreadable(cell: Mapping[str, Any], reason: str) -> Record | str:
             "sampler": sampler,
         } | _which_seeds(identity[5])
         about = {name: _typed(cell, name, str, "")[:MAX_NAME] for name in ("kind", "protocol")}
-        return Record(**named, **about, status="failed", reason=text)  # type: ignore[arg-type]
+        return Record(**fields, **about, status="failed", reason=text)  # type: ignore[arg-type]
     except (ValueError, TypeError, IndexError, KeyError):
         return text
 
@@ -387,10 +385,10 @@ def _object(value: Any, what: str) -> Mapping[str, Any]:
     return value
 
 
-def _typed(data: Mapping[str, Any], name: str, kind: type[R], default: R | None = None) -> R:
+def _typed(data: Mapping[str, Any], name: str, required: type[R], default: R | None = None) -> R:
     value = data.get(name, default)
-    if not isinstance(value, kind):
-        raise ValueError(f"{name} must be {kind.__name__}, got {one_line(repr(value), 80)}")
+    if not isinstance(value, required):
+        raise ValueError(f"{name} must be {required.__name__}, got {one_line(repr(value), 80)}")
     return value
 
 
@@ -438,47 +436,47 @@ def _record(data: Mapping[str, Any]) -> Record:
 
 
 def _flag(value: Any) -> Flag:
-    """A flag; one of before there were codes is a line of text."""
+    """A flag; in old records, from before there were codes, it is a line of text."""
     if isinstance(value, str):
         return Flag(NOTE, "", one_line(value))
-    found = _texts(value, ("code", "metric", "text"), "a flag")
-    return Flag(found["code"], found["metric"], one_line(found["text"]))
+    texts = _texts(value, ("code", "metric", "text"), "a flag")
+    return Flag(texts["code"], texts["metric"], one_line(texts["text"]))
 
 
 def _pictures(value: Any) -> tuple[Picture, ...]:
-    """Each with its own role and treatment; of before there were any, caption -> path."""
+    """Pictures with distinct roles and treatments; in old records it is caption -> path."""
     if isinstance(value, dict):
         value = [{"role": name, "treatment": "", "path": path} for name, path in value.items()]
     if not isinstance(value, list) or len(value) > MAX_ENTRIES:
         raise ValueError(f"pictures must be a list of at most {MAX_ENTRIES}")
     names = ("role", "treatment", "path")
-    found = tuple(Picture(**_texts(one, names, "a picture")) for one in value)
-    if len({(one.role, one.treatment) for one in found}) < len(found):
+    pictures = tuple(Picture(**_texts(picture, names, "a picture")) for picture in value)
+    if len({(picture.role, picture.treatment) for picture in pictures}) < len(pictures):
         raise ValueError("pictures must have a role and a treatment of their own each")
-    return found
+    return pictures
 
 
 def _texts(value: Any, names: tuple[str, ...], what: str) -> dict[str, str]:
-    """The texts of an object that has these and no others; names of at most :data:`MAX_NAME`."""
-    found = _object(value, what)
-    if set(found) != set(names) or not all(
+    """The texts of an object with exactly these ``names``, of at most :data:`MAX_NAME` letters."""
+    texts = _object(value, what)
+    if set(texts) != set(names) or not all(
         isinstance(text, str) and (name == "text" or len(text) <= MAX_NAME)
-        for name, text in found.items()
+        for name, text in texts.items()
     ):
         raise ValueError(
             f"{what} must have {', '.join(names)}, text of at most {MAX_NAME} characters each"
         )
-    return dict(found)
+    return dict(texts)
 
 
 def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = _typed(data, name, dict, {})
-    if len(found) > MAX_ENTRIES or any(len(key) > MAX_NAME for key in found):
+    table = _typed(data, name, dict, {})
+    if len(table) > MAX_ENTRIES or any(len(key) > MAX_NAME for key in table):
         raise ValueError(
             f"{name} must have at most {MAX_ENTRIES} entries, with names of at most {MAX_NAME} "
             f"characters"
         )
-    return found
+    return table
 
 
 def _seed(value: Any) -> int:
@@ -490,20 +488,20 @@ def _seed(value: Any) -> int:
 def _seeds(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) > MAX_ENTRIES:
         raise ValueError(f"seeds must be a list of at most {MAX_ENTRIES}")
-    found = tuple(_seed(one) for one in value)
-    if len(set(found)) < len(found):
+    seeds = tuple(_seed(one) for one in value)
+    if len(set(seeds)) < len(seeds):
         raise ValueError("seeds must be different")
-    return found
+    return seeds
 
 
 def _spec(value: Any, what: str) -> PluginSpec:
-    found = _object(value, what)
+    fields = _object(value, what)
     name, label, params = (
-        _typed(found, "name", str),
-        _typed(found, "label", str, ""),
-        _typed(found, "params", dict, {}),
+        _typed(fields, "name", str),
+        _typed(fields, "label", str, ""),
+        _typed(fields, "params", dict, {}),
     )
-    if set(found) - {"name", "params", "label"} or not name or len(name) > MAX_NAME:
+    if set(fields) - {"name", "params", "label"} or not name or len(name) > MAX_NAME:
         raise ValueError(
             f"{what} must have a name of at most {MAX_NAME} characters, params and a label"
         )
@@ -534,19 +532,19 @@ def _curve(name: str, values: Any) -> list[float]:
 
 
 def _metric(name: str, value: Any) -> Metric:
-    found = dict(_object(value, f"metric {name}"))
-    unknown = sorted(set(found) - {field.name for field in dataclasses.fields(Metric)})
+    fields = dict(_object(value, f"metric {name}"))
+    unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(Metric)})
     if unknown:
         raise ValueError(f"of another version: metric {name} has an unknown field {unknown[0]!r}")
     numbers = {
         field: _finite(number, f"{field} of {name}")
-        for field, number in found.items()
+        for field, number in fields.items()
         if field not in _NO_NUMBERS and number is not None
     }
-    if "value" not in found:
+    if "value" not in fields:
         raise ValueError(f"metric {name} must have a value, null if it is absent")
-    _typed(found, "unit", str, "")
-    better = found.get("higher_is_better")
+    _typed(fields, "unit", str, "")
+    better = fields.get("higher_is_better")
     if not isinstance(better, bool | None):
         raise ValueError(f"higher_is_better of {name} must be true, false or null")
     if any(numbers.get(field, 0) < 0 for field in ("n", "effective_n")):
@@ -554,14 +552,14 @@ def _metric(name: str, value: Any) -> Metric:
     if numbers.get("ci_low", -math.inf) > numbers.get("ci_high", math.inf):
         raise ValueError(f"the interval of {name} must not end below where it begins")
     _check_family(name, numbers.get("value"), better)
-    return Metric(**found)
+    return Metric(**fields)
 
 
 _NO_NUMBERS = ("unit", "higher_is_better")
 
 
 def _check_family(name: str, value: float | None, better: bool | None) -> None:
-    """A share outside [0, 1] or a direction turned round would lead every ranking."""
+    """Refuses a value out of range or a reversed direction, which would lead every ranking."""
     family = name.partition("[")[0]
     for names, low, high, good in RANKED:
         if re.fullmatch(names, family):

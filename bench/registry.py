@@ -1,7 +1,7 @@
-"""Finds plugins: in the built-in folders, in installed packages (entry points), and in files named
+"""Finds plugins: in the built-in folders, in installed packages (entry points), and in files given
 with ``--plugin``.
 
-A name stands for one class; a second class with the same name is an error, never an override.
+A name identifies one class; a second class with the same name is an error, never an override.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from bench.plugin_file import (
 )
 from bench.text import one_line
 
-Kind = Literal["attacks", "defenses", "detectors"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-SINGULAR: dict[Kind, str] = {"attacks": "attack", "defenses": "defense", "detectors": "detector"}
+Group = Literal["attacks", "defenses", "detectors"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+SINGULAR: dict[Group, str] = {"attacks": "attack", "defenses": "defense", "detectors": "detector"}
 #: What a defense or a detector does, by its base class.
 FAMILIES: dict[type[Plugin], str] = {
     SamplerDefense: "sampler",
@@ -64,15 +64,15 @@ DETECTORS: dict[Subject, str] = {
 }
 #: The controls' name.
 RESERVED = "none"
-ARTICLE: dict[Kind, str] = {
+ARTICLE: dict[Group, str] = {
     "attacks": "an attack",
     "defenses": "a defense",
     "detectors": "a detector",
 }
 
 
-def kind_of(cls: type[Plugin]) -> Kind:
-    """Which of :data:`KINDS` a plugin class belongs to, by its base class."""
+def group_of(cls: type[Plugin]) -> Group:
+    """The one of :data:`GROUPS` that a plugin class belongs to, by its base class."""
     if issubclass(cls, Attack):
         return "attacks"
     return "defenses" if issubclass(cls, Defense) else "detectors"
@@ -93,17 +93,17 @@ def family_of(plugin: Plugin) -> str:
             return name
     names = ", ".join(family.__name__ for family in FAMILIES)
     raise UserError(
-        f"{SINGULAR[kind_of(type(plugin))]} {plugin.card.name!r} must subclass one of {names}"
+        f"{SINGULAR[group_of(type(plugin))]} {plugin.card.name!r} must subclass one of {names}"
     )
 
 
 class Registry:
-    """Every plugin that can be named, found once on construction.
+    """All available plugins, collected once on construction.
 
     ``plugin_files``: Python files from outside the packages. Raises :class:`UserError` for a file
-    that cannot be imported, saying which and why, and for a name claimed twice. An installed
-    package's entry point that cannot be imported is noted, and said when a name is asked for that
-    nothing has. ``only``: no entry points but these, as ``(group, name)``; ``None`` for all.
+    that cannot be imported, with the reason, and for a name claimed twice. An entry point that
+    cannot be imported is remembered, and mentioned in the error about an unknown name. ``only``:
+    restricts entry points to these, as ``(entry point group, name)``; ``None`` for all.
     """
 
     def __init__(
@@ -117,59 +117,59 @@ class Registry:
             tuple(hashes(map(Path, self.plugin_files)).items()),
         )
         self.broken: list[str] = []
-        self._found: dict[Kind, dict[str, type[Plugin]]] = {kind: {} for kind in KINDS}
-        # of third parties' classes: file, or group and name
+        self._classes: dict[Group, dict[str, type[Plugin]]] = {group: {} for group in GROUPS}
+        # of third-party classes: file, or entry point group and name
         self._origins: dict[type[Plugin], tuple[str, str, str]] = {}
-        for kind in KINDS:
-            self._add_built_in(kind)
-        for kind in KINDS:
+        for group in GROUPS:
+            self._add_built_in(group)
+        for group in GROUPS:
             for entry in sorted(
-                entry_points(group=f"castlewalls.{kind}"), key=lambda entry: entry.name
+                entry_points(group=f"castlewalls.{group}"), key=lambda entry: entry.name
             ):
                 if self.only is None or (entry.group, entry.name) in self.only:
-                    self._add_entry_point(kind, entry)
+                    self._add_entry_point(group, entry)
         for path in self.plugin_files:
             self._add_file(Path(path))
 
     def source(self, plugin: Plugin) -> Source | None:
-        """Where a third party's plugin comes from, and the state of its files now; ``None`` for one
+        """The origin of a third-party plugin, and the current hashes of its files; ``None`` for one
         of ours.
         """
         origin = self._origins.get(type(plugin))
         if origin is None:
             return None
-        file, group, name = origin
+        file, entry_group, name = origin
         if file:
             files = belongings(Path(file), type(plugin).card.files)
         else:
             module = inspect.getmodule(type(plugin))
             assert module is not None
             files = package_files(module)
-        return Source(file, group, name, hashes(files))
+        return Source(file, entry_group, name, hashes(files))
 
-    def names(self, kind: Kind) -> list[str]:
-        """The names of one kind, sorted."""
-        return sorted(self._found[kind])
+    def names(self, group: Group) -> list[str]:
+        """The sorted names of one group."""
+        return sorted(self._classes[group])
 
-    def get(self, kind: Kind, name: str, where: str = "") -> type[Plugin]:
-        """The class behind a name. Raises :class:`UserError` suggesting the nearest; ``where`` is
-        put in front.
+    def get(self, group: Group, name: str, where: str = "") -> type[Plugin]:
+        """The class with a name. Raises :class:`UserError` that suggests the nearest one, prefixed
+        with ``where``.
         """
-        if name not in self._found[kind]:
-            error = unknown_name(SINGULAR[kind], name, self._found[kind], where)
+        if name not in self._classes[group]:
+            error = unknown_name(SINGULAR[group], name, self._classes[group], where)
             raise UserError("; ".join([str(error), *self.broken])) if self.broken else error
-        return self._found[kind][name]
+        return self._classes[group][name]
 
     def build(
-        self, kind: Kind, name: str, params: Mapping[str, Any] | None = None, where: str = ""
+        self, group: Group, name: str, params: Mapping[str, Any] | None = None, where: str = ""
     ) -> Plugin:
         """The plugin ``(name, params)``. Raises :class:`UserError` naming the parameter, the
         constraint and the value.
         """
         plugin = construct(
-            self.get(kind, name, where), f"{SINGULAR[kind]} {name}", params or {}, where
+            self.get(group, name, where), f"{SINGULAR[group]} {name}", params or {}, where
         )
-        _check_params(plugin, f"{f'{where}: ' if where else ''}{SINGULAR[kind]} {name}")
+        _check_params(plugin, f"{f'{where}: ' if where else ''}{SINGULAR[group]} {name}")
         return plugin
 
     def attack(self, name: str, params: Mapping[str, Any] | None = None) -> Attack:
@@ -184,28 +184,28 @@ class Registry:
         """:meth:`build`, typed."""
         return cast(Detector, self.build("detectors", name, params))
 
-    def _add_built_in(self, kind: Kind) -> None:
-        package = importlib.import_module(kind)
+    def _add_built_in(self, group: Group) -> None:
+        package = importlib.import_module(group)
         for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
             if info.name.startswith("_"):
                 continue
             try:
-                module = importlib.import_module(f"{kind}.{info.name}")
+                module = importlib.import_module(f"{group}.{info.name}")
             except Exception as error:
                 raise UserError(
-                    f"{kind}/{info.name}.py cannot be imported: {_one_line(error)}"
+                    f"{group}/{info.name}.py cannot be imported: {_one_line(error)}"
                 ) from error
             for cls in _plugins_in(module):
-                if kind_of(cls) != kind:
+                if group_of(cls) != group:
                     raise UserError(
-                        f"{kind}/{info.name}.py: {cls.__name__} belongs in {kind_of(cls)}/"
+                        f"{group}/{info.name}.py: {cls.__name__} belongs in {group_of(cls)}/"
                     )
-                self._add(kind, cls)
+                self._add(group, cls)
 
-    def _add_entry_point(self, kind: Kind, entry: EntryPoint) -> None:
+    def _add_entry_point(self, group: Group, entry: EntryPoint) -> None:
         source = (
             f"{entry.dist.name if entry.dist else 'an installed package'} (entry point "
-            f"castlewalls.{kind}: {entry.name})"
+            f"castlewalls.{group}: {entry.name})"
         )
         try:
             with saying(f"importing the plugin of {source}"):
@@ -221,19 +221,19 @@ class Registry:
                 inspect.isclass(cls)
                 and issubclass(cls, Plugin)
                 and hasattr(cls, "card")
-                and kind_of(cls) == kind
+                and group_of(cls) == group
             ):
                 self.broken.append(
-                    f"the plugin of {source} must be {ARTICLE[kind]} class with a card, or a "
+                    f"the plugin of {source} must be {ARTICLE[group]} class with a card, or a "
                     f"module of them"
                 )
             elif fault := _fault(cls):
                 self.broken.append(f"the plugin of {source}: {fault}")
             else:
-                self._add(kind, cls, ("", entry.group, entry.name))
+                self._add(group, cls, ("", entry.group, entry.name))
 
     def _add_file(self, path: Path) -> None:
-        known = {source_of(cls) for classes in self._found.values() for cls in classes.values()}
+        known = {source_of(cls) for classes in self._classes.values() for cls in classes.values()}
         if path in known:
             return
         classes = _plugins_in(import_file(path))
@@ -242,29 +242,32 @@ class Registry:
         for cls in classes:
             if fault := _fault(cls):
                 raise UserError(f"--plugin {path}: {fault}")
-            self._add(kind_of(cls), cls, (str(path), "", ""))
+            self._add(group_of(cls), cls, (str(path), "", ""))
 
     def _add(
-        self, kind: Kind, cls: type[Plugin], origin: tuple[str, str, str] | None = None
+        self, group: Group, cls: type[Plugin], origin: tuple[str, str, str] | None = None
     ) -> None:
         _check(cls)
-        other = self._found[kind].get(cls.card.name)
+        other = self._classes[group].get(cls.card.name)
         if other is cls:
             return
         if cls.card.name != RESERVED:
-            # A name stands for one thing in a suite, where defenses and detectors are columns side
-            # by side.
+            # Names are unique across groups, since defenses and detectors are columns of one table.
             other = next(
-                (found[cls.card.name] for found in self._found.values() if cls.card.name in found),
+                (
+                    classes[cls.card.name]
+                    for classes in self._classes.values()
+                    if cls.card.name in classes
+                ),
                 None,
             )
         if other is not None:
-            what = kind if kind_of(other) == kind else "plugins"
+            what = group if group_of(other) == group else "plugins"
             raise UserError(
                 f"two {what} are named {cls.card.name!r}: {source_of(other)} and "
                 f"{source_of(cls)}; rename one of them"
             )
-        self._found[kind][cls.card.name] = cls
+        self._classes[group][cls.card.name] = cls
         if origin is not None:
             self._origins[cls] = origin
 
@@ -292,8 +295,8 @@ _in_use: list[Registry] = []
 def use(
     plugin_files: Iterable[str | Path] = (), only: Iterable[tuple[str, str]] | None = None
 ) -> Registry:
-    """This process's registry, found once and again only for others; :func:`build` looks in it from
-    then on. Arguments as for :class:`Registry`.
+    """This process's registry, rebuilt only if the arguments or the files change; from then on
+    :func:`build` uses it. Arguments as for :class:`Registry`.
     """
     files, entries = (
         tuple(str(Path(path).resolve()) for path in plugin_files),
@@ -306,8 +309,8 @@ def use(
 
 
 def probed(plugin_files: Iterable[str | Path]) -> Iterable[str | Path]:
-    """The files, each imported in a child process first: what ends its process there would end this
-    one.
+    """The files, after each was imported in a child process: one that ends its process must not end
+    this one.
     """
     files = [Path(path).resolve() for path in plugin_files]
     for path in files:
@@ -315,11 +318,11 @@ def probed(plugin_files: Iterable[str | Path]) -> Iterable[str | Path]:
     return files
 
 
-def build(kind: Kind, name: str, params: Mapping[str, Any] | None = None) -> Plugin:
+def build(group: Group, name: str, params: Mapping[str, Any] | None = None) -> Plugin:
     """:meth:`Registry.build` in the registry that :func:`use` chose, or in one without plugin
     files.
     """
-    return (_in_use[0] if _in_use else use()).build(kind, name, params)
+    return (_in_use[0] if _in_use else use()).build(group, name, params)
 
 
 def source_of(plugin: object) -> Path:
@@ -343,7 +346,7 @@ def _plugins_in(module: ModuleType) -> list[type[Plugin]]:
 
 
 def _fault(cls: type[Plugin]) -> str:
-    """What is wrong with a third party's class, in words; empty if nothing is."""
+    """What is wrong with a third-party class, in words; empty if nothing."""
     try:
         _check(cls)
     except UserError as error:
@@ -356,9 +359,9 @@ def _fault(cls: type[Plugin]) -> str:
     bad = [name for name, value in defaults.items() if not _is_json(value)]
     if bad:
         what = (
-            f"{SINGULAR[kind_of(cls)]} {cls.card.name}: parameters must be JSON values, and finite"
+            f"{SINGULAR[group_of(cls)]} {cls.card.name}: parameters must be JSON values, and finite"
         )
-        return f"{what}: the default of {bad[0]} is {_shown(defaults[bad[0]])}"
+        return f"{what}: the default of {bad[0]} is {_text(defaults[bad[0]])}"
     return ""
 
 
@@ -367,7 +370,7 @@ def _check_params(plugin: Plugin, what: str) -> None:
     for name, value in plugin.params().items():
         if not _is_json(value):
             raise UserError(
-                f"{what}: parameters must be JSON values, and finite: {name} is {_shown(value)}"
+                f"{what}: parameters must be JSON values, and finite: {name} is {_text(value)}"
             )
 
 
@@ -379,7 +382,7 @@ def _is_json(value: object) -> bool:
     return True
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return one_line(repr(value), 80)
 
 

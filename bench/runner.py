@@ -37,9 +37,7 @@ DEFAULT_STAGES = "bench.stages.table"
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A suite ready to run: everything a person could have got wrong has been checked, nothing has
-    been written.
-    """
+    """A suite ready to run: all input has been checked, and nothing has been written."""
 
     plan: Plan
     slots: list[Slot]
@@ -104,7 +102,7 @@ def prepare(
 
 
 def _refuse_faults(suite: Suite, registry: Registry) -> None:
-    """Raises one :class:`UserError` with everything that is wrong with what the suite names, a line
+    """Raises one :class:`UserError` with all faults of the suite's testbeds and attacks, a line
     each.
     """
     attacks = [*suite.attacks]
@@ -115,7 +113,7 @@ def _refuse_faults(suite: Suite, registry: Registry) -> None:
 
 
 def run_prepared(prepared: Prepared, store: Store, reporter: Reporter) -> Outcome:
-    """Runs it. ``KeyboardInterrupt`` goes through, with everything finished kept."""
+    """Runs a prepared suite. ``KeyboardInterrupt`` propagates; finished stages are kept."""
     where = provenance() | {"device": prepared.device}
     if prepared.gpus_per_stage > 1:
         where |= {"gpus_per_stage": prepared.gpus_per_stage}
@@ -170,10 +168,10 @@ def records_table(store: Path) -> pd.DataFrame:
                 "folder": str(folder),
             }
             for role in ROLES:
-                found: PluginSpec | None = getattr(record, role)
+                spec: PluginSpec | None = getattr(record, role)
                 row |= {
-                    f"{role}.name": found and found.name,
-                    f"{role}.params": found and found.identity[1],
+                    f"{role}.name": spec and spec.name,
+                    f"{role}.params": spec and spec.identity[1],
                 }
             row |= {f"cost.{name}": value for name, value in record.cost.items()}
             for name, metric in record.metrics.items():

@@ -1,9 +1,9 @@
 """Sealed evaluations: seeds and triggers drawn from a secret whose hash was published before the
 defenses were written.
 
-Whoever keeps the secret publishes its :func:`commitment`. A run with the secret uses seeds and
-triggers that nobody could have tuned anything on; once the secret is published too, everybody can
-check that it is the one that was committed to, and repeat the run.
+The owner of the secret publishes its :func:`commitment`. A run with the secret uses seeds and
+triggers on which nobody could have tuned anything; once the secret is published too, anyone can
+check that it matches the commitment, and repeat the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.suite import Suite
 
-#: Above every seed a person would write, below what every library takes.
+#: Above every seed a user would write, below the limit of every library.
 FIRST_SEED, SEEDS = 10**6, 2**31 - 10**6
 
 

@@ -1,7 +1,7 @@
-"""A suite: the YAML file a person runs, read into frozen, validated values.
+"""A suite: the YAML file that a user runs, read into frozen, validated values.
 
 Every plugin and testbed in it is built on reading, so a suite that loads can be planned: a misspelt
-field, an unknown name or a refused value is one line with the file's name.
+field, an unknown name or a refused value is a one-line error with the file's name.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from bench.contracts.defense import Defense
 from bench.contracts.detector import Detector
 from bench.contracts.plugin import Plugin
 from bench.errors import UserError
-from bench.names import shown, unknown_name
+from bench.names import brief, unknown_name
 from bench.params import construct, in_quotes, unfit
-from bench.registry import Kind, Registry
+from bench.registry import Group, Registry
 from bench.samplers import SUMMARIES, Sampler
 from bench.testbeds.testbed import Testbed
 from bench.yaml_reader import read_yaml
@@ -45,7 +45,7 @@ FIELDS = (
 )
 ENTRY_FIELDS = ("name", "params", "grid")
 LONGEST_NAME = 100
-#: More than anybody will wait for, and few enough to be planned in a minute.
+#: More than anyone would wait for, and few enough to plan in a minute.
 MOST_CELLS = 10_000
 LONGEST_TIMEOUT = 1e9
 MOST_RETRIES = 100
@@ -58,9 +58,9 @@ class Suite:
     """``attacks``, ``defenses`` and ``detectors`` as written, grids expanded; the planner adds the
     controls. ``samplers``: every cell is made under each; empty for each testbed's own.
 
-    ``tuned``: what of its parameters was chosen by looking at results, and at which.
+    ``tuned``: which of its parameters were chosen by looking at results, and on which cells.
     ``timeout_seconds``: for each stage, ``None`` for the default limit; ``retries``: how often a
-    failed stage is tried again in one run.
+    failed stage is retried in one run.
     """
 
     name: str
@@ -85,10 +85,10 @@ class Suite:
         detectors: Sequence[str] | None = None,
         samplers: Sequence[str] | None = None,
     ) -> Suite:
-        """This suite with the entries chosen by name. Controls stay. A plugin that the suite does
-        not hold but ``registry`` does, as a new one from ``--plugin FILE``, joins with its default
-        parameters, as a sampler that it does not list. Raises :class:`UserError` for a name neither
-        knows.
+        """This suite with only the entries chosen by name. Controls stay. A plugin that is in
+        ``registry`` but not in the suite, such as one from ``--plugin FILE``, is added with its
+        default parameters, and so is a sampler that the suite does not list. Raises
+        :class:`UserError` for an unknown name.
         """
         choices = (attacks, defenses, seeds, detectors, samplers)
         return replace(
@@ -106,14 +106,14 @@ class Suite:
             return self.samplers
         if not names:
             raise UserError("--samplers must name at least one sampler, got none")
-        held = {sampler.name for sampler in self.samplers}
-        joining = [name for name in dict.fromkeys(names) if name not in held]
-        kept = [sampler for sampler in self.samplers if sampler.name in names]
-        return (*kept, *(_sampler(name, {}, "--samplers") for name in joining))
+        listed = {sampler.name for sampler in self.samplers}
+        joining = [name for name in dict.fromkeys(names) if name not in listed]
+        chosen = [sampler for sampler in self.samplers if sampler.name in names]
+        return (*chosen, *(_sampler(name, {}, "--samplers") for name in joining))
 
 
 def suite_folders() -> list[Path]:
-    """Where the shipped suites are: inside the installed package, or beside it in a checkout."""
+    """The folders of the shipped suites: in the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
     return [
         folder for folder in (package / "suites", package.parent / "suites") if folder.is_dir()
@@ -141,7 +141,7 @@ def find_suite(name_or_path: str) -> Path:
 
 
 def load_suite(name_or_path: str, registry: Registry) -> Suite:
-    """Reads and validates. Raises :class:`UserError`, one line, in front the file's name."""
+    """Reads and validates a suite. Raises :class:`UserError`, one line, beginning with the file."""
     path = find_suite(name_or_path)
     return parse_suite(read_yaml(path), registry, path.name)
 
@@ -153,7 +153,7 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(
             f"{where}: name must be letters, digits, '.', '_' or '-', got "
-            f"{shown(name)}{in_quotes(name)}"
+            f"{brief(name)}{in_quotes(name)}"
         )
     if len(name) > LONGEST_NAME:
         raise UserError(f"{where}: name must be at most {LONGEST_NAME} characters, got {len(name)}")
@@ -162,7 +162,7 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
         wanted = unfit(description) if isinstance(description, str) else "text"
         raise UserError(
             f"{where}: description must be {wanted}, got "
-            f"{shown(description)}{in_quotes(description)}"
+            f"{brief(description)}{in_quotes(description)}"
         )
     _check_size(data, where)
     built = [
@@ -199,7 +199,7 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
 def _check_fields(data: Any, allowed: Sequence[str], what: str, where: str) -> None:
     if not isinstance(data, dict):
         raise UserError(
-            f"{where}: must be fields and values ({', '.join(allowed)}), got {shown(data)}"
+            f"{where}: must be fields and values ({', '.join(allowed)}), got {brief(data)}"
         )
     for field in data:
         if field not in allowed:
@@ -213,22 +213,22 @@ def _entry(entry: Any, field: str, where: str) -> tuple[str, dict[str, Any], dic
     if not isinstance(entry, dict):
         wanted = f"a name, or fields ({', '.join(ENTRY_FIELDS)})"
         raise UserError(
-            f"{where}: an entry of {field} must be {wanted}, got {shown(entry)}{in_quotes(entry)}"
+            f"{where}: an entry of {field} must be {wanted}, got {brief(entry)}{in_quotes(entry)}"
         )
     _check_fields(entry, ENTRY_FIELDS, f"field in {field}", where)
     name = entry.get("name")
     params, grid = ({} if entry.get(key) is None else entry[key] for key in ("params", "grid"))
     if not isinstance(name, str):
         raise UserError(
-            f"{where}: every entry of {field} must have a name, got {shown(entry)}{in_quotes(name)}"
+            f"{where}: every entry of {field} must have a name, got {brief(entry)}{in_quotes(name)}"
         )
     if not isinstance(params, dict) or not isinstance(grid, dict):
-        raise UserError(f"{where}: params and grid of {shown(name)[1:-1]} must be names and values")
+        raise UserError(f"{where}: params and grid of {brief(name)[1:-1]} must be names and values")
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UserError(
-                f"{where}: grid of {name}: {shown(key)[1:-1]} must be a non-empty list, got "
-                f"{shown(values)}"
+                f"{where}: grid of {name}: {brief(key)[1:-1]} must be a non-empty list, got "
+                f"{brief(values)}"
             )
         if key in params:
             raise UserError(f"{where}: {name}: {key} stands both in params and in grid")
@@ -239,40 +239,38 @@ Entry = tuple[str, dict[str, Any], dict[str, list[Any]]]
 
 
 def _listed(data: Mapping[str, Any], field: str, where: str) -> list[tuple[list[Entry], bool]]:
-    """The entries of a list; each is one, or, among the defenses, a list of those that act at once,
-    which is said.
+    """The entries of a list, each with whether it is a list of defenses that act at once; else it
+    has one part.
     """
     value = data.get(field)
     if value is not None and not isinstance(value, list):
-        raise UserError(f"{where}: {field} must be a list, got {shown(value)}")
-    found: list[tuple[list[Entry], bool]] = []
+        raise UserError(f"{where}: {field} must be a list, got {brief(value)}")
+    columns: list[tuple[list[Entry], bool]] = []
     for entry in value or []:
         at_once = isinstance(entry, list) and field == "defenses"
         if at_once and len(entry) < 2:
-            raise UserError(f"{where}: defenses at once must be two or more, got {shown(entry)}")
-        found.append(
+            raise UserError(f"{where}: defenses at once must be two or more, got {brief(entry)}")
+        columns.append(
             ([_entry(part, field, where) for part in (entry if at_once else [entry])], at_once)
         )
-    return found
+    return columns
 
 
 def _entries(
     data: Mapping[str, Any], field: str, where: str
 ) -> Iterable[tuple[str, dict[str, Any]]]:
-    """``(name, params)`` of each entry of a list, every point of an entry's grid being one."""
+    """``(name, params)`` of each entry of a list, one for every point of its grid."""
     return (parts[0] for parts, _ in _columns(data, field, where))
 
 
 def _check_size(data: Mapping[str, Any], where: str) -> None:
-    """Refuses more than :data:`MOST_CELLS` cells: counted, before the first point of a grid is
-    built.
-    """
+    """Refuses more than :data:`MOST_CELLS` cells, before any point of a grid is built."""
     count: dict[tuple[str, bool], int] = {}
     for field in ("testbeds", "samplers", "attacks", "defenses", "detectors"):
         for entries, _ in _listed(data, field, where):
-            kind = (field, entries[0][0] == "none")
+            key = (field, entries[0][0] == "none")
             points = math.prod(len(values) for _, _, grid in entries for values in grid.values())
-            count[kind] = count.get(kind, 0) + points
+            count[key] = count.get(key, 0) + points
     attacks, honest = count.get(("attacks", False), 0), max(count.get(("attacks", True), 0), 1)
     treatments = sum(count.get((field, False), 0) for field in ("defenses", "detectors")) + max(
         count.get(("defenses", True), 0), 1
@@ -285,7 +283,7 @@ def _check_size(data: Mapping[str, Any], where: str) -> None:
         raise UserError(
             f"{where}: a suite must have at most {MOST_CELLS:,} cells, the points of its grids "
             f"by its seeds make "
-            f"{shown(cells) if cells > 10**18 else format(cells, ',')}"
+            f"{brief(cells) if cells > 10**18 else format(cells, ',')}"
         )
 
 
@@ -298,23 +296,23 @@ def _sampler(name: str, params: Mapping[str, Any], where: str) -> Sampler:
 
 
 def _plugins(
-    data: Mapping[str, Any], kind: Kind, registry: Registry, where: str
+    data: Mapping[str, Any], group: Group, registry: Registry, where: str
 ) -> tuple[Plugin | Composed, ...]:
     built: list[Plugin | Composed] = []
-    for parts, at_once in _columns(data, kind, where):
-        made = [registry.build(kind, name, params, where) for name, params in parts]
-        built.append(_composed(cast("list[Defense]", made), where) if at_once else made[0])
-    _refuse_twice(built, kind, where)
+    for parts, at_once in _columns(data, group, where):
+        plugins = [registry.build(group, name, params, where) for name, params in parts]
+        built.append(_composed(cast("list[Defense]", plugins), where) if at_once else plugins[0])
+    _refuse_twice(built, group, where)
     return tuple(built)
 
 
 def _columns(
-    data: Mapping[str, Any], kind: str, where: str
+    data: Mapping[str, Any], field: str, where: str
 ) -> Iterable[tuple[list[tuple[str, dict[str, Any]]], bool]]:
     """``(name, params)`` of each column's parts, and whether they are a list of defenses that act
     at once.
     """
-    for entries, at_once in _listed(data, kind, where):
+    for entries, at_once in _listed(data, field, where):
         points = [list(itertools.product(*grid.values())) for _, _, grid in entries]
         for chosen in itertools.product(*points):
             parts = [
@@ -332,12 +330,12 @@ def _composed(parts: list[Defense], where: str) -> Composed:
 
 
 def _refuse_twice(built: Sequence[object], field: str, where: str) -> None:
-    seen: set[str] = set()
+    labels: set[str] = set()
     for item in built:
-        # Two plugins of one label would be one column to a reader.
-        if (label := item.label() if isinstance(item, Plugin | Composed) else repr(item)) in seen:
+        # Two plugins with the same label would look like one column.
+        if (label := item.label() if isinstance(item, Plugin | Composed) else repr(item)) in labels:
             raise UserError(f"{where}: {field} lists {label} twice")
-        seen.add(label)
+        labels.add(label)
 
 
 def _choose(
@@ -346,10 +344,10 @@ def _choose(
     if names is None:
         return plugins
     held = {name_of(plugin) for plugin in plugins} | {"none"}
-    kept = tuple(
+    chosen = tuple(
         plugin for plugin in plugins if name_of(plugin) in names or name_of(plugin) == "none"
     )
-    return kept + tuple(build(name) for name in dict.fromkeys(names) if name not in held)
+    return chosen + tuple(build(name) for name in dict.fromkeys(names) if name not in held)
 
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
@@ -360,10 +358,10 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     )
     if not valid or len(set(value)) < len(value):
         raise UserError(
-            f"{where}: seeds must be different whole numbers from 0 up, got {shown(value)}"
+            f"{where}: seeds must be different whole numbers from 0 up, got {brief(value)}"
         )
     if max(value) >= 2**63:
-        raise UserError(f"{where}: seeds must be below 2^63, got {shown(max(value))}")
+        raise UserError(f"{where}: seeds must be below 2^63, got {brief(max(value))}")
     return tuple(value)
 
 
@@ -371,7 +369,7 @@ def _tuned(value: Any, where: str) -> tuple[Tuning, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise UserError(f"{where}: tuned must be a list, got {shown(value)}")
+        raise UserError(f"{where}: tuned must be a list, got {brief(value)}")
     fields = [field.name for field in dataclasses.fields(Tuning)]
     for entry in value:
         _check_fields(entry, fields, "field in tuned", where)
@@ -391,8 +389,8 @@ def _number(
     ):
         raise UserError(
             f"{where}: {field} must be a {'whole ' if whole else ''}number of at least "
-            f"{lowest:g}, got {shown(value)}"
+            f"{lowest:g}, got {brief(value)}"
         )
     if value > highest:
-        raise UserError(f"{where}: {field} must be at most {highest:g}, got {shown(value)}")
+        raise UserError(f"{where}: {field} must be at most {highest:g}, got {brief(value)}")
     return value

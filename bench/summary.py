@@ -1,4 +1,4 @@
-"""What a run leaves on the screen: the plan and estimate before it, a short table after it."""
+"""Terminal output of a run: the plan and estimate before it, a short table after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.engine.graph import Plan
 from bench.engine.run import estimate
 from bench.engine.store import Store
 from bench.record import PluginSpec, Record, read_runs
-from bench.words import found
+from bench.words import declaration_of
 
 
 def summary(store: Path, suite: str, console: Console) -> None:
@@ -29,20 +29,22 @@ def summary(store: Path, suite: str, console: Console) -> None:
     names = list(
         dict.fromkeys(name for _, records in rows for record in records for name in record.metrics)
     )
-    declared = {name: found(run.metrics, name) for name in names}
-    places = {name: words.headline for name, words in declared.items() if words and words.headline}
-    shown = sorted(places, key=lambda name: (places[name], name))
+    declared = {name: declaration_of(run.metrics, name) for name in names}
+    headlines = {
+        name: words.headline for name, words in declared.items() if words and words.headline
+    }
+    columns = sorted(headlines, key=lambda name: (headlines[name], name))
     sampled = ["sampler"] if any(record.sampler for _, record in run.records) else []
-    table = Table("testbed", "attack", *sampled, "defense", "ok", *shown, box=None)
+    table = Table("testbed", "attack", *sampled, "defense", "ok", *columns, box=None)
     for (testbed, attack, sampler, defense), records in rows:
-        fine = [record for record in records if record.status == "ok"]
+        succeeded = [record for record in records if record.status == "ok"]
         table.add_row(
             testbed,
             attack,
             *[sampler for _ in sampled],
             defense,
-            f"{len(fine)}/{len(records)}",
-            *(_mean(fine, name) for name in shown),
+            f"{len(succeeded)}/{len(records)}",
+            *(_mean(succeeded, name) for name in columns),
         )
     console.print(table, markup=False)
     _show_skipped(
@@ -65,26 +67,26 @@ def summary(store: Path, suite: str, console: Console) -> None:
 
 
 def _rows(records: Sequence[Record]) -> list[tuple[tuple[str, str, str, str], list[Record]]]:
-    """Records of one cell over its seeds under what a reader sees: testbed, attack, sampler (empty
-    for the testbed's own), defense.
+    """The records of each cell over its seeds, with the names that a reader sees: testbed, attack,
+    sampler (empty for the testbed's own), defense.
 
-    Grouped by name, parameters and protocol, never by label: a plugin chooses its own. Where two
-    groups would look the same, their parameters, and a testbed's protocol, are spelled out.
+    Grouped by name, parameters and protocol, never by label, which a plugin chooses. If two groups
+    would look the same, their parameters and the testbed's protocol are added.
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         specs = (record.testbed, record.attack, record.probe, record.sampler, record.defense)
         whole = (*(spec and spec.identity for spec in specs), record.protocol, record.seeds)
         groups.setdefault(whole, []).append(record)
-    plainly = [_said(found[0]) for found in groups.values()]
+    plainly = [_names_of(cell_records[0]) for cell_records in groups.values()]
     clear = [
-        said if plainly.count(said) == 1 else _said(found[0], spelled_out=True)
-        for said, found in zip(plainly, groups.values(), strict=True)
+        names if plainly.count(names) == 1 else _names_of(cell_records[0], spelled_out=True)
+        for names, cell_records in zip(plainly, groups.values(), strict=True)
     ]
     return list(zip(clear, groups.values(), strict=True))
 
 
-def _said(record: Record, spelled_out: bool = False) -> tuple[str, str, str, str]:
+def _names_of(record: Record, spelled_out: bool = False) -> tuple[str, str, str, str]:
     def name(spec: PluginSpec) -> str:
         text = spec.label or spec.name
         return f"{text} [{spec.name} {spec.identity[1]}]" if spelled_out else text
@@ -110,7 +112,7 @@ def _mean(records: list[Record], name: str) -> str:
 
 
 def _existing(store: Path) -> Store | None:
-    """The store to look into, without making one where there is none or needing to write."""
+    """The existing store, read-only; ``None`` if there is none."""
     return Store(store, read_only=True) if store.exists() else None
 
 
@@ -142,20 +144,20 @@ def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> No
 def show_estimate(plan: Plan, folder: Path, slots: int, as_json: bool) -> None:
     """Prints what a run would do and about how long it would take on ``slots``."""
     _warn(plan)
-    left = estimate(plan, _existing(folder), slots)
+    work = estimate(plan, _existing(folder), slots)
     if as_json:
-        row = {"cells": len(plan.cells), "slots": slots} | vars(left)
+        row = {"cells": len(plan.cells), "slots": slots} | vars(work)
         click.echo(json.dumps(row, indent=1))
         return
     click.echo(
-        f"{len(plan.cells)} cells; {sum(left.stages.values())} stages to make, {left.cached} in "
+        f"{len(plan.cells)} cells; {sum(work.stages.values())} stages to make, {work.cached} in "
         f"the store"
     )
-    for name, count in sorted(left.stages.items()):
+    for name, count in sorted(work.stages.items()):
         click.echo(f"  {name:<10} {count}")
     _show_skipped_cells(plan)
-    unknown = f" (not counting {', '.join(left.unknown)}, never timed)" if left.unknown else ""
-    click.echo(f"about {_duration(left.wall_seconds)} on {slots} slots{unknown}")
+    unknown = f" (not counting {', '.join(work.unknown)}, never timed)" if work.unknown else ""
+    click.echo(f"about {_duration(work.wall_seconds)} on {slots} slots{unknown}")
 
 
 def _warn(plan: Plan) -> None:
@@ -168,9 +170,7 @@ def _show_skipped_cells(plan: Plan) -> None:
 
 
 def _show_skipped(pairs: Iterable[str]) -> None:
-    """Prints each pair that was left out, with the reason: once, since it is the same at every
-    seed.
-    """
+    """Prints each skipped pair with its reason, once, since it is the same for every seed."""
     for pair in dict.fromkeys(pairs):
         click.echo(f"skipped: {pair}")
 

@@ -1,9 +1,8 @@
-"""Text from outside (a plugin's message, a file's name, somebody's record) made fit for a terminal,
-a record and a page.
+"""Makes untrusted text (a plugin's message, a file's name, a foreign record) safe for a terminal, a
+record and a page.
 
-A name in another encoding is a lone surrogate, which no UTF-8 file can hold; an escape sequence
-clears the reader's screen; a message of megabytes is repeated wherever its cell is shown. Each is
-harmless once it has been through here.
+A name in another encoding has lone surrogates, which UTF-8 cannot encode; an escape sequence can
+clear the reader's screen; a message of megabytes would be repeated wherever its cell appears.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from typing import Any
 REASON_LENGTH = 300
 TRACE_LENGTH = 20_000
 
-# Whole sequences first, so that no "[31m" is left where a colour was: CSI, OSC and the like up to
-# their end, then two-byte ones.
+# Complete sequences first, so that no "[31m" remains of a colour: CSI, OSC and the like up to their
+# end, then two-byte ones.
 _ESCAPES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ "
     r"-/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b[ "
     r"-/]*[0-~]?"
 )
-# C0 and C1 without tab and line feed, and the marks that turn the direction of what follows.
+# C0 and C1 without tab and line feed, and the marks that change the direction of text.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: str) -> str:
     """``text`` without escape sequences and control characters (tabs and line feeds stay), lone
-    surrogates written out.
+    surrogates escaped.
     """
     return (
         _CONTROLS.sub("", _ESCAPES.sub("", text))
@@ -37,8 +36,8 @@ def plain(text: str) -> str:
 
 
 def one_line(text: str, limit: int = REASON_LENGTH) -> str:
-    """:func:`plain`, on one line of at most ``limit`` characters; what is cut off is counted."""
-    # Cut before anything else looks at it: a message may have any size.
+    """:func:`plain`, on one line of at most ``limit`` characters; a cut gives the full length."""
+    # Cut before any processing: a message may have any size.
     line = " ".join(plain(text[: 20 * limit]).split())
     return (
         line
@@ -47,21 +46,21 @@ def one_line(text: str, limit: int = REASON_LENGTH) -> str:
     )
 
 
-def said_by(error: BaseException) -> str | None:
-    """An exception's own words; ``None`` where a class of its own fails at that too."""
+def message_of(error: BaseException) -> str | None:
+    """An exception's message; ``None`` if its own ``__str__`` fails."""
     try:
         return str(error)
-    except Exception:  # it is a third party's code that runs here
+    except Exception:  # third-party code runs here
         return None
 
 
 def tail(text: str, limit: int = TRACE_LENGTH) -> str:
-    """:func:`plain`, its last ``limit`` characters: of a traceback, the end says what happened."""
+    """The last ``limit`` characters, :func:`plain`: the end of a traceback is what matters."""
     return plain(text[-limit:])
 
 
 def plain_values(value: Any) -> Any:
-    """A JSON value with :func:`plain` text, keys included."""
+    """A JSON value with all texts :func:`plain`, including keys."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, dict):

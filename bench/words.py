@@ -1,8 +1,8 @@
-"""What is for people: what a metric means, declared beside the measurement that makes it and
-carried to the board by the run; flags; captions. Knows no torch, and decides no number.
+"""Texts for people: the meaning of a metric, declared beside the measurement that makes it and
+passed on to the board by the run; flags; captions. Without torch; decides no number.
 
-A declaration may come from a stranger's package or a stranger's store, so every text in it is
-short, on one line and printable, and nothing in it is ever formatted or run.
+A declaration may come from an untrusted package or store, so every text in it is short, printable
+and on one line, and nothing in it is ever formatted or executed.
 """
 
 from __future__ import annotations
@@ -202,8 +202,8 @@ class Flag:
         return not mine or (mine in (its, family) and (not argument or other in (argument, "")))
 
 
-def found(declared: Iterable[MetricWords], name: str) -> MetricWords | None:
-    """The declaration of the metric ``name``: its own before its family's."""
+def declaration_of(declared: Iterable[MetricWords], name: str) -> MetricWords | None:
+    """The declaration of the metric ``name``: its own, or else its family's."""
     covering = [one for one in declared if one.covers(name)]
     return next((one for one in covering if one.name == name), covering[0] if covering else None)
 
@@ -263,21 +263,27 @@ _ROLES = {
     "trigger_image": "trigger",
     "stamped": "held-out images, stamped",
 }
-_KINDS = {"call": "called by", "recovered": "recovered,", "recovered_trigger": "recovered trigger,"}
+_PREFIXES = {
+    "call": "called by",
+    "recovered": "recovered,",
+    "recovered_trigger": "recovered trigger,",
+}
 #: Roles that are the same whatever the cell's defense.
 _UNTREATED = ("target_image", "trigger_image", "stamped")
 
 
 def role_words(role: str) -> str:
     """What an artefact or a picture of that role shows, for people; an unknown role is its own."""
-    kind, colon, rest = role.partition(":")
-    return _ROLES.get(role) or (f"{_KINDS[kind]} {rest}" if colon and kind in _KINDS else role)
+    prefix, colon, rest = role.partition(":")
+    return _ROLES.get(role) or (
+        f"{_PREFIXES[prefix]} {rest}" if colon and prefix in _PREFIXES else role
+    )
 
 
 def caption(role: str, treatment: str) -> str:
     """Of a record's picture."""
-    kind = role.partition(":")[0]
-    drawn = role in _ROLES or kind == "call"
+    prefix = role.partition(":")[0]
+    drawn = role in _ROLES or prefix == "call"
     if treatment or (drawn and role not in _UNTREATED):
         return f"{role_words(role)}, {treatment or 'no defense'}"
     return role_words(role)

@@ -1,8 +1,7 @@
-"""YAML files that people write, read as plain values: no tags, no repeated keys, no aliases that
-grow without end.
+"""Reads YAML files as plain values: no tags, no repeated keys, no exponentially growing aliases.
 
-PyYAML keeps the last of two equal keys and says nothing; a list of attacks would be dropped. Merge
-keys (``<<``) work as usual.
+PyYAML silently keeps the last of two equal keys, so a list of attacks could be lost. Merge keys
+(``<<``) work as usual.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from typing import Any
 import yaml
 
 from bench.errors import UserError
-from bench.names import shown
+from bench.names import brief
 
 LARGEST_FILE = 16 * 2**20
-#: Values in a file once each alias stands for all that it repeats: nine lines of aliases can mean
-#: 10^9.
+#: The limit of values in a file with all aliases expanded: nine lines of aliases can mean 10^9.
 MOST_VALUES = 100_000
 DEEPEST = 50
 _MERGE = "tag:yaml.org,2002:merge"
@@ -68,7 +66,7 @@ class _Loader(yaml.SafeLoader):
                 None, None, "an anchor must not hold an alias of itself", start
             )
         if isinstance(node, yaml.MappingNode) and not aliased:
-            # Here and not when the mapping is built: merging puts keys there that may be overruled.
+            # Checked here and not when the mapping is built: merging adds keys that are overridden.
             self._refuse_repeated(node)
         if not aliased:
             self._values[node] = 1 + sum(self._values[child] for child in _children(node))
@@ -85,14 +83,14 @@ class _Loader(yaml.SafeLoader):
             name = "<<" if key.tag == _MERGE else self.construct_object(key)
             if name in lines:
                 hint = "; merge several with <<: [*a, *b]" if key.tag == _MERGE else ""
-                problem = f"{shown(name)} is here twice, first in line {lines[name]}{hint}"
+                problem = f"{brief(name)} is here twice, first in line {lines[name]}{hint}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             lines[name] = key.start_mark.line + 1
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Replaces merge keys by what they merge: a mapping's own keys win, then the first of
-        several mappings. PyYAML's own does otherwise for what was merged before, differently in its
-        releases.
+        several mappings. PyYAML's own method treats earlier merges differently, depending on the
+        release.
         """
         own: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
         merged: dict[Any, tuple[yaml.Node, yaml.Node]] = {}
@@ -112,7 +110,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if node.tag in _NUMBERS and _OTHER_BASE.fullmatch(str(node.value)):
             problem = (
-                f"{shown(node.value)[1:-1]} is a number of base 8 or 60 in YAML 1.1; write "
+                f"{brief(node.value)[1:-1]} is a number of base 8 or 60 in YAML 1.1; write "
                 f"it in decimals, or in quotes if it is text"
             )
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
@@ -123,7 +121,7 @@ class _Loader(yaml.SafeLoader):
             OverflowError,
         ) as error:  # A number of too many digits, the 31st of February.
             problem = (
-                f"{shown(node.value)} is not a value that can be read ({str(error).split(';')[0]})"
+                f"{brief(node.value)} is not a value that can be read ({str(error).split(';')[0]})"
             )
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 

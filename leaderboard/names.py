@@ -21,7 +21,7 @@ from bench.words import (
     SHARE,
     SQUARED_ERROR,
     MetricWords,
-    found,
+    declaration_of,
     split,
 )
 
@@ -100,7 +100,7 @@ class Vocabulary:
         return self._known[name, unit]
 
     def _words(self, name: str, unit: str) -> Words:
-        (family, argument), declared = split(name), found(self._declared, name)
+        (family, argument), declared = split(name), declaration_of(self._declared, name)
         if declared is not None:
             label, sentence = (
                 text.replace("{}", argument) if declared.name != name else text
@@ -139,7 +139,7 @@ class Vocabulary:
     def heading(self, name: str) -> str:
         """As a column's head; ``name`` may be a whole family's."""
         words = self.words(name)
-        declared = words.declared if words.known else found(self._declared, f"{name}[*]")
+        declared = words.declared if words.known else declaration_of(self._declared, f"{name}[*]")
         if declared is not None and declared.heading:
             return declared.heading
         family, argument = split(name)

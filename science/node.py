@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UserError
-from bench.names import shown
+from bench.names import brief
 
 NUMBER = int | float
 
@@ -33,7 +33,7 @@ class Node:
         names = sorted({*known, *needed})
         for key in entries:
             if key not in names:
-                raise self.fault(f"has no key {shown(key)}; known: {', '.join(names)}")
+                raise self.fault(f"has no key {brief(key)}; known: {', '.join(names)}")
         for key in needed:
             if key not in entries:
                 raise self.fault(f"needs the key {key}")
@@ -42,32 +42,32 @@ class Node:
     def entries(self) -> dict[str, Node]:
         """Of a mapping with text for keys."""
         if not isinstance(self.value, dict) or not all(isinstance(key, str) for key in self.value):
-            raise self.fault(f"must be a mapping with names, got {shown(self.value)}")
+            raise self.fault(f"must be a mapping with names, got {brief(self.value)}")
         joint = "." if ": " in self.place else ": "
         return {key: Node(value, f"{self.place}{joint}{key}") for key, value in self.value.items()}
 
     def items(self) -> list[Node]:
         """Of a list."""
         if not isinstance(self.value, list):
-            raise self.fault(f"must be a list, got {shown(self.value)}")
+            raise self.fault(f"must be a list, got {brief(self.value)}")
         return [Node(value, f"{self.place}[{place}]") for place, value in enumerate(self.value)]
 
     def text(self) -> str:
         """One line or more; never empty."""
         if not isinstance(self.value, str) or not self.value:
-            raise self.fault(f"must be text, got {shown(self.value)}")
+            raise self.fault(f"must be text, got {brief(self.value)}")
         return self.value
 
     def number(self) -> float:
         """Whole or not."""
         if not isinstance(self.value, NUMBER) or isinstance(self.value, bool):
-            raise self.fault(f"must be a number, got {shown(self.value)}")
+            raise self.fault(f"must be a number, got {brief(self.value)}")
         return self.value
 
     def flag(self) -> bool:
         """``true`` or ``false``."""
         if not isinstance(self.value, bool):
-            raise self.fault(f"must be true or false, got {shown(self.value)}")
+            raise self.fault(f"must be true or false, got {brief(self.value)}")
         return self.value
 
     def texts(self) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from bench.contracts.goals import Call, DrawImage, ReachClass, Trigger, label_of
 from bench.contracts.plugin import Plugin
 from bench.diffusion.generator import Generator
 
-EVERY = [(kind, name) for kind in registry.KINDS for name in registry.use().names(kind)]
+EVERY = [(kind, name) for kind in registry.GROUPS for name in registry.use().names(kind)]
 CHECKED = [
     pytest.param(kind, name, check, id=f"{name}-{check.__name__}")
     for kind, name in EVERY
@@ -41,13 +41,13 @@ CHECKED = [
 
 @pytest.mark.parametrize(("kind", "name", "check"), CHECKED)
 def test_a_plugin_keeps_its_contract(
-    kind: registry.Kind, name: str, check: Callable[[Plugin], None]
+    kind: registry.Group, name: str, check: Callable[[Plugin], None]
 ) -> None:
     check(registry.build(kind, name))
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
-def test_card_is_complete(kind: registry.Kind, name: str) -> None:
+def test_card_is_complete(kind: registry.Group, name: str) -> None:
     card = registry.use().get(kind, name).card
     assert card.name == name
     assert 10 < len(card.summary) < 140
@@ -68,7 +68,7 @@ def test_an_attack_on_classes_says_which_one_it_aims_at(name: str) -> None:
 def test_every_shipped_plugin_says_what_its_defaults_were_chosen_on() -> None:
     """Nobody can tell an honest number from a flattered one otherwise."""
     shipped = registry.Registry()
-    for kind in registry.KINDS:
+    for kind in registry.GROUPS:
         for name in shipped.names(kind):
             plugin = shipped.build(kind, name)
             assert plugin.card.tuned is not None, name

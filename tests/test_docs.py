@@ -24,7 +24,7 @@ from bench.diffusion.sampling import SamplerSettings, sample
 from bench.errors import UserError
 from bench.measurements.numbers import NOT_MEASURED
 from bench.record import NOTE, REMARK
-from bench.registry import KINDS, Registry
+from bench.registry import GROUPS, Registry
 from bench.runner import prepare
 from bench.suite import load_suite, shipped_suites
 
@@ -79,7 +79,7 @@ def test_every_plugin_testbed_and_suite_is_named() -> None:
     """The README says what is in the box; something added without a word is not found."""
     registry = Registry()
     names = (
-        {name for kind in KINDS for name in registry.names(kind)}
+        {name for kind in GROUPS for name in registry.names(kind)}
         | set(testbeds.names())
         | set(shipped_suites())
     )

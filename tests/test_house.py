@@ -19,7 +19,7 @@ import pytest
 from bench import measurements
 from bench.artefacts.roles import CALL, GENERATED, MEASURED_BY, UNDEFENDED
 from bench.planner import FREE
-from bench.registry import DETECTORS, FAMILIES, KINDS, Registry
+from bench.registry import DETECTORS, FAMILIES, GROUPS, Registry
 from bench.stages.table import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,7 +188,7 @@ def test_the_engine_names_no_plugin() -> None:
     party has only the first.
     """
     registry = Registry()
-    plugins = {name for kind in KINDS for name in registry.names(kind)} - {"none"}
+    plugins = {name for kind in GROUPS for name in registry.names(kind)} - {"none"}
     assert {"baddiffusion", "anp"} <= plugins
     named = []
     rooms = [

@@ -19,9 +19,9 @@ from bench.artwork.drawn import DRAWN
 from bench.constraints import Domain, Option, domains
 from bench.contracts.plugin import LABEL_LETTERS, Plugin
 from bench.errors import UserError
-from bench.names import shown
+from bench.names import brief
 
-EVERY = [(kind, name) for kind in registry.KINDS for name in registry.use().names(kind)]
+EVERY = [(kind, name) for kind in registry.GROUPS for name in registry.use().names(kind)]
 #: All that a table's column and JSON can hold.
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300)
@@ -134,7 +134,7 @@ def invalid_values_of(allowed: Mapping[str, Domain]) -> st.SearchStrategy[tuple[
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_what_the_annotations_allow_builds(kind: registry.Kind, name: str, data: Any) -> None:
+def test_what_the_annotations_allow_builds(kind: registry.Group, name: str, data: Any) -> None:
     """``(name, params)`` is all that is kept of a plugin, and its label heads a column."""
     params = data.draw(values_of(registry.use().get(kind, name)))
     plugin = registry.build(kind, name, params)
@@ -150,7 +150,9 @@ WITH_PARAMETERS = [(kind, name) for kind, name in EVERY if domains(registry.use(
 @pytest.mark.parametrize(("kind", "name"), WITH_PARAMETERS)
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_what_the_annotations_exclude_is_refused(kind: registry.Kind, name: str, data: Any) -> None:
+def test_what_the_annotations_exclude_is_refused(
+    kind: registry.Group, name: str, data: Any
+) -> None:
     """Whoever mistypes a suite reads one line that says which parameter, what it may be, what it
     is.
     """
@@ -176,7 +178,7 @@ def test_what_a_testbed_cannot_be_is_refused(name: str, data: Any) -> None:
 def _says_which_what_and_why(line: str, name: str, field: str, domain: Domain, value: Any) -> None:
     assert f"{name}: {field} must be " in line and "\n" not in line
     constraint, _, came = line.partition(f"{field} must be ")[2].partition(", got ")
-    assert came.startswith(shown(value)[:20]) or came == repr(float(value))
+    assert came.startswith(brief(value)[:20]) or came == repr(float(value))
     (option,) = [option for option in domain.options if option.type is not type(None)]
     named = [repr(choice) in constraint for choice in option.choices]
     named += [
@@ -192,7 +194,7 @@ def _says_which_what_and_why(line: str, name: str, field: str, domain: Domain, v
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
-def test_a_parameter_that_is_not_there_is_refused(kind: registry.Kind, name: str) -> None:
+def test_a_parameter_that_is_not_there_is_refused(kind: registry.Group, name: str) -> None:
     with pytest.raises(UserError, match="unknown parameter"):
         registry.build(kind, name, {"no_such_parameter": 1})
 

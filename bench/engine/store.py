@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from bench.errors import UserError
 from bench.manifest import MANIFEST, fault, file_hashes, read_manifest
-from bench.text import said_by
+from bench.text import message_of
 
 LOG = "log.txt"  # what a stage printed
 GRAVE = ".dead."
@@ -48,7 +48,7 @@ def is_disk_full(error: BaseException) -> bool:
     while current is not None and id(current) not in visited:
         if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left on device" in (said_by(current) or ""):
+        if "No space left on device" in (message_of(current) or ""):
             return True
         visited.add(id(current))
         current = current.__cause__ or current.__context__

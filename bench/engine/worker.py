@@ -34,7 +34,7 @@ from bench.engine.store import LOG, commit, discard, is_disk_full
 from bench.engine.surroundings import Surroundings
 from bench.errors import UserError
 from bench.plugin_file import Source, Watch, check, tell
-from bench.text import REASON_LENGTH, one_line, said_by, tail
+from bench.text import REASON_LENGTH, message_of, one_line, tail
 
 PROGRESS_SECONDS = 0.2
 #: The largest log of a stage, and how often its size is checked while the stage runs.
@@ -113,7 +113,7 @@ def _failure(error: BaseException, task: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(error, UserError):
         reason = str(error)
     else:
-        words = said_by(error)
+        words = message_of(error)
         message = (
             ("(its text cannot be had)" if words is None else words)[: 10 * REASON_LENGTH]
             .strip()
@@ -163,7 +163,7 @@ def _measured(
             # A failure after a switch was changed is blamed on that change.
             if plugins and (changes := _changes(plugins)):
                 raise UserError(
-                    f"{changes}; what failed then: {type(error).__name__}: {said_by(error)}"
+                    f"{changes}; what failed then: {type(error).__name__}: {message_of(error)}"
                 ) from error
             raise
     if plugins:

@@ -21,7 +21,7 @@ from bench.errors import ContractError
 from bench.record import Flag, Metric
 from bench.testbeds.testbed import PARTS, Testbed
 from bench.words import MetricWords, split
-from bench.words import found as declaration
+from bench.words import declaration_of as declaration
 
 #: The anchor of real images against the other real images.
 REAL_IMAGES = "real_images"

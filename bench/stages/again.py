@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.contracts.defense import SamplerDefense
 from bench.record import Flag
-from bench.text import one_line, said_by
+from bench.text import message_of, one_line
 
 #: How many rows are asked about again.
 ROWS = 8
@@ -50,7 +50,7 @@ def compare(
         if len(few) > 1 and _differ(call(few[:1]), first[few[:1]], spread):
             return [DEPENDS_ON_BATCH]
     except Exception as error:  # whatever a plugin raises; of all rows together it raised nothing
-        why = one_line(said_by(error) or type(error).__name__, 150)
+        why = one_line(message_of(error) or type(error).__name__, 150)
         text = f"{DEPENDS_ON_BATCH.short}: it fails on few rows, {why}"
         return [Flag(DEPENDS_ON_BATCH.code, "", text)]
     return []

@@ -56,9 +56,9 @@ def noise_shape_of(testbed: Testbed) -> Shape:
     return (channels, height, width)
 
 
-def plugin_of(kind: registry.Kind, spec: Mapping[str, Any], family: type[Any]) -> Any:
+def plugin_of(group: registry.Group, spec: Mapping[str, Any], family: type[Any]) -> Any:
     """The plugin a stage's parameters name. Raises ``TypeError`` if it is not of ``family``."""
-    plugin = registry.build(kind, spec["name"], spec["params"])
+    plugin = registry.build(group, spec["name"], spec["params"])
     if not isinstance(plugin, family):
         raise TypeError(f"{spec['name']} must be a {family.__name__}, got {type(plugin).__name__}")
     return plugin

@@ -13,7 +13,7 @@ import pytest
 import attacks
 from bench import plugin_file, registry
 from bench.errors import UserError
-from bench.registry import Registry, family_of, kind_of, source_of
+from bench.registry import Registry, family_of, group_of, source_of
 
 
 def test_the_controls_are_ordinary_plugins():
@@ -35,7 +35,7 @@ def test_a_plugin_file_brings_every_family(fake_plugins):
         "fake_invert": "inversion",
     }
     assert source_of(found.build("attacks", "fake_attack")) == fake_plugins.resolve()
-    assert kind_of(found.get("attacks", "fake_attack")) == "attacks"
+    assert group_of(found.get("attacks", "fake_attack")) == "attacks"
 
 
 def test_name_and_params_rebuild_a_plugin(fake_plugins):

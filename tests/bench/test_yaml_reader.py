@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UserError
-from bench.names import LONGEST_MESSAGE, shortened, shown
+from bench.names import LONGEST_MESSAGE, brief, shortened
 from bench.yaml_reader import read_yaml
 
 
@@ -176,10 +176,10 @@ def test_values_in_messages_are_short() -> None:
     bomb: list[Any] = ["x"]
     for _ in range(40):
         bomb = [bomb] * 10
-    assert len(shown(bomb)) < 10_000 and len(shown("x" * 10**7)) < 200
-    assert shown(10**6000) == "a whole number of 19932 bits" and shown(12) == "12"
+    assert len(brief(bomb)) < 10_000 and len(brief("x" * 10**7)) < 200
+    assert brief(10**6000) == "a whole number of 19932 bits" and brief(12) == "12"
     assert (
-        shown(datetime.date(2024, 1, 2)) == "datetime.date(2024, 1, 2)"
-        and shown("it's") == '"it\'s"'
+        brief(datetime.date(2024, 1, 2)) == "datetime.date(2024, 1, 2)"
+        and brief("it's") == '"it\'s"'
     )
     assert len(shortened("y\n" * 10**6)) <= LONGEST_MESSAGE and shortened("a\n b") == "a b"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bench.errors import UserError
-from bench.names import shown
+from bench.names import brief
 from bench.testbeds.data.images import SUFFIXES, capped, files_below, image_files, passed_over
 
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -128,10 +128,10 @@ def _listed(images: list[Path], folder: Path, table: Path) -> list[Captioned]:
 
 def _file_name(name: object, where: str, folder: Path) -> str:
     if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise UserError(f"{where}: file_name must be the path of an image, got {shown(name)}")
+        raise UserError(f"{where}: file_name must be the path of an image, got {brief(name)}")
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts:
-        raise UserError(f"{where}: file_name must be a path inside {folder}, got {shown(name)}")
+        raise UserError(f"{where}: file_name must be a path inside {folder}, got {brief(name)}")
     return inside.as_posix()
 
 
@@ -184,7 +184,7 @@ def _text(value: object, where: str) -> str:
     """A caption on one line, in Unicode's composed spelling."""
     text = " ".join(unicodedata.normalize("NFC", value).split()) if isinstance(value, str) else ""
     if not text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"{where}: a caption must be text that is not empty, got {shown(value)}")
+        raise UserError(f"{where}: a caption must be text that is not empty, got {brief(value)}")
     return text
 
 
@@ -200,7 +200,7 @@ def _json_rows(table: Path) -> Iterator[tuple[str, dict[str, object]]]:
         if repeated := [
             name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number])
         ]:
-            raise UserError(f"{where}: {shown(repeated[0])} is there twice")
+            raise UserError(f"{where}: {brief(repeated[0])} is there twice")
         return dict(pairs)
 
     # Not splitlines(): captions may hold the other characters that end a line there.

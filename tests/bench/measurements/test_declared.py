@@ -15,7 +15,7 @@ from bench import measurements
 from bench.errors import ContractError, UserError
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.record import RANKED, SLACK, Metric
-from bench.words import COSTS, GROUPS, MetricWords, found, split
+from bench.words import COSTS, GROUPS, MetricWords, declaration_of, split
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden.json").read_text())["numbers"]
 GIVEN = Materials(testbed=None, seed=0, inputs={})
@@ -35,7 +35,7 @@ def test_every_number_is_declared_with_its_unit_and_lies_within_its_bounds() -> 
     """The tiny suites make nearly every metric; the measure stage refuses the rest."""
     seen = set()
     for measurement, name, value, unit in numbers():
-        words = found(measurements.declared(), name)
+        words = declaration_of(measurements.declared(), name)
         assert words is not None, (measurement, name)
         assert words.unit == unit, (name, unit)
         assert value is None or words.low - SLACK <= value <= words.high + SLACK, (name, value)
@@ -59,7 +59,7 @@ def test_no_two_measurements_declare_the_same_name() -> None:
     names = Counter(words.name for words in (*measurements.declared(), *COSTS))
     assert [name for name, count in names.items() if count > 1] == []
     for one in measurements.table().values():
-        assert all(found(measurements.declared(), name) for name in one.borrows), one.name
+        assert all(declaration_of(measurements.declared(), name) for name in one.borrows), one.name
 
 
 def test_what_the_board_ranks_by_is_declared_as_its_law_says() -> None:
