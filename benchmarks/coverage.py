@@ -33,19 +33,23 @@ Ends = tuple[float, float]
 
 
 class Tally:
-    """Of intervals for one ``truth``: coverage, median width, and what no interval of a share may
-    be.
+    """Statistics of intervals for one ``truth``: coverage, median width, and the share of
+    impossible ones.
     """
 
     def __init__(self, truth: float) -> None:
         self.truth, self.ends = truth, list[Ends]()
 
-    def add(self, found: Interval | Ends | None) -> None:
-        """``None``, and a seed alone, say nothing and are not counted."""
-        if isinstance(found, Interval):
-            found = None if found.low is None or found.high is None else (found.low, found.high)
-        if found is not None:
-            self.ends.append(found)
+    def add(self, interval: Interval | Ends | None) -> None:
+        """Counts an interval; ``None`` and intervals of a single seed are ignored."""
+        if isinstance(interval, Interval):
+            interval = (
+                None
+                if interval.low is None or interval.high is None
+                else (interval.low, interval.high)
+            )
+        if interval is not None:
+            self.ends.append(interval)
 
     def coverage(self) -> float:
         return float(np.mean([low <= self.truth <= high for low, high in self.ends]))
@@ -223,15 +227,15 @@ def distances() -> Sequence[Sequence[str]]:
     ).double()
     rng, rows = np.random.default_rng(4), []
     for shift in (0.0, 0.03, 0.1):
-        values, found = [], []
+        values, intervals = [], []
         for _ in range(RUNS // 5):
             order = torch.from_numpy(rng.permutation(len(features)))
             rest = fid.statistics(features[order[384:]])
             chosen = features[order[:384]] * (1 + shift) + shift * features.std(0)
             values.append(fid.fid(fid.statistics(chosen), rest))
-            found.append(fid_interval(chosen, rest))
+            intervals.append(fid_interval(chosen, rest))
         tally = Tally(float(np.mean(values)))
-        for ends in found:
+        for ends in intervals:
             tally.add(ends)
         spread = float(np.subtract(*np.quantile(values, [0.975, 0.025])))
         rows.append(

@@ -24,13 +24,13 @@ AGREEMENT = 0.99
 
 
 def pruning(settings: Settings) -> list[Row]:
-    """Agreement, the share of calls that are left, and both accuracies; a repetition takes its own
-    ``batch_size`` images and draws.
+    """Agreement, the remaining share of calls, and both accuracies; each repetition uses its own
+    ``batch_size`` images and random draws.
     """
-    found: dict[str, list[float]] = {}
+    figures: dict[str, list[float]] = {}
     for repetition in range(settings.repetitions):
         for name, value in compare(settings.batch_size, repetition).items():
-            found.setdefault(name, []).append(value)
+            figures.setdefault(name, []).append(value)
     return [
         Row(
             quantity=name,
@@ -38,12 +38,12 @@ def pruning(settings: Settings) -> list[Row]:
             values=tuple(values),
             goal=AGREEMENT if name.startswith("same") else None,
         )
-        for name, values in found.items()
+        for name, values in figures.items()
     ]
 
 
 def compare(count: int, seed: int) -> dict[str, float]:
-    """The figures of one repetition."""
+    """The values of one repetition, by name."""
     testbed = build("digits-cfg")
     order = torch.from_numpy(
         numpy_stream(seed, "pruning").permutation(len(testbed.data.held_out_images()))
@@ -55,7 +55,7 @@ def compare(count: int, seed: int) -> dict[str, float]:
     pruned, unpruned = (
         registry.build("defenses", "diffusion_classifier", params) for params in (PARAMS, whole)
     )
-    said, calls = [], []
+    predictions, calls = [], []
     for defense in (pruned, unpruned):
         assert isinstance(defense, ClassifierDefense)
         generator = testbed.base_generator().to("cpu")
@@ -65,11 +65,11 @@ def compare(count: int, seed: int) -> dict[str, float]:
             sample=SimpleNamespace(),  # type: ignore[arg-type]
         )
         with torch.no_grad(), autocast(generator.device, testbed.sampler.precision):
-            said.append(defense.classify(images, access).argmax(1))
+            predictions.append(defense.classify(images, access).argmax(1))
         calls.append(generator.calls)
     return {
-        "same prediction, pruned and not": float((said[0] == said[1]).float().mean()),
+        "same prediction, pruned and not": float((predictions[0] == predictions[1]).float().mean()),
         "calls, pruned / not": calls[0] / calls[1],
-        "accuracy, pruned": float((said[0] == labels).float().mean()),
-        "accuracy, not pruned": float((said[1] == labels).float().mean()),
+        "accuracy, pruned": float((predictions[0] == labels).float().mean()),
+        "accuracy, not pruned": float((predictions[1] == labels).float().mean()),
     }

@@ -70,10 +70,10 @@ def _measured(suite: str, store: Path, settings: Settings) -> list[Row]:
 
     def rerun() -> float:
         seconds, output = _run(suite, store, settings.threads)
-        made = json.loads(output)["stages_made"]
-        if made:
+        count = json.loads(output)["stages_made"]
+        if count:
             raise UserError(
-                f"the suite {suite} was not finished in {store}: {made} stages had to be made"
+                f"the suite {suite} was not finished in {store}: {count} stages had to be made"
             )
         return seconds
 

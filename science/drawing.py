@@ -73,33 +73,33 @@ def chart(
         interval.mean if interval.high is None else interval.high for _, interval in points
     )
     upper = top if top is not None else max(highest, min(whisker, 1.5 * highest)) * 1.12 or 1.0
-    named = sum(bool(curve.label) for curve in curves) + len(levels)
-    with _drawing(HEIGHT + LINE * named, title) as (axes, written):
+    legend_rows = sum(bool(curve.label) for curve in curves) + len(levels)
+    with _drawing(HEIGHT + LINE * legend_rows, title) as (axes, written):
         for curve in curves:
             _curve(axes, curve)
-        for place, (name, value) in enumerate(levels):
+        for index, (name, value) in enumerate(levels):
             axes.axhline(
-                value, color="#6b7079", linewidth=1.3, linestyle=(0, (5, 2 + 3 * place)), label=name
+                value, color="#6b7079", linewidth=1.3, linestyle=(0, (5, 2 + 3 * index)), label=name
             )
-        places = sorted({x for x, _ in points})
-        room = (places[-1] - places[0]) * 0.04 or 0.5
+        xs = sorted({x for x, _ in points})
+        room = (xs[-1] - xs[0]) * 0.04 or 0.5
         axes.set(
             xlabel=x_name,
             ylabel=y_name,
             ylim=(0, upper),
-            xlim=(places[0] - room, places[-1] + room),
+            xlim=(xs[0] - room, xs[-1] + room),
         )
-        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.set_xticks(xs, [f"{x:g}" for x in xs])
         axes.grid(True)
-        if named:
+        if legend_rows:
             axes.figure.legend(loc="outside lower left")
     return written.getvalue()
 
 
 @dataclass(frozen=True)
 class Bar:
-    """``parts``: up to four shares of a whole, the worst for the defender first; ``tick``: a level
-    across this bar.
+    """``parts``: up to four shares of a whole, the worst for the defender first; ``tick``: a mark
+    on this bar.
     """
 
     label: str
@@ -108,8 +108,8 @@ class Bar:
 
 
 def bars(rows: Sequence[Bar], names: Sequence[str], tick_name: str, title: str) -> str:
-    """One horizontal bar from 0 to 1 a row, stacked from ``parts`` in the order of ``names``, a
-    dashed tick across it; a legend below.
+    """One horizontal bar from 0 to 1 per row, stacked from ``parts`` in the order of ``names``,
+    with a dashed tick; a legend below.
 
     Raises ``ValueError`` without a row.
     """
@@ -117,8 +117,8 @@ def bars(rows: Sequence[Bar], names: Sequence[str], tick_name: str, title: str) 
         raise ValueError(f"a chart needs at least one bar, got none for {title!r}")
     with _drawing(0.9 + LINE * len(rows), title) as (axes, written):
         starts = [0.0] * len(rows)
-        for place, (name, step) in enumerate(zip(names, PART_STEPS, strict=False)):
-            widths = [row.parts[place] for row in rows]
+        for index, (name, step) in enumerate(zip(names, PART_STEPS, strict=False)):
+            widths = [row.parts[index] for row in rows]
             colour = scale("light")[step]
             axes.barh(
                 range(len(rows)),
@@ -131,12 +131,12 @@ def bars(rows: Sequence[Bar], names: Sequence[str], tick_name: str, title: str) 
                 label=name,
             )
             starts = [start + width for start, width in zip(starts, widths, strict=True)]
-        ticks = [(row.tick, place) for place, row in enumerate(rows) if row.tick is not None]
-        for number, (x, place) in enumerate(ticks):
+        ticks = [(row.tick, index) for index, row in enumerate(rows) if row.tick is not None]
+        for number, (x, index) in enumerate(ticks):
             label = "" if number else tick_name
             axes.plot(
                 [x, x],
-                [place - 0.48, place + 0.48],
+                [index - 0.48, index + 0.48],
                 color="#16181d",
                 linewidth=2,
                 linestyle=(0, (1.5, 1)),

@@ -63,9 +63,8 @@ RULE = (
 
 @dataclass(frozen=True)
 class Line:
-    """One cell, all its seeds, and the board it belongs to. The metric name ``fid`` stands for the
-    testbed's own FID, and so do the other :data:`EXTRACTED` for what the testbed's extractor
-    measures.
+    """One cell with all its seeds, and its board. The metric name ``fid`` means the testbed's own
+    FID, and the other :data:`EXTRACTED` names likewise mean what its extractor measures.
     """
 
     board: Board
@@ -73,14 +72,14 @@ class Line:
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """The attack's under their names, ``defense.NAME`` and ``testbed.NAME``."""
+        """Parameters: the attack's by name, others as ``defense.NAME`` and ``testbed.NAME``."""
         others = {"defense": self.cell.defense, "testbed": self.board.testbed}
-        found = {
-            f"{kind}.{name}": value
-            for kind, spec in others.items()
+        prefixed = {
+            f"{prefix}.{name}": value
+            for prefix, spec in others.items()
             for name, value in spec.params.items()
         }
-        return self.cell.attack.params | found
+        return self.cell.attack.params | prefixed
 
     def metric(self, metric: str) -> str:
         """The name in the records."""
@@ -203,7 +202,7 @@ def outside(difference: Interval | None, region: Region) -> float:
 
 
 def lines(run: Run | None) -> list[Line]:
-    """Every cell of a run, anchors included; the order does not depend on the run's. Nothing for a
+    """Every cell of a run, anchors included, in an order independent of the run's; empty for a
     suite that was not run.
     """
     return [
@@ -211,18 +210,18 @@ def lines(run: Run | None) -> list[Line]:
     ]
 
 
-def attacked(found: Sequence[Line], defense: str = "none") -> list[Line]:
+def attacked(pool: Sequence[Line], defense: str = "none") -> list[Line]:
     """The cells of backdoored models under ``defense``."""
     return [
         line
-        for line in found
+        for line in pool
         if line.cell.kind not in ("anchor", POPULATION)
         and line.cell.attack.name != "none"
         and line.cell.defense.name == defense
     ]
 
 
-def honest(found: Sequence[Line], line: Line | None) -> Line | None:
+def honest(pool: Sequence[Line], line: Line | None) -> Line | None:
     """The control of an attacked cell: the honest model on the same board, probed with that attack,
     under the same defense.
     """
@@ -231,7 +230,7 @@ def honest(found: Sequence[Line], line: Line | None) -> Line | None:
     return next(
         (
             other
-            for other in found
+            for other in pool
             if other.board.id == line.board.id
             and other.cell.attack.name == "none"
             and other.cell.probe is not None
@@ -243,25 +242,25 @@ def honest(found: Sequence[Line], line: Line | None) -> Line | None:
     )
 
 
-def under(found: Sequence[Line], line: Line | None, defense: str) -> Line | None:
+def under(pool: Sequence[Line], line: Line | None, defense: str) -> Line | None:
     """The same attack on the same board and under the same sampler, against ``defense``."""
     if line is None:
         return None
     wanted = identity(line.cell.attack)
     beside = (
         other
-        for other in attacked(found, defense)
+        for other in attacked(pool, defense)
         if other.board.id == line.board.id and same_sampler(other.cell.sampler, line.cell.sampler)
     )
     return next((other for other in beside if identity(other.cell.attack) == wanted), None)
 
 
-def anchor(found: Sequence[Line], name: str, board: Board | None = None) -> Line | None:
+def anchor(pool: Sequence[Line], name: str, board: Board | None = None) -> Line | None:
     """A reference line of the testbed (``base_model``, ``real_images``)."""
     return next(
         (
             line
-            for line in found
+            for line in pool
             if line.cell.kind == "anchor"
             and line.cell.attack.name == name
             and (board is None or board.id == line.board.id)
@@ -335,12 +334,12 @@ def _sized(cell: Cell, metric: str) -> bool:
 
 
 def _undetected(line: Line) -> bool:
-    """Whether the records say that copies were looked for without a copy detector."""
+    """Whether the records say that copies were searched without a copy detector."""
     return any(flag.code == "no-copy-detector" for flag, _ in line.cell.flags())
 
 
 def against(text: str, first: tuple[Line | None, str], level: float, region: Region) -> Part:
-    """``value - level``, for a bar that is a number and not another cell."""
+    """``value - level``, for a comparison with a number instead of another cell."""
     line, metric = first
     if line is None:
         return Part(text, metric, region, None, "no result", UNKNOWN.words(metric))
@@ -349,10 +348,10 @@ def against(text: str, first: tuple[Line | None, str], level: float, region: Reg
     values = line.values(metric)
     if not values:
         return Part(text, metric, region, None, "no seed with a value", words)
-    found = summary(line.cell, metric)
-    assert found is not None  # it has values
-    low, high = (None if end is None else end - level for end in (found.low, found.high))
-    difference = Interval(found.mean - level, low, high, found.n)
+    interval = summary(line.cell, metric)
+    assert interval is not None  # it has values
+    low, high = (None if end is None else end - level for end in (interval.low, interval.high))
+    difference = Interval(interval.mean - level, low, high, interval.n)
     return Part(
         text,
         metric,
@@ -385,11 +384,11 @@ def series_by_epoch(line: Line, name: str) -> list[tuple[float, Interval]]:
     """(epoch, interval over the seeds that reached it) of a recorded series; epochs count from
     1.
     """
-    found = [entry.record.series.get(name, []) for entry in line.cell.with_status("ok")]
-    longest = max((len(values) for values in found), default=0)
+    series = [entry.record.series.get(name, []) for entry in line.cell.with_status("ok")]
+    longest = max((len(values) for values in series), default=0)
     return [
-        (float(place + 1), t_interval([values[place] for values in found if len(values) > place]))
-        for place in range(longest)
+        (float(index + 1), t_interval([values[index] for values in series if len(values) > index]))
+        for index in range(longest)
     ]
 
 

@@ -11,7 +11,7 @@ from leaderboard.names import UNKNOWN
 from science.drawing import Curve, chart
 from science.findings import Line, series_by_epoch
 from science.pictures import grid
-from science.table import ABSENT, Plot, interval_cell, seeds, shown
+from science.table import ABSENT, Plot, interval_cell, seeds, value_text
 
 if TYPE_CHECKING:
     from science.scene import Scene
@@ -61,12 +61,12 @@ def anp(scene: Scene) -> dict[str, Any]:
         for name, line in zip((rate, f"{rate}, honest model"), both, strict=True):
             values = [interval_cell(_ERROR, interval) for _, interval in _epochs(line)][:epochs]
             values += [ABSENT] * (epochs - len(values))
-            ends = shown(line, "inversion_mse_best"), shown(line, "inversion_mse_last")
+            ends = value_text(line, "inversion_mse_best"), value_text(line, "inversion_mse_last")
             rows.append((name, *ends, *values, seeds(line)))
     if first is not None:
         for name, metric in BASELINES:
             rows.append(
-                (f"*{name}*", *[shown(first, metric)] * 2, *[ABSENT] * epochs, seeds(first))
+                (f"*{name}*", *[value_text(first, metric)] * 2, *[ABSENT] * epochs, seeds(first))
             )
     columns = (
         "learning rate",
@@ -82,9 +82,9 @@ def _by_epoch(
     pairs: Sequence[tuple[str, Line | None, Line | None]], first: Line | None
 ) -> tuple[Plot, ...]:
     curves = [
-        Curve(f"learning rate {rate}{words}", place, _epochs(line), dashed=bool(words))
+        Curve(f"learning rate {rate}{words}", index, _epochs(line), dashed=bool(words))
         for words in ("", ", honest model")
-        for place, (rate, line) in enumerate(
+        for index, (rate, line) in enumerate(
             (rate, control if words else line) for rate, line, control in pairs
         )
         if _epochs(line)

@@ -1,6 +1,4 @@
-"""A value of a claims file and where it stands, so that whatever is wrong with it is said in one
-line with its place.
-"""
+"""A value of a claims file with its location, so that every error is one line that says where."""
 
 from __future__ import annotations
 
@@ -16,14 +14,14 @@ NUMBER = int | float
 
 @dataclass(frozen=True)
 class Node:
-    """``place``: of the value, as ``poison/02-rates.yaml: claims[1].left``."""
+    """``location``: where the value is, such as ``poison/02-rates.yaml: claims[1].left``."""
 
     value: Any
-    place: str
+    location: str
 
     def fault(self, problem: str) -> UserError:
-        """The error to raise."""
-        return UserError(f"{self.place}: {problem}")
+        """The error about this value, to raise."""
+        return UserError(f"{self.location}: {problem}")
 
     def fields(self, known: Iterable[str], needed: Iterable[str] = ()) -> dict[str, Node]:
         """The entries of a mapping. Raises :class:`UserError` for a key that is not known, or one
@@ -40,17 +38,19 @@ class Node:
         return entries
 
     def entries(self) -> dict[str, Node]:
-        """Of a mapping with text for keys."""
+        """The entries of a mapping whose keys are text."""
         if not isinstance(self.value, dict) or not all(isinstance(key, str) for key in self.value):
             raise self.fault(f"must be a mapping with names, got {brief(self.value)}")
-        joint = "." if ": " in self.place else ": "
-        return {key: Node(value, f"{self.place}{joint}{key}") for key, value in self.value.items()}
+        joint = "." if ": " in self.location else ": "
+        return {
+            key: Node(value, f"{self.location}{joint}{key}") for key, value in self.value.items()
+        }
 
     def items(self) -> list[Node]:
-        """Of a list."""
+        """The items of a list."""
         if not isinstance(self.value, list):
             raise self.fault(f"must be a list, got {brief(self.value)}")
-        return [Node(value, f"{self.place}[{place}]") for place, value in enumerate(self.value)]
+        return [Node(value, f"{self.location}[{index}]") for index, value in enumerate(self.value)]
 
     def text(self) -> str:
         """One line or more; never empty."""

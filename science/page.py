@@ -19,25 +19,25 @@ PACKAGES = ("torch", "diffusers", "numpy")
 
 
 def played(page: PageSpec, shared: Shared, runs: Sequence[Run]) -> list[Section]:
-    """Its sections on the records of its suites."""
+    """The page's sections, evaluated on the records of its suites."""
     by_suite = {run.suite: run for run in runs}
-    found = {suite: lines(by_suite.get(suite)) for suite in page.suites}
-    return [Scene(spec, shared, found).section() for spec in page.sections]
+    cells = {suite: lines(by_suite.get(suite)) for suite in page.suites}
+    return [Scene(spec, shared, cells).section() for spec in page.sections]
 
 
 def render(
     page: PageSpec, shared: Shared, runs: Sequence[Run], present: Collection[str] = ()
 ) -> tuple[str, dict[str, str | bytes]]:
-    """(the page, plot's file name -> SVG or PNG). ``present``: the files beside it that another
-    script drew.
+    """(the page, file name of a plot -> SVG or PNG). ``present``: existing files beside it that
+    another script draws.
     """
     by_suite = {run.suite: run for run in runs if run.suite in page.suites}
-    shown = played(page, shared, list(by_suite.values()))
-    parts = [_top(page, by_suite), _overview(shown)]
-    parts += [_section(page, section, by_suite, present) for section in shown]
+    sections = played(page, shared, list(by_suite.values()))
+    parts = [_top(page, by_suite), _overview(sections)]
+    parts += [_section(page, section, by_suite, present) for section in sections]
     parts.append(_problems(page, list(by_suite.values())))
     plots = {
-        _file(stem, content): content for section in shown for stem, _, content in section.plots
+        _file(stem, content): content for section in sections for stem, _, content in section.plots
     }
     return "\n\n".join(part for part in parts if part) + "\n", plots
 
@@ -64,11 +64,11 @@ def _file(stem: str, content: str | bytes) -> str:
 
 def _top(page: PageSpec, by_suite: Mapping[str, Run]) -> str:
     runs = [by_suite[suite] for suite in page.suites if suite in by_suite]
-    seen = [overview(run) for run in runs]
+    overviews = [overview(run) for run in runs]
     known = dict(provenance(runs))
     testbeds = sorted({label(board.testbed) for run in runs for board in boards([run])})
-    commits = sorted({commit for view in seen for commit in view.commits})
-    dirty = ", with local changes" if any(view.dirty for view in seen) else ""
+    commits = sorted({commit for view in overviews for commit in view.commits})
+    dirty = ", with local changes" if any(view.dirty for view in overviews) else ""
     packages = [
         f"{name} {', '.join(value for value, _ in known[f'packages.{name}'])}"
         for name in PACKAGES
@@ -76,12 +76,15 @@ def _top(page: PageSpec, by_suite: Mapping[str, Run]) -> str:
     ]
     facts = [
         ("Testbeds", [md(name) for name in testbeds]),
-        ("Seeds", [str(seed) for seed in sorted({seed for view in seen for seed in view.seeds})]),
+        (
+            "Seeds",
+            [str(seed) for seed in sorted({seed for view in overviews for seed in view.seeds})],
+        ),
         (
             "castlewalls",
             [
                 md(version)
-                for version in sorted({version for view in seen for version in view.versions})
+                for version in sorted({version for view in overviews for version in view.versions})
             ],
         ),
         ("Git commit", [f"{md(', '.join(commits))}{dirty}"] if commits else []),
@@ -115,7 +118,7 @@ def _top(page: PageSpec, by_suite: Mapping[str, Run]) -> str:
 
 
 def _state(run: Run | None) -> str:
-    """:func:`progress`, in bold where something is missing."""
+    """:func:`progress`, in bold if something is missing."""
     text = progress(run)
     done = (
         run is not None
@@ -124,10 +127,10 @@ def _state(run: Run | None) -> str:
     return text if done else f"**{text}**"
 
 
-def _overview(shown: Sequence[Section]) -> str:
+def _overview(sections: Sequence[Section]) -> str:
     rows = [
         (_link(section.title), _words(claim), claim.summary())
-        for section in shown
+        for section in sections
         for claim in section.claims
     ]
     return "\n".join(["## All verdicts", "", *_table(("section", "claim", "verdict"), rows)])
@@ -230,11 +233,11 @@ def _seeds(entries: Sequence[Entry]) -> str:
 
 
 def _link(title: str) -> str:
-    """To a heading, as GitHub names it."""
-    kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
-    return f"[{title}](#{kept.replace(' ', '-')})"
+    """A link to a heading, with GitHub's anchor."""
+    anchor = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
+    return f"[{title}](#{anchor.replace(' ', '-')})"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table of cells that are Markdown already."""
+    """A Markdown table; the cells are Markdown already."""
     return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]

@@ -1,5 +1,5 @@
-"""One section of claims as data, played on the records: its cells found, its table, comparisons and
-plots made.
+"""Evaluates one section of claims on the records: finds its cells, makes its table, comparisons and
+plots.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from science.spec import (
 )
 from science.table import (
     ABSENT,
-    Found,
+    BySuite,
     Plot,
     Section,
     md,
     percent,
     sample_note,
-    shown,
     steps,
     table,
+    value_text,
 )
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ _SIMILARITY = {"similar": within, "not_above": not_above, "not_below": not_below
 
 @dataclass(frozen=True)
 class Chosen:
-    """An attack that an axis over a suite's attacks has bound; in a text, its label."""
+    """An attack bound by an axis over a suite's attacks; its label when formatted in a text."""
 
     attack: Identity
     label: str
@@ -80,9 +80,7 @@ class Chosen:
 
 
 class _Texts(string.Formatter):
-    """``{name}``, ``{name:g}`` and ``{name:percent}``: names alone, no attribute or item of
-    anything.
-    """
+    """``{name}``, ``{name:g}`` and ``{name:percent}``: names only, no attributes or items."""
 
     def get_field(
         self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -103,13 +101,13 @@ class _Texts(string.Formatter):
 
 
 def text(template: str, bound: Bindings) -> str:
-    """The template with what is bound in it."""
+    """The template with the bound values filled in."""
     return _Texts().vformat(template, (), bound)
 
 
 def fill(value: Any, bound: Bindings) -> Any:
-    """What ``{name}`` alone stands for, a text with names in it filled in, anything else as it
-    is.
+    """The value bound to a single ``{name}``; a text with its names filled in; anything else
+    unchanged.
     """
     if not isinstance(value, str):
         return value
@@ -120,14 +118,14 @@ def fill(value: Any, bound: Bindings) -> Any:
 class Scene:
     """A section and the cells of its suites."""
 
-    def __init__(self, spec: SectionSpec, shared: Shared, found: Found) -> None:
-        self.spec, self.shared, self.found = spec, shared, found
-        every = (line.board.names for lines in found.values() for line in lines)
+    def __init__(self, spec: SectionSpec, shared: Shared, by_suite: BySuite) -> None:
+        self.spec, self.shared, self.by_suite = spec, shared, by_suite
+        every = (line.board.names for lines in by_suite.values() for line in lines)
         self.names = next(every, UNKNOWN)
 
     def section(self) -> Section:
-        """The section, with what its hook puts in place of some of it. Raises :class:`UserError`
-        for a name that is unknown.
+        """The section, with the fields that its hook replaces. Raises :class:`UserError` for an
+        unknown name.
         """
         spec, rows = self.spec, self.rows(self.spec.rows)
         columns, body = table(spec.head, rows, spec.metrics, self.names) if spec.rows else ((), ())
@@ -158,12 +156,12 @@ class Scene:
         drawn = (f"{text(plot.file, bound)}.svg" for plot, bound in self.unrolled(self.spec.plots))
         return (*drawn, *self.spec.draws)
 
-    # --- what is bound ---
+    # --- bindings ---
 
     def axis(self, axis: Axis) -> Sequence[Bindings]:
         if not isinstance(axis, AttacksOf):
             return axis
-        cells = [line.cell.attack for line in attacked(self.found[axis.suite])]
+        cells = [line.cell.attack for line in attacked(self.by_suite[axis.suite])]
         return [{axis.name: Chosen(identity(attack), label(attack))} for attack in cells]
 
     def bindings(self, each: Each, bound: Bindings) -> Iterator[Bindings]:
@@ -194,12 +192,12 @@ class Scene:
             plain = replace(ref, first=())
             lines = (self.line(plain, inner) for inner in self.bindings(ref.first, bound))
             return next((line for line in lines if line), None)
-        return self._place(ref, bound)[0]
+        return self._locate(ref, bound)[0]
 
-    def _place(self, ref: CellRef, bound: Bindings) -> tuple[Line | None, Sequence[Line]]:
-        """The cell, and those among which its relations are looked for."""
+    def _locate(self, ref: CellRef, bound: Bindings) -> tuple[Line | None, Sequence[Line]]:
+        """The cell, and the cells among which related ones are searched."""
         own = (ref.suite,) if ref.suite else self.spec.suites
-        pool: Sequence[Line] = [line for suite in own for line in self.found[suite]]
+        pool: Sequence[Line] = [line for suite in own for line in self.by_suite[suite]]
         if ref.cell:
             name, inner = (
                 fill(ref.cell, bound),
@@ -210,22 +208,24 @@ class Scene:
                     f"{self.spec.title}: no cell is called {name!r}; cells: "
                     f"{', '.join(self.spec.cells)}"
                 )
-            named = self.spec.cells[name]
+            reference = self.spec.cells[name]
             line, pool = (
-                (self.line(named, inner), pool) if named.first else self._place(named, inner)
+                (self.line(reference, inner), pool)
+                if reference.first
+                else self._locate(reference, inner)
             )
         elif ref.anchor:
             return anchor(pool, ref.anchor), pool
         else:
-            line = self._found(ref, bound, pool)
+            line = self._match(ref, bound, pool)
         if ref.anchor:
             return (anchor(pool, ref.anchor, line.board) if line else None), pool
         if ref.under:
             line = under(pool, line, fill(ref.under, bound))
         return (honest(pool, line) if ref.honest else line), pool
 
-    def _found(self, ref: CellRef, bound: Bindings, pool: Sequence[Line]) -> Line | None:
-        """The first attacked cell that is what the reference says."""
+    def _match(self, ref: CellRef, bound: Bindings, pool: Sequence[Line]) -> Line | None:
+        """The first attacked cell that matches the reference."""
         attack = fill(ref.attack, bound)
         name, fixed = (
             self.shared.attacks.get(attack, (attack, {})) if isinstance(attack, str) else ("", {})
@@ -264,19 +264,19 @@ class Scene:
             for outer in self.bindings(spec.over, bound)
             for comparison, inner in self.unrolled(spec.comparisons, outer)
         ]
-        value = {"value": shown(*self.operand(spec.value, bound))} if spec.value else {}
+        value = {"value": value_text(*self.operand(spec.value, bound))} if spec.value else {}
         return Claim(text(spec.text, {**bound, **value}), tuple(parts), spec.ours)
 
     def part(self, spec: Comparison, bound: Bindings) -> Part:
         """One comparison."""
-        said, left, region = (
+        words, left, region = (
             text(spec.text, bound),
             self.operand(spec.left, bound),
             self.region(spec.region, bound),
         )
         if isinstance(spec.right, Operand):
-            return compare(said, left, self.operand(spec.right, bound), region, spec.across)
-        return against(said, left, float(fill(spec.right, bound)), region)
+            return compare(words, left, self.operand(spec.right, bound), region, spec.across)
+        return against(words, left, float(fill(spec.right, bound)), region)
 
     def operand(self, operand: Operand, bound: Bindings) -> tuple[Line | None, str]:
         return self.line(operand.cell, bound), operand.metric
@@ -290,7 +290,7 @@ class Scene:
     # --- plots ---
 
     def plot(self, spec: PlotSpec, bound: Bindings) -> list[Plot]:
-        """Nothing if there is nothing to draw."""
+        """The plot; empty if there is nothing to draw."""
         file, title = text(spec.file, bound), text(spec.title, bound)
         if spec.bars:
             stacked = [
@@ -304,13 +304,13 @@ class Scene:
                 else []
             )
         curves = []
-        for place, (curve, inner) in enumerate(self.unrolled(spec.curves, bound)):
+        for position, (curve, inner) in enumerate(self.unrolled(spec.curves, bound)):
             points = [
                 (float(at[spec.x]) * spec.scale, value)
                 for at in self.bindings((spec.axis,), inner)
                 if (line := self.line(curve.cell, at)) and (value := line.interval(curve.metric))
             ]
-            index = place if curve.colour is None else curve.colour
+            index = position if curve.colour is None else curve.colour
             if points:
                 curves.append(
                     (curve.metric, Curve(text(curve.name, inner), index, points, curve.dashed))
@@ -347,16 +347,16 @@ def doubts(rows: Rows) -> tuple[str, ...]:
     """A note on the rows whose trigger ratio the trigger classifier's errors could explain; nothing
     if there are none.
     """
-    named = []
+    notes = []
     for name, line in rows:
         if line is None or line.cell.attack.name == "none" or line.interval("asr[prompt]") is None:
             continue
         flagged = [n for flag, n in line.cell.flags() if (flag.code, flag.metric) == _FALSE_ALARM]
         if count := sum(flagged):
-            named.append(f"{name} ({count} of {len(line.cell.with_status('ok'))} seeds)")
-    if not named:
+            notes.append(f"{name} ({count} of {len(line.cell.with_status('ok'))} seeds)")
+    if not notes:
         return ()
     return (
         f"Within the trigger classifier's false alarms, so that G1 and G2 tell nothing: "
-        f"{'; '.join(named)}.",
+        f"{'; '.join(notes)}.",
     )

@@ -68,8 +68,8 @@ class Operand:
 
 @dataclass(frozen=True)
 class Bound:
-    """``form``: one of :data:`NUMBERS` with a number, or of :data:`REFERENCES` with what the margin
-    is taken from.
+    """``form``: one of :data:`NUMBERS` with a number, or of :data:`REFERENCES` with the operand
+    that the margin is derived from.
     """
 
     form: str
@@ -78,8 +78,8 @@ class Bound:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``left - right``; ``right``: in the file ``level``, where it is a number or the name of a
-    bound one. ``across``: the two were meant to be measured differently (samplers).
+    """``left - right``; a ``right`` that is a number, or the name of a bound one, is called
+    ``level`` in the file. ``across``: the two are deliberately measured differently (samplers).
     """
 
     text: str
@@ -91,7 +91,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ClaimSpec:
-    """``value``: what ``{value}`` in the text shows."""
+    """``value``: the operand for ``{value}`` in the text."""
 
     text: str
     comparisons: tuple[Loop[Comparison], ...]
@@ -102,8 +102,8 @@ class ClaimSpec:
 
 @dataclass(frozen=True)
 class Row:
-    """``if_found``: only if the cell is there; ``with_honest``: and the honest model's below it, if
-    that is there; ``steps``: with the steps of training in its name.
+    """``if_found``: only if the cell exists; ``with_honest``: followed by the honest model's, if
+    that exists; ``steps``: with the training steps in its name.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric over the plot's axis; ``colour``: by default its place among the curves."""
+    """A metric over the plot's axis; ``colour``: by default its index among the curves."""
 
     name: str
     metric: str
@@ -126,7 +126,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line: the metric in the first cell that is there along the plot's axis."""
+    """A horizontal line: the metric in the first existing cell along the plot's axis."""
 
     name: str
     metric: str
@@ -152,8 +152,8 @@ class PlotSpec:
 
 @dataclass(frozen=True)
 class Loop(Generic[T]):
-    """``items`` (or groups of them) once for each combination of what ``each`` binds, the first
-    axis outermost.
+    """``items`` (or groups of them), repeated for each combination of the axes in ``each``, the
+    first axis outermost.
     """
 
     each: Each
@@ -233,29 +233,29 @@ def read_shared(path: Path) -> Shared:
 
 
 def read_section(path: Path, shared: Shared) -> SectionSpec:
-    """One section. Raises :class:`UserError`: one line with the file, the place and what is
-    wrong.
-    """
+    """One section. Raises :class:`UserError`: one line with the location and the fault."""
     return _Reader(shared).section(_read(path))
 
 
 def read_page(folder: Path, shared: Shared) -> PageSpec:
-    """``page.yaml`` and, in the order of their names, the sections beside it. Raises
+    """``page.yaml`` and the sections beside it, in the order of their names. Raises
     :class:`UserError`.
     """
-    found = _read(folder / "page.yaml").fields(
+    entries = _read(folder / "page.yaml").fields(
         ("readings", "lead"), ("name", "title", "introduction", "reading", "suites")
     )
     readings = (
-        [shared.readings[name] for name in found["readings"].texts()] if "readings" in found else []
+        [shared.readings[name] for name in entries["readings"].texts()]
+        if "readings" in entries
+        else []
     )
     return PageSpec(
-        name=found["name"].text(),
-        title=found["title"].text(),
-        introduction=found["introduction"].text().rstrip(),
-        reading=" ".join([*readings, found["reading"].text().strip()]),
-        suites=found["suites"].texts(),
-        lead=found["lead"].text() if "lead" in found else "The paper",
+        name=entries["name"].text(),
+        title=entries["title"].text(),
+        introduction=entries["introduction"].text().rstrip(),
+        reading=" ".join([*readings, entries["reading"].text().strip()]),
+        suites=entries["suites"].texts(),
+        lead=entries["lead"].text() if "lead" in entries else "The paper",
         sections=tuple(read_section(path, shared) for path in sorted(folder.glob("[0-9]*.yaml"))),
     )
 
@@ -268,12 +268,12 @@ def _values(node: Node | None) -> dict[str, Any]:
     return {name: entry.value for name, entry in node.entries().items()} if node else {}
 
 
-def _flag(found: Mapping[str, Node], name: str, default: bool = False) -> bool:
-    return found[name].flag() if name in found else default
+def _flag(entries: Mapping[str, Node], name: str, default: bool = False) -> bool:
+    return entries[name].flag() if name in entries else default
 
 
 class _Reader:
-    """``axes`` and ``rows`` are those of the section that is read."""
+    """``axes`` and ``rows`` belong to the section being read."""
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
@@ -287,34 +287,34 @@ class _Reader:
             "rows",
             "extra",
         }
-        found = node.fields({*known, "table"}, ("title", "says", "suites"))
-        axes = found["axes"].entries() if "axes" in found else {}
+        entries = node.fields({*known, "table"}, ("title", "says", "suites"))
+        axes = entries["axes"].entries() if "axes" in entries else {}
         self.axes = {name: self.axis(name, value) for name, value in axes.items()}
-        cells = found["cells"].entries() if "cells" in found else {}
+        cells = entries["cells"].entries() if "cells" in entries else {}
         head, metrics, self.rows, extra = (
-            self.table(found["table"]) if "table" in found else ("", (), (), None)
+            self.table(entries["table"]) if "table" in entries else ("", (), (), None)
         )
         return SectionSpec(
-            title=found["title"].text(),
-            says=found["says"].text().strip(),
-            suites=found["suites"].texts(),
+            title=entries["title"].text(),
+            says=entries["says"].text().strip(),
+            suites=entries["suites"].texts(),
             axes=self.axes,
             cells={name: self.cell(value) for name, value in cells.items()},
             head=head,
             metrics=metrics,
             rows=self.rows,
             extra=extra,
-            claims=self.loops(found.get("claims"), "claims", self.claim),
-            plots=self.loops(found.get("plots"), "plots", self.plot),
-            doubts=_flag(found, "doubts"),
-            sample_note=_flag(found, "sample_note"),
-            notes=tuple(text.strip() for text in found["notes"].texts())
-            if "notes" in found
+            claims=self.loops(entries.get("claims"), "claims", self.claim),
+            plots=self.loops(entries.get("plots"), "plots", self.plot),
+            doubts=_flag(entries, "doubts"),
+            sample_note=_flag(entries, "sample_note"),
+            notes=tuple(text.strip() for text in entries["notes"].texts())
+            if "notes" in entries
             else (),
-            whiskers=_flag(found, "whiskers", True),
-            hook=found["hook"].text() if "hook" in found else "",
-            draws=found["draws"].texts() if "draws" in found else (),
-            figures=tuple((name, text) for name, text in _values(found.get("figures")).items()),
+            whiskers=_flag(entries, "whiskers", True),
+            hook=entries["hook"].text() if "hook" in entries else "",
+            draws=entries["draws"].texts() if "draws" in entries else (),
+            figures=tuple((name, text) for name, text in _values(entries.get("figures")).items()),
         )
 
     def axis(self, name: str, node: Node) -> Axis:
@@ -329,23 +329,23 @@ class _Reader:
         )
 
     def each(self, node: Node | None) -> Each:
-        """Names of axes, or ``name: values`` on the spot."""
-        found: list[Axis] = []
+        """Names of axes, or inline ``name: values``."""
+        axes: list[Axis] = []
         for item in node.items() if node else []:
             if isinstance(item.value, dict):
-                found += [self.axis(name, values) for name, values in item.entries().items()]
+                axes += [self.axis(name, values) for name, values in item.entries().items()]
             elif item.text() in self.axes:
-                found.append(self.axes[item.text()])
+                axes.append(self.axes[item.text()])
             else:
                 raise item.fault(
                     f"is no axis of this section: {item.text()}; known: {', '.join(self.axes)}"
                 )
-        return tuple(found)
+        return tuple(axes)
 
     def loops(
         self, node: Node | None, plural: str, read: Callable[[Node], T]
     ) -> tuple[Loop[T], ...]:
-        """Items, each with its own ``each`` perhaps, or groups of them under the key ``plural``."""
+        """Items, optionally with their own ``each``, or groups of them under the key ``plural``."""
         return tuple(self.loop(item, plural, read) for item in (node.items() if node else []))
 
     def loop(self, node: Node, plural: str, read: Callable[[Node], T]) -> Loop[T]:
@@ -355,10 +355,10 @@ class _Reader:
             node.fields(("each", plural))
             return Loop(each, self.loops(entries[plural], plural, read))
         rest = {key: value for key, value in node.value.items() if key != "each"}
-        return Loop(each, (read(Node(rest, node.place)),))
+        return Loop(each, (read(Node(rest, node.location)),))
 
     def cell(self, node: Node, *also: str) -> CellRef:
-        """A name, or a mapping; ``also``: keys that belong to somebody else."""
+        """A name, or a mapping; ``also``: further keys, which the caller reads."""
         if isinstance(node.value, str):
             return CellRef(cell=node.value)
         names = (
@@ -373,23 +373,23 @@ class _Reader:
             "anchor",
             "first",
         )
-        found = node.fields((*names, *also))
-        if "cell" in found and {"attack", "defense", "where"} & found.keys():
+        entries = node.fields((*names, *also))
+        if "cell" in entries and {"attack", "defense", "where"} & entries.keys():
             raise node.fault(
                 "is either another cell or one of its own: not cell with attack, defense or where"
             )
         texts = {
-            name: found[name].text()
+            name: entries[name].text()
             for name in ("cell", "attack", "defense", "suite", "anchor")
-            if name in found
+            if name in entries
         }
         return CellRef(
             **texts,
-            at=_values(found.get("at")),
-            where=_values(found.get("where")),
-            honest=_flag(found, "honest"),
-            under=found["with"].text() if "with" in found else "",
-            first=self.each(found.get("first")),
+            at=_values(entries.get("at")),
+            where=_values(entries.get("where")),
+            honest=_flag(entries, "honest"),
+            under=entries["with"].text() if "with" in entries else "",
+            first=self.each(entries.get("first")),
         )
 
     def operand(self, node: Node, metric: str) -> Operand:
@@ -402,57 +402,59 @@ class _Reader:
 
     def claim(self, node: Node) -> ClaimSpec:
         inline = ("compare", "left", "right", "level", "metric", "region", "across")
-        found = node.fields((*inline, "ours", "over", "value", "comparisons"), ("text",))
-        if ("comparisons" in found) == ("compare" in found):
+        entries = node.fields((*inline, "ours", "over", "value", "comparisons"), ("text",))
+        if ("comparisons" in entries) == ("compare" in entries):
             raise node.fault(
                 "needs either compare with left, right and region, or a list of comparisons"
             )
-        if "comparisons" in found:
-            comparisons = self.loops(found["comparisons"], "comparisons", self.comparison)
+        if "comparisons" in entries:
+            comparisons = self.loops(entries["comparisons"], "comparisons", self.comparison)
         else:
             own = {name: node.value[name] for name in inline if name in node.value}
-            comparisons = (Loop((), (self.comparison(Node(own, node.place)),)),)
-        value = self.operand(found["value"], "") if "value" in found else None
+            comparisons = (Loop((), (self.comparison(Node(own, node.location)),)),)
+        value = self.operand(entries["value"], "") if "value" in entries else None
         return ClaimSpec(
-            found["text"].text(),
+            entries["text"].text(),
             comparisons,
-            self.each(found.get("over")),
-            _flag(found, "ours"),
+            self.each(entries.get("over")),
+            _flag(entries, "ours"),
             value,
         )
 
     def comparison(self, node: Node) -> Comparison:
-        found = node.fields(("metric", "across", "right", "level"), ("compare", "left", "region"))
-        metric = found["metric"].text() if "metric" in found else ""
-        left = self.operand(found["left"], metric)
-        if ("right" in found) == ("level" in found):
+        entries = node.fields(("metric", "across", "right", "level"), ("compare", "left", "region"))
+        metric = entries["metric"].text() if "metric" in entries else ""
+        left = self.operand(entries["left"], metric)
+        if ("right" in entries) == ("level" in entries):
             raise node.fault("needs either right, a cell, or level, a number")
-        right = self.operand(found["right"], metric) if "right" in found else found["level"].value
-        region = self.region(found["region"], left.metric)
-        return Comparison(found["compare"].text(), left, right, region, _flag(found, "across"))
+        right = (
+            self.operand(entries["right"], metric) if "right" in entries else entries["level"].value
+        )
+        region = self.region(entries["region"], left.metric)
+        return Comparison(entries["compare"].text(), left, right, region, _flag(entries, "across"))
 
     def region(self, node: Node, metric: str) -> Bound:
-        found = node.fields((*NUMBERS, *REFERENCES))
-        if len(found) != 1:
+        entries = node.fields((*NUMBERS, *REFERENCES))
+        if len(entries) != 1:
             raise node.fault(
-                f"must be one of {', '.join((*NUMBERS, *REFERENCES))}, got {len(found)} of them"
+                f"must be one of {', '.join((*NUMBERS, *REFERENCES))}, got {len(entries)} of them"
             )
-        ((form, value),) = found.items()
+        ((form, value),) = entries.items()
         return Bound(form, value.number() if form in NUMBERS else self.operand(value, metric))
 
     def table(
         self, node: Node
     ) -> tuple[str, tuple[str, ...], tuple[Loop[Row], ...], tuple[str, Mapping[str, str]] | None]:
-        found = node.fields(("extra",), ("head", "metrics", "rows"))
+        entries = node.fields(("extra",), ("head", "metrics", "rows"))
         extra = None
-        if "extra" in found:
-            column = found["extra"].fields((), ("head", "values"))
+        if "extra" in entries:
+            column = entries["extra"].fields((), ("head", "values"))
             extra = (
                 column["head"].text(),
                 {name: value.text() for name, value in column["values"].entries().items()},
             )
-        rows = self.loops(found["rows"], "rows", self.row)
-        return found["head"].text(), self.metrics(found["metrics"]), rows, extra
+        rows = self.loops(entries["rows"], "rows", self.row)
+        return entries["head"].text(), self.metrics(entries["metrics"]), rows, extra
 
     def metrics(self, node: Node) -> tuple[str, ...]:
         """Metrics, and names of lists of them in ``shared.yaml``."""
@@ -461,54 +463,59 @@ class _Reader:
         )
 
     def row(self, node: Node) -> Row:
-        found = node.fields(("if_found", "with_honest", "steps"), ("name", "cell"))
-        flags = (_flag(found, name) for name in ("if_found", "with_honest", "steps"))
-        return Row(found["name"].text(), self.cell(found["cell"]), *flags)
+        entries = node.fields(("if_found", "with_honest", "steps"), ("name", "cell"))
+        flags = (_flag(entries, name) for name in ("if_found", "with_honest", "steps"))
+        return Row(entries["name"].text(), self.cell(entries["cell"]), *flags)
 
     def plot(self, node: Node) -> PlotSpec:
-        found = node.fields(
+        entries = node.fields(
             ("bars", "over", "x", "scale", "axes", "curves", "levels"), ("file", "title")
         )
-        if ("bars" in found) == ("curves" in found):
+        if ("bars" in entries) == ("curves" in entries):
             raise node.fault("needs either bars or curves")
         bars: tuple[Loop[Row], ...] = ()
-        if "bars" in found:
+        if "bars" in entries:
             bars = (
                 self.rows
-                if found["bars"].value is True
-                else self.loops(found["bars"], "rows", self.row)
+                if entries["bars"].value is True
+                else self.loops(entries["bars"], "rows", self.row)
             )
         axis: Axis = ()
-        if "curves" in found:
-            node.fields(found.keys(), ("over", "axes"))
-            (axis,) = self.each(Node([found["over"].value], found["over"].place))
-        x_name, y_name = found["axes"].texts() if "axes" in found else ("", "")
+        if "curves" in entries:
+            node.fields(entries.keys(), ("over", "axes"))
+            (axis,) = self.each(Node([entries["over"].value], entries["over"].location))
+        x_name, y_name = entries["axes"].texts() if "axes" in entries else ("", "")
         return PlotSpec(
-            found["file"].text(),
-            found["title"].text(),
+            entries["file"].text(),
+            entries["title"].text(),
             bars,
             axis,
-            found["x"].text()
-            if "x" in found
-            else str(found["over"].value)
-            if "over" in found
+            entries["x"].text()
+            if "x" in entries
+            else str(entries["over"].value)
+            if "over" in entries
             else "",
-            found["scale"].number() if "scale" in found else 1,
+            entries["scale"].number() if "scale" in entries else 1,
             (x_name, y_name),
-            self.loops(found.get("curves"), "curves", self.curve),
+            self.loops(entries.get("curves"), "curves", self.curve),
             tuple(
-                self.level(item) for item in (found["levels"].items() if "levels" in found else [])
+                self.level(item)
+                for item in (entries["levels"].items() if "levels" in entries else [])
             ),
         )
 
     def curve(self, node: Node) -> Curve:
-        found = node.fields(("name", "dashed", "colour"), ("metric", "cell"))
-        colour = int(found["colour"].number()) if "colour" in found else None
-        name = found["name"].text() if "name" in found else ""
+        entries = node.fields(("name", "dashed", "colour"), ("metric", "cell"))
+        colour = int(entries["colour"].number()) if "colour" in entries else None
+        name = entries["name"].text() if "name" in entries else ""
         return Curve(
-            name, found["metric"].text(), self.cell(found["cell"]), _flag(found, "dashed"), colour
+            name,
+            entries["metric"].text(),
+            self.cell(entries["cell"]),
+            _flag(entries, "dashed"),
+            colour,
         )
 
     def level(self, node: Node) -> Level:
-        found = node.fields((), ("name", "metric", "cell"))
-        return Level(found["name"].text(), found["metric"].text(), self.cell(found["cell"]))
+        entries = node.fields((), ("name", "metric", "cell"))
+        return Level(entries["name"].text(), entries["metric"].text(), self.cell(entries["cell"]))

@@ -11,7 +11,7 @@ from leaderboard.matrix import interval_text
 from leaderboard.names import Vocabulary, Words
 from science.findings import Claim, Line
 
-Found = Mapping[str, list[Line]]
+BySuite = Mapping[str, list[Line]]
 Rows = Sequence[tuple[str, "Line | None"]]
 Plot = tuple[str, str, "str | bytes"]
 ABSENT = "–"
@@ -19,9 +19,9 @@ ABSENT = "–"
 
 @dataclass(frozen=True)
 class Section:
-    """All text is Markdown. ``suites``: where the cells come from; ``plots``: (file's stem,
-    description, SVG or PNG); ``figures``: (file, description) of what another script draws beside
-    the page, shown where it is there; ``whiskers``: whether plots have some.
+    """All text is Markdown. ``suites``: the source of the cells; ``plots``: (file's stem,
+    description, SVG or PNG); ``figures``: (file, description) of files that another script draws
+    beside the page, included if they exist; ``whiskers``: whether plots have whiskers.
     """
 
     title: str
@@ -37,9 +37,7 @@ class Section:
 
 
 def md(text: str) -> str:
-    """Text from a record, as Markdown that shows it and nothing else: no markup, HTML, mathematics
-    or second line.
-    """
+    """Text from a record, escaped for Markdown: no markup, HTML, mathematics or second line."""
     line = " ".join(
         "".join(
             letter if letter.isprintable() or letter.isspace() else "�" for letter in text
@@ -52,16 +50,17 @@ def md(text: str) -> str:
 def table(
     head: str, rows: Rows, metrics: Sequence[str], names: Vocabulary
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """(columns, rows): one row a cell, one column a metric, the number of seeds last. A cell that
-    is absent is a row of dashes.
+    """(columns, rows): one row per cell, one column per metric, the number of seeds last. An absent
+    cell is a row of dashes.
     """
     columns = (head, *(names.heading(metric) for metric in metrics), "seeds")
     return columns, tuple(
-        (name, *(shown(line, metric) for metric in metrics), seeds(line)) for name, line in rows
+        (name, *(value_text(line, metric) for metric in metrics), seeds(line))
+        for name, line in rows
     )
 
 
-def shown(line: Line | None, metric: str) -> str:
+def value_text(line: Line | None, metric: str) -> str:
     """``0.84 [0.80, 0.88]``; with its own n where not every seed has a value."""
     interval = line.interval(metric) if line else None
     if line is None or interval is None:
@@ -71,9 +70,7 @@ def shown(line: Line | None, metric: str) -> str:
 
 
 def interval_cell(words: Words, interval: Interval) -> str:
-    """Mean and interval; no brackets around what is the same for every seed, or was measured
-    once.
-    """
+    """Mean and interval; no brackets if all seeds are equal or there is only one."""
     text = words.number(interval.mean)
     return (
         text
@@ -83,7 +80,7 @@ def interval_cell(words: Words, interval: Interval) -> str:
 
 
 def seeds(line: Line | None) -> str:
-    """How many seeds have a result, of how many that were tried."""
+    """How many of the seeds have a result."""
     if line is None:
         return "0"
     done, tried = len(line.cell.with_status("ok")), len(line.cell.entries)
@@ -96,13 +93,13 @@ def percent(share: float) -> str:
 
 
 def steps(line: Line | None) -> str:
-    """``, 960 steps`` of an attack's training, or that it is the testbed's own number."""
+    """``, 960 steps`` of an attack's training, or ``, default steps`` for the testbed's."""
     count = line.cell.attack.params.get("training_steps") if line else None
     return f", {int(count)} steps" if isinstance(count, int) else ", default steps" if line else ""
 
 
 def sample_note(line: Line | None) -> str:
-    """How many samples stand behind a FID, which falls with their number."""
+    """A note on the number of samples of a FID, which decreases with it."""
     numbers = (
         [entry.numbers.get(line.metric("fid")) for entry in line.cell.with_status("ok")]
         if line

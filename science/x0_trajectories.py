@@ -168,73 +168,75 @@ def distances(trajectory: Trajectory, where: Tensor, what: Tensor, rows: Tensor)
 
 
 def plots(pattern: str, trained: Trained, seed: int = SEED, count: int = COUNT) -> dict[str, str]:
-    """File name -> SVG, of one trigger. Without an image that ends with the trigger there is no
-    distance to draw.
+    """File name -> SVG, for one trigger. Without an image that ends with the trigger there is no
+    plot of distances.
     """
     shape = trained.generator.image_shape
     inside = region(trained.attack, shape)
-    seen = {(w, clip): follow(trained, w, clip, seed, count) for w in WEIGHTS for clip in CLIPS}
-    name, found = PATTERNS[pattern], {}
-    places = (
+    trajectories = {
+        (w, clip): follow(trained, w, clip, seed, count) for w in WEIGHTS for clip in CLIPS
+    }
+    name, files = PATTERNS[pattern], {}
+    areas = (
         {"inside the trigger's region": inside, "elsewhere": ~inside}
         if not inside.all()
         else {"whole image": inside}
     )
     for quantity, words in QUANTITIES.items():
         measure = outside if quantity == "outside" else excess
-        shown = {
-            (w, clip, place): [measure(x0[:, :, mask]) for x0 in trajectory.predicted]
-            for (w, clip), trajectory in seen.items()
-            for place, mask in places.items()
+        measured = {
+            (w, clip, area): [measure(x0[:, :, mask]) for x0 in trajectory.predicted]
+            for (w, clip), trajectory in trajectories.items()
+            for area, mask in areas.items()
         }
-        if len(places) == 1:
+        if len(areas) == 1:
             curves = [
                 _curve(f"w = {w:g}", WEIGHTS.index(w), clip, values)
-                for (w, clip, _), values in shown.items()
+                for (w, clip, _), values in measured.items()
             ]
-            found[f"x0-{pattern}-{quantity}.svg"] = _drawn(curves, words, f"{name}: {words}")
+            files[f"x0-{pattern}-{quantity}.svg"] = _drawn(curves, words, f"{name}: {words}")
             continue
         for w in WEIGHTS:
             curves = [
-                _curve(place, list(places).index(place), clip, values)
-                for (weight, clip, place), values in shown.items()
+                _curve(area, list(areas).index(area), clip, values)
+                for (weight, clip, area), values in measured.items()
                 if weight == w
             ]
-            found[f"x0-{pattern}-{quantity}-w{w:g}.svg"] = _drawn(
+            files[f"x0-{pattern}-{quantity}-w{w:g}.svg"] = _drawn(
                 curves, words, f"{name}, guidance {w:g}: {words}"
             )
     where, what = covered(trained.attack, shape)
     if where.any():
         curves = []
         for index, w in enumerate(WEIGHTS):
-            ends = predict(trained.judge, to_uint8(seen[w, None].images)) == 1
+            ends = predict(trained.judge, to_uint8(trajectories[w, None].images)) == 1
             for clip in CLIPS if ends.any() else ():
                 label = f"w = {w:g}, {int(ends.sum())} of {count} images"
                 curves.append(
-                    _curve(label, index, clip, distances(seen[w, clip], where, what, ends))
+                    _curve(label, index, clip, distances(trajectories[w, clip], where, what, ends))
                 )
         if curves:
             words = "mean |x0 − trigger| where it goes"
-            found[f"x0-{pattern}-distance.svg"] = _drawn(
+            files[f"x0-{pattern}-distance.svg"] = _drawn(
                 curves, words, f"{name}: {words}, images that end with it unclipped"
             )
-    return found
+    return files
 
 
 def _curve(name: str, index: int, clip: str | None, values: Sequence[float]) -> Curve:
     points = [(float(step), Interval(value, None, None, 1)) for step, value in enumerate(values, 1)]
-    place = CLIPS.index(clip)
+    position = CLIPS.index(clip)
     return Curve(
         f"{name}, {clip or 'no defense'}",
-        len(CLIPS) * index + place,
+        len(CLIPS) * index + position,
         points,
         dashed=clip is not None,
     )
 
 
 def _drawn(curves: Sequence[Curve], y_name: str, title: str) -> str:
-    """From 0 to what all steps but the earliest need: a first prediction from pure noise may lie
-    far outside of everything.
+    """A chart scaled to all steps but the earliest: the first predictions, from pure noise, may lie
+    far outside.
     """
     later = [
         interval.mean for curve in curves for _, interval in curve.points[len(curve.points) // 10 :]
@@ -243,8 +245,7 @@ def _drawn(curves: Sequence[Curve], y_name: str, title: str) -> str:
 
 
 def trained_in(store: Path, pattern: str, seed: int = SEED) -> Trained:
-    """The generator behind an undefended cell of the suite, found by the keys that its record's
-    stages name.
+    """The generator of an undefended cell of the suite, found through the input keys in the store.
 
     Raises :class:`UserError` if the store holds no such cell.
     """
@@ -278,14 +279,14 @@ def trained_in(store: Path, pattern: str, seed: int = SEED) -> Trained:
     )
 
 
-def write(found: Mapping[str, str], output: Path, pattern: str) -> list[Path]:
-    """Writes the plots of one trigger, and removes those of it that are no longer drawn."""
+def write(files: Mapping[str, str], output: Path, pattern: str) -> list[Path]:
+    """Writes the plots of one trigger, and removes its stale ones."""
     output.mkdir(parents=True, exist_ok=True)
-    for left in output.glob(f"x0-{pattern}-*.svg"):
-        if left.name not in found:
-            left.unlink()
+    for stale in output.glob(f"x0-{pattern}-*.svg"):
+        if stale.name not in files:
+            stale.unlink()
     written = []
-    for name, svg in found.items():
+    for name, svg in files.items():
         (output / name).write_text(svg, encoding="utf-8", newline="\n")
         written.append(output / name)
     return written

@@ -51,7 +51,7 @@ def moved(scene: Scene, line: Line, metric: str, value: float) -> Scene:
     other = Line(line.board, replace(line.cell, entries=entries))
     found = {
         suite: [other if one == line else one for one in cells]
-        for suite, cells in scene.found.items()
+        for suite, cells in scene.by_suite.items()
     }
     return Scene(scene.spec, scene.shared, found)
 
