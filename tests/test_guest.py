@@ -52,6 +52,8 @@ SUITE = {
     "detectors": ["guest_loudness", "guest_offset"],
     "seeds": [0],
 }
+#: The columns that draw no sample of their own.
+NOTHING_DRAWN = ("anp", "guest_recall", "guest_loudness", "guest_offset")
 TEXT = {
     "name": "words",
     "testbeds": [
@@ -127,9 +129,6 @@ def test_every_call_of_a_guests_attack_is_measured(records: dict[tuple[str, str]
     detected = records["guest_letter", "guest_loudness"].metrics
     assert {"auroc[noise]", "auroc[image]", "auroc[letter]", "auroc[clean]"} <= set(detected)
     assert "model_score" in records["guest_letter", "guest_offset"].metrics
-    # What is kept of the picture is there in every sample, to the last of 256 levels.
-    picture = records["guest_letter", "none"].picture("call:letter")
-    assert picture is not None
 
 
 def test_a_call_by_a_mask_keeps_what_is_known(
@@ -141,7 +140,8 @@ def test_a_call_by_a_mask_keeps_what_is_known(
         for stage in _plan(folder)
         if stage["stage"] == "sample" and stage["params"]["what"] == "letter"
     )
-    with np.load(folder / "store" / "stages" / drawn["key"] / "images.npz") as arrays:
+    stages = folder / "store" / "stages"
+    with np.load(stages / drawn["key"][:2] / drawn["key"] / "images.npz") as arrays:
         images = arrays["images"]
     assert (images[:, :, :4] == 255).all() and not (images[:, :, 4:] == 255).all()
 
@@ -173,12 +173,16 @@ def test_a_guests_words_and_rows_are_judged(run: tuple[Path, object]) -> None:
     ended = _castlewalls(folder, "run", "words.yaml", "--limit", "3", "--store", "store")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     account = next(one for one in read_runs(folder / "store") if one.suite == "words")
-    found = {record.defense.name: record for _, record in account.records}
-    assert "asr_class[word]" in found["none"].metrics
-    assert "auroc[word]" in found["guest_length"].metrics
-    assert "auroc[training set]" in found["guest_bright_rows"].absent or any(
-        name.startswith("auroc") for name in found["guest_bright_rows"].metrics
-    )
+    by_column = {record.defense.name: record for _, record in account.records}
+    assert "asr_class[word]" in by_column["none"].metrics
+    assert "auroc[word]" in by_column["guest_length"].metrics
+    # Nothing of the training set is poisoned, so no row can be told from the others.
+    (flag,) = [
+        flag
+        for flag in by_column["guest_bright_rows"].flags
+        if flag.code in ("nothing-to-tell-apart", "not-measured") and flag.metric == "auroc"
+    ]
+    assert "training set" in flag.text
 
 
 def test_a_guests_defenses_are_measured_like_ours(records: dict[tuple[str, str], Record]) -> None:
@@ -219,7 +223,7 @@ def test_a_guests_measurement_is_made_of_every_cell_it_applies_to(
     records: dict[tuple[str, str], Record],
 ) -> None:
     for (attack, defense), record in records.items():
-        drawn = defense not in ("anp", "guest_loudness") and attack != "real_images"
+        drawn = defense not in NOTHING_DRAWN and attack != "real_images"
         assert ("guest_brightness" in record.metrics) is drawn, (attack, defense)
         assert ("guest_brightness" in record.absent) is not drawn, (attack, defense)
     assert (
