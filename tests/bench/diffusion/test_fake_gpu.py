@@ -78,7 +78,7 @@ def train_there(
 ) -> Generator:
     testbed = testbeds.build(name, {})
     generator = testbed.base_generator()
-    rows = {"images": testbed.train_images()[:64], "labels": torch.arange(64) % 10}
+    rows = {"images": testbed.data.train_images()[:64], "labels": torch.arange(64) % 10}
     assert len(generator.schedule) == 1000  # read here: there are numbers in it
     seen: list[torch.device] = []
 
