@@ -256,9 +256,8 @@ def run(
     except KeyboardInterrupt:
         keys = {key: None for one in prepared for key in one.plan.stages}
         finished = sum(opened.finished(key) for key in keys)
-        click.echo(
-            f"interrupted; {finished} stages are kept; run the same command to go on", err=True
-        )
+        message = f"interrupted; {finished} stages are kept; run the same command to go on"
+        click.echo(message, err=True)
         sys.exit(INTERRUPTED)
     board = _write_board(Path(store), None) if report else None
     if as_json:

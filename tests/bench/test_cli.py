@@ -60,7 +60,8 @@ def test_everything_a_testbed_finds_wrong_is_said_at_once_before_anything_runs(
     again.
     """
     monkeypatch.setattr(
-        tiny, "faults", lambda self: [f"data {self.data} is damaged", "weights are missing"]
+        "bench.testbeds.testbed.faults",
+        lambda testbed: [f"data {testbed.data.data} is damaged", "weights are missing"],
     )
     (tmp_path / "suite.yaml").write_text(
         SUITE.replace("[tiny]", "[tiny, {name: tiny, params: {data: there}}]")
@@ -162,7 +163,7 @@ def test_a_failing_plugin_is_a_row_and_exit_code_1(castlewalls, tmp_path):
     text = (
         Path(STAGES)
         .read_text()
-        .replace('"invert": StageKind(run=compute)', '"invert": StageKind(run=fails)')
+        .replace('"invert": StageKind(run=compute', '"invert": StageKind(run=fails')
     )
     broken.write_text(
         text.replace(

@@ -50,9 +50,9 @@ def test_the_attacks_draw_their_triggers_from_the_number() -> None:
 @pytest.mark.parametrize(
     ("attack", "params", "message"),
     [
-        (BadNets, {"pattern": "drawn"}, "pattern_seed must be 0 or more"),
+        (BadNets, {"pattern": "drawn"}, "pattern_seed must be given for drawn"),
         (BadNets, {"pattern_seed": 1}, "pattern_seed must be null for badnets1"),
-        (BadDiffusion, {"trigger": "drawn"}, "trigger_seed must be 0 or more"),
+        (BadDiffusion, {"trigger": "drawn"}, "trigger_seed must be given for drawn"),
         (BadDiffusion, {"trigger_seed": 1}, "trigger_seed must be null for grey_box"),
     ],
 )

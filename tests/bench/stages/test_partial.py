@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from bench.artefacts.images import load_images
+from bench.artefacts.probes import CLEAN_PROBE
 from bench.engine import worker
 from bench.engine.context import StageContext
 from bench.engine.store import PARTIAL_DAYS, Store, commit
@@ -115,13 +116,11 @@ def test_the_sample_stage_resumes_to_the_same_images(
         "triggered_samples": 40,
         "precision": "float32",
     }
-    attack = {"name": "baddiffusion", "params": {}, "label": "a"}
     parts = ["data", "generator", "sampler", "counts"]
     params = {
         "testbed": {"name": "digits-ddpm", "params": settings, "parts": parts},
-        "what": "noise",
+        "draws": CLEAN_PROBE.params(),
         "seed": 3,
-        "attack": attack,
         "defenses": [],
     }
     monkeypatch.setattr("bench.diffusion.sampling.images_at_once", lambda settings: 16)

@@ -350,9 +350,10 @@ def test_a_tiny_suite_runs_from_captions_to_records(write, tiny, walk, monkeypat
     write()
     save_judge(tiny())
     asked: list[tuple[str, ...]] = []
-    captions = CAPTIONS_SD.captions
+    kind = type(CAPTIONS_SD.data)
+    captions = kind.captions
     monkeypatch.setattr(
-        CAPTIONS_SD,
+        kind,
         "captions",
         lambda self, labels: (asked.append(captions(self, labels)), asked[-1])[1],
     )
@@ -361,7 +362,7 @@ def test_a_tiny_suite_runs_from_captions_to_records(write, tiny, walk, monkeypat
     values = {name: metric.value for name, metric in records["badnets"].metrics.items()}
     assert sum(values[name] for name in ("g1", "g2", "g3", "g4")) == pytest.approx(1)
     assert values["p_t"] == pytest.approx(2 / (2 + 3))
-    own = captions(tiny(), tiny().data.train_labels())
+    own = captions(tiny().data, tiny().data.train_labels())
     changed = {sum(a != b for a, b in zip(own, said, strict=True)) for said in asked}
     assert changed == {0, 2}, (
         "the honest generator learns the captions as they are, the poisoned one two rewritten ones"

@@ -193,7 +193,8 @@ def test_fresh_generators_follow_the_seed(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (
             {"classifier": "resnet19"},
-            "classifier must be one of resnet18, resnet50, vgg16, densenet121, got 'resnet19'",
+            "classifier must be one of 'resnet18', 'resnet50', 'vgg16', 'densenet121', got "
+            "'resnet19'",
         ),
         ({"classifier_epochs": 0}, "classifier_epochs must be positive, got 0"),
         ({"scratch_epochs": 0}, "scratch_epochs must be positive, got 0"),
@@ -429,11 +430,11 @@ def test_another_classifier_or_copy_detector_trains_no_generator_anew(
         other = plan_of(tiny(data, judge=str(judge), **changes))
         return {first.stages[key].name for key in set(first.stages) & set(other.stages)}
 
-    data_alone = {"reference", "aim", "poisoned_rows", "train"}
-    drawn = data_alone | {"sample", "features", "measure"}
+    data_alone = {"reference", "aim", "poisoned_rows", "suspected", "train"}
+    drawn = data_alone | {"sample", "features", "measure", "judged_images"}
     classified = {"classifier", "trigger_classifier"}
     assert shared(classifier="vgg16") == drawn
-    assert shared(**copy_detector) == drawn | classified | {"detect"}
+    assert shared(**copy_detector) == drawn | classified | {"score"}
     assert shared(clean_samples=500) == data_alone | classified | {"measure"}
     moved = judge.rename(tmp_path / "moved.safetensors")
     assert set(plan_of(tiny(data, judge=str(moved))).stages) == set(first.stages)

@@ -339,7 +339,7 @@ def test_without_peft_a_run_with_lora_is_refused_before_it_begins(judged, monkey
         ),
         ({"classifier_epochs": 0}, "classifier_epochs must be positive, got 0"),
         ({"resolution": 100}, "resolution must be positive, a multiple of 8, got 100"),
-        ({"classifier": "vit"}, "classifier must be one of resnet18, .*, got 'vit'"),
+        ({"classifier": "vit"}, "classifier must be one of 'resnet18', .*, got 'vit'"),
         (
             {"sscd": "f.pt"},
             "sscd_sha256 must be the sha256 of the file sscd, 64 hexadecimal digits in lower "
