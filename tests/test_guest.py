@@ -177,12 +177,8 @@ def test_a_guests_words_and_rows_are_judged(run: tuple[Path, object]) -> None:
     assert "asr_class[word]" in by_column["none"].metrics
     assert "auroc[word]" in by_column["guest_length"].metrics
     # Nothing of the training set is poisoned, so no row can be told from the others.
-    (flag,) = [
-        flag
-        for flag in by_column["guest_bright_rows"].flags
-        if flag.code in ("nothing-to-tell-apart", "not-measured") and flag.metric == "auroc"
-    ]
-    assert "training set" in flag.text
+    judged = by_column["guest_bright_rows"]
+    assert "auroc[training set]" not in judged.metrics
 
 
 def test_a_guests_defenses_are_measured_like_ours(records: dict[tuple[str, str], Record]) -> None:
