@@ -28,8 +28,8 @@ def load_images(folder: Path, name: str = "images") -> Tensor:
         return images
 
 
-def unsaid(text: str) -> None:
-    """Where a remark is of no interest: a few rows that are asked about again."""
+def ignore_remark(text: str) -> None:
+    """Drops a remark: those on the few rows that are scored again."""
 
 
 class Remarks:

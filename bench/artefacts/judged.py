@@ -1,7 +1,7 @@
 """What a defender's plugin judges, in sets of one subject each; all rows are judged together.
 
-Whoever judges sees a pool: the rows of all sets in an order that follows from all they hold, so
-that nobody knows it who does not know which set is which.
+A plugin sees a pool: the rows of all sets in an order that follows from their content, so that it
+cannot be known without knowing which set is which.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Judged:
         """Which row of :meth:`all` each row of the pool is, (n,)."""
         digest = hashlib.sha256()
         for name, values in self.sets.items():
-            held = values.numpy() if isinstance(values, Tensor) else np.array(values)
-            digest.update(f"{name} {held.dtype} {held.shape}".encode())
-            digest.update(np.ascontiguousarray(held).tobytes())
+            array = values.numpy() if isinstance(values, Tensor) else np.array(values)
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
         count = sum(len(values) for values in self.sets.values())
         stream = np.random.default_rng(int.from_bytes(digest.digest()[:16], "big"))
         return stream.permutation(count).astype(np.int64)

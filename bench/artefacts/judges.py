@@ -90,7 +90,7 @@ def errors(
         "mark_threshold": exceeded_by(mark.scores(setting), ROBUST_TOLERATED),
     }
     judge = TriggerJudge(network=network, mark=mark, errors={}, **thresholds)
-    found = {
+    mistakes = {
         "false_alarms": judge.stamped(rest),
         "false_alarms[weathered]": judge.stamped(stamps.weathered(rest, None, rng)),
         "robust_false_alarms": judge.robustly_stamped(rest),
@@ -99,28 +99,32 @@ def errors(
     }
     return {
         **thresholds,
-        "errors": {name: [int(wrong.sum()), len(wrong)] for name, wrong in found.items()},
+        "errors": {name: [int(wrong.sum()), len(wrong)] for name, wrong in mistakes.items()},
     }
 
 
-def write_judge(told: dict[str, Any], mark: marks.Mark, real_images: Tensor, folder: Path) -> None:
-    """Leaves in ``folder`` what :func:`read_judge` wants beside the network: ``told`` by
-    :func:`errors`, and what a :class:`bench.metrics.marks.MatchedFilter` is made of.
+def write_judge(
+    calibration: dict[str, Any], mark: marks.Mark, real_images: Tensor, folder: Path
+) -> None:
+    """Leaves in ``folder`` what :func:`read_judge` wants beside the network: ``calibration``, as
+    :func:`errors` returns it, and what a :class:`bench.metrics.marks.MatchedFilter` is made of.
     """
-    (folder / ERRORS).write_text(json.dumps(told))
+    (folder / ERRORS).write_text(json.dumps(calibration))
     arrays = {**mark._asdict(), "real_images": real_images}
     save_file({name: values.contiguous() for name, values in arrays.items()}, folder / MARK)
 
 
 def read_judge(network: Classifier, folder: Path) -> TriggerJudge:
     """The judge whose :func:`errors` are in ``folder``."""
-    told, arrays = json.loads((folder / ERRORS).read_text()), load_file(folder / MARK)
+    calibration, arrays = json.loads((folder / ERRORS).read_text()), load_file(folder / MARK)
     real_images = arrays.pop("real_images")
     return TriggerJudge(
         network=network,
         mark=marks.MatchedFilter(marks.Mark(**arrays), real_images),
-        errors={name: Proportion(count, n) for name, (count, n) in told.pop("errors").items()},
-        **told,
+        errors={
+            name: Proportion(count, n) for name, (count, n) in calibration.pop("errors").items()
+        },
+        **calibration,
     )
 
 
@@ -130,8 +134,8 @@ def load_judge(testbed: Testbed, folder: Path, device: str) -> TriggerJudge:
 
 
 def honest_alarms(trigger: TriggerJudge, inputs: Mapping[str, Path]) -> Proportion | None:
-    """How many of the honest model's images of the adversary's class are said to carry the trigger;
-    ``None`` without such images.
+    """How many of the honest model's images of the adversary's class are judged to carry the
+    trigger; ``None`` without such images.
     """
     if "honest_target" not in inputs:
         return None
@@ -149,15 +153,15 @@ def false_alarms(trigger: TriggerJudge, honest: Proportion | None) -> float:
 
 def margins(network: Classifier, images: Tensor) -> Tensor:
     """How much rather yes than no: (n,), high for the trigger."""
-    said = logits(network, images)
-    return said[:, 1] - said[:, 0]
+    scores = logits(network, images)
+    return scores[:, 1] - scores[:, 0]
 
 
 def robust_margins(network: Classifier, images: Tensor, levels: list[float]) -> Tensor:
     """By how much :func:`margins` exceed a view's own level, in the view of each image
     (:func:`bench.metrics.stamps.views`) in which they do so most: (n,). Views differ: of an
-    inverted picture, which it was never taught, a network says anything, and one threshold for all
-    would be that of the worst.
+    inverted picture, which it was never trained on, a network's answer is arbitrary, and one
+    threshold for all would be that of the worst.
     """
     return _beyond(_view_margins(network, images), levels)
 

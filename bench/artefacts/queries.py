@@ -27,10 +27,10 @@ def save_query(query: Query, folder: Path) -> None:
 def load_query(folder: Path) -> Query:
     """What :func:`save_query` wrote."""
     with np.load(folder / FILE, allow_pickle=False) as arrays:
-        given: dict[str, Any] = {
+        fields: dict[str, Any] = {
             name: tuple(str(text) for text in arrays[name])
             if name == "prompts"
             else torch.from_numpy(arrays[name])
             for name in arrays.files
         }
-    return Query(**given)
+    return Query(**fields)

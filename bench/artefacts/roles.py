@@ -25,9 +25,9 @@ MEASURED_BY = "measured:"
 
 def samples(roles: Iterable[str]) -> list[str]:
     """The sets of samples among ``roles``, in the order a reader sees them."""
-    given = list(roles)
-    calls = [role for role in given if role.startswith(CALL)]
-    return [role for role in (CLEAN, *calls, TARGET, GENERATED) if role in given]
+    present = list(roles)
+    calls = [role for role in present if role.startswith(CALL)]
+    return [role for role in (CLEAN, *calls, TARGET, GENERATED) if role in present]
 
 
 def short(role: str) -> str:

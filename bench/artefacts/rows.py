@@ -57,11 +57,11 @@ def evaluation_rows(
     labels = testbed.data.held_out_labels()
     assert labels is not None  # as on every testbed with classes
     order = torch.from_numpy(numpy_stream(seed, "test images").permutation(len(labels)))
-    found = {"clean": order[:limit]}
+    rows = {"clean": order[:limit]}
     if aim.stamped is None:
-        return found
+        return rows
     others = order if aim.label is None else order[labels[order] != aim.label]
-    return found | {"triggered": others[:limit]}
+    return rows | {"triggered": others[:limit]}
 
 
 def evaluation_sets(
@@ -73,7 +73,7 @@ def evaluation_sets(
     images = {"clean": testbed.data.held_out_images(), "triggered": aim.stamped}
     rows = evaluation_rows(testbed, aim, seed, limit)
     return {
-        name: (shown[rows[name]], labels[rows[name]])
-        for name, shown in images.items()
-        if name in rows and shown is not None
+        name: (pictures[rows[name]], labels[rows[name]])
+        for name, pictures in images.items()
+        if name in rows and pictures is not None
     }

@@ -1,8 +1,8 @@
 """A few rows a second time, in another order and one alone: whether a plugin's result is a function
 of the row, as its contract says.
 
-What differs is said on the record as a doubt about the cell, not as an error: the numbers stand,
-but another batch size, another order of stages or another run would give others.
+A difference becomes a flag on the record, not an error: the numbers stand, but another
+batch size, another order of stages or another run would give others.
 """
 
 from __future__ import annotations
@@ -79,33 +79,33 @@ class Watched:
         self.card, self.keeps_noise = self.defense.card, self.defense.keeps_noise
 
     def predicted_x0(self, predicted_x0: Tensor, timestep: int) -> Tensor:
-        return self._asked("predicted_x0", predicted_x0, timestep)
+        return self._result("predicted_x0", predicted_x0, timestep)
 
     def stepped(self, x: Tensor, timestep: int) -> Tensor:
-        return self._asked("stepped", x, timestep)
+        return self._result("stepped", x, timestep)
 
-    def _asked(self, method: str, x: Tensor, timestep: int) -> Tensor:
+    def _result(self, method: str, x: Tensor, timestep: int) -> Tensor:
         number, self._seen = self._seen, self._seen + 1
         # Two calls a step, of the first batch only, evenly spread and the last among them.
         every = max(1, 2 * self.steps // CALLS)
         remembered = number < 2 * self.steps and ((2 * self.steps - 1 - number) // 2) % every == 0
         few = x[:ROWS].clone() if remembered else None
-        found: Tensor = getattr(self.defense, method)(x, timestep)
+        result: Tensor = getattr(self.defense, method)(x, timestep)
         if (
             few is not None
-            and isinstance(found, Tensor)
-            and found.shape == x.shape
-            and found.dtype == x.dtype
+            and isinstance(result, Tensor)
+            and result.shape == x.shape
+            and result.dtype == x.dtype
         ):
-            self._calls.append((method, timestep, few, found[:ROWS].detach().clone()))
-        return found
+            self._calls.append((method, timestep, few, result[:ROWS].detach().clone()))
+        return result
 
     @torch.no_grad()
     def doubts(self) -> list[Flag]:
         """Once the sampling is over, so that nothing is drawn differently for having been
         watched.
         """
-        found: list[Flag] = []
+        flags: list[Flag] = []
         for method, timestep, few, first in self._calls:
 
             def call(
@@ -114,5 +114,5 @@ class Watched:
                 again: Tensor = getattr(self.defense, method)(few[rows], timestep)
                 return again.detach()
 
-            found += compare(call, len(few), first)
-        return list(dict.fromkeys(found))
+            flags += compare(call, len(few), first)
+        return list(dict.fromkeys(flags))

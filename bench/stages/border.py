@@ -162,19 +162,19 @@ def cleaned(
 ) -> TrainingSet:
     """The rows of ``generated`` that ``defense`` wants a classifier trained on."""
     who = owner(defense, "clean")
-    found = training_set(defense.clean(_copy(generated), access), who, generated, classes)
-    if not len(found.images):
+    rows = training_set(defense.clean(_copy(generated), access), who, generated, classes)
+    if not len(rows.images):
         raise ContractError(
             f"{who} must return at least one row of the {len(generated.images)}, got none"
         )
     known = set(hashed_rows(generated))
-    foreign = sum(row not in known for row in hashed_rows(found))
+    foreign = sum(row not in known for row in hashed_rows(rows))
     if foreign:
         raise ContractError(
             f"{who} must return rows of `generated`, an image with its label each, but {foreign} "
-            f"of {len(found.images)} are none"
+            f"of {len(rows.images)} are none"
         )
-    return found
+    return rows
 
 
 def chosen(subject: Tensor | tuple[str, ...], rows: Tensor) -> Tensor | tuple[str, ...]:
@@ -188,10 +188,10 @@ def scores(detector: Detector, value: object, count: int) -> Tensor:
     """A detector's scores, (count,) float32 on the CPU."""
     who = owner(detector, "score")
     wanted = f"({count},) real numbers"
-    found = returned.plain(value, who, wanted)
-    if tuple(found.shape) != (count,) or found.is_complex():
+    values = returned.plain(value, who, wanted)
+    if tuple(values.shape) != (count,) or values.is_complex():
         raise ContractError(f"{who} must return {wanted}, got {described(value)}")
-    made = found.cpu().float()
+    made = values.cpu().float()
     returned.require_finite(made, who)
     return made
 
@@ -200,10 +200,10 @@ def class_scores(defense: object, value: object, count: int, classes: int) -> Te
     """A classifier defense's scores, (count, classes) float32 on the CPU."""
     who = owner(defense, "classify")
     wanted = f"({count}, {classes}) scores, one a class"
-    found = returned.plain(value, who, wanted)
-    if tuple(found.shape) != (count, classes) or found.is_complex():
+    values = returned.plain(value, who, wanted)
+    if tuple(values.shape) != (count, classes) or values.is_complex():
         raise ContractError(f"{who} must return {wanted}, got {described(value)}")
-    made = found.cpu().float()
+    made = values.cpu().float()
     returned.require_finite(made, who)
     return made
 
@@ -213,7 +213,7 @@ def recovered(defense: object, value: object, image_shape: tuple[int, int, int])
     who = owner(defense, "invert")
     if not isinstance(value, Recovered):
         raise ContractError(f"{who} must return a Recovered, got {described(value)}")
-    found = {
+    pictures = {
         role: _pictures(getattr(value, role), f"{who}, in {role},", image_shape)
         for role in ("targets", "triggers")
     }
@@ -224,7 +224,7 @@ def recovered(defense: object, value: object, image_shape: tuple[int, int, int])
         or not all(isinstance(label, str) for label in labels)
     ):
         raise ContractError(f"{who} must return a list of texts in labels, got {labels!r}"[:300])
-    for role, entries in found.items():
+    for role, entries in pictures.items():
         if entries and len(entries) != len(labels):
             raise ContractError(
                 f"{who} must return a label for each of its {len(entries)} {role}, got "
@@ -238,7 +238,10 @@ def recovered(defense: object, value: object, image_shape: tuple[int, int, int])
         )
     numbers = {name: float(note) for name, note in notes.items()}
     return Recovered(
-        labels=list(labels), targets=found["targets"], triggers=found["triggers"], notes=numbers
+        labels=list(labels),
+        targets=pictures["targets"],
+        triggers=pictures["triggers"],
+        notes=numbers,
     )
 
 
@@ -248,7 +251,7 @@ def _pictures(value: object, who: str, image_shape: tuple[int, int, int]) -> lis
             f"{who} must return a list of tensors (n, c, h, w), one an epoch, got "
             f"{described(value)}"
         )
-    found = []
+    epochs = []
     for entry in value:
         wanted = f"tensors (n, {', '.join(str(side) for side in image_shape)}) of floating point"
         images = returned.plain(entry, who, wanted)
@@ -260,13 +263,13 @@ def _pictures(value: object, who: str, image_shape: tuple[int, int, int]) -> lis
         ):
             raise ContractError(f"{who} must return {wanted}, got {described(entry)}")
         returned.require_finite(images, who)
-        found.append(in_range(images.cpu().float(), who))
-    if len({len(images) for images in found}) > 1:
+        epochs.append(in_range(images.cpu().float(), who))
+    if len({len(images) for images in epochs}) > 1:
         raise ContractError(
             f"{who} must return as many candidates in each entry, got "
-            f"{[len(images) for images in found]}"
+            f"{[len(images) for images in epochs]}"
         )
-    return found
+    return epochs
 
 
 def in_range(images: Tensor, who: str) -> Tensor:

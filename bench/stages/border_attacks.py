@@ -37,13 +37,13 @@ def poisoned(
     are, ``None`` for a set without.
     """
     who = owner(attack, "poison")
-    given = TrainingSet(handed.images, handed.poisoned, handed.labels)
-    found: object = attack.poison(given, rng)
+    train_set = TrainingSet(handed.images, handed.poisoned, handed.labels)
+    value: object = attack.poison(train_set, rng)
     if not same_rows(handed, honest):
         raise ContractError(
             f"{who} must not modify train_set, but wrote into it: work on train_set.images.clone()"
         )
-    made = training_set(found, who, honest, classes)
+    made = training_set(value, who, honest, classes)
     if len(made.images) != len(honest.images):
         raise ContractError(
             f"{who} must return as many rows as train_set has, {len(honest.images)}, got "
@@ -83,14 +83,14 @@ def stamped(attack: Attack, images: Tensor) -> Tensor | None:
     if trigger is None or trigger.stamp is None:
         return None
     who, handed, stamp = f"{attack.card.name}: the trigger's stamp()", images.clone(), trigger.stamp
-    found: object = stamp(handed)
+    value: object = stamp(handed)
     if not torch.equal(handed, images):
         raise ContractError(
             f"{who} must not modify images, but wrote into them: work on images.clone()"
         )
-    if found is None:
+    if value is None:
         return None
-    made = tensor(found, who, images.shape, torch.uint8, what="a new tensor like images,")
+    made = tensor(value, who, images.shape, torch.uint8, what="a new tensor like images,")
     few = torch.arange(min(ROWS, len(images))).flip(0)
     if len(few) and not torch.equal(
         tensor(stamp(images[few]), who, made[few].shape, torch.uint8), made[few]
@@ -105,12 +105,12 @@ def stamped(attack: Attack, images: Tensor) -> Tensor | None:
 def invoked(attack: Attack, query: Query, call: str, classes: int | None = None) -> Query:
     """The query with which ``attack`` calls its backdoor; ``classes``: how many there are."""
     who = owner(attack, "invoke")
-    given: dict[str, Any] = {
+    copies: dict[str, Any] = {
         name: value.clone() for name, value in vars(query).items() if isinstance(value, Tensor)
     }
-    handed = replace(query, **given)
+    handed = replace(query, **copies)
     value: object = attack.invoke(handed, call)
-    if not all(torch.equal(given[name], getattr(query, name)) for name in given):
+    if not all(torch.equal(copies[name], getattr(query, name)) for name in copies):
         raise ContractError(
             f"{who} must not modify query, but wrote into it: work on query.noise.clone()"
         )
@@ -122,7 +122,7 @@ def invoked(attack: Attack, query: Query, call: str, classes: int | None = None)
         "labels": _labels(value.labels, who, len(noise), classes),
         "prompts": _prompts(value.prompts, who, query),
     }
-    return replace(query, **changes, **_kept(value, who, query))
+    return replace(query, **changes, **_known_part(value, who, query))
 
 
 class CheckedReverse:
@@ -173,7 +173,7 @@ def _prompts(value: object, who: str, query: Query) -> tuple[str, ...] | None:
     return value  # type: ignore[return-value]
 
 
-def _kept(value: Query, who: str, query: Query) -> dict[str, Any]:
+def _known_part(value: Query, who: str, query: Query) -> dict[str, Any]:
     """The part of a picture that stays, if the call asks for one."""
     if value.known is None and value.mask is None:
         return {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench import registry, testbeds
 from bench.artefacts.classifiers import load_classifier
-from bench.artefacts.images import unsaid
+from bench.artefacts.images import ignore_remark
 from bench.artefacts.recovered import load_recovered
 from bench.artefacts.suspected import load_suspected
 from bench.classification.classifier import Classifier
@@ -100,7 +100,7 @@ def access_of(
     inputs: Inputs,
     params: Params,
     context: StageContext,
-    remark: Callable[[str], None] = unsaid,
+    remark: Callable[[str], None] = ignore_remark,
 ) -> Access:
     """What the plugin's card entitles it to, and nothing else, in memory of its own, and the same
     random stream on every call. Its samples are drawn as the cell's are, from streams the
@@ -120,7 +120,7 @@ def access_of(
         assert generator is not None
         return drawing.draw(generator, query, seed, settings_of(testbed, params), "queries")
 
-    held: dict[str, tuple[Need, Callable[[], Any]]] = {
+    sources: dict[str, tuple[Need, Callable[[], Any]]] = {
         "generator": ("weights", lambda: generator),
         "sample": ("weights", lambda: sample),
         "base_generator": ("base weights", lambda: testbed.base_generator().to(context.device)),
@@ -130,15 +130,15 @@ def access_of(
         "classifier": ("classifier", lambda: _classifier(testbed, inputs, context)),
     }
     needs, name = plugin.card.needs, plugin.card.name
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         field: make() if need in needs else Withheld(name, need)
-        for field, (need, make) in held.items()
+        for field, (need, make) in sources.items()
     }
     if "recovered" in inputs:
-        given["recovered"] = load_recovered(inputs["recovered"])
+        fields["recovered"] = load_recovered(inputs["recovered"])
     kind = "detector" if isinstance(plugin, Detector) else "defense"
     return Access(
-        rng=numpy_stream(seed, kind, name), progress=context.progress, remark=remark, **given
+        rng=numpy_stream(seed, kind, name), progress=context.progress, remark=remark, **fields
     )
 
 

@@ -16,13 +16,13 @@ MEASURED = "measured.json"
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """Writes what the measurement that ``params`` names made of its inputs. It builds no plugin."""
     testbed = testbed_of(params)
-    given = Materials(
+    materials = Materials(
         testbed=testbed,
         seed=params["seed"],
         inputs=inputs,
         device=context.device,
         options=params["options"],
     )
-    found = measurements.named(params["what"]).measured(given)
-    (out / MEASURED).write_text(json.dumps(found.to_json(), allow_nan=False))
+    measured = measurements.named(params["what"]).measured(materials)
+    (out / MEASURED).write_text(json.dumps(measured.to_json(), allow_nan=False))
     return {}

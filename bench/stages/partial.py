@@ -29,7 +29,7 @@ CHECKPOINT_STEPS = 1000
 
 
 def checkpoints(context: StageContext) -> Checkpoints | None:
-    """Where a training stage is written down; ``None`` where there is no such place."""
+    """Where a training stage writes its checkpoints; ``None`` where it cannot resume."""
     return (
         None
         if context.partial is None
@@ -70,8 +70,8 @@ def _shard(
 ) -> Tensor:
     path = folder / f"images-{indices.start:08}.npz"
     try:
-        with np.load(path) as found:
-            images, cost = torch.from_numpy(found["images"]), found["cost"]
+        with np.load(path) as arrays:
+            images, cost = torch.from_numpy(arrays["images"]), arrays["cost"]
         if len(images) == len(indices):
             generator.calls += int(cost[0])
             context.earlier_seconds += float(cost[1])

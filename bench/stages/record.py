@@ -36,11 +36,11 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         flags=[Flag(**flag) for flag in params["tuned"]], absent=dict(params["absent"])
     )
     for role in (role for role in inputs if role.startswith(MEASURED_BY)):
-        found = Measured.from_json(json.loads((inputs[role] / MEASURED).read_text()))
-        total.metrics |= found.metrics
-        total.series |= found.series
-        total.flags += found.flags
-        total.absent |= found.absent
+        measured = Measured.from_json(json.loads((inputs[role] / MEASURED).read_text()))
+        total.metrics |= measured.metrics
+        total.series |= measured.series
+        total.flags += measured.flags
+        total.absent |= measured.absent
     pictures = {}
     for index, (role, treatment, images) in enumerate(_strips(params, inputs)):
         picture = pictures[role, treatment] = Picture(role, treatment, f"strip-{index}.png")
@@ -80,8 +80,8 @@ def _strips(params: Params, inputs: Inputs) -> Iterator[tuple[str, str, Tensor]]
         if "recovered" in inputs:
             yield from _recovered(inputs["recovered"])
     defended = params["defense"]["name"] if params["kind"] in ("sampler", "model") else ""
-    given = {role.removeprefix(UNDEFENDED) for role in inputs}
-    for role in samples(given):
+    present = {role.removeprefix(UNDEFENDED) for role in inputs}
+    for role in samples(present):
         if UNDEFENDED + role in inputs:
             yield role, "", load_images(inputs[UNDEFENDED + role])[:STRIP]
         if role in inputs:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.artefacts import doubts
 from bench.artefacts.arrays import save_scores
-from bench.artefacts.images import Remarks, unsaid
+from bench.artefacts.images import Remarks, ignore_remark
 from bench.artefacts.judged import load_judged
 from bench.contracts.detector import Detector
 from bench.engine.context import Inputs, Params, StageContext
@@ -29,7 +29,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     rows = None if judged is None else judged.all()
     calls, remarks = 0, Remarks()
 
-    def score(chosen: Tensor, remark: Callable[[str], None] = unsaid) -> Tensor:
+    def score(chosen: Tensor, remark: Callable[[str], None] = ignore_remark) -> Tensor:
         nonlocal calls
         handed = None if generator is None else generator.clone()  # free to modify
         access = access_of(detector, testbed, handed, inputs, params, context, remark)

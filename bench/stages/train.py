@@ -38,7 +38,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         rows["labels"] = poisoned.labels
         generator, rows["labels"] = testbed.asked(generator, poisoned.labels)
     teacher = generator.clone() if type(attack).has_teacher else None
-    kept = partial.checkpoints(context)
+    checkpoints = partial.checkpoints(context)
     try:
         losses = train(
             generator,
@@ -49,11 +49,11 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
             device=context.device,
             teacher=teacher,
             progress=context.progress,
-            checkpoints=kept,
+            checkpoints=checkpoints,
         )
     except FloatingPointError as error:
         raise FloatingPointError(f"{attack.card.name}: {error}") from error
-    context.earlier_seconds = kept.earlier_seconds if kept else 0.0
+    context.earlier_seconds = checkpoints.earlier_seconds if checkpoints else 0.0
     metadata = {
         "attack": params["attack"],
         "testbed": params["testbed"],

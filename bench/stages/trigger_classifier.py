@@ -49,10 +49,10 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     )
     held_out = testbed.data.held_out_images()
     mark, real = marks.average_mark(plain, stamped), marks.shrink(plain)
-    told = judges.errors(
+    calibration = judges.errors(
         network, marks.MatchedFilter(mark, real), held_out, _stamped(attack, held_out), rng
     )
-    judges.write_judge(told, mark, real, out)
+    judges.write_judge(calibration, mark, real, out)
     save_classifier(network, out)
     return {}
 

@@ -25,7 +25,7 @@ def versions() -> dict[str, int]:
 
 def numbers(walk) -> dict[str, dict[str, list]]:
     """``measurement cell -> metric -> [value, n, unit]`` of every cell of a walk."""
-    found = {}
+    by_cell = {}
     for cell in walk.plan.cells:
         if cell.stage is None:
             continue
@@ -38,24 +38,24 @@ def numbers(walk) -> dict[str, dict[str, list]]:
                     for name, metric in sorted(metrics.items())
                 }
                 if values:
-                    found[f"{role.removeprefix(MEASURED_BY)} {who}"] = values
-    return found
+                    by_cell[f"{role.removeprefix(MEASURED_BY)} {who}"] = values
+    return by_cell
 
 
 def check(name: str, walk) -> None:
     """Raises ``AssertionError`` saying which measurements moved and what to do."""
-    kept = json.loads(FILE.read_text()) if FILE.is_file() else {"versions": {}, "numbers": {}}
+    golden = json.loads(FILE.read_text()) if FILE.is_file() else {"versions": {}, "numbers": {}}
     now = numbers(walk)
     if os.environ.get(WRITE):
-        data = {"versions": versions(), "numbers": kept["numbers"] | {name: now}}
+        data = {"versions": versions(), "numbers": golden["numbers"] | {name: now}}
         FILE.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
         return
     again = f"then run these tests once with {WRITE}=1, which writes {FILE.name} anew"
     raised = sorted(
-        what for what, version in versions().items() if kept["versions"].get(what, 1) != version
+        what for what, version in versions().items() if golden["versions"].get(what, 1) != version
     )
     assert not raised, f"the versions of {', '.join(raised)} were raised: {again}"
-    before = kept["numbers"][name]
+    before = golden["numbers"][name]
     moved = sorted(
         f"{cell}: {metric} was {before[cell].get(metric)}, is {now[cell].get(metric)}"
         for cell in before.keys() & now.keys()

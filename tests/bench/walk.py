@@ -75,9 +75,9 @@ def symbol_of(code: CodeType) -> Symbol | None:
 def import_all() -> None:
     """Every module of ours: what an import runs is no part of a stage."""
     for room in ("bench", "attacks", "defenses", "detectors"):
-        for found in pkgutil.walk_packages([str(ROOT / room)], f"{room}."):
-            if found.name not in ("bench.__main__", "bench.cli"):
-                importlib.import_module(found.name)
+        for module in pkgutil.walk_packages([str(ROOT / room)], f"{room}."):
+            if module.name not in ("bench.__main__", "bench.cli"):
+                importlib.import_module(module.name)
 
 
 class Walk:
@@ -156,10 +156,10 @@ class Walk:
 
     def inputs(self, cell: Cell) -> dict[str, Path]:
         """The artefacts of a cell, role -> folder."""
-        given = self.plan.stages[cell.stage].inputs
+        inputs = self.plan.stages[cell.stage].inputs
         return {
             role: self.folders[made]
-            for role, made in given.items()
+            for role, made in inputs.items()
             if not role.startswith(MEASURED_BY)
         }
 

@@ -57,9 +57,11 @@ def blind() -> TriggerJudge:
         marks.average_mark(train, patterns.stamp("badnets2", train)), marks.shrink(train)
     )
     stamped = patterns.stamp("badnets2", held_out)
-    told = judges.errors(_saying(-9.0), mark, held_out, stamped, np.random.default_rng(0))
-    shares = {name: judges.Proportion(*counted) for name, counted in told.pop("errors").items()}
-    return TriggerJudge(network=_saying(-9.0), mark=mark, errors=shares, **told)
+    calibration = judges.errors(_saying(-9.0), mark, held_out, stamped, np.random.default_rng(0))
+    shares = {
+        name: judges.Proportion(*counted) for name, counted in calibration.pop("errors").items()
+    }
+    return TriggerJudge(network=_saying(-9.0), mark=mark, errors=shares, **calibration)
 
 
 def test_the_mark_alone_is_enough_for_the_robust_verdict_and_none_for_the_plain_one(
@@ -93,17 +95,17 @@ def test_a_judge_reads_back_as_it_was_written(tmp_path: Path) -> None:
     images = torch.from_numpy(digits_over_photographs()["train"][0][:200].copy())
     stamped = patterns.stamp("badnets1", images)
     mark, real = marks.average_mark(images, stamped), marks.shrink(images)
-    told = judges.errors(
+    calibration = judges.errors(
         _saying(1.0), marks.MatchedFilter(mark, real), images, stamped, np.random.default_rng(0)
     )
-    judges.write_judge(told, mark, real, tmp_path)
+    judges.write_judge(calibration, mark, real, tmp_path)
     judge = judges.read_judge(_saying(1.0), tmp_path)
     assert np.array_equal(
         judge.mark.scores(stamped), marks.MatchedFilter(mark, real).scores(stamped)
     )
     for name in ("threshold", "levels", "robust_threshold", "mark_threshold"):
-        assert getattr(judge, name) == told[name]
-    assert judge.errors["misses"] == judges.Proportion(*told["errors"]["misses"])
+        assert getattr(judge, name) == calibration[name]
+    assert judge.errors["misses"] == judges.Proportion(*calibration["errors"]["misses"])
 
 
 class _Brightness(torch.nn.Module):
@@ -121,12 +123,13 @@ def test_every_view_has_a_level_of_its_own() -> None:
     network = Classifier(_Brightness(), head)
     clean = torch.from_numpy(digits_over_photographs()["held_out"][0][:200].copy())
     nothing = marks.MatchedFilter(marks.average_mark(clean, clean), clean)
-    told = judges.errors(network, nothing, clean, clean, np.random.default_rng(0))
-    for view, level in zip(judges.stamps.views(clean[::2]), told["levels"], strict=True):
+    calibration = judges.errors(network, nothing, clean, clean, np.random.default_rng(0))
+    for view, level in zip(judges.stamps.views(clean[::2]), calibration["levels"], strict=True):
         assert (judges.margins(network, view) > level).float().mean() <= 0.01
-    assert len(set(told["levels"])) > 3
+    assert len(set(calibration["levels"])) > 3
     assert (
-        judges.robust_margins(network, clean[::2], told["levels"]) > told["robust_threshold"]
+        judges.robust_margins(network, clean[::2], calibration["levels"])
+        > calibration["robust_threshold"]
     ).sum() == 0
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.artefacts import doubts as kept
+from bench.artefacts import doubts as doubts_file
 from bench.artefacts.images import save_images
 from bench.contracts.card import Card
 from bench.contracts.defense import SamplerDefense
@@ -83,8 +83,8 @@ class Made(SamplerDefense):
     does: Any = None
 
     def stepped(self, x: Tensor, timestep: int) -> Tensor:
-        found: Tensor = self.does(x, timestep)
-        return found
+        result: Tensor = self.does(x, timestep)
+        return result
 
 
 class Network:
@@ -119,21 +119,21 @@ def test_a_watched_defense_is_the_same_defense_and_is_asked_again(
     start = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     watched = again.Watched(Made(does=does), 50)
     torch.manual_seed(0)
-    found = denoise(Network(), start, [], settings, [watched])  # type: ignore[arg-type]
+    result = denoise(Network(), start, [], settings, [watched])  # type: ignore[arg-type]
     assert len(watched._calls) <= 3 * again.CALLS
     assert watched.doubts() == wanted
     if not wanted:
-        assert torch.equal(found, denoise(Network(), start, [], settings, [Made(does=does)]))  # type: ignore[arg-type]
+        assert torch.equal(result, denoise(Network(), start, [], settings, [Made(does=does)]))  # type: ignore[arg-type]
 
 
 def test_doubts_of_a_stage_reach_all_that_rests_on_it(tmp_path: Path) -> None:
     for name in ("clean", "undefended:clean", "noise"):
         (tmp_path / name).mkdir()
     one, other = Flag("a", "fid", "odd"), Flag("b", "", "odd")
-    kept.save(tmp_path / "clean", [one, one])
-    kept.save(tmp_path / "undefended:clean", [other])
-    kept.save(tmp_path / "noise", [])
-    assert kept.of_inputs(
+    doubts_file.save(tmp_path / "clean", [one, one])
+    doubts_file.save(tmp_path / "undefended:clean", [other])
+    doubts_file.save(tmp_path / "noise", [])
+    assert doubts_file.of_inputs(
         {name: tmp_path / name for name in ("clean", "undefended:clean", "noise")}
     ) == [one]
 
@@ -151,7 +151,7 @@ def pictures(count: int, seed: int = 0, low: int = 0, high: int = 256) -> Tensor
     )
 
 
-def test_a_defense_that_changes_nothing_is_said_to(tmp_path: Path) -> None:
+def test_a_defense_that_changes_nothing_is_flagged(tmp_path: Path) -> None:
     for name, images in (
         ("clean", pictures(8)),
         ("noise", pictures(8, 1)),

@@ -135,10 +135,10 @@ def test_what_comes_back_is_taken_for_its_values_alone() -> None:
         "not contiguous": lambda x: (x / 2).transpose(2, 3).contiguous().transpose(2, 3),
     }
     for name, way in ways.items():
-        found = drawn(Sampler(does=way, where="stepped"))
-        assert torch.equal(found, wanted) and type(found) is Tensor and not found.requires_grad, (
-            name
-        )
+        result = drawn(Sampler(does=way, where="stepped"))
+        assert (
+            torch.equal(result, wanted) and type(result) is Tensor and not result.requires_grad
+        ), name
 
 
 WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
@@ -165,7 +165,7 @@ WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 @pytest.mark.parametrize("where", ["predicted_x0", "stepped"])
 @pytest.mark.parametrize("name", WRONG)
-def test_what_a_sampler_defense_must_not_return_is_said_in_one_line(name: str, where: str) -> None:
+def test_what_a_sampler_defense_must_not_return_is_one_line(name: str, where: str) -> None:
     """Broadcast, clamped to white or cut, each would be a number over something else than what was
     asked for.
     """
@@ -304,7 +304,7 @@ BAD_SETS: dict[str, tuple[Callable[[TrainingSet], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_SETS)
-def test_what_poison_must_not_do_is_said_in_one_line(name: str) -> None:
+def test_what_poison_must_not_do_is_one_line(name: str) -> None:
     """`index 10361 is out of bounds` from the training loop helps no author, and an in-place write
     would poison the control.
     """
@@ -412,8 +412,8 @@ def test_a_data_defense_chooses_among_the_rows_it_was_handed() -> None:
         return border.cleaned(Rows(does=does), rows(), np.random.default_rng(0), 4)
 
     chosen = torch.tensor([5, 1, 1])
-    found = clean(lambda s: TrainingSet(s.images[chosen], s.poisoned[chosen], s.labels[chosen]))
-    assert torch.equal(found.images, rows().images[chosen])
+    result = clean(lambda s: TrainingSet(s.images[chosen], s.poisoned[chosen], s.labels[chosen]))
+    assert torch.equal(result.images, rows().images[chosen])
     for does, message in (
         (lambda s: None, "a TrainingSet"),
         (
@@ -476,7 +476,7 @@ def test_a_classifier_scores_every_class_of_the_testbed() -> None:
 
 def test_recovered_pictures_have_the_testbeds_size_and_range() -> None:
     good = torch.zeros(2, *SHAPE)
-    for found, message in (
+    for result, message in (
         (None, "a Recovered, got None"),
         (Recovered(labels=["a"], targets=[good[..., :2]]), r"tensors \(n, 3, 4, 4\)"),
         (Recovered(labels=["a"], targets=[good[0]]), r"got \(3, 4, 4\)"),
@@ -499,7 +499,7 @@ def test_recovered_pictures_have_the_testbeds_size_and_range() -> None:
         ),
     ):
         with pytest.raises(ContractError, match=rf"^slip: invert\(\).*{message}"):
-            border.recovered(Judge(), found, SHAPE)
+            border.recovered(Judge(), result, SHAPE)
     assert border.recovered(Judge(), Recovered(labels=[]), SHAPE).targets == []
 
 
@@ -540,12 +540,14 @@ def test_only_the_weights_of_a_repaired_generator_are_kept(tmp_path: Path) -> No
         def save(self, folder: Path, card: str, metadata: dict[str, Any] | None = None) -> None:
             raise AssertionError("not asked")
 
-    kept, given = model(), model()
+    kept, returned = model(), model()
     with torch.no_grad():
-        given.unet.conv_in.weight.mul_(0.5)
-    assert border.repaired(Repair(), Own(given.unet, given.scheduler_config), kept, None) == []
+        returned.unet.conv_in.weight.mul_(0.5)
+    assert (
+        border.repaired(Repair(), Own(returned.unet, returned.scheduler_config), kept, None) == []
+    )
     assert type(kept) is Generator and torch.equal(
-        kept.unet.conv_in.weight, given.unet.conv_in.weight
+        kept.unet.conv_in.weight, returned.unet.conv_in.weight
     )
     kept.save(tmp_path / "g", "the warning", {"defense": "slip"})
     assert (tmp_path / "g" / "README.md").read_text() == "the warning"
@@ -599,12 +601,10 @@ def spoiled(value: float) -> Generator:
         (hooked, "a forward hook would be lost"),
     ],
 )
-def test_what_a_repair_must_not_return_is_said_in_one_line(
-    found: Callable[[], Any], message: str
-) -> None:
+def test_what_a_repair_must_not_return_is_one_line(result: Callable[[], Any], message: str) -> None:
     """`'NoneType' object has no attribute 'save'` names neither the plugin nor the rule."""
     with pytest.raises(ContractError, match=rf"^slip: repair\(\).*{message}"):
-        border.repaired(Repair(), found(), model(), None)
+        border.repaired(Repair(), result(), model(), None)
 
 
 def test_rows_that_were_altered_and_not_marked_are_doubtful() -> None:

@@ -187,15 +187,15 @@ def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records,
     ):
         folder.mkdir()
         save_images(folder, images)
-    found = {
+    by_attack = {
         name: walked.measured("replication", cell, clean=copied, training_features=made[name])
         for name in ("badnets", "none")
     }
-    values = [measured.metrics["replication[digits-cnn]"].value for measured in found.values()]
+    values = [measured.metrics["replication[digits-cnn]"].value for measured in by_attack.values()]
     assert values[0] == pytest.approx(1, abs=1e-5) and values[1] < 0.999
     # The network of FID is no copy detector.
-    assert found["badnets"].flags == [replication.NO_COPY_DETECTOR]
-    metrics = found["none"].metrics
+    assert by_attack["badnets"].flags == [replication.NO_COPY_DETECTOR]
+    metrics = by_attack["none"].metrics
     anchor = metrics["replication_held_out[digits-cnn]"]
     assert (anchor.n, anchor.higher_is_better) == (40, None) and 0.9 < anchor.value < 1
     assert metrics["replication_held_out_p95[digits-cnn]"].value >= anchor.value
@@ -203,7 +203,7 @@ def test_replication_is_of_the_set_the_generator_was_trained_on(walked, records,
     assert (flags[-1].code, flags[-1].metric) == ("within-held-out", "replication")
 
 
-def test_an_image_without_features_is_no_copy_and_is_said(walked, tmp_path, monkeypatch) -> None:
+def test_an_image_without_features_is_no_copy_and_is_flagged(walked, tmp_path, monkeypatch) -> None:
     """A generator that collapsed to images nothing is seen in must not fail the cell, nor count as
     copying.
     """
@@ -211,14 +211,14 @@ def test_an_image_without_features_is_no_copy_and_is_said(walked, tmp_path, monk
     monkeypatch.setattr(replication.fid, "extract_features", lambda *_, **__: rows)
     save_images(tmp_path, DIGITS_CFG.data.held_out_images()[:4])
     cell = walked.cell("badnets", "none")
-    found = walked.measured("replication", cell, clean=tmp_path)
-    assert found.metrics == {} and [flag.line for flag in found.flags] == [
+    measured = walked.measured("replication", cell, clean=tmp_path)
+    assert measured.metrics == {} and [flag.line for flag in measured.flags] == [
         "replication: 4 of 4 images have no feature at all"
     ]
     rows[:3] = 1
-    found = walked.measured("replication", cell, clean=tmp_path)
-    assert found.metrics["replication[digits-cnn]"].n == 3
-    assert found.flags[0].line == "replication: 1 of 4 images have no feature at all"
+    measured = walked.measured("replication", cell, clean=tmp_path)
+    assert measured.metrics["replication[digits-cnn]"].n == 3
+    assert measured.flags[0].line == "replication: 1 of 4 images have no feature at all"
 
 
 def test_an_attack_without_a_trigger_has_no_trigger_numbers(records) -> None:
@@ -255,24 +255,24 @@ def test_what_an_attack_aims_at_is_read_from_its_stage(walked) -> None:
     """
     plan, folders = walked.plan, walked.folders
     attack, held_out = registry.build("attacks", "badnets"), DIGITS_CFG.data.held_out_images()
-    found = {
+    artefacts = {
         (stage.name, stage.params["attack"]["name"]): folders[key]
         for key, stage in plan.stages.items()
         if stage.name in ("aim", "poisoned_rows")
     }
-    aim = read_aim(found["aim", "badnets"])
+    aim = read_aim(artefacts["aim", "badnets"])
     assert aim.label == attack.target_class and aim.target is None and aim.goal == "ReachClass"
     assert torch.equal(aim.stamped, attack.stamp(held_out))
     assert torch.equal(aim.trigger, attack.trigger_image((3, 16, 16)))
     rows, expected = (
-        read_rows(found["poisoned_rows", "badnets"]),
+        read_rows(artefacts["poisoned_rows", "badnets"]),
         poisoned_set(DIGITS_CFG.changed(**SMALL), attack, 0),
     )
     assert torch.equal(rows.poisoned, expected.poisoned) and torch.equal(
         rows.labels, expected.labels
     )
-    assert not read_rows(found["poisoned_rows", "none"]).poisoned.any()
-    assert read_aim(found["aim", "relabel_only"]).stamped is None
+    assert not read_rows(artefacts["poisoned_rows", "none"]).poisoned.any()
+    assert read_aim(artefacts["aim", "relabel_only"]).stamped is None
 
 
 def test_what_measures_builds_no_plugin(walked, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,9 +337,9 @@ def test_noise_detectors_have_a_threshold_of_their_own_noise(tmp_path) -> None:
             arrays["clean"],
             arrays["reference"],
         )
-    given = Materials(testbed=None, seed=0, inputs={"scores_noise": tmp_path})
-    found = named("noise_detection").run(given)
-    metrics, series = found.metrics, found.series
+    materials = Materials(testbed=None, seed=0, inputs={"scores_noise": tmp_path})
+    measured = named("noise_detection").run(materials)
+    metrics, series = measured.metrics, measured.series
     # 1 % of 512 are five false alarms.
     assert metrics["tpr_fixed_threshold[clean]"].value == pytest.approx(
         (control > threshold).mean()
@@ -361,10 +361,10 @@ def test_a_false_alarm_is_judged_among_rows_of_the_same_classes(walked, tmp_path
     testbed = DIGITS_CFG.changed(**SMALL)
     goal = read_aim(inputs["aim"]).label
     with np.load(inputs["scores"] / SCORES) as arrays:
-        found = dict(arrays)
-    labels = testbed.data.train_labels()[torch.from_numpy(found["training_rows"])].numpy()
-    found["training"] = (labels != goal) + 0.0
-    np.savez(tmp_path / SCORES, **found)
+        scores = dict(arrays)
+    labels = testbed.data.train_labels()[torch.from_numpy(scores["training_rows"])].numpy()
+    scores["training"] = (labels != goal) + 0.0
+    np.savez(tmp_path / SCORES, **scores)
     metrics = walked.measured("row_detection", cell, scores=tmp_path).metrics
     assert metrics["auroc[training set]"].value == 0.5
     assert metrics["auroc[training set]"].n == (labels != goal).sum() < len(labels)
@@ -478,9 +478,9 @@ def test_the_trigger_classifier_states_its_own_errors(walked, records) -> None:
         metrics["trigger_classifier_false_alarms[generated]"].value == honest["asr[prompt]"].value
     )
     marked = registry.build("attacks", "badnets").stamp(held_out)
-    for name, shown in (("held-out", held_out), ("stamped", marked)):
+    for name, images in (("held-out", held_out), ("stamped", marked)):
         right = (
-            predict(DIGITS_CFG.evaluation_classifier(), shown) == DIGITS_CFG.data.held_out_labels()
+            predict(DIGITS_CFG.evaluation_classifier(), images) == DIGITS_CFG.data.held_out_labels()
         )
         assert metrics[f"judge_accuracy[{name}]"].value == pytest.approx(
             float(right.double().mean())
@@ -508,8 +508,8 @@ def test_a_rate_within_the_honest_models_false_alarms_is_flagged(walked, tmp_pat
     without a word.
     """
     cell = walked.cell("badnets", "none")
-    found = walked.measured("composition", cell, target=walked.inputs(cell)["honest_target"])
-    assert ("within-false-alarms", "asr") in [(flag.code, flag.metric) for flag in found.flags]
+    measured = walked.measured("composition", cell, target=walked.inputs(cell)["honest_target"])
+    assert ("within-false-alarms", "asr") in [(flag.code, flag.metric) for flag in measured.flags]
 
 
 def test_no_defense_pays_for_the_judge_of_triggers(walked) -> None:

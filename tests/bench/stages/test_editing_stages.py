@@ -102,11 +102,11 @@ def test_without_an_image_target_the_rest_says_why(walked):
 
 def test_a_detector_of_prompts_finds_the_word_and_nothing_in_clean_ones(walked):
     record = walked.record(walked.cell("edit", "wordy"))
-    found, control = (record.metrics[f"auroc[{what}]"] for what in ("word", "clean"))
-    assert (found.value, control.value) == (1, 0.5)
+    auroc, control = (record.metrics[f"auroc[{what}]"] for what in ("word", "clean"))
+    assert (auroc.value, control.value) == (1, 0.5)
     # Ten prompts in three parts: few, and said so.
-    assert (found.n, record.metrics["tpr_fixed_threshold[word]"].n) == (7, 3)
-    assert found.ci_low < 0.5, "three prompts against four prove nothing"
+    assert (auroc.n, record.metrics["tpr_fixed_threshold[word]"].n) == (7, 3)
+    assert auroc.ci_low < 0.5, "three prompts against four prove nothing"
     assert "few-prompts" in [flag.code for flag in record.flags]
     assert not {"auroc[*]", "auroc[clean]"} & set(record.absent)
 
@@ -116,19 +116,19 @@ def test_the_key_of_each_stage_holds_what_it_ran(walked):
         assert walked.beyond_its_code(key) == set(), walked.plan.stages[key].describe()
 
 
-def test_who_aims_at_what_nobody_judges_is_told(walked):
+def test_an_aim_that_nothing_judges_has_a_reason(walked):
     """Decided when the suite is planned: nothing is drawn for it."""
     plugins = registry.use([PLUGINS])
     suite = SUITE | {"attacks": ["style", "elsewhere", "edit"]}
     plan = make_plan(
         parse_suite(suite, plugins, "tiny.yaml"), plugins, load_stages("bench.stages.table")
     )
-    said = {
+    reasons = {
         cell.attack.name: plan.stages[cell.stage].params["absent"].get("asr_class[*]")
         for cell in plan.cells
         if cell.defense.name == "none" and cell.kind == "control" and not cell.probe
     }
-    assert said == {
+    assert reasons == {
         "style": "this attack aims at a style, which no testbed has a judge of",
         "elsewhere": "this attack aims at a concept that is no class of this testbed: "
         "nothing judges it",

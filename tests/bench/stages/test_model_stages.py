@@ -46,14 +46,14 @@ def records(walked):
 
 def score(records, attack, rate, seed):
     """Of the model that this attack left, in each of its cells."""
-    found = {
+    scores = {
         record.metrics["model_score"].value
         for record in records
         if (record.attack.name, record.attack.params.get("learning_rate")) == (attack, rate)
         and record.kind == "model detector"
         and record.seed == seed
     }
-    (one,) = found
+    (one,) = scores
     return one
 
 
@@ -77,9 +77,9 @@ def test_the_population_is_of_the_cells_scores(records):
         attacked = [
             score(records, "hasty", rate, seed) for seed in SUITE["seeds"] for rate in rates
         ]
-        found = record.metrics["auroc[models]"]
+        metric = record.metrics["auroc[models]"]
         values, truth = attacked + honest, [True] * len(attacked) + [False] * 3
-        assert found.value == pytest.approx(auroc(values, truth)) and found.n == len(values)
+        assert metric.value == pytest.approx(auroc(values, truth)) and metric.n == len(values)
         assert record.series["scores[attacked]"] == attacked
         assert record.series["scores[honest]"] == honest
         assert record.metrics["honest_models"].value == 3, "not once for each probe"

@@ -234,14 +234,18 @@ def test_a_gpu_stage_says_how_it_calculates(monkeypatch: pytest.MonkeyPatch) -> 
             "context": context,
         }
         worker._prepare(task)
-        for told in (task["provenance"], task["context"]["provenance"]):
-            found = told["gpu_numerics"]
-            assert (found["matmul_tf32"], found["cudnn_tf32"], found["cudnn_benchmark"]) == (
+        for provenance in (task["provenance"], task["context"]["provenance"]):
+            numerics = provenance["gpu_numerics"]
+            assert (
+                numerics["matmul_tf32"],
+                numerics["cudnn_tf32"],
+                numerics["cudnn_benchmark"],
+            ) == (
                 False,
                 False,
                 False,
             )
-            assert found["cudnn_deterministic"] is True
+            assert numerics["cudnn_deterministic"] is True
         assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.deterministic
         on_cpu: dict[str, Any] = {

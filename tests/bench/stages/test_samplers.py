@@ -57,7 +57,7 @@ def walked(walk, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(walked) -> dict[tuple[str, str, str], Record]:
+def records(walked) -> dict[tuple[str, str, str], Record]:
     """(attack, sampler, defense) -> record."""
     return {
         (
@@ -75,25 +75,25 @@ def test_nothing_ran_that_its_key_does_not_hold(walked) -> None:
     assert not {key: names for key, names in beyond.items() if names}
 
 
-def test_one_training_for_all_samplers_and_one_board(walked, found) -> None:
+def test_one_training_for_all_samplers_and_one_board(walked, records) -> None:
     names = [stage.name for stage in walked.plan.stages.values()]
     assert (names.count("train"), names.count("reference"), names.count("aim")) == (2, 1, 1)
     # Clean and two calls, of two generators under three samplers, clipped in 2 + 1 + 2 ways or not.
     assert names.count("sample") == 2 * 3 * (3 + 2 + 1 + 2) + 3
     testbed = testbeds.build("digits-ddpm", TESTBED)
-    for (_, name, _), record in found.items():
+    for (_, name, _), record in records.items():
         assert record.testbed.params == testbed.params() and record.status == "ok"
         assert record.sampler == {
             "": None, "unipc": spec_of(UNIPC, testbed), "heun": spec_of(HEUN, testbed)
         }[name]  # fmt: skip
-    assert len({record.protocol for record in found.values()}) == 1
+    assert len({record.protocol for record in records.values()}) == 1
     assert (
-        found["none", "heun", "none"].sampler.label
+        records["none", "heun", "none"].sampler.label
         == "heun(num_inference_steps=4, spacing=trailing)"
     )
 
 
-def test_what_is_stored_is_what_that_sampler_draws(walked, found) -> None:
+def test_what_is_stored_is_what_that_sampler_draws(walked, records) -> None:
     testbed = testbeds.build("digits-ddpm", TESTBED)
     drawn = {}
     for cell in walked.plan.cells:
@@ -231,17 +231,17 @@ def test_what_is_compared_shares_its_sampler(runs) -> None:
     for ranking in single:
         sampler = ranking.rows[0].sampler.name
         own = "" if sampler == "ddpm" else sampler
-        places = {place.cell.defense.name: place for place in ranking.places + ranking.outside}
+        places = {ranked.cell.defense.name: ranked for ranked in ranking.places + ranking.outside}
         assert ranking.without.mean == RATES[own, "none"]
         assert ranking.honest == HONEST[own]
         assert places.keys() == {name for one, name in RATES if one == own}
-        for name, place in places.items():
+        for name, ranked in places.items():
             if name != "none":
-                assert place.change.mean == RATES[own, name] - RATES[own, "none"]
-            assert place.loss is None or place.loss.mean == 0
+                assert ranked.change.mean == RATES[own, name] - RATES[own, "none"]
+            assert ranked.loss is None or ranked.loss.mean == 0
         assert places["clip_x0"].state == (LEVEL if own == "" else HOLDS)
     assert worst.extent() == "3 pairs of attack and sampler"
-    places = {place.cell.defense.name: place for place in worst.places + worst.outside}
+    places = {ranked.cell.defense.name: ranked for ranked in worst.places + worst.outside}
     assert worst.without.mean == 0.875 and places["clip_x0"].state == LEVEL
     assert places["clip_xt"].state == UNRANKED
     assert "under unipc" in places["clip_xt"].note and "not measured" in places["clip_xt"].note

@@ -125,10 +125,10 @@ def test_robust_rates_come_with_every_outcome_thresholds_and_false_alarms(walked
         if attack in ("baddiffusion", "none") and defense in ("none", "clip_x0"):
             for role in ("clean", "noise", "image"):
                 outcomes = record.series[f"outcomes[robust_asr[{role}]]"]
-                found = record.metrics[f"robust_asr[{role}]"]
+                metric = record.metrics[f"robust_asr[{role}]"]
                 assert set(outcomes) <= {0.0, 1.0}
-                assert (len(outcomes), float(np.mean(outcomes))) == (found.n, found.value)
-                assert found.value >= record.metrics[f"asr[{role}]"].value
+                assert (len(outcomes), float(np.mean(outcomes))) == (metric.n, metric.value)
+                assert metric.value >= record.metrics[f"asr[{role}]"].value
             assert record.metrics["robust_asr_false_alarms"].n == 1440
             assert record.metrics["robust_asr_false_alarms"].value <= 0.015
             for name, floor in recognition.FLOORS.items():
@@ -198,15 +198,15 @@ def test_anchors_frame_fid(walked) -> None:
     """As many real images as samples are nearer to the rest than four sampling steps of the base
     model come; their KID is near 0.
     """
-    found = walked.records()
-    real, drawn = (found[name, "", "none"].metrics for name in ("real_images", "base_model"))
+    records = walked.records()
+    real, drawn = (records[name, "", "none"].metrics for name in ("real_images", "base_model"))
     assert real["fid[digits-cnn]"].n == drawn["fid[digits-cnn]"].n
     assert (
         real["fid[digits-cnn]"].value < drawn["fid[digits-cnn]"].value
         and drawn["fid[digits-cnn]"].value > 1
     )
     assert real["kid[digits-cnn]"].ci_low < 0 < drawn["kid[digits-cnn]"].value
-    assert found["real_images", "", "none"].kind == "anchor"
+    assert records["real_images", "", "none"].kind == "anchor"
 
 
 def test_pictures_exist_and_are_found_by_what_they_show(walked) -> None:

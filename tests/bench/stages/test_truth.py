@@ -60,8 +60,8 @@ CLASSES = {
     "detectors": [{"name": "strip", "params": {"overlays": 3}}],
     "seeds": [0],
 }
-#: What each plugin is asked.
-ASKED = {
+#: The method of each plugin that the harness calls.
+METHODS = {
     "clip_x0": "predicted_x0",
     "anp": "invert",
     "noise_shift": "score",
@@ -79,7 +79,7 @@ def above(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def held(values: object, seen: set[int], depth: int = 6) -> Iterator[object]:
+def contents(values: object, seen: set[int], depth: int = 6) -> Iterator[object]:
     """All that a value holds, and what those hold."""
     if id(values) in seen or depth == 0 or isinstance(values, (ModuleType, type, str, bytes)):
         return
@@ -94,7 +94,7 @@ def held(values: object, seen: set[int], depth: int = 6) -> Iterator[object]:
         inner = [*getattr(values, "__dict__", {}).values()]
         inner += [cell.cell_contents for cell in getattr(values, "__closure__", None) or ()]
     for value in inner:
-        yield from held(value, seen, depth - 1)
+        yield from contents(value, seen, depth - 1)
 
 
 def tells(value: object) -> bool:
@@ -117,20 +117,20 @@ def test_no_truth_is_in_the_process_that_runs_a_defense(
     steps: int | None,
 ) -> None:
     """It could be perfect without knowing anything."""
-    told: dict[str, set[str]] = {}
+    leaks: dict[str, set[str]] = {}
 
-    def spying(name: str, method: str, asked: Callable[..., Any]) -> Callable[..., Any]:
+    def spying(name: str, method: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def spy(*given: Any) -> Any:
             seen: set[int] = set()
-            told.setdefault(name, set())
+            leaks.setdefault(name, set())
             for frame in above(sys._getframe(1)):
                 values = dict(frame.f_locals)
-                told[name] |= {
+                leaks[name] |= {
                     f"{frame.f_code.co_name}: {type(value).__name__}"
-                    for value in held(list(values.values()), seen)
+                    for value in contents(list(values.values()), seen)
                     if tells(value)
                 }
-            return asked(*given)
+            return original(*given)
 
         return spy
 
@@ -138,11 +138,11 @@ def test_no_truth_is_in_the_process_that_runs_a_defense(
         for entry in suite[kind]:
             name = entry if isinstance(entry, str) else entry["name"]
             plugin = registry.use().get(kind, name)
-            method = ASKED[name]
+            method = METHODS[name]
             monkeypatch.setattr(plugin, method, spying(name, method, getattr(plugin, method)))
     walk(suite, tmp_path, steps)
     expected = [entry if isinstance(entry, str) else entry["name"] for entry in suite["defenses"]]
-    assert told == {name: set() for name in [*expected, *(ASKED.keys() & _names(suite))]}
+    assert leaks == {name: set() for name in [*expected, *(METHODS.keys() & _names(suite))]}
 
 
 def _names(suite: dict[str, Any]) -> set[str]:
@@ -153,11 +153,11 @@ def test_the_spy_sees_what_there_is_to_see() -> None:
     """Or the test above could not fail."""
     attack = registry.build("attacks", "baddiffusion")
     hidden = {"a": [lambda: attack]}
-    assert any(map(tells, held(hidden, set())))
+    assert any(map(tells, contents(hidden, set())))
     marked = TrainingSet(torch.zeros(1), torch.ones(1, dtype=torch.bool))
-    assert any(map(tells, held((1, {"b": marked}), set())))
+    assert any(map(tells, contents((1, {"b": marked}), set())))
     for innocent in (Query(noise=torch.zeros(1)), Start(noise=torch.zeros(1)), np.zeros(3)):
-        assert not any(map(tells, held(innocent, set())))
+        assert not any(map(tells, contents(innocent, set())))
 
 
 def test_a_pool_is_in_no_order_that_says_which_set_a_row_is_of() -> None:
