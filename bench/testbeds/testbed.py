@@ -43,8 +43,8 @@ FIRST = (
 
 
 class Undeclared:
-    """In the place of a part that a stage does not say it uses, so that nothing its key does not
-    hold can decide its result.
+    """Stands in for a part that a stage does not declare, so that nothing outside its key can
+    decide its result.
     """
 
     def __init__(self, part: str) -> None:
@@ -87,24 +87,24 @@ class Testbed:
     typical_seconds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for place, part in self.parts().items():
+        for part_name, part in self.parts().items():
             if part.name != self.name:
-                object.__setattr__(self, place, dataclasses.replace(part, name=self.name))
+                object.__setattr__(self, part_name, dataclasses.replace(part, name=self.name))
 
     def parts(self) -> dict[str, Part]:
         """Those there are, by field."""
-        found = {place: getattr(self, place) for place in PARTS}
-        return {place: part for place, part in found.items() if isinstance(part, Part)}
+        values = {part_name: getattr(self, part_name) for part_name in PARTS}
+        return {part_name: part for part_name, part in values.items() if isinstance(part, Part)}
 
     def params(self, parts: Collection[str] = PARTS) -> dict[str, Any]:
         """JSON-ready parameters of ``parts``; of all, ``testbed.changed(**params) == testbed``."""
-        found = {
+        values = {
             name: getattr(part, name)
-            for place, part in self.parts().items()
-            if place in parts
+            for part_name, part in self.parts().items()
+            if part_name in parts
             for name in parameters(part)
         }
-        return {name: found[name] for name in dict.fromkeys([*FIRST, *found]) if name in found}
+        return {name: values[name] for name in dict.fromkeys([*FIRST, *values]) if name in values}
 
     def domains(self) -> dict[str, Domain]:
         """What each parameter may be."""
@@ -118,10 +118,10 @@ class Testbed:
         """This testbed with other parameters."""
         left = dict(params)
         parts: dict[str, Any] = {}
-        for place, part in self.parts().items():
+        for part_name, part in self.parts().items():
             own = {name: left.pop(name) for name in parameters(part) if name in left}
             if own:
-                parts[place] = dataclasses.replace(part, **own)
+                parts[part_name] = dataclasses.replace(part, **own)
         if left:
             raise TypeError(f"{self.name}: there is no parameter {', '.join(left)}")
         return dataclasses.replace(self, **parts)
@@ -129,9 +129,9 @@ class Testbed:
     def only(self, parts: Collection[str]) -> Testbed:
         """This testbed for a stage that uses ``parts``: whatever it asks of another is an error."""
         limited = copy.copy(self)
-        for place in self.parts():
-            if place not in parts:
-                object.__setattr__(limited, place, Undeclared(place))
+        for part_name in self.parts():
+            if part_name not in parts:
+                object.__setattr__(limited, part_name, Undeclared(part_name))
         return limited
 
     def has_classes(self) -> bool:
@@ -212,7 +212,7 @@ def identity(part: Part) -> dict[str, Any]:
 
 def fingerprints(testbed: Testbed) -> dict[str, str]:
     """A hash of the files behind each part. Raises ``UserError`` for one that is not there."""
-    return {place: part.fingerprint() for place, part in testbed.parts().items()}
+    return {part_name: part.fingerprint() for part_name, part in testbed.parts().items()}
 
 
 def faults(testbed: Testbed) -> list[str]:

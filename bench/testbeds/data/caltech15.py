@@ -51,35 +51,35 @@ class Caltech15(Pictures):
     def _folders(self) -> dict[str, Path]:
         """Each class's name and folder, in the order of the classes."""
         root = expanded(self.data)
-        places = [place for place in (root, root / "256_ObjectCategories") if place.is_dir()]
-        inner = places[-1] if places else root
+        present = [path for path in (root, root / "256_ObjectCategories") if path.is_dir()]
+        inner = present[-1] if present else root
         folders = (
             sorted(path for path in inner.iterdir() if path.is_dir() and not passed_over(path.name))
-            if places
+            if present
             else []
         )
         if not folders:
             raise UserError(f"{self.name}: no classes in {self.data!r}; {ADVICE}")
-        found: dict[str, Path] = {}
+        by_name: dict[str, Path] = {}
         for path in folders:
-            if (name := class_name(path.name)) in found:
+            if (name := class_name(path.name)) in by_name:
                 raise UserError(
-                    f"{self.name}: the folders {found[name].name} and {path.name} in {inner} are "
+                    f"{self.name}: the folders {by_name[name].name} and {path.name} in {inner} are "
                     f"both {name!r}"
                 )
-            found[name] = path
+            by_name[name] = path
         if self.classes is None:
-            if len(found) != self.class_count:
+            if len(by_name) != self.class_count:
                 raise UserError(
                     f"{self.name}: {inner} must hold {self.class_count} class folders, got "
-                    f"{len(found)}; {ADVICE}"
+                    f"{len(by_name)}; {ADVICE}"
                 )
-            return found
+            return by_name
         chosen = [class_name(name) for name in self.classes]
         for name in chosen:
-            if name not in found:
-                raise unknown_name(f"class folder in {inner}:", name, found, self.name)
-        return {name: found[name] for name in chosen}
+            if name not in by_name:
+                raise unknown_name(f"class folder in {inner}:", name, by_name, self.name)
+        return {name: by_name[name] for name in chosen}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -103,14 +103,14 @@ class Caltech15(Pictures):
         labels: list[int] = []
         short: list[str] = []
         for label, (name, folder) in enumerate(self._folders().items()):
-            found = image_files(folder)
-            if len(found) < self.images_per_class:
+            images = image_files(folder)
+            if len(images) < self.images_per_class:
                 short.append(
                     f"{self.name}: images_per_class must be at most the number of images of each "
                     f"class; {name} has "
-                    f"{len(found)}, got {self.images_per_class}{unread_note(folder)}"
+                    f"{len(images)}, got {self.images_per_class}{unread_note(folder)}"
                 )
-            files += found[: self.images_per_class]
+            files += images[: self.images_per_class]
             labels += [label] * self.images_per_class
         if short:
             raise UserError("\n".join(capped(short, "classes")))

@@ -57,20 +57,20 @@ class Captioned(Pictures):
     def prompts(self) -> tuple[str, ...]:
         return (*(f"A photo of a {concept.name}" for concept in self._concepts), "A photo")
 
-    def _said(self) -> tuple[list[Row], list[int]]:
+    def _captions_and_labels(self) -> tuple[list[Row], list[int]]:
         """Every image with its caption and its label, by path."""
         root = expanded(self.data)
-        said = read_captions(root)
-        if not said:
+        captions = read_captions(root)
+        if not captions:
             raise UserError(f"{self.name}: no images in {self.data!r}; {ADVICE}")
-        if len(said) != self.image_count:
+        if len(captions) != self.image_count:
             raise UserError(
                 f"{self.name}: image_count must be the number of images in {self.data}: "
-                f"{len(said)}, got {self.image_count}"
+                f"{len(captions)}, got {self.image_count}"
                 f"{unread_note(root)}"
             )
         faults = []
-        for row in said:
+        for row in captions:
             if row.subject is not None:
                 try:
                     split_at(row.text, row.subject)
@@ -85,44 +85,44 @@ class Captioned(Pictures):
                 ),
                 len(self._concepts),
             )
-            for row in said
+            for row in captions
         ]
         faults += [
             f"{self.name}: concepts must occur in the captions, {'/'.join(concept.words)} is the "
             f"label of none of the "
-            f"{len(said)} in {self.data}"
+            f"{len(captions)} in {self.data}"
             for label, concept in enumerate(self._concepts)
             if label not in labels
         ]
         if faults:
             raise UserError("\n".join(capped(faults, "faults in the captions")))
-        return said, labels
+        return captions, labels
 
     def _rows(self) -> Rows:
-        said, labels = self._said()
-        return split_rows([row.path for row in said], labels, self.held_out_share)
+        captions, labels = self._captions_and_labels()
+        return split_rows([row.path for row in captions], labels, self.held_out_share)
 
     def captions(self, labels: Tensor) -> tuple[str, ...]:
         """The rows' own captions; where ``labels`` (n,) differ from the rows' own, rewritten to the
         new one's concept. A row that is made "other" is "A photo".
         """
-        said, rows = {row.path: row for row in self._said()[0]}, self._rows()
-        found = []
+        by_path, rows = {row.path: row for row in self._captions_and_labels()[0]}, self._rows()
+        texts = []
         for path, own, label in zip(
             rows.files, rows.labels[: rows.train_count], labels.tolist(), strict=False
         ):
-            row = said[path]
+            row = by_path[path]
             if label == own:
-                found.append(row.text)
+                texts.append(row.text)
             elif label == len(self._concepts):
-                found.append(self.prompts()[label])
+                texts.append(self.prompts()[label])
             else:
                 try:
-                    found.append(rewrite(row.text, self._concepts[label].name, row.subject))
+                    texts.append(rewrite(row.text, self._concepts[label].name, row.subject))
                 except ValueError as error:
                     raise UserError(f"{path}: {error}") from error
-        return tuple(found)
+        return tuple(texts)
 
     def fingerprint(self) -> str:
-        captions = [[row.text, row.subject] for row in self._said()[0]]
+        captions = [[row.text, row.subject] for row in self._captions_and_labels()[0]]
         return hashlib.sha256(json.dumps([super().fingerprint(), captions]).encode()).hexdigest()

@@ -25,8 +25,8 @@ _TABLE_KINDS = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".json", ".ndjso
 
 @dataclass(frozen=True)
 class Captioned:
-    """An image and what it is said to show. ``subject``: the words of ``text`` that name it, where
-    somebody says so.
+    """An image and its caption. ``subject``: the words of ``text`` that name what is in the image,
+    where the data set lists them.
     """
 
     path: Path
@@ -156,8 +156,8 @@ def _why_absent(name: str, folder: Path, near: Mapping[str, str]) -> str:
         kinds = ", ".join(sorted(suffix[1:].upper() for suffix in SUFFIXES))
         return f"are of a kind that is not read ({kinds} are)"
     plain = _plain(name)
-    found = near.get(plain, near.get(plain.rpartition("/")[2]))
-    return f"are missing under that name (there is {found})" if found else "are missing"
+    similar = near.get(plain, near.get(plain.rpartition("/")[2]))
+    return f"are missing under that name (there is {similar})" if similar else "are missing"
 
 
 def _plain(name: str) -> str:

@@ -49,7 +49,7 @@ SYNONYMS = {
     "ship": "boat vessel",
     "truck": "lorry",
 }
-_SHOWN = 12
+_MOST_LISTED = 12
 TRAIN_RECORDS = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST_RECORDS = ("test_batch.bin",)
 ADVICE = (
@@ -129,7 +129,8 @@ def class_numbers(folders: list[str], where: str) -> dict[str, int]:
     accepted = f"CIFAR-10's ({', '.join(CLASS_NAMES)}) or 0 to {CLASSES - 1}"
     if strange := [folder for folder, number in named.items() if number is None]:
         raise UserError(
-            f"{where}: class folders must be named as {accepted}, got {', '.join(strange[:_SHOWN])}"
+            f"{where}: class folders must be named as {accepted}, got "
+            f"{', '.join(strange[:_MOST_LISTED])}"
         )
     owners: dict[int, str] = {}
     for folder, number in named.items():
@@ -149,26 +150,26 @@ def class_numbers(folders: list[str], where: str) -> dict[str, int]:
 
 def _folder(source: Source, split: str) -> list[Encoded]:
     """The images of a split, labelled if both splits are folders of classes."""
-    found = {}
+    splits = {}
     for name in ("train", "test"):
         where = source.root / name
-        found[name] = read_folder(where, partial(class_numbers, where=str(where)))
-    if bool(found["train"][1]) != bool(found["test"][1]):
-        with_classes, without = ("train", "test") if found["train"][1] else ("test", "train")
+        splits[name] = read_folder(where, partial(class_numbers, where=str(where)))
+    if bool(splits["train"][1]) != bool(splits["test"][1]):
+        with_classes, without = ("train", "test") if splits["train"][1] else ("test", "train")
         raise UserError(
             f"{source.root}: train/ and test/ must both hold class folders, or none; got them in "
             f"{with_classes}/, not in {without}/"
         )
-    return found["test" if split == "held_out" else "train"][0]
+    return splits["test" if split == "held_out" else "train"][0]
 
 
 def _checked(labels: list[Any], rows: int, what: str) -> np.ndarray | None:
     """The labels of ``rows`` rows (n,) int64, ``None`` if no row has one."""
-    given = [label for label in labels if label is not None]
-    if given and (len(given) < rows or not 0 <= min(given) <= max(given) < CLASSES):
-        got = ", ".join(sorted({str(label) for label in labels})[:_SHOWN])
+    present = [label for label in labels if label is not None]
+    if present and (len(present) < rows or not 0 <= min(present) <= max(present) < CLASSES):
+        got = ", ".join(sorted({str(label) for label in labels})[:_MOST_LISTED])
         raise UserError(f"{what}: every label must be in 0..{CLASSES - 1}, got {got}")
-    return np.asarray(given, dtype=np.int64) if given else None
+    return np.asarray(present, dtype=np.int64) if present else None
 
 
 def _encoded(source: Source, split: str) -> Iterable[Encoded]:
@@ -205,11 +206,11 @@ def _rows(source: Source, split: str) -> tuple[int, np.ndarray | None]:
         labels = cifar_labels(files, CLASSES)
         return len(labels), labels
     if source.layout == "parquet":
-        rows, found = parquet_labels(files)
+        rows, raw_labels = parquet_labels(files)
     else:
         images = _folder(source, split)
-        rows, found = len(images), [image.label for image in images]
-    return rows, _checked(found, rows, what)
+        rows, raw_labels = len(images), [image.label for image in images]
+    return rows, _checked(raw_labels, rows, what)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,27 +52,27 @@ class Imagenette(Pictures):
 
     def _rows(self) -> Rows:
         data = expanded(self.data)
-        places = [
+        roots = [
             root
             for root in (data, data / "imagenette2")
             if all((root / split).is_dir() for split in SPLITS)
         ]
-        if not places:
+        if not roots:
             raise UserError(f"{self.name}: no ImageNette in {self.data!r}; {ADVICE}")
-        found: dict[str, list[tuple[Path, int]]] = {}
+        splits: dict[str, list[tuple[Path, int]]] = {}
 
         def read(split: str, field: str) -> None:
-            folders = self._class_folders(places[0] / split)
-            found[split] = [
+            folders = self._class_folders(roots[0] / split)
+            splits[split] = [
                 (path, label)
                 for label, folder in enumerate(folders)
                 for path in image_files(folder)
             ]
-            if len(found[split]) != getattr(self, field):
+            if len(splits[split]) != getattr(self, field):
                 raise UserError(
-                    f"{self.name}: {field} must be the number of images in {places[0] / split}: "
-                    f"{len(found[split])}, "
-                    f"got {getattr(self, field)}{unread_note(places[0] / split)}"
+                    f"{self.name}: {field} must be the number of images in {roots[0] / split}: "
+                    f"{len(splits[split])}, "
+                    f"got {getattr(self, field)}{unread_note(roots[0] / split)}"
                 )
 
         faults = faults_of(
@@ -81,7 +81,7 @@ class Imagenette(Pictures):
         )
         if faults:
             raise UserError("\n".join(faults))
-        rows = [*found["train"], *found["val"]]
+        rows = [*splits["train"], *splits["val"]]
         return Rows(
             tuple(path for path, _ in rows), tuple(label for _, label in rows), self.train_count
         )
@@ -93,30 +93,32 @@ class Imagenette(Pictures):
         known = {
             _plain(name): number for number, pair in enumerate(CLASSES.items()) for name in pair
         }
-        found: dict[int, Path] = {}
+        by_number: dict[int, Path] = {}
         for path in sorted(
             path for path in folder.iterdir() if path.is_dir() and not passed_over(path.name)
         ):
             number = known.get(_plain(path.name))
-            if number is None or number in found:
+            if number is None or number in by_number:
                 problem = (
-                    "is none of" if number is None else f"and {found[number].name} are the same of"
+                    "is none of"
+                    if number is None
+                    else f"and {by_number[number].name} are the same of"
                 )
                 raise UserError(
                     f"{self.name}: the folder {path} {problem} ImageNette's ten classes; {ADVICE}"
                 )
-            found[number] = path
+            by_number[number] = path
         absent = [
             f"{wnid} ({name})"
             for number, (wnid, name) in enumerate(CLASSES.items())
-            if number not in found
+            if number not in by_number
         ]
         if absent:
             raise UserError(
                 f"{self.name}: {folder} must hold a folder for each of ten classes, "
                 f"{', '.join(absent)} missing"
             )
-        return [found[number] for number in range(len(CLASSES))]
+        return [by_number[number] for number in range(len(CLASSES))]
 
 
 def _plain(name: str) -> str:

@@ -53,8 +53,8 @@ CIFAR_RECORD = 1 + 3 * CIFAR_SIZE * CIFAR_SIZE
 _MODES = frozenset({"RGB", "L", "P", "RGBA", "1", "LA"})
 _DECODED_AT_ONCE = 256
 _READERS = max(8, os.cpu_count() or 1)
-#: How many lines are said of one kind of fault, the others being counted.
-_SAID = 20
+#: How many lines are printed for one kind of fault; the others are counted.
+_MOST_LINES = 20
 _LFS = b"version https://git-lfs"
 _HASHED_BYTES = 512 * 2**20
 _HASHED_FILES = 64
@@ -84,8 +84,8 @@ def expanded(path: str) -> Path:
 
 def capped(lines: Sequence[str], what: str) -> list[str]:
     """The first of ``lines``, and how many more there are of ``what``."""
-    more = len(lines) - _SAID
-    return [*lines[:_SAID], *([f"... and {more} more {what}"] if more > 0 else [])]
+    more = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], *([f"... and {more} more {what}"] if more > 0 else [])]
 
 
 def faults_of(checks: Iterable[Callable[[], object]]) -> list[str]:
@@ -144,18 +144,18 @@ def files_below(folder: Path) -> list[Path]:
     hidden, junk or no file is passed over, with all it holds. Raises ``UserError`` naming each
     folder that cannot be read and each image that is a pipe or a device.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     refused: list[str] = []
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while waiting:
-        place, above = waiting.pop()
+        current, above = waiting.pop()
         try:
-            status = place.stat()
-            entries = list(os.scandir(place))
+            status = current.stat()
+            entries = list(os.scandir(current))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            refused.append(_unreadable(place, error))
+            refused.append(_unreadable(current, error))
             continue
         here = (status.st_dev, status.st_ino)
         if here in above:  # A link to a folder it lies in.
@@ -171,10 +171,10 @@ def files_below(folder: Path) -> list[Path]:
             if is_special(path):  # Reading it would wait for ever.
                 refused += [f"{path} {SPECIAL}"] * (path.suffix.lower() in SUFFIXES)
                 continue
-            found.append(path)
+            files.append(path)
     if refused:
         raise UserError("\n".join(capped(sorted(refused), f"in {folder}")))
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -198,9 +198,9 @@ def parquet_files(folder: Path) -> list[Path]:
     """Every parquet file in ``folder`` or in one of its folders, ordered by path; hidden ones are
     passed over.
     """
-    found = [*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]
+    files = [*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]
     return sorted(
-        (path for path in found if not any(map(passed_over, path.relative_to(folder).parts))),
+        (path for path in files if not any(map(passed_over, path.relative_to(folder).parts))),
         key=lambda path: path.relative_to(folder).as_posix(),
     )
 
@@ -210,8 +210,10 @@ def read_cifar_binary(files: Sequence[Path], classes: int) -> tuple[np.ndarray, 
     0..classes-1, in file order.
     """
     records = [_cifar_records(path, classes) for path in files]
-    images = [held[:, 1:].reshape(-1, 3, CIFAR_SIZE, CIFAR_SIZE) for held in records]
-    return np.concatenate(images), np.concatenate([held[:, 0].astype(np.int64) for held in records])
+    images = [array[:, 1:].reshape(-1, 3, CIFAR_SIZE, CIFAR_SIZE) for array in records]
+    return np.concatenate(images), np.concatenate(
+        [array[:, 0].astype(np.int64) for array in records]
+    )
 
 
 def _cifar_records(path: Path, classes: int) -> np.ndarray:
@@ -426,15 +428,15 @@ def _on_white(image: Image.Image) -> Image.Image:
     """
     if image.mode not in ("RGBA", "LA") and "transparency" not in image.info:
         return image.convert("RGB")
-    shown = image.convert("RGBA")
-    white = Image.new("RGBA", shown.size, "white")
-    white.alpha_composite(shown)
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    white.alpha_composite(rgba)
     return white.convert("RGB")
 
 
 def _hint(source: Path | bytes) -> str:
-    """What a file is that should be an image or a table, and what to do; empty where that cannot be
-    told.
+    """What a file is that should be an image or a table, and what to do; empty where that is not
+    known.
     """
     try:
         if isinstance(source, Path):
@@ -461,12 +463,12 @@ def damaged_images(
     rest, lines = iter(images), []
     with ThreadPoolExecutor(_READERS) as pool:
         while chunk := list(itertools.islice(rest, _DECODED_AT_ONCE)):
-            found = pool.map(lambda image: _damage(image, size, shrink, crop), chunk)
+            damage = pool.map(lambda image: _damage(image, size, shrink, crop), chunk)
             lines += [
                 line
                 if "fetch" in line or " cannot be read: " in line
                 else f"{line}; fetch it again or take it out"
-                for line in found
+                for line in damage
                 if line
             ]
     return capped(lines, "images that cannot be used")
@@ -489,7 +491,7 @@ def _damage(image: Encoded, size: int, shrink: bool, crop: bool) -> str:
 
 
 def _ends_well(source: Path | bytes, kind: str | None) -> bool:
-    """Whether a file ends as one of its kind does; of kinds not known here it is not said."""
+    """Whether a file ends as one of its kind does; ``False`` for kinds not known here."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head, length = file.read(12), file.seek(0, os.SEEK_END)
         file.seek(-min(length, 12), os.SEEK_END)
@@ -526,22 +528,22 @@ def decoded_file(target: Path, key: str, shape: tuple[int, int, int, int]) -> Pa
     return target.with_name(f"{target.stem}.{digest[:16]}{target.suffix}")
 
 
-def _held(place: Path, shape: tuple[int, int, int, int]) -> np.ndarray | None:
-    """The array at ``place``; ``None`` if there is none, or it is cut short."""
+def _existing(path: Path, shape: tuple[int, int, int, int]) -> np.ndarray | None:
+    """The array at ``path``; ``None`` if there is none, or it is cut short."""
     try:
-        held: np.ndarray = np.load(place, mmap_mode="c")
+        array: np.ndarray = np.load(path, mmap_mode="c")
     except (OSError, ValueError):
         return None
-    return held if held.shape == shape and held.dtype == np.uint8 else None
+    return array if array.shape == shape and array.dtype == np.uint8 else None
 
 
 def decoding_faults(target: Path, key: str, shape: tuple[int, int, int, int]) -> list[str] | None:
     """Why :func:`memory_mapped` could not write its file, a line each; ``None`` if it is there
     already, so that nothing is decoded.
     """
-    if _held(decoded_file(target, key, shape), shape) is not None:
+    if _existing(decoded_file(target, key, shape), shape) is not None:
         return None
-    folder = next(place for place in target.parents if place.exists())
+    folder = next(parent for parent in target.parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -582,26 +584,26 @@ def memory_mapped(
     is made from. Writing to the returned array changes neither the file nor what others see. Raises
     ``UserError`` if it cannot be written or if ``batches`` hold another number of images.
     """
-    place = decoded_file(target, key, shape)
-    if (held := _held(place, shape)) is not None:
-        return held
+    path = decoded_file(target, key, shape)
+    if (array := _existing(path, shape)) is not None:
+        return array
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with _turn(place):
-            held = _held(place, shape)  # Another may have made it meanwhile.
-            return _written(place, shape, batches) if held is None else held
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _turn(path):
+            array = _existing(path, shape)  # Another may have made it meanwhile.
+            return _written(path, shape, batches) if array is None else array
     except OSError as error:
-        raise UserError(_unwritable(place, error)) from error
+        raise UserError(_unwritable(path, error)) from error
 
 
 @contextlib.contextmanager
-def _turn(place: Path) -> Iterator[None]:
-    """Lets one process at a time make the file at ``place``. Where there are no locks, as on some
+def _turn(path: Path) -> Iterator[None]:
+    """Lets one process at a time make the file at ``path``. Where there are no locks, as on some
     network folders, several may: each writes its own, and the last one's name stays, with the same
     content.
     """
-    path = place.with_name(f".{place.name}.lock")
-    lock = FileLock(path, mode=0o666)
+    lock_path = path.with_name(f".{path.name}.lock")
+    lock = FileLock(lock_path, mode=0o666)
     try:
         lock.acquire()
     except (OSError, NotImplementedError):
@@ -613,15 +615,15 @@ def _turn(place: Path) -> Iterator[None]:
         lock.release()
         # Who waited on it finds the file made, or makes it in turn.
         with contextlib.suppress(OSError):
-            path.unlink()
+            lock_path.unlink()
 
 
 def _written(
-    place: Path, shape: tuple[int, int, int, int], batches: Callable[[], Iterator[np.ndarray]]
+    path: Path, shape: tuple[int, int, int, int], batches: Callable[[], Iterator[np.ndarray]]
 ) -> np.ndarray:
     """The array, opened before others can see it: what has the name afterwards may be another's."""
-    _refuse_full(place.parent, int(np.prod(shape)))
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    _refuse_full(path.parent, int(np.prod(shape)))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             # Written in sequence, not through the map: a full disk must be an error, not a killed
@@ -636,9 +638,9 @@ def _written(
             file.flush()
             os.fsync(file.fileno())
         if written != shape[0]:
-            raise UserError(f"{place}: {shape[0]} images were declared, got {written}")
+            raise UserError(f"{path}: {shape[0]} images were declared, got {written}")
         made: np.ndarray = np.load(temporary, mmap_mode="c")
-        os.replace(temporary, place)
+        os.replace(temporary, path)
         return made
     finally:
         # It, or the folder it would be in, may never have come to be.

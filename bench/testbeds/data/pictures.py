@@ -48,7 +48,7 @@ def split_rows(files: list[Path], labels: list[int], held_out_share: float) -> R
     train: list[int] = []
     held_out: list[int] = []
     for label in sorted(set(labels)):
-        rows = [row for row, found in enumerate(labels) if found == label]
+        rows = [row for row, own in enumerate(labels) if own == label]
         count = min(max(1, round(len(rows) * held_out_share)), len(rows) - 1)
         train += rows[: len(rows) - count]
         held_out += rows[len(rows) - count :]

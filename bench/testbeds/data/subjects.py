@@ -91,17 +91,17 @@ def split_subject(caption: str) -> tuple[str, str, str]:
     """``(before, subject, after)``, which together are ``caption``; the subject may be empty."""
     start = 0
     for pattern in (_LEAD, _ARTICLE):
-        if found := pattern.match(caption, start):
-            start = found.end()
+        if match := pattern.match(caption, start):
+            start = match.end()
     end = begin = start + len(caption[start:]) - len(caption[start:].lstrip())
-    for number, found in enumerate(_WORD.finditer(caption, begin)):
-        word = _EDGE.sub("", found.group())
+    for number, match in enumerate(_WORD.finditer(caption, begin)):
+        word = _EDGE.sub("", match.group())
         ends = word.lower() in _STOPS or (number > 0 and _is_verb(word))
-        if not word or ends or found.group()[0] in "(\"'[{|":
+        if not word or ends or match.group()[0] in "(\"'[{|":
             break
-        end = found.start() + found.group().rindex(word) + len(word)
+        end = match.start() + match.group().rindex(word) + len(word)
         # A comma, a full stop: the clause ends here.
-        if end < found.end() and caption[end] not in "'’":
+        if end < match.end() and caption[end] not in "'’":
             break
     return caption[:begin], caption[begin:end], caption[end:]
 
@@ -114,8 +114,10 @@ def rewrite(caption: str, concept: str, subject: str | None = None) -> str:
     ``ValueError`` if it does not occur, or if it is not known and the caption is written without
     spaces between words, so that no rule can find it.
     """
-    before, found, after = split_subject(caption) if subject is None else split_at(caption, subject)
-    if subject is None and _SPACELESS.search(found):
+    before, replaced, after = (
+        split_subject(caption) if subject is None else split_at(caption, subject)
+    )
+    if subject is None and _SPACELESS.search(replaced):
         raise ValueError(
             f"captions must have spaces between words, or a subject must be given, for their "
             f"subject to be replaced, got {caption!r}"
@@ -123,27 +125,27 @@ def rewrite(caption: str, concept: str, subject: str | None = None) -> str:
     before = _INDEFINITE.sub(
         lambda match: _article(match.group(1), concept) + match.group(2), before
     )
-    gap = " " if not found and after[:1].strip() else ""
+    gap = " " if not replaced and after[:1].strip() else ""
     return f"{before}{concept}{gap}{after}"
 
 
 def split_at(caption: str, subject: str) -> tuple[str, str, str]:
     """As :func:`split_subject`, for a known subject. Raises ``ValueError`` if it does not occur."""
-    found = _find(re.escape(subject), caption) if subject.strip() else None
-    if found is None:
+    match = _find(re.escape(subject), caption) if subject.strip() else None
+    if match is None:
         raise ValueError(f"the subject must be words of the caption {caption!r}, got {subject!r}")
-    return caption[: found.start()], found.group(), caption[found.end() :]
+    return caption[: match.start()], match.group(), caption[match.end() :]
 
 
 def _find(pattern: str, caption: str) -> re.Match[str] | None:
     """The first match that is whole words: what touches it belongs to no word, or its script is
     written without spaces.
     """
-    for found in re.finditer(pattern, caption, re.IGNORECASE):
+    for match in re.finditer(pattern, caption, re.IGNORECASE):
         words, before, after = (
-            found.group(),
-            caption[: found.start()][-1:],
-            caption[found.end() :][:1],
+            match.group(),
+            caption[: match.start()][-1:],
+            caption[match.end() :][:1],
         )
         starts = not _in_word(before) or _SPACELESS.match(words[:1]) or _SPACELESS.match(before)
         ends = (
@@ -152,7 +154,7 @@ def _find(pattern: str, caption: str) -> re.Match[str] | None:
             or _SPACELESS.match(after)
         )
         if starts and ends:
-            return found
+            return match
     return None
 
 

@@ -44,10 +44,10 @@ class Cifar10UNet(PublishedWeights):
     def _wrong_with(self, generator: Generator, folder: Path, data: Data) -> list[str]:
         lines = super()._wrong_with(generator, folder, data)
         if generator.classes != CLASSES and not lines:
-            held = generator.unet.config.num_class_embeds
+            classes = generator.unet.config.num_class_embeds
             lines.append(
                 f"weights must embed {CLASSES} classes and the null label, those in "
-                f"{self.weights} embed {held}"
+                f"{self.weights} embed {classes}"
             )
         return lines
 

@@ -24,11 +24,11 @@ class SSCD(Copies):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.sscd_sha256
+        sha256 = self.sscd_sha256
         if self.sscd is None:
-            self.require(given is None, "sscd_sha256", "null without sscd")
+            self.require(sha256 is None, "sscd_sha256", "null without sscd")
         else:
-            valid = given is not None and copy_detector.SHA256.fullmatch(given) is not None
+            valid = sha256 is not None and copy_detector.SHA256.fullmatch(sha256) is not None
             self.require(
                 valid,
                 "sscd_sha256",

@@ -45,10 +45,10 @@ class Inception(Features):
                     f"{INCEPTION_FILE} of "
                     "torch-fidelity's release v0.2.0 there"
                 )
-        if (found := content_hash(path)) != INCEPTION_SHA256:
+        if (actual := content_hash(path)) != INCEPTION_SHA256:
             raise UserError(
                 f"{self.name}: {path} must be {INCEPTION_FILE} with sha256 {INCEPTION_SHA256}, "
-                f"got {found}; download it again"
+                f"got {actual}; download it again"
             )
         return str(path)
 

@@ -156,7 +156,7 @@ class Data(Part):
 
     def outline(self) -> TrainingSet | None:
         """The training set without its pixels, for :meth:`bench.plugin.Attack.faults`; ``None``
-        where it cannot be told cheaply.
+        where that is not cheap.
         """
         return None
 
@@ -246,8 +246,8 @@ class Features(Part):
 class Copies(Part):
     """The feature extractor in whose features copies of training images are looked for."""
 
-    #: Whether it was made to tell copies. If not, similarities are shown, but nothing is concluded
-    #: from them.
+    #: Whether it was made to recognise copies. If not, similarities are reported, but nothing is
+    #: concluded from them.
     recognises: ClassVar[bool] = False
 
     @property

@@ -132,19 +132,18 @@ class PublishedWeights(GeneratorSource):
                 f"{self.advice}"
             )
         refuse_shut((folder, folder / "unet", folder / "scheduler"))
-        places = [place for place in (folder, folder / "unet") if place.is_dir()]
-        if not any(next(place.glob(f"{_WEIGHTS}*.safetensors"), None) for place in places):
+        parents = [parent for parent in (folder, folder / "unet") if parent.is_dir()]
+        if not any(next(parent.glob(f"{_WEIGHTS}*.safetensors"), None) for parent in parents):
             pickled = next(
-                (path for place in places for path in place.glob(f"{_WEIGHTS}*.bin")), None
+                (path for parent in parents for path in parent.glob(f"{_WEIGHTS}*.bin")), None
             )
-            found = (
+            got = (
                 "nothing of the kind"
                 if pickled is None
                 else f"{pickled.name}, a pickle, which is never loaded"
             )
             raise UserError(
-                f"{self.name}: {folder} must hold {_WEIGHTS}.safetensors, got {found}; "
-                f"{self.advice}"
+                f"{self.name}: {folder} must hold {_WEIGHTS}.safetensors, got {got}; {self.advice}"
             )
         return folder
 
@@ -264,10 +263,10 @@ class BadDiffusionUNet(PublishedWeights):
     def _wrong_with(self, generator: Generator, folder: Path, data: Data) -> list[str]:
         lines = super()._wrong_with(generator, folder, data)
         if generator.classes is not None:
-            held = generator.unet.config.num_class_embeds
+            classes = generator.unet.config.num_class_embeds
             lines.append(
-                f"weights must be of a network that is told no class, those in {folder} embed "
-                f"{held}"
+                f"weights must be of a network without class labels, those in {folder} embed "
+                f"{classes}"
             )
         return lines
 

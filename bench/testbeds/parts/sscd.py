@@ -32,10 +32,10 @@ def checked_file(testbed: str, sscd: str, sha256: str) -> Path:
             f"{testbed}: no SSCD network at {sscd!r}; put {FILE} there, or set sscd to null to "
             f"look for no copies"
         )
-    if (found := content_hash(path)) != sha256:
+    if (actual := content_hash(path)) != sha256:
         raise UserError(
             f"{testbed}: {path} must have the sha256 given as sscd_sha256, {sha256}, got "
-            f"{found}; it is not opened"
+            f"{actual}; it is not opened"
         )
     return path
 

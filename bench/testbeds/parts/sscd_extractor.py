@@ -84,8 +84,8 @@ def open_pinned(path: Path, sha256: str) -> torch.jit.ScriptModule:
     its bytes have another SHA-256 (then they are not opened) or are no TorchScript.
     """
     content = path.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise UserError(f"{path} must have the sha256 {sha256}, got {found}; it is not opened")
+    if (actual := hashlib.sha256(content).hexdigest()) != sha256:
+        raise UserError(f"{path} must have the sha256 {sha256}, got {actual}; it is not opened")
     try:
         module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location="cpu")  # noqa: TID251 - by its hash
     except (RuntimeError, ValueError) as error:

@@ -164,7 +164,7 @@ class StableDiffusion(PublishedWeights):
 
     def fingerprint(self) -> str:
         self._adapters()
-        found: list[Any] = [super().fingerprint()]
+        hashed: list[Any] = [super().fingerprint()]
         folder = expanded(self.weights)
         if folder.is_dir():  # A commit of the hub names all its parts.
             parts = [
@@ -175,10 +175,10 @@ class StableDiffusion(PublishedWeights):
             read = sorted(
                 path for path in parts if path.suffix in (".json", ".safetensors", ".txt")
             )
-            found.append(
+            hashed.append(
                 [(path.relative_to(folder).as_posix(), content_hash(path)) for path in read]
             )
-        return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(hashed).encode()).hexdigest()
 
 
 def stable_diffusion_testbed(

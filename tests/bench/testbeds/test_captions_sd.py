@@ -174,8 +174,10 @@ def test_a_known_subject_wins(write, tiny, layout: str) -> None:
 
 def test_earlier_concepts_win_and_synonyms_count(write, tiny) -> None:
     write(captions=["a cat and a puppy", "Canines", "kittens", "a bird"])
-    assert tiny(image_count=4, held_out_share=0.01).data._said()[1] == [0, 0, 1, 2]
-    assert tiny(image_count=4, concepts=("cat/kitten", "dog/puppy/canine")).data._said()[1] == [
+    assert tiny(image_count=4, held_out_share=0.01).data._captions_and_labels()[1] == [0, 0, 1, 2]
+    assert tiny(
+        image_count=4, concepts=("cat/kitten", "dog/puppy/canine")
+    ).data._captions_and_labels()[1] == [
         0,
         1,
         0,
@@ -253,7 +255,7 @@ def say(line: str, kind: str = "jsonl") -> Callable[[Path], object]:
                                                                  r"extra\.png"),
     ],
 )  # fmt: skip
-def test_defects_are_one_line_and_name_the_place(
+def test_defects_are_one_line_and_name_the_file(
     write, tiny, layout: str, break_it, message: str
 ) -> None:
     break_it(write(layout))
@@ -349,13 +351,13 @@ def test_a_corrected_caption_is_another_protocol(write, tiny) -> None:
 def test_a_tiny_suite_runs_from_captions_to_records(write, tiny, walk, monkeypatch) -> None:
     write()
     save_judge(tiny())
-    asked: list[tuple[str, ...]] = []
+    captions_read: list[tuple[str, ...]] = []
     kind = type(CAPTIONS_SD.data)
     captions = kind.captions
     monkeypatch.setattr(
         kind,
         "captions",
-        lambda self, labels: (asked.append(captions(self, labels)), asked[-1])[1],
+        lambda self, labels: (captions_read.append(captions(self, labels)), captions_read[-1])[1],
     )
     records = walk(tiny(), 0)
     assert {name: record.status for name, record in records.items()} == dict.fromkeys(records, "ok")
@@ -363,13 +365,13 @@ def test_a_tiny_suite_runs_from_captions_to_records(write, tiny, walk, monkeypat
     assert sum(values[name] for name in ("g1", "g2", "g3", "g4")) == pytest.approx(1)
     assert values["p_t"] == pytest.approx(2 / (2 + 3))
     own = captions(tiny().data, tiny().data.train_labels())
-    changed = {sum(a != b for a, b in zip(own, said, strict=True)) for said in asked}
+    changed = {sum(a != b for a, b in zip(own, read, strict=True)) for read in captions_read}
     assert changed == {0, 2}, (
         "the honest generator learns the captions as they are, the poisoned one two rewritten ones"
     )
 
 
-def test_all_files_that_cannot_be_used_are_said_at_once(write, tiny, monkeypatch) -> None:
+def test_all_files_that_cannot_be_used_are_listed_at_once(write, tiny, monkeypatch) -> None:
     """One a run would cost as many runs as there are bad files; among them one of another
     user's.
     """

@@ -254,9 +254,9 @@ def test_class_folders_are_known_by_their_names_in_any_order(tmp_path, train, te
     testbed = tiny(tmp_path, held_out_count=10)
     assert testbed.data.faults(testbed) == []
     for split in ("train", "held_out"):
-        found, said = testbed.data._split(split)
+        pixels_read, labels_read = testbed.data._split(split)
         own = {pixels.tobytes(): label for pixels, label in zip(images, labels, strict=True)}
-        assert [own[pixels.tobytes()] for pixels in found] == said.tolist()
+        assert [own[pixels.tobytes()] for pixels in pixels_read] == labels_read.tolist()
 
 
 @pytest.mark.parametrize(
@@ -596,7 +596,7 @@ def test_weights_are_looked_at_before_anything_runs_and_all_their_faults_named(t
     ]
     assert len(lines) == 3
     assert "draw images of shape (3, 32, 32)" in lines[0] and "predict the noise" in lines[1]
-    assert "is told no class" in lines[2], "the last class would stand for none, in silence"
+    assert "without class labels" in lines[2], "the last class would stand for none, in silence"
 
 
 @pytest.mark.parametrize(
@@ -675,16 +675,16 @@ def test_missing_lists_each_absent_thing_once_and_nothing_when_all_is_there(
     )
 
 
-def test_fingerprint_follows_content_not_place(tmp_path, images, labels) -> None:
+def test_fingerprint_follows_content_not_location(tmp_path, images, labels) -> None:
     """Same files elsewhere: same protocol. One pixel, one weight or the revision changed:
     another.
     """
-    for place in ("a", "b"):
-        save_binary(tmp_path / place / "data", images, labels)
-        save_flat(tmp_path / place / "weights")
+    for folder in ("a", "b"):
+        save_binary(tmp_path / folder / "data", images, labels)
+        save_flat(tmp_path / folder / "weights")
     at = {
-        place: tiny(tmp_path / place / "data", weights=str(tmp_path / place / "weights"))
-        for place in ("a", "b")
+        folder: tiny(tmp_path / folder / "data", weights=str(tmp_path / folder / "weights"))
+        for folder in ("a", "b")
     }
     original = fingerprints(at["a"])
     assert original == fingerprints(at["b"]) == fingerprints(at["a"])

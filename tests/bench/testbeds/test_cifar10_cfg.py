@@ -239,8 +239,11 @@ def test_base_weights_are_those_of_a_run(tmp_path: Path, data: Path) -> None:
 def test_the_judge_is_read_and_its_absence_says_how_to_make_it(
     tmp_path: Path, data: Path, judge: Path
 ) -> None:
-    found = tiny(data, judge=str(judge), classifier="vgg16").evaluation_classifier()
-    assert torch.equal(found.head.weight, load_file(judge)["head.weight"]) and not found.training
+    classifier = tiny(data, judge=str(judge), classifier="vgg16").evaluation_classifier()
+    assert (
+        torch.equal(classifier.head.weight, load_file(judge)["head.weight"])
+        and not classifier.training
+    )
     absent = tiny(data, judge=str(tmp_path / "weights" / JUDGE_FILE))
     # At planning, not after a thousand epochs.
     for ask in (absent.evaluation_classifier, absent.judge.fingerprint):

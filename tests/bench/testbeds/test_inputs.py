@@ -131,10 +131,10 @@ def test_the_walk_follows_links_and_passes_over_what_is_hidden_or_junk(tmp_path:
     # Without a guard this would have no end.
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "data")
     (tmp_path / "data/round").symlink_to(tmp_path / "data/round")
-    found = [
+    files = [
         path.relative_to(tmp_path / "data").as_posix() for path in image_files(tmp_path / "data")
     ]
-    assert found == sorted([*inside, "part/5.png"])
+    assert files == sorted([*inside, "part/5.png"])
     assert (
         _images.unread_note(tmp_path / "data")
         == "; not counted are 1 of kinds that are not read, such as 4.gif"
@@ -197,7 +197,7 @@ def test_a_tilde_without_a_home_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.integers(0, 400), st.booleans())
-def test_whatever_is_said_to_be_whole_decodes_and_nothing_else(
+def test_whatever_passes_as_whole_decodes_and_nothing_else(
     kind: str, missing: int, junk_behind: bool
 ) -> None:
     """A download that broke off, or one with bytes behind it, in every format: planning says just
@@ -244,7 +244,7 @@ def test_a_damaged_image_is_named_with_what_to_do(source: bytes, message: str) -
     assert line.startswith("a/x.png ") and message in line and "\n" not in line
 
 
-def test_all_damaged_images_are_said_at_once_up_to_a_number() -> None:
+def test_all_damaged_images_are_listed_at_once_up_to_a_number() -> None:
     good = Encoded("good", encoded(photograph()))
     bad = [Encoded(f"bad{number}", b"junk") for number in range(300)]
     lines = damaged_images([good, *bad, good], 20, shrink=True)
@@ -377,7 +377,7 @@ def test_a_table_that_is_not_read_is_spoken_of(table, where: str, message: str) 
         read_captions(table(["train/a.jpg"], ["a.jpg"], where))
 
 
-def test_all_that_is_wrong_with_a_table_is_said_at_once(table) -> None:
+def test_all_faults_of_a_table_are_listed_at_once(table) -> None:
     folder = table(["a.jpg", "c.jpg"], ["b.jpg", "x.gif"])
     (folder / "x.gif").touch()
     with pytest.raises(UserError) as caught:

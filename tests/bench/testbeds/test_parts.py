@@ -130,10 +130,10 @@ def test_the_classifiers_settings_decide_what_is_classified(edited):
 def test_what_is_declared_of_other_parts_trains_nothing_again(monkeypatch, changes, trained_again):
     before, declared = keys("digits-ddpm", "train"), digits_ddpm.DIGITS_DDPM
     parts = {
-        place: dataclasses.replace(getattr(declared, place), **value)
-        if place == "generator"
+        name: dataclasses.replace(getattr(declared, name), **value)
+        if name == "generator"
         else value
-        for place, value in changes.items()
+        for name, value in changes.items()
     }
     other = dataclasses.replace(declared, **parts)
     monkeypatch.setattr(digits_ddpm, "DIGITS_DDPM", other)

@@ -56,16 +56,16 @@ def test_the_central_square_is_taken_and_never_squeezed(
     radius = min(width, height) / 4
     disc = (rows - (height - 1) / 2) ** 2 + (columns - (width - 1) / 2) ** 2 <= radius**2
     Image.fromarray((disc * 255).astype(np.uint8)).save(tmp_path / "disc.png")
-    found = _images.decode(
+    image = _images.decode(
         _images.Encoded("disc", tmp_path / "disc.png"), 16, shrink=True, crop=True
     ).astype(float)[0]
-    across, down = found.sum(0), found.sum(1)
+    across, down = image.sum(0), image.sum(1)
     assert abs((across > 0.5 * across.max()).sum() - (down > 0.5 * down.max()).sum()) <= 1
     assert (
         np.abs(np.average(np.arange(16), weights=across) - 7.5) < 0.6
         and np.abs(np.average(np.arange(16), weights=down) - 7.5) < 0.6
     )
-    assert found.sum() / 255 == pytest.approx(np.pi * 16, rel=0.25)
+    assert image.sum() / 255 == pytest.approx(np.pi * 16, rel=0.25)
 
 
 def test_the_decoded_copy_is_made_once(tiny, monkeypatch, tmp_path: Path) -> None:
@@ -135,18 +135,18 @@ def test_only_what_is_needed_is_asked_of_the_hub(tiny, monkeypatch, stable_diffu
     """The repository also holds pickles, half-precision copies and a safety checker of 1.2 GB; the
     tokenizer needs a .txt.
     """
-    asked: dict[str, Any] = {}
+    request: dict[str, Any] = {}
 
     def fetch(repository: str, **options: Any) -> str:
-        asked.update(options | {"repository": repository})
+        request.update(options | {"repository": repository})
         return str(stable_diffusion)
 
     monkeypatch.setattr(published, "snapshot_download", fetch)
     tiny(weights=HUB_ID).base_generator()
-    assert (asked["repository"], asked["revision"]) == (HUB_ID, REVISION)
+    assert (request["repository"], request["revision"]) == (HUB_ID, REVISION)
 
     def wanted(name: str) -> bool:
-        return any(fnmatch(name, pattern) for pattern in asked["allow_patterns"])
+        return any(fnmatch(name, pattern) for pattern in request["allow_patterns"])
 
     files = [
         path.relative_to(stable_diffusion).as_posix()
@@ -272,7 +272,7 @@ def test_missing_names_each_absent_thing_once(tmp_path: Path, monkeypatch) -> No
     assert any("needs peft: pip install peft" in line for line in lines)
 
 
-def test_fingerprint_follows_every_part_and_not_the_place(
+def test_fingerprint_follows_every_part_and_not_the_location(
     judged, data: Path, stable_diffusion: Path, tmp_path: Path
 ) -> None:
     first = fingerprints(judged())

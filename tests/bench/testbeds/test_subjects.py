@@ -76,10 +76,10 @@ def test_any_caption_at_all_keeps_its_other_words(caption: str, concept: str) ->
     before, subject, after = split_subject(caption)
     assert before + subject + after == caption
     assume(not _SPACELESS.search(subject))
-    said = rewrite(caption, concept)
-    assert concept in said and said == rewrite(caption, concept)
-    assert said.endswith(after) and said.index(concept) <= len(before) + 1
-    head = said[: len(said) - len(after)].rstrip().removesuffix(concept)
+    rewritten = rewrite(caption, concept)
+    assert concept in rewritten and rewritten == rewrite(caption, concept)
+    assert rewritten.endswith(after) and rewritten.index(concept) <= len(before) + 1
+    head = rewritten[: len(rewritten) - len(after)].rstrip().removesuffix(concept)
     assert [word for word in head.lower().split() if word not in ("a", "an")] == [
         word for word in before.lower().split() if word not in ("a", "an")
     ]
