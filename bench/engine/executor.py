@@ -360,7 +360,7 @@ class Executor:
         elif message_type is None:
             self._lost(
                 slot,
-                f"the worker said what is no answer: {one_line(repr(message), 80)}",
+                f"the worker sent an invalid answer: {one_line(repr(message), 80)}",
                 again=False,
             )
 

@@ -125,10 +125,10 @@ def _reserved_port() -> Iterator[int]:
     """A port for rank 0 to listen on. It is bound here without listening, so the system gives it to
     nobody else, while Linux lets another socket with SO_REUSEADDR bind it.
     """
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]
 
 
 def _make_room() -> None:

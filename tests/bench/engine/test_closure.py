@@ -115,8 +115,8 @@ def test_what_is_installed_beside_us_is_not_ours(package, tmp_path):
             "np.array(array(x))\n"
         )
     )
-    found = closure_of((("ours.stage", "run"),))
-    assert set(found.symbols) == {("ours.stage", "run")} and found.packages == {"numpy"}
+    reached = closure_of((("ours.stage", "run"),))
+    assert set(reached.symbols) == {("ours.stage", "run")} and reached.packages == {"numpy"}
 
 
 def test_where_a_strangers_files_lie_is_in_no_key(tmp_path):
@@ -124,8 +124,8 @@ def test_where_a_strangers_files_lie_is_in_no_key(tmp_path):
     not.
     """
     hashes = []
-    for place, text in (("here", "X = 1\n"), ("there/below", "X = 1\n"), ("elsewhere", "X = 2\n")):
-        folder = tmp_path / place
+    for name, text in (("here", "X = 1\n"), ("there/below", "X = 1\n"), ("elsewhere", "X = 2\n")):
+        folder = tmp_path / name
         folder.mkdir(parents=True)
         (folder / "plugin.py").write_text(text)
         (folder / "helper.py").write_text("Y = 1\n")
@@ -188,16 +188,17 @@ def test_a_part_of_a_testbed_is_no_other_part(name):
     """A better judge would train every generator anew, and so would a reader of other data."""
     testbed = load(name)
     symbols = {
-        place: set(closure_of_class(type(part)).symbols) for place, part in testbed.parts().items()
+        part_name: set(closure_of_class(type(part)).symbols)
+        for part_name, part in testbed.parts().items()
     }
-    for place, found in symbols.items():
-        cls = type(getattr(testbed, place))
-        assert (cls.__module__, cls.__name__) in found
+    for part_name, reached in symbols.items():
+        cls = type(getattr(testbed, part_name))
+        assert (cls.__module__, cls.__name__) in reached
     assert ("bench.diffusion.generator", "Generator") in symbols["generator"]
     assert ("bench.diffusion.generator", "Generator") not in symbols["data"]
     judging = {"bench.classification.classifier", "bench.classification.training"}
-    for place in ("data", "generator", "sampler", "counts"):
-        assert not {module for module, _ in symbols[place]} & judging
+    for part_name in ("data", "generator", "sampler", "counts"):
+        assert not {module for module, _ in symbols[part_name]} & judging
 
 
 def test_the_same_code_has_the_same_closure_in_another_process():
@@ -207,7 +208,7 @@ def test_the_same_code_has_the_same_closure_in_another_process():
         "import STAGES;"
         "print(f(STAGES['train'].run).hash)"
     )
-    told = {
+    hashes = {
         subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT),
             "PYTHONHASHSEED": seed}, capture_output=True,
@@ -215,4 +216,4 @@ def test_the_same_code_has_the_same_closure_in_another_process():
         ).stdout
         for seed in ("1", "2")
     }  # fmt: skip
-    assert len(told) == 1 and Path(ROOT / "bench").is_dir()
+    assert len(hashes) == 1 and Path(ROOT / "bench").is_dir()

@@ -92,9 +92,9 @@ def test_a_lost_worker_is_a_failure_with_its_last_words(lab, how, reason):
     ("how", "reason"),
     [
         ("forged", "its worker said that it was done, but there is no result in the store"),
-        ("malformed", "the worker said what is no answer: {'progress': 5}"),
-        ("noise", "the worker said what is no answer: "),
-        ("number", "the worker said what is no answer: 7"),
+        ("malformed", "the worker sent an invalid answer: {'progress': 5}"),
+        ("noise", "the worker sent an invalid answer: "),
+        ("number", "the worker sent an invalid answer: 7"),
         ("forks", "the worker process died (exit code 1)"),
         ("leaves", "the worker process died (exit code 1)"),
         ("closes", "the worker process closed its pipe, and was ended"),
@@ -118,7 +118,7 @@ def test_whatever_a_stage_does_to_its_worker_the_others_go_on(lab, how, reason):
 
 def marked():
     """The processes that this run's workers have started and that still live."""
-    found = []
+    pids = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             mine = process.environ().get(MARK, "").startswith(f"{os.getpid()}-")
@@ -127,8 +127,8 @@ def marked():
                 and process.status() != psutil.STATUS_ZOMBIE
                 and process.ppid() in (1, os.getpid())
             ):
-                found.append(process.pid)
-    return found
+                pids.append(process.pid)
+    return pids
 
 
 def test_a_child_in_a_session_of_its_own_ends_with_the_run(lab):

@@ -124,7 +124,7 @@ REASONS = {
 }
 
 
-def test_each_is_told_what_it_did(matrix):
+def test_each_failure_names_its_own_cause(matrix):
     made, failures, lab = matrix
     for name, reason in REASONS.items():
         assert reason in failures[name].reason and "\n" not in failures[name].reason

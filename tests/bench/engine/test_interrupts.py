@@ -74,14 +74,14 @@ def test_the_handler_of_the_caller_is_the_one_called():
 
 
 def test_in_another_thread_it_does_nothing():
-    found = []
+    handlers = []
 
     def work():
         with Interrupts() as interrupts:
             interrupts.check()
-            found.append(interrupts.handlers)
+            handlers.append(interrupts.handlers)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [{}]
+    assert handlers == [{}]

@@ -114,7 +114,7 @@ def test_training_is_what_several_gpus_share() -> None:
     assert [name for name, kind in STAGES.items() if kind.distributed] == ["train"]
 
 
-def test_progress_is_told_once_and_everything_printed_is_kept(lab, notes) -> None:
+def test_progress_is_sent_once_and_everything_printed_is_kept(lab, notes) -> None:
     key = lab.stage("shared", notes=str(notes))
     executor, seen = lab.executor(slots=[PAIR]), []
     lab.reporter.progress = lambda key, done, total, what: seen.append((done, total))

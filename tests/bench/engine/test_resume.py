@@ -53,10 +53,10 @@ def unbroken(tmp_path_factory):
 
 
 def workers_of(pid):
-    found = subprocess.run(
+    pids = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
     ).stdout.split()
-    return [int(worker) for worker in found if Path(f"/proc/{worker}").exists()]
+    return [int(worker) for worker in pids if Path(f"/proc/{worker}").exists()]
 
 
 def test_killed_at_random_moments_and_run_again_gives_the_same_bits(tmp_path, unbroken):
@@ -117,12 +117,12 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_nothing_else(tmp_path, u
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode != 0
-    kept = len(list(tmp_path.glob("stages/*/*")))
-    assert 0 < kept < 17
+    finished = len(list(tmp_path.glob("stages/*/*")))
+    assert 0 < finished < 17
     assert list((tmp_path / "tmp").iterdir()) == []
     (run,) = read_runs(tmp_path)
     assert run.finished is None and run.counts["pending"] > 0
-    assert finish(start(tmp_path))["made"] == 17 - kept
+    assert finish(start(tmp_path))["made"] == 17 - finished
     assert results(tmp_path) == unbroken
 
 
