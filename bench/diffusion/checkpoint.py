@@ -191,9 +191,11 @@ def _cause(file: Path, error: Exception) -> str:
 
 
 def mismatch(
-    expected: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], str]], class_name: str
+    expected: Mapping[str, Tensor],
+    actual: Mapping[str, tuple[tuple[int, ...], str]],
+    class_name: str,
 ) -> str | None:
-    """In one line, why the tensors ``held`` are not the ``expected`` weights of a ``class_name``;
+    """In one line, why the tensors ``actual`` are not the ``expected`` weights of a ``class_name``;
     ``None`` if they are.
 
     Names are compared without a leading ``text_model.``, which transformers adds and removes; known
@@ -206,7 +208,9 @@ def mismatch(
     wanted = {
         bare(name): value for name, value in expected.items() if not name.endswith(KNOWN_BUFFERS)
     }
-    present = {bare(name): part for name, part in held.items() if not name.endswith(KNOWN_BUFFERS)}
+    present = {
+        bare(name): part for name, part in actual.items() if not name.endswith(KNOWN_BUFFERS)
+    }
     missing = [name for name in wanted if name not in present]
     unexpected = [name for name in present if name not in wanted]
     lines = []

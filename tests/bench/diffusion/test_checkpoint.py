@@ -63,11 +63,11 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 def refused(folder: Path, text: bool = False) -> str:
     """What looking at the folder and loading it say, which must be refusals; the first of them."""
-    kind, told = (TextToImage, {"prompts": PROMPTS}) if text else (Generator, {})
+    kind, options = (TextToImage, {"prompts": PROMPTS}) if text else (Generator, {})
     with pytest.raises(UserError) as looked:
-        kind.outline(folder, **told)
+        kind.outline(folder, **options)
     with pytest.raises(UserError):
-        kind.load(folder, **told)
+        kind.load(folder, **options)
     (line,) = str(looked.value).splitlines()
     return line
 
@@ -174,13 +174,15 @@ def test_weights_match_only_if_names_and_shapes_are_all_the_same(
     nothing does.
     """
     expected = {name: torch.zeros(2, 3) for name in "abcdef"}
-    held = {
+    actual = {
         name: ((3, 2) if name in reshaped else (2, 3), "F32")
         for name in "abcdef"
         if name not in missing
     }
-    held |= {name: ((1,), "F32") for name in extra} | {"embeddings.position_ids": ((1, 77), "I64")}
-    line = mismatch(expected, held, "network")
+    actual |= {name: ((1,), "F32") for name in extra} | {
+        "embeddings.position_ids": ((1, 77), "I64")
+    }
+    line = mismatch(expected, actual, "network")
     assert (line is None) == (not missing and not extra and not reshaped - missing)
     for count, words in (
         (missing, "are missing"),
@@ -242,7 +244,7 @@ def test_weights_in_a_variant_only_say_which_and_what_to_do(sd: Path) -> None:
     ("kind", "cause"),
     [("link", "is a link to ../blobs/gone, which is not there"), ("pipe", "must be a file")],
 )
-def test_a_place_of_weights_without_a_file_says_what_is_there(
+def test_a_weights_folder_without_a_file_says_what_is_there(
     ddpm: Path, kind: str, cause: str
 ) -> None:
     """A download cache whose blobs were cleaned up leaves links to nothing; and nobody may wait for
@@ -295,12 +297,12 @@ def test_names_of_older_releases_still_load(sd: Path) -> None:
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def rename(weights: Weights) -> Weights:
-        found = {}
+        renamed = {}
         for name, value in weights.items():
             for now, then in older.items():
                 name = name.replace(f"attentions.0.{now}.", f"attentions.0.{then}.")
-            found[name] = value
-        return found
+            renamed[name] = value
+        return renamed
 
     edit_weights(sd / "vae" / "diffusion_pytorch_model.safetensors", rename)
     text = sd / "text_encoder" / "model.safetensors"

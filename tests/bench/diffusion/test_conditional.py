@@ -59,10 +59,10 @@ def test_guidance_is_e_u_plus_w_times_the_difference(scale: float) -> None:
     x, labels = torch.randn(5, 3, 8, 8), torch.tensor([0, 1, 2, 1, 0])
     settings = SamplerSettings(network_batch=8, guidance_scale=scale)
     with torch.no_grad():
-        found = predict_noise(model, x, 300, settings, labels)
+        guided = predict_noise(model, x, 300, settings, labels)
         t = torch.full((5,), 300)
-        free, told = model.predict_noise(x, t), model.predict_noise(x, t, labels)
-    torch.testing.assert_close(found, free + scale * (told - free), rtol=1e-5, atol=1e-5)
+        free, conditional = model.predict_noise(x, t), model.predict_noise(x, t, labels)
+    torch.testing.assert_close(guided, free + scale * (conditional - free), rtol=1e-5, atol=1e-5)
 
 
 def test_guidance_one_asks_the_network_once() -> None:
@@ -108,18 +108,18 @@ def honest(predict, rows, noise, timesteps, schedule):
 
 
 class Listening(torch.nn.Module):
-    """Stands in for the network and keeps the labels it is told."""
+    """Stands in for the network and records the labels it gets."""
 
     def __init__(self, network) -> None:
         super().__init__()
-        self.network, self.told = network, []
+        self.network, self.labels_seen = network, []
 
     @property
     def config(self):
         return self.network.config
 
     def forward(self, x, timesteps, class_labels=None):
-        self.told.append(class_labels)
+        self.labels_seen.append(class_labels)
         return self.network(x, timesteps, class_labels=class_labels)
 
 
@@ -138,9 +138,9 @@ def test_labels_are_dropped_as_often_as_the_settings_say(dropout: float) -> None
         TrainingSettings(steps=40, batch_size=16, precision="float32", label_dropout=dropout),
         0,
     )
-    told = torch.cat(listening.told)
-    assert set(told.tolist()) <= {1, CLASSES}
-    assert abs(float((told == CLASSES).float().mean()) - dropout) < 0.06
+    labels_seen = torch.cat(listening.labels_seen)
+    assert set(labels_seen.tolist()) <= {1, CLASSES}
+    assert abs(float((labels_seen == CLASSES).float().mean()) - dropout) < 0.06
 
 
 def test_a_trained_generator_draws_the_class_it_is_asked_for() -> None:

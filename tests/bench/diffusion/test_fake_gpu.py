@@ -102,13 +102,13 @@ def test_every_part_of_a_generator_is_trained_on_the_gpu(
     hours of waiting for a GPU.
     """
     generator = train_there(name, monkeypatch, label_dropout=0.1 if name != "digits-ddpm" else 0.0)
-    found = {
+    devices = {
         f"{part}.{key}": value.device.type
         for part, network in parts(generator).items()
         for key, value in [*network.named_parameters(), *network.named_buffers()]
     }
-    assert found
-    assert [key for key, device in found.items() if device != "cuda"] == []
+    assert devices
+    assert [key for key, device in devices.items() if device != "cuda"] == []
 
 
 def test_stable_diffusion_attends_by_the_fused_kernel_on_a_gpu(

@@ -131,18 +131,18 @@ def test_fusing_changes_no_prediction(generator) -> None:
 
 
 def test_adapters_follow_the_seed_and_leave_the_global_state_alone(generator) -> None:
-    found = []
+    adapters = []
     for seed in (0, 0, 1):
         unet = generator.clone().unet
         before = torch.random.get_rng_state()
         add_adapters(unet, 2, seed)
         assert torch.equal(torch.random.get_rng_state(), before)
-        found.append(
+        adapters.append(
             torch.cat(
                 [value.flatten() for name, value in unet.named_parameters() if "lora_A" in name]
             )
         )
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert torch.equal(adapters[0], adapters[1]) and not torch.equal(adapters[0], adapters[2])
 
 
 def test_frozen_parameters_are_not_handed_to_the_optimizer(generator, monkeypatch) -> None:

@@ -72,8 +72,8 @@ def test_philox_gives_its_authors_answers(
     """Random123's known answers: a slip in a shift still looks random, and is another generator on
     every device.
     """
-    found = philox(*(tuple(torch.tensor(word) for word in given) for given in (counter, key)))  # type: ignore[arg-type]
-    assert tuple(int(word) for word in found) == words
+    result = philox(*(tuple(torch.tensor(word) for word in given) for given in (counter, key)))  # type: ignore[arg-type]
+    assert tuple(int(word) for word in result) == words
 
 
 def test_counters_draw_standard_normal_numbers_that_know_nothing_of_each_other() -> None:
@@ -156,9 +156,9 @@ def test_the_counters_noise_stands_where_the_generators_would(generator: Generat
             return initial_noise(self.inner, shape)
 
     ours, theirs = Scripted(), sample_streams(0, range(3))
-    found = denoise(generator, initial_noise(ours, (3, 8, 8)), ours, settings)
+    result = denoise(generator, initial_noise(ours, (3, 8, 8)), ours, settings)
     assert torch.equal(
-        found, denoise(generator, initial_noise(theirs, (3, 8, 8)), theirs, settings)
+        result, denoise(generator, initial_noise(theirs, (3, 8, 8)), theirs, settings)
     )
 
 

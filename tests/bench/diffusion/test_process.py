@@ -78,12 +78,12 @@ def test_trained_for_a_stride_the_strided_mean_stays_in_the_process(stride: int)
     )
     worst = drift = 0.0
     for t in range(len(schedule)):
-        signal, kept = (
+        signal, alpha_before = (
             (schedule.signal[t - stride], schedule.alphas_cumprod[t - stride])
             if t >= stride
             else (1.0, 1.0)
         )
-        alpha = schedule.alphas_cumprod[t] / kept
+        alpha = schedule.alphas_cumprod[t] / alpha_before
         x_t = schedule.signal[t] * target + schedule.noise[t] * noise + shift.step[t] * ends_in
         for correction, is_ours in (
             (shift.correction[t], True),

@@ -175,11 +175,11 @@ def test_loss_scaling_goes_on_where_it_was(tmp_path, monkeypatch: pytest.MonkeyP
     train(whole, rows(), honest, SETTINGS, 0)
     cut(tmp_path, 5)
     scales = []
-    kept = Checkpoints.load
+    original_load = Checkpoints.load
     monkeypatch.setattr(
         Checkpoints,
         "load",
-        lambda *given: scales.append((found := kept(*given))[1]["scaler"]) or found,
+        lambda *given: scales.append((loaded := original_load(*given))[1]["scaler"]) or loaded,
     )
     model, _, _ = go_on(tmp_path)
     assert scales[0]["scale"] == 2.0**9

@@ -95,7 +95,7 @@ def test_exact_predictor_is_followed_to_its_image(name: str, clip: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(("clip", "escapes"), [("none", True), ("x0", False)])
-def test_nothing_clips_unless_told(name: str, clip: str, escapes: bool) -> None:
+def test_nothing_clips_by_default(name: str, clip: str, escapes: bool) -> None:
     """A target outside [-1, 1] is reached without clipping and cannot be with it: no scheduler
     default slips in.
     """
@@ -142,11 +142,11 @@ def test_xt_clipping_clamps_after_every_step(generator: Generator, name: str) ->
     settings = SamplerSettings(name=name, num_inference_steps=10, clip="xt")
     streams = sample_streams(0, range(2))
     seen: list[float] = []
-    asked: list[float] = []
+    inputs: list[float] = []
 
     class Listening(Generator):
         def predict_noise(self, x, timesteps, labels=None):
-            asked.append(float(x[:2].abs().max()))
+            inputs.append(float(x[:2].abs().max()))
             return super().predict_noise(x, timesteps, labels)
 
     denoise(
@@ -157,7 +157,7 @@ def test_xt_clipping_clamps_after_every_step(generator: Generator, name: str) ->
         trajectory=lambda timestep, x: seen.append(float(x.abs().max())),
     )
     assert len(seen) == settings.network_calls == {"heun": 19, "pndm": 11}.get(name, 10)
-    assert max(seen) <= 1 and len(asked) == len(seen) and max(asked[1:]) <= 1
+    assert max(seen) <= 1 and len(inputs) == len(seen) and max(inputs[1:]) <= 1
 
 
 def test_a_guard_of_the_step_is_refused_where_the_corrector_would_undo_it(
@@ -186,13 +186,15 @@ def test_a_known_part_is_at_its_share_of_noise_whenever_the_network_is_asked(nam
     settings = SamplerSettings(name=name, num_inference_steps=10, network_batch=2)
     streams = sample_streams(0, range(2))
     start = initial_noise(streams, (3, 8, 8))
-    oracle, asked = Oracle(torch.zeros(3, 8, 8)), []
+    oracle, deviations = Oracle(torch.zeros(3, 8, 8)), []
     predict = oracle.predict_noise
     alphas = oracle.alphas_cumprod.double()
 
     def listening(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        kept = float(alphas[timesteps[0]])
-        asked.append((x - (kept**0.5 * picture + (1 - kept) ** 0.5 * start))[:, :, :4].abs().max())
+        alpha = float(alphas[timesteps[0]])
+        deviations.append(
+            (x - (alpha**0.5 * picture + (1 - alpha) ** 0.5 * start))[:, :, :4].abs().max()
+        )
         return predict(x, timesteps)
 
     oracle.predict_noise = listening  # type: ignore[method-assign]
@@ -201,9 +203,9 @@ def test_a_known_part_is_at_its_share_of_noise_whenever_the_network_is_asked(nam
         with pytest.raises(ValueError, match="no part of the picture can be put back"):
             denoise(oracle, start, streams, settings, known=known)  # type: ignore[arg-type]
         return
-    found = denoise(oracle, start, streams, settings, known=known)  # type: ignore[arg-type]
-    assert len(asked) == settings.network_calls and max(asked) < 1e-5
-    assert torch.equal(found[:, :, :4], picture[:, :, :4])
+    images = denoise(oracle, start, streams, settings, known=known)  # type: ignore[arg-type]
+    assert len(deviations) == settings.network_calls and max(deviations) < 1e-5
+    assert torch.equal(images[:, :, :4], picture[:, :, :4])
 
 
 class Normal(Oracle):
@@ -217,23 +219,23 @@ class Normal(Oracle):
         self.alphas_cumprod = DDPMScheduler.from_config(config).alphas_cumprod.double()
 
     def predict_noise(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        kept = self.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
-        centred = x.double() - kept.sqrt() * self.mean
-        return ((1 - kept).sqrt() * centred / (kept * self.deviation**2 + 1 - kept)).float()
+        alpha = self.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
+        centred = x.double() - alpha.sqrt() * self.mean
+        return ((1 - alpha).sqrt() * centred / (alpha * self.deviation**2 + 1 - alpha)).float()
 
     def end_of(self, x: torch.Tensor, timestep: int) -> torch.Tensor:
         """Where the probability flow leads from ``x``: it keeps each pixel's quantile."""
-        kept = self.alphas_cumprod[timestep]
-        spread = (kept * self.deviation**2 + 1 - kept).sqrt()
-        return self.mean + self.deviation * (x.double() - kept.sqrt() * self.mean) / spread
+        alpha = self.alphas_cumprod[timestep]
+        spread = (alpha * self.deviation**2 + 1 - alpha).sqrt()
+        return self.mean + self.deviation * (x.double() - alpha.sqrt() * self.mean) / spread
 
     def drawn(self, settings: SamplerSettings, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples, and where the flow leads from the same noise."""
         streams = sample_streams(0, range(count))
         start = initial_noise(streams, (3, 8, 8))
         first = int(build_scheduler(settings, self.scheduler_config).timesteps[0])
-        found = denoise(self, start, streams, settings)  # type: ignore[arg-type]
-        return found.double(), self.end_of(start, first)
+        images = denoise(self, start, streams, settings)  # type: ignore[arg-type]
+        return images.double(), self.end_of(start, first)
 
 
 #: Largest error of a pixel (of deviation 0.4) after 20 steps: first order, second, and higher.
@@ -253,8 +255,8 @@ def test_every_deterministic_sampler_follows_the_models_own_flow(name: str, tabl
     errors = []
     for steps in (10, 20, 100, 500):
         settings = SamplerSettings(name=name, num_inference_steps=steps, spacing=spacing)
-        found, exact = Normal(config).drawn(settings, 4)
-        errors.append(float((found - exact).abs().max()))
+        images, exact = Normal(config).drawn(settings, 4)
+        errors.append(float((images - exact).abs().max()))
     assert min(errors[:2]) > errors[2] > 0 and errors[0] > 2 * errors[2]
     assert errors[1] < AFTER_20[name]
     assert errors[3] < (0.012 if name == "ddim" else 0.003)
@@ -268,10 +270,10 @@ def test_every_stochastic_sampler_draws_the_models_own_spread(name: str, eta: fl
     bias = []
     for steps in (10, 40, 500):
         settings = SamplerSettings(name=name, num_inference_steps=steps, eta=eta)
-        found, flowed = Normal(CONFIG).drawn(settings, 64)
-        assert float((found - flowed).abs().mean()) > 0.1, "no noise was added"
-        assert float(found.mean()) == pytest.approx(Normal.mean, abs=0.015)
-        bias.append(abs(float(found.std()) / Normal.deviation - 1))
+        images, flowed = Normal(CONFIG).drawn(settings, 64)
+        assert float((images - flowed).abs().mean()) > 0.1, "no noise was added"
+        assert float(images.mean()) == pytest.approx(Normal.mean, abs=0.015)
+        bias.append(abs(float(images.std()) / Normal.deviation - 1))
     assert bias[0] > bias[1] > bias[2] and bias[2] < 0.03
 
 
@@ -291,7 +293,7 @@ def test_clipping_under_noisy_ddim_is_diffusers_own(generator: Generator, consis
     settings = SamplerSettings(name="ddim", num_inference_steps=8, network_batch=4, eta=0.6)
     start = 3 * torch.randn(4, *generator.noise_shape, generator=torch.Generator().manual_seed(0))
     guard = use().defense("clip_x0" if consistent else "clip_x0_ddim")
-    found = denoise(generator, start, sample_streams(1, range(4)), settings, [guard])
+    images = denoise(generator, start, sample_streams(1, range(4)), settings, [guard])
     options = {"clip_sample": True, "set_alpha_to_one": True, "timestep_spacing": "leading"}
     scheduler = DDIMScheduler.from_config({**generator.scheduler_config, **options})
     scheduler.set_timesteps(8)
@@ -304,7 +306,7 @@ def test_clipping_under_noisy_ddim_is_diffusers_own(generator: Generator, consis
             x = scheduler.step(
                 predicted, step, x, 0.6, use_clipped_model_output=consistent, generator=streams
             ).prev_sample
-    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(images, x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -411,22 +413,22 @@ def test_clipping_is_diffusers_own_with_and_without_its_noise(
     settings = SamplerSettings(name="ddim", num_inference_steps=8, network_batch=4)
     start = 3 * torch.randn(4, *generator.noise_shape, generator=torch.Generator().manual_seed(0))
     guard = use().defense("clip_x0" if consistent else "clip_x0_ddim")
-    found = denoise(generator, start, [], settings, [guard])
+    images = denoise(generator, start, [], settings, [guard])
     options = {"clip_sample": True, "set_alpha_to_one": True, "timestep_spacing": "leading"}
     scheduler = DDIMScheduler.from_config({**generator.scheduler_config, **options})
     scheduler.set_timesteps(8)
     x = start
     with torch.no_grad():
         for step in scheduler.timesteps:
-            said = generator.predict_noise(
+            prediction = generator.predict_noise(
                 x.contiguous(memory_format=torch.channels_last), torch.full((4,), int(step))
             )
-            x = scheduler.step(said, step, x, use_clipped_model_output=consistent).prev_sample
-    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
+            x = scheduler.step(prediction, step, x, use_clipped_model_output=consistent).prev_sample
+    torch.testing.assert_close(images, x, rtol=1e-4, atol=1e-4)
     other = denoise(
         generator, start, [], settings, [use().defense("clip_x0_ddim" if consistent else "clip_x0")]
     )
-    assert float((other - found).abs().max()) > 0.05
+    assert float((other - images).abs().max()) > 0.05
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpm_solver++"])
@@ -463,10 +465,10 @@ def test_stable_diffusion_keeps_its_own_ends_under_ddim() -> None:
         == float(theirs.final_alpha_cumprod)
         == pytest.approx(0.99915, abs=1e-5)
     )
-    x, said = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)
+    x, prediction = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.3)
     for step in (981, 501, 1):
         assert torch.equal(
-            ours.step(said, step, x).prev_sample, theirs.step(said, step, x).prev_sample
+            ours.step(prediction, step, x).prev_sample, theirs.step(prediction, step, x).prev_sample
         )
 
 
@@ -498,10 +500,10 @@ def test_no_step_leaves_the_schedule_and_trailing_begins_at_its_end(
             build_scheduler(settings, config)
         return
     scheduler = build_scheduler(settings, config)
-    asked = scheduler.timesteps.tolist()
-    timesteps = sorted(set(asked), reverse=True)
-    assert len(timesteps) == steps and asked == sorted(asked, reverse=True)
-    assert len(asked) == settings.network_calls and all(step == int(step) for step in asked)
+    called = scheduler.timesteps.tolist()
+    timesteps = sorted(set(called), reverse=True)
+    assert len(timesteps) == steps and called == sorted(called, reverse=True)
+    assert len(called) == settings.network_calls and all(step == int(step) for step in called)
     assert 0 <= timesteps[-1] and timesteps[0] <= 99
     assert spacing != "trailing" or timesteps[0] == 99
 
@@ -512,5 +514,5 @@ def test_either_spacing_follows_the_exact_predictor(name: str, spacing: str) -> 
     """Trailing steps that led elsewhere would draw something else than the model learnt."""
     image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     settings = SamplerSettings(name=name, num_inference_steps=20, spacing=spacing, network_batch=2)
-    found = sample(Oracle(image), 2, 0, settings)
-    torch.testing.assert_close(found, image.expand(2, -1, -1, -1), atol=1e-3, rtol=0)
+    images = sample(Oracle(image), 2, 0, settings)
+    torch.testing.assert_close(images, image.expand(2, -1, -1, -1), atol=1e-3, rtol=0)

@@ -94,12 +94,12 @@ def test_latents_are_the_autoencoders_mean_times_its_scaling_factor() -> None:
     torch.testing.assert_close(drawn, 0.5 * (posterior.mean + posterior.std * noise))
 
 
-def test_the_network_is_told_the_prompt_and_the_last_label_is_the_empty_one() -> None:
+def test_the_network_gets_the_prompt_and_the_last_label_is_the_empty_one() -> None:
     model = parts()
     x, t, labels = torch.randn(2, 4, 4, 4), torch.full((2,), 500), torch.tensor([2, 0])
-    said = model.embed((PROMPTS[2], PROMPTS[0]))
+    embedded = model.embed((PROMPTS[2], PROMPTS[0]))
     with torch.no_grad():
-        expected = model.unet(x, t, encoder_hidden_states=said).sample
+        expected = model.unet(x, t, encoder_hidden_states=embedded).sample
         torch.testing.assert_close(model.predict_noise(x, t, labels), expected)
         free = model.unet(x, t, encoder_hidden_states=model.embed(("", ""))).sample
         torch.testing.assert_close(model.predict_noise(x, t), free)
@@ -186,8 +186,8 @@ def test_what_is_saved_is_a_stable_diffusion_folder(tmp_path: Path) -> None:
         torch.testing.assert_close(
             again.predict_noise(x, t, labels), model.predict_noise(x, t, labels)
         )
-        said = pipeline.encode_prompt(PROMPTS[2], torch.device("cpu"), 1, False)[0]
-    torch.testing.assert_close(said, model.embed((PROMPTS[2],)))
+        embedded = pipeline.encode_prompt(PROMPTS[2], torch.device("cpu"), 1, False)[0]
+    torch.testing.assert_close(embedded, model.embed((PROMPTS[2],)))
     assert again.schedule == model.schedule
     assert not [
         path

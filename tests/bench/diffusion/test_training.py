@@ -140,7 +140,7 @@ def test_saving_memory_changes_the_weights_by_rounding_only(changes: dict[str, A
     which would blow rounding up.
     """
     settings = replace(SETTINGS, steps=4, learning_rate=1e-2, gradient_clip=1e9)
-    found = []
+    results = []
     for saving in ({}, changes):
         model = generator()
         plain = {
@@ -155,11 +155,11 @@ def test_saving_memory_changes_the_weights_by_rounding_only(changes: dict[str, A
                 lambda trained, lr, weight_decay: torch.optim.SGD(trained, lr=lr),
             )
             losses = train(model, rows(), honest, replace(settings, **(plain | saving)), 0)
-        found.append((weights(model), torch.tensor(losses)))
-    moved = (found[0][0] - weights(generator())).norm()
+        results.append((weights(model), torch.tensor(losses)))
+    moved = (results[0][0] - weights(generator())).norm()
     assert moved > 1e-2
-    assert (found[1][0] - found[0][0]).norm() < 1e-4 * moved
-    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=0)
+    assert (results[1][0] - results[0][0]).norm() < 1e-4 * moved
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-5, atol=0)
 
 
 def test_pieces_that_do_not_fill_a_batch_are_named() -> None:
