@@ -312,8 +312,8 @@ def _domains(cls: Any) -> Mapping[str, Domain]:
 def refusals_of(instance: Any, *, strict: bool = False) -> Iterator[tuple[str, str]]:
     """The fields of a dataclass that are not what their constraints say, and what they must be.
 
-    Of a field without constraints nothing is asked but that a number is finite: its type is the
-    class's own affair, unless ``strict``.
+    A field without constraints need only be finite if it is a number: its type is the class's
+    own affair, unless ``strict``.
     """
     for name, allowed in domains(type(instance)).items():
         value = getattr(instance, name)

@@ -21,7 +21,7 @@ from bench.testbeds.testbed import Testbed
 
 
 def suite_faults(suite: Suite, attacks: list[Attack]) -> list[str]:
-    """One line for each fault, in the suite's order, each said once. ``attacks``: all rows, the
+    """One line for each fault, in the suite's order, without repeats. ``attacks``: all rows, the
     control among them.
     """
     lines: list[str] = []

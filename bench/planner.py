@@ -208,8 +208,8 @@ class _Builder:
         parts = testbed.parts()
         self.locations = frozenset(field for part in parts.values() for field in part.locations)
         self.files = fingerprints(testbed)
-        self.identities = {place: identity(part) for place, part in parts.items()}
-        self.code = {place: closure_of_class(type(part)) for place, part in parts.items()}
+        self.identities = {part_name: identity(part) for part_name, part in parts.items()}
+        self.code = {part_name: closure_of_class(type(part)) for part_name, part in parts.items()}
         self.closures: dict[tuple[Any, ...], Closure] = {}
         bare = without({"name": testbed.name, "params": testbed.params()}, self.locations)
         self.protocol = protocol_of(testbed, kinds, bare, self.files)
@@ -279,7 +279,7 @@ class _Builder:
                 for plugin in plugins
                 for source in [self._source(plugin)]
             ]
-            of_testbed = [closure_of_class(Testbed), *(self.code[place] for place in parts)]
+            of_testbed = [closure_of_class(Testbed), *(self.code[part_name] for part_name in parts)]
             self.closures[known] = joined(
                 [closure_of_function(self.kinds[name].run), *of_testbed, more, *of_plugins]
             )
@@ -304,14 +304,17 @@ class _Builder:
         theirs = [source for plugin in run if (source := self._source(plugin))]
         wanted = {*(self.kinds[name].parts if parts is None else parts)}
         wanted |= {
-            place for plugin in run for need in plugin.card.needs for place in REACHED.get(need, ())
+            part_name
+            for plugin in run
+            for need in plugin.card.needs
+            for part_name in REACHED.get(need, ())
         }
-        there = tuple(place for place in self.files if place in wanted)
+        there = tuple(part_name for part_name in self.files if part_name in wanted)
         ours = self._code(name, code or Closure(), there, run)
         fingerprint = digest(
             {
                 "code": ours.hash,
-                "files": {place: self.files[place] for place in there},
+                "files": {part_name: self.files[part_name] for part_name in there},
                 "versions": versions(sorted({*PACKAGES, *ours.packages})),
                 "device": f"{self.device} x{self.processes}"
                 if self._together(name)
@@ -343,9 +346,10 @@ class _Builder:
 
     def _keyed(self, named: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
         """The testbed as it enters a key: the parts that are used, with all that is declared of
-        them. A record names it with all parameters and a label; a label, as a place, is in no key.
+        them. A record names it with all parameters and a label; a label, like a location, is in no
+        key.
         """
-        used = {place: self.identities[place] for place in parts}
+        used = {part_name: self.identities[part_name] for part_name in parts}
         return without(named, self.locations) | {"kind": self.testbed.kind, "parts": used}
 
     def sample(
@@ -448,9 +452,9 @@ class _Builder:
         }
         # An honest model's score does not depend on the attack it is probed with.
         roles = {
-            f"{side}{place}:{seed}": self._model_score(detector, attack, seed)
+            f"{side}{index}:{seed}": self._model_score(detector, attack, seed)
             for side, those in ((ATTACKED, attacks), (HONEST, self.honest))
-            for place, attack in enumerate(those)
+            for index, attack in enumerate(those)
             for seed in seeds
         }
         situation = Situation(testbed=self.testbed, family=POPULATION, scope="population")
@@ -595,7 +599,7 @@ class _Builder:
     def _of_pool(
         self, name: str, named: dict[str, Any], inputs: dict[str, str], sets: str, plugin: Plugin
     ) -> str:
-        """The key of what a defender's plugin makes of ``sets``, which it is shown as one pool."""
+        """The key of what a defender's plugin makes of ``sets``, handed to it as one pool."""
         judged = {"judged": self.stage("pool", {}, {"judged": sets})}
         answers = self.stage(name, named, inputs | judged, plugin)
         return self.stage("by_set", {}, {"judged": sets, "answers": answers})
@@ -646,13 +650,13 @@ class _Builder:
         if common["kind"] != POPULATION:
             return self._tuned((common["probe"] or common["attack"]).name, common["seed"], plugins)
         attacks = [plugin.card.name for plugin in plugins if isinstance(plugin, Attack)]
-        found = [
+        flags = [
             flag
             for name in attacks
             for seed in common["seeds"]
             for flag in self._tuned(name, seed, plugins)
         ]
-        return [flag for place, flag in enumerate(found) if flag not in found[:place]]
+        return [flag for index, flag in enumerate(flags) if flag not in flags[:index]]
 
     def _tuned(
         self, attack: str, seed: int, plugins: Iterable[Plugin | None]
@@ -754,22 +758,22 @@ class _Builder:
         """The measurements of a cell, role -> key, and why there are no others, metric ->
         reason.
         """
-        found: dict[str, str] = {}
+        measured: dict[str, str] = {}
         missing: dict[str, str] = {}
-        given: set[str] = set()
+        covered: set[str] = set()
         for one in measurements.table().values():
             if one.scope != situation.scope:
                 continue
             if reason := one.reason(situation):
                 missing |= {name: reason for name in one.names if name not in missing}
                 continue
-            given |= {*one.names, *one.borrows}
+            covered |= {*one.names, *one.borrows}
             params = {"seed": seed, "what": one.name, "options": one.options(situation)}
             code = closure_of_function(one.run)
-            found[MEASURED_BY + one.name] = self.stage(
+            measured[MEASURED_BY + one.name] = self.stage(
                 "measure", params, one.taken(roles), code=code, parts=one.parts
             )
-        return found, {name: reason for name, reason in missing.items() if name not in given}
+        return measured, {name: reason for name, reason in missing.items() if name not in covered}
 
 
 def title(name: str, params: Mapping[str, Any]) -> str:

@@ -55,11 +55,11 @@ class Sampler:
                 f"sampler {self.name}: eta must not be given but for ddim, got {self.eta}"
             )
         try:
-            SamplerSettings(**self._given())
+            SamplerSettings(**self._changes())
         except ValueError as error:
             raise ValueError(f"sampler {self.name}: {error}") from error
 
-    def _given(self) -> dict[str, Any]:
+    def _changes(self) -> dict[str, Any]:
         return {field: value for field, value in asdict(self).items() if value is not None}
 
     def settings(self, testbed: Testbed) -> SamplerSettings:
@@ -71,7 +71,7 @@ class Sampler:
                 f"guidance_scale must not be given where no class is asked for, got "
                 f"{self.guidance_scale}"
             )
-        return replace(testbed.sampler.settings(), **self._given())
+        return replace(testbed.sampler.settings(), **self._changes())
 
 
 def fields_of(name: str) -> list[str]:
@@ -82,11 +82,11 @@ def fields_of(name: str) -> list[str]:
 
 def _params(settings: SamplerSettings, testbed: Testbed) -> dict[str, Any]:
     """What the sampler goes by on ``testbed``."""
-    asked = testbed.has_classes()
+    has_classes = testbed.has_classes()
     return {
         field: getattr(settings, field)
         for field in fields_of(settings.name)
-        if asked or field != "guidance_scale"
+        if has_classes or field != "guidance_scale"
     }
 
 
@@ -101,11 +101,13 @@ def spec_of(sampler: Sampler, testbed: Testbed) -> PluginSpec | None:
     if sampler.name == testbed.sampler.settings().name and params == own:
         return None
     usual = {"eta": 0.0} | own
-    told = ", ".join(
+    differing = ", ".join(
         f"{field}={value}" for field, value in params.items() if value != usual.get(field)
     )
     return PluginSpec(
-        name=sampler.name, params=params, label=sampler.name + (f"({told})" if told else "")
+        name=sampler.name,
+        params=params,
+        label=sampler.name + (f"({differing})" if differing else ""),
     )
 
 

@@ -343,11 +343,11 @@ def _choose(
 ) -> tuple[P, ...]:
     if names is None:
         return plugins
-    held = {name_of(plugin) for plugin in plugins} | {"none"}
+    present = {name_of(plugin) for plugin in plugins} | {"none"}
     chosen = tuple(
         plugin for plugin in plugins if name_of(plugin) in names or name_of(plugin) == "none"
     )
-    return chosen + tuple(build(name) for name in dict.fromkeys(names) if name not in held)
+    return chosen + tuple(build(name) for name in dict.fromkeys(names) if name not in present)
 
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:

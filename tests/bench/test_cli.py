@@ -53,7 +53,7 @@ def castlewalls(tiny, fake_plugins, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [["plan"], ["run"], ["run", "--dry-run"]])
-def test_everything_a_testbed_finds_wrong_is_said_at_once_before_anything_runs(
+def test_all_faults_of_a_testbed_are_listed_before_anything_runs(
     castlewalls, tiny, tmp_path, monkeypatch, command
 ):
     """A fault that only a stage found would cost the hours before it, and the second fault as many
@@ -258,11 +258,11 @@ def test_a_dry_run_writes_nothing(castlewalls, tmp_path):
 
 
 def test_a_plan_lists_the_stages_and_the_skipped_pairs(castlewalls):
-    shown = castlewalls("plan", "suite.yaml", "--seeds", "0")
-    assert shown.exit_code == 0
+    output = castlewalls("plan", "suite.yaml", "--seeds", "0")
+    assert output.exit_code == 0
     assert (
         "skipped: fake_text_attack x fake_sampler: fake_text_attack applies to text testbeds"
-        in shown.stdout
+        in output.stdout
     )
     dry = castlewalls("run", "suite.yaml", "--dry-run").stdout
     assert dry.count("skipped: fake_text_attack x fake_sampler: ") == 1
@@ -301,9 +301,9 @@ def test_listing_names_everything(castlewalls):
 
 
 def test_showing_a_plugin_gives_its_declaration_parameters_and_source(castlewalls):
-    (shown,) = json.loads(castlewalls("show", "fake_attack", "--json").stdout)
-    assert shown["card"]["applies_to"] == ["unconditional"]
-    parameters = {parameter["name"]: parameter for parameter in shown["parameters"]}
+    (output,) = json.loads(castlewalls("show", "fake_attack", "--json").stdout)
+    assert output["card"]["applies_to"] == ["unconditional"]
+    parameters = {parameter["name"]: parameter for parameter in output["parameters"]}
     assert parameters["poison_rate"]["default"] == 0.1
     assert {name: parameter["constraint"] for name, parameter in parameters.items()} == {
         "scheme": {"choices": ["finetune", "scratch"]},

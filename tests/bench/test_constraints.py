@@ -177,7 +177,7 @@ def test_a_plugin_that_checks_by_hand_goes_on_working():
     ("field", "value", "annotation"),
     [("table", {"a": 1}, "dict[str, int] | None"), ("names", ["a"], "list[str]")],
 )
-def test_a_type_nobody_checks_is_not_said_to_fit(field, value, annotation):
+def test_an_unknown_type_does_not_pass_as_fitting(field, value, annotation):
     with pytest.raises(UserError) as caught:
         construct(Older, "defense mine", {field: value})
     assert str(caught.value) == (

@@ -79,7 +79,7 @@ def test_an_attack_that_a_testbed_does_not_fit_is_one_line(
     assert message in line and line.startswith(f"{attack['name']} on {testbed}: ")
 
 
-def test_all_pairs_that_do_not_fit_are_said_at_once(registry: Registry) -> None:
+def test_all_pairs_that_do_not_fit_are_listed_at_once(registry: Registry) -> None:
     pairs = [
         {"name": "badnets", "target_class": 11, "pattern_size": 17},
         {"name": "wanet", "poison_rate": 1e-4},
@@ -133,7 +133,7 @@ def test_planning_asks_for_no_pixels(registry: Registry, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("duplicates", ["none", "clean", "poisoned"])
-def test_what_is_said_at_planning_is_what_poisoning_says(
+def test_faults_at_planning_are_the_errors_of_poisoning(
     registry: Registry, duplicates: str
 ) -> None:
     """The check and the attack may not disagree: either would cost a run."""
@@ -143,7 +143,7 @@ def test_what_is_said_at_planning_is_what_poisoning_says(
         attack = registry.attack(
             "badnets", {"target_class": 0, "poison_rate": float(rate), "duplicates": duplicates}
         )
-        said = attack.faults(
+        faults = attack.faults(
             TrainingSet(images.to("meta"), torch.zeros(10, dtype=torch.bool), labels)
         )
         try:
@@ -151,9 +151,9 @@ def test_what_is_said_at_planning_is_what_poisoning_says(
                 TrainingSet(images, torch.zeros(10, dtype=torch.bool), labels),
                 np.random.default_rng(0),
             )
-            assert said == []
+            assert faults == []
         except ValueError as error:
-            assert said == [str(error)]
+            assert faults == [str(error)]
     alike = TrainingSet(
         images.to("meta"), torch.zeros(10, dtype=torch.bool), torch.zeros(10, dtype=torch.int64)
     )

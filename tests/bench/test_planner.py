@@ -97,7 +97,7 @@ def test_cells_share_what_they_can(planned):
 def test_the_inputs_of_each_family_of_cell(planned):
     plan = planned(seeds=[0])
     inputs = [plan.stages[cell.stage].inputs for cell in plan.cells]
-    inputs = [{role for role in found if not role.startswith(MEASURED_BY)} for found in inputs]
+    inputs = [{role for role in roles if not role.startswith(MEASURED_BY)} for roles in inputs]
     drawn = {"clean", "call:noise", "call:image"}
     before = {UNDEFENDED + role for role in drawn}
     common = {"reference", "aim"}
@@ -364,13 +364,13 @@ def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned,
     train = next(stage for stage in plan.stages.values() if stage.name == "train")
     from bench.engine.store import commit
 
-    def took(place, seconds, **params):
-        made = store.new_folder(place * 32)
+    def took(digits, seconds, **params):
+        made = store.new_folder(digits * 32)
         made.mkdir()
         groups = alike("train", train.params | params)
         commit(
             made,
-            store.folder(place * 32),
+            store.folder(digits * 32),
             {"stage": "train", "alike": groups, "cost": {"seconds": seconds}},
         )
 
@@ -421,7 +421,7 @@ def test_a_key_does_not_depend_on_the_order_of_parameters():
     assert one.key == two.key != Stage(name="train", params=one.params | {"seed": 1}).key
 
 
-def test_what_was_chosen_on_a_cell_is_said_in_that_cell_alone(planned):
+def test_what_was_chosen_on_a_cell_is_flagged_in_that_cell_alone(planned):
     """A default picked on the very attack and seed that is then reported flatters itself, and a
     reader must know.
     """
@@ -430,12 +430,12 @@ def test_what_was_chosen_on_a_cell_is_said_in_that_cell_alone(planned):
     ]
     plan = planned(tuned=tuned)
     own = "tuned: strength of the suite chosen on this attack and seed"
-    said = {
+    flagged = {
         cell.seed: own in [flag["text"] for flag in plan.stages[cell.stage].params["tuned"]]
         for cell in plan.cells
         if cell.kind != "anchor"
     }
-    assert said == {0: False, 1: True}
+    assert flagged == {0: False, 1: True}
     undeclared = "tuned: fake_attack does not say what its parameters were chosen on"
     assert {"code": "tuning-undeclared", "metric": "", "text": undeclared} in plan.stages[
         plan.cells[0].stage

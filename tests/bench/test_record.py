@@ -39,10 +39,10 @@ GOOD = Record(
 def changed(path, value):
     """The good record's JSON with one value changed; ``path``: its keys."""
     data = json.loads(GOOD.to_json())
-    place = data
+    container = data
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        container = container[key]
+    container[path[-1]] = value
     return json.dumps(data)
 
 
@@ -276,7 +276,7 @@ def test_a_bad_record_of_an_account_without_names_is_a_line(tmp_path):
     assert run.problems[0].startswith("mine.json: its record cannot be used: Expecting")
 
 
-def test_a_record_that_was_changed_by_hand_is_not_shown(tmp_path):
+def test_a_record_that_was_changed_by_hand_is_refused(tmp_path):
     store = write(tmp_path, [seeded(0)])
     path = store / "stages" / "00" / "x" / "record.json"
     path.write_text(path.read_text().replace("0.25", "0.15"))
@@ -284,7 +284,7 @@ def test_a_record_that_was_changed_by_hand_is_not_shown(tmp_path):
     assert record.status == "failed" and "record.json is not what was written" in record.reason
 
 
-def test_a_record_of_another_cell_is_not_shown(tmp_path):
+def test_a_record_of_another_cell_is_refused(tmp_path):
     """Two records changed places, or somebody's better one was copied in."""
     ((_, record),) = read_runs(write(tmp_path, [seeded(7)]))[0].records
     assert (record.seed, record.status) == (0, "failed") and "another cell" in record.reason

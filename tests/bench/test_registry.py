@@ -17,16 +17,16 @@ from bench.registry import Registry, family_of, group_of, source_of
 
 
 def test_the_controls_are_ordinary_plugins():
-    found = Registry()
-    assert "none" in found.names("attacks") and "none" in found.names("defenses")
-    assert family_of(found.defense("none")) == "control"
-    assert found.attack("none").card.name == "none"
+    plugins = Registry()
+    assert "none" in plugins.names("attacks") and "none" in plugins.names("defenses")
+    assert family_of(plugins.defense("none")) == "control"
+    assert plugins.attack("none").card.name == "none"
 
 
 def test_a_plugin_file_brings_every_family(fake_plugins):
-    found = Registry([fake_plugins])
+    plugins = Registry([fake_plugins])
     families = {
-        name: family_of(found.defense(name))
+        name: family_of(plugins.defense(name))
         for name in ("fake_sampler", "fake_repair", "fake_invert")
     }
     assert families == {
@@ -34,14 +34,14 @@ def test_a_plugin_file_brings_every_family(fake_plugins):
         "fake_repair": "model",
         "fake_invert": "inversion",
     }
-    assert source_of(found.build("attacks", "fake_attack")) == fake_plugins.resolve()
-    assert group_of(found.get("attacks", "fake_attack")) == "attacks"
+    assert source_of(plugins.build("attacks", "fake_attack")) == fake_plugins.resolve()
+    assert group_of(plugins.get("attacks", "fake_attack")) == "attacks"
 
 
 def test_name_and_params_rebuild_a_plugin(fake_plugins):
-    found = Registry([fake_plugins])
-    attack = found.build("attacks", "fake_attack", {"poison_rate": 0.3, "size": [2, 3]})
-    assert found.build("attacks", "fake_attack", attack.params()) == attack
+    plugins = Registry([fake_plugins])
+    attack = plugins.build("attacks", "fake_attack", {"poison_rate": 0.3, "size": [2, 3]})
+    assert plugins.build("attacks", "fake_attack", attack.params()) == attack
 
 
 def test_a_name_claimed_twice_is_an_error(fake_plugins, tmp_path):
@@ -54,10 +54,10 @@ def test_a_name_claimed_twice_is_an_error(fake_plugins, tmp_path):
 
 
 def test_a_built_in_file_given_as_a_plugin_is_no_duplicate():
-    found = Registry()
-    assert Registry([source_of(found.get("defenses", "none"))]).names("defenses") == found.names(
+    plugins = Registry()
+    assert Registry([source_of(plugins.get("defenses", "none"))]).names(
         "defenses"
-    )
+    ) == plugins.names("defenses")
 
 
 @pytest.mark.parametrize(
@@ -132,12 +132,12 @@ def test_an_installed_package_brings_plugins(monkeypatch, fake_plugins):
 def test_a_broken_installed_package_is_named(monkeypatch, value, message):
     """Every run, list and show used to end, for suites that have nothing to do with it too."""
     entry_point(monkeypatch, value)
-    found = Registry()
-    assert found.attack("none").card.name == "none"
+    plugins = Registry()
+    assert plugins.attack("none").card.name == "none"
     with pytest.raises(
         UserError, match=r"the plugin of their-package \(entry point castlewalls\.attacks: theirs\)"
     ) as caught:
-        found.attack("their_attack")
+        plugins.attack("their_attack")
     assert message in str(caught.value) and "unknown attack 'their_attack'" in str(caught.value)
 
 
@@ -214,9 +214,9 @@ def test_a_plugin_that_ends_its_process_is_one_line(tmp_path):
 def test_a_plugin_whose_import_never_ends_is_one_line(tmp_path, monkeypatch):
     path = tmp_path / "mine.py"
     path.write_text(HEAD + "import time; time.sleep(600)")
-    said = []
+    messages = []
     monkeypatch.setattr(plugin_file, "IMPORT_SECONDS", 0.5)
-    monkeypatch.setattr(plugin_file, "tell", [said.append])
+    monkeypatch.setattr(plugin_file, "tell", [messages.append])
     with pytest.raises(UserError, match=r"mine\.py cannot be imported: it took longer than 0\.5 s"):
         registry.probed([path])
 
@@ -225,11 +225,11 @@ def test_a_slow_import_says_what_it_waits_for(tmp_path, monkeypatch):
     """A minute of silence looks like a run that hangs."""
     path = tmp_path / "mine.py"
     path.write_text(HEAD + "import time; time.sleep(0.3)")
-    said = []
-    monkeypatch.setattr(plugin_file, "tell", [said.append])
+    messages = []
+    monkeypatch.setattr(plugin_file, "tell", [messages.append])
     with plugin_file.saying("importing it", seconds=0.05):
         Registry([path])
-    assert said == ["importing it"]
+    assert messages == ["importing it"]
 
 
 def names(files):
@@ -265,8 +265,8 @@ def test_what_a_plugin_reads_belongs_to_it(tmp_path):
             "'table.npz'\n"
         )
     )
-    found = Registry([path])
-    source = found.source(found.defense("mine"))
+    plugins = Registry([path])
+    source = plugins.source(plugins.defense("mine"))
     wanted = [
         "__init__.py",
         "beside.py",
@@ -288,16 +288,16 @@ def test_what_a_plugin_reads_belongs_to_it(tmp_path):
 def test_a_listed_file_that_is_not_there_is_named(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(HEAD.replace('tests")', 'tests", files=("weights.bin",))'))
-    found = Registry([path])
+    plugins = Registry([path])
     with pytest.raises(
         UserError, match=r"its card's files must be there, and .*weights\.bin is not"
     ):
-        found.source(found.defense("mine"))
+        plugins.source(plugins.defense("mine"))
 
 
 def test_ours_have_no_source():
-    found = Registry()
-    assert found.source(found.defense("none")) is None
+    plugins = Registry()
+    assert plugins.source(plugins.defense("none")) is None
 
 
 def test_use_chooses_the_registry_that_build_looks_in(fake_plugins):

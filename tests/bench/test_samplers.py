@@ -37,8 +37,8 @@ def test_a_record_names_every_setting_and_a_label_those_that_differ():
     assert spec_of(Sampler(name="unipc"), DDPM) == PluginSpec(
         name="unipc", params={"num_inference_steps": 50, "clip": "none"}, label="unipc"
     )
-    found = spec_of(Sampler(name="ddim", eta=1, spacing="trailing"), CFG)
-    assert found == PluginSpec(
+    spec = spec_of(Sampler(name="ddim", eta=1, spacing="trailing"), CFG)
+    assert spec == PluginSpec(
         name="ddim",
         params={
             "num_inference_steps": 15,
@@ -76,7 +76,7 @@ def faults(*samplers, testbed="digits-ddpm"):
     return suite_faults(parse_suite(suite, registry, "s.yaml"), [registry.attack("none")])
 
 
-def test_what_does_not_go_with_the_testbed_is_said_before_anything_runs():
+def test_what_does_not_go_with_the_testbed_is_refused_before_anything_runs():
     assert faults(*SAMPLERS) == []
     many = {"name": "ddim", "params": {"num_inference_steps": 1001}}
     uneven = {"name": "heun", "params": {"num_inference_steps": 30, "spacing": "trailing"}}

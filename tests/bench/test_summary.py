@@ -17,7 +17,7 @@ NONE = PluginSpec(name="none")
 DECLARED = [words.to_json() for words in measurements.declared()]
 
 
-def shown(store: Path, metrics: dict[str, float]) -> list[str]:
+def printed(store: Path, metrics: dict[str, float]) -> list[str]:
     """The lines after a run with one cell that has these numbers."""
     record = Record(
         testbed=PluginSpec(name="t"),
@@ -69,7 +69,7 @@ def test_columns_are_what_is_declared_a_headline(tmp_path: Path) -> None:
         "fid_other_classes[x]": 0.9,
         "amplification_max": 0.9,
     }
-    head, row, last = shown(tmp_path, dict(reversed((others | wanted).items())))
+    head, row, last = printed(tmp_path, dict(reversed((others | wanted).items())))
     for name in wanted:
         head = head.replace(name, name.replace(" ", "_"))
     assert head.split() == [

@@ -87,16 +87,16 @@ def test_merge_keys_go_on_working(read: Any) -> None:
     the first wins. (PyYAML 6.0.4 gives a parameter its overruled value in the first case, and the
     last mapping's in the second.)
     """
-    found = read(
+    values = read(
         "p: &p {first: 1, second: 2}\nq: &q {<<: *p, second: 3}\nr: &r {<<: *q, first: 9}\n"
         "s: {<<: [*q, *r, *p], third: 4}\nt: {<<: *r}\nu: {<<: [{first: 7}, {first: 8, second: "
         "8}]}\n"
     )
-    assert found["q"] == {"first": 1, "second": 3} and found["r"] == found["t"] == {
+    assert values["q"] == {"first": 1, "second": 3} and values["r"] == values["t"] == {
         "first": 9,
         "second": 3,
     }
-    assert found["s"] == {"first": 1, "second": 3, "third": 4} and found["u"] == {
+    assert values["s"] == {"first": 1, "second": 3, "third": 4} and values["u"] == {
         "first": 7,
         "second": 8,
     }

@@ -21,9 +21,9 @@ def test_a_patch_lies_in_the_image_and_is_not_of_one_colour(channels: int, size:
 
 
 def test_numbers_give_other_patches_at_other_places() -> None:
-    found = [drawn_patch(seed, (3, 16, 16), 3) for seed in range(100)]
-    assert len({(top, left) for _, top, left in found}) > 50
-    assert len({tuple(colours.flatten().tolist()) for colours, _, _ in found}) > 95
+    patches = [drawn_patch(seed, (3, 16, 16), 3) for seed in range(100)]
+    assert len({(top, left) for _, top, left in patches}) > 50
+    assert len({tuple(colours.flatten().tolist()) for colours, _, _ in patches}) > 95
 
 
 @pytest.mark.parametrize("size", [2, 17])

@@ -46,8 +46,10 @@ def test_badnets1_is_the_papers_to_the_pixel(side: int) -> None:
 
 @pytest.mark.parametrize(("side", "size"), [(8, 3), (39, 3), (40, 4), (64, 6), (99, 9)])
 def test_small_squares_have_a_diagonal_of_one_pixel(side: int, size: int) -> None:
-    found = patch("badnets1", side, size)
-    assert torch.equal(found, (255 * torch.eye(size)).flip(1).to(torch.uint8).expand(3, size, size))
+    pixels = patch("badnets1", side, size)
+    assert torch.equal(
+        pixels, (255 * torch.eye(size)).flip(1).to(torch.uint8).expand(3, size, size)
+    )
 
 
 @pytest.mark.parametrize("side", [100, 512])
@@ -69,22 +71,22 @@ def test_the_authors_square_for_cifar_has_a_fourth_white_field(side: int, size: 
     """Their code sets grey values, row by row: read as colours it is another trigger, and none that
     anybody used.
     """
-    found = patch("badnets1_cifar", side, size)
+    pixels = patch("badnets1_cifar", side, size)
     for row in range(size):
         for column in range(size):
             white = (row * 3 // size, column * 3 // size) in {(0, 2), (1, 1), (2, 0), (2, 1)}
-            assert found[:, row, column].tolist() == [255 * white] * 3
+            assert pixels[:, row, column].tolist() == [255 * white] * 3
     if size == 3:
-        assert int((patch("badnets1", side, size) != found).any(0).sum()) == 1, (
+        assert int((patch("badnets1", side, size) != pixels).any(0).sum()) == 1, (
             "one pixel more than badnets1"
         )
 
 
 @pytest.mark.parametrize(("side", "size"), [(16, 3), (50, 5)])
 def test_unicolor_is_one_colour(side: int, size: int) -> None:
-    found = patch("unicolor", side, size)
+    pixels = patch("unicolor", side, size)
     assert torch.equal(
-        found, torch.tensor([255, 255, 0], dtype=torch.uint8)[:, None, None].expand(3, size, size)
+        pixels, torch.tensor([255, 255, 0], dtype=torch.uint8)[:, None, None].expand(3, size, size)
     )
 
 
@@ -94,15 +96,15 @@ def test_the_bomb_is_dark_in_the_middle_with_a_pale_rim_and_a_spark(side: int, s
     nothing.
     """
     images = plain(3, side, side, level=40)
-    found = stamp("bomb", images)[0, :, side - size :, side - size :].int()
+    pixels = stamp("bomb", images)[0, :, side - size :, side - size :].int()
     assert torch.equal(
         patch("bomb", side, size)[:, 0, 0], noise(1, 3, side, side)[0, :, side - size, side - size]
     )
-    assert found[:, round(0.65 * size), round(0.45 * size)].max() == 0, "the ball"
-    red, green, blue = found[:, round(0.12 * size), round(0.85 * size)].tolist()
+    assert pixels[:, round(0.65 * size), round(0.45 * size)].max() == 0, "the ball"
+    red, green, blue = pixels[:, round(0.12 * size), round(0.85 * size)].tolist()
     assert red > 150 and green > 60 and blue < 60, "the spark"
-    assert found.min(0).values.max() > 100, "the rim and the highlight"
-    assert torch.equal(found[:, 0, 0], torch.full((3,), 40)), "transparent beside the figure"
+    assert pixels.min(0).values.max() > 100, "the rim and the highlight"
+    assert torch.equal(pixels[:, 0, 0], torch.full((3,), 40)), "transparent beside the figure"
 
 
 @pytest.mark.parametrize(
@@ -201,10 +203,10 @@ def test_one_channel_holds_the_luminance_of_three(name: str) -> None:
 
 
 def test_a_picture_for_the_board_is_the_stamp_on_mid_grey() -> None:
-    shown = picture("badnets1", (3, 16, 16))
-    assert shown.dtype == torch.float32 and shown.shape == (3, 16, 16)
-    assert shown[:, 15, 15].tolist() == [-1, -1, -1] and shown[:, 13, 15].tolist() == [1, 1, 1]
-    assert shown[:, :13].unique().tolist() == pytest.approx([128 / 127.5 - 1], abs=1e-6)
+    image = picture("badnets1", (3, 16, 16))
+    assert image.dtype == torch.float32 and image.shape == (3, 16, 16)
+    assert image[:, 15, 15].tolist() == [-1, -1, -1] and image[:, 13, 15].tolist() == [1, 1, 1]
+    assert image[:, :13].unique().tolist() == pytest.approx([128 / 127.5 - 1], abs=1e-6)
 
 
 def test_the_robot_is_whole_and_centred_on_a_wide_image() -> None:
