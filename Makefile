@@ -18,7 +18,7 @@ endif
 # One thread a process: the tests already run in two.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-BOARD   := digits poison-cut sd-cut
+BOARD   := digits-cut poison-cut sd-cut
 SCIENCE := $(notdir $(basename $(wildcard suites/science-*.yaml)))
 
 .PHONY: help setup setup-dev leaderboard science $(SCIENCE) test lint bench clean

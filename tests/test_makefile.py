@@ -40,7 +40,7 @@ def test_a_store_with_spaces_in_its_path_is_one_store(environment: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[arguments.index("--store") + 1] == store and arguments[-2:] == ["--jobs", "2"]
-    assert arguments[:4] == ["run", "digits", "poison-cut", "sd-cut"]
+    assert arguments[:4] == ["run", "digits-cut", "poison-cut", "sd-cut"]
 
 
 @pytest.mark.parametrize("path", ["{}/my dir/v", "{}/v ", "", "{}/a\tb"])
