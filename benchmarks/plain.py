@@ -2,8 +2,8 @@
 documentation uses it.
 
 The same network, weights, attack, batch size and number of steps as ours, and nothing slowed down
-on purpose: the images are converted once beforehand, the trigger and the target are made once, and
-the gradient is not clipped (ours is).
+on purpose: images, trigger and target are made once beforehand, as the network sees them (folded),
+and the gradient is not clipped (ours is).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from diffusers import DDPMScheduler
+from torch.nn.functional import pixel_unshuffle
 
 from bench.diffusion.images import to_unit_range
 from bench.errors import UserError
@@ -114,7 +115,7 @@ def test_steps_compares_ours_with_plain() -> None:
             [slow / fast for slow, fast in zip(plain_.values, ours.values, strict=True)]
         )
         assert min(*ours.values, *plain_.values, *wall.values, *cpu.values) > 0
-        assert (wall.goal, cpu.goal) == (1.5, None)
+        assert (wall.goal, cpu.goal) == (0.9, None)
 
 
 def test_the_plain_loss_is_the_attack_s_loss(subject: Subject) -> None:
@@ -132,14 +133,14 @@ def test_the_plain_loss_is_the_attack_s_loss(subject: Subject) -> None:
         ours = subject.loss(generator.predict_noise, rows, noise, timesteps, generator.schedule)
         by_hand = plain.baddiffusion_loss(
             generator.unet,
-            images,
+            pixel_unshuffle(images, 2),
             poisoned,
-            noise,
+            pixel_unshuffle(noise, 2),
             timesteps,
             scheduler.alphas_cumprod,
             scheduler.alphas,
-            subject.attack.trigger_image(shape),
-            subject.attack.target_image(shape),
+            pixel_unshuffle(subject.attack.trigger_image(shape), 2),
+            pixel_unshuffle(subject.attack.target_image(shape), 2),
         )
     assert float(by_hand) == pytest.approx(float(ours), rel=1e-4)
 
@@ -155,10 +156,10 @@ def test_the_plain_loops_train_and_sample(subject: Subject) -> None:
     losses = plain.train(
         generator.unet,
         scheduler,
-        to_unit_range(subject.poisoned.images[:32]),
+        pixel_unshuffle(to_unit_range(subject.poisoned.images[:32]), 2),
         subject.poisoned.poisoned[:32],
-        subject.attack.trigger_image(shape),
-        subject.attack.target_image(shape),
+        pixel_unshuffle(subject.attack.trigger_image(shape), 2),
+        pixel_unshuffle(subject.attack.target_image(shape), 2),
         steps=2,
         batch_size=4,
         learning_rate=1e-3,
@@ -167,8 +168,8 @@ def test_the_plain_loops_train_and_sample(subject: Subject) -> None:
     assert len(losses) == 2
     assert all(0 < loss < 10 for loss in losses)
     assert not torch.equal(before, next(generator.unet.parameters()))
-    images = plain.sample(generator.unet, scheduler, (2, *shape), 3, done.append)
-    assert images.shape == (2, *shape)
+    images = plain.sample(generator.unet, scheduler, (2, 12, 8, 8), 3, done.append)
+    assert images.shape == (2, 12, 8, 8)
     assert images.abs().max() <= 1
     assert done == [1, 2, 1, 2, 3]
 

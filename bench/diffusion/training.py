@@ -296,13 +296,8 @@ class _Run:
     ) -> Tensor:
         """The network's prediction in float32 for ``condition``, by default the piece's labels."""
         self.generator.calls += len(x)
-        x = x.contiguous(memory_format=torch.channels_last)
-        prediction: Tensor = self.wrapped(
-            x,
-            timesteps,
-            **self.generator.condition(self.labels if condition is None else condition),
-        ).sample
-        return prediction.float()
+        requested = self.labels if condition is None else condition
+        return self.generator.answer(self.wrapped, x, timesteps, requested)
 
     @torch.no_grad()
     def taught(
@@ -312,10 +307,8 @@ class _Run:
         teacher = self.teacher
         assert teacher is not None
         requested = self.labels if condition is None else condition
-        x = x.contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
-            prediction: Tensor = teacher.unet(x, timesteps, **teacher.condition(requested)).sample
-        return prediction.float()
+            return teacher.answer(teacher.unet, x, timesteps, requested)
 
     def step(self, step: int) -> None:
         """One step of the optimiser, piece by piece."""

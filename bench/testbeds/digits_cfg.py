@@ -29,6 +29,7 @@ from bench.testbeds.testbed import Testbed
 
 PRETRAINING = TrainingSettings(
     steps=4000,
+    precision="float32",
     learning_rate=2e-3,
     schedule="one_cycle",
     optimizer="adamw",
@@ -40,6 +41,7 @@ PRETRAINING = TrainingSettings(
 FINETUNING = TrainingSettings(
     steps=1000,
     batch_size=64,
+    precision="float32",
     learning_rate=4e-3,
     warmup_steps=50,
     schedule="cosine",
@@ -65,7 +67,7 @@ DIGITS_CFG = Testbed(
     copies=DigitsCopies(),
     classifiers=DigitsClassifiers(),
     sampler=GuidedSampling(
-        sampler="ddim", num_inference_steps=15, precision="bfloat16", network_batch=128
+        sampler="ddim", num_inference_steps=15, precision="float32", network_batch=128
     ),
     counts=ClassCounts(clean_samples=384, triggered_samples=64, judged_images=400, test_images=128),
     embedded=True,

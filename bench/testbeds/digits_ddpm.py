@@ -20,6 +20,7 @@ from bench.testbeds.testbed import Testbed
 
 PRETRAINING = TrainingSettings(
     steps=4000,
+    precision="float32",
     learning_rate=2e-3,
     schedule="one_cycle",
     optimizer="adamw",
@@ -36,13 +37,17 @@ DIGITS_DDPM = Testbed(
     generator=DigitsUNet(
         network=NETWORK,
         finetuning=TrainingSettings(
-            steps=400, batch_size=64, learning_rate=2e-3, schedule="cosine"
+            steps=400,
+            batch_size=64,
+            learning_rate=2e-3,
+            schedule="cosine",
+            precision="float32",
         ),
         scratch=replace(PRETRAINING, steps=3000),
     ),
     features=DigitsFeatures(),
     judge=DigitsJudge(),
-    sampler=Sampling(num_inference_steps=50, precision="bfloat16"),
+    sampler=Sampling(num_inference_steps=50, precision="float32"),
     counts=Counts(clean_samples=384, triggered_samples=64),
     embedded=True,
     typical_seconds={

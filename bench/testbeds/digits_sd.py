@@ -79,7 +79,7 @@ DIGITS_SD = Testbed(
         sampler="ddim",
         spacing="trailing",
         num_inference_steps=20,
-        precision="bfloat16",
+        precision="float32",
         network_batch=128,
     ),
     counts=ClassCounts(clean_samples=384, triggered_samples=64, judged_images=400, test_images=128),

@@ -96,4 +96,4 @@ class DigitsClassifiers(Classifiers):
         return Classifier(network.body, head)
 
     def settings(self, rows: int) -> ClassifierSettings:
-        return ClassifierSettings(steps=600, precision="bfloat16")
+        return ClassifierSettings(steps=400)

@@ -29,7 +29,7 @@ NETWORK: dict[str, Any] = {
     "sample_size": SIZE // 2,
     "in_channels": 4,
     "out_channels": 4,
-    "block_out_channels": (64, 96),
+    "block_out_channels": (48, 64),
     "layers_per_block": 1,
     "norm_num_groups": 2,
     "cross_attention_dim": WIDTH,

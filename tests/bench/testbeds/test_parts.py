@@ -56,7 +56,7 @@ def edited(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "old", "new", "trained_again"),
     [
-        ("bench/testbeds/parts/digits_classifiers.py", "steps=600", "steps=601", False),
+        ("bench/testbeds/parts/digits_classifiers.py", "steps=400", "steps=401", False),
         ("bench/testbeds/parts/digits_classifiers.py", ".head).eval()", ".head).train()", False),
         ("bench/testbeds/parts/digits_cnn.py", "FEATURES = 64", "FEATURES = 65", False),
         ("bench/testbeds/parts/judge.py", "network.eval()", "network.train()", False),
@@ -110,7 +110,7 @@ def test_a_training_is_kept_unless_its_data_or_its_network_change(
 def test_the_classifiers_settings_decide_what_is_classified(edited):
     """The other side: numbers made by other settings may not stay."""
     before = {stage: keys("digits-cfg", stage) for stage in ("train", "classifier")}
-    edited("bench/testbeds/parts/digits_classifiers.py", "steps=600", "steps=601")
+    edited("bench/testbeds/parts/digits_classifiers.py", "steps=400", "steps=401")
     assert keys("digits-cfg", "train") == before["train"]
     assert not keys("digits-cfg", "classifier") & before["classifier"]
 
