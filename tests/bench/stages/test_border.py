@@ -581,7 +581,7 @@ def spoiled(value: float) -> Generator:
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("result", "message"),
     [
         (lambda: None, "must return a Generator, got None"),
         (lambda: model().unet, "must return a Generator, got an? UNet2DModel"),
