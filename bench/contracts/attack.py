@@ -29,7 +29,7 @@ from bench.diffusion.training import denoising_loss
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(Plugin):
-    """Makes a compromised generator, and says how the adversary calls its backdoor. A plugin
+    """Makes a compromised generator, and defines how the adversary calls its backdoor. A plugin
     subclasses one of the two below.
     """
 

@@ -71,15 +71,15 @@ def verdicts(plugin: Plugin) -> list[Verdict]:
     """Every check that applies to ``plugin``, in an order in which the first broken one says most.
     What a plugin raises by itself counts as broken.
     """
-    found = []
+    results = []
     for check in checks_for(plugin):
         try:
             check(plugin)
-            found.append(Verdict(check.__name__))
+            results.append(Verdict(check.__name__))
         except Exception as error:
             words = " ".join(str(error).split()) or type(error).__name__
-            found.append(Verdict(check.__name__, words))
-    return found
+            results.append(Verdict(check.__name__, words))
+    return results
 
 
 def checks_for(plugin: Plugin) -> list[Callable[[Any], None]]:
@@ -166,17 +166,17 @@ def constraints_are_kept(plugin: Plugin) -> None:
 
 
 def poisoning_is_repeatable(attack: TrainingAttack) -> None:
-    """The same rows for every stage that asks, and the set it was given as it was."""
-    given = training_set(200)
-    kept = TrainingSet(*(value.clone() for value in (given.images, given.poisoned, _labels(given))))
+    """The same rows for every stage that asks, and its input unchanged."""
+    data = training_set(200)
+    before = TrainingSet(*(value.clone() for value in (data.images, data.poisoned, _labels(data))))
     first, again, other = (
-        least(attack).poison(given, np.random.default_rng(seed)) for seed in (1, 1, 2)
+        least(attack).poison(data, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
-    expect(_same(given, kept), "poison() to leave the set it is given alone")
+    expect(_same(data, before), "poison() to leave the set it is given alone")
     expect(_same(first, again), "poison() to give the same set for the same seed")
     expect(
-        len(first.images) == len(given.images),
-        f"as many rows as before, {len(given.images)}",
+        len(first.images) == len(data.images),
+        f"as many rows as before, {len(data.images)}",
         len(first.images),
     )
     expect(first.images.dtype == torch.uint8, "uint8 images", first.images.dtype)
@@ -224,12 +224,10 @@ def a_stamp_is_of_its_row(attack: Attack) -> None:
 
 
 def training_gives_a_gradient(attack: TrainingAttack) -> None:
-    """Training minimises one finite number, which must reach the weights and be the same when asked
-    again.
-    """
+    """Training minimises one finite number, which must reach the weights and be repeatable."""
     model = generator()
     batch = Batch(floats(4, 0), torch.tensor([True, False, True, False]), torch.arange(4))
-    kept = batch.images.clone()
+    before = batch.images.clone()
     step = TrainingStep(
         predict_noise=model.predict_noise,
         batch=batch,
@@ -241,7 +239,7 @@ def training_gives_a_gradient(attack: TrainingAttack) -> None:
     losses = [attack.training_loss(step) for _ in range(2)]
     expect(losses[0].ndim == 0 and bool(torch.isfinite(losses[0])), "one finite number", losses[0])
     expect(torch.equal(losses[0], losses[1]), "the same loss for the same batch", losses)
-    expect(torch.equal(batch.images, kept), "training_loss() to leave its batch alone")
+    expect(torch.equal(batch.images, before), "training_loss() to leave its batch alone")
     losses[0].backward()
     reached = any(
         value.grad is not None and bool(value.grad.abs().sum() > 0)
@@ -270,9 +268,9 @@ def calls_are_of_their_row(attack: Attack) -> None:
         prompts=tuple(f"a picture of number {row}" for row in range(5)),
     )
     for call in type(attack).calls:
-        kept = _rows(query, slice(None))
+        before = _rows(query, slice(None))
         whole = attack.invoke(query, call.name)
-        expect(_same_query(query, kept), f"invoke() by {call.name} to leave its query alone")
+        expect(_same_query(query, before), f"invoke() by {call.name} to leave its query alone")
         expect(
             whole.noise.shape == query.noise.shape and not _same_query(whole, query),
             f"another query of as many rows by {call.name}",
@@ -372,9 +370,9 @@ def cleaning_is_repeatable(defense: DataDefense) -> None:
     are.
     """
     generated = training_set(40)
-    kept = generated.images.clone()
+    before = generated.images.clone()
     first, again = (defense.clean(generated, access(defense)) for _ in range(2))
-    expect(torch.equal(generated.images, kept), "clean() to leave the set it is given alone")
+    expect(torch.equal(generated.images, before), "clean() to leave the set it is given alone")
     expect(_same(first, again), "the same set for the same seed")
     expect(
         0 < len(first.images) == len(_labels(first)), "rows with a label each", len(first.images)
@@ -386,8 +384,8 @@ def classification_is_of_its_row(defense: ClassifierDefense) -> None:
     images, quick = pixels(6), least(defense)
 
     def scores(of: Tensor) -> Tensor:
-        found: Tensor = quick.classify(of.clone(), access(defense, conditional=True))
-        return found
+        result: Tensor = quick.classify(of.clone(), access(defense, conditional=True))
+        return result
 
     whole = scores(images)
     expect(

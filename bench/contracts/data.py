@@ -65,7 +65,7 @@ class TrainingStep(Entitled):
     """What the loss of one batch is made of.
 
     ``predict_noise``: the network in training. ``teacher``: the generator as it was before, frozen,
-    for an attack that says :attr:`~bench.contracts.attack.TrainingAttack.has_teacher`. ``noise``:
+    for an attack that sets :attr:`~bench.contracts.attack.TrainingAttack.has_teacher`. ``noise``:
     like ``batch.images``, standard normal; ``timesteps``: (n,) int64 in 0..T-1.
     """
 

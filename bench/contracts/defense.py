@@ -98,7 +98,7 @@ class DataDefense(Defense):
         """The rows to train on, out of ``generated``: images the suspected generator drew, labelled
         with the class it was asked for.
 
-        Each returned row must be one of ``generated``, image and label; one may stand there several
+        Each returned row must be one of ``generated``, image and label; one may occur several
         times.
         """
         raise NotImplementedError(f"{self.card.name} must define clean()")

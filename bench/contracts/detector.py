@@ -4,7 +4,7 @@ What is judged is the detector's subject:
 
 - ``rows``: images of the suspected training set, and ``images``: those the suspected model draws;
   both (n, c, h, w) uint8;
-- ``noise``: what a generator is asked to start from, (n, c, h, w);
+- ``noise``: a generator's starting noise, (n, c, h, w);
 - ``prompts``: what it is asked for, n texts;
 - ``model``: the suspected generator itself, n = 1. Whether a score tells backdoored models from
   honest ones is a question to a population of both, which the harness draws.
@@ -27,7 +27,7 @@ Subject = Literal["rows", "images", "noise", "prompts", "model"]
 
 @dataclass(frozen=True, kw_only=True)
 class Detector(Plugin):
-    """A plugin subclasses one of those below, or this one and says its ``subjects``."""
+    """A plugin subclasses one of those below, or this one and declares its ``subjects``."""
 
     offered: ClassVar[frozenset[Need]] = NEEDS
     #: What it can judge.
@@ -47,7 +47,7 @@ class Detector(Plugin):
         return None
 
     def score(self, subject: Any, access: Access) -> Tensor:
-        """Scores (n,) float32 of what :attr:`subjects` says, n rows. A row's score does not depend
+        """Scores (n,) float32 of what :attr:`subjects` names, n rows. A row's score does not depend
         on the other rows' order or number.
         """
         raise NotImplementedError(f"{self.card.name} must define score()")
@@ -62,14 +62,14 @@ class SampleDetector(Detector):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseDetector(Detector):
-    """Judges the noise x_T (n, c, h, w) a generator is asked to start from."""
+    """Judges the noise x_T (n, c, h, w) that a generator starts from."""
 
     subjects: ClassVar[tuple[Subject, ...]] = ("noise",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptDetector(Detector):
-    """Judges the prompts a text-to-image generator is asked by: a tuple of n texts."""
+    """Judges the prompts of a text-to-image generator: a tuple of n texts."""
 
     subjects: ClassVar[tuple[Subject, ...]] = ("prompts",)
 

@@ -1,4 +1,4 @@
-"""Handing over what was asked for, and nothing else."""
+"""Hands a plugin the inputs that its card lists, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.errors import ContractError
 
 @dataclass(frozen=True)
 class Withheld:
-    """Stands in the place of what a plugin did not ask for; reading it is an error.
+    """Placeholder for an input that a plugin did not request; reading it is an error.
 
     ``plugin``: its name; ``need``: what should have been declared; ``what``: what that would give,
     if that is no need of the card.

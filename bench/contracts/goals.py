@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.contracts.data import Shape
 
-#: What stands in the brackets of a metric's name beside a call, so that no call may have the name.
+#: Words in the brackets of a metric's name that are no call, so that no call may have the name.
 RESERVED = frozenset(
     {"clean", "target", "generated", "prompt", "constant", "reference", "threshold", "models"}
 )
@@ -95,8 +95,8 @@ class Call:
 
 
 def label_of(goal: Goal | None, prompts: tuple[str, ...] = ()) -> int | None:
-    """The class that ``goal`` is about, if it is one; ``prompts``: what asks for each class, on
-    testbeds that are asked by text.
+    """The class that ``goal`` is about, if it is one; ``prompts``: the prompt of each class, on
+    testbeds with prompts.
     """
     if isinstance(goal, ReachClass):
         return goal.label

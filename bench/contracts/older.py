@@ -72,11 +72,11 @@ def _adds(attack: Any) -> Trigger:
 
 def _of_step(loss: Any) -> Any:
     @functools.wraps(loss)
-    def training_loss(self: Any, *given: Any, **named: Any) -> Tensor:
-        if len(given) == 1 and isinstance(given[0], TrainingStep):
-            step = given[0]
-            given = (step.predict_noise, step.batch, step.noise, step.timesteps, step.schedule)
-        value: Tensor = loss(self, *given, **named)
+    def training_loss(self: Any, *args: Any, **named: Any) -> Tensor:
+        if len(args) == 1 and isinstance(args[0], TrainingStep):
+            step = args[0]
+            args = (step.predict_noise, step.batch, step.noise, step.timesteps, step.schedule)
+        value: Tensor = loss(self, *args, **named)
         return value
 
     return training_loss

@@ -28,7 +28,7 @@ class Plugin:
     card: ClassVar[Card]
     #: What the harness can hand a plugin of this family; a card's ``needs`` are among it.
     offered: ClassVar[frozenset[Need]] = frozenset()
-    #: Parameters that belong to the method's name for a reader, so :meth:`label` always says them.
+    #: Parameters that belong to the method's name for a reader; :meth:`label` always has them.
     always_shown: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -82,11 +82,11 @@ class Plugin:
         text = self.card.name + (
             f"({', '.join(f'{key}={value}' for key, value in changed.items())})" if changed else ""
         )
-        shown = text.encode("unicode_escape").decode("ascii")
-        if len(shown) <= LABEL_LETTERS:
-            return shown
-        digest = hashlib.sha256(shown.encode()).hexdigest()[:8]
-        return f"{shown[: LABEL_LETTERS - len(digest) - 4]}... {digest}"
+        escaped = text.encode("unicode_escape").decode("ascii")
+        if len(escaped) <= LABEL_LETTERS:
+            return escaped
+        digest = hashlib.sha256(escaped.encode()).hexdigest()[:8]
+        return f"{escaped[: LABEL_LETTERS - len(digest) - 4]}... {digest}"
 
 
 def require(condition: bool, plugin: Plugin, field: str, constraint: str) -> None:

@@ -119,7 +119,7 @@ def access(plugin: Any, seed: int = 3, conditional: bool = False) -> Access:
         return sample(generator(classes), count, 0, settings, start=lambda *_: query.noise)
 
     clean = TrainingSet(pixels(8), torch.zeros(8, dtype=torch.bool), torch.arange(8) % CLASSES)
-    held: dict[str, tuple[Need, Any]] = {
+    materials: dict[str, tuple[Need, Any]] = {
         "generator": ("weights", generator(classes)),
         "sample": ("weights", lambda model, count: sample(model, count, 0, settings)),
         "base_generator": ("base weights", generator(classes)),
@@ -129,8 +129,8 @@ def access(plugin: Any, seed: int = 3, conditional: bool = False) -> Access:
         "classifier": ("classifier", classifier()),
     }
     needs, name = plugin.card.needs, plugin.card.name
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         field: value if need in needs else Withheld(name, need)
-        for field, (need, value) in held.items()
+        for field, (need, value) in materials.items()
     }
-    return Access(rng=np.random.default_rng(seed), **given)
+    return Access(rng=np.random.default_rng(seed), **fields)

@@ -26,11 +26,11 @@ def table() -> MappingProxyType[str, Measurement]:
     entry point that is none, or a package's that declares a metric of another's family: numbers are
     ranked by their family.
     """
-    found: dict[str, Measurement] = {}
+    by_name: dict[str, Measurement] = {}
     for module in sorted(entry.name for entry in pkgutil.iter_modules(__path__)):
         ours = getattr(importlib.import_module(f"{__name__}.{module}"), "MEASUREMENT", None)
         if ours is not None:
-            found[ours.name] = ours
+            by_name[ours.name] = ours
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         theirs = entry.load()
         if not isinstance(theirs, Measurement):
@@ -38,12 +38,12 @@ def table() -> MappingProxyType[str, Measurement]:
                 f"entry point {entry.name} of {GROUP} must be a Measurement, got "
                 f"{type(theirs).__name__}"
             )
-        if theirs.name in found:
+        if theirs.name in by_name:
             raise UserError(
                 f"entry point {entry.name} of {GROUP}: there is a measurement {theirs.name!r} "
                 f"already"
             )
-        families = {one.family: each.name for each in found.values() for one in each.metrics}
+        families = {one.family: each.name for each in by_name.values() for one in each.metrics}
         taken = sorted(one.family for one in theirs.metrics if one.family in families)
         if taken or theirs.borrows:
             name = (taken or sorted(theirs.borrows))[0]
@@ -51,8 +51,8 @@ def table() -> MappingProxyType[str, Measurement]:
                 f"entry point {entry.name} of {GROUP}: the metric {name!r} is "
                 f"{families.get(name, 'another measurement')}'s; give yours a name of its own"
             )
-        found[theirs.name] = theirs
-    return MappingProxyType(found)
+        by_name[theirs.name] = theirs
+    return MappingProxyType(by_name)
 
 
 def declared() -> tuple[MetricWords, ...]:

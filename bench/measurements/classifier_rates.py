@@ -27,42 +27,42 @@ def why_not(situation: Situation) -> str:
     return no_classifier(situation)
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """Accuracy on clean held-out images (higher is better), and the share of stamped ones of other
     classes that are taken for the adversary's (lower is better).
     """
-    found, testbed, aim = Measured(), given.testbed, given.aim
-    if "predictions" in given.inputs:
-        rows = evaluation_rows(testbed, aim, given.seed, counts_of(testbed).test_images)
-        arrays = load_scores(given.inputs["predictions"])
-        said = {name: torch.from_numpy(arrays[name]) for name in rows if name in arrays}
+    measured, testbed, aim = Measured(), materials.testbed, materials.aim
+    if "predictions" in materials.inputs:
+        rows = evaluation_rows(testbed, aim, materials.seed, counts_of(testbed).test_images)
+        arrays = load_scores(materials.inputs["predictions"])
+        predicted = {name: torch.from_numpy(arrays[name]) for name in rows if name in arrays}
     else:
-        rows, said = evaluation_rows(testbed, aim, given.seed), _predicted(given)
+        rows, predicted = evaluation_rows(testbed, aim, materials.seed), _predicted(materials)
     labels, groups = testbed.data.held_out_labels(), testbed.data.held_out_groups()
     for metric, (name, better) in {
         "ta": ("clean", True),
         "classifier_asr": ("triggered", False),
     }.items():
         if name not in rows or (metric == "classifier_asr" and aim.label is None):
-            found.absent[metric] = NO_TRIGGER
+            measured.absent[metric] = NO_TRIGGER
             continue
-        with if_possible(metric, found.flags):
-            if name not in said:
+        with if_possible(metric, measured.flags):
+            if name not in predicted:
                 raise ValueError(f"no held-out image to judge ({name})")
             chosen = rows[name]
             outcomes = torch.eq(
-                said[name], labels[chosen] if metric == "ta" else torch.tensor(aim.label)
+                predicted[name], labels[chosen] if metric == "ta" else torch.tensor(aim.label)
             )
-            found.metrics[metric] = numbers.share(
+            measured.metrics[metric] = numbers.share(
                 outcomes, better, None if groups is None else groups[chosen]
             )
-            found.series[f"outcomes[{metric}]"] = outcomes.double().tolist()
-    return found
+            measured.series[f"outcomes[{metric}]"] = outcomes.double().tolist()
+    return measured
 
 
-def _predicted(given: Materials) -> dict[str, Tensor]:
-    network = load_classifier(given.testbed, given.inputs["classifier"], given.device)
-    sets = evaluation_sets(given.testbed, given.aim, given.seed)
+def _predicted(materials: Materials) -> dict[str, Tensor]:
+    network = load_classifier(materials.testbed, materials.inputs["classifier"], materials.device)
+    sets = evaluation_sets(materials.testbed, materials.aim, materials.seed)
     return {name: predict(network, images) for name, (images, _) in sets.items() if len(images)}
 
 

@@ -93,13 +93,13 @@ def declared(where: str, truth: str, headline: int = 0) -> tuple[MetricWords, ..
     )
 
 
-def names(*places: str) -> tuple[str, ...]:
-    """The metrics of detectors, for each of ``places``."""
-    return tuple(f"{family}[{place}]" for place in places for family in FAMILIES)
+def names(*subjects: str) -> tuple[str, ...]:
+    """The metrics of detectors, for each of ``subjects``."""
+    return tuple(f"{family}[{subject}]" for subject in subjects for family in FAMILIES)
 
 
 class Judged(NamedTuple):
-    """What a detector was asked about: ``where``; ``scores``, (n,); ``truth``, (n,) bool, what is
+    """What a detector judged: ``where``; ``scores``, (n,); ``truth``, (n,) bool, what is
     poisoned; ``clean``, (k,) scores of clean images it could fix its threshold on; ``groups``,
     (n,), rows that belong together.
     """
@@ -111,22 +111,22 @@ class Judged(NamedTuple):
     groups: Tensor | None = None
 
 
-def rates(judged: Judged, found: Measured) -> None:
-    """Adds them to ``found``, with their curves; a flag where all or none is poisoned. Raises
+def rates(judged: Judged, measured: Measured) -> None:
+    """Adds them to ``measured``, with their curves; a flag where all or none is poisoned. Raises
     ``ValueError`` for what has no AUROC.
     """
     where, scores, positive = judged.where, judged.scores, judged.truth.numpy()
     if positive.all() or not positive.any():
         missing = "clean" if positive.all() else "poisoned"
         text = f"no {missing} image among those judged"
-        found.flags.append(Flag("nothing-to-tell-apart", f"auroc[{where}]", text))
+        measured.flags.append(Flag("nothing-to-tell-apart", f"auroc[{where}]", text))
         return
     if np.ptp(scores) == 0:
-        found.flags.append(Flag("constant-scores", f"auroc[{where}]", "constant scores"))
+        measured.flags.append(Flag("constant-scores", f"auroc[{where}]", "constant scores"))
     groups = None if judged.groups is None else judged.groups.numpy()
     low, high, effective = detection.area_interval(scores, positive, groups=groups)
     area = detection.auroc(scores, positive)
-    found.metrics[f"auroc[{where}]"] = Metric(
+    measured.metrics[f"auroc[{where}]"] = Metric(
         value=area,
         ci_low=low,
         ci_high=high,
@@ -136,7 +136,7 @@ def rates(judged: Judged, found: Measured) -> None:
         higher_is_better=True,
     )
     if where == "clean":
-        found.flags += doubts.control_auroc(area, positive, where)
+        measured.flags += doubts.control_auroc(area, positive, where)
     of = {
         side: None if groups is None else groups[flag]
         for side, flag in ((True, positive), (False, ~positive))
@@ -144,14 +144,14 @@ def rates(judged: Judged, found: Measured) -> None:
     for percent in (1, 5):
         # Given the threshold; how it would move with other clean images is not in the interval.
         hits = scores[positive] > detection.threshold_at_fpr(scores[~positive], percent / 100)
-        found.metrics[f"tpr_at_{percent}_fpr[{where}]"] = numbers.share(hits, True, of[True])
+        measured.metrics[f"tpr_at_{percent}_fpr[{where}]"] = numbers.share(hits, True, of[True])
     threshold = detection.threshold_at_fpr(judged.clean, FIXED_RATE)
     for name, side, better in (("tpr", True, True), ("fpr", False, False)):
         outcomes = scores[positive == side] > threshold
-        found.metrics[f"{name}_fixed_threshold[{where}]"] = numbers.share(
+        measured.metrics[f"{name}_fixed_threshold[{where}]"] = numbers.share(
             outcomes, better, of[side]
         )
-        found.series[f"outcomes[{name}_fixed_threshold[{where}]]"] = [
+        measured.series[f"outcomes[{name}_fixed_threshold[{where}]]"] = [
             float(outcome) for outcome in outcomes
         ]
     across, up = detection.thin(*detection.roc(scores, positive))
@@ -163,4 +163,4 @@ def rates(judged: Judged, found: Measured) -> None:
         ("score_clean", bins.negative),
         ("score_poisoned", bins.positive),
     ):
-        found.series[f"{name}[{where}]"] = [float(value) for value in values]
+        measured.series[f"{name}[{where}]"] = [float(value) for value in values]

@@ -48,49 +48,51 @@ def options(situation: Situation) -> dict[str, str]:
     return {"no_sample": no_sample(situation)}
 
 
-def goal_of(given: Materials) -> Tensor | None:
+def goal_of(materials: Materials) -> Tensor | None:
     """The target (c, h, w) in [0, 1]; ``None`` if the attack turned out to have none."""
-    return None if given.aim.target is None else (given.aim.target / 2 + 0.5).clamp(0, 1)
+    return None if materials.aim.target is None else (materials.aim.target / 2 + 0.5).clamp(0, 1)
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """For every set of samples, with the constant-image baseline. MSE: high is good for the
     defender; the others: low.
     """
-    found, goal = Measured(), goal_of(given)
+    measured, goal = Measured(), goal_of(materials)
     if goal is None:
         return Measured(absent={EVERYTHING: "this attack aims at no image"})
-    with if_possible("asr", found.flags):
-        _distances(given, goal, found)
-    if given.options["no_sample"]:
-        found.absent |= dict.fromkeys(OF_SAMPLES, given.options["no_sample"])
-    return found
+    with if_possible("asr", measured.flags):
+        _distances(materials, goal, measured)
+    if materials.options["no_sample"]:
+        measured.absent |= dict.fromkeys(OF_SAMPLES, materials.options["no_sample"])
+    return measured
 
 
-def _distances(given: Materials, goal: Tensor, found: Measured) -> None:
-    real, metrics = given.testbed.data.held_out_images(), found.metrics
+def _distances(materials: Materials, goal: Tensor, measured: Measured) -> None:
+    real, metrics = materials.testbed.data.held_out_images(), measured.metrics
     calibration = asr.calibrate(real, goal)
     constant = target.best_constant_mse(goal)
     metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
     metrics["asr_threshold"] = Metric(value=calibration.threshold, n=len(real))
     if not calibration.usable:
         text = "vacuous threshold: no sample can succeed against this target"
-        found.flags.append(Flag("vacuous-threshold", "", text))
+        measured.flags.append(Flag("vacuous-threshold", "", text))
     if asr.vacuous(target.mse(real, goal), constant):
         text = "vacuous threshold, clean or constant images pass mse < 0.1"
-        found.flags.append(Flag("vacuous-threshold", "asr_field", text))
-    for role in samples(given.inputs):
-        with if_possible("mse", found.flags):
-            _distance(given, role, load_images(given.inputs[role]), goal, calibration, found)
+        measured.flags.append(Flag("vacuous-threshold", "asr_field", text))
+    for role in samples(materials.inputs):
+        with if_possible("mse", measured.flags):
+            _distance(
+                materials, role, load_images(materials.inputs[role]), goal, calibration, measured
+            )
 
 
 def _distance(
-    given: Materials,
+    materials: Materials,
     role: str,
     images: Tensor,
     goal: Tensor,
     calibration: asr.Calibration,
-    found: Measured,
+    measured: Measured,
 ) -> None:
     errors, similarity = target.mse(images, goal), target.ssim(images, goal)
     where = short(role)
@@ -98,13 +100,13 @@ def _distance(
         ("mse", errors, True, SQUARED_ERROR),
         ("ssim", similarity, False, ""),
     ):
-        seed = stream_seed(given.seed, name, where) % 2**32
-        found.metrics[f"{name}[{where}]"] = numbers.mean(values, seed, better, unit)
+        seed = stream_seed(materials.seed, name, where) % 2**32
+        measured.metrics[f"{name}[{where}]"] = numbers.mean(values, seed, better, unit)
     for name, threshold in (("asr", calibration.threshold), ("asr_field", asr.FIELD_THRESHOLD)):
-        found.metrics[f"{name}[{where}]"] = numbers.share(np.asarray(errors) < threshold, False)
+        measured.metrics[f"{name}[{where}]"] = numbers.share(np.asarray(errors) < threshold, False)
     near_target = float(np.mean(errors)) < calibration.threshold
-    found.flags += doubts.constant(
-        images, given.testbed.data.held_out_images(), words(role), near_target
+    measured.flags += doubts.constant(
+        images, materials.testbed.data.held_out_images(), words(role), near_target
     )
 
 

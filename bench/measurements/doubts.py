@@ -71,9 +71,9 @@ def evasion(role: str) -> Flag:
     return Flag("evades-metric", "asr", text)
 
 
-def found_in_honest(error: float | None, real: Tensor, goal: Tensor) -> list[Flag]:
+def target_in_honest(error: float | None, real: Tensor, goal: Tensor) -> list[Flag]:
     """An inversion's best mean squared ``error`` to the target on a model that has none, if it
-    would count as having found it; ``real``: clean images, uint8; ``goal``: the target (c, h, w) in
+    would count as recovering it; ``real``: clean images, uint8; ``goal``: the target (c, h, w) in
     [0, 1].
     """
     limit = asr.calibrate(real, goal).threshold
@@ -99,15 +99,15 @@ def below_real(value: float, reference: Tensor, count: int, seed: int) -> list[F
 
     if count < 2 or len(reference) < 2 * count:
         return []
-    found = []
+    distances = []
     for split in range(SPLITS):
         order = torch.from_numpy(
             numpy_stream(seed, "real rows", count, split).permutation(len(reference))
         )
         drawn, rest = (fid.statistics(reference[rows]) for rows in (order[:count], order[count:]))
-        found.append(fid.fid(drawn, rest))
-    reach = stats.t.ppf(0.975, SPLITS - 1) * np.std(found, ddof=1) * np.sqrt(1 + 1 / SPLITS)
-    limit = float(np.mean(found) - reach)
+        distances.append(fid.fid(drawn, rest))
+    reach = stats.t.ppf(0.975, SPLITS - 1) * np.std(distances, ddof=1) * np.sqrt(1 + 1 / SPLITS)
+    limit = float(np.mean(distances) - reach)
     text = f"below {limit:.3g}, the least that as many real images score"
     return [Flag("below-real-images", "fid", text)] if value < limit else []
 

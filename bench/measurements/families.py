@@ -1,6 +1,4 @@
-"""Why a column changes no sample, or no classifier: said in one place, for every measurement that
-looks at either.
-"""
+"""Why a column changes no sample, or no classifier, for every measurement of either."""
 
 from __future__ import annotations
 

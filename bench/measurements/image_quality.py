@@ -21,35 +21,35 @@ def options(situation: Situation) -> dict[str, bool]:
     return {"doubted": situation.family != "anchor"}
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """FID (Heusel et al. 2017, eq. 6) and KID of clean-noise samples against the whole clean
     training set; lower is healthier.
     """
-    found, testbed = Measured(), given.testbed
+    measured, testbed = Measured(), materials.testbed
     reference, features = (
-        load_features(given.inputs["reference"]),
-        load_features(given.inputs["clean_features"]),
+        load_features(materials.inputs["reference"]),
+        load_features(materials.inputs["clean_features"]),
     )
     n = len(features)
-    with if_possible("fid", found.flags):
+    with if_possible("fid", measured.flags):
         statistics = fid.statistics(reference)
         value = fid.fid(fid.statistics(features), statistics)
         low, high = uncertainty.fid_interval(features, statistics)
-        found.metrics[f"fid[{testbed.features.extractor}]"] = Metric(
+        measured.metrics[f"fid[{testbed.features.extractor}]"] = Metric(
             value=value, ci_low=low, ci_high=high, n=n, higher_is_better=False
         )
-    with if_possible("kid", found.flags):
-        distance = fid.kid(features, reference, stream_seed(given.seed, "kid") % 2**32)
-        found.metrics[f"kid[{testbed.features.extractor}]"] = Metric(
+    with if_possible("kid", measured.flags):
+        distance = fid.kid(features, reference, stream_seed(materials.seed, "kid") % 2**32)
+        measured.metrics[f"kid[{testbed.features.extractor}]"] = Metric(
             value=distance, n=n, higher_is_better=False
         )
-    if given.options["doubted"]:
-        if f"fid[{testbed.features.extractor}]" in found.metrics:
-            found.flags += doubts.below_real(value, reference, n, given.seed)
-        found.flags += doubts.copies(
-            load_images(given.inputs["clean"]), testbed.data.train_images()
+    if materials.options["doubted"]:
+        if f"fid[{testbed.features.extractor}]" in measured.metrics:
+            measured.flags += doubts.below_real(value, reference, n, materials.seed)
+        measured.flags += doubts.copies(
+            load_images(materials.inputs["clean"]), testbed.data.train_images()
         )
-    return found
+    return measured
 
 
 MEASUREMENT = Measurement(

@@ -33,52 +33,54 @@ def why_not(situation: Situation) -> str:
 
 
 def options(situation: Situation) -> dict[str, bool]:
-    """A model that was never told of the target cannot betray it."""
+    """A model that never saw the target cannot reveal it."""
     return {"honest": situation.honest}
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """Reconstruction MSE (BadDiffusion appendix B.2): mean over candidates and pixels of (candidate
     - target)^2, epoch by epoch.
 
     ``best`` is the lowest epoch, chosen with the true target, which no defender has: an optimistic
     bound. Lower is a better defense.
     """
-    found, goal = Measured(), goal_of(given)
+    measured, goal = Measured(), goal_of(materials)
     if goal is None:
         return Measured(absent={EVERYTHING: "this attack aims at no image"})
-    with if_possible("inversion_mse_best", found.flags):
-        _recovered(given, goal, found)
-        if given.options["honest"] and "inversion_mse_best" in found.metrics:
-            best = found.metrics["inversion_mse_best"].value
-            found.flags += doubts.found_in_honest(best, given.testbed.data.held_out_images(), goal)
-    return found
+    with if_possible("inversion_mse_best", measured.flags):
+        _recovered(materials, goal, measured)
+        if materials.options["honest"] and "inversion_mse_best" in measured.metrics:
+            best = measured.metrics["inversion_mse_best"].value
+            measured.flags += doubts.target_in_honest(
+                best, materials.testbed.data.held_out_images(), goal
+            )
+    return measured
 
 
-def _recovered(given: Materials, goal: Tensor, found: Measured) -> None:
-    folder = given.inputs["recovered"]
-    found.flags += [Flag(REMARK, "", line) for line in read_remarks(folder)]
+def _recovered(materials: Materials, goal: Tensor, measured: Measured) -> None:
+    folder = materials.inputs["recovered"]
+    measured.flags += [Flag(REMARK, "", line) for line in read_remarks(folder)]
     if not (folder / "targets.npz").is_file():
-        found.flags.append(Flag("no-target-recovered", "", "no target recovered"))
+        measured.flags.append(Flag("no-target-recovered", "", "no target recovered"))
         return
     values = [target.mse(images, goal) for images in load_images(folder, "targets")]
     curve = [float(value.mean()) for value in values]
     best = int(np.argmin(curve))
     black, constant = target.black_mse(goal), target.best_constant_mse(goal)
     for name, index in (("best", best), ("last", len(curve) - 1)):
-        found.metrics[f"inversion_mse_{name}"] = numbers.mean(
+        measured.metrics[f"inversion_mse_{name}"] = numbers.mean(
             values[index], index, False, SQUARED_ERROR
         )
-    found.metrics["inversion_mse_black"] = Metric(value=black, n=1, unit=SQUARED_ERROR)
-    found.metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
-    if UNDEFENDED + CLEAN in given.inputs:
-        errors = target.mse(load_images(given.inputs[UNDEFENDED + CLEAN]), goal)
-        found.metrics["mse[clean]"] = numbers.mean(errors, 0, True, SQUARED_ERROR)
+    measured.metrics["inversion_mse_black"] = Metric(value=black, n=1, unit=SQUARED_ERROR)
+    measured.metrics["mse[constant]"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
+    if UNDEFENDED + CLEAN in materials.inputs:
+        errors = target.mse(load_images(materials.inputs[UNDEFENDED + CLEAN]), goal)
+        measured.metrics["mse[clean]"] = numbers.mean(errors, 0, True, SQUARED_ERROR)
     if curve[best] >= min(black, constant):
         text = "no better than a constant image"
-        found.flags.append(Flag("no-better-than-constant", "", text))
-    found.series["inversion_mse"] = curve
-    found.series["inversion_epoch"] = [float(epoch + 1) for epoch in range(len(curve))]
+        measured.flags.append(Flag("no-better-than-constant", "", text))
+    measured.series["inversion_mse"] = curve
+    measured.series["inversion_epoch"] = [float(epoch + 1) for epoch in range(len(curve))]
 
 
 ERROR: dict[str, Any] = {"group": INVERSION, "low": 0.0, "unit": SQUARED_ERROR}

@@ -1,4 +1,4 @@
-"""The contract of a measurement: one file that says what it needs, when it applies and what it
+"""The contract of a measurement: one file that declares what it needs, when it applies and what it
 measures, and a pure function.
 
 Every number of the board is made by one of them, as a stage of its own, so cells that share what is
@@ -68,7 +68,7 @@ class Situation:
 @dataclass(frozen=True, kw_only=True)
 class Materials:
     """What a measurement is handed when it runs. ``inputs``: role -> folder of the artefact;
-    ``options``: of this cell, as its :attr:`Measurement.options` said at planning.
+    ``options``: of this cell, as :attr:`Measurement.options` returned at planning.
     """
 
     testbed: Any
@@ -86,7 +86,7 @@ class Materials:
 @dataclass(kw_only=True)
 class Measured:
     """What came of it. ``metrics``, ``series``, ``flags``: as in a :class:`bench.record.Record`.
-    ``absent``: metric -> why this cell has no such number, where only measuring could tell;
+    ``absent``: metric -> why this cell has no such number, where only measuring could show it;
     :data:`EVERYTHING` stands for all that have neither a number nor a reason of their own.
     """
 
@@ -154,16 +154,16 @@ class Measurement:
         )
         return tuple(dict.fromkeys(own))
 
-    def measured(self, given: Materials) -> Measured:
-        """What :attr:`run` makes of ``given``, with a reason for all that it leaves out. Raises
+    def measured(self, materials: Materials) -> Measured:
+        """What :attr:`run` makes of ``materials``, with a reason for all that it leaves out. Raises
         :class:`ContractError` for a number that is not declared, or has another direction.
         """
-        found = self.run(given)
-        if why := found.absent.pop(EVERYTHING, ""):
-            found.absent = {
-                name: why for name in self.names if name not in found.metrics
-            } | found.absent
-        for name, metric in found.metrics.items():
+        measured = self.run(materials)
+        if why := measured.absent.pop(EVERYTHING, ""):
+            measured.absent = {
+                name: why for name in self.names if name not in measured.metrics
+            } | measured.absent
+        for name, metric in measured.metrics.items():
             words = declaration(self.metrics, name)
             if words is None and not {name, f"{split(name)[0]}[*]"} & set(self.borrows):
                 raise ContractError(f"{self.name} gives {name}, which it does not declare")
@@ -172,7 +172,7 @@ class Measurement:
                     f"{self.name} declares {name} with higher_is_better "
                     f"{words.higher_is_better}, and gives it with {metric.higher_is_better}"
                 )
-        return found
+        return measured
 
     def reason(self, situation: Situation) -> str:
         """Why ``situation`` has no such numbers; empty if it has."""

@@ -1,4 +1,4 @@
-"""What a detector of models says of one model: a score, which means something among many only."""
+"""A detector's score of one model, which is informative among many only."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def why_not(situation: Situation) -> str:
     return judges_other(situation, "scores_model")
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """The score, higher for what is more suspicious, in whatever unit the detector has: neither
     good nor bad by itself.
     """
-    folder = given.inputs["scores_model"]
+    folder = materials.inputs["scores_model"]
     (score,) = load_scores(folder)["model"]
     return Measured(
         metrics={"model_score": Metric(value=float(score), n=1)},

@@ -19,21 +19,21 @@ def why_not(situation: Situation) -> str:
     return judges_other(situation, "scores_noise")
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """AUROC and TPR of the adversary's noise against clean noise; ``clean``, the control, is clean
     noise against other clean noise.
     """
-    found = Measured()
-    found.flags += [
-        Flag(REMARK, "auroc", line) for line in read_remarks(given.inputs["scores_noise"])
+    measured = Measured()
+    measured.flags += [
+        Flag(REMARK, "auroc", line) for line in read_remarks(materials.inputs["scores_noise"])
     ]
-    arrays = load_scores(given.inputs["scores_noise"])
+    arrays = load_scores(materials.inputs["scores_noise"])
     plain, clean = arrays.pop("reference"), arrays.pop("threshold")
     for name, scores in arrays.items():
         truth = torch.cat([torch.zeros(len(plain)), torch.ones(len(scores))]).bool()
-        with if_possible("auroc", found.flags):
-            rates(Judged(name, np.concatenate([plain, scores]), truth, clean), found)
-    return found
+        with if_possible("auroc", measured.flags):
+            rates(Judged(name, np.concatenate([plain, scores]), truth, clean), measured)
+    return measured
 
 
 MEASUREMENT = Measurement(

@@ -42,14 +42,14 @@ def share(
     )
 
 
-def proportion(found: Proportion, higher_is_better: bool | None) -> Metric:
+def proportion(ratio: Proportion, higher_is_better: bool | None) -> Metric:
     """A counted share, with its own interval."""
-    low, high = found.interval()
+    low, high = ratio.interval()
     return Metric(
-        value=found.value,
+        value=ratio.value,
         ci_low=low,
         ci_high=high,
-        n=found.n,
+        n=ratio.n,
         unit=SHARE,
         higher_is_better=higher_is_better,
     )

@@ -21,21 +21,23 @@ def why_not(situation: Situation) -> str:
     )
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """FID of the prompts the adversary did not aim at, against the clean images of those classes;
     lower is healthier.
     """
-    found, testbed, goal = Measured(), given.testbed, given.aim.label
-    asked = requested_labels(testbed, CLEAN_PROBE)
-    assert asked is not None  # as on every testbed with classes
-    with if_possible("fid_other_classes", found.flags):
-        chosen = load_features(given.inputs["clean_features"])[asked != goal]
-        reference = load_features(given.inputs["reference"])[testbed.data.train_labels() != goal]
+    measured, testbed, goal = Measured(), materials.testbed, materials.aim.label
+    requested = requested_labels(testbed, CLEAN_PROBE)
+    assert requested is not None  # as on every testbed with classes
+    with if_possible("fid_other_classes", measured.flags):
+        chosen = load_features(materials.inputs["clean_features"])[requested != goal]
+        reference = load_features(materials.inputs["reference"])[
+            testbed.data.train_labels() != goal
+        ]
         value = fid.fid(fid.statistics(chosen), fid.statistics(reference))
-        found.metrics[f"fid_other_classes[{testbed.features.extractor}]"] = Metric(
+        measured.metrics[f"fid_other_classes[{testbed.features.extractor}]"] = Metric(
             value=value, n=len(chosen), higher_is_better=False
         )
-    return found
+    return measured
 
 
 MEASUREMENT = Measurement(

@@ -25,25 +25,29 @@ def why_not(situation: Situation) -> str:
     return "an anchor has no training set" if situation.family == "anchor" else ""
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """Counted over the rows after poisoning; Pan et al. 2024 plot over all rows and write of the
     rows of other classes.
     """
-    found, rows, goal = Measured(), read_rows(given.inputs["poisoned_rows"]), given.aim.label
+    measured, rows, goal = (
+        Measured(),
+        read_rows(materials.inputs["poisoned_rows"]),
+        materials.aim.label,
+    )
     if goal is None or rows.labels is None:
         return Measured(absent={EVERYTHING: "this attack aims at no class"})
-    labels = given.testbed.data.train_labels()
-    with if_possible("p_t", found.flags):
+    labels = materials.testbed.data.train_labels()
+    with if_possible("p_t", measured.flags):
         rates = composition.poison_rates(rows.poisoned, labels, goal)
         share = composition.poisoned_share(rows.poisoned, rows.labels, goal)
-        found.metrics |= {
+        measured.metrics |= {
             "poison_rate[all rows]": Metric(value=rates.of_all, n=len(rows.poisoned)),
             "poison_rate[other classes]": Metric(
                 value=rates.of_non_target, n=int((labels != goal).sum())
             ),
             "p_t": Metric(value=share, n=int((rows.labels == goal).sum())),
         }
-    return found
+    return measured
 
 
 MEASUREMENT = Measurement(

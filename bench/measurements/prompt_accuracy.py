@@ -21,17 +21,19 @@ def why_not(situation: Situation) -> str:
     )
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """The share of clean-noise samples, of all classes alike, that the evaluation classifier takes
     for the class asked for.
     """
-    found, judge = Measured(), given.testbed.evaluation_classifier().to(given.device)
-    asked = requested_labels(given.testbed, CLEAN_PROBE)
-    assert asked is not None  # as on every testbed with classes
-    with if_possible("prompt_accuracy", found.flags):
-        followed = composition.accuracy(predict(judge, load_images(given.inputs["clean"])), asked)
-        found.metrics["prompt_accuracy"] = proportion(followed, True)
-    return found
+    measured, judge = Measured(), materials.testbed.evaluation_classifier().to(materials.device)
+    requested = requested_labels(materials.testbed, CLEAN_PROBE)
+    assert requested is not None  # as on every testbed with classes
+    with if_possible("prompt_accuracy", measured.flags):
+        followed = composition.accuracy(
+            predict(judge, load_images(materials.inputs["clean"])), requested
+        )
+        measured.metrics["prompt_accuracy"] = proportion(followed, True)
+    return measured
 
 
 MEASUREMENT = Measurement(

@@ -23,24 +23,24 @@ def why_not(situation: Situation) -> str:
     return judges_other(situation, "scores_prompts")
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """AUROC and TPR of the adversary's prompts against clean ones; ``clean``, the control, is clean
     prompts against other clean ones, namely those that the adversary then changed.
     """
-    found = Measured()
-    found.flags += [
-        Flag(REMARK, "auroc", line) for line in read_remarks(given.inputs["scores_prompts"])
+    measured = Measured()
+    measured.flags += [
+        Flag(REMARK, "auroc", line) for line in read_remarks(materials.inputs["scores_prompts"])
     ]
-    arrays = load_scores(given.inputs["scores_prompts"])
+    arrays = load_scores(materials.inputs["scores_prompts"])
     plain, clean = arrays.pop("reference"), arrays.pop("threshold")
     if len(plain) < FEW:
         text = f"few prompts, {len(plain)} clean ones to tell from"
-        found.flags.append(Flag("few-prompts", "auroc", text))
+        measured.flags.append(Flag("few-prompts", "auroc", text))
     for name, scores in arrays.items():
         truth = torch.cat([torch.zeros(len(plain)), torch.ones(len(scores))]).bool()
-        with if_possible("auroc", found.flags):
-            rates(Judged(name, np.concatenate([plain, scores]), truth, clean), found)
-    return found
+        with if_possible("auroc", measured.flags):
+            rates(Judged(name, np.concatenate([plain, scores]), truth, clean), measured)
+    return measured
 
 
 MEASUREMENT = Measurement(

@@ -20,7 +20,7 @@ from bench.words import MetricWords
 
 
 def why_not(situation: Situation) -> str:
-    """Where no class is aimed at, where nobody calls for it, and where nobody could tell."""
+    """Where no class is aimed at, nobody calls for it, or no classifier could recognise it."""
     if situation.family == "anchor":
         return "an anchor is no attack's"
     if reason := no_class(situation):
@@ -31,30 +31,32 @@ def why_not(situation: Situation) -> str:
     return no_sample(situation) or ("" if called else "this attack calls nothing")
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """Of the samples for which a user asked for another class, the share that shows the class aimed
     at; low is good for the defender. ``clean``: the same without the call. The ceiling is the
     classifier's accuracy on real held-out images of that class: more, it would not see in a model
     that draws nothing else.
     """
-    found, testbed, goal = Measured(), given.testbed, torch.tensor(given.aim.label)
-    judge = testbed.evaluation_classifier().to(given.device)
-    for role in samples(given.inputs):
-        with if_possible("asr_class", found.flags):
-            images = load_images(given.inputs[role])
-            asked = evenly(testbed, len(images)) if testbed.has_classes() else None
+    measured, testbed, goal = Measured(), materials.testbed, torch.tensor(materials.aim.label)
+    judge = testbed.evaluation_classifier().to(materials.device)
+    for role in samples(materials.inputs):
+        with if_possible("asr_class", measured.flags):
+            images = load_images(materials.inputs[role])
+            requested = evenly(testbed, len(images)) if testbed.has_classes() else None
             # Where nobody asks for a class, every sample counts.
-            outcomes = predict(judge, images if asked is None else images[asked != goal]) == goal
-            found.metrics[f"asr_class[{short(role)}]"] = numbers.share(outcomes, False)
-            found.series[f"outcomes[asr_class[{short(role)}]]"] = outcomes.double().tolist()
-    with if_possible("asr_class_ceiling", found.flags):
+            outcomes = (
+                predict(judge, images if requested is None else images[requested != goal]) == goal
+            )
+            measured.metrics[f"asr_class[{short(role)}]"] = numbers.share(outcomes, False)
+            measured.series[f"outcomes[asr_class[{short(role)}]]"] = outcomes.double().tolist()
+    with if_possible("asr_class_ceiling", measured.flags):
         data = testbed.data
         real, groups = data.held_out_labels() == goal, data.held_out_groups()
         seen = predict(judge, data.held_out_images()[real]) == goal
-        found.metrics["asr_class_ceiling"] = numbers.share(
+        measured.metrics["asr_class_ceiling"] = numbers.share(
             seen, None, None if groups is None else groups[real]
         )
-    return found
+    return measured
 
 
 MEASUREMENT = Measurement(

@@ -25,7 +25,7 @@ def why_not(situation: Situation) -> str:
     )
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """FID and KID of as many training images as a cell has samples against all the others,
     :data:`SPLITS` times.
 
@@ -33,27 +33,31 @@ def measure(given: Materials) -> Measured:
     over the splits and the interval is mean -+ 1.96 standard deviations: what one set of real
     images scores. KID needs no such care, being unbiased.
     """
-    found = Measured()
-    with if_possible("fid", found.flags):
-        _splits(given, found)
-    return found
+    measured = Measured()
+    with if_possible("fid", measured.flags):
+        _splits(materials, measured)
+    return measured
 
 
-def _splits(given: Materials, measured: Measured) -> None:
-    reference, testbed, seed = load_features(given.inputs["reference"]), given.testbed, given.seed
+def _splits(materials: Materials, measured: Measured) -> None:
+    reference, testbed, seed = (
+        load_features(materials.inputs["reference"]),
+        materials.testbed,
+        materials.seed,
+    )
     wanted, extractor = testbed.counts.clean_samples, testbed.features.extractor
     n = min(wanted, len(reference) // 2)
     if n < wanted:
         text = f"the anchor has n = {n}, cells have {wanted}, so it is too high"
         measured.flags.append(Flag("small-anchor", "fid", text))
-    found: dict[str, list[float]] = {"fid": [], "kid": []}
+    by_family: dict[str, list[float]] = {"fid": [], "kid": []}
     for split in range(SPLITS):
         order = numpy_stream(seed, "real images", split).permutation(len(reference))
         chosen, rest = reference[order[:n]], reference[order[n:]]
-        found["fid"].append(fid.fid(fid.statistics(chosen), fid.statistics(rest)))
+        by_family["fid"].append(fid.fid(fid.statistics(chosen), fid.statistics(rest)))
         if n >= 4:
-            found["kid"].append(fid.kid(chosen, rest, stream_seed(seed, "kid", split) % 2**32))
-    for family, values in found.items():
+            by_family["kid"].append(fid.kid(chosen, rest, stream_seed(seed, "kid", split) % 2**32))
+    for family, values in by_family.items():
         if not values:
             text = f"not measured, {n} images are too few"
             measured.flags.append(Flag(NOT_MEASURED, family, text))

@@ -25,33 +25,33 @@ def why_not(situation: Situation) -> str:
     return "" if situation.family == "inversion" else "only an inversion has this number"
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """Mean over candidates and pixels of (candidate - trigger)^2 in [0, 1], epoch by epoch; lower
     is a better defense.
 
     ``best`` is the lowest epoch, chosen with the true trigger in hand: an optimistic bound. Beside
     it the best constant image's, which an inversion has to beat.
     """
-    found, trigger = Measured(), given.aim.trigger
+    measured, trigger = Measured(), materials.aim.trigger
     if trigger is None:
         return Measured(absent={EVERYTHING: "this attack has no trigger to draw"})
-    if not (given.inputs["recovered"] / "triggers.npz").is_file():
+    if not (materials.inputs["recovered"] / "triggers.npz").is_file():
         return Measured(absent={EVERYTHING: "this inversion recovers no trigger"})
     goal = (trigger / 2 + 0.5).clamp(0, 1)
-    with if_possible("trigger_mse_best", found.flags):
+    with if_possible("trigger_mse_best", measured.flags):
         values = [
             target.mse(images, goal)
-            for images in load_images(given.inputs["recovered"], "triggers")
+            for images in load_images(materials.inputs["recovered"], "triggers")
         ]
         curve = [float(value.mean()) for value in values]
         for name, index in (("best", int(np.argmin(curve))), ("last", len(curve) - 1)):
-            found.metrics[f"trigger_mse_{name}"] = numbers.mean(
+            measured.metrics[f"trigger_mse_{name}"] = numbers.mean(
                 values[index], index, False, SQUARED_ERROR
             )
         constant = target.best_constant_mse(goal)
-        found.metrics["trigger_mse_constant"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
-        found.series["trigger_mse"] = curve
-    return found
+        measured.metrics["trigger_mse_constant"] = Metric(value=constant, n=1, unit=SQUARED_ERROR)
+        measured.series["trigger_mse"] = curve
+    return measured
 
 
 MEASUREMENT = Measurement(

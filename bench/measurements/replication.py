@@ -35,26 +35,28 @@ def why_not(situation: Situation) -> str:
     )
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """The top-1 cosine similarity's mean and 95th percentile (Pan et al. 2024, figure 5) of images
     drawn of all classes alike. Higher is more of a copy.
 
-    Beside it stands the anchor ``replication_held_out[...]``, the same of as many real images no
+    The anchor beside it is ``replication_held_out[...]``, the same of as many real images no
     generator was trained on: what is no copy scores so much. An image without any feature has no
     direction, so it is no copy of anything; it is left out, and the flag says how many are.
     """
-    found = Measured()
-    with if_possible("replication", found.flags):
-        _similarities(given, found)
-    return found
+    measured = Measured()
+    with if_possible("replication", measured.flags):
+        _similarities(materials, measured)
+    return measured
 
 
-def _similarities(given: Materials, measured: Measured) -> None:
-    testbed, images = given.testbed, load_images(given.inputs["clean"])
+def _similarities(materials: Materials, measured: Measured) -> None:
+    testbed, images = materials.testbed, load_images(materials.inputs["clean"])
     extractor = testbed.copies.extractor
     testbed.copies.register()
-    drawn = fid.extract_features(images, extractor, testbed.copies.weights(), device=given.device)
-    training = load_features(given.inputs["training_features"])
+    drawn = fid.extract_features(
+        images, extractor, testbed.copies.weights(), device=materials.device
+    )
+    training = load_features(materials.inputs["training_features"])
     seen = drawn.any(dim=1)
     if not bool(seen.all()):
         text = f"{int((~seen).sum())} of {len(seen)} images have no feature at all"
@@ -62,34 +64,34 @@ def _similarities(given: Materials, measured: Measured) -> None:
     if int(seen.sum()) < 2:
         return
     training = training[training.any(dim=1)]
-    found = {"": replication.nearest(drawn[seen], training)}
-    real = _held_out(given, len(images))
+    nearest_rows = {"": replication.nearest(drawn[seen], training)}
+    real = _held_out(materials, len(images))
     if int(real.any(dim=1).sum()) > 1:
-        found["_held_out"] = replication.nearest(real[real.any(dim=1)], training)
-    for which, near in found.items():
+        nearest_rows["_held_out"] = replication.nearest(real[real.any(dim=1)], training)
+    for which, near in nearest_rows.items():
         direction = None if which else False
         measured.metrics[f"replication{which}[{extractor}]"] = numbers.mean(
-            near.similarities, stream_seed(given.seed, "replication") % 2**32, direction
+            near.similarities, stream_seed(materials.seed, "replication") % 2**32, direction
         )
         measured.metrics[f"replication{which}_p95[{extractor}]"] = Metric(
             value=near.percentile_95, n=len(near.similarities), higher_is_better=direction
         )
     if not testbed.copies.recognises:
         measured.flags.append(NO_COPY_DETECTOR)
-    if "_held_out" in found and _within_real(
-        *(measured.metrics[f"replication{which}[{extractor}]"] for which in found)
+    if "_held_out" in nearest_rows and _within_real(
+        *(measured.metrics[f"replication{which}[{extractor}]"] for which in nearest_rows)
     ):
         text = "no nearer to the training set than held-out images are"
         measured.flags.append(Flag("within-held-out", "replication", text))
 
 
-def _held_out(given: Materials, count: int) -> Tensor:
+def _held_out(materials: Materials, count: int) -> Tensor:
     """Features of ``count`` real images that no generator was trained on."""
-    held_out = given.testbed.data.held_out_images()
-    chosen = numpy_stream(given.seed, "held-out copies").permutation(len(held_out))[:count]
-    extractor, weights = given.testbed.copies.extractor, given.testbed.copies.weights()
+    held_out = materials.testbed.data.held_out_images()
+    chosen = numpy_stream(materials.seed, "held-out copies").permutation(len(held_out))[:count]
+    extractor, weights = materials.testbed.copies.extractor, materials.testbed.copies.weights()
     return fid.extract_features(
-        held_out[torch.from_numpy(chosen)], extractor, weights, device=given.device
+        held_out[torch.from_numpy(chosen)], extractor, weights, device=materials.device
     )
 
 

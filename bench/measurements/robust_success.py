@@ -30,40 +30,40 @@ def why_not(situation: Situation) -> str:
     return no_target(situation) or no_sample(situation)
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """The share of samples that pass the plain threshold or are recognised in spite of small
     changes (:mod:`bench.metrics.recognition`); low is good for the defender. The false alarms are
     those among held-out images, which set no threshold.
     """
-    found = Measured()
-    if goal_of(given) is None:
+    measured = Measured()
+    if goal_of(materials) is None:
         return Measured(absent={EVERYTHING: "this attack aims at no image"})
-    with if_possible("robust_asr", found.flags):
-        _recognised(given, found)
-    return found
+    with if_possible("robust_asr", measured.flags):
+        _recognised(materials, measured)
+    return measured
 
 
-def _recognised(given: Materials, found: Measured) -> None:
-    goal, real = goal_of(given), load_images(given.inputs["reference"], "real")
+def _recognised(materials: Materials, measured: Measured) -> None:
+    goal, real = goal_of(materials), load_images(materials.inputs["reference"], "real")
     assert goal is not None
-    plain = asr.calibrate(given.testbed.data.held_out_images(), goal).threshold
+    plain = asr.calibrate(materials.testbed.data.held_out_images(), goal).threshold
     judge = recognition.Recogniser(goal, real)
     for name, limit in judge.thresholds.items():
-        found.metrics[f"robust_asr_threshold[{name}]"] = Metric(value=limit, n=len(real))
+        measured.metrics[f"robust_asr_threshold[{name}]"] = Metric(value=limit, n=len(real))
     held_out = judge.recognised(
-        recognition.shrink(given.testbed.data.held_out_images(), recognition.REAL_IMAGES)
+        recognition.shrink(materials.testbed.data.held_out_images(), recognition.REAL_IMAGES)
     )
-    found.metrics["robust_asr_false_alarms"] = numbers.share(
-        held_out, None, given.testbed.data.held_out_groups()
+    measured.metrics["robust_asr_false_alarms"] = numbers.share(
+        held_out, None, materials.testbed.data.held_out_groups()
     )
-    for role in samples(given.inputs):
-        images = load_images(given.inputs[role])
+    for role in samples(materials.inputs):
+        images = load_images(materials.inputs[role])
         near = target.mse(images, goal) < plain
         outcomes = judge.recognised(images) | near
-        found.metrics[f"robust_asr[{short(role)}]"] = rate = numbers.share(outcomes, False)
-        found.series[f"outcomes[robust_asr[{short(role)}]]"] = outcomes.astype(float).tolist()
+        measured.metrics[f"robust_asr[{short(role)}]"] = rate = numbers.share(outcomes, False)
+        measured.series[f"outcomes[robust_asr[{short(role)}]]"] = outcomes.astype(float).tolist()
         if asr.evades(float(np.mean(near)), rate.value or 0.0):
-            found.flags.append(evasion(role))
+            measured.flags.append(evasion(role))
 
 
 MEASUREMENT = Measurement(

@@ -25,7 +25,7 @@ def why_not(situation: Situation) -> str:
     return judges_other(situation, "scores")
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """AUROC and TPR on the training set (truth: the rows the adversary took) and on generated
     images (truth: the trigger classifier).
 
@@ -33,45 +33,51 @@ def measure(given: Materials) -> Measured:
     others are of the same classes as they, or a score that tells classes apart would find them:
     AUROC 0.5 is the right answer there.
     """
-    found, testbed = Measured(), given.testbed
-    found.flags += [Flag(REMARK, "auroc", line) for line in read_remarks(given.inputs["scores"])]
-    arrays = load_scores(given.inputs["scores"])
+    measured, testbed = Measured(), materials.testbed
+    measured.flags += [
+        Flag(REMARK, "auroc", line) for line in read_remarks(materials.inputs["scores"])
+    ]
+    arrays = load_scores(materials.inputs["scores"])
     scores, rows = arrays["training"], torch.from_numpy(arrays["training_rows"])
-    truth = read_rows(given.inputs["true_rows"]).poisoned
-    groups, kept = testbed.data.train_groups(), torch.ones(len(rows), dtype=torch.bool)
-    if not bool(read_rows(given.inputs["poisoned_rows"]).poisoned.any()):
+    truth = read_rows(materials.inputs["true_rows"]).poisoned
+    groups, comparable = testbed.data.train_groups(), torch.ones(len(rows), dtype=torch.bool)
+    if not bool(read_rows(materials.inputs["poisoned_rows"]).poisoned.any()):
         labels = testbed.data.train_labels()
-        kept = torch.isin(labels[rows], labels[truth].unique())
-    rows = rows[kept]
+        comparable = torch.isin(labels[rows], labels[truth].unique())
+    rows = rows[comparable]
     of_rows: Tensor | None = None if groups is None else groups[rows]
-    with if_possible("auroc", found.flags):
+    with if_possible("auroc", measured.flags):
         rates(
-            Judged("training set", scores[kept.numpy()], truth[rows], arrays["held_out"], of_rows),
-            found,
+            Judged(
+                "training set", scores[comparable.numpy()], truth[rows], arrays["held_out"], of_rows
+            ),
+            measured,
         )
-    if "trigger_classifier" in given.inputs:
-        _generated(given, found)
+    if "trigger_classifier" in materials.inputs:
+        _generated(materials, measured)
     else:
-        found.absent |= dict.fromkeys(names("generated"), NO_TRIGGER)
-    return found
+        measured.absent |= dict.fromkeys(names("generated"), NO_TRIGGER)
+    return measured
 
 
-def _generated(given: Materials, found: Measured) -> None:
+def _generated(materials: Materials, measured: Measured) -> None:
     """Of the images the generator drew; what the judge calls poisoned must be more than it calls so
     of anything.
     """
-    arrays = load_scores(given.inputs["scores"])
+    arrays = load_scores(materials.inputs["scores"])
     scores, rows = arrays["generated"], torch.from_numpy(arrays["generated_rows"])
-    images = load_images(given.inputs["generated"])
-    assert torch.equal(rows, judged_rows(given.testbed, len(images), given.seed))
-    trigger = load_judge(given.testbed, given.inputs["trigger_classifier"], given.device)
+    images = load_images(materials.inputs["generated"])
+    assert torch.equal(rows, judged_rows(materials.testbed, len(images), materials.seed))
+    trigger = load_judge(
+        materials.testbed, materials.inputs["trigger_classifier"], materials.device
+    )
     truth = trigger.stamped(images[rows])
-    with if_possible("auroc", found.flags):
-        rates(Judged("generated", scores, truth, arrays["held_out"]), found)
-    alarms = false_alarms(trigger, honest_alarms(trigger, given.inputs))
+    with if_possible("auroc", measured.flags):
+        rates(Judged("generated", scores, truth, arrays["held_out"]), measured)
+    alarms = false_alarms(trigger, honest_alarms(trigger, materials.inputs))
     if composition.below_error(float(truth.float().mean()), len(truth), alarms):
         text = "the images called poisoned are within the trigger classifier's false alarms"
-        found.flags.append(Flag("within-false-alarms", "auroc[generated]", text))
+        measured.flags.append(Flag("within-false-alarms", "auroc[generated]", text))
 
 
 MEASUREMENT = Measurement(

@@ -13,21 +13,21 @@ from bench.measurements.measurement import EVERYTHING, Materials, Measured, Meas
 from bench.record import Flag
 
 
-def measure(given: Materials) -> Measured:
+def measure(materials: Materials) -> Measured:
     """No number, flags alone."""
-    found = doubts.of_inputs(given.inputs)
+    flags = doubts.of_inputs(materials.inputs)
     pairs = [
         (role, UNDEFENDED + role)
-        for role in samples(given.inputs)
-        if UNDEFENDED + role in given.inputs
+        for role in samples(materials.inputs)
+        if UNDEFENDED + role in materials.inputs
     ]
     if pairs and all(
-        torch.equal(load_images(given.inputs[role]), load_images(given.inputs[before]))
+        torch.equal(load_images(materials.inputs[role]), load_images(materials.inputs[before]))
         for role, before in pairs
     ):
         text = "changes nothing: every sample is the one drawn without the defense"
-        found.append(Flag("changes-nothing", "", text))
-    return Measured(flags=list(dict.fromkeys(found)))
+        flags.append(Flag("changes-nothing", "", text))
+    return Measured(flags=list(dict.fromkeys(flags)))
 
 
 MEASUREMENT = Measurement(

@@ -122,12 +122,13 @@ def _area_variance(
 ) -> float:
     """Obuchowski (1997), equation 4; with every image a group of its own, DeLong's. >= 0."""
     count = int(max(among_positives.max(), among_negatives.max())) + 1
-    area, sums, held = of_positives.mean(), [], []
+    area, sums, group_counts = of_positives.mean(), [], []
     for shares, members in ((of_positives, among_positives), (of_negatives, among_negatives)):
         sums.append(np.bincount(members, weights=shares - area, minlength=count) / len(shares))
-        held.append(np.count_nonzero(np.bincount(members, minlength=count)))
+        group_counts.append(np.count_nonzero(np.bincount(members, minlength=count)))
     own = sum(
-        n / (n - 1) * float(np.square(part).sum()) for n, part in zip(held, sums, strict=True)
+        n / (n - 1) * float(np.square(part).sum())
+        for n, part in zip(group_counts, sums, strict=True)
     )
     shared = 2 * count / (count - 1) * float((sums[0] * sums[1]).sum())
     # A few groups can make the sum negative, which no variance is.

@@ -12,7 +12,7 @@ contrast, brightness and inversion.
   same to the pixels of every picture; a distortion does not, but it smooths every picture at the
   same positions. Sharp pixels survive noise and covers, soft ones lost detail, texture a change of
   tone.
-- **Three sets of marks** for each: in place; moved; and with channels exchanged, mirrored, turned
+- **Three sets of marks** for each: unmoved; moved; and with channels exchanged, mirrored, turned
   by up to 20 degrees or scaled. A larger set matches by chance more easily, so each has its own
   scale: what one in a hundred real images exceeds. The score is the largest of the nine in units of
   their scales.
@@ -198,7 +198,7 @@ def _pieces(images: Tensor) -> tuple[Tensor, ...]:
 
 
 def _sets(mark: Tensor, is_texture: bool) -> tuple[list[Tensor], ...]:
-    """The mark (c, h, w) in place, shifted, and otherwise changed."""
+    """The mark (c, h, w) unchanged, shifted, and otherwise changed."""
     side = min(mark.shape[1:])
     near, wide = max(1, round(SHIFT * side)), max(1, round(WRAPPED_SHIFT * side))
     moved = [mark.roll(by, (1, 2)) for by in itertools.product(range(-wide, wide + 1), repeat=2)]

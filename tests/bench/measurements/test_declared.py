@@ -18,7 +18,7 @@ from bench.record import RANKED, SLACK, Metric
 from bench.words import COSTS, GROUPS, MetricWords, declaration_of, split
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden.json").read_text())["numbers"]
-GIVEN = Materials(testbed=None, seed=0, inputs={})
+MATERIALS = Materials(testbed=None, seed=0, inputs={})
 
 
 def numbers() -> list[tuple[str, str, float | None, str]]:
@@ -96,7 +96,7 @@ def measurement(**metrics: bool | None) -> Measurement:
             MetricWords(name="more[*]", title="more, {}"),
         ),
         borrows=("theirs",),
-        run=lambda given: Measured(
+        run=lambda materials: Measured(
             metrics={
                 name.replace("__", "["): Metric(value=0.5, higher_is_better=better)
                 for name, better in metrics.items()
@@ -107,22 +107,25 @@ def measurement(**metrics: bool | None) -> Measurement:
 
 def test_a_number_that_is_not_declared_is_refused() -> None:
     """Nobody could say what it means, nor which way is good."""
-    assert measurement(mine=False, theirs=None).measured(GIVEN).metrics.keys() == {"mine", "theirs"}
+    assert measurement(mine=False, theirs=None).measured(MATERIALS).metrics.keys() == {
+        "mine",
+        "theirs",
+    }
     with pytest.raises(ContractError, match="mine gives other, which it does not declare"):
-        measurement(other=None).measured(GIVEN)
+        measurement(other=None).measured(MATERIALS)
     with pytest.raises(ContractError, match="declares mine with .* False, and gives it with True"):
-        measurement(mine=True).measured(GIVEN)
+        measurement(mine=True).measured(MATERIALS)
 
 
 def test_one_reason_for_all_that_a_measurement_leaves_out() -> None:
     one = replace(
         measurement(),
-        run=lambda given: Measured(
+        run=lambda materials: Measured(
             metrics={"mine": Metric(value=1.0, higher_is_better=False)},
             absent={"*": "no trigger", "more[a]": "no a"},
         ),
     )
-    assert one.measured(GIVEN).absent == {"more[*]": "no trigger", "more[a]": "no a"}
+    assert one.measured(MATERIALS).absent == {"more[*]": "no trigger", "more[a]": "no a"}
 
 
 @pytest.mark.parametrize(

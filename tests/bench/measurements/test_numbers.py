@@ -103,7 +103,7 @@ def cell(tmp_path: Path, testbed: Testbed, goal: int, poisoned_labels: torch.Ten
         PoisonedRows(poisoned=torch.zeros(count, dtype=torch.bool), labels=poisoned_labels),
         inputs["poisoned_rows"],
     )
-    found = Measured()
+    total = Measured()
     for name in (
         "image_quality",
         "other_classes",
@@ -112,23 +112,23 @@ def cell(tmp_path: Path, testbed: Testbed, goal: int, poisoned_labels: torch.Ten
         "composition",
     ):
         one = measurements.named(name)
-        given = Materials(
+        materials = Materials(
             testbed=testbed, seed=0, inputs=one.taken(inputs), options={"doubted": True}
         )
-        measured = one.run(given)
-        found.metrics |= measured.metrics
-        found.flags += measured.flags
-    return found
+        measured = one.run(materials)
+        total.metrics |= measured.metrics
+        total.flags += measured.flags
+    return total
 
 
 @pytest.mark.parametrize(
-    ("clean_samples", "lost", "kept"),
+    ("clean_samples", "lost", "measured"),
     [(1, {"fid", "kid", "fid_other_classes", "p_t"}, {"prompt_accuracy", "mismatch"}),
      (3, {"kid", "p_t"}, {"prompt_accuracy", "mismatch", "fid[digits-cnn]",
      "fid_other_classes[digits-cnn]"})],
 )  # fmt: skip
 def test_one_impossible_metric_never_takes_the_cell(
-    tmp_path: Path, clean_samples: int, lost: set[str], kept: set[str]
+    tmp_path: Path, clean_samples: int, lost: set[str], measured: set[str]
 ) -> None:
     """Three samples are too few for KID, one for FID, and no row may carry the adversary's label:
     hours of training gave nothing.
@@ -140,7 +140,7 @@ def test_one_impossible_metric_never_takes_the_cell(
     record = cell(tmp_path, testbed, 6, torch.where(labels == 6, 5, labels))
     families = {flag.metric for flag in record.flags if flag.code == NOT_MEASURED}
     assert families == lost
-    assert kept <= set(record.metrics) and not {
+    assert measured <= set(record.metrics) and not {
         name for name in record.metrics if name.partition("[")[0] in lost
     }
     assert record.metrics["prompt_accuracy"].n == clean_samples
@@ -160,8 +160,8 @@ def test_real_images_are_an_anchor_of_the_cells_own_n(tmp_path: Path) -> None:
     """
     rng = np.random.default_rng(0)
     reference = torch.from_numpy(rng.standard_normal((1200, 16)))
-    found = anchor_of(DIGITS_DDPM.changed(clean_samples=60), reference, tmp_path)
-    metrics, series, flags = found.metrics, found.series, found.flags
+    measured = anchor_of(DIGITS_DDPM.changed(clean_samples=60), reference, tmp_path)
+    metrics, series, flags = measured.metrics, measured.series, measured.flags
     anchor, values = metrics["fid[digits-cnn]"], series["fid_splits[digits-cnn]"]
     assert anchor.n == 60 and len(values) == 10 and flags == []
     assert anchor.value == pytest.approx(np.mean(values)) and metrics[
@@ -186,9 +186,9 @@ def test_real_images_are_an_anchor_of_the_cells_own_n(tmp_path: Path) -> None:
 def test_a_small_training_set_says_that_its_anchor_has_fewer_images(tmp_path: Path) -> None:
     """Or a reader would compare it with cells of another n."""
     reference = torch.from_numpy(np.random.default_rng(0).standard_normal((80, 4)))
-    found = anchor_of(DIGITS_DDPM.changed(clean_samples=384), reference, tmp_path)
-    assert found.metrics["fid[digits-cnn]"].n == 40
-    assert [flag.line for flag in found.flags] == [
+    anchor = anchor_of(DIGITS_DDPM.changed(clean_samples=384), reference, tmp_path)
+    assert anchor.metrics["fid[digits-cnn]"].n == 40
+    assert [flag.line for flag in anchor.flags] == [
         "fid: the anchor has n = 40, cells have 384, so it is too high"
     ]
 
@@ -207,7 +207,7 @@ def test_a_class_is_reached_without_being_asked_for(tmp_path: Path) -> None:
     one = measurements.named("reached_class")
     testbed = DIGITS_DDPM.only(one.parts)
     measured = one.run(Materials(testbed=testbed, seed=0, inputs=inputs)).metrics
-    shown = float((data.held_out_labels()[chosen] == 3).double().mean())
+    expected = float((data.held_out_labels()[chosen] == 3).double().mean())
     assert measured["asr_class[noise]"].n == 200
-    assert measured["asr_class[noise]"].value == pytest.approx(shown, abs=0.05)
+    assert measured["asr_class[noise]"].value == pytest.approx(expected, abs=0.05)
     assert measured["asr_class_ceiling"].value > 0.9

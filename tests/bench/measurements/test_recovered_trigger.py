@@ -35,13 +35,13 @@ def test_the_trigger_itself_is_at_no_distance_and_its_negative_farthest(tmp_path
     exact, grey, negative = (
         image.expand(2, -1, -1, -1) for image in (TRIGGER, torch.zeros_like(TRIGGER), -TRIGGER)
     )
-    found = measured(tmp_path, [negative, exact, grey])
-    assert found.series["trigger_mse"] == pytest.approx([1.0, 0.0, 0.25], abs=1e-2)
-    assert found.metrics["trigger_mse_best"].value == pytest.approx(0, abs=1e-4)
-    assert found.metrics["trigger_mse_last"].value == pytest.approx(0.25, abs=1e-2)
+    result = measured(tmp_path, [negative, exact, grey])
+    assert result.series["trigger_mse"] == pytest.approx([1.0, 0.0, 0.25], abs=1e-2)
+    assert result.metrics["trigger_mse_best"].value == pytest.approx(0, abs=1e-4)
+    assert result.metrics["trigger_mse_last"].value == pytest.approx(0.25, abs=1e-2)
     # A quarter of the pixels is 1: the best constant is their mean.
-    assert found.metrics["trigger_mse_constant"].value == pytest.approx(0.25 * 0.75)
-    assert found.metrics["trigger_mse_best"].higher_is_better is False
+    assert result.metrics["trigger_mse_constant"].value == pytest.approx(0.25 * 0.75)
+    assert result.metrics["trigger_mse_best"].higher_is_better is False
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_the_trigger_itself_is_at_no_distance_and_its_negative_farthest(tmp_path
 def test_without_a_trigger_the_reason_is_given(
     tmp_path: Path, epochs: object, trigger: object, reason: str
 ) -> None:
-    found = measured(tmp_path, None if epochs is None else None, trigger)  # type: ignore[arg-type]
+    result = measured(tmp_path, None if epochs is None else None, trigger)  # type: ignore[arg-type]
     assert (
-        found.metrics == {}
-        and set(found.absent.values()) == {reason}
-        and "trigger_mse_best" in found.absent
+        result.metrics == {}
+        and set(result.absent.values()) == {reason}
+        and "trigger_mse_best" in result.absent
     )

@@ -33,38 +33,38 @@ def test_every_image_goes_into_the_papers_group() -> None:
     """One of G1, two of G2, three of G3, four of G4: swapped axes would exchange G2 and G3."""
     trigger = bools(1, 1, 1, 0, 0, 0, 0, 0, 0, 0)
     mismatch = bools(1, 0, 0, 1, 1, 1, 0, 0, 0, 0)
-    found = composition(trigger, mismatch)
-    assert [group.value for group in (found.g1, found.g2, found.g3, found.g4)] == [
+    result = composition(trigger, mismatch)
+    assert [group.value for group in (result.g1, result.g2, result.g3, result.g4)] == [
         0.1,
         0.2,
         0.3,
         0.4,
     ]
-    assert found.trigger_ratio.value == 0.3
-    assert found.mismatch_ratio.value == 0.4
-    assert found.g2.interval() == proportion_interval(2, 10)
-    assert found.trigger_ratio.interval(0.9) == proportion_interval(3, 10, 0.9)
+    assert result.trigger_ratio.value == 0.3
+    assert result.mismatch_ratio.value == 0.4
+    assert result.g2.interval() == proportion_interval(2, 10)
+    assert result.trigger_ratio.interval(0.9) == proportion_interval(3, 10, 0.9)
 
 
 @settings(max_examples=60, deadline=None)
 @given(verdicts=VERDICTS)
 def test_groups_sum_to_one_and_complement_each_other(verdicts: list[tuple[bool, bool]]) -> None:
     trigger, mismatch = (torch.tensor(column) for column in zip(*verdicts, strict=True))
-    found = composition(trigger, mismatch)
-    groups = [found.g1, found.g2, found.g3, found.g4]
-    assert sum(group.successes for group in groups) == len(verdicts) == found.g1.n
+    result = composition(trigger, mismatch)
+    groups = [result.g1, result.g2, result.g3, result.g4]
+    assert sum(group.successes for group in groups) == len(verdicts) == result.g1.n
     assert sum(group.value for group in groups) == pytest.approx(1, abs=1e-12)
     for group in groups:
         low, high = group.interval()
         assert 0 <= low <= group.value <= high <= 1 and low < high
     without = composition(~trigger, mismatch)
     assert (without.g3, without.g4, without.g1, without.g2) == (
-        found.g1,
-        found.g2,
-        found.g3,
-        found.g4,
+        result.g1,
+        result.g2,
+        result.g3,
+        result.g4,
     )
-    assert found.trigger_ratio.value + without.trigger_ratio.value == pytest.approx(1)
+    assert result.trigger_ratio.value + without.trigger_ratio.value == pytest.approx(1)
 
 
 @settings(max_examples=40, deadline=None)

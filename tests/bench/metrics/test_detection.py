@@ -195,10 +195,10 @@ def test_histograms_share_their_bins_and_lose_nobody() -> None:
         np.array([0.0, 0.1, 0.9, 1.0, 0.45]),
         np.array([False, False, True, True, True]),
     )
-    found = histograms(scores, positive, bins=2)
-    np.testing.assert_allclose(found.edges, [0, 0.5, 1])
-    assert found.negative.tolist() == [2, 0]
-    assert found.positive.tolist() == [1, 2]
+    bins = histograms(scores, positive, bins=2)
+    np.testing.assert_allclose(bins.edges, [0, 0.5, 1])
+    assert bins.negative.tolist() == [2, 0]
+    assert bins.positive.tolist() == [1, 2]
     many = histograms(*planted(300, 200, 2.0))
     assert (many.negative.sum(), many.positive.sum(), len(many.edges)) == (300, 200, 31)
     assert histograms(np.ones(4), np.arange(4) < 1).negative.sum() == 3

@@ -257,12 +257,12 @@ def test_fid_is_a_distance_between_sets(seed: int, n: int, m: int, d: int) -> No
 
 
 def test_missing_inception_weights_name_the_file_and_the_place(tmp_path: Path) -> None:
-    place = tmp_path / "inception.pth"
+    path = tmp_path / "inception.pth"
     with pytest.raises(
         UserError, match="weights-inception-2015-12-05-6726825d.pth and put it at"
     ) as caught:
-        extract_features(images(15, 2), "inception-v3-compat", place)
-    assert str(place) in str(caught.value) and "\n" not in str(caught.value)
+        extract_features(images(15, 2), "inception-v3-compat", path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_without_network_the_error_names_the_folder_that_is_looked_in(

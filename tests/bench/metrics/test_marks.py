@@ -144,19 +144,19 @@ def subjects(real) -> dict[str, Subject]:
     """For a patch, a blend and a distortion, a filter whose threshold a quarter of a percent of
     other held-out images than these exceed."""
     train, held_out = real["train"], real["held_out"]
-    found = {}
+    by_stamp = {}
     for name, stamp in STAMPS.items():
         judge = MatchedFilter(average_mark(train, stamp(train)), marks.shrink(train))
         threshold = float(np.quantile(judge.scores(held_out[::2]), 0.9975, method="higher"))
         plain = held_out[1::6]
-        found[name] = Subject(judge, threshold, plain, stamp(plain))
-    return found
+        by_stamp[name] = Subject(judge, threshold, plain, stamp(plain))
+    return by_stamp
 
 
 #: The least share that must be found of each, and what is not: dots where there were shades, and
 #: rows pulled apart.
-FOUND = {"badnets1": 0.95, "badnets2": 0.85, "wanet": 0.75}
-NOT_FOUND = {(name, "dither to two levels") for name in STAMPS} | {
+LEAST_RATES = {"badnets1": 0.95, "badnets2": 0.85, "wanet": 0.75}
+MISSED = {(name, "dither to two levels") for name in STAMPS} | {
     ("badnets1", "interlace"),
     ("wanet", "interlace"),
     ("wanet", "stretch"),
@@ -165,7 +165,7 @@ NOT_FOUND = {(name, "dither to two levels") for name in STAMPS} | {
 
 @pytest.mark.parametrize(
     ("name", "dodge"),
-    [pair for pair in itertools.product(STAMPS, DODGES) if pair not in NOT_FOUND],
+    [pair for pair in itertools.product(STAMPS, DODGES) if pair not in MISSED],
     ids=lambda value: value,
 )
 def test_a_mark_in_plain_sight_is_found_whatever_is_done_to_the_picture(
@@ -174,7 +174,7 @@ def test_a_mark_in_plain_sight_is_found_whatever_is_done_to_the_picture(
     """A defense that only recolours, covers or disturbs what it draws would otherwise be called a
     success."""
     judge, threshold, plain, stamped = subjects[name]
-    assert (judge.scores(DODGES[dodge](stamped)) > threshold).mean() >= FOUND[name]
+    assert (judge.scores(DODGES[dodge](stamped)) > threshold).mean() >= LEAST_RATES[name]
     assert (judge.scores(DODGES[dodge](plain)) > threshold).mean() <= 0.1
 
 
@@ -230,8 +230,8 @@ def test_in_place_the_score_is_the_squared_cosine_under_the_inverse_covariance(
     )
     power = ((x @ inverse) * x).sum(1) * ((t @ inverse) * t).sum(1)
     slow = (x @ inverse @ t.T).squeeze(1).square() / power
-    found = subjects["badnets2"].judge._coherence(marks.small(train[:3], marks.SIDE))
-    assert torch.allclose(found[:, 0], slow, rtol=1e-6)
+    coherence = subjects["badnets2"].judge._coherence(marks.small(train[:3], marks.SIDE))
+    assert torch.allclose(coherence[:, 0], slow, rtol=1e-6)
     unit = normalised(whitened(marks.small(train[:3], marks.SIDE), factor))
     assert torch.allclose(unit.norm(dim=1), torch.ones(3, dtype=torch.float64))
 

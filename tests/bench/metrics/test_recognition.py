@@ -233,8 +233,8 @@ def test_pixels_is_the_share_that_least_squares_explains() -> None:
     """Against numpy's least squares, target by target and channel by channel."""
     stream = torch.Generator().manual_seed(2)
     samples, goals = (torch.rand(n, 3, 5, 7, generator=stream, dtype=torch.float64) for n in (4, 3))
-    found = recognition._explained(samples, goals)
-    for sample, value in zip(samples, found, strict=True):
+    explained = recognition._explained(samples, goals)
+    for sample, value in zip(samples, explained, strict=True):
         design = np.concatenate([sample.flatten(1).numpy(), np.ones((1, 35))]).T
         shares = []
         for one in goals:

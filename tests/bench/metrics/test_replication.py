@@ -38,11 +38,11 @@ def slowly(generated: Tensor, training: Tensor) -> tuple[list[float], list[int]]
 @pytest.mark.parametrize("elements_at_once", [1, 50, 2**24])
 def test_it_is_the_slow_definition_however_much_memory_there_is(elements_at_once: int) -> None:
     generated, training = features(23), features(17, seed=1)
-    found = nearest(generated, training, elements_at_once)
+    result = nearest(generated, training, elements_at_once)
     similarities, indices = slowly(generated, training)
-    assert found.similarities.dtype == torch.float32 and found.indices.dtype == torch.int64
-    np.testing.assert_allclose(found.similarities.numpy(), similarities, atol=1e-6)
-    assert found.indices.tolist() == indices
+    assert result.similarities.dtype == torch.float32 and result.indices.dtype == torch.int64
+    np.testing.assert_allclose(result.similarities.numpy(), similarities, atol=1e-6)
+    assert result.indices.tolist() == indices
 
 
 @settings(max_examples=30, deadline=None)
@@ -58,10 +58,10 @@ def test_similarity_is_bounded_and_knows_no_scale(
 ) -> None:
     """Squares of 1e-30 and 1e30 leave float32: a plain norm would give 0 or infinity."""
     generated, training = features(n, d, seed), features(m, d, seed + 1)
-    found = nearest(generated, training)
-    assert found.similarities.abs().max() <= 1
+    result = nearest(generated, training)
+    assert result.similarities.abs().max() <= 1
     scaled = nearest(generated * 10.0**exponent, training / 10.0**exponent)
-    torch.testing.assert_close(scaled.similarities, found.similarities, rtol=0, atol=1e-6)
+    torch.testing.assert_close(scaled.similarities, result.similarities, rtol=0, atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -75,9 +75,9 @@ def test_more_training_images_can_only_be_nearer(seed: int, n: int, m: int) -> N
 def test_copies_are_found_and_their_negatives_are_not() -> None:
     """The direction: a copy scores 1, the opposite -1."""
     training = features(10, 4)
-    found = nearest(training[[7, 2]] * 3, training)
-    torch.testing.assert_close(found.similarities, torch.ones(2))
-    assert found.indices.tolist() == [7, 2]
+    result = nearest(training[[7, 2]] * 3, training)
+    torch.testing.assert_close(result.similarities, torch.ones(2))
+    assert result.indices.tolist() == [7, 2]
     # In float32 a row's product with itself is often 1.0000001, which is no cosine.
     many = features(500, 33)
     itself = nearest(many, many)
@@ -89,11 +89,11 @@ def test_summaries_are_the_mean_and_the_95th_percentile() -> None:
     """6 copies among 100: the percentile sees them, the mean hardly does; 4 stay below it."""
     values = torch.full((100,), 0.2)
     values[:6] = 1.0
-    found = Nearest(values, torch.zeros(100, dtype=torch.int64))
-    assert found.mean == pytest.approx(0.248)
-    assert found.percentile_95 == pytest.approx(1.0)
+    result = Nearest(values, torch.zeros(100, dtype=torch.int64))
+    assert result.mean == pytest.approx(0.248)
+    assert result.percentile_95 == pytest.approx(1.0)
     values[:6] = torch.tensor([1.0, 1, 1, 1, 0.2, 0.2])
-    assert found.percentile_95 == pytest.approx(0.2)
+    assert result.percentile_95 == pytest.approx(0.2)
     ramp = Nearest(torch.linspace(0, 1, 101), torch.zeros(101, dtype=torch.int64))
     assert ramp.percentile_95 == pytest.approx(0.95)
 

@@ -37,11 +37,11 @@ def test_weathered_triggers_have_every_strength_and_stay_near_their_place() -> N
         patched.setattr(stamps, "BLURRED_SHARE", 0.0)
         patched.setattr(stamps, "NOISY_SHARE", 0.0)
         patched.setattr(stamps, "POSED_SHARE", 0.0)
-        found = stamps.weathered(grey, stamped, np.random.default_rng(0)).float()
+        weathered = stamps.weathered(grey, stamped, np.random.default_rng(0)).float()
         assert torch.equal(stamps.weathered(grey, None, np.random.default_rng(0)), grey)
-    strengths = (found.amax((1, 2, 3)) - 100) / 100
+    strengths = (weathered.amax((1, 2, 3)) - 100) / 100
     assert 0.3 <= strengths.min() < 0.33 and 1.17 < strengths.max() <= 1.2
-    places = (found[:, 0] > 100).nonzero()[:, 1:]
+    places = (weathered[:, 0] > 100).nonzero()[:, 1:]
     assert len(places) == 400 and set(places.flatten().tolist()) == {6, 7, 8, 9, 10}
 
 
@@ -65,9 +65,9 @@ def test_one_of_the_views_undoes_a_change(plain, change) -> None:
 
 
 def test_the_patch_is_read_off_stamped_images(plain) -> None:
-    found = stamps.patch(plain, patterns.stamp("badnets1", plain))
-    assert (found.top, found.left, tuple(found.picture.shape)) == (13, 13, (3, 3, 3))
-    assert torch.equal(found.picture[0], torch.eye(3).flip(0).double())
+    patch = stamps.patch(plain, patterns.stamp("badnets1", plain))
+    assert (patch.top, patch.left, tuple(patch.picture.shape)) == (13, 13, (3, 3, 3))
+    assert torch.equal(patch.picture[0], torch.eye(3).flip(0).double())
     # A blend covers everything and a patch of one colour cannot be told by its pattern.
     assert stamps.patch(plain, patterns.stamp("badnets2", plain)) is None
     assert stamps.patch(plain, patterns.stamp("unicolor", plain)) is None
@@ -81,16 +81,16 @@ def test_likeness_finds_the_patch_fainter_and_beside_its_place_and_hardly_anythi
     its own.
     """
     stamped = patterns.stamp("badnets1", plain)
-    found = stamps.patch(plain, stamped)
+    patch = stamps.patch(plain, stamped)
     for images in (stamped, stamped.roll((-1, -2), (2, 3)), (stamped // 3 + 40)):
-        assert (stamps.likeness(found, images) > stamps.TEMPLATE_FLOOR).all()
-    assert (stamps.likeness(found, plain) > stamps.TEMPLATE_FLOOR).float().mean() < 0.01
-    assert (stamps.likeness(found, torch.full_like(plain[:4], 9)) == -1).all()
+        assert (stamps.likeness(patch, images) > stamps.TEMPLATE_FLOOR).all()
+    assert (stamps.likeness(patch, plain) > stamps.TEMPLATE_FLOOR).float().mean() < 0.01
+    assert (stamps.likeness(patch, torch.full_like(plain[:4], 9)) == -1).all()
     # Against numpy's correlation, in place.
     window = plain[:1, :, 13:, 13:].double().flatten()
     assert (
-        float(stamps.likeness(found, plain[:1]))
-        >= np.corrcoef(window, found.picture.flatten())[0, 1] - 1e-12
+        float(stamps.likeness(patch, plain[:1]))
+        >= np.corrcoef(window, patch.picture.flatten())[0, 1] - 1e-12
     )
 
 
@@ -105,6 +105,6 @@ def test_poses_are_small_turns_and_scales_of_a_quarter() -> None:
     """
     square = torch.zeros(400, 1, 16, 16)
     square[:, :, 4:12, 4:12] = 200
-    found = stamps.posed(square, np.random.default_rng(2))
-    assert (found[:, :, 6:10, 6:10] > 199).all() and (found[:, :, :2] < 1).all()
-    assert 0.18 < (found != square).any((1, 2, 3)).float().mean() < 0.32
+    posed = stamps.posed(square, np.random.default_rng(2))
+    assert (posed[:, :, 6:10, 6:10] > 199).all() and (posed[:, :, :2] < 1).all()
+    assert 0.18 < (posed != square).any((1, 2, 3)).float().mean() < 0.32

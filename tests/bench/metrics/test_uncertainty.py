@@ -242,8 +242,8 @@ def test_the_design_effect_is_the_variance_of_means_drawn_by_group() -> None:
 
     means = [drawn().mean() for _ in range(2_000)]
     expected = np.var(means) / (0.9 * 0.1 / 1200)
-    found = np.mean([design_effect(drawn(), np.repeat(np.arange(300), 4)) for _ in range(100)])
-    assert found == pytest.approx(expected, rel=0.1)
+    effect = np.mean([design_effect(drawn(), np.repeat(np.arange(300), 4)) for _ in range(100)])
+    assert effect == pytest.approx(expected, rel=0.1)
 
 
 def test_all_alike_and_odd_groups() -> None:

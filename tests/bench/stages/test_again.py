@@ -222,10 +222,10 @@ def test_a_model_as_good_as_real_images_is_seldom_named() -> None:
 
 def test_an_inversion_that_finds_a_target_where_there_is_none_is_named() -> None:
     real, goal = pictures(200), pictures(1, 9)[0].float() / 255
-    (flag,) = doubts.found_in_honest(0.0, real, goal)
+    (flag,) = doubts.target_in_honest(0.0, real, goal)
     assert (flag.code, flag.metric) == ("target-in-honest-model", "inversion_mse_best")
-    assert doubts.found_in_honest(0.3, real, goal) == []
-    assert doubts.found_in_honest(None, real, goal) == []
+    assert doubts.target_in_honest(0.3, real, goal) == []
+    assert doubts.target_in_honest(None, real, goal) == []
 
 
 def test_a_controls_auroc_is_named_only_beyond_chance() -> None:

@@ -7,11 +7,11 @@ from bench.measurements.measurement import Measured, Measurement
 from bench.words import MetricWords
 
 
-def measure(given):
+def measure(materials):
     """The mean of all pixels, from 0 to 1."""
-    images = load_images(given.inputs["clean"]).float() / 255
+    images = load_images(materials.inputs["clean"]).float() / 255
     return Measured(
-        metrics={"guest_brightness": numbers.mean(images.flatten(1).mean(1), given.seed, True)}
+        metrics={"guest_brightness": numbers.mean(images.flatten(1).mean(1), materials.seed, True)}
     )
 
 
