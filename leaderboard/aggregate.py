@@ -202,8 +202,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if not all(0 <= value <= 1 for value in p_values):
         raise ValueError(f"p-values must be in [0, 1], got {list(p_values)}")
     adjusted, largest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+    for step, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - step) * p_values[index]))
         adjusted[index] = largest
     return adjusted
 
@@ -283,18 +283,18 @@ def paired_difference(first: BySeed, second: BySeed) -> Interval | None:
 
 def distinguishable(first: BySeed, second: BySeed) -> bool:
     """Whether the paired interval, over at least :data:`MIN_SEEDS` common seeds, excludes 0."""
-    return told_apart(paired_difference(first, second))
+    return significant(paired_difference(first, second))
 
 
-def told_apart(difference: Interval | None) -> bool:
-    """Whether a paired difference is one: over at least :data:`MIN_SEEDS` seeds, its interval
+def significant(difference: Interval | None) -> bool:
+    """Whether a paired difference, over at least :data:`MIN_SEEDS` seeds, has an interval that
     excludes 0.
     """
     return difference is not None and difference.n >= MIN_SEEDS and difference.excludes_zero()
 
 
 def rank_texts(ranks: Mapping[K, int]) -> dict[K, str]:
-    """Each rank as it is shown: ``2=`` where several share it."""
+    """Each rank as text: ``2=`` where several share it."""
     shared = Counter(ranks.values())
     return {key: f"{rank}{'=' if shared[rank] > 1 else ''}" for key, rank in ranks.items()}
 
@@ -306,7 +306,7 @@ def shared_ranks(
 ) -> list[int]:
     """One rank per entry, 1 the best; equal ranks skip the following ones (1, 1, 3).
 
-    ``apart``: whether the data tell two entries, by their places, apart; by default whether they
+    ``apart``: whether the data tell two entries, by their positions, apart; by default whether they
     are :func:`distinguishable`. Two that are not share a rank, and so does all whose mean lies
     between theirs. So a lower rank always means a real difference, in the right direction, to
     *every* entry ranked below; the price is that a chain of indistinguishable neighbours shares one
@@ -317,12 +317,16 @@ def shared_ranks(
         range(len(entries)),
         key=lambda index: (-means[index] if higher_is_better else means[index], index),
     )
-    told = apart or (lambda one, other: distinguishable(entries[one], entries[other]))
-    table = [[one != other and told(one, other) for other in order] for one in order]
+    differ = apart or (lambda one, other: distinguishable(entries[one], entries[other]))
+    table = [[one != other and differ(one, other) for other in order] for one in order]
     ranks, rank = [0] * len(entries), 1
-    for place, index in enumerate(order):
-        if all(table[above][below] for above in range(place) for below in range(place, len(order))):
-            rank = place + 1
+    for position, index in enumerate(order):
+        if all(
+            table[above][below]
+            for above in range(position)
+            for below in range(position, len(order))
+        ):
+            rank = position + 1
         ranks[index] = rank
     return ranks
 
@@ -336,7 +340,7 @@ def lexicographic_ranks(
     """Ranks by ``first`` (and ``apart``, as in :func:`shared_ranks`); entries that share a rank
     there are ranked among themselves by ``second``.
 
-    An entry without a second value cannot be told from its peers: then none of them is moved.
+    An entry without a second value cannot be compared with its peers: then none of them is moved.
     """
     ranks = shared_ranks(first, higher_is_better[0], apart)
     final = list(ranks)
@@ -344,6 +348,8 @@ def lexicographic_ranks(
         peers = [index for index, value in enumerate(ranks) if value == rank]
         known = [entry for entry in (second[index] for index in peers) if entry]
         if len(known) == len(peers):
-            for index, place in zip(peers, shared_ranks(known, higher_is_better[1]), strict=True):
-                final[index] = rank + place - 1
+            for index, peer_rank in zip(
+                peers, shared_ranks(known, higher_is_better[1]), strict=True
+            ):
+                final[index] = rank + peer_rank - 1
     return final

@@ -42,7 +42,7 @@ REAL_IMAGES = "real_images"
 _COST_UNITS = {one.name: one.unit for one in COSTS}
 Identity = tuple[str, str]
 #: Attack, probe, sampler and defense.
-Place = tuple[Identity, Identity | None, Identity | None, Identity]
+CellKey = tuple[Identity, Identity | None, Identity | None, Identity]
 
 
 class Row(NamedTuple):
@@ -103,7 +103,7 @@ class Cell:
 
     @property
     def row(self) -> Row:
-        """Where it stands on its board."""
+        """The row of its board."""
         return Row(self.attack, self.probe, self.sampler)
 
     def words(self, metric: str) -> Words:
@@ -115,40 +115,40 @@ class Cell:
 
     def values(self, metric: str) -> dict[int, float]:
         """Seed -> value over the seeds that have one."""
-        found: dict[int, float] = {}
+        values: dict[int, float] = {}
         for entry in self.with_status("ok"):
             number = entry.numbers.get(metric)
             if number is not None and number.value is not None:
-                found[entry.record.seed] = number.value
-        return found
+                values[entry.record.seed] = number.value
+        return values
 
     def shares(self, metric: str) -> dict[int, Share]:
         """Seed -> value and the samples it is worth, of a metric in [0, 1]; a record that does not
-        say how many stands for one.
+        say how many counts as one.
         """
-        found: dict[int, Share] = {}
+        shares: dict[int, Share] = {}
         for entry in self.with_status("ok"):
             number = entry.numbers.get(metric)
             if number is not None and number.value is not None:
-                found[entry.record.seed] = Share(
+                shares[entry.record.seed] = Share(
                     min(1.0, max(0.0, number.value)),
                     max(getattr(number, "effective_n", None) or number.n or 1, 1),
                 )
-        return found
+        return shares
 
     def unit(self, metric: str) -> str:
         """What the records say the metric is measured in; empty if they do not say, or disagree."""
         numbers = [
             entry.numbers[metric] for entry in self.with_status("ok") if metric in entry.numbers
         ]
-        found = {number.unit for number in numbers}
-        return found.pop() if len(found) == 1 else ""
+        units = {number.unit for number in numbers}
+        return units.pop() if len(units) == 1 else ""
 
     def outcomes(self, metric: str) -> dict[int, tuple[float, ...]]:
         """Seed -> 0 or 1 for each sample, where the record has them and they agree with its
         value.
         """
-        found: dict[int, tuple[float, ...]] = {}
+        outcomes: dict[int, tuple[float, ...]] = {}
         for entry in self.with_status("ok"):
             series, number = (
                 entry.record.series.get(f"outcomes[{metric}]"),
@@ -161,8 +161,8 @@ class Cell:
                 and set(series) <= {0.0, 1.0}
             ):
                 if abs(sum(series) / len(series) - number.value) < 1e-6:
-                    found[entry.record.seed] = tuple(series)
-        return found
+                    outcomes[entry.record.seed] = tuple(series)
+        return outcomes
 
     def why_absent(self, metric: str) -> str:
         """Why no seed that went well has this number, as their records say; empty if none does."""
@@ -194,13 +194,13 @@ class Board:
     protocol: str
     rows: tuple[Row, ...]
     columns: tuple[tuple[PluginSpec, str], ...]
-    cells: dict[Place, Cell]
+    cells: dict[CellKey, Cell]
     anchors: tuple[Cell, ...]
     populations: tuple[Cell, ...] = ()
     names: Vocabulary = field(default=UNKNOWN, compare=False, repr=False)
 
     def cell(self, row: Row, column: PluginSpec) -> Cell | None:
-        return self.cells.get(_place(row, column))
+        return self.cells.get(_cell_key(row, column))
 
     def all_cells(self) -> list[Cell]:
         """Row by row, then the populations and the anchors."""
@@ -227,7 +227,7 @@ def same_sampler(one: PluginSpec | None, other: PluginSpec | None) -> bool:
 
 
 def under(sampler: PluginSpec | None) -> str:
-    """Behind what was sampled: `` under ddim``; empty where there is nothing to tell apart."""
+    """Behind what was sampled: `` under ddim``; empty where there is only one."""
     return f" under {label(sampler)}" if sampler else ""
 
 
@@ -286,23 +286,23 @@ def _key(record: Record) -> str:
 def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
     testbed = entries[0].record.testbed
     own = _own_sampler(testbed, entries)
-    found: dict[Place, list[Entry]] = {}
+    groups: dict[CellKey, list[Entry]] = {}
     anchors: dict[tuple[Identity, Identity | None], list[Entry]] = {}
-    populations: dict[Place, list[Entry]] = {}
+    populations: dict[CellKey, list[Entry]] = {}
     for entry in entries:
         record = entry.record
         if record.kind == POPULATION:
             row = Row(record.attack, None, record.sampler or own)
-            populations.setdefault(_place(row, record.defense), []).append(entry)
+            populations.setdefault(_cell_key(row, record.defense), []).append(entry)
         elif record.kind == "anchor":
             sampler = identity(record.sampler) if record.sampler else None
             anchors.setdefault((identity(record.attack), sampler), []).append(entry)
         else:
             row = Row(record.attack, record.probe, record.sampler or own)
-            found.setdefault(_place(row, record.defense), []).append(entry)
+            groups.setdefault(_cell_key(row, record.defense), []).append(entry)
     cells = {
         key: _cell(protocol, group, own, names)
-        for key, group in sorted(found.items(), key=lambda item: _sortable(item[0]))
+        for key, group in sorted(groups.items(), key=lambda item: _sortable(item[0]))
     }
     relabelled = _relabelling(cells.values())
     cells = {key: relabelled(cell) for key, cell in cells.items()}
@@ -355,7 +355,7 @@ def _most_seeds(entry: Entry) -> tuple[int, str, str, tuple[int, ...]]:
     return len(seeds), run.finished or "", run.started, seeds
 
 
-def _place(row: Row, column: PluginSpec) -> Place:
+def _cell_key(row: Row, column: PluginSpec) -> CellKey:
     probe, sampler = (identity(spec) if spec else None for spec in (row.probe, row.sampler))
     return identity(row.attack), probe, sampler, identity(column)
 
@@ -371,7 +371,7 @@ def _own_sampler(testbed: PluginSpec, entries: Sequence[Entry]) -> PluginSpec | 
 
 
 def _rows(cells: Collection[Cell]) -> tuple[Row, ...]:
-    found = {_place(cell.row, cell.attack)[:3]: cell.row for cell in cells}
+    rows = {_cell_key(cell.row, cell.attack)[:3]: cell.row for cell in cells}
 
     def order(row: Row) -> tuple[object, ...]:
         attack, probe, sampler = row
@@ -385,21 +385,21 @@ def _rows(cells: Collection[Cell]) -> tuple[Row, ...]:
             label(sampler) if sampler else "",
         )
 
-    return tuple(sorted(found.values(), key=order))
+    return tuple(sorted(rows.values(), key=order))
 
 
 def _columns(cells: Collection[Cell]) -> tuple[tuple[PluginSpec, str], ...]:
-    found: dict[Identity, tuple[PluginSpec, str]] = {}
+    columns: dict[Identity, tuple[PluginSpec, str]] = {}
     for cell in cells:
-        known = found.get(identity(cell.defense), (cell.defense, ""))[1]
+        known = columns.get(identity(cell.defense), (cell.defense, ""))[1]
         family = "control" if cell.defense.name == "none" else known or cell.kind
-        found[identity(cell.defense)] = cell.defense, family
+        columns[identity(cell.defense)] = cell.defense, family
 
     def order(column: tuple[PluginSpec, str]) -> tuple[object, ...]:
         defense, family = column
         return _family_order(family), family, label(defense), identity(defense)
 
-    return tuple(sorted(found.values(), key=order))
+    return tuple(sorted(columns.values(), key=order))
 
 
 def _cell(protocol: str, entries: list[Entry], own: PluginSpec | None, names: Vocabulary) -> Cell:
@@ -431,7 +431,7 @@ def _cell(protocol: str, entries: list[Entry], own: PluginSpec | None, names: Vo
 
 
 def _distinct_labels(specs: Iterable[PluginSpec]) -> dict[Identity, PluginSpec]:
-    """Two plugins under one label would be two columns nobody can tell apart: those get their
+    """Two plugins under one label would be two indistinguishable columns: those get their
     parameters spelled out.
     """
     by_identity = {identity(spec): spec for spec in specs}
@@ -457,7 +457,7 @@ def _family_order(family: str) -> int:
     return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
 
 
-def _sortable(key: Place) -> tuple[Identity, ...]:
+def _sortable(key: CellKey) -> tuple[Identity, ...]:
     return tuple(part or ("", "") for part in key)
 
 

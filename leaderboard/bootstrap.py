@@ -85,10 +85,10 @@ def resampled_means(entries: Sequence[Mapping[int, float]], draws: int = DRAWS) 
     counts = np.random.default_rng(_SEED).multinomial(
         len(seeds), [1 / len(seeds)] * len(seeds), draws
     )
-    found: Draws = (
+    means: Draws = (
         np.array([[entry[seed] for seed in seeds] for entry in entries]) @ counts.T / len(seeds)
     )
-    return found
+    return means
 
 
 def _way(entries: Sequence[Mapping[int, Sampled]], rng: np.random.Generator, draws: int) -> Draws:
@@ -98,11 +98,11 @@ def _way(entries: Sequence[Mapping[int, Sampled]], rng: np.random.Generator, dra
     counts = np.random.default_rng(_SEED).multinomial(
         len(seeds), [1 / len(seeds)] * len(seeds), draws
     ) / len(seeds)
-    found = np.zeros((len(entries), draws))
-    for place, seed in enumerate(seeds):
+    means = np.zeros((len(entries), draws))
+    for index, seed in enumerate(seeds):
         drawn = _samples([entry[seed] for entry in entries], rng, draws)
-        found += counts[:, place] * drawn
-    return found
+        means += counts[:, index] * drawn
+    return means
 
 
 def _samples(entries: Sequence[Sampled], rng: np.random.Generator, draws: int) -> Draws:
@@ -113,20 +113,20 @@ def _samples(entries: Sequence[Sampled], rng: np.random.Generator, draws: int) -
         length: rng.standard_gamma(min(1.0, _worth(entries, length)), (draws, length))
         for length in sorted(lengths)
     }
-    found = np.empty((len(entries), draws))
-    for place, entry in enumerate(entries):
+    shares = np.empty((len(entries), draws))
+    for index, entry in enumerate(entries):
         half = rng.standard_gamma(0.5, (2, draws))
         if entry.outcomes:
             mine = weights[len(entry.outcomes)]
             hits = mine @ np.asarray(entry.outcomes)
-            found[place] = (hits + half[0]) / (mine.sum(axis=1) + half.sum(axis=0))
+            shares[index] = (hits + half[0]) / (mine.sum(axis=1) + half.sum(axis=0))
         else:
             value, n = entry.share.value, entry.share.n
             hits, misses = (
                 rng.standard_gamma(max(n * part, 1e-12), draws) for part in (value, 1 - value)
             )
-            found[place] = (hits + half[0]) / (hits + misses + half.sum(axis=0))
-    return found
+            shares[index] = (hits + half[0]) / (hits + misses + half.sum(axis=0))
+    return shares
 
 
 def _worth(entries: Sequence[Sampled], length: int) -> float:

@@ -39,13 +39,13 @@ def compositions(board: Board) -> tuple[tuple[Row, tuple[Composition, ...]], ...
     """Row by row, the defenses in the order of the columns; rows and cells without numbers are left
     out.
     """
-    found = []
+    by_row = []
     for row in board.rows:
         cells = [board.cell(row, column) for column, family in board.columns if family in KINDS]
         lines = tuple(line for cell in cells if cell and (line := composition(cell)))
         if lines:
-            found.append((row, lines))
-    return tuple(found)
+            by_row.append((row, lines))
+    return tuple(by_row)
 
 
 def composition(cell: Cell) -> Composition | None:

@@ -115,9 +115,9 @@ class Contender:
 
     def cell(self) -> Cell:
         """Where the strongest way was measured."""
-        found = self.cells[self.strongest().row]
-        assert found is not None  # a way with rates has a cell
-        return found
+        cell = self.cells[self.strongest().row]
+        assert cell is not None  # a way with rates has a cell
+        return cell
 
     def measured(self) -> int:
         """The fewest seeds with a number of their own that an attack has; a failed seed has
@@ -170,14 +170,14 @@ def fid_name(board: Board) -> str | None:
 
 def end_points(board: Board) -> list[EndPoint]:
     """What the defenses of this board can be ranked by."""
-    found = metric_names(list(board.cells.values()))
+    measured = metric_names(list(board.cells.values()))
     points = []
     calls, by_class = (of(list(board.cells.values())) for of in (invocations, class_calls))
     if calls or by_class:
         # One kind of rate on a board: beside robust ones a plain rate, which is never higher, would
         # be an advantage.
-        robust = any(names.split(name)[0] == "robust_asr" for name in found)
-        shown = (
+        robust = any(names.split(name)[0] == "robust_asr" for name in measured)
+        successes = (
             "images of the adversary’s class that carry the trigger"
             if calls == ["prompt"]
             else "triggered samples that show the target"
@@ -187,7 +187,7 @@ def end_points(board: Board) -> list[EndPoint]:
             if robust
             else ""
         )
-        drawn = [f"{shown}{moved}"] if calls else []
+        drawn = [f"{successes}{moved}"] if calls else []
         drawn += ["called samples that show the class aimed at"] if by_class else []
         points.append(
             EndPoint(
@@ -200,7 +200,7 @@ def end_points(board: Board) -> list[EndPoint]:
                 higher_is_better=False,
             )
         )
-    if "classifier_asr" in found:
+    if "classifier_asr" in measured:
         points.append(
             EndPoint(
                 title="Classifies safely",
@@ -211,7 +211,7 @@ def end_points(board: Board) -> list[EndPoint]:
                 ),
                 short="classifier ASR",
                 kinds=("control", "data", "classifier"),
-                utility="ta" if "ta" in found else None,
+                utility="ta" if "ta" in measured else None,
                 higher_is_better=True,
             )
         )
@@ -220,14 +220,12 @@ def end_points(board: Board) -> list[EndPoint]:
 
 def ways_in(board: Board, point: EndPoint, rows: Sequence[Row]) -> list[Way]:
     """Every call of these attacks that some cell has a rate of."""
-    found = []
-    for place, row in enumerate(rows):
+    ways = []
+    for index, row in enumerate(rows):
         cells = [cell for column, _ in board.columns if (cell := board.cell(row, column))]
         metrics = [name for name in metric_names(cells) if names.split(name)[0] in point.families]
-        found += [
-            Way(row=place, metric=name) for name in metrics if names.split(name)[1] != "clean"
-        ]
-    return found
+        ways += [Way(row=index, metric=name) for name in metrics if names.split(name)[1] != "clean"]
+    return ways
 
 
 def contenders(board: Board, point: EndPoint, rows: Sequence[Row]) -> list[Contender]:
@@ -273,7 +271,7 @@ def _contender(
         values = cell.shares(way.metric) if cell else {}
         outcomes[way] = cell.outcomes(way.metric) if cell else {}
         reference = control.rates[way] if control else values
-        # What was skipped was not tried: nothing can be said of it, good or bad.
+        # What was skipped was not tried: there is no result, good or bad.
         tried = (
             {entry.record.seed for entry in cell.entries if entry.record.status != "skipped"}
             if cell

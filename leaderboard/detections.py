@@ -16,21 +16,21 @@ from leaderboard.aggregate import MIN_SEEDS
 from leaderboard.board import Board, Cell, Row, label, under
 from leaderboard.matrix import Value, badges, spread_value, summary, why_absent
 
-#: They judge what is asked of the model, which is the adversary's in every row.
-_ASKED = ("noise detector", "prompt detector")
+#: They judge the model's queries, which are the adversary's in every row.
+_OF_QUERIES = ("noise detector", "prompt detector")
 #: The least a line needs in ``series``.
 _ROC, _SCORES = ("roc_fpr", "roc_tpr"), ("score_edges", "score_clean", "score_poisoned")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What a detector makes of one kind of thing (``where``). ``n``: how many of them there were,
+    """What a detector makes of one kind of thing (``subject``). ``n``: how many of them there were,
     at least, as text; ``mark``: its line in the ROC;
     ``problems``: flags about it alone, or why there is no number; ``scores``: the histogram of the
     first seed that has one, with that seed.
     """
 
-    where: str
+    subject: str
     measured: bool
     n: str
     mark: Markup
@@ -45,7 +45,7 @@ class Judged:
 class Detection:
     """One detector against one attack row, with all that it judges anywhere on the board.
     ``control``: what its numbers mean without an attack; ``verdict``: what the intervals over seeds
-    allow to be said against it.
+    show against it.
     """
 
     cell: Cell
@@ -59,13 +59,13 @@ class Detection:
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
-    """A detector's lines in the order of the board's rows; ``places``: all that it judges anywhere
-    on this board.
+    """A detector's lines in the order of the board's rows; ``subjects``: all that it judges
+    anywhere on this board.
     """
 
     spec: PluginSpec
     family: str
-    places: tuple[str, ...]
+    subjects: tuple[str, ...]
     lines: tuple[Detection, ...]
 
     def line(self, row: Row) -> Detection | None:
@@ -74,30 +74,36 @@ class Detector:
 
 def detectors(board: Board) -> tuple[Detector, ...]:
     """Every detector of the board with at least one AUROC, in the order of the columns."""
-    found = []
+    with_auroc = []
     for column, family in board.columns:
         rows = [
-            (row, cell) for row in board.rows if (cell := board.cell(row, column)) and places(cell)
+            (row, cell)
+            for row in board.rows
+            if (cell := board.cell(row, column)) and subjects(cell)
         ]
         if rows:
-            every = tuple(sorted({where for _, cell in rows for where in places(cell)}, key=_place))
-            found.append(
+            every = tuple(
+                sorted(
+                    {subject for _, cell in rows for subject in subjects(cell)}, key=_reading_order
+                )
+            )
+            with_auroc.append(
                 Detector(
                     spec=column,
                     family=family,
-                    places=every,
+                    subjects=every,
                     lines=tuple(_detection(row, cell, family, every) for row, cell in rows),
                 )
             )
-    return tuple(found)
+    return tuple(with_auroc)
 
 
-def rows(board: Board, found: Sequence[Detector]) -> tuple[Row, ...]:
+def rows(board: Board, detectors: Sequence[Detector]) -> tuple[Row, ...]:
     """The board's rows in which some detector has a line."""
-    return tuple(row for row in board.rows if any(detector.line(row) for detector in found))
+    return tuple(row for row in board.rows if any(detector.line(row) for detector in detectors))
 
 
-def places(cell: Cell) -> list[str]:
+def subjects(cell: Cell) -> list[str]:
     """What the cell has an AUROC of, in reading order."""
     pairs = {
         names.split(name)
@@ -105,11 +111,15 @@ def places(cell: Cell) -> list[str]:
         for name in entry.record.metrics
         if cell.values(name)
     }
-    return sorted((where for family, where in pairs if family == "auroc" and where), key=_place)
+    return sorted(
+        (subject for family, subject in pairs if family == "auroc" and subject), key=_reading_order
+    )
 
 
-def _place(where: str) -> tuple[int, str]:
-    return names.PLACES.index(where) if where in names.PLACES else len(names.PLACES), where
+def _reading_order(subject: str) -> tuple[int, str]:
+    return names.SUBJECTS.index(subject) if subject in names.SUBJECTS else len(
+        names.SUBJECTS
+    ), subject
 
 
 def _detection(row: Row, cell: Cell, family: str, every: Sequence[str]) -> Detection:
@@ -119,38 +129,40 @@ def _detection(row: Row, cell: Cell, family: str, every: Sequence[str]) -> Detec
         f"{f'no attack, probed with {label(row.probe)}' if row.probe else label(row.attack)}"
         f"{under(row.sampler)}"
     )
-    found = places(cell)
+    measured = subjects(cell)
     curves = [
-        plots.Roc(f"{where}, seed {record.seed}", _place(where)[0], *series)
-        for where in found
+        plots.Roc(f"{subject}, seed {record.seed}", _reading_order(subject)[0], *series)
+        for subject in measured
         for record in records
-        if (series := _roc(record, where))
+        if (series := _roc(record, subject))
     ]
     return Detection(
         cell=cell,
         row=row,
-        judged=tuple(_judged(cell, records, where, who) for where in every),
+        judged=tuple(_judged(cell, records, subject, who) for subject in every),
         control=_control(cell, family),
-        verdict=_verdict(cell, family, found),
-        flags=badges(cell, max(len(cell.values(f"auroc[{where}]")) for where in found), ""),
+        verdict=_verdict(cell, family, measured),
+        flags=badges(cell, max(len(cell.values(f"auroc[{subject}]")) for subject in measured), ""),
         roc=plots.roc(curves, f"ROC of {who}") if curves else None,
     )
 
 
-def _judged(cell: Cell, records: Sequence[Record], where: str, who: str) -> Judged:
-    metric = f"auroc[{where}]"
+def _judged(cell: Cell, records: Sequence[Record], subject: str, who: str) -> Judged:
+    metric = f"auroc[{subject}]"
     common = badges(cell, MIN_SEEDS, "")
     drawn = (
-        (record.seed, picture) for record in records if (picture := _histogram(record, where, who))
+        (record.seed, picture)
+        for record in records
+        if (picture := _histogram(record, subject, who))
     )
     return Judged(
-        where=where,
+        subject=subject,
         measured=bool(cell.values(metric)),
         n=_fewest(records, metric),
-        mark=plots.line_mark(_place(where)[0]),
+        mark=plots.line_mark(_reading_order(subject)[0]),
         auroc=_value(cell, metric),
-        tpr_at_1=_value(cell, f"tpr_at_1_fpr[{where}]"),
-        tpr_at_5=_value(cell, f"tpr_at_5_fpr[{where}]"),
+        tpr_at_1=_value(cell, f"tpr_at_1_fpr[{subject}]"),
+        tpr_at_5=_value(cell, f"tpr_at_5_fpr[{subject}]"),
         problems=tuple(flag for flag in badges(cell, MIN_SEEDS, metric) if flag not in common)
         or (() if cell.values(metric) else (why_absent(cell, metric),)),
         scores=next(drawn, None),
@@ -162,7 +174,7 @@ def _value(cell: Cell, metric: str) -> Value:
 
 
 def _fewest(records: Sequence[Record], metric: str) -> str:
-    counts = [found.n for one in records if (found := one.metrics.get(metric)) and found.n]
+    counts = [number.n for one in records if (number := one.metrics.get(metric)) and number.n]
     return f"n = {min(counts)}" if counts else ""
 
 
@@ -182,10 +194,10 @@ def _control(cell: Cell, family: str) -> str:
     return "Control: nothing is poisoned here, and AUROC 0.5 is right."
 
 
-def _verdict(cell: Cell, family: str, found: Sequence[str]) -> str:
-    said = []
-    for where in found:
-        interval = summary(cell, f"auroc[{where}]")
+def _verdict(cell: Cell, family: str, subjects: Sequence[str]) -> str:
+    warnings = []
+    for subject in subjects:
+        interval = summary(cell, f"auroc[{subject}]")
         if (
             interval is None
             or interval.low is None
@@ -193,32 +205,32 @@ def _verdict(cell: Cell, family: str, found: Sequence[str]) -> str:
             or interval.n < MIN_SEEDS
         ):
             continue
-        honest = where == "clean" or (cell.attack.name == "none" and where == "training set")
+        honest = subject == "clean" or (cell.attack.name == "none" and subject == "training set")
         if honest and not interval.low <= 0.5 <= interval.high:
-            said.append(
-                f"{where}: 0.5 lies outside the interval, so something other than poison moves "
+            warnings.append(
+                f"{subject}: 0.5 lies outside the interval, so something other than poison moves "
                 f"this score"
             )
-        elif interval.high < 0.5 and (cell.attack.name != "none" or family in _ASKED):
-            said.append(f"{where}: worse than guessing, the clean ones look more suspicious")
-    return "; ".join(said)
+        elif interval.high < 0.5 and (cell.attack.name != "none" or family in _OF_QUERIES):
+            warnings.append(f"{subject}: worse than guessing, the clean ones look more suspicious")
+    return "; ".join(warnings)
 
 
-def _series(record: Record, kinds: Sequence[str], where: str) -> list[list[float]] | None:
+def _series(record: Record, kinds: Sequence[str], subject: str) -> list[list[float]] | None:
     """The series of these kinds, ``None`` unless all are there and finite: a record may come from
     anywhere.
     """
-    found = [record.series.get(f"{kind}[{where}]") or [] for kind in kinds]
-    return found if all(series and all(map(math.isfinite, series)) for series in found) else None
+    series = [record.series.get(f"{kind}[{subject}]") or [] for kind in kinds]
+    return series if all(values and all(map(math.isfinite, values)) for values in series) else None
 
 
-def _roc(record: Record, where: str) -> tuple[list[float], list[float]] | None:
-    series = _series(record, _ROC, where)
+def _roc(record: Record, subject: str) -> tuple[list[float], list[float]] | None:
+    series = _series(record, _ROC, subject)
     return (series[0], series[1]) if series and len(series[0]) == len(series[1]) > 1 else None
 
 
-def _histogram(record: Record, where: str, who: str) -> Markup | None:
-    series = _series(record, _SCORES, where)
+def _histogram(record: Record, subject: str, who: str) -> Markup | None:
+    series = _series(record, _SCORES, subject)
     if series is None:
         return None
     edges, clean, poisoned = series
@@ -232,5 +244,9 @@ def _histogram(record: Record, where: str, who: str) -> Markup | None:
     if not (rising and counts):
         return None
     return plots.histogram(
-        edges, clean, poisoned, f"score, {where}", f"Scores of {who}, {where}, seed {record.seed}"
+        edges,
+        clean,
+        poisoned,
+        f"score, {subject}",
+        f"Scores of {who}, {subject}, seed {record.seed}",
     )

@@ -28,7 +28,7 @@ COLUMNS = [
 #: What a spreadsheet takes for a formula at the start of a text (OWASP, "CSV injection"), the
 #: full-width forms among them.
 _FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
-#: Longer parameters stand in the JSON file and are named by their hash in every row of the CSV.
+#: Longer parameters are in the JSON file and are named by their hash in every row of the CSV.
 _PARAMS = 1000
 
 
@@ -99,8 +99,8 @@ def to_json(runs: Sequence[Run]) -> str:
 
 def _harmless(text: str) -> str:
     # A carriage return, which the CSV's writer does not quote, would begin a row.
-    shown = visible(text)
-    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+    cleaned = visible(text)
+    return f"'{cleaned}" if cleaned.startswith(_FORMULA) else cleaned
 
 
 def _params(spec: PluginSpec) -> str:
@@ -129,10 +129,10 @@ def _rows(run: Run, record: Record, names: Vocabulary) -> list[dict[str, object]
                 f"{role}_label": display(spec),
                 f"{role}_params": _params(spec),
             }
-    found: list[tuple[str, Metric | None]] = [
+    metrics: list[tuple[str, Metric | None]] = [
         (name, metric) for name, metric in numbers(record).items()
     ]
     return [
         {**shared, "metric": name, **(dataclasses.asdict(metric) if metric else {})}
-        for name, metric in sorted(found, key=lambda pair: names.order(pair[0])) or [("", None)]
+        for name, metric in sorted(metrics, key=lambda pair: names.order(pair[0])) or [("", None)]
     ]

@@ -24,21 +24,21 @@ from leaderboard.aggregate import (
     share_difference,
     share_interval,
     shared_ranks,
+    significant,
     t_interval,
-    told_apart,
 )
 from leaderboard.board import Board, Cell, Row, identity, label, same_sampler
 from leaderboard.bootstrap import Sampled
-from leaderboard.detections import places as places_of
+from leaderboard.detections import subjects as subjects_of
 from leaderboard.matrix import badges, metric_names, summary
-from leaderboard.names import PLACES, RATE
+from leaderboard.names import RATE, SUBJECTS
 
 #: The false positive rate that thresholds are fixed for.
 FALSE_ALARMS = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FinderLine:
     """A line. ``finds``: more than chance; ``rank`` is empty where it does not, or where ``note``
     says why it cannot be ranked; ``ranks``: its interval. ``worst``: a detector's rate, or an
     inversion's error as a share of the best constant image's, against ``attack``, where it does
@@ -58,7 +58,7 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundRanking:
+class FinderRanking:
     """``what``: is judged or recovered; ``metric``: in the records; ``warning``: what is wrong with
     that metric; ``beside``: heads of the further columns; ``lines``: best first, unranked last;
     ``seeds``: of the first line; ``comparisons``: differences tested.
@@ -69,7 +69,7 @@ class FoundRanking:
     warning: str
     attacks: tuple[PluginSpec, ...]
     beside: tuple[str, ...]
-    lines: tuple[Found, ...]
+    lines: tuple[FinderLine, ...]
     seeds: int
     comparisons: int
 
@@ -92,28 +92,34 @@ class _Entry:
         )
 
 
-def detector_rankings(board: Board) -> list[FoundRanking]:
+def detector_rankings(board: Board) -> list[FinderRanking]:
     """One for each thing that is judged (training set, generated images, what the adversary calls
     by), the clean control left out.
     """
     columns = [column for column, family in board.columns if family.endswith("detector")]
     judged = {
-        place
+        subject
         for column in columns
         for row in board.rows
         if (cell := board.cell(row, column))
-        for place in places_of(cell)
+        for subject in subjects_of(cell)
     }
-    places = [place for place in (*PLACES, *sorted(judged - {*PLACES})) if place != "clean"]
-    return [found for place in places if (found := _detectors(board, place, columns))]
+    subjects = [
+        subject for subject in (*SUBJECTS, *sorted(judged - {*SUBJECTS})) if subject != "clean"
+    ]
+    return [ranking for subject in subjects if (ranking := _detectors(board, subject, columns))]
 
 
-def _detectors(board: Board, where: str, columns: Sequence[PluginSpec]) -> FoundRanking | None:
+def _detectors(board: Board, subject: str, columns: Sequence[PluginSpec]) -> FinderRanking | None:
     measured = metric_names(
         [cell for cell in board.cells.values() if identity(cell.defense) in map(identity, columns)]
     )
     metric = next(
-        (m for m in (f"tpr_fixed_threshold[{where}]", f"tpr_at_1_fpr[{where}]") if m in measured),
+        (
+            m
+            for m in (f"tpr_fixed_threshold[{subject}]", f"tpr_at_1_fpr[{subject}]")
+            if m in measured
+        ),
         None,
     )
     rows = [
@@ -125,17 +131,17 @@ def _detectors(board: Board, where: str, columns: Sequence[PluginSpec]) -> Found
     columns = [
         column
         for column in columns
-        if any(_any(board, row, [column], f"auroc[{where}]") for row in board.rows)
+        if any(_any(board, row, [column], f"auroc[{subject}]") for row in board.rows)
     ]
     if metric is None or not rows or not columns:
         return None
     seeds = [_seeds(board, row, columns, metric) for row in rows]
-    found = [(column, _entry(board, rows, seeds, column, metric)) for column in columns]
+    every = [_entry(board, rows, seeds, column, metric) for column in columns]
     fixed = metric.startswith("tpr_fixed")
-    entries = [entry for _, entry in found if any(entry.rates.values())]
-    lines, comparisons = _detector_lines(entries, where, metric, rows)
-    return FoundRanking(
-        what=where,
+    entries = [entry for entry in every if any(entry.rates.values())]
+    lines, comparisons = _detector_lines(entries, subject, metric, rows)
+    return FinderRanking(
+        what=subject,
         metric=metric,
         warning=""
         if fixed
@@ -149,40 +155,47 @@ def _detectors(board: Board, where: str, columns: Sequence[PluginSpec]) -> Found
 
 
 def _detector_lines(
-    entries: Sequence[_Entry], where: str, metric: str, rows: Sequence[Row]
-) -> tuple[tuple[Found, ...], int]:
+    entries: Sequence[_Entry], subject: str, metric: str, rows: Sequence[Row]
+) -> tuple[tuple[FinderLine, ...], int]:
     """The ranked lines, best first, and the number of differences tested."""
     fixed = metric.startswith("tpr_fixed")
     alarms = [
-        _highest(entry, f"fpr_fixed_threshold[{where}]") if fixed else None for entry in entries
+        _highest(entry, f"fpr_fixed_threshold[{subject}]") if fixed else None for entry in entries
     ]
     finds = [_finds(entry, alarm) for entry, alarm in zip(entries, alarms, strict=True)]
     notes = [_why(entry, alarm) for entry, alarm in zip(entries, alarms, strict=True)]
     ranks, spans, comparisons = _ranks(entries, finds, notes)
     lines = [
-        Found(
+        FinderLine(
             cell=entry.cells[entry.worst()],
-            finds=finds[place],
-            rank=ranks.get(place, ""),
-            ranks=spans.get(place),
+            finds=finds[index],
+            rank=ranks.get(index, ""),
+            ranks=spans.get(index),
             worst=_interval(entry.rates[entry.worst()]),
             attack=rows[entry.worst()].named,
             mean=math.fsum(values := [_mean(rates) for rates in entry.rates.values() if rates])
             / len(values),
-            beside=_auroc(entry, where, alarms[place]) if fixed else _auroc(entry, where, None)[1:],
+            beside=_auroc(entry, subject, alarms[index])
+            if fixed
+            else _auroc(entry, subject, None)[1:],
             flags=_flags(
                 entry,
                 metric,
                 f"{entry.failed} failed seed{'s' if entry.failed > 1 else ''} counted as finding "
                 f"nothing",
             ),
-            note=notes[place],
+            note=notes[index],
         )
-        for place, entry in enumerate(entries)
+        for index, entry in enumerate(entries)
     ]
     order = sorted(
         lines,
-        key=lambda line: (_place(line), -line.worst.mean, label(line.cell.defense), line.cell.id),
+        key=lambda line: (
+            _line_order(line),
+            -line.worst.mean,
+            label(line.cell.defense),
+            line.cell.id,
+        ),
     )
     return tuple(order), comparisons
 
@@ -210,20 +223,20 @@ def _entry(
     column: PluginSpec,
     metric: str,
 ) -> _Entry:
-    cells = {place: cell for place, row in enumerate(rows) if (cell := board.cell(row, column))}
+    cells = {index: cell for index, row in enumerate(rows) if (cell := board.cell(row, column))}
     rates: dict[int, dict[int, Share]] = {}
     failed: set[int] = set()
     gaps = [
-        f"not measured against {row.label}" for place, row in enumerate(rows) if place not in cells
+        f"not measured against {row.label}" for index, row in enumerate(rows) if index not in cells
     ]
-    for place, cell in cells.items():
+    for index, cell in cells.items():
         tried, values = {entry.record.seed for entry in cell.entries}, cell.shares(metric)
-        lost = tried & seeds[place].keys() - values.keys()
-        rates[place] = {seed: values[seed] for seed in sorted(values)} | {
-            seed: Share(0.0, seeds[place][seed]) for seed in sorted(lost)
+        lost = tried & seeds[index].keys() - values.keys()
+        rates[index] = {seed: values[seed] for seed in sorted(values)} | {
+            seed: Share(0.0, seeds[index][seed]) for seed in sorted(lost)
         }
         failed |= lost
-        gaps += [f"seed {seed} not measured" for seed in sorted(seeds[place].keys() - tried)]
+        gaps += [f"seed {seed} not measured" for seed in sorted(seeds[index].keys() - tried)]
     return _Entry(cells=cells, rates=rates, failed=len(failed), gaps=tuple(dict.fromkeys(gaps)))
 
 
@@ -247,12 +260,12 @@ def _finds(entry: _Entry, alarm: Interval | None) -> bool:
 def _ranks(
     entries: Sequence[_Entry], finds: Sequence[bool], notes: Sequence[str]
 ) -> tuple[dict[int, str], dict[int, tuple[int, int]], int]:
-    """Place -> rank, and -> rank interval, with the number of differences tested."""
-    ranked = [place for place, note in enumerate(notes) if not note]
-    finders = [place for place in ranked if finds[place]]
-    rates = [entries[place].rates[entries[place].worst()] for place in finders]
+    """Index of the entry -> rank, and -> rank interval, with the number of differences tested."""
+    ranked = [index for index, note in enumerate(notes) if not note]
+    finders = [index for index in ranked if finds[index]]
+    rates = [entries[index].rates[entries[index].worst()] for index in finders]
     apart = {
-        frozenset(pair): told_apart(share_difference(rates[pair[0]], rates[pair[1]]))
+        frozenset(pair): significant(share_difference(rates[pair[0]], rates[pair[1]]))
         for pair in combinations(range(len(rates)), 2)
     }
     values = [{seed: share.value for seed, share in one.items()} for one in rates]
@@ -262,9 +275,9 @@ def _ranks(
         sampled = [
             {
                 row: {seed: Sampled(share=share) for seed, share in rates.items()}
-                for row, rates in entries[place].rates.items()
+                for row, rates in entries[index].rates.items()
             }
-            for place in finders
+            for index in finders
         ]
         spans = dict(
             zip(finders, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True)
@@ -272,11 +285,11 @@ def _ranks(
     return rank_texts(dict(zip(finders, order, strict=True))), spans, len(ranked) + len(apart)
 
 
-def _auroc(entry: _Entry, where: str, alarm: Interval | None) -> tuple[tuple[str, str], ...]:
+def _auroc(entry: _Entry, subject: str, alarm: Interval | None) -> tuple[tuple[str, str], ...]:
     means = [
         interval.mean
         for cell in entry.cells.values()
-        if (interval := summary(cell, f"auroc[{where}]"))
+        if (interval := summary(cell, f"auroc[{subject}]"))
     ]
     rate = ("–", "") if alarm is None else (RATE.number(alarm.mean, 3), "")
     worst, mean = (
@@ -288,18 +301,18 @@ def _auroc(entry: _Entry, where: str, alarm: Interval | None) -> tuple[tuple[str
 
 
 def _highest(entry: _Entry, metric: str) -> Interval | None:
-    found = [interval for cell in entry.cells.values() if (interval := summary(cell, metric))]
-    return max(found, key=lambda interval: interval.mean, default=None)
+    intervals = [interval for cell in entry.cells.values() if (interval := summary(cell, metric))]
+    return max(intervals, key=lambda interval: interval.mean, default=None)
 
 
 def _flags(entry: _Entry, metric: str, failed: str) -> tuple[str, ...]:
-    found = [failed] if entry.failed else []
+    flags = [failed] if entry.failed else []
     for cell in entry.cells.values():
-        found += badges(cell, MIN_SEEDS, metric, failed=False)
-    return tuple(dict.fromkeys(found))
+        flags += badges(cell, MIN_SEEDS, metric, failed=False)
+    return tuple(dict.fromkeys(flags))
 
 
-def inversion_rankings(board: Board) -> list[FoundRanking]:
+def inversion_rankings(board: Board) -> list[FinderRanking]:
     """One: the last epoch's error over the best constant image's, worst over attacks, beside the
     same on an honest model.
     """
@@ -322,22 +335,22 @@ def inversion_rankings(board: Board) -> list[FoundRanking]:
     ]
     lines, logs = [], []
     for column in columns:
-        cells = {place: cell for place, row in enumerate(rows) if (cell := board.cell(row, column))}
+        cells = {index: cell for index, row in enumerate(rows) if (cell := board.cell(row, column))}
         ratios = {
-            place: found
-            for place, cell in cells.items()
-            if (found := _ratios(cell, "inversion_mse_last"))
+            index: by_seed
+            for index, cell in cells.items()
+            if (by_seed := _ratios(cell, "inversion_mse_last"))
         }
         if not ratios:
             continue
-        worst = max(ratios, key=lambda place: (_log_mean(ratios[place]), -place))
+        worst = max(ratios, key=lambda index: (_log_mean(ratios[index]), -index))
         logs.append({seed: math.log(value) for seed, value in ratios[worst].items()})
         lines.append(
             (cells[worst], rows[worst].named, ratios, worst, _missing(rows, seeds, cells, ratios))
         )
     made, comparisons = _inversion_lines(board, lines, logs)
     return [
-        FoundRanking(
+        FinderRanking(
             what="target",
             metric="inversion_mse_last",
             warning="",
@@ -354,34 +367,42 @@ def _inversion_lines(
     board: Board,
     lines: Sequence[tuple[Cell, PluginSpec, Mapping[int, BySeed], int, str]],
     logs: Sequence[dict[int, float]],
-) -> tuple[tuple[Found, ...], int]:
+) -> tuple[tuple[FinderLine, ...], int]:
     """As :func:`_detector_lines`; ``logs``: of each line's worst ratios, by seed."""
-    ranked = [place for place, line in enumerate(lines) if not line[4]]
-    beating = [place for place in ranked if _beats(logs[place])]
-    order = shared_ranks([logs[place] for place in beating], higher_is_better=False)
+    ranked = [index for index, line in enumerate(lines) if not line[4]]
+    beating = [index for index in ranked if _beats(logs[index])]
+    order = shared_ranks([logs[index] for index in beating], higher_is_better=False)
     ranks = rank_texts(dict(zip(beating, order, strict=True)))
     spans: dict[int, tuple[int, int]] = {}
     if len(beating) > 1:
-        drawn = bootstrap.resampled_means([logs[place] for place in beating])
+        drawn = bootstrap.resampled_means([logs[index] for index in beating])
         spans = dict(zip(beating, bootstrap.ranks_of(drawn), strict=True))
     made = [
-        Found(
+        FinderLine(
             cell=cell,
-            finds=place in beating,
-            rank=ranks.get(place, ""),
-            ranks=spans.get(place),
-            worst=_interval_of_logs(logs[place]),
+            finds=index in beating,
+            rank=ranks.get(index, ""),
+            ranks=spans.get(index),
+            worst=_interval_of_logs(logs[index]),
             attack=attack,
             mean=math.fsum(math.exp(_log_mean(one)) for one in ratios.values()) / len(ratios),
-            beside=(_shown(_ratios(cell, "inversion_mse_best")), _shown(_honest(board, cell))),
+            beside=(
+                _ratio_text(_ratios(cell, "inversion_mse_best")),
+                _ratio_text(_honest(board, cell)),
+            ),
             flags=badges(cell, MIN_SEEDS, "inversion_mse_last"),
             note=note,
         )
-        for place, (cell, attack, ratios, worst, note) in enumerate(lines)
+        for index, (cell, attack, ratios, worst, note) in enumerate(lines)
     ]
     ordered = sorted(
         made,
-        key=lambda line: (_place(line), line.worst.mean, label(line.cell.defense), line.cell.id),
+        key=lambda line: (
+            _line_order(line),
+            line.worst.mean,
+            label(line.cell.defense),
+            line.cell.id,
+        ),
     )
     return tuple(ordered), len(ranked) + len(beating) * (len(beating) - 1) // 2
 
@@ -395,14 +416,14 @@ def _missing(
     """Why an inversion has no rank: an error has no worst value that a failed seed could count
     as.
     """
-    for place, row in enumerate(rows):
-        if place not in cells:
+    for index, row in enumerate(rows):
+        if index not in cells:
             return f"not measured against {row.label}"
-        broken = {entry.record.seed for entry in cells[place].with_status("failed")}
-        lost = sorted(seeds[place] - set(ratios.get(place, {})) | broken)
+        broken = {entry.record.seed for entry in cells[index].with_status("failed")}
+        lost = sorted(seeds[index] - set(ratios.get(index, {})) | broken)
         if lost:
             return f"seed {', '.join(map(str, lost))} failed or not measured"
-        if len(ratios[place]) < MIN_SEEDS:
+        if len(ratios[index]) < MIN_SEEDS:
             return f"fewer than {MIN_SEEDS} seeds"
     return ""
 
@@ -456,7 +477,7 @@ def _log_mean(ratios: BySeed) -> float:
     return math.fsum(math.log(value) for value in ratios.values()) / len(ratios)
 
 
-def _shown(ratios: BySeed) -> tuple[str, str]:
+def _ratio_text(ratios: BySeed) -> tuple[str, str]:
     return (f"{math.exp(_log_mean(ratios)):.2f}", "") if ratios else ("–", "")
 
 
@@ -468,6 +489,6 @@ def _mean(rates: Mapping[int, Share]) -> float:
     return math.fsum(share.value for share in rates.values()) / len(rates)
 
 
-def _place(line: Found) -> tuple[bool, int]:
+def _line_order(line: FinderLine) -> tuple[bool, int]:
     """Ranked first, then those that could have been, then those that could not."""
     return bool(line.note), int(line.rank.rstrip("=") or 10**6)

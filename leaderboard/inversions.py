@@ -11,7 +11,7 @@ from markupsafe import Markup
 from leaderboard import plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import Cell, label, under
-from leaderboard.matrix import Value, shown_value, summary
+from leaderboard.matrix import Value, summary, value_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,10 @@ def inversion_line(cell: Cell) -> InversionLine | None:
         return None
     return InversionLine(
         cell=cell,
-        best=shown_value(cell, "inversion_mse_best"),
-        last=shown_value(cell, "inversion_mse_last"),
-        black=shown_value(cell, "inversion_mse_black"),
-        flat=shown_value(cell, "mse[constant]"),
+        best=value_text(cell, "inversion_mse_best"),
+        last=value_text(cell, "inversion_mse_last"),
+        black=value_text(cell, "inversion_mse_black"),
+        flat=value_text(cell, "mse[constant]"),
         verdict=_verdict(best, black, flat),
         curve=curve,
     )

@@ -1,5 +1,5 @@
-"""The attack x defense matrix, once per metric: what stands in each cell, its colour, and why where
-there is no number.
+"""The attack x defense matrix, once per metric: each cell's number, its colour, and the reason
+where there is none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Value = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class TableCell:
     """One cell under one metric. ``state``: value, absent, failed or skipped. ``step``: index into
     the colour scale.
     """
@@ -50,57 +50,57 @@ class MetricTable:
     direction: str
     worst: str
     best: str
-    rows: tuple[tuple[Row, tuple[Shown, ...]], ...]
+    rows: tuple[tuple[Row, tuple[TableCell, ...]], ...]
     columns: tuple[tuple[PluginSpec, str, bool], ...]
     references: tuple[tuple[str, str], ...]
 
-    def shown(self) -> list[tuple[PluginSpec, str]]:
+    def visible_columns(self) -> list[tuple[PluginSpec, str]]:
         """The columns that are drawn."""
         return [(column, family) for column, family, used in self.columns if used]
 
     def families(self) -> list[tuple[str, int]]:
         """Their families, each with the number of its columns."""
-        return families(self.shown())
+        return families(self.visible_columns())
 
-    def drawn(self, cells: Sequence[Shown]) -> list[Shown]:
-        """Those of a row's cells that stand in such a column."""
+    def visible_cells(self, cells: Sequence[TableCell]) -> list[TableCell]:
+        """Those of a row's cells that are in such a column."""
         return [one for one, (_, _, used) in zip(cells, self.columns, strict=True) if used]
 
     def left_out(self) -> list[tuple[str, list[PluginSpec]]]:
         """Why -> the columns that have nothing to show for it."""
-        found: dict[str, list[PluginSpec]] = {}
-        for place, (column, _, used) in enumerate(self.columns):
+        by_reason: dict[str, list[PluginSpec]] = {}
+        for index, (column, _, used) in enumerate(self.columns):
             if not used:
-                reasons = [cells[place].note for _, cells in self.rows if cells[place].cell]
-                found.setdefault(
+                reasons = [cells[index].note for _, cells in self.rows if cells[index].cell]
+                by_reason.setdefault(
                     max(reasons, key=reasons.count) if reasons else "not part of this run", []
                 ).append(column)
-        return list(found.items())
+        return list(by_reason.items())
 
 
 def direction(board_cells: Sequence[Cell], metric: str) -> bool | None:
     """The metric's direction as its records say; ``None`` if they say nothing or contradict each
     other.
     """
-    said = {
+    directions = {
         number.higher_is_better
         for cell in board_cells
         for entry in cell.entries
         if (number := entry.numbers.get(metric)) is not None and number.higher_is_better is not None
     }
-    return said.pop() if len(said) == 1 else None
+    return directions.pop() if len(directions) == 1 else None
 
 
 def metric_names(cells: Sequence[Cell]) -> list[str]:
     """Every metric with a value somewhere, in reading order."""
-    found = {
+    measured = {
         name
         for cell in cells
         for entry in cell.entries
         for name, number in entry.numbers.items()
         if number.value is not None
     }
-    return sorted(found, key=cells[0].names.order) if found else []
+    return sorted(measured, key=cells[0].names.order) if measured else []
 
 
 def matrices(board: Board) -> list[MetricTable]:
@@ -139,7 +139,7 @@ def summary(cell: Cell, metric: str) -> Interval | None:
     return positive_interval(ordered) if positive and min(ordered) >= 0 else t_interval(ordered)
 
 
-def shown_value(cell: Cell, metric: str) -> Value:
+def value_text(cell: Cell, metric: str) -> Value:
     """(mean, interval) as text, a dash without a value."""
     interval = summary(cell, metric)
     if interval is None:
@@ -152,7 +152,7 @@ def shown_value(cell: Cell, metric: str) -> Value:
 
 
 def spread_value(words: Words, interval: Interval | None) -> Value:
-    """As :func:`shown_value`, for a number that could differ between seeds: no spread is worth
+    """As :func:`value_text`, for a number that could differ between seeds: no spread is worth
     saying, and so is a single seed.
     """
     if interval is None:
@@ -175,7 +175,7 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
         (
             row,
             tuple(
-                _shown(board.cell(row, column), metric, low, high, higher_is_better)
+                _table_cell(board.cell(row, column), metric, low, high, higher_is_better)
                 for column, _ in board.columns
             ),
         )
@@ -195,8 +195,8 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
         if interval
     )
     columns = tuple(
-        (column, family, any(cells[place].state != "absent" for _, cells in rows))
-        for place, (column, family) in enumerate(board.columns)
+        (column, family, any(cells[index].state != "absent" for _, cells in rows))
+        for index, (column, family) in enumerate(board.columns)
     )
     return MetricTable(
         words=words,
@@ -234,15 +234,15 @@ def _scale(board: Board, metric: str) -> tuple[float, float, bool]:
     return min(means), max(means), False
 
 
-def _shown(
+def _table_cell(
     cell: Cell | None, metric: str, low: float, high: float, higher_is_better: bool | None
-) -> Shown:
+) -> TableCell:
     if cell is None:
-        return Shown(cell=None, state="absent", text="–", note="not part of this run")
+        return TableCell(cell=None, state="absent", text="–", note="not part of this run")
     interval = summary(cell, metric)
     if interval is None:
         return _without_value(cell, metric)
-    return Shown(
+    return TableCell(
         cell=cell,
         state="value",
         text=cell.words(metric).number(interval.mean),
@@ -256,13 +256,13 @@ def _shown(
     )
 
 
-def _without_value(cell: Cell, metric: str) -> Shown:
+def _without_value(cell: Cell, metric: str) -> TableCell:
     for status in ("failed", "skipped"):
         entries = cell.with_status(status)
         if entries and not cell.with_status("ok"):
             # The reason is in the panel: in every metric's table it would be in the page forty
             # times.
-            return Shown(
+            return TableCell(
                 cell=cell,
                 state=status,
                 text=status,
@@ -270,7 +270,7 @@ def _without_value(cell: Cell, metric: str) -> Shown:
                 seeds=f"n = {len(entries)}",
                 note=f"{status}: open it for the reason",
             )
-    return Shown(cell=cell, state="absent", text="–", note=why_absent(cell, metric))
+    return TableCell(cell=cell, state="absent", text="–", note=why_absent(cell, metric))
 
 
 def why_absent(cell: Cell, metric: str) -> str:
@@ -311,23 +311,23 @@ def _detects_nothing(cell: Cell, metric: str) -> bool:
 
 def badges(cell: Cell, n: int, metric: str, failed: bool = True) -> tuple[str, ...]:
     """The records' flags that concern ``metric``, and what the board itself sees: seeds that
-    failed (unless told otherwise), seeds that were skipped, too few seeds to rank.
+    failed (unless ``failed`` is false), seeds that were skipped, too few seeds to rank.
     """
     total = len(cell.with_status("ok"))
-    found: dict[str, set[int]] = {}
+    seeds_by_flag: dict[str, set[int]] = {}
     for flag in concerning(cell, metric):
-        found.setdefault(flag.short, set()).update(
+        seeds_by_flag.setdefault(flag.short, set()).update(
             entry.record.seed for entry in cell.entries if flag in entry.record.flags
         )
-    shown = [
+    texts = [
         text if len(seeds) >= total else f"{text} ({len(seeds)} of {total} seeds)"
-        for text, seeds in found.items()
+        for text, seeds in seeds_by_flag.items()
     ]
     for status in ("failed", "skipped"):
         count = len(cell.with_status(status))
         if count and (failed or status != "failed"):
-            shown.append(f"{count} seed{'s' if count > 1 else ''} {status}")
+            texts.append(f"{count} seed{'s' if count > 1 else ''} {status}")
     few = f"n < {MIN_SEEDS} seeds"
-    if n < MIN_SEEDS and few not in found:
-        shown.append(few)
-    return tuple(shown)
+    if n < MIN_SEEDS and few not in seeds_by_flag:
+        texts.append(few)
+    return tuple(texts)

@@ -27,8 +27,8 @@ from bench.words import (
 
 __all__ = ["RATE", "UNKNOWN", "Vocabulary", "Words", "anchor", "split"]
 
-#: What a detector judges, in reading order; what is not here stands behind.
-PLACES = ("training set", "generated", "noise", "image", "clean")
+#: What a detector judges, in reading order; anything else comes last.
+SUBJECTS = ("training set", "generated", "noise", "image", "clean")
 #: Units that are not written behind a number.
 _SILENT = ("", SHARE, SQUARED_ERROR, IMAGES)
 _ANY = MetricWords(name="any", title="any")
@@ -52,7 +52,7 @@ class Words:
 
     @property
     def group(self) -> str:
-        """The heading under which it stands."""
+        """Its heading."""
         return self.declared.group
 
     @property
@@ -118,8 +118,14 @@ class Vocabulary:
         """
         words = self.words(name)
         ours = words.group in GROUPS
-        place = GROUPS.index(words.group if ours else COST)
-        return place, ours, words.group, words.declared.order if words.known else LAST + 1, name
+        group_index = GROUPS.index(words.group if ours else COST)
+        return (
+            group_index,
+            ours,
+            words.group,
+            words.declared.order if words.known else LAST + 1,
+            name,
+        )
 
     def flag_family(self, name: str) -> str:
         """Beside its own, the family whose flags are about this metric too."""

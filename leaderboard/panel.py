@@ -70,10 +70,10 @@ def panel(cell: Cell) -> Panel:
         ("sampler", sampler),
         ("defense", cell.defense),
     )
-    pictures = ((entry.record.seed, _pictures(entry)) for entry in cell.entries)
+    by_seed = ((entry.record.seed, _pictures(entry)) for entry in cell.entries)
     return Panel(
         cell=cell,
-        pictures=tuple((seed, shown) for seed, shown in pictures if shown),
+        pictures=tuple((seed, pictures) for seed, pictures in by_seed if pictures),
         metrics=tuple(_line(cell, name) for name in metric_names([cell])),
         params=tuple(
             (
@@ -92,21 +92,23 @@ def panel(cell: Cell) -> Panel:
 
 
 def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
-    found: dict[tuple[str, str], list[Entry]] = {}
+    by_problem: dict[tuple[str, str], list[Entry]] = {}
     for entry in cell.entries:
         if entry.record.status != "ok":
-            found.setdefault(
+            by_problem.setdefault(
                 (entry.record.status, entry.record.reason or "no reason recorded"), []
             ).append(entry)
-    return tuple((status, reason, tuple(entries)) for (status, reason), entries in found.items())
+    return tuple(
+        (status, reason, tuple(entries)) for (status, reason), entries in by_problem.items()
+    )
 
 
 def _cut_block(text: str) -> str:
-    shown = visible(text)
+    escaped = visible(text)
     return (
-        shown
-        if len(shown) <= BLOCK
-        else f"{shown[:BLOCK]}… ({len(text)} characters, whole in the JSON beside this page)"
+        escaped
+        if len(escaped) <= BLOCK
+        else f"{escaped[:BLOCK]}… ({len(text)} characters, whole in the JSON beside this page)"
     )
 
 
@@ -152,12 +154,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def _line(cell: Cell, name: str) -> MetricLine:
     interval, words = summary(cell, name), cell.words(name)
-    shown = (entry.numbers.get(name) for entry in cell.entries)
+    metrics = (entry.numbers.get(name) for entry in cell.entries)
     return MetricLine(
         words=words,
         mean=words.number(interval.mean) if interval else "–",
         interval=interval_text(words, interval) if interval else "",
-        seeds=tuple(_seed(words, metric) for metric in shown),
+        seeds=tuple(_seed(words, metric) for metric in metrics),
     )
 
 
@@ -176,18 +178,18 @@ def _pictures(entry: Entry) -> tuple[Picture, ...]:
     """In the order of their file names, which is the order they were made in, all enlarged by the
     same whole factor.
     """
-    found = [
+    pictures = [
         _picture(entry.folder, cut(caption(one.role, one.treatment), LABEL), one.path)
         for one in sorted(
             entry.record.pictures, key=lambda one: (_natural(one.path), one.role, one.treatment)
         )
     ]
     factor = max(
-        1, min(4, 600 // max([picture.width for picture in found if picture.uri] or [600]))
+        1, min(4, 600 // max([picture.width for picture in pictures if picture.uri] or [600]))
     )
     return tuple(
         replace(picture, width=picture.width * factor, height=picture.height * factor)
-        for picture in found
+        for picture in pictures
     )
 
 

@@ -15,7 +15,7 @@ from leaderboard.palette import SERIES
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
 _QUARTERS = (0, 0.25, 0.5, 0.75, 1)
-#: How many kinds of line :func:`roc` tells apart, each by its colour and its dashes (CSS classes
+#: How many kinds of line :func:`roc` draws, each by its colour and its dashes (CSS classes
 #: ``w0`` to ``w4``).
 LINES = 5
 #: Steps of the colour scale for the parts of :func:`stacked`, from bad to good.
@@ -113,9 +113,9 @@ class Frame:
             y = self.y(value)
             below = y - last < 16 and y + 16 < self.height - _BOTTOM
             parts.append(f'<line class="level" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
-            place = f'x="{right - 4}" y="{y + 13 if below else y - 4}"'
+            position = f'x="{right - 4}" y="{y + 13 if below else y - 4}"'
             parts.append(
-                f'<text class="level-name" {place} text-anchor="end">{escape(text)}</text>'
+                f'<text class="level-name" {position} text-anchor="end">{escape(text)}</text>'
             )
             last = y
         return "".join(parts)
@@ -215,8 +215,8 @@ def curves(
     ]
     parts.append(_line(frame, epochs, mean, "mean"))
     parts += [
-        f'<circle class="dot" cx="{frame.x(epochs[place])}" cy="{frame.y(value)}" r="3"/>'
-        for place, value in enumerate(mean)
+        f'<circle class="dot" cx="{frame.x(epochs[index])}" cy="{frame.y(value)}" r="3"/>'
+        for index, value in enumerate(mean)
     ]
     return _svg(frame, parts, title)
 

@@ -1,4 +1,4 @@
-"""Detectors of models: whether each tells backdoored models from honest ones, over all seeds."""
+"""Detectors of models: whether each separates backdoored models from honest ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHANCE = 0.5
 class Population:
     """The models of one attack, or of all, against the honest ones. ``attacked``, ``honest``: how
     many, as text; ``auroc``, ``tpr``: (value, interval within the population); ``scores``: from the
-    lowest to the highest of the backdoored ones; ``verdict``: what the interval allows to be said,
+    lowest to the highest of the backdoored ones; ``verdict``: what the interval shows,
     or why there is no number.
     """
 
@@ -53,18 +53,18 @@ def model_detectors(board: Board) -> tuple[ModelDetector, ...]:
         return identity(cell.defense), cell.sampler and identity(cell.sampler)
 
     ordered = sorted(board.populations, key=lambda cell: repr(whose(cell)))
-    found = [_detector(board, list(cells)) for _, cells in groupby(ordered, key=whose)]
-    return tuple(sorted(found, key=lambda one: (-_worst(one), one.name)))
+    detectors = [_detector(board, list(cells)) for _, cells in groupby(ordered, key=whose)]
+    return tuple(sorted(detectors, key=lambda one: (-_worst(one), one.name)))
 
 
 def _detector(board: Board, cells: Sequence[Cell]) -> ModelDetector:
     known = [identity(row.attack) for row in board.rows]
 
-    def place(cell: Cell) -> tuple[int, str]:
+    def attack_order(cell: Cell) -> tuple[int, str]:
         mine = identity(cell.attack)
         return known.index(mine) if mine in known else len(known), label(cell.attack)
 
-    lines = tuple(_population(cell) for cell in sorted(cells, key=place))
+    lines = tuple(_population(cell) for cell in sorted(cells, key=attack_order))
     honest = next((line.cell for line in lines if _series(line.cell, "honest")), cells[0])
     return ModelDetector(
         name=f"{label(cells[0].defense)}{under(cells[0].sampler)}",

@@ -3,10 +3,10 @@ defense, inside a declared budget.
 
 A defense *holds* if the interval of its paired difference to no defense, in the adversary's rate,
 lies wholly on the defender's side. Only what holds, at a loss of utility inside :data:`BUDGET`, is
-ranked above no defense, by the rate and, where the rate cannot tell, by the loss. What is no better
-than no defense shares its rank; what helps the adversary stands below it. No seed that failed or is
-missing can help a defense: the first counts as a success of the adversary, the second leaves the
-defense without a rank.
+ranked above no defense, by the rate and, where the rates do not differ, by the loss. What is no
+better than no defense shares its rank; what helps the adversary is ranked below it. No seed that
+failed or is missing can help a defense: the first counts as a success of the adversary, the second
+leaves the defense without a rank.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from leaderboard.aggregate import (
     lexicographic_ranks,
     minimum_detectable_difference,
     rank_texts,
+    significant,
     t_interval,
-    told_apart,
 )
 from leaderboard.board import Board, Cell, Identity, Row, identity, label, same_sampler
 from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_points, ways_in
@@ -34,7 +34,7 @@ from leaderboard.names import Words
 #: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked,
 #: as a share of no defense's.
 BUDGET = 0.10
-#: Where a defense stands, best first.
+#: The states of a defense, best first.
 HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED = (
     "holds",
     "none",
@@ -47,8 +47,8 @@ STATES = (HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A defense's line. ``state``: where it stands against no defense; ``holds``: whether it is
+class DefenseLine:
+    """A defense's line. ``state``: how it compares with no defense; ``holds``: whether it is
     better, whatever it costs; ``rank`` is empty where it has none; ``ranks``: the interval in which
     it could lie by the rate alone. ``worst``: the rate of the way in that works best, ``way``;
     ``by_way``: all of them; ``mean``: over the attacks, each at its strongest way. ``change``: of
@@ -80,9 +80,9 @@ class Ranking:
     """One row (an attack, under one sampler), or the worst case over several. ``without``,
     ``honest``: the rate without a defense, and on an honest model; ``samples``: the seeds and the
     samples in each; ``detectable``: the smallest difference to no defense that they would show four
-    times in five, ``None`` if they would show none; ``places``: best first, unranked last;
+    times in five, ``None`` if they would show none; ``lines``: best first, unranked last;
     ``outside``: those beyond the budget; ``aside``: attacks that do not work even without a
-    defense, so that nothing can be shown against them; ``comparisons``: how many differences were
+    defense, so that no defense can be judged by them; ``comparisons``: how many differences were
     tested.
     """
 
@@ -92,8 +92,8 @@ class Ranking:
     samples: tuple[int, int]
     detectable: float | None
     honest: float | None
-    places: tuple[Place, ...]
-    outside: tuple[Place, ...]
+    lines: tuple[DefenseLine, ...]
+    outside: tuple[DefenseLine, ...]
     aside: tuple[PluginSpec, ...]
     comparisons: int
     utility_words: Words
@@ -102,29 +102,27 @@ class Ranking:
     @property
     def utility_decimals(self) -> int:
         """The same for every defense, so that a column can be compared."""
-        every = self.places + self.outside
-        utilities = [place.utility.mean for place in every if place.utility]
+        every = self.lines + self.outside
+        utilities = [line.utility.mean for line in every if line.utility]
         return self.utility_words.decimals_for(*utilities, 0.0)
 
     def contested(self) -> bool:
         """Whether any defense here changes what the adversary achieves; alone, no defense at all is
         no ranking.
         """
-        return any(place.cell.defense.name != "none" for place in self.places + self.outside)
+        return any(line.cell.defense.name != "none" for line in self.lines + self.outside)
 
     def ranked(self) -> bool:
         """Whether there is a defense, beside none, with enough seeds."""
-        return any(place.state not in (NONE, UNRANKED) for place in self.places + self.outside)
+        return any(line.state not in (NONE, UNRANKED) for line in self.lines + self.outside)
 
-    def holders(self) -> list[Place]:
+    def holders(self) -> list[DefenseLine]:
         """What holds best inside the budget."""
-        return [
-            place for place in self.places if place.state == HOLDS and place.rank.rstrip("=") == "1"
-        ]
+        return [line for line in self.lines if line.state == HOLDS and line.rank.rstrip("=") == "1"]
 
-    def dear(self) -> list[Place]:
+    def dear(self) -> list[DefenseLine]:
         """What holds, at a price beyond the budget."""
-        return [place for place in self.outside if place.holds]
+        return [line for line in self.outside if line.holds]
 
     @property
     def attacks(self) -> tuple[PluginSpec, ...]:
@@ -145,7 +143,7 @@ def rankings(board: Board) -> list[Ranking]:
     """For each end point the worst case over its attacks, if there are several, then each attack.
     The no-attack control is not ranked.
     """
-    found = []
+    result = []
     for point in end_points(board):
         rows = [row for row in board.rows if row[0].name != "none" and ways_in(board, point, [row])]
         single = [_ranking(board, point, [row]) for row in rows]
@@ -155,14 +153,14 @@ def rankings(board: Board) -> list[Ranking]:
         if len(working) > 1 and any(ranking.contested() for _, ranking in working):
             aside = [ranking for ranking in single if not _works(ranking)]
             each = [ranking for _, ranking in working]
-            found.append(_ranking(board, point, [row for row, _ in working], each, aside))
-        found += single
-    return [ranking for ranking in found if ranking.places or ranking.outside]
+            result.append(_ranking(board, point, [row for row, _ in working], each, aside))
+        result += single
+    return [ranking for ranking in result if ranking.lines or ranking.outside]
 
 
 def _works(ranking: Ranking) -> bool:
     """Whether the attack, without a defense, reaches more than an honest model reads; ``True``
-    where that cannot be told.
+    where that is unknown.
     """
     if ranking.without is None or ranking.honest is None or ranking.without.n < MIN_SEEDS:
         return True
@@ -176,23 +174,23 @@ def _ranking(
     each: Sequence[Ranking] = (),
     aside: Sequence[Ranking] = (),
 ) -> Ranking:
-    found = contenders(board, point, rows)
-    control = next((one for one in found if one.defense.name == "none"), None)
+    candidates = contenders(board, point, rows)
+    control = next((one for one in candidates if one.defense.name == "none"), None)
     changes = {
         identity(one.defense): one.less(control) if control and one is not control else None
-        for one in found
+        for one in candidates
     }
-    held = {identity(one.defense): _holds(one, changes, each, aside) for one in found}
-    states = {identity(one.defense): _state(one, control, changes, held) for one in found}
-    ranks, comparisons = _ranks(found, states)
-    spans = _spans([one for one in found if identity(one.defense) in ranks])
-    honest = _honest(board, rows, found)
-    front = _front([one for one in found if held[identity(one.defense)] or one is control])
-    places = [
-        Place(
+    holds = {identity(one.defense): _holds(one, changes, each, aside) for one in candidates}
+    states = {identity(one.defense): _state(one, control, changes, holds) for one in candidates}
+    ranks, comparisons = _ranks(candidates, states)
+    spans = _spans([one for one in candidates if identity(one.defense) in ranks])
+    honest = _honest(board, rows, candidates)
+    front = _front([one for one in candidates if holds[identity(one.defense)] or one is control])
+    lines = [
+        DefenseLine(
             cell=one.cell(),
             state=states[key][0],
-            holds=held[key],
+            holds=holds[key],
             rank=ranks.get(key, ""),
             ranks=spans.get(key),
             worst=one.worst(),
@@ -202,18 +200,16 @@ def _ranking(
             / len(strongest),
             change=changes[key],
             above_honest=None if honest is None else max(0.0, one.mean(one.strongest()) - honest),
-            utility=_interval(one.utilities[place])
-            if (place := one.dearest()) is not None
-            else None,
-            loss=_interval(one.losses[place]) if place is not None and one is not control else None,
+            utility=_interval(one.utilities[row] if (row := one.dearest()) is not None else {}),
+            loss=_interval(one.losses[row] if row is not None and one is not control else {}),
             pareto=key in front,
             flags=_flags(one) + _wakes(one, aside),
             note=states[key][1],
         )
-        for one in found
+        for one in candidates
         if (key := identity(one.defense))
     ]
-    places.sort(key=_best_first)
+    lines.sort(key=_best_first)
     return Ranking(
         end_point=point,
         rows=tuple(rows),
@@ -221,12 +217,12 @@ def _ranking(
         samples=_samples(control),
         detectable=_detectable(control),
         honest=honest,
-        places=tuple(place for place in places if place.state != OUTSIDE),
-        outside=tuple(place for place in places if place.state == OUTSIDE),
+        lines=tuple(line for line in lines if line.state != OUTSIDE),
+        outside=tuple(line for line in lines if line.state == OUTSIDE),
         aside=tuple(ranking.rows[0].named for ranking in aside),
         comparisons=comparisons,
         utility_words=board.names.words(point.utility or ""),
-        contenders=tuple(found),
+        contenders=tuple(candidates),
     )
 
 
@@ -242,12 +238,12 @@ def _holds(
     if _wakes(one, aside):
         return False
     if each:
-        lines = [place for ranking in each for place in ranking.places + ranking.outside]
-        own = [place for place in lines if identity(place.cell.defense) == identity(one.defense)]
-        return len(own) == len(each) and all(place.holds for place in own)
+        lines = [line for ranking in each for line in ranking.lines + ranking.outside]
+        own = [line for line in lines if identity(line.cell.defense) == identity(one.defense)]
+        return len(own) == len(each) and all(line.holds for line in own)
     difference = changes[identity(one.defense)]
-    told = difference is not None and told_apart(difference) and difference.mean < 0
-    return told and not one.gaps and enough(one)
+    differs = difference is not None and significant(difference) and difference.mean < 0
+    return differs and not one.gaps and enough(one)
 
 
 def _wakes(one: Contender, aside: Sequence[Ranking]) -> tuple[str, ...]:
@@ -255,11 +251,11 @@ def _wakes(one: Contender, aside: Sequence[Ranking]) -> tuple[str, ...]:
     return tuple(
         f"worse than no defense against {ranking.rows[0].label}"
         for ranking in aside
-        for place in ranking.places + ranking.outside
-        if identity(place.cell.defense) == identity(one.defense)
-        and place.change is not None
-        and told_apart(place.change)
-        and place.change.mean > 0
+        for line in ranking.lines + ranking.outside
+        if identity(line.cell.defense) == identity(one.defense)
+        and line.change is not None
+        and significant(line.change)
+        and line.change.mean > 0
     )
 
 
@@ -272,9 +268,9 @@ def _state(
     one: Contender,
     control: Contender | None,
     changes: Mapping[Identity, Interval | None],
-    held: Mapping[Identity, bool],
+    holds: Mapping[Identity, bool],
 ) -> tuple[str, str]:
-    """Where it stands, and why if it has no rank or stands apart."""
+    """Its state, and the reason if it has no rank or is listed apart."""
     if control is None:
         return UNRANKED, "nothing without a defense to compare with"
     if one.gaps:
@@ -289,32 +285,32 @@ def _state(
         return OUTSIDE, "its cost was not measured"
     if priced and dearest is not None and _mean(one.losses[dearest]) > BUDGET:
         return OUTSIDE, ""
-    if held[identity(one.defense)]:
+    if holds[identity(one.defense)]:
         return HOLDS, ""
     difference = changes[identity(one.defense)]
     return (
         (WORSE, "")
-        if difference is not None and told_apart(difference) and difference.mean > 0
+        if difference is not None and significant(difference) and difference.mean > 0
         else (LEVEL, "")
     )
 
 
 def _ranks(
-    found: Sequence[Contender], states: Mapping[Identity, tuple[str, str]]
+    candidates: Sequence[Contender], states: Mapping[Identity, tuple[str, str]]
 ) -> tuple[dict[Identity, str], int]:
     """Identity -> rank as text, and the number of differences that were tested for it."""
     by_state = {
-        state: [one for one in found if states[identity(one.defense)][0] == state]
+        state: [one for one in candidates if states[identity(one.defense)][0] == state]
         for state in STATES
     }
     if not by_state[NONE]:
         return {}, 0
     holders = by_state[HOLDS]
     losses = [
-        one.losses[place] if (place := one.dearest()) is not None else None for one in holders
+        one.losses[dearest] if (dearest := one.dearest()) is not None else None for one in holders
     ]
     apart = {
-        frozenset(pair): told_apart(holders[pair[0]].less(holders[pair[1]]))
+        frozenset(pair): significant(holders[pair[0]].less(holders[pair[1]]))
         for pair in combinations(range(len(holders)), 2)
     }
     values = [
@@ -336,8 +332,8 @@ def _spans(ranked: Sequence[Contender]) -> dict[Identity, tuple[int, int]]:
     """Identity -> rank interval by the rate alone, among those that have a rank."""
     if len(ranked) < 2:
         return {}
-    found = bootstrap.rank_intervals([one.sampled() for one in ranked], higher_is_better=False)
-    return {identity(one.defense): span for one, span in zip(ranked, found, strict=True)}
+    spans = bootstrap.rank_intervals([one.sampled() for one in ranked], higher_is_better=False)
+    return {identity(one.defense): span for one, span in zip(ranked, spans, strict=True)}
 
 
 def _samples(control: Contender | None) -> tuple[int, int]:
@@ -354,19 +350,19 @@ def _detectable(control: Contender | None) -> float | None:
     )
 
 
-def _honest(board: Board, rows: Sequence[Row], found: Sequence[Contender]) -> float | None:
+def _honest(board: Board, rows: Sequence[Row], candidates: Sequence[Contender]) -> float | None:
     """The highest rate that an honestly trained model reads, without a defense, in any of the
     ways.
     """
-    none = next((one.defense for one in found if one.defense.name == "none"), None)
-    ways = {(way.row, way.metric) for one in found for way in one.rates}
+    none = next((one.defense for one in candidates if one.defense.name == "none"), None)
+    ways = {(way.row, way.metric) for one in candidates for way in one.rates}
     honest = [row for row in board.rows if row[0].name == "none" and row[1] is not None]
     means = [
         t_interval(list(values.values())).mean
-        for place, metric in sorted(ways)
+        for index, metric in sorted(ways)
         for row in honest
-        if none and row.probe and identity(row.probe) == identity(rows[place].attack)
-        if same_sampler(row.sampler, rows[place].sampler)
+        if none and row.probe and identity(row.probe) == identity(rows[index].attack)
+        if same_sampler(row.sampler, rows[index].sampler)
         if (cell := board.cell(row, none)) and (values := cell.values(metric))
     ]
     return max(means, default=None)
@@ -375,9 +371,9 @@ def _honest(board: Board, rows: Sequence[Row], found: Sequence[Contender]) -> fl
 def _front(candidates: Sequence[Contender]) -> set[Identity]:
     """Those that no other candidate equals or beats in rate and loss both, and beats in one."""
     points = {
-        identity(one.defense): (one.mean(one.strongest()), _mean(one.losses[place]))
+        identity(one.defense): (one.mean(one.strongest()), _mean(one.losses[dearest]))
         for one in candidates
-        if (place := one.dearest()) is not None
+        if (dearest := one.dearest()) is not None
     }
     return {
         key
@@ -389,15 +385,15 @@ def _front(candidates: Sequence[Contender]) -> set[Identity]:
 def _flags(one: Contender) -> tuple[str, ...]:
     """What the records and the board warn of, and what was done about seeds that failed."""
     seeds = len({seed for _, seed in one.failed})
-    found = (
+    flags = (
         [f"{seeds} failed seed{'s' if seeds > 1 else ''} counted as the adversary’s success"]
         if seeds
         else []
     )
     for cell in one.cells:
         family = next(iter(one.rates)).metric
-        found += badges(cell, MIN_SEEDS, family, failed=False) if cell else ()
-    return tuple(dict.fromkeys(found))
+        flags += badges(cell, MIN_SEEDS, family, failed=False) if cell else ()
+    return tuple(dict.fromkeys(flags))
 
 
 def _rows(one: Contender) -> list[int]:
@@ -412,8 +408,8 @@ def _interval(values: Mapping[int, float]) -> Interval | None:
     return t_interval([values[seed] for seed in sorted(values)]) if values else None
 
 
-def _best_first(place: Place) -> tuple[int, int, float, float, str, str]:
-    rank = int(place.rank.rstrip("=")) if place.rank else 0
-    loss = place.loss.mean if place.loss else 0.0
-    order = 0 if place.state == HOLDS else STATES.index(place.state)
-    return order, rank, place.worst.mean, loss, label(place.cell.defense), place.cell.id
+def _best_first(line: DefenseLine) -> tuple[int, int, float, float, str, str]:
+    rank = int(line.rank.rstrip("=")) if line.rank else 0
+    loss = line.loss.mean if line.loss else 0.0
+    order = 0 if line.state == HOLDS else STATES.index(line.state)
+    return order, rank, line.worst.mean, loss, label(line.cell.defense), line.cell.id

@@ -29,7 +29,7 @@ from leaderboard.board import boards, label
 from leaderboard.matrix import interval_text
 from leaderboard.names import Words
 from leaderboard.panel import panel
-from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, Place
+from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, DefenseLine
 from leaderboard.sound import cut
 from leaderboard.view import board_view, failures, overview, papers, provenance
 
@@ -68,7 +68,7 @@ def build(store: Path, output: Path, suites: list[str] | None = None) -> Path:
 
 
 def _write(files: Mapping[Path, str]) -> None:
-    """All of them beside their places first, then each by one rename: a reader, or a full disk,
+    """All of them beside their final paths first, then each by one rename: a reader or a full disk
     never meets half a file.
     """
     made = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
@@ -90,16 +90,16 @@ def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
     own.
     """
     runs = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
-    found = boards(runs)
+    page_boards = boards(runs)
     script = (TEMPLATES / "board.js").read_text(encoding="utf-8")
     return (
         _environment()
         .get_template("board.html.j2")
         .render(
             overviews=[overview(run) for run in runs],
-            boards=[board_view(board) for board in found],
-            panels=[panel(cell) for board in found for cell in board.all_cells()],
-            failures=failures(found),
+            boards=[board_view(board) for board in page_boards],
+            panels=[panel(cell) for board in page_boards for cell in board.all_cells()],
+            failures=failures(page_boards),
             provenance=provenance(runs),
             papers=papers(runs),
             rate=names.RATE,
@@ -170,19 +170,19 @@ def _change(interval: Interval | None, words: Words, places: int = 2) -> Markup:
     )
 
 
-def _standing(place: Place) -> str:
+def _standing(line: DefenseLine) -> str:
     """A defense against no defense, in words."""
-    said = {
+    standing = {
         HOLDS: "holds",
         NONE: "",
         LEVEL: "no better than no defense",
         WORSE: "worse than no defense",
         OUTSIDE: "better than no defense, at its price"
-        if place.holds
+        if line.holds
         else "no better than no defense",
         UNRANKED: "not ranked",
-    }[place.state]
-    return f"{said}: {place.note}" if place.note else said
+    }[line.state]
+    return f"{standing}: {line.note}" if line.note else standing
 
 
 def _span(ranks: tuple[int, int] | None) -> Markup:
@@ -207,7 +207,7 @@ def _percent(share: Interval | None) -> Markup:
 
 
 def _when(started: str, finished: str | None) -> str:
-    """``2026-11-21 09:00 to 09:11 UTC``; what is no ISO time stands as it is."""
+    """``2026-11-21 09:00 to 09:11 UTC``; what is no ISO time is left unchanged."""
     try:
         begin = datetime.fromisoformat(started)
         end = datetime.fromisoformat(finished) if finished else None

@@ -107,7 +107,7 @@ def _plain(name: str) -> str:
 
 
 def _honest_control(record: Record) -> PluginSpec:
-    """``none`` is the control's name; whatever else bears it is told apart by its kind."""
+    """``none`` is the control's name; whatever else bears it is distinguished by its kind."""
     if record.defense.name == "none" and record.kind not in ("control", "anchor", ""):
         return dataclasses.replace(record.defense, name=f"none [{record.kind}]", label="")
     return record.defense
@@ -120,7 +120,7 @@ def _finite(values: object) -> bool:
 
 
 def _metrics(record: Record, names: Vocabulary) -> tuple[dict[str, Metric], list[Flag]]:
-    found, flags = {}, list[Flag]()
+    metrics, flags = {}, list[Flag]()
     strange = sorted(
         name for name in record.metrics if not names.words(name).known and not ranked(name)
     )
@@ -140,8 +140,8 @@ def _metrics(record: Record, names: Vocabulary) -> tuple[dict[str, Metric], list
             text = f"{name} had its direction turned round"
             flags.append(Flag("direction-reversed", name, text))
             metric = dataclasses.replace(metric, higher_is_better=direction)
-        found[name] = metric
+        metrics[name] = metric
     if left_out:
         text = f"{len(left_out)} metrics of unknown names stand in the CSV alone"
         flags.append(Flag("unknown-metrics", "", text))
-    return found, flags
+    return metrics, flags

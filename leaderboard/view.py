@@ -18,9 +18,9 @@ from leaderboard.compositions import Composition, compositions
 from leaderboard.contenders import class_calls, fid_name, invocations
 from leaderboard.detections import Detector, detectors
 from leaderboard.detections import rows as detected_rows
-from leaderboard.finders import FoundRanking, detector_rankings, inversion_rankings
+from leaderboard.finders import FinderRanking, detector_rankings, inversion_rankings
 from leaderboard.inversions import InversionLine, inversion_line
-from leaderboard.matrix import MetricTable, Value, matrices, metric_names, shown_value, summary
+from leaderboard.matrix import MetricTable, Value, matrices, metric_names, summary, value_text
 from leaderboard.panel import flatten
 from leaderboard.populations import ModelDetector, model_detectors
 from leaderboard.ranking import Ranking, rankings
@@ -82,8 +82,8 @@ class BoardView:
     detected: tuple[Row, ...]
     model_detectors: tuple[ModelDetector, ...]
     inversions: tuple[InversionLine, ...]
-    detections: tuple[FoundRanking, ...]
-    recoveries: tuple[FoundRanking, ...]
+    detections: tuple[FinderRanking, ...]
+    recoveries: tuple[FinderRanking, ...]
     controls: ControlTable
     anchors: ControlTable
 
@@ -98,12 +98,12 @@ class BoardView:
     @property
     def first_metric(self) -> str:
         """What the matrix shows first: the adversary's success."""
-        found = [table.words.name for table in self.matrices]
+        metrics = [table.words.name for table in self.matrices]
         return next(
             (
                 name
                 for family in ("robust_asr[", "asr[", "asr_class[")
-                for name in found
+                for name in metrics
                 if name.startswith(family) and names.split(name)[1] != "clean"
             ),
             "",
@@ -162,33 +162,35 @@ def board_view(board: Board) -> BoardView:
     """All tables and plots of one board."""
     cells, tables = list(board.cells.values()), tuple(matrices(board))
     fid = fid_name(board)
-    # The anchors are of image quality: of what stands where the FID does.
+    # The anchors are of image quality: of the metrics in the FID's group.
     group = board.names.words(fid).group if fid else IMAGE_QUALITY
-    index = {label(column): place for place, (column, _) in enumerate(board.columns)}
+    index = {label(column): number for number, (column, _) in enumerate(board.columns)}
     ranked = tuple(
         (ranking, _scatter(board, ranking, index) if ranking.contested() else None)
         for ranking in rankings(board)
     )
-    shown = {
-        label(place.cell.defense)
+    plotted = {
+        label(line.cell.defense)
         for ranking, plot in ranked
         if plot
-        for place in ranking.places + ranking.outside
+        for line in ranking.lines + ranking.outside
     }
-    found = detectors(board)
+    board_detectors = detectors(board)
     return BoardView(
         board=board,
         matrices=tables,
         groups=tuple(dict.fromkeys(table.words.group for table in tables)),
         rankings=ranked,
-        legend=tuple((name, plots.marker(place)) for name, place in index.items() if name in shown),
+        legend=tuple(
+            (name, plots.marker(number)) for name, number in index.items() if name in plotted
+        ),
         fid=fid or "",
         prompted=invocations(cells) == ["prompt"],
         classes=bool(class_calls(cells)),
         pictures=invocations(cells) not in (["prompt"], []) or not class_calls(cells),
         compositions=compositions(board),
-        detectors=found,
-        detected=detected_rows(board, found),
+        detectors=board_detectors,
+        detected=detected_rows(board, board_detectors),
         model_detectors=model_detectors(board),
         inversions=tuple(line for cell in board.all_cells() if (line := inversion_line(cell))),
         detections=tuple(detector_rankings(board)),
@@ -222,26 +224,26 @@ def _scatter(board: Board, ranking: Ranking, index: Mapping[str, int]) -> Markup
     if fid is None or ranking.several() or ranking.end_point.higher_is_better:
         return None
     points = []
-    for place in sorted(
-        ranking.places + ranking.outside, key=lambda place: index[label(place.cell.defense)]
+    for line in sorted(
+        ranking.lines + ranking.outside, key=lambda line: index[label(line.cell.defense)]
     ):
-        if place.utility is None:
+        if line.utility is None:
             continue
-        one = by_cell[place.cell.id]
-        xs, ys = one.rates[place.way], one.utilities[0]
+        one = by_cell[line.cell.id]
+        xs, ys = one.rates[line.way], one.utilities[0]
         seeds = tuple((xs[seed].value, ys[seed]) for seed in sorted(xs.keys() & ys.keys()))
         points.append(
             plots.Point(
-                label=label(place.cell.defense),
-                index=index[label(place.cell.defense)],
-                x=place.worst,
-                y=place.utility,
+                label=label(line.cell.defense),
+                index=index[label(line.cell.defense)],
+                x=line.worst,
+                y=line.utility,
                 seeds=seeds,
             )
         )
     if not points:
         return None
-    lines = [
+    anchors = [
         (names.anchor(cell.attack.name), interval.mean)
         for cell in board.anchors
         if cell.sampler is None or same_sampler(cell.sampler, ranking.rows[0].sampler)
@@ -251,33 +253,35 @@ def _scatter(board: Board, ranking: Ranking, index: Mapping[str, int]) -> Markup
         f"{ranking.end_point.short} against {fid} for {label(ranking.attacks[0])}, one mark "
         f"per defense"
     )
-    several = (
-        len({place.way.call for place in ranking.places}) > 1 or len(ranking.places[0].by_way) > 1
-    )
+    several = len({line.way.call for line in ranking.lines}) > 1 or len(ranking.lines[0].by_way) > 1
     return plots.trade_off(
-        points, lines, fid, title, ranking.end_point.short + (", strongest call" if several else "")
+        points,
+        anchors,
+        fid,
+        title,
+        ranking.end_point.short + (", strongest call" if several else ""),
     )
 
 
 def _control_columns(cells: Sequence[Cell], words: names.Vocabulary) -> list[str]:
     """In their declared order; where nobody declares anything, the adversary's rates."""
-    found = metric_names(cells)
-    places = {name: words.words(name).declared.control for name in found}
-    declared = sorted((name for name in found if places[name]), key=places.__getitem__)
+    measured = metric_names(cells)
+    order = {name: words.words(name).declared.control for name in measured}
+    declared = sorted((name for name in measured if order[name]), key=order.__getitem__)
     rates = ("robust_asr", "asr", "asr_class")
-    return declared or [name for name in found if names.split(name)[0] in rates]
+    return declared or [name for name in measured if names.split(name)[0] in rates]
 
 
 def _table(cells: Sequence[Cell], columns: Sequence[str], words: names.Vocabulary) -> ControlTable:
     return ControlTable(
         tuple(words.words(name) for name in columns),
-        tuple((cell, tuple(shown_value(cell, name) for name in columns)) for cell in cells),
+        tuple((cell, tuple(value_text(cell, name) for name in columns)) for cell in cells),
     )
 
 
 def failures(boards: Iterable[Board]) -> list[tuple[Board, Cell, str, str, list[Entry]]]:
     """(board, cell, status, reason, entries), one per cell, status and reason."""
-    found = []
+    rows = []
     for board in boards:
         for cell in board.all_cells():
             for status in ("failed", "skipped"):
@@ -286,25 +290,25 @@ def failures(boards: Iterable[Board]) -> list[tuple[Board, Cell, str, str, list[
                     by_reason.setdefault(entry.record.reason or "no reason recorded", []).append(
                         entry
                     )
-                found += [
+                rows += [
                     (board, cell, status, reason, entries)
                     for reason, entries in sorted(by_reason.items())
                 ]
-    return found
+    return rows
 
 
 def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
     """Key -> its values with the number of records; keys with more than six values (hashes, times)
     only say how many.
     """
-    found: dict[str, dict[str, int]] = {}
+    by_key: dict[str, dict[str, int]] = {}
     for run in runs:
         for _, record in run.records:
             for key, value in flatten(record.provenance):
-                counts = found.setdefault(key, {})
+                counts = by_key.setdefault(key, {})
                 counts[value] = counts.get(value, 0) + 1
     lines = []
-    for key, counts in sorted(found.items()):
+    for key, counts in sorted(by_key.items()):
         values = sorted(counts.items())
         lines.append(
             (
@@ -324,7 +328,7 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
 
 def papers(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Citations that the records carry, each once, by year and title."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    by_title: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
         for _, record in run.records:
             for paper in record.provenance.get("papers", []):
@@ -332,5 +336,5 @@ def papers(runs: Sequence[Run]) -> list[dict[str, str]]:
                     key: str(paper.get(key, ""))
                     for key in ("title", "authors", "year", "arxiv", "bibtex")
                 }
-                found[text["year"], text["title"]] = text
-    return [paper for _, paper in sorted(found.items())]
+                by_title[text["year"], text["title"]] = text
+    return [paper for _, paper in sorted(by_title.items())]

@@ -17,8 +17,8 @@
 
   // A cell's panel is its address: opening sets the hash, closing takes it away, a shared link opens the same panel.
   const wanted = () => {
-    const found = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    return found && found.tagName === "DIALOG" ? found : null;
+    const dialog = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    return dialog && dialog.tagName === "DIALOG" ? dialog : null;
   };
   const sync = () => {
     const target = wanted();

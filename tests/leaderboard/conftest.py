@@ -180,7 +180,7 @@ def outcome(folder: Path, record: Record) -> tuple[Path, Record]:
 
 
 def make_records(folder: Path) -> list[tuple[Path, Record]]:
-    found = []
+    records = []
     for seed in range(3):
         shared: dict[str, Any] = {
             "testbed": TESTBED,
@@ -191,10 +191,10 @@ def make_records(folder: Path) -> list[tuple[Path, Record]]:
         for attack, probe in ((HAT, None), (CORNER, None), (NONE, HAT), (NONE, CORNER)):
             for kind, defense in DEFENSES:
                 record = Record(attack=attack, probe=probe, defense=defense, kind=kind, **shared)
-                place, record = outcome(folder / f"{len(found):03d}", record)
-                found.append(
+                path, record = outcome(folder / f"{len(records):03d}", record)
+                records.append(
                     (
-                        place,
+                        path,
                         dataclasses.replace(
                             record, absent=reasons(record) if record.status == "ok" else {}
                         ),
@@ -206,10 +206,10 @@ def make_records(folder: Path) -> list[tuple[Path, Record]]:
                 attack=PluginSpec(name=name), defense=NONE, kind="anchor", metrics=metrics, **shared
             )
             anchor = dataclasses.replace(anchor, absent=reasons(anchor))
-            place = folder / f"{len(found):03d}"
-            place.mkdir(parents=True)
-            found.append((place, anchor))
-    return found
+            path = folder / f"{len(records):03d}"
+            path.mkdir(parents=True)
+            records.append((path, anchor))
+    return records
 
 
 CLASSES = PluginSpec(
@@ -254,8 +254,8 @@ def detected(
     """
     poisoned = np.arange(400) < 40
     scores = rng.standard_normal(400) + shift * poisoned
-    found = poisoned[np.argsort(-scores)]
-    across, up = (np.append(0, np.cumsum(group) / group.sum()) for group in (~found, found))
+    ranked = poisoned[np.argsort(-scores)]
+    across, up = (np.append(0, np.cumsum(group) / group.sum()) for group in (~ranked, ranked))
     area = float((scores[poisoned][:, None] > scores[~poisoned]).mean())
     metrics = {f"auroc[{where}]": Metric(value=area, n=400, higher_is_better=True)}
     for percent in (1, 5):
@@ -326,8 +326,8 @@ def class_metrics(
                 missing = Flag("nothing-to-tell-apart", "auroc[generated]", text)
                 flags = (missing,) if stamped else ()
                 continue
-            found, drawn = detected(rng, where, shift)
-            metrics |= found
+            rates, drawn = detected(rng, where, shift)
+            metrics |= rates
             series |= drawn
     return metrics, series, flags
 
@@ -340,7 +340,7 @@ def reasons(record: Record) -> dict[str, str]:
         if record.kind == "anchor"
         else registry.build("attacks", (record.probe or record.attack).name)
     )
-    found: dict[str, str] = {}
+    reason_of: dict[str, str] = {}
     for one in measurements.table().values():
         situation = Situation(
             testbed=testbed,
@@ -351,24 +351,24 @@ def reasons(record: Record) -> dict[str, str]:
             roles=frozenset(one.needs),
         )
         if reason := one.reason(situation):
-            found |= {name: reason for name in one.names if name not in found}
+            reason_of |= {name: reason for name in one.names if name not in reason_of}
     if (record.probe or record.attack).name == "relabel_only":
         without = (
             *composition.MEASUREMENT.names,
             "classifier_asr",
             *detections.names("generated"),
         )
-        found |= {name: NO_TRIGGER for name in without if name not in found}
+        reason_of |= {name: NO_TRIGGER for name in without if name not in reason_of}
     if record.attack.name == "none":
-        found.setdefault("amplification", "nothing is poisoned: p_t is 0")
-    return {name: reason for name, reason in found.items() if name not in record.metrics}
+        reason_of.setdefault("amplification", "nothing is poisoned: p_t is 0")
+    return {name: reason for name, reason in reason_of.items() if name not in record.metrics}
 
 
 def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
     """A class-conditional board of three poisonings, and beside it a noise detector on the other
     testbed.
     """
-    found = []
+    records = []
     cells = [
         (CLASSES, attack, probe, kind, defense)
         for attack, probe in (
@@ -407,14 +407,14 @@ def make_class_records(folder: Path, seeds: int) -> list[tuple[Path, Record]]:
                 flags: tuple[Flag, ...] = ()
             else:
                 metrics, series, flags = class_metrics(rng, record)
-            place = folder / f"{len(found):03d}"
-            place.mkdir(parents=True)
+            path = folder / f"{len(records):03d}"
+            path.mkdir(parents=True)
             cost = {"seconds": 3.0 + seed, "peak_memory_bytes": 9e8}
             record = dataclasses.replace(
                 record, metrics=metrics, series=series, flags=flags, cost=cost
             )
-            found.append((place, dataclasses.replace(record, absent=reasons(record))))
-    return found
+            records.append((path, dataclasses.replace(record, absent=reasons(record))))
+    return records
 
 
 def write_class_store(

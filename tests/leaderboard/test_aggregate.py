@@ -33,10 +33,10 @@ def test_interval_of_three_seeds_is_the_textbook_one() -> None:
     """Two degrees of freedom have a closed form, t(p) = (2p - 1) sqrt(2 / (4p(1 - p))) = 4.3027; s
     = 1, n = 3.
     """
-    found = t_interval([1.0, 2.0, 3.0])
+    interval = t_interval([1.0, 2.0, 3.0])
     half = 0.95 * math.sqrt(2 / (4 * 0.975 * 0.025)) / math.sqrt(3)
-    assert found.mean == 2 and found.n == 3
-    assert found.low == pytest.approx(2 - half, abs=1e-12) and found.high == pytest.approx(
+    assert interval.mean == 2 and interval.n == 3
+    assert interval.low == pytest.approx(2 - half, abs=1e-12) and interval.high == pytest.approx(
         2 + half, abs=1e-12
     )
 
@@ -48,13 +48,13 @@ def test_interval_of_three_seeds_is_the_textbook_one() -> None:
 )
 def test_interval_agrees_with_scipy(values: list[float]) -> None:
     """Any other interval would be a different claim under the same brackets."""
-    found = t_interval(values)
+    interval = t_interval(values)
     low, high = stats.t.interval(
         0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values)
     )
-    assert found.low == pytest.approx(low, rel=1e-9, abs=1e-9) and found.high == pytest.approx(
-        high, rel=1e-9, abs=1e-9
-    )
+    assert interval.low == pytest.approx(
+        low, rel=1e-9, abs=1e-9
+    ) and interval.high == pytest.approx(high, rel=1e-9, abs=1e-9)
 
 
 @given(
@@ -84,10 +84,10 @@ def test_equal_values_have_exactly_no_width() -> None:
 
 def test_paired_difference_uses_common_seeds_only() -> None:
     """Seed 9 has no partner and would bring its own noise."""
-    found = paired_difference(
+    interval = paired_difference(
         {0: 1.0, 1: 2.0, 2: 3.0, 9: 100.0}, {0: 0.5, 1: 1.4, 2: 2.6, 7: -100.0}
     )
-    assert found == t_interval([0.5, 2.0 - 1.4, 3.0 - 2.6])
+    assert interval == t_interval([0.5, 2.0 - 1.4, 3.0 - 2.6])
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 

@@ -50,9 +50,9 @@ def table(store: Path, metric: str) -> MetricTable:
 
 def test_one_board_per_protocol() -> None:
     """The same attack and defense under another protocol is another number, not another seed."""
-    found = boards([run(record(0, 0.1), record(1, 0.9, protocol="q"))])
-    assert [board.protocol for board in found] == ["p", "q"]
-    assert [len(cell.entries) for board in found for cell in board.all_cells()] == [1, 1]
+    several = boards([run(record(0, 0.1), record(1, 0.9, protocol="q"))])
+    assert [board.protocol for board in several] == ["p", "q"]
+    assert [len(cell.entries) for board in several for cell in board.all_cells()] == [1, 1]
 
 
 def test_a_cell_in_two_runs_counts_once_and_the_later_run_wins() -> None:
@@ -151,7 +151,7 @@ def test_cells_say_why_they_have_no_number(store: Path) -> None:
         for row, cells in table(store, "inversion_mse_best").rows
         if row[1] is None
     }
-    assert [shown.state for shown in next(iter(inversion.values()))][3:] == ["absent", "value"]
+    assert [cell.state for cell in next(iter(inversion.values()))][3:] == ["absent", "value"]
 
 
 def test_a_column_without_a_single_number_is_named_below_instead(store: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_column_without_a_single_number_is_named_below_instead(store: Path) ->
     """
     asr = table(store, "asr[noise]")
     # A failed or skipped cell is something to see.
-    assert [column.name for column, _ in asr.shown()] == [
+    assert [column.name for column, _ in asr.visible_columns()] == [
         "none",
         "clip_x0",
         "clip_xt",
@@ -169,13 +169,13 @@ def test_a_column_without_a_single_number_is_named_below_instead(store: Path) ->
     ]
     assert asr.left_out() == []
     inverted = table(store, "inversion_mse_best")
-    kept = [column.name for column, _ in inverted.shown()]
-    assert "anp" in kept and "clip_x0" not in kept
-    assert sum(span for _, span in inverted.families()) == len(kept)
-    assert all(len(inverted.drawn(cells)) == len(kept) for _, cells in inverted.rows)
+    visible = [column.name for column, _ in inverted.visible_columns()]
+    assert "anp" in visible and "clip_x0" not in visible
+    assert sum(span for _, span in inverted.families()) == len(visible)
+    assert all(len(inverted.visible_cells(cells)) == len(visible) for _, cells in inverted.rows)
     named = {column.name: reason for reason, columns in inverted.left_out() for column in columns}
     assert named["clip_x0"] == "only an inversion has this number"
-    assert set(named) | set(kept) == {column.name for column, _, _ in inverted.columns}
+    assert set(named) | set(visible) == {column.name for column, _, _ in inverted.columns}
 
 
 def test_colour_follows_the_defenders_direction(store: Path) -> None:
@@ -211,25 +211,25 @@ def test_contrast_of_black_and_white_is_21() -> None:
 def test_ranking_takes_the_stronger_invocation_and_pairs_seeds(store: Path) -> None:
     """An adversary uses the better way in; the change is against no defense over common seeds."""
     worst, *single = rankings(boards(read_runs(store))[0])
-    found = {label(ranking.attacks[0]): ranking for ranking in single}
-    hat = next(ranking for name, ranking in found.items() if "hat" in name)
-    noise = hat.places[-1].cell.values("asr[noise]")
-    assert [place.cell.defense.name for place in hat.places] == ["clip_x0", "finetune", "none"]
+    by_attack = {label(ranking.attacks[0]): ranking for ranking in single}
+    hat = next(ranking for name, ranking in by_attack.items() if "hat" in name)
+    noise = hat.lines[-1].cell.values("asr[noise]")
+    assert [line.cell.defense.name for line in hat.lines] == ["clip_x0", "finetune", "none"]
     assert (
-        hat.places[-1].worst.mean == pytest.approx(sum(noise.values()) / 3)
-        and hat.places[-1].way.metric == "asr[noise]"
+        hat.lines[-1].worst.mean == pytest.approx(sum(noise.values()) / 3)
+        and hat.lines[-1].way.metric == "asr[noise]"
     )
-    assert hat.places[0].change is not None and hat.places[0].change.high < 0  # type: ignore[operator]
-    assert [place.cell.defense.name for place in hat.holders()] == ["clip_x0"]
-    assert [place.cell.defense.name for place in hat.dear()] == ["clip_xt"], (
+    assert hat.lines[0].change is not None and hat.lines[0].change.high < 0  # type: ignore[operator]
+    assert [line.cell.defense.name for line in hat.holders()] == ["clip_x0"]
+    assert [line.cell.defense.name for line in hat.dear()] == ["clip_xt"], (
         "it stops the attack, at a quarter more of FID"
     )
-    corner = next(ranking for name, ranking in found.items() if "corner" in name)
-    unranked = {place.cell.defense.name: place.note for place in corner.places if not place.rank}
+    corner = next(ranking for name, ranking in by_attack.items() if "corner" in name)
+    unranked = {line.cell.defense.name: line.note for line in corner.lines if not line.rank}
     assert unranked == {"finetune": "fewer than 3 seeds", "clip_xt": "fewer than 3 seeds"}, (
         "one seed failed, all seeds failed"
     )
-    assert [place.cell.defense.name for place in worst.holders()] == ["clip_x0"] and worst.several()
+    assert [line.cell.defense.name for line in worst.holders()] == ["clip_x0"] and worst.several()
 
 
 def test_nothing_holds_if_no_defense_shares_the_first_rank() -> None:
@@ -244,12 +244,12 @@ def test_nothing_holds_if_no_defense_shares_the_first_rank() -> None:
     ]
     (ranking,) = rankings(boards([run(*cells)])[0])
     assert (
-        [place.rank for place in ranking.places] == ["1=", "1="]
+        [line.rank for line in ranking.lines] == ["1=", "1="]
         and ranking.holders() == []
         and ranking.ranked()
     )
     (few,) = rankings(boards([run(*cells[:2], *cells[3:5])])[0])
-    assert [place.rank for place in few.places] == ["", ""] and not few.ranked()
+    assert [line.rank for line in few.lines] == ["", ""] and not few.ranked()
 
 
 def test_no_defense_at_all_is_no_ranking() -> None:
@@ -322,9 +322,9 @@ def test_pictures_outside_the_store_or_not_png_are_not_embedded(tmp_path: Path) 
     pictures = tuple(Picture(role, "", path) for role, path in paths.items())
     one = run(record(pictures=pictures))
     (board,) = boards([dataclasses.replace(one, records=[(tmp_path / "cell", one.records[0][1])])])
-    ((_, shown),) = panel(board.all_cells()[0]).pictures
-    assert [picture.uri for picture in shown] == [""] * 4
-    assert {picture.name: picture.problem.split(" ", 1)[1] for picture in shown} == {
+    ((_, pictures),) = panel(board.all_cells()[0]).pictures
+    assert [picture.uri for picture in pictures] == [""] * 4
+    assert {picture.name: picture.problem.split(" ", 1)[1] for picture in pictures} == {
         "a": "lies outside the record's folder and was not read",
         "b": "is not a PNG and was not embedded",
         "c": "is missing from the store",
@@ -345,12 +345,12 @@ def test_a_flag_about_one_metric_shows_on_that_metric_only() -> None:
     board = boards([run(*(record(seed=seed, metrics=numbers, flags=flags) for seed in range(3)))])[
         0
     ]
-    shown = {
+    badges = {
         table.words.name: table.rows[0][1][0].badges
         for table in matrices(board)
         if table.words.name in numbers
     }
-    assert shown == {
+    assert badges == {
         "asr[noise]": ("constant samples",),
         "asr_field[noise]": ("vacuous threshold", "constant samples"),
     }

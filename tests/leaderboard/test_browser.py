@@ -35,11 +35,11 @@ HOSTILE = PluginSpec(name="strip", label=SCRIPT)
 
 
 def chromium() -> str:
-    found = (
+    executable = (
         os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     )
-    if found:
-        return found
+    if executable:
+        return executable
     reason = (
         "no Chromium: install the system's `chromium` package or set CHROMIUM to its executable"
     )
@@ -141,7 +141,7 @@ def _own(url: str, board: Path) -> bool:
     )
 
 
-def shown(page: Any) -> list[str]:
+def visible_values(page: Any) -> list[str]:
     return page.locator(".metric:visible td .value").all_inner_texts()  # type: ignore[no-any-return]
 
 
@@ -158,7 +158,7 @@ def test_every_metric_switch_shows_its_own_table(visit: Callable[..., Any]) -> N
         name = radios.nth(index).get_attribute("value")
         assert page.locator(".metric:visible").count() == 1
         assert page.locator(".metric:visible .metric-name code").inner_text() == name
-        seen[name] = shown(page)
+        seen[name] = visible_values(page)
     assert {
         "fid[digits-cnn]",
         "kid[digits-cnn]",
@@ -178,9 +178,9 @@ def test_switch_and_cells_work_by_keyboard(visit: Callable[..., Any]) -> None:
     """
     page = visit()
     page.locator(".switch input:checked").focus()
-    before = shown(page)
+    before = visible_values(page)
     page.keyboard.press("ArrowRight")
-    assert shown(page) != before
+    assert visible_values(page) != before
     cells = page.locator(".metric:visible tbody tr").nth(2).locator("a.cell")
     cells.nth(0).focus()
     page.keyboard.press("ArrowRight")
@@ -242,8 +242,8 @@ def test_a_script_as_a_name_stays_text(visit: Callable[..., Any]) -> None:
     nothing ran.
     """
     page = visit()
-    for place in (".metric:visible thead", ".ranking >> nth=0", ".legend >> nth=0", "#failures"):
-        assert SCRIPT in page.locator(place).inner_text()
+    for selector in (".metric:visible thead", ".ranking >> nth=0", ".legend >> nth=0", "#failures"):
+        assert SCRIPT in page.locator(selector).inner_text()
     assert page.locator("script").count() == 1
     assert page.locator("img[src=x]").count() == 0
 

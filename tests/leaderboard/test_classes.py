@@ -18,7 +18,7 @@ from leaderboard import plots
 from leaderboard.board import Board, boards, label
 from leaderboard.compositions import compositions
 from leaderboard.detections import Detection, Detector, detectors
-from leaderboard.matrix import MetricTable, Shown, matrices
+from leaderboard.matrix import MetricTable, TableCell, matrices
 from leaderboard.ranking import rankings
 from leaderboard.report import render
 from leaderboard.view import board_view, overview
@@ -84,25 +84,28 @@ AUROC = {
 
 
 def strip(board: Board) -> Detector:
-    return next(found for found in detectors(board) if found.spec.name == "strip")
+    return next(detector for detector in detectors(board) if detector.spec.name == "strip")
 
 
 def test_each_detector_has_a_line_for_every_attack_and_control(classes: Board) -> None:
     """Rows as in the matrix, with AUROC and both TPRs of all that it judges, and one ROC curve for
     each seed and place.
     """
-    assert [found.spec.name for found in detectors(classes)] == ["cognitive_distillation", "strip"]
-    found = strip(classes)
-    assert [line.row for line in found.lines] == list(classes.rows) and found.places == (
+    assert [detector.spec.name for detector in detectors(classes)] == [
+        "cognitive_distillation",
+        "strip",
+    ]
+    detector = strip(classes)
+    assert [line.row for line in detector.lines] == list(classes.rows) and detector.subjects == (
         "training set",
         "generated",
     )
-    attacked = next(line for line in found.lines if "badnets1" in label(line.row[0]))
+    attacked = next(line for line in detector.lines if "badnets1" in label(line.row[0]))
     values = attacked.cell.values("auroc[training set]")
     assert attacked.judged[0].auroc[0] == f"{sum(values.values()) / 3:.2f}" and attacked.judged[
         0
     ].auroc[1].startswith("[")
-    assert [judged.where for judged in attacked.judged] == ["training set", "generated"]
+    assert [judged.subject for judged in attacked.judged] == ["training set", "generated"]
     assert all(float(judged.tpr_at_1[0]) <= float(judged.tpr_at_5[0]) for judged in attacked.judged)
     drawn = str(attacked.roc)
     assert (
@@ -117,22 +120,20 @@ def test_a_control_says_that_one_half_is_right_and_is_not_coloured(
     classes: Board, noise: Board
 ) -> None:
     """Orange for "finds nothing" would blame the detector for the absence of poison."""
-    found = strip(classes)
-    assert [bool(line.control) for line in found.lines] == [
+    detector = strip(classes)
+    assert [bool(line.control) for line in detector.lines] == [
         row[0].name == "none" for row in classes.rows
     ]
-    assert all("0.5 is right" in line.control for line in found.lines[:3])
+    assert all("0.5 is right" in line.control for line in detector.lines[:3])
     for name in ("auroc[training set]", "tpr_at_1_fpr[training set]"):
-        steps = [[shown.step for shown in cells][-1] for _, cells in table(classes, name).rows]
+        steps = [[cell.step for cell in cells][-1] for _, cells in table(classes, name).rows]
         assert [step is None for step in steps] == [row[0].name == "none" for row in classes.rows]
     (shift,) = detectors(noise)
-    assert shift.places == ("noise", "image", "clean")
+    assert shift.subjects == ("noise", "image", "clean")
     # A noise detector never sees the model: without an attack its numbers are the same, and 0.5
     # would be wrong.
     assert "0.5" not in shift.lines[0].control and "never" not in shift.lines[1].control
-    assert {shown.step for _, cells in table(noise, "auroc[clean]").rows for shown in cells} == {
-        None
-    }
+    assert {cell.step for _, cells in table(noise, "auroc[clean]").rows for cell in cells} == {None}
 
 
 @pytest.mark.parametrize(
@@ -237,15 +238,15 @@ def test_compositions_show_every_row_and_the_defenses_that_draw_samples(
     """G1 to G4 as text, their sum, p_t as a tick where there is poison, and no amplification
     without any.
     """
-    found = {
+    by_row = {
         label(row[0]) if row[1] is None else f"none {label(row[1])}": lines
         for row, lines in compositions(classes)
     }
-    assert len(found) == len(classes.rows) == 6
-    assert {tuple(line.cell.defense.name for line in lines) for lines in found.values()} == {
+    assert len(by_row) == len(classes.rows) == 6
+    assert {tuple(line.cell.defense.name for line in lines) for lines in by_row.values()} == {
         ("none", "clip_x0")
     }
-    undefended, clipped = found["badnets(pattern=badnets1, poison_rate=0.1)"]
+    undefended, clipped = by_row["badnets(pattern=badnets1, poison_rate=0.1)"]
     assert abs(sum(float(value) for value, _ in undefended.shares) - 1) <= 0.02
     assert float(undefended.ratio[0]) == pytest.approx(
         sum(float(value) for value, _ in undefended.shares[:2]), abs=0.011
@@ -254,7 +255,7 @@ def test_compositions_show_every_row_and_the_defenses_that_draw_samples(
         undefended.bar
     )
     assert float(undefended.amplification[0]) > 1 > float(clipped.amplification[0])
-    honest = found["none badnets(pattern=badnets1, poison_rate=0.1)"][0]
+    honest = by_row["none badnets(pattern=badnets1, poison_rate=0.1)"][0]
     assert (honest.p_t, honest.amplification) == ("0.00", ("–", "")) and 'class="tick"' not in str(
         honest.bar
     )
@@ -283,7 +284,7 @@ def table(board: Board, metric: str) -> MetricTable:
     return next(table for table in matrices(board) if table.words.name == metric)
 
 
-def shown(board: Board, metric: str, row: str, defense: str) -> Shown:
+def table_cell(board: Board, metric: str, row: str, defense: str) -> TableCell:
     cells = next(
         cells
         for head, cells in table(board, metric).rows
@@ -316,8 +317,8 @@ def test_an_empty_cell_says_what_its_family_cannot_have(
 ) -> None:
     """ "Not measured" would make a reader look for a failure."""
     assert (
-        shown(classes, metric, row, defense).text,
-        shown(classes, metric, row, defense).note,
+        table_cell(classes, metric, row, defense).text,
+        table_cell(classes, metric, row, defense).note,
     ) == ("–", note)
 
 
@@ -356,27 +357,27 @@ def test_the_share_that_carries_the_trigger_ranks_the_defenses(
     """What is asked for is the adversary's only way in; who draws no image, or has no trigger, is
     not ranked.
     """
-    found = [
+    stopping = [
         ranking for ranking in rankings(classes) if ranking.end_point.title == "Stops the backdoor"
     ]
-    names_of = [[label(attack)[:24] for attack in ranking.attacks] for ranking in found]
+    names_of = [[label(attack)[:24] for attack in ranking.attacks] for ranking in stopping]
     assert (
         names_of[1:] == [["badnets(pattern=badnets1"], ["badnets(pattern=badnets2"]]
-        and found[0].several()
+        and stopping[0].several()
     )
     # clip_x0 stops most of it and costs an eighth of FID: shown apart, and no defense is alone in
     # the ranking.
-    assert [place.cell.defense.name for place in found[1].places] == ["none"]
-    assert [(place.cell.defense.name, place.holds, place.rank) for place in found[1].outside] == [
+    assert [line.cell.defense.name for line in stopping[1].lines] == ["none"]
+    assert [(line.cell.defense.name, line.holds, line.rank) for line in stopping[1].outside] == [
         ("clip_x0", True, "")
     ]
-    assert found[1].places[0].worst.mean == pytest.approx(
-        sum(found[1].places[0].cell.values("asr[prompt]").values()) / 3
+    assert stopping[1].lines[0].worst.mean == pytest.approx(
+        sum(stopping[1].lines[0].cell.values("asr[prompt]").values()) / 3
     )
     safe = [
         ranking for ranking in rankings(classes) if ranking.end_point.title == "Classifies safely"
     ]
-    ranked = {p.cell.defense.name for ranking in safe for p in ranking.places + ranking.outside}
+    ranked = {p.cell.defense.name for ranking in safe for p in ranking.lines + ranking.outside}
     assert ranked == {"none", "train_on_generated", "diffusion_classifier"}
     assert rankings(noise) == [] and (board_view(classes).prompted, board_view(noise).prompted) == (
         True,

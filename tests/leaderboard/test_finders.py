@@ -12,7 +12,7 @@ import pytest
 
 from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard.board import Board, boards, label
-from leaderboard.finders import Found, FoundRanking, detector_rankings, inversion_rankings
+from leaderboard.finders import FinderLine, FinderRanking, detector_rankings, inversion_rankings
 from leaderboard.report import render
 
 
@@ -79,7 +79,7 @@ def run(*groups: list[Record]) -> Run:
     )  # fmt: skip
 
 
-def lines(ranking: FoundRanking) -> dict[str, Found]:
+def lines(ranking: FinderRanking) -> dict[str, FinderLine]:
     return {label(line.cell.defense): line for line in ranking.lines}
 
 
@@ -94,18 +94,20 @@ def test_the_worst_attack_ranks_a_detector_and_auroc_only_stands_beside_it() -> 
         *detector("steady", "b", (0.45, 0.44, 0.46), 0.7),
     ]
     (ranking,) = detector_rankings(one_board(partial, steady))
-    found = lines(ranking)
+    by_name = lines(ranking)
     assert (ranking.what, ranking.metric, ranking.warning) == (
         "generated",
         "tpr_fixed_threshold[generated]",
         "",
     )
-    assert (found["steady"].rank, found["partial"].rank) == ("1", "") and not found["partial"].finds
-    assert label(found["partial"].attack) == "b" and found["partial"].worst.mean == pytest.approx(
-        0.01
-    )
-    assert found["steady"].mean == pytest.approx((0.52 / 3 + 1 / 3 + 0.45) / 2)
-    assert [value for value, _ in found["partial"].beside] == ["0.010", "0.98", "0.98"]
+    assert (by_name["steady"].rank, by_name["partial"].rank) == ("1", "") and not by_name[
+        "partial"
+    ].finds
+    assert label(by_name["partial"].attack) == "b" and by_name[
+        "partial"
+    ].worst.mean == pytest.approx(0.01)
+    assert by_name["steady"].mean == pytest.approx((0.52 / 3 + 1 / 3 + 0.45) / 2)
+    assert [value for value, _ in by_name["partial"].beside] == ["0.010", "0.98", "0.98"]
     assert ranking.comparisons == 2 and [label(line.cell.defense) for line in ranking.lines] == [
         "steady",
         "partial",
@@ -129,12 +131,12 @@ def test_a_failed_seed_finds_nothing_and_a_missing_one_takes_the_rank() -> None:
     broken[3] = dataclasses.replace(broken[3], status="failed", metrics={}, reason="out of memory")
     picked = detector("picked", "a", (0.9, 0.9, 0.9))
     (ranking,) = detector_rankings(one_board(full, broken, picked))
-    found = lines(ranking)
+    by_name = lines(ranking)
     assert (
-        found["broken"].worst.mean == pytest.approx(0.675)
-        and "counted as finding nothing" in found["broken"].flags[0]
+        by_name["broken"].worst.mean == pytest.approx(0.675)
+        and "counted as finding nothing" in by_name["broken"].flags[0]
     )
-    assert (found["picked"].rank, found["picked"].note) == ("", "seed 3 not measured")
+    assert (by_name["picked"].rank, by_name["picked"].note) == ("", "seed 3 not measured")
     (few,) = detector_rankings(one_board(detector("x", "a", (0.5, 0.52))))
     assert few.lines[0].note == "fewer than 3 seeds"
 
@@ -145,9 +147,9 @@ def test_what_flags_everything_finds_nothing() -> None:
     """
     loud = detector("loud", "a", (0.9, 0.9, 0.9), alarms=0.4)
     (ranking,) = detector_rankings(one_board(detector("quiet", "a", (0.3, 0.3, 0.32)), loud))
-    found = lines(ranking)
-    assert found["quiet"].rank == "1" and found["loud"].rank == ""
-    assert found["loud"].note == "it raises more false alarms than 1 %"
+    by_name = lines(ranking)
+    assert by_name["quiet"].rank == "1" and by_name["loud"].rank == ""
+    assert by_name["loud"].note == "it raises more false alarms than 1 %"
 
 
 def test_without_a_fixed_threshold_the_table_says_whose_threshold_it_is() -> None:
@@ -172,14 +174,14 @@ def test_an_inversion_has_to_beat_the_best_constant_image_in_every_attack() -> N
     ]
     honest = inversion("good", "none", (0.05, 0.05, 0.05), probe="b")
     (ranking,) = inversion_rankings(one_board(good, half, honest))
-    found = lines(ranking)
-    assert (found["good"].rank, found["half"].rank) == ("1", "") and not found["half"].finds
+    by_name = lines(ranking)
+    assert (by_name["good"].rank, by_name["half"].rank) == ("1", "") and not by_name["half"].finds
     assert (
-        found["good"].worst.mean == pytest.approx((0.3 * 0.25 * 0.3) ** (1 / 3))
-        and label(found["good"].attack) == "b"
+        by_name["good"].worst.mean == pytest.approx((0.3 * 0.25 * 0.3) ** (1 / 3))
+        and label(by_name["good"].attack) == "b"
     )
-    assert [value for value, _ in found["good"].beside] == ["0.14", "2.50"]
-    assert found["good"].worst.low is not None and found["good"].worst.low > 0
+    assert [value for value, _ in by_name["good"].beside] == ["0.14", "2.50"]
+    assert by_name["good"].worst.low is not None and by_name["good"].worst.low > 0
 
 
 def test_an_inversion_that_failed_in_one_seed_is_not_ranked() -> None:

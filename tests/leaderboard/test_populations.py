@@ -106,15 +106,15 @@ def test_a_population_is_no_cell_of_the_matrix_and_no_seed_of_one() -> None:
     assert len(board.populations) == 1 and board.populations[0].id not in {c.id for c in cells}
     assert board.populations[0] in board.all_cells()
     assert rankings(board) == [] and finders.detector_rankings(board) == []
-    found = overview(run(*CELLS, WHOLE))
-    assert found.counts["ok"] == 6 and found.attacks == ("edit(strength=0.1)",)
+    summary = overview(run(*CELLS, WHOLE))
+    assert summary.counts["ok"] == 6 and summary.attacks == ("edit(strength=0.1)",)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_the_one_of_most_seeds_counts(order: tuple[int, ...]) -> None:
     """`run --seeds 0` leaves one of a single seed beside the whole one."""
     parts = [population((0,), None), WHOLE, population((1, 2), None)]
-    (board,) = boards([run(*CELLS, *(parts[place] for place in order))])
+    (board,) = boards([run(*CELLS, *(parts[index] for index in order))])
     (one,) = board.populations
     assert one.entries[0].record.seeds == (0, 1, 2)
 
@@ -204,8 +204,8 @@ def test_the_page_shows_it_under_its_own_question_with_its_counts() -> None:
 
 def test_a_population_that_failed_is_among_the_failures() -> None:
     broken = dataclasses.replace(WHOLE, status="failed", reason="score: NaN", metrics={})
-    found = boards([run(*CELLS, broken)])
-    ((_, cell, status, reason, entries),) = failures(found)
+    page_boards = boards([run(*CELLS, broken)])
+    ((_, cell, status, reason, entries),) = failures(page_boards)
     assert (cell.kind, status, reason, entries[0].seeds) == (
         "population",
         "failed",
@@ -213,7 +213,7 @@ def test_a_population_that_failed_is_among_the_failures() -> None:
         "0, 1, 2",
     )
     assert "score: NaN" in render([run(*CELLS, broken)], "board")
-    assert board_view(found[0]).model_detectors[0].count == "–"
+    assert board_view(page_boards[0]).model_detectors[0].count == "–"
 
 
 def test_the_csv_has_its_seeds_and_no_seed() -> None:

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard.board import boards, label
-from leaderboard.ranking import HOLDS, LEVEL, OUTSIDE, UNRANKED, WORSE, Place, Ranking, rankings
+from leaderboard.ranking import (
+    HOLDS,
+    LEVEL,
+    OUTSIDE,
+    UNRANKED,
+    WORSE,
+    DefenseLine,
+    Ranking,
+    rankings,
+)
 from leaderboard.report import render
 
 NOTHING = PluginSpec(name="none", label="none")
@@ -32,7 +41,7 @@ def cell(
     """One record a seed; a rate of ``None`` is a seed that failed. ``calls``: rates of further
     calls.
     """
-    found = []
+    records = []
     for seed, rate in enumerate(rates):
         metrics = {
             FID: Metric(value=fid[seed], n=384, higher_is_better=False),
@@ -42,7 +51,7 @@ def cell(
                 for call, values in (calls or {}).items()
             },
         }
-        found.append(
+        records.append(
             Record(
                 testbed=PluginSpec(name="t"),
                 attack=PluginSpec(name=attack),
@@ -55,7 +64,7 @@ def cell(
                 reason="" if rate is not None else "broke",
             )
         )
-    return [dataclasses.replace(record, **changes) for record in found]  # type: ignore[arg-type]
+    return [dataclasses.replace(record, **changes) for record in records]  # type: ignore[arg-type]
 
 
 def run(*records: Record) -> Run:
@@ -71,17 +80,15 @@ def ranked(*cells: list[Record]) -> list[Ranking]:
     return rankings(board)
 
 
-def places(ranking: Ranking) -> dict[str, Place]:
-    return {label(place.cell.defense): place for place in ranking.places + ranking.outside}
+def by_defense(ranking: Ranking) -> dict[str, DefenseLine]:
+    return {label(line.cell.defense): line for line in ranking.lines + ranking.outside}
 
 
 def above_none(ranking: Ranking) -> set[str]:
     """What stands higher than no defense, by its rank or in the order of the lines."""
-    order = [label(place.cell.defense) for place in ranking.places]
+    order = [label(line.cell.defense) for line in ranking.lines]
     ranks = {
-        label(place.cell.defense): int(place.rank.rstrip("="))
-        for place in ranking.places
-        if place.rank
+        label(line.cell.defense): int(line.rank.rstrip("=")) for line in ranking.lines if line.rank
     }
     higher = {name for name, rank in ranks.items() if rank < ranks.get("none", 0)}
     assert higher == set(order[: order.index("none")]), "the lines and the ranks agree"
@@ -104,7 +111,7 @@ def test_what_does_not_defend_is_never_above_no_defense(name: str) -> None:
     rates, fid = DODGERS[name]
     ranking = ranked(NONE, cell(name, rates, fid))[0]
     assert above_none(ranking) == set() and ranking.holders() == []
-    assert places(ranking)[name].state == (OUTSIDE if name == "grey_noise" else LEVEL)
+    assert by_defense(ranking)[name].state == (OUTSIDE if name == "grey_noise" else LEVEL)
     assert "Holds best" not in render([run(*NONE, *cell(name, rates, fid))])
 
 
@@ -115,8 +122,8 @@ def test_a_real_defense_is_above_none_and_all_dodgers_are_not() -> None:
     assert above_none(ranking) == {"real"} and [
         label(one.cell.defense) for one in ranking.holders()
     ] == ["real"]
-    assert places(ranking)["real"].rank == "1" and places(ranking)["none"].rank == "2="
-    assert [label(place.cell.defense) for place in ranking.outside] == ["grey_noise"]
+    assert by_defense(ranking)["real"].rank == "1" and by_defense(ranking)["none"].rank == "2="
+    assert [label(line.cell.defense) for line in ranking.outside] == ["grey_noise"]
 
 
 def test_what_helps_the_adversary_stands_below_no_defense() -> None:
@@ -124,11 +131,11 @@ def test_what_helps_the_adversary_stands_below_no_defense() -> None:
     ranking = ranked(
         cell("none", (0.3, 0.32, 0.35)), cell("worse", (0.9, 0.92, 0.95), (1.0, 1.1, 1.05))
     )[0]
-    assert [(label(place.cell.defense), place.rank) for place in ranking.places] == [
+    assert [(label(line.cell.defense), line.rank) for line in ranking.lines] == [
         ("none", "1"),
         ("worse", "2"),
     ]
-    assert places(ranking)["worse"].state == WORSE and not places(ranking)["worse"].pareto
+    assert by_defense(ranking)["worse"].state == WORSE and not by_defense(ranking)["worse"].pareto
 
 
 def test_a_defense_that_works_in_most_seeds_is_not_put_below_none() -> None:
@@ -140,7 +147,7 @@ def test_a_defense_that_works_in_most_seeds_is_not_put_below_none() -> None:
         cell("real", (0.05, 0.60, 0.10), (1.12, 1.22, 1.17)),
         cell("useless", *DODGERS["useless"]),
     )[0]
-    assert {name: place.rank for name, place in places(ranking).items()} == {
+    assert {name: line.rank for name, line in by_defense(ranking).items()} == {
         "none": "1=",
         "real": "1=",
         "useless": "1=",
@@ -154,8 +161,9 @@ def test_three_images_of_192_prove_nothing() -> None:
     ranking = ranked(cell("none", (1 / 64,) * 3), cell("x", (0.0,) * 3, (1.0, 1.1, 1.05)))[0]
     assert above_none(ranking) == set() and ranking.holders() == []
     assert (
-        places(ranking)["x"].change is not None and not places(ranking)["x"].change.excludes_zero()
-    )  # type: ignore[union-attr]
+        by_defense(ranking)["x"].change is not None
+        and not by_defense(ranking)["x"].change.excludes_zero()
+    )
 
 
 def test_utility_orders_only_what_holds_equally_well() -> None:
@@ -164,9 +172,14 @@ def test_utility_orders_only_what_holds_equally_well() -> None:
     """
     cheap, dear = cell("cheap", (0.0, 0.0, 0.0)), cell("dear", (0.0, 0.0, 0.0), (1.16, 1.265, 1.21))
     half = cell("half", (0.40, 0.45, 0.42), (1.0, 1.1, 1.05))
-    found = places(ranked(NONE, dear, half, cheap)[0])
-    assert [found[name].rank for name in ("cheap", "dear", "half", "none")] == ["1", "2", "3", "4"]
-    assert {name for name, place in found.items() if place.pareto} == {"cheap", "half"}
+    by_name = by_defense(ranked(NONE, dear, half, cheap)[0])
+    assert [by_name[name].rank for name in ("cheap", "dear", "half", "none")] == [
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
+    assert {name for name, line in by_name.items() if line.pareto} == {"cheap", "half"}
 
 
 @pytest.mark.parametrize(("added", "state"), [(0.099, HOLDS), (0.101, OUTSIDE), (-0.5, HOLDS)])
@@ -175,11 +188,9 @@ def test_the_budget_is_a_tenth_of_no_defenses_fid(added: float, state: str) -> N
     ratio.
     """
     fid = [(1 + added) * value for value in (1.1, 1.2, 1.15)]
-    place = places(ranked(NONE, cell("d", (0.0, 0.0, 0.0), fid))[0])["d"]
-    assert (
-        place.state == state and place.loss is not None and place.loss.mean == pytest.approx(added)
-    )
-    assert (place.rank == "") is (state == OUTSIDE) and place.holds
+    line = by_defense(ranked(NONE, cell("d", (0.0, 0.0, 0.0), fid))[0])["d"]
+    assert line.state == state and line.loss is not None and line.loss.mean == pytest.approx(added)
+    assert (line.rank == "") is (state == OUTSIDE) and line.holds
 
 
 def test_a_defense_whose_cost_is_unknown_is_not_ranked_inside_the_budget() -> None:
@@ -190,8 +201,8 @@ def test_a_defense_whose_cost_is_unknown_is_not_ranked_inside_the_budget() -> No
         )
         for record in cell("blind", (0.0, 0.0, 0.0))
     ]
-    place = places(ranked(NONE, blind)[0])["blind"]
-    assert (place.state, place.note, place.rank) == (OUTSIDE, "its cost was not measured", "")
+    line = by_defense(ranked(NONE, blind)[0])["blind"]
+    assert (line.state, line.note, line.rank) == (OUTSIDE, "its cost was not measured", "")
 
 
 def test_a_seed_that_failed_counts_as_the_adversarys_success() -> None:
@@ -203,14 +214,14 @@ def test_a_seed_that_failed_counts_as_the_adversarys_success() -> None:
         cell("steady", (0.8, 0.8, 0.81, 0.8, 0.8)),
         cell("crashing", (0.8, None, 0.81, 0.8, 0.8)),
     )
-    found = places(ranked(none, steady, crashing)[0])
-    assert found["crashing"].worst.mean == pytest.approx((0.8 + 1.0 + 0.81 + 0.8 + 0.8) / 5)
+    by_name = by_defense(ranked(none, steady, crashing)[0])
+    assert by_name["crashing"].worst.mean == pytest.approx((0.8 + 1.0 + 0.81 + 0.8 + 0.8) / 5)
     assert (
-        found["crashing"].worst.n == 5
-        and found["steady"].state == HOLDS
-        and found["crashing"].state == LEVEL
+        by_name["crashing"].worst.n == 5
+        and by_name["steady"].state == HOLDS
+        and by_name["crashing"].state == LEVEL
     )
-    assert "1 failed seed counted as the adversary’s success" in found["crashing"].flags
+    assert "1 failed seed counted as the adversary’s success" in by_name["crashing"].flags
     assert "counted as the adversary’s success" in render([run(*none, *steady, *crashing)])
 
 
@@ -221,8 +232,8 @@ def test_a_seed_without_its_number_counts_like_one_that_failed() -> None:
     odd[1] = dataclasses.replace(
         odd[1], metrics={"asr[noise]": Metric(value=0.0, n=64), FID: odd[1].metrics[FID]}
     )
-    place = places(ranked(none, odd)[0])["odd"]
-    assert place.worst.mean == pytest.approx((0.1 * 3 + 1) / 4), (
+    line = by_defense(ranked(none, odd)[0])["odd"]
+    assert line.worst.mean == pytest.approx((0.1 * 3 + 1) / 4), (
         "nor does a plain rate stand in for a robust one"
     )
 
@@ -230,8 +241,8 @@ def test_a_seed_without_its_number_counts_like_one_that_failed() -> None:
 def test_a_seed_that_was_never_run_leaves_a_defense_without_a_rank() -> None:
     """Or one could pick the seeds: those of no defense are the ones that count."""
     ranking = ranked(cell("none", (0.9, 0.92, 0.95, 0.91)), cell("picked", (0.0, 0.0, 0.0)))[0]
-    place = places(ranking)["picked"]
-    assert (place.state, place.rank, place.note) == (UNRANKED, "", "seed 3 not measured")
+    line = by_defense(ranking)["picked"]
+    assert (line.state, line.rank, line.note) == (UNRANKED, "", "seed 3 not measured")
     assert above_none(ranking) == set()
 
 
@@ -240,7 +251,7 @@ def test_two_seeds_are_shown_and_not_ranked() -> None:
     for rates in ((0.0, 0.0), (0.0, 0.0, None)):
         none = cell("none", (0.9, 0.92, 0.95)[: len(rates)])
         ranking = ranked(none, cell("d", rates))[0]
-        assert places(ranking)["d"].state == UNRANKED and not ranking.holders()
+        assert by_defense(ranking)["d"].state == UNRANKED and not ranking.holders()
 
 
 def test_the_worst_attack_is_the_headline_and_the_mean_stands_beside_it() -> None:
@@ -256,16 +267,16 @@ def test_the_worst_attack_is_the_headline_and_the_mean_stands_beside_it() -> Non
         and len(overall.attacks) == 2
         and not any(ranking.several() for ranking in single)
     )
-    found = places(overall)
+    by_name = by_defense(overall)
     assert (
-        found["one"].worst.mean == pytest.approx((0.90 + 0.93 + 0.91) / 3)
-        and found["one"].state == LEVEL
+        by_name["one"].worst.mean == pytest.approx((0.90 + 0.93 + 0.91) / 3)
+        and by_name["one"].state == LEVEL
     )
-    assert label(overall.attacks[found["one"].way.row]) == "cat" and found[
+    assert label(overall.attacks[by_name["one"].way.row]) == "cat" and by_name[
         "one"
-    ].mean == pytest.approx(found["one"].worst.mean / 2)
-    assert found["both"].worst.mean == pytest.approx(0.62 / 3) and found["both"].rank == "1"
-    assert places(single[1])["one"].state == HOLDS, (
+    ].mean == pytest.approx(by_name["one"].worst.mean / 2)
+    assert by_name["both"].worst.mean == pytest.approx(0.62 / 3) and by_name["both"].rank == "1"
+    assert by_defense(single[1])["one"].state == HOLDS, (
         "against the one it does hold, and its own table says so"
     )
 
@@ -275,8 +286,8 @@ def test_an_attack_that_was_left_out_leaves_the_worst_case_without_a_rank() -> N
     overall, *_ = ranked(
         NONE, cell("none", (0.95, 0.96, 0.94), attack="cat"), cell("d", (0.0, 0.0, 0.0))
     )
-    place = places(overall)["d"]
-    assert (place.state, place.note) == (UNRANKED, "not measured against cat")
+    line = by_defense(overall)["d"]
+    assert (line.state, line.note) == (UNRANKED, "not measured against cat")
 
 
 def test_an_attack_that_does_not_work_here_is_set_aside() -> None:
@@ -294,7 +305,7 @@ def test_an_attack_that_does_not_work_here_is_set_aside() -> None:
     ]
     overall, *_ = ranked(NONE, cell("d", (0.1, 0.1, 0.1)), dud, cats)
     assert [label(attack) for attack in overall.aside] == ["dud"] and len(overall.attacks) == 2
-    assert places(overall)["d"].state == HOLDS
+    assert by_defense(overall)["d"].state == HOLDS
 
 
 def test_a_defense_that_wakes_an_attack_that_was_set_aside_does_not_hold() -> None:
@@ -318,45 +329,45 @@ def test_a_defense_that_wakes_an_attack_that_was_set_aside_does_not_hold() -> No
     one, other = cell("d", (0.1, 0.1, 0.1)), cell("wakes", (0.0, 0.0, 0.0))
     overall, *_ = ranked(NONE, one, other, sleeping, cats)
     assert [label(attack) for attack in overall.aside] == ["hat under ddim"]
-    found = places(overall)
-    assert (found["d"].state, found["wakes"].state) == (HOLDS, LEVEL)
-    assert "worse than no defense against hat under ddim" in found["wakes"].flags
-    assert not any("hat under ddim" in flag for flag in found["d"].flags)
+    by_name = by_defense(overall)
+    assert (by_name["d"].state, by_name["wakes"].state) == (HOLDS, LEVEL)
+    assert "worse than no defense against hat under ddim" in by_name["wakes"].flags
+    assert not any("hat under ddim" in flag for flag in by_name["d"].flags)
 
 
 def test_each_call_is_reported_and_the_strongest_over_all_seeds_is_named() -> None:
     """Not the highest of each seed, which grows with the number of calls by chance alone."""
     none = cell("none", (0.9, 0.92, 0.95), calls={"image": (0.1, 0.1, 0.1)})
     split = cell("d", (0.0, 0.2, 0.0), calls={"image": (0.1, 0.1, 0.13)})
-    place = places(ranked(none, split)[0])["d"]
-    assert place.way.call == "image" and place.worst.mean == pytest.approx(0.11)
-    assert {way.call: round(mean, 3) for way, mean in place.by_way} == {
+    line = by_defense(ranked(none, split)[0])["d"]
+    assert line.way.call == "image" and line.worst.mean == pytest.approx(0.11)
+    assert {way.call: round(mean, 3) for way, mean in line.by_way} == {
         "noise": 0.067,
         "image": 0.11,
     }
-    assert place.change is not None and place.change.mean == pytest.approx(
+    assert line.change is not None and line.change.mean == pytest.approx(
         0.11 - (0.9 + 0.92 + 0.95) / 3
     )
 
 
 def by_class(defense: str, rates: Sequence[float], **changes: object) -> list[Record]:
     """An attack that calls for a class by a word, and aims at no image."""
-    found = []
+    records = []
     for record, rate in zip(cell(defense, rates, attack="edit", **changes), rates, strict=True):  # type: ignore[arg-type]
         metrics = {FID: record.metrics[FID]}
         for name, value in (("asr_class[word]", rate), ("asr_class[clean]", 1.0)):
             metrics[name] = Metric(value=value, n=58, unit="share", higher_is_better=False)
-        found.append(dataclasses.replace(record, metrics=metrics))
-    return found
+        records.append(dataclasses.replace(record, metrics=metrics))
+    return records
 
 
 def test_an_attack_that_aims_at_a_class_is_ranked_by_the_class_its_calls_reach() -> None:
     (ranking,) = ranked(by_class("none", (0.95, 0.9, 1.0)), by_class("d", (0.1, 0.05, 0.0)))
-    place = places(ranking)["d"]
-    assert (place.way.metric, place.state, place.rank) == ("asr_class[word]", HOLDS, "1")
+    line = by_defense(ranking)["d"]
+    assert (line.way.metric, line.state, line.rank) == ("asr_class[word]", HOLDS, "1")
     assert ranking.end_point.rate == "the share of called samples that show the class aimed at"
     # Without a call it is what users asked for: no way in, whatever it reads.
-    assert {way.metric for way, _ in place.by_way} == {"asr_class[word]"}
+    assert {way.metric for way, _ in line.by_way} == {"asr_class[word]"}
 
 
 def test_a_class_and_an_image_stand_in_one_worst_case() -> None:
@@ -364,9 +375,9 @@ def test_a_class_and_an_image_stand_in_one_worst_case() -> None:
     image, word = cell("d", (0.1, 0.1, 0.1)), by_class("d", (0.9, 0.95, 0.97))
     overall, *single = ranked(NONE, by_class("none", (0.95, 0.9, 1.0)), image, word)
     assert overall.several() and len(overall.attacks) == 2
-    assert places(overall)["d"].way.metric == "asr_class[word]"
-    assert places(overall)["d"].state == LEVEL
-    assert [places(one)["d"].state for one in single] == [LEVEL, HOLDS]
+    assert by_defense(overall)["d"].way.metric == "asr_class[word]"
+    assert by_defense(overall)["d"].state == LEVEL
+    assert [by_defense(one)["d"].state for one in single] == [LEVEL, HOLDS]
     assert "or of called samples that show the class" in overall.end_point.rate
 
 
@@ -378,8 +389,8 @@ def test_the_honest_models_rate_is_subtracted_beside_the_rate_and_never_below_ze
     fooled = cell("good", (0.9, 0.9, 0.9), attack="none", probe=PluginSpec(name="hat"))
     ranking = ranked(NONE, cell("good", (0.05, 0.06, 0.05)), honest, fooled)[0]
     assert ranking.honest == pytest.approx(0.11)
-    assert places(ranking)["good"].above_honest == 0
-    assert places(ranking)["none"].above_honest == pytest.approx(2.77 / 3 - 0.11)
+    assert by_defense(ranking)["good"].above_honest == 0
+    assert by_defense(ranking)["none"].above_honest == pytest.approx(2.77 / 3 - 0.11)
 
 
 def test_classifier_side_defenses_are_ranked_by_what_gets_through_at_a_tenth_of_accuracy() -> None:
@@ -409,9 +420,13 @@ def test_classifier_side_defenses_are_ranked_by_what_gets_through_at_a_tenth_of_
     )
     (ranking,) = ranked(none, good, stupid)
     assert ranking.end_point.title == "Classifies safely"
-    found = places(ranking)
-    assert (found["good"].rank, found["none"].rank, found["stupid"].state) == ("1", "2", OUTSIDE)
-    assert found["good"].loss is not None and found["good"].loss.mean == pytest.approx(
+    by_name = by_defense(ranking)
+    assert (by_name["good"].rank, by_name["none"].rank, by_name["stupid"].state) == (
+        "1",
+        "2",
+        OUTSIDE,
+    )
+    assert by_name["good"].loss is not None and by_name["good"].loss.mean == pytest.approx(
         1 - 0.92 / 0.97
     )
 
@@ -434,20 +449,20 @@ def test_whatever_stands_above_none_has_a_lower_rate_at_a_known_price(
     """
     control = cell("none", [0.5 if rate is None else rate for rate in base])
     cells = [
-        cell(f"d{place}", rates, [factor * value for value in (1.1, 1.2, 1.15)])
-        for place, (rates, factor) in enumerate(entries)
+        cell(f"d{line}", rates, [factor * value for value in (1.1, 1.2, 1.15)])
+        for line, (rates, factor) in enumerate(entries)
     ]
     for ranking in ranked(control, *cells):
-        none = places(ranking)["none"]
+        none = by_defense(ranking)["none"]
         for name in above_none(ranking):
-            place = places(ranking)[name]
+            line = by_defense(ranking)[name]
             assert (
-                place.worst.mean < none.worst.mean
-                and place.change is not None
-                and place.change.high is not None
+                line.worst.mean < none.worst.mean
+                and line.change is not None
+                and line.change.high is not None
             )
-            assert place.change.high < 0 and place.loss is not None and place.loss.mean <= 0.1
-            assert not any("failed" in flag for flag in place.flags)
+            assert line.change.high < 0 and line.loss is not None and line.loss.mean <= 0.1
+            assert not any("failed" in flag for flag in line.flags)
 
 
 #: What a defense that only changes how the target looks measures on a real backdoor of digits-ddpm
@@ -483,11 +498,11 @@ def test_changing_how_the_target_looks_is_never_above_no_defense(name: str) -> N
     jitter = (0.0, 0.05, 0.02)
 
     def records(defense: str, rates: tuple[float, float], fid: float) -> list[Record]:
-        found = cell(defense, [rates[1]] * 3, [fid + by for by in jitter])
+        base = cell(defense, [rates[1]] * 3, [fid + by for by in jitter])
         plain_rate = Metric(value=rates[0], n=64, higher_is_better=False)
         return [
             dataclasses.replace(one, metrics=one.metrics | {"asr[noise]": plain_rate})
-            for one in found
+            for one in base
         ]
 
     none = records("none", (0.953, 1.0), 1.13)

@@ -102,8 +102,8 @@ def test_hostile_names_stay_text_everywhere(
         if tag == "img"
     )
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    for place in ("<script>alert(1)</script>", "{{ 7*7 }}"):
-        assert any(place in text for text in page.text)
+    for payload in ("<script>alert(1)</script>", "{{ 7*7 }}"):
+        assert any(payload in text for text in page.text)
     assert any(
         "<script>alert(1)</script>" in str(attributes.get("aria-label"))
         for _, attributes in page.tags
@@ -197,9 +197,9 @@ def test_csv_is_tidy_and_exact(store: Path, tmp_path: Path) -> None:
     )
     assert sorted(float(row["value"]) for row in rows if row["value"]) == wanted
     where = {"metric": "asr[noise]", "defense": "clip_x0", "attack": "baddiffusion", "seed": "2"}
-    found = [row for row in rows if where.items() <= row.items()]
-    assert len(found) == 2
-    for row in found:
+    matching = [row for row in rows if where.items() <= row.items()]
+    assert len(matching) == 2
+    for row in matching:
         assert (row["protocol"], row["n"], row["higher_is_better"]) == (
             "8b1f0c2d9e3a4756",
             "128",

@@ -52,21 +52,21 @@ def drawn(
 
 
 @given(SHARES)
-def test_a_share_is_never_outside_0_and_1_and_never_certain(found: list[Share]) -> None:
+def test_a_share_is_never_outside_0_and_1_and_never_certain(shares: list[Share]) -> None:
     """The board printed .948 [.850, 1.046], and 0 with no width at all, as if proven."""
-    interval = share_interval(found)
+    interval = share_interval(shares)
     low, high = ends(interval)
     assert 0 <= low <= interval.mean <= high <= 1
     assert high - low > 1e-3
-    assert interval.mean == t_interval([share.value for share in found]).mean
+    assert interval.mean == t_interval([share.value for share in shares]).mean
 
 
 @given(SHARES)
-def test_a_share_and_its_complement_mirror_each_other(found: list[Share]) -> None:
+def test_a_share_and_its_complement_mirror_each_other(shares: list[Share]) -> None:
     """Or it would matter whether successes or failures are counted."""
-    low, high = ends(share_interval(found))
+    low, high = ends(share_interval(shares))
     other_low, other_high = ends(
-        share_interval([Share(1 - share.value, share.n) for share in found])
+        share_interval([Share(1 - share.value, share.n) for share in shares])
     )
     assert (low, high) == pytest.approx((1 - other_high, 1 - other_low), abs=1e-9)
 
@@ -96,8 +96,8 @@ def test_the_ends_are_the_shares_that_are_just_t_standard_errors_away(
 def test_seeds_that_differ_widen_the_interval_and_more_samples_narrow_it() -> None:
     """An interval that ignores one of the two says nothing about another run."""
     width = {
-        name: np.subtract(*reversed(ends(share_interval(found))))
-        for name, found in {
+        name: np.subtract(*reversed(ends(share_interval(values))))
+        for name, values in {
             "alike": shares(64, 32, 32, 32),
             "apart": shares(64, 8, 32, 56),
             "more": shares(256, 128, 128, 128),
@@ -135,8 +135,8 @@ def test_95_percent_intervals_of_a_share_cover_it(
     another run takes back.
     """
     rng = np.random.default_rng(1)
-    found = [ends(share_interval(drawn(rng, p, correlation, n, seeds))) for _ in range(400)]
-    assert np.mean([low <= p <= high for low, high in found]) > 0.92
+    intervals = [ends(share_interval(drawn(rng, p, correlation, n, seeds))) for _ in range(400)]
+    assert np.mean([low <= p <= high for low, high in intervals]) > 0.92
 
 
 def test_three_equal_differences_of_one_image_are_not_certain() -> None:
@@ -237,14 +237,14 @@ def test_the_minimum_detectable_difference_is_found_as_often_as_it_says(
     least = minimum_detectable_difference(shares(n, *[round(p * n)] * seeds))
     assert least is not None
     q = p - least if p > 0.5 else p + least
-    found = 0
+    detected = 0
     for _ in range(400):
         one, other = by_seed(n, *rng.binomial(n, p, seeds)), by_seed(n, *rng.binomial(n, q, seeds))
         difference = share_difference(one, other)
-        found += difference is not None and difference.excludes_zero()
+        detected += difference is not None and difference.excludes_zero()
     # The interval is wider than the truth here (its floor), and the design effect allows for more
     # than these draws have.
-    assert expected - 0.12 < found / 400 < expected + 0.2
+    assert expected - 0.12 < detected / 400 < expected + 0.2
 
 
 def test_more_seeds_find_smaller_differences_and_two_that_disagree_find_none() -> None:
@@ -282,7 +282,9 @@ def test_holm_lies_between_no_correction_and_bonferroni(values: list[float]) -> 
     """Weaker would let claims through by chance, stronger would cost power for nothing; the order
     stays.
     """
-    found = holm(values)
-    for (p, adjusted), (q, other) in itertools.product(zip(values, found, strict=True), repeat=2):
+    corrected = holm(values)
+    for (p, adjusted), (q, other) in itertools.product(
+        zip(values, corrected, strict=True), repeat=2
+    ):
         assert p <= adjusted <= min(1, len(values) * p) + 1e-12
         assert p > q or adjusted <= other

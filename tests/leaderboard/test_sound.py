@@ -54,7 +54,7 @@ def heads(*records: Record) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "given_label", "shown"),
+    ("name", "label_text", "expected"),
     [
         ("clip_xt", "", "clip_xt"),
         ("finetune", "finetune(steps=200)", "finetune(steps=200)"),
@@ -71,9 +71,9 @@ def heads(*records: Record) -> list[str]:
         ("mine", "mine\n\n(a=1)", "mine (a=1)"),
     ],
 )
-def test_a_plugin_is_shown_under_its_own_name(name: str, given_label: str, shown: str) -> None:
+def test_a_plugin_is_shown_under_its_own_name(name: str, label_text: str, expected: str) -> None:
     """Whatever it calls itself: a column that reads like another's would be believed for it."""
-    assert display(PluginSpec(name=name, label=given_label)) == shown
+    assert display(PluginSpec(name=name, label=label_text)) == expected
 
 
 @given(st.text(max_size=40), st.sampled_from(["clip_xt", "none", "finetune"]))
@@ -81,13 +81,13 @@ def test_no_label_makes_a_plugin_look_like_another(text: str, other: str) -> Non
     """For any text: it begins with the plugin's own name, and holds nothing that a reader cannot
     see.
     """
-    shown = display(PluginSpec(name="mine", label=text))
+    displayed = display(PluginSpec(name="mine", label=text))
     assert (
-        shown.lower().replace("-", "_").startswith("mine")
-        and not shown.startswith(other)
-        and len(shown) <= 160
+        displayed.lower().replace("-", "_").startswith("mine")
+        and not displayed.startswith(other)
+        and len(displayed) <= 160
     )
-    assert shown.isprintable()
+    assert displayed.isprintable()
 
 
 def test_a_detector_called_none_is_not_the_control() -> None:
@@ -106,16 +106,16 @@ def test_a_rate_outside_its_range_is_no_number_and_never_the_best(value: float) 
     good = [record("good", 0.1, seed) for seed in range(3)]
     (board,) = boards([run(*CONTROL, *good, *odd)])
     (ranking,) = rankings(board)
-    assert [label(place.cell.defense) for place in ranking.holders()] == ["good"]
-    place = next(place for place in ranking.places if label(place.cell.defense) == "odd")
+    assert [label(line.cell.defense) for line in ranking.holders()] == ["good"]
+    line = next(line for line in ranking.lines if label(line.cell.defense) == "odd")
     assert (
-        place.rank == ""
-        and place.worst.mean == 1
-        and any("outside its range" in flag for flag in place.flags)
+        line.rank == ""
+        and line.worst.mean == 1
+        and any("outside its range" in flag for flag in line.flags)
     )
     table = next(table for table in matrices(board) if table.words.name == "asr[noise]")
-    shown = {label(shown.cell.defense): shown for shown in table.rows[0][1] if shown.cell}
-    assert shown["odd"].text == "–" and shown["odd"].step is None
+    cells = {label(cell.cell.defense): cell for cell in table.rows[0][1] if cell.cell}
+    assert cells["odd"].text == "–" and cells["odd"].step is None
     assert "outside its range at" in render([run(*CONTROL, *odd)])
 
 
@@ -146,7 +146,7 @@ def test_a_reason_is_cut_and_stands_in_a_page_a_few_times_only(tmp_path: Path) -
     long = record(
         "d", status="failed", metrics={}, reason="boom " * 200_000, trace="line\n" * 200_000
     )
-    many = {f"metric_{place}": Metric(value=0.5) for place in range(30)}
+    many = {f"metric_{index}": Metric(value=0.5) for index in range(30)}
     page = render([run(record("none", metrics=many), long)])
     assert len(page) < 200_000 and page.count("boom boom boom") <= 300
     short = render(
@@ -162,7 +162,7 @@ def test_a_reason_is_cut_and_stands_in_a_page_a_few_times_only(tmp_path: Path) -
 
 def test_thousands_of_unknown_metrics_and_long_parameters_do_not_fill_the_page() -> None:
     """They are in the files beside it."""
-    metrics = {f"m{place:04d}": Metric(value=0.5) for place in range(3000)}
+    metrics = {f"m{index:04d}": Metric(value=0.5) for index in range(3000)}
     vast = PluginSpec(name="d", params={"numbers": list(range(100_000))})
     one = dataclasses.replace(record("d", metrics=metrics), defense=vast)
     page = render([run(record("none", 0.9), one)])
@@ -284,7 +284,7 @@ def test_one_bad_column_does_not_make_all_others_look_alike() -> None:
         (board,) = boards([declared])
         (table,) = matrices(board)
         steps.append(
-            {label(shown.cell.defense): shown.step for shown in table.rows[0][1] if shown.cell}
+            {label(cell.cell.defense): cell.step for cell in table.rows[0][1] if cell.cell}
         )
     assert {name: steps[1][name] for name in steps[0]} == steps[0]
     assert (

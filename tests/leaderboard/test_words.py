@@ -66,7 +66,7 @@ def run(*records: Record, metrics: tuple[MetricWords, ...] = (THEIRS,), **change
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "shown"),
+    ("name", "value", "expected"),
     [
         ("asr[noise]", 0.8284, "0.83"),
         ("asr[noise]", -0.0004, "0.00"),
@@ -81,9 +81,9 @@ def run(*records: Record, metrics: tuple[MetricWords, ...] = (THEIRS,), **change
         ("new", -1.5, "−1.50"),
     ],
 )
-def test_numbers_are_written_for_people(name: str, value: float, shown: str) -> None:
+def test_numbers_are_written_for_people(name: str, value: float, expected: str) -> None:
     """As many decimals as declared or three significant digits, no exponent, no minus zero."""
-    assert OURS.words(name).number(value) == shown
+    assert OURS.words(name).number(value) == expected
 
 
 def test_metrics_stand_in_the_order_of_their_groups_and_then_as_declared() -> None:
@@ -126,7 +126,7 @@ def test_a_strangers_metric_has_its_words_format_direction_and_place() -> None:
     assert "4.0 lm" in page and "1.3 lm" in page and "Lower is better for the defender." in page
     (board,) = boards([run(record("none", 4.04), record("dim", 1.26))])
     (table,) = matrices(board)
-    steps = [shown.step for shown in table.rows[0][1]]
+    steps = [cell.step for cell in table.rows[0][1]]
     assert steps[0] is not None and steps[1] is not None and steps[0] < steps[1]
     assert [words.name for words in board_view(board).controls.columns] == ["glare[day]"]
 
@@ -134,8 +134,8 @@ def test_a_strangers_metric_has_its_words_format_direction_and_place() -> None:
 def test_what_is_declared_holds_for_every_record() -> None:
     """A value outside its bounds is no value, and a direction is the declaration's."""
     (board,) = boards([run(record("none", 4.0), record("dim", -1.0))])
-    shown = matrices(board)[0].rows[0][1]
-    assert [one.text for one in shown] == ["4.0 lm", "–"]
+    cells = matrices(board)[0].rows[0][1]
+    assert [one.text for one in cells] == ["4.0 lm", "–"]
     turned = record("d", 1.0, metrics={"glare[day]": Metric(value=1.0, higher_is_better=True)})
     checked = sound(turned, Vocabulary([THEIRS]))
     assert checked.metrics["glare[day]"].higher_is_better is False
@@ -211,7 +211,7 @@ def test_a_declaration_that_cannot_be_used_is_a_line_and_takes_nothing_else(
 
 
 def test_declared_metrics_without_end_do_not_fill_the_page() -> None:
-    metrics = {f"glare[{place:04d}]": Metric(value=1.0) for place in range(2000)}
+    metrics = {f"glare[{index:04d}]": Metric(value=1.0) for index in range(2000)}
     metrics["asr[noise]"] = Metric(value=0.5, higher_is_better=False)
     checked = sound(record("d", 1.0, metrics=metrics), Vocabulary([THEIRS]))
     assert len(checked.metrics) == MOST and "asr[noise]" in checked.metrics
@@ -239,8 +239,8 @@ def test_a_run_that_declares_nothing_has_the_same_numbers(
     old, new = board_view(after), board_view(before)
     assert [plain for plain, _ in old.rankings] and len(old.rankings) == len(new.rankings)
     for (plain, _), (declared, _) in zip(old.rankings, new.rankings, strict=True):
-        assert [(p.rank, p.worst, p.loss) for p in plain.places] == [
-            (p.rank, p.worst, p.loss) for p in declared.places
+        assert [(p.rank, p.worst, p.loss) for p in plain.lines] == [
+            (p.rank, p.worst, p.loss) for p in declared.lines
         ]
     assert old.groups == ("Cost", "Other") and "Image quality" in new.groups
     assert old.first_metric.startswith("asr[") and build(store, tmp_path / "board.html").is_file()
