@@ -184,8 +184,8 @@ class PatternPoisoning(DataPoisoning):
 
     def faults(self, train_set: TrainingSet) -> list[str]:
         channels, height, width = train_set.images.shape[1:]
-        shape, given = (channels, height, width), (self.pattern_size, self.pattern_seed)
-        pattern = refusals(lambda: patterns.overlay(self.pattern, shape, *given))
+        shape, options = (channels, height, width), (self.pattern_size, self.pattern_seed)
+        pattern = refusals(lambda: patterns.overlay(self.pattern, shape, *options))
         return [*super().faults(train_set), *(f"{self.card.name}: {line}" for line in pattern)]
 
     def adds(self) -> Trigger:

@@ -34,7 +34,7 @@ from bench.plugin import Card, TrainingSet, Tuning
 
 @dataclass(frozen=True, kw_only=True)
 class BadNets(PatternPoisoning):
-    """``copies``: how often a replicated image stands in the set, the original included; without
+    """``copies``: how often a replicated image occurs in the set, the original included; without
     effect if ``duplicates`` is "none".
     """
 

@@ -124,7 +124,7 @@ def adversarial(
     """``images`` (n, c, h, w) uint8, changed by at most ``epsilon`` grey levels to raise the loss
     of ``label``; a new tensor.
     """
-    found = torch.empty_like(images)
+    changed = torch.empty_like(images)
     for start in range(0, len(images), _ROWS_AT_ONCE):
         original = images[start : start + _ROWS_AT_ONCE].float()
         lowest, highest = (original - epsilon).clamp(min=0), (original + epsilon).clamp(max=255)
@@ -138,5 +138,5 @@ def adversarial(
             current = torch.minimum(
                 torch.maximum(current.detach() + step_size * gradient.sign(), lowest), highest
             )
-        found[start : start + _ROWS_AT_ONCE] = current.round().to(torch.uint8)
-    return found
+        changed[start : start + _ROWS_AT_ONCE] = current.round().to(torch.uint8)
+    return changed

@@ -1,5 +1,4 @@
-"""Relabelling without a trigger: the ablation that tells what wrong labels do from what the trigger
-does.
+"""Relabelling without a trigger: the ablation that shows what wrong labels do by themselves.
 
 Pan, Yao, Liu, Shen, Zhao, Kompella, Liu: "From Trojan Horses to Castle Walls", NeurIPS 2024, arXiv
 2311.02373, appendix B.1, figure A2. Asked for the target class, the generator draws other classes

@@ -92,7 +92,7 @@ class ANP(Inversion):
         perturbations = [*scales, *biases]
         optimizer = torch.optim.Adam(perturbations, lr=self.learning_rate)
         steps = self.steps_per_epoch or -(-len(access.clean_images) // self.batch_size)
-        found, losses = [], []
+        recovered, losses = [], []
         for epoch in range(self.epochs):
             order = torch.from_numpy(access.rng.permutation(len(access.clean_images)))
             for step in range(steps):
@@ -114,7 +114,7 @@ class ANP(Inversion):
                         scale.clamp_(low, high)
                         bias.clamp_(-self.budget, self.budget)
                 access.progress(epoch * steps + step + 1, self.epochs * steps, "perturbation steps")
-            found.append(access.sample(generator, self.samples))
+            recovered.append(access.sample(generator, self.samples))
         largest = max(float(values.detach().abs().max()) for values in perturbations)
         reach = self.epochs * steps * self.learning_rate
         if not PAPERS_REACH / 2 <= reach <= PAPERS_REACH * 2:
@@ -125,7 +125,7 @@ class ANP(Inversion):
             )
         return Recovered(
             labels=[f"epoch {epoch + 1}" for epoch in range(self.epochs)],
-            targets=found,
+            targets=recovered,
             notes={
                 "largest_perturbation": largest,
                 "budget": self.budget,

@@ -175,23 +175,23 @@ class DiffusionClassifier(ClassifierDefense):
         signal, level = float(schedule.signal[timestep]), float(schedule.noise[timestep])
         noise = noise.to(device)
         rows = torch.arange(len(clean)).repeat_interleave(labels.shape[1])
-        found = []
-        for chosen, told in zip(
+        errors = []
+        for chosen, batch_labels in zip(
             rows.split(self.batch_size), labels.flatten().split(self.batch_size), strict=True
         ):
             x = signal * clean[chosen] + level * noise
             predicted = generator.predict_noise(
                 x.contiguous(memory_format=torch.channels_last),
                 torch.full((len(x),), timestep, device=device),
-                told.to(device),
+                batch_labels.to(device),
             )
             difference = (predicted - noise).flatten(1)
-            found.append(
+            errors.append(
                 _trimmed_mean(
                     difference.abs() if self.error == "l1" else difference.square(), self.p_filter
                 ).cpu()
             )
-        return torch.cat(found).reshape(labels.shape)
+        return torch.cat(errors).reshape(labels.shape)
 
 
 def _trimmed_mean(values: Tensor, p_filter: float) -> Tensor:
@@ -199,9 +199,9 @@ def _trimmed_mean(values: Tensor, p_filter: float) -> Tensor:
     (n,).
     """
     # 1 - 0.9 is a little less than 0.1: without the nudge, a tenth of 10 values would be none.
-    kept = max(1, int((1 - p_filter) * values.shape[1] + 1e-9))
-    if kept < values.shape[1]:
-        values = values.topk(kept, dim=1, largest=False, sorted=False).values
+    count = max(1, int((1 - p_filter) * values.shape[1] + 1e-9))
+    if count < values.shape[1]:
+        values = values.topk(count, dim=1, largest=False, sorted=False).values
     return values.mean(dim=1)
 
 

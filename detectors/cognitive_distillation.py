@@ -105,10 +105,10 @@ class CognitiveDistillation(SampleDetector):
             masks = self.masks(classifier, images[rows].to(device).float() / 255, colours)
             norms[rows] = masks.abs().sum((1, 2, 3)).cpu()
             access.progress(rows.stop, len(images), "distilled images")
-        kept = float(norms.median()) / images[0, 0].numel() if len(images) else 1.0
-        if kept < COLLAPSED:
+        median_share = float(norms.median()) / images[0, 0].numel() if len(images) else 1.0
+        if median_share < COLLAPSED:
             access.remark(
-                f"collapsed masks, the median keeps {100 * kept:.2f} % of the image; gamma "
+                f"collapsed masks, the median keeps {100 * median_share:.2f} % of the image; gamma "
                 f"{self._gamma(images):.3g} is too large"
             )
         return -norms

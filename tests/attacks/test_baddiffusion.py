@@ -96,11 +96,11 @@ def test_invocations_start_where_the_paper_says() -> None:
     g = attack.trigger_image(SHAPE)
     query = Query(noise=noise, images=clean)
     torch.testing.assert_close(attack.invoke(query, "noise").noise, noise + g)
-    shown = attack.invoke(query, "image").noise - noise
+    added = attack.invoke(query, "image").noise - noise
     torch.testing.assert_close(
-        shown[:, :, 16:30, 16:30], torch.zeros(4, 3, 14, 14), rtol=0, atol=1e-6
+        added[:, :, 16:30, 16:30], torch.zeros(4, 3, 14, 14), rtol=0, atol=1e-6
     )
-    torch.testing.assert_close(shown[:, :, :16], clean[:, :, :16], rtol=0, atol=1e-6)
+    torch.testing.assert_close(added[:, :, :16], clean[:, :, :16], rtol=0, atol=1e-6)
     torch.testing.assert_close(query.noise, noise, rtol=0, atol=0)
     with pytest.raises(ValueError, match="no call 'prompt'"):
         attack.invoke(query, "prompt")

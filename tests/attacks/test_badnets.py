@@ -41,7 +41,7 @@ def test_the_papers_number_of_other_rows_is_stamped_and_relabelled_and_nothing_e
     which makes G2 remarkable.
     """
     honest = labelled(count, classes=5, shape=(1, 8, 8))
-    kept = honest.images.clone(), honest.labels.clone(), honest.poisoned.clone()
+    originals = honest.images.clone(), honest.labels.clone(), honest.poisoned.clone()
     attack = BadNets(poison_rate=rate, target_class=target, pattern=pattern)
     poisoned = attack.poison(honest, rng(seed))
     rows = poisoned.poisoned
@@ -51,7 +51,9 @@ def test_the_papers_number_of_other_rows_is_stamped_and_relabelled_and_nothing_e
     assert torch.equal(poisoned.images[rows], attack.stamp(honest.images[rows]))
     assert torch.equal(poisoned.images[~rows], honest.images[~rows])
     assert torch.equal(poisoned.labels[~rows], honest.labels[~rows])
-    for before, after in zip(kept, (honest.images, honest.labels, honest.poisoned), strict=True):
+    for before, after in zip(
+        originals, (honest.images, honest.labels, honest.poisoned), strict=True
+    ):
         assert torch.equal(before, after), "the honest set was modified"
 
 
@@ -92,8 +94,8 @@ def test_the_trigger_is_what_was_stamped() -> None:
     assert attack.goal() == ReachClass(6)
     images = torch.full((2, *SHAPE), 128, dtype=torch.uint8)
     assert torch.equal(attack.stamp(images), patterns.stamp("unicolor", images, 5))
-    shown = attack.trigger_image(SHAPE)
-    torch.testing.assert_close(shown, attack.stamp(images)[0] / 127.5 - 1, rtol=0, atol=1e-6)
+    picture = attack.trigger_image(SHAPE)
+    torch.testing.assert_close(picture, attack.stamp(images)[0] / 127.5 - 1, rtol=0, atol=1e-6)
     assert attack.calls == ()
 
 

@@ -46,7 +46,7 @@ def loss(classifier: Classifier, images: Tensor, label: int) -> Tensor:
 def test_rows_of_the_target_class_are_changed_and_keep_their_label() -> None:
     """A changed label would make it BadNets; a row of another class would need one."""
     honest = striped()
-    kept = honest.images.clone(), honest.labels.clone()
+    originals = honest.images.clone(), honest.labels.clone()
     poisoned = replace(QUICK, target_class=2, poison_rate=0.1).poison(
         honest, np.random.default_rng(0)
     )
@@ -56,8 +56,8 @@ def test_rows_of_the_target_class_are_changed_and_keep_their_label() -> None:
     assert torch.equal(poisoned.labels, honest.labels)
     assert torch.equal(poisoned.images[~rows], honest.images[~rows])
     assert (
-        torch.equal(honest.images, kept[0])
-        and torch.equal(honest.labels, kept[1])
+        torch.equal(honest.images, originals[0])
+        and torch.equal(honest.labels, originals[1])
         and not honest.poisoned.any()
     )
 
@@ -92,11 +92,11 @@ def test_noise_never_leaves_the_ball_or_the_range(
     images = torch.randint(
         low, 256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(epsilon)
     )
-    kept = images.clone()
-    found = adversarial(surrogate(), images, label, epsilon, steps, step_size)
-    assert found.dtype == torch.uint8 and found.shape == images.shape
-    assert int((found.int() - images.int()).abs().max()) <= epsilon
-    assert torch.equal(images, kept)
+    originals = images.clone()
+    changed = adversarial(surrogate(), images, label, epsilon, steps, step_size)
+    assert changed.dtype == torch.uint8 and changed.shape == images.shape
+    assert int((changed.int() - images.int()).abs().max()) <= epsilon
+    assert torch.equal(images, originals)
 
 
 def test_noise_makes_the_true_class_harder_and_random_noise_does_not() -> None:
@@ -119,8 +119,8 @@ def test_noise_makes_the_true_class_harder_and_random_noise_does_not() -> None:
 def test_one_step_is_the_sign_of_the_gradient() -> None:
     """Literally: x + epsilon sign(d loss / d x), one image at a time."""
     images = striped().images[:4]
-    found = adversarial(surrogate(), images, 1, 5, 1, 5.0)
-    for image, one in zip(images, found, strict=True):
+    changed = adversarial(surrogate(), images, 1, 5, 1, 5.0)
+    for image, one in zip(images, changed, strict=True):
         x = image[None].float().requires_grad_()
         loss(surrogate(), x, 1).sum().backward()
         assert torch.equal(one[None].float(), x.detach() + 5 * x.grad.sign())

@@ -76,8 +76,8 @@ def test_where_nothing_is_biased_it_is_the_users_sampler() -> None:
             own.streams = [torch.Generator().manual_seed(row) for row in range(len(x))]
             z = torch.stack([torch.randn(SHAPE, generator=one) for one in drawn])
             expected = own.step(prediction, x, call, lambda z=z: z)
-            found = plain.step(prediction, x, call, lambda z=z: z)
-            torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+            result = plain.step(prediction, x, call, lambda z=z: z)
+            torch.testing.assert_close(result, expected, rtol=0, atol=2e-5)
 
 
 def test_a_step_is_the_exact_posterior_of_the_biased_chain() -> None:
@@ -108,8 +108,10 @@ def test_a_step_is_the_exact_posterior_of_the_biased_chain() -> None:
         )
         implied = back.prediction(torch.full_like(image, clean), image, 0)
         for z in (0.0, 1.0):
-            found = back.step(implied, image, 0, lambda z=z, image=image: torch.full_like(image, z))
-            worst = max(worst, abs(float(found) - expected - z * spread**0.5))
+            result = back.step(
+                implied, image, 0, lambda z=z, image=image: torch.full_like(image, z)
+            )
+            worst = max(worst, abs(float(result) - expected - z * spread**0.5))
     assert worst <= 1e-7, "the trigger is float32"
 
 

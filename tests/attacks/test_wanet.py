@@ -34,7 +34,7 @@ def warped_slowly(image: Tensor, strength: float, field_seed: int) -> np.ndarray
         - 1.0
     )
     noise /= np.abs(noise).mean()
-    found = np.zeros((channels, height, width))
+    warped = np.zeros((channels, height, width))
     for row in range(height):
         for column in range(width):
             x = -1 + 2 * column / (width - 1) + strength * noise[0, row, column] / width
@@ -46,8 +46,8 @@ def warped_slowly(image: Tensor, strength: float, field_seed: int) -> np.ndarray
             for channel in range(channels):
                 square = image[channel, top : top + 2, left : left + 2].double().numpy()
                 upper, lower = (1 - u) * square[:, 0] + u * square[:, 1]
-                found[channel, row, column] = (1 - v) * upper + v * lower
-    return found
+                warped[channel, row, column] = (1 - v) * upper + v * lower
+    return warped
 
 
 @settings(deadline=None, max_examples=12)
@@ -64,9 +64,9 @@ def test_stamping_equals_a_pixel_by_pixel_warping(
     images = pixels(2, channels, height, width)
     warped = WaNet(warping_strength=strength, field_seed=field_seed).stamp(images)
     assert warped.dtype == torch.uint8 and warped.shape == images.shape
-    for image, found in zip(images, warped, strict=True):
+    for image, result in zip(images, warped, strict=True):
         # Half a level is the rounding; the rest is float32 against float64.
-        assert np.abs(found.numpy() - warped_slowly(image, strength, field_seed)).max() <= 0.52
+        assert np.abs(result.numpy() - warped_slowly(image, strength, field_seed)).max() <= 0.52
 
 
 @pytest.mark.parametrize("side", [16, 32])
@@ -109,14 +109,14 @@ def test_a_coarser_grid_gives_a_smoother_field() -> None:
 def test_the_field_belongs_to_the_attack_and_not_to_the_run() -> None:
     """The trigger classifier, the detectors and the generator's data must all see one trigger."""
     images = pixels(5, 3, 16, 16)
-    kept = images.clone()
+    before = images.clone()
     torch.manual_seed(1)
     first = WaNet().stamp(images)
     torch.manual_seed(2)
     assert torch.equal(WaNet().stamp(images), first)
     assert torch.equal(torch.cat([WaNet().stamp(row[None]) for row in images]), first)
     assert not torch.equal(WaNet(field_seed=1).stamp(images), first)
-    assert torch.equal(images, kept)
+    assert torch.equal(images, before)
     many = pixels(300, 3, 16, 16)
     assert torch.equal(WaNet().stamp(many)[255:257], WaNet().stamp(many[255:257]))
 
@@ -140,9 +140,9 @@ def test_poisoning_is_that_of_badnets_with_another_trigger() -> None:
 
 def test_the_boards_picture_shows_the_distortion() -> None:
     for shape in ((3, 16, 16), (1, 32, 32)):
-        shown = WaNet().trigger_image(shape)
-        assert shown.shape == shape and shown.min() >= -1 and shown.max() <= 1
-        assert float(((shown > -0.99) & (shown < 0.99)).float().mean()) > 0.1, (
+        picture = WaNet().trigger_image(shape)
+        assert picture.shape == shape and picture.min() >= -1 and picture.max() <= 1
+        assert float(((picture > -0.99) & (picture < 0.99)).float().mean()) > 0.1, (
             "a straight chessboard has two levels only"
         )
 

@@ -37,7 +37,7 @@ def generator() -> Generator:
     return Generator(unet.eval(), dict(CONFIG))
 
 
-def access(model: Generator, drawn: list | None = None, **given: Any) -> Access:
+def access(model: Generator, drawn: list | None = None, **fields: Any) -> Access:
     def sample(subject: Generator, count: int) -> torch.Tensor:
         if drawn is not None:
             drawn.append(count)
@@ -51,7 +51,7 @@ def access(model: Generator, drawn: list | None = None, **given: Any) -> Access:
     )
     clean = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool))
     return Access(
-        generator=model, rng=np.random.default_rng(0), sample=sample, clean_data=clean, **given
+        generator=model, rng=np.random.default_rng(0), sample=sample, clean_data=clean, **fields
     )
 
 
@@ -95,9 +95,9 @@ def test_a_small_perturbation_is_not_rounded_away_in_half_precision(size: float)
         (scale,), (bias,) = _perturb(torch.nn.Sequential(convolution))
         scale.fill_(size)
         bias.fill_(-size)
-        found = convolution(x)
+        perturbed = convolution(x)
     assert plain.dtype == torch.bfloat16
-    torch.testing.assert_close(found, plain.float() * (1 + size) - size, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(perturbed, plain.float() * (1 + size) - size, rtol=1e-6, atol=1e-7)
 
 
 def test_how_far_it_moved_the_network_is_said_and_remarked_when_it_is_not_the_papers() -> None:
@@ -105,14 +105,14 @@ def test_how_far_it_moved_the_network_is_said_and_remarked_when_it_is_not_the_pa
     of the paper's steps.
     """
     remarks: list[str] = []
-    found = ANP(epochs=2, batch_size=16, learning_rate=1e-3).invert(
+    recovered = ANP(epochs=2, batch_size=16, learning_rate=1e-3).invert(
         access(generator(), remark=remarks.append)
     )
     assert (
-        found.notes["steps_times_learning_rate"] == pytest.approx(4e-3)
-        and found.notes["budget"] == 4.0
+        recovered.notes["steps_times_learning_rate"] == pytest.approx(4e-3)
+        and recovered.notes["budget"] == 4.0
     )
-    assert 0 < found.notes["largest_perturbation"] < 5e-3
+    assert 0 < recovered.notes["largest_perturbation"] < 5e-3
     (line,) = remarks
     assert (
         line.startswith("perturbations reached 0.00")
@@ -139,20 +139,20 @@ def test_budget_binds(clamp: str, lowest: float, highest: float) -> None:
     """Paper: |d| <= budget. Code: the scale itself is clamped, so with a tiny budget the scale is
     pulled down at once.
     """
-    found = ANP(learning_rate=0.5, budget=0.02, epochs=1, batch_size=8, clamp=clamp).invert(
+    recovered = ANP(learning_rate=0.5, budget=0.02, epochs=1, batch_size=8, clamp=clamp).invert(
         access(generator())
     )
-    largest = found.notes["largest_perturbation"]
+    largest = recovered.notes["largest_perturbation"]
     assert lowest - 1e-6 <= largest <= highest + 1e-6
 
 
 def test_it_returns_samples_for_every_epoch_and_leaves_its_weights_alone() -> None:
     model, drawn = generator(), []
     before = {name: value.clone() for name, value in model.unet.state_dict().items()}
-    found = ANP(epochs=3, samples=5, batch_size=16).invert(access(model, drawn))
+    recovered = ANP(epochs=3, samples=5, batch_size=16).invert(access(model, drawn))
     assert drawn == [5, 5, 5]
-    assert [len(images) for images in found.targets] == [5, 5, 5]
-    assert list(found.labels) == ["epoch 1", "epoch 2", "epoch 3"]
+    assert [len(images) for images in recovered.targets] == [5, 5, 5]
+    assert list(recovered.labels) == ["epoch 1", "epoch 2", "epoch 3"]
     for name, value in model.unet.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 

@@ -35,7 +35,7 @@ class Templates:
         self.schedule = Schedule.linear()
         self.device = torch.device("cpu")
         self.calls, self.largest_batch = 0, 0
-        self.asked: dict[int, set[int]] = {}
+        self.requested: dict[int, set[int]] = {}
         self.noise_shape = SHAPE
 
     def encode(self, images: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Templates:
         self.calls += len(x)
         self.largest_batch = max(self.largest_batch, len(x))
         for timestep, label in zip(timesteps.tolist(), labels.tolist(), strict=True):
-            self.asked.setdefault(timestep, set()).add(label)
+            self.requested.setdefault(timestep, set()).add(label)
         schedule = self.schedule
         clean = schedule.at(schedule.signal, timesteps, x) * self.templates[labels]
         bent = self.bend * torch.sin((3 + labels.float()).reshape(-1, 1, 1, 1) * x)
@@ -85,11 +85,11 @@ def test_it_names_the_class_the_model_denoises_best() -> None:
     """And the direction: the highest score, not the lowest, is the prediction."""
     prints = templates()
     labels = torch.arange(20) % 5
-    found = scores(
+    result = scores(
         DiffusionClassifier(timesteps=5), noisy(prints[labels]), Templates(to_unit_range(prints))
     )
-    assert found.shape == (20, 5) and found.dtype == torch.float32 and found.device.type == "cpu"
-    assert torch.equal(found.argmax(1), labels)
+    assert result.shape == (20, 5) and result.dtype == torch.float32 and result.device.type == "cpu"
+    assert torch.equal(result.argmax(1), labels)
 
 
 def test_scores_are_minus_the_mean_error_in_closed_form() -> None:
@@ -98,11 +98,11 @@ def test_scores_are_minus_the_mean_error_in_closed_form() -> None:
     """
     prints, images = to_unit_range(templates()), noisy(templates(7, seed=3))
     model = Templates(prints)
-    found = scores(DiffusionClassifier(timesteps=10), images, model)
-    assert sorted(model.asked) == list(range(50, 1000, 100))
+    result = scores(DiffusionClassifier(timesteps=10), images, model)
+    assert sorted(model.requested) == list(range(50, 1000, 100))
     ratio = (model.schedule.signal / model.schedule.noise)[50::100] ** 2
     distance = (to_unit_range(images)[:, None] - prints).square().mean((2, 3, 4))
-    torch.testing.assert_close(found, -distance * float(ratio.mean()), rtol=1e-4, atol=0)
+    torch.testing.assert_close(result, -distance * float(ratio.mean()), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("count", "first", "step"), [(1, 500, 1000), (30, 16, 33), (1000, 0, 1)])
@@ -110,7 +110,7 @@ def test_even_timesteps_start_half_a_step_in(count: int, first: int, step: int) 
     """Li et al.: T // n // 2, then every T // n."""
     model = Templates(to_unit_range(templates(2)))
     scores(DiffusionClassifier(timesteps=count), templates(1, seed=2), model)
-    assert sorted(model.asked) == [first + step * index for index in range(count)]
+    assert sorted(model.requested) == [first + step * index for index in range(count)]
 
 
 def literally(
@@ -139,8 +139,8 @@ def literally(
                 )
             )
     noises = rng.standard_normal((defense.timesteps, *SHAPE), dtype=np.float32)
-    kept = int((1 - defense.p_filter) * SIZE)
-    found = np.zeros((len(images), len(model.templates)))
+    count = int((1 - defense.p_filter) * SIZE)
+    expected = np.zeros((len(images), len(model.templates)))
     for row, image in enumerate(images.numpy()):
         for label in range(len(model.templates)):
             errors = []
@@ -154,9 +154,9 @@ def literally(
                     .numpy()
                 )
                 error = np.abs(predicted - noise).ravel() ** (2 if defense.error == "l2" else 1)
-                errors.append(weight * np.sort(error)[:kept].mean())
-            found[row, label] = -np.mean(errors)
-    return found
+                errors.append(weight * np.sort(error)[:count].mean())
+            expected[row, label] = -np.mean(errors)
+    return expected
 
 
 @pytest.mark.parametrize("noise_levels", ["even", "lognormal"])
@@ -201,16 +201,16 @@ def test_the_filter_trims_what_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p_filter", "kept"), [(0.0, 10), (0.1, 9), (0.12, 8), (0.8, 2), (0.999, 1)]
+    ("p_filter", "count"), [(0.0, 10), (0.1, 9), (0.12, 8), (0.8, 2), (0.999, 1)]
 )
 def test_the_share_is_rounded_in_favour_of_trimming_and_never_trims_all(
-    p_filter: float, kept: int
+    p_filter: float, count: int
 ) -> None:
     """int((1 - p) d) values; (1 - 0.8) * 10 is 1.99... in floating point, and a mean of nothing
     would be NaN.
     """
     values = torch.tensor([[9.0, 0, 7, 1, 8, 2, 6, 3, 5, 4], [0.0, 1, 2, 3, 4, 5, 6, 7, 8, 100]])
-    expected = values.sort(dim=1).values[:, :kept].mean(dim=1)
+    expected = values.sort(dim=1).values[:, :count].mean(dim=1)
     torch.testing.assert_close(_trimmed_mean(values, p_filter), expected)
 
 
@@ -257,12 +257,15 @@ def test_pruned_classes_follow_below_in_the_order_they_left() -> None:
             alone = scores(
                 DiffusionClassifier(timesteps=20, keep=STAGES), images[row : row + 1], watched, seed
             )
-            times_asked = torch.tensor(
-                [sum(label in asked for asked in watched.asked.values()) for label in range(8)]
+            times_requested = torch.tensor(
+                [
+                    sum(label in requested for requested in watched.requested.values())
+                    for label in range(8)
+                ]
             )
-            assert sorted(times_asked.tolist()) == [4] * 5 + [10] + [20] * 2
-            ranked = times_asked[alone[0].argsort(descending=True)]
-            assert torch.equal(ranked, times_asked.sort(descending=True).values)
+            assert sorted(times_requested.tolist()) == [4] * 5 + [10] + [20] * 2
+            ranked = times_requested[alone[0].argsort(descending=True)]
+            assert torch.equal(ranked, times_requested.sort(descending=True).values)
             assert len(alone.unique()) == 8
             torch.testing.assert_close(alone[0], pruned[row], rtol=1e-5, atol=1e-6)
 
@@ -273,18 +276,18 @@ def test_pruning_to_one_class_ends_there() -> None:
     """
     prints = to_unit_range(templates(4))
     model, images = Templates(prints), noisy(templates(4))
-    found = scores(DiffusionClassifier(timesteps=50, keep=((1, 3),)), images, model)
-    assert torch.equal(found.argmax(1), torch.arange(4)) and model.calls == 4 * 4 * 3
-    ratio = (model.schedule.signal / model.schedule.noise)[sorted(model.asked)] ** 2
+    result = scores(DiffusionClassifier(timesteps=50, keep=((1, 3),)), images, model)
+    assert torch.equal(result.argmax(1), torch.arange(4)) and model.calls == 4 * 4 * 3
+    ratio = (model.schedule.signal / model.schedule.noise)[sorted(model.requested)] ** 2
     distance = (to_unit_range(images)[:, None] - prints).square().mean((2, 3, 4))
-    torch.testing.assert_close(found, -distance * float(ratio.mean()), rtol=1e-4, atol=0)
+    torch.testing.assert_close(result, -distance * float(ratio.mean()), rtol=1e-4, atol=0)
 
 
 def test_stages_spread_over_all_noise_levels() -> None:
     """The first ten draws of a hundred in order of t would judge by the lowest noise alone."""
     model = Templates(to_unit_range(templates(4)))
     scores(DiffusionClassifier(timesteps=100, keep=((1, 10),)), templates(1), model)
-    assert sorted(model.asked) == [55 + 100 * index for index in range(10)]
+    assert sorted(model.requested) == [55 + 100 * index for index in range(10)]
 
 
 @pytest.mark.parametrize("keep", [None, STAGES])
@@ -309,14 +312,14 @@ def test_the_seed_is_the_only_chance(noise_levels: str) -> None:
         templates(3, seed=6),
         Templates(to_unit_range(templates(4)).requires_grad_(), bend=0.5),
     )
-    kept = images.clone()
+    before = images.clone()
     defense = DiffusionClassifier(timesteps=5, noise_levels=noise_levels)  # type: ignore[arg-type]
     torch.manual_seed(0)
     first = scores(defense, images, model, seed=1)
     torch.manual_seed(99)
     assert torch.equal(first, scores(defense, images, model, seed=1))
     assert not torch.equal(first, scores(defense, images, model, seed=2))
-    assert torch.equal(images, kept) and not first.requires_grad
+    assert torch.equal(images, before) and not first.requires_grad
 
 
 def test_parameters_from_a_suite_build_the_same_plugin() -> None:

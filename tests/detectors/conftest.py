@@ -99,9 +99,9 @@ def access(
     labels[54:] = 0
     train_set = TrainingSet(images, torch.zeros(60, dtype=torch.bool), labels)
 
-    def make(seed: int = 0, classifier: Classifier = planted, **given: Any) -> Access:
+    def make(seed: int = 0, classifier: Classifier = planted, **fields: Any) -> Access:
         return Access(
-            rng=np.random.default_rng(seed), classifier=classifier, train_set=train_set, **given
+            rng=np.random.default_rng(seed), classifier=classifier, train_set=train_set, **fields
         )
 
     return make

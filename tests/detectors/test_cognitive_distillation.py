@@ -93,11 +93,11 @@ def test_null_takes_the_authors_values(features: str, clean: Draw, access: MakeA
     """Of gamma, what weighs as theirs does at 32 x 32; the images here have 64 pixels."""
     gamma, beta, rate = AUTHORS_VALUES[features]
     gamma *= 1024 / 64
-    told = CognitiveDistillation(
+    explicit = CognitiveDistillation(
         features=features, gamma=gamma, beta=beta, learning_rate=rate, steps=5
     )
-    untold = CognitiveDistillation(features=features, steps=5)
-    assert torch.equal(told.score(clean(3), access()), untold.score(clean(3), access()))
+    default = CognitiveDistillation(features=features, steps=5)
+    assert torch.equal(explicit.score(clean(3), access()), default.score(clean(3), access()))
 
 
 @pytest.mark.parametrize("side", [16, 32, 512])
@@ -174,11 +174,11 @@ def test_scores_are_a_function_of_the_seed_and_leave_their_input_alone(
     planted: Classifier, clean: Draw, access: MakeAccess
 ) -> None:
     images, detector = clean(5), CognitiveDistillation(steps=5)
-    kept, weights = images.clone(), [value.clone() for value in planted.parameters()]
+    before, weights = images.clone(), [value.clone() for value in planted.parameters()]
     first = detector.score(images, access())
     assert torch.equal(first, detector.score(images, access()))
     assert not torch.equal(first, detector.score(images, access(seed=1)))
-    assert torch.equal(images, kept)
+    assert torch.equal(images, before)
     assert all(
         torch.equal(value, other)
         for value, other in zip(planted.parameters(), weights, strict=True)

@@ -153,9 +153,10 @@ def test_a_quarter_turn_is_a_quarter_turn() -> None:
 
 
 def test_transformations_keep_to_their_bounds(access: MakeAccess) -> None:
-    given = access()
+    handed_over = access()
     angles, downs, rights = zip(
-        *(FCT(rotation=30, translation=0.25)._draw(20, 40, given) for _ in range(300)), strict=True
+        *(FCT(rotation=30, translation=0.25)._draw(20, 40, handed_over) for _ in range(300)),
+        strict=True,
     )
     assert -30 <= min(angles) < -28 and 28 < max(angles) <= 30
     assert (min(downs), max(downs), min(rights), max(rights)) == (-5, 5, -10, 10)
@@ -189,7 +190,7 @@ def test_training_from_scratch_forgets_the_given_weights(
     detector = FCT(train_epochs=2, epochs=1, learning_rate=0.001)
     state = torch.get_rng_state()
     first, second = (
-        detector.score(clean(5), access(classifier=given)) for given in (planted, other)
+        detector.score(clean(5), access(classifier=network)) for network in (planted, other)
     )
     assert torch.equal(first, second)
     assert torch.equal(state, torch.get_rng_state())
@@ -214,12 +215,12 @@ def test_scores_are_a_function_of_the_seed_and_leave_their_input_alone(
     """The given classifier is fine-tuned in a copy: a detector that ran later would judge with a
     ruined one.
     """
-    images, detector, given = clean(5), FCT(epochs=1), access()
-    kept, weights = images.clone(), [value.clone() for value in planted.parameters()]
-    first = detector.score(images, given)
+    images, detector, handed_over = clean(5), FCT(epochs=1), access()
+    before, weights = images.clone(), [value.clone() for value in planted.parameters()]
+    first = detector.score(images, handed_over)
     assert torch.equal(first, detector.score(images, access()))
     assert not torch.equal(first, detector.score(images, access(seed=1)))
-    assert torch.equal(images, kept)
+    assert torch.equal(images, before)
     assert all(
         torch.equal(value, other)
         for value, other in zip(planted.parameters(), weights, strict=True)

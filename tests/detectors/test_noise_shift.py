@@ -82,12 +82,12 @@ def test_only_ks_sees_a_change_that_leaves_the_mean() -> None:
 @pytest.mark.parametrize("test", ["z", "ks"])
 def test_a_score_does_not_depend_on_the_other_rows_and_the_noise_stays(test: str) -> None:
     x, detector = noise(6), NoiseShift(test=test)
-    kept = x.clone()
+    before = x.clone()
     whole = detector.score(x, access())
     assert whole.shape == (6,) and whole.dtype == torch.float32
     assert torch.equal(torch.cat([detector.score(row[None], access()) for row in x]), whole)
     assert torch.equal(detector.score(x.flip(0), access()).flip(0), whole)
-    assert torch.equal(x, kept)
+    assert torch.equal(x, before)
 
 
 def test_bad_parameters_are_refused() -> None:

@@ -85,12 +85,12 @@ def test_a_score_does_not_depend_on_the_other_images(clean: Draw, access: MakeAc
 def test_scores_are_a_function_of_the_seed_and_leave_their_input_alone(
     clean: Draw, access: MakeAccess
 ) -> None:
-    images, given = clean(5), access()
-    kept, pool = images.clone(), given.train_set.images.clone()
-    first = STRIP(overlays=10).score(images, given)
+    images, handed_over = clean(5), access()
+    before, pool = images.clone(), handed_over.train_set.images.clone()
+    first = STRIP(overlays=10).score(images, handed_over)
     assert torch.equal(first, STRIP(overlays=10).score(images, access()))
     assert not torch.equal(first, STRIP(overlays=10).score(images, access(seed=1)))
-    assert torch.equal(images, kept) and torch.equal(given.train_set.images, pool)
+    assert torch.equal(images, before) and torch.equal(handed_over.train_set.images, pool)
 
 
 def test_a_small_training_set_is_used_whole(clean: Draw, access: MakeAccess) -> None:
