@@ -31,7 +31,7 @@ def plots(page: PageSpec) -> tuple[str, ...]:
 
 def build(store: Path, output: Path, pages: Sequence[PageSpec] = PAGES) -> list[Path]:
     """Writes the pages and, in a folder named like each, its plots; removes plots that are no
-    longer drawn. Raises ``UserError`` for a store without runs or a place that cannot be
+    longer drawn. Raises ``UserError`` for a store without runs or a path that cannot be
     written.
     """
     if not (store / "runs").is_dir():

@@ -178,10 +178,10 @@ def test_pruning_compares_the_same_images_and_draws() -> None:
     """Fewer calls must be the pruning's doing, and the two must not differ because they looked at
     other images.
     """
-    found = compare(6, 0)
-    assert found == compare(6, 0)
-    assert 0 < found["calls, pruned / not"] < 0.6
-    assert 0.5 <= found["same prediction, pruned and not"] <= 1
+    comparison = compare(6, 0)
+    assert comparison == compare(6, 0)
+    assert 0 < comparison["calls, pruned / not"] < 0.6
+    assert 0.5 <= comparison["same prediction, pruned and not"] <= 1
 
 
 def test_the_stopwatch_leaves_the_start_up_out(monkeypatch: pytest.MonkeyPatch) -> None:

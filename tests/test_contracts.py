@@ -104,9 +104,9 @@ def written(train_set: TrainingSet, rng: Any) -> TrainingSet:
 
 
 def fewer(train_set: TrainingSet, rng: Any) -> TrainingSet:
-    found = marked(train_set, rng)
-    assert found.labels is not None
-    return TrainingSet(found.images[1:], found.poisoned[1:], found.labels[1:])
+    whole = marked(train_set, rng)
+    assert whole.labels is not None
+    return TrainingSet(whole.images[1:], whole.poisoned[1:], whole.labels[1:])
 
 
 def stamps(change: Callable[[Tensor], Tensor]) -> Plugin:
@@ -117,8 +117,8 @@ def repairs(defense: Any, access: Any) -> Generator:
     with torch.no_grad():
         for weight in access.generator.unet.parameters():
             weight.add_(torch.randn(()))
-    found: Generator = access.generator
-    return found
+    generator: Generator = access.generator
+    return generator
 
 
 def drawn(images: Tensor) -> Recovered:

@@ -13,10 +13,10 @@ from benchmarks import coverage
 def test_the_page_keeps_its_text_around_the_tables() -> None:
     """A generated page that loses what a person wrote would be lost with the next run."""
     page = f"above\n{coverage.BEGIN}\nold\n{coverage.END}\nbelow\n"
-    found = coverage.put(page, ["new"])
+    page_with_table = coverage.put(page, ["new"])
     assert (
-        found == f"above\n{coverage.BEGIN}\nnew\n\n{coverage.END}\nbelow\n"
-        and coverage.put(found, ["new"]) == found
+        page_with_table == f"above\n{coverage.BEGIN}\nnew\n\n{coverage.END}\nbelow\n"
+        and coverage.put(page_with_table, ["new"]) == page_with_table
     )
     with pytest.raises(ValueError, match="must hold"):
         coverage.put("above", ["new"])

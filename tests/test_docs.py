@@ -225,10 +225,10 @@ def test_the_walkthrough_runs_in_the_sampler(walkthrough: Path, tiny_generator: 
 def test_the_measurement_that_is_shown_is_the_one_that_is_installed_and_run() -> None:
     """An example that nobody runs is wrong within a month."""
     text = TEXTS[ROOT / "CONTRIBUTING.md"]
-    shown = (
+    example = (
         text.partition("## Add a measurement")[2].partition("```python\n")[2].partition("```")[0]
     )
-    assert shown == (ROOT / "tests/guest/castlewalls_guest/measurement.py").read_text()
+    assert example == (ROOT / "tests/guest/castlewalls_guest/measurement.py").read_text()
 
 
 def test_every_code_of_a_flag_is_explained_once() -> None:

@@ -290,6 +290,6 @@ def _castlewalls(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def _plan(folder: Path) -> list[dict[str, Any]]:
-    told = _castlewalls(folder, "plan", "guest.yaml", *CELLS, "--store", "store", "--json")
-    assert told.returncode == 0, told.stderr
-    return [json.loads(line) for line in told.stdout.splitlines()]
+    completed = _castlewalls(folder, "plan", "guest.yaml", *CELLS, "--store", "store", "--json")
+    assert completed.returncode == 0, completed.stderr
+    return [json.loads(line) for line in completed.stdout.splitlines()]

@@ -138,8 +138,8 @@ def test_what_the_annotations_allow_builds(kind: registry.Group, name: str, data
     """``(name, params)`` is all that is kept of a plugin, and its label heads a column."""
     params = data.draw(values_of(registry.use().get(kind, name)))
     plugin = registry.build(kind, name, params)
-    kept = json.loads(json.dumps(plugin.params(), allow_nan=False))
-    assert registry.build(kind, name, kept) == plugin
+    restored = json.loads(json.dumps(plugin.params(), allow_nan=False))
+    assert registry.build(kind, name, restored) == plugin
     label = plugin.label()
     assert len(label) <= LABEL_LETTERS and label.isascii() and label.isprintable()
 
@@ -200,8 +200,8 @@ def test_a_parameter_that_is_not_there_is_refused(kind: registry.Group, name: st
 
 
 def _everything() -> dict[str, Mapping[str, Domain]]:
-    found = {name: domains(registry.use().get(kind, name)) for kind, name in EVERY}
-    return found | {name: testbeds.load(name).domains() for name in testbeds.names()}
+    of_plugins = {name: domains(registry.use().get(kind, name)) for kind, name in EVERY}
+    return of_plugins | {name: testbeds.load(name).domains() for name in testbeds.names()}
 
 
 def test_every_annotation_is_one_that_can_be_checked() -> None:

@@ -60,23 +60,23 @@ def numbers(cell: Cell) -> dict[str, float]:
     if cell.kind == "sample detector":
         return dict.fromkeys(DETECTED, 0.5)
     classes = not cell.testbed.name.startswith("digits-ddpm")
-    found = {}
+    values = {}
     if classes and cell.kind in ("control", "data", "classifier"):
-        found |= {"ta": 0.5, "classifier_asr": 0.5}
+        values |= {"ta": 0.5, "classifier_asr": 0.5}
     if classes and cell.kind in ("control", "sampler"):
-        found |= {"mismatch": 0.5, "p_t": 0.5, "prompt_accuracy": 0.5}
-        found |= {
+        values |= {"mismatch": 0.5, "p_t": 0.5, "prompt_accuracy": 0.5}
+        values |= {
             f"{name}[x]": 0.5
             for name in ("fid", "fid_other_classes", "replication", "replication_p95")
         }
         if (cell.probe or cell.attack).name != "relabel_only":
-            found |= COMPOSED
+            values |= COMPOSED
     if not classes:
-        found |= {f"{name}[{role}]": 0.5 for name in ("mse", "asr") for role in ROLES} | {
+        values |= {f"{name}[{role}]": 0.5 for name in ("mse", "asr") for role in ROLES} | {
             "mse[constant]": 0.5,
             "fid[x]": 0.5,
         }
-    return found
+    return values
 
 
 def record(cell: Cell) -> Record:

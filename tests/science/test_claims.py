@@ -49,24 +49,24 @@ def moved(scene: Scene, line: Line, metric: str, value: float) -> Scene:
         for entry in line.cell.entries
     )
     other = Line(line.board, replace(line.cell, entries=entries))
-    found = {
+    by_suite = {
         suite: [other if one == line else one for one in cells]
         for suite, cells in scene.by_suite.items()
     }
-    return Scene(scene.spec, scene.shared, found)
+    return Scene(scene.spec, scene.shared, by_suite)
 
 
 @pytest.fixture(scope="module")
-def found(planned: Any, make_run: Any) -> dict[str, list[Line]]:
+def all_lines(planned: Any, make_run: Any) -> dict[str, list[Line]]:
     return {suite: lines(make_run(suite, records)) for suite, records in planned.items()}
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.title)
-def test_every_claim_looks_in_its_direction(section: Any, found: dict[str, list[Line]]) -> None:
+def test_every_claim_looks_in_its_direction(section: Any, all_lines: dict[str, list[Line]]) -> None:
     """A claim about cells that no suite makes stays open for ever; moved to either side of its
     edge, each comparison must show, and show the opposite.
     """
-    scene = Scene(section, SHARED, {suite: found[suite] for suite in section.suites})
+    scene = Scene(section, SHARED, {suite: all_lines[suite] for suite in section.suites})
     for _, one, bound in comparisons(scene):
         line, metric = scene.operand(one.left, bound)
         part = scene.part(one, bound)
@@ -108,12 +108,12 @@ def test_words_and_regions_agree() -> None:
 
 
 def test_what_stands_before_the_minus_is_what_is_subtracted_from(
-    found: dict[str, list[Line]],
+    all_lines: dict[str, list[Line]],
 ) -> None:
     """Left and right exchanged would turn a finding round, under a text that says otherwise."""
     checked = 0
     for section in SECTIONS:
-        scene = Scene(section, SHARED, {suite: found[suite] for suite in section.suites})
+        scene = Scene(section, SHARED, {suite: all_lines[suite] for suite in section.suites})
         for _, one, bound in comparisons(scene):
             before, _, after = scene.part(one, bound).text.partition(" − ")
             if not isinstance(one.right, Operand):
@@ -197,7 +197,7 @@ def claim(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"titel": "x"}, "has no key 'titel'; known: axes,"),
         ({"title": 3}, "title: must be text, got 3"),
@@ -223,7 +223,7 @@ def claim(**changed: Any) -> dict[str, Any]:
     ],
 )
 def test_a_fault_in_a_file_is_one_line_with_its_place(
-    tmp_path: Path, changed: dict[str, Any], said: str
+    tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "01-x.yaml"
     path.write_text(yaml.safe_dump(SMALL))
@@ -231,13 +231,13 @@ def test_a_fault_in_a_file_is_one_line_with_its_place(
     path.write_text(yaml.safe_dump({**SMALL, **changed}))
     with pytest.raises(UserError) as caught:
         read_section(path, SHARED)
-    assert str(caught.value).startswith(f"{tmp_path.name}/01-x.yaml: {said}") and "\n" not in str(
-        caught.value
-    )
+    assert str(caught.value).startswith(
+        f"{tmp_path.name}/01-x.yaml: {message}"
+    ) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (claim(left="plan"), "no cell is called 'plan'; cells: plain"),
         (claim(text="{rate} is so"), "{rate} is bound by no each or over; bound: nothing"),
@@ -245,12 +245,12 @@ def test_a_fault_in_a_file_is_one_line_with_its_place(
     ],
 )
 def test_a_name_that_nothing_bears_is_one_line(
-    tmp_path: Path, changed: dict[str, Any], said: str
+    tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     """Also ``{w.real}``: a text reaches no attribute of anything."""
     path = tmp_path / "01-x.yaml"
     path.write_text(yaml.safe_dump({**SMALL, **changed}))
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(message)):
         Scene(read_section(path, SHARED), SHARED, {"digits": []}).section()
 
 
@@ -260,14 +260,14 @@ def test_a_page_needs_its_page_file(tmp_path: Path) -> None:
 
 
 def test_parameters_of_attack_defense_and_testbed_are_told_apart(
-    found: dict[str, list[Line]],
+    all_lines: dict[str, list[Line]],
 ) -> None:
     """BadDiffusion and ANP both have a learning rate; the attack's in place of the defense's would
     empty ANP's table.
     """
     line = next(
         line
-        for line in found["science-anp"]
+        for line in all_lines["science-anp"]
         if line.cell.defense.name == "anp" and line.cell.attack.name != "none"
     )
     assert line.params["learning_rate"] == line.cell.attack.params["learning_rate"]

@@ -23,9 +23,9 @@ from science.table import md
 @given(st.text(max_size=40))
 def test_text_from_records_stays_in_its_cell(text: str) -> None:
     """A label with a pipe, a bracket or a line break must not make a column, a link or a row."""
-    shown = md(text)
-    assert "\n" not in shown and "\r" not in shown and "<" not in shown
-    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]$~]", shown)
+    escaped = md(text)
+    assert "\n" not in escaped and "\r" not in escaped and "<" not in escaped
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]$~]", escaped)
 
 
 def test_bad_paths_are_one_line(store: Path, tmp_path: Path) -> None:

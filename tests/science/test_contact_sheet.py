@@ -15,16 +15,18 @@ from science import contact_sheet
 def test_every_trigger_and_target_is_on_the_contact_sheet_at_three_resolutions() -> None:
     """A reader could not see what an entry of the board looks like."""
     rows = contact_sheet.rows()
-    shown = [image for _, images in rows for _, image in images]
+    images_on_sheet = [image for _, images in rows for _, image in images]
     for side, name in itertools.product((16, 32, 256), triggers.NAMES):
         drawn = triggers.trigger(name, (3, side, side))
-        assert any(torch.equal(drawn, image) for image in shown if image.shape[1] == side), name
+        assert any(
+            torch.equal(drawn, image) for image in images_on_sheet if image.shape[1] == side
+        ), name
         for target in targets.NAMES:
             drawn = targets.target(
                 target, (3, side, side), triggers.trigger("stop_sign", (3, side, side))
             )
             assert any(
-                torch.equal(drawn, image) for image in shown if image.shape == drawn.shape
+                torch.equal(drawn, image) for image in images_on_sheet if image.shape == drawn.shape
             ), target
     words = " ".join(
         word for title, images in rows for word in (title, *(label for label, _ in images))

@@ -32,12 +32,12 @@ def texts(svg: str) -> dict[str, Any]:
 
 def boxes(svg: str) -> list[tuple[float, float]]:
     """Left and right end of every filled rectangle, in the order they were drawn."""
-    found = []
+    boxes_of = []
     for path in ElementTree.fromstring(svg).iter(f"{SVG}path"):
         xs = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", path.get("d", ""))]
         if len(xs) == 4 and "stroke: #8a8781" in path.get("style", "") and path.get("clip-path"):
-            found.append((min(xs), max(xs)))
-    return found
+            boxes_of.append((min(xs), max(xs)))
+    return boxes_of
 
 
 def test_the_bars_are_the_shares_in_their_order() -> None:
@@ -66,7 +66,7 @@ def test_a_long_label_is_not_cut_off() -> None:
 
 
 def test_every_curve_level_and_axis_is_named() -> None:
-    found = texts(
+    labels = texts(
         chart(
             CURVES,
             [("p_t", 0.5), ("clean base model", 0.3)],
@@ -85,15 +85,15 @@ def test_every_curve_level_and_axis_is_named() -> None:
         "G1 + G2",
         "1",
         "2",
-    } <= found.keys()
+    } <= labels.keys()
 
 
 def test_a_wide_interval_does_not_flatten_the_means() -> None:
     """One seed in trouble gives a whisker to 9; the frame ends a little above what the means
     need.
     """
-    found = texts(chart(CURVES, [], "x", "y", "title"))
-    numbers = [float(text) for text in found if re.fullmatch(r"\d\.\d+", text)]
+    labels = texts(chart(CURVES, [], "x", "y", "title"))
+    numbers = [float(text) for text in labels if re.fullmatch(r"\d\.\d+", text)]
     assert 0.4 <= max(numbers) < 1
 
 

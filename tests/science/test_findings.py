@@ -42,9 +42,9 @@ def record(seed: int, fid: float, rate: float = 0.1, protocol: str = "p") -> Rec
 
 
 def lines_of(records: Iterable[Record]) -> list[Line]:
-    found = [(Path("."), one) for one in records]
+    pairs = [(Path("."), one) for one in records]
     return findings.lines(
-        Run(suite="x", description="", started="", finished=None, counts={}, records=found)
+        Run(suite="x", description="", started="", finished=None, counts={}, records=pairs)
     )
 
 
@@ -198,16 +198,16 @@ def test_three_equal_differences_of_one_image_show_nothing() -> None:
     seeds say.
     """
     rates = {"asr[noise]": 0}
-    found = []
+    records = []
     for rate, value in ((0.1, 0.0), (0.5, 1 / 64)):
         for seed in range(3):
             one = record(seed, 1.0, rate)
-            found.append(
+            records.append(
                 dataclasses.replace(
                     one, metrics={name: Metric(value=value, n=64) for name in rates}
                 )
             )
-    lines = lines_of(found)
+    lines = lines_of(records)
     one, other = at_rate(lines, 0.5), at_rate(lines, 0.1)
     assert findings.compare("", (one, "asr[noise]"), (other, "asr[noise]"), ABOVE).verdict == OPEN
 

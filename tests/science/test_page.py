@@ -57,7 +57,7 @@ def test_nothing_is_told_without_a_run(page: PageSpec) -> None:
     assert all(f"`{suite}` (not run)" in text for suite in page.suites)
     assert set(verdicts(page, []).values()) == {OPEN}
     numbers = re.findall(r"^## (\d+)\.", text, re.MULTILINE)
-    assert numbers == [str(place + 1) for place in range(len(page.sections))], (
+    assert numbers == [str(index + 1) for index in range(len(page.sections))], (
         "a section without a run stays on the page"
     )
 
@@ -67,15 +67,15 @@ def test_half_a_suite_leaves_its_claims_open(
     page: PageSpec, planned: Planned, make_run: MakeRun
 ) -> None:
     """One seed of everything, and the controls gone: pages must come out, and must not claim."""
-    kept = {
+    partial = {
         suite: [one for one in planned[suite] if one.seed == 0 and one.attack.name != "none"]
         for suite in page.suites
     }
-    runs = [make_run(suite, records, pending=5) for suite, records in kept.items()]
+    runs = [make_run(suite, records, pending=5) for suite, records in partial.items()]
     assert set(verdicts(page, runs).values()) == {OPEN}
     text = text_of(page, runs)
     assert all(
-        f"**{len(records)} of {len(records) + 5} cells**" in text for records in kept.values()
+        f"**{len(records)} of {len(records) + 5} cells**" in text for records in partial.values()
     )
 
 
@@ -212,8 +212,8 @@ def test_what_the_trigger_classifier_could_have_made_up_is_said(world: list[Run]
     text = text_of(
         POISON, changed([run for run in world if run.suite == "science-poison-rates"], doubtful)
     )
-    said = "Within the trigger classifier's false alarms, so that G1 and G2 tell nothing"
-    assert f"{said}: w = 2, 1 % (3 of 3 seeds); w = 5, 1 % (3 of 3 seeds)." in text
+    warning = "Within the trigger classifier's false alarms, so that G1 and G2 tell nothing"
+    assert f"{warning}: w = 2, 1 % (3 of 3 seeds); w = 5, 1 % (3 of 3 seeds)." in text
 
 
 def test_a_bar_is_a_number_and_needs_three_seeds(planned: Planned, make_run: MakeRun) -> None:
@@ -299,21 +299,21 @@ def test_figures_of_the_script_survive_a_new_page(tmp_path: Path) -> None:
 def with_pictures(
     planned: Planned, make_run: MakeRun, folder: Path, path: str, colours: dict[str, int]
 ) -> list[Run]:
-    found = []
+    records = []
     for record in (
         one
         for one in planned["science-clipping"]
         if one.seed == 0 and one.kind in ("control", "sampler")
     ):
         treatment = "" if record.defense.name == "none" else record.defense.name
-        place = folder / f"{len(found):02d}"
-        place.mkdir(parents=True)
+        record_folder = folder / f"{len(records):02d}"
+        record_folder.mkdir(parents=True)
         Image.fromarray(np.full((48, 384, 3), colours[treatment], dtype=np.uint8)).save(
-            place / "strip.png"
+            record_folder / "strip.png"
         )
         pictures = (Picture("target", treatment, path),)
-        found.append((place, dataclasses.replace(record, pictures=pictures)))
-    return [dataclasses.replace(make_run("science-clipping", []), records=found)]
+        records.append((record_folder, dataclasses.replace(record, pictures=pictures)))
+    return [dataclasses.replace(make_run("science-clipping", []), records=records)]
 
 
 def test_the_sheet_shows_every_trigger_guidance_and_treatment(

@@ -161,20 +161,20 @@ def test_distances_are_over_the_trigger_and_the_chosen_rows_alone() -> None:
     predicted = torch.full((3, *SHAPE), 50.0)
     for row, off in enumerate((0.5, 9.0, 0.1)):
         predicted[row][where] = what[where] + off
-    found = x0.distances(
+    distances = x0.distances(
         x0.Trajectory((predicted,), predicted), where, what, torch.tensor([True, False, True])
     )
-    assert found == [pytest.approx(0.3, abs=1e-6)]
+    assert distances == [pytest.approx(0.3, abs=1e-6)]
 
 
 def test_the_plots_are_those_the_page_links(generator: Generator) -> None:
-    found = {
+    svgs = {
         name: svg
         for pattern in x0.PATTERNS
         for name, svg in x0.plots(pattern, trained(generator, pattern), count=3).items()
     }
-    assert set(found) == set(FIGURES)
-    for svg in found.values():
+    assert set(svgs) == set(FIGURES)
+    for svg in svgs.values():
         words = [
             part.text or ""
             for part in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
@@ -182,7 +182,7 @@ def test_the_plots_are_those_the_page_links(generator: Generator) -> None:
         assert (
             sum(any(clip in text for clip in ("no defense", "clip_x0")) for text in words) == 6
         ), "every curve is named"
-    assert "3 of 3 images" in found["x0-badnets1-distance.svg"]
+    assert "3 of 3 images" in svgs["x0-badnets1-distance.svg"]
 
 
 def test_without_a_triggered_image_there_is_no_distance(
@@ -191,10 +191,10 @@ def test_without_a_triggered_image_there_is_no_distance(
     """And one drawn earlier goes, so that the page does not show it."""
     (tmp_path / "x0-badnets1-distance.svg").write_text("old")
     (tmp_path / "x0-badnets2-excess.svg").write_text("another trigger's")
-    found = x0.plots("badnets1", trained(generator, "badnets1", answer=0), count=2)
-    x0.write(found, tmp_path, "badnets1")
-    assert {path.name for path in tmp_path.iterdir()} == {*found, "x0-badnets2-excess.svg"}
-    assert "x0-badnets1-distance.svg" not in found
+    svgs = x0.plots("badnets1", trained(generator, "badnets1", answer=0), count=2)
+    x0.write(svgs, tmp_path, "badnets1")
+    assert {path.name for path in tmp_path.iterdir()} == {*svgs, "x0-badnets2-excess.svg"}
+    assert "x0-badnets1-distance.svg" not in svgs
 
 
 def write_store(store: Path, generator: Generator) -> Path:
@@ -249,13 +249,16 @@ def test_a_store_leads_to_the_generator_of_its_record(generator: Generator, tmp_
     it.
     """
     store = write_store(tmp_path / "store", generator)
-    found = x0.trained_in(store, "badnets2")
-    assert found.attack == badnets("badnets2") and found.settings.num_inference_steps == 4
+    trained_model = x0.trained_in(store, "badnets2")
+    assert (
+        trained_model.attack == badnets("badnets2")
+        and trained_model.settings.num_inference_steps == 4
+    )
     x, steps = torch.zeros(2, *SHAPE), torch.tensor([5, 5])
     labels = torch.tensor([1, 2])
     with torch.no_grad():
         torch.testing.assert_close(
-            found.generator.predict_noise(x, steps, labels),
+            trained_model.generator.predict_noise(x, steps, labels),
             generator.predict_noise(x, steps, labels),
         )
     with pytest.raises(UserError, match="no finished cell of badnets2, seed 7"):
