@@ -109,12 +109,12 @@ def make_tokenizer() -> CLIPTokenizer:
             known = [pair for pair in merges if pair in zip(parts, parts[1:], strict=False)]
             first = known[0] if known else (parts[0], parts[1])
             merges[first] = None
-            place = next(
+            position = next(
                 index
                 for index, pair in enumerate(zip(parts, parts[1:], strict=False))
                 if pair == first
             )
-            parts[place : place + 2] = ["".join(first)]
+            parts[position : position + 2] = ["".join(first)]
     tokens = [
         *letters,
         *(f"{letter}</w>" for letter in letters),
@@ -172,9 +172,9 @@ def train_text_encoder(
     optimizer = torch.optim.Adam([*encoder.parameters(), *projection.parameters()], 1e-3)
     for step in range(TEXT_STEPS):
         chosen = torch.randint(len(features), (128,), generator=draw)
-        seen = nn.functional.normalize(projection(features[chosen]), dim=1)
-        said = nn.functional.normalize(encoder(tokens).pooler_output, dim=1)
-        loss = nn.functional.cross_entropy(10 * seen @ said.T, labels[chosen])
+        pictures = nn.functional.normalize(projection(features[chosen]), dim=1)
+        texts = nn.functional.normalize(encoder(tokens).pooler_output, dim=1)
+        loss = nn.functional.cross_entropy(10 * pictures @ texts.T, labels[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -106,8 +106,8 @@ class DigitsUNet(GeneratorSource):
         return int(SCHEDULER["num_train_timesteps"])
 
     def fingerprint(self) -> str:
-        found = self.weights.read_bytes() if self.weights.is_file() else b"missing"
-        return hashlib.sha256(found).hexdigest()
+        content = self.weights.read_bytes() if self.weights.is_file() else b"missing"
+        return hashlib.sha256(content).hexdigest()
 
 
 def train_clean(
