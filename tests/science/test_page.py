@@ -176,14 +176,14 @@ def test_controls_and_anchors_stand_in_the_table(world: list[Run]) -> None:
     ].startswith("0.500 [")
     assert by_name["honest fine-tuning"]["ASR[noise]"].startswith("0.50 [")
     assert (
-        by_name["5 %"]["seeds"] == "3" and by_name["5 %"]["FID in the paper (CIFAR-10)"] == "8.53"
+        by_name["5 %"]["seeds"] == "5" and by_name["5 %"]["FID in the paper (CIFAR-10)"] == "8.53"
     )
 
 
 def test_the_trigger_sizes_stand_in_order_with_null_as_seven(world: list[Run]) -> None:
     rows = played(BADDIFFUSION, SHARED, world)[4].rows
     assert [row[0] for row in rows[-4:]] == [f"{size} of 16 pixels" for size in (2, 4, 7, 9)]
-    assert all(row[-1] == "3" for row in rows[-4:]), "null is found too"
+    assert all(row[-1] == "5" for row in rows[-4:]), "null is found too"
 
 
 def test_the_epochs_of_anp_are_columns(world: list[Run]) -> None:
@@ -213,7 +213,7 @@ def test_what_the_trigger_classifier_could_have_made_up_is_said(world: list[Run]
         POISON, changed([run for run in world if run.suite == "science-poison-rates"], doubtful)
     )
     warning = "Within the trigger classifier's false alarms, so that G1 and G2 tell nothing"
-    assert f"{warning}: w = 2, 1 % (3 of 3 seeds); w = 5, 1 % (3 of 3 seeds)." in text
+    assert f"{warning}: w = 2, 1 % (5 of 5 seeds); w = 5, 1 % (5 of 5 seeds)." in text
 
 
 def test_a_bar_is_a_number_and_needs_three_seeds(planned: Planned, make_run: MakeRun) -> None:
@@ -229,6 +229,7 @@ def test_a_bar_is_a_number_and_needs_three_seeds(planned: Planned, make_run: Mak
     records = [
         dataclasses.replace(one, metrics={name: Metric(value=0.96 + 0.01 * one.seed)})
         for one in cell
+        if one.seed < 3
     ]
     (line,) = lines(make_run("poison", records))
     part = against("", (line, name), 0.95, (0.0, float("inf")))
