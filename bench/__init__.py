@@ -35,7 +35,7 @@ def run(suite: str, store: str | Path = "store", **options: Any) -> pd.DataFrame
 
 
 def load_records(store: str | Path = "store") -> pd.DataFrame:
-    """One row per cell of every suite run into ``store``.
+    """One row per cell of every suite run into ``store``, which may be a folder of results too.
 
     Columns: ``suite, testbed, attack, probe, sampler, defense`` (labels; no sampler is the
     testbed's own), ``kind, seed, status, reason, protocol, folder``; ``<role>.name`` and

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 import bench
@@ -259,7 +260,7 @@ def run(
         message = f"interrupted; {finished} stages are kept; run the same command to go on"
         click.echo(message, err=True)
         sys.exit(INTERRUPTED)
-    board = _write_board(Path(store), None) if report else None
+    board = _write_board([Path(store)], Path(store) / "report.html") if report else None
     if as_json:
         _print_runs([one.plan.suite for one in prepared], outcomes, board)
     else:
@@ -357,35 +358,108 @@ def show(name: str, plugins: Sequence[str], as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @store_option
+@click.option("--published", is_flag=True, help="The results that come with castlewalls.")
 @click.option(
-    "--output", metavar="FILE", help="The HTML file.  [default: report.html in the store]"
+    "--output",
+    metavar="FILE",
+    help="The HTML file.  [default: report.html in the store, or here if there are other sources]",
 )
-def report(store: str, output: str | None) -> None:
-    """Write the HTML board of everything in a store, and print its path.
+@click.pass_context
+def report(
+    ctx: click.Context,
+    sources: Sequence[str],
+    store: str,
+    published: bool,
+    output: str | None,
+) -> None:
+    """Write the HTML board of everything in a store, and print its path; or of every SOURCE, a
+    store or a folder of results, on one board.
+
+    Of two sources that hold one cell, the one named first is shown, after --published; if their
+    numbers differ, the board says so. Other protocols stand apart.
 
     \b
     castlewalls report
-    castlewalls report --store /data/store --output board.html
+    castlewalls report --published
+    castlewalls report results/ /data/store --output board.html
     """
-    if not Path(store).is_dir():
+    from bench.results import published as published_results
+    from bench.results import read_results
+
+    paths = [published_results()] if published else []
+    if published and not any(read_results(paths[0])):
+        raise UserError(
+            "no results come with this castlewalls yet; `castlewalls run SUITE` makes your own"
+        )
+    paths += [Path(source) for source in sources]
+    named = ctx.get_parameter_source("store") is not ParameterSource.DEFAULT
+    if not paths or named:
+        paths.append(Path(store))
+    if paths == [Path(store)] and not paths[0].is_dir():
         raise UserError(f"there is no store at {store}")
-    click.echo(str(_write_board(Path(store), None if output is None else Path(output))))
+    alone = len(paths) == 1 and (paths[0] / "runs").is_dir()
+    default = paths[0] / "report.html" if alone else Path("report.html")
+    click.echo(str(_write_board(paths, default if output is None else Path(output))))
 
 
-def _write_board(store: Path, output: Path | None) -> Path:
-    from bench.record import read_runs
+def _write_board(sources: Sequence[Path], output: Path) -> Path:
     from leaderboard.report import build
+    from leaderboard.sources import read_sources
 
-    for run in read_runs(store):
-        for problem in run.problems:
-            click.echo(f"castlewalls: warning: {problem}", err=True)
+    runs = read_sources(sources)
+    for problem in (problem for run in runs for problem in run.problems):
+        click.echo(f"castlewalls: warning: {problem}", err=True)
     try:
-        return build(store, store / "report.html" if output is None else output)
+        return build(runs, output)
     except OSError as error:
         raise UserError(
             f"the board cannot be written: {error.strerror or error} ({error.filename})"
         ) from error
+
+
+@cli.command()
+@click.argument("suites", nargs=-1, metavar="[SUITE]...")
+@click.option(
+    "--output",
+    default="results",
+    show_default=True,
+    metavar="DIR",
+    help="Where each suite's folder of results goes.",
+)
+@click.option("--partial", is_flag=True, help="Also if cells are missing or failed.")
+@store_option
+@json_option
+def export(suites: Sequence[str], output: str, partial: bool, store: str, as_json: bool) -> None:
+    """Write the results of SUITE, text of a few hundred kilobytes to commit, send or show with
+    `report`; without SUITE, of all complete runs in the store.
+
+    The same store gives the same bytes. Pictures but a few stay in the store.
+
+    \b
+    castlewalls export digits
+    castlewalls export digits --store /data/store --output results
+    """
+    from bench.export import export as write_results
+    from bench.export import finished_suites
+
+    chosen, left = (list(dict.fromkeys(suites)), {}) if suites else finished_suites(Path(store))
+    done = []
+    for suite in chosen:
+        one = write_results(Path(store), suite, Path(output), partial=partial)
+        done.append(one)
+        if not as_json:
+            under = ", ".join(f"{testbed} {protocol}" for testbed, protocol in one.protocols)
+            before = f"; in place of {one.replaced}" if one.replaced else ""
+            click.echo(
+                f"{one.folder}: {one.records} records, {one.size / 1000:.0f} kB, protocol of "
+                f"{under or 'none'}{before}"
+            )
+    for suite, why in left.items():
+        click.echo(f"castlewalls: {suite} is left out: {why}", err=True)
+    if as_json:
+        _print_json([{**vars(one), "folder": str(one.folder)} for one in done])
 
 
 @cli.command()

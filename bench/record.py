@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -39,6 +40,8 @@ RANKED: tuple[tuple[str, float, float, bool | None], ...] = (
     (r"mse", 0.0, math.inf, True),
     (r"inversion_mse_.*", 0.0, math.inf, False),
 )
+#: The largest number that is a number here.
+LARGEST = sys.float_info.max
 #: What rounding may add to a limit.
 SLACK = 1e-6
 R = TypeVar("R")
@@ -157,7 +160,14 @@ class Record:
 
         Raises ``ValueError`` with one line that names the field, also for another schema.
         """
-        return _record(_object(_parsed(text), "a record"))
+        return cls.from_values(_parsed(text))
+
+    @classmethod
+    def from_values(cls, data: Any) -> Record:
+        """As :meth:`from_json`, of values that JSON was read into; what is as usual may be left
+        out.
+        """
+        return _record(_object(data, "a record"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +179,9 @@ class Run:
     from the store, if there are any. ``records``: the cells that have a result, in the suite's
     order, each with the folder its pictures are in (a failed or skipped cell has no pictures; its
     folder is the store). ``metrics``: what its numbers mean, as their measurements declare them;
-    none in an older run. ``problems``: what could not be read, a line each.
+    none in an older run. ``problems``: what could not be read, a line each. ``note``: what a reader
+    has to know of how the run was kept. Of several sources, ``source`` says which, and where two
+    hold one cell, the one of the higher ``precedence`` is shown.
     """
 
     suite: str
@@ -180,6 +192,9 @@ class Run:
     records: list[tuple[Path, Record]]
     metrics: tuple[MetricWords, ...] = ()
     problems: tuple[str, ...] = ()
+    note: str = ""
+    source: str = ""
+    precedence: int = 0
 
 
 def read_runs(store: Path) -> list[Run]:
@@ -518,14 +533,15 @@ def _plain_json(value: Any, what: str) -> str:
 
 
 def _finite(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
+    # Not `< math.inf`, which a whole number of 400 digits is, and then no float can hold it.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
         raise ValueError(f"{what} must be a finite number, got {one_line(repr(value), 80)}")
     return value
 
 
 def _curve(name: str, values: Any) -> list[float]:
     if not isinstance(values, list) or not all(
-        type(value) in (float, int) and abs(value) < math.inf for value in values
+        type(value) in (float, int) and abs(value) <= LARGEST for value in values
     ):
         raise ValueError(f"series {one_line(name, 80)} must be a list of finite numbers")
     return values

@@ -23,6 +23,7 @@ from bench.faults import suite_faults
 from bench.planner import CONTROL, make_plan
 from bench.record import PluginSpec, read_runs
 from bench.registry import Registry, probed, use
+from bench.results import read_results
 from bench.sealed import read_secret, seal
 from bench.suite import Suite, load_suite
 
@@ -150,7 +151,7 @@ def records_table(store: Path) -> pd.DataFrame:
     if not store.is_dir():
         raise UserError(f"there is no store at {store}")
     rows: list[dict[str, Any]] = []
-    for run in read_runs(store):
+    for run in read_runs(store) or read_results(store):
         for folder, record in run.records:
             row: dict[str, Any] = {
                 "suite": run.suite,

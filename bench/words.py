@@ -122,9 +122,10 @@ class MetricWords:
         self._require("colour", get_args(Colour), f"one of {get_args(Colour)}")
         if not isinstance(self.higher_is_better, bool | None) or type(self.in_matrix) is not bool:
             raise ValueError(f"higher_is_better and in_matrix of {self.name} must be true or false")
-        if not all(type(end) in (int, float) for end in (self.low, self.high)) or not (
-            self.low <= self.high
-        ):
+        ends = (self.low, self.high)
+        if not all(
+            type(end) is float or (type(end) is int and abs(end) < 2**53) for end in ends
+        ) or not (self.low <= self.high):
             raise ValueError(
                 f"bounds of {self.name} must be numbers, low <= high, got "
                 f"{one_line(f'{self.low!r} and {self.high!r}', 80)}"

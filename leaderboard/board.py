@@ -246,8 +246,8 @@ def numbers(record: Record) -> dict[str, Metric]:
 
 
 def boards(runs: Sequence[Run]) -> list[Board]:
-    """Every board, by testbed and protocol. A cell that several runs hold counts once: the run that
-    finished last wins.
+    """Every board, by testbed and protocol. A cell that several runs hold counts once: the last
+    :func:`by_weight` is shown.
     """
     groups: dict[tuple[Identity, str], list[Entry]] = {}
     names = vocabulary(runs)
@@ -265,9 +265,16 @@ def boards(runs: Sequence[Run]) -> list[Board]:
     return [_board(protocol, entries, names) for (_, protocol), entries in sorted(groups.items())]
 
 
+def by_weight(run: Run) -> tuple[int, str, str, str]:
+    """Sorts runs so that the one whose numbers are shown stands last: of the source named first,
+    and in it the one that finished last.
+    """
+    return run.precedence, run.finished or "", run.started, run.suite
+
+
 def _entries(runs: Sequence[Run], names: Vocabulary) -> Iterable[Entry]:
     latest: dict[str, Entry] = {}
-    for run in sorted(runs, key=lambda run: (run.finished or "", run.started, run.suite)):
+    for run in sorted(runs, key=by_weight):
         for folder, read in run.records:
             record = sound(read, names)
             latest[json.dumps([identity(record.testbed), record.protocol, _key(record)])] = Entry(

@@ -159,8 +159,12 @@ RATE = Words("rate", "rate", "", _ANY_RATE)
 
 
 def vocabulary(runs: Iterable[Run]) -> Vocabulary:
-    """What these runs declare; where they differ, the one that finished last is right."""
-    ordered = sorted(runs, key=lambda run: (run.finished or "", run.started, run.suite))
+    """What these runs declare; where they differ, the source named first is right, and in it what
+    finished last.
+    """
+    ordered = sorted(
+        runs, key=lambda run: (run.precedence, run.finished or "", run.started, run.suite)
+    )
     return Vocabulary(one for run in reversed(ordered) for one in run.metrics)
 
 

@@ -22,7 +22,7 @@ import jinja2
 from markupsafe import Markup
 
 from bench.errors import UserError
-from bench.record import Run, read_runs
+from bench.record import Run
 from leaderboard import aggregate, export, names, palette, plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import boards, label
@@ -31,28 +31,30 @@ from leaderboard.names import Words
 from leaderboard.panel import panel
 from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, DefenseLine
 from leaderboard.sound import cut
+from leaderboard.sources import read_sources
 from leaderboard.view import board_view, failures, overview, papers, provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def build(store: Path, output: Path, suites: list[str] | None = None) -> Path:
-    """Reads the runs below ``store`` and writes ``output`` (HTML), ``<stem>.csv`` and
-    ``<stem>.json``; returns ``output``.
+def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None = None) -> Path:
+    """Writes ``output`` (HTML), ``<stem>.csv`` and ``<stem>.json`` of all runs of a source, or of
+    runs already read; returns ``output``.
 
     ``suites``: only these. Raises ``UserError`` if there is nothing to show or the files cannot be
     written.
     """
-    runs = read_runs(store)
+    where = f"{source}" if isinstance(source, Path) else "the board’s source"
+    runs = read_sources([source]) if isinstance(source, Path) else source
     known = sorted({run.suite for run in runs})
     unknown = sorted(set(suites or []) - set(known))
     if unknown:
         raise UserError(
-            f"{store} holds no run of {', '.join(unknown)}; it holds {', '.join(known) or 'none'}"
+            f"{where} holds no run of {', '.join(unknown)}; it holds {', '.join(known) or 'none'}"
         )
     runs = [run for run in runs if run.records and (suites is None or run.suite in suites)]
     if not runs:
-        raise UserError(f"{store} holds no records yet; `castlewalls run SUITE` makes them")
+        raise UserError(f"{where} holds no records yet; `castlewalls run SUITE` makes them")
     output = Path(output)
     paths = [output, output.with_suffix(".csv"), output.with_suffix(".json")]
     if len(set(paths)) < 3:
@@ -89,7 +91,9 @@ def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
     """The page. Same records, same bytes: no clock, no order of reading; dates are the runs'
     own.
     """
-    runs = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
+    runs = sorted(
+        runs, key=lambda run: (run.suite, run.started, run.finished or "", run.precedence)
+    )
     page_boards = boards(runs)
     script = (TEMPLATES / "board.js").read_text(encoding="utf-8")
     return (

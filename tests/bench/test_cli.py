@@ -352,7 +352,8 @@ def test_a_report_needs_a_store(castlewalls):
     result = castlewalls("report", plugin=False)
     assert result.exit_code == 2 and "there is no store at store" in result.stderr
     os.mkdir("store")
-    assert castlewalls("report", "--output", "board.html", plugin=False).stdout == "board.html\n"
+    result = castlewalls("report", "--output", "board.html", plugin=False)
+    assert result.exit_code == 2 and "store holds no records yet" in result.stderr
 
 
 def test_pretraining_is_for_embedded_testbeds(castlewalls, monkeypatch, tmp_path):

@@ -1,0 +1,383 @@
+"""Results that can be committed, sent and read by anybody: text and a few small pictures, without
+torch and without the store that made them.
+
+``<suite>/run.json`` says what was run and what its numbers mean; ``<suite>/records.jsonl`` has one
+record a line; ``<suite>/pictures/`` has the pictures that came along, called by their SHA-256. The
+first line of ``records.jsonl`` is the object ``{"shared": [...]}``: where a record has a whole
+number in one of the places :data:`SHARED`, the value is that entry of the list.
+
+All of it may come from a stranger. What is not a plain file of a plain folder, is too large or is
+not as described becomes a problem of its run, one line each, and affects nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.record import MAX_NAME, Metric, Picture, PluginSpec, Record, Run, read_runs
+from bench.text import one_line
+from bench.words import MetricWords
+
+SCHEMA = 1
+RUN, RECORDS, PICTURES = "run.json", "records.jsonl", "pictures"
+#: Where a record's value may be an entry of the shared list, as (field, key within it).
+SHARED: tuple[tuple[str, str], ...] = (
+    *((name, "") for name in ("testbed", "attack", "probe", "sampler", "defense")),
+    *((name, "") for name in ("absent", "flags")),
+    *(("provenance", key) for key in ("packages", "papers", "git")),
+)
+#: Bytes of run.json, of records.jsonl, of one of its lines, of a picture; lines and suites; what
+#: all records of a suite may have once their shared values stand in them; pixels of a side.
+MAX_RUN, MAX_RECORDS, MAX_LINE, MAX_PICTURE = 4 * 2**20, 64 * 2**20, 4 * 2**20, 64 * 2**10
+MAX_LINES, MAX_SUITES, MAX_EXPANDED, MAX_SIDE = 20_000, 500, 256 * 2**20, 2048
+#: Faults of one file that have a line each.
+_FAULT_LINES = 3
+_PNG = b"\x89PNG\r\n\x1a\n"
+_NAME = re.compile(r"[0-9a-f]{24}\.png")
+
+
+def read_source(path: Path) -> list[Run]:
+    """The runs of a store, of a results folder, or of one suite's folder in it.
+
+    Raises :class:`UserError` for anything else.
+    """
+    if (path / "runs").is_dir():
+        return read_runs(path)
+    if path.is_dir() and (os.path.lexists(path / RUN) or os.path.lexists(path / RECORDS)):
+        return [_read(path)]
+    if path.is_dir() and any(os.path.lexists(one / RUN) for one in _folders(path)):
+        return read_results(path)
+    what = "holds no records yet" if path.is_dir() else "is no folder"
+    raise UserError(
+        f"{one_line(str(path))} {what}; `castlewalls run SUITE` makes a store, `castlewalls export "
+        f"SUITE` makes results of it"
+    )
+
+
+def read_results(folder: Path) -> list[Run]:
+    """The run of every suite below ``folder``, by name; none if there is no such folder. Raises
+    nothing for what is wrong with them: it stands in their problems.
+    """
+    folders = _folders(folder)
+    return [_read(one) for one in folders[:MAX_SUITES]] + (
+        [_broken(folder.name, f"more than {MAX_SUITES} folders; the rest was not read")]
+        if len(folders) > MAX_SUITES
+        else []
+    )
+
+
+def published() -> Path:
+    """The results that come with castlewalls: in the installed package, or beside it in a
+    checkout.
+    """
+    package = Path(__file__).resolve().parent
+    inside = package / "published"
+    return inside if inside.is_dir() else package.parent / "results"
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        one
+        for one in folder.iterdir()
+        if not one.name.startswith((".", "__")) and (one.is_symlink() or one.is_dir())
+    )
+
+
+def _broken(name: str, problem: str) -> Run:
+    return Run(
+        suite=one_line(name, 80),
+        description="",
+        started="",
+        finished=None,
+        counts={},
+        records=[],
+        problems=(problem,),
+    )
+
+
+def _read(folder: Path) -> Run:
+    name = one_line(folder.name, 80)
+    try:
+        if folder.is_symlink():
+            raise ValueError("it is a link, and links are not followed")
+        account = _account(folder)
+        lines = read_plain(folder / RECORDS, MAX_RECORDS)
+        if hashlib.sha256(lines).hexdigest() != account["sha256"]:
+            raise ValueError(f"{RECORDS} is not what {RUN} was written with (SHA-256 differs)")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        return _broken(name, f"results of {name} cannot be read: {one_line(reason)}")
+    records: list[tuple[Path, Record]] = []
+    faults: list[str] = []
+    pictures: dict[str, str] = {}
+    for number, outcome in _records(lines):
+        if isinstance(outcome, str):
+            faults.append(f"{RECORDS}, line {number}: {outcome}")
+            continue
+        record, wrong = _with_pictures(folder, outcome, pictures)
+        faults += [f"{RECORDS}, line {number}: {text}" for text in wrong]
+        records.append((folder, record))
+    problems = [f"results of {name}: {one_line(text)}" for text in faults[:_FAULT_LINES]]
+    if len(faults) > _FAULT_LINES:
+        more = len(faults) - _FAULT_LINES
+        problems.append(f"results of {name}: {more} more faults like these")
+    counts = {"ok": 0, "failed": 0, "skipped": 0}
+    counts |= dict(Counter(record.status for _, record in records))
+    if account["cells"] > len(records):
+        counts["missing"] = account["cells"] - len(records)
+    return Run(
+        suite=account["suite"],
+        description=account["description"],
+        started=account["started"],
+        finished=account["finished"],
+        counts=counts,
+        records=records,
+        metrics=account["metrics"],
+        problems=tuple(problems),
+        note=account["note"],
+    )
+
+
+def _account(folder: Path) -> dict[str, Any]:
+    """The checked fields of ``run.json``. Raises ``ValueError`` in one line."""
+    data = json_of(read_plain(folder / RUN, MAX_RUN), RUN)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ValueError(f"{RUN} must be an object of schema {SCHEMA}")
+    texts = {"suite": MAX_NAME, "description": 4000, "started": 40, "finished": 40, "note": 300}
+    for field, longest in (texts | {"sha256": 64}).items():
+        if not isinstance(data.get(field), str) or len(data[field]) > longest:
+            raise ValueError(f"{field} in {RUN} must be text of at most {longest} characters")
+    cells = data.get("cells")
+    if type(cells) is not int or not 0 <= cells <= MAX_LINES:
+        raise ValueError(f"cells in {RUN} must be a whole number from 0 to {MAX_LINES}")
+    declared = data.get("metrics")
+    if not isinstance(declared, list) or len(declared) > MAX_LINES:
+        raise ValueError(f"metrics in {RUN} must be a list of at most {MAX_LINES}")
+    metrics = tuple(MetricWords.from_json(one) for one in declared)
+    clean = {field: one_line(data[field], longest) for field, longest in texts.items()}
+    return {**clean, "sha256": data["sha256"], "cells": cells, "metrics": metrics}
+
+
+def _records(lines: bytes) -> Iterator[tuple[int, Record | str]]:
+    """The number of each line, and its record or what is wrong with it."""
+    shared: list[tuple[Any, int]] = []
+    room = MAX_EXPANDED
+    for number, line in enumerate(lines.splitlines(), 1):
+        if number > MAX_LINES + 1:
+            yield number, f"more than {MAX_LINES} records; the rest was not read"
+            return
+        try:
+            if len(line) > MAX_LINE:
+                raise ValueError(f"it has {len(line)} bytes, more than {MAX_LINE}")
+            data = json_of(line, "it")
+            if number == 1:
+                shared = _shared(data)
+                continue
+            if not isinstance(data, dict):
+                raise ValueError(f"a record must be an object, got {type(data).__name__}")
+            room -= len(line) + _fill(data, shared)
+            if room < 0:
+                yield number, f"all records have more than {MAX_EXPANDED} bytes; the rest was left"
+                return
+            yield number, Record.from_values(data)
+        except ValueError as error:
+            yield number, one_line(str(error))
+            if number == 1:
+                return
+
+
+def _shared(data: Any) -> list[tuple[Any, int]]:
+    """The shared values, each with its length as JSON."""
+    if not isinstance(data, dict) or set(data) != {"shared"} or type(data["shared"]) is not list:
+        raise ValueError('the first line must be {"shared": [...]}')
+    return [(value, len(json.dumps(value))) for value in data["shared"]]
+
+
+def _fill(data: dict[str, Any], shared: list[tuple[Any, int]]) -> int:
+    """Puts the shared values where a record has their number; returns the characters put in."""
+    added = 0
+    for field, key in SHARED:
+        holder = data.get(field) if key else data
+        name = key or field
+        if not isinstance(holder, dict) or type(holder.get(name)) is not int:
+            continue
+        index = holder[name]
+        if not 0 <= index < len(shared):
+            raise ValueError(f"{name} is entry {index} of the shared values, of {len(shared)}")
+        holder[name] = shared[index][0]
+        added += shared[index][1]
+    return added
+
+
+def _with_pictures(folder: Path, record: Record, known: dict[str, str]) -> tuple[Record, list[str]]:
+    """The record with the pictures that can be shown, and what is wrong with the others.
+    ``known``: what is wrong with each file, so that each is read once.
+    """
+    kept, wrong = [], []
+    for picture in record.pictures:
+        if picture.path not in known:
+            known[picture.path] = _picture_fault(folder, picture.path)
+        if known[picture.path]:
+            wrong.append(f"picture {one_line(picture.path, 80)} {known[picture.path]}")
+        else:
+            kept.append(picture)
+    return dataclasses.replace(record, pictures=tuple(kept)), wrong
+
+
+def _picture_fault(folder: Path, path: str) -> str:
+    directory, _, name = path.partition("/")
+    if directory != PICTURES or not _NAME.fullmatch(name):
+        return f"must be called {PICTURES}/ and 24 digits of its SHA-256, and .png"
+    try:
+        if (folder / PICTURES).is_symlink():
+            return "lies behind a link, and links are not followed"
+        data = read_plain(folder / PICTURES / name, MAX_PICTURE)
+    except (OSError, ValueError) as error:
+        return one_line(error.strerror or "") if isinstance(error, OSError) else str(error)
+    return png_fault(data) or ("" if picture_name(data) == name else "is another than its name")
+
+
+def png_fault(data: bytes) -> str:
+    """Why these bytes are no picture to show; empty if they are."""
+    if not data.startswith(_PNG) or len(data) < 33:
+        return "is not a PNG"
+    sides = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    return "" if 0 < min(sides) and max(sides) <= MAX_SIDE else f"is larger than {MAX_SIDE} pixels"
+
+
+def picture_name(data: bytes) -> str:
+    """What a picture is called: by its content, so that equal ones are kept once."""
+    return f"{hashlib.sha256(data).hexdigest()[:24]}.png"
+
+
+def read_plain(path: Path, limit: int) -> bytes:
+    """The bytes of a plain file of at most ``limit``. Raises ``OSError`` for a link, ``ValueError``
+    for a pipe, a device or a larger file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    if path.is_symlink():
+        raise ValueError(f"{path.name} is a link, and links are not followed")
+    handle = os.open(path, flags)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError(f"{path.name} is no plain file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{path.name} has more than {limit} bytes")
+    return data
+
+
+def json_of(data: bytes, what: str) -> Any:
+    """Raises ``ValueError`` in one line that begins with ``what``."""
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{what} is no JSON: {one_line(str(error), 120)}") from None
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+# --- the other way --------------------------------------------------------------------------------
+
+
+def to_values(record: Record) -> dict[str, Any]:
+    """A record as JSON values, without what is as usual; :meth:`Record.from_values` gives an equal
+    one. Whole numbers of a series lose their ``.0``.
+    """
+    values = {
+        field.name: value
+        for field in dataclasses.fields(Record)
+        if (value := _plain(getattr(record, field.name))) not in (None, "", [], {})
+    }
+    values["metrics"] = {name: _metric(metric) for name, metric in record.metrics.items()}
+    values["provenance"] = dict(record.provenance)  # its entries are replaced where it is written
+    values["series"] = {
+        name: [_number(value) for value in curve] for name, curve in record.series.items()
+    }
+    return {name: value for name, value in values.items() if value != {}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PluginSpec):
+        return {name: one for name, one in vars(value).items() if one not in ("", {})}
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in dataclasses.asdict(metric).items()
+        if name == "value" or value not in (None, "")
+    }
+
+
+def _number(value: float) -> float:
+    whole = isinstance(value, float) and value.is_integer() and 0 < abs(value) < 2**53
+    return int(value) if whole or (value == 0 and str(value) != "-0.0") else value
+
+
+def lines_of(records: list[Record]) -> bytes:
+    """``records.jsonl``: sorted, so that the order of a suite file changes nothing."""
+    rows = sorted((to_values(record) for record in records), key=_order)
+    counts = Counter(text for row in rows for _, text in _sharable(row))
+    texts = sorted(text for text, count in counts.items() if count > 1 and len(text) > 8)
+    numbers = {text: number for number, text in enumerate(texts)}
+    for row in rows:
+        for (holder, name), text in list(_sharable(row)):
+            if text in numbers:
+                holder[name] = numbers[text]
+    head = {"shared": [json.loads(text) for text in texts]}
+    return b"".join(f"{_text(row)}\n".encode() for row in (head, *rows))
+
+
+def _sharable(row: dict[str, Any]) -> Iterator[tuple[tuple[dict[str, Any], str], str]]:
+    for field, key in SHARED:
+        holder = row.get(field, {}) if key else row
+        if (key or field) in holder:
+            yield (holder, key or field), _text(holder[key or field])
+
+
+def _order(row: Mapping[str, Any]) -> str:
+    fields = ("testbed", "protocol", "sampler", "attack", "probe", "defense")
+    return _text([*(row.get(name) for name in fields), row["seed"], row.get("seeds"), row])
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def pictures_of(folder: Path, record: Record, roles: re.Pattern[str]) -> dict[Picture, bytes]:
+    """The pictures of a record in a store whose roles match, with their bytes; those that cannot be
+    read, or are too large, are left out.
+    """
+    pictures: dict[Picture, bytes] = {}
+    for picture in record.pictures:
+        file = (folder / picture.path).resolve()
+        if not roles.fullmatch(picture.role) or not file.is_relative_to(folder.resolve()):
+            continue
+        try:
+            data = read_plain(file, MAX_PICTURE)
+        except (OSError, ValueError):
+            continue
+        if not png_fault(data):
+            name = f"{PICTURES}/{picture_name(data)}"
+            pictures[dataclasses.replace(picture, path=name)] = data
+    return pictures

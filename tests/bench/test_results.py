@@ -1,0 +1,398 @@
+"""Results: what an export keeps of a run, what it refuses, and what a stranger's folder can do to
+whoever reads it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import bench
+from bench import export as exporting
+from bench import results
+from bench import runner as api
+from bench.cli import cli
+from bench.record import Flag, Metric, Picture, PluginSpec, Record, read_runs
+from bench.words import MetricWords
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = str(Path(__file__).parent / "engine" / "fake_stages.py")
+SUITE = """
+name: small
+description: a suite of nothing
+testbeds: [tiny]
+attacks: [fake_attack, fake_text_attack]
+defenses: [fake_sampler, fake_invert]
+seeds: [0, 1]
+"""
+
+
+def command(*arguments: str):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner().invoke(cli, [*map(str, arguments)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def store(tiny, fake_plugins, tmp_path, monkeypatch):
+    """A tiny suite, run by the engine with stages that take no time."""
+    monkeypatch.setattr(api, "prepare", functools.partial(api.prepare, stages=STAGES))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    where = ("--plugin", fake_plugins, "--store", tmp_path / "store", "--no-report", "--json")
+    assert command("run", "suite.yaml", *where).exit_code == 0
+    return tmp_path / "store"
+
+
+def a_record(seed: int = 0, **fields) -> Record:
+    return Record(
+        testbed=PluginSpec(name="digits-ddpm", params={"side": 16}),
+        attack=PluginSpec(name="baddiffusion", params={"target": "hat"}, label="baddiffusion(hat)"),
+        defense=PluginSpec(name="none"),
+        seed=seed,
+        **{"status": "ok", "kind": "control", "protocol": "abc", **fields},
+    )
+
+
+def rich_record() -> Record:
+    """Every field is used."""
+    return a_record(
+        probe=PluginSpec(name="trojdiff"),
+        sampler=PluginSpec(name="ddim", params={"eta": 0.0}),
+        seeds=(0, 1),
+        metrics={
+            "asr[noise]": Metric(value=0.1 + 0.2, ci_low=0.0, n=3, effective_n=2.5, unit="share"),
+            "fid[x]": Metric(value=None, higher_is_better=False),
+        },
+        series={"outcomes[asr[noise]]": [0.0, 1.0, -0.0, 1e-300, 1e300, 0.1 + 0.2]},
+        flags=(Flag("vacuous-threshold", "asr", "all"),),
+        absent={"auroc[noise]": "no detector of noise"},
+        cost={"seconds": 1.5},
+        provenance={"packages": {"torch": "2"}, "papers": [{"title": "A"}], "git": None},
+    )
+
+
+def write(folder: Path, records: list[Record], **changes) -> Path:
+    """A suite's results, as an export leaves them but for ``changes`` in run.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = results.lines_of(records)
+    account = {
+        "schema": 1, "suite": folder.name, "description": "", "started": "2026-01-01",
+        "finished": "2026-01-02", "cells": len(records), "metrics": [], "note": "",
+        "sha256": hashlib.sha256(lines).hexdigest(), **changes,
+    }  # fmt: skip
+    (folder / "records.jsonl").write_bytes(lines)
+    (folder / "run.json").write_text(json.dumps(account))
+    return folder
+
+
+def sealed(folder: Path, lines: bytes) -> None:
+    """Records with a fitting SHA-256: the stranger can compute one too."""
+    account = json.loads((folder / "run.json").read_text())
+    account["sha256"] = hashlib.sha256(lines).hexdigest()
+    (folder / "records.jsonl").write_bytes(lines)
+    (folder / "run.json").write_text(json.dumps(account))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_an_export_keeps_every_number_and_repeats_to_the_byte(store, tmp_path):
+    """A commit that changes without a reason hides the one that does."""
+    done = command("export", "small", "--store", store, "--output", tmp_path / "one")
+    assert done.exit_code == 0, done.output
+    (run,) = read_runs(store)
+    (protocol,) = {record.protocol for _, record in run.records}
+    assert "28 records, " in done.stdout and f"protocol of tiny {protocol}" in done.stdout
+    again = command("export", "small", "--store", store, "--output", tmp_path / "one")
+    assert f"in place of 28 records under {protocol[:8]}" in again.stdout
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(store, moved)
+    command("export", "--store", moved, "--output", tmp_path / "two")
+    assert files(tmp_path / "one") == files(tmp_path / "two") and files(tmp_path / "one")
+
+    (read,) = results.read_results(tmp_path / "one")
+    assert (read.suite, read.description, read.started, read.finished, read.metrics) == (
+        run.suite, run.description, run.started, run.finished, run.metrics,
+    )  # fmt: skip
+    bare = [dataclasses.replace(one, pictures=(), trace="").to_json() for _, one in run.records]
+    kept = [dataclasses.replace(one, pictures=()).to_json() for _, one in read.records]
+    assert sorted(bare) == sorted(kept) and read.problems == ()
+    assert read.counts == {"ok": 16, "failed": 0, "skipped": 12}
+    tables = bench.load_records(store), bench.load_records(tmp_path / "one")
+    assert list(tables[0].columns) == list(tables[1].columns) and len(tables[1]) == 28
+
+
+def test_the_board_of_results_has_the_stores_numbers_and_needs_no_torch(store, tmp_path):
+    command("export", "small", "--store", store, "--output", tmp_path / "results")
+    assert command("report", "--store", store).stdout.strip() == f"{store}/report.html"
+    code = (
+        "import sys; from bench.cli import cli; cli(['report', 'results'], standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout == "report.html\n", done.stderr
+    assert (tmp_path / "report.csv").read_bytes() == (store / "report.csv").read_bytes()
+
+
+def test_a_run_that_is_not_complete_is_refused_in_one_line(store, tmp_path):
+    """Published with a gap, a defense would be ranked on the seeds that went well."""
+    account = json.loads((store / "runs" / "small.json").read_text())
+    account["cells"][0] = {"id": account["cells"][0]["id"]}
+    (store / "runs" / "small.json").write_text(json.dumps(account))
+    for suites, words in (
+        (["small"], "small in {} is not complete: 1 cells pending; finish it with"),
+        ([], "{} holds no complete run (small: 1 cells pending)"),
+        (["smal"], "{} holds no run of smal; it holds small"),
+    ):
+        done = command("export", *suites, "--store", store, "--output", tmp_path / "results")
+        assert done.exit_code == 2 and done.stderr.count("\n") == 1
+        assert words.format(store) in done.stderr
+    assert not (tmp_path / "results").exists()
+    done = command("export", "small", "--partial", "--store", store, "--output", tmp_path / "r")
+    (run,) = results.read_results(tmp_path / "r")
+    assert done.exit_code == 0 and run.counts["missing"] == 1 and len(run.records) == 27
+    done = command("export", "small", "--store", tmp_path / "no", "--output", tmp_path / "r")
+    assert done.exit_code == 2 and "there is no store at" in done.stderr
+
+
+def test_what_is_not_ours_is_not_removed(store, tmp_path):
+    """An export replaces its folder; somebody's notes in it, or a link elsewhere, are no export."""
+    folder = tmp_path / "results" / "small"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    done = command("export", "small", "--store", store)
+    assert done.exit_code == 2 and "holds notes.txt, which no export wrote" in done.stderr
+    assert files(folder) == {"notes.txt": b"mine"}
+    shutil.rmtree(folder)
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    done = command("export", "small", "--store", store)
+    assert done.exit_code == 2 and "is not a folder of results" in done.stderr
+    assert list((tmp_path / "results").iterdir()) == [folder]
+
+
+def test_every_field_comes_back(tmp_path):
+    """Shared values, left-out defaults and whole numbers are ways of writing, not of rounding."""
+    records = [rich_record(), dataclasses.replace(rich_record(), seed=1), a_record()]
+    (run,) = results.read_results(write(tmp_path / "x" / "suite", records).parent)
+    assert run.problems == ()
+    back = sorted((record for _, record in run.records), key=lambda one: (one.seed, one.kind))
+    assert [one for one in back if one.probe] == records[:2] and records[2] in back
+    series = back[0].series or back[1].series
+    assert str(series["outcomes[asr[noise]]"][2]) == "-0.0"
+    text = (tmp_path / "x/suite/records.jsonl").read_text()
+    assert text.count("no detector of noise") == 1, "shared by two records"
+    assert text == results.lines_of(records[::-1]).decode(), "in a fixed order"
+
+
+def test_pictures_of_the_lowest_seed_come_along_once(tmp_path):
+    """They are most of a store's bytes; a page needs what the adversary calls."""
+    folder = tmp_path / "store" / "one"
+    folder.mkdir(parents=True)
+    for name, side in (("a.png", 8), ("b.png", 8), ("big.png", 3000)):
+        Image.new("RGB", (side, 8), (9, side % 256, 1)).save(folder / name)
+    pictures = tuple(
+        Picture(role, treatment, path)
+        for role, treatment, path in (
+            ("call:noise", "", "a.png"), ("call:noise", "clip", "b.png"), ("target", "", "big.png"),
+            ("clean", "", "a.png"), ("target_image", "", "../../secret.png"),
+        )
+    )  # fmt: skip
+    (tmp_path / "secret.png").write_bytes((folder / "a.png").read_bytes())
+    run = results.Run(
+        suite="s", description="", started="", finished="", counts={"ok": 2},
+        records=[(folder, a_record(seed, pictures=pictures)) for seed in (3, 4)],
+    )  # fmt: skip
+    written = exporting._files(run)
+    assert len([name for name in written if name.startswith("pictures/")]) == 1, "equal ones once"
+    assert b"Pictures: seed 3" in written["run.json"]
+    for name, data in written.items():
+        path = tmp_path / "r" / "s" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (read,) = results.read_results(tmp_path / "r")
+    assert read.problems == ()
+    shown = {record.seed: [one.treatment for one in record.pictures] for _, record in read.records}
+    assert shown == {3: ["", "clip"], 4: []}
+
+
+def spoil(folder: Path, fault: str) -> None:
+    """What a stranger, or a bad copy, may do to the results of a suite."""
+    lines = (folder / "records.jsonl").read_bytes()
+    account = folder / "run.json"
+    if fault == "changed":
+        (folder / "records.jsonl").write_bytes(lines.replace(b"hat", b"cat"))
+    elif fault == "link to records":
+        (folder / "records.jsonl").rename(folder.parent / "there")
+        (folder / "records.jsonl").symlink_to(folder.parent / "there")
+    elif fault == "link to a folder":
+        folder.rename(folder.parent / ".hidden")
+        folder.symlink_to(folder.parent / ".hidden")
+    elif fault == "pipe":
+        account.unlink()
+        os.mkfifo(account)
+    elif fault == "large":
+        account.write_bytes(b" " * (results.MAX_RUN + 1))
+    elif fault == "deep":
+        account.write_text("[" * 200_000)
+    elif fault == "no JSON":
+        account.write_text("{")
+    elif fault == "no account":
+        account.unlink()
+    elif fault == "schema":
+        account.write_text(account.read_text().replace('"schema": 1', '"schema": 2'))
+    elif fault == "words":
+        words = [{"name": "x", "title": "\x1b[2J"}]
+        account.write_text(
+            account.read_text().replace('"metrics": []', f'"metrics": {json.dumps(words)}')
+        )
+    elif fault == "entry":
+        sealed(folder, lines.replace(b'"seed":0', b'"absent":77,"seed":0'))
+    elif fault == "first line":
+        sealed(folder, lines.partition(b"\n")[2])
+    elif fault == "field":
+        sealed(folder, lines.replace(b'"seed":0', b'"secret":1,"seed":0'))
+    elif fault == "seed":
+        sealed(folder, lines.replace(b'"seed":0', b'"seed":-1'))
+    elif fault == "huge number":
+        sealed(
+            folder, lines.replace(b'"seed":0', b'"seed":0,"cost":{"seconds":1%s}' % (b"0" * 400))
+        )
+    elif fault == "huge curve":
+        sealed(folder, lines.replace(b'"seed":0', b'"seed":0,"series":{"x":[1%s]}' % (b"0" * 400)))
+    elif fault == "picture elsewhere":
+        picture = b'"pictures":[{"path":"../../x.png","role":"a","treatment":""}],"seed":0'
+        sealed(folder, lines.replace(b'"seed":0', picture))
+
+
+FAULTS = {
+    "changed": "is not what run.json was written with",
+    "link to records": "records.jsonl is a link, and links are not followed",
+    "link to a folder": "it is a link, and links are not followed",
+    "pipe": "run.json is no plain file",
+    "large": "run.json has more than",
+    "deep": "run.json is nested too deeply",
+    "no JSON": "run.json is no JSON",
+    "no account": "No such file",
+    "schema": "run.json must be an object of schema 1",
+    "words": "title of a metric must be at most",
+    "entry": "line 2: absent is entry 77 of the shared values",
+    "first line": "line 1: the first line must be",
+    "field": "line 2: of another version: unknown field 'secret'",
+    "seed": "line 2: seed must be a whole number from 0 up",
+    "huge number": "line 2: cost seconds must be a finite number",
+    "huge curve": "line 2: series x must be a list of finite numbers",
+    "picture elsewhere": "picture ../../x.png must be called pictures/",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_one_line_and_takes_nothing_else_with_it(tmp_path, fault):
+    write(tmp_path / "fine", [a_record()])
+    spoil(write(tmp_path / "odd", [a_record(), a_record(1)]), fault)
+    fine, odd = results.read_results(tmp_path)
+    (line,) = odd.problems
+    assert FAULTS[fault] in line and "results of odd" in line and line.isprintable()
+    assert fine.problems == () and len(fine.records) == 1
+    done = command("report", tmp_path, "--output", tmp_path / "board.html")
+    assert done.exit_code == 0 and f"castlewalls: warning: {line}\n" == done.stderr
+
+
+def test_what_a_folder_may_take_is_bounded(tmp_path, monkeypatch):
+    """A line of a few bytes that stands for megabytes, ten thousand times, fills the memory."""
+    shared = a_record(absent={"x": "y" * 1000})
+    records = [dataclasses.replace(shared, seed=seed) for seed in range(9)]
+    folder = write(tmp_path / "suite", records)
+    assert results.read_results(tmp_path)[0].problems == ()
+    monkeypatch.setattr(results, "MAX_EXPANDED", 5000)
+    (run,) = results.read_results(tmp_path)
+    assert len(run.records) == 3 and "all records have more than 5000" in run.problems[0]
+    monkeypatch.undo()
+    monkeypatch.setattr(results, "MAX_LINES", 4)
+    (run,) = results.read_results(tmp_path)
+    assert not run.records and "cells in run.json must be" in run.problems[0]
+    write(folder, records, cells=4)
+    (run,) = results.read_results(tmp_path)
+    assert len(run.records) == 4 and "more than 4 records" in run.problems[0]
+    monkeypatch.setattr(results, "MAX_LINE", 100)
+    (run,) = results.read_results(tmp_path)
+    assert not run.records and "line 1: it has" in run.problems[0]
+
+
+def test_many_faults_are_few_lines(tmp_path):
+    folder = write(tmp_path / "suite", [a_record(seed) for seed in range(9)])
+    sealed(folder, (folder / "records.jsonl").read_bytes().replace(b'"status":"ok"', b'"status":1'))
+    (run,) = results.read_results(tmp_path)
+    assert len(run.problems) == 4 and run.problems[-1].endswith("6 more faults like these")
+    assert run.counts["missing"] == 9
+
+
+def test_a_picture_is_its_name_and_small(tmp_path):
+    """A page embeds it: what another program made of the file must not stand on the board."""
+    made = tmp_path / "made.png"
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(made)
+    data = made.read_bytes()
+    wide = data[:16] + (10**6).to_bytes(4, "big") + data[20:]
+    for content, name, words in (
+        (data, "0" * 24 + ".png", "is another than its name"),
+        (b"<svg onload=alert(1)>" * 9, None, "is not a PNG"),
+        (wide, None, "is larger than 2048 pixels"),
+        (data + b"0" * results.MAX_PICTURE, None, "has more than"),
+    ):
+        name = name or results.picture_name(content)
+        folder = write(
+            tmp_path / "r" / "s", [a_record(pictures=(Picture("a", "", f"pictures/{name}"),))]
+        )
+        (folder / "pictures").mkdir(exist_ok=True)
+        (folder / "pictures" / name).write_bytes(content)
+        (run,) = results.read_results(tmp_path / "r")
+        assert run.records[0][1].pictures == () and words in run.problems[0]
+
+
+def test_bounds_of_a_declaration_are_numbers_that_a_float_holds():
+    """10**400 is less than infinity, and no arithmetic with it succeeds."""
+    with pytest.raises(ValueError, match="bounds of x must be numbers"):
+        MetricWords.from_json({"name": "x", "title": "x", "high": 10**400})
+    assert MetricWords.from_json({"name": "x", "title": "x", "high": 10}).high == 10
+
+
+def test_other_folders_are_no_source(tmp_path):
+    for path, words in (
+        (tmp_path, "holds no records yet"),
+        (tmp_path / "x", "is no folder"),
+    ):
+        done = command("report", path)
+        assert done.exit_code == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_published_results_are_those_of_the_checkout(monkeypatch, tmp_path):
+    assert results.published() == ROOT / "results"
+    monkeypatch.setattr(results, "published", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = command("report", "--published")
+    assert done.exit_code == 2 and "no results come with this castlewalls yet" in done.stderr
+    write(tmp_path / "suite", [a_record(metrics={"asr[noise]": Metric(value=0.5, n=9)})])
+    done = command("report", "--published")
+    assert done.exit_code == 0 and done.stdout == "report.html\n"
+    assert "0.5" in (tmp_path / "report.csv").read_text()
