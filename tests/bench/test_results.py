@@ -233,8 +233,8 @@ def test_pictures_of_the_lowest_seed_come_along_once(tmp_path):
         path.write_bytes(data)
     (read,) = results.read_results(tmp_path / "r")
     assert read.problems == ()
-    shown = {record.seed: [one.treatment for one in record.pictures] for _, record in read.records}
-    assert shown == {3: ["", "clip"], 4: []}
+    by_seed = {record.seed: [one.treatment for one in record.pictures] for _, record in read.records}
+    assert by_seed == {3: ["", "clip"], 4: []}
 
 
 def spoil(folder: Path, fault: str) -> None:

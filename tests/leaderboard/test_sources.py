@@ -95,9 +95,9 @@ def test_other_numbers_of_a_cell_are_named_and_replace_nothing(
     mine = values(read_sources([published]))
     paths = [published, stranger][:: -1 if stranger_first else 1]
     runs = read_sources(paths)
-    shown, beaten = runs
-    assert shown.problems == ()
-    (line,) = beaten.problems
+    first, second = runs
+    assert first.problems == ()
+    (line,) = second.problems
     assert line.startswith(f"digits: 2 cells have other numbers than in digits of {paths[0]}")
     assert METRIC in line and "0.00195312" in line and "seed 0" in line
     assert values(runs) == ([0.001953125] * 2 if stranger_first else mine) != []
