@@ -233,7 +233,9 @@ def test_pictures_of_the_lowest_seed_come_along_once(tmp_path):
         path.write_bytes(data)
     (read,) = results.read_results(tmp_path / "r")
     assert read.problems == ()
-    by_seed = {record.seed: [one.treatment for one in record.pictures] for _, record in read.records}
+    by_seed = {
+        record.seed: [one.treatment for one in record.pictures] for _, record in read.records
+    }
     assert by_seed == {3: ["", "clip"], 4: []}
 
 
