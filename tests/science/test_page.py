@@ -118,7 +118,7 @@ def test_the_page_says_what_it_is_made_from(world: list[Run]) -> None:
         "- castlewalls: 0.1.0",
         "4f1c2d9a",
         "torch 2.14.0",
-        "make science",
+        "make pages",
     )
     assert all(fact in top for fact in (*facts, findings.RULE))
 
