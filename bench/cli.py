@@ -329,11 +329,12 @@ def list_command(what: str | None, plugins: Sequence[str], as_json: bool) -> Non
     if as_json:
         _print_json(summaries)
         return
+    width = max((len(name) for entries in summaries.values() for name in entries), default=0)
     for group, entries in summaries.items():
         if what is None:
             click.echo(f"{group}:")
         for name, text in entries.items():
-            click.echo(plain(f"  {name:<16} {text}"))
+            click.echo(plain(f"  {name:<{width}} {text}"))
 
 
 @cli.command()

@@ -121,8 +121,12 @@ def suite_folders() -> list[Path]:
 
 
 def shipped_suites() -> dict[str, Path]:
-    """Name -> file of every suite that comes with castlewalls."""
-    return {path.stem: path for folder in suite_folders() for path in sorted(folder.glob("*.yaml"))}
+    """Name -> file of every suite that comes with castlewalls, by name."""
+    return {
+        path.stem: path
+        for folder in suite_folders()
+        for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
+    }
 
 
 def find_suite(name_or_path: str) -> Path:
