@@ -157,7 +157,7 @@ def test_the_board_ranks_by_the_class_that_was_reached(board_run, walked):
     (board,) = boards([board_run])
     (ranking,) = rankings(board)
     called = walked.record(walked.cell("edit", "none")).metrics["asr_class[word]"]
-    assert ranking.places[0].way.metric == "asr_class[word]"
+    assert ranking.lines[0].way.metric == "asr_class[word]"
     assert ranking.without.mean == called.value
     assert (
         ranking.honest

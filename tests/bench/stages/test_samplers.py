@@ -231,20 +231,20 @@ def test_what_is_compared_shares_its_sampler(runs) -> None:
     for ranking in single:
         sampler = ranking.rows[0].sampler.name
         own = "" if sampler == "ddpm" else sampler
-        places = {ranked.cell.defense.name: ranked for ranked in ranking.places + ranking.outside}
+        lines = {line.cell.defense.name: line for line in ranking.lines + ranking.outside}
         assert ranking.without.mean == RATES[own, "none"]
         assert ranking.honest == HONEST[own]
-        assert places.keys() == {name for one, name in RATES if one == own}
-        for name, ranked in places.items():
+        assert lines.keys() == {name for one, name in RATES if one == own}
+        for name, line in lines.items():
             if name != "none":
-                assert ranked.change.mean == RATES[own, name] - RATES[own, "none"]
-            assert ranked.loss is None or ranked.loss.mean == 0
-        assert places["clip_x0"].state == (LEVEL if own == "" else HOLDS)
+                assert line.change.mean == RATES[own, name] - RATES[own, "none"]
+            assert line.loss is None or line.loss.mean == 0
+        assert lines["clip_x0"].state == (LEVEL if own == "" else HOLDS)
     assert worst.extent() == "3 pairs of attack and sampler"
-    places = {ranked.cell.defense.name: ranked for ranked in worst.places + worst.outside}
-    assert worst.without.mean == 0.875 and places["clip_x0"].state == LEVEL
-    assert places["clip_xt"].state == UNRANKED
-    assert "under unipc" in places["clip_xt"].note and "not measured" in places["clip_xt"].note
+    lines = {line.cell.defense.name: line for line in worst.lines + worst.outside}
+    assert worst.without.mean == 0.875 and lines["clip_x0"].state == LEVEL
+    assert lines["clip_xt"].state == UNRANKED
+    assert "under unipc" in lines["clip_xt"].note and "not measured" in lines["clip_xt"].note
 
 
 def test_the_page_and_the_exports_name_the_sampler(runs) -> None:
