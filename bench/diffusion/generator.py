@@ -126,7 +126,6 @@ class Generator:
         """
         if self.fold > 1:
             x = pixel_unshuffle(x, self.fold)
-        x = x.contiguous(memory_format=torch.channels_last)
         prediction: Tensor = network(x, timesteps, **self.condition(condition)).sample
         if self.fold > 1:
             prediction = pixel_shuffle(prediction, self.fold)

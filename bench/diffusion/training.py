@@ -297,6 +297,7 @@ class _Run:
         """The network's prediction in float32 for ``condition``, by default the piece's labels."""
         self.generator.calls += len(x)
         requested = self.labels if condition is None else condition
+        x = x.contiguous(memory_format=torch.channels_last)
         return self.generator.answer(self.wrapped, x, timesteps, requested)
 
     @torch.no_grad()
@@ -307,6 +308,7 @@ class _Run:
         teacher = self.teacher
         assert teacher is not None
         requested = self.labels if condition is None else condition
+        x = x.contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
             return teacher.answer(teacher.unet, x, timesteps, requested)
 
