@@ -1,4 +1,6 @@
-"""The command line; thin. Exit codes: 0 success, 1 failed cells, 2 bad input, 130 interrupted."""
+"""The command line; thin. Exit codes: 0 success, 1 failed cells or checks, 2 bad input, 130
+interrupted.
+"""
 
 from __future__ import annotations
 
@@ -356,6 +358,146 @@ def show(name: str, plugins: Sequence[str], as_json: bool) -> None:
         _print_json(descriptions)
     else:
         print_description(descriptions, _screen())
+
+
+@cli.group()
+def new() -> None:
+    """Write a plugin to start from, which passes `castlewalls check` as it is written: a folder
+    that can be installed, or with --single-file one file for --plugin.
+
+    \b
+    castlewalls new defense clip_more --family sampler
+    castlewalls new detector long_words --subject prompts --output ~/plugins
+    castlewalls new attack white_square --family training --single-file
+    """
+
+
+_new_options = _options(
+    click.argument("name"),
+    click.option(
+        "--output", default=".", metavar="DIR", help="Where the folder is made.  [default: here]"
+    ),
+    click.option("--single-file", is_flag=True, help="One file, NAME.py, and nothing else."),
+)
+
+
+@new.command("attack")
+@_new_options
+@click.option("--family", type=click.Choice(["training", "editing"]), required=True)
+def new_attack(name: str, family: str, output: str, single_file: bool) -> None:
+    """Write an attack: on the training (its data or its loss), or on the weights of a trained
+    model.
+
+    \b
+    castlewalls new attack white_square --family training
+    castlewalls new attack last_layer --family editing --single-file
+    """
+    _write_new("attack", name, family, output, single_file)
+
+
+@new.command("defense")
+@_new_options
+@click.option(
+    "--family",
+    type=click.Choice(["sampler", "model", "data", "classifier", "inversion"]),
+    required=True,
+    help="What it replaces; an inversion recovers the backdoor and replaces nothing.",
+)
+def new_defense(name: str, family: str, output: str, single_file: bool) -> None:
+    """Write a defense.
+
+    \b
+    castlewalls new defense clip_more --family sampler
+    castlewalls new defense brief_tuning --family model --output ~/plugins
+    """
+    _write_new("defense", name, family, output, single_file)
+
+
+@new.command("detector")
+@_new_options
+@click.option(
+    "--subject",
+    type=click.Choice(["samples", "rows", "images", "noise", "prompts", "model"]),
+    required=True,
+    help="What it judges; samples: training rows and generated images.",
+)
+def new_detector(name: str, subject: str, output: str, single_file: bool) -> None:
+    """Write a detector.
+
+    \b
+    castlewalls new detector far_away --subject samples
+    castlewalls new detector long_words --subject prompts --single-file
+    """
+    _write_new("detector", name, subject, output, single_file)
+
+
+def _write_new(singular: Any, name: str, sort: str, output: str, single_file: bool) -> None:
+    from bench.registry import GROUPS, Registry
+    from bench.scaffold.new import check_name, write
+
+    check_name(name, ())  # before the registry is built, which takes seconds
+    registry = Registry()
+    taken = [one for group in GROUPS for one in registry.names(group)]
+    written = write(
+        singular, name, sort, Path(output).expanduser(), single_file=single_file, taken=taken
+    )
+    for path in written:
+        click.echo(str(path))
+    click.echo(f"next: castlewalls check {written[0]}", err=True)
+
+
+@cli.command()
+@click.argument("name_or_file", metavar="NAME_OR_FILE")
+@click.option("--params", metavar="JSON", help="Parameters in place of the defaults.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The whole check must end in this time.",
+)
+@click.option(
+    "--memory",
+    type=int,
+    default=4096,
+    show_default=True,
+    metavar="MB",
+    help="What the plugin's process may take.",
+)
+@json_option
+def check(
+    name_or_file: str, params: str | None, timeout: float, memory: int, as_json: bool
+) -> None:
+    """Check a plugin in less than a minute: a name, a file, or a folder that `castlewalls new`
+    wrote.
+
+    Whether it keeps its contract (same seed, same result; rows by themselves; inputs as they were;
+    nothing read that is not declared; nothing global moved), and what it does to a backdoor in a
+    tiny model. It runs in a process of its own, with limits. Exits with 1 if a check failed.
+
+    \b
+    castlewalls check clip_more/
+    castlewalls check my_defense.py --params '{"strength": 0.5}'
+    castlewalls check strip --json
+    """
+    from bench.checking.process import check as run_check
+    from bench.checking.reporting import parameters, show_plugin, show_report, show_verdict
+
+    silent: dict[str, Any] = {}
+    spoken = {"on_plugin": show_plugin, "on_verdict": show_verdict}
+    report = run_check(
+        name_or_file,
+        parameters(params),
+        seconds=timeout,
+        memory_mb=memory,
+        **(silent if as_json else spoken),
+    )
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        show_report(report)
+    sys.exit(0 if report.passed else FAILED)
 
 
 @cli.command()

@@ -6,18 +6,23 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from diffusers import UNet2DModel
 
 import bench
 from bench import testbeds
+from bench.checking import process
 from bench.cli import cli
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, sample
@@ -158,16 +163,50 @@ def tiny_generator() -> Generator:
     )
 
 
+WALKTHROUGH = (
+    TEXTS[ROOT / "CONTRIBUTING.md"].partition("## Write a defense")[2].partition("\n## ")[0]
+)
+
+
+def blocks(language: str) -> list[str]:
+    """Of CONTRIBUTING's walkthrough, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", WALKTHROUGH, re.MULTILINE | re.DOTALL)
+
+
 @pytest.fixture
-def walkthrough(tmp_path: Path) -> Path:
-    """CONTRIBUTING's example, saved as it tells the reader to."""
-    section = (
-        TEXTS[ROOT / "CONTRIBUTING.md"].partition("## Write a defense")[2].partition("\n## ")[0]
-    )
-    (code,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+def walkthrough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CONTRIBUTING's example: begun by the command it begins with, and saved as it tells the reader
+    to.
+    """
+    monkeypatch.chdir(tmp_path)
+    begun = CliRunner().invoke(cli, shlex.split(blocks("console")[0])[1:])
+    assert begun.exit_code == 0, begun.stderr
     path = tmp_path / "dynamic_threshold.py"
-    path.write_text(code)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    path.write_text(blocks("python")[0])
     return path
+
+
+def test_the_walkthrough_passes_the_check_it_tells_of(walkthrough: Path) -> None:
+    """A newcomer whose first check fails blames himself."""
+    assert "castlewalls check dynamic_threshold.py\n" in blocks("console")
+    report = process.check(str(walkthrough), seconds=300)
+    assert report.passed, report.to_json()
+
+
+def test_the_walkthroughs_own_test_runs(walkthrough: Path) -> None:
+    """The cases are those of both plugins; each is asked."""
+    code, folder = blocks("python")[1], walkthrough.parent
+    (folder / "test_it.py").write_text(f"from dynamic_threshold import DynamicThreshold\n{code}")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0 and re.search(r"(2\d|1\d) passed", done.stdout), done.stdout
 
 
 def test_the_walkthrough_is_found_and_rebuilt_from_json(walkthrough: Path) -> None:

@@ -41,6 +41,7 @@ from bench.contracts.tiny import (
     access,
     floats,
     generator,
+    generator_for,
     least,
     pixels,
     training_set,
@@ -252,7 +253,7 @@ def implanting_is_repeatable(attack: EditingAttack) -> None:
     """The edited model is a function of the model and the seed, and another than before."""
     first, again = (least(attack).implant(access(attack)) for _ in range(2))
     expect(isinstance(first, Generator), "a Generator", type(first).__name__)
-    one, other, before = (model.unet.state_dict() for model in (first, again, generator()))
+    one, other, before = map(_weights, (first, again, generator_for(attack)))
     expect(_alike(one, other), "the same weights for the same seed")
     expect(not _alike(one, before), "other weights than the clean model's")
 
@@ -265,7 +266,7 @@ def calls_are_of_their_row(attack: Attack) -> None:
         noise=floats(5, 0),
         images=floats(5, 1).clamp(-1, 1),
         labels=torch.arange(5) % 3,
-        prompts=tuple(f"a picture of number {row}" for row in range(5)),
+        prompts=tuple(f"A photo of number {row}" for row in range(5)),
     )
     for call in type(attack).calls:
         before = _rows(query, slice(None))
@@ -297,6 +298,17 @@ def _same_query(one: Query, other: Query) -> bool:
         torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or a == b
         for a, b in pairs
     )
+
+
+def _weights(of: Generator) -> dict[str, Tensor]:
+    """Of all networks that there are: a text-to-image generator has more than one."""
+    parts = {part: getattr(of, part, None) for part in ("unet", "vae", "text_encoder")}
+    return {
+        f"{part}.{name}": value
+        for part, network in parts.items()
+        if isinstance(network, torch.nn.Module)
+        for name, value in network.state_dict().items()
+    }
 
 
 def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -335,7 +347,7 @@ def repair_is_repeatable(defense: ModelDefense) -> None:
     """A repaired model is a function of the model and the seed."""
     first, again = (least(defense).repair(access(defense)) for _ in range(2))
     expect(isinstance(first, Generator), "a Generator", type(first).__name__)
-    states = first.unet.state_dict(), again.unet.state_dict()
+    states = _weights(first), _weights(again)
     expect(_alike(*states), "the same weights for the same seed")
     expect(all(bool(torch.isfinite(value).all()) for value in states[0].values()), "finite weights")
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from bench.classification.classifier import Classifier
 from bench.contracts.access import Access
+from bench.contracts.attack import Attack
 from bench.contracts.card import Need
-from bench.contracts.data import Query, TrainingSet
+from bench.contracts.data import Query, Recovered, TrainingSet
 from bench.contracts.entitled import Withheld
+from bench.contracts.tiny_text import text_to_image
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, sample
 
@@ -107,22 +109,38 @@ def classifier() -> Classifier:
         return Classifier(body, torch.nn.Linear(8, CLASSES)).eval()
 
 
+def generator_for(plugin: Any) -> Generator:
+    """A generator of a kind that the plugin's card applies to: unconditional if it may be, else
+    asked for :data:`CLASSES`, else by text.
+    """
+    kinds = plugin.card.applies_to
+    if kinds == {"text"}:
+        return text_to_image()
+    return generator(None if "unconditional" in kinds else CLASSES)
+
+
 def access(plugin: Any, seed: int = 3, conditional: bool = False) -> Access:
     """As a stage hands it over: what the card does not ask for cannot be read. ``conditional``: the
-    generator is asked for one of three classes.
+    generator is asked for one of three classes, whatever the card applies to.
     """
     settings = SamplerSettings(num_inference_steps=2)
-    classes = 3 if conditional else None
+
+    def made() -> Generator:
+        return generator(3) if conditional else generator_for(plugin)
 
     def draw(query: Query) -> Tensor:
         count = len(query.noise)
-        return sample(generator(classes), count, 0, settings, start=lambda *_: query.noise)
+        return sample(made(), count, 0, settings, start=lambda *_: query.noise)
+
+    def drawn(model: Generator, count: int) -> Tensor:
+        labels = None if model.classes is None else torch.arange(count) % model.classes
+        return sample(model, count, 0, settings, labels=labels)
 
     clean = TrainingSet(pixels(8), torch.zeros(8, dtype=torch.bool), torch.arange(8) % CLASSES)
     materials: dict[str, tuple[Need, Any]] = {
-        "generator": ("weights", generator(classes)),
-        "sample": ("weights", lambda model, count: sample(model, count, 0, settings)),
-        "base_generator": ("base weights", generator(classes)),
+        "generator": ("weights", made()),
+        "sample": ("weights", drawn),
+        "base_generator": ("base weights", made()),
         "draw": ("queries", draw),
         "clean_data": ("clean data", clean),
         "train_set": ("training data", training_set(60)),
@@ -133,4 +151,7 @@ def access(plugin: Any, seed: int = 3, conditional: bool = False) -> Access:
         field: value if need in needs else Withheld(name, need)
         for field, (need, value) in materials.items()
     }
+    if not isinstance(plugin, Attack) and plugin.uses() is not None:
+        pictures = [floats(2, 0).clamp(-1, 1)]
+        fields["recovered"] = Recovered(labels=["one"], targets=pictures, triggers=pictures)
     return Access(rng=np.random.default_rng(seed), **fields)

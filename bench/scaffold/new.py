@@ -1,0 +1,174 @@
+"""Writes a new plugin: real and small code of the family asked for, which passes its own check."""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import keyword
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Literal
+
+from bench.contracts.card import Card
+from bench.errors import UserError
+
+Singular = Literal["attack", "defense", "detector"]
+
+
+@dataclass(frozen=True)
+class Sort:
+    """What can be written. ``template``: of its module; ``base``: the class it subclasses;
+    ``subjects``: what a detector of images judges, if not all its base does; ``suite``: the shipped
+    one to try it on.
+    """
+
+    template: str
+    base: str
+    suite: str
+    subjects: str = ""
+
+
+#: By group, and by family or subject.
+SORTS: dict[Singular, dict[str, Sort]] = {
+    "attack": {
+        "training": Sort("training", "TrainingAttack", "poison"),
+        "editing": Sort("editing", "EditingAttack", "digits"),
+    },
+    "defense": {
+        "sampler": Sort("sampler", "SamplerDefense", "digits"),
+        "model": Sort("model", "ModelDefense", "digits"),
+        "data": Sort("data", "DataDefense", "poison"),
+        "classifier": Sort("classifier", "ClassifierDefense", "poison"),
+        "inversion": Sort("inversion", "Inversion", "digits"),
+    },
+    "detector": {
+        "samples": Sort("images", "SampleDetector", "poison"),
+        "rows": Sort("images", "SampleDetector", "poison", "rows"),
+        "images": Sort("images", "SampleDetector", "poison", "images"),
+        "noise": Sort("noise", "NoiseDetector", "digits"),
+        "prompts": Sort("prompts", "PromptDetector", "sd"),
+        "model": Sort("model_detector", "ModelDetector", "digits"),
+    },
+}
+_PLURAL: dict[Singular, str] = {
+    "attack": "attacks",
+    "defense": "defenses",
+    "detector": "detectors",
+}
+_SUBJECTS = """
+    subjects = ("{subject}",)
+"""
+
+
+def write(
+    singular: Singular,
+    name: str,
+    sort: str,
+    output: Path,
+    *,
+    single_file: bool = False,
+    taken: Iterable[str] = (),
+) -> list[Path]:
+    """Writes the plugin ``name`` into ``output``: a folder of that name, or one file. Returns what
+    was written, the module first.
+
+    ``sort``: a key of :data:`SORTS`; ``taken``: names that other plugins have. Raises
+    :class:`~bench.errors.UserError` for a name that no plugin may have, that is taken, or whose
+    folder or file is there already.
+    """
+    check_name(name, taken)
+    module = f"castlewalls_{name}"
+    words = _words(singular, name, SORTS[singular][sort], module)
+    code = _filled(f"{SORTS[singular][sort].template}.py", words)
+    if single_file:
+        texts = {Path(f"{name}.py"): code}
+    else:
+        folder = Path(name)
+        texts = {folder / f"{module}.py": code} | {
+            folder / target: _filled(template, words)
+            for target, template in (
+                (f"test_{name}.py", "test.py"),
+                ("pyproject.toml", "pyproject.toml"),
+                ("README.md", "README.md"),
+                ("LICENSE", "LICENSE"),
+            )
+        }
+    return _written(output, texts)
+
+
+def check_name(name: str, taken: Iterable[str]) -> None:
+    """Raises :class:`~bench.errors.UserError` unless ``name`` is one that a plugin may have, and
+    no other has.
+    """
+    try:
+        Card(name=name, summary="")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if name == "none":
+        raise UserError("the name 'none' is reserved for the controls")
+    if keyword.iskeyword(name) or name.startswith("_"):
+        raise UserError(
+            f"a plugin's name must be no keyword of Python and not begin with _, got {name!r}"
+        )
+    if name in taken:
+        raise UserError(f"a plugin is named {name!r} already (castlewalls show {name})")
+
+
+def _words(singular: Singular, name: str, sort: Sort, module: str) -> dict[str, str]:
+    subjects = sort.subjects or "training rows and generated images"
+    return {
+        "name": name,
+        "module": module,
+        "cls": _class_name(name, sort),
+        "distribution": module.replace("_", "-"),
+        "group": _PLURAL[singular],
+        "article": f"{'an' if singular == 'attack' else 'a'} {singular}",
+        "choice": f"--{_PLURAL[singular]}",
+        "suite": sort.suite,
+        "base": sort.base,
+        "subjects": {"rows": "training rows", "images": "generated images"}.get(subjects, subjects),
+        "subjects_line": _SUBJECTS.format(subject=sort.subjects) if sort.subjects else "",
+        "year": str(datetime.date.today().year),
+    }
+
+
+def _filled(template: str, words: dict[str, str]) -> str:
+    source = resources.files("bench.scaffold") / "templates" / f"{template}.template"
+    return Template(source.read_text(encoding="utf-8")).substitute(words)
+
+
+def _class_name(name: str, sort: Sort) -> str:
+    """``clip_more`` -> ``ClipMore``; with a word more where the module has that name already."""
+    camel = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+    blanks = dict.fromkeys(("name", "cls", "subjects", "year"), "0") | {"subjects_line": ""}
+    code = _filled(f"{sort.template}.py", blanks | {"cls": "X", "base": sort.base})
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    return f"{camel}Plugin" if camel in imported or keyword.iskeyword(camel) else camel
+
+
+def _written(output: Path, texts: dict[Path, str]) -> list[Path]:
+    """Nothing is written if any of it, or its folder, is there."""
+    targets = {output / path: text for path, text in texts.items()}
+    tops = {output / path.parts[0] for path in texts}
+    for top in tops:
+        if top.exists() or top.is_symlink():
+            raise UserError(
+                f"{top} is there already, and nothing is overwritten; choose another name, or "
+                f"--output DIR"
+            )
+    try:
+        for path, text in targets.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
+    return list(targets)

@@ -1,0 +1,287 @@
+"""``castlewalls check``: what a plugin does to its process is a verdict, and the command lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from bench.checking import process
+from bench.checking.process import Report
+from bench.checking.verdict import Verdict
+from bench.cli import cli
+from bench.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+#: Generous: the machine that runs the tests is busy.
+SECONDS = 300.0
+PLUGIN = """
+import os, signal, sys, time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from bench.plugin import Card, SamplerDefense
+
+{before}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried(SamplerDefense):
+    card: ClassVar[Card] = Card(name="tried", summary="for tests", tuned=())
+    strength: float = 1.0
+
+    def stepped(self, x, timestep):
+        {does}
+        return x
+"""
+
+
+def written(folder: Path, does: str = "pass", before: str = "") -> Path:
+    path = folder / "tried.py"
+    path.write_text(PLUGIN.format(does=does, before=before))
+    return path
+
+
+def ended(report: Report) -> Verdict:
+    """The last verdict: how the process ended."""
+    (plugin,) = report.plugins
+    assert plugin.verdicts[-1].check == "runs_to_the_end"
+    return plugin.verdicts[-1]
+
+
+@pytest.fixture(scope="module")
+def passed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, list[Any]]:
+    """A report of a plugin without faults, and what was called while it was made."""
+    calls: list[Any] = []
+    report = process.check(
+        str(written(tmp_path_factory.mktemp("passed"))),
+        seconds=SECONDS,
+        on_plugin=calls.append,
+        on_verdict=calls.append,
+    )
+    return report, calls
+
+
+def test_a_plugin_that_keeps_its_contract_passes(passed: tuple[Report, list[Any]]) -> None:
+    report, calls = passed
+    assert report.passed, [verdict for verdict in report.plugins[0].verdicts if verdict.failed]
+    (plugin,) = report.plugins
+    assert (plugin.name, plugin.group, plugin.family) == ("tried", "defense", "sampler")
+    names = [verdict.check for verdict in plugin.verdicts]
+    assert names[:2] == ["imports", "constructs"] and names[-1] == "runs_to_the_end"
+    assert {"parameters_survive_json", "sampling_is_repeatable", "effect_is_measured"} <= set(names)
+    assert calls == [plugin, *plugin.verdicts]
+    assert 0 < report.seconds < SECONDS and report.peak_memory > 2**27
+
+
+def test_the_report_is_json(passed: tuple[Report, list[Any]]) -> None:
+    values = json.loads(json.dumps(passed[0].to_json(), allow_nan=False))
+    assert values["passed"] is values["plugins"][0]["passed"] is True
+    assert Verdict.from_json(values["plugins"][0]["verdicts"][0]).check == "imports"
+
+
+@pytest.mark.parametrize(
+    ("does", "message"),
+    [
+        ("os._exit(0)", "a process that lives to the end, got exit code 0"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "got signal 11"),
+        ("os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)", "got signal 9"),
+        ("os.closerange(0, 64)", "lives to the end"),
+        ("[os.write(fd, b'{}\\n') for fd in range(3, 64) if os.path.exists(f'/proc/self/fd/{fd}')"
+         " and 'pipe' in os.readlink(f'/proc/self/fd/{fd}')]", "nothing on descriptors"),
+        ("print('x' * 2**20)", "at most 1 MB of output"),
+    ],
+    ids=["exit", "segfault", "kill-parent", "close", "forge", "print"],
+)  # fmt: skip
+def test_how_a_plugin_ends_its_process_is_a_verdict(
+    tmp_path: Path, does: str, message: str
+) -> None:
+    """And this process, which is the plugin's grandparent, is still here to say so."""
+    verdict = ended(process.check(str(written(tmp_path, does)), seconds=SECONDS))
+    assert verdict.failed and message in verdict.message and verdict.mend, verdict
+    if "lives" in message:
+        assert "while this was checked: " in verdict.message
+
+
+def test_a_plugin_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    """A child in a session of its own is not in the group that is killed."""
+    pid = tmp_path / "pid"
+    does = (
+        f"import subprocess; p = subprocess.Popen([sys.executable, '-c', "
+        f"'import time; time.sleep(600)'], start_new_session=True); "
+        f"open({str(pid)!r}, 'w').write(str(p.pid)); time.sleep(600)"
+    )
+    report = process.check(str(written(tmp_path, does)), seconds=20)
+    assert "an end within 20 s, got none while this was checked" in ended(report).message
+    assert not report.passed
+    deadline = time.monotonic() + 20
+    while _lives(int(pid.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _lives(int(pid.read_text()))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_memory_without_end_is_refused(tmp_path: Path) -> None:
+    does = "globals().setdefault('hold', []).extend(torch.ones(2**24) for _ in range(1000))"
+    report = process.check(str(written(tmp_path, does)), seconds=SECONDS, memory_mb=2048)
+    failed = [verdict for verdict in report.plugins[0].verdicts if verdict.failed]
+    words = " ".join(verdict.message for verdict in failed)
+    assert failed and ("memory" in words or "MemoryError" in words)
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        ("sys.exit('usage: ...')", "it ends the process (SystemExit: usage: ...)"),
+        ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
+        ("torch.set_default_dtype(torch.float64)", "default dtype"),
+        ("torch.randn(1)", "global random state of torch"),
+    ],
+)
+def test_an_import_with_consequences_is_a_verdict(
+    tmp_path: Path, before: str, message: str
+) -> None:
+    report = process.check(str(written(tmp_path, before=before)), seconds=SECONDS)
+    verdict = report.plugins[0].verdicts[0]
+    assert verdict.check == "imports" and verdict.failed and message in verdict.message
+
+
+def test_a_default_that_is_no_json_is_a_verdict(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_text(path.read_text().replace("= 1.0", "= float('nan')"))
+    report = process.check(str(path), seconds=SECONDS)
+    words = " ".join(verdict.message for verdict in report.plugins[0].verdicts)
+    assert not report.passed and "finite" in words
+
+
+# --- what is named --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("nowhere.py", "there is no such file"),
+        ("some/where", "there is no such file"),
+        ("notes.txt", "must be a Python file"),
+        (".", "a folder must hold one module, got 0"),
+    ],
+)
+def test_what_is_no_plugin_file_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=message):
+        process.file_of(named)
+
+
+def test_a_folder_with_one_module_is_that_module(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    (tmp_path / "test_tried.py").write_text("")
+    assert process.file_of(str(tmp_path)) == path.resolve()
+    assert process.file_of("strip") is None
+
+
+def test_an_unknown_name_suggests_the_nearest_and_a_wrong_parameter_is_named() -> None:
+    with pytest.raises(UserError, match="'strip'"):
+        process.check("stripp", seconds=SECONDS)
+    with pytest.raises(UserError, match="overlays must be"):
+        process.check("strip", {"overlays": 0}, seconds=SECONDS)
+
+
+def test_limits_must_be_positive() -> None:
+    with pytest.raises(UserError, match="must be positive, got 0 seconds"):
+        process.check("strip", seconds=0)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def _report(*verdicts: Verdict) -> Report:
+    one = process.Checked("tried", "defense", "sampler", "tried", "tried.py", list(verdicts))
+    return Report([one], seconds=3.2, peak_memory=2**29)
+
+
+OK = Verdict(check="imports", title="it is imported")
+BROKEN = Verdict(
+    check="a", title="same seed", status="failed", message="expected a, got \x1b[2Jb", mend="do c"
+)
+
+
+@pytest.mark.parametrize(("verdicts", "code"), [((OK,), 0), ((OK, BROKEN), 1)])
+def test_the_command_shows_each_verdict_and_exits_by_them(
+    monkeypatch: pytest.MonkeyPatch, verdicts: tuple[Verdict, ...], code: int
+) -> None:
+    def fake(
+        name: str, params: Any, on_plugin: Any = None, on_verdict: Any = None, **_: Any
+    ) -> Any:
+        report = _report(*verdicts)
+        if on_plugin is not None:
+            on_plugin(report.plugins[0])
+            for verdict in verdicts:
+                on_verdict(verdict)
+        return report
+
+    monkeypatch.setattr(process, "check", fake)
+    result = CliRunner().invoke(cli, ["check", "tried.py"])
+    assert result.exit_code == code
+    assert result.stdout.startswith(
+        "tried: sampler defense, tried.py\n  ok            it is imported"
+    )
+    if code:
+        assert "FAILED        same seed\n" in result.stdout and "to mend it: do c" in result.stdout
+        assert "\x1b" not in result.stdout and "1 of 2 checks failed in 3 s" in result.stdout
+    else:
+        assert "all 1 checks passed" in result.stdout
+    as_json = CliRunner().invoke(cli, ["check", "tried.py", "--json"])
+    assert as_json.exit_code == code
+    assert json.loads(as_json.stdout)["passed"] is (code == 0)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3", "[" * 100_000])
+def test_parameters_that_are_no_object_are_bad_input(text: str) -> None:
+    result = CliRunner().invoke(cli, ["check", "strip", "--params", text])
+    assert result.exit_code == 2 and "must be a JSON object" in result.stderr
+    assert len(result.stderr) < 400
+
+
+def test_ctrl_c_ends_the_plugin_and_leaves_one_line(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    does = f"open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    command = [sys.executable, "-m", "bench", "check", str(written(tmp_path, does))]
+    started = subprocess.Popen(
+        [*command, "--timeout", "300"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (begun.is_file() and begun.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    pid = int(begun.read_text())
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 130 and err.splitlines() == ["castlewalls: interrupted"], err
+    deadline = time.monotonic() + 20
+    while _lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _lives(pid)
