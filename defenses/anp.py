@@ -23,8 +23,9 @@ be cut with ``steps_per_epoch``.
 
 The perturbation is applied in float32, and its result left so: bfloat16 resolves factors about 1 in
 steps of .004 to .008, and what a few hundred steps at 1e-4 reach is little more. The convolutions
-themselves still run in the testbed's precision (bfloat16 on the digits), whose rounding the ascent
-carries on: the last epoch's reconstruction differs between formats by a factor of up to 2.
+themselves still run in the testbed's precision (float32 on the digits). Where that is bfloat16, the
+ascent carries its rounding on: the last epoch's reconstruction differed between formats by a factor
+of up to 2.
 """
 
 from __future__ import annotations
