@@ -69,7 +69,7 @@ def _plugins(request: Mapping[str, Any]) -> Iterator[_Entry]:
         for group in groups:
             yield _built(registry, registry.get(group, name), params, [])
         return
-    registry_or_verdict = _imported(Path(file))
+    registry_or_verdict = imported(Path(file))
     if isinstance(registry_or_verdict, Verdict):
         yield _described(Path(file).stem, source=file), [registry_or_verdict], None
         return
@@ -81,7 +81,7 @@ def _plugins(request: Mapping[str, Any]) -> Iterator[_Entry]:
                 yield _built(registry, cls, params, [verdict])
 
 
-def _imported(path: Path) -> tuple[Registry, Verdict] | Verdict:
+def imported(path: Path) -> tuple[Registry, Verdict] | Verdict:
     """A registry with the plugins of the file at ``path``; or why there is none."""
     started = time.monotonic()
     with leaving_all_as_it_was() as changes, reaching_out() as events:

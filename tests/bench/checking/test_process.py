@@ -13,9 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from click.testing import CliRunner
 
 from bench.checking import process
+from bench.checking.inside import imported
 from bench.checking.process import Report
 from bench.checking.verdict import Verdict
 from bench.cli import cli
@@ -158,9 +160,10 @@ def test_memory_without_end_is_refused(tmp_path: Path) -> None:
 def test_an_import_with_consequences_is_a_verdict(
     tmp_path: Path, before: str, message: str
 ) -> None:
-    report = process.check(str(written(tmp_path, before=before)), seconds=SECONDS)
-    verdict = report.plugins[0].verdicts[0]
+    verdict = imported(written(tmp_path, before=before))
+    verdict = verdict if isinstance(verdict, Verdict) else verdict[1]
     assert verdict.check == "imports" and verdict.failed and message in verdict.message
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_default_that_is_no_json_is_a_verdict(tmp_path: Path) -> None:

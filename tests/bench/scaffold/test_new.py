@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,8 @@ def test_what_is_written_is_clean_and_typed(written: Path, tool: str) -> None:
 
 def test_a_package_installs_and_its_own_test_passes(written: Path, tmp_path: Path) -> None:
     """As its README says: install, check by name, run the test."""
-    folder, target = written / "detector_noise", tmp_path / "installed"
+    folder, target = tmp_path / "source", tmp_path / "installed"
+    shutil.copytree(written / "detector_noise", folder)
     options = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--target"]
     subprocess.run(
         [sys.executable, "-m", "pip", "install", *options, str(target), str(folder)],
@@ -103,8 +105,9 @@ def test_a_package_installs_and_its_own_test_passes(written: Path, tmp_path: Pat
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_all_that_a_package_needs_is_there(written: Path) -> None:
-    folder = written / "attack_training"
+def test_all_that_a_package_needs_is_there(tmp_path: Path) -> None:
+    write("attack", "attack_training", "training", tmp_path)
+    folder = tmp_path / "attack_training"
     assert sorted(path.name for path in folder.iterdir()) == [
         "LICENSE",
         "README.md",
@@ -119,10 +122,13 @@ def test_all_that_a_package_needs_is_there(written: Path) -> None:
     )
 
 
-def test_no_line_of_a_template_is_wide(written: Path) -> None:
+def test_no_line_of_a_template_is_wide(tmp_path: Path) -> None:
+    written = [
+        path for group, sort in EVERY for path in write(group, f"{group}_{sort}", sort, tmp_path)
+    ]
     wide = [
         f"{path.name}: {line}"
-        for path in written.glob("*/*")
+        for path in written
         for line in path.read_text().splitlines()
         if len(line) > 100
     ]
