@@ -12,7 +12,6 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import resource
 import select
 import signal
 import sys
@@ -20,8 +19,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
-#: No file that a plugin writes may be larger.
-FILE_BYTES = 2**28
+from bench.checking.pipe import say
+
 REFUSED = 2
 
 
@@ -39,23 +38,6 @@ def main() -> None:
         readable, _, _ = select.select([0], [], [], 0.05)
         if readable and not os.read(0, 1):
             os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def say(request: Mapping[str, Any], **message: Any) -> None:
-    """One line to the command, with the token by which it knows its own."""
-    line = json.dumps({"token": request["token"], **message}) + "\n"
-    os.write(request["descriptor"], line.encode())
-
-
-def limit(memory: int) -> None:
-    """From here on no more than ``memory`` bytes of data, no large file and no core dump."""
-    for kind, value in (
-        (resource.RLIMIT_DATA, memory),
-        (resource.RLIMIT_FSIZE, FILE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        with suppress(OSError, ValueError):  # a system that does not know it, or allows less
-            resource.setrlimit(kind, (value, value))
 
 
 def _work(request: Mapping[str, Any]) -> NoReturn:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from bench.checking.child import limit, say
 from bench.checking.conduct import leaving_all_as_it_was, reaching_out, warm_up
+from bench.checking.pipe import limit, say
 from bench.checking.table import checks_for
 from bench.checking.verdict import Verdict
 from bench.contracts.attack import EditingAttack
