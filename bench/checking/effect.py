@@ -44,6 +44,8 @@ from bench.metrics.detection import auroc
 from bench.stages import border, border_attacks
 
 SAMPLES = 32
+#: The mean variance of a pixel over samples below which they are one image.
+COLLAPSED = 1e-4
 #: An area under the curve that, reversed, would be a good detector's.
 REVERSED = 0.2
 
@@ -115,8 +117,9 @@ def _area(detector: Detector, subject: str, patch: str = "badnets1") -> float:
 
 
 def _of_samples(plugin: Plugin, model: Generator, guards: list[Any]) -> str:
+    """Raises :class:`Doubtful` if clean samples are one image, whatever the noise."""
     before = generator_for(plugin)
-    texts = []
+    texts, varied = [], True
     for name, triggered in (
         ("MSE of triggered samples to the target", True),
         ("MSE of clean samples to the nearest training image", False),
@@ -125,7 +128,11 @@ def _of_samples(plugin: Plugin, model: Generator, guards: list[Any]) -> str:
         defended = planted.drawn(model, SAMPLES, triggered=triggered, guards=guards)
         measure = _to_target if triggered else _to_data
         texts.append(f"{name} {measure(plain):.3f} -> {measure(defended):.3f}")
-    return "; ".join(texts) + " (none -> this)"
+        varied = triggered or float(defended.var(0).mean()) > COLLAPSED
+    text = "; ".join(texts) + " (none -> this)"
+    if not varied:
+        raise Doubtful(f"{text}; all clean samples are nearly one image: is that intended?")
+    return text
 
 
 def _to_target(images: Tensor) -> float:

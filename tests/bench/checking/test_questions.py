@@ -328,10 +328,10 @@ def test_a_defense_that_ends_the_backdoor_shows_and_one_that_does_nothing_shows_
     before, after, clean, kept = numbers(nothing)
     assert before == after and clean == kept
 
-    def grey(self: Any, x0: Any, timestep: int) -> Any:
-        return torch.zeros_like(x0)
+    def darker(self: Any, x0: Any, timestep: int) -> Any:
+        return x0.clamp(-1, 1) * 0.5
 
-    ended = numbers(effect.effect_is_measured(made(SamplerDefense, predicted_x0=grey)))
+    ended = numbers(effect.effect_is_measured(made(SamplerDefense, predicted_x0=darker)))
     assert ended[0] == before and ended[1] > 3 * before
     assert ended[2] == clean and ended[3] > clean
 
@@ -341,6 +341,14 @@ def test_a_defense_that_ends_the_backdoor_shows_and_one_that_does_nothing_shows_
     card = replace(CARD, needs=frozenset({"weights", "base weights"}))
     repaired = numbers(effect.effect_is_measured(made(ModelDefense, card=card, repair=honest)))
     assert repaired[0] == before and repaired[1] > 3 * before
+
+
+def test_a_defense_that_leaves_one_image_is_doubted() -> None:
+    """No trigger works on a generator that draws grey alone."""
+    grey = made(SamplerDefense, stepped=lambda self, x, timestep: torch.zeros_like(x))
+    (question,) = [one for one in table.checks_for(grey) if one.name == "effect_is_measured"]
+    verdict = question.verdict(grey)
+    assert verdict.status == "doubtful" and "nearly one image" in verdict.message
 
 
 def test_an_inversion_is_set_beside_the_best_constant_image() -> None:
