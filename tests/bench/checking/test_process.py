@@ -148,6 +148,26 @@ def test_memory_without_end_is_refused(tmp_path: Path) -> None:
     assert failed and ("memory" in words or "MemoryError" in words)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is shared")
+def test_a_forked_childs_shared_memory_counts_once() -> None:
+    """A plugin that forks was told that it takes too much memory, which it does not."""
+    code = (
+        "import os, time; hold = b'x' * 2**27\n"
+        "for _ in range(8): os.fork() or time.sleep(600)\n"
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert parent.stdout is not None and parent.stdout.readline() == b"ready\n"
+        assert process._memory(parent.pid, 2**40) > 2**30
+        assert 2**27 < process._memory(parent.pid, 2**28) < 2**28
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.wait()
+
+
 @pytest.mark.parametrize(
     ("before", "message"),
     [
