@@ -79,7 +79,8 @@ def scores_point_the_right_way(detector: Detector) -> str:
     Raises :class:`Broken` for a detector of noise or prompts that would find the backdoor with its
     sign reversed. Images are another matter: STRIP and Cognitive Distillation, as published, are
     below 0.5 on one of the two patches here, since what a tiny classifier goes by is not what they
-    expect. So one that is reversed on both is only :class:`Doubtful`.
+    expect. So one that is reversed on both is only :class:`Doubtful`, as is one with a single score
+    for all.
     """
     quick, areas, words = lowered(detector, MODEST), {}, []
     images = " and ".join(one for one in type(detector).subjects if one in ("rows", "images"))
@@ -103,6 +104,8 @@ def scores_point_the_right_way(detector: Detector) -> str:
             f"{text}: with its sign reversed the detector would find them; is higher more "
             f"suspicious?"
         )
+    if areas and all(area == 0.5 for area in areas.values()):
+        raise Doubtful(f"{text}: nothing is told apart; is there one score for all?")
     return text
 
 

@@ -19,7 +19,7 @@ import torch
 import bench.metrics.asr
 from bench import registry
 from bench.checking import conduct, effect, planted, table, use
-from bench.checking.question import Check, NotMeasured
+from bench.checking.question import Check, Doubtful, NotMeasured
 from bench.contracts import checks
 from bench.contracts.plugin import Plugin
 from bench.plugin import (
@@ -446,6 +446,13 @@ def test_a_detector_of_images_whose_sign_is_reversed_is_doubted() -> None:
     assert "is higher more suspicious?" in verdict.message
     assert question.verdict(distances(1)).status == "ok"
     question(distances(-1))  # a doubt fails no test
+
+
+def test_one_score_for_all_is_doubted() -> None:
+    """It keeps the contract and finds nothing."""
+    constant = made(NoiseDetector, score=lambda self, noise, access: torch.ones(len(noise)))
+    with pytest.raises(Doubtful, match="one score for all"):
+        effect.scores_point_the_right_way(constant)
 
 
 def test_a_model_detectors_two_scores_are_shown_and_not_judged() -> None:
