@@ -25,7 +25,7 @@ from bench.contracts.defense import (
     SamplerDefense,
 )
 from bench.contracts.detector import Detector
-from bench.contracts.entitled import Withheld
+from bench.contracts.entitled import entitled
 from bench.contracts.plugin import Plugin
 from bench.contracts.tiny_text import PROMPTS, text_to_image
 from bench.diffusion.generator import Generator
@@ -71,29 +71,29 @@ def access(plugin: Any, generator: Generator | None = None, patch: str = "badnet
     """What the card entitles ``plugin`` to, of the planted models. ``generator``: the suspected
     one, if not the planted; an attack edits the honest one. ``patch``: on the poisoned rows.
     """
-    base = generator_for(plugin, "honest")
-    suspected = base if isinstance(plugin, EditingAttack) else generator_for(plugin)
-    model = suspected if generator is None else generator
-    clean, suspect = planted.discs(256, 5), planted.suspected(patch)
-    unmarked = TrainingSet(suspect.images, torch.zeros_like(suspect.poisoned), suspect.labels)
+    which: planted.Which = "honest" if isinstance(plugin, EditingAttack) else "planted"
+    model = generator_for(plugin, which) if generator is None else generator
 
     def draw(query: Query) -> Tensor:
         return drawn_of(model, query)
 
-    held: dict[str, tuple[Need, Any]] = {
-        "generator": ("weights", model),
-        "sample": ("weights", lambda of, count: planted.drawn(of, count, seed=9)),
-        "base_generator": ("base weights", generator_for(plugin, "honest")),
-        "draw": ("queries", draw),
-        "clean_data": ("clean data", clean),
+    def sampled(of: Generator, count: int) -> Tensor:
+        return planted.drawn(of, count, seed=9)
+
+    def unmarked() -> TrainingSet:
+        rows = planted.suspected(patch)
+        return replace(rows, poisoned=torch.zeros_like(rows.poisoned))
+
+    sources: dict[str, tuple[Need, Callable[[], Any]]] = {
+        "generator": ("weights", lambda: model),
+        "sample": ("weights", lambda: sampled),
+        "base_generator": ("base weights", lambda: generator_for(plugin, "honest")),
+        "draw": ("queries", lambda: draw),
+        "clean_data": ("clean data", lambda: planted.discs(256, 5)),
         "train_set": ("training data", unmarked),
-        "classifier": ("classifier", planted.classifier(patch)),
+        "classifier": ("classifier", lambda: planted.classifier(patch)),
     }
-    needs, name = plugin.card.needs, plugin.card.name
-    values: dict[str, Any] = {
-        field: value if need in needs else Withheld(name, need)
-        for field, (need, value) in held.items()
-    }
+    values = entitled(plugin.card, sources)
     used = None if isinstance(plugin, Attack) else plugin.uses()
     if used is not None:
         quick = lowered(used, MODEST)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.contracts.card import Card, Need
 from bench.errors import ContractError
 
 
@@ -35,3 +37,11 @@ class Entitled:
             )
             raise ContractError(f"{value.plugin}: reads {read}, but {missing}")
         return value
+
+
+def entitled(card: Card, sources: Mapping[str, tuple[Need, Callable[[], Any]]]) -> dict[str, Any]:
+    """Each field of ``sources``, made if ``card`` lists its need, and :class:`Withheld` if not."""
+    return {
+        field: make() if need in card.needs else Withheld(card.name, need)
+        for field, (need, make) in sources.items()
+    }

@@ -5,6 +5,7 @@ anything.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from bench.contracts.access import Access
 from bench.contracts.attack import Attack
 from bench.contracts.card import Need
 from bench.contracts.data import Query, Recovered, TrainingSet
-from bench.contracts.entitled import Withheld
+from bench.contracts.entitled import entitled
 from bench.contracts.tiny_text import text_to_image
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, sample
@@ -136,21 +137,16 @@ def access(plugin: Any, seed: int = 3, conditional: bool = False) -> Access:
         labels = None if model.classes is None else torch.arange(count) % model.classes
         return sample(model, count, 0, settings, labels=labels)
 
-    clean = TrainingSet(pixels(8), torch.zeros(8, dtype=torch.bool), torch.arange(8) % CLASSES)
-    materials: dict[str, tuple[Need, Any]] = {
-        "generator": ("weights", made()),
-        "sample": ("weights", drawn),
-        "base_generator": ("base weights", made()),
-        "draw": ("queries", draw),
-        "clean_data": ("clean data", clean),
-        "train_set": ("training data", training_set(60)),
-        "classifier": ("classifier", classifier()),
+    sources: dict[str, tuple[Need, Callable[[], Any]]] = {
+        "generator": ("weights", made),
+        "sample": ("weights", lambda: drawn),
+        "base_generator": ("base weights", made),
+        "draw": ("queries", lambda: draw),
+        "clean_data": ("clean data", lambda: training_set(8)),
+        "train_set": ("training data", lambda: training_set(60)),
+        "classifier": ("classifier", classifier),
     }
-    needs, name = plugin.card.needs, plugin.card.name
-    fields: dict[str, Any] = {
-        field: value if need in needs else Withheld(name, need)
-        for field, (need, value) in materials.items()
-    }
+    fields = entitled(plugin.card, sources)
     if not isinstance(plugin, Attack) and plugin.uses() is not None:
         pictures = [floats(2, 0).clamp(-1, 1)]
         fields["recovered"] = Recovered(labels=["one"], targets=pictures, triggers=pictures)

@@ -22,7 +22,7 @@ from bench.contracts.card import Need
 from bench.contracts.data import Query, Shape, TrainingSet
 from bench.contracts.defense import Defense
 from bench.contracts.detector import Detector
-from bench.contracts.entitled import Withheld
+from bench.contracts.entitled import entitled
 from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
 from bench.diffusion.noise import numpy_stream
@@ -129,17 +129,12 @@ def access_of(
         "train_set": ("training data", lambda: load_suspected(inputs["suspected"])),
         "classifier": ("classifier", lambda: _classifier(testbed, inputs, context)),
     }
-    needs, name = plugin.card.needs, plugin.card.name
-    fields: dict[str, Any] = {
-        field: make() if need in needs else Withheld(name, need)
-        for field, (need, make) in sources.items()
-    }
+    fields = entitled(plugin.card, sources)
     if "recovered" in inputs:
         fields["recovered"] = load_recovered(inputs["recovered"])
     kind = "detector" if isinstance(plugin, Detector) else "defense"
-    return Access(
-        rng=numpy_stream(seed, kind, name), progress=context.progress, remark=remark, **fields
-    )
+    rng = numpy_stream(seed, kind, plugin.card.name)
+    return Access(rng=rng, progress=context.progress, remark=remark, **fields)
 
 
 def _classifier(testbed: Any, inputs: Inputs, context: StageContext) -> Classifier:
