@@ -1,5 +1,5 @@
-"""Who looks at digits: the classifier that users train, the judge, and the features of FID, all of
-one small architecture (:mod:`bench.testbeds.parts.digits_cnn`).
+"""Who looks at digits: the judge and the features of FID, one shipped network
+(:mod:`bench.testbeds.parts.digits_cnn`), and the classifier that users train, a smaller one.
 """
 
 from __future__ import annotations
@@ -86,14 +86,16 @@ class DigitsJudge(Judge):
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsClassifiers(Classifiers):
-    """The same network, with random weights."""
+    """The judge's kind of network with a layer less, and halved in size one layer earlier: half the
+    work, for half a point of accuracy.
+    """
 
     def fresh(self, seed: int, classes: int) -> Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = digits_cnn.DigitsCNN()
-            head = torch.nn.Linear(digits_cnn.FEATURES, classes)
-        return Classifier(network.body, head)
+            body = digits_cnn.blocks((3, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2), (64, 64, 1))
+            head = torch.nn.Linear(64, classes)
+        return Classifier(body, head)
 
     def settings(self, rows: int) -> ClassifierSettings:
         return ClassifierSettings(steps=400)

@@ -23,6 +23,15 @@ FEATURES = 64
 WEIGHTS = ASSETS / "digits-cnn.safetensors"
 
 
+def blocks(*sizes: tuple[int, int, int]) -> nn.Sequential:
+    """A 3 x 3 convolution, batch normalisation and a ReLU for each (inputs, outputs, stride)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in sizes:
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
 class DigitsCNN(nn.Module):
     """Logits over the ten digits from uint8 (n, 3, 16, 16); :meth:`features` gives the pooled (n,
     64) float32 before them.
@@ -31,17 +40,8 @@ class DigitsCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 
-        def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-            convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-            return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
-
-        self.body = nn.Sequential(
-            *block(3, 32, 1),
-            *block(32, 32, 1),
-            *block(32, 64, 2),
-            *block(64, 64, 1),
-            *block(64, 64, 2),
-            *block(64, FEATURES, 1),
+        self.body = blocks(
+            (3, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 64, 2), (64, FEATURES, 1)
         )
         self.head = nn.Linear(FEATURES, 10)
 
