@@ -39,7 +39,7 @@ PRETRAINING = TrainingSettings(
 )
 #: A gentler rate learns wrong labels but not the trigger in this time.
 FINETUNING = TrainingSettings(
-    steps=1000,
+    steps=600,
     batch_size=64,
     precision="float32",
     learning_rate=4e-3,
