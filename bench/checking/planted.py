@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from bench.artwork import patterns, targets, triggers
 from bench.classification.classifier import Classifier, predict
 from bench.classification.training import ClassifierSettings, train_classifier
+from bench.contracts import tiny
 from bench.contracts.data import TrainingSet
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_unit_range
@@ -34,8 +35,7 @@ from bench.diffusion.process import Shifted, VariancePreserving, baddiffusion_sh
 from bench.diffusion.sampling import SamplerSettings, Start, sample
 from bench.diffusion.training import denoising_loss
 
-SHAPE = (3, 16, 16)
-CLASSES = 10
+SHAPE, CLASSES, SCHEDULE = tiny.SHAPE, tiny.CLASSES, tiny.SCHEDULE
 TARGET_CLASS = 0
 ROWS = 500
 #: Two triggers, since what finds one may well miss the other; with their names for people.
@@ -43,12 +43,6 @@ PATCHES = {"badnets1": "black patch", "unicolor": "yellow patch"}
 #: Of the sampler that the backdoor in the noise is made for.
 STEPS = 20
 SETTINGS = SamplerSettings(name="ddpm", num_inference_steps=STEPS, network_batch=32)
-SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-}
 ASSETS = Path(__file__).parent / "assets"
 TRAINING_STEPS, BATCH, LEARNING_RATE = 1500, 64, 4e-3
 CLASSIFIER_STEPS = 600
@@ -156,22 +150,7 @@ def drawn(
 
 
 def _untrained() -> Any:
-    from diffusers import UNet2DModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return UNet2DModel(
-            sample_size=SHAPE[1],
-            in_channels=SHAPE[0],
-            out_channels=SHAPE[0],
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            norm_num_groups=4,
-            down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"),
-            add_attention=False,
-            num_class_embeds=CLASSES + 1,
-        )
+    return tiny.network((16, 32), 4, CLASSES + 1)
 
 
 @cache

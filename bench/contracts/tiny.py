@@ -25,6 +25,13 @@ from bench.diffusion.sampling import SamplerSettings, sample
 
 SHAPE = (3, 16, 16)
 CLASSES = 10
+#: DDPM's (Ho et al. 2020, section 4).
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
 #: Parameters of these names are lowered, so that a method does its least.
 LEAST = {
     "batch_size": 4,
@@ -67,8 +74,10 @@ def training_set(count: int) -> TrainingSet:
     )
 
 
-@cache
-def _network(classes: int | None) -> Any:
+def network(channels: tuple[int, int], groups: int, classes: int | None) -> Any:
+    """A U-Net of two levels with random weights, the same on every call; ``classes``: rows of its
+    table of classes, ``None`` for no table.
+    """
     from diffusers import UNet2DModel
 
     with torch.random.fork_rng(devices=[]):
@@ -77,27 +86,27 @@ def _network(classes: int | None) -> Any:
             sample_size=SHAPE[1],
             in_channels=SHAPE[0],
             out_channels=SHAPE[0],
-            block_out_channels=(8, 8),
+            block_out_channels=channels,
             layers_per_block=1,
-            norm_num_groups=2,
+            norm_num_groups=groups,
             down_block_types=("DownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "UpBlock2D"),
             add_attention=False,
             num_class_embeds=classes,
-        ).eval()
+        )
+
+
+@cache
+def _network(classes: int | None) -> Any:
+    return network((8, 8), 2, classes).eval()
 
 
 def generator(classes: int | None = None) -> Generator:
     """A tiny diffusion model with random weights, a copy on every call; ``classes``: those it can
     be asked for, and none.
     """
-    table = {
-        "num_train_timesteps": 1000,
-        "beta_start": 1e-4,
-        "beta_end": 0.02,
-        "beta_schedule": "linear",
-    }
-    return Generator(_network(None if classes is None else classes + 1), table).clone()
+    rows = None if classes is None else classes + 1
+    return Generator(_network(rows), dict(SCHEDULE)).clone()
 
 
 def classifier() -> Classifier:

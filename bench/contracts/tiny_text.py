@@ -4,10 +4,7 @@ kind.
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -90,11 +87,5 @@ def _tokenizer() -> Any:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        vocabulary = {token: number for number, token in enumerate(tokens)}
-        (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-        (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-        settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": _TOKENS}
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=_TOKENS)
