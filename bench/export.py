@@ -23,10 +23,10 @@ from bench.results import (
     RECORDS,
     RUN,
     SCHEMA,
-    lines_of,
     pictures_of,
     read_source,
 )
+from bench.rows import lines_of
 from bench.text import one_line
 
 #: What pictures come along: what the adversary aims at, and what is drawn when he calls.
@@ -51,9 +51,10 @@ def export(store: Path, suite: str, output: Path, *, partial: bool = False) -> E
     """Writes ``output/<suite>/`` from the last run of a suite, in place of what an earlier export
     left there.
 
-    Tracebacks stay in the store, for they name the machine's folders, and so do all pictures but
-    those of the lowest seed that show what the adversary calls (:data:`ROLES`). ``partial``: also
-    if cells are missing or failed. Raises :class:`UserError` in one line.
+    In the store stay tracebacks, for they name the machine's folders, the keys of the stages that a
+    record was measured from, which are its own stage's manifest's too, and all pictures but those
+    of the lowest seed that show what the adversary calls (:data:`ROLES`). ``partial``: also if
+    cells are missing or failed. Raises :class:`UserError` in one line.
     """
     run = _run(store, suite)
     if wrong := unfinished(run):
@@ -130,7 +131,10 @@ def _files(run: Run) -> dict[str, bytes]:
             pictures_of(folder, record, ROLES) if record.seed == first and not record.seeds else {}
         )
         pictures |= {picture.path: data for picture, data in kept.items()}
-        records.append(dataclasses.replace(record, pictures=tuple(kept), trace=""))
+        origin = {name: one for name, one in record.provenance.items() if name != "inputs"}
+        records.append(
+            dataclasses.replace(record, pictures=tuple(kept), trace="", provenance=origin)
+        )
     lines = lines_of(records)
     if len(lines) > MAX_RECORDS:
         raise UserError(f"{run.suite} has {len(lines)} bytes of records, more than {MAX_RECORDS}")

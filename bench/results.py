@@ -2,9 +2,8 @@
 torch and without the store that made them.
 
 ``<suite>/run.json`` says what was run and what its numbers mean; ``<suite>/records.jsonl`` has one
-record a line; ``<suite>/pictures/`` has the pictures that came along, called by their SHA-256. The
-first line of ``records.jsonl`` is the object ``{"shared": [...]}``: where a record has a whole
-number in one of the places :data:`SHARED`, the value is that entry of the list.
+record a line (:mod:`bench.rows`); ``<suite>/pictures/`` has the pictures that came along, called by
+their SHA-256.
 
 All of it may come from a stranger. What is not a plain file of a plain folder, is too large or is
 not as described becomes a problem of its run, one line each, and affects nothing else.
@@ -14,32 +13,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.record import MAX_NAME, Metric, Picture, PluginSpec, Record, Run, read_runs
+from bench.record import MAX_NAME, Picture, Record, Run, read_runs
+from bench.rows import MAX_LINES, json_of, records_of
 from bench.text import one_line
 from bench.words import MetricWords
 
-SCHEMA = 1
+SCHEMA = 2
 RUN, RECORDS, PICTURES = "run.json", "records.jsonl", "pictures"
-#: Where a record's value may be an entry of the shared list, as (field, key within it).
-SHARED: tuple[tuple[str, str], ...] = (
-    *((name, "") for name in ("testbed", "attack", "probe", "sampler", "defense")),
-    *((name, "") for name in ("absent", "flags")),
-    *(("provenance", key) for key in ("packages", "papers", "git")),
-)
-#: Bytes of run.json, of records.jsonl, of one of its lines, of a picture; lines and suites; what
-#: all records of a suite may have once their shared values stand in them; pixels of a side.
-MAX_RUN, MAX_RECORDS, MAX_LINE, MAX_PICTURE = 4 * 2**20, 64 * 2**20, 4 * 2**20, 64 * 2**10
-MAX_LINES, MAX_SUITES, MAX_EXPANDED, MAX_SIDE = 20_000, 500, 256 * 2**20, 2048
+#: Bytes of run.json, of records.jsonl, of a picture; suites; pixels of a side.
+MAX_RUN, MAX_RECORDS, MAX_PICTURE = 4 * 2**20, 64 * 2**20, 64 * 2**10
+MAX_SUITES, MAX_SIDE = 500, 2048
 #: Faults of one file that have a line each.
 _FAULT_LINES = 3
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -122,7 +113,7 @@ def _read(folder: Path) -> Run:
     records: list[tuple[Path, Record]] = []
     faults: list[str] = []
     pictures: dict[str, str] = {}
-    for number, outcome in _records(lines):
+    for number, outcome in records_of(lines):
         if isinstance(outcome, str):
             faults.append(f"{RECORDS}, line {number}: {outcome}")
             continue
@@ -168,57 +159,6 @@ def _account(folder: Path) -> dict[str, Any]:
     metrics = tuple(MetricWords.from_json(one) for one in declared)
     clean = {field: one_line(data[field], longest) for field, longest in texts.items()}
     return {**clean, "sha256": data["sha256"], "cells": cells, "metrics": metrics}
-
-
-def _records(lines: bytes) -> Iterator[tuple[int, Record | str]]:
-    """The number of each line, and its record or what is wrong with it."""
-    shared: list[tuple[Any, int]] = []
-    room = MAX_EXPANDED
-    for number, line in enumerate(lines.splitlines(), 1):
-        if number > MAX_LINES + 1:
-            yield number, f"more than {MAX_LINES} records; the rest was not read"
-            return
-        try:
-            if len(line) > MAX_LINE:
-                raise ValueError(f"it has {len(line)} bytes, more than {MAX_LINE}")
-            data = json_of(line, "it")
-            if number == 1:
-                shared = _shared(data)
-                continue
-            if not isinstance(data, dict):
-                raise ValueError(f"a record must be an object, got {type(data).__name__}")
-            room -= len(line) + _fill(data, shared)
-            if room < 0:
-                yield number, f"all records have more than {MAX_EXPANDED} bytes; the rest was left"
-                return
-            yield number, Record.from_values(data)
-        except ValueError as error:
-            yield number, one_line(str(error))
-            if number == 1:
-                return
-
-
-def _shared(data: Any) -> list[tuple[Any, int]]:
-    """The shared values, each with its length as JSON."""
-    if not isinstance(data, dict) or set(data) != {"shared"} or type(data["shared"]) is not list:
-        raise ValueError('the first line must be {"shared": [...]}')
-    return [(value, len(json.dumps(value))) for value in data["shared"]]
-
-
-def _fill(data: dict[str, Any], shared: list[tuple[Any, int]]) -> int:
-    """Puts the shared values where a record has their number; returns the characters put in."""
-    added = 0
-    for field, key in SHARED:
-        holder = data.get(field) if key else data
-        name = key or field
-        if not isinstance(holder, dict) or type(holder.get(name)) is not int:
-            continue
-        index = holder[name]
-        if not 0 <= index < len(shared):
-            raise ValueError(f"{name} is entry {index} of the shared values, of {len(shared)}")
-        holder[name] = shared[index][0]
-        added += shared[index][1]
-    return added
 
 
 def _with_pictures(folder: Path, record: Record, known: dict[str, str]) -> tuple[Record, list[str]]:
@@ -277,91 +217,6 @@ def read_plain(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise ValueError(f"{path.name} has more than {limit} bytes")
     return data
-
-
-def json_of(data: bytes, what: str) -> Any:
-    """Raises ``ValueError`` in one line that begins with ``what``."""
-    try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError(f"{what} is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"{what} is no JSON: {one_line(str(error), 120)}") from None
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-# --- the other way --------------------------------------------------------------------------------
-
-
-def to_values(record: Record) -> dict[str, Any]:
-    """A record as JSON values, without what is as usual; :meth:`Record.from_values` gives an equal
-    one. Whole numbers of a series lose their ``.0``.
-    """
-    values = {
-        field.name: value
-        for field in dataclasses.fields(Record)
-        if (value := _plain(getattr(record, field.name))) not in (None, "", [], {})
-    }
-    values["metrics"] = {name: _metric(metric) for name, metric in record.metrics.items()}
-    values["provenance"] = dict(record.provenance)  # its entries are replaced where it is written
-    values["series"] = {
-        name: [_number(value) for value in curve] for name, curve in record.series.items()
-    }
-    return {name: value for name, value in values.items() if value != {}}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, PluginSpec):
-        return {name: one for name, one in vars(value).items() if one not in ("", {})}
-    if isinstance(value, tuple):
-        return [_plain(one) for one in value]
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-
-
-def _metric(metric: Metric) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in dataclasses.asdict(metric).items()
-        if name == "value" or value not in (None, "")
-    }
-
-
-def _number(value: float) -> float:
-    whole = isinstance(value, float) and value.is_integer() and 0 < abs(value) < 2**53
-    return int(value) if whole or (value == 0 and str(value) != "-0.0") else value
-
-
-def lines_of(records: list[Record]) -> bytes:
-    """``records.jsonl``: sorted, so that the order of a suite file changes nothing."""
-    rows = sorted((to_values(record) for record in records), key=_order)
-    counts = Counter(text for row in rows for _, text in _sharable(row))
-    texts = sorted(text for text, count in counts.items() if count > 1 and len(text) > 8)
-    numbers = {text: number for number, text in enumerate(texts)}
-    for row in rows:
-        for (holder, name), text in list(_sharable(row)):
-            if text in numbers:
-                holder[name] = numbers[text]
-    head = {"shared": [json.loads(text) for text in texts]}
-    return b"".join(f"{_text(row)}\n".encode() for row in (head, *rows))
-
-
-def _sharable(row: dict[str, Any]) -> Iterator[tuple[tuple[dict[str, Any], str], str]]:
-    for field, key in SHARED:
-        holder = row.get(field, {}) if key else row
-        if (key or field) in holder:
-            yield (holder, key or field), _text(holder[key or field])
-
-
-def _order(row: Mapping[str, Any]) -> str:
-    fields = ("testbed", "protocol", "sampler", "attack", "probe", "defense")
-    return _text([*(row.get(name) for name in fields), row["seed"], row.get("seeds"), row])
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def pictures_of(folder: Path, record: Record, roles: re.Pattern[str]) -> dict[Picture, bytes]:

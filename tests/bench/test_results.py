@@ -19,7 +19,7 @@ from PIL import Image
 
 import bench
 from bench import export as exporting
-from bench import results
+from bench import results, rows
 from bench import runner as api
 from bench.cli import cli
 from bench.record import Flag, Metric, Picture, PluginSpec, Record, read_runs
@@ -80,16 +80,22 @@ def rich_record() -> Record:
         flags=(Flag("vacuous-threshold", "asr", "all"),),
         absent={"auroc[noise]": "no detector of noise"},
         cost={"seconds": 1.5},
-        provenance={"packages": {"torch": "2"}, "papers": [{"title": "A"}], "git": None},
+        provenance={
+            "packages": {"torch": "2"},
+            "papers": [{"title": "A"}],
+            "git": None,
+            "stage": "ab",
+            "inputs": {"clean": "cd"},
+        },
     )
 
 
 def write(folder: Path, records: list[Record], **changes) -> Path:
     """A suite's results, as an export leaves them but for ``changes`` in run.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = results.lines_of(records)
+    lines = rows.lines_of(records)
     account = {
-        "schema": 1, "suite": folder.name, "description": "", "started": "2026-01-01",
+        "schema": 2, "suite": folder.name, "description": "", "started": "2026-01-01",
         "finished": "2026-01-02", "cells": len(records), "metrics": [], "note": "",
         "sha256": hashlib.sha256(lines).hexdigest(), **changes,
     }  # fmt: skip
@@ -104,6 +110,13 @@ def sealed(folder: Path, lines: bytes) -> None:
     account["sha256"] = hashlib.sha256(lines).hexdigest()
     (folder / "records.jsonl").write_bytes(lines)
     (folder / "run.json").write_text(json.dumps(account))
+
+
+def without_store(record: Record) -> Record:
+    """What an export may leave out: it is of use beside the store alone, and is there."""
+    assert record.status != "ok" or record.provenance["inputs"]
+    origin = {name: value for name, value in record.provenance.items() if name != "inputs"}
+    return dataclasses.replace(record, pictures=(), trace="", provenance=origin)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -132,7 +145,7 @@ def test_an_export_keeps_every_number_and_repeats_to_the_byte(store, tmp_path):
     assert (read.suite, read.description, read.started, read.finished, read.metrics) == (
         run.suite, run.description, run.started, run.finished, run.metrics,
     )  # fmt: skip
-    bare = [dataclasses.replace(one, pictures=(), trace="").to_json() for _, one in run.records]
+    bare = [without_store(one).to_json() for _, one in run.records]
     kept = [dataclasses.replace(one, pictures=()).to_json() for _, one in read.records]
     assert sorted(bare) == sorted(kept) and read.problems == ()
     assert read.counts == {"ok": 16, "failed": 0, "skipped": 12}
@@ -203,7 +216,10 @@ def test_every_field_comes_back(tmp_path):
     assert str(series["outcomes[asr[noise]]"][2]) == "-0.0"
     text = (tmp_path / "x/suite/records.jsonl").read_text()
     assert text.count("no detector of noise") == 1, "shared by two records"
-    assert text == results.lines_of(records[::-1]).decode(), "in a fixed order"
+    fewer = rows.lines_of([rich_record()] * 2).decode().splitlines()
+    kept = [line for line in fewer if line.startswith('{"shared"')]
+    assert kept and set(kept) < set(text.splitlines()), "a key is of its value alone"
+    assert text == rows.lines_of(records[::-1]).decode(), "in a fixed order"
 
 
 def test_pictures_of_the_lowest_seed_come_along_once(tmp_path):
@@ -263,29 +279,44 @@ def spoil(folder: Path, fault: str) -> None:
     elif fault == "no account":
         account.unlink()
     elif fault == "schema":
-        account.write_text(account.read_text().replace('"schema": 1', '"schema": 2'))
+        account.write_text(account.read_text().replace('"schema": 2', '"schema": 1'))
     elif fault == "words":
         words = [{"name": "x", "title": "\x1b[2J"}]
         account.write_text(
             account.read_text().replace('"metrics": []', f'"metrics": {json.dumps(words)}')
         )
-    elif fault == "entry":
-        sealed(folder, lines.replace(b'"seed":0', b'"absent":77,"seed":0'))
-    elif fault == "first line":
-        sealed(folder, lines.partition(b"\n")[2])
-    elif fault == "field":
-        sealed(folder, lines.replace(b'"seed":0', b'"secret":1,"seed":0'))
-    elif fault == "seed":
-        sealed(folder, lines.replace(b'"seed":0', b'"seed":-1'))
-    elif fault == "huge number":
-        sealed(
-            folder, lines.replace(b'"seed":0', b'"seed":0,"cost":{"seconds":1%s}' % (b"0" * 400))
-        )
-    elif fault == "huge curve":
-        sealed(folder, lines.replace(b'"seed":0', b'"seed":0,"series":{"x":[1%s]}' % (b"0" * 400)))
-    elif fault == "picture elsewhere":
-        picture = b'"pictures":[{"path":"../../x.png","role":"a","treatment":""}],"seed":0'
-        sealed(folder, lines.replace(b'"seed":0', picture))
+    elif fault in LINES:
+        sealed(folder, LINES[fault] + lines)
+    else:
+        sealed(folder, lines.replace(b'"seed":0', b'"seed":0,' + FIELDS[fault]))
+
+
+#: What may stand before the records, and in one.
+LINES = {
+    "shared without a key": b'{"shared":7,"value":1}\n',
+    "no object": b"[]\n",
+}
+FIELDS = {
+    "key": b'"absent":"ffffff"',
+    "field": b'"secret":1',
+    "provenance": b'"provenance":{}',
+    "seed": b'"seed":-1',
+    "huge number": b'"cost":{"seconds":1%s}' % (b"0" * 400),
+    "huge curve": b'"series":{"x":[1%s]}' % (b"0" * 400),
+    "huge ends": b'"series":{"x":{"first":1%s,"last":2,"values":9}}' % (b"0" * 400),
+    "endless curve": b'"series":{"x":{"runs":[9%s]}}' % (b"0" * 12),
+    "no curve": b'"series":{"x":{"runs":[-1]}}',
+    "curve over nothing": b'"series":{"x":{"of":0,"counts":[1]}}',
+    "series": b'"series":[]',
+    "metric": b'"metrics":{"x":[]}',
+    "long metric": b'"metrics":{"x":[1,1,1,1,1,1]}',
+    "metric of text": b'"metrics":{"x":["1"]}',
+    "declared": b'"declared":{"x":{"value":2}},"metrics":{"x":[1]}',
+    "reason": b'"absent":{"why":"x"}',
+    "two reasons": b'"absent":{"why":["x"],"how":["x"]}',
+    "stage": b'"made":[]',
+    "picture elsewhere": b'"pictures":[{"path":"../../x.png","role":"a","treatment":""}]',
+}
 
 
 FAULTS = {
@@ -297,14 +328,28 @@ FAULTS = {
     "deep": "run.json is nested too deeply",
     "no JSON": "run.json is no JSON",
     "no account": "No such file",
-    "schema": "run.json must be an object of schema 1",
+    "schema": "run.json must be an object of schema 2",
     "words": "title of a metric must be at most",
-    "entry": "line 2: absent is entry 77 of the shared values",
-    "first line": "line 1: the first line must be",
-    "field": "line 2: of another version: unknown field 'secret'",
-    "seed": "line 2: seed must be a whole number from 0 up",
-    "huge number": "line 2: cost seconds must be a finite number",
-    "huge curve": "line 2: series x must be a list of finite numbers",
+    "shared without a key": "line 1: a shared value must have a key of its own",
+    "no object": "line 1: a record must be an object, got list",
+    "key": "line 4: absent is 'ffffff', which no line before it shares",
+    "field": "line 4: of another version: unknown field 'secret'",
+    "provenance": "line 4: of another version: unknown field 'provenance'",
+    "seed": "line 4: seed must be a whole number from 0 up",
+    "huge number": "line 4: cost seconds must be a finite number",
+    "huge curve": "line 4: series x must be a list of finite numbers",
+    "huge ends": "line 4: series x must be a list of numbers, or have runs",
+    "endless curve": "line 4: all records have more than 268435456 bytes",
+    "no curve": "line 4: series x must be a list of numbers, or have runs",
+    "curve over nothing": "line 4: series x must be a list of numbers, or have runs",
+    "series": "line 4: series must be an object, got list",
+    "metric": "line 4: metric x must be a list of 1 to 5",
+    "long metric": "line 4: metric x must be a list of 1 to 5",
+    "metric of text": "line 4: value of x must be a finite number",
+    "declared": "line 4: what is declared of x must be a unit and a direction",
+    "reason": "line 4: absent must give names for 'why'",
+    "two reasons": "line 4: absent must give each name one reason",
+    "stage": "line 4: made must be an object, got list",
     "picture elsewhere": "picture ../../x.png must be called pictures/",
 }
 
@@ -323,21 +368,31 @@ def test_a_fault_is_one_line_and_takes_nothing_else_with_it(tmp_path, fault):
 
 def test_what_a_folder_may_take_is_bounded(tmp_path, monkeypatch):
     """A line of a few bytes that stands for megabytes, ten thousand times, fills the memory."""
-    shared = a_record(absent={"x": "y" * 1000})
-    records = [dataclasses.replace(shared, seed=seed) for seed in range(9)]
-    folder = write(tmp_path / "suite", records)
-    assert results.read_results(tmp_path)[0].problems == ()
-    monkeypatch.setattr(results, "MAX_EXPANDED", 5000)
-    (run,) = results.read_results(tmp_path)
-    assert len(run.records) == 3 and "all records have more than 5000" in run.problems[0]
-    monkeypatch.undo()
+    names = [f"{number:03}" for number in range(250)]
+    for field in (
+        {"absent": {"x": "y" * 1000}},
+        {"absent": dict.fromkeys(names, "why?")},
+        {"series": {"outcomes[asr[noise]]": [0.0] * 150}},
+        {"series": {"edges": [float(number) for number in range(150)]}},
+    ):
+        records = [a_record(seed, **field) for seed in range(9)]
+        folder = write(tmp_path / "suite", records)
+        assert results.read_results(tmp_path)[0].problems == ()
+        monkeypatch.setattr(rows, "MAX_EXPANDED", 6000)
+        (run,) = results.read_results(tmp_path)
+        assert 1 <= len(run.records) <= 4 and "have more than 6000" in run.problems[0], field
+        monkeypatch.undo()
     monkeypatch.setattr(results, "MAX_LINES", 4)
+    monkeypatch.setattr(rows, "MAX_LINES", 4)
     (run,) = results.read_results(tmp_path)
     assert not run.records and "cells in run.json must be" in run.problems[0]
     write(folder, records, cells=4)
     (run,) = results.read_results(tmp_path)
     assert len(run.records) == 4 and "more than 4 records" in run.problems[0]
-    monkeypatch.setattr(results, "MAX_LINE", 100)
+    assert len(list(rows.records_of(b"\n" * 99))) == 5, "lines without a record count too"
+    monkeypatch.setattr(rows, "MAX_SHARED", 1)
+    assert "line 2: more than 1 shared values" in results.read_results(tmp_path)[0].problems[0]
+    monkeypatch.setattr(rows, "MAX_LINE", 100)
     (run,) = results.read_results(tmp_path)
     assert not run.records and "line 1: it has" in run.problems[0]
 
