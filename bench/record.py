@@ -196,6 +196,19 @@ class Run:
     source: str = ""
     precedence: int = 0
 
+    @classmethod
+    def unreadable(cls, suite: str, problem: str) -> Run:
+        """A run of which nothing is known but why, in one line."""
+        return cls(
+            suite=suite,
+            description="",
+            started="",
+            finished=None,
+            counts={},
+            records=[],
+            problems=(problem,),
+        )
+
 
 def read_runs(store: Path) -> list[Run]:
     """Every suite that was run into ``store``, in the order of their names.
@@ -236,15 +249,7 @@ def _run(store: Path, path: Path) -> Run:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         problem = f"runs/{path.name} cannot be read: {one_line(str(reason))}; run the suite again"
-        return Run(
-            suite=path.stem,
-            description="",
-            started="",
-            finished=None,
-            counts={},
-            records=[],
-            problems=(problem,),
-        )
+        return Run.unreadable(path.stem, problem)
     counts = {"ok": 0, "failed": 0, "skipped": 0, "pending": 0}
     records: list[tuple[Path, Record]] = []
     metrics, problems = _declared(path.name, data.pop("metrics"))

@@ -61,7 +61,11 @@ def read_results(folder: Path) -> list[Run]:
     """
     folders = _folders(folder)
     return [_read(one) for one in folders[:MAX_SUITES]] + (
-        [_broken(folder.name, f"more than {MAX_SUITES} folders; the rest was not read")]
+        [
+            Run.unreadable(
+                one_line(folder.name, 80), f"more than {MAX_SUITES} folders; the rest was not read"
+            )
+        ]
         if len(folders) > MAX_SUITES
         else []
     )
@@ -86,18 +90,6 @@ def _folders(folder: Path) -> list[Path]:
     )
 
 
-def _broken(name: str, problem: str) -> Run:
-    return Run(
-        suite=one_line(name, 80),
-        description="",
-        started="",
-        finished=None,
-        counts={},
-        records=[],
-        problems=(problem,),
-    )
-
-
 def _read(folder: Path) -> Run:
     name = one_line(folder.name, 80)
     try:
@@ -109,7 +101,7 @@ def _read(folder: Path) -> Run:
             raise ValueError(f"{RECORDS} is not what {RUN} was written with (SHA-256 differs)")
     except (OSError, ValueError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        return _broken(name, f"results of {name} cannot be read: {one_line(reason)}")
+        return Run.unreadable(name, f"results of {name} cannot be read: {one_line(reason)}")
     records: list[tuple[Path, Record]] = []
     faults: list[str] = []
     pictures: dict[str, str] = {}
