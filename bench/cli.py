@@ -19,7 +19,9 @@ from click.core import ParameterSource
 from rich.console import Console
 
 import bench
+from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.errors import UserError
+from bench.scaffold.sorts import SORTS
 from bench.text import plain
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -383,7 +385,7 @@ _new_options = _options(
 
 @new.command("attack")
 @_new_options
-@click.option("--family", type=click.Choice(["training", "editing"]), required=True)
+@click.option("--family", type=click.Choice([*SORTS["attack"]]), required=True)
 def new_attack(name: str, family: str, output: str, single_file: bool) -> None:
     """Write an attack: on the training (its data or its loss), or on the weights of a trained
     model.
@@ -399,7 +401,7 @@ def new_attack(name: str, family: str, output: str, single_file: bool) -> None:
 @_new_options
 @click.option(
     "--family",
-    type=click.Choice(["sampler", "model", "data", "classifier", "inversion"]),
+    type=click.Choice([*SORTS["defense"]]),
     required=True,
     help="What it replaces; an inversion recovers the backdoor and replaces nothing.",
 )
@@ -417,7 +419,7 @@ def new_defense(name: str, family: str, output: str, single_file: bool) -> None:
 @_new_options
 @click.option(
     "--subject",
-    type=click.Choice(["samples", "rows", "images", "noise", "prompts", "model"]),
+    type=click.Choice([*SORTS["detector"]]),
     required=True,
     help="What it judges; samples: training rows and generated images.",
 )
@@ -452,7 +454,7 @@ def _write_new(singular: Any, name: str, sort: str, output: str, single_file: bo
 @click.option(
     "--timeout",
     type=float,
-    default=60.0,
+    default=SECONDS,
     show_default=True,
     metavar="SECONDS",
     help="The whole check must end in this time.",
@@ -460,7 +462,7 @@ def _write_new(singular: Any, name: str, sort: str, output: str, single_file: bo
 @click.option(
     "--memory",
     type=int,
-    default=4096,
+    default=MEMORY_MB,
     show_default=True,
     metavar="MB",
     help="What the plugin's process may take.",

@@ -24,11 +24,11 @@ from typing import Any
 
 import psutil
 
+from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.checking.verdict import Verdict
 from bench.errors import UserError
 from bench.text import one_line
 
-SECONDS, MEMORY_MB = 60.0, 4096
 #: The time limit for starting: what is ours is imported before the plugin's clock starts.
 START_SECONDS = 300.0
 #: What a plugin may print.

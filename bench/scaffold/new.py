@@ -6,58 +6,15 @@ import ast
 import datetime
 import keyword
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Literal
 
 from bench.contracts.card import Card
 from bench.errors import UserError
+from bench.registry import SINGULAR
+from bench.scaffold.sorts import SORTS, Singular, Sort
 
-Singular = Literal["attack", "defense", "detector"]
-
-
-@dataclass(frozen=True)
-class Sort:
-    """What can be written. ``template``: of its module; ``base``: the class it subclasses;
-    ``subjects``: what a detector of images judges, if not all its base does; ``suite``: the shipped
-    one to try it on.
-    """
-
-    template: str
-    base: str
-    suite: str
-    subjects: str = ""
-
-
-#: By group, and by family or subject.
-SORTS: dict[Singular, dict[str, Sort]] = {
-    "attack": {
-        "training": Sort("training", "TrainingAttack", "poison"),
-        "editing": Sort("editing", "EditingAttack", "digits"),
-    },
-    "defense": {
-        "sampler": Sort("sampler", "SamplerDefense", "digits"),
-        "model": Sort("model", "ModelDefense", "digits"),
-        "data": Sort("data", "DataDefense", "poison"),
-        "classifier": Sort("classifier", "ClassifierDefense", "poison"),
-        "inversion": Sort("inversion", "Inversion", "digits"),
-    },
-    "detector": {
-        "samples": Sort("images", "SampleDetector", "poison"),
-        "rows": Sort("images", "SampleDetector", "poison", "rows"),
-        "images": Sort("images", "SampleDetector", "poison", "images"),
-        "noise": Sort("noise", "NoiseDetector", "digits"),
-        "prompts": Sort("prompts", "PromptDetector", "sd"),
-        "model": Sort("model_detector", "ModelDetector", "digits"),
-    },
-}
-_PLURAL: dict[Singular, str] = {
-    "attack": "attacks",
-    "defense": "defenses",
-    "detector": "detectors",
-}
 _SUBJECTS = """
     subjects = ("{subject}",)
 """
@@ -75,9 +32,9 @@ def write(
     """Writes the plugin ``name`` into ``output``: a folder of that name, or one file. Returns what
     was written, the module first.
 
-    ``sort``: a key of :data:`SORTS`; ``taken``: names that other plugins have. Raises
-    :class:`~bench.errors.UserError` for a name that no plugin may have, that is taken, or whose
-    folder or file is there already.
+    ``sort``: a key of :data:`~bench.scaffold.sorts.SORTS`; ``taken``: names that other plugins
+    have. Raises :class:`~bench.errors.UserError` for a name that no plugin may have, that is taken,
+    or whose folder or file is there already.
     """
     check_name(name, taken)
     module = f"castlewalls_{name}"
@@ -119,14 +76,15 @@ def check_name(name: str, taken: Iterable[str]) -> None:
 
 def _words(singular: Singular, name: str, sort: Sort, module: str) -> dict[str, str]:
     subjects = sort.subjects or "training rows and generated images"
+    group = next(group for group, one in SINGULAR.items() if one == singular)
     return {
         "name": name,
         "module": module,
         "cls": _class_name(name, sort),
         "distribution": module.replace("_", "-"),
-        "group": _PLURAL[singular],
+        "group": group,
         "article": f"{'an' if singular == 'attack' else 'a'} {singular}",
-        "choice": f"--{_PLURAL[singular]}",
+        "choice": f"--{group}",
         "suite": sort.suite,
         "base": sort.base,
         "subjects": {"rows": "training rows", "images": "generated images"}.get(subjects, subjects),

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from bench.cli import cli
 from bench.errors import UserError
 from bench.registry import DETECTORS, FAMILIES, GROUPS, SINGULAR, Registry, family_of
-from bench.scaffold.new import SORTS, check_name, write
+from bench.scaffold.new import check_name, write
+from bench.scaffold.sorts import SORTS
 from bench.testing import Check, checks_for
 
 ROOT = Path(__file__).resolve().parents[3]
