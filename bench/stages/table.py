@@ -50,8 +50,10 @@ STAGES: dict[str, StageKind] = {
     "features": StageKind(run=features.run, parts=("features",), seconds=1.0),
     "repair": StageKind(run=repair.run, parts=("data", "generator")),
     "invert": StageKind(run=invert.run, parts=("data", "generator", "sampler")),
-    "classifier": StageKind(run=classifier.run, parts=("data", "classifiers")),
-    "trigger_classifier": StageKind(run=trigger_classifier.run, parts=("data", "classifiers")),
+    "classifier": StageKind(run=classifier.run, parts=("data", "classifiers"), version=2),
+    "trigger_classifier": StageKind(
+        run=trigger_classifier.run, parts=("data", "classifiers"), version=2
+    ),
     "judged_images": StageKind(run=judged_images.run, parts=("data", "counts"), seconds=1.0),
     "judged_noise": StageKind(
         run=judged_noise.run, parts=("data", "generator", "counts"), seconds=1.0

@@ -176,7 +176,7 @@ def test_controls_and_anchors_stand_in_the_table(world: list[Run]) -> None:
     ].startswith("0.500 [")
     assert by_name["honest fine-tuning"]["ASR[noise]"].startswith("0.50 [")
     assert (
-        by_name["5 %"]["seeds"] == "5" and by_name["5 %"]["FID in the paper (CIFAR-10)"] == "8.53"
+        by_name["5 %"]["seeds"] == "3" and by_name["5 %"]["FID in the paper (CIFAR-10)"] == "8.53"
     )
 
 
@@ -213,7 +213,7 @@ def test_what_the_trigger_classifier_could_have_made_up_is_said(world: list[Run]
         POISON, changed([run for run in world if run.suite == "science-poison-rates"], doubtful)
     )
     warning = "Within the trigger classifier's false alarms, so that G1 and G2 tell nothing"
-    assert f"{warning}: w = 2, 1 % (5 of 5 seeds); w = 5, 1 % (5 of 5 seeds)." in text
+    assert f"{warning}: w = 2, 1 % (3 of 3 seeds); w = 5, 1 % (3 of 3 seeds)." in text
 
 
 def test_a_bar_is_a_number_and_needs_three_seeds(planned: Planned, make_run: MakeRun) -> None:
