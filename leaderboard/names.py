@@ -25,7 +25,7 @@ from bench.words import (
     split,
 )
 
-__all__ = ["RATE", "UNKNOWN", "Vocabulary", "Words", "anchor", "split"]
+__all__ = ["RATE", "SECONDS", "UNKNOWN", "Vocabulary", "Words", "anchor", "split"]
 
 #: What a detector judges, in reading order; anything else comes last.
 SUBJECTS = ("training set", "generated", "noise", "image", "clean")
@@ -156,6 +156,8 @@ class Vocabulary:
 UNKNOWN = Vocabulary()
 #: A share of something, whatever it is of.
 RATE = Words("rate", "rate", "", _ANY_RATE)
+#: A run time.
+SECONDS = Words("seconds", "time", "", next(one for one in COSTS if one.name == "cost[seconds]"))
 
 
 def vocabulary(runs: Iterable[Run]) -> Vocabulary:

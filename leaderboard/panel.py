@@ -179,7 +179,7 @@ def _pictures(entry: Entry) -> tuple[Picture, ...]:
     same whole factor.
     """
     pictures = [
-        _picture(entry.folder, cut(caption(one.role, one.treatment), LABEL), one.path)
+        embedded(entry.folder, cut(caption(one.role, one.treatment), LABEL), one.path)
         for one in sorted(
             entry.record.pictures, key=lambda one: (_natural(one.path), one.role, one.treatment)
         )
@@ -198,7 +198,8 @@ def _natural(path: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path)]
 
 
-def _picture(folder: Path, name: str, path: str) -> Picture:
+def embedded(folder: Path, name: str, path: str) -> Picture:
+    """The picture at ``path`` below a record's folder, at its own size."""
     file = (folder / path).resolve()
     if not file.is_relative_to(folder.resolve()):
         return Picture(

@@ -300,6 +300,34 @@ def stacked(parts: Sequence[tuple[str, float]], tick: float | None, title: str) 
     )
 
 
+def rate_bar(
+    value: float,
+    ends: tuple[float | None, float | None],
+    reference: float | None,
+    end: float,
+    step: int,
+) -> Markup:
+    """A bar from 0 to ``value`` on a track from 0 to ``end``, with its interval as a whisker and a
+    tick at ``reference``. The numbers stand beside it, so it is hidden from screen readers.
+    """
+    width, height = 160, 16
+
+    def x(number: float) -> str:
+        return f"{2 + min(1.0, max(0.0, number / end)) * width:.1f}"
+
+    drawn = [
+        f'<rect class="track" x="2" y="4" width="{width}" height="8" rx="2"/>',
+        f'<path class="bar s{step}" d="M2,4H{x(value)}V12H2Z"/>',
+    ]
+    low, high = ends
+    if low is not None and high is not None:
+        drawn.append(f'<path class="whisker" d="M{x(low)},8H{x(high)}"/>')
+    if reference is not None:
+        drawn.append(f'<path class="tick" d="M{x(reference)},0V{height}"/>')
+    box = f'viewBox="0 0 {width + 4} {height}"'
+    return Markup(f'<svg class="rate" {box} aria-hidden="true">{"".join(drawn)}</svg>')
+
+
 def _line(frame: Frame, xs: Sequence[float], ys: Sequence[float], kind: str) -> str:
     path = "L".join(f"{frame.x(x)},{frame.y(y)}" for x, y in zip(xs, ys, strict=False))
     return f'<path class="curve {kind}" d="M{path}"/>'

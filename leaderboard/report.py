@@ -26,7 +26,10 @@ from bench.record import Run
 from leaderboard import aggregate, export, names, palette, plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import boards, label
+from leaderboard.definitions import glossary, metric_anchor
+from leaderboard.front import front
 from leaderboard.matrix import interval_text
+from leaderboard.methods import paper_anchor
 from leaderboard.names import Words
 from leaderboard.panel import panel
 from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, DefenseLine
@@ -35,6 +38,7 @@ from leaderboard.sources import read_sources
 from leaderboard.view import board_view, failures, overview, papers, provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
+STYLES = ("board.css", "front.css")
 
 
 def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None = None) -> Path:
@@ -95,23 +99,29 @@ def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
         runs, key=lambda run: (run.suite, run.started, run.finished or "", run.precedence)
     )
     page_boards = boards(runs)
+    views = [board_view(board) for board in page_boards]
+    panels = [panel(cell) for board in page_boards for cell in board.all_cells()]
     script = (TEMPLATES / "board.js").read_text(encoding="utf-8")
+    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in STYLES)
     return (
         _environment()
         .get_template("board.html.j2")
         .render(
+            front(views),
             overviews=[overview(run) for run in runs],
-            boards=[board_view(board) for board in page_boards],
-            panels=[panel(cell) for board in page_boards for cell in board.all_cells()],
+            boards=views,
+            panels=panels,
+            glossary=glossary(panels),
             failures=failures(page_boards),
             provenance=provenance(runs),
             papers=papers(runs),
             rate=names.RATE,
+            seconds=names.SECONDS,
             part_steps=plots.PART_STEPS,
             min_seeds=aggregate.MIN_SEEDS,
             budget=f"{100 * BUDGET:g}",
             files={suffix: quote(f"{stem}.{suffix}") for suffix in ("csv", "json")},
-            style=Markup((TEMPLATES / "board.css").read_text(encoding="utf-8") + _scale_style()),
+            style=Markup(style + _scale_style()),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         )
@@ -141,6 +151,8 @@ def _environment() -> jinja2.Environment:
         percent=_percent,
         span=_span,
         cut=cut,
+        paper_anchor=paper_anchor,
+        metric_anchor=metric_anchor,
     )
     return environment
 
@@ -150,7 +162,7 @@ def _scale_style() -> str:
     pairs = list(zip(palette.scale("light"), palette.scale("dark"), strict=True))
     steps = [
         f".swatch.q{step},.matrix tbody td.q{step}{{background:light-dark({light},{dark})}}"
-        f".stacked .q{step}{{fill:light-dark({light},{dark})}}"
+        f".stacked .q{step},.rate .s{step}{{fill:light-dark({light},{dark})}}"
         for step, (light, dark) in enumerate(pairs)
     ]
     gradient = ",".join(f"light-dark({light},{dark})" for light, dark in pairs)
@@ -241,4 +253,4 @@ def _plain(text: str) -> Markup:
 
 def _soft(text: str) -> Markup:
     """Lets a long label break after its punctuation instead of inside a word."""
-    return Markup("<wbr>").join(re.split(r"(?<=\()", text))
+    return Markup("<wbr>").join(re.split(r"(?<=[(_=])", text))

@@ -15,23 +15,190 @@
     show(first.dataset.metric);
   }
 
+  // The view: question, filters and sorting, kept in the address behind what it points to:
+  // #cell-x&q=finds&family=sampler&sort=stops.time.up. A link without a view changes none.
+  const asks = [...document.querySelectorAll("a.ask")];
+  const sections = asks.map((ask) => document.getElementById(ask.hash.slice(1)));
+  const filters = [...document.querySelectorAll("[data-filter]")];
+  const tables = [...document.querySelectorAll("table[data-table]")];
+  const view = { q: "", sort: "" };
+  for (const input of filters) view[input.dataset.filter] = "";
+  let target = "";
+
+  const read = () => {
+    const parts = location.hash.slice(1).split("&");
+    target = "";
+    const wishes = {};
+    for (const part of parts) {
+      const [name, value] = part.split("=", 2).map((text) => { try { return decodeURIComponent(text.replaceAll("+", " ")); } catch { return ""; } });
+      if (value === undefined) target = name; else if (Object.hasOwn(view, name)) wishes[name] = value;
+    }
+    const asked = sections.find((section) => section && section.id === target);
+    if (asked) { view.q = target; target = ""; }
+    if (Object.keys(wishes).length) for (const name of Object.keys(view)) view[name] = wishes[name] ?? (asked && name === "q" ? view.q : "");
+  };
+  const write = () => {
+    const parts = target ? [encodeURIComponent(target)] : [];
+    if (view.q === sections[0]?.id) view.q = "";
+    for (const [name, value] of Object.entries(view)) if (value) parts.push(`${name}=${encodeURIComponent(value)}`);
+    const hash = parts.length ? `#${parts.join("&")}` : "";
+    if (hash !== location.hash) history.replaceState(null, "", hash || location.pathname + location.search);
+  };
+
+  const text = (element) => element.textContent.toLowerCase() + " " + [...element.querySelectorAll("[title]")].map((one) => one.title.toLowerCase()).join(" ") + " " + (element.title || "").toLowerCase();
+  const has = (element, name) => !view[name] || (element.dataset[name] ?? "").split("|").includes(view[name]);
+  const contains = (element) => !view.text || text(element).includes(view.text.toLowerCase());
+
+  const filterEntries = () => {
+    let visible = 0, total = 0;
+    for (const table of document.querySelectorAll("table.entries")) {
+      let any = false;
+      for (const group of table.tBodies) {
+        const inside = has(group, "testbed") && has(group, "calls");
+        const named = view.text && contains(group.rows[0]);
+        const entries = [...group.rows].slice(1);
+        const controls = entries.filter((row) => row.classList.contains("control"));
+        let left = 0;
+        for (const row of entries) {
+          if (controls.includes(row)) continue;
+          row.hidden = !(inside && ["acts", "family", "year", "status"].every((name) => has(row, name)) && (named || contains(row)));
+          total += 1;
+          left += row.hidden ? 0 : 1;
+        }
+        // No defense stays beside what it is compared with.
+        group.hidden = !left && (entries.length > controls.length || !inside);
+        any = any || !group.hidden;
+        visible += left;
+      }
+      table.parentElement.querySelector(".nothing").hidden = any;
+    }
+    return [visible, total];
+  };
+
+  const matrix = document.querySelector("table.whole");
+  const heads = matrix ? [...matrix.tHead.rows[1].cells].slice(1) : [];
+  const lines = matrix ? [...matrix.querySelectorAll("tbody[data-testbed] tr")] : [];
+  const filterMatrix = () => {
+    if (!matrix) return [0, 0];
+    // A year or a word of a method leaves its column, of an attack its row, of both both.
+    const free = (name, test) => {
+      const columns = heads.map((head) => head.classList.contains("control") ? false : test(head)), rows = lines.map((line) => test(line.cells.length ? (name === "text" ? line.cells[0] : line) : line));
+      return view[name] ? { columns: columns.some(Boolean) ? columns : rows.some(Boolean) ? null : columns, rows: rows.some(Boolean) ? rows : null } : { columns: null, rows: null };
+    };
+    const year = free("year", (one) => has(one, "year")), word = free("text", contains);
+    const columns = heads.map((head, index) => head.classList.contains("control") || (["acts", "family", "status"].every((name) => has(head, name)) && (year.columns?.[index] ?? true) && (word.columns?.[index] ?? true)));
+    const troubled = ["failed", "skipped"].includes(view.status);
+    let visible = 0, total = 0;
+    lines.forEach((line, number) => {
+      const cells = [...line.cells].slice(1);
+      const met = !troubled || cells.some((cell, index) => columns[index] && cell.dataset.s === view.status);
+      line.hidden = !(has(line.parentElement, "testbed") && has(line, "calls") && (year.rows?.[number] ?? true) && (word.rows?.[number] ?? true) && met);
+      cells.forEach((cell, index) => {
+        cell.hidden = !columns[index];
+        total += cell.dataset.v ? 1 : 0;
+        visible += cell.dataset.v && !cell.hidden && !line.hidden ? 1 : 0;
+      });
+    });
+    heads.forEach((head, index) => { head.hidden = !columns[index]; });
+    for (const family of matrix.querySelectorAll(".families th")) {
+      const inside = heads.filter((head) => head.dataset.in === family.dataset.group && !head.hidden).length;
+      family.hidden = !inside;
+      if (inside) family.colSpan = inside;
+    }
+    for (const title of matrix.querySelectorAll("tbody.testbed")) {
+      const bodies = [title.nextElementSibling, title.nextElementSibling?.nextElementSibling];
+      title.hidden = !bodies.some((body) => body && [...body.rows].some((row) => !row.hidden));
+    }
+    matrix.parentElement.querySelector(".nothing").hidden = lines.some((line) => !line.hidden);
+    return [visible, total];
+  };
+
+  // Sorting stays inside a testbed: no number is compared across two of them.
+  const original = new Map();
+  for (const table of tables) for (const body of table.tBodies) original.set(body, [...body.rows]);
+  const sort = () => {
+    const [name, key, way] = view.sort.split(".");
+    for (const table of tables) {
+      const all = [...table.tHead.querySelectorAll("th[data-key]")];
+      const head = table.dataset.table === name ? all.find((one) => one.dataset.key === key) : undefined;
+      for (const one of all) { if (one === head && way) one.setAttribute("aria-sort", way === "up" ? "ascending" : "descending"); else one.removeAttribute("aria-sort"); }
+      const index = head ? [...head.parentElement.cells].indexOf(head) : -1;
+      const sign = way === "up" ? 1 : -1;
+      for (const [body, rows] of original) {
+        if (!table.contains(body)) continue;
+        const fixed = rows.filter((row) => row.classList.contains("row")), moved = rows.filter((row) => !row.classList.contains("row"));
+        const value = (row) => { const cell = row.cells[index]; return cell.dataset.v === undefined ? cell.textContent.trim().toLowerCase() : cell.dataset.v; };
+        if (index >= 0) {
+          moved.sort((one, other) => {
+            const [a, b] = [value(one), value(other)];
+            if (a === "" || b === "") return (a === "") - (b === "");
+            const difference = Number(a) - Number(b);
+            return sign * (Number.isNaN(difference) ? a.localeCompare(b, "en") : difference);
+          });
+        }
+        body.append(...fixed, ...moved);
+      }
+    }
+  };
+
+  const apply = () => {
+    const question = sections.find((section) => section && section.id === view.q) ?? sections[0];
+    view.q = question?.id ?? "";
+    sections.forEach((section, index) => {
+      if (section) section.hidden = section !== question;
+      if (section === question) asks[index].setAttribute("aria-current", "true"); else asks[index].removeAttribute("aria-current");
+    });
+    for (const input of filters) if (input.value !== view[input.dataset.filter]) input.value = view[input.dataset.filter];
+    const [entries, of] = filterEntries(), [cells, total] = filterMatrix();
+    sort();
+    const filtered = filters.some((input) => view[input.dataset.filter]);
+    const count = document.getElementById("count");
+    if (count) count.textContent = filtered ? `${entries} of ${of} entries, ${cells} of ${total} cells` : `${of} entries, ${total} cells`;
+    if (filtered && box) box.open = true;
+  };
+  const change = () => { apply(); write(); };
+
+  const box = document.getElementById("filters");
+  if (box) {
+    box.hidden = false;
+    box.open = matchMedia("(min-width: 861px)").matches;
+    for (const input of filters) input.addEventListener("input", () => { view[input.dataset.filter] = input.value; change(); });
+    document.getElementById("reset").addEventListener("click", () => { for (const input of filters) view[input.dataset.filter] = ""; view.sort = ""; change(); });
+  }
+  for (const [index, ask] of asks.entries()) ask.addEventListener("click", (event) => { event.preventDefault(); view.q = sections[index].id; change(); });
+  for (const table of tables) for (const head of table.tHead.querySelectorAll("th[data-key]")) {
+    head.querySelector(".sort").addEventListener("click", () => {
+      const name = `${table.dataset.table}.${head.dataset.key}`;
+      const ways = ["up", "down", ""], now = view.sort.startsWith(`${name}.`) ? ways.indexOf(view.sort.slice(name.length + 1)) : -1;
+      const way = ways[now + 1];
+      view.sort = way ? `${name}.${way}` : "";
+      change();
+    });
+  }
+
   // A cell's panel is its address: opening sets the hash, closing takes it away, a shared link opens the same panel.
   const wanted = () => {
-    const dialog = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const dialog = target && document.getElementById(target);
     return dialog && dialog.tagName === "DIALOG" ? dialog : null;
   };
   const sync = () => {
-    const target = wanted();
-    for (const open of document.querySelectorAll("dialog[open]")) if (open !== target) open.close();
-    if (target && !target.open) { target.showModal(); target.scrollTop = 0; }
+    const dialog = wanted();
+    for (const open of document.querySelectorAll("dialog[open]")) if (open !== dialog) open.close();
+    if (dialog && !dialog.open) { dialog.showModal(); dialog.scrollTop = 0; }
+    const element = !dialog && target ? document.getElementById(target) : null;
+    for (let around = element; around; around = around.parentElement) if (around.tagName === "DETAILS") around.open = true;
+    const inside = element?.querySelector(":scope > details");
+    if (inside) inside.open = true;
+    if (element) element.scrollIntoView();
   };
+  const arrive = () => { read(); apply(); sync(); write(); };
   // Following a link to a hidden element takes the focus off the link, so the way back is kept here.
   let opener = null;
-  document.addEventListener("click", (event) => { opener = event.target.closest("a[href^='#cell-']") || opener; });
+  document.addEventListener("click", (event) => { opener = event.target.closest("a[href^='#cell-'], a[href^='#models-']") || opener; });
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("close", () => {
       if (opener?.hash === `#${dialog.id}`) opener.focus();
-      if (wanted() === dialog) history.replaceState(null, "", location.pathname + location.search);
+      if (wanted() === dialog) { target = ""; write(); }
     });
     dialog.addEventListener("click", (event) => {
       const closing = event.target.closest("a.close");
@@ -39,36 +206,37 @@
       if (closing || event.target === dialog) dialog.close();
     });
   }
-  addEventListener("hashchange", sync);
-  sync();
+  addEventListener("hashchange", arrive);
+  arrive();
 
-  // Arrow keys walk the matrix from a focused cell.
+  // Arrow keys walk a matrix from a focused cell, over what is hidden or empty.
   const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   document.addEventListener("keydown", (event) => {
     const move = moves[event.key];
     const cell = move && event.target.closest("table.matrix tbody td");
     if (!cell) return;
-    const row = cell.parentElement;
-    const rows = [...row.parentElement.rows];
-    const next = rows[rows.indexOf(row) + move[0]]?.cells[cell.cellIndex + move[1]]?.querySelector("a.cell");
+    const rows = [...cell.closest("table").rows].filter((row) => row.parentElement.tagName === "TBODY" && row.cells.length > 1);
+    let [row, column] = [rows.indexOf(cell.parentElement), cell.cellIndex];
+    do { row += move[0]; column += move[1]; } while (rows[row]?.cells[column] && !(rows[row].cells[column].querySelector("a.cell")?.checkVisibility()));
+    const next = rows[row]?.cells[column]?.querySelector("a.cell");
     if (next) { event.preventDefault(); next.focus(); }
   });
 
   // Theme: follow the system, or hold one. Storage may be forbidden for a local file; the switch works without it.
   const button = document.getElementById("theme");
   const themes = ["system", "light", "dark"];
-  const apply = (theme) => {
+  const dress = (theme) => {
     if (theme === "system") delete root.dataset.theme; else root.dataset.theme = theme;
     button.textContent = `Theme: ${theme}`;
   };
   let theme = "system";
   try { theme = localStorage.getItem("castlewalls-theme") || theme; } catch { /* not kept */ }
   if (!themes.includes(theme)) theme = "system";
-  apply(theme);
+  dress(theme);
   button.hidden = false;
   button.addEventListener("click", () => {
     theme = themes[(themes.indexOf(theme) + 1) % themes.length];
-    apply(theme);
+    dress(theme);
     try { localStorage.setItem("castlewalls-theme", theme); } catch { /* not kept */ }
   });
 })();

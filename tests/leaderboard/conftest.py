@@ -153,7 +153,7 @@ def outcome(folder: Path, record: Record) -> tuple[Path, Record]:
         ("target_image", "", 1),
         ("trigger_image", "", 1),
         ("clean", "", 8),
-        ("call:noise", defense, 8),
+        ("call:noise", "" if defense == "none" else defense, 8),
     )
     for index, (role, treatment, count) in enumerate(strips):
         picture(folder / f"strip-{index}.png", rng, count)

@@ -141,6 +141,13 @@ def _own(url: str, board: Path) -> bool:
     )
 
 
+def in_depth(page: Any) -> Any:
+    """The page with the details of every testbed opened, as a reader opens them."""
+    for summary in page.locator("details.deep > summary").all():
+        summary.click()
+    return page
+
+
 def visible_values(page: Any) -> list[str]:
     return page.locator(".metric:visible td .value").all_inner_texts()  # type: ignore[no-any-return]
 
@@ -149,7 +156,7 @@ def test_every_metric_switch_shows_its_own_table(visit: Callable[..., Any]) -> N
     """One table at a time, the chosen one, with its full name; and no two metrics show the same
     values.
     """
-    page = visit()
+    page = in_depth(visit())
     radios = page.locator(".switch input")
     seen: dict[str, list[str]] = {}
     assert radios.count() == 20
@@ -176,7 +183,7 @@ def test_switch_and_cells_work_by_keyboard(visit: Callable[..., Any]) -> None:
     """Arrows move the switch and walk the matrix, Enter opens a panel, Escape closes it and gives
     the focus back.
     """
-    page = visit()
+    page = in_depth(visit())
     page.locator(".switch input:checked").focus()
     before = visible_values(page)
     page.keyboard.press("ArrowRight")
@@ -200,7 +207,7 @@ def test_switch_and_cells_work_by_keyboard(visit: Callable[..., Any]) -> None:
 
 def test_a_cell_opens_with_pictures_numbers_and_reasons(visit: Callable[..., Any]) -> None:
     """The panel is where a reader checks why."""
-    page = visit()
+    page = in_depth(visit())
     row = page.locator(".metric:visible tbody tr").nth(2)
     row.locator("a.cell").nth(1).click()
     panel = page.locator("dialog[open]")
@@ -227,7 +234,7 @@ def test_a_cell_opens_with_pictures_numbers_and_reasons(visit: Callable[..., Any
 
 def test_a_link_to_a_cell_opens_it(visit: Callable[..., Any]) -> None:
     """What one reader sends another shows the same panel; going back closes it."""
-    page = visit()
+    page = in_depth(visit())
     link = page.locator(".metric:visible a.cell").nth(3).get_attribute("href")
     again = visit(suffix=link)
     assert "#" + again.locator("dialog[open]").get_attribute("id") == link
@@ -241,8 +248,15 @@ def test_a_script_as_a_name_stays_text(visit: Callable[..., Any]) -> None:
     """In the matrix head, the ranking, the legend and the failures; every test here checks that
     nothing ran.
     """
-    page = visit()
-    for selector in (".metric:visible thead", ".ranking >> nth=0", ".legend >> nth=0", "#failures"):
+    page = in_depth(visit())
+    for selector in (
+        ".entries >> nth=0",
+        ".whole thead",
+        ".metric:visible thead",
+        ".ranking >> nth=0",
+        ".legend >> nth=0",
+        "#failures",
+    ):
         assert SCRIPT in page.locator(selector).inner_text()
     assert page.locator("script").count() == 1
     assert page.locator("img[src=x]").count() == 0
@@ -251,7 +265,7 @@ def test_a_script_as_a_name_stays_text(visit: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_theme_follows_the_system_and_the_button(visit: Callable[..., Any], scheme: str) -> None:
     """Dark is dark, the button overrides it, a cell's text keeps its contrast."""
-    page = visit(scheme=scheme)
+    page = in_depth(visit(scheme=scheme))
 
     def brightness(selector: str, what: str) -> float:
         colour = page.locator(selector).first.evaluate(
@@ -276,7 +290,7 @@ def test_a_phone_scrolls_the_matrix_not_the_page(visit: Callable[..., Any], sche
     """390 px: the page is exactly as wide as the screen, panels too, and the matrix moves inside
     its own box.
     """
-    page = visit(390, 844, scheme, has_touch=True, is_mobile=True)
+    page = in_depth(visit(390, 844, scheme, has_touch=True, is_mobile=True))
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.evaluate("scrollTo(500, 0)")
     assert page.evaluate("scrollX") == 0
@@ -294,7 +308,7 @@ def test_without_scripts_every_table_is_there(visit: Callable[..., Any]) -> None
     """A mail viewer that runs no scripts shows all tables, and a cell's link still opens its
     panel.
     """
-    page = visit(java_script_enabled=False)
+    page = in_depth(visit(java_script_enabled=False))
     assert page.locator(".metric").count() == page.locator(".metric:visible").count() == 20
     link = page.locator(".metric a.cell").nth(0).get_attribute("href")
     page = visit(java_script_enabled=False, suffix=link)
@@ -308,7 +322,7 @@ def test_detectors_and_compositions_are_drawn(
     """The bars stand in the open, the ROC curves one click away, in colours that differ from the
     card behind them.
     """
-    page = visit(width, 900, scheme, board=class_board)
+    page = in_depth(visit(width, 900, scheme, board=class_board))
     assert page.evaluate("document.documentElement.scrollWidth") == width
     bars = page.locator("section[aria-labelledby$='-composition'] svg.stacked")
     assert bars.count() == 12 and bars.first.bounding_box()["width"] >= 140
@@ -336,9 +350,203 @@ def test_detectors_and_compositions_are_drawn(
 
 def test_print_keeps_the_matrix_and_drops_the_controls(visit: Callable[..., Any]) -> None:
     """Paper has no buttons."""
-    page = visit(scheme="dark")
+    page = in_depth(visit(scheme="dark"))
     page.emulate_media(media="print")
     assert (
         not page.locator("#theme").is_visible() and not page.locator(".switch").first.is_visible()
     )
     assert page.locator(".metric:visible table").count() == 1
+    assert page.locator("table.whole").is_visible() and not page.locator("#filters").is_visible()
+    assert page.locator(".question:visible").count() == page.locator(".question").count() == 2
+    table, scene = (
+        page.locator("#stops").locator(part).bounding_box() for part in (".entries", ".scene")
+    )
+    assert table["y"] + table["height"] <= scene["y"]
+
+
+def entries(page: Any) -> list[str]:
+    """The defenses that the open question lists, top to bottom."""
+    return page.locator(  # type: ignore[no-any-return]
+        ".question:visible tr.entry:visible .method b"
+    ).all_inner_texts()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scheme"), [(1400, 900, "light"), (1400, 900, "dark"), (390, 844, "light")]
+)
+def test_the_first_screen_says_which_defense_holds(
+    visit: Callable[..., Any], width: int, height: int, scheme: str
+) -> None:
+    """Without scrolling: every question with its answer, and the first rank with its interval; on
+    a wide screen all of the ranking, and beside it the same noise undefended and defended.
+    """
+    page = visit(width, height, scheme)
+    asks = page.locator("a.ask")
+    assert asks.locator(".ask-title").all_inner_texts() == [
+        "Stops the backdoor",
+        "Recovers the target",
+    ]
+    assert "clip_x0" in asks.nth(0).inner_text() and "85 % → 2 %" in asks.nth(0).inner_text()
+    first = page.locator(".question:visible tr.entry").first
+    assert first.locator("td.rank").inner_text().split() == ["1", "1"]
+    assert "clip_x0" in first.inner_text() and "[" in first.locator("td.worst").inner_text()
+    assert "3 × 128" in first.locator("td.count").inner_text()
+    inside = [*asks.all(), first]
+    if width > 1000:
+        inside += page.locator(".question:visible tr.entry").all()
+        inside += page.locator(".question:visible .scene svg.folded").all()
+        assert page.locator(".question:visible .scene svg.folded").count() == 2
+    for element in inside:
+        box = element.bounding_box()
+        assert box["y"] + box["height"] <= height and box["x"] + box["width"] <= width
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_question_is_an_address(visit: Callable[..., Any]) -> None:
+    """A click shows the other ranking and changes the address; the address shows the same."""
+    page = visit()
+    assert page.locator(".question:visible").count() == 1
+    page.locator("a.ask").nth(1).click()
+    assert page.url.endswith("#q=recovers") and entries(page) == ["anp"]
+    for suffix in ("#q=recovers", "#recovers"):
+        again = visit(suffix=suffix)
+        assert entries(again) == ["anp"] and again.url.endswith("#q=recovers")
+    page.locator("a.ask").nth(0).click()
+    assert "#" not in page.url and entries(page)[0] == "clip_x0"
+
+
+def test_every_column_sorts_inside_its_testbed_and_keeps_its_address(
+    visit: Callable[..., Any], class_board: Path
+) -> None:
+    """Up, down and back to the rank; missing numbers stay last; the address sorts alike."""
+    page = visit(board=class_board)
+    ranked = entries(page)
+    heads = page.locator("#stops thead th")
+    for index in range(heads.count()):
+        head = heads.nth(index)
+        key = head.get_attribute("data-key")
+        head.locator(".sort").focus()
+        page.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") == "ascending"
+        assert page.url.endswith(f"#sort=stops.{key}.up")
+        for body in page.locator("#stops tbody").all():
+            cells = body.locator(f"tr.entry > :nth-child({index + 1})")
+            values = [cell.get_attribute("data-v") for cell in cells.all()]
+            numbers = [float(value) for value in values if value]
+            assert numbers == sorted(numbers) and "" not in values[: len(numbers)]
+        ascending = entries(page)
+        assert entries(visit(board=class_board, suffix=f"#sort=stops.{key}.up")) == ascending
+        page.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") == "descending"
+        page.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") is None and entries(page) == ranked
+    page.locator(".whole th[data-key=c0] .sort").click()
+    for body in page.locator(".whole tbody[data-testbed]").all():
+        values = [
+            float(value)
+            for cell in body.locator("tr > :nth-child(2)").all()
+            if (value := cell.get_attribute("data-v"))
+        ]
+        assert values == sorted(values)
+
+
+def test_filters_narrow_rankings_and_matrix_and_keep_their_address(
+    visit: Callable[..., Any], class_board: Path
+) -> None:
+    """By family, testbed, status, call and text: what does not match is gone, what it is compared
+    with stays, and the address shows the same to whom it is sent.
+    """
+    page = visit(board=class_board)
+
+    def heads(page: Any) -> list[str]:
+        return page.locator(".whole thead th:visible .sort").all_inner_texts()[1:]  # type: ignore[no-any-return]
+
+    every = heads(page)
+    assert {"no defense", "clip_x0", "train_on_generated", "cognitive_distillation"} <= {*every}
+    menu = page.locator("select[data-filter=family]")
+    menu.select_option("data")
+    assert heads(page) == ["no defense", "no defense", "train_on_generated"]
+    assert entries(page) == [] and page.locator("#stops .nothing").is_visible()
+    page.locator("a.ask", has_text="Classifies safely").click()
+    assert entries(page) == ["train_on_generated", "no defense"]
+    assert page.url.endswith("#q=classifies&family=data")
+    again = visit(board=class_board, suffix="#q=classifies&family=data")
+    assert entries(again) == entries(page) and heads(again) == heads(page)
+    assert again.locator("select[data-filter=family]").input_value() == "data"
+    page.locator("#reset").click()
+    assert page.url.endswith("#q=classifies") and heads(page) == every
+    lines = page.locator(".whole tbody[data-testbed] tr:visible")
+    total = lines.count()
+    page.locator("select[data-filter=testbed]").select_option("digits-ddpm")
+    assert 0 < lines.count() < total
+    page.locator("select[data-filter=testbed]").select_option("")
+    page.locator("input[data-filter=text]").fill("COGNITIVE")
+    assert heads(page) == ["no defense", "no defense", "cognitive_distillation"]
+    page.locator("input[data-filter=text]").fill("badnets2")
+    assert heads(page) == every and 0 < lines.count() < total
+    assert "of" in page.locator("#count").inner_text()
+
+
+def test_a_cell_keeps_the_view_it_was_opened_from(visit: Callable[..., Any]) -> None:
+    """The address of the two together opens both; closing leaves the view."""
+    page = visit(suffix="#family=sampler")
+    link = page.locator(".whole td.value a.cell:visible").nth(1)
+    target = link.get_attribute("href")
+    link.click()
+    assert page.url.endswith(f"{target}&family=sampler")
+    again = visit(suffix=f"{target}&family=sampler")
+    assert "#" + again.locator("dialog[open]").get_attribute("id") == target
+    assert again.locator("select[data-filter=family]").input_value() == "sampler"
+    page.keyboard.press("Escape")
+    page.wait_for_function("location.hash === '#family=sampler'")
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    ["#q=nothing&family=zzz&sort=x.y.z", "#sort=stops", "#%E0%A4%A&text=%", "#__proto__=1&q=&&="],
+)
+def test_an_address_from_anywhere_is_only_a_view(visit: Callable[..., Any], suffix: str) -> None:
+    """A damaged or invented view shows less, or nothing, and breaks nothing."""
+    page = visit(suffix=suffix)
+    assert page.locator(".question:visible").count() == 1
+    page.locator("#reset").click()
+    assert entries(page)[0] == "clip_x0" and "#" not in page.url
+
+
+def test_every_head_opens_its_definition(visit: Callable[..., Any], class_board: Path) -> None:
+    """By keyboard, of each question's columns and the matrix's; what is ranked by says direction,
+    denominator, reference set, steps, interval and the test for ties.
+    """
+    page = visit(board=class_board)
+    for ask in page.locator("a.ask").all():
+        ask.click()
+        heads = page.locator(".question:visible thead th, .whole thead th[data-family]")
+        assert heads.count() >= 9
+        for head in heads.all():
+            head.locator(".what").focus()
+            page.keyboard.press("Enter")
+            card = page.locator(".define:popover-open")
+            assert card.locator("dt").count() >= 1
+            terms = set(card.locator("dt").all_inner_texts())
+            if head.get_attribute("data-key") == "worst" and "recovers" not in page.url:
+                assert {"Direction", "Out of", "Reference set", "Interval", "Ties"} <= terms
+                assert "steps" in card.inner_text() or "not declared" in card.inner_text()
+            page.keyboard.press("Escape")
+            assert page.locator(".define:popover-open").count() == 0
+
+
+def test_without_scripts_every_question_is_there(visit: Callable[..., Any]) -> None:
+    """All rankings one under the other, no menu that does nothing."""
+    page = visit(java_script_enabled=False)
+    assert page.locator(".question:visible").count() == 2
+    assert not page.locator("#filters").is_visible()
+
+
+def test_a_metric_in_a_panel_leads_to_its_definition(visit: Callable[..., Any]) -> None:
+    """Also where there is no mouse to hover with."""
+    page = visit()
+    page.locator(".whole td.value a.cell").first.click()
+    page.locator("dialog[open] a.term", has_text="asr[noise]").first.click()
+    page.wait_for_selector("dialog[open]", state="detached")
+    line = page.locator("#metrics tr", has=page.locator("code", has_text="asr[noise]")).first
+    assert line.is_visible() and len(line.inner_text()) > 40

@@ -1,0 +1,350 @@
+"""What stands behind every column's head: what the number is, of how many samples, at how many
+steps, against which reference set, out of what, with which interval and which test for ties, and
+which direction is good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.record import PluginSpec
+from leaderboard.board import Board, label
+from leaderboard.bootstrap import DRAWS
+from leaderboard.contenders import end_points, fid_name
+from leaderboard.names import Words
+from leaderboard.panel import Panel
+from leaderboard.questions import Question, samples_of
+from leaderboard.ranking import BUDGET
+from leaderboard.whole import ASR, CLASSIFIER, DETECTION, INVERSION, POPULATION, Column
+
+_LOWER, _HIGHER = "Lower is better for the defender.", "Higher is better for the defender."
+_SHARE = "95 % over seeds, Korn and Graubard’s for shares: never of no width, never outside 0 to 1."
+_PAIRED = (
+    "The 95 % interval of the difference, paired by seed (and by sample where its outcomes are "
+    "known), by Student’s t with the sampling variance as its floor. If it holds 0 the two share "
+    "a rank (=). Not corrected for the number of comparisons."
+)
+#: Parameters of a testbed that say how images are drawn, with words for them.
+_DRAWING = (
+    ("sampler", "{}"),
+    ("num_inference_steps", "{} steps"),
+    ("guidance_scale", "guidance {}"),
+)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """``id``: an HTML id; ``lines``: (term, text)."""
+
+    id: str
+    title: str
+    lines: tuple[tuple[str, str], ...]
+
+
+def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Definition]:
+    """Of each column of its ranking, by the column's key."""
+    worst = {
+        "stops": _asr,
+        "classifies": _classifier,
+        "finds": _detected,
+        "recovers": _error,
+    }[question.id](boards)
+    each = ", each at the call that works best" if question.kind == "Defense" else ""
+    means = f"The mean over the attacks{each}. It ranks nothing."
+    texts: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+        "rank": ("Rank, and where it could lie", _rank(question)),
+        "method": (
+            question.kind,
+            (
+                ("What it is", "The method with the parameters that differ from its defaults."),
+                ("Pareto front", "Nothing else that holds is better in both rate and cost."),
+                ("Flags", "What the harness or the method itself warns of; open the cell for all."),
+            ),
+        ),
+        "worst": (f"{question.short}, worst over attacks", (*worst, *_drawing(question))),
+        "mean": (f"{question.short}, mean over attacks", (("What it is", means), worst[1])),
+        **{f"extra{i}": _extra(head, boards) for i, head in enumerate(question.extra_heads)},
+        "time": (
+            "Run time",
+            (
+                (
+                    "What it is",
+                    "Seconds of the cell alone, on the machine of the records: the method and its "
+                    "samples, not the attack’s training. Mean over attacks and seeds.",
+                ),
+                ("Direction", _LOWER),
+            ),
+        ),
+        "acts": (
+            "Acts on",
+            (("What it is", "What the method replaces or judges, which is what it must reach."),),
+        ),
+        "n": (
+            "n: seeds × samples",
+            (
+                (
+                    "What it is",
+                    "The fewest seeds any attack was measured with, and the samples behind the "
+                    "number of one seed. A rank needs three seeds.",
+                ),
+            ),
+        ),
+        "paper": (
+            "Paper",
+            (("What it is", "Where the method is from; all citations stand at the page’s end."),),
+        ),
+    }
+    return {
+        key: Definition(f"def-{question.id}-{key}", title, lines)
+        for key, (title, lines) in texts.items()
+    }
+
+
+def of_column(column: Column, index: int, boards: Sequence[Board]) -> Definition:
+    """Of one column of the whole matrix."""
+    who = "No defense: the control of every row." if column.control else label(column.spec)
+    lines = {
+        ASR: _asr,
+        CLASSIFIER: _classifier,
+        DETECTION: _auroc,
+        POPULATION: _models,
+        INVERSION: _inversion,
+    }[column.metric](boards)
+    about = [("Column", who)]
+    if not column.control:
+        about += [("Family", column.family), ("Acts on", column.acts_on)]
+    if column.papers:
+        about.append(("Paper", "; ".join(f"{one.title} ({one.short})" for one in column.papers)))
+    return Definition(f"def-column-{index}", column.metric, (*about, *lines))
+
+
+def _asr(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+    points = [p for board in boards for p in end_points(board) if not p.higher_is_better]
+    rates = "; or ".join(dict.fromkeys(point.rate for point in points))
+    return (
+        ("What it is", f"{rates[:1].upper()}{rates[1:]}. The call that works best counts."),
+        ("Direction", _LOWER),
+        ("Out of", "All triggered samples of a seed. A seed that failed counts as 1 when ranked."),
+        (
+            "Reference set",
+            "Real images and the best flat image fix how near the target a sample must come, a "
+            "trigger or evaluation classifier trained apart where there is no target image.",
+        ),
+        ("Samples and steps", _drawn(boards)),
+        ("Interval", _SHARE),
+        ("Ties", _PAIRED),
+    )
+
+
+def _drawing(question: Question) -> tuple[tuple[str, str], ...]:
+    line = {"stops": "no defense", "classifies": "no defense", "recovers": "a constant image"}
+    dashed = f"; dashed: {line[question.id]}" if question.id in line else ""
+    return (
+        (
+            "The bar",
+            f"Its length is the mean over seeds, the line across its end the interval{dashed}.",
+        ),
+    )
+
+
+def _classifier(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+    return (
+        (
+            "What it is",
+            "The share of stamped held-out images of other classes that are taken for the "
+            "adversary’s class.",
+        ),
+        ("Direction", _LOWER),
+        ("Out of", "Held-out images of all other classes, stamped with the trigger."),
+        ("Reference set", "Held-out images that nobody trained on; accuracy is on them unstamped."),
+        ("Samples and steps", _drawn(boards)),
+        ("Interval", _SHARE),
+        ("Ties", _PAIRED),
+    )
+
+
+def _auroc(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+    return (
+        (
+            "What it is",
+            "The chance that a poisoned one scores above a clean one: 1 tells all apart, 0.5 is a "
+            "guess. Under it, what else the detector judged.",
+        ),
+        ("Direction", f"{_HIGHER} Without an attack 0.5 is right, and nothing is coloured."),
+        ("Out of", "All pairs of a poisoned and a clean one among those judged."),
+        (
+            "Reference set",
+            "On the training set the rows the adversary changed; on generated images the trigger "
+            "classifier’s verdict; for noise and prompts the adversary’s against users’.",
+        ),
+        ("Samples and steps", _drawn(boards)),
+        ("Interval", _SHARE),
+        ("Ties", "AUROC ranks nothing; detectors are ranked at a threshold fixed beforehand."),
+    )
+
+
+def _detected(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+    return (
+        (
+            "What it is",
+            "The share of the poisoned that is found at a threshold fixed beforehand on clean "
+            "held-out data at 1 % false alarms.",
+        ),
+        ("Direction", _HIGHER),
+        ("Out of", "All poisoned ones judged. A seed that failed counts as finding nothing."),
+        ("Reference set", "Clean held-out data fix the threshold, as an owner could."),
+        ("Samples and steps", _drawn(boards)),
+        ("Interval", _SHARE),
+        ("Ties", _PAIRED),
+    )
+
+
+def _models(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+    return (
+        ("What it is", "The chance that a backdoored model scores above an honest one."),
+        ("Direction", _HIGHER),
+        ("Out of", "All pairs of a backdoored and an honest model, over all seeds."),
+        ("Reference set", "Honest models of the same testbed, each once a seed."),
+        ("Interval", "DeLong’s, the models of one seed as one draw."),
+        ("Ties", "It ranks nothing: a few models prove little."),
+    )
+
+
+def _inversion(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+    return (
+        ("What it is", "MSE of what the last epoch recovered to the true target."),
+        ("Direction", f"{_LOWER} Neutral in colour is the best constant image’s error."),
+        ("Out of", "All pixels of the target, in [0, 1]."),
+        ("Reference set", "The true target, which the defender never sees."),
+        ("Interval", "95 % over seeds, Student’s t on the logarithm."),
+        ("Ties", "Ranked by the ratio to the best constant image; see “Recovers the target”."),
+    )
+
+
+def _error(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+    return (
+        (
+            "What it is",
+            "The last epoch’s error to the true target as a share of the best constant image’s. "
+            "Below 1 beyond doubt is a recovery.",
+        ),
+        ("Direction", _LOWER),
+        ("Out of", "All pixels of the target, in [0, 1]."),
+        ("Reference set", "The true target; the harder of a black and the best flat image."),
+        ("Interval", "95 % over seeds, Student’s t on the logarithm."),
+        ("Ties", "Student’s t on the logarithms’ difference, paired by seed."),
+    )
+
+
+def _rank(question: Question) -> tuple[tuple[str, str], ...]:
+    held = (
+        f"A defense holds if its difference to no defense, paired by seed, excludes 0, against "
+        f"every attack. Only what holds, at a loss of at most {100 * BUDGET:g} % of no defense’s "
+        f"utility, is ranked above no defense. Utility only breaks ties."
+    )
+    beats = {
+        "finds": "Ranked if it finds more than it would flag of anything, against every attack.",
+        "recovers": "Ranked if its error is below a constant image’s, against every attack.",
+    }
+    return (
+        ("What it is", beats.get(question.id, held)),
+        (
+            "Below it",
+            "The ranks that other seeds and samples might have given, by the rate alone: 95 % of "
+            f"{DRAWS:,} bootstrap draws over seeds, then samples, the same for every entry.",
+        ),
+        ("Ties", _PAIRED),
+        ("Compared", "Only inside one testbed and protocol; never across them."),
+    )
+
+
+def _extra(head: str, boards: Sequence[Board]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    fids = sorted({name for board in boards if (name := fid_name(board))})
+    texts = {
+        "FID added": (
+            "Utility cost: FID added",
+            (
+                (
+                    "What it is",
+                    "How much the FID rises over no defense’s, as a share of it, paired by seed, "
+                    "where the defense costs most.",
+                ),
+                ("Direction", _LOWER),
+                ("Measured by", ", ".join(fids) or "no FID was measured"),
+                ("Samples and steps", f"{_counted(boards)}; {_drawn(boards)}"),
+                ("Reference set", "The whole clean training set, in the extractor’s features."),
+                ("Interval", "95 % over seeds, Student’s t."),
+            ),
+        ),
+        "accuracy lost": (
+            "Utility cost: accuracy lost",
+            (
+                ("What it is", "How much of no defense’s accuracy is lost, paired by seed."),
+                ("Direction", _LOWER),
+                ("Out of", "Clean held-out images."),
+                ("Interval", "95 % over seeds, Student’s t."),
+            ),
+        ),
+        "false alarms": (
+            "False alarms",
+            (
+                ("What it is", "The share of clean ones above the same threshold, highest."),
+                ("Direction", f"{_LOWER} The threshold was fixed for 1 %."),
+            ),
+        ),
+        "AUROC": ("AUROC, worst over attacks", _auroc(boards)),
+        "best epoch": (
+            "Error of the best epoch",
+            (("What it is", "Chosen with the target in hand, which no defender has: optimistic."),),
+        ),
+        "honest model": (
+            "Error on an honest model",
+            (("What it is", "The same on a model without a backdoor: nothing is there."),),
+        ),
+    }
+    return texts[head]
+
+
+def _drawn(boards: Sequence[Board]) -> str:
+    """How each testbed draws its images, as it declares it; the samples stand in every cell."""
+    texts = {}
+    for board in boards:
+        params = board.testbed.params
+        drawn = [words.format(params[key]) for key, words in _DRAWING if _plain(params.get(key))]
+        texts[_name(board.testbed)] = ", ".join(drawn) or "not declared"
+    return "; ".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def _counted(boards: Sequence[Board]) -> str:
+    """The fewest images behind a FID."""
+    counts = [
+        count
+        for board in boards
+        if (name := fid_name(board))
+        for cell in board.cells.values()
+        if (count := samples_of(cell, name))
+    ]
+    return f"{min(counts):,} images a seed" if counts else "not recorded"
+
+
+def glossary(panels: Iterable[Panel]) -> list[Words]:
+    """What every metric of these panels means, each once, in reading order of their names."""
+    words = {line.words.name: line.words for panel in panels for line in panel.metrics}
+    return [words[name] for name in sorted(words)]
+
+
+def metric_anchor(name: str) -> str:
+    """The HTML id of a metric's line in the glossary."""
+    return f"m-{hashlib.sha256(name.encode(errors='backslashreplace')).hexdigest()[:8]}"
+
+
+def _plain(value: object) -> bool:
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or (
+        isinstance(value, str) and 0 < len(value) <= 40
+    )
+
+
+def _name(testbed: PluginSpec) -> str:
+    return label(testbed).partition("(")[0]

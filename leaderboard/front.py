@@ -1,0 +1,135 @@
+"""What the template needs of the page's first part: the questions with their rankings and pictures,
+the whole matrix, the definitions behind the columns' heads, and what can be filtered by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leaderboard import definitions
+from leaderboard.board import Board, identity, label
+from leaderboard.definitions import Definition
+from leaderboard.questions import STATUSES, Question, questions
+from leaderboard.scenes import Scene, scene
+from leaderboard.view import BoardView
+from leaderboard.whole import Whole, whole
+
+#: (key of a link, what it is called).
+FACETS = (
+    ("testbed", "Testbed"),
+    ("calls", "Called by"),
+    ("acts", "Acts on"),
+    ("family", "Family"),
+    ("year", "Year"),
+    ("status", "Status"),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with the definitions of its columns, by key, and what stands beside it."""
+
+    question: Question
+    definitions: Mapping[str, Definition]
+    scene: Scene | None
+
+
+def front(views: Sequence[BoardView]) -> dict[str, Any]:
+    """The template's variables."""
+    boards = [view.board for view in views]
+    asked = tuple(
+        Asked(
+            one,
+            definitions.of_question(one, [group.board for group in one.groups]),
+            scene(one, views),
+        )
+        for one in questions(views)
+    )
+    matrix = whole(boards)
+    statuses = _statuses(asked, matrix)
+    return {
+        "asked": asked,
+        "whole": matrix,
+        "column_definitions": [
+            definitions.of_column(column, index, boards)
+            for index, column in enumerate(matrix.columns)
+        ],
+        "column_statuses": statuses,
+        "board_names": board_names(boards),
+        "facets": _facets(asked, matrix, boards, statuses),
+        "tally": _tally(boards, matrix),
+    }
+
+
+def board_names(boards: Sequence[Board]) -> dict[str, str]:
+    """Id -> the testbed in a word, with as much of its protocol as sets it apart."""
+    words = {board.id: label(board.testbed).partition("(")[0].strip() for board in boards}
+    uses = Counter(words.values())
+    return {
+        board.id: f"{words[board.id]} {board.protocol[:8]}"
+        if uses[words[board.id]] > 1
+        else words[board.id]
+        for board in boards
+    }
+
+
+def _statuses(asked: Sequence[Asked], matrix: Whole) -> list[list[str]]:
+    """Of each column of the matrix, the standings in the rankings, and what its cells met with."""
+    ranked: dict[object, set[str]] = {}
+    for one in asked:
+        for group in one.question.groups:
+            for entry in group.entries:
+                ranked.setdefault(identity(entry.cell.defense), set()).add(entry.status)
+    every = []
+    for index, column in enumerate(matrix.columns):
+        cells = [line.items[index].table.cell for _, lines in matrix.boards for line in lines]
+        met = {s for s in ("failed", "skipped") if any(c and c.with_status(s) for c in cells)}
+        every.append(_in_order(ranked.get(identity(column.spec), set()) | met))
+    return every
+
+
+def _in_order(statuses: Iterable[str]) -> list[str]:
+    order = [*STATUSES.values(), "failed", "skipped"]
+    return sorted(statuses, key=order.index)
+
+
+def _facets(
+    asked: Sequence[Asked], matrix: Whole, boards: Sequence[Board], statuses: Sequence[list[str]]
+) -> list[tuple[str, str, list[str]]]:
+    """(key, name, values) of what there is to choose from."""
+    lines = [line for _, board_lines in matrix.boards for line in board_lines]
+    columns = [column for column in matrix.columns if not column.control]
+    every = [one.papers for one in lines] + [one.papers for one in columns]
+    cited = [paper for papers in every for paper in papers]
+    values: dict[str, list[str]] = {
+        "testbed": list(board_names(boards).values()),
+        "calls": sorted({call for line in lines for call in line.calls}),
+        "acts": list(dict.fromkeys(column.acts_on for column in columns)),
+        "family": list(dict.fromkeys(column.family for column in columns)),
+        "year": sorted({paper.year for paper in cited if paper.year}, reverse=True),
+        "status": _in_order({s for one in statuses for s in one} - {STATUSES["none"]}),
+    }
+    return [(key, text, [value for value in values[key] if value]) for key, text in FACETS]
+
+
+def _tally(boards: Sequence[Board], matrix: Whole) -> str:
+    attacks = {
+        identity(line.row.attack)
+        for _, lines in matrix.boards
+        for line in lines
+        if not line.control
+    }
+    methods = {identity(column.spec) for column in matrix.columns if not column.control}
+    seeds = max((len(cell.entries) for board in boards for cell in board.cells.values()), default=0)
+
+    def count(number: int, what: str) -> str:
+        return f"{number} {what}{'' if number == 1 else 's'}"
+
+    return (
+        f"{count(len(attacks), 'attack')} against {len(methods)} defenses and detectors on "
+        f"{count(len(boards), 'testbed')}; {count(matrix.cells(), 'cell')} of up to "
+        f"{count(seeds, 'seed')}, all measured alike, beside their controls."
+    )

@@ -1,0 +1,431 @@
+"""The first screen: one ranking per question, over all boards, each with its answer in a line.
+
+Ranks are those of :mod:`leaderboard.ranking` and :mod:`leaderboard.finders`, inside one board;
+nothing here compares across boards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from bench.record import PluginSpec
+from leaderboard import methods, palette, plots
+from leaderboard.aggregate import Interval
+from leaderboard.board import Board, Cell, Row, identity, label
+from leaderboard.contenders import Contender
+from leaderboard.finders import FinderLine, FinderRanking
+from leaderboard.matrix import Value, interval_text, summary
+from leaderboard.methods import ACTS_ON, Paper
+from leaderboard.names import RATE
+from leaderboard.ranking import HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, DefenseLine, Ranking
+from leaderboard.view import BoardView
+
+#: What a reader can filter an entry by, in the order of the menu.
+STATUSES = {
+    HOLDS: "holds",
+    NONE: "control",
+    LEVEL: "no better than nothing",
+    WORSE: "worse than nothing",
+    OUTSIDE: "outside the budget",
+    UNRANKED: "not ranked",
+}
+
+#: Of answers: what holds, that nothing does, that it is not known.
+_ORDER = {True: 0, False: 1, None: 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A line of a ranking. ``status``: of :data:`STATUSES`; ``worst``: (value, interval) against
+    ``against``, ``value`` the same as a number; ``extras``: one (value, interval) and its number
+    for each of the question's further columns; ``n``: seeds x samples of each.
+    """
+
+    cell: Cell
+    family: str
+    rank: str
+    ranks: tuple[int, int] | None
+    status: str
+    standing: str
+    bar: Markup
+    value: float
+    worst: Value
+    against: str
+    mean: float
+    extras: tuple[tuple[Value | Markup, float | None], ...]
+    seconds: float | None
+    n: str
+    flags: tuple[str, ...]
+    pareto: bool
+    papers: tuple[Paper, ...]
+    troubles: tuple[str, ...]
+
+    @property
+    def acts_on(self) -> str:
+        """What its family replaces or judges."""
+        return "" if self.control else ACTS_ON.get(self.family, self.family)
+
+    @property
+    def control(self) -> bool:
+        """Whether it is no defense."""
+        return self.cell.defense.name == "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """``good``: whether something holds, ``None`` if that is not known; ``best``: what does, or
+    why nothing; ``tail``: how well.
+    """
+
+    good: bool | None
+    best: str
+    tail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The entries of one board, best first. ``extent``: what the worst case is over; ``baseline``:
+    what no defense, a guess or a constant image reads; ``notes``: what a reader must know of all of
+    them; ``calls``: the adversary's; ``picture``: to show beside them.
+    """
+
+    board: Board
+    subject: str
+    extent: str
+    baseline: str
+    entries: tuple[Entry, ...]
+    answer: Answer
+    notes: tuple[str, ...]
+    calls: tuple[str, ...]
+    source: Ranking | FinderRanking = field(compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """``id``: an HTML id and a word of links; ``short``: the head of the number ranked by;
+    ``kind``: of its entries; ``extra_heads``: of the further columns.
+    """
+
+    id: str
+    title: str
+    ask: str
+    short: str
+    kind: str
+    lower_is_better: bool
+    extra_heads: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+    def answered(self) -> list[Group]:
+        """The groups with an answer that somebody can use before the others."""
+        return sorted(self.groups, key=lambda group: _ORDER[group.answer.good])
+
+
+def questions(views: Sequence[BoardView]) -> tuple[Question, ...]:
+    """Those that some board has entries for, the backdoor first."""
+    boards = [view.board for view in views]
+    cited = {
+        key: methods.papers_of_defense(boards, key)
+        for key in {identity(column) for board in boards for column, _ in board.columns}
+    }
+
+    def papers(spec: PluginSpec) -> tuple[Paper, ...]:
+        return cited.get(identity(spec), ())
+
+    asked = [
+        Question(
+            id="stops",
+            title="Stops the backdoor",
+            ask="Does the model still do what the adversary asks of it?",
+            short="attack success",
+            kind="Defense",
+            lower_is_better=True,
+            extra_heads=("FID added",),
+            groups=_defenses(views, "Stops the backdoor", papers),
+        ),
+        Question(
+            id="finds",
+            title="Finds the poison",
+            ask="Are poisoned rows, images, prompts or noise found before they do harm?",
+            short="share found",
+            kind="Detector",
+            lower_is_better=False,
+            extra_heads=("false alarms", "AUROC"),
+            groups=_finders(views, False, papers),
+        ),
+        Question(
+            id="recovers",
+            title="Recovers the target",
+            ask="Does the model give away what the adversary hid in it?",
+            short="error / constant",
+            kind="Inversion",
+            lower_is_better=True,
+            extra_heads=("best epoch", "honest model"),
+            groups=_finders(views, True, papers),
+        ),
+        Question(
+            id="classifies",
+            title="Classifies safely",
+            ask="Is a classifier that learned from the model free of the backdoor?",
+            short="classifier ASR",
+            kind="Defense",
+            lower_is_better=True,
+            extra_heads=("accuracy lost",),
+            groups=_defenses(views, "Classifies safely", papers),
+        ),
+    ]
+    return tuple(question for question in asked if question.groups)
+
+
+def seconds_of(board: Board, defense: PluginSpec) -> float | None:
+    """Mean run time of a column's cells under attack; ``None`` if none was measured."""
+    cells = (board.cell(row, defense) for row in board.rows if row.attack.name != "none")
+    times = [time.mean for cell in cells if cell and (time := summary(cell, "cost[seconds]"))]
+    return math.fsum(times) / len(times) if times else None
+
+
+def samples_of(cell: Cell, metric: str) -> int:
+    """The fewest samples that a seed's number is from; 0 if no record says."""
+    counts = [
+        number.n
+        for entry in cell.with_status("ok")
+        if (number := entry.numbers.get(metric)) is not None and number.n
+    ]
+    return min(counts, default=0)
+
+
+def count_text(seeds: int, samples: int) -> str:
+    """``5 x 64``: seeds times samples of each."""
+    return f"{seeds} × {samples:,}" if samples else f"{seeds}"
+
+
+def _defenses(
+    views: Sequence[BoardView], title: str, papers: Callable[[PluginSpec], tuple[Paper, ...]]
+) -> tuple[Group, ...]:
+    groups = []
+    for view in views:
+        rankings = [one for one, _ in view.rankings if one.end_point.title == title]
+        contested = [one for one in rankings if one.contested()]
+        if not contested:
+            continue
+        # The worst case comes first, where there is one; else the attack that works best.
+        ranking = (
+            contested[0]
+            if contested[0].several()
+            else max(contested, key=lambda one: one.without.mean if one.without else 0.0)
+        )
+        groups.append(_defense_group(view.board, ranking, papers))
+    return tuple(groups)
+
+
+def _defense_group(
+    board: Board, ranking: Ranking, papers: Callable[[PluginSpec], tuple[Paper, ...]]
+) -> Group:
+    by_defense = {identity(one.defense): one for one in ranking.contenders}
+    kinds = {identity(column): family for column, family in board.columns}
+    entries = tuple(
+        _defense_entry(board, ranking, line, by_defense[key], kinds[key], papers)
+        for line in ranking.lines + ranking.outside
+        if (key := identity(line.cell.defense))
+    )
+    notes = []
+    if ranking.aside:
+        left = "; ".join(label(spec) for spec in ranking.aside)
+        notes.append(f"Left out, since it does not work without a defense either: {left}.")
+    if ranking.ranked() and ranking.detectable is not None:
+        notes.append(
+            f"A difference to no defense below {RATE.number(ranking.detectable)} would be missed "
+            f"more often than once in five."
+        )
+    if ranking.honest is not None:
+        notes.append(f"An honest model reads {RATE.number(ranking.honest)}.")
+    return Group(
+        board=board,
+        subject="",
+        extent=f"worst of {ranking.extent()}" if ranking.several() else ranking.rows[0].label,
+        baseline=f"no defense {RATE.number(ranking.without.mean)}" if ranking.without else "",
+        entries=entries,
+        answer=_answer(ranking),
+        notes=tuple(notes),
+        calls=_calls(board, ranking.rows),
+        source=ranking,
+    )
+
+
+def _defense_entry(
+    board: Board,
+    ranking: Ranking,
+    line: DefenseLine,
+    one: Contender,
+    family: str,
+    papers: Callable[[PluginSpec], tuple[Paper, ...]],
+) -> Entry:
+    baseline = ranking.without.mean if ranking.without else None
+    call = f", called by {line.way.call}" if len(line.by_way) > 1 and line.way.call else ""
+    standing = {HOLDS: "holds", NONE: "control", UNRANKED: "not ranked"}.get(
+        line.state, STATUSES[line.state]
+    )
+    if line.state == OUTSIDE:
+        standing = "holds, outside the budget" if line.holds else standing
+    return Entry(
+        cell=line.cell,
+        family=family,
+        rank=line.rank,
+        ranks=line.ranks,
+        status=STATUSES[line.state],
+        standing=f"{standing}: {line.note}" if line.note else standing,
+        bar=_bar(line.worst, baseline, False),
+        value=line.worst.mean,
+        worst=(RATE.number(line.worst.mean), interval_text(RATE, line.worst)),
+        against=f"{label(ranking.attacks[line.way.row])}{call}",
+        mean=line.mean,
+        extras=((_percent(line.loss), line.loss.mean if line.loss else None),),
+        seconds=seconds_of(board, line.cell.defense),
+        n=count_text(one.measured(), samples_of(line.cell, line.way.metric)),
+        flags=line.flags,
+        pareto=line.pareto and line.holds,
+        papers=papers(line.cell.defense),
+        troubles=_troubles(board, line.cell.defense),
+    )
+
+
+def _answer(ranking: Ranking) -> Answer:
+    holders, dear = ranking.holders(), ranking.dear()
+    if holders:
+        before = f"{100 * ranking.without.mean:.0f} % → " if ranking.without else ""
+        best = ", ".join(_name(line.cell.defense) for line in holders[:3])
+        more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
+        worst = max(line.worst.mean for line in holders)
+        return Answer(good=True, best=best + more, tail=f"{before}{100 * worst:.0f} %")
+    if dear:
+        names = ", ".join(_name(line.cell.defense) for line in dear[:3])
+        return Answer(good=False, best="none inside the budget", tail=f"{names} at its price")
+    if not ranking.ranked():
+        return Answer(good=None, best="not ranked", tail="too few seeds, or not all attacks")
+    return Answer(good=False, best="none holds", tail="")
+
+
+def _finders(
+    views: Sequence[BoardView],
+    inverts: bool,
+    papers: Callable[[PluginSpec], tuple[Paper, ...]],
+) -> tuple[Group, ...]:
+    groups = []
+    for view in views:
+        for ranking in view.recoveries if inverts else view.detections:
+            kinds = {identity(column): family for column, family in view.board.columns}
+            entries = tuple(
+                _finder_entry(view.board, ranking, line, kinds, inverts, papers)
+                for line in ranking.lines
+            )
+            several = len(ranking.attacks) > 1
+            what = f"{len(ranking.attacks)} attacks" if several else label(ranking.attacks[0])
+            groups.append(
+                Group(
+                    board=view.board,
+                    subject="" if inverts else ranking.what,
+                    extent=f"worst of {what}" if several else what,
+                    baseline="a constant image 1.00" if inverts else "",
+                    entries=entries,
+                    answer=_finder_answer(ranking, inverts),
+                    notes=(f"{ranking.metric}: {ranking.warning}.",) if ranking.warning else (),
+                    calls=_calls(view.board, view.board.rows),
+                    source=ranking,
+                )
+            )
+    return tuple(groups)
+
+
+def _finder_entry(
+    board: Board,
+    ranking: FinderRanking,
+    line: FinderLine,
+    kinds: dict[tuple[str, str], str],
+    inverts: bool,
+    papers: Callable[[PluginSpec], tuple[Paper, ...]],
+) -> Entry:
+    guess = "no better than a constant image" if inverts else "no better than a guess"
+    status = UNRANKED if line.note else HOLDS if line.finds else LEVEL
+    standing = f"not ranked: {line.note}" if line.note else "" if line.finds else guess
+    # Without a threshold fixed beforehand there are no false alarms to report.
+    texts = line.beside if inverts or len(line.beside) == 3 else (("–", ""), *line.beside)
+    return Entry(
+        cell=line.cell,
+        family=kinds[identity(line.cell.defense)],
+        rank=line.rank,
+        ranks=line.ranks,
+        status=STATUSES[status],
+        standing=standing,
+        bar=_bar(line.worst, 1.0 if inverts else None, not inverts, 2.0 if inverts else 1.0),
+        value=line.worst.mean,
+        worst=(RATE.number(line.worst.mean), interval_text(RATE, line.worst)),
+        against=label(line.attack),
+        mean=line.mean,
+        extras=tuple((text, _number(text[0])) for text in texts[:2]),
+        seconds=seconds_of(board, line.cell.defense),
+        n=count_text(line.worst.n, samples_of(line.cell, ranking.metric)),
+        flags=line.flags,
+        pareto=False,
+        papers=papers(line.cell.defense),
+        troubles=_troubles(board, line.cell.defense),
+    )
+
+
+def _finder_answer(ranking: FinderRanking, inverts: bool) -> Answer:
+    first = [line for line in ranking.lines if line.rank.rstrip("=") == "1"]
+    if first:
+        best = ", ".join(_name(line.cell.defense) for line in first[:3])
+        worst = (max if inverts else min)(line.worst.mean for line in first)
+        tail = f"error {worst:.2f} of a constant’s" if inverts else f"{100 * worst:.0f} %"
+        return Answer(good=True, best=best, tail=tail)
+    if all(line.note for line in ranking.lines):
+        return Answer(good=None, best="not ranked", tail=ranking.lines[0].note)
+    guess = "none recovers it" if inverts else "none beats a guess"
+    return Answer(good=False, best=guess, tail="")
+
+
+def _bar(
+    worst: Interval, reference: float | None, higher_is_better: bool, end: float = 1.0
+) -> Markup:
+    step = palette.step(worst.mean, 0.0, end, higher_is_better)
+    ends = (worst.low, worst.high)
+    return plots.rate_bar(worst.mean, ends, reference, end, 5 if step is None else step)
+
+
+def _percent(share: Interval | None) -> Markup | Value:
+    if share is None:
+        return ("–", "")
+    texts = [
+        f"{100 * value:.1f}".replace("-", "−")
+        for value in (share.mean, share.low, share.high)
+        if value is not None
+    ]
+    sign = "+" if round(100 * share.mean, 1) > 0 else ""
+    return f"{sign}{texts[0]} %", f"[{texts[1]}, {texts[2]}]" if len(texts) == 3 else ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text.replace("−", "-"))
+    except ValueError:
+        return None
+
+
+def _name(spec: PluginSpec) -> str:
+    return label(spec).partition("(")[0]
+
+
+def _calls(board: Board, rows: Sequence[Row]) -> tuple[str, ...]:
+    calls = [
+        call for row in rows if row.attack.name != "none" for call in methods.calls(board, row)
+    ]
+    return tuple(dict.fromkeys(calls))
+
+
+def _troubles(board: Board, defense: PluginSpec) -> tuple[str, ...]:
+    """Statuses that some of its cells have."""
+    cells = [cell for row in board.rows if (cell := board.cell(row, defense))]
+    return tuple(s for s in ("failed", "skipped") if any(cell.with_status(s) for cell in cells))

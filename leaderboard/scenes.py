@@ -1,0 +1,227 @@
+"""What stands beside a ranking: the same noise without a defense and with the best one, the scores
+of the best detector, or what the best inversion recovered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup
+
+from leaderboard import names
+from leaderboard.board import Cell, Entry, identity, label
+from leaderboard.detections import Detection
+from leaderboard.panel import Picture, embedded
+from leaderboard.questions import Group, Question
+from leaderboard.ranking import HOLDS, NONE, Ranking
+from leaderboard.view import BoardView
+
+#: CSS pixels that a strip is wide, at most, beside a ranking.
+WIDTH = 384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """A picture with its heading and the cell it is from."""
+
+    head: str
+    tail: str
+    picture: Picture
+    cell: Cell
+
+    @property
+    def folded(self) -> bool:
+        """Whether it is a row of images that is cut in the middle and drawn as two, twice as
+        large.
+        """
+        across = self.picture.width // max(1, self.picture.height)
+        return across >= 6 and across % 2 == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """``title``: what is to be seen; ``small``: the target and the trigger; ``plots``: drawings
+    with a caption each.
+    """
+
+    title: str
+    note: str
+    small: tuple[Strip, ...]
+    strips: tuple[Strip, ...]
+    plots: tuple[tuple[Markup, str], ...]
+
+
+def scene(question: Question, views: Sequence[BoardView]) -> Scene | None:
+    """Of the first group that has one, those with an answer first; ``None`` if no record has a
+    picture of it.
+    """
+    by_board = {view.board.id: view for view in views}
+    for group in question.answered():
+        if question.id in ("stops", "classifies"):
+            made = _same_noise(group) if question.id == "stops" else _stamped(group)
+        elif question.id == "finds":
+            made = _scores(group, by_board[group.board.id])
+        else:
+            made = _recovered(group, by_board[group.board.id])
+        if made:
+            return made
+    return None
+
+
+def _same_noise(group: Group) -> Scene | None:
+    """The attack and the call that work best without a defense, one seed of both."""
+    ranking = group.source
+    assert isinstance(ranking, Ranking)
+    lines = ranking.lines + ranking.outside
+    none = next((line for line in lines if line.cell.defense.name == "none"), None)
+    if none is None:
+        return None
+    row = ranking.rows[none.way.row]
+    best = next((line for line in ranking.lines if line.state == HOLDS), None) or next(
+        (line for line in lines if line.state != NONE and line is not none), None
+    )
+    control = group.board.cell(row, none.cell.defense)
+    defended = group.board.cell(row, best.cell.defense) if best else None
+    if control is None:
+        return None
+    family, call = names.split(none.way.metric)
+    for role in (f"call:{call}", "target"):
+        entry = _first(control, role, "")
+        if entry is None:
+            continue
+        seed = entry.record.seed
+        strips = [_strip(entry, role, "", "No defense", _rate(control, none.way.metric), control)]
+        if defended:
+            treated = _first(defended, role, defended.defense.name, seed)
+            treatment = defended.defense.name
+            if treated is None:
+                treatment = label(defended.defense)
+                treated = _first(defended, role, treatment, seed)
+            if treated:
+                rate = _rate(defended, none.way.metric)
+                strips.append(
+                    _strip(treated, role, treatment, label(defended.defense), rate, defended)
+                )
+        asked = "asked for the adversary’s class" if role == "target" else f"called by {call}"
+        return Scene(
+            title="The same noise, undefended and defended" if len(strips) > 1 else "Undefended",
+            note=f"The strongest attack without a defense, {row.label}, {asked}; seed {seed}.",
+            small=_small(entry, control),
+            strips=tuple(strip for strip in strips if strip.picture.uri),
+            plots=(),
+        )
+    return None
+
+
+def _stamped(group: Group) -> Scene | None:
+    """What the classifier has to get right."""
+    for one in group.entries:
+        entry = _first(one.cell, "stamped", "")
+        if entry:
+            strip = _strip(entry, "stamped", "", "Held-out images, stamped", "", one.cell)
+            return Scene(
+                title="What a classifier must not fall for",
+                note=f"{label(one.cell.attack)}; seed {entry.record.seed}. Success for the "
+                f"adversary is to see his class in these.",
+                small=(),
+                strips=(strip,) if strip.picture.uri else (),
+                plots=(),
+            )
+    return None
+
+
+def _scores(group: Group, view: BoardView) -> Scene | None:
+    best = group.entries[0]
+    detection = _detection(view, best.cell)
+    if detection is None:
+        return None
+    judged = next((one for one in detection.judged if one.subject == group.subject), None)
+    plots = []
+    if judged and judged.scores:
+        seed, drawn = judged.scores
+        plots.append(
+            (drawn, f"Scores, seed {seed}: area clean, line poisoned. Right is more suspicious.")
+        )
+    if detection.roc:
+        plots.append((detection.roc, "ROC, one line per seed; dashed diagonal: guessing."))
+    if not plots:
+        return None
+    return Scene(
+        title=f"How {label(best.cell.defense)} tells poison from clean",
+        note=f"Against {best.against}, where it does worst; judging {group.subject}.",
+        small=(),
+        strips=(),
+        plots=tuple(plots[:1]),
+    )
+
+
+def _recovered(group: Group, view: BoardView) -> Scene | None:
+    best = group.entries[0]
+    line = next((one for one in view.inversions if one.cell.id == best.cell.id), None)
+    entry = next(iter(best.cell.with_status("ok")), None)
+    if line is None or entry is None:
+        return None
+    plots = ((line.curve, "Error of what is recovered, by epoch; thin: single seeds."),)
+    return Scene(
+        title=f"What {label(best.cell.defense)} recovers",
+        note=f"Against {best.against}, where it does worst.",
+        small=_small(entry, best.cell),
+        strips=(),
+        plots=plots if line.curve else (),  # type: ignore[arg-type]
+    )
+
+
+def _detection(view: BoardView, cell: Cell) -> Detection | None:
+    lines = (line for detector in view.detectors for line in detector.lines)
+    return next(
+        (
+            line
+            for line in lines
+            if line.cell.id == cell.id and identity(line.cell.defense) == identity(cell.defense)
+        ),
+        None,
+    )
+
+
+def _first(cell: Cell, role: str, treatment: str, seed: int | None = None) -> Entry | None:
+    """The first seed's entry that has such a picture."""
+    return next(
+        (
+            entry
+            for entry in cell.with_status("ok")
+            if seed in (None, entry.record.seed) and entry.record.picture(role, treatment)
+        ),
+        None,
+    )
+
+
+def _strip(entry: Entry, role: str, treatment: str, head: str, tail: str, cell: Cell) -> Strip:
+    path = entry.record.picture(role, treatment) or ""
+    picture = embedded(entry.folder, head, path)
+    if picture.width > WIDTH:
+        scale = WIDTH / picture.width
+        picture = replace(picture, width=WIDTH, height=round(picture.height * scale))
+    elif picture.width:
+        factor = max(1, WIDTH // picture.width)
+        picture = replace(picture, width=picture.width * factor, height=picture.height * factor)
+    return Strip(head=head, tail=tail, picture=picture, cell=cell)
+
+
+def _small(entry: Entry, cell: Cell) -> tuple[Strip, ...]:
+    """The trigger and the target, as large as in a strip."""
+    strips = []
+    for role, head in (("trigger_image", "trigger"), ("target_image", "target")):
+        path = entry.record.picture(role)
+        if path and (picture := embedded(entry.folder, head, path)).uri:
+            size = min(48 / picture.width, 48 / picture.height) if picture.width else 1
+            sized = replace(
+                picture, width=round(picture.width * size), height=round(picture.height * size)
+            )
+            strips.append(Strip(head=head, tail="", picture=sized, cell=cell))
+    return tuple(strips)
+
+
+def _rate(cell: Cell, metric: str) -> str:
+    values = cell.values(metric)
+    return f"{100 * sum(values.values()) / len(values):.0f} % success" if values else ""

@@ -1,0 +1,288 @@
+"""The whole matrix: every attack against every defense and detector over all boards, each column in
+the metric of its family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.record import PluginSpec
+from leaderboard import methods, palette
+from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, identity, label
+from leaderboard.contenders import end_points, ways_in
+from leaderboard.detections import subjects
+from leaderboard.matrix import TableCell, badges, interval_text, summary, why_absent
+from leaderboard.methods import ACTS_ON, Paper
+from leaderboard.names import split
+from leaderboard.populations import AUROC as MODELS
+from leaderboard.questions import count_text, samples_of
+
+#: What a column's cells show, with its name as a column's head.
+ASR, CLASSIFIER, DETECTION, POPULATION, INVERSION = (
+    "residual ASR",
+    "classifier ASR",
+    "AUROC",
+    "AUROC, models",
+    "inversion MSE",
+)
+_OF_FAMILY = {
+    "sampler": ASR,
+    "model": ASR,
+    "data": CLASSIFIER,
+    "classifier": CLASSIFIER,
+    "inversion": INVERSION,
+    "model detector": POPULATION,
+}
+CLASSIFIER_RATE = "classifier_asr"
+_LAST_ERROR, _FLAT, _BLACK = "inversion_mse_last", "mse[constant]", "inversion_mse_black"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A defense or detector under one metric. ``head``: its name, with the parameters only where
+    the name alone is another column's too.
+    """
+
+    spec: PluginSpec
+    family: str
+    metric: str
+    head: str
+    params: str
+    papers: tuple[Paper, ...]
+
+    @property
+    def control(self) -> bool:
+        """Whether it is no defense."""
+        return self.family == "control"
+
+    @property
+    def acts_on(self) -> str:
+        """What its family replaces or judges."""
+        return "" if self.control else ACTS_ON.get(self.family, self.family)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A cell of the matrix. ``name``: its metric in the records; ``value``: to sort by, ``None``
+    without a number; ``beside``: further (name, value) of the same kind.
+    """
+
+    table: TableCell
+    name: str
+    value: float | None
+    beside: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One attack of one board; ``calls``: the adversary's, ``papers``: of the attack."""
+
+    row: Row
+    calls: tuple[str, ...]
+    papers: tuple[Paper, ...]
+    items: tuple[Item, ...]
+
+    @property
+    def control(self) -> bool:
+        """Whether the model is honest."""
+        return self.row.attack.name == "none"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """``boards``: each with its lines, attacks first and the controls after them."""
+
+    columns: tuple[Column, ...]
+    boards: tuple[tuple[Board, tuple[Line, ...]], ...]
+
+    def families(self) -> list[tuple[str, int]]:
+        """Runs of columns of one family, with their number."""
+        runs: list[tuple[str, int]] = []
+        for column in self.columns:
+            if runs and runs[-1][0] == column.family:
+                runs[-1] = (column.family, runs[-1][1] + 1)
+            else:
+                runs.append((column.family, 1))
+        return runs
+
+    def cells(self) -> int:
+        """How many cells have a number."""
+        return sum(
+            item.value is not None
+            for _, lines in self.boards
+            for line in lines
+            for item in line.items
+        )
+
+
+def whole(boards: Sequence[Board]) -> Whole:
+    """All boards in one table; no number is compared across them."""
+    columns = _columns(boards)
+    return Whole(
+        columns=columns,
+        boards=tuple(
+            (
+                board,
+                tuple(
+                    Line(
+                        row=row,
+                        calls=methods.calls(board, row),
+                        papers=methods.papers_of_attack(board, row),
+                        items=tuple(_item(board, row, column, ways) for column in columns),
+                    )
+                    for row, ways in _ways(board)
+                ),
+            )
+            for board in boards
+        ),
+    )
+
+
+def _ways(board: Board) -> list[tuple[Row, list[str]]]:
+    """Each row with the metrics that are the adversary's rates there; the controls come last."""
+    point = next((one for one in end_points(board) if CLASSIFIER_RATE not in one.families), None)
+    rows = sorted(board.rows, key=lambda row: row.attack.name == "none")
+    return [
+        (row, [way.metric for way in ways_in(board, point, [row])] if point else []) for row in rows
+    ]
+
+
+def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
+    specs: dict[tuple[Identity, str], tuple[PluginSpec, str]] = {}
+    for board in boards:
+        for spec, family in board.columns:
+            for metric in _metrics_of(board, spec, family):
+                specs.setdefault((identity(spec), metric), (spec, family))
+    names = [spec.name for spec in {identity(spec): spec for spec, _ in specs.values()}.values()]
+    order = (ASR, CLASSIFIER, DETECTION, POPULATION, INVERSION)
+    columns = [
+        Column(
+            spec=spec,
+            family=family,
+            metric=metric,
+            head="no defense" if spec.name == "none" else label(spec).partition("(")[0],
+            params=label(spec).partition("(")[2].removesuffix(")")
+            if names.count(spec.name) > 1
+            else "",
+            papers=methods.papers_of_defense(boards, key),
+        )
+        for (key, metric), (spec, family) in specs.items()
+    ]
+
+    def position(column: Column) -> tuple[object, ...]:
+        known = FAMILIES.index(column.family) if column.family in FAMILIES else len(FAMILIES)
+        return known, column.family, order.index(column.metric), label(column.spec)
+
+    return tuple(sorted(columns, key=lambda column: (*position(column), identity(column.spec))))
+
+
+def _metrics_of(board: Board, spec: PluginSpec, family: str) -> list[str]:
+    """What its column is measured by; of no defense, what each of the others is held against."""
+    if family == "control":
+        points = {point.families[0] for point in end_points(board)}
+        return [
+            metric
+            for metric, names in ((ASR, {"asr", "robust_asr"}), (CLASSIFIER, {CLASSIFIER_RATE}))
+            if points & names
+        ]
+    if family.endswith("detector") and family != "model detector":
+        return [DETECTION]
+    return [_OF_FAMILY.get(family, ASR)]
+
+
+def _item(board: Board, row: Row, column: Column, ways: Sequence[str]) -> Item:
+    cell = board.cell(row, column.spec)
+    if column.metric == POPULATION:
+        return _population(board, row, column, cell)
+    if cell is None:
+        absent = TableCell(cell=None, state="absent", text="", note="not part of this run")
+        return Item(table=absent, name="", value=None, beside=())
+    names = _names(cell, column.metric, ways)
+    measured = [name for name in names if cell.values(name)]
+    if not measured:
+        return _empty(cell, names[0] if names else "")
+    if column.metric == ASR:
+        # An adversary uses the call that works best.
+        means = {name: summary(cell, name) for name in measured}
+        measured.sort(key=lambda name: -(means[name].mean if means[name] else 0.0))  # type: ignore[union-attr]
+    beside = () if column.metric in (CLASSIFIER, INVERSION) else tuple(measured[1:])
+    return _measured(cell, measured[0], beside, column.metric)
+
+
+def _names(cell: Cell, metric: str, ways: Sequence[str]) -> list[str]:
+    if metric == ASR:
+        return list(ways)
+    if metric == DETECTION:
+        return [f"auroc[{subject}]" for subject in subjects(cell) if subject != "clean"]
+    return [CLASSIFIER_RATE] if metric == CLASSIFIER else [_LAST_ERROR]
+
+
+def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item:
+    interval, words = summary(cell, name), cell.words(name)
+    assert interval is not None  # a metric with values has a mean
+    better = metric == DETECTION
+    low, high = 0.0, 1.0
+    if metric == INVERSION:
+        # As far above the best constant image as below it.
+        lines = [mean.mean for one in (_FLAT, _BLACK) if (mean := summary(cell, one))]
+        high = 2 * min(lines) if lines else 0.0
+    step = palette.step(interval.mean, low, high, better)
+    table = TableCell(
+        cell=cell,
+        state="value",
+        text=words.number(interval.mean),
+        interval=interval_text(words, interval) or "one seed",
+        seeds=count_text(interval.n, samples_of(cell, name)),
+        # An honest model has nothing to defend, so its numbers are neither good nor bad.
+        step=None if cell.attack.name == "none" else step,
+        badges=badges(cell, interval.n, name),
+    )
+    others = tuple(
+        (split(one)[1], cell.words(one).number(mean.mean))
+        for one in beside
+        if (mean := summary(cell, one))
+    )
+    return Item(table=table, name=name, value=interval.mean, beside=others)
+
+
+def _empty(cell: Cell, name: str) -> Item:
+    for status in ("failed", "skipped"):
+        entries = cell.with_status(status)
+        if entries and not cell.with_status("ok"):
+            seeds = count_text(len(entries), 0)
+            note = f"{status}: open it for the reason"
+            table = TableCell(cell=cell, state=status, text=status, seeds=seeds, note=note)
+            return Item(table=table, name=name, value=None, beside=())
+    note = why_absent(cell, name) if name else "not measured in this cell"
+    table = TableCell(cell=cell, state="absent", text="–", note=note)
+    return Item(table=table, name=name, value=None, beside=())
+
+
+def _population(board: Board, row: Row, column: Column, cell: Cell | None) -> Item:
+    """A detector of models has one number for all seeds of an attack."""
+    key = _key(row.attack, row.sampler, column.spec)
+    of_row = (one for one in board.populations if _key(one.attack, one.sampler, one.defense) == key)
+    population = next(of_row, None)
+    metric = population.entries[0].numbers.get(MODELS) if population else None
+    if population is None or metric is None or metric.value is None:
+        if population is None and cell is None:
+            absent = TableCell(cell=None, state="absent", text="", note="not part of this run")
+            return Item(table=absent, name="", value=None, beside=())
+        return _empty(population or cell, MODELS)  # type: ignore[arg-type]
+    words = population.words(MODELS)
+    ends = (metric.ci_low, metric.ci_high)
+    table = TableCell(
+        cell=population,
+        state="value",
+        text=words.number(metric.value),
+        interval=f"[{', '.join(words.number(end) for end in ends if end is not None)}]",
+        seeds=count_text(len(population.entries[0].record.seeds), 0),
+        step=palette.step(metric.value, 0.0, 1.0, True),
+        badges=badges(population, len(population.entries[0].record.seeds), MODELS),
+    )
+    return Item(table=table, name=MODELS, value=metric.value, beside=())
+
+
+def _key(attack: PluginSpec, sampler: PluginSpec | None, defense: PluginSpec) -> object:
+    return identity(attack), sampler and identity(sampler), identity(defense)

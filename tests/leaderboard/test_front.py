@@ -1,0 +1,315 @@
+"""The first screen and the whole matrix: the engine's own ranks, nothing compared across boards,
+nothing lost, and only what the records say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.record import Flag, Metric, PluginSpec, Record, Run, read_runs
+from leaderboard import definitions, methods
+from leaderboard.board import Board, boards, identity, label
+from leaderboard.finders import detector_rankings
+from leaderboard.front import board_names, front
+from leaderboard.matrix import summary
+from leaderboard.questions import Question, questions
+from leaderboard.ranking import rankings
+from leaderboard.report import render
+from leaderboard.view import board_view
+from leaderboard.whole import ASR, CLASSIFIER, DETECTION, INVERSION, POPULATION, Item, Whole, whole
+
+NONE = PluginSpec(name="none")
+ATTACK, OTHER = PluginSpec(name="a"), PluginSpec(name="b")
+MINE = {"title": "A backdoor", "authors": "Ann Lee, Bo Chu", "year": 2023}
+THEIRS = {"title": "A clip", "authors": "Cy Doe", "year": 2024}
+
+
+def record(**changes: Any) -> Record:
+    plain = Record(
+        testbed=PluginSpec(name="t", params={"num_inference_steps": 50, "sampler": "ddim"}),
+        attack=ATTACK,
+        defense=NONE,
+        seed=0,
+        status="ok",
+        kind="control",
+        protocol="p",
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def run(*records: Record) -> Run:
+    return Run(
+        suite="s",
+        description="",
+        started="2026-01-01T00:00:00+00:00",
+        finished="2026-01-01T01:00:00+00:00",
+        counts={},
+        records=[(Path("/nowhere"), one) for one in records],
+    )
+
+
+def rates(noise: float, image: float, n: int = 64) -> dict[str, Metric]:
+    return {
+        f"asr[{call}]": Metric(value=value, n=n, higher_is_better=False)
+        for call, value in (("noise", noise), ("image", image), ("clean", 0.99))
+    }
+
+
+def items(matrix: Whole) -> dict[tuple[str, str, str], Item]:
+    """(attack or ``none``, defense, metric) -> the cell of the first board."""
+    ((_, lines), *_) = matrix.boards
+    return {
+        (line.row.attack.name, column.spec.name, column.metric): item
+        for line in lines
+        for column, item in zip(matrix.columns, line.items, strict=True)
+    }
+
+
+def asked(stores: list[Path]) -> dict[str, Question]:
+    every = boards([one for store in stores for one in read_runs(store)])
+    return {one.id: one for one in questions([board_view(board) for board in every])}
+
+
+def test_ranks_and_their_intervals_are_the_engines(store: Path, class_store: Path) -> None:
+    """The first screen shows the ranking and makes none: every line of every board's headline
+    ranking, with its rank, interval, worst case and mean.
+    """
+    both = asked([store, class_store])
+    assert list(both) == ["stops", "finds", "recovers", "classifies"]
+    for path in (store, class_store):
+        for board in boards(read_runs(path)):
+            headline = next((one for one in rankings(board) if one.contested()), None)
+            if headline is None:
+                continue
+            title = headline.end_point.title
+            (group,) = (
+                group
+                for question in both.values()
+                if question.title == title
+                for group in question.groups
+                if group.board.id == board.id
+            )
+            assert [
+                (one.cell.id, one.rank, one.ranks, one.value, one.mean) for one in group.entries
+            ] == [
+                (line.cell.id, line.rank, line.ranks, line.worst.mean, line.mean)
+                for line in headline.lines + headline.outside
+            ]
+    ranked = [
+        ranking for board in boards(read_runs(class_store)) for ranking in detector_rankings(board)
+    ]
+    assert [[entry.rank for entry in group.entries] for group in both["finds"].groups] == [
+        [line.rank for line in ranking.lines] for ranking in ranked
+    ]
+
+
+def test_an_answer_names_what_holds_or_why_nothing_does(store: Path) -> None:
+    """And praises nothing that the engine does not rank first."""
+    both = asked([store])
+    (group,) = both["stops"].groups
+    assert (group.answer.good, group.answer.best) == (True, "clip_x0")
+    few = [
+        record(seed=seed, defense=spec, kind=kind, metrics=rates(rate, 0.0))
+        for spec, kind, rate in ((NONE, "control", 0.9), (PluginSpec(name="d"), "sampler", 0.0))
+        for seed in range(2)
+    ]
+    (board,) = boards([run(*few)])
+    (question,) = questions([board_view(board)])
+    assert (question.groups[0].answer.good, question.groups[0].answer.best) == (None, "not ranked")
+    level = [dataclasses.replace(one, metrics=rates(0.9, 0.0)) for one in few] + [
+        dataclasses.replace(one, seed=2, metrics=rates(0.9, 0.0)) for one in few[::2]
+    ]
+    (board,) = boards([run(*level)])
+    (question,) = questions([board_view(board)])
+    assert (question.groups[0].answer.good, question.groups[0].answer.best) == (False, "none holds")
+
+
+def test_what_can_be_used_comes_first_and_boards_stay_apart(store: Path, class_store: Path) -> None:
+    """A group per board, the answered before the open ones; two boards of one name differ."""
+    both = asked([store, class_store])
+    for question in both.values():
+        good = [group.answer.good for group in question.answered()]
+        assert good == sorted(good, key=lambda one: (True, False, None).index(one))
+        assert {group.board.id for group in question.answered()} == {
+            group.board.id for group in question.groups
+        }
+    twice = boards([run(record(), record(protocol="q"), record(testbed=PluginSpec(name="u")))])
+    assert sorted(board_names(twice).values()) == ["t p", "t q", "u"]
+
+
+def test_the_matrix_has_every_cell_of_every_board_once(store: Path, class_store: Path) -> None:
+    """In the metric of its family, as the records have it, beside as many controls as there are
+    metrics to compare with.
+    """
+    every = boards([*read_runs(store), *read_runs(class_store)])
+    matrix = whole(every)
+    kinds = {(column.family, column.metric) for column in matrix.columns}
+    assert kinds == {
+        ("control", ASR),
+        ("control", CLASSIFIER),
+        ("sampler", ASR),
+        ("model", ASR),
+        ("data", CLASSIFIER),
+        ("classifier", CLASSIFIER),
+        ("inversion", INVERSION),
+        ("sample detector", DETECTION),
+        ("noise detector", DETECTION),
+    }
+    assert sum(span for _, span in matrix.families()) == len(matrix.columns)
+    there = {
+        item.table.cell.id
+        for _, lines in matrix.boards
+        for line in lines
+        for item in line.items
+        if item.table.cell
+    }
+    assert there == {cell.id for board in every for cell in board.cells.values()}
+    for board, lines in matrix.boards:
+        assert [line.control for line in lines] == sorted(line.control for line in lines)
+        assert len(lines) == len(board.rows)
+        for line in lines:
+            for item in line.items:
+                if item.value is not None and item.table.cell:
+                    interval = summary(item.table.cell, item.name)
+                    assert interval is not None and interval.mean == item.value
+
+
+def test_the_call_that_works_best_is_what_remains(store: Path) -> None:
+    """Another call stands below it; the clean control is no call."""
+    (board,) = boards([run(*(record(seed=seed, metrics=rates(0.2, 0.7)) for seed in range(3)))])
+    item = items(whole([board]))["a", "none", ASR]
+    assert (item.name, item.table.text, item.table.seeds) == ("asr[image]", "0.70", "3 × 64")
+    assert item.beside == (("noise", "0.20"),)
+    assert item.table.step is not None and item.table.step < 5
+
+
+def test_an_honest_model_has_no_colour(store: Path) -> None:
+    """Nothing is defended there: its low rate is no defense's success, nor its target's absence an
+    inversion's failure.
+    """
+    matrix = whole(boards(read_runs(store)))
+    coloured = {
+        (line.control, item.table.step is not None)
+        for _, lines in matrix.boards
+        for line in lines
+        for item in line.items
+        if item.value is not None
+    }
+    assert coloured == {(False, True), (True, False)}
+
+
+@pytest.mark.parametrize(("error", "good"), [(0.005, True), (0.02, None), (0.039, False)])
+def test_an_inversion_is_coloured_by_the_best_constant_image(
+    error: float, good: bool | None
+) -> None:
+    """A number of its own has no meaning; as good as a constant image is neither good nor bad."""
+    metrics = {
+        "inversion_mse_last": Metric(value=error, n=1, higher_is_better=False),
+        "inversion_mse_black": Metric(value=0.1, n=1),
+        "mse[constant]": Metric(value=0.02, n=1),
+    }
+    one = record(defense=PluginSpec(name="anp"), kind="inversion", metrics=metrics)
+    step = items(whole(boards([run(one)])))["a", "anp", INVERSION].table.step
+    assert step is not None and (step > 5, step < 5) == (good is True, good is False)
+
+
+def test_a_detector_of_models_has_its_population(store: Path) -> None:
+    """One number for all seeds, with the interval of the record."""
+    spec, score = PluginSpec(name="weights_test"), {"model_score": Metric(value=1.0, n=1)}
+    cells = [
+        record(seed=seed, defense=spec, kind="model detector", metrics=score) for seed in range(3)
+    ]
+    area = {"auroc[models]": Metric(value=0.9, ci_low=0.4, ci_high=1.0, higher_is_better=True)}
+    all_seeds = record(defense=spec, kind="population", seeds=(0, 1, 2), metrics=area)
+    matrix = whole(boards([run(*cells, all_seeds)]))
+    item = items(matrix)["a", "weights_test", POPULATION]
+    assert (item.table.text, item.table.interval, item.table.seeds) == ("0.90", "[0.40, 1.00]", "3")
+    alone = items(whole(boards([run(*cells)])))["a", "weights_test", POPULATION]
+    assert alone.value is None and alone.table.state == "absent"
+
+
+def test_failed_and_skipped_cells_say_so_and_no_cell_is_blank(
+    store: Path, class_store: Path
+) -> None:
+    """What was not run is another finding than what went wrong."""
+    matrix = whole(boards([*read_runs(store), *read_runs(class_store)]))
+    tables = [item.table for _, lines in matrix.boards for line in lines for item in line.items]
+    assert {table.state for table in tables} == {"value", "absent", "failed", "skipped"}
+    assert all(table.note for table in tables if table.state == "absent")
+
+
+def cited(seed: int, defense: PluginSpec, *papers: dict[str, Any], **changes: Any) -> Record:
+    kind = "control" if defense is NONE else "sampler"
+    provenance = {"papers": list(papers)}
+    return record(seed=seed, defense=defense, kind=kind, provenance=provenance, **changes)
+
+
+def test_a_method_has_the_paper_that_its_attacks_cells_do_not_share() -> None:
+    """A record lists the papers of all its plugins; whose is whose follows from the control."""
+    clip = PluginSpec(name="clip")
+    cells = [cited(0, NONE, MINE), cited(0, clip, MINE, THEIRS)]
+    (board,) = boards([run(*cells)])
+    (paper,) = methods.papers_of_defense([board], identity(clip))
+    assert (paper.short, paper.year, paper.title) == ("Doe 2024", "2024", "A clip")
+    (row,) = board.rows
+    assert [one.short for one in methods.papers_of_attack(board, row)] == ["Lee et al. 2023"]
+    # Beside another attack, which cites more: only what both have is the defense's.
+    more = [cited(0, NONE, attack=OTHER), cited(0, clip, MINE, THEIRS, attack=OTHER)]
+    (board,) = boards([run(*cells, *more)])
+    assert [one.title for one in methods.papers_of_defense([board], identity(clip))] == ["A clip"]
+    (board,) = boards([run(cells[1])])
+    assert methods.papers_of_defense([board], identity(clip)) == ()
+    odd = dataclasses.replace(cells[1], provenance={"papers": "none"})
+    assert methods.papers_of_defense(boards([run(cells[0], odd)]), identity(clip)) == ()
+
+
+def test_definitions_state_direction_reference_and_steps(store: Path, class_store: Path) -> None:
+    """Of every metric a column can be in; a testbed's odd parameters are not repeated."""
+    variables = front([board_view(board) for board in boards(read_runs(class_store))])
+    ids = [one.id for one in variables["column_definitions"]]
+    ids += [one.id for item in variables["asked"] for one in item.definitions.values()]
+    assert len(ids) == len(set(ids))
+    for column, definition in zip(
+        variables["whole"].columns, variables["column_definitions"], strict=True
+    ):
+        terms = dict(definition.lines)
+        assert {"What it is", "Direction", "Out of", "Reference set", "Interval", "Ties"} <= {
+            *terms
+        }
+        assert column.control or terms["Column"] == label(column.spec)
+    (board,) = boards([run(record(metrics=rates(0.5, 0.5)))])
+    (column,) = whole([board]).columns
+    assert "t: ddim, 50 steps" in dict(definitions.of_column(column, 0, [board]).lines).values()
+    odd = PluginSpec(name="t", params={"sampler": "x" * 500, "num_inference_steps": [1]})
+    (board,) = boards([run(record(testbed=odd, metrics=rates(0.5, 0.5)))])
+    assert "t: not declared" in dict(definitions.of_column(column, 0, [board]).lines).values()
+
+
+def test_menus_offer_what_there_is(store: Path, class_store: Path) -> None:
+    """Every value of a menu keeps something; statuses are those of the entries and cells."""
+    every: list[Board] = boards([*read_runs(store), *read_runs(class_store)])
+    facets = {
+        key: values for key, _, values in front([board_view(board) for board in every])["facets"]
+    }
+    assert set(facets["calls"]) == {"noise", "image", "prompt"}
+    assert {"failed", "skipped", "holds", "outside the budget"} <= {*facets["status"]}
+    assert "control" not in facets["family"] and len(facets["testbed"]) == len(every)
+
+
+def test_a_flag_is_beside_the_number_it_is_about() -> None:
+    """In the ranking and in the matrix."""
+    flag = Flag("vacuous-threshold", "asr", "vacuous threshold, everything passes")
+    cells = [
+        record(seed=seed, defense=spec, kind=kind, metrics=rates(0.5, 0.1), flags=(flag,))
+        for spec, kind in ((NONE, "control"), (PluginSpec(name="d"), "sampler"))
+        for seed in range(3)
+    ]
+    (board,) = boards([run(*cells)])
+    (question,) = questions([board_view(board)])
+    assert all("vacuous threshold" in entry.flags for entry in question.groups[0].entries)
+    assert items(whole([board]))["a", "d", ASR].table.badges == ("vacuous threshold",)
+    assert render([run(*cells)]) == render([run(*reversed(cells))])
