@@ -21,7 +21,17 @@ from leaderboard.finders import FinderLine, FinderRanking
 from leaderboard.matrix import Value, interval_text, summary
 from leaderboard.methods import ACTS_ON, Paper
 from leaderboard.names import RATE
-from leaderboard.ranking import HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, DefenseLine, Ranking
+from leaderboard.ranking import (
+    HOLDS,
+    LEVEL,
+    NONE,
+    OUTSIDE,
+    UNRANKED,
+    WORSE,
+    DefenseLine,
+    Ranking,
+    headline,
+)
 from leaderboard.view import BoardView
 
 #: What a reader can filter an entry by, in the order of the menu.
@@ -208,21 +218,15 @@ def _defenses(
     groups = []
     for view in views:
         rankings = [one for one, _ in view.rankings if one.end_point.title == title]
-        contested = [one for one in rankings if one.contested()]
-        if not contested:
-            continue
-        # The worst case comes first, where there is one; else the attack that works best.
-        ranking = (
-            contested[0]
-            if contested[0].several()
-            else max(contested, key=lambda one: one.without.mean if one.without else 0.0)
-        )
-        groups.append(_defense_group(view.board, ranking, papers))
+        ranking = headline(view.board, rankings)
+        if ranking is not None:
+            every = max(len(one.rows) for one in rankings)
+            groups.append(_defense_group(view.board, ranking, every, papers))
     return tuple(groups)
 
 
 def _defense_group(
-    board: Board, ranking: Ranking, papers: Callable[[PluginSpec], tuple[Paper, ...]]
+    board: Board, ranking: Ranking, every: int, papers: Callable[[PluginSpec], tuple[Paper, ...]]
 ) -> Group:
     by_defense = {identity(one.defense): one for one in ranking.contenders}
     kinds = {identity(column): family for column, family in board.columns}
@@ -232,6 +236,10 @@ def _defense_group(
         if (key := identity(line.cell.defense))
     )
     notes = []
+    if len(ranking.rows) < every:
+        notes.append(
+            f"Of {every} attacks, those that these defenses all met; the others are in the matrix."
+        )
     if ranking.aside:
         left = "; ".join(label(spec) for spec in ranking.aside)
         notes.append(f"Left out, since it does not work without a defense either: {left}.")
@@ -248,7 +256,7 @@ def _defense_group(
         extent=f"worst of {ranking.extent()}" if ranking.several() else ranking.rows[0].label,
         baseline=f"no defense {RATE.number(ranking.without.mean)}" if ranking.without else "",
         entries=entries,
-        answer=_answer(ranking),
+        answer=_answer(ranking, every),
         notes=tuple(notes),
         calls=_calls(board, ranking.rows),
         source=ranking,
@@ -292,14 +300,15 @@ def _defense_entry(
     )
 
 
-def _answer(ranking: Ranking) -> Answer:
+def _answer(ranking: Ranking, every: int) -> Answer:
     holders, dear = ranking.holders(), ranking.dear()
     if holders:
         before = f"{100 * ranking.without.mean:.0f} % → " if ranking.without else ""
         best = ", ".join(_name(line.cell.defense) for line in holders[:3])
         more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
         worst = max(line.worst.mean for line in holders)
-        return Answer(good=True, best=best + more, tail=f"{before}{100 * worst:.0f} %")
+        part = f", {len(ranking.rows)} of {every} attacks" if len(ranking.rows) < every else ""
+        return Answer(good=True, best=best + more, tail=f"{before}{100 * worst:.0f} %{part}")
     if dear:
         names = ", ".join(_name(line.cell.defense) for line in dear[:3])
         return Answer(good=False, best="none inside the budget", tail=f"{names} at its price")

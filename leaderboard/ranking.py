@@ -158,6 +158,42 @@ def rankings(board: Board) -> list[Ranking]:
     return [ranking for ranking in result if ranking.lines or ranking.outside]
 
 
+def headline(board: Board, rankings: Sequence[Ranking]) -> Ranking | None:
+    """Of one end point's rankings the one that a reader sees first; ``None`` if no defense takes
+    part: the worst case over all attacks, if that ranks a defense at all.
+
+    Where several suites share a board, often no defense met every attack. Then it is the worst case
+    over the attacks that the largest set of defenses met, all of them; of two such sets the one
+    that met more attacks. Which that is depends on what was run, not on how it went.
+    """
+    contested = [ranking for ranking in rankings if ranking.contested()]
+    if not contested:
+        return None
+    if not contested[0].several():
+        return max(contested, key=lambda one: one.without.mean if one.without else 0.0)
+    if contested[0].ranked():
+        return contested[0]
+    working = [one for one in contested if not one.several() and _works(one)]
+    met = [
+        frozenset(
+            identity(line.cell.defense)
+            for line in ranking.lines + ranking.outside
+            if line.state not in (NONE, UNRANKED)
+        )
+        for ranking in working
+    ]
+    sizes = [(len(one), sum(one <= other for other in met)) for one in met]
+    if not sizes or max(sizes)[0] == 0:
+        return contested[0]
+    most = met[sizes.index(max(sizes))]
+    each = [ranking for ranking, defenses in zip(working, met, strict=True) if most <= defenses]
+    if len(each) == 1:
+        return each[0]
+    aside = [one for one in rankings if not one.several() and not _works(one)]
+    rows = [ranking.rows[0] for ranking in each]
+    return _ranking(board, contested[0].end_point, rows, each, aside)
+
+
 def _works(ranking: Ranking) -> bool:
     """Whether the attack, without a defense, reaches more than an honest model reads; ``True``
     where that is unknown.

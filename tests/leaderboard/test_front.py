@@ -128,6 +128,52 @@ def test_an_answer_names_what_holds_or_why_nothing_does(store: Path) -> None:
     assert (question.groups[0].answer.good, question.groups[0].answer.best) == (False, "none holds")
 
 
+def suite_of(attacks: dict[str, tuple[str, ...]], seeds: int = 3) -> list[Record]:
+    """Attack -> the defenses that met it; every defense stops every attack it met."""
+    return [
+        record(
+            seed=seed,
+            attack=PluginSpec(name=attack),
+            defense=PluginSpec(name=name),
+            kind="control" if name == "none" else "sampler",
+            metrics=rates(0.9 if name == "none" else 0.01 * (1 + seed), 0.0),
+        )
+        for attack, defenses in attacks.items()
+        for name in ("none", *defenses)
+        for seed in range(seeds)
+    ]
+
+
+def first_group(records: list[Record]) -> Any:
+    (board,) = boards([run(*records)])
+    (question,) = questions([board_view(board)])
+    return question.groups[0]
+
+
+def test_suites_that_share_a_board_are_ranked_where_their_defenses_met() -> None:
+    """Nothing met every attack: the worst case over those that the most defenses all met, which is
+    noted, and not over what suits one of them.
+    """
+    both = {"a": ("d", "e"), "b": ("d", "e"), "c": ("d",), "f": ()}
+    group = first_group(suite_of(both))
+    assert group.extent == "worst of 2 attacks"
+    assert {entry.cell.defense.name for entry in group.entries} == {"none", "d", "e"}
+    assert all(entry.rank for entry in group.entries) and group.answer.good is True
+    assert any("Of 4 attacks" in note for note in group.notes)
+    assert group.answer.tail == "90 % → 2 %, 2 of 4 attacks"
+    # A defense that met all of them is ranked over all, and the others are not.
+    group = first_group(suite_of(both | {"f": ("d",)}))
+    assert group.extent == "worst of 4 attacks" and group.notes[0].startswith("A difference")
+    assert {entry.cell.defense.name: bool(entry.rank) for entry in group.entries} == {
+        "none": True,
+        "d": True,
+        "e": False,
+    }
+    # One attack that one defense met is that attack's own ranking; too few seeds are none.
+    assert first_group(suite_of({"a": ("d",), "b": ()})).extent == "a"
+    assert first_group(suite_of({"a": ("d",), "b": ()}, seeds=2)).answer.good is None
+
+
 def test_what_can_be_used_comes_first_and_boards_stay_apart(store: Path, class_store: Path) -> None:
     """A group per board, the answered before the open ones; two boards of one name differ."""
     both = asked([store, class_store])
