@@ -214,7 +214,16 @@ def _names(cell: Cell, metric: str, ways: Sequence[str]) -> list[str]:
     if metric == ASR:
         return list(ways)
     if metric == DETECTION:
-        return [f"auroc[{subject}]" for subject in subjects(cell) if subject != "clean"]
+        measured = [f"auroc[{subject}]" for subject in subjects(cell) if subject != "clean"]
+        # What the records say is absent, for its reason.
+        return measured or sorted(
+            {
+                name
+                for record in cell.records()
+                for name in record.absent
+                if split(name)[0] == "auroc" and split(name)[1] != "clean"
+            }
+        )
     return [CLASSIFIER_RATE] if metric == CLASSIFIER else [_LAST_ERROR]
 
 
