@@ -812,13 +812,18 @@ def protocol_of(
     bare: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> str:
-    """What makes two numbers comparable, as a hash: the testbed, and the versions of all that
-    measures.
+    """What makes two numbers comparable, as a hash: the testbed, and the versions of the stages
+    that have all their parts in it, and of all that measures.
 
     A version of 1 is not written down, so that a new measurement leaves the others' numbers in one
     table.
     """
-    raised = {name: kind.version for name, kind in kinds.items() if kind.version > 1}
+    parts = testbed.parts().keys()
+    raised = {
+        name: kind.version
+        for name, kind in kinds.items()
+        if kind.version > 1 and parts >= set(kind.parts)
+    }
     raised |= {
         f"{MEASURED_BY}{one.name}": one.version
         for one in measurements.table().values()

@@ -16,9 +16,12 @@ from bench.engine.run import estimate
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.measurements import table
-from bench.planner import alike, make_plan
+from bench.planner import alike, make_plan, protocol_of
 from bench.registry import Registry
+from bench.stages.table import STAGES
 from bench.suite import parse_suite
+from bench.testbeds.digits_cfg import DIGITS_CFG
+from bench.testbeds.digits_ddpm import DIGITS_DDPM
 
 
 @pytest.fixture
@@ -335,6 +338,17 @@ def test_a_raised_version_is_another_protocol_and_a_new_measurement_is_none(plan
         assert (plan.cells[0].protocol == first.cells[0].protocol) is protocol_stays
         made = {plan.stages[key].name for key in set(plan.stages) - set(first.stages)}
         assert made == ({"measure", "record"} if protocol_stays else {"record"})
+
+
+def test_a_stages_raised_version_counts_where_the_testbed_has_its_parts():
+    """A new classifier is nothing to a testbed that trains none: its published numbers stay."""
+    raised = dict(STAGES)
+    raised["classifier"] = dataclasses.replace(STAGES["classifier"], version=9)
+    without, having = (
+        [protocol_of(testbed, kinds, {}, {}) for kinds in (STAGES, raised)]
+        for testbed in (DIGITS_DDPM, DIGITS_CFG)
+    )
+    assert without[0] == without[1] and having[0] != having[1]
 
 
 def test_one_and_one_point_zero_are_one_parameter(planned):
