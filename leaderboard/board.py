@@ -236,6 +236,11 @@ def label(spec: PluginSpec) -> str:
     return spec.label or spec.name
 
 
+def short_label(spec: PluginSpec) -> str:
+    """The label without its parameters."""
+    return label(spec).partition("(")[0]
+
+
 def numbers(record: Record) -> dict[str, Metric]:
     """The metrics, and each cost as a metric ``cost[...]``."""
     costs = {

@@ -9,8 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.record import PluginSpec
-from leaderboard.board import Board, label
+from leaderboard.board import Board, label, short_label
 from leaderboard.bootstrap import DRAWS
 from leaderboard.contenders import end_points, fid_name
 from leaderboard.names import Words
@@ -313,7 +312,7 @@ def _drawn(boards: Sequence[Board]) -> str:
     for board in boards:
         params = board.testbed.params
         drawn = [words.format(params[key]) for key, words in _DRAWING if _plain(params.get(key))]
-        texts[_name(board.testbed)] = ", ".join(drawn) or "not declared"
+        texts[short_label(board.testbed)] = ", ".join(drawn) or "not declared"
     return "; ".join(f"{name}: {text}" for name, text in texts.items())
 
 
@@ -344,7 +343,3 @@ def _plain(value: object) -> bool:
     return (isinstance(value, int | float) and not isinstance(value, bool)) or (
         isinstance(value, str) and 0 < len(value) <= 40
     )
-
-
-def _name(testbed: PluginSpec) -> str:
-    return label(testbed).partition("(")[0]

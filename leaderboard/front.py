@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderboard import definitions
-from leaderboard.board import Board, identity, label
+from leaderboard.board import Board, identity, short_label
 from leaderboard.definitions import Definition
 from leaderboard.questions import STATUSES, Question, questions
 from leaderboard.scenes import Scene, scene
@@ -66,7 +66,7 @@ def front(views: Sequence[BoardView]) -> dict[str, Any]:
 
 def board_names(boards: Sequence[Board]) -> dict[str, str]:
     """Id -> the testbed in a word, with as much of its protocol as sets it apart."""
-    words = {board.id: label(board.testbed).partition("(")[0].strip() for board in boards}
+    words = {board.id: short_label(board.testbed).strip() for board in boards}
     uses = Counter(words.values())
     return {
         board.id: f"{words[board.id]} {board.protocol[:8]}"

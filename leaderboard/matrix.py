@@ -13,6 +13,7 @@ from leaderboard.aggregate import MIN_SEEDS, Interval, positive_interval, share_
 from leaderboard.board import Board, Cell, Row, families, under
 from leaderboard.names import Words
 
+NOT_RUN = "not part of this run"
 #: Codes of flags that say why a number is missing.
 WHY_ABSENT = ("not-measured", "nothing-to-tell-apart")
 DIRECTIONS = {
@@ -73,7 +74,7 @@ class MetricTable:
             if not used:
                 reasons = [cells[index].note for _, cells in self.rows if cells[index].cell]
                 by_reason.setdefault(
-                    max(reasons, key=reasons.count) if reasons else "not part of this run", []
+                    max(reasons, key=reasons.count) if reasons else NOT_RUN, []
                 ).append(column)
         return list(by_reason.items())
 
@@ -238,10 +239,10 @@ def _table_cell(
     cell: Cell | None, metric: str, low: float, high: float, higher_is_better: bool | None
 ) -> TableCell:
     if cell is None:
-        return TableCell(cell=None, state="absent", text="–", note="not part of this run")
+        return TableCell(cell=None, state="absent", text="–", note=NOT_RUN)
     interval = summary(cell, metric)
     if interval is None:
-        return _without_value(cell, metric)
+        return without_value(cell, metric)
     return TableCell(
         cell=cell,
         state="value",
@@ -256,7 +257,8 @@ def _table_cell(
     )
 
 
-def _without_value(cell: Cell, metric: str) -> TableCell:
+def without_value(cell: Cell, metric: str) -> TableCell:
+    """That a cell failed, was skipped, or went well without a value of ``metric``, and why."""
     for status in ("failed", "skipped"):
         entries = cell.with_status(status)
         if entries and not cell.with_status("ok"):

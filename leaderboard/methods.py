@@ -15,7 +15,8 @@ from leaderboard.matrix import metric_names
 from leaderboard.sound import cut
 
 #: What a family replaces or judges; its contract gives it no more to change.
-ACTS_ON: Mapping[str, str] = {
+_ACTS_ON: Mapping[str, str] = {
+    "control": "",
     "sampler": "sampling steps",
     "model": "weights",
     "data": "training data",
@@ -28,6 +29,11 @@ ACTS_ON: Mapping[str, str] = {
 }
 #: Families of metrics that say how often a call works.
 _RATES = ("robust_asr", "asr", "asr_class")
+
+
+def acts_on(family: str) -> str:
+    """What a family replaces or judges; the family itself where that is not known."""
+    return _ACTS_ON.get(family, family)
 
 
 @dataclass(frozen=True, order=True)

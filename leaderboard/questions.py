@@ -15,11 +15,11 @@ from markupsafe import Markup
 from bench.record import PluginSpec
 from leaderboard import methods, palette, plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Board, Cell, Row, identity, label
+from leaderboard.board import Board, Cell, Row, identity, label, short_label
 from leaderboard.contenders import Contender
 from leaderboard.finders import FinderLine, FinderRanking
 from leaderboard.matrix import Value, interval_text, summary
-from leaderboard.methods import ACTS_ON, Paper
+from leaderboard.methods import Paper
 from leaderboard.names import RATE
 from leaderboard.ranking import (
     HOLDS,
@@ -77,7 +77,7 @@ class Entry:
     @property
     def acts_on(self) -> str:
         """What its family replaces or judges."""
-        return "" if self.control else ACTS_ON.get(self.family, self.family)
+        return methods.acts_on(self.family)
 
     @property
     def control(self) -> bool:
@@ -273,11 +273,9 @@ def _defense_entry(
 ) -> Entry:
     baseline = ranking.without.mean if ranking.without else None
     call = f", called by {line.way.call}" if len(line.by_way) > 1 and line.way.call else ""
-    standing = {HOLDS: "holds", NONE: "control", UNRANKED: "not ranked"}.get(
-        line.state, STATUSES[line.state]
-    )
-    if line.state == OUTSIDE:
-        standing = "holds, outside the budget" if line.holds else standing
+    standing = STATUSES[line.state]
+    if line.state == OUTSIDE and line.holds:
+        standing = f"holds, {standing}"
     return Entry(
         cell=line.cell,
         family=family,
@@ -304,13 +302,13 @@ def _answer(ranking: Ranking, every: int) -> Answer:
     holders, dear = ranking.holders(), ranking.dear()
     if holders:
         before = f"{100 * ranking.without.mean:.0f} % → " if ranking.without else ""
-        best = ", ".join(_name(line.cell.defense) for line in holders[:3])
+        best = ", ".join(short_label(line.cell.defense) for line in holders[:3])
         more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
         worst = max(line.worst.mean for line in holders)
         part = f", {len(ranking.rows)} of {every} attacks" if len(ranking.rows) < every else ""
         return Answer(good=True, best=best + more, tail=f"{before}{100 * worst:.0f} %{part}")
     if dear:
-        names = ", ".join(_name(line.cell.defense) for line in dear[:3])
+        names = ", ".join(short_label(line.cell.defense) for line in dear[:3])
         return Answer(good=False, best="none inside the budget", tail=f"{names} at its price")
     if not ranking.ranked():
         return Answer(good=None, best="not ranked", tail="too few seeds, or not all attacks")
@@ -324,8 +322,8 @@ def _finders(
 ) -> tuple[Group, ...]:
     groups = []
     for view in views:
+        kinds = {identity(column): family for column, family in view.board.columns}
         for ranking in view.recoveries if inverts else view.detections:
-            kinds = {identity(column): family for column, family in view.board.columns}
             entries = tuple(
                 _finder_entry(view.board, ranking, line, kinds, inverts, papers)
                 for line in ranking.lines
@@ -386,7 +384,7 @@ def _finder_entry(
 def _finder_answer(ranking: FinderRanking, inverts: bool) -> Answer:
     first = [line for line in ranking.lines if line.rank.rstrip("=") == "1"]
     if first:
-        best = ", ".join(_name(line.cell.defense) for line in first[:3])
+        best = ", ".join(short_label(line.cell.defense) for line in first[:3])
         worst = (max if inverts else min)(line.worst.mean for line in first)
         tail = f"error {worst:.2f} of a constant’s" if inverts else f"{100 * worst:.0f} %"
         return Answer(good=True, best=best, tail=tail)
@@ -421,10 +419,6 @@ def _number(text: str) -> float | None:
         return float(text.replace("−", "-"))
     except ValueError:
         return None
-
-
-def _name(spec: PluginSpec) -> str:
-    return label(spec).partition("(")[0]
 
 
 def _calls(board: Board, rows: Sequence[Row]) -> tuple[str, ...]:

@@ -58,8 +58,10 @@ def scene(question: Question, views: Sequence[BoardView]) -> Scene | None:
     """
     by_board = {view.board.id: view for view in views}
     for group in question.answered():
-        if question.id in ("stops", "classifies"):
-            made = _same_noise(group) if question.id == "stops" else _stamped(group)
+        if question.id == "stops":
+            made = _same_noise(group)
+        elif question.id == "classifies":
+            made = _stamped(group)
         elif question.id == "finds":
             made = _scores(group, by_board[group.board.id])
         else:
@@ -93,16 +95,12 @@ def _same_noise(group: Group) -> Scene | None:
         seed = entry.record.seed
         strips = [_strip(entry, role, "", "No defense", _rate(control, none.way.metric), control)]
         if defended:
-            treated = _first(defended, role, defended.defense.name, seed)
-            treatment = defended.defense.name
-            if treated is None:
-                treatment = label(defended.defense)
+            head, rate = label(defended.defense), _rate(defended, none.way.metric)
+            for treatment in (defended.defense.name, head):
                 treated = _first(defended, role, treatment, seed)
-            if treated:
-                rate = _rate(defended, none.way.metric)
-                strips.append(
-                    _strip(treated, role, treatment, label(defended.defense), rate, defended)
-                )
+                if treated:
+                    strips.append(_strip(treated, role, treatment, head, rate, defended))
+                    break
         asked = "asked for the adversary’s class" if role == "target" else f"called by {call}"
         return Scene(
             title="The same noise, undefended and defended" if len(strips) > 1 else "Undefended",

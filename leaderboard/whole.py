@@ -5,15 +5,15 @@ the metric of its family.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.record import PluginSpec
 from leaderboard import methods, palette
-from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, identity, label
+from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, identity, label, short_label
 from leaderboard.contenders import end_points, ways_in
 from leaderboard.detections import subjects
-from leaderboard.matrix import TableCell, badges, interval_text, summary, why_absent
-from leaderboard.methods import ACTS_ON, Paper
+from leaderboard.matrix import NOT_RUN, TableCell, badges, interval_text, summary, without_value
+from leaderboard.methods import Paper
 from leaderboard.names import split
 from leaderboard.populations import AUROC as MODELS
 from leaderboard.questions import count_text, samples_of
@@ -59,7 +59,7 @@ class Column:
     @property
     def acts_on(self) -> str:
         """What its family replaces or judges."""
-        return "" if self.control else ACTS_ON.get(self.family, self.family)
+        return methods.acts_on(self.family)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,14 @@ class Item:
     name: str
     value: float | None
     beside: tuple[tuple[str, str], ...]
+
+
+_NOT_RUN = Item(
+    table=TableCell(cell=None, state="absent", text="", note=NOT_RUN),
+    name="",
+    value=None,
+    beside=(),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +169,7 @@ def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
             spec=spec,
             family=family,
             metric=metric,
-            head="no defense" if spec.name == "none" else label(spec).partition("(")[0],
+            head="no defense" if spec.name == "none" else short_label(spec),
             params=label(spec).partition("(")[2].removesuffix(")")
             if names.count(spec.name) > 1
             else "",
@@ -196,8 +204,7 @@ def _item(board: Board, row: Row, column: Column, ways: Sequence[str]) -> Item:
     if column.metric == POPULATION:
         return _population(board, row, column, cell)
     if cell is None:
-        absent = TableCell(cell=None, state="absent", text="", note="not part of this run")
-        return Item(table=absent, name="", value=None, beside=())
+        return _NOT_RUN
     names = _names(cell, column.metric, ways)
     measured = [name for name in names if cell.values(name)]
     if not measured:
@@ -256,15 +263,9 @@ def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item
 
 
 def _empty(cell: Cell, name: str) -> Item:
-    for status in ("failed", "skipped"):
-        entries = cell.with_status(status)
-        if entries and not cell.with_status("ok"):
-            seeds = count_text(len(entries), 0)
-            note = f"{status}: open it for the reason"
-            table = TableCell(cell=cell, state=status, text=status, seeds=seeds, note=note)
-            return Item(table=table, name=name, value=None, beside=())
-    note = why_absent(cell, name) if name else "not measured in this cell"
-    table = TableCell(cell=cell, state="absent", text="–", note=note)
+    table = without_value(cell, name)
+    if table.state != "absent":
+        table = replace(table, seeds=count_text(len(cell.with_status(table.state)), 0))
     return Item(table=table, name=name, value=None, beside=())
 
 
@@ -276,8 +277,7 @@ def _population(board: Board, row: Row, column: Column, cell: Cell | None) -> It
     metric = population.entries[0].numbers.get(MODELS) if population else None
     if population is None or metric is None or metric.value is None:
         if population is None and cell is None:
-            absent = TableCell(cell=None, state="absent", text="", note="not part of this run")
-            return Item(table=absent, name="", value=None, beside=())
+            return _NOT_RUN
         return _empty(population or cell, MODELS)  # type: ignore[arg-type]
     words = population.words(MODELS)
     ends = (metric.ci_low, metric.ci_high)
