@@ -550,3 +550,65 @@ def test_a_metric_in_a_panel_leads_to_its_definition(visit: Callable[..., Any]) 
     page.wait_for_selector("dialog[open]", state="detached")
     line = page.locator("#metrics tr", has=page.locator("code", has_text="asr[noise]")).first
     assert line.is_visible() and len(line.inner_text()) > 40
+
+
+@pytest.fixture(scope="module")
+def published_board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The board of the committed results: records that a real run made."""
+    folder = tmp_path_factory.mktemp("published")
+    results = Path(__file__).resolve().parents[2] / "results"
+    return build(results, folder / "board.html")
+
+
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+RULES = {"resultTypes": ["violations"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme", "width"),
+    [
+        ("board", "light", 1400),
+        ("class_board", "dark", 390),
+        ("published_board", "light", 390),
+        ("published_board", "dark", 1400),
+    ],
+)
+def test_a_reader_with_assistive_technology_can_use_it(
+    browser: Any, request: pytest.FixtureRequest, kind: str, scheme: str, width: int
+) -> None:
+    """axe-core finds nothing, neither on the page as it opens nor with every part and a cell
+    opened: names, roles, order of headings, contrast.
+    """
+    board: Path = request.getfixturevalue(kind)
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
+    )
+    page = context.new_page()
+    page.goto(board.as_uri())
+    page.add_script_tag(path=AXE)
+    assert _violations(page) == []
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    assert _violations(page) == []
+    page.locator("#matrix a[href^='#cell'], #matrix button").first.click()
+    assert _violations(page) == []
+    context.close()
+
+
+def test_axe_sees_what_is_wrong(browser: Any) -> None:
+    """A page with a nameless button and faint text has its findings, so none means none."""
+    page = browser.new_page()
+    page.set_content("<p style='color:#ccc;background:#fff'>faint</p><button></button>")
+    page.add_script_tag(path=AXE)
+    assert {"button-name", "color-contrast"} <= {
+        finding.split()[1] for finding in _violations(page)
+    }
+    page.close()
+
+
+def _violations(page: Any) -> list[str]:
+    """What axe-core finds, one line each: its severity, rule and the first element."""
+    results = page.evaluate("rules => axe.run(document, rules)", RULES)
+    return [
+        f"{finding['impact']} {finding['id']} {finding['nodes'][0]['target']}"
+        for finding in results["violations"]
+    ]
