@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from bench.record import Flag, Metric, PluginSpec, Record, Run
 from bench.words import COSTS
-from leaderboard.aggregate import Share
+from leaderboard.aggregate import Interval, Share
 from leaderboard.names import UNKNOWN, Vocabulary, Words, vocabulary
 from leaderboard.sound import LABEL, cut, sound
 
@@ -105,6 +105,11 @@ class Cell:
     def row(self) -> Row:
         """The row of its board."""
         return Row(self.attack, self.probe, self.sampler)
+
+    @cached_property
+    def summaries(self) -> dict[str, Interval | None]:
+        """What :func:`leaderboard.matrix.summary` has worked out already."""
+        return {}
 
     def words(self, metric: str) -> Words:
         """What a metric of this cell means."""

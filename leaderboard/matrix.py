@@ -129,6 +129,12 @@ def summary(cell: Cell, metric: str) -> Interval | None:
     """Mean over the cell's seeds, with the interval of a share, of a distance, or Student's;
     ``None`` without a value.
     """
+    if metric not in cell.summaries:
+        cell.summaries[metric] = _summary(cell, metric)
+    return cell.summaries[metric]
+
+
+def _summary(cell: Cell, metric: str) -> Interval | None:
     values = cell.values(metric)
     if not values:
         return None

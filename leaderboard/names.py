@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bench.record import RANKED, SLACK, Run
 from bench.words import (
@@ -175,11 +176,13 @@ def anchor(name: str) -> str:
     return {"real_images": "real images", "base_model": "clean base model"}.get(name, name)
 
 
+@lru_cache(maxsize=4096)
 def ranked(name: str) -> bool:
     """Whether the board ranks by this metric's family, or draws it by name."""
     return any(re.fullmatch(families, split(name)[0]) for families, *_ in RANKED)
 
 
+@lru_cache(maxsize=4096)
 def _law(name: str) -> tuple[float, float, bool | None]:
     families = (law[1:] for law in RANKED if re.fullmatch(law[0], split(name)[0]))
     return next(families, (-math.inf, math.inf, None))

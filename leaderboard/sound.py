@@ -28,6 +28,27 @@ UNKNOWN, MOST = 40, 300
 def sound(record: Record, names: Vocabulary = UNKNOWN_WORDS) -> Record:
     """The record, with what cannot be believed taken out and named in its flags."""
     metrics, flags = _metrics(record, names)
+    return dataclasses.replace(
+        named(record),
+        metrics=metrics,
+        series={name: values for name, values in record.series.items() if _finite(values)},
+        cost={
+            name: value
+            for name, value in record.cost.items()
+            if math.isfinite(value) and value >= 0
+        },
+        flags=tuple(
+            dict.fromkeys(
+                Flag(flag.code, cut(flag.metric, LABEL), cut(flag.text, FLAG))
+                for flag in (*record.flags, *flags)
+            )
+        ),
+        trace=visible(record.trace if len(record.trace) <= TRACE else "…" + record.trace[-TRACE:]),
+    )
+
+
+def named(record: Record) -> Record:
+    """The record with its status, its reason and its plugins' labels as the board may use them."""
     known = record.status in ("ok", "failed", "skipped")
     reason = (
         record.reason
@@ -42,21 +63,7 @@ def sound(record: Record, names: Vocabulary = UNKNOWN_WORDS) -> Record:
         defense=_named(_honest_control(record)),
         probe=_named(record.probe) if record.probe else None,
         sampler=_named(record.sampler) if record.sampler else None,
-        metrics=metrics,
-        series={name: values for name, values in record.series.items() if _finite(values)},
-        cost={
-            name: value
-            for name, value in record.cost.items()
-            if math.isfinite(value) and value >= 0
-        },
-        flags=tuple(
-            dict.fromkeys(
-                Flag(flag.code, cut(flag.metric, LABEL), cut(flag.text, FLAG))
-                for flag in (*record.flags, *flags)
-            )
-        ),
         reason=cut(reason, REASON),
-        trace=visible(record.trace if len(record.trace) <= TRACE else "…" + record.trace[-TRACE:]),
     )
 
 

@@ -24,7 +24,7 @@ from leaderboard.matrix import MetricTable, Value, matrices, metric_names, summa
 from leaderboard.panel import flatten
 from leaderboard.populations import ModelDetector, model_detectors
 from leaderboard.ranking import Ranking, rankings
-from leaderboard.sound import sound
+from leaderboard.sound import named
 
 #: Codes of flags on parameters that were chosen by looking at this result, or may have been.
 TUNED = ("tuned", "tuning-undeclared")
@@ -112,8 +112,7 @@ class BoardView:
 
 def overview(run: Run) -> Overview:
     """Raises nothing: a run without records has empty lists."""
-    words = names.vocabulary([run])
-    records = [sound(record, words) for _, record in run.records]
+    records = [named(record) for _, record in run.records]
     cells = [record for record in records if record.kind not in ("anchor", POPULATION)]
     sources = [dict(flatten(record.provenance)) for record in records]
     treatments = {
