@@ -608,6 +608,114 @@ def export(suites: Sequence[str], output: str, partial: bool, store: str, as_jso
 
 
 @cli.command()
+@click.argument("name")
+@click.option("--suite", required=True, metavar="SUITE", help="A shipped suite's name, or a file.")
+@store_option
+@plugin_option
+@click.option(
+    "--output", metavar="DIR", help="The bundle's folder, which must be new.  [default: NAME-SUITE]"
+)
+@click.option(
+    "--author",
+    "authors",
+    multiple=True,
+    metavar="NAME",
+    help="Name, Name <mail> or Name (ORCID); repeatable.",
+)
+@click.option("--licence", default="", metavar="SPDX", help="Of the bundle, such as Apache-2.0.")
+@click.option(
+    "--paper", default="", metavar="TEXT", help="An address, a DOI or a title [default: the card's]"
+)
+@click.option("--allow-incomplete", is_flag=True, help="Also if cells are missing or failed.")
+@click.option("--allow-dirty", is_flag=True, help="Also if no git commit holds the code that ran.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and stop.")
+@json_option
+def submit(
+    name: str,
+    suite: str,
+    store: str,
+    plugins: Sequence[str],
+    output: str | None,
+    allow_incomplete: bool,
+    allow_dirty: bool,
+    dry_run: bool,
+    as_json: bool,
+    **description: Any,
+) -> None:
+    """Write the bundle of NAME, a defense, an inversion or a detector: its column of SUITE out of a
+    store, with the controls, the plugin's source and witnesses of the numbers.
+
+    Nothing is run. The same store gives the same bytes.
+
+    \b
+    castlewalls submit my_defense --suite digits --plugin my_defense.py --author "Ada L." \\
+        --licence Apache-2.0
+    """
+    from bench.bundle.crate import Description
+    from bench.bundle.submit import submit as write_bundle
+
+    made = write_bundle(
+        name,
+        suite,
+        Path(store),
+        plugins=plugins,
+        output=None if output is None else Path(output),
+        description=Description(**description),
+        incomplete=allow_incomplete,
+        dirty=allow_dirty,
+        dry_run=dry_run,
+    )
+    if as_json:
+        _print_json({**vars(made), "folder": str(made.folder)})
+        return
+    cells = ", ".join(f"{count} {status}" for status, count in made.cells.items() if count)
+    verb = "would be" if dry_run else "is"
+    lacks = f", {made.missing} missing" if made.missing else ""
+    click.echo(f"{made.folder} {verb} {made.size / 1e6:.1f} MB: {cells} cells{lacks}")
+    if not dry_run:
+        click.echo(f"manifest {made.sha256}")
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option("--suite", default="", metavar="FILE", help="Of a suite that is not shipped.")
+@click.option(
+    "--published",
+    metavar="DIR",
+    help="Results whose controls it must agree with [default: those of castlewalls]",
+)
+@json_option
+def verify(bundle: str, suite: str, published: str | None, as_json: bool) -> None:
+    """Check BUNDLE, which `submit` wrote: whether it is whole (level 1), and complete and
+    consistent with itself and with the published controls (level 2).
+
+    No model is run and the plugin is never imported. Exits with 1 if a check refuses the bundle.
+
+    \b
+    castlewalls verify my_defense-digits
+    castlewalls verify my_defense-digits --json
+    """
+    from bench.bundle.verify import verify as check_bundle
+
+    result = check_bundle(
+        Path(bundle),
+        suite,
+        None if published is None else Path(published),
+        (lambda verdict: None) if as_json else _show_verdict,
+    )
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        click.echo(result.summary())
+    sys.exit(0 if result.passed else FAILED)
+
+
+def _show_verdict(verdict: Any) -> None:
+    for line in verdict.printed():
+        click.echo(plain(line))
+
+
+@cli.command()
 @click.argument("testbed")
 @click.option("--output", required=True, metavar="DIR", help="Where the weights are written.")
 def pretrain(testbed: str, output: str) -> None:

@@ -65,7 +65,7 @@ def export(store: Path, suite: str, output: Path, *, partial: bool = False) -> E
             )
     folder = Path(output) / suite
     replaced = _replaced(folder)
-    files = _files(run)
+    files = results_of(run)
     try:
         _put(folder, files)
     except OSError as error:
@@ -121,8 +121,10 @@ def _run(store: Path, suite: str) -> Run:
     return runs[suite]
 
 
-def _files(run: Run) -> dict[str, bytes]:
-    """Path below the suite's folder -> content."""
+def results_of(run: Run) -> dict[str, bytes]:
+    """The files of a run's results: path below the suite's folder -> content. Raises
+    :class:`UserError` for more records than a reader takes.
+    """
     first = min((record.seed for _, record in run.records if not record.seeds), default=0)
     pictures: dict[str, bytes] = {}
     records: list[Record] = []
