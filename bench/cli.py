@@ -7,8 +7,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -628,6 +630,7 @@ def export(suites: Sequence[str], output: str, partial: bool, store: str, as_jso
 )
 @click.option("--allow-incomplete", is_flag=True, help="Also if cells are missing or failed.")
 @click.option("--allow-dirty", is_flag=True, help="Also if no git commit holds the code that ran.")
+@click.option("--sign", metavar="FILE", help="Sign it with this private key (Ed25519, PEM).")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and stop.")
 @json_option
 def submit(
@@ -638,6 +641,7 @@ def submit(
     output: str | None,
     allow_incomplete: bool,
     allow_dirty: bool,
+    sign: str | None,
     dry_run: bool,
     as_json: bool,
     **description: Any,
@@ -664,6 +668,7 @@ def submit(
         incomplete=allow_incomplete,
         dirty=allow_dirty,
         dry_run=dry_run,
+        sign=None if sign is None else Path(sign),
     )
     if as_json:
         _print_json({**vars(made), "folder": str(made.folder)})
@@ -674,6 +679,8 @@ def submit(
     click.echo(f"{made.folder} {verb} {made.size / 1e6:.1f} MB: {cells} cells{lacks}")
     if not dry_run:
         click.echo(f"manifest {made.sha256}")
+        if made.signature:
+            click.echo(f"signature {made.signature}")
 
 
 @cli.command()
@@ -684,30 +691,103 @@ def submit(
     metavar="DIR",
     help="Results whose controls it must agree with [default: those of castlewalls]",
 )
+@click.option(
+    "--rerun",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Make K cells again, drawn by lot, and compare them. Needs --trust.",
+)
+@click.option("--trust", is_flag=True, help="Run the code in the bundle, which you have read.")
+@click.option(
+    "--nonce", metavar="TEXT", help="What the lot is drawn with [default: drawn at random]"
+)
+@click.option(
+    "--store",
+    metavar="DIR",
+    help="Where the cells are made, to go on after an interruption [default: a folder for now]",
+)
+@click.option("--jobs", type=int, metavar="N", help="Stages at one time, as of `run`.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--key", metavar="FILE", help="The public key of who must have signed the bundle.")
+@click.option("--sign", metavar="FILE", help="Sign the result of --rerun with this private key.")
 @json_option
-def verify(bundle: str, suite: str, published: str | None, as_json: bool) -> None:
-    """Check BUNDLE, which `submit` wrote: whether it is whole (level 1), and complete and
-    consistent with itself and with the published controls (level 2).
+def verify(
+    bundle: str,
+    suite: str,
+    published: str | None,
+    key: str | None,
+    sign: str | None,
+    as_json: bool,
+    **again: Any,
+) -> None:
+    """Check BUNDLE, which `submit` wrote: whether it is whole (level 1), complete and consistent
+    with itself and with the published controls (level 2), and with --rerun whether cells drawn by
+    lot come out the same (level 3).
 
-    No model is run and the plugin is never imported. Exits with 1 if a check refuses the bundle.
+    Below level 3 no model is run and the plugin is never imported. --rerun writes what it gave
+    beside the bundle. Exits with 1 if a check refuses the bundle.
 
     \b
     castlewalls verify my_defense-digits
     castlewalls verify my_defense-digits --json
+    castlewalls verify my_defense-digits --rerun 3 --trust
     """
-    from bench.bundle.verify import verify as check_bundle
+    from bench.bundle import verify as checks
 
-    result = check_bundle(
-        Path(bundle),
-        suite,
-        None if published is None else Path(published),
-        (lambda verdict: None) if as_json else _show_verdict,
-    )
+    if sign is not None and again["rerun"] is None:
+        raise UserError("--sign signs the result of --rerun K, which is missing")
+    with tempfile.TemporaryDirectory(prefix="castlewalls-") as work:
+        result = checks.verify(
+            Path(bundle),
+            suite,
+            None if published is None else Path(published),
+            (lambda verdict: None) if as_json else _show_verdict,
+            _rerun(Path(work), as_json, **again),
+            None if key is None else Path(key),
+        )
+    private = None if sign is None else Path(sign)
+    written = result.rerun and checks.write_result(Path(bundle), result, again["device"], private)
     if as_json:
-        _print_json(result.to_json())
+        _print_json(result.to_json() | ({"statement": str(written)} if written else {}))
     else:
         click.echo(result.summary())
+        if written:
+            click.echo(str(written))
     sys.exit(0 if result.passed else FAILED)
+
+
+def _rerun(
+    work: Path,
+    quiet: bool,
+    rerun: int | None,
+    trust: bool,
+    nonce: str | None,
+    store: str | None,
+    jobs: int | None,
+    device: str,
+) -> Any:
+    """What of a bundle is to be made again, in ``work`` unless a store is named."""
+    from bench.bundle.verify import Rerun
+    from bench.engine.progress import reporter_for
+
+    if rerun is None:
+        return None
+    if not trust:
+        raise UserError(
+            "--rerun runs the code in the bundle with your rights; read its data/plugin, then add "
+            "--trust"
+        )
+    if nonce is not None and not (nonce.isascii() and nonce.isprintable() and 0 < len(nonce) < 200):
+        raise UserError(f"--nonce must be 1 to 199 plain letters, got {nonce[:40]!r}")
+    signal.signal(signal.SIGTERM, _interrupt)
+    return Rerun(
+        count=rerun,
+        nonce=secrets.token_hex(16) if nonce is None else nonce,
+        store=work / "store" if store is None else Path(store),
+        work=work / "bundle",
+        reporter=reporter_for(Console(stderr=True), quiet),
+        options={"jobs": jobs, "device": device},
+    )
 
 
 def _show_verdict(verdict: Any) -> None:

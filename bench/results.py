@@ -3,7 +3,7 @@ torch and without the store that made them.
 
 ``<suite>/run.json`` says what was run and what its numbers mean; ``<suite>/records.jsonl`` has one
 record a line (:mod:`bench.rows`); ``<suite>/pictures/`` has the pictures that came along, called by
-their SHA-256.
+their SHA-256. A bundle that somebody submitted has the same in its ``data/``.
 
 All of it may come from a stranger. What is not a plain file of a plain folder, is too large or is
 not as described becomes a problem of its run, one line each, and affects nothing else.
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import stat
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from bench.words import MetricWords
 
 SCHEMA = 2
 RUN, RECORDS, PICTURES = "run.json", "records.jsonl", "pictures"
+#: What marks a bundle, its payload, and what in it says which plugin was submitted.
+BAGIT, PAYLOAD, PLUGIN = "bagit.txt", "data", "plugin.json"
 #: Bytes of run.json, of records.jsonl, of a picture; suites; pixels of a side.
 MAX_RUN, MAX_RECORDS, MAX_PICTURE = 4 * 2**20, 64 * 2**20, 64 * 2**10
 MAX_SUITES, MAX_SIDE = 500, 2048
@@ -37,16 +41,36 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _NAME = re.compile(r"[0-9a-f]{24}\.png")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Submitted(Run):
+    """The run in a bundle. ``folder``: the bundle's; ``column``: the submitted plugin's name;
+    ``version``: a hash of its source. Both are the bundle's own words, as far as nobody has
+    verified it. ``level``: to which level somebody has, 0 for not at all.
+    """
+
+    folder: Path
+    column: str
+    version: str
+    level: int = 0
+
+    @property
+    def bundle(self) -> str:
+        """The bundle's name, in plain letters."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.folder.resolve().name)[:80]
+
+
 def read_source(path: Path) -> list[Run]:
-    """The runs of a store, of a results folder, or of one suite's folder in it.
+    """The runs of a store, of a results folder, or of one suite's folder in it, or of a bundle.
 
     Raises :class:`UserError` for anything else.
     """
     if (path / "runs").is_dir():
         return read_runs(path)
-    if path.is_dir() and (os.path.lexists(path / RUN) or os.path.lexists(path / RECORDS)):
+    if path.is_dir() and any(os.path.lexists(path / name) for name in (RUN, RECORDS, BAGIT)):
         return [_read(path)]
-    if path.is_dir() and any(os.path.lexists(one / RUN) for one in _folders(path)):
+    if path.is_dir() and any(
+        os.path.lexists(one / name) for one in _folders(path) for name in (RUN, BAGIT)
+    ):
         return read_results(path)
     what = "holds no records yet" if path.is_dir() else "is no folder"
     raise UserError(
@@ -55,9 +79,15 @@ def read_source(path: Path) -> list[Run]:
     )
 
 
+def bundles_in(path: Path) -> list[Path]:
+    """The bundles that a source has: itself, or folders of it."""
+    folders = [path] if os.path.lexists(path / BAGIT) else _folders(path)[:MAX_SUITES]
+    return [one for one in folders if os.path.lexists(one / BAGIT)]
+
+
 def read_results(folder: Path) -> list[Run]:
-    """The run of every suite below ``folder``, by name; none if there is no such folder. Raises
-    nothing for what is wrong with them: it stands in their problems.
+    """The run of every suite and bundle below ``folder``, by name; none if there is no such folder.
+    Raises nothing for what is wrong with them: it stands in their problems.
     """
     folders = _folders(folder)
     return [_read(one) for one in folders[:MAX_SUITES]] + (
@@ -91,7 +121,35 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> Run:
+    if not os.path.lexists(folder / BAGIT):
+        return _read_run(folder)
     name = one_line(folder.name, 80)
+    try:
+        if folder.is_symlink() or (folder / PAYLOAD).is_symlink():
+            raise ValueError("it is a link, and links are not followed")
+        column, version = _submitted(
+            json_of(read_plain(folder / PAYLOAD / PLUGIN, MAX_RUN), PLUGIN)
+        )
+    except (OSError, ValueError) as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        return Run.unreadable(name, f"bundle {name} cannot be read: {one_line(reason)}")
+    run = vars(_read_run(folder / PAYLOAD, name))
+    return Submitted(**run, folder=folder, column=column, version=version)
+
+
+def _submitted(data: Any) -> tuple[str, str]:
+    """The name of what a bundle says was submitted, and a hash of its source. Raises ``ValueError``
+    in one line.
+    """
+    column = data.get("column") if isinstance(data, dict) else None
+    if not isinstance(column, str) or not 0 < len(column) <= MAX_NAME:
+        raise ValueError(f"column in {PLUGIN} must be a name of at most {MAX_NAME} characters")
+    files = json.dumps(data.get("files"), sort_keys=True)
+    return column, hashlib.sha256(files.encode()).hexdigest()
+
+
+def _read_run(folder: Path, name: str = "") -> Run:
+    name = name or one_line(folder.name, 80)
     try:
         if folder.is_symlink():
             raise ValueError("it is a link, and links are not followed")

@@ -15,15 +15,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import results
 from bench.errors import UserError
 from bench.names import brief
-from bench.results import read_plain
+from bench.results import BAGIT, read_plain
 from bench.text import one_line
 
 VERSION = "1.0"
-BAGIT, INFO = "bagit.txt", "bag-info.txt"
+INFO = "bag-info.txt"
 MANIFEST, TAGS = "manifest-sha256.txt", "tagmanifest-sha256.txt"
-PAYLOAD = "data/"
+PAYLOAD = f"{results.PAYLOAD}/"
 #: Bytes of a file and of all, files, and characters of a path.
 MAX_FILE, MAX_BYTES, MAX_FILES, MAX_PATH = 64 * 2**20, 256 * 2**20, 20_000, 200
 _DECLARATION = f"BagIt-Version: {VERSION}\nTag-File-Character-Encoding: UTF-8\n"

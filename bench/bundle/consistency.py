@@ -14,7 +14,7 @@ from bench.bundle.bag import sha256
 from bench.bundle.controls import agreement
 from bench.bundle.expected import Expected
 from bench.bundle.integrity import Contents
-from bench.bundle.layout import SOURCE, cell_words, identity
+from bench.bundle.layout import SOURCE, cell_words, identity, row_of
 from bench.bundle.pictured import Judges
 from bench.bundle.pictured import faults as picture_faults
 from bench.bundle.recomputed import differences, recompute, uncovered
@@ -110,7 +110,7 @@ def _skip_faults(contents: Contents, known: Expected) -> list[str]:
     by_row: dict[str, set[str]] = {}
     words: dict[str, str] = {}
     for record in contents.records:
-        row = json.dumps(json.loads(identity(record))[:-1])
+        row = row_of(record)
         by_row.setdefault(row, set()).add(record.status)
         words[row] = cell_words(record).rpartition(", seed")[0]
     faults = [

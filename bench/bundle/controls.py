@@ -12,14 +12,13 @@ one seed has no spread, and is not judged.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from bench.bundle.layout import cell_words, identity
+from bench.bundle.layout import cell_words, identity, row_of
 from bench.record import RANKED, SHARE, Metric, Record
 
 #: The chance that any control of an honest bundle is refused.
@@ -56,8 +55,8 @@ def agreement(controls: Iterable[Record], published: Iterable[Record]) -> Agreem
             continue
         result.cells += 1
         for name in sorted(theirs.metrics):
-            if any(one.fullmatch(name.partition("[")[0]) for one in _RANKED):
-                row = json.dumps(json.loads(identity(mine))[:-1]), name
+            if ranked(name):
+                row = row_of(mine), name
                 words[row] = cell_words(mine).rpartition(", seed")[0]
                 by_row[row].append(
                     (mine.metrics.get(name, Metric(value=None)), theirs.metrics[name])
@@ -66,6 +65,11 @@ def agreement(controls: Iterable[Record], published: Iterable[Record]) -> Agreem
     for row, pairs in rows.items():
         _compare(f"{words[row]}: {row[1]}", pairs, len(rows), result)
     return result
+
+
+def ranked(name: str) -> bool:
+    """Whether a metric is one that the board ranks by or draws."""
+    return any(one.fullmatch(name.partition("[")[0]) for one in _RANKED)
 
 
 def _compare(what: str, pairs: Pairs, comparisons: int, result: Agreement) -> None:
@@ -98,13 +102,13 @@ def _limit(published: list[Metric], comparisons: int) -> float:
     values = [metric.value or 0.0 for metric in published]
     middle = _average(values)
     between = sum((value - middle) ** 2 for value in values) / (count - 1) / count
-    within = _average([_error(metric) ** 2 for metric in published]) / count
+    within = _average([standard_error(metric) ** 2 for metric in published]) / count
     freedom = (count - 1) * ((between + within) / between) ** 2 if between else math.inf
     reach = float(stats.t.ppf(1 - ERROR / (2 * max(comparisons, 1)), min(freedom, 1e6)))
     return reach * math.sqrt(2 * (between + within))
 
 
-def _error(metric: Metric) -> float:
+def standard_error(metric: Metric) -> float:
     """The standard error within a seed, from the interval."""
     if metric.ci_low is None or metric.ci_high is None:
         return 1 / math.sqrt(metric.n) / 2 if metric.unit == SHARE and metric.n else 0.0

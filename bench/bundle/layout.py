@@ -10,12 +10,13 @@ import math
 from typing import Any
 
 from bench.record import Record
+from bench.results import PLUGIN as PLUGIN
 from bench.text import one_line
 
 #: Of everything this folder writes; raised when a reader of the older form would misread it.
 VERSION = 1
 CRATE = "ro-crate-metadata.json"
-PLUGIN, INDEX = "plugin.json", "witness.json"
+INDEX = "witness.json"
 #: Folders of the payload: the plugin's source, and the witnesses.
 SOURCE, WITNESS = "plugin/", "witness/"
 #: Keys of ``bag-info.txt``.
@@ -30,6 +31,11 @@ def identity(record: Record) -> str:
     specs += [] if record.sampler is None else [record.sampler]
     named = [None if spec is None else [spec.name, spec.params] for spec in specs]
     return json.dumps([*named, list(record.seeds) or record.seed], sort_keys=True)
+
+
+def row_of(record: Record) -> str:
+    """The cells that differ from a record's in the seed alone."""
+    return json.dumps(json.loads(identity(record))[:-1])
 
 
 def cell_name(record: Record) -> str:

@@ -20,12 +20,14 @@ CARRIED = 256 * 2**10
 @dataclass(frozen=True, kw_only=True)
 class PluginSource:
     """``files``: path below ``data/`` -> bytes; ``listed``: of every file its name, SHA-256, size
-    and whether it is carried; ``commit``: the git commit that holds all of them, or empty;
-    ``dirty``: why there is none, in words.
+    and whether it is carried; ``modules``: of each plugin, the name of the file that defines it;
+    ``commit``: the git commit that holds all of them, or empty; ``dirty``: why there is none, in
+    words.
     """
 
     files: dict[str, bytes]
     listed: list[dict[str, object]]
+    modules: dict[str, str]
     commit: str = ""
     dirty: str = ""
 
@@ -50,10 +52,13 @@ def plugin_source(plugins: tuple[Plugin, ...], registry: Registry) -> PluginSour
         )
         if carried:
             files[SOURCE + name] = data
-    if ours and not (ROOT / ".git").exists():  # of an installed castlewalls, which has a version
-        return PluginSource(files=files, listed=listed)
-    commit, dirty = _commit(root, ordered)
-    return PluginSource(files=files, listed=listed, commit=commit, dirty=dirty)
+    modules = {
+        plugin.card.name: source_of(plugin).relative_to(root).as_posix() for plugin in plugins
+    }
+    commit = dirty = ""
+    if not ours or (ROOT / ".git").exists():  # an installed castlewalls has a version instead
+        commit, dirty = _commit(root, ordered)
+    return PluginSource(files=files, listed=listed, modules=modules, commit=commit, dirty=dirty)
 
 
 def _commit(root: Path, paths: list[Path]) -> tuple[str, str]:

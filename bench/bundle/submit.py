@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.bundle import bag
+from bench.bundle import bag, statement
 from bench.bundle.column import Column, read_column
 from bench.bundle.crate import Description, crate
 from bench.bundle.layout import BUNDLE, COLUMN, CRATE, PLUGIN, SUITE, VERSION, to_json
@@ -21,6 +21,7 @@ from bench.bundle.source import PluginSource, plugin_source
 from bench.bundle.witnesses import files_of
 from bench.errors import UserError
 from bench.export import results_of
+from bench.suite import find_suite
 from bench.version import VERSION as CASTLEWALLS
 
 
@@ -28,7 +29,8 @@ from bench.version import VERSION as CASTLEWALLS
 class Submission:
     """``folder``: the bundle, which exists unless it was a dry run; ``cells``: records in it, by
     status; ``missing``: those that are not; ``size``: bytes of its payload; ``sha256``: of its
-    manifest, by which it is known, empty in a dry run.
+    manifest, by which it is known, empty in a dry run; ``signature``: the file with it, if there is
+    one.
     """
 
     folder: Path
@@ -38,6 +40,7 @@ class Submission:
     missing: int
     size: int
     sha256: str = ""
+    signature: str = ""
 
 
 def submit(
@@ -51,12 +54,16 @@ def submit(
     incomplete: bool = False,
     dirty: bool = False,
     dry_run: bool = False,
+    sign: Path | None = None,
 ) -> Submission:
     """Writes the bundle of column ``name`` (a defense, an inversion, a detector) of ``suite``.
 
     ``incomplete``: also if cells are missing or failed; ``dirty``: also if code had changes that no
-    git commit holds. Raises :class:`UserError` in one line, which says what to do.
+    git commit holds; ``sign``: a private key. Raises :class:`UserError` in one line, which says
+    what to do.
     """
+    if sign is not None:
+        statement.signer_of(sign)  # before anything is written
     column = read_column(name, suite, store, plugins)
     if not incomplete and (lacks := column.lacks()):
         command = column.command(suite, plugins)
@@ -70,10 +77,12 @@ def submit(
     folder = output or Path(f"{name.replace(' ', '')}-{column.plan.suite}")
     payload, tags, info = contents(column, source, description or Description())
     counted = Counter(record.status for record in column.records)
-    digest = ""
+    digest = signature = ""
     if not dry_run:
         bag.write_bag(folder, payload, tags, info)
         digest = bag.sha256((folder / bag.MANIFEST).read_bytes())
+        if sign is not None:
+            signature = str(_sign(folder, digest, suite, column, bool(source.dirty), sign))
     return Submission(
         folder=folder,
         name=name,
@@ -82,7 +91,18 @@ def submit(
         missing=len(column.plan.cells) - len(column.entries),
         size=sum(map(len, payload.values())),
         sha256=digest,
+        signature=signature,
     )
+
+
+def _sign(folder: Path, digest: str, suite: str, column: Column, dirty: bool, key: Path) -> Path:
+    """The submitter's signed statement of the bundle, as a Test Result of the suite."""
+    file = find_suite(suite).read_bytes()
+    result = "WARNED" if dirty or column.dirty() or column.lacks() else "PASSED"
+    configuration = {"name": f"suite {column.plan.suite}", "digest": {"sha256": bag.sha256(file)}}
+    predicate = {"result": result, "configuration": [configuration]}
+    value = statement.statement(folder.resolve().name, digest, statement.TEST_RESULT, predicate)
+    return statement.write_beside(folder, statement.SUBMITTER, value, key)
 
 
 def contents(
@@ -116,6 +136,7 @@ def _about(column: Column, source: PluginSource) -> dict[str, Any]:
     plugins = [
         {
             "name": plugin.card.name,
+            "file": source.modules[plugin.card.name],
             "summary": plugin.card.summary,
             "params": plugin.params(),
             "needs": sorted(plugin.card.needs),

@@ -1,21 +1,30 @@
-"""``castlewalls verify``: whether a bundle is whole (level 1), and complete and consistent in
-itself and with what was published (level 2). It runs no model and never imports the plugin.
+"""``castlewalls verify``: whether a bundle is whole (level 1), complete and consistent in itself
+and with what was published (level 2), and, if asked, whether cells drawn by lot come out the same
+when they are made again (level 3).
 
-A bundle whose numbers, witnesses and hashes were all invented together passes both levels: only
-running cells again could tell.
+Below level 3 no model is run and the plugin is never imported. A bundle whose numbers, witnesses
+and hashes were all invented together passes both: only making cells again can tell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.bundle import bag
+from bench.bundle import bag, statement
 from bench.bundle.integrity import Contents, read_contents
+from bench.engine.progress import Reporter
+from bench.errors import UserError
+from bench.names import brief
+from bench.text import one_line
+from bench.version import VERSION
 
 Status = Literal["ok", "refused", "doubtful", "not checked"]
+#: The highest level, and what a statement of it lists among its properties.
+TOP, LEVEL_3 = 3, "CASTLEWALLS_LEVEL_3"
 #: Lines of one check that are written out.
 LINES = 5
 
@@ -34,7 +43,7 @@ class Verdict:
         """For a terminal: one line, and one for each refusal."""
         head = f"{self.status.upper() if self.status == 'refused' else self.status:<12}"
         first = f"{head} {self.level} {self.title}"
-        if self.status == "ok":
+        if self.status == "ok" and len(self.lines) < 2:
             return [": ".join([first, *self.lines])]
         return [first, *(f"{'':<12}   {line}" for line in self.lines)]
 
@@ -42,18 +51,21 @@ class Verdict:
 @dataclass(kw_only=True)
 class Verification:
     """``level``: the highest that is reached whole, 0 for none; ``sha256``: of the bundle's
-    manifest, by which it is known.
+    manifest, by which it is known; ``rerun``: what was drawn and made again, and how it compares,
+    as JSON values, if that was asked for and the bundle got so far.
     """
 
     bundle: str
     sha256: str = ""
     verdicts: list[Verdict] = field(default_factory=list)
+    rerun: dict[str, Any] = field(default_factory=dict)
 
     @property
     def level(self) -> int:
         """Every check of it and of those below passed."""
-        refused = {one.level for one in self.verdicts if one.status in ("refused", "not checked")}
-        return min([*refused, 3]) - 1
+        missing = {one.level for one in self.verdicts if one.status in ("refused", "not checked")}
+        missing |= set() if self.rerun else {TOP}
+        return min([*missing, TOP + 1]) - 1
 
     @property
     def passed(self) -> bool:
@@ -65,8 +77,8 @@ class Verification:
         refused = sum(one.status == "refused" for one in self.verdicts)
         if refused:
             checks = "1 check refuses" if refused == 1 else f"{refused} checks refuse"
-            return f"{checks} {self.bundle}; level {self.level} of 2"
-        return f"level {self.level} of 2 is reached: {self.sha256}"
+            return f"{checks} {self.bundle}; level {self.level} of {TOP}"
+        return f"level {self.level} of {TOP} is reached: {self.sha256}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -77,7 +89,23 @@ class Verification:
             "level": self.level,
             "passed": self.passed,
             "checks": verdicts,
+            "rerun": self.rerun,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun:
+    """``count``: how many cells; ``nonce``: drawn after the manifest was fixed; ``store``: where
+    they are made; ``work``: an empty folder for the plugin's source; ``options``: ``jobs`` and
+    ``device``, as of a run.
+    """
+
+    count: int
+    nonce: str
+    store: Path
+    work: Path
+    reporter: Reporter
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 Listener = Callable[[Verdict], None]
@@ -88,11 +116,14 @@ def verify(
     suite: str = "",
     published: Path | None = None,
     on_verdict: Listener = lambda verdict: None,
+    rerun: Rerun | None = None,
+    key: Path | None = None,
 ) -> Verification:
-    """Every check of a bundle, level by level; level 2 only of what passed level 1.
+    """Every check of a bundle, level by level; a level only of what no check below it refuses.
 
     ``suite``: the file of a suite that does not come with castlewalls; ``published``: the results
-    whose controls it must agree with, of castlewalls itself unless named. Raises
+    whose controls it must agree with, of castlewalls itself unless named; ``rerun``: which imports
+    the plugin and runs it; ``key``: the public key of who must have signed it. Raises
     :class:`~bench.errors.UserError` for what is no bundle at all.
     """
     read = bag.read_bag(folder)
@@ -111,13 +142,30 @@ def verify(
     note(_verdict(1, "hashes", "BagIt manifests", read.faults["hashes"], "every file is listed"))
     if read.faults["hashes"]:
         return result
+    if key is not None:
+        note(
+            _verdict(1, "signature", f"signed with the key {key}", _signature(folder, key, result))
+        )
     contents = read_contents(read, suite)
     for check, title in LEVEL_1:
         note(_verdict(1, check, title, contents.faults[check], contents.seen.get(check, "")))
     if not result.passed:
         return result
     _level_2(contents, published, note)
+    if rerun and result.passed:
+        _level_3(contents, read.files[bag.MANIFEST], suite or contents.suite, rerun, result, note)
     return result
+
+
+def _signature(folder: Path, key: Path, result: Verification) -> list[str]:
+    """What is wrong with the submitter's signature of the manifest."""
+    try:
+        signed = statement.read(statement.beside(folder, statement.SUBMITTER, True), key)
+    except UserError as error:
+        return [one_line(str(error), 300)]
+    if (about := statement.subject_of(signed)) != result.sha256:
+        return [f"the signature must be of the manifest {result.sha256}, got {brief(about)}"]
+    return []
 
 
 LEVEL_1 = (
@@ -144,6 +192,65 @@ def _level_2(contents: Contents, published: Path | None, note: Listener) -> None
     if doubts := consistency.doubts(contents):
         title = "what to know of it"
         note(Verdict(level=2, check="doubts", title=title, status="doubtful", lines=doubts))
+
+
+def _level_3(
+    contents: Contents,
+    manifest: bytes,
+    suite: str,
+    asked: Rerun,
+    result: Verification,
+    note: Listener,
+) -> None:
+    from bench.bundle import rerun
+
+    drawn = rerun.draw(manifest, asked.nonce, contents, asked.count)
+    words = f"{len(drawn.cells)} of {drawn.total} cells drawn with the nonce {asked.nonce}"
+    if not drawn.cells:
+        note(_verdict(3, "draw", words, ["a column must have a measured cell, and has none"]))
+        return
+    note(_verdict(3, "draw", words, []))
+    try:
+        remade = rerun.make_again(
+            contents, drawn, suite, asked.work, asked.store, asked.reporter, asked.options
+        )
+    except UserError as error:
+        note(_verdict(3, "rerun", "cells made again", [one_line(str(error), 300)]))
+        return
+    for one in remade:
+        status: Status = "refused" if one.faults else "ok"
+        title = f"made again: {one.cell}"
+        note(Verdict(level=3, check="rerun", title=title, status=status, lines=one.lines()))
+    result.rerun = {
+        "nonce": drawn.nonce,
+        "draw": drawn.sha256,
+        "of": drawn.total,
+        "cells": [one.to_json() for one in remade],
+    }
+
+
+def write_result(folder: Path, result: Verification, device: str, key: Path | None = None) -> Path:
+    """Writes what a re-run gave beside the bundle, as a Simple Verification Result, signed if there
+    is a private ``key``; returns its path.
+    """
+    from bench.engine.provenance import provenance
+
+    cells = result.rerun["cells"]
+    properties = [f"CASTLEWALLS_LEVEL_{level}" for level in range(1, result.level + 1)]
+    if not any(one["faults"] for one in cells):
+        exact = all(one["rule"] == "exact" for one in cells)
+        rule = "EXACT" if exact else "WITHIN_3_STANDARD_ERRORS"
+        properties.append(f"CASTLEWALLS_RERUN_{len(cells)}_OF_{result.rerun['of']}_{rule}")
+    predicate = {
+        "verifier": {"id": f"urn:castlewalls:verify:{VERSION}", "policies": []},
+        "timeCreated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "properties": properties,
+        "castlewalls_rerun": result.rerun,
+        "castlewalls_machine": provenance() | {"device": device},
+    }
+    name = f"{statement.VERIFIER}-{result.rerun['draw'][:12]}"
+    value = statement.statement(folder.resolve().name, result.sha256, statement.SVR, predicate)
+    return statement.write_beside(folder, name, value, key)
 
 
 def _verdict(level: int, check: str, title: str, faults: Sequence[str], seen: str = "") -> Verdict:

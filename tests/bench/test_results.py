@@ -240,7 +240,7 @@ def test_pictures_of_the_lowest_seed_come_along_once(tmp_path):
         suite="s", description="", started="", finished="", counts={"ok": 2},
         records=[(folder, a_record(seed, pictures=pictures)) for seed in (3, 4)],
     )  # fmt: skip
-    written = exporting._files(run)
+    written = exporting.results_of(run)
     assert len([name for name in written if name.startswith("pictures/")]) == 1, "equal ones once"
     assert b"Pictures: seed 3" in written["run.json"]
     for name, data in written.items():

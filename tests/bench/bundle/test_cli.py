@@ -26,7 +26,7 @@ def test_submit_and_verify_from_the_command_line(files, tmp_path) -> None:
     again = run("verify", folder, "--suite", files["suite"])
     assert again.exit_code == 0, again.output
     assert "ok           1 plain files below the folder" in again.stdout
-    assert again.stdout.splitlines()[-1] == f"level 1 of 2 is reached: {result['sha256']}"
+    assert again.stdout.splitlines()[-1] == f"level 1 of 3 is reached: {result['sha256']}"
 
 
 def test_a_refusal_is_a_line_and_exit_code_1(copied, files) -> None:
