@@ -513,6 +513,14 @@ def check(
     metavar="FILE",
     help="The HTML file.  [default: report.html in the store, or here if there are other sources]",
 )
+@click.option(
+    "--statement",
+    "statements",
+    multiple=True,
+    metavar="FILE",
+    help="What `verify --rerun` wrote, by somebody you trust: raises its bundle to level 3.",
+)
+@click.option("--key", metavar="FILE", help="The public key that must have signed the statements.")
 @click.pass_context
 def report(
     ctx: click.Context,
@@ -520,17 +528,22 @@ def report(
     store: str,
     published: bool,
     output: str | None,
+    statements: Sequence[str],
+    key: str | None,
 ) -> None:
     """Write the HTML board of everything in a store, and print its path; or of every SOURCE, a
-    store or a folder of results, on one board.
+    store, a folder of results or a bundle, on one board.
 
-    Of two sources that hold one cell, the one named first is shown, after --published; if their
-    numbers differ, the board says so. Other protocols stand apart.
+    Of two sources that hold one cell, the one named first is shown, after --published, and bundles
+    last; if their numbers differ, the board says so. Other protocols stand apart. Bundles are
+    verified first, without importing a plugin: the board shows the level of each, and none of what
+    is refused.
 
     \b
     castlewalls report
     castlewalls report --published
     castlewalls report results/ /data/store --output board.html
+    castlewalls report --published mine-digits --statement mine-digits.svr-0123456789ab.json
     """
     from bench.results import published as published_results
     from bench.results import read_results
@@ -548,14 +561,33 @@ def report(
         raise UserError(f"there is no store at {store}")
     alone = len(paths) == 1 and (paths[0] / "runs").is_dir()
     default = paths[0] / "report.html" if alone else Path("report.html")
-    click.echo(str(_write_board(paths, default if output is None else Path(output))))
+    levels = _levels(paths, statements, key)
+    click.echo(str(_write_board(paths, default if output is None else Path(output), levels)))
 
 
-def _write_board(sources: Sequence[Path], output: Path) -> Path:
+def _levels(
+    paths: Sequence[Path], statements: Sequence[str], key: str | None
+) -> dict[Path, int | str]:
+    from bench.results import bundles_in
+
+    bundles = [bundle for path in paths for bundle in bundles_in(path)]
+    if not bundles:
+        if statements:
+            raise UserError("--statement is about a bundle, and none of the sources has one")
+        return {}
+    from bench.bundle.levels import levels_of
+
+    public = None if key is None else Path(key)
+    return levels_of(bundles, [Path(one) for one in statements], public)
+
+
+def _write_board(
+    sources: Sequence[Path], output: Path, levels: dict[Path, int | str] | None = None
+) -> Path:
     from leaderboard.report import build
     from leaderboard.sources import read_sources
 
-    runs = read_sources(sources)
+    runs = read_sources(sources, levels)
     for problem in (problem for run in runs for problem in run.problems):
         click.echo(f"castlewalls: warning: {problem}", err=True)
     try:

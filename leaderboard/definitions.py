@@ -33,6 +33,16 @@ _DRAWING = (
 )
 
 
+_LEVELS = (
+    ("What it is", "How far the bundle that these numbers were submitted in has been verified."),
+    ("0", "Not checked: on a board of its own."),
+    ("1", "Whole: files, hashes, schema and protocol are as they must be."),
+    ("2", "Consistent: complete, agrees with itself and with the published controls."),
+    ("3", "Made again: cells drawn by lot came out the same, by a verifier’s statement."),
+    ("–", "Not submitted: a store, or published results."),
+)
+
+
 @dataclass(frozen=True)
 class Definition:
     """``id``: an HTML id; ``lines``: (term, text)."""
@@ -90,6 +100,7 @@ def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Defini
                 ),
             ),
         ),
+        "level": ("Level", _LEVELS),
         "paper": (
             "Paper",
             (("What it is", "Where the method is from; all citations stand at the page’s end."),),
@@ -98,6 +109,7 @@ def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Defini
     return {
         key: Definition(f"def-{question.id}-{key}", title, lines)
         for key, (title, lines) in texts.items()
+        if key != "level" or question.submitted
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from bench.record import PluginSpec
+from bench.results import Submitted
 from leaderboard import methods, palette, plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import Board, Cell, Row, identity, label, short_label
@@ -50,9 +51,10 @@ _ORDER = {True: 0, False: 1, None: 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A line of a ranking. ``status``: of :data:`STATUSES`; ``worst``: (value, interval) against
-    ``against``, ``value`` the same as a number; ``extras``: one (value, interval) and its number
-    for each of the question's further columns; ``n``: seeds x samples of each.
+    """A line of a ranking. ``level``: to which a bundle's numbers were verified, empty for what
+    nobody submitted; ``bundle``: its name. ``status``: of :data:`STATUSES`; ``worst``: (value,
+    interval) against ``against``, ``value`` the same as a number; ``extras``: one (value, interval)
+    and its number for each of the question's further columns; ``n``: seeds x samples of each.
     """
 
     cell: Cell
@@ -73,6 +75,8 @@ class Entry:
     pareto: bool
     papers: tuple[Paper, ...]
     troubles: tuple[str, ...]
+    level: str
+    bundle: str
 
     @property
     def acts_on(self) -> str:
@@ -128,6 +132,11 @@ class Question:
     lower_is_better: bool
     extra_heads: tuple[str, ...]
     groups: tuple[Group, ...]
+
+    @property
+    def submitted(self) -> bool:
+        """Whether any of its entries is from a bundle."""
+        return any(entry.level for group in self.groups for entry in group.entries)
 
     def answered(self) -> list[Group]:
         """The groups with an answer that somebody can use before the others."""
@@ -295,6 +304,7 @@ def _defense_entry(
         pareto=line.pareto and line.holds,
         papers=papers(line.cell.defense),
         troubles=_troubles(board, line.cell.defense),
+        **_verified(board, line.cell.defense),
     )
 
 
@@ -378,6 +388,7 @@ def _finder_entry(
         pareto=False,
         papers=papers(line.cell.defense),
         troubles=_troubles(board, line.cell.defense),
+        **_verified(board, line.cell.defense),
     )
 
 
@@ -432,3 +443,14 @@ def _troubles(board: Board, defense: PluginSpec) -> tuple[str, ...]:
     """Statuses that some of its cells have."""
     cells = [cell for row in board.rows if (cell := board.cell(row, defense))]
     return tuple(s for s in ("failed", "skipped") if any(cell.with_status(s) for cell in cells))
+
+
+def _verified(board: Board, defense: PluginSpec) -> dict[str, str]:
+    """The lowest level of the bundles that a column is from, and their names."""
+    cells = [cell for row in board.rows if (cell := board.cell(row, defense))]
+    runs = {id(entry.run): entry.run for cell in cells for entry in cell.entries}.values()
+    bundles = [run for run in runs if isinstance(run, Submitted)]
+    if not bundles or len(bundles) < len(runs):
+        return {"level": "", "bundle": ""}
+    names = sorted({run.bundle for run in bundles})
+    return {"level": str(min(run.level for run in bundles)), "bundle": ", ".join(names)}

@@ -1,38 +1,116 @@
-"""Several stores and results folders on one board.
+"""Several stores, results folders and bundles on one board.
 
 Numbers of other protocols stand on boards of their own. Where two sources hold one cell of one
-protocol, the one named first is shown, and if the other says something else, a line of its run says
-so: nobody's numbers take another's place unseen.
+protocol, the one named first is shown, bundles after all others, and if the other says something
+else, a line of its run says so: nobody's numbers take another's place unseen. A submitted column
+that another source holds too, of other code or with other numbers, stands beside it under a name
+with the bundle's.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.record import Metric, PluginSpec, Record, Run
-from bench.results import read_source
+from bench.results import Submitted, read_source
 from bench.text import one_line
 from leaderboard.board import by_weight, identity, label
 
+#: Of bundles, by folder, to which level somebody has verified them, or why they were refused.
+Levels = Mapping[Path, int | str]
 
-def read_sources(paths: Sequence[Path]) -> list[Run]:
-    """The runs of all sources, the first one named counting most. Raises ``UserError`` for a path
-    that is neither a store nor results.
+
+def read_sources(paths: Sequence[Path], levels: Levels | None = None) -> list[Run]:
+    """The runs of all sources, the first one named counting most. ``levels``: of bundles; of one
+    that was refused only the reason is kept. Raises ``UserError`` for a path that is no source.
     """
     different = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
-    runs = [
-        dataclasses.replace(
-            run,
-            source=one_line(str(path), 200) if len(different) > 1 else "",
-            precedence=len(different) - order,
+    own: list[Run] = []
+    bundles: list[Run] = []
+    for order, path in enumerate(different):
+        source = one_line(str(path), 200) if len(different) > 1 else ""
+        for run in read_source(path):
+            run = dataclasses.replace(run, source=source, precedence=len(different) - order)
+            if isinstance(run, Submitted):
+                level = (levels or {}).get(run.folder.resolve(), 0)
+                bundles.append(_of_level(run, level, -len(bundles)))
+            else:
+                own.append(run)
+    return compared(_apart([*own, *bundles]))
+
+
+def _of_level(run: Submitted, level: int | str, precedence: int) -> Run:
+    """A bundle's run as it may be shown. What nobody has verified stands on a board of its own,
+    whatever protocol it claims.
+    """
+    if isinstance(level, str):
+        problem = f"bundle {run.bundle} is refused and not shown: {level}"
+        return Run.unreadable(run.bundle, one_line(problem, 600))
+    note = f"Submitted as the bundle {run.bundle}, verified to level {level} of 3. {run.note}"
+    records = run.records
+    if level == 0:
+        records = [
+            (folder, dataclasses.replace(record, protocol=f"level0-{record.protocol}"))
+            for folder, record in records
+        ]
+    return dataclasses.replace(run, records=records, note=note, precedence=precedence, level=level)
+
+
+def _apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, with every submitted column renamed that is not the one of its name before it."""
+    cells = [{_cell(record): record for _, record in run.records} for run in runs]
+    names = {record.defense.name for held in cells for record in held.values()}
+    apart: list[Run] = []
+    for number, run in enumerate(runs):
+        if not isinstance(run, Submitted) or not any(
+            _clash(run, cells[number], runs[before], cells[before]) for before in range(number)
+        ):
+            apart.append(run)
+            continue
+        stem = name = f"{run.column}@{run.bundle}".replace(" ", "")
+        while name in names:
+            name = f"{stem}.{len(names)}"
+        names.add(name)
+        records = [(folder, _renamed(record, run.column, name)) for folder, record in run.records]
+        line = f"{run.column} of bundle {run.bundle} is shown as {name}, beside another of its name"
+        apart.append(
+            dataclasses.replace(run, records=records, problems=(*run.problems, one_line(line, 400)))
         )
-        for order, path in enumerate(different)
-        for run in read_source(path)
-    ]
-    return compared(runs)
+    return apart
+
+
+def _clash(
+    run: Submitted, mine: Mapping[str, Record], other: Run, theirs: Mapping[str, Record]
+) -> bool:
+    """Whether a submitted column is not the one of its name in ``other``: of other code, or where
+    the code is not known, or is the same, with other numbers.
+    """
+    column = {name: one for name, one in theirs.items() if one.defense.name == run.column}
+    if not column:
+        return False
+    if isinstance(other, Submitted) and other.column == run.column and other.version != run.version:
+        return True
+    common = column.keys() & mine.keys()
+    if any(_difference(mine[name], column[name]) for name in common):
+        return True
+    boards = {one.protocol for one in mine.values()} & {one.protocol for one in column.values()}
+    return not isinstance(other, Submitted) and bool(boards) and not common
+
+
+def _renamed(record: Record, column: str, name: str) -> Record:
+    if record.defense.name != column:
+        return record
+    spec, label_ = record.defense, record.defense.label
+    label_ = name + label_[len(column) :] if label_.startswith(f"{column}(") else name
+    pictures = tuple(
+        dataclasses.replace(one, treatment=name) if one.treatment == column else one
+        for one in record.pictures
+    )
+    renamed = dataclasses.replace(spec, name=name, label=label_)
+    return dataclasses.replace(record, defense=renamed, pictures=pictures)
 
 
 def compared(runs: Sequence[Run]) -> list[Run]:

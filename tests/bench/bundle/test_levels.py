@@ -1,0 +1,149 @@
+"""Bundles on their way to a board: verified first, and raised by no statement but a trusted one.
+docs/submit.md as it is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from bench import suite
+from bench.bundle import consistency, statement
+from bench.bundle.bag import MANIFEST, sha256
+from bench.bundle.levels import levels_of
+from bench.cli import cli
+from bench.engine.store import Store
+from bench.errors import UserError
+from bench.runner import prepare
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "submit.md"
+
+
+@pytest.fixture
+def shipped(files, bundles, monkeypatch) -> None:
+    """The tiny suite comes with castlewalls, and its controls are published."""
+    monkeypatch.setattr(suite, "suite_folders", lambda: [files["suite"].parent])
+    monkeypatch.setattr(consistency, "published_results", lambda: bundles["anp"])
+
+
+def statement_of(folder: Path, path: Path, level: int = 3, kind: str = statement.SVR) -> Path:
+    digest = sha256((folder / MANIFEST).read_bytes())
+    predicate = {"properties": [f"CASTLEWALLS_LEVEL_{one}" for one in range(1, level + 1)]}
+    path.write_text(json.dumps(statement.statement("mine", digest, kind, predicate)))
+    return path
+
+
+def test_a_bundle_is_verified_to_level_2(shipped, bundles) -> None:
+    folder = bundles["shrink"]
+    assert levels_of([folder]) == {folder.resolve(): 2}
+
+
+def test_a_statement_about_it_raises_it_to_level_3(shipped, bundles, tmp_path) -> None:
+    folder = bundles["shrink"]
+    named = statement_of(folder, tmp_path / "one.json")
+    assert levels_of([folder], [named]) == {folder.resolve(): 3}
+    lower = statement_of(folder, tmp_path / "two.json", level=2)
+    assert levels_of([folder], [lower]) == {folder.resolve(): 2}
+    with pytest.raises(UserError, match="must be signed, for --key names a key"):
+        levels_of([folder], [named], tmp_path / "key")
+
+
+def test_a_statement_about_another_raises_nothing(shipped, bundles, tmp_path) -> None:
+    folder = bundles["shrink"]
+    for other in (
+        statement_of(bundles["anp"], tmp_path / "one.json"),
+        statement_of(folder, tmp_path / "two.json", kind=statement.TEST_RESULT),
+    ):
+        with pytest.raises(UserError, match="must be of a re-run of one of the bundles"):
+            levels_of([folder], [other])
+
+
+def test_a_statement_raises_nothing_that_is_not_consistent(bundles, files, tmp_path, monkeypatch):
+    """Controls that nobody published leave a bundle at level 1."""
+    folder = bundles["shrink"]
+    monkeypatch.setattr(suite, "suite_folders", lambda: [files["suite"].parent])
+    assert levels_of([folder], [statement_of(folder, tmp_path / "one.json")]) == {
+        folder.resolve(): 1
+    }
+
+
+def test_what_is_of_an_unknown_suite_is_of_level_0(bundles) -> None:
+    folder = bundles["shrink"]
+    assert levels_of([folder]) == {folder.resolve(): 0}
+
+
+def test_what_is_refused_has_its_reason_for_a_level(shipped, bundles, copied, rewrite) -> None:
+    spoiled, changed = copied("anp"), copied("noise_shift")
+    (spoiled / "data" / "more.txt").write_text("more")
+    rewrite(changed, lambda one: None if one.defense.name != "none" and one.seed else one)
+    link = spoiled.parent / "link"
+    link.symlink_to(bundles["shrink"])
+    levels = levels_of([spoiled, changed])
+    assert str(levels[spoiled]).startswith("BagIt manifests: data/more.txt must be listed")
+    assert str(levels[changed]).startswith("every cell of the suite: ")
+
+
+def test_the_board_shows_the_level_and_nothing_that_is_refused(
+    shipped, files, bundles, copied, tmp_path
+) -> None:
+    spoiled = copied("anp")
+    records = spoiled / "data" / "records.jsonl"
+    records.write_bytes(records.read_bytes().replace(b"anp", b"amp"))
+    output = tmp_path / "board.html"
+    arguments = ["report", str(spoiled), str(bundles["shrink"]), "--output", str(output)]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("\n") == 1
+    assert (
+        "warning: bundle anp is refused and not shown: BagIt manifests: data/records" in done.stderr
+    )
+    text = output.read_text()
+    assert "Submitted as the bundle shrink, verified to level 2 of 3." in text
+    assert "bundle anp" not in text and ">anp<" not in text
+    alone = CliRunner().invoke(cli, ["report", str(files["store"]), "--statement", "x.json"])
+    assert alone.exit_code == 2 and "none of the sources has one" in alone.stderr
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_the_page_works_as_it_is_written(tmp_path, monkeypatch, tiny) -> None:
+    """Line by line, with a suite of seconds in place of the shipped one. The plugin's check and the
+    re-run have tests of their own.
+    """
+    block = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)[0]
+    suite_of_seconds, fill = tiny
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    (folder / "digits.yaml").write_text(yaml.safe_dump({**suite_of_seconds, "name": "digits"}))
+    monkeypatch.setattr(suite, "suite_folders", lambda: [folder])
+    monkeypatch.chdir(tmp_path)
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "Ada L.")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "ada@example.org")
+    seen = []
+    for line in block.splitlines():
+        verb, *arguments = shlex.split(line)[1:]
+        seen.append(verb)
+        if verb == "check" or "--rerun" in arguments:
+            continue
+        if line.startswith("git"):
+            subprocess.run(line, shell=True, check=True, capture_output=True)
+        elif verb == "run":
+            chosen = cli.commands["run"].make_context("run", arguments).params
+            columns = {name: chosen[name] for name in ("plugins", "defenses", "detectors")}
+            fill(Store("store"), prepare(chosen["suites"][0], **columns).plan)
+        else:
+            done = CliRunner().invoke(cli, [verb, *arguments])
+            assert done.exit_code == 0, f"{line}: {done.output}"
+    assert seen == ["new", "check", "init", "run", "submit", "verify", "verify", "report"]
+    assert "level 1 of 3" in CliRunner().invoke(cli, ["verify", "mine-digits"]).stdout
+    text = Path("report.html").read_text()
+    assert "Submitted as the bundle mine-digits, verified to level 1 of 3." in text
