@@ -71,7 +71,7 @@ def read_source(path: Path) -> list[Run]:
     if path.is_dir() and any(
         os.path.lexists(one / name) for one in _folders(path) for name in (RUN, BAGIT)
     ):
-        return read_results(path)
+        return [*read_results(path), *map(_read, bundles_in(path))]
     what = "holds no records yet" if path.is_dir() else "is no folder"
     raise UserError(
         f"{one_line(str(path))} {what}; `castlewalls run SUITE` makes a store, `castlewalls export "
@@ -81,15 +81,18 @@ def read_source(path: Path) -> list[Run]:
 
 def bundles_in(path: Path) -> list[Path]:
     """The bundles that a source has: itself, or folders of it."""
+    if (path / "runs").is_dir():
+        return []
     folders = [path] if os.path.lexists(path / BAGIT) else _folders(path)[:MAX_SUITES]
     return [one for one in folders if os.path.lexists(one / BAGIT)]
 
 
 def read_results(folder: Path) -> list[Run]:
-    """The run of every suite and bundle below ``folder``, by name; none if there is no such folder.
-    Raises nothing for what is wrong with them: it stands in their problems.
+    """The run of every suite below ``folder``, by name, and of no bundle: what was measured here.
+    None if there is no such folder. Raises nothing for what is wrong with them: it stands in their
+    problems.
     """
-    folders = _folders(folder)
+    folders = [one for one in _folders(folder) if not os.path.lexists(one / BAGIT)]
     return [_read(one) for one in folders[:MAX_SUITES]] + (
         [
             Run.unreadable(

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bench.errors import UserError
-from bench.results import read_source
+from bench.results import Submitted, read_source
 from science.pages import PAGES, build, stale, write
 
 
@@ -60,7 +60,9 @@ def main(
         if records is None and not check:
             files = build(store, output, pages)
         else:
-            runs = read_source(store if records is None else records)
+            read = read_source(store if records is None else records)
+            # The pages are of what was measured here, whoever else's bundles results may hold.
+            runs = [run for run in read if not isinstance(run, Submitted)]
             for problem in (problem for run in runs for problem in run.problems):
                 click.echo(f"science: warning: {problem}", err=True)
             if check:

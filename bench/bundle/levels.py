@@ -38,8 +38,10 @@ def levels_of(
         about = [folder for folder, digest in digests.items() if digest == subject]
         if value["predicateType"] != statement.SVR or not about:
             raise UserError(f"{path} must be of a re-run of one of the bundles, and is not")
+        properties = value["predicate"].get("properties")
+        again = isinstance(properties, list) and LEVEL_3 in properties
         for folder in about:
-            if levels[folder] == TOP - 1 and LEVEL_3 in value["predicate"].get("properties", ()):
+            if levels[folder] == TOP - 1 and again:
                 levels[folder] = TOP
     return levels
 

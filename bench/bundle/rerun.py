@@ -146,7 +146,7 @@ def _unpacked(contents: Contents, work: Path) -> list[Path]:
     assert contents.expected is not None  # level 1 refuses an unknown suite
     ours, listed = contents.expected.ours, contents.about.get("plugins")
     plugins = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    theirs = [one for one in plugins if one.get("name") not in ours]
+    theirs = [one for one in plugins if str(one.get("name")) not in ours]
     if not theirs:
         return []
     if left := [one["name"] for one in contents.about["files"] if not one["carried"]]:

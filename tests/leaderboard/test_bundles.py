@@ -12,7 +12,7 @@ import pytest
 
 from bench.export import export, results_of
 from bench.record import Record
-from bench.results import Submitted, bundles_in, read_source
+from bench.results import Submitted, bundles_in, read_results, read_source
 from leaderboard.board import boards
 from leaderboard.front import front
 from leaderboard.report import render
@@ -196,6 +196,8 @@ def test_results_may_hold_bundles(store: Path, bundle, tmp_path: Path) -> None:
     export(store, "digits", tmp_path / "results", partial=True)
     folder = bundle("results/accepted", lowered)
     assert bundles_in(tmp_path / "results") == [folder]
+    measured = read_results(tmp_path / "results")
+    assert [run.suite for run in measured] == ["digits"], "no bundle is held against itself"
     runs = read([tmp_path / "results"], level=3)
     assert [type(run) is Submitted for run in runs] == [False, True]
     assert columns(runs) == [[COLUMN, f"{COLUMN}@accepted"]]

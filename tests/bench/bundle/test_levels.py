@@ -51,6 +51,10 @@ def test_a_statement_about_it_raises_it_to_level_3(shipped, bundles, tmp_path) -
     assert levels_of([folder], [named]) == {folder.resolve(): 3}
     lower = statement_of(folder, tmp_path / "two.json", level=2)
     assert levels_of([folder], [lower]) == {folder.resolve(): 2}
+    odd = json.loads(lower.read_text())
+    for odd["predicate"]["properties"] in (3, None, "CASTLEWALLS_LEVEL_3", [[3]]):
+        lower.write_text(json.dumps(odd))
+        assert levels_of([folder], [lower]) == {folder.resolve(): 2}
     with pytest.raises(UserError, match="must be signed, for --key names a key"):
         levels_of([folder], [named], tmp_path / "key")
 

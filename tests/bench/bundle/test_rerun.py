@@ -290,13 +290,13 @@ def test_nothing_is_run_of_a_bundle_that_is_refused(copied, files, rewrite) -> N
     assert not [*folder.parent.glob("*.svr-*")]
 
 
-@pytest.mark.parametrize("name", ["../../../../etc/x.py", "other.py", None, 3])
+@pytest.mark.parametrize("name", ["../../../../etc/x.py", "other.py", None, 3, []])
 def test_a_module_that_the_bundle_does_not_hold_is_refused(copied, files, seal, name) -> None:
     folder = copied("shrink")
     path = folder / "data" / "plugin.json"
     about = json.loads(path.read_text())
     assert about["plugins"][0]["file"] == "shrink.py"
-    about["plugins"][0]["file"] = name
+    about["plugins"][0] |= {"file": name, "name": name if isinstance(name, list) else "shrink"}
     path.write_text(json.dumps(about))
     seal(folder)
     done = verify(folder, files, "--rerun", 1, "--trust")
