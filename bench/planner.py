@@ -340,9 +340,16 @@ class _Builder:
             charged=frozenset(charged),
             code=ours,
             plugins=tuple(theirs),
+            locations=self._located(there),
         )
         self.stages.setdefault(made.key, made)
         return made.key
+
+    def _located(self, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """The paths among the parameters of these parts of the testbed."""
+        params = self.testbed.params(parts)
+        paths = [params[field] for field in sorted(self.locations & params.keys())]
+        return tuple(path for path in paths if isinstance(path, str))
 
     def _keyed(self, named: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
         """The testbed as it enters a key: the parts that are used, with all that is declared of

@@ -12,6 +12,7 @@ from rich.console import Console
 from bench.engine.context import StageKind
 from bench.engine.executor import Executor
 from bench.engine.graph import Plan
+from bench.engine.isolation import Limits
 from bench.engine.progress import Reporter, reporter_for
 from bench.engine.provenance import provenance
 from bench.engine.run import Outcome, execute
@@ -38,7 +39,9 @@ DEFAULT_STAGES = "bench.stages.table"
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A suite ready to run: all input has been checked, and nothing has been written."""
+    """A suite ready to run: all input has been checked, and nothing has been written. ``limits``:
+    of third parties' plugins, if not the usual ones.
+    """
 
     plan: Plan
     slots: list[Slot]
@@ -48,6 +51,7 @@ class Prepared:
     retries: int
     gpus_per_stage: int = 1
     stages: str = DEFAULT_STAGES
+    limits: Limits | None = None
 
 
 def prepare(
@@ -127,6 +131,7 @@ def run_prepared(prepared: Prepared, store: Store, reporter: Reporter) -> Outcom
         timeout=prepared.timeout,
         retries=prepared.retries,
         provenance=where,
+        limits=prepared.limits,
     )
     with reporter:
         for warning in prepared.plan.warnings:

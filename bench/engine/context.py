@@ -20,6 +20,7 @@ Inputs = dict[str, Path]
 StageFunction = Callable[
     [dict[str, Any], dict[str, Path], Path, "StageContext"], "dict[str, float]"
 ]
+AdmitFunction = Callable[[dict[str, Any], dict[str, Path], Path, "StageContext"], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ class StageKind:
     a slot with several GPUs, one process per GPU calls ``run``, which must divide the work itself
     (through accelerate); the first process's folder is kept. ``seconds``: a rough duration, used
     where no better estimate exists.
+
+    ``admit(params, inputs, out, context)``: after a third party's plugin, in a process without
+    it: raises where ``out``, a copy of what was left, is not what such a stage leaves, and may
+    make anew what can be worked out without the plugin.
     """
 
     run: StageFunction
@@ -40,6 +45,7 @@ class StageKind:
     charge: str = "seconds"
     seconds: float | None = None
     distributed: bool = False
+    admit: AdmitFunction | None = None
 
 
 @dataclass(kw_only=True)

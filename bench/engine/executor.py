@@ -3,25 +3,31 @@ chain first. It holds no state worth keeping: the store does.
 
 A stage that raises, times out or kills its worker fails alone; what depends on it fails for the
 same reason, and the rest continues. If another run is making a key, this one waits, and takes over
-if that run dies. A stage that needs a third-party plugin gets a worker of its own, which ends with
-it: nothing that the plugin leaves behind in a process can reach another stage.
+if that run dies. A stage that needs a third-party plugin gets a worker of its own, isolated
+(:mod:`bench.engine.isolation`), which ends with it: nothing that the plugin leaves behind in a
+process can reach another stage. What it leaves in its folder a worker of ours reads, checks and
+commits (:mod:`bench.engine.admission`).
 """
 
 from __future__ import annotations
 
 import math
+import os
 import queue
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
 
+from bench.engine import admission
 from bench.engine.context import StageKind
 from bench.engine.graph import Stage
 from bench.engine.interrupts import Interrupts
+from bench.engine.isolation import Isolation, Limits, origin, support, usual_limits
 from bench.engine.progress import Reporter
 from bench.engine.slots import Slot, Worker
 from bench.engine.store import LOG, Store, discard
@@ -37,6 +43,8 @@ QUIET_SECONDS = 60.0
 SHORTEST_LIMIT, DECLARED_TIMES, UNDECLARED_LIMIT = 1800.0, 20.0, 86400.0
 #: How often a missing or damaged result is remade in one run.
 REPAIRS = 2
+#: So many of a third-party plugin's notes are shown for a stage.
+MOST_NOTES = 20
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,16 @@ class _Job:
     started: float
     limit: float
     ended: float | None = None
+    # Of a third-party plugin's stage: its task, when it began, and where what it left is admitted.
+    isolation: Isolation | None = None
+    task: dict[str, Any] = field(default_factory=dict)
+    begun: float | None = None
+    notes: int = 0
+    admitted: Path | None = None
+
+    @property
+    def log(self) -> Path:
+        return (self.folder if self.isolation is None else self.isolation.out) / LOG
 
 
 def unfinished(stages: Mapping[str, Stage], targets: Iterable[str], store: Store) -> list[str]:
@@ -77,7 +95,8 @@ class Executor:
     """Runs stages in worker processes. ``stages``: the module that defines the table of stages;
     ``kinds``: that table, which says what their time is charged to.
 
-    ``timeout`` and ``retries`` apply to every stage.
+    ``timeout`` and ``retries`` apply to every stage, ``limits`` to those that run a third party's
+    plugin.
     """
 
     def __init__(
@@ -91,7 +110,9 @@ class Executor:
         timeout: float | None = None,
         retries: int = 0,
         provenance: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = usual_limits(len(slots)) if limits is None else limits
         self.store, self.slots, self.reporter, self.source = store, list(slots), reporter, stages
         self.kinds, self.timeout, self.retries = kinds or {}, timeout, retries
         self.provenance = dict(provenance or {})
@@ -130,6 +151,7 @@ class Executor:
         self.announced: set[str] = set()
         self.urgency = self._chain_lengths()
         self.third_party = self._with_plugins()
+        self.isolation_named = False
         self.last_event = time.monotonic()
         self.reporter.begin(
             len(self.waiting), len([key for key in stages if key not in self.waiting])
@@ -251,8 +273,7 @@ class Executor:
     def _start(self, key: str, lock: FileLock, slot: Slot) -> None:
         stage = self.stages[key]
         folder = self.store.new_folder(key)
-        worker = self._worker(slot, stage)
-        self.jobs[slot.name] = _Job(key, lock, folder, worker, time.monotonic(), self._limit(stage))
+        provenance = self.provenance | self._isolation_of(key, stage)
         task = {
             "stages": self.source,
             "stage": stage.name,
@@ -263,7 +284,7 @@ class Executor:
             "input_keys": stage.inputs,
             "folder": str(folder),
             "final": str(self.store.folder(key)),
-            "provenance": self.provenance,
+            "provenance": provenance,
             "processes": slot.processes,
             "plugins": [asdict(source) for source in stage.plugins],
             "context": {
@@ -271,22 +292,62 @@ class Executor:
                 "device": slot.device,
                 "partial": str(self.store.partial(key)),
                 "threads": slot.threads,
-                "provenance": self.provenance
+                "provenance": provenance
                 | {"stage": key, "inputs": stage.inputs, "threads": slot.threads}
                 | stage.notes,
                 "charged": self._charged(stage),
             },
         }
         self.reporter.started(key, stage, slot.name)
+        isolation = self._isolation(key, stage, slot, folder) if stage.plugins else None
+        worker = self._isolated(slot, isolation) if isolation else self._worker(slot)
+        self.jobs[slot.name] = _Job(
+            key,
+            lock,
+            folder,
+            worker,
+            time.monotonic(),
+            self._limit(stage),
+            isolation=isolation,
+            task=task,
+        )
         worker.send(task)
 
-    def _worker(self, slot: Slot, stage: Stage) -> Worker:
-        """The slot's worker for our own stages; a new one for a stage with a third-party plugin."""
-        if stage.plugins:
-            # it would keep its GPU memory
-            if slot.device != "cpu" and slot.name in self.workers:
-                self.workers.pop(slot.name).end()
-            return Worker(slot, self.events)
+    def _isolation_of(self, key: str, stage: Stage) -> dict[str, list[str]]:
+        """For the provenance of what third-party plugins have a part in: how they were isolated."""
+        if key not in self.third_party:
+            return {}
+        if not stage.plugins:
+            manifests = [self.store.manifest(above) for above in stage.inputs.values()]
+            return {"isolation": ways} if (ways := origin(manifests)) else {}
+        if not self.isolation_named:
+            self.isolation_named = True
+            self.reporter.note(f"third parties' plugins run {support().words}")
+        return {"isolation": [support().words]}
+
+    def _isolation(self, key: str, stage: Stage, slot: Slot, folder: Path) -> Isolation:
+        return Isolation(
+            limits=self.limits,
+            inputs={role: str(self.store.folder(above)) for role, above in stage.inputs.items()},
+            out=folder / "out",
+            partial=self.store.partial(key),
+            files=[
+                *(file for source in stage.plugins for file in source.hashes),
+                *([self.source] if self.source.endswith(".py") else []),
+            ],
+            locations=stage.locations,
+            store=self.store.root,
+            device=slot.device,
+        )
+
+    def _isolated(self, slot: Slot, isolation: Isolation) -> Worker:
+        """A worker for one stage of a third-party plugin."""
+        if slot.device != "cpu" and slot.name in self.workers:  # it would keep its GPU memory
+            self.workers.pop(slot.name).end()
+        return Worker(slot, self.events, isolation=isolation)
+
+    def _worker(self, slot: Slot) -> Worker:
+        """The slot's worker for our own stages."""
         if slot.name not in self.workers:
             self.workers[slot.name] = Worker(slot, self.events)
         return self.workers[slot.name]
@@ -354,7 +415,14 @@ class Executor:
             done, total, text = message["progress"]
             self.reporter.progress(job.key, done, total, one_line(text, 80))
         elif message_type == "note":
+            job.notes += 1
+            if job.isolation and job.notes > MOST_NOTES:
+                return
             self._say(f"{self.stages[job.key].describe()}: {one_line(message['note'])}")
+        elif message_type == "started":
+            job.begun = time.monotonic()
+        elif message_type == "answer" and message["ok"] and job.isolation and not job.admitted:
+            self._admit(slot, job, message)
         elif message_type == "answer":
             self._finish(slot, message)
         elif message_type is None:
@@ -374,6 +442,12 @@ class Executor:
                 job.ended = now
             if job.ended is not None and now > job.ended + LAST_WORDS_SECONDS:
                 self._lost(slot, job.worker.ended())
+            elif (
+                job.isolation
+                and not job.admitted
+                and (more := job.isolation.exceeded(job.worker.process.pid))
+            ):
+                self._lost(slot, f"stopped: {more}", again=False)
             elif now > job.started + job.limit:
                 default = (
                     ""
@@ -387,6 +461,29 @@ class Executor:
             running = sorted(self.jobs.values(), key=lambda job: job.started)
             self.reporter.still([(self.stages[job.key], now - job.started) for job in running])
 
+    def _admit(self, slot_name: str, job: _Job, answer: Mapping[str, Any]) -> None:
+        """Ends a third-party plugin's processes, and hands what they left to a worker of ours."""
+        assert job.isolation is not None
+        job.worker.end()
+        now = time.monotonic()
+        if more := job.isolation.overfull():
+            self._lost(slot_name, f"stopped: {more}", again=False)
+            return
+        job.admitted = self.store.new_folder(job.key)
+        (slot,) = (slot for slot in self.slots if slot.name == slot_name)
+        job.worker, job.ended, job.started = self._worker(slot), None, now
+        job.limit = self.timeout or UNDECLARED_LIMIT
+        seconds = 0.0 if job.begun is None else now - job.begun
+        job.worker.send(
+            job.task
+            | {
+                "raw": str(job.folder / "out"),
+                "folder": str(job.admitted),
+                "plugins": [],
+                "cost": admission.cost(answer.get("cost"), seconds),
+            }
+        )
+
     def _say(self, text: str) -> None:
         self.last_event = time.monotonic()
         self.reporter.note(text)
@@ -395,10 +492,7 @@ class Executor:
         """Fails a running stage whose worker has died or must end; ends all its processes."""
         job = self.jobs[slot]
         job.worker.end()
-        log = job.folder / LOG
-        trace = (
-            log.read_text(errors="replace")[-4000:] if log.is_file() else job.worker.last_words()
-        )
+        trace = end_of(job.log) or job.worker.last_words()
         self.workers = {
             name: worker for name, worker in self.workers.items() if worker is not job.worker
         }
@@ -411,7 +505,7 @@ class Executor:
         stage = self.stages[job.key]
         if job.worker is not self.workers.get(slot):
             job.worker.end()
-        discard(job.folder)
+        self._clear(job)
         job.lock.release()
         if self.store.finished(job.key):
             self.waiting.pop(job.key, None)
@@ -423,7 +517,8 @@ class Executor:
             reason = "its worker said that it was done, but there is no result in the store"
             if slot in self.workers:
                 self.workers.pop(slot).end()
-        self.disk_full = self.disk_full or answer.get("disk_full") is True
+        if job.isolation is None or job.admitted:  # a plugin's process may say what it likes
+            self.disk_full = self.disk_full or answer.get("disk_full") is True
         self.tries[job.key] = self.tries.get(job.key, 0) + 1
         again = answer.get("retry") is True and self.tries[job.key] <= self.retries
         self.reporter.failed(job.key, stage, reason, again)
@@ -481,10 +576,28 @@ class Executor:
         for worker in workers.values():
             worker.end()
         for job in self.jobs.values():
-            discard(job.folder)
+            self._clear(job)
             job.lock.release()
         self.workers.clear()
         self.jobs.clear()
+
+    def _clear(self, job: _Job) -> None:
+        """Removes the folders of a stage that has ended."""
+        discard(job.folder)
+        if job.admitted:
+            discard(job.admitted)
+
+
+def end_of(log: Path) -> str:
+    """The last lines of what a stage printed; its process may have put anything there."""
+    try:
+        with os.fdopen(os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4000))
+            return file.read(4000).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def message_type_of(message: Any) -> Literal["started", "progress", "note", "answer"] | None:

@@ -27,7 +27,7 @@ class Stage:
     plugins that it runs, which require a worker of its own; their code is in the fingerprint.
     ``notes``: added to the provenance of the result; decides no number. ``charged``: inputs whose
     cost, including that of their own inputs, is charged to it. ``code``: what its fingerprint
-    covers.
+    covers. ``locations``: paths outside the store that it reads, as its parameters have them.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Stage:
     charged: frozenset[str] = frozenset()
     code: Closure = Closure()
     plugins: tuple[Source, ...] = ()
+    locations: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> str:

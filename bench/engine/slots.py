@@ -12,12 +12,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.engine.isolation import Isolation
 from bench.errors import UserError
 
 #: glibc allocates fresh pages for every large tensor and returns them at once; keeping them saves
@@ -27,6 +29,8 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_"
 MARK = "CASTLEWALLS_WORKER"
 #: The longest line a worker sends: a reason and the tail of a log are far below it.
 MESSAGE_BYTES = 2**20
+#: What an isolated worker may send: so many messages at first, and so many more each second.
+ISOLATED_MESSAGES, ISOLATED_RATE = 2000, 50.0
 #: CPU threads beside a GPU. A constant: the number of slots must never change a result.
 GPU_THREADS = 4
 
@@ -117,13 +121,19 @@ class Worker:
 
     ``(worker, None)`` means that it has ended; a message that is not JSON arrives as text.
     ``leads``: whether it leads a process group that is killed as one; else it belongs to the worker
-    that starts it, and shares its log (:mod:`bench.engine.ranks`).
+    that starts it, and shares its log (:mod:`bench.engine.ranks`). ``isolation``: what it may see
+    and use, if it runs a third party's plugin; it is then one stage's, and ends with it.
     """
 
     def __init__(
-        self, slot: Slot, events: queue.SimpleQueue[tuple[Worker, Any]], *, leads: bool = True
+        self,
+        slot: Slot,
+        events: queue.SimpleQueue[tuple[Worker, Any]],
+        *,
+        leads: bool = True,
+        isolation: Isolation | None = None,
     ) -> None:
-        self.slot, self.leads, self.over = slot, leads, False
+        self.slot, self.leads, self.over, self.isolation = slot, leads, False, isolation
         self.errors = tempfile.TemporaryFile()
         # Every process it starts inherits the mark, even in a session of its own, and can be found
         # by it. It holds the run's process id, so that one run's leftovers are told from another's.
@@ -135,20 +145,40 @@ class Worker:
         fixed = {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         path = {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
         mark = {MARK: self.mark} if leads else {}
+        module = ["-m", "bench.engine.worker"]
+        environment: Mapping[str, str] = {
+            **ALLOCATOR,
+            **os.environ,
+            **threads,
+            **fixed,
+            **path,
+            **mark,
+            **slot.environment,
+        }
+        command, first = [sys.executable, *module], b""
+        if isolation is not None:
+            command, first = isolation.start(module, environment)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.engine.worker"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors if leads else None,
-            env={**ALLOCATOR, **os.environ, **threads, **fixed, **path, **mark, **slot.environment},
+            env=environment,
             start_new_session=leads,  # Ctrl-C reaches the run only, which then ends its workers
         )
+        self._write(first)
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
 
     def _listen(self, events: queue.SimpleQueue[tuple[Worker, Any]]) -> None:
         assert self.process.stdout is not None
+        started, count = time.monotonic(), 0
         with suppress(OSError, ValueError):  # ValueError: closed by end()
             while line := self.process.stdout.readline(MESSAGE_BYTES):
+                count += 1
+                allowed = ISOLATED_MESSAGES + ISOLATED_RATE * (time.monotonic() - started)
+                if self.isolation is not None and count > allowed:
+                    events.put((self, "more messages than a stage has to send"))
+                    break
                 try:
                     message = json.loads(line)
                 except (ValueError, RecursionError):
@@ -160,9 +190,13 @@ class Worker:
 
     def send(self, task: Mapping[str, Any]) -> None:
         """Sends a task. If the worker has just died, its thread notices."""
+        handed = task if self.isolation is None else self.isolation.task(task)
+        self._write(json.dumps(handed).encode() + b"\n")
+
+    def _write(self, data: bytes) -> None:
         assert self.process.stdin is not None
         with suppress(OSError, ValueError):
-            self.process.stdin.write(json.dumps(task).encode() + b"\n")
+            self.process.stdin.write(data)
             self.process.stdin.flush()
 
     def kill(self) -> None:
@@ -185,6 +219,8 @@ class Worker:
             kill_marked(self.mark)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=10)
+        if self.isolation is not None:
+            self.isolation.end()
 
     def ended(self) -> str:
         """How it ended, in words. Also ends every process it had started."""

@@ -190,11 +190,11 @@ class Store:
                 if lock is not None:
                     newest = max(path.stat().st_mtime for path in [leftover, *leftover.rglob("*")])
                     if self.finished(leftover.name) or time.time() - newest > PARTIAL_DAYS * 86_400:
-                        shutil.rmtree(leftover, ignore_errors=True)
+                        remove_tree(leftover)
                     lock.release()
         for leftover in (self.root / "tmp").iterdir():
             if leftover.name.startswith(GRAVE):
-                shutil.rmtree(leftover, ignore_errors=True)
+                remove_tree(leftover)
             elif not leftover.name.startswith("."):
                 with suppress(UserError, OSError):
                     lock = self.try_lock(leftover.name.partition(".")[0])
@@ -214,7 +214,28 @@ def discard(folder: Path) -> None:
         folder.rename(grave)
     except FileNotFoundError:  # its worker committed it meanwhile
         return
-    shutil.rmtree(grave, ignore_errors=True)
+    remove_tree(grave)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder, however deep, with whatever is in it; follows no link. What cannot be
+    removed stays.
+    """
+    number = 0
+    with suppress(OSError):
+        while entries := list(os.scandir(folder)):
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)
+                    continue
+                os.chmod(entry.path, 0o700)
+                for child in list(os.scandir(entry.path)):
+                    number += 1
+                    if child.is_dir(follow_symlinks=False):  # or it cannot be moved
+                        os.chmod(child.path, 0o700)
+                    os.rename(child.path, folder / f".{number}.{uuid.uuid4().hex}")
+                os.rmdir(entry.path)
+        os.rmdir(folder)
 
 
 def commit(unfinished: Path, final: Path, manifest: dict[str, Any]) -> None:

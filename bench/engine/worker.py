@@ -28,6 +28,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from bench.engine import admission
 from bench.engine.context import StageContext, StageKind
 from bench.engine.ranks import RankFailed, run_ranks
 from bench.engine.store import LOG, commit, discard, is_disk_full
@@ -62,32 +63,62 @@ def run_stage(
     """Makes one stage and commits it to the store. ``task``: what
     :class:`bench.engine.executor.Executor` sends.
 
+    Of a third party's plugin it makes the stage in the folder that is there, and no more: what
+    this process leaves is for another one to commit (:func:`admit_stage`).
+
     Returns ``{"ok": True, "cost": ...}``, or ``{"ok": False, "reason", "trace", "retry"}``; never
     raises.
     """
-    out = Path(task["folder"])
+    out, isolated = Path(task["folder"]), bool(task.get("isolated"))
     try:
-        out.mkdir()
+        out.mkdir(exist_ok=isolated)
         with _Output(out / LOG):
             kind = kinds[task["stage"]]
             together = kind.distributed and task.get("processes", 1) > 1
             cost = run_ranks(task, send) if together else _measured(kind, task, out, send)
-        if not (out / LOG).stat().st_size:
-            (out / LOG).unlink()
-        manifest = {
-            name: task[name]
-            for name in ("stage", "alike", "key", "params", "input_keys", "provenance")
-        } | {"cost": cost}
-        commit(out, Path(task["final"]), manifest)
-        if "partial" in task["context"]:
-            shutil.rmtree(task["context"]["partial"], ignore_errors=True)
+        if not isolated:
+            _commit(task, out, cost)
         return {"ok": True, "cost": cost}
     except (
         BaseException
     ) as error:  # SystemExit and KeyboardInterrupt too: here they come from a plugin
         failure = _failure(error, task)
-        discard(out)
+        if not isolated:
+            discard(out)
         return failure
+
+
+def admit_stage(kinds: Mapping[str, StageKind], task: Mapping[str, Any]) -> dict[str, Any]:
+    """Commits what a third party's plugin's process left in ``task["raw"]``, if it is what such a
+    stage leaves. Returns the same as :func:`run_stage`.
+    """
+    out = Path(task["folder"])
+    try:
+        out.mkdir()
+        admission.take_over(Path(task["raw"]), out)
+        kind = kinds[task["stage"]]
+        if kind.admit is not None:
+            context = StageContext(**{**task["context"], "partial": None, "device": "cpu"})
+            inputs = {role: Path(folder) for role, folder in task["inputs"].items()}
+            kind.admit(task["params"], inputs, out, context)
+        admission.sign(out, task["context"]["provenance"])
+        _commit(task, out, task["cost"])
+        return {"ok": True, "cost": task["cost"]}
+    except BaseException as error:
+        failure = _failure(error, task)
+        discard(out)
+        return failure | {"retry": False}
+
+
+def _commit(task: Mapping[str, Any], out: Path, cost: Mapping[str, float]) -> None:
+    if (out / LOG).is_file() and not (out / LOG).stat().st_size:
+        (out / LOG).unlink()
+    manifest = {
+        name: task[name] for name in ("stage", "alike", "key", "params", "input_keys", "provenance")
+    } | {"cost": cost}
+    commit(out, Path(task["final"]), manifest)
+    if "partial" in task["context"]:
+        shutil.rmtree(task["context"]["partial"], ignore_errors=True)
 
 
 def run_rank(
@@ -108,7 +139,9 @@ def run_rank(
 def _failure(error: BaseException, task: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(error, RankFailed):
         return error.result
-    if is_disk_full(error):
+    if is_disk_full(error) and task.get("isolated"):
+        reason = "no space is left of what a plugin may write (or none on the disk)"
+    elif is_disk_full(error):
         reason = f"disk full while writing {task['final']}"
     elif isinstance(error, UserError):
         reason = str(error)
@@ -165,6 +198,8 @@ def _measured(
                 raise UserError(
                     f"{changes}; what failed then: {type(error).__name__}: {message_of(error)}"
                 ) from error
+            if isinstance(error, FileNotFoundError) and task.get("isolated"):
+                _refuse_unknown(plugins, watches)  # it was there, and not shown
             raise
     if plugins:
         _check_plugins(plugins, watches)
@@ -183,6 +218,10 @@ def _check_plugins(plugins: Sequence[Source], watches: Sequence[Watch]) -> None:
     """
     if changes := _changes(plugins):
         raise UserError(f"{changes}; put it back before returning")
+    _refuse_unknown(plugins, watches)
+
+
+def _refuse_unknown(plugins: Sequence[Source], watches: Sequence[Watch]) -> None:
     known = {name for plugin in plugins for name in plugin.hashes}
     unknown = sorted({str(path) for watch in watches for path in watch.read} - known)
     if unknown:
@@ -349,7 +388,10 @@ def serve(answers: TextIO) -> None:
             send(_failure(error, task) | {"retry": False})
             continue
         send({"started": True})
-        send((run_rank if "rank" in task else run_stage)(kinds, task, send))
+        if "raw" in task:
+            send(admit_stage(kinds, task))
+        else:
+            send((run_rank if "rank" in task else run_stage)(kinds, task, send))
 
 
 def main() -> None:

@@ -151,8 +151,8 @@ def test_ours_run_first_and_never_with_a_plugin_file(matrix):
 
 def test_each_of_theirs_has_a_worker_of_its_own(matrix):
     made, _, lab = matrix
-    theirs = [seen(lab, made[name])["pid"] for name in ("fine", "seeds")]
-    ours = {seen(lab, made[f"ours{number}"])["pid"] for number in range(2)}
+    theirs = [tuple(seen(lab, made[name])["pid"]) for name in ("fine", "seeds")]
+    ours = {tuple(seen(lab, made[f"ours{number}"])["pid"]) for number in range(2)}
     assert len(set(theirs)) == 2 and ours.isdisjoint(theirs) and len(ours) <= 2
 
 

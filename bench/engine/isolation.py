@@ -1,0 +1,351 @@
+"""What a third party's plugin is let see and use while it runs: a root folder of its own with the
+system, Python, our code, the plugin's files, the testbed's and the stage's inputs, all of them
+read-only; an output folder; no network; and limits on memory, disk and processes.
+
+:mod:`bench.engine.namespaces` does it. Where the system has no namespaces for a user there remain
+the limits, and :func:`support` says why: a run tells its user, and each result that such a plugin
+had a part in says so in its provenance.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bench.engine.fingerprint import ROOT
+from bench.engine.namespaces import REFUSED, encode
+from bench.engine.store import LOG, remove_tree
+from bench.manifest import MANIFEST
+from bench.text import one_line
+
+#: Our packages: of a checkout nothing else is shown, neither a store in it nor a secret.
+OURS = ("bench", "attacks", "defenses", "detectors", "leaderboard")
+#: Files of an input that say where it comes from, and with that what the adversary did.
+ORIGINS = frozenset({MANIFEST, LOG, "castlewalls.json", "README.md"})
+#: Where a stage's folders are, inside.
+INSIDE = Path("/castlewalls")
+HOME = "/tmp/home"
+#: Variables that hold no secret, judging by their names.
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|AUTH|COOKIE", re.I)
+#: Variables that name folders which libraries read.
+_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "TORCH_HOME")
+_SCRATCH_FILES = 10_000
+#: More files, and deeper folders, than any stage leaves.
+MOST_FILES, DEEPEST = 10_000, 32
+POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Of one stage that runs a third party's plugin. ``memory``: bytes of all its processes;
+    ``disk``: bytes of what it writes, its scratch folder aside; ``scratch``: bytes of that, which
+    is in memory; ``processes``: at once; ``tasks``: processes and their threads.
+    """
+
+    memory: int
+    disk: int = 2**36
+    scratch: int = 2**30
+    processes: int = 64
+    tasks: int = 1024
+
+
+def usual_limits(slots: int) -> Limits:
+    """Four fifths of the machine's memory, shared among ``slots``."""
+    import psutil  # not needed by a worker
+
+    return Limits(memory=int(psutil.virtual_memory().total * 0.8 / max(1, slots)))
+
+
+@dataclass(frozen=True)
+class Support:
+    """``namespaces``: whether they are to be had; ``words``: for people."""
+
+    namespaces: bool
+    words: str
+
+
+@lru_cache(maxsize=1)
+def support() -> Support:
+    """What this system allows, by trying it once."""
+    if sys.platform != "linux":
+        return _only_limits(f"there are no namespaces on {sys.platform}")
+    with tempfile.TemporaryDirectory(prefix="castlewalls-probe-") as scratch:
+        config = _config(Limits(memory=2**32), scratch, ["-c", "print('isolated')"], os.environ)
+        config |= {"visible": _interpreter(), "cwd": "/tmp", "memory": None}
+        try:
+            tried = subprocess.run(
+                _command(), input=encode(config), cwd=ROOT, capture_output=True, timeout=60
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return _only_limits(str(error))
+    if tried.returncode == 0 and tried.stdout.strip() == b"isolated":
+        return Support(True, "isolated: own root folder, no network, limits")
+    words = one_line(tried.stderr.decode(errors="replace").strip(), 120)
+    reason = words.removeprefix("no isolation: ") if tried.returncode == REFUSED else ""
+    return _only_limits(reason or f"the attempt ended with {tried.returncode}: {words}")
+
+
+def _only_limits(reason: str) -> Support:
+    return Support(False, f"not isolated, process limits only: {one_line(reason, 120)}")
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", "bench.engine.namespaces"]
+
+
+@dataclass
+class Isolation:
+    """One stage's. ``inputs``: role -> folder; ``out``, ``partial``: the folders it writes into;
+    ``files``: of the plugin, by path; ``locations``: the testbed's, as they are written in its
+    parameters; ``store``: which is hidden.
+    """
+
+    limits: Limits
+    inputs: Mapping[str, str]
+    out: Path
+    partial: Path
+    files: Iterable[str]
+    locations: Iterable[str]
+    store: Path
+    device: str = "cpu"
+    namespaces: bool = field(default_factory=lambda: support().namespaces)
+    scratch: Path = field(init=False)
+    disk: int = field(init=False)
+    checked: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.scratch = Path(tempfile.mkdtemp(prefix="castlewalls-plugin-"))
+        self.out.mkdir(parents=True)
+        # Whatever it writes, others can still write too.
+        self.disk = min(self.limits.disk, shutil.disk_usage(self.out).free // 2)
+
+    def task(self, task: Mapping[str, Any]) -> dict[str, Any]:
+        """What of ``task`` the plugin's process is told: where its folders are from inside, and
+        no key, from which could be worked out which attack is behind an input.
+        """
+        context = dict(task["context"])
+        provenance = dict(context["provenance"])
+        partial = self.partial
+        handed = {**task, "isolated": True, "folder": str(self.out), "input_keys": {}}
+        if self.namespaces:
+            for name in ("stage", "inputs"):
+                provenance.pop(name, None)
+            handed["inputs"] = {role: str(INSIDE / "inputs" / role) for role in task["inputs"]}
+            handed["folder"], partial = str(INSIDE / "out"), INSIDE / "partial"
+            handed["key"] = context["key"] = handed["final"] = ""
+        handed["context"] = context | {"partial": str(partial), "provenance": provenance}
+        return handed
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str]
+    ) -> tuple[list[str], bytes]:
+        """The command that runs ``command`` (arguments of Python) isolated, in ``environment``,
+        and what comes first on its standard input.
+        """
+        inside = _cleared(environment)
+        if self.namespaces:
+            inside |= {"HOME": HOME, "TMPDIR": "/tmp", "HF_HUB_OFFLINE": "1"}
+        else:
+            for name in ("home", "tmp", "work"):
+                (self.scratch / name).mkdir()
+            inside |= {"HOME": f"{self.scratch}/home", "TMPDIR": f"{self.scratch}/tmp"}
+        inside["HF_HOME"] = str(_hub_home())
+        config = _config(self.limits, str(self.scratch), command, inside)
+        config["file_bytes"] = self.disk
+        if self.device != "cpu":
+            config["memory"] = None  # a driver maps far more than it uses; what is used is watched
+        if self.namespaces:
+            config |= {
+                "visible": [*_interpreter(), *self._outside()],
+                "hidden": [str(self.store)],
+                "handed": list(self._handed()),
+                "writable": list(self._writable()),
+                "cwd": os.getcwd(),
+                "folders": [HOME, os.getcwd()],
+            }
+        else:
+            config |= {"namespaces": False, "cwd": str(self.scratch / "work")}
+            self._link_locations()
+        return _command(), encode(config)
+
+    def _outside(self) -> Iterator[tuple[str, str]]:
+        """Read-only: what is imported, the plugin's files, and the testbed's."""
+        for entry in sys.path:
+            folder = os.path.abspath(entry or os.getcwd())
+            if Path(folder) not in (ROOT, Path.cwd()):
+                yield folder, folder
+        for name in OURS:
+            yield str(ROOT / name), str(ROOT / name)
+        for file in self.files:
+            yield file, file
+        for written in self.locations:
+            yield os.path.abspath(os.path.expanduser(written)), _written(written)
+        caches = [os.environ[name] for name in _CACHES if name in os.environ]
+        for folder in (str(_hub_home()), *caches):
+            yield folder, folder
+
+    def _handed(self) -> Iterator[tuple[str, str]]:
+        """A stage's inputs, but for what says where they come from."""
+        for role, folder in self.inputs.items():
+            for path in Path(folder).rglob("*"):
+                if path.is_file() and path.name not in ORIGINS:
+                    yield str(path), str(INSIDE / "inputs" / role / path.relative_to(folder))
+
+    def _writable(self) -> Iterator[tuple[str, str]]:
+        yield str(self.out), str(INSIDE / "out")
+        with suppress(OSError):  # another user's, in a shared store
+            self.partial.mkdir(exist_ok=True)
+            if os.access(self.partial, os.W_OK):
+                yield str(self.partial), str(INSIDE / "partial")
+
+    def _link_locations(self) -> None:
+        """Without namespaces: relative paths of the testbed's mean what they meant."""
+        for written in self.locations:
+            source = os.path.abspath(os.path.expanduser(written))
+            if written.startswith("~/"):
+                target = self.scratch / "home" / written[2:]
+            else:
+                target = self.scratch / "work" / written
+            if os.path.exists(source) and self.scratch in target.parents and ".." not in written:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileExistsError):
+                    target.symlink_to(source)
+
+    def exceeded(self, pid: int) -> str:
+        """Which limit the processes below ``pid`` exceed, in words; empty if none. Looks at most
+        every :data:`POLL_SECONDS`.
+        """
+        now = time.monotonic()
+        if now < self.checked + POLL_SECONDS:
+            return ""
+        self.checked = now
+        count, used = _processes(pid, self.limits.memory)
+        if count > self.limits.processes:
+            return f"more than {self.limits.processes} processes"
+        if used > self.limits.memory:
+            return f"more than {self.limits.memory >> 20} MB of memory"
+        return self.overfull()
+
+    def overfull(self) -> str:
+        """Which limit the files that were written exceed, in words; empty if none."""
+        total = files = 0
+        waiting = [(str(folder), 0) for folder in (self.out, self.partial, self.scratch)]
+        while waiting:
+            folder, depth = waiting.pop()
+            if depth > DEEPEST:
+                return f"folders more than {DEEPEST} deep"
+            try:
+                entries = list(islice(os.scandir(folder), MOST_FILES + 1))
+                files += len(entries)
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append((entry.path, depth + 1))
+                    else:
+                        with suppress(FileNotFoundError):
+                            total += entry.stat(follow_symlinks=False).st_blocks * 512
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                return f"a folder that cannot be looked into ({error.strerror})"
+            if files > MOST_FILES:
+                return f"more than {MOST_FILES} files written"
+        return f"more than {self.disk >> 20} MB written to disk" if total > self.disk else ""
+
+    def end(self) -> None:
+        """Once no process is left: removes the scratch folder, and progress that is none."""
+        if self.overfull():
+            remove_tree(self.partial)
+        remove_tree(self.scratch)
+        with suppress(OSError):
+            self.partial.rmdir()
+
+
+def _config(
+    limits: Limits, scratch: str, command: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        "namespaces": True,
+        "scratch": scratch,
+        "scratch_bytes": limits.scratch,
+        "scratch_files": _SCRATCH_FILES,
+        "folders": [HOME],
+        "visible": [],
+        "hidden": [],
+        "handed": [],
+        "writable": [],
+        "memory": limits.memory,
+        "file_bytes": limits.disk,
+        "tasks": limits.tasks,
+        "command": list(command),
+        "environment": dict(environment),
+    }
+
+
+def _interpreter() -> list[tuple[str, str]]:
+    """Python itself, with the packages of its environment."""
+    folders = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    folders |= {folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder}
+    folders |= {os.path.realpath(folder) for folder in folders}
+    # /usr is shown anyway, and a folder before what is in it
+    return [(one, one) for one in sorted(folders) if one not in ("/", "/usr")]
+
+
+def _hub_home() -> Path:
+    """Where the hub's client keeps what was downloaded."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.path.abspath(os.environ.get("HF_HOME") or Path(cache, "huggingface")))
+
+
+def _written(location: str) -> str:
+    """Where a path of the testbed's parameters leads, inside."""
+    if location.startswith("~/"):
+        return os.path.join(HOME, location[2:])
+    return os.path.abspath(location)
+
+
+def _cleared(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the variables whose names say that they are secret."""
+    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
+
+
+def _processes(pid: int, enough: int) -> tuple[int, int]:
+    """How many are below ``pid``, and their bytes. Forked processes share most of theirs, so
+    beyond ``enough`` each page counts once where the system can tell.
+    """
+    import psutil
+
+    try:
+        below = psutil.Process(pid).children(recursive=True)
+        used = 0
+        for shared in (False, True):
+            used = 0
+            for process in below:
+                with suppress(psutil.Error):
+                    memory = process.memory_full_info() if shared else process.memory_info()
+                    used += getattr(memory, "pss", memory.rss)
+            if used <= enough:
+                break
+        return len(below), used
+    except psutil.Error:
+        return 0, 0
+
+
+def origin(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How the plugins that these results rest on were isolated, each way once."""
+    ways: list[str] = []
+    for manifest in manifests:
+        with suppress(KeyError, TypeError):
+            ways += [str(way) for way in manifest["provenance"]["isolation"]]
+    return sorted(set(ways))

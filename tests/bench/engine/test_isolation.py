@@ -1,0 +1,261 @@
+"""What a submitted plugin can see and do in the process it is given. The stages load no torch; a
+real suite is in tests/bench/test_isolation.py.
+"""
+
+import json
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.engine import isolation as isolation_module
+from bench.engine.admission import cost, take_over
+from bench.engine.executor import Executor
+from bench.engine.graph import Stage
+from bench.engine.isolation import Limits, Support, support
+from bench.engine.slots import make_slots
+from bench.engine.worker import load_stages
+from bench.errors import UserError
+from bench.plugin_file import Source, hashes
+
+STAGES = str(Path(__file__).with_name("hostile_stages.py"))
+LIMITS = Limits(memory=2**29, disk=2**26, scratch=2**25, processes=16, tasks=64)
+needs_namespaces = pytest.mark.skipif(
+    not support().namespaces, reason=f"plugins run {support().words}"
+)
+#: What it does -> the end of its row's reason.
+REASONS = {
+    "connects": "ConnectionRefusedError: [Errno 111] Connection refused",
+    "resolves": "OSError: [Errno 101] Network is unreachable",
+    "fills_scratch": "no space is left of what a plugin may write",
+    "fills_disk": "stopped: more than 64 MB written to disk",
+    "many_files": "stopped: more than 10000 files written",
+    "deep": "stopped: folders more than 32 deep",
+    "one_large_file": "OSError: [Errno 27] File too large",
+    "forks": ("stopped: more than 16 processes", "Resource temporarily unavailable"),
+    "memory": ("MemoryError", "stopped: more than 512 MB of memory"),
+    "prints": ("stopped: more than 64 MB written to disk", "[Errno 27] File too large"),
+    "kills_itself": "the worker process was killed (out of memory?)",
+    "ends": "the worker process died (exit code 0)",
+    "crashes": "the worker process died (signal 11)",
+    "hangs": "timed out after 20 s",
+    "writes_python": "Read-only file system",
+    "writes_ours": "Read-only file system",
+    "link": "the plugin's process left value.json, which is no plain file",
+    "link_as_log": "ZeroDivisionError: division by zero",
+    "pipe": "the plugin's process left value.json, which is no plain file",
+    "pickle": "left value.pkl, which is neither arrays nor a text of at most 64 MB",
+    "hidden": "left a file of another name than a stage gives: '.value.json'",
+    "object_array": "left value.npz with an array of object, which is neither numbers nor text",
+    "bomb": "left value.npz with an array of 8000000000 bytes, more than there are or may be",
+    "no_json": "left value.json, which cannot be read: RecursionError",
+    "disk_full": "no space is left of what a plugin may write",
+    "floods": "more messages than a stage has to send",
+    "unmounts": "RuntimeError: remounted -1, unmounted -1, unshared -1",
+    "wrong_value": "a value of 0 is wanted",
+}
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """``theirs(name, inputs, **params)``: a stage that needs a third party's plugin."""
+    file = tmp_path / "plugin.py"
+    file.write_text("# a plugin\n")
+    source = Source(file=str(file), hashes=hashes([file]))
+
+    def make(name, inputs=None, **params):
+        params = {"testbed": {"name": "tiny", "params": {}}, "seed": 0} | params
+        return Stage(name=name, params=params, inputs=inputs or {}, plugins=(source,), seconds=1.0)
+
+    return make
+
+
+def run(lab, stages, **options):
+    lab.executor()  # for its reporter
+    executor = Executor(
+        lab.store,
+        make_slots("cpu", options.pop("jobs", 2)),
+        lab.reporter,
+        stages=STAGES,
+        kinds=load_stages(STAGES),
+        **{"limits": LIMITS, "timeout": 120.0, "provenance": {"castlewalls": "test"}} | options,
+    )
+    return executor.run({one.key: one for one in stages}, [one.key for one in stages])
+
+
+def ours(seed):
+    params = {"testbed": {"name": "tiny", "params": {}}, "seed": seed}
+    return Stage(name="value", params=params, seconds=1.0)
+
+
+def is_one_of(wanted, reason):
+    return any(one in reason for one in (wanted if isinstance(wanted, tuple) else (wanted,)))
+
+
+def files(lab, stage):
+    folder = lab.store.folder(stage.key)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "stage.json"}
+
+
+@needs_namespaces
+def test_each_hostile_stage_fails_for_its_own_reason_and_changes_nobody_elses(
+    lab, new_lab, theirs, tmp_path
+):
+    alone = new_lab(tmp_path / "alone")
+    honest = [ours(seed) for seed in range(3)]
+    assert run(alone, honest) == {}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        port = server.getsockname()[1]
+        made = {name: theirs("act", act=name, port=port) for name in REASONS if name != "hangs"}
+        failures = run(lab, [*honest, *made.values()])
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert set(failures) == {one.key for one in made.values()}
+    other = {
+        name: failures[one.key].reason
+        for name, one in made.items()
+        if not is_one_of(REASONS[name], failures[one.key].reason)
+    }
+    assert other == {}
+    assert not any(lab.store.finished(one.key) for one in made.values())
+    for one in honest:
+        assert files(lab, one) == files(alone, one)
+    assert list((lab.store.root / "tmp").iterdir()) == []
+    assert list((lab.store.root / "partial").iterdir()) == []
+    assert not Path(os.__file__).with_name("planted.py").exists()
+
+
+@needs_namespaces
+def test_it_sees_its_inputs_and_nothing_that_says_where_they_come_from(
+    lab, theirs, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MY_TOKEN", "secret")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.txt").write_text("sealed")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "judge.bin").write_text("1")
+    params = {
+        "store": str(lab.store.root),
+        "secret": str(tmp_path / "secret.txt"),
+        "locations": ["weights/judge.bin", str(tmp_path / "weights" / "judge.bin")],
+        "user": os.getuid(),
+    }
+    above = ours(7)
+    looking = replace(
+        theirs("look", {"generator": above.key}, **params), locations=("weights/judge.bin",)
+    )
+    assert run(lab, [above, looking]) == {}
+    seen = json.loads((lab.store.folder(looking.key) / "seen.json").read_text())
+    assert seen["store"] == [] and not seen["secret"]
+    assert seen["inputs"] == {"generator": ["value.json"]} and seen["value"] == [{"seed": 7}]
+    assert seen["environment"] == {"HOME": "/tmp/home", "TMPDIR": "/tmp", "MY_TOKEN": None}
+    assert len(seen["commands"]) == 2 and not any("pytest" in line for line in seen["commands"])
+    assert seen["key"][0] == "" and not {"stage", "inputs"} & set(seen["key"][1])
+    assert seen["located"] == [True, True] and seen["user"]
+    assert sorted(seen["cwd"]) == ["plugin.py", "weights"], "neither the secret nor the store"
+    manifest = lab.store.manifest(looking.key)
+    assert manifest["provenance"]["isolation"] == [support().words]
+    assert manifest["input_keys"] == {"generator": above.key}
+    assert set(manifest["cost"]) == {"seconds", "peak_memory_bytes", "generator_calls"}
+    assert (lab.store.folder(looking.key) / "log.txt").read_text() == "a line of the plugin's\n"
+    assert ("note", f"third parties' plugins run {support().words}") in lab.reporter.events
+
+
+@needs_namespaces
+def test_what_rests_on_a_plugins_result_says_how_it_was_isolated(lab, theirs):
+    looking = theirs("look", store="/nowhere", secret="", user=0)
+    below = Stage(
+        name="value",
+        params={"testbed": {"name": "tiny", "params": {}}, "seed": 1},
+        inputs={"samples": looking.key},
+    )
+    beside = ours(1)
+    assert run(lab, [looking, below, beside]) == {}
+    assert lab.store.manifest(below.key)["provenance"]["isolation"] == [support().words]
+    assert "isolation" not in lab.store.manifest(beside.key)["provenance"]
+
+
+def test_one_that_hangs_or_kills_its_parent_ends_alone(lab, theirs):
+    """Also where there are limits only."""
+    stages = [theirs("act", act="hangs"), ours(1)]
+    failures = run(lab, stages, timeout=20.0)
+    assert [one.reason for one in failures.values()] == ["timed out after 20 s"]
+    assert lab.store.finished(stages[1].key)
+
+
+@pytest.mark.parametrize("act", ["leaves_a_child", "kills_parent"])
+@needs_namespaces
+def test_no_process_of_a_plugins_outlives_it(lab, theirs, act):
+    before = {process.pid for process in psutil.process_iter()}
+    run(lab, [theirs("act", act=act), ours(1)])
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _left(before):
+        time.sleep(0.1)
+    assert _left(before) == []
+
+
+def _left(before):
+    """The new processes that run a worker."""
+    left = []
+    for process in psutil.process_iter(["pid", "cmdline", "ppid"]):
+        if process.pid not in before and "hostile" in " ".join(process.info["cmdline"] or ()):
+            left.append(process.info)
+    return left
+
+
+def test_without_namespaces_there_are_limits_and_the_record_says_so(lab, theirs, monkeypatch):
+    only = Support(False, "not isolated, process limits only: for this test")
+    for module in (isolation_module, __import__("bench.engine.executor", fromlist=["x"])):
+        monkeypatch.setattr(module, "support", lambda: only)
+    wanted = {
+        "fills_disk": "stopped: more than 64 MB written to disk",
+        "memory": ("MemoryError", "stopped: more than 512 MB of memory"),
+        "kills_parent": "the worker",
+        "pickle": "which is neither arrays nor a text",
+        "disk_full": "no space is left of what a plugin may write",
+        "wrong_value": "a value of 0 is wanted",
+    }
+    made = {name: theirs("act", act=name) for name in wanted}
+    looking = theirs("look", store="/nowhere", secret="", user=os.getuid())
+    failures = run(lab, [ours(1), looking, *made.values()])
+    reasons = {name: failures[one.key].reason for name, one in made.items() if one.key in failures}
+    other = {name: text for name, text in reasons.items() if not is_one_of(wanted[name], text)}
+    assert other == {} and set(reasons) == set(wanted)
+    assert len(failures) == len(made), "ours is made, whatever they say of the disk"
+    seen = json.loads((lab.store.folder(looking.key) / "seen.json").read_text())
+    assert "castlewalls-plugin-" in seen["environment"]["HOME"] and seen["cwd"] == []
+    assert lab.store.manifest(looking.key)["provenance"]["isolation"] == [only.words]
+    assert ("note", f"third parties' plugins run {only.words}") in lab.reporter.events
+
+
+def test_a_cost_is_what_a_stage_may_say_and_at_least_what_was_measured():
+    claimed = {"seconds": 0.0, "generator_calls": 5, "evil": 1.0, "peak_memory_bytes": float("nan")}
+    assert cost(claimed, 3.0) == {"seconds": 3.0, "generator_calls": 5.0}
+    assert cost({"seconds": 9.0}, 3.0) == {"seconds": 9.0}
+    assert cost("cheap", 3.0) == {"seconds": 3.0}
+
+
+def test_what_stages_leave_is_taken_over_unchanged(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    (raw / "generator" / "unet").mkdir(parents=True)
+    out.mkdir()
+    np.savez_compressed(raw / "images.npz", images=np.zeros((64, 3, 32, 32), np.uint8))
+    np.save(raw / "labels.npy", np.arange(5))
+    save_file({"w": np.ones(3, np.float32)}, raw / "generator" / "unet" / "model.safetensors")
+    (raw / "generator" / "README.md").write_text("# A card\n")
+    (raw / "log.txt").write_bytes(b"\xff\xfe printed by a library")
+    take_over(raw, out)
+    names = sorted(path.relative_to(raw) for path in raw.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
+    assert all((raw / name).read_bytes() == (out / name).read_bytes() for name in names)
+    (raw / "generator" / "unet" / "model.safetensors").write_bytes(b"\x08" + bytes(20))
+    with pytest.raises(UserError, match="left generator/unet/model.safetensors, which cannot be"):
+        take_over(raw, tmp_path / "other")
