@@ -132,12 +132,12 @@ class Quiet(Reporter):
 
 
 def run_suite(
-    folder: Path, suite: dict[str, Any], plugins: list[Path], **options: Any
+    folder: Path, suite: dict[str, Any], plugins: list[Path]
 ) -> tuple[dict[str, Record], list[str]]:
     """The records by column, the failed ones too, and what the run told its user."""
     file = folder / "suite.yaml"
     file.write_text(yaml.safe_dump(suite))
-    prepared = prepare(str(file), plugins=plugins, jobs=1, timeout=options.pop("timeout", 300.0))
+    prepared = prepare(str(file), plugins=plugins, jobs=1, timeout=1800.0)
     reporter = Quiet()
     run_prepared(replace(prepared, limits=LIMITS), Store(folder / "store"), reporter)
     (account,) = read_runs(folder / "store")
