@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 from rich.console import Console
 
 from bench import testbeds
+from bench.cards import read_cards
 from bench.constraints import domains
 from bench.contracts.plugin import Plugin
+from bench.described import documentation
 from bench.errors import UserError
 from bench.names import unknown_name
-from bench.registry import GROUPS, SINGULAR, Registry, probed, source_of
+from bench.registry import GROUPS, SINGULAR, source_of
 from bench.samplers import SUMMARIES, Sampler, fields_of
 from bench.suite import shipped_suites
 from bench.testbeds.testbed import parameters as part_parameters
@@ -30,11 +33,13 @@ def catalogue(
     """
     summaries: dict[str, dict[str, str]] = {}
     if what is None or what in GROUPS:
-        registry = Registry(probed(plugin_files))
-        summaries = {
-            group: {name: registry.get(group, name).card.summary for name in registry.names(group)}
-            for group in GROUPS
-        }
+        with closing(read_cards(plugin_files)) as registry:
+            summaries = {
+                group: {
+                    name: registry.get(group, name).card.summary for name in registry.names(group)
+                }
+                for group in GROUPS
+            }
     if what in (None, "samplers"):
         summaries["samplers"] = dict(SUMMARIES)
     if what in (None, "testbeds"):
@@ -51,7 +56,8 @@ def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]
     """Everything with that ``name`` (the controls share one), as JSON values. Raises ``UserError``
     if there is nothing.
     """
-    registry = Registry(probed(plugin_files))
+    with closing(read_cards(plugin_files)) as registry:
+        pass  # what is asked here of a plugin, its process has said by now
     descriptions = [
         _plugin(SINGULAR[group], registry.get(group, name))
         for group in GROUPS
@@ -66,7 +72,7 @@ def describe(name: str, plugin_files: Iterable[str] = ()) -> list[dict[str, Any]
                 "parameters": [
                     one for one in _parameters(Sampler) if one["name"] in fields_of(name)
                 ],
-                "doc": _doc(Sampler),
+                "doc": documentation(Sampler),
                 "source": str(source_of(Sampler)),
             }
         )
@@ -107,7 +113,7 @@ def _plugin(singular: str, cls: type[Plugin]) -> dict[str, Any]:
         "card": {key: value for key, value in declared.items() if value not in ([],)},
         "parameters": _parameters(cls),
         "paper": None if card.paper is None else dataclasses.asdict(card.paper),
-        "doc": _doc(cls),
+        "doc": documentation(cls),
         "source": str(source_of(cls)),
     }
 
@@ -159,31 +165,6 @@ def _parameters(cls: type[Any]) -> list[dict[str, Any]]:
         }
         for field in fields
     ]
-
-
-def _doc(cls: type[Any]) -> str:
-    """The docstrings of the file, the class and the bases that bring parameters: that is where
-    parameters are explained.
-    """
-    module = inspect.getmodule(cls)
-    bases = [
-        base
-        for base in cls.__mro__
-        if dataclasses.is_dataclass(base) and "__annotations__" in vars(base)
-    ]
-    texts = [inspect.cleandoc((module.__doc__ if module else None) or "")]
-    texts += [
-        inspect.cleandoc(base.__doc__ or "")
-        for base in bases
-        if base.__module__ != "bench.plugin" or _adds_parameters(base)
-    ]
-    return "\n\n".join(
-        dict.fromkeys(text for text in texts if text and "(*," not in text[: len(cls.__name__) + 4])
-    )
-
-
-def _adds_parameters(cls: type[Any]) -> bool:
-    return any(field.name in vars(cls)["__annotations__"] for field in dataclasses.fields(cls))
 
 
 def print_description(descriptions: list[dict[str, Any]], console: Console) -> None:

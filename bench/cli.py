@@ -436,11 +436,12 @@ def new_detector(name: str, subject: str, output: str, single_file: bool) -> Non
 
 
 def _write_new(singular: Any, name: str, sort: str, output: str, single_file: bool) -> None:
-    from bench.registry import GROUPS, Registry
+    from bench.cards import read_cards
+    from bench.registry import GROUPS
     from bench.scaffold.new import check_name, write
 
     check_name(name, ())  # before the registry is built, which takes seconds
-    registry = Registry()
+    registry = read_cards()
     taken = [one for group in GROUPS for one in registry.names(group)]
     written = write(
         singular, name, sort, Path(output).expanduser(), single_file=single_file, taken=taken

@@ -12,11 +12,12 @@ from typing import Literal
 
 import bench
 from bench import testbeds
+from bench.cards import read_cards
 from bench.engine.provenance import cpu_model, gpu_names
 from bench.engine.slots import available_cores
 from bench.engine.store import Store
 from bench.errors import UserError
-from bench.registry import GROUPS, Registry
+from bench.registry import GROUPS
 
 Status = Literal["ok", "note", "problem"]
 
@@ -133,7 +134,8 @@ def _store(store: Path) -> Check:
 
 def _plugins() -> list[Check]:
     try:
-        registry = Registry()
+        registry = read_cards()
+        registry.close()
     except UserError as error:
         return [Check("plugins", "problem", str(error))]
     checks = [Check(group, "ok", ", ".join(registry.names(group)) or "none") for group in GROUPS]

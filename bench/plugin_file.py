@@ -12,10 +12,8 @@ import ast
 import hashlib
 import importlib.util
 import os
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,8 +33,6 @@ OURS = tuple(
 SAY_AFTER_SECONDS = 5.0
 #: The time limit for importing a plugin file, not counting our own packages.
 IMPORT_SECONDS = 300.0
-_PROBE = "import sys; from bench import plugin_file as f; f.probe_here(sys.argv[1])"
-_BEGUN, _WHOLE = "castlewalls: importing", "castlewalls: imported"
 
 
 @dataclass(frozen=True)
@@ -78,11 +74,12 @@ def import_file(path: Path) -> ModuleType:
     except BaseException as error:
         del sys.modules[name]
         raise UserError(f"--plugin {path} cannot be imported: {what_happened(error)}") from error
-    _opened[path] = watch.read
+    opened[path] = watch.read
     return module
 
 
-_opened: dict[Path, set[Path]] = {}
+#: The files that each plugin file opened while it was imported, here or in a process of its own.
+opened: dict[Path, set[Path]] = {}
 #: The last one gets the message that an import takes long; the default prints it to stderr.
 tell: list[Callable[[str], None]] = [
     lambda text: print(f"castlewalls: {text}", file=sys.stderr, flush=True)
@@ -112,80 +109,6 @@ def saying(what: str, seconds: float = SAY_AFTER_SECONDS) -> Iterator[None]:
         timer.cancel()
 
 
-# --- a first import, in a child process -----------------------------------------------------------
-
-
-def probe(path: Path) -> None:
-    """Imports a plugin file in a child process first, so that a file that ends its process or never
-    returns becomes a one-line error.
-
-    Raises :class:`UserError`. Once per process for each version of a file.
-    """
-    if not path.is_file() or (path, path.stat().st_mtime_ns) in _probed:
-        return
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    }
-    with (
-        subprocess.Popen(
-            [sys.executable, "-c", _PROBE, str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        ) as child,
-        saying(f"importing {path}"),
-    ):
-        output = _words_of(child)
-    # this process will repeat a refusal with a better message
-    if _WHOLE in output or "castlewalls: refused" in output:
-        _probed.add((path, path.stat().st_mtime_ns))
-        return
-    if child.returncode == -9 and _BEGUN in output:
-        raise UserError(
-            f"--plugin {path} cannot be imported: it took longer than {IMPORT_SECONDS:g} s"
-        )
-    how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
-    raise UserError(f"--plugin {path} cannot be imported: it ends the process ({how})")
-
-
-_probed: set[tuple[Path, int]] = set()
-
-
-def _words_of(child: subprocess.Popen[bytes]) -> str:
-    """The child's standard output until its end; kills it if the import takes too long."""
-    assert child.stdout is not None
-    words: list[bytes] = []
-    stdout = child.stdout
-    reader = threading.Thread(target=lambda: words.extend(iter(stdout.readline, b"")), daemon=True)
-    reader.start()
-    deadline: float | None = None
-    while child.poll() is None:
-        if deadline is None and any(_BEGUN.encode() in line for line in words):
-            deadline = time.monotonic() + IMPORT_SECONDS
-        if deadline is not None and time.monotonic() > deadline:
-            child.kill()
-        time.sleep(0.02)
-    reader.join(timeout=1.0)  # a child of its own may hold the pipe
-    return b"".join(words).decode(errors="replace")
-
-
-def probe_here(name: str) -> None:
-    """The child's part of :func:`probe`."""
-    import bench.plugin  # noqa: F401 - so that only the plugin's own time counts
-
-    print(_BEGUN, flush=True)
-    tell.append(lambda text: None)
-    try:
-        import_file(Path(name))
-    except UserError:
-        print("castlewalls: refused", flush=True)
-    else:
-        print(_WHOLE, flush=True)
-    os._exit(0)  # even if the plugin has started threads
-
-
 # --- the files of a plugin ------------------------------------------------------------------------
 
 
@@ -196,7 +119,7 @@ def belongings(path: Path, declared: Iterable[str] = ()) -> list[Path]:
     Raises :class:`UserError` for a declared file that does not exist.
     """
     path = path.resolve()
-    files = {*_local_files(path), *(file for file in _opened.get(path, ()) if file.is_file())}
+    files = {*_local_files(path), *(file for file in opened.get(path, ()) if file.is_file())}
     for name in declared:
         listed = (path.parent / name).expanduser().resolve()
         if not listed.exists():
@@ -205,15 +128,16 @@ def belongings(path: Path, declared: Iterable[str] = ()) -> list[Path]:
     return sorted(files)
 
 
-def package_files(module: ModuleType) -> list[Path]:
+def package_files(module: str) -> list[Path]:
     """The files of an installed plugin: its whole top-level package, or :func:`belongings` of its
-    single module.
+    single module. Imports nothing.
     """
-    top = sys.modules[module.__name__.partition(".")[0]]
-    folders = [Path(folder).resolve() for folder in getattr(top, "__path__", ())]
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    assert spec is not None
+    folders = [Path(folder).resolve() for folder in spec.submodule_search_locations or ()]
     if folders:
         return sorted(path for folder in folders for path in _files_below(folder))
-    return belongings(Path(str(top.__file__)))
+    return belongings(Path(str(spec.origin)))
 
 
 def hashes(files: Iterable[Path]) -> dict[str, str]:

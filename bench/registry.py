@@ -29,7 +29,7 @@ from bench.contracts.defense import (
 from bench.contracts.detector import Detector, Subject
 from bench.contracts.plugin import Plugin
 from bench.errors import UserError
-from bench.names import unknown_name
+from bench.names import brief, unknown_name
 from bench.params import construct
 from bench.plugin_file import (
     Source,
@@ -37,7 +37,6 @@ from bench.plugin_file import (
     hashes,
     import_file,
     package_files,
-    probe,
     saying,
     what_happened,
 )
@@ -142,10 +141,21 @@ class Registry:
         if file:
             files = belongings(Path(file), type(plugin).card.files)
         else:
-            module = inspect.getmodule(type(plugin))
-            assert module is not None
-            files = package_files(module)
+            files = self._installed_files(type(plugin))
         return Source(file, entry_group, name, hashes(files))
+
+    def _installed_files(self, cls: type[Plugin]) -> list[Path]:
+        return package_files(cls.__module__)
+
+    def _classes_in(self, path: Path) -> list[type[Plugin] | str]:
+        """Of a plugin file; in place of one that cannot be a plugin, why."""
+        return checked(plugins_in(import_file(path)))
+
+    def _classes_of(self, entry: EntryPoint) -> list[type[Plugin] | str]:
+        """Of an entry point, as :meth:`_classes_in`. Raises :class:`UserError` if it cannot be
+        imported.
+        """
+        return checked(loaded(entry))
 
     def names(self, group: Group) -> list[str]:
         """The sorted names of one group."""
@@ -169,7 +179,7 @@ class Registry:
         plugin = construct(
             self.get(group, name, where), f"{SINGULAR[group]} {name}", params or {}, where
         )
-        _check_params(plugin, f"{f'{where}: ' if where else ''}{SINGULAR[group]} {name}")
+        check_params(plugin, f"{f'{where}: ' if where else ''}{SINGULAR[group]} {name}")
         return plugin
 
     def attack(self, name: str, params: Mapping[str, Any] | None = None) -> Attack:
@@ -195,7 +205,7 @@ class Registry:
                 raise UserError(
                     f"{group}/{info.name}.py cannot be imported: {_one_line(error)}"
                 ) from error
-            for cls in _plugins_in(module):
+            for cls in plugins_in(module):
                 if group_of(cls) != group:
                     raise UserError(
                         f"{group}/{info.name}.py: {cls.__name__} belongs in {group_of(cls)}/"
@@ -209,26 +219,18 @@ class Registry:
         )
         try:
             with saying(f"importing the plugin of {source}"):
-                loaded = entry.load()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            self.broken.append(f"the plugin of {source} cannot be imported: {what_happened(error)}")
+                classes = self._classes_of(entry)
+        except UserError as error:
+            self.broken.append(f"the plugin of {source} {error}")
             return
-        classes = _plugins_in(loaded) if isinstance(loaded, ModuleType) else [loaded]
         for cls in classes:
-            if not (
-                inspect.isclass(cls)
-                and issubclass(cls, Plugin)
-                and hasattr(cls, "card")
-                and group_of(cls) == group
-            ):
+            if isinstance(cls, str):
+                self.broken.append(f"the plugin of {source}: {cls}")
+            elif group_of(cls) != group:
                 self.broken.append(
-                    f"the plugin of {source} must be {ARTICLE[group]} class with a card, or a "
-                    f"module of them"
+                    f"the plugin of {source} must be {ARTICLE[group]} class with a card, got "
+                    f"{ARTICLE[group_of(cls)]}"
                 )
-            elif fault := _fault(cls):
-                self.broken.append(f"the plugin of {source}: {fault}")
             else:
                 self._add(group, cls, ("", entry.group, entry.name))
 
@@ -236,12 +238,12 @@ class Registry:
         known = {source_of(cls) for classes in self._classes.values() for cls in classes.values()}
         if path in known:
             return
-        classes = _plugins_in(import_file(path))
+        classes = self._classes_in(path)
         if not classes:
             raise UserError(f"--plugin {path}: no class with a card in this file")
         for cls in classes:
-            if fault := _fault(cls):
-                raise UserError(f"--plugin {path}: {fault}")
+            if isinstance(cls, str):
+                raise UserError(f"--plugin {path}: {cls}")
             self._add(group_of(cls), cls, (str(path), "", ""))
 
     def _add(
@@ -308,16 +310,6 @@ def use(
     return _in_use[0]
 
 
-def probed(plugin_files: Iterable[str | Path]) -> Iterable[str | Path]:
-    """The files, after each was imported in a child process: one that ends its process must not end
-    this one.
-    """
-    files = [Path(path).resolve() for path in plugin_files]
-    for path in files:
-        probe(path)
-    return files
-
-
 def build(group: Group, name: str, params: Mapping[str, Any] | None = None) -> Plugin:
     """:meth:`Registry.build` in the registry that :func:`use` chose, or in one without plugin
     files.
@@ -328,10 +320,25 @@ def build(group: Group, name: str, params: Mapping[str, Any] | None = None) -> P
 def source_of(plugin: object) -> Path:
     """The file that defines a plugin (or a plugin's class), resolved."""
     cls = plugin if inspect.isclass(plugin) else type(plugin)
+    if "__source__" in vars(cls):  # a stand-in, whose code is not here
+        return Path(vars(cls)["__source__"])
     return Path(inspect.getfile(cls)).resolve()
 
 
-def _plugins_in(module: ModuleType) -> list[type[Plugin]]:
+def loaded(entry: EntryPoint) -> list[Any]:
+    """What an entry point names, imported: a class, or the plugins of a module. Raises
+    :class:`UserError`.
+    """
+    try:
+        value = entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise UserError(f"cannot be imported: {what_happened(error)}") from error
+    return list(plugins_in(value)) if isinstance(value, ModuleType) else [value]
+
+
+def plugins_in(module: ModuleType) -> list[type[Plugin]]:
     """The concrete classes with a card that this module itself defines."""
     return [
         cls
@@ -345,8 +352,15 @@ def _plugins_in(module: ModuleType) -> list[type[Plugin]]:
     ]
 
 
-def _fault(cls: type[Plugin]) -> str:
-    """What is wrong with a third-party class, in words; empty if nothing."""
+def checked(classes: Iterable[Any]) -> list[type[Plugin] | str]:
+    """Each of ``classes``, or why it cannot be a plugin."""
+    return [fault_of(cls) or cls for cls in classes]
+
+
+def fault_of(cls: Any) -> str:
+    """What is wrong with a third party's class, in words; empty if nothing."""
+    if not (inspect.isclass(cls) and issubclass(cls, Plugin) and hasattr(cls, "card")):
+        return f"it must be a plugin's class with a card, or a module of them, got {brief(cls)}"
     try:
         _check(cls)
     except UserError as error:
@@ -365,7 +379,7 @@ def _fault(cls: type[Plugin]) -> str:
     return ""
 
 
-def _check_params(plugin: Plugin, what: str) -> None:
+def check_params(plugin: Plugin, what: str) -> None:
     """Raises :class:`UserError` unless a plugin's parameters survive JSON."""
     for name, value in plugin.params().items():
         if not _is_json(value):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from bench.cards import read_cards
 from bench.engine.context import StageKind
 from bench.engine.executor import Executor
 from bench.engine.graph import Plan
@@ -23,7 +24,7 @@ from bench.errors import UserError
 from bench.faults import suite_faults
 from bench.planner import CONTROL, make_plan
 from bench.record import PluginSpec, read_runs
-from bench.registry import Registry, probed, use
+from bench.registry import Registry
 from bench.results import read_results
 from bench.sealed import read_secret, seal
 from bench.suite import Suite, load_suite
@@ -86,14 +87,17 @@ def prepare(
     if retries is not None and retries < 0:
         raise UserError(f"--retries must be at least 0, got {retries}")
     slots = make_slots(device, jobs, gpus, gpus_per_stage)
-    registry = use(probed(plugins))
-    chosen = load_suite(suite, registry)
-    chosen = chosen.only(registry, attacks, defenses, seeds, detectors, samplers)
-    if sealed is not None:
-        chosen = seal(chosen, read_secret(Path(sealed)))
-    _refuse_faults(chosen, registry)
-    kinds = dict(load_stages(stages))
-    plan = make_plan(chosen, registry, kinds, device, gpus_per_stage)
+    registry = read_cards(plugins)
+    try:
+        chosen = load_suite(suite, registry)
+        chosen = chosen.only(registry, attacks, defenses, seeds, detectors, samplers)
+        if sealed is not None:
+            chosen = seal(chosen, read_secret(Path(sealed)))
+        _refuse_faults(chosen, registry)
+        kinds = dict(load_stages(stages))
+        plan = make_plan(chosen, registry, kinds, device, gpus_per_stage)
+    finally:
+        registry.close()
     return Prepared(
         plan=plan if limit is None else plan.limited(limit),
         slots=slots,

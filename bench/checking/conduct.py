@@ -198,7 +198,7 @@ def _held(plugin: Plugin) -> list[Path]:
     """The files that the keys of the plugin's results hold."""
     module = inspect.getmodule(type(plugin))
     if module is not None and "." in module.__name__:
-        return package_files(module)
+        return package_files(module.__name__)
     return belongings(source_of(plugin), plugin.card.files)
 
 

@@ -61,6 +61,10 @@ class Limits:
     tasks: int = 1024
 
 
+#: Of a process that imports a plugin to say what it is.
+READING = Limits(memory=2**33, disk=2**26, scratch=2**26)
+
+
 def usual_limits(slots: int) -> Limits:
     """Four fifths of the machine's memory, shared among ``slots``."""
     import psutil  # not needed by a worker
@@ -168,7 +172,7 @@ class Isolation:
             config["memory"] = None  # a driver maps far more than it uses; what is used is watched
         if self.namespaces:
             config |= {
-                "visible": [*_interpreter(), *self._outside()],
+                "visible": [*_interpreter(), *_our_code(), *self._outside()],
                 "hidden": [str(self.store)],
                 "handed": list(self._handed()),
                 "writable": list(self._writable()),
@@ -181,13 +185,7 @@ class Isolation:
         return _command(), encode(config)
 
     def _outside(self) -> Iterator[tuple[str, str]]:
-        """Read-only: what is imported, the plugin's files, and the testbed's."""
-        for entry in sys.path:
-            folder = os.path.abspath(entry or os.getcwd())
-            if Path(folder) not in (ROOT, Path.cwd()):
-                yield folder, folder
-        for name in OURS:
-            yield str(ROOT / name), str(ROOT / name)
+        """Read-only: the plugin's files, and the testbed's."""
         for file in self.files:
             yield file, file
         for written in self.locations:
@@ -231,12 +229,7 @@ class Isolation:
         if now < self.checked + POLL_SECONDS:
             return ""
         self.checked = now
-        count, used = _processes(pid, self.limits.memory)
-        if count > self.limits.processes:
-            return f"more than {self.limits.processes} processes"
-        if used > self.limits.memory:
-            return f"more than {self.limits.memory >> 20} MB of memory"
-        return self.overfull()
+        return beyond(pid, self.limits) or self.overfull()
 
     def overfull(self) -> str:
         """Which limit the files that were written exceed, in words; empty if none."""
@@ -300,6 +293,61 @@ def _interpreter() -> list[tuple[str, str]]:
     folders |= {os.path.realpath(folder) for folder in folders}
     # /usr is shown anyway, and a folder before what is in it
     return [(one, one) for one in sorted(folders) if one not in ("/", "/usr")]
+
+
+def _our_code() -> Iterator[tuple[str, str]]:
+    """What is imported."""
+    for entry in sys.path:
+        folder = os.path.abspath(entry or os.getcwd())
+        if Path(folder) not in (ROOT, Path.cwd()):
+            yield folder, folder
+    for name in OURS:
+        yield str(ROOT / name), str(ROOT / name)
+
+
+def start_reading(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    scratch: str,
+    files: Iterable[Path] = (),
+) -> tuple[list[str], bytes]:
+    """As :meth:`Isolation.start`, of a process that imports a plugin to say what it is: it sees
+    the plugin's ``files`` and the folder of the first, less what is private there, and writes
+    nothing but its scratch folder.
+    """
+    home = str(INSIDE / "home") if support().namespaces else scratch
+    inside = _cleared(environment)
+    inside |= {"HOME": home, "TMPDIR": home, "HF_HUB_OFFLINE": "1", "HF_HOME": f"{home}/hub"}
+    config = _config(READING, scratch, command, inside)
+    config |= {"namespaces": support().namespaces, "cwd": home, "folders": [home]}
+    visible = [str(path) for path in files]
+    if visible and (folder := os.path.dirname(visible[0])) != "/":
+        visible.insert(0, folder)
+        config["hidden"] = private(folder)
+    config["visible"] = [(path, path) for path in visible]
+    # After what is hidden: an environment may lie in the plugin's folder.
+    config["handed"] = [*_interpreter(), *_our_code()]
+    return _command(), encode(config)
+
+
+def private(folder: str) -> list[str]:
+    """What of a plugin's folder its process is not shown: stores, and what begins with a dot."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [
+            entry.path
+            for entry in entries
+            if not entry.is_symlink()
+            and (entry.name.startswith(".") or os.path.isdir(os.path.join(entry.path, "stages")))
+        ]
+    return []
+
+
+def beyond(pid: int, limits: Limits) -> str:
+    """Which limit the processes below ``pid`` exceed, in words; empty if none."""
+    count, used = _processes(pid, limits.memory)
+    if count > limits.processes:
+        return f"more than {limits.processes} processes"
+    return f"more than {limits.memory >> 20} MB of memory" if used > limits.memory else ""
 
 
 def _hub_home() -> Path:

@@ -178,6 +178,8 @@ def _make_root(config: Mapping[str, Any]) -> None:
     for hidden in config["hidden"]:
         if _below(root, hidden).is_dir():
             _call("mount", "tmpfs", str(_below(root, hidden)), "tmpfs", 0, "size=64k,mode=755")
+        elif _below(root, hidden).is_file():
+            _bind(os.devnull, _below(root, hidden))
     for source, target in config["handed"]:
         _bind(source, _below(root, target))
     for source, target in config["writable"]:
