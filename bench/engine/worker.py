@@ -105,6 +105,9 @@ def admit_stage(kinds: Mapping[str, StageKind], task: Mapping[str, Any]) -> dict
         _commit(task, out, task["cost"])
         return {"ok": True, "cost": task["cost"]}
     except BaseException as error:
+        if isinstance(error, FileNotFoundError) and error.filename:
+            name = os.path.basename(os.fsdecode(error.filename))
+            error = UserError(f"the plugin's process left no {name}, which such a stage leaves")
         failure = _failure(error, task)
         discard(out)
         return failure | {"retry": False}

@@ -130,6 +130,7 @@ ACTS = {
     "speaks": lambda params, out: speak(),
     "floods": lambda params, out: flood(),
     "unmounts": lambda params, out: unmount(),
+    "leaves_nothing": lambda params, out: None,
     "wrong_value": lambda params, out: (out / "value.json").write_text('{"seed": 99}'),
 }
 
@@ -176,7 +177,8 @@ def act(params, inputs, out, context):
 def admit(params, inputs, out, context):
     """The stage's own rule, asked where no plugin is."""
     path = out / "value.json"
-    if path.exists() and json.loads(path.read_text()) != {"seed": 0}:
+    wanted = path.exists() or params["act"] == "leaves_nothing"
+    if wanted and json.loads(path.read_text()) != {"seed": 0}:
         raise ContractError(f"a value of 0 is wanted (asked in {os.path.basename(os.getcwd())!r})")
 
 

@@ -56,6 +56,7 @@ REASONS = {
     "disk_full": "no space is left of what a plugin may write",
     "floods": "more messages than a stage has to send",
     "unmounts": "RuntimeError: remounted -1, unmounted -1, unshared -1",
+    "leaves_nothing": "the plugin's process left no value.json, which such a stage leaves",
     "wrong_value": "a value of 0 is wanted",
 }
 
