@@ -21,7 +21,7 @@ from bench.record import Flag, Metric, PluginSpec, Record, Run
 from bench.words import COSTS
 from leaderboard.aggregate import Interval, Share
 from leaderboard.names import UNKNOWN, Vocabulary, Words, vocabulary
-from leaderboard.sound import LABEL, cut, sound
+from leaderboard.sound import LABEL, cut, honest_control, sound
 
 FAMILIES = (
     "control",
@@ -287,10 +287,15 @@ def _entries(runs: Sequence[Run], names: Vocabulary) -> Iterable[Entry]:
     for run in sorted(runs, key=by_weight):
         for folder, read in run.records:
             record = sound(read, names)
-            latest[json.dumps([identity(record.testbed), record.protocol, _key(record)])] = Entry(
-                folder, record, run
-            )
+            latest[record_key(record)] = Entry(folder, record, run)
     return [latest[name] for name in sorted(latest)]
+
+
+def record_key(record: Record) -> str:
+    """Names a record among all boards'. What calls itself `none` and is no control has the name
+    that the board shows it under.
+    """
+    return json.dumps([identity(record.testbed), record.protocol, _key(honest_control(record))])
 
 
 def _key(record: Record) -> str:

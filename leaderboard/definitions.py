@@ -16,6 +16,7 @@ from leaderboard.names import Words
 from leaderboard.panel import Panel
 from leaderboard.questions import Question, samples_of
 from leaderboard.ranking import BUDGET
+from leaderboard.red_flags import definitions
 from leaderboard.whole import ASR, CLASSIFIER, DETECTION, INVERSION, POPULATION, Column
 
 _LOWER, _HIGHER = "Lower is better for the defender.", "Higher is better for the defender."
@@ -70,6 +71,7 @@ def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Defini
                 ("What it is", "The method with the parameters that differ from its defaults."),
                 ("Pareto front", "Nothing else that holds is better in both rate and cost."),
                 ("Flags", "What the harness or the method itself warns of; open the cell for all."),
+                *definitions(cell for board in boards for cell in board.cells.values()),
             ),
         ),
         "worst": (f"{question.short}, worst over attacks", (*worst, *_drawing(question))),

@@ -14,6 +14,7 @@ import pandas as pd
 from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard.board import numbers
 from leaderboard.names import Vocabulary, vocabulary
+from leaderboard.red_flags import DEFINITIONS
 from leaderboard.sound import display, visible
 
 COLUMNS = [
@@ -70,7 +71,8 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
 
 def to_json(runs: Sequence[Run]) -> str:
     """The runs with every record as :meth:`Record.to_json` has it;
-    ``Record.from_json(json.dumps(...))`` gives each back.
+    ``Record.from_json(json.dumps(...))`` gives each back. ``flags``: what raises those that a
+    program may want to leave out, by code.
     """
     document = [
         {
@@ -87,7 +89,7 @@ def to_json(runs: Sequence[Run]) -> str:
     ]
     return (
         json.dumps(
-            {"schema": 1, "runs": document},
+            {"schema": 1, "flags": _defined(runs), "runs": document},
             sort_keys=True,
             indent=1,
             allow_nan=False,
@@ -95,6 +97,11 @@ def to_json(runs: Sequence[Run]) -> str:
         )
         + "\n"
     )
+
+
+def _defined(runs: Sequence[Run]) -> dict[str, str]:
+    codes = {flag.code for run in runs for _, record in run.records for flag in record.flags}
+    return {code: text for code, text in DEFINITIONS.items() if code in codes}
 
 
 def _harmless(text: str) -> str:

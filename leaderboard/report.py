@@ -25,7 +25,7 @@ from bench.errors import UserError
 from bench.record import Run
 from leaderboard import aggregate, export, names, palette, plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import boards, label
+from leaderboard.board import Board, boards, label
 from leaderboard.definitions import glossary, metric_anchor
 from leaderboard.front import front
 from leaderboard.matrix import interval_text
@@ -33,6 +33,7 @@ from leaderboard.methods import paper_anchor
 from leaderboard.names import Words
 from leaderboard.panel import panel
 from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, DefenseLine
+from leaderboard.red_flags import flagged, with_flags
 from leaderboard.sound import cut
 from leaderboard.sources import read_sources
 from leaderboard.view import board_view, failures, overview, papers, provenance
@@ -63,11 +64,12 @@ def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None =
     paths = [output, output.with_suffix(".csv"), output.with_suffix(".json")]
     if len(set(paths)) < 3:
         raise UserError(f"the board must not be named like the files beside it, got {output.name}")
+    page_boards = flagged(boards(runs))
+    page = render(runs, output.stem, page_boards)
+    runs = with_flags(runs, page_boards)
     csv = export.tidy(runs).to_csv(index=False, lineterminator="\n")
     try:
-        _write(
-            dict(zip(paths, (render(runs, output.stem), csv, export.to_json(runs)), strict=True))
-        )
+        _write(dict(zip(paths, (page, csv, export.to_json(runs)), strict=True)))
     except OSError as error:
         raise UserError(f"cannot write the board to {output}: {error.strerror}") from error
     return output
@@ -91,14 +93,17 @@ def _write(files: Mapping[Path, str]) -> None:
                 beside.unlink(missing_ok=True)
 
 
-def render(runs: Sequence[Run], stem: str = "leaderboard") -> str:
+def render(
+    runs: Sequence[Run], stem: str = "leaderboard", page_boards: Sequence[Board] | None = None
+) -> str:
     """The page. Same records, same bytes: no clock, no order of reading; dates are the runs'
-    own.
+    own. ``page_boards``: of these runs, if they are made already.
     """
     runs = sorted(
         runs, key=lambda run: (run.suite, run.started, run.finished or "", run.precedence)
     )
-    page_boards = boards(runs)
+    if page_boards is None:
+        page_boards = flagged(boards(runs))
     views = [board_view(board) for board in page_boards]
     panels = [panel(cell) for board in page_boards for cell in board.all_cells()]
     script = (TEMPLATES / "board.js").read_text(encoding="utf-8")

@@ -60,7 +60,7 @@ def named(record: Record) -> Record:
         status=record.status if known else "failed",
         testbed=_named(record.testbed),
         attack=_named(record.attack),
-        defense=_named(_honest_control(record)),
+        defense=_named(honest_control(record).defense),
         probe=_named(record.probe) if record.probe else None,
         sampler=_named(record.sampler) if record.sampler else None,
         reason=cut(reason, REASON),
@@ -113,11 +113,12 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-def _honest_control(record: Record) -> PluginSpec:
+def honest_control(record: Record) -> Record:
     """``none`` is the control's name; whatever else bears it is distinguished by its kind."""
-    if record.defense.name == "none" and record.kind not in ("control", "anchor", ""):
-        return dataclasses.replace(record.defense, name=f"none [{record.kind}]", label="")
-    return record.defense
+    if record.defense.name != "none" or record.kind in ("control", "anchor", ""):
+        return record
+    defense = dataclasses.replace(record.defense, name=f"none [{record.kind}]", label="")
+    return dataclasses.replace(record, defense=defense)
 
 
 def _finite(values: object) -> bool:
