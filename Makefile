@@ -21,7 +21,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 BOARD   := digits-cut poison-cut sd-cut
 SCIENCE := $(notdir $(basename $(wildcard suites/science-*.yaml)))
 
-.PHONY: help setup setup-dev leaderboard science $(SCIENCE) results pages test lint bench clean
+.PHONY: help setup setup-dev leaderboard science $(SCIENCE) results pages site test lint bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make science       the longer suites, suites/science-*.yaml, and their pages in docs/ (one suite: make science-rates)"
 	@echo "make results       the records of all complete runs in $(STORE)/, as text under results/, to commit"
 	@echo "make pages         the science pages and README's table again, from results/ (no PyTorch needed)"
+	@echo "make site          the static site in site/: board, methods and docs, from results/ (no PyTorch needed)"
 	@echo "make test          the test suite, with coverage"
 	@echo "make lint          ruff, mypy, import-linter"
 	@echo "make bench         the benchmarks"
@@ -78,6 +79,9 @@ results: setup
 pages: $(VENV)/.castlewalls-science
 	$(BIN)/python -m science --records results --output docs
 	$(BIN)/python -m science.readme --records results
+
+site: setup
+	$(BIN)/castlewalls site --output site
 
 test: setup-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --timeout 300 --cov --cov-report term

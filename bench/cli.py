@@ -582,17 +582,53 @@ def _levels(
     return levels_of(bundles, [Path(one) for one in statements], public)
 
 
-def _write_board(
-    sources: Sequence[Path], output: Path, levels: dict[Path, int | str] | None = None
-) -> Path:
-    from leaderboard.report import build
+@cli.command()
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option("--output", default="site", show_default=True, metavar="DIR", help="Where it goes.")
+@click.option(
+    "--docs",
+    metavar="DIR",
+    help="Markdown files, each a page.  [default: docs/ of this checkout]",
+)
+def site(sources: Sequence[str], output: str, docs: str | None) -> None:
+    """Write a static site: the board of the results that come with castlewalls, or of every SOURCE,
+    its methods, and a page for each Markdown file.
+
+    Every page is one file that loads nothing. The same results give the same bytes.
+
+    \b
+    castlewalls site
+    castlewalls site results/ bundle/ --output public
+    """
+    from bench.results import published
+    from leaderboard.site import build_site
+
+    default = published().parent / "docs"
+    folder = Path(docs) if docs is not None else default if default.is_dir() else None
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--docs {docs}: there is no such folder")
+    paths = [Path(source) for source in sources] or [published()]
+    for path in build_site(_read(paths, _levels(paths, (), None)), folder, Path(output)):
+        click.echo(str(path))
+
+
+def _read(sources: Sequence[Path], levels: dict[Path, int | str] | None = None) -> list[Any]:
+    """The runs of all sources; what is wrong with them goes to standard error."""
     from leaderboard.sources import read_sources
 
     runs = read_sources(sources, levels)
     for problem in (problem for run in runs for problem in run.problems):
         click.echo(f"castlewalls: warning: {problem}", err=True)
+    return runs
+
+
+def _write_board(
+    sources: Sequence[Path], output: Path, levels: dict[Path, int | str] | None = None
+) -> Path:
+    from leaderboard.report import build
+
     try:
-        return build(runs, output)
+        return build(_read(sources, levels), output)
     except OSError as error:
         raise UserError(
             f"the board cannot be written: {error.strerror or error} ({error.filename})"

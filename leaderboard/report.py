@@ -40,6 +40,8 @@ from leaderboard.view import board_view, failures, overview, papers, provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = ("board.css", "front.css")
+#: Of the navigation, where the board is a page of a site.
+SITE_STYLE = "site.css"
 
 
 def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None = None) -> Path:
@@ -69,13 +71,13 @@ def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None =
     runs = with_flags(runs, page_boards)
     csv = export.tidy(runs).to_csv(index=False, lineterminator="\n")
     try:
-        _write(dict(zip(paths, (page, csv, export.to_json(runs)), strict=True)))
+        write_files(dict(zip(paths, (page, csv, export.to_json(runs)), strict=True)))
     except OSError as error:
         raise UserError(f"cannot write the board to {output}: {error.strerror}") from error
     return output
 
 
-def _write(files: Mapping[Path, str]) -> None:
+def write_files(files: Mapping[Path, str]) -> None:
     """All of them beside their final paths first, then each by one rename: a reader or a full disk
     never meets half a file.
     """
@@ -94,10 +96,14 @@ def _write(files: Mapping[Path, str]) -> None:
 
 
 def render(
-    runs: Sequence[Run], stem: str = "leaderboard", page_boards: Sequence[Board] | None = None
+    runs: Sequence[Run],
+    stem: str = "leaderboard",
+    page_boards: Sequence[Board] | None = None,
+    nav: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page. Same records, same bytes: no clock, no order of reading; dates are the runs'
-    own. ``page_boards``: of these runs, if they are made already.
+    own. ``page_boards``: of these runs, if they are made already; ``nav``: (file, name) of the
+    pages of the site that it is the first of.
     """
     runs = sorted(
         runs, key=lambda run: (run.suite, run.started, run.finished or "", run.precedence)
@@ -107,12 +113,14 @@ def render(
     views = [board_view(board) for board in page_boards]
     panels = [panel(cell) for board in page_boards for cell in board.all_cells()]
     script = (TEMPLATES / "board.js").read_text(encoding="utf-8")
-    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in STYLES)
+    styles = (*STYLES, SITE_STYLE) if nav else STYLES
+    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in styles)
     return (
-        _environment()
+        environment()
         .get_template("board.html.j2")
         .render(
             front(views),
+            nav=nav,
             overviews=[overview(run) for run in runs],
             boards=views,
             panels=panels,
@@ -134,7 +142,7 @@ def render(
 
 
 @lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """One per process: compiling the templates takes longer than filling them."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

@@ -1,0 +1,152 @@
+"""The static site: the board, its methods and the pages of a folder of Markdown, under one
+navigation. A pure function of the records and of those files.
+
+Every page is one file that loads nothing, by its own policy: pictures and styles are part of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from bench.errors import UserError
+from bench.record import Run
+from leaderboard import export
+from leaderboard.board import Board, boards, identity, label
+from leaderboard.front import board_names
+from leaderboard.methods import Paper, acts_on, calls, papers_of_attack, papers_of_defense
+from leaderboard.prose import Prose, read_prose
+from leaderboard.red_flags import flagged, with_flags
+from leaderboard.report import TEMPLATES, environment, render, write_files
+from leaderboard.view import papers as all_papers
+
+#: The board's file, and what the first places of the navigation are called.
+HOME = "index.html"
+_FIRST = ((HOME, "Board"), ("methods.html", "Methods"))
+#: Pages that stand before the others, and what the navigation calls them.
+_EARLY = {"submit": "How to submit"}
+Nav = Sequence[tuple[str, str]]
+_STYLES = ("board.css", "site.css")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A line of the page of methods. ``what``: what an attack is called by, or what a method acts
+    on; ``tested``: the boards, each as (id, name).
+    """
+
+    name: str
+    family: str
+    what: str
+    papers: tuple[Paper, ...]
+    tested: tuple[tuple[str, str], ...]
+
+
+def build_site(runs: Sequence[Run], docs: Path | None, output: Path) -> list[Path]:
+    """Writes the site below ``output`` and returns its files. ``docs``: a folder of Markdown files,
+    each a page; ``None`` for none. Other files below ``output`` stay. Raises :class:`UserError` if
+    there are no records, or for what cannot be read or written.
+    """
+    runs = [run for run in runs if run.records]
+    if not runs:
+        raise UserError("there are no records for a site yet; `castlewalls run SUITE` makes some")
+    page_boards = flagged(boards(runs))
+    files = sorted(docs.glob("*.md")) if docs is not None else []
+    names = sorted((path.stem for path in files), key=lambda name: (name not in _EARLY, name))
+    clash = [name for name in names if f"{name}.html" in dict(_FIRST)]
+    if clash:
+        raise UserError(f"{docs}/{clash[0]}.md would take the place of a page of the site")
+    prose = {path.stem: read_prose(path, names) for path in files}
+    nav = [*_FIRST, *((f"{name}.html", _EARLY.get(name, _words(name))) for name in names)]
+    with_all = with_flags(runs, page_boards)
+    texts = {
+        HOME: render(runs, "board", page_boards, nav),
+        "board.csv": export.tidy(with_all).to_csv(index=False, lineterminator="\n"),
+        "board.json": export.to_json(with_all),
+        "methods.html": _methods_page(runs, page_boards, nav),
+        **{f"{name}.html": _page(one, nav) for name, one in prose.items()},
+    }
+    made = {output / name: text for name, text in texts.items()}
+    try:
+        write_files(made)
+    except OSError as error:
+        raise UserError(f"cannot write the site to {output}: {error.strerror}") from error
+    return list(made)
+
+
+def _words(name: str) -> str:
+    return name.replace("-", " ").replace("_", " ").capitalize()
+
+
+def _methods_page(runs: Sequence[Run], page_boards: Sequence[Board], nav: Nav) -> str:
+    body = (
+        environment()
+        .get_template("methods.html.j2")
+        .render(
+            attacks=_attacks(page_boards), methods=_methods(page_boards), papers=all_papers(runs)
+        )
+    )
+    return _page(Prose("methods", "Methods", Markup(body)), nav)
+
+
+def _attacks(page_boards: Sequence[Board]) -> list[Method]:
+    names, made = board_names(page_boards), dict[object, list[tuple[Board, Method]]]()
+    for board in page_boards:
+        for row in (row for row in board.rows if row.attack.name != "none"):
+            method = Method(
+                name=label(row.attack),
+                family="attack",
+                what=", ".join(calls(board, row)),
+                papers=papers_of_attack(board, row),
+                tested=((board.id, names[board.id]),),
+            )
+            made.setdefault(identity(row.attack), []).append((board, method))
+    return [_together([method for _, method in every]) for every in made.values()]
+
+
+def _methods(page_boards: Sequence[Board]) -> list[Method]:
+    names, made = board_names(page_boards), dict[object, list[Method]]()
+    for board in page_boards:
+        for column, family in board.columns:
+            if column.name != "none":
+                method = Method(
+                    name=label(column),
+                    family=family,
+                    what=acts_on(family),
+                    papers=papers_of_defense(page_boards, identity(column)),
+                    tested=((board.id, names[board.id]),),
+                )
+                made.setdefault(identity(column), []).append(method)
+    return [_together(every) for every in made.values()]
+
+
+def _together(every: Sequence[Method]) -> Method:
+    """One method on several boards."""
+    one = every[0]
+    whats = dict.fromkeys(what for method in every for what in method.what.split(", ") if what)
+    cited = dict.fromkeys(paper for method in every for paper in method.papers)
+    tested = dict.fromkeys(place for method in every for place in method.tested)
+    return Method(one.name, one.family, ", ".join(whats), tuple(cited), tuple(tested))
+
+
+def _page(prose: Prose, nav: Nav) -> str:
+    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in _STYLES)
+    # The hash is of what stands between the tags, line ends included.
+    style = f"\n{style}\n"
+    digest = hashlib.sha256(style.encode()).digest()
+    return (
+        environment()
+        .get_template("site.html.j2")
+        .render(
+            prose=prose,
+            nav=nav,
+            here=f"{prose.name}.html",
+            style=Markup(style),
+            style_hash=base64.b64encode(digest).decode("ascii"),
+        )
+    )
