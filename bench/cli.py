@@ -639,31 +639,53 @@ def _write_board(
 @click.argument("suites", nargs=-1, metavar="[SUITE]...")
 @click.option(
     "--output",
-    default="results",
-    show_default=True,
     metavar="DIR",
-    help="Where each suite's folder of results goes.",
+    help="Where it goes.  [default: results, or the format's name]",
 )
 @click.option("--partial", is_flag=True, help="Also if cells are missing or failed.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["results", "every-eval-ever", "hf", "latex", "markdown", "bibtex"]),
+    default="results",
+    show_default=True,
+    help="What is written; all but the first also from a folder of results (--store results).",
+)
+@click.option("--dataset", default="", metavar="OWNER/NAME", help="Of hf: the hub's data set.")
 @store_option
 @json_option
-def export(suites: Sequence[str], output: str, partial: bool, store: str, as_json: bool) -> None:
+def export(
+    suites: Sequence[str],
+    output: str | None,
+    partial: bool,
+    form: str,
+    dataset: str,
+    store: str,
+    as_json: bool,
+) -> None:
     """Write the results of SUITE, text of a few hundred kilobytes to commit, send or show with
-    `report`; without SUITE, of all complete runs in the store.
+    `report`; without SUITE, of all complete runs in the store. Or, with --format, the board's
+    numbers for others: records of Every Eval Ever, Hugging Face's evaluation results, tables for a
+    paper, BibTeX.
 
     The same store gives the same bytes. Pictures but a few stay in the store.
 
     \b
     castlewalls export digits
     castlewalls export digits --store /data/store --output results
+    castlewalls export --format latex --store results --output tables
+    castlewalls export --format hf --dataset me/castlewalls --store results
     """
+    if form != "results":
+        _export_to(form, suites, Path(store), Path(output or form), dataset, as_json)
+        return
     from bench.export import export as write_results
     from bench.export import finished_suites
 
     chosen, left = (list(dict.fromkeys(suites)), {}) if suites else finished_suites(Path(store))
     done = []
     for suite in chosen:
-        one = write_results(Path(store), suite, Path(output), partial=partial)
+        one = write_results(Path(store), suite, Path(output or "results"), partial=partial)
         done.append(one)
         if not as_json:
             under = ", ".join(f"{testbed} {protocol}" for testbed, protocol in one.protocols)
@@ -676,6 +698,18 @@ def export(suites: Sequence[str], output: str, partial: bool, store: str, as_jso
         click.echo(f"castlewalls: {suite} is left out: {why}", err=True)
     if as_json:
         _print_json([{**vars(one), "folder": str(one.folder)} for one in done])
+
+
+def _export_to(
+    form: str, suites: Sequence[str], source: Path, output: Path, dataset: str, as_json: bool
+) -> None:
+    from leaderboard.exchange import write_format
+
+    written = write_format(form, _read([source]), suites, output, dataset)
+    if as_json:
+        _print_json([str(path) for path in written])
+    else:
+        click.echo(f"{output}: {len(written)} file{'s' if len(written) != 1 else ''}")
 
 
 @cli.command()

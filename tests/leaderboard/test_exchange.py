@@ -1,0 +1,219 @@
+"""Exports for others: valid by the schema of who reads them, with the board's own numbers, and no
+text of a record a command in any of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from bench.cli import cli
+from bench.errors import UserError
+from bench.record import Record, Run, read_runs
+from leaderboard import paper
+from leaderboard.board import boards
+from leaderboard.exchange import write_format
+from leaderboard.matrix import summary
+
+SCHEMA = Path(__file__).parent / "every_eval_ever" / "eval-0.3.0.schema.json"
+HOSTILE = "\\input{/etc/passwd}$x$ | `a` <b>{%#&~^ \u202e [l](javascript:a)"
+jsonschema = (
+    pytest.importorskip("jsonschema") if not os.environ.get("CI") else __import__("jsonschema")
+)
+
+
+@pytest.fixture(scope="module")
+def runs(store: Path, class_store: Path) -> list[Run]:
+    return [*read_runs(store), *read_runs(class_store)]
+
+
+@pytest.fixture(scope="module")
+def records(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Cell id -> its record of Every Eval Ever."""
+    files = write_format("every-eval-ever", runs, [], tmp_path_factory.mktemp("eee"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+
+def test_every_record_keeps_the_schema_of_every_eval_ever(records: dict[str, Any]) -> None:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert len(records) > 20
+    for name, record in records.items():
+        assert [error.message for error in validator.iter_errors(record)] == [], name
+    assert schema["version"] == next(iter(records.values()))["schema_version"]
+    broken = json.loads(json.dumps(next(iter(records.values()))))
+    del broken["evaluation_results"][0]["metric_config"]["min_score"]
+    assert list(validator.iter_errors(broken)), "the validator would notice"
+
+
+def test_the_numbers_are_the_boards(runs: list[Run], records: dict[str, Any]) -> None:
+    for board in boards(runs):
+        for cell in board.cells.values():
+            if cell.id not in records:
+                assert not any(cell.values(name) for name in ("robust_asr[noise]", "auroc[noise]"))
+                continue
+            for result in records[cell.id]["evaluation_results"]:
+                interval = summary(cell, result["metric_config"]["metric_name"])
+                details = result["score_details"]
+                assert interval is not None and details["score"] == interval.mean
+                uncertainty = details["uncertainty"]
+                assert uncertainty["num_samples"] == interval.n
+                ends = uncertainty.get("confidence_interval")
+                assert (ends and ends["lower"]) == interval.low
+    results = [one for record in records.values() for one in record["evaluation_results"]]
+    lower = {one["metric_config"]["metric_name"]: one["metric_config"] for one in results}
+    assert lower["asr[noise]"]["lower_is_better"] and not lower["mse[noise]"]["lower_is_better"]
+    assert (lower["asr[noise]"]["min_score"], lower["asr[noise]"]["max_score"]) == (0.0, 1.0)
+    assert lower["mse[noise]"]["max_score"] == "Infinity"
+
+
+def test_hugging_faces_own_reader_takes_the_yaml(runs: list[Run], tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    if not hasattr(hub, "parse_eval_result_entries"):
+        pytest.skip("this huggingface_hub knows no .eval_results yet")
+    files = write_format("hf", runs, [], tmp_path, "someone/castlewalls")
+    assert len(files) > 20
+    for path in files:
+        assert path.parent.name == ".eval_results"
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = hub.parse_eval_result_entries(data)
+        assert hub.eval_result_entries_to_yaml(entries) == data, "nothing that it would drop"
+        for entry in entries:
+            assert entry.dataset_id == "someone/castlewalls" and isinstance(entry.value, float)
+            assert re.fullmatch(r"[a-z0-9_-]+", entry.task_id)
+        assert len({entry.task_id for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize("dataset", ["", "castlewalls", "a/b/c", "a/b\nc", "../x"])
+def test_a_data_set_of_the_hub_has_an_owner_and_a_name(
+    runs: list[Run], tmp_path: Path, dataset: str
+) -> None:
+    with pytest.raises(UserError, match="--dataset must be owner/name"):
+        write_format("hf", runs, [], tmp_path, dataset)
+
+
+def _hostile(run: Run) -> Run:
+    def named(record: Record) -> Record:
+        papers = [
+            {"title": HOSTILE, "authors": f"A {HOSTILE}, B", "year": "2024", "bibtex": "no entry"},
+            {"title": "T", "authors": "C D", "year": "2023", "bibtex": "@misc{a, t={x}} \\evil"},
+        ]
+        if record.defense.name != "clip_x0":
+            papers = []
+        return dataclasses.replace(
+            record,
+            attack=dataclasses.replace(record.attack, label=f"{record.attack.name}({HOSTILE})"),
+            provenance=record.provenance | {"papers": papers},
+        )
+
+    return dataclasses.replace(run, records=[(folder, named(one)) for folder, one in run.records])
+
+
+def test_latex_has_a_row_an_attack_and_no_command_of_a_record(runs: list[Run]) -> None:
+    hostile = [_hostile(run) for run in runs]
+    text = paper.latex(hostile, boards(hostile))
+    commands = set(re.findall(r"\\([A-Za-z]+)", text))
+    assert commands <= {
+        "usepackage", "begin", "end", "centering", "caption", "label", "toprule", "midrule",
+        "bottomrule", "scriptsize", "cite", "times", "textbackslash", "textless", "textgreater",
+        "textbar", "textquotedbl", "ldots",
+    }  # fmt: skip
+    assert "/etc/passwd" in text and "\u202e" not in text
+    for table in re.findall(r"\\begin\{tabular\}\{(l r*|lr+)\}(.*?)\\end\{tabular\}", text, re.S):
+        columns, body = len(table[0]), table[1]
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(rows) > 2
+        for row in rows:
+            assert len(re.findall(r"(?<!\\)&", row)) == columns - 1, row
+            plain = re.sub(r"\\[{}\\$&#_%^~]", "", row)
+            assert plain.count("{") == plain.count("}"), row
+    body = text.partition("\n")[2]
+    assert not re.search(r"(?<!\\)[%#]", body), "a comment would eat the rest of a row"
+
+
+def test_tables_have_the_boards_numbers(store: Path) -> None:
+    runs = read_runs(store)
+    page_boards = boards(runs)
+    text = paper.markdown(page_boards)
+    (board,) = page_boards
+    cell = next(
+        one
+        for one in board.cells.values()
+        if one.defense.name == "clip_x0" and one.attack.params.get("target") == "hat"
+    )
+    interval = summary(cell, "asr[noise]")
+    assert interval is not None
+    (row,) = [line for line in text.splitlines() if "target=hat" in line and "0." in line][:1]
+    assert f"{interval.mean:.2f}" in row and f"{interval.high:.2f}" in row
+    assert "lower is better for the defender" in text and "n (seeds × samples): " in text
+    assert "failed" in text, "a cell that failed is no empty one"
+
+
+def test_markdown_keeps_its_columns_whatever_a_record_says(runs: list[Run]) -> None:
+    hostile = boards([_hostile(run) for run in runs])
+    for line in paper.markdown(hostile).splitlines():
+        assert not re.search(r"(?<!\\)[`<]", line)
+    tables = paper.markdown(hostile).split("\n\n")
+    for lines in (table.splitlines() for table in tables if table.startswith("|")):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+        assert len(widths) == 1, lines[0]
+
+
+def test_bibtex_is_one_balanced_entry_a_paper(runs: list[Run]) -> None:
+    text = paper.bibtex([_hostile(run) for run in runs])
+    entries = [one for one in text.split("\n\n") if one.strip()]
+    keys = [re.match(r"@\w+\{([^,]+),", one.strip()) for one in entries]
+    assert len(entries) == 2 and all(keys), entries
+    assert len({key[1] for key in keys if key}) == 2
+    assert "evil" not in text, "what follows an entry is no part of it"
+    assert "\\input" not in text
+
+
+def test_two_papers_under_one_key_have_two(runs: list[Run]) -> None:
+    first, second = "@misc{key, title={A}}", "@misc{key, title={B}}"
+    folder, record = runs[0].records[0]
+    papers = [
+        {"title": title, "year": "2024", "authors": "", "bibtex": entry}
+        for title, entry in (("A", first), ("B", second), ("C", first))
+    ]
+    changed = dataclasses.replace(record, provenance={"papers": papers})
+    run = dataclasses.replace(runs[0], records=[(folder, changed)])
+    assert paper.bibtex([run]) == f"{first}\n\n@misc{{keya, title={{B}}}}\n"
+
+
+@pytest.mark.parametrize("form", ["every-eval-ever", "hf", "latex", "markdown", "bibtex"])
+def test_the_command_writes_each_format_the_same_twice(
+    form: str, make_store: Callable[..., Path], tmp_path: Path
+) -> None:
+    def cited(record: Record) -> Record:
+        papers = [{"title": "T", "authors": "A B", "year": "2024", "arxiv": "1", "bibtex": ""}]
+        return dataclasses.replace(record, provenance=record.provenance | {"papers": papers})
+
+    store = make_store(tmp_path / "store", cited)
+    made = []
+    for name in ("one", "two"):
+        arguments = ["export", "--format", form, "--dataset", "a/b", "--store", str(store)]
+        done = CliRunner().invoke(cli, [*arguments, "--output", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+        made.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
+    assert made[0] == made[1] and all(made[0].values()) and made[0]
+
+
+def test_bad_input_is_one_line(runs: list[Run], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no run of nothing; there are "):
+        write_format("latex", runs, ["nothing"], tmp_path)
+    with pytest.raises(UserError, match="no records to export"):
+        write_format("latex", [], [], tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write below"):
+        write_format("latex", runs, [], tmp_path / "file")
