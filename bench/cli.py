@@ -636,6 +636,51 @@ def _write_board(
 
 
 @cli.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option(
+    "--within", metavar="SOURCE", help="Where A and B are entries of.  [default: published results]"
+)
+@click.option("--metrics", callback=_split, metavar="M,N", help="In place of those ranked by.")
+@click.option("--across-protocols", is_flag=True, help="Compare what was measured otherwise, too.")
+@json_option
+def compare(
+    first: str,
+    second: str,
+    within: str | None,
+    metrics: list[str] | None,
+    across_protocols: bool,
+    as_json: bool,
+) -> None:
+    """Compare B with A: paired differences of every cell that both have, with their intervals.
+
+    A and B are stores, folders of results, or a board's JSON; SOURCE::ENTRY is one defense or
+    detector of it, and of two entries each attack is compared that both met. A line begins with +
+    where B is better for the defender beyond doubt, with - where it is worse, else with =.
+
+    \b
+    castlewalls compare results/ store
+    castlewalls compare old/report.json store/report.json --json
+    castlewalls compare clip_x0 clip_xt --metrics robust_asr,fid
+    castlewalls compare results/::clip_x0 store::my_defense
+    """
+    from bench.results import published
+    from leaderboard.compare import compare as compare_sides
+    from leaderboard.compare import lines, read_side
+
+    entries = [one for one in (first, second) if "::" not in one and not Path(one).exists()]
+    runs = _read([published() if within is None else Path(within)]) if entries else []
+    comparison = compare_sides(
+        read_side(first, runs), read_side(second, runs), metrics or (), across_protocols
+    )
+    if as_json:
+        _print_json(comparison.to_json())
+    else:
+        for line in lines(comparison):
+            click.echo(plain(line))
+
+
+@cli.command()
 @click.argument("suites", nargs=-1, metavar="[SUITE]...")
 @click.option(
     "--output",

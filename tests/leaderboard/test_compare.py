@@ -1,0 +1,220 @@
+"""Two boards or two entries: differences are paired, of one protocol, in the right direction, and
+what only one side has is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench.cli import cli
+from bench.errors import UserError
+from bench.record import Metric, PluginSpec, Record, read_runs
+from leaderboard.aggregate import paired_difference, share_difference
+from leaderboard.board import boards
+from leaderboard.compare import Difference, compare, lines, paired, read_side
+from leaderboard.report import build
+
+MakeStore = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def better(make_store: MakeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic store with a clip_x0 whose FID is lower by 1 at every seed."""
+
+    def lower(record: Record) -> Record:
+        if record.defense.name != "clip_x0":
+            return record
+        fid = record.metrics["fid[digits-cnn]"]
+        assert fid.value is not None
+        metrics = record.metrics | {
+            "fid[digits-cnn]": dataclasses.replace(
+                fid, value=fid.value - 1, ci_low=None, ci_high=None
+            )
+        }
+        return dataclasses.replace(record, metrics=metrics)
+
+    return make_store(tmp_path_factory.mktemp("better") / "store", lower)
+
+
+def _of(differences: Sequence[Difference], **fields: Any) -> list[Difference]:
+    return [
+        one
+        for one in differences
+        if all(getattr(one, name) == value for name, value in fields.items())
+    ]
+
+
+def test_a_lower_fid_is_better_and_nothing_else_differs(store: Path, better: Path) -> None:
+    result = compare(read_side(str(store)), read_side(str(better)))
+    changed = [one for one in result.differences if one.difference != 0]
+    assert {(one.defense, one.metric) for one in changed} == {("clip_x0", "fid[digits-cnn]")}
+    assert len(changed) == 4 and all(one.better is True and one.seeds == 3 for one in changed)
+    assert all(abs(one.difference + 1) < 1e-9 for one in changed)
+    assert all(abs(one.second - one.first - one.difference) < 1e-9 for one in changed)
+    assert result.equal == len(result.differences) - 4 and result.alone == ()
+    back = compare(read_side(str(better)), read_side(str(store)))
+    assert [one.better for one in back.differences if one.difference != 0] == [False] * 4
+
+
+def test_a_boards_json_says_the_same_as_its_store(
+    store: Path, better: Path, tmp_path: Path
+) -> None:
+    build(better, tmp_path / "board.html")
+    from_store = compare(read_side(str(store)), read_side(str(better)))
+    from_json = compare(read_side(str(store)), read_side(str(tmp_path / "board.json")))
+    assert from_json.differences == from_store.differences
+
+
+def test_two_entries_are_compared_against_each_attack_that_both_met(store: Path) -> None:
+    result = compare(read_side(f"{store}::clip_x0"), read_side(f"{store}::clip_xt"))
+    assert {one.defense for one in result.differences} == {"clip_xt less clip_x0"}
+    assert not any("target=corner" in one.attack for one in _attacked(result.differences))
+    assert [line for line in result.alone if "target=corner" in line], "clip_xt failed there"
+    (fid,) = _of(_attacked(result.differences), metric="fid[digits-cnn]")
+    (board,) = boards(read_runs(store))
+    cells = {
+        cell.defense.name: cell
+        for cell in board.cells.values()
+        if cell.attack.params.get("target") == "hat"
+    }
+    wanted = paired_difference(
+        cells["clip_xt"].values("fid[digits-cnn]"), cells["clip_x0"].values("fid[digits-cnn]")
+    )
+    assert wanted is not None
+    assert (fid.difference, fid.low, fid.high) == (wanted.mean, wanted.low, wanted.high)
+    assert fid.better is False and fid.higher_is_better is False
+
+
+def _attacked(differences: Sequence[Difference]) -> list[Difference]:
+    return [one for one in differences if not one.attack.startswith("no attack")]
+
+
+def test_shares_are_paired_by_sample_where_outcomes_are_known(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    def outcomes(record: Record) -> Record:
+        count = {"none": 100, "clip_x0": 90}.get(record.defense.name, 64) + record.seed
+        hits = [1.0] * count + [0.0] * (128 - count)
+        metric = Metric(value=count / 128, n=128, unit="share", higher_is_better=False)
+        return dataclasses.replace(
+            record,
+            metrics=record.metrics | {"robust_asr[noise]": metric},
+            series={"outcomes[robust_asr[noise]]": hits},
+        )
+
+    store = make_store(tmp_path / "store", outcomes)
+    (board,) = boards(read_runs(store))
+    none, clip = (
+        next(
+            cell
+            for cell in board.cells.values()
+            if cell.defense.name == name and cell.attack.params.get("target") == "hat"
+        )
+        for name in ("none", "clip_x0")
+    )
+    metric = "robust_asr[noise]"
+    both = {seed: (clip.outcomes(metric)[seed], none.outcomes(metric)[seed]) for seed in range(3)}
+    wanted = share_difference(clip.shares(metric), none.shares(metric), both)
+    plain = share_difference(clip.shares(metric), none.shares(metric))
+    assert paired(clip, none, metric) == wanted != plain
+    (one,) = _of(
+        _attacked(
+            compare(
+                read_side(f"{store}::none"), read_side(f"{store}::clip_x0"), [metric]
+            ).differences
+        ),
+        attack="baddiffusion(trigger=grey_box, target=hat, poison_rate=0.1)",
+    )
+    assert wanted is not None and (one.low, one.high) == (wanted.low, wanted.high)
+
+
+def test_protocols_are_kept_apart(store: Path, make_store: MakeStore, tmp_path: Path) -> None:
+    other = make_store(
+        tmp_path / "store", lambda record: dataclasses.replace(record, protocol="other")
+    )
+    with pytest.raises(UserError, match="no cell in common: digits-ddpm is under protocol"):
+        compare(read_side(str(store)), read_side(str(other)))
+    result = compare(read_side(str(store)), read_side(str(other)), across_protocols=True)
+    assert result.differences and result.equal == len(result.differences)
+
+
+def test_few_seeds_show_nothing(make_store: MakeStore, tmp_path: Path) -> None:
+    def two(record: Record) -> Record:
+        return dataclasses.replace(record, status="failed") if record.seed == 2 else record
+
+    store = make_store(tmp_path / "store", two)
+    result = compare(read_side(f"{store}::none"), read_side(f"{store}::clip_x0"))
+    assert result.differences and {one.seeds for one in result.differences} == {2}
+    assert all(one.better is None for one in result.differences)
+
+
+def test_the_command_prints_lines_and_json(store: Path, better: Path) -> None:
+    done = CliRunner().invoke(cli, ["compare", str(store), str(better), "--metrics", "fid"])
+    assert done.exit_code == 0, done.output
+    text = done.output.splitlines()
+    assert text[-1].endswith("4 better for the defender, 0 worse, 11 the same to the last digit")
+    assert sum(line.startswith("+ -1 [") for line in text) == 4
+    assert all("fid[digits-cnn]" in line for line in text[:-1])
+    arguments = ["compare", "clip_x0", "clip_xt", "--within", str(store), "--json"]
+    document = json.loads(CliRunner().invoke(cli, arguments).output)
+    assert document["schema"] == 1 and document["first"] == "clip_x0"
+    assert {"difference", "low", "high", "seeds", "better"} <= document["differences"][0].keys()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("absent", "{}", "there is no store, results or board at absent|no source and no entry"),
+        ("{}::absent", "{}", "has no entry absent; it has "),
+        ("{}/board.txt", "{}", "cannot be read as a board: "),
+        ("{}/list.json", "{}", "cannot be read as a board: it is no board's JSON of schema 1"),
+        ("{}/odd.json", "{}", "cannot be read as a board: "),
+    ],
+)
+def test_bad_input_is_one_line(
+    store: Path, tmp_path: Path, first: str, second: str, message: str
+) -> None:
+    (tmp_path / "board.txt").write_bytes(b"\xff")
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "odd.json").write_text('{"schema": 1, "runs": [{"records": [3]}]}')
+    where = [
+        text.format(tmp_path if "/" in text.replace("{}", "") else store)
+        for text in (first, second)
+    ]
+    done = CliRunner().invoke(cli, ["compare", *where, "--within", str(store)])
+    assert done.exit_code == 2 and len(done.output.splitlines()) == 1
+    with pytest.raises(UserError, match=message):
+        compare(*(read_side(text, read_runs(store)) for text in where))
+
+
+def test_a_name_that_several_entries_have_needs_its_parameters(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    def renamed(record: Record) -> Record:
+        if record.defense.name != "clip_xt":
+            return record
+        spec = PluginSpec(name="clip_x0", params={"limit": 2}, label="clip_x0(limit=2)")
+        return dataclasses.replace(record, defense=spec)
+
+    store = make_store(tmp_path / "store", renamed)
+    with pytest.raises(UserError, match="clip_x0 is the name of 2 entries"):
+        compare(read_side(f"{store}::clip_x0"), read_side(f"{store}::none"))
+    result = compare(read_side(f"{store}::none"), read_side(f"{store}::clip_x0(limit=2)"))
+    assert result.differences
+
+
+def test_hostile_words_stay_on_their_line(make_store: MakeStore, tmp_path: Path) -> None:
+    def hostile(record: Record) -> Record:
+        label = f"{record.attack.name}(\x1b[2J\n\u202e)"
+        return dataclasses.replace(record, attack=dataclasses.replace(record.attack, label=label))
+
+    store = make_store(tmp_path / "store", hostile)
+    for line in lines(compare(read_side(str(store)), read_side(str(store)))):
+        assert line.isprintable()
