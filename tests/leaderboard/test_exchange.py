@@ -26,9 +26,6 @@ from leaderboard.matrix import summary
 
 SCHEMA = Path(__file__).parent / "every_eval_ever" / "eval-0.3.0.schema.json"
 HOSTILE = "\\input{/etc/passwd}$x$ | `a` <b>{%#&~^ \u202e [l](javascript:a)"
-jsonschema = (
-    pytest.importorskip("jsonschema") if not os.environ.get("CI") else __import__("jsonschema")
-)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +41,9 @@ def records(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def test_every_record_keeps_the_schema_of_every_eval_ever(records: dict[str, Any]) -> None:
+    jsonschema: Any = (
+        __import__("jsonschema") if os.environ.get("CI") else pytest.importorskip("jsonschema")
+    )
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     validator = jsonschema.validators.validator_for(schema)(schema)
     assert len(records) > 20
