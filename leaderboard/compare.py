@@ -151,13 +151,13 @@ def lines(comparison: Comparison) -> list[str]:
             f"{mark} {one.difference:+.4g}{ends}  {words.number(one.first, 4)} -> "
             f"{words.number(one.second, 4)}, {one.seeds} seeds  {one.testbed}: {what}"
         )
-    shown = len(comparison.differences)
+    count = len(comparison.differences)
     better = sum(one.better is True for one in comparison.differences)
     worse = sum(one.better is False for one in comparison.differences)
     text += [
         *comparison.protocols,
         *comparison.alone,
-        f"{shown} differences ({comparison.second} less {comparison.first}): {better} better for "
+        f"{count} differences ({comparison.second} less {comparison.first}): {better} better for "
         f"the defender, {worse} worse, {comparison.equal} the same to the last digit",
     ]
     return [one_line(line, 600) for line in text]
@@ -250,7 +250,7 @@ def _difference(board: Board, mine: Cell, theirs: Cell, metric: str) -> Differen
         return None
     better = board.names.rule(metric)[2]
     better = direction([mine], metric) if better is None else better
-    shown = significant(interval) and better is not None
+    beyond_doubt = significant(interval) and better is not None
     return Difference(
         testbed=label(board.testbed),
         attack=_attack(mine),
@@ -263,7 +263,7 @@ def _difference(board: Board, mine: Cell, theirs: Cell, metric: str) -> Differen
         high=interval.high,
         seeds=interval.n,
         higher_is_better=better,
-        better=(interval.mean > 0) == better if shown else None,
+        better=(interval.mean > 0) == better if beyond_doubt else None,
     )
 
 

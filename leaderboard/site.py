@@ -130,7 +130,7 @@ def _together(every: Sequence[Method]) -> Method:
     one = every[0]
     whats = dict.fromkeys(what for method in every for what in method.what.split(", ") if what)
     cited = dict.fromkeys(paper for method in every for paper in method.papers)
-    tested = dict.fromkeys(place for method in every for place in method.tested)
+    tested = dict.fromkeys(board for method in every for board in method.tested)
     return Method(one.name, one.family, ", ".join(whats), tuple(cited), tuple(tested))
 
 
