@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from bench.node import Node
+from bench.papers import lookup
 from bench.yaml_reader import read_yaml
-from science.node import Node
 
 T = TypeVar("T")
 #: Regions of a difference: a number's three, and three whose margin is a share of a reference.
@@ -448,13 +449,21 @@ class _Reader:
         entries = node.fields(("extra",), ("head", "metrics", "rows"))
         extra = None
         if "extra" in entries:
-            column = entries["extra"].fields((), ("head", "values"))
+            column = entries["extra"].fields((), ("head", "published", "rows"))
+            table = column["published"].text()
             extra = (
                 column["head"].text(),
-                {name: value.text() for name, value in column["values"].entries().items()},
+                {name: self.printed(table, row) for name, row in column["rows"].entries().items()},
             )
         rows = self.loops(entries["rows"], "rows", self.row)
         return entries["head"].text(), self.metrics(entries["metrics"]), rows, extra
+
+    def printed(self, table: str, node: Node) -> str:
+        """The number of a paper's table (``bench/papers``) with these conditions, as printed."""
+        number = lookup(table, _values(node))
+        if number is None:
+            raise node.fault(f"must name one number of bench/papers/{table}.yaml")
+        return number.printed
 
     def metrics(self, node: Node) -> tuple[str, ...]:
         """Metrics, and names of lists of them in ``shared.yaml``."""

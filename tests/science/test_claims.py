@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from bench.errors import UserError
+from bench.papers import published
 from bench.record import Metric, Run
 from science.findings import OPPOSITE, SHOWS, Line, lines
 from science.pages import PAGES, SHARED
@@ -196,6 +197,11 @@ def claim(**changed: Any) -> dict[str, Any]:
     }  # type: ignore[index]
 
 
+def printed(row: object) -> dict[str, Any]:
+    extra = {"head": "paper", "published": "baddiffusion-7", "rows": {"clean": row}}
+    return {"table": {"head": "x", "metrics": ["fid"], "rows": [], "extra": extra}}
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -220,6 +226,14 @@ def claim(**changed: Any) -> dict[str, Any]:
             "claims[0]: needs either compare with left, right and region, or a list of comparisons",
         ),
         ({"plots": [{"file": "x", "title": "x"}]}, "plots[0]: needs either bars or curves"),
+        (
+            printed("14.83"),
+            "table.extra.rows.clean: must be a mapping with names, got '14.83'",
+        ),
+        (
+            printed({"attack.target": "hat"}),
+            "table.extra.rows.clean: must name one number of bench/papers/baddiffusion-7.yaml",
+        ),
     ],
 )
 def test_a_fault_in_a_file_is_one_line_with_its_place(
@@ -252,6 +266,48 @@ def test_a_name_that_nothing_bears_is_one_line(
     path.write_text(yaml.safe_dump({**SMALL, **changed}))
     with pytest.raises(UserError, match=re.escape(message)):
         Scene(read_section(path, SHARED), SHARED, {"digits": []}).section()
+
+
+def test_a_published_column_is_read_from_the_papers_tables(tmp_path: Path) -> None:
+    """A number typed into a claim would be a second source of it."""
+    path = tmp_path / "01-x.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **printed({"anchor": "base_model"})}))
+    assert read_section(path, SHARED).extra == ("paper", {"clean": "14.83"})
+
+
+@pytest.mark.parametrize(
+    ("title", "file", "conditions"),
+    [
+        (
+            "6. Training on generated images",
+            "bibaddiff-4",
+            {"attack.pattern": "badnets1", "metric": "classifier_asr", "data": "ImageNette"},
+        ),
+        (
+            "7. The diffusion classifier",
+            "bibaddiff-5",
+            {
+                "attack.poison_rate": 0.1,
+                "metric": "classifier_asr",
+                "defense": "diffusion_classifier",
+            },
+        ),
+    ],
+)
+def test_what_a_section_says_of_a_table_stands_in_it(
+    title: str, file: str, conditions: dict[str, object]
+) -> None:
+    """Shares with two decimals in prose are the table's per cents, rounded."""
+    (section,) = [section for section in SECTIONS if section.title == title]
+    shares = {
+        f"{one.value / 100:.2f}"
+        for one in published()
+        if one.file == file
+        and conditions.items()
+        <= {**one.where, "metric": one.metric, "data": one.setting.data}.items()
+    }
+    quoted = re.findall(r"\b[01]\.\d\d\b", section.says)
+    assert len(quoted) == 4 and set(quoted) <= shares
 
 
 def test_a_page_needs_its_page_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A value of a claims file with its location, so that every error is one line that says where."""
+"""A value of a YAML file with its location, so that every error is one line that says where."""
 
 from __future__ import annotations
 
