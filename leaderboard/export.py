@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.record import Metric, PluginSpec, Record, Run
+from leaderboard import beside
 from leaderboard.board import numbers
 from leaderboard.names import Vocabulary, vocabulary
 from leaderboard.red_flags import DEFINITIONS
@@ -23,9 +24,17 @@ COLUMNS = [
     "defense", "defense_label", "defense_params", "kind", "seed", "seeds", "status",
     "reason", "flags",
     "metric", "value", "ci_low", "ci_high", "n", "unit", "higher_is_better",
+    "published",
 ]  # fmt: skip
 
 
+#: What a cell is of.
+ROLES = ("testbed", "attack", "probe", "sampler", "defense")
+#: What the JSON has of a paper's number.
+SOURCE = (
+    *("metric", "name", "value", "printed", "deviation", "unit"),
+    *("table", "page", "section"),
+)
 #: What a spreadsheet takes for a formula at the start of a text (OWASP, "CSV injection"), the
 #: full-width forms among them.
 _FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
@@ -38,9 +47,10 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
     stay countable.
 
     ``ci_low`` and ``ci_high`` are within the seed; intervals over seeds follow from the rows.
-    A population of models has ``seeds`` in place of a seed. Parameters are JSON, or their hash if
-    they are long. A text that a spreadsheet would run as a
-    formula begins with an apostrophe.
+    ``published``: what papers printed for this metric, as text that nothing takes for a number of
+    ours. A population of models has ``seeds`` in place of a seed. Parameters are JSON, or their
+    hash if they are long. A text that a spreadsheet would run as a formula begins with an
+    apostrophe.
     """
     ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
     names = vocabulary(runs)
@@ -72,8 +82,10 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
 def to_json(runs: Sequence[Run]) -> str:
     """The runs with every record as :meth:`Record.to_json` has it;
     ``Record.from_json(json.dumps(...))`` gives each back. ``flags``: what raises those that a
-    program may want to leave out, by code.
+    program may want to leave out, by code. Beside them, under ``published``, what papers printed
+    for the same cells, once for all seeds.
     """
+    ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
     document = [
         {
             "suite": run.suite,
@@ -85,11 +97,16 @@ def to_json(runs: Sequence[Run]) -> str:
                 key=lambda record: json.dumps(record, sort_keys=True),
             ),
         }
-        for run in sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
+        for run in ordered
     ]
     return (
         json.dumps(
-            {"schema": 1, "flags": _defined(runs), "runs": document},
+            {
+                "schema": 1,
+                "flags": _defined(runs),
+                "runs": document,
+                "published": _published(ordered),
+            },
             sort_keys=True,
             indent=1,
             allow_nan=False,
@@ -102,6 +119,30 @@ def to_json(runs: Sequence[Run]) -> str:
 def _defined(runs: Sequence[Run]) -> dict[str, str]:
     codes = {flag.code for run in runs for _, record in run.records for flag in record.flags}
     return {code: text for code, text in DEFINITIONS.items() if code in codes}
+
+
+def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
+    """Of each cell, whatever its seeds, what stands beside it."""
+    lines: dict[str, dict[str, object]] = {}
+    for run in runs:
+        for _, record in run.records:
+            specs = {role: getattr(record, role) for role in ROLES}
+            cell = {
+                role: spec and {"name": spec.name, "params": spec.params}
+                for role, spec in specs.items()
+            }
+            for item in beside.of_record(record):
+                one = item.published
+                line = {
+                    **{name: getattr(one, name) for name in SOURCE},
+                    "paper": dataclasses.asdict(one.paper),
+                    "setting": one.setting.text(),
+                    "own_testbed": item.own,
+                    "differences": item.differences,
+                    "beside": cell,
+                }
+                lines.setdefault(json.dumps(line, sort_keys=True), line)
+    return [line for _, line in sorted(lines.items())]
 
 
 def _harmless(text: str) -> str:
@@ -139,7 +180,13 @@ def _rows(run: Run, record: Record, names: Vocabulary) -> list[dict[str, object]
     metrics: list[tuple[str, Metric | None]] = [
         (name, metric) for name, metric in numbers(record).items()
     ]
+    items = beside.of_record(record)
     return [
-        {**shared, "metric": name, **(dataclasses.asdict(metric) if metric else {})}
+        {
+            **shared,
+            "metric": name,
+            **(dataclasses.asdict(metric) if metric else {}),
+            "published": "; ".join(item.text for item in beside.of_metric(items, name)) or None,
+        }
         for name, metric in sorted(metrics, key=lambda pair: names.order(pair[0])) or [("", None)]
     ]

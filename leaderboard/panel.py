@@ -14,6 +14,8 @@ from typing import Any
 
 from bench.record import Metric
 from bench.words import caption
+from leaderboard import beside
+from leaderboard.beside import Beside
 from leaderboard.board import Cell, Entry
 from leaderboard.matrix import interval_text, metric_names, summary
 from leaderboard.names import Words
@@ -49,8 +51,9 @@ class MetricLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """``problems``: (status, reason, seeds that have it); ``provenance``: (key, value) where all
-    seeds agree, else the key once a seed.
+    """``published``: what papers printed for the same, with its sources; ``problems``: (status,
+    reason, seeds that have it); ``provenance``: (key, value) where all seeds agree, else the key
+    once a seed.
     """
 
     cell: Cell
@@ -59,6 +62,7 @@ class Panel:
     params: tuple[tuple[str, str, str], ...]
     problems: tuple[tuple[str, str, tuple[Entry, ...]], ...]
     provenance: tuple[tuple[str, str], ...]
+    published: tuple[tuple[Beside, str], ...]
 
 
 def panel(cell: Cell) -> Panel:
@@ -88,6 +92,7 @@ def panel(cell: Cell) -> Panel:
         provenance=tuple(
             agreed((entry.record.seed, entry.record.provenance) for entry in cell.entries)
         ),
+        published=beside.of_cell(cell),
     )
 
 
