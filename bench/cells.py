@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from bench.record import PluginSpec, Record, Status
+from bench.record import PluginSpec, Record, Status, cell_code
 from bench.text import one_line, tail
 
 #: :attr:`Cell.kind` of what is no cell of the matrix: a detector's scores of many models.
@@ -47,6 +47,12 @@ class Cell:
         """
         specs = [None if spec is None else [spec.name, spec.params] for spec in self.specs]
         return json.dumps([*specs, list(self.seeds) or self.seed], sort_keys=True)
+
+    @property
+    def code(self) -> str:
+        """What ``--cells`` takes: the same for every seed."""
+        specs = self.testbed, self.attack, self.probe, self.defense
+        return cell_code(specs, self.sampler, population=self.kind == POPULATION)
 
     @property
     def title(self) -> str:

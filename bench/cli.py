@@ -115,6 +115,12 @@ choosing = _options(
         metavar="FILE",
         help="Draw seeds and triggers from this secret (castlewalls seal).",
     ),
+    click.option(
+        "--cells",
+        callback=_split,
+        metavar="CODE",
+        help="Only these cells; a cell on the board has the command with its code.",
+    ),
     click.option("--limit", type=int, metavar="N", help="Only the first N cells."),
     click.option(
         "--jobs",

@@ -6,11 +6,12 @@ A record is one JSON object. Absent is ``null``, never 0.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar, get_args
@@ -168,6 +169,18 @@ class Record:
         out.
         """
         return _record(_object(data, "a record"))
+
+
+def cell_code(
+    specs: Sequence[PluginSpec | None], sampler: PluginSpec | None, *, population: bool
+) -> str:
+    """Eight hexadecimal digits for a cell over all its seeds, whatever its protocol: what
+    ``castlewalls run SUITE --cells CODE`` takes. ``specs``: testbed, attack, probe and defense;
+    ``sampler``: ``None`` for the testbed's own.
+    """
+    parts: list[Any] = [None if spec is None else spec.identity for spec in (*specs, sampler)]
+    text = json.dumps([*parts, population])
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]
 
 
 @dataclass(frozen=True, kw_only=True)

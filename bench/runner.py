@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bench.cards import read_cards
+from bench.cells import Cell
 from bench.engine.context import StageKind
 from bench.engine.executor import Executor
 from bench.engine.graph import Plan
@@ -28,6 +29,7 @@ from bench.registry import Registry
 from bench.results import read_results
 from bench.sealed import read_secret, seal
 from bench.suite import Suite, load_suite
+from bench.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +65,7 @@ def prepare(
     defenses: Sequence[str] | None = None,
     detectors: Sequence[str] | None = None,
     samplers: Sequence[str] | None = None,
+    cells: Sequence[str] | None = None,
     limit: int | None = None,
     jobs: int | None = None,
     device: str = "cpu",
@@ -75,7 +78,8 @@ def prepare(
     stages: str = DEFAULT_STAGES,
 ) -> Prepared:
     """Reads, validates and plans. ``seeds``, ``attacks``, ``defenses``, ``detectors``,
-    ``samplers``: only these of the suite's; ``limit``: only the first cells.
+    ``samplers``: only these of the suite's; ``cells``: only those with these codes, as the board
+    has them; ``limit``: only the first of them.
 
     ``sealed``: the file with a secret, from which seeds and triggers are drawn
     (:mod:`bench.sealed`). ``stages``: the module with the stage table. Raises :class:`UserError`.
@@ -98,6 +102,8 @@ def prepare(
         plan = make_plan(chosen, registry, kinds, device, gpus_per_stage)
     finally:
         registry.close()
+    if cells is not None:
+        plan = _with_codes(plan, cells)
     return Prepared(
         plan=plan if limit is None else plan.limited(limit),
         slots=slots,
@@ -108,6 +114,20 @@ def prepare(
         gpus_per_stage=gpus_per_stage,
         stages=stages,
     )
+
+
+def _with_codes(plan: Plan, codes: Sequence[str]) -> Plan:
+    """Only the cells with these codes. Raises :class:`UserError` for a code of none."""
+    cells = tuple(cell for cell in plan.cells if isinstance(cell, Cell) and cell.code in codes)
+    for code in codes:
+        if not any(cell.code == code for cell in cells):
+            raise UserError(
+                f"--cells {one_line(repr(code), 40)}: no cell of {plan.suite} with these choices "
+                f"has this code; the suite, a plugin's parameters or the testbed may have changed"
+            )
+    if not cells:
+        raise UserError("--cells must name at least one cell, got none")
+    return plan.of(cells)
 
 
 def _refuse_faults(suite: Suite, registry: Registry) -> None:

@@ -103,7 +103,10 @@ class Plan:
 
     def limited(self, limit: int) -> Plan:
         """Only the first ``limit`` cells, and the stages they need."""
-        cells = self.cells[:limit]
+        return self.of(self.cells[:limit])
+
+    def of(self, cells: tuple[Cell, ...]) -> Plan:
+        """Only these of its cells, and the stages they need."""
         needed = set(self.closure(cell.stage for cell in cells if cell.stage))
         stages = {key: stage for key, stage in self.stages.items() if key in needed}
         return replace(

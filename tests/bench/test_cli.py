@@ -208,6 +208,8 @@ BAD = [
         "--seeds must be whole numbers with commas between, got 'one'",
     ),
     (["run", "suite.yaml", "--limit", "0"], "--limit must be at least 1, got 0"),
+    (["run", "suite.yaml", "--cells", "00000000"], "--cells '00000000': no cell of small with"),
+    (["run", "suite.yaml", "--cells", ""], "--cells must name at least one cell, got none"),
     (["run", "suite.yaml", "--jobs", "0"], "--jobs must be at least 1, got 0"),
     (["run", "suite.yaml", "--timeout", "0"], "--timeout must be above 0 seconds, got 0"),
     (["run", "suite.yaml", "--retries", "-1"], "--retries must be at least 0, got -1"),
@@ -285,6 +287,20 @@ def test_a_plan_lists_the_stages_and_the_skipped_pairs(castlewalls):
     assert all(set(line["inputs"].values()) <= keys for line in lines)
     limited = castlewalls("plan", "suite.yaml", "--limit", "1").stdout
     assert limited.strip().endswith("1 cells, 14 stages, 0 in the store")
+
+
+def test_a_cells_code_plans_that_cell_with_the_keys_of_the_whole_suite(castlewalls, fake_plugins):
+    """What a reader copies from the board makes that record and nothing else."""
+    whole = api.prepare("suite.yaml", plugins=[fake_plugins]).plan
+    codes = {cell.code for cell in whole.cells}
+    assert len(codes) == len(whole.cells) / 2  # two seeds
+    for code in sorted(codes):
+        wanted = [cell for cell in whole.cells if cell.code == code]
+        plan = api.prepare("suite.yaml", plugins=[fake_plugins], cells=[code]).plan
+        assert [*plan.cells] == wanted and plan.filtered
+        assert set(plan.stages) == set(whole.closure(cell.stage for cell in wanted if cell.stage))
+    line = castlewalls("plan", "suite.yaml", "--seeds", "1", "--cells", wanted[0].code).stdout
+    assert "\n1 cells, " in line
 
 
 def test_listing_names_everything(castlewalls):

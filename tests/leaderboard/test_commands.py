@@ -1,0 +1,88 @@
+"""The command that a cell shows, through the command line's own parser and the planner."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import cli, results
+from bench.record import PluginSpec, Record
+from bench.runner import prepare
+from leaderboard.board import Cell, boards
+from leaderboard.commands import commands
+from leaderboard.sources import read_sources
+
+
+def cells(source: Path) -> list[Cell]:
+    return [cell for board in boards(read_sources([source])) for cell in board.all_cells()]
+
+
+def planned(command: str) -> object:
+    """The plan of a command, as ``castlewalls`` reads it."""
+    program, name, *words = shlex.split(command)
+    assert (program, name) == ("castlewalls", "run")
+    chosen = dict(cli.run.make_context("run", [*words]).params)
+    own = {"store", "as_json", "timeout", "retries", "dry_run", "report"}
+    (suite,) = chosen.pop("suites")
+    return prepare(suite, **{key: value for key, value in chosen.items() if key not in own}).plan
+
+
+def test_the_commands_of_published_cells_plan_exactly_their_records() -> None:
+    """Every fourth cell of every suite: the same attack, sampler, defense and seeds."""
+    seen: set[str] = set()
+    for cell in cells(results.published())[::4]:
+        for command in commands(cell):
+            suite = command.text.split()[2]
+            records = [one.record for one in cell.entries if one.run.suite == suite]
+            plan = planned(command.text)
+            assert {(one.id, one.seed) for one in plan.cells} == {  # type: ignore[attr-defined]
+                (_id(record), record.seed) for record in records
+            }, command.text
+            assert "castlewalls 0." in command.note and "commit" in command.note
+            seen.add(suite)
+    assert {"digits", "science-triggers"} <= seen
+
+
+def _id(record: Record) -> str:
+    """As a planned cell has it."""
+    from bench.cells import Cell as Planned
+
+    names = ("testbed", "attack", "defense", "seed", "kind", "probe", "sampler", "seeds")
+    return Planned(**{name: getattr(record, name) for name in names}).id
+
+
+@pytest.mark.parametrize(
+    "name", ["clip; rm -rf x", "a b", "$(id)", "x\ny", "-f", "`id`", "\x1b[0m"]
+)
+def test_a_name_that_a_shell_would_run_is_in_no_command(
+    tmp_path: Path, make_store: Callable[..., Path], name: str
+) -> None:
+    """A record comes from anywhere, and its command is pasted into a shell."""
+
+    def rename(record: Record) -> Record:
+        if record.defense.name != "clip_x0":
+            return record
+        return dataclasses.replace(record, defense=PluginSpec(name=name))
+
+    every = cells(make_store(tmp_path / "store", rename))
+    assert any(cell.defense.name == name for cell in every)
+    for cell in every:
+        assert bool(commands(cell)) is (cell.defense.name != name)
+        for command in commands(cell):
+            assert shlex.split(command.text) == command.text.split()
+
+
+def test_a_sealed_run_asks_for_its_secret(tmp_path: Path, make_store: Callable[..., Path]) -> None:
+    """Its seeds follow from the secret; they are no choice."""
+    cell = cells(make_store(tmp_path / "store"))[0]
+    entries = tuple(
+        dataclasses.replace(one, run=dataclasses.replace(one.run, suite="digits-sealed"))
+        for one in cell.entries
+    )
+    (command,) = commands(dataclasses.replace(cell, entries=entries))
+    assert command.text.startswith("castlewalls run digits --sealed FILE --attacks")
+    assert "--seeds" not in command.text and "secret" in command.note
