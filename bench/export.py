@@ -149,6 +149,7 @@ def results_of(run: Run) -> dict[str, bytes]:
         "finished": run.finished or "",
         "cells": max(sum(run.counts.values()), len(records)),
         "metrics": [words.to_json() for words in run.metrics],
+        **({"methods": [words.to_json() for words in run.methods]} if run.methods else {}),
         "note": note if pictures else "Pictures are in the store.",
         "sha256": hashlib.sha256(lines).hexdigest(),
     }

@@ -47,6 +47,7 @@ from bench.contracts.defense import (
 )
 from bench.contracts.detector import Detector
 from bench.contracts.plugin import Plugin
+from bench.sentences import described
 from bench.diffusion.sampling import CORRECTING
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
@@ -150,6 +151,7 @@ def make_plan(
         description=suite.description,
         filtered=suite.filtered,
         metrics=tuple(words.to_json() for words in measurements.declared()),
+        methods=tuple(words.to_json() for words in described([*backdoors, *treatments])),
         warnings=_few_seeds(suite),
     )
 

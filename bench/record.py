@@ -5,6 +5,7 @@ A record is one JSON object. Absent is ``null``, never 0.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,6 +24,7 @@ from bench.words import REMARK as REMARK
 from bench.words import SHARE as SHARE
 from bench.words import SQUARED_ERROR as SQUARED_ERROR
 from bench.words import Flag as Flag
+from bench.words import MethodWords as MethodWords
 from bench.words import MetricWords as MetricWords
 
 SCHEMA = 1
@@ -192,7 +194,8 @@ class Run:
     from the store, if there are any. ``records``: the cells that have a result, in the suite's
     order, each with the folder its pictures are in (a failed or skipped cell has no pictures; its
     folder is the store). ``metrics``: what its numbers mean, as their measurements declare them;
-    none in an older run. ``problems``: what could not be read, a line each. ``note``: what a reader
+    none in an older run. ``methods``: what its plugins are, in their authors' words; likewise.
+    ``problems``: what could not be read, a line each. ``note``: what a reader
     has to know of how the run was kept. Of several sources, ``source`` says which, and where two
     hold one cell, the one of the higher ``precedence`` is shown.
     """
@@ -204,6 +207,7 @@ class Run:
     counts: dict[str, int]
     records: list[tuple[Path, Record]]
     metrics: tuple[MetricWords, ...] = ()
+    methods: tuple[MethodWords, ...] = ()
     problems: tuple[str, ...] = ()
     note: str = ""
     source: str = ""
@@ -253,6 +257,7 @@ def read_account(path: Path) -> dict[str, Any]:
             for one in _typed(data, "metrics", list, [])
             if isinstance(one, dict) and isinstance(one.get("name"), str)
         ][:MAX_ENTRIES],
+        "methods": _typed(data, "methods", list, [])[:MAX_ENTRIES],
     }
 
 
@@ -266,6 +271,7 @@ def _run(store: Path, path: Path) -> Run:
     counts = {"ok": 0, "failed": 0, "skipped": 0, "pending": 0}
     records: list[tuple[Path, Record]] = []
     metrics, problems = _declared(path.name, data.pop("metrics"))
+    methods = methods_of(data.pop("methods"))
     for cell in data.pop("cells"):
         folder, outcome = _cell(store, cell)
         if isinstance(outcome, Record):
@@ -280,7 +286,26 @@ def _run(store: Path, path: Path) -> Run:
             f"{path.name}: {counts['missing']} records are missing from the store; run the suite "
             f"again"
         )
-    return Run(**data, counts=counts, records=records, metrics=metrics, problems=tuple(problems))
+    return Run(
+        **data,
+        counts=counts,
+        records=records,
+        metrics=metrics,
+        methods=methods,
+        problems=tuple(problems),
+    )
+
+
+def methods_of(listed: Any) -> tuple[MethodWords, ...]:
+    """The descriptions that can be shown, the first of each name. One that cannot is left out: no
+    number depends on it.
+    """
+    methods: dict[str, MethodWords] = {}
+    for one in listed[:MAX_ENTRIES] if isinstance(listed, list) else []:
+        with contextlib.suppress(ValueError, TypeError):
+            words = MethodWords.from_json(one)
+            methods.setdefault(words.name, words)
+    return tuple(methods.values())
 
 
 def _declared(file: str, declarations: list[Any]) -> tuple[tuple[MetricWords, ...], list[str]]:

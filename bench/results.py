@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.record import MAX_NAME, Picture, Record, Run, read_runs
+from bench.record import MAX_NAME, Picture, Record, Run, methods_of, read_runs
 from bench.rows import MAX_LINES, json_of, records_of
 from bench.text import one_line
 from bench.words import MetricWords
@@ -189,6 +189,7 @@ def _read_run(folder: Path, name: str = "") -> Run:
         counts=counts,
         records=records,
         metrics=account["metrics"],
+        methods=account["methods"],
         problems=tuple(problems),
         note=account["note"],
     )
@@ -211,7 +212,14 @@ def _account(folder: Path) -> dict[str, Any]:
         raise ValueError(f"metrics in {RUN} must be a list of at most {MAX_LINES}")
     metrics = tuple(MetricWords.from_json(one) for one in declared)
     clean = {field: one_line(data[field], longest) for field, longest in texts.items()}
-    return {**clean, "sha256": data["sha256"], "cells": cells, "metrics": metrics}
+    methods = methods_of(data.get("methods"))
+    return {
+        **clean,
+        "sha256": data["sha256"],
+        "cells": cells,
+        "metrics": metrics,
+        "methods": methods,
+    }
 
 
 def _with_pictures(folder: Path, record: Record, known: dict[str, str]) -> tuple[Record, list[str]]:

@@ -51,6 +51,8 @@ GROUPS = (
 #: Letters of a declaration's texts, and what a metric's order may be at most.
 LONGEST = {"name": 300, "title": 80, "sentence": 600, "group": 60, "unit": 20, "heading": 60}
 LAST = 1000
+#: Of what is told of a method: sentences, and letters of each.
+SENTENCES, LONGEST_SENTENCE = 3, 600
 #: :attr:`Flag.code` of a plugin's own words, and of a flag from before there were codes.
 REMARK, NOTE = "remark", "note"
 _CODE = re.compile("(?=.{1,60}$)[a-z0-9]+(-[a-z0-9]+)*")
@@ -161,6 +163,38 @@ class MetricWords:
         if not isinstance(data, Mapping) or not {"name", "title"} <= set(data) <= known:
             raise ValueError("a declared metric must have a name, a title and known fields alone")
         return cls(**data)
+
+
+@dataclass(frozen=True)
+class MethodWords:
+    """What a plugin is, in at most three sentences, as its author says. Raises ``ValueError`` in
+    one line.
+    """
+
+    name: str
+    sentences: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        texts = (self.name, *self.sentences)
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+            raise ValueError("a method's name and sentences must be printable, on one line each")
+        if not 0 < len(self.name) <= LONGEST["name"] or len(self.sentences) > SENTENCES:
+            raise ValueError(f"a method must have a name and at most {SENTENCES} sentences")
+        if any(len(text) > LONGEST_SENTENCE for text in self.sentences):
+            raise ValueError(f"a sentence must have at most {LONGEST_SENTENCE} characters")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"name": self.name, "sentences": [*self.sentences]}
+
+    @classmethod
+    def from_json(cls, data: Any) -> MethodWords:
+        """What :meth:`to_json` gave, from anywhere. Raises ``ValueError`` in one line."""
+        if not isinstance(data, Mapping) or set(data) != {"name", "sentences"}:
+            raise ValueError("a described method must have a name and sentences alone")
+        if not isinstance(data["sentences"], list):
+            raise ValueError("a described method's sentences must be a list")
+        return cls(data["name"], tuple(data["sentences"]))
 
 
 @dataclass(frozen=True)

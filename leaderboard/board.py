@@ -439,7 +439,7 @@ def _cell(protocol: str, entries: list[Entry], own: PluginSpec | None, names: Vo
     who = label(record.attack) if not record.probe else f"no attack {label(record.probe)}"
     kinds = sorted(entry.record.kind for entry in entries if entry.record.kind)
     what = "models" if record.kind == POPULATION else "cell"
-    slug = f"{what}-{_slug(who)}-{_slug(label(record.defense))}-{_digest(*parts)}"
+    slug = f"{what}={_slug(who)}-{_slug(label(record.defense))}-{_digest(*parts)}"
     return Cell(
         id=slug,
         attack=record.attack,

@@ -1,42 +1,44 @@
-"""What a cell's panel shows: pictures, every number per seed, cost, parameters, provenance, and why
-it failed.
+"""What a cell's panel shows: pictures from the same noise, curves, every number per seed, cost,
+what was not measured, the command that makes it anew, parameters, provenance, and why it failed.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from bench.record import Metric
-from bench.words import caption
+from bench.words import COST
 from leaderboard import beside
 from leaderboard.beside import Beside
 from leaderboard.board import Cell, Entry
+from leaderboard.commands import Command, commands
+from leaderboard.compositions import Composition
+from leaderboard.contrasts import SeedPictures, pictures_by_seed
+from leaderboard.detections import Detection
+from leaderboard.inversions import InversionLine
 from leaderboard.matrix import interval_text, metric_names, summary
 from leaderboard.names import Words
 from leaderboard.sound import LABEL, cut, visible
 
+if TYPE_CHECKING:
+    from leaderboard.view import BoardView
+
 #: Letters of one block of parameters, or of one entry of the provenance, that the page shows.
 BLOCK = 2000
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A PNG as a data URI, shown at ``width`` x ``height`` CSS pixels, or why there is none
-    (``problem``).
+class Evidence:
+    """The cell's line among the board's detectors, inversions and compositions, where it has
+    one.
     """
 
-    name: str
-    uri: str = ""
-    width: int = 0
-    height: int = 0
-    problem: str = ""
+    detection: Detection | None
+    inversion: InversionLine | None
+    composition: Composition | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +53,18 @@ class MetricLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """``published``: what papers printed for the same, with its sources; ``problems``: (status,
-    reason, seeds that have it); ``provenance``: (key, value) where all seeds agree, else the key
-    once a seed.
+    """``pictures``: by seed; ``evidence``: what stands in a section of its own elsewhere, drawn
+    here; ``published``: what papers printed for the same, with its sources; ``cost``: (name, mean
+    over seeds, interval); ``absent``: (reason, metrics); ``problems``: (status, reason, seeds that
+    have it); ``provenance``: (key, value) where all seeds agree, else the key once a seed.
     """
 
     cell: Cell
-    pictures: tuple[tuple[int, tuple[Picture, ...]], ...]
+    pictures: tuple[SeedPictures, ...]
+    evidence: Evidence
+    cost: tuple[tuple[str, str, str], ...]
+    absent: tuple[tuple[str, tuple[str, ...]], ...]
+    commands: tuple[Command, ...]
     metrics: tuple[MetricLine, ...]
     params: tuple[tuple[str, str, str], ...]
     problems: tuple[tuple[str, str, tuple[Entry, ...]], ...]
@@ -65,8 +72,8 @@ class Panel:
     published: tuple[tuple[Beside, str], ...]
 
 
-def panel(cell: Cell) -> Panel:
-    """Everything a reader needs to check one cell."""
+def panel(cell: Cell, view: BoardView) -> Panel:
+    """Everything a reader needs to check one cell of the board in ``view``."""
     sampler = cell.entries[0].record.sampler
     roles = (
         ("attack", cell.attack),
@@ -74,10 +81,13 @@ def panel(cell: Cell) -> Panel:
         ("sampler", sampler),
         ("defense", cell.defense),
     )
-    by_seed = ((entry.record.seed, _pictures(entry)) for entry in cell.entries)
     return Panel(
         cell=cell,
-        pictures=tuple((seed, pictures) for seed, pictures in by_seed if pictures),
+        pictures=pictures_by_seed(view.board, cell),
+        evidence=_evidence(cell, view),
+        cost=_cost(cell),
+        absent=_absent(cell),
+        commands=commands(cell),
         metrics=tuple(_line(cell, name) for name in metric_names([cell])),
         params=tuple(
             (
@@ -94,6 +104,36 @@ def panel(cell: Cell) -> Panel:
         ),
         published=beside.of_cell(cell),
     )
+
+
+def _evidence(cell: Cell, view: BoardView) -> Evidence:
+    detections = (line for detector in view.detectors for line in detector.lines)
+    composed = (line for _, lines in view.compositions for line in lines)
+    return Evidence(
+        detection=next((line for line in detections if line.cell.id == cell.id), None),
+        inversion=next((line for line in view.inversions if line.cell.id == cell.id), None),
+        composition=next((line for line in composed if line.cell.id == cell.id), None),
+    )
+
+
+def _cost(cell: Cell) -> tuple[tuple[str, str, str], ...]:
+    lines = []
+    for name in metric_names([cell]):
+        words, interval = cell.words(name), summary(cell, name)
+        if words.group == COST and interval:
+            texts = words.number(interval.mean), interval_text(words, interval)
+            lines.append((words.label, *texts))
+    return tuple(lines)
+
+
+def _absent(cell: Cell) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Reason -> the metrics that no seed has for it, most of them first."""
+    by_reason: dict[str, set[str]] = {}
+    for record in cell.records():
+        for name, reason in record.absent.items():
+            by_reason.setdefault(reason, set()).add(name)
+    lines = [(reason, tuple(sorted(names))) for reason, names in by_reason.items()]
+    return tuple(sorted(lines, key=lambda line: (-len(line[1]), line[0])))
 
 
 def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
@@ -177,48 +217,3 @@ def _seed(words: Words, metric: Metric | None) -> tuple[str, str, str]:
         ends = (words.number(metric.ci_low, places), words.number(metric.ci_high, places))
         interval = f"[{', '.join(ends)}]"
     return words.number(metric.value), interval, "" if metric.n is None else f"n = {metric.n}"
-
-
-def _pictures(entry: Entry) -> tuple[Picture, ...]:
-    """In the order of their file names, which is the order they were made in, all enlarged by the
-    same whole factor.
-    """
-    pictures = [
-        embedded(entry.folder, cut(caption(one.role, one.treatment), LABEL), one.path)
-        for one in sorted(
-            entry.record.pictures, key=lambda one: (_natural(one.path), one.role, one.treatment)
-        )
-    ]
-    factor = max(
-        1, min(4, 600 // max([picture.width for picture in pictures if picture.uri] or [600]))
-    )
-    return tuple(
-        replace(picture, width=picture.width * factor, height=picture.height * factor)
-        for picture in pictures
-    )
-
-
-def _natural(path: str) -> list[tuple[int, str]]:
-    """Sorts ``strip-10`` after ``strip-9``."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path)]
-
-
-def embedded(folder: Path, name: str, path: str) -> Picture:
-    """The picture at ``path`` below a record's folder, at its own size."""
-    file = (folder / path).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        return Picture(
-            name=name, problem=f"{path} lies outside the record's folder and was not read"
-        )
-    if not file.is_file():
-        return Picture(name=name, problem=f"{path} is missing from the store")
-    data = file.read_bytes()
-    if not data.startswith(_PNG) or len(data) < 24:
-        return Picture(name=name, problem=f"{path} is not a PNG and was not embedded")
-    uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    return Picture(
-        name=name,
-        uri=uri,
-        width=int.from_bytes(data[16:20], "big"),
-        height=int.from_bytes(data[20:24], "big"),
-    )

@@ -27,11 +27,14 @@ from leaderboard import aggregate, export, names, palette, plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import Board, boards, label
 from leaderboard.definitions import glossary, metric_anchor
+from leaderboard.figures import figures
 from leaderboard.front import front
 from leaderboard.matrix import interval_text
 from leaderboard.methods import paper_anchor
 from leaderboard.names import Words
+from leaderboard.pages import pages
 from leaderboard.panel import panel
+from leaderboard.pictures import Album
 from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, DefenseLine
 from leaderboard.red_flags import flagged, with_flags
 from leaderboard.sound import cut
@@ -39,7 +42,7 @@ from leaderboard.sources import read_sources
 from leaderboard.view import board_view, failures, overview, papers, provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
-STYLES = ("board.css", "front.css")
+STYLES = ("board.css", "front.css", "cell.css")
 #: Of the navigation, where the board is a page of a site.
 SITE_STYLE = "site.css"
 
@@ -111,7 +114,10 @@ def render(
     if page_boards is None:
         page_boards = flagged(boards(runs))
     views = [board_view(board) for board in page_boards]
-    panels = [panel(cell) for board in page_boards for cell in board.all_cells()]
+    panels = [panel(cell, view) for view in views for cell in view.board.all_cells()]
+    opening = front(views)
+    described = pages(views, opening["whole"], opening["board_names"], runs)
+    asked = [one.question for one in opening["asked"]]
     script = (TEMPLATES / "board.js").read_text(encoding="utf-8")
     styles = (*STYLES, SITE_STYLE) if nav else STYLES
     style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in styles)
@@ -119,8 +125,12 @@ def render(
         environment()
         .get_template("board.html.j2")
         .render(
-            front(views),
+            opening,
             nav=nav,
+            figures=figures(asked, views, opening["whole"], opening["board_names"]),
+            pages=described,
+            addresses={page.method: page.id for page in described},
+            album=Album(),
             overviews=[overview(run) for run in runs],
             boards=views,
             panels=panels,

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from leaderboard import names
 from leaderboard.board import Cell, Entry, identity, label
 from leaderboard.detections import Detection
-from leaderboard.panel import Picture, embedded
+from leaderboard.pictures import Picture, embedded
 from leaderboard.questions import Group, Question
 from leaderboard.ranking import HOLDS, NONE, Ranking
 from leaderboard.view import BoardView
@@ -35,8 +35,7 @@ class Strip:
         """Whether it is a row of images that is cut in the middle and drawn as two, twice as
         large.
         """
-        across = self.picture.width // max(1, self.picture.height)
-        return across >= 6 and across % 2 == 0
+        return self.picture.folded
 
 
 @dataclass(frozen=True, kw_only=True)

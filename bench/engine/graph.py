@@ -89,7 +89,8 @@ class Cell(Protocol):
 class Plan:
     """``cells`` in the order of the report; ``stages`` by key, inputs before the stages that need
     them. ``filtered``: only a part of the suite. ``metrics``: what the numbers mean, for readers of
-    the account: JSON objects with a ``name``, passed on unchanged. ``warnings``: lines for
+    the account: JSON objects with a ``name``, passed on unchanged; ``methods``:
+    likewise, what the plugins are. ``warnings``: lines for
     the user to read before it runs.
     """
 
@@ -99,6 +100,7 @@ class Plan:
     description: str = ""
     filtered: bool = False
     metrics: tuple[Mapping[str, Any], ...] = ()
+    methods: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
 
     def limited(self, limit: int) -> Plan:

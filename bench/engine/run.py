@@ -16,7 +16,7 @@ from typing import Any
 from bench.engine.executor import Executor, Failure, unfinished
 from bench.engine.graph import Cell, Plan
 from bench.engine.store import Store, write_atomically
-from bench.record import Record, read_account
+from bench.record import Record, methods_of, read_account
 from bench.text import one_line
 
 RECORD_FILE = "record.json"
@@ -194,7 +194,7 @@ class _Account:
                 lock.release()
 
     def _data(self) -> dict[str, Any]:
-        known = self._earlier() or {"cells": [], "metrics": []}
+        known = self._earlier() or {"cells": [], "metrics": [], "methods": []}
         before = {cell["id"]: cell for cell in known["cells"] if isinstance(cell.get("id"), str)}
         mine: dict[str, dict[str, Any]] = {}
         for index, (name, cell) in enumerate(zip(self.ids, self.plan.cells, strict=True)):
@@ -206,8 +206,10 @@ class _Account:
         if self.plan.filtered:
             mine = {name: mine.get(name, cell) for name, cell in before.items()} | mine
         counted = Counter(entry.get("status", "pending") for entry in mine.values())
-        # An earlier partial run may have declared metrics that this one does not.
+        # An earlier partial run may have declared metrics, or had methods, that this one does not.
         words = {metric["name"]: metric for metric in [*known["metrics"], *self.plan.metrics]}
+        usable = [one.to_json() for one in methods_of(known["methods"])]
+        methods = {method["name"]: method for method in [*usable, *self.plan.methods]}
         return {
             "suite": self.plan.suite,
             "description": self.plan.description,
@@ -217,6 +219,7 @@ class _Account:
                 status: counted[status] for status in ("ok", "failed", "skipped", "pending")
             },
             "metrics": list(words.values()),
+            "methods": list(methods.values()),
             "cells": list(mine.values()),
         }
 

@@ -16,7 +16,7 @@
   }
 
   // The view: question, filters and sorting, kept in the address behind what it points to:
-  // #cell-x&q=finds&family=sampler&sort=stops.time.up. A link without a view changes none.
+  // #cell=x&q=finds&family=sampler&sort=stops.time.up. A link without a view changes none.
   const asks = [...document.querySelectorAll("a.ask")];
   const sections = asks.map((ask) => document.getElementById(ask.hash.slice(1)));
   const filters = [...document.querySelectorAll("[data-filter]")];
@@ -31,14 +31,14 @@
     const wishes = {};
     for (const part of parts) {
       const [name, value] = part.split("=", 2).map((text) => { try { return decodeURIComponent(text.replaceAll("+", " ")); } catch { return ""; } });
-      if (value === undefined) target = name; else if (Object.hasOwn(view, name)) wishes[name] = value;
+      if (value === undefined) target = name; else if (["cell", "models", "method"].includes(name)) target = `${name}=${value}`; else if (Object.hasOwn(view, name)) wishes[name] = value;
     }
     const asked = sections.find((section) => section && section.id === target);
     if (asked) { view.q = target; target = ""; }
     if (Object.keys(wishes).length) for (const name of Object.keys(view)) view[name] = wishes[name] ?? (asked && name === "q" ? view.q : "");
   };
   const write = () => {
-    const parts = target ? [encodeURIComponent(target)] : [];
+    const parts = target ? [encodeURIComponent(target).replace("%3D", "=")] : [];
     if (view.q === sections[0]?.id) view.q = "";
     for (const [name, value] of Object.entries(view)) if (value) parts.push(`${name}=${encodeURIComponent(value)}`);
     const hash = parts.length ? `#${parts.join("&")}` : "";
@@ -194,7 +194,7 @@
   const arrive = () => { read(); apply(); sync(); write(); };
   // Following a link to a hidden element takes the focus off the link, so the way back is kept here.
   let opener = null;
-  document.addEventListener("click", (event) => { opener = event.target.closest("a[href^='#cell-'], a[href^='#models-']") || opener; });
+  document.addEventListener("click", (event) => { opener = event.target.closest("a[href^='#cell='], a[href^='#models='], a[href^='#method=']") || opener; });
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("close", () => {
       if (opener?.hash === `#${dialog.id}`) opener.focus();
@@ -206,6 +206,44 @@
       if (closing || event.target === dialog) dialog.close();
     });
   }
+  // A command or a citation to paste. Where the clipboard is forbidden, the text is selected instead.
+  for (const copy of document.querySelectorAll("button.copy")) copy.hidden = false;
+  const select = (element) => { const range = document.createRange(); range.selectNodeContents(element); const selection = getSelection(); selection.removeAllRanges(); selection.addRange(range); };
+  document.addEventListener("click", async (event) => {
+    const copy = event.target.closest("button.copy");
+    if (!copy) return;
+    const code = copy.parentElement.querySelector("code");
+    select(code);
+    let done = false;
+    try { await navigator.clipboard.writeText(code.textContent); done = true; } catch { try { done = document.execCommand("copy"); } catch { /* selected, at least */ } }
+    copy.textContent = done ? "Copied" : "Selected";
+    setTimeout(() => { copy.textContent = "Copy"; }, 1600);
+  });
+
+  // A picture as a file: the drawing alone, in the light theme's colours, its styles written out.
+  const kept = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "paint-order"];
+  const drawing = (svg) => {
+    const copy = svg.cloneNode(true), held = root.dataset.theme;
+    root.dataset.theme = "light";
+    const [from, to] = [svg, copy].map((one) => [one, ...one.querySelectorAll("*")]);
+    from.forEach((one, index) => { const style = getComputedStyle(one); for (const name of kept) if (one.tagName !== "title") to[index].setAttribute(name, style.getPropertyValue(name)); to[index].removeAttribute("class"); });
+    if (held === undefined) delete root.dataset.theme; else root.dataset.theme = held;
+    const [, , width, height] = svg.getAttribute("viewBox").split(" ");
+    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+    copy.setAttribute("width", width);
+    copy.setAttribute("height", height);
+    return new XMLSerializer().serializeToString(copy);
+  };
+  for (const save of document.querySelectorAll("button.save")) save.hidden = false;
+  document.addEventListener("click", (event) => {
+    const svg = event.target.closest("button.save")?.parentElement.querySelector("svg.plot");
+    if (!svg) return;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([drawing(svg)], { type: "image/svg+xml" }));
+    link.download = `${(svg.getAttribute("aria-label") || "picture").toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 80)}.svg`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 4000);
+  });
   addEventListener("hashchange", arrive);
   arrive();
 

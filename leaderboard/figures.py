@@ -1,0 +1,258 @@
+"""The board's figures: what a defense leaves against what it costs, curves over a parameter, what
+the adversary's class is made of, and a detector on the two sets it can judge.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from leaderboard import charts, plots
+from leaderboard.aggregate import Interval
+from leaderboard.board import Board, identity, label, short_label
+from leaderboard.charts import Disc, Pair, Series, Stack
+from leaderboard.matrix import summary
+from leaderboard.names import SECONDS
+from leaderboard.questions import Question, seconds_of
+from leaderboard.ranking import BUDGET, NONE, Ranking
+from leaderboard.sound import cut
+from leaderboard.view import BoardView
+from leaderboard.whole import ASR, CLASSIFIER, Line, Whole
+
+#: A curve needs this many values of its parameter.
+_POINTS = 3
+_LETTERS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """``title``: what is to be seen; ``where``: the testbed; ``legend``: marks with their names."""
+
+    title: str
+    where: str
+    drawn: Markup
+    legend: tuple[tuple[Markup, str], ...]
+    note: str
+
+
+def figures(
+    asked: Sequence[Question], views: Sequence[BoardView], whole: Whole, names: Mapping[str, str]
+) -> tuple[Figure, ...]:
+    """Those that the records have numbers for, in this order. ``names``: of the boards."""
+    made: list[Figure | None] = [
+        _pareto(group.board, group.source, names)
+        for question in asked
+        for group in question.groups
+        if isinstance(group.source, Ranking)
+    ]
+    made += _curves(whole, names)
+    made += [_stacks(view, names) for view in views]
+    made += [_plane(view, names) for view in views]
+    return tuple(one for one in made if one)
+
+
+def _pareto(board: Board, ranking: Ranking, names: Mapping[str, str]) -> Figure | None:
+    if ranking.end_point.utility is None:
+        return None
+    every = ranking.lines + ranking.outside
+    by_defense = {identity(one.defense): one for one in ranking.contenders}
+    discs = []
+    for index, line in enumerate(sorted(every, key=lambda line: label(line.cell.defense))):
+        zero = Interval(0.0, None, None, line.worst.n)
+        loss = zero if line.state == NONE else line.loss
+        if loss is None:
+            continue
+        one = by_defense[identity(line.cell.defense)]
+        rows = range(len(ranking.rows)) if line.state != NONE else ()
+        dots = tuple(
+            (one.mean(one.strongest(row)), 100 * sum(lost.values()) / len(lost))
+            for row in rows
+            if (lost := one.losses[row])
+            and any(one.rates[way] for way in one.rates if way.row == row)
+        )
+        discs.append(
+            Disc(
+                label="no defense" if line.state == NONE else short_label(line.cell.defense),
+                index=index,
+                x=line.worst,
+                y=_scaled(loss, 100.0),
+                size=seconds_of(board, line.cell.defense),
+                dots=dots,
+            )
+        )
+    if len(discs) < 2:
+        return None
+    what = "accuracy lost" if ranking.end_point.higher_is_better else "FID added"
+    over = f"worst of {ranking.extent()}" if ranking.several() else ranking.rows[0].label
+    return Figure(
+        title=f"{ranking.end_point.title}: what is left, and at what price",
+        where=names[board.id],
+        drawn=charts.pareto(
+            discs,
+            100 * BUDGET,
+            f"{ranking.end_point.short}, {cut(over, _LETTERS)}",
+            f"{what}, % of no defense’s",
+            f"{ranking.end_point.short} against {what} on {names[board.id]}",
+        ),
+        legend=(),
+        note=f"{_sizes(discs)} Disc: the worst case with 95 % intervals, dots: each attack. Band: "
+        f"the budget of {100 * BUDGET:g} %. Low and left is good.",
+    )
+
+
+def _scaled(one: Interval, factor: float) -> Interval:
+    low, high = (None if end is None else factor * end for end in (one.low, one.high))
+    return Interval(factor * one.mean, low, high, one.n)
+
+
+def _sizes(discs: Sequence[Disc]) -> str:
+    sizes = [disc.size for disc in discs if disc.size]
+    if not sizes:
+        return ""
+    low, high = SECONDS.number(min(sizes)), SECONDS.number(max(sizes))
+    return f"Size: run time of a cell, {low} to {high}."
+
+
+def _curves(whole: Whole, names: Mapping[str, str]) -> list[Figure | None]:
+    """A figure for each parameter of a testbed, an attack or a sampler in which rows differ alone,
+    for each metric.
+    """
+    groups: dict[tuple[str, str, str], list[tuple[float, Board, Line]]] = {}
+    for board, lines in whole.boards:
+        for line in lines:
+            if line.control:
+                continue
+            for owner, name, value, rest in _axes(board, line):
+                groups.setdefault((owner, name, rest), []).append((value, board, line))
+    made: list[Figure | None] = []
+    for (owner, name, _), points in sorted(groups.items(), key=lambda item: item[0]):
+        if len({value for value, _, _ in points}) >= _POINTS:
+            for metric in (ASR, CLASSIFIER):
+                made.append(_curve(owner, name, points, metric, whole, names))
+    return made
+
+
+def _axes(board: Board, line: Line) -> list[tuple[str, str, float, str]]:
+    """(whose, parameter, its value, everything else that makes the row) for each number."""
+    sampler = line.row.sampler
+    own = {
+        "testbed": (board.testbed.name, board.testbed.params),
+        "attack": (line.row.attack.name, line.row.attack.params),
+        "sampler": (sampler.name, sampler.params) if sampler else ("", {}),
+    }
+    axes = []
+    for owner, (_, params) in own.items():
+        for name, value in params.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            rest = {
+                key: [other, {k: v for k, v in theirs.items() if (key, k) != (owner, name)}]
+                for key, (other, theirs) in own.items()
+            }
+            # A protocol covers the testbed; only there may it differ along the axis.
+            fixed = "" if owner == "testbed" else board.protocol
+            axes.append((owner, name, float(value), json.dumps([rest, fixed], sort_keys=True)))
+    return axes
+
+
+def _curve(
+    owner: str,
+    name: str,
+    points: Sequence[tuple[float, Board, Line]],
+    metric: str,
+    whole: Whole,
+    names: Mapping[str, str],
+) -> Figure | None:
+    lines: list[Series] = []
+    for index, column in enumerate(whole.columns):
+        if column.metric != metric:
+            continue
+        by_value: dict[float, Interval] = {}
+        for value, _, line in points:
+            item = line.items[index]
+            interval = (
+                summary(item.table.cell, item.name) if item.table.cell and item.name else None
+            )
+            if interval:
+                by_value[value] = interval
+        if len(by_value) >= _POINTS:
+            text = f"{column.head} {column.params}".strip()
+            lines.append(Series(text, len(lines), tuple(sorted(by_value.items()))))
+    if not lines:
+        return None
+    _, board, first = points[0]
+    where = names[board.id] if owner != "testbed" else board.testbed.name
+    attack, _, params = first.row.label.partition("(")
+    fixed = [one for one in params.split(", ") if not one.startswith(f"{name}=")]
+    what = cut(f"{attack}({', '.join(fixed)}", 2 * _LETTERS)
+    return Figure(
+        title=f"{metric} over {cut(name, 40)}",
+        where=where,
+        drawn=charts.over_parameter(
+            lines,
+            f"{cut(name, 40)} of the {owner}",
+            metric,
+            f"{metric} of {what} over {cut(name, 40)} on {where}",
+        ),
+        legend=tuple((plots.marker(line.index), cut(line.label, _LETTERS)) for line in lines),
+        note=f"{what}; by the call that works best. Bars: 95 % intervals over seeds.",
+    )
+
+
+def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
+    rows = []
+    for row, lines in view.compositions:
+        for line in lines:
+            shares = [summary(line.cell, name) for name in ("g1", "g2", "p_t")]
+            if shares[0] is None or shares[1] is None:
+                continue
+            who = "no attack" if row.attack.name == "none" else short_label(row.attack)
+            defense = line.cell.defense
+            against = "no defense" if defense.name == "none" else short_label(defense)
+            p_t = shares[2].mean if shares[2] and shares[2].mean > 0 else None
+            rows.append(Stack(f"{who}, {against}", shares[0].mean, shares[1].mean, p_t))
+    if not rows:
+        return None
+    return Figure(
+        title="What the adversary’s class is made of",
+        where=names[view.board.id],
+        drawn=charts.stacks(rows, f"G1 and G2 with p_t on {names[view.board.id]}"),
+        legend=(
+            (Markup('<span class="swatch g1-mark"></span>'), "G1 trigger, another class"),
+            (Markup('<span class="swatch g2-mark"></span>'), "G2 trigger, the class asked for"),
+        ),
+        note="A bar beyond its tick: the generator draws the trigger more often than it was shown "
+        "it. Means over seeds.",
+    )
+
+
+def _plane(view: BoardView, names: Mapping[str, str]) -> Figure | None:
+    pairs, legend = [], []
+    for index, detector in enumerate(view.detectors):
+        of_detector = []
+        for line in detector.lines:
+            x, y = (summary(line.cell, f"auroc[{on}]") for on in ("training set", "generated"))
+            if x and y and line.row.attack.name != "none":
+                text = f"{label(detector.spec)}, {line.row.label}"
+                of_detector.append(Pair(text, index, x, y))
+        if of_detector:
+            pairs += of_detector
+            legend.append((plots.marker(index), cut(label(detector.spec), _LETTERS)))
+    if not pairs:
+        return None
+    return Figure(
+        title="Detectors on the training set and on what is generated",
+        where=names[view.board.id],
+        drawn=charts.plane(
+            pairs,
+            "AUROC, training set",
+            "AUROC, generated images",
+            f"AUROC on the training set against generated images on {names[view.board.id]}",
+        ),
+        legend=tuple(legend),
+        note="A mark for each attack, bars: 95 % intervals over seeds. Above the diagonal the "
+        "generated images give the poison away sooner than the training set.",
+    )
