@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bench.record import Record
 from bench.words import caption, role_words
 from leaderboard.board import Board, Cell, Entry, identity, label, same_sampler
 from leaderboard.pictures import Picture, embedded
@@ -68,37 +67,40 @@ def _of_seed(board: Board, cell: Cell, entry: Entry) -> SeedPictures:
     )
 
 
-Model = tuple[str, Entry, str]
+Model = tuple[str, tuple[Entry, ...], str]
 
 
 def _models(board: Board, cell: Cell, entry: Entry) -> list[Model]:
-    """(whose model, the entry with its pictures, the treatment they stand under), as far as there
-    are records of this seed.
+    """(whose model, the entries that may have its pictures, the treatment they stand under), as far
+    as there are records of this seed.
     """
     honest = cell.attack.name == "none"
     models: list[Model] = []
-    other = None if honest else _counterpart(board, cell, entry)
-    if other:
-        models.append(("honest model", other, ""))
-    models.append(("honest model" if honest else "backdoored, no defense", entry, ""))
+    none = next((column for column, _ in board.columns if column.name == "none"), None)
+    same = _of_same_seed(board.cell(cell.row, none) if none else None, entry)
+    if not honest:
+        models.append(("honest model", _counterpart(board, cell, entry), ""))
+    models.append(("honest model" if honest else "backdoored, no defense", (entry, *same), ""))
     treatments = [one.treatment for one in entry.record.pictures if one.treatment]
     for treatment in dict.fromkeys(treatments):
         who = label(cell.defense) if treatment == cell.defense.name else treatment
-        models.append((cut(f"with {who}", LABEL), entry, treatment))
+        models.append((cut(f"with {who}", LABEL), (entry,), treatment))
     return models
 
 
-def _counterpart(board: Board, cell: Cell, entry: Entry) -> Entry | None:
+def _counterpart(board: Board, cell: Cell, entry: Entry) -> tuple[Entry, ...]:
     """The honest model that was tried with this attack, without a defense, at the same seed."""
+    none = next((column for column, _ in board.columns if column.name == "none"), None)
     for row in board.rows:
         tried = row.probe is not None and identity(row.probe) == identity(cell.attack)
-        if row.attack.name != "none" or not tried or not same_sampler(row.sampler, cell.sampler):
-            continue
-        none = next((column for column, _ in board.columns if column.name == "none"), None)
-        honest = board.cell(row, none) if none else None
-        entries = honest.with_status("ok") if honest else []
-        return next((one for one in entries if one.record.seed == entry.record.seed), None)
-    return None
+        if none and row.attack.name == "none" and tried and same_sampler(row.sampler, cell.sampler):
+            return _of_same_seed(board.cell(row, none), entry)
+    return ()
+
+
+def _of_same_seed(cell: Cell | None, entry: Entry) -> tuple[Entry, ...]:
+    entries = cell.with_status("ok") if cell else []
+    return tuple(one for one in entries if one.record.seed == entry.record.seed)
 
 
 def _contrast(roles: Sequence[str], models: Sequence[Model]) -> Contrast:
@@ -108,8 +110,8 @@ def _contrast(roles: Sequence[str], models: Sequence[Model]) -> Contrast:
         if role.startswith("call:") and CLEAN in roles:
             heads.append("its difference to clean noise")
     lines = []
-    for name, entry, treatment in models:
-        read = {role: _read(entry, entry.record, role, treatment, name) for role in roles}
+    for name, entries, treatment in models:
+        read = {role: _read(entries, role, treatment, name) for role in roles}
         if any(picture.uri or picture.problem for picture in read.values() if picture):
             lines.append((name, _line(roles, read)))
     if len(lines) > 1 and models[-1][2]:
@@ -146,9 +148,11 @@ def _difference(one: Picture | None, other: Picture | None) -> Shot:
     return Shot(one, other, f"difference of: {one.name}; {other.name}")
 
 
-def _read(entry: Entry, record: Record, role: str, treatment: str, who: str) -> Picture | None:
-    path = record.picture(role, treatment)
-    return embedded(entry.folder, cut(f"{role_words(role)}, {who}", LABEL), path) if path else None
+def _read(entries: Sequence[Entry], role: str, treatment: str, who: str) -> Picture | None:
+    for entry in entries:
+        if path := entry.record.picture(role, treatment):
+            return embedded(entry.folder, cut(f"{role_words(role)}, {who}", LABEL), path)
+    return None
 
 
 def _enlarged(picture: Picture) -> Picture:

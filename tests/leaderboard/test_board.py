@@ -18,6 +18,7 @@ from leaderboard.matrix import MetricTable, matrices
 from leaderboard.panel import panel
 from leaderboard.ranking import rankings
 from leaderboard.report import render
+from leaderboard.view import board_view
 
 NONE = PluginSpec(name="none", label="none")
 
@@ -322,7 +323,8 @@ def test_pictures_outside_the_store_or_not_png_are_not_embedded(tmp_path: Path) 
     pictures = tuple(Picture(role, "", path) for role, path in paths.items())
     one = run(record(pictures=pictures))
     (board,) = boards([dataclasses.replace(one, records=[(tmp_path / "cell", one.records[0][1])])])
-    ((_, pictures),) = panel(board.all_cells()[0]).pictures
+    (seed,) = panel(board.all_cells()[0], board_view(board)).pictures
+    pictures = seed.beside
     assert [picture.uri for picture in pictures] == [""] * 4
     assert {picture.name: picture.problem.split(" ", 1)[1] for picture in pictures} == {
         "a": "lies outside the record's folder and was not read",

@@ -5,9 +5,7 @@ mouse and by keyboard.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,44 +15,10 @@ import pytest
 from bench.record import PluginSpec, Record
 from leaderboard.report import build
 
-sync_api = (
-    pytest.importorskip("playwright.sync_api")
-    if not os.environ.get("CI")
-    else __import__("playwright.sync_api").sync_api
-)
-
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 SCRIPT = (
     "clip_xt<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 )
 HOSTILE = PluginSpec(name="strip", label=SCRIPT)
-
-
-def chromium() -> str:
-    executable = (
-        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    )
-    if executable:
-        return executable
-    reason = (
-        "no Chromium: install the system's `chromium` package or set CHROMIUM to its executable"
-    )
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    executable = chromium()
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +176,18 @@ def test_a_cell_opens_with_pictures_numbers_and_reasons(visit: Callable[..., Any
     row.locator("a.cell").nth(1).click()
     panel = page.locator("dialog[open]")
     assert page.url.endswith("#" + panel.get_attribute("id"))
-    pictures = panel.locator("details[open] img")
-    assert pictures.count() == 4
+    pictures = panel.locator("details[open] .shot")
+    assert pictures.count() >= 8 and pictures.first.bounding_box()["width"] >= 16
     assert pictures.evaluate_all(
-        "images => images.every(image => image.complete && image.naturalWidth >= 16)"
+        "all => all.every(one => getComputedStyle(one).backgroundImage.includes('data:image/png'))"
     )
     text = panel.inner_text()
-    for expected in ("asr[noise]", "cost[seconds]", "seed 2", "triggered noise (e + g), clip_x0"):
+    for expected in ("asr[noise]", "cost[seconds]", "seed 2", "triggered noise (e + g)"):
         assert expected in text
+    lines = panel.locator(".noise").first.locator("tbody th").all_inner_texts()
+    assert lines == [
+        "honest model", "backdoored, no defense", "with clip_x0", "what the defense changes"
+    ]  # fmt: skip
     panel.get_by_text("Provenance").click()
     assert "4f1c2d9a0b7e6f5d4c3b2a190817263544536271" in panel.inner_text()
     panel.get_by_label("Close").click()
@@ -312,7 +280,8 @@ def test_without_scripts_every_table_is_there(visit: Callable[..., Any]) -> None
     assert page.locator(".metric").count() == page.locator(".metric:visible").count() == 20
     link = page.locator(".metric a.cell").nth(0).get_attribute("href")
     page = visit(java_script_enabled=False, suffix=link)
-    assert page.locator(f"dialog{link}").is_visible()
+    assert page.locator(f"dialog[id='{link[1:]}']").is_visible()
+    assert page.locator("dialog:target .shot").first.is_visible()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 390)])
@@ -327,10 +296,14 @@ def test_detectors_and_compositions_are_drawn(
     bars = page.locator("section[aria-labelledby$='-composition'] svg.stacked")
     assert bars.count() == 12 and bars.first.bounding_box()["width"] >= 140
     section = page.locator("section[aria-labelledby$='-detectors']").first
-    curve = section.locator("details.curves .twin .roc").first
-    assert not curve.is_visible() and SCRIPT in section.inner_text()
-    section.locator("details.curves summary").first.click()
+    assert SCRIPT in section.inner_text()
+    link = section.locator("table.detections td a").first.get_attribute("href")
+    page.evaluate("link => { location.hash = link; }", link)
+    panel = page.locator("dialog[open]")
+    curve = panel.locator(".twin .roc").first
+    curve.scroll_into_view_if_needed()
     assert curve.is_visible()
+    assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth")
     stroke, behind = (
         [
             float(part)
@@ -340,7 +313,7 @@ def test_detectors_and_compositions_are_drawn(
         ]
         for element, what in (
             (curve, "stroke"),
-            (section.locator(".pair").first, "backgroundColor"),
+            (panel, "backgroundColor"),
         )
     )
     assert max(abs(one - other) for one, other in zip(stroke, behind, strict=True)) > 90
