@@ -5,7 +5,7 @@ AUROC against another. As in :mod:`leaderboard.plots`, all text is escaped.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -147,39 +147,48 @@ def over_parameter(lines: Sequence[Series], x_name: str, y_name: str, title: str
     return _svg(frame.width, frame.height, parts, title)
 
 
-def stacks(rows: Sequence[Stack], title: str) -> Markup:
-    """A bar for each row, G1 then G2, with a tick at p_t; the axis ends where the longest does."""
-    left, width, step, top = 214, 640, 22, 8
+def stacks(groups: Sequence[tuple[str, Sequence[Stack]]], title: str) -> Markup:
+    """Under each group's name a bar for each of its rows, G1 then G2, with a tick at p_t; the axis
+    ends where the longest does.
+    """
+    left, width, step, top = 168, 560, 21, 6
+    rows = [row for _, some in groups for row in some]
     end = max(max(row.g1 + row.g2, row.p_t or 0.0) for row in rows) * 1.06 or 1.0
-    end, bottom = min(end, 1.0) if end <= 1 else end, top + step * len(rows)
 
     def x(value: float) -> float:
-        return round(left + max(0.0, value) / end * (width - left - 16), 2)
+        return round(left + min(1.0, max(0.0, value) / end) * (width - left - 16), 2)
 
+    drawn, y = [], top
+    for name, some in groups:
+        cut = name if len(name) <= 76 else f"{name[:75]}…"
+        drawn.append(f'<text class="tick" x="4" y="{y + 15}">{escape(cut)}</text>')
+        for row in some:
+            y += step
+            drawn.append(_stack(row, left, y, step, x))
+        y += step + 3
     parts = []
     for tick in ticks(0.0, end, 4):
-        parts.append(f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{bottom}"/>')
-        text = f'x="{x(tick)}" y="{bottom + 16}" text-anchor="middle"'
-        parts.append(f'<text class="tick" {text}>{tick:g}</text>')
-    for number, row in enumerate(rows):
-        y = top + step * number
-        tip = f"{row.label}: G1 {row.g1:.2f}, G2 {row.g2:.2f}"
-        tip += f", p_t {row.p_t:.2f}" if row.p_t is not None else ""
-        name = row.label if len(row.label) <= 34 else f"{row.label[:33]}…"
-        where = f'x="{left - 8}" y="{y + 15}" text-anchor="end"'
-        drawn = [f'<text class="name" {where}>{escape(name)}</text>']
-        for kind, begin, share in (("g1", 0.0, row.g1), ("g2", row.g1, row.g2)):
-            box = f'x="{x(begin)}" y="{y + 3}" width="{x(begin + share) - x(begin):.2f}"'
-            drawn.append(f'<rect class="share {kind}" {box} height="{step - 6}"/>')
-        if row.p_t is not None:
-            drawn.append(f'<path class="p-t" d="M{x(row.p_t)},{y + 1}v{step - 2}"/>')
-        parts.append(f"<g><title>{escape(tip)}</title>{''.join(drawn)}</g>")
-    middle = (left + width - 16) / 2
-    parts.append(
-        f'<text class="name" x="{middle}" y="{bottom + 34}" text-anchor="middle">share of images '
-        f"asked for in the adversary’s class; tick: p_t</text>"
-    )
-    return _svg(width, bottom + 42, parts, title)
+        parts.append(f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{y}"/>')
+        where = f'x="{x(tick)}" y="{y + 15}" text-anchor="middle"'
+        parts.append(f'<text class="tick" {where}>{tick:g}</text>')
+    parts += drawn
+    where = f'x="{(left + width - 16) / 2}" y="{y + 33}" text-anchor="middle"'
+    parts.append(f'<text class="name" {where}>share of the images asked for; tick: p_t</text>')
+    return _svg(width, y + 40, parts, title)
+
+
+def _stack(row: Stack, left: int, y: int, step: int, x: Callable[[float], float]) -> str:
+    tip = f"{row.label}: G1 {row.g1:.2f}, G2 {row.g2:.2f}"
+    tip += f", p_t {row.p_t:.2f}" if row.p_t is not None else ""
+    name = row.label if len(row.label) <= 24 else f"{row.label[:23]}…"
+    where = f'x="{left - 8}" y="{y + 15}" text-anchor="end"'
+    drawn = [f'<text class="name" {where}>{escape(name)}</text>']
+    for kind, begin, share in (("g1", 0.0, row.g1), ("g2", row.g1, row.g2)):
+        box = f'x="{x(begin)}" y="{y + 3}" width="{x(begin + share) - x(begin):.2f}"'
+        drawn.append(f'<rect class="share {kind}" {box} height="{step - 6}"/>')
+    if row.p_t is not None:
+        drawn.append(f'<path class="p-t" d="M{x(row.p_t)},{y + 1}v{step - 2}"/>')
+    return f"<g><title>{escape(tip)}</title>{''.join(drawn)}</g>"
 
 
 def plane(pairs: Sequence[Pair], x_name: str, y_name: str, title: str) -> Markup:
@@ -203,7 +212,7 @@ def plane(pairs: Sequence[Pair], x_name: str, y_name: str, title: str) -> Markup
         drawn.append(_mark(pair.index, x, y))
         tip = f"{pair.label}: {pair.x.mean:.2f} on the training set, {pair.y.mean:.2f} on generated"
         parts.append(f"<g><title>{escape(tip)}</title>{''.join(drawn)}</g>")
-    return _svg(frame.width, frame.height, parts, title)
+    return _svg(frame.width, frame.height, parts, title, "plot square")
 
 
 def _mark(index: int, x: float, y: float) -> str:
@@ -212,9 +221,9 @@ def _mark(index: int, x: float, y: float) -> str:
     return f'<path class="point" {where} fill="{series_colour(index)}" d="{shape}"/>'
 
 
-def _svg(width: int, height: int, parts: Sequence[str], title: str) -> Markup:
+def _svg(width: int, height: int, parts: Sequence[str], title: str, kind: str = "plot") -> Markup:
     # Every string above is a number, a constant or escaped.
     return Markup(
-        f'<svg class="plot" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
     )

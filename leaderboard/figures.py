@@ -203,23 +203,26 @@ def _curve(
 
 
 def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
-    rows = []
+    groups = []
     for row, lines in view.compositions:
+        stacks = []
         for line in lines:
-            shares = [summary(line.cell, name) for name in ("g1", "g2", "p_t")]
-            if shares[0] is None or shares[1] is None:
+            g1, g2, p_t = (summary(line.cell, name) for name in ("g1", "g2", "p_t"))
+            if g1 is None or g2 is None:
                 continue
-            who = "no attack" if row.attack.name == "none" else short_label(row.attack)
             defense = line.cell.defense
             against = "no defense" if defense.name == "none" else short_label(defense)
-            p_t = shares[2].mean if shares[2] and shares[2].mean > 0 else None
-            rows.append(Stack(f"{who}, {against}", shares[0].mean, shares[1].mean, p_t))
-    if not rows:
+            share = p_t.mean if p_t and p_t.mean > 0 else None
+            stacks.append(Stack(against, g1.mean, g2.mean, share))
+        probe = f"no attack, tried with {label(row.probe)}" if row.probe else "no attack"
+        if stacks:
+            groups.append((probe if row.attack.name == "none" else row.label, stacks))
+    if not groups:
         return None
     return Figure(
         title="What the adversary’s class is made of",
         where=names[view.board.id],
-        drawn=charts.stacks(rows, f"G1 and G2 with p_t on {names[view.board.id]}"),
+        drawn=charts.stacks(groups, f"G1 and G2 with p_t on {names[view.board.id]}"),
         legend=(
             (Markup('<span class="swatch g1-mark"></span>'), "G1 trigger, another class"),
             (Markup('<span class="swatch g2-mark"></span>'), "G2 trigger, the class asked for"),

@@ -142,7 +142,7 @@ def _of_column(
         id=address(name),
         method=name,
         name=cut(name, LABEL),
-        kind=first.family.capitalize() or "Defense",
+        kind=_kind(first.family),
         acts_on=first.acts_on,
         calls=(),
         sentences=words.get(name, ()),
@@ -172,6 +172,12 @@ def _across(mine: Sequence[tuple[Board, Line]], whole: Whole, names: Mapping[str
         for board, line in mine
     )
     return Table(heads, rows)
+
+
+def _kind(family: str) -> str:
+    """``Sampler defense``; an inversion and a detector are called so already."""
+    named = family.endswith(("detector", "inversion", "defense"))
+    return (family if named else f"{family} defense").strip().capitalize()
 
 
 def _row_name(line: Line) -> str:
