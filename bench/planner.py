@@ -47,7 +47,6 @@ from bench.contracts.defense import (
 )
 from bench.contracts.detector import Detector
 from bench.contracts.plugin import Plugin
-from bench.sentences import described
 from bench.diffusion.sampling import CORRECTING
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
@@ -60,6 +59,7 @@ from bench.plugin_file import Source
 from bench.record import Flag, PluginSpec
 from bench.registry import Registry, family_of
 from bench.samplers import Sampler, bare, spec_of
+from bench.sentences import described
 from bench.stages.building import REACHED
 from bench.suite import Suite
 from bench.testbeds.testbed import Testbed, fingerprints, identity

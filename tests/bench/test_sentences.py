@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from bench.sentences import described
 from bench.export import export
 from bench.record import methods_of, read_account, read_runs
 from bench.registry import Registry
 from bench.results import read_results
 from bench.runner import prepare
+from bench.sentences import described
 from bench.words import LONGEST_SENTENCE, MethodWords
 
 

@@ -286,3 +286,20 @@ def test_a_script_as_a_methods_name_stays_text(
     page.wait_for_selector("dialog[open]")
     assert "<script>" in page.locator("dialog[open] h2").inner_text()
     assert page.title() == "castlewalls · digits" and page.locator("img[src=x]").count() == 0
+
+
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_an_open_cell_or_method(
+    visit: Callable[..., Any], class_board: Path, scheme: str
+) -> None:
+    """With every part of it open: names, roles, order of headings, contrast."""
+    strip = cell_id(class_board, "badnets", "strip[a-z0-9-]*")
+    for suffix in ("#method=badnets", f"#{strip}"):
+        page = visit(suffix, board=class_board, color_scheme=scheme, bypass_csp=True)
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        page.add_script_tag(path=AXE)
+        violations = page.evaluate("axe.run(document.querySelector('dialog[open]'))")["violations"]
+        assert [(one["id"], one["nodes"][0]["target"]) for one in violations] == []
