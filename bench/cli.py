@@ -231,8 +231,8 @@ def run(
     report: bool,
     **choice: Any,
 ) -> None:
-    """Run SUITE, a shipped suite's name or a YAML file, or several one after the other. What is in
-    the store is not computed again.
+    """Run SUITE, a shipped suite's name or a YAML file, or several together, so that each has its
+    first numbers early. What is in the store is not computed again.
 
     Run the same command again after a crash, Ctrl-C or a failed cell: it goes on where it was.
 
@@ -245,7 +245,7 @@ def run(
     """
     from bench.engine.progress import reporter_for
     from bench.engine.store import Store
-    from bench.runner import prepare, run_prepared
+    from bench.runner import prepare, run_together
     from bench.summary import show_estimate, summary
 
     # All of them before the first one runs, so that a fault in the last suite is reported at once.
@@ -261,11 +261,8 @@ def run(
         return
     opened = Store(store)
     signal.signal(signal.SIGTERM, _interrupt)  # sent by a cluster at its time limit; as Ctrl-C
-    outcomes = []
     try:
-        for one in prepared:
-            reporter = reporter_for(Console(stderr=True), quiet=as_json)
-            outcomes.append(run_prepared(one, opened, reporter))
+        outcomes = run_together(prepared, opened, reporter_for(Console(stderr=True), quiet=as_json))
     except KeyboardInterrupt:
         keys = {key: None for one in prepared for key in one.plan.stages}
         finished = sum(opened.finished(key) for key in keys)

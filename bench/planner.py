@@ -63,6 +63,7 @@ from bench.sentences import described
 from bench.stages.building import REACHED
 from bench.suite import Suite
 from bench.testbeds.testbed import Testbed, fingerprints, identity
+from bench.turns import turns
 
 CONTROL = "none"
 #: The reference line of a testbed beside the real images: its own clean weights.
@@ -144,15 +145,17 @@ def make_plan(
             cells += builder.anchors(defenses[0], seed, under)
         for each in under:
             cells += each.populations(backdoors, suite.detectors, suite.seeds)
+    stages = _needed(stages, cells)
     return Plan(
         suite=suite.name,
         cells=tuple(cells),
-        stages=_needed(stages, cells),
+        stages=stages,
         description=suite.description,
         filtered=suite.filtered,
         metrics=tuple(words.to_json() for words in measurements.declared()),
         methods=tuple(words.to_json() for words in described([*backdoors, *treatments])),
         warnings=_few_seeds(suite),
+        turns=turns(cells, stages),
     )
 
 

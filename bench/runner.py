@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,13 @@ from rich.console import Console
 from bench.cards import read_cards
 from bench.cells import Cell
 from bench.engine.context import StageKind
-from bench.engine.executor import Executor
+from bench.engine.executor import Executor, Patience
 from bench.engine.graph import Plan
 from bench.engine.isolation import Limits
+from bench.engine.live import Progress, reporting
 from bench.engine.progress import Reporter, reporter_for
 from bench.engine.provenance import provenance
-from bench.engine.run import Outcome, execute
+from bench.engine.run import Outcome, execute_all
 from bench.engine.slots import Slot, make_slots
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
@@ -141,26 +142,40 @@ def _refuse_faults(suite: Suite, registry: Registry) -> None:
         raise UserError("\n".join(faults))
 
 
-def run_prepared(prepared: Prepared, store: Store, reporter: Reporter) -> Outcome:
-    """Runs a prepared suite. ``KeyboardInterrupt`` propagates; finished stages are kept."""
-    where = provenance() | {"device": prepared.device}
-    if prepared.gpus_per_stage > 1:
-        where |= {"gpus_per_stage": prepared.gpus_per_stage}
+def run_together(
+    prepared: Sequence[Prepared],
+    store: Store,
+    reporter: Reporter,
+    show: Callable[[Progress], None] | None = None,
+) -> list[Outcome]:
+    """Runs suites that were prepared for the same slots, in one order over all of them: numbers of
+    each come early, and the workers are started once. ``show`` is called with how far the run is,
+    in a thread, while it goes on. ``KeyboardInterrupt`` propagates; finished stages are kept.
+    """
+    first = prepared[0]
+    where = provenance() | {"device": first.device}
+    if first.gpus_per_stage > 1:
+        where |= {"gpus_per_stage": first.gpus_per_stage}
     executor = Executor(
         store,
-        prepared.slots,
+        first.slots,
         reporter,
-        stages=prepared.stages,
-        kinds=prepared.kinds,
-        timeout=prepared.timeout,
-        retries=prepared.retries,
+        stages=first.stages,
+        kinds=first.kinds,
         provenance=where,
-        limits=prepared.limits,
+        limits=first.limits,
     )
+    patience: dict[str, Patience] = {}
+    for one in prepared:
+        theirs = Patience(timeout=one.timeout, retries=one.retries)
+        # What suites share is made as the first one says.
+        patience = dict.fromkeys(one.plan.stages, theirs) | patience
     with reporter:
-        for warning in prepared.plan.warnings:
+        for warning in dict.fromkeys(line for one in prepared for line in one.plan.warnings):
             reporter.note(f"warning: {warning}")
-        return execute(prepared.plan, store, executor, where)
+        plans = [one.plan for one in prepared]
+        with reporting(plans, executor, show):
+            return execute_all(plans, store, executor, where, patience)
 
 
 def run_suite(
@@ -170,7 +185,7 @@ def run_suite(
     ``quiet``.
     """
     prepared = prepare(suite, **options)
-    return run_prepared(prepared, Store(store), reporter_for(Console(stderr=True), quiet))
+    return run_together([prepared], Store(store), reporter_for(Console(stderr=True), quiet))[0]
 
 
 def records_table(store: Path) -> pd.DataFrame:

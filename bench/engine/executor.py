@@ -1,5 +1,5 @@
-"""The local executor: puts ready stages onto free slots, our own before third-party ones, longest
-chain first. It holds no state worth keeping: the store does.
+"""The local executor: puts ready stages onto free slots, our own before third-party ones, in the
+order of :mod:`bench.engine.schedule`. It holds no state worth keeping: the store does.
 
 A stage that raises, times out or kills its worker fails alone; what depends on it fails for the
 same reason, and the rest continues. If another run is making a key, this one waits, and takes over
@@ -15,6 +15,7 @@ import math
 import os
 import queue
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,10 +26,11 @@ from filelock import FileLock
 
 from bench.engine import admission
 from bench.engine.context import StageKind
-from bench.engine.graph import Stage
+from bench.engine.graph import Stage, Turn
 from bench.engine.interrupts import Interrupts
 from bench.engine.isolation import Isolation, Limits, origin, support, usual_limits
 from bench.engine.progress import Reporter
+from bench.engine.schedule import Queued, order
 from bench.engine.slots import Slot, Worker
 from bench.engine.store import LOG, Store, discard
 from bench.text import one_line, tail
@@ -54,6 +56,16 @@ class Failure:
     stage: str
     reason: str
     trace: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """``timeout``: seconds that a stage may take, ``None`` for the default; ``retries``: how often
+    a failed one is tried again.
+    """
+
+    timeout: float | None = None
+    retries: int = 0
 
 
 @dataclass
@@ -95,8 +107,8 @@ class Executor:
     """Runs stages in worker processes. ``stages``: the module that defines the table of stages;
     ``kinds``: that table, which says what their time is charged to.
 
-    ``timeout`` and ``retries`` apply to every stage, ``limits`` to those that run a third party's
-    plugin.
+    ``timeout`` and ``retries`` apply to every stage that a run says nothing else of, ``limits`` to
+    those that run a third party's plugin.
     """
 
     def __init__(
@@ -114,7 +126,7 @@ class Executor:
     ) -> None:
         self.limits = usual_limits(len(slots)) if limits is None else limits
         self.store, self.slots, self.reporter, self.source = store, list(slots), reporter, stages
-        self.kinds, self.timeout, self.retries = kinds or {}, timeout, retries
+        self.kinds, self.usual = kinds or {}, Patience(timeout=timeout, retries=retries)
         self.provenance = dict(provenance or {})
         self.events: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
         # by slot, those that run our own stages, one after another
@@ -124,7 +136,11 @@ class Executor:
         self.tries: dict[str, int] = {}
         self.repairs: dict[str, int] = {}
         self.waiting: dict[str, None] = {}
-        self.stages_made = 0
+        self.queue: dict[str, Queued] = {}
+        self.turns: Mapping[str, Turn] = {}
+        self.patience: Mapping[str, Patience] = {}
+        self.made: set[str] = set()
+        self.begun = threading.Event()
         self.disk_full = False
         self.last_event = 0.0
 
@@ -133,11 +149,14 @@ class Executor:
         stages: Mapping[str, Stage],
         targets: Iterable[str],
         changed: Callable[[], None] = lambda: None,
+        *,
+        turns: Mapping[str, Turn] | None = None,
+        patience: Mapping[str, Patience] | None = None,
     ) -> dict[str, Failure]:
         """Makes ``targets`` and what they need, and returns why some could not be made, by key.
 
-        ``changed`` is called after every stage that ended. ``KeyboardInterrupt`` goes through once
-        the workers are ended.
+        ``changed`` is called after every stage that ended. ``turns``, ``patience``: of the stages,
+        by key. ``KeyboardInterrupt`` goes through once the workers are ended.
         """
         targets = list(dict.fromkeys(targets))
         self.stages, self.failures, self.tries, self.repairs, self.disk_full = (
@@ -147,11 +166,13 @@ class Executor:
             {},
             False,
         )
+        self.turns, self.patience = turns or {}, patience or {}
         self.waiting = dict.fromkeys(unfinished(stages, targets, self.store))
         self.announced: set[str] = set()
-        self.urgency = self._chain_lengths()
+        self.queue = order(stages, self.waiting, self.turns)
         self.third_party = self._with_plugins()
         self.isolation_named = False
+        self.begun.set()
         self.last_event = time.monotonic()
         self.reporter.begin(
             len(self.waiting), len([key for key in stages if key not in self.waiting])
@@ -168,16 +189,13 @@ class Executor:
                 self._stop()
         return self.failures
 
-    def _chain_lengths(self) -> dict[str, float]:
-        """Seconds from each waiting stage to the end of the longest chain that hangs on it."""
-        lengths = {key: self.stages[key].seconds or 1.0 for key in self.waiting}
-        for key in reversed(list(self.waiting)):
-            for above in self.stages[key].inputs.values():
-                if above in lengths:
-                    lengths[above] = max(
-                        lengths[above], (self.stages[above].seconds or 1.0) + lengths[key]
-                    )
-        return lengths
+    def state(self) -> tuple[dict[str, None], dict[str, float]]:
+        """The stages still to be made, and those at work with the seconds they have had. Another
+        thread may ask.
+        """
+        now = time.monotonic()
+        jobs = list(self.jobs.values())
+        return dict(self.waiting), {job.key: now - job.started for job in jobs}
 
     def _with_plugins(self) -> set[str]:
         """The stages that run a third-party plugin, or need the result of one. They come last, so
@@ -193,6 +211,8 @@ class Executor:
         """Fills the free slots. True if a waiting stage ended without being started."""
         if self.disk_full:
             return self._give_up_all()
+        if len(self.jobs) == len(self.slots):  # as at most of a worker's messages
+            return False
         ended = False
         running = {job.key for job in self.jobs.values()}
         ready = [
@@ -201,7 +221,7 @@ class Executor:
             if key not in running
             and not any(above in self.waiting for above in self.stages[key].inputs.values())
         ]
-        for key in sorted(ready, key=lambda key: (key in self.third_party, -self.urgency[key])):
+        for key in sorted(ready, key=lambda key: (key in self.third_party, self.queue[key])):
             free = [slot for slot in self.slots if slot.name not in self.jobs]
             if not free:
                 break
@@ -267,7 +287,7 @@ class Executor:
         self.waiting = {
             above: None for above in self.stages if above in self.waiting or above in more
         }
-        self.urgency = self._chain_lengths()
+        self.queue = order(self.stages, self.waiting, self.turns)
         self.reporter.more(len(more))
 
     def _start(self, key: str, lock: FileLock, slot: Slot) -> None:
@@ -356,8 +376,9 @@ class Executor:
         """Seconds this stage may take from the moment it is started. Our own may take a day,
         however slow the machine: the code that may never return is third-party code.
         """
-        if self.timeout is not None:
-            return self.timeout
+        timeout = self.patience.get(stage.key, self.usual).timeout
+        if timeout is not None:
+            return timeout
         if stage.seconds is None or not stage.plugins:
             return UNDECLARED_LIMIT
         return max(SHORTEST_LIMIT, DECLARED_TIMES * stage.seconds)
@@ -451,7 +472,7 @@ class Executor:
             elif now > job.started + job.limit:
                 default = (
                     ""
-                    if self.timeout is not None
+                    if self.patience.get(job.key, self.usual).timeout is not None
                     else " (the default; --timeout or a suite's timeout_seconds sets another)"
                 )
                 self._lost(slot, f"timed out after {job.limit:g} s{default}")
@@ -509,7 +530,7 @@ class Executor:
         job.lock.release()
         if self.store.finished(job.key):
             self.waiting.pop(job.key, None)
-            self.stages_made += 1
+            self.made.add(job.key)
             self.reporter.done(job.key, stage, self._seconds(job.key))
             return
         reason, trace = one_line(answer.get("reason") or ""), tail(answer.get("trace") or "")
@@ -520,7 +541,10 @@ class Executor:
         if job.isolation is None or job.admitted:  # a plugin's process may say what it likes
             self.disk_full = self.disk_full or answer.get("disk_full") is True
         self.tries[job.key] = self.tries.get(job.key, 0) + 1
-        again = answer.get("retry") is True and self.tries[job.key] <= self.retries
+        again = (
+            answer.get("retry") is True
+            and self.tries[job.key] <= self.patience.get(job.key, self.usual).retries
+        )
         self.reporter.failed(job.key, stage, reason, again)
         if not again:
             self._give_up(job.key, Failure(job.key, reason, trace))

@@ -14,6 +14,9 @@ from bench.engine.fingerprint import digest
 from bench.plugin_file import Source
 from bench.record import Record, Status
 
+#: When a cell's turn is; the smaller comes first.
+Turn = tuple[int, int]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -89,9 +92,9 @@ class Cell(Protocol):
 class Plan:
     """``cells`` in the order of the report; ``stages`` by key, inputs before the stages that need
     them. ``filtered``: only a part of the suite. ``metrics``: what the numbers mean, for readers of
-    the account: JSON objects with a ``name``, passed on unchanged; ``methods``:
-    likewise, what the plugins are. ``warnings``: lines for
-    the user to read before it runs.
+    the account: JSON objects with a ``name``, passed on unchanged; ``methods``: likewise, what the
+    plugins are. ``warnings``: lines for the user to read before it runs. ``turns``: of the cells by
+    their stage's key, which of them are to be there first; none: all alike.
     """
 
     suite: str
@@ -102,6 +105,7 @@ class Plan:
     metrics: tuple[Mapping[str, Any], ...] = ()
     methods: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    turns: Mapping[str, Turn] = field(default_factory=dict)
 
     def limited(self, limit: int) -> Plan:
         """Only the first ``limit`` cells, and the stages they need."""

@@ -1,5 +1,5 @@
-"""A run: a plan executed into a store. Its account, ``runs/<suite>.json``, is kept up to date all
-along.
+"""A run: one plan or several, executed together into a store. The account of each,
+``runs/<suite>.json``, is kept up to date all along.
 """
 
 from __future__ import annotations
@@ -7,14 +7,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bench.engine.executor import Executor, Failure, unfinished
+from bench.engine.executor import Executor, Failure, Patience, unfinished
 from bench.engine.graph import Cell, Plan
+from bench.engine.schedule import Durations, longest_chain, turns_of
 from bench.engine.store import Store, write_atomically
 from bench.record import Record, methods_of, read_account
 from bench.text import one_line
@@ -41,27 +42,60 @@ class Outcome:
 def execute(
     plan: Plan, store: Store, executor: Executor, provenance: Mapping[str, Any] | None = None
 ) -> Outcome:
-    """Makes what is missing and accounts for every cell. On Ctrl-C the account is written before
-    the exception propagates.
+    """:func:`execute_all` of one plan."""
+    return execute_all([plan], store, executor, provenance)[0]
 
-    The account starts with the finished cells and, for the others, the last run's results, so a run
+
+def execute_all(
+    plans: Sequence[Plan],
+    store: Store,
+    executor: Executor,
+    provenance: Mapping[str, Any] | None = None,
+    patience: Mapping[str, Patience] | None = None,
+) -> list[Outcome]:
+    """Makes what is missing, in one order over all plans, and accounts for every cell. On Ctrl-C
+    the accounts are written before the exception propagates. ``patience``: with stages, by key.
+
+    An account starts with the finished cells and, for the others, the last run's results, so a run
     that is interrupted at any moment removes nothing from the board.
     """
-    account = _Account(plan, store, dict(provenance or {}), executor.reporter.note)
+    accounts = [
+        _Account(plan, store, dict(provenance or {}), executor.reporter.note) for plan in plans
+    ]
     store.clean()
-    account.refuse_damaged()
-    account.update({}, always=True)
+    for account in accounts:
+        account.refuse_damaged()
+        account.update({}, always=True)
+
+    def update(always: bool = False) -> None:
+        for account in accounts:
+            account.update(executor.failures, executor.waiting, executor.made, always=always)
+
     try:
         executor.run(
-            plan.stages,
-            [cell.stage for cell in plan.cells if cell.stage],
-            lambda: account.update(executor.failures),
+            {key: stage for plan in plans for key, stage in plan.stages.items()},
+            [cell.stage for plan in plans for cell in plan.cells if cell.stage],
+            update,
+            turns=turns_of(plans),
+            patience=patience,
         )
-        # Rerunning a finished suite makes nothing, so its board keeps its dates.
-        account.finish(stages_made=executor.stages_made)
     finally:
-        account.update(executor.failures, always=True)
-    return Outcome(counts=account.counts(), stages_made=executor.stages_made, file=account.path)
+        update(always=True)
+    made = _made_by(plans, executor.made)
+    return [
+        Outcome(counts=account.counts(), stages_made=count, file=account.path)
+        for account, count in zip(accounts, made, strict=True)
+    ]
+
+
+def _made_by(plans: Sequence[Plan], made: Set[str]) -> list[int]:
+    """How many stages were made for each plan; one that several share counts for the first."""
+    left = set(made)
+    counts = []
+    for plan in plans:
+        counts.append(len(left & plan.stages.keys()))
+        left -= plan.stages.keys()
+    return counts
 
 
 class _Account:
@@ -110,10 +144,12 @@ class _Account:
                 f"suite and leave the board"
             )
 
-    def finish(self, stages_made: int) -> None:
-        """Sets the dates at the end of the run; those of the last run stay if nothing was made."""
+    def _finish(self, made: Set[str]) -> None:
+        """Sets the dates once every cell has ended. Those of the last run stay if nothing was made:
+        rerunning a finished suite changes nothing on its board.
+        """
         earlier = self.earlier
-        if stages_made or earlier is None or not earlier["finished"]:
+        if not made.isdisjoint(self.plan.stages) or earlier is None or not earlier["finished"]:
             self.finished = _now()
         else:
             self.started, self.finished = earlier["started"], earlier["finished"]
@@ -141,14 +177,25 @@ class _Account:
         except (OSError, ValueError) as error:
             return "failed", f"{RECORD_FILE} cannot be used: {one_line(str(error))}"
 
-    def update(self, failures: Mapping[str, Failure], always: bool = False) -> None:
-        """Adds the cells that have ended, and writes the file if there are new ones."""
+    def update(
+        self,
+        failures: Mapping[str, Failure],
+        waiting: Container[str] = (),
+        made: Set[str] = frozenset(),
+        *,
+        always: bool = False,
+    ) -> None:
+        """Adds the cells that have ended, and writes the file if there are new ones. ``waiting``:
+        stages that are known not to have; ``made``: those that this run made.
+        """
         before = len(self.results)
         for index, cell in enumerate(self.plan.cells):
-            if index not in self.results:
+            if index not in self.results and cell.stage not in waiting:
                 result = self._result(cell, failures)
                 if result is not None:
                     self.results[index] = result
+        if len(self.results) == len(self.ids) and self.finished is None:
+            self._finish(made)
         if always or len(self.results) > before:
             self.write()
 
@@ -249,36 +296,16 @@ def estimate(plan: Plan, store: Store | None, jobs: int) -> Estimate:
     """The remaining work, from the durations of such stages in this store, or else from what the
     testbed declares.
     """
-    timed: dict[str, list[float]] = {}
-    for manifest in store.manifests() if store else ():
-        for group in manifest.get("alike", ()):
-            timed.setdefault(group, []).append(manifest["cost"]["seconds"])
+    durations = Durations(store.manifests() if store else ())
     targets = [cell.stage for cell in plan.cells if cell.stage]
     missing = unfinished(plan.stages, targets, store) if store else plan.closure(targets)
-    seconds: dict[str, float] = {}
-    unknown = set()
-    for key in missing:
-        stage = plan.stages[key]
-        known = next((timed[group] for group in stage.alike if group in timed), None)
-        if known is None and stage.seconds is None:
-            unknown.add(stage.name)
-        seconds[key] = sum(known) / len(known) if known else stage.seconds or 0.0
+    known = {key: durations.of(plan.stages[key]) for key in missing}
+    seconds = {key: one or 0.0 for key, one in known.items()}
     total = sum(seconds.values())
     return Estimate(
         stages=dict(Counter(plan.stages[key].name for key in missing)),
         cached=len(plan.stages) - len(missing),
         seconds=total,
-        wall_seconds=max(total / jobs, _longest_chain(plan, seconds)),
-        unknown=tuple(sorted(unknown)),
+        wall_seconds=max(total / jobs, longest_chain(plan.stages, seconds)),
+        unknown=tuple(sorted({plan.stages[key].name for key in known if known[key] is None})),
     )
-
-
-def _longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
-    """The seconds of the longest chain of stages: a lower bound for any number of slots."""
-    ends: dict[str, float] = {}
-    for key, stage in plan.stages.items():  # inputs stand before what needs them
-        if key in seconds:
-            ends[key] = seconds[key] + max(
-                (ends.get(above, 0.0) for above in stage.inputs.values()), default=0.0
-            )
-    return max(ends.values(), default=0.0)

@@ -3,10 +3,12 @@ ends the run.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from bench.engine.run import execute
+from bench.engine.executor import Patience
+from bench.engine.run import execute, execute_all
 from bench.record import read_runs
 
 
@@ -27,7 +29,7 @@ def killed(lab):
     """A run that is ended before its first stage is done."""
     executor = lab.executor(jobs=1)
 
-    def end(*arguments):
+    def end(*arguments, **options):
         raise KeyboardInterrupt
 
     executor.run = end
@@ -124,3 +126,71 @@ def test_an_account_of_an_older_version_is_read(matrix):
     ]
     outcome.file.write_text(json.dumps(account))
     assert len(read_runs(matrix.store.root)[0].records) == 1
+
+
+def test_suites_together_share_stages_and_keep_an_account_each(matrix):
+    """What both need is made once, and counts for the first; the first is finished while the second
+    still runs.
+    """
+    other = type(matrix)(matrix.store.root)
+    other.trained = other.stage("train", seed=0)
+    other.cell({"clean": other.trained}, attack="two")
+    other.cell({"clean": other.stage("broken", how="raise")}, attack="bad")
+    plans = [
+        matrix.plan(turns={matrix.first: (1, 0)}),
+        replace(
+            other.plan(turns={other.cells[0].stage: (0, 0), other.cells[1].stage: (2, 0)}),
+            suite="second",
+        ),
+    ]
+    executor = matrix.executor(jobs=1)
+    first, second = execute_all(plans, matrix.store, executor)
+    assert (first.stages_made, second.stages_made) == (2, 1)
+    assert first.counts["ok"] == 1 and second.counts == {
+        "ok": 1,
+        "failed": 1,
+        "skipped": 0,
+        "pending": 0,
+    }
+    started = executor.reporter.keys("started")
+    assert started[0] == matrix.trained and started[1] == other.cells[0].stage
+    assert started[2] == matrix.first
+    runs = {run.suite: run for run in read_runs(matrix.store.root)}
+    assert {run.suite: len(run.records) for run in runs.values()} == {"fake": 1, "second": 2}
+    assert all(run.finished for run in runs.values())
+
+
+def test_each_suite_has_its_own_patience(matrix, tmp_path):
+    """A suite that asks for retries gives none to another."""
+    plans, patience = [], {}
+    for name, retries in (("hasty", 0), ("patient", 1)):
+        lab = type(matrix)(matrix.store.root)
+        broken = lab.stage("broken", how="raise", once=str(tmp_path / name))
+        lab.cell({"clean": broken}, attack=name)
+        plans.append(replace(lab.plan(), suite=name))
+        patience |= dict.fromkeys(lab.stages, Patience(retries=retries))
+    executor = matrix.executor(jobs=1)
+    hasty, patient = execute_all(plans, matrix.store, executor, patience=patience)
+    assert hasty.counts["failed"] == 1 and patient.counts["ok"] == 1
+
+
+def test_an_account_is_finished_when_its_last_cell_is(matrix):
+    """Not only when the last of several suites ends: until then it may be interrupted."""
+    other = type(matrix)(matrix.store.root)
+    other.cell({"clean": other.stage("train", seed=1)}, attack="two")
+    dates = []
+
+    class Watching(type(matrix.executor(jobs=1))):
+        def run(self, stages, targets, changed=lambda: None, **options):
+            def watched():
+                changed()
+                dates.append([run.finished is not None for run in read_runs(self.store.root)])
+
+            return super().run(stages, targets, watched, **options)
+
+    executor = matrix.executor(jobs=1)
+    executor.__class__ = Watching
+    later = other.plan(turns={other.cells[0].stage: (1, 0)})
+    plans = [matrix.plan(), replace(later, suite="second")]
+    execute_all(plans, matrix.store, executor)
+    assert [True, False] in dates and dates[-1] == [True, True]
