@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -25,6 +25,12 @@ from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.errors import UserError
 from bench.scaffold.sorts import SORTS
 from bench.text import plain
+
+if TYPE_CHECKING:
+    from bench.engine.progress import Reporter
+    from bench.engine.run import Outcome
+    from bench.engine.store import Store
+    from bench.runner import Prepared
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 F = Callable[..., Any]
@@ -245,7 +251,7 @@ def run(
     """
     from bench.engine.progress import reporter_for
     from bench.engine.store import Store
-    from bench.runner import prepare, run_together
+    from bench.runner import prepare
     from bench.summary import show_estimate, summary
 
     # All of them before the first one runs, so that a fault in the last suite is reported at once.
@@ -259,17 +265,11 @@ def run(
                 click.echo(f"{one.plan.suite}:")
             show_estimate(one.plan, Path(store), len(one.slots), as_json)
         return
-    opened = Store(store)
     signal.signal(signal.SIGTERM, _interrupt)  # sent by a cluster at its time limit; as Ctrl-C
-    try:
-        outcomes = run_together(prepared, opened, reporter_for(Console(stderr=True), quiet=as_json))
-    except KeyboardInterrupt:
-        keys = {key: None for one in prepared for key in one.plan.stages}
-        finished = sum(opened.finished(key) for key in keys)
-        message = f"interrupted; {finished} stages are kept; run the same command to go on"
-        click.echo(message, err=True)
-        sys.exit(INTERRUPTED)
-    board = _write_board([Path(store)], Path(store) / "report.html") if report else None
+    reporter = reporter_for(Console(stderr=True), quiet=as_json)
+    live = _LiveBoard(Path(store), reporter.note) if report else None
+    outcomes = _run(prepared, Store(store), reporter, live)
+    board = _write_board([Path(store)], live.path) if live else None
     if as_json:
         _print_runs([one.plan.suite for one in prepared], outcomes, board)
     else:
@@ -278,6 +278,55 @@ def run(
         if board is not None:
             click.echo(str(board))
     sys.exit(0 if all(outcome.all_ok for outcome in outcomes) else FAILED)
+
+
+class _LiveBoard:
+    """The board of a store while a run goes on. ``tell``: prints a line for the user."""
+
+    def __init__(self, store: Path, tell: Callable[[str], None]) -> None:
+        self.store, self.path, self.tell = store, store / "report.html", tell
+        self.written = False
+
+    def show(self, progress: Any) -> None:
+        """Writes it, and says where it is, the first time."""
+        from leaderboard.report import build_live
+
+        build_live(self.store, self.path, **vars(progress))
+        if not self.written:
+            self.written = True
+            self.tell(f"board: {self.path} (open it now; it fills while this goes on)")
+
+    def end(self) -> None:
+        """Leaves a page that waits for nothing, of what there is."""
+        from leaderboard.report import build, build_live
+
+        if not self.written:
+            return
+        try:
+            build(self.store, self.path)
+        except UserError:  # no records yet, or no space: then nor will this be written
+            with suppress(UserError):
+                build_live(self.store, self.path, written=0.0, every=0.0, ended=True)
+
+
+def _run(
+    prepared: Sequence[Prepared], store: Store, reporter: Reporter, live: _LiveBoard | None
+) -> list[Outcome]:
+    """Runs suites together. Whatever ends them, no page is left that waits for more."""
+    from bench.runner import run_together
+
+    try:
+        return run_together(prepared, store, reporter, live.show if live else None)
+    except (KeyboardInterrupt, UserError) as error:
+        if live is not None:
+            live.end()
+        if isinstance(error, UserError):
+            raise
+        keys = {key: None for one in prepared for key in one.plan.stages}
+        finished = sum(store.finished(key) for key in keys)
+        message = f"interrupted; {finished} stages are kept; run the same command to go on"
+        click.echo(message, err=True)
+        sys.exit(INTERRUPTED)
 
 
 def _print_runs(suites: Sequence[str], outcomes: Sequence[Any], board: Path | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from leaderboard import definitions
 from leaderboard.board import Board, identity, short_label
 from leaderboard.definitions import Definition
+from leaderboard.live import Going
 from leaderboard.questions import STATUSES, Question, questions
 from leaderboard.scenes import Scene, scene
 from leaderboard.view import BoardView
@@ -37,8 +38,8 @@ class Asked:
     scene: Scene | None
 
 
-def front(views: Sequence[BoardView]) -> dict[str, Any]:
-    """The template's variables."""
+def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, Any]:
+    """The template's variables. ``going``: of a run that goes on."""
     boards = [view.board for view in views]
     asked = tuple(
         Asked(
@@ -48,7 +49,7 @@ def front(views: Sequence[BoardView]) -> dict[str, Any]:
         )
         for one in questions(views)
     )
-    matrix = whole(boards)
+    matrix = whole(boards, going)
     statuses = _statuses(asked, matrix)
     return {
         "asked": asked,

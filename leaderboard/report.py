@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import jinja2
@@ -29,6 +30,7 @@ from leaderboard.board import Board, boards, label
 from leaderboard.definitions import glossary, metric_anchor
 from leaderboard.figures import figures
 from leaderboard.front import front
+from leaderboard.live import MOST_LINES, Going
 from leaderboard.matrix import interval_text
 from leaderboard.methods import paper_anchor
 from leaderboard.names import Words
@@ -42,7 +44,7 @@ from leaderboard.sources import read_sources
 from leaderboard.view import board_view, failures, overview, papers, provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
-STYLES = ("board.css", "front.css", "cell.css")
+STYLES, SCRIPTS = ("board.css", "front.css", "cell.css"), ("board.js", "reload.js")
 #: Of the navigation, where the board is a page of a site.
 SITE_STYLE = "site.css"
 
@@ -80,6 +82,21 @@ def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None =
     return output
 
 
+def build_live(source: Path, output: Path, **progress: Any) -> Path:
+    """Writes ``output`` of the records that are there while a run goes on, which says what is still
+    coming and loads itself again. ``progress``: the fields of :class:`Going`.
+
+    Only the page: the records as data are written at the end. Raises ``UserError`` as
+    :func:`build`, but not where there are no records yet.
+    """
+    runs = [run for run in read_sources([source]) if run.records]
+    try:
+        write_files({output: render(runs, output.stem, going=Going(**progress))})
+    except OSError as error:
+        raise UserError(f"cannot write the board to {output}: {error.strerror}") from error
+    return output
+
+
 def write_files(files: Mapping[Path, str]) -> None:
     """All of them beside their final paths first, then each by one rename: a reader or a full disk
     never meets half a file.
@@ -103,10 +120,11 @@ def render(
     stem: str = "leaderboard",
     page_boards: Sequence[Board] | None = None,
     nav: Sequence[tuple[str, str]] = (),
+    going: Going | None = None,
 ) -> str:
     """The page. Same records, same bytes: no clock, no order of reading; dates are the runs'
     own. ``page_boards``: of these runs, if they are made already; ``nav``: (file, name) of the
-    pages of the site that it is the first of.
+    pages of the site that it is the first of; ``going``: of a run that goes on.
     """
     runs = sorted(
         runs, key=lambda run: (run.suite, run.started, run.finished or "", run.precedence)
@@ -115,12 +133,11 @@ def render(
         page_boards = flagged(boards(runs))
     views = [board_view(board) for board in page_boards]
     panels = [panel(cell, view) for view in views for cell in view.board.all_cells()]
-    opening = front(views)
+    opening = front(views, going)
     described = pages(views, opening["whole"], opening["board_names"], runs)
     asked = [one.question for one in opening["asked"]]
-    script = (TEMPLATES / "board.js").read_text(encoding="utf-8")
-    styles = (*STYLES, SITE_STYLE) if nav else STYLES
-    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in styles)
+    script = _text(SCRIPTS)
+    style = _text((*STYLES, *([SITE_STYLE] if nav else []), *(["live.css"] if going else [])))
     return (
         environment()
         .get_template("board.html.j2")
@@ -143,12 +160,19 @@ def render(
             part_steps=plots.PART_STEPS,
             min_seeds=aggregate.MIN_SEEDS,
             budget=f"{100 * BUDGET:g}",
-            files={suffix: quote(f"{stem}.{suffix}") for suffix in ("csv", "json")},
+            # While a run goes on those of the last one may be there.
+            files={} if going else {end: quote(f"{stem}.{end}") for end in ("csv", "json")},
+            live=going,
+            most_lines=MOST_LINES,
             style=Markup(style + _scale_style()),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         )
     )
+
+
+def _text(names_of_files: Sequence[str]) -> str:
+    return "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names_of_files)
 
 
 @lru_cache(maxsize=1)

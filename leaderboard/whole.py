@@ -12,6 +12,7 @@ from leaderboard import methods, palette
 from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, identity, label, short_label
 from leaderboard.contenders import end_points, ways_in
 from leaderboard.detections import subjects
+from leaderboard.live import Going
 from leaderboard.matrix import NOT_RUN, TableCell, badges, interval_text, summary, without_value
 from leaderboard.methods import Paper
 from leaderboard.names import split
@@ -124,8 +125,10 @@ class Whole:
         )
 
 
-def whole(boards: Sequence[Board]) -> Whole:
-    """All boards in one table; no number is compared across them."""
+def whole(boards: Sequence[Board], going: Going | None = None) -> Whole:
+    """All boards in one table; no number is compared across them. ``going``: of a run that goes on,
+    whose empty cells say when they are expected.
+    """
     columns = _columns(boards)
     return Whole(
         columns=columns,
@@ -137,7 +140,10 @@ def whole(boards: Sequence[Board]) -> Whole:
                         row=row,
                         calls=methods.calls(board, row),
                         papers=methods.papers_of_attack(board, row),
-                        items=tuple(_item(board, row, column, ways) for column in columns),
+                        items=tuple(
+                            _expected(board, row, column, _item(board, row, column, ways), going)
+                            for column in columns
+                        ),
                     )
                     for row, ways in _ways(board)
                 ),
@@ -145,6 +151,14 @@ def whole(boards: Sequence[Board]) -> Whole:
             for board in boards
         ),
     )
+
+
+def _expected(board: Board, row: Row, column: Column, item: Item, going: Going | None) -> Item:
+    when = going and item.table.cell is None and going.expected(board, row, column.spec)
+    if not when:
+        return item
+    text = f"in {when}"
+    return replace(item, table=replace(item.table, text=text, note="still coming"))
 
 
 def _ways(board: Board) -> list[tuple[Row, list[str]]]:

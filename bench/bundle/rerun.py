@@ -24,7 +24,7 @@ from bench.engine.progress import Reporter
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.record import Metric, Record, read_runs
-from bench.runner import prepare, run_prepared
+from bench.runner import prepare, run_together
 from bench.text import one_line
 
 #: How many standard errors of their difference two numbers may be apart on another machine.
@@ -136,7 +136,7 @@ def _run(
     cells = tuple(cell for cell in prepared.plan.cells if cell.id in wanted)
     plan = replace(prepared.plan, cells=cells, filtered=True).limited(len(cells))
     if cells:
-        run_prepared(replace(prepared, plan=plan), Store(store), reporter)
+        run_together([replace(prepared, plan=plan)], Store(store), reporter)
     records = (record for run in read_runs(store) for _, record in run.records)
     return {name: record for record in records if (name := identity(record)) in wanted}
 

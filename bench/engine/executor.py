@@ -493,7 +493,7 @@ class Executor:
         job.admitted = self.store.new_folder(job.key)
         (slot,) = (slot for slot in self.slots if slot.name == slot_name)
         job.worker, job.ended, job.started = self._worker(slot), None, now
-        job.limit = self.timeout or UNDECLARED_LIMIT
+        job.limit = self.patience.get(job.key, self.usual).timeout or UNDECLARED_LIMIT
         seconds = 0.0 if job.begun is None else now - job.begun
         job.worker.send(
             job.task

@@ -520,3 +520,87 @@ def test_an_interrupt_is_one_line_and_exit_code_130(castlewalls, fake_plugins, t
         == f"interrupted; {kept} stages are kept; run the same command to go on"
     )
     assert list((tmp_path / "store" / "tmp").iterdir()) == []
+
+
+LIVE = INTERRUPTED.replace(
+    "from bench.cli import main\n",
+    "import bench.engine.live\nbench.engine.live.EVERY = 0.3\nfrom bench.cli import main\n",
+)
+
+
+def test_the_board_fills_while_the_run_goes_on(castlewalls, fake_plugins, tmp_path):
+    """Through a kill, an interrupt and to the end; then it is the board that `report` writes."""
+    script, board = tmp_path / "run.py", tmp_path / "store" / "report.html"
+    script.write_text(LIVE.format(testbed=str(HERE / "engine" / "fake_testbed.py"), stages=STAGES))
+    (tmp_path / "other.yaml").write_text(SUITE.replace("small", "other").replace("[0, 1]", "[2]"))
+    suites = ["suite.yaml", "other.yaml", "--plugin", str(fake_plugins), "--jobs", "1"]
+
+    def start(sleep):
+        environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "FAKE_SLEEP": str(sleep)}
+        return subprocess.Popen(
+            [sys.executable, str(script), "run", *suites],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def pages(process, enough):
+        """What the page was, one version after another, until it was ``enough``."""
+        versions, deadline = [], time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            text = board.read_text() if board.exists() else ""
+            if text and (not versions or text != versions[-1]):
+                versions.append(text)
+                if enough(versions):
+                    break
+            time.sleep(0.02)
+        return versions
+
+    def live(text):
+        return 'id="live"' in text and "location.reload" in text
+
+    def coming(text):
+        return int(text.partition(" cells still coming")[0].rpartition(" ")[2])
+
+    killed = start(0.3)
+    versions = pages(killed, lambda seen: coming(seen[-1]) < coming(seen[0]))
+    killed.send_signal(signal.SIGKILL)
+    assert "board: store/report.html" in killed.communicate()[1]
+    assert len(versions) > 1 and all(map(live, versions)) and 'id="matrix"' in versions[-1]
+    assert all(text.rstrip().endswith("</html>") for text in versions)
+    # 2 attacks and their probes x 3 defenses for 3 seeds, of which half fit the testbed, and 2
+    # anchors a seed; those that are there are no longer coming.
+    numbers = [coming(text) for text in versions]
+    assert numbers == sorted(numbers, reverse=True) and 24 >= numbers[0] > numbers[-1]
+    assert live(board.read_text()), "nobody was left to say that the run is over"
+
+    interrupted = start(0.3)
+    versions = pages(interrupted, lambda seen: coming(seen[-1]) < numbers[-1])
+    interrupted.send_signal(signal.SIGINT)
+    assert interrupted.wait(60) == 130 and len(versions) > 0
+    assert not live(board.read_text()) and "<h1>" in board.read_text()
+
+    last = start(0.0)
+    out, err = last.communicate(timeout=120)
+    assert last.returncode == 0, err
+    assert out.strip().splitlines()[-1] == "store/report.html"
+    page = board.read_bytes()
+    assert not live(page.decode())
+    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
+    command = [sys.executable, "-m", "bench", "report"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert board.read_bytes() == page
+    assert [path.name for path in board.parent.glob(".*")] == []
+
+
+def test_a_board_that_cannot_be_written_ends_no_run(castlewalls, monkeypatch, tmp_path):
+    def fails(*arguments, **progress):
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(leaderboard.report, "build_live", fails)
+    result = castlewalls("run", "suite.yaml", "--jobs", "1")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("the board is written at the end only: two lines") == 1
+    assert "Traceback" not in result.output

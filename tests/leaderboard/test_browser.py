@@ -5,15 +5,18 @@ mouse and by keyboard.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.record import PluginSpec, Record
-from leaderboard.report import build
+from bench.cells import Cell
+from bench.record import PluginSpec, Record, read_runs
+from leaderboard.report import build, build_live
 
 SCRIPT = (
     "clip_xt<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -533,6 +536,20 @@ def published_board(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(results, folder / "board.html")
 
 
+@pytest.fixture(scope="module")
+def live_board(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[..., Path]) -> Path:
+    """The page of a run that goes on, with a list of what is coming."""
+    folder = tmp_path_factory.mktemp("live")
+    store = make_store(folder / "store")
+    (run,) = read_runs(store)
+    same = ("testbed", "attack", "defense", "probe", "sampler", "seed", "seeds", "kind", "protocol")
+    cells = [Cell(**{name: getattr(one, name) for name in same}) for _, one in run.records]
+    coming = [(cell, 40.0 * index) for index, cell in enumerate(cells)]
+    return build_live(
+        store, folder / "board.html", **_going(every=900.0), coming=coming, running=["train it"]
+    )
+
+
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
 RULES = {"resultTypes": ["violations"]}
 
@@ -544,6 +561,8 @@ RULES = {"resultTypes": ["violations"]}
         ("class_board", "dark", 390),
         ("published_board", "light", 390),
         ("published_board", "dark", 1400),
+        ("live_board", "light", 390),
+        ("live_board", "dark", 1400),
     ],
 )
 def test_a_reader_with_assistive_technology_can_use_it(
@@ -585,3 +604,120 @@ def _violations(page: Any) -> list[str]:
         f"{finding['impact']} {finding['id']} {finding['nodes'][0]['target']}"
         for finding in results["violations"]
     ]
+
+
+def _going(**changes: Any) -> dict[str, Any]:
+    """The progress of a run that writes its page every second."""
+    going = {"written": time.time(), "every": 1.0, "done": 30, "left": 90, "seconds": 840.0}
+    return going | changes
+
+
+def _news(page: Any, text: str) -> None:
+    """Waits until the page shows what was written meanwhile."""
+    page.wait_for_selector(f"#live:has-text('{text}')", timeout=20_000)
+
+
+def test_a_live_page_takes_what_is_new_and_keeps_the_view(
+    visit: Callable[..., Any], tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
+    """Sorting, filter, metric, opened parts, focus, and the row that was read, though there are
+    other rows above it now; and when the run ends, it stays as it is.
+    """
+    store = make_store(tmp_path / "store")
+    (account,) = (store / "runs").glob("*.json")
+    whole = account.read_text()
+    cells = json.loads(whole)["cells"]
+    records = [
+        (store / one["record"]).read_text() if "record" in one else json.dumps(one) for one in cells
+    ]
+    part = [one for one, text in zip(cells, records, strict=True) if "hat" not in text]
+    assert 0 < len(part) < len(cells)
+    account.write_text(json.dumps(json.loads(whole) | {"cells": part}))
+    board = build_live(store, tmp_path / "board.html", **_going())
+    page = visit(board=board)
+    page.locator("[data-filter=text]").fill("corner")
+    page.locator("table.entries th[data-key=mean] .sort").first.click()
+    page.locator("#coming > summary").click()
+    page.locator("details.deep > summary").first.click()
+    radios = page.locator(".switch input")
+    radios.nth(3).check()
+    chosen = radios.nth(3).get_attribute("value")
+    row = page.locator(".metric:visible tbody tr", has_text="corner").first
+    row.evaluate("row => scrollBy(0, row.getBoundingClientRect().top - 110)")
+    top = row.bounding_box()["y"]
+    row.locator("a.cell").first.focus()
+    focused = page.evaluate("document.activeElement.getAttribute('href')")
+    view = page.url
+
+    account.write_text(whole)
+    build_live(store, board, **_going(done=60, left=60))
+    _news(page, "60 of 120 stages")
+    assert page.url == view and "text=corner" in view and "sort=" in view
+    assert page.locator("#coming").evaluate("one => one.open")
+    assert page.locator("details.deep").first.evaluate("one => one.open")
+    assert page.locator(".switch input:checked").get_attribute("value") == chosen
+    assert page.locator(".metric:visible tbody tr", has_text="hat").count() > 0
+    assert abs(row.bounding_box()["y"] - top) < 3 and page.evaluate("scrollY") > 300
+    assert page.evaluate("document.activeElement.getAttribute('href')") == focused
+
+    build(store, board)
+    page.wait_for_selector("#live", state="detached", timeout=20_000)
+    loaded = page.evaluate("performance.timeOrigin")
+    assert page.url == view and abs(row.bounding_box()["y"] - top) < 3
+    assert page.locator(".switch input:checked").get_attribute("value") == chosen
+    page.wait_for_timeout(3000)
+    assert page.evaluate("performance.timeOrigin") == loaded, "a finished page stays"
+
+
+def test_a_live_page_keeps_an_open_cell(
+    visit: Callable[..., Any], tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
+    store = make_store(tmp_path / "store")
+    board = build_live(store, tmp_path / "board.html", **_going())
+    page = visit(board=board)
+    page.locator("table.whole a.cell").nth(2).click()
+    panel = page.locator("dialog[open]")
+    name = panel.get_attribute("id")
+    panel.get_by_text("Provenance").click()
+    panel.evaluate("one => { one.scrollTop = 150; }")
+    scrolled = panel.evaluate("one => one.scrollTop")
+    assert scrolled > 0
+    build_live(store, board, **_going(done=60, left=60))
+    _news(page, "60 of 120 stages")
+    assert page.locator("dialog[open]").get_attribute("id") == name
+    assert page.locator("dialog[open]").evaluate("one => one.scrollTop") == scrolled
+    assert page.locator("dialog[open] details", has_text="Provenance").last.evaluate("d => d.open")
+    build(store, board)
+    page.wait_for_selector("#live", state="detached", timeout=20_000)
+
+
+def test_a_live_page_can_be_paused_and_notices_a_dead_run(
+    visit: Callable[..., Any], tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
+    """A reader of details may want it to stand still; a run that was killed cannot say so."""
+    store = make_store(tmp_path / "store")
+    board = build_live(store, tmp_path / "board.html", **_going())
+    page = visit(board=board)
+    page.get_by_role("button", name="Pause").click()
+    build_live(store, board, **_going(done=60, left=60, written=time.time() - 1000))
+    page.wait_for_timeout(4000)
+    assert "30 of 120 stages" in page.locator("#live").inner_text()
+    assert "Paused." in page.locator("#live").inner_text()
+    page.get_by_role("button", name="Go on").click()
+    _news(page, "60 of 120 stages")
+    assert "No news for 17 min" in page.locator("#live-news").inner_text()
+    loaded = page.evaluate("performance.timeOrigin")
+    page.wait_for_timeout(3000)
+    assert page.evaluate("performance.timeOrigin") == loaded, "seldom, once nothing comes"
+    build(store, board)
+    page.reload()
+
+
+def test_a_live_page_without_scripts_loads_itself_again(
+    visit: Callable[..., Any], tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
+    store = make_store(tmp_path / "store")
+    board = build_live(store, tmp_path / "board.html", **_going())
+    page = visit(board=board, java_script_enabled=False)
+    build(store, board)
+    page.wait_for_selector("#live", state="detached", timeout=20_000)

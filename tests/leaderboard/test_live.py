@@ -1,0 +1,140 @@
+"""The page of a run that goes on: how far it is, what is coming, and nothing of it left at the end.
+
+What a browser does with it is in ``test_browser.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cells import Cell
+from bench.record import PluginSpec, Record, read_runs
+from leaderboard.live import in_words
+from leaderboard.report import build, build_live
+
+SCRIPT = "<script>document.title='owned'</script>"
+GOING: dict[str, Any] = {"written": 1.8e9, "every": 14.2, "done": 30, "left": 90, "seconds": 840.0}
+
+
+def cell(record: Record, **changes: Any) -> Cell:
+    """The cell that a record is of."""
+    same = ("testbed", "attack", "defense", "probe", "sampler", "seed", "seeds", "kind", "protocol")
+    return Cell(**{name: getattr(record, name) for name in same} | {"stage": "key"} | changes)
+
+
+def cut(store: Path, keep: Callable[[Record], bool]) -> list[Record]:
+    """Leaves only some cells in the account of a store's only run, and returns the others'
+    records.
+    """
+    (path,) = (store / "runs").glob("*.json")
+    (run,) = read_runs(store)
+    account = json.loads(path.read_text())
+    pairs = list(zip(account["cells"], (record for _, record in run.records), strict=True))
+    account |= {"cells": [entry for entry, one in pairs if keep(one)], "finished": None}
+    path.write_text(json.dumps(account))
+    return [one for _, one in pairs if not keep(one)]
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells' text of the table of what is coming."""
+    table = page[page.index('<details id="coming">') : page.index("</details>")]
+    lines = re.findall(r"<tr><td>(.*?)</tr>", table)
+    return [[re.sub("<.*?>", "", one) for one in line.split("</td><td>")] for line in lines]
+
+
+@pytest.fixture
+def store(tmp_path: Path, make_store: Callable[..., Path]) -> Path:
+    return make_store(tmp_path / "store")
+
+
+def test_a_finished_page_has_nothing_of_the_live_one(store: Path, tmp_path: Path) -> None:
+    """The same bytes whether the run wrote pages before or not."""
+    plain = build(store, tmp_path / "plain.html").read_bytes()
+    live = build_live(store, tmp_path / "page.html", **GOING).read_text()
+    assert 'id="live"' in live and "location.reload()" in live and 'http-equiv="refresh"' in live
+    assert "<title>25 % · castlewalls · digits</title>" in live
+    build(store, tmp_path / "page.html")
+    done = (tmp_path / "page.html").read_bytes()
+    assert done == plain.replace(b"plain.csv", b"page.csv").replace(b"plain.json", b"page.json")
+    for trace in (b'id="live"', b"location.reload", b"refresh", b".live", b"live-"):
+        assert trace not in done
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_data_of_an_earlier_run_is_no_link_of_a_live_page(store: Path, tmp_path: Path) -> None:
+    assert "page.csv" not in build_live(store, tmp_path / "page.html", **GOING).read_text()
+    assert not (tmp_path / "page.csv").exists()
+
+
+def test_an_empty_cell_of_the_matrix_says_when_it_is_expected(store: Path, tmp_path: Path) -> None:
+    """Not that it is no part of the run, which is what an empty cell says at the end."""
+    gone = cut(store, lambda one: one.defense.name != "clip_xt" or "hat" in one.attack.label)
+    coming = [(cell(one), 200.0 + index) for index, one in enumerate(gone)]
+    pairs = {(one.attack.label, one.probe and one.probe.label) for one in gone}
+    assert len(pairs) == 3 and {one.seed for one in gone} == {0, 1, 2}
+    page = build_live(store, tmp_path / "page.html", **GOING, coming=coming).read_text()
+    matrix = page[page.index('id="matrix"') : page.index('id="testbeds"')]
+    assert matrix.count("still coming") == matrix.count("in 3 min") == 3
+    done = build(store, tmp_path / "page.html").read_text()
+    assert "still coming" not in done and done.count("not part of this run") >= 3
+
+
+def test_what_is_coming_is_a_line_for_each_pair(store: Path, tmp_path: Path) -> None:
+    gone = cut(store, lambda one: one.defense.name != "clip_xt")
+    pairs = {(one.attack.label, one.probe and one.probe.label) for one in gone}
+    coming = [(cell(one), 30.0 + 400 * index) for index, one in enumerate(gone)]
+    page = build_live(store, tmp_path / "page.html", **GOING, coming=coming).read_text()
+    lines = rows(page)
+    assert len(lines) == len(pairs) == len({line[1] for line in lines})
+    assert {line[3] for line in lines} == {"0, 1, 2"}
+    assert lines[0][4].startswith("30 s to ")
+    assert f"30 of 120 stages, {len(gone)} cells still coming" in page
+
+
+def test_a_page_without_records_says_so(tmp_path: Path, store: Path) -> None:
+    gone = cut(store, lambda one: False)
+    coming = [(cell(one), 60.0) for one in gone]
+    page = build_live(store, tmp_path / "page.html", **GOING, coming=coming).read_text()
+    assert "No number yet." in page and len(rows(page)) > 5
+    ended = build_live(store, tmp_path / "page.html", written=0.0, every=0.0, ended=True)
+    text = ended.read_text()
+    assert "ended before its first number" in text and 'http-equiv="refresh"' not in text
+
+
+def test_text_of_plugins_is_escaped(store: Path, tmp_path: Path) -> None:
+    (run,) = read_runs(store)
+    one = run.records[0][1]
+    hostile = PluginSpec(name="x", label=SCRIPT)
+    coming = [(cell(one, attack=hostile, defense=hostile, testbed=hostile, probe=hostile), 1.0)]
+    page = build_live(store, tmp_path / "p.html", **GOING, coming=coming, running=[SCRIPT])
+    assert SCRIPT not in page.read_text() and "&lt;script&gt;document" in page.read_text()
+
+
+def test_a_list_of_thousands_is_cut(store: Path, tmp_path: Path) -> None:
+    (run,) = read_runs(store)
+    one = cell(run.records[0][1])
+    coming = [
+        (dataclasses.replace(one, attack=PluginSpec(name=f"a{index}")), 1.0 * index)
+        for index in range(1000)
+    ]
+    page = build_live(store, tmp_path / "page.html", **GOING, coming=coming).read_text()
+    assert len(rows(page)) == 200 and "and 800 more" in page
+
+
+def test_an_estimate_is_no_more_exact_than_it_is() -> None:
+    assert [in_words(seconds) for seconds in (0, 12, 54, 61, 240, 5000, 9000)] == [
+        "5 s",
+        "10 s",
+        "55 s",
+        "1 min",
+        "4 min",
+        "83 min",
+        "2.5 h",
+    ]
