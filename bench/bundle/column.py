@@ -12,6 +12,7 @@ from bench import testbeds
 from bench.artefacts.roles import MEASURED_BY
 from bench.bundle.layout import cell_name, cell_words
 from bench.bundle.witnesses import Witness, collect
+from bench.cards import read_cards
 from bench.cells import POPULATION, Cell
 from bench.composed import Composed, name_of, parts_of
 from bench.contracts.plugin import Plugin
@@ -21,7 +22,7 @@ from bench.errors import UserError
 from bench.measurements.measurement import Materials
 from bench.names import unknown_name
 from bench.record import MetricWords, Record, Run, read_account, read_runs
-from bench.registry import Registry, probed, use
+from bench.registry import Registry
 from bench.runner import prepare
 from bench.suite import load_suite
 
@@ -113,11 +114,14 @@ def read_column(name: str, suite: str, store: Path, plugins: Sequence[str | Path
     """
     if not (store / "runs").is_dir():
         raise UserError(f"there is no store at {store}, or nothing was run into it yet")
-    registry = use(probed(plugins))
-    group = "detectors" if name in registry.names("detectors") else "defenses"
-    columns = _columns(name, suite, registry, group)
-    chosen: dict[str, Any] = {"defenses": [], "detectors": [], group: [name]}
-    plan = prepare(suite, plugins=plugins, **chosen).plan
+    registry = read_cards(plugins)
+    try:
+        group = "detectors" if name in registry.names("detectors") else "defenses"
+        columns = _columns(name, suite, registry, group)
+        chosen: dict[str, Any] = {"defenses": [], "detectors": [], group: [name]}
+        plan = prepare(suite, plugins=plugins, **chosen).plan
+    finally:
+        registry.close()
     opened = Store(store, read_only=True)
     entries, lacking = _gather(plan, opened)
     return Column(
