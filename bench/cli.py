@@ -974,8 +974,7 @@ def _rerun(
         return None
     if not trust:
         raise UserError(
-            "--rerun runs the code in the bundle with your rights; read its data/plugin, then add "
-            "--trust"
+            "--rerun runs the code in the bundle; read its data/plugin, then add --trust"
         )
     if nonce is not None and not (nonce.isascii() and nonce.isprintable() and 0 < len(nonce) < 200):
         raise UserError(f"--nonce must be 1 to 199 plain letters, got {nonce[:40]!r}")
