@@ -101,6 +101,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
         subprocess.run(["git", "-C", str(plugin.parent), *command], check=True)
     store = folder / "store"
+    registry.use([plugin])  # this process is the worker, too
     for column in ({"defenses": ["anp", "shrink"]}, {"defenses": [], "detectors": ["noise_shift"]}):
         fill(Store(store), prepare(str(suite), plugins=[plugin], **column).plan)
     yield {"suite": suite, "plugin": plugin, "store": store}
