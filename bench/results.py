@@ -59,6 +59,10 @@ class Submitted(Run):
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.folder.resolve().name)[:80]
 
 
+#: The folder of results that holds what was accepted of others, a bundle each.
+SUBMISSIONS = "submissions"
+
+
 def read_source(path: Path) -> list[Run]:
     """The runs of a store, of a results folder, or of one suite's folder in it, or of a bundle.
 
@@ -80,10 +84,14 @@ def read_source(path: Path) -> list[Run]:
 
 
 def bundles_in(path: Path) -> list[Path]:
-    """The bundles that a source has: itself, or folders of it."""
+    """The bundles that a source has: itself, or folders of it or of its folder
+    :data:`SUBMISSIONS`.
+    """
     if (path / "runs").is_dir():
         return []
-    folders = [path] if os.path.lexists(path / BAGIT) else _folders(path)[:MAX_SUITES]
+    if os.path.lexists(path / BAGIT):
+        return [path]
+    folders = [*_folders(path)[:MAX_SUITES], *_folders(path / SUBMISSIONS)[:MAX_SUITES]]
     return [one for one in folders if os.path.lexists(one / BAGIT)]
 
 
@@ -92,7 +100,11 @@ def read_results(folder: Path) -> list[Run]:
     None if there is no such folder. Raises nothing for what is wrong with them: it stands in their
     problems.
     """
-    folders = [one for one in _folders(folder) if not os.path.lexists(one / BAGIT)]
+    folders = [
+        one
+        for one in _folders(folder)
+        if one.name != SUBMISSIONS and not os.path.lexists(one / BAGIT)
+    ]
     return [_read(one) for one in folders[:MAX_SUITES]] + (
         [
             Run.unreadable(

@@ -453,3 +453,11 @@ def test_the_published_results_are_those_of_the_checkout(monkeypatch, tmp_path):
     done = command("report", "--published")
     assert done.exit_code == 0 and done.stdout == "report.html\n"
     assert "0.5" in (tmp_path / "report.csv").read_text()
+
+
+def test_what_others_submitted_stands_in_a_folder_of_its_own(tmp_path):
+    """It is read as bundles, and never as what was measured here."""
+    bundle = tmp_path / "submissions" / "mine-digits"
+    bundle.mkdir(parents=True)
+    (bundle / "bagit.txt").write_text("BagIt-Version: 1.0\n")
+    assert results.bundles_in(tmp_path) == [bundle] and results.read_results(tmp_path) == []
