@@ -5,9 +5,8 @@ what was not measured, the command that makes it anew, parameters, provenance, a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.record import Metric
 from bench.words import COST
@@ -18,16 +17,14 @@ from leaderboard.commands import Command, commands
 from leaderboard.compositions import Composition
 from leaderboard.contrasts import SeedPictures, pictures_by_seed
 from leaderboard.detections import Detection
+from leaderboard.flat import agreed, cut_block
 from leaderboard.inversions import InversionLine
 from leaderboard.matrix import interval_text, metric_names, summary
 from leaderboard.names import Words
-from leaderboard.sound import LABEL, cut, visible
+from leaderboard.sound import LABEL, cut
 
 if TYPE_CHECKING:
     from leaderboard.view import BoardView
-
-#: Letters of one block of parameters, or of one entry of the provenance, that the page shows.
-BLOCK = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +90,7 @@ def panel(cell: Cell, view: BoardView) -> Panel:
             (
                 role,
                 cut(spec.name, LABEL),
-                _cut_block(json.dumps(spec.params, sort_keys=True, indent=1, ensure_ascii=False)),
+                cut_block(json.dumps(spec.params, sort_keys=True, indent=1, ensure_ascii=False)),
             )
             for role, spec in roles
             if spec
@@ -146,55 +143,6 @@ def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
     return tuple(
         (status, reason, tuple(entries)) for (status, reason), entries in by_problem.items()
     )
-
-
-def _cut_block(text: str) -> str:
-    escaped = visible(text)
-    return (
-        escaped
-        if len(escaped) <= BLOCK
-        else f"{escaped[:BLOCK]}… ({len(text)} characters, whole in the JSON beside this page)"
-    )
-
-
-def agreed(sources: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[str, str]]:
-    """Flattened provenance; a key on which the seeds differ is listed with each of its values."""
-    values: dict[str, dict[str, list[int]]] = {}
-    for seed, provenance in sources:
-        for key, value in flatten(provenance):
-            values.setdefault(key, {}).setdefault(value, []).append(seed)
-    lines = []
-    for key, by_value in sorted(values.items()):
-        if len(by_value) == 1:
-            lines.append((key, next(iter(by_value))))
-        else:
-            lines += [
-                (f"{key} (seed {', '.join(map(str, sorted(set(seeds))))})", value)
-                for value, seeds in sorted(by_value.items())
-            ]
-    return lines
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Dotted keys and their values as text; citations are left out, they have their own section."""
-    lines: list[tuple[str, str]] = []
-    for key, value in sorted(tree.items()):
-        if not prefix and key == "papers":
-            continue
-        if isinstance(value, Mapping):
-            lines += flatten(value, f"{prefix}{key}.")
-        else:
-            lines.append(
-                (
-                    f"{prefix}{key}",
-                    _cut_block(
-                        value
-                        if isinstance(value, str)
-                        else json.dumps(value, sort_keys=True, ensure_ascii=False)
-                    ),
-                )
-            )
-    return lines
 
 
 def _line(cell: Cell, name: str) -> MetricLine:

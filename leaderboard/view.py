@@ -19,9 +19,9 @@ from leaderboard.contenders import class_calls, fid_name, invocations
 from leaderboard.detections import Detector, detectors
 from leaderboard.detections import rows as detected_rows
 from leaderboard.finders import FinderRanking, detector_rankings, inversion_rankings
+from leaderboard.flat import flatten
 from leaderboard.inversions import InversionLine, inversion_line
 from leaderboard.matrix import MetricTable, Value, matrices, metric_names, summary, value_text
-from leaderboard.panel import flatten
 from leaderboard.populations import ModelDetector, model_detectors
 from leaderboard.ranking import Ranking, rankings
 from leaderboard.sound import named
