@@ -189,7 +189,9 @@ def minimum_detectable_difference(shares: Sequence[Share], power: float = 0.8) -
         error = math.sqrt(
             effect * (_smoothed(p, samples) + _smoothed(p + side * distance, samples))
         )
-        return float(stats.nct.cdf(critical, n - 1, distance / error)) - (1 - power)
+        chance = float(stats.nct.cdf(critical, n - 1, distance / error))
+        # SciPy has no number where it is below 1e-100.
+        return (0.0 if math.isnan(chance) else chance) - (1 - power)
 
     return None if missed(room) > 0 else float(optimize.brentq(missed, 1e-9, room, xtol=1e-6))
 

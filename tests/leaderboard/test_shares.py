@@ -288,3 +288,11 @@ def test_holm_lies_between_no_correction_and_bonferroni(values: list[float]) -> 
     ):
         assert p <= adjusted <= min(1, len(values) * p) + 1e-12
         assert p > q or adjusted <= other
+
+
+@pytest.mark.parametrize("seeds", [5, 6, 8, 10])
+def test_many_samples_and_seeds_find_small_differences(seeds: int) -> None:
+    """Where SciPy's distribution has no number a board must be built all the same."""
+    least = [minimum_detectable_difference(shares(n, *[n // 2] * seeds)) for n in (1000, 20000)]
+    assert all(one is not None for one in least)
+    assert 0 < (least[1] or 0) < (least[0] or 0) < 0.2
