@@ -576,7 +576,7 @@ def test_the_board_fills_while_the_run_goes_on(castlewalls, fake_plugins, tmp_pa
     assert numbers == sorted(numbers, reverse=True) and 24 >= numbers[0] > numbers[-1]
     assert live(board.read_text()), "nobody was left to say that the run is over"
 
-    interrupted = start(0.3)
+    interrupted = start(1.0)  # slow enough for another page before its end
     versions = pages(interrupted, lambda seen: coming(seen[-1]) < numbers[-1])
     interrupted.send_signal(signal.SIGINT)
     assert interrupted.wait(60) == 130 and len(versions) > 0

@@ -17,7 +17,7 @@ from bench.engine.isolation import Limits, support
 from bench.engine.progress import Reporter
 from bench.engine.store import Store
 from bench.record import Record, read_runs
-from bench.runner import prepare, run_prepared
+from bench.runner import prepare, run_together
 
 needs_namespaces = pytest.mark.skipif(
     not support().namespaces, reason=f"plugins run {support().words}"
@@ -139,7 +139,7 @@ def run_suite(
     file.write_text(yaml.safe_dump(suite))
     prepared = prepare(str(file), plugins=plugins, jobs=1, timeout=1800.0)
     reporter = Quiet()
-    run_prepared(replace(prepared, limits=LIMITS), Store(folder / "store"), reporter)
+    run_together([replace(prepared, limits=LIMITS)], Store(folder / "store"), reporter)
     (account,) = read_runs(folder / "store")
     registry._in_use.clear()
     by_name = {f"{one.attack.name}/{one.defense.name}": one for _, one in account.records}

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bench import suite
+from bench import registry, suite
 from bench.bundle import consistency, statement
 from bench.bundle.bag import MANIFEST, sha256
 from bench.bundle.levels import levels_of
@@ -143,7 +143,9 @@ def test_the_page_works_as_it_is_written(tmp_path, monkeypatch, tiny) -> None:
         elif verb == "run":
             chosen = cli.commands["run"].make_context("run", arguments).params
             columns = {name: chosen[name] for name in ("plugins", "defenses", "detectors")}
+            registry.use(chosen["plugins"])  # this process is the worker, too
             fill(Store("store"), prepare(chosen["suites"][0], **columns).plan)
+            registry._in_use.clear()
         else:
             done = CliRunner().invoke(cli, [verb, *arguments])
             assert done.exit_code == 0, f"{line}: {done.output}"
