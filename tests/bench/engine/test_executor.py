@@ -116,8 +116,24 @@ def test_whatever_a_stage_does_to_its_worker_the_others_go_on(lab, how, reason):
     assert marked() == []
 
 
+@pytest.fixture(autouse=True)
+def earlier():
+    """Processes that other tests of this one left, which read cards and end with it."""
+    known = set(alive())
+    EARLIER.clear()
+    EARLIER.update(known)
+
+
+EARLIER: set[int] = set()
+
+
 def marked():
     """The processes that this run's workers have started and that still live."""
+    return [pid for pid in alive() if pid not in EARLIER]
+
+
+def alive():
+    """All that this process has started for plugins and that still live."""
     pids = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
