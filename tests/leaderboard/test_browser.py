@@ -559,8 +559,7 @@ RULES = {"resultTypes": ["violations"]}
     [
         ("board", "light", 1400),
         ("class_board", "dark", 390),
-        ("published_board", "light", 390),
-        ("published_board", "dark", 1400),
+        ("published_board", "dark", 390),
         ("live_board", "light", 390),
         ("live_board", "dark", 1400),
     ],
