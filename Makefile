@@ -15,7 +15,7 @@ ifeq ($(strip $(STORE)),)
 $(error STORE must be a folder, got '$(STORE)')
 endif
 
-# One thread a process: the tests already run in two, a file in one of them, so that what it shares is made once.
+# One thread a process: the tests already run in two. Neighbours go to the same one, so that what a file shares is mostly made once.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 BOARD   := digits-cut poison-cut sd-cut
@@ -84,7 +84,7 @@ site: setup
 	$(BIN)/castlewalls site --output site
 
 test: setup-dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --timeout 300 --cov --cov-report term
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300 --cov --cov-report term
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -128,8 +128,13 @@ EARLIER: set[int] = set()
 
 
 def marked():
-    """The processes that this run's workers have started and that still live."""
-    return [pid for pid in alive() if pid not in EARLIER]
+    """The processes that this run's workers have started and that still live; one that was killed
+    may take a moment to go.
+    """
+    deadline = time.monotonic() + 5
+    while (pids := [pid for pid in alive() if pid not in EARLIER]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return pids
 
 
 def alive():
