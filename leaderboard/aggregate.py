@@ -273,6 +273,17 @@ def _quantile(probability: float, degrees: int) -> float:
     return float(stats.t.ppf(probability, degrees))
 
 
+def sample_pairs(
+    first: Mapping[int, Sequence[float]], second: Mapping[int, Sequence[float]]
+) -> PairedOutcomes:
+    """Both sides' outcomes of every seed in which they are as many, so that each has its pair."""
+    return {
+        seed: (first[seed], second[seed])
+        for seed in first.keys() & second.keys()
+        if len(first[seed]) == len(second[seed])
+    }
+
+
 def paired_difference(first: BySeed, second: BySeed) -> Interval | None:
     """The interval of ``first - second`` over the seeds both have; ``None`` if they share none.
 

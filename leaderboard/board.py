@@ -207,6 +207,11 @@ class Board:
     def cell(self, row: Row, column: PluginSpec) -> Cell | None:
         return self.cells.get(_cell_key(row, column))
 
+    def undefended(self, row: Row) -> Cell | None:
+        """The row's cell without a defense."""
+        none = next((column for column, _ in self.columns if column.name == "none"), None)
+        return self.cell(row, none) if none else None
+
     def all_cells(self) -> list[Cell]:
         """Row by row, then the populations and the anchors."""
         grid = [self.cell(row, column) for row in self.rows for column, _ in self.columns]

@@ -106,12 +106,7 @@ def _disc(frame: Frame, disc: Disc, largest: float) -> str:
         f'<circle class="seed" cx="{frame.x(one)}" cy="{frame.y(other)}" r="2.4" fill="{colour}"/>'
         for one, other in disc.dots
     ]
-    if disc.x.low is not None and disc.x.high is not None:
-        ends = f"M{frame.x(disc.x.low)},{y}H{frame.x(disc.x.high)}"
-        parts.append(f'<path class="whisker" stroke="{colour}" d="{ends}"/>')
-    if disc.y.low is not None and disc.y.high is not None:
-        ends = f"M{x},{frame.y(disc.y.low)}V{frame.y(disc.y.high)}"
-        parts.append(f'<path class="whisker" stroke="{colour}" d="{ends}"/>')
+    parts += _whiskers(frame, disc.x, disc.y, colour)
     parts.append(
         f'<circle class="disc" cx="{x}" cy="{y}" r="{radius:.1f}" fill="{colour}" '
         f'stroke="{colour}"/>'
@@ -202,17 +197,20 @@ def plane(pairs: Sequence[Pair], x_name: str, y_name: str, title: str) -> Markup
     for pair in pairs:
         colour = series_colour(pair.index)
         x, y = frame.x(pair.x.mean), frame.y(pair.y.mean)
-        drawn = []
-        if pair.x.low is not None and pair.x.high is not None:
-            ends = f"M{frame.x(pair.x.low)},{y}H{frame.x(pair.x.high)}"
-            drawn.append(f'<path class="whisker" stroke="{colour}" d="{ends}"/>')
-        if pair.y.low is not None and pair.y.high is not None:
-            ends = f"M{x},{frame.y(pair.y.low)}V{frame.y(pair.y.high)}"
-            drawn.append(f'<path class="whisker" stroke="{colour}" d="{ends}"/>')
-        drawn.append(_mark(pair.index, x, y))
+        drawn = [*_whiskers(frame, pair.x, pair.y, colour), _mark(pair.index, x, y)]
         tip = f"{pair.label}: {pair.x.mean:.2f} on the training set, {pair.y.mean:.2f} on generated"
         parts.append(f"<g><title>{escape(tip)}</title>{''.join(drawn)}</g>")
     return _svg(frame.width, frame.height, parts, title, "plot square")
+
+
+def _whiskers(frame: Frame, x: Interval, y: Interval, colour: str) -> list[str]:
+    """The intervals of a point, across and up, as far as there are any."""
+    paths = []
+    if x.low is not None and x.high is not None:
+        paths.append(f"M{frame.x(x.low)},{frame.y(y.mean)}H{frame.x(x.high)}")
+    if y.low is not None and y.high is not None:
+        paths.append(f"M{frame.x(x.mean)},{frame.y(y.low)}V{frame.y(y.high)}")
+    return [f'<path class="whisker" stroke="{colour}" d="{ends}"/>' for ends in paths]
 
 
 def _mark(index: int, x: float, y: float) -> str:

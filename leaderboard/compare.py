@@ -18,7 +18,13 @@ from bench.record import Record, Run
 from bench.results import read_source
 from bench.text import one_line
 from leaderboard import names
-from leaderboard.aggregate import Interval, paired_difference, share_difference, significant
+from leaderboard.aggregate import (
+    Interval,
+    paired_difference,
+    sample_pairs,
+    share_difference,
+    significant,
+)
 from leaderboard.board import Board, Cell, Identity, boards, identity, label, under
 from leaderboard.matrix import direction, is_share, metric_names, summary
 from leaderboard.sources import compared
@@ -271,12 +277,7 @@ def paired(one: Cell, other: Cell, metric: str) -> Interval | None:
     """``one`` less ``other`` over the seeds of both; ``None`` if they share none."""
     if not (is_share(one, metric) and is_share(other, metric)):
         return paired_difference(one.values(metric), other.values(metric))
-    known = one.outcomes(metric), other.outcomes(metric)
-    pairs = {
-        seed: (known[0][seed], known[1][seed])
-        for seed in known[0].keys() & known[1].keys()
-        if len(known[0][seed]) == len(known[1][seed])
-    }
+    pairs = sample_pairs(one.outcomes(metric), other.outcomes(metric))
     return share_difference(one.shares(metric), other.shares(metric), pairs)
 
 

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 from bench.record import PluginSpec
 from leaderboard import names
-from leaderboard.aggregate import BySeed, Interval, Share, share_difference, share_interval
+from leaderboard.aggregate import (
+    BySeed,
+    Interval,
+    Share,
+    sample_pairs,
+    share_difference,
+    share_interval,
+)
 from leaderboard.board import Board, Cell, Row
 from leaderboard.bootstrap import Sampled
 from leaderboard.matrix import metric_names
@@ -98,9 +105,7 @@ class Contender:
         mine, others = self.strongest(), other.strongest()
         pairs = None
         if mine == others:
-            known = self.outcomes[mine].keys() & other.outcomes[mine].keys()
-            both = {seed: (self.outcomes[mine][seed], other.outcomes[mine][seed]) for seed in known}
-            pairs = {seed: pair for seed, pair in both.items() if len(pair[0]) == len(pair[1])}
+            pairs = sample_pairs(self.outcomes[mine], other.outcomes[mine])
         return share_difference(self.rates[mine], other.rates[others], pairs)
 
     def sampled(self) -> dict[Way, dict[int, Sampled]]:

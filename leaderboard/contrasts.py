@@ -76,8 +76,7 @@ def _models(board: Board, cell: Cell, entry: Entry) -> list[Model]:
     """
     honest = cell.attack.name == "none"
     models: list[Model] = []
-    none = next((column for column, _ in board.columns if column.name == "none"), None)
-    same = _of_same_seed(board.cell(cell.row, none) if none else None, entry)
+    same = _of_same_seed(board.undefended(cell.row), entry)
     if not honest:
         models.append(("honest model", _counterpart(board, cell, entry), ""))
     models.append(("honest model" if honest else "backdoored, no defense", (entry, *same), ""))
@@ -90,11 +89,10 @@ def _models(board: Board, cell: Cell, entry: Entry) -> list[Model]:
 
 def _counterpart(board: Board, cell: Cell, entry: Entry) -> tuple[Entry, ...]:
     """The honest model that was tried with this attack, without a defense, at the same seed."""
-    none = next((column for column, _ in board.columns if column.name == "none"), None)
     for row in board.rows:
         tried = row.probe is not None and identity(row.probe) == identity(cell.attack)
-        if none and row.attack.name == "none" and tried and same_sampler(row.sampler, cell.sampler):
-            return _of_same_seed(board.cell(row, none), entry)
+        if row.attack.name == "none" and tried and same_sampler(row.sampler, cell.sampler):
+            return _of_same_seed(board.undefended(row), entry)
     return ()
 
 

@@ -36,8 +36,5 @@ def write_format(
     if not runs or not made:
         raise UserError("there are no records to export yet; `castlewalls run SUITE` makes some")
     files = {output / name: text for name, text in made.items()}
-    try:
-        write_files(files)
-    except OSError as error:
-        raise UserError(f"cannot write below {output}: {error.strerror}") from error
+    write_files(files, f"below {output}")
     return list(files)

@@ -56,8 +56,7 @@ def papers_of_attack(board: Board, row: Row) -> tuple[Paper, ...]:
     """What the attack is taken from; of the control, which is tried with a probe, nothing."""
     if row.attack.name == "none":
         return ()
-    none = next((column for column, _ in board.columns if column.name == "none"), None)
-    cell = board.cell(row, none) if none else None
+    cell = board.undefended(row)
     return _papers(_cited(cell) if cell else [])
 
 

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bench.record import PluginSpec, Run
 from leaderboard import methods
@@ -65,12 +66,9 @@ def pages(
     attacks = sorted({line.row.attack.name for _, line in lines} - {"none"})
     columns = [column.spec.name for column in whole.columns if column.spec.name != "none"]
     words = {one.name: one.sentences for run in runs for one in run.methods}
-    made = [_of_attack(name, views, whole, names, cited, words) for name in attacks]
-    made += [
-        _of_column(name, views, whole, names, cited, words)
-        for name in dict.fromkeys(columns)
-        if name not in attacks
-    ]
+    source = _Source(views, whole, names, cited, words)
+    made = [_of_attack(name, source) for name in attacks]
+    made += [_of_column(name, source) for name in dict.fromkeys(columns) if name not in attacks]
     return tuple(made)
 
 
@@ -81,21 +79,25 @@ def address(name: str) -> str:
     return f"method={hashlib.sha256(name.encode(errors='backslashreplace')).hexdigest()[:12]}"
 
 
-Words = Mapping[str, tuple[str, ...]]
 Cited = Mapping[str, Mapping[str, str]]
 
 
-def _of_attack(
-    name: str,
-    views: Sequence[BoardView],
-    whole: Whole,
-    names: Mapping[str, str],
-    cited: Cited,
-    words: Words,
-) -> Page:
+class _Source(NamedTuple):
+    """What every page is made from. ``names``: of the boards; ``cited``: papers by their anchor;
+    ``words``: a method's sentences by its name.
+    """
+
+    views: Sequence[BoardView]
+    whole: Whole
+    names: Mapping[str, str]
+    cited: Cited
+    words: Mapping[str, tuple[str, ...]]
+
+
+def _of_attack(name: str, source: _Source) -> Page:
     mine = [
         (board, line)
-        for board, lines in whole.boards
+        for board, lines in source.whole.boards
         for line in lines
         if line.row.attack.name == name
     ]
@@ -107,33 +109,26 @@ def _of_attack(
         kind="Attack",
         acts_on="",
         calls=tuple(dict.fromkeys(call for _, line in mine for call in line.calls)),
-        sentences=words.get(name, ()),
+        sentences=source.words.get(name, ()),
         configurations=tuple((label(spec), _params(spec)) for spec in specs),
         drawn=_drawn(mine),
-        table=_across(mine, whole, names),
-        weaknesses=of_attack(name, views, whole),
-        papers=_papers([paper.anchor for _, line in mine for paper in line.papers], cited),
+        table=_across(mine, source.whole, source.names),
+        weaknesses=of_attack(name, source.views, source.whole),
+        papers=_papers([paper.anchor for _, line in mine for paper in line.papers], source.cited),
     )
 
 
-def _of_column(
-    name: str,
-    views: Sequence[BoardView],
-    whole: Whole,
-    names: Mapping[str, str],
-    cited: Cited,
-    words: Words,
-) -> Page:
-    mine = [(index, one) for index, one in enumerate(whole.columns) if one.spec.name == name]
+def _of_column(name: str, source: _Source) -> Page:
+    mine = [(index, one) for index, one in enumerate(source.whole.columns) if one.spec.name == name]
     first = mine[0][1]
     rows = [
         (
-            names[board.id],
+            source.names[board.id],
             _row_name(line),
             "",
             tuple((line.items[index], column) for index, column in mine),
         )
-        for board, lines in whole.boards
+        for board, lines in source.whole.boards
         for line in lines
         if any(line.items[index].table.cell for index, _ in mine)
     ]
@@ -145,12 +140,12 @@ def _of_column(
         kind=_kind(first.family),
         acts_on=first.acts_on,
         calls=(),
-        sentences=words.get(name, ()),
+        sentences=source.words.get(name, ()),
         configurations=tuple((label(spec), _params(spec)) for spec in specs),
         drawn=(),
         table=Table(tuple((one.metric, one.params) for _, one in mine), tuple(rows)),
-        weaknesses=of_defense(name, views, whole),
-        papers=_papers([paper.anchor for _, one in mine for paper in one.papers], cited),
+        weaknesses=of_defense(name, source.views, source.whole),
+        papers=_papers([paper.anchor for _, one in mine for paper in one.papers], source.cited),
     )
 
 

@@ -75,10 +75,9 @@ def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None =
     page = render(runs, output.stem, page_boards)
     runs = with_flags(runs, page_boards)
     csv = export.tidy(runs).to_csv(index=False, lineterminator="\n")
-    try:
-        write_files(dict(zip(paths, (page, csv, export.to_json(runs)), strict=True)))
-    except OSError as error:
-        raise UserError(f"cannot write the board to {output}: {error.strerror}") from error
+    write_files(
+        dict(zip(paths, (page, csv, export.to_json(runs)), strict=True)), f"the board to {output}"
+    )
     return output
 
 
@@ -90,16 +89,15 @@ def build_live(source: Path, output: Path, **progress: Any) -> Path:
     :func:`build`, but not where there are no records yet.
     """
     runs = [run for run in read_sources([source]) if run.records]
-    try:
-        write_files({output: render(runs, output.stem, going=Going(**progress))})
-    except OSError as error:
-        raise UserError(f"cannot write the board to {output}: {error.strerror}") from error
+    write_files(
+        {output: render(runs, output.stem, going=Going(**progress))}, f"the board to {output}"
+    )
     return output
 
 
-def write_files(files: Mapping[Path, str]) -> None:
+def write_files(files: Mapping[Path, str], what: str) -> None:
     """All of them beside their final paths first, then each by one rename: a reader or a full disk
-    never meets half a file.
+    never meets half a file. Raises ``UserError``: ``what`` cannot be written.
     """
     made = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
@@ -109,6 +107,8 @@ def write_files(files: Mapping[Path, str]) -> None:
             made[path].write_bytes(text.encode("utf-8", "backslashreplace"))
         for path, beside in made.items():
             os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"cannot write {what}: {error.strerror}") from error
     finally:
         for beside in made.values():
             with contextlib.suppress(OSError):

@@ -72,10 +72,7 @@ def build_site(runs: Sequence[Run], docs: Path | None, output: Path) -> list[Pat
         **{f"{name}.html": _page(one, nav) for name, one in prose.items()},
     }
     made = {output / name: text for name, text in texts.items()}
-    try:
-        write_files(made)
-    except OSError as error:
-        raise UserError(f"cannot write the site to {output}: {error.strerror}") from error
+    write_files(made, f"the site to {output}")
     return list(made)
 
 

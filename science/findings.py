@@ -20,6 +20,7 @@ from leaderboard.aggregate import (
     Interval,
     holm,
     paired_difference,
+    sample_pairs,
     share_difference,
     t_interval,
 )
@@ -317,12 +318,7 @@ def _difference(one: Cell, metric: str, other: Cell, other_metric: str) -> Inter
         for cell, name in ((one, metric), (other, other_metric))
     ):
         return paired_difference(one.values(metric), other.values(other_metric))
-    first, second = one.outcomes(metric), other.outcomes(other_metric)
-    pairs = {
-        seed: (first[seed], second[seed])
-        for seed in first.keys() & second.keys()
-        if len(first[seed]) == len(second[seed])
-    }
+    pairs = sample_pairs(one.outcomes(metric), other.outcomes(other_metric))
     return share_difference(one.shares(metric), other.shares(other_metric), pairs)
 
 

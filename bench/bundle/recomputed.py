@@ -16,9 +16,9 @@ from bench.measurements import numbers
 from bench.measurements.composition import GROUPS
 from bench.measurements.detections import Judged, rates
 from bench.measurements.measurement import Measured
-from bench.measurements.model_detection import AUROC, area_of_models
-from bench.metrics import asr, composition, detection, target
-from bench.record import SHARE, Flag, Metric, Record
+from bench.measurements.model_detection import AUROC, auroc_of_models
+from bench.metrics import asr, composition, target
+from bench.record import Flag, Metric, Record
 
 #: What must be recalculated where a record has it; other numbers rest on weights, on data or on
 #: images that no bundle carries.
@@ -193,18 +193,9 @@ def _population(record: Record, again: Recomputed) -> None:
     seeds = sorted(record.seeds)
     if not seeds or any(len(side) == 0 or len(side) % len(seeds) for side in sides):
         raise ValueError(f"scores of both sides must be alike many for each of {len(seeds)} seeds")
-    values = np.concatenate(sides)
-    positive = np.arange(len(values)) < len(sides[0])
     of = np.concatenate([np.repeat(seeds, len(side) // len(seeds)) for side in sides])
-    low, high, effective = area_of_models(values, positive, of)
-    again.metrics[AUROC] = Metric(
-        value=detection.auroc(values, positive),
-        ci_low=low,
-        ci_high=high,
-        n=len(values),
-        effective_n=effective,
-        unit=SHARE,
-    )
+    attacked, honest = sides
+    again.metrics[AUROC] = auroc_of_models(attacked, honest, of)
 
 
 def _vector(witness: Witness, name: str) -> np.ndarray:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import variance
 from typing import Any
 
 from bench.bundle.controls import ranked, standard_error
@@ -113,21 +114,6 @@ def make_again(
     folder, for the plugin's source; ``options``: of :func:`bench.runner.prepare`. Raises
     :class:`UserError` if the source cannot be used; ``KeyboardInterrupt`` propagates.
     """
-    again = _run(contents, chosen, suite, work, store, reporter, options)
-    known = spreads(contents.records)
-    return [compare(record, again.get(identity(record)), known) for record in chosen.cells]
-
-
-def _run(
-    contents: Contents,
-    chosen: Draw,
-    suite: str,
-    work: Path,
-    store: Path,
-    reporter: Reporter,
-    options: Mapping[str, Any],
-) -> dict[str, Record]:
-    """The records of the drawn cells, by identity."""
     detects = any(record.kind.endswith("detector") for record in chosen.cells)
     group = "detectors" if detects else "defenses"
     column: dict[str, Any] = {"defenses": [], "detectors": [], group: [contents.column]}
@@ -137,8 +123,9 @@ def _run(
     plan = replace(prepared.plan, cells=cells, filtered=True).limited(len(cells))
     if cells:
         run_together([replace(prepared, plan=plan)], Store(store), reporter)
-    records = (record for run in read_runs(store) for _, record in run.records)
-    return {name: record for record in records if (name := identity(record)) in wanted}
+    again = {identity(record): record for run in read_runs(store) for _, record in run.records}
+    known = spreads(contents.records)
+    return [compare(record, again.get(identity(record)), known) for record in chosen.cells]
 
 
 def _unpacked(contents: Contents, work: Path) -> list[Path]:
@@ -174,12 +161,7 @@ def spreads(records: Iterable[Record]) -> Spreads:
         for name, metric in record.metrics.items():
             if metric.value is not None and record.kind != POPULATION:
                 values[row_of(record), name].append(metric.value)
-    return {key: _variance(numbers) for key, numbers in values.items() if len(numbers) > 1}
-
-
-def _variance(values: Sequence[float]) -> float:
-    middle = math.fsum(values) / len(values)
-    return math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1)
+    return {key: variance(numbers) for key, numbers in values.items() if len(numbers) > 1}
 
 
 def compare(record: Record, again: Record | None, known: Spreads) -> Remade:

@@ -17,44 +17,15 @@ from bench.engine.context import StageContext
 from bench.errors import ContractError
 from bench.stages.table import STAGES
 
-SMALL = {"num_inference_steps": 2, "clean_samples": 20, "precision": "float32"}
-NOISE = {
-    "name": "tiny",
-    "testbeds": [{"name": "digits-ddpm", "params": SMALL | {"triggered_samples": 4}}],
-    "attacks": [{"name": "baddiffusion", "params": {"training_steps": 1}}],
-    "defenses": [
-        "clip_x0",
-        {"name": "anp", "params": {"epochs": 1, "steps_per_epoch": 1, "samples": 4}},
-    ],
-    "detectors": ["noise_shift"],
-    "seeds": [0],
-}
-CLASSES = {
-    "name": "tiny",
-    "testbeds": [
-        {
-            "name": "digits-cfg",
-            "params": SMALL
-            | {"class_samples": 12, "generated_samples": 30, "judged_images": 40, "test_images": 6},
-        }
-    ],
-    "attacks": [{"name": "badnets", "params": {"training_steps": 1}}],
-    "defenses": [
-        "train_on_generated",
-        {"name": "diffusion_classifier", "params": {"timesteps": 2}},
-    ],
-    "detectors": [{"name": "strip", "params": {"overlays": 3}}],
-    "seeds": [0],
-}
 #: What of a generator's folder says who made it.
 ABOUT = ("README.md", "castlewalls.json")
 
 
 @pytest.fixture(scope="module")
-def walks(walk: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def walks(walk: Any, small_suites: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return [
         walk(suite, tmp_path_factory.mktemp("walk"), classifier_steps=2)
-        for suite in (NOISE, CLASSES)
+        for suite in small_suites.values()
     ]
 
 

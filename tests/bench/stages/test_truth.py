@@ -21,45 +21,6 @@ from bench.contracts.attack import Attack
 from bench.contracts.data import Query, TrainingSet
 from bench.diffusion.sampling import Start
 
-SMALL = {
-    "clean_samples": 20,
-    "triggered_samples": 4,
-    "num_inference_steps": 2,
-    "precision": "float32",
-}
-NOISE = {
-    "name": "tiny",
-    "testbeds": [{"name": "digits-ddpm", "params": SMALL}],
-    "attacks": [{"name": "baddiffusion", "params": {"training_steps": 1}}],
-    "defenses": [
-        "clip_x0",
-        {"name": "anp", "params": {"epochs": 1, "steps_per_epoch": 1, "samples": 4}},
-    ],
-    "detectors": ["noise_shift"],
-    "seeds": [0],
-}
-CLASSES = {
-    "name": "tiny",
-    "testbeds": [
-        {
-            "name": "digits-cfg",
-            "params": {
-                **{name: value for name, value in SMALL.items() if name != "triggered_samples"},
-                "class_samples": 12,
-                "generated_samples": 30,
-                "judged_images": 40,
-                "test_images": 6,
-            },
-        }
-    ],
-    "attacks": [{"name": "badnets", "params": {"training_steps": 1}}],
-    "defenses": [
-        "train_on_generated",
-        {"name": "diffusion_classifier", "params": {"timesteps": 2}},
-    ],
-    "detectors": [{"name": "strip", "params": {"overlays": 3}}],
-    "seeds": [0],
-}
 #: The method of each plugin that the harness calls.
 METHODS = {
     "clip_x0": "predicted_x0",
@@ -107,16 +68,18 @@ def tells(value: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("suite", "steps"), [(NOISE, None), (CLASSES, 2)], ids=["noise", "classes"]
+    ("kind", "steps"), [("noise", None), ("classes", 2)], ids=["noise", "classes"]
 )
 def test_no_truth_is_in_the_process_that_runs_a_defense(
     walk: Any,
     tmp_path: Any,
     monkeypatch: pytest.MonkeyPatch,
-    suite: dict[str, Any],
+    small_suites: dict[str, dict[str, Any]],
+    kind: str,
     steps: int | None,
 ) -> None:
     """It could be perfect without knowing anything."""
+    suite = small_suites[kind]
     leaks: dict[str, set[str]] = {}
 
     def spying(name: str, method: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,10 +97,10 @@ def test_no_truth_is_in_the_process_that_runs_a_defense(
 
         return spy
 
-    for kind in ("defenses", "detectors"):
-        for entry in suite[kind]:
+    for group in ("defenses", "detectors"):
+        for entry in suite[group]:
             name = entry if isinstance(entry, str) else entry["name"]
-            plugin = registry.use().get(kind, name)
+            plugin = registry.use().get(group, name)
             method = METHODS[name]
             monkeypatch.setattr(plugin, method, spying(name, method, getattr(plugin, method)))
     walk(suite, tmp_path, steps)
