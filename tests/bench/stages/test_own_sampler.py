@@ -23,7 +23,10 @@ SUITE = {
             },
         }
     ],
-    "attacks": [{"name": "trojdiff", "params": {"training_steps": 1}}],
+    "attacks": [
+        {"name": "trojdiff", "params": {"training_steps": 1}},
+        {"name": "none", "params": {"training_steps": 1}},
+    ],
     "defenses": ["clip_x0"],
     "seeds": [0],
 }
