@@ -828,7 +828,9 @@ def _export_to(
 @click.option(
     "--paper", default="", metavar="TEXT", help="An address, a DOI or a title [default: the card's]"
 )
-@click.option("--allow-incomplete", is_flag=True, help="Also if cells are missing or failed.")
+@click.option(
+    "--allow-incomplete", is_flag=True, help="Also if cells failed or are missing, or card texts."
+)
 @click.option("--allow-dirty", is_flag=True, help="Also if no git commit holds the code that ran.")
 @click.option("--sign", metavar="FILE", help="Sign it with this private key (Ed25519, PEM).")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and stop.")

@@ -116,16 +116,29 @@ def belongings(path: Path, declared: Iterable[str] = ()) -> list[Path]:
     """Every file that the behaviour of the plugin at ``path`` depends on, resolved and sorted.
     ``declared``: its card's ``files``.
 
-    Raises :class:`UserError` for a declared file that does not exist.
+    Raises :class:`UserError` for a declared file that does not exist, or that lies elsewhere than
+    below the plugin's own folder: a bundle would carry it, and a stage be shown it.
     """
     path = path.resolve()
     files = {*_local_files(path), *(file for file in opened.get(path, ()) if file.is_file())}
     for name in declared:
-        listed = (path.parent / name).expanduser().resolve()
-        if not listed.exists():
-            raise UserError(f"{path.name}: its card's files must be there, and {listed} is not")
-        files.update(_files_below(listed) if listed.is_dir() else [listed])
+        files.update(_declared_files(path, name))
     return sorted(files)
+
+
+def _declared_files(path: Path, name: str) -> Iterator[Path]:
+    """The file ``name`` of the card of the plugin at ``path``, or those of that folder."""
+    listed = (path.parent / name).resolve()
+    if not listed.exists():
+        raise UserError(f"{path.name}: its card's files must be there, and {listed} is not")
+    inside = listed.is_relative_to(path.parent)
+    for file in _files_below(listed) if inside and listed.is_dir() else [listed]:
+        target = file.resolve()  # what a link leads to
+        if not target.is_relative_to(path.parent):
+            raise UserError(
+                f"{path.name}: its card's files must lie below its own folder, got {one_line(name)}"
+            )
+        yield target
 
 
 def package_files(module: str) -> list[Path]:

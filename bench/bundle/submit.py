@@ -19,6 +19,7 @@ from bench.bundle.crate import Description, crate
 from bench.bundle.layout import BUNDLE, COLUMN, CRATE, PLUGIN, SUITE, VERSION, to_json
 from bench.bundle.source import PluginSource, plugin_source
 from bench.bundle.witnesses import files_of
+from bench.contracts.card import FILL_IN, unwritten
 from bench.errors import UserError
 from bench.export import results_of
 from bench.suite import find_suite
@@ -58,16 +59,18 @@ def submit(
 ) -> Submission:
     """Writes the bundle of column ``name`` (a defense, an inversion, a detector) of ``suite``.
 
-    ``incomplete``: also if cells are missing or failed; ``dirty``: also if code had changes that no
-    git commit holds; ``sign``: a private key. Raises :class:`UserError` in one line, which says
-    what to do.
+    ``incomplete``: also if cells are missing or failed, or texts of the card; ``dirty``: also if
+    code had changes that no git commit holds; ``sign``: a private key. Raises :class:`UserError` in
+    one line, which says what to do.
     """
     if sign is not None:
         statement.signer_of(sign)  # before anything is written
     column = read_column(name, suite, store, plugins)
-    if not incomplete and (lacks := column.lacks()):
-        command = column.command(suite, plugins)
-        raise UserError(f"{lacks}; `{command}` makes them, --allow-incomplete leaves them out")
+    if not incomplete:
+        _refuse_unwritten(column)  # first: the card is code, so what it still lacks moves every key
+        if lacks := column.lacks():
+            command = column.command(suite, plugins)
+            raise UserError(f"{lacks}; `{command}` makes them, --allow-incomplete leaves them out")
     source = plugin_source(column.plugins, column.registry)
     if not dirty and (why := source.dirty or column.dirty()):
         raise UserError(
@@ -93,6 +96,15 @@ def submit(
         sha256=digest,
         signature=signature,
     )
+
+
+def _refuse_unwritten(column: Column) -> None:
+    for plugin in column.plugins:
+        if left := unwritten(plugin.card):
+            raise UserError(
+                f"the card of {plugin.card.name} still says {FILL_IN} as its {', '.join(left)}; "
+                f"write it (paper=None: there is none) and run it, or say --allow-incomplete"
+            )
 
 
 def _sign(folder: Path, digest: str, suite: str, column: Column, dirty: bool, key: Path) -> Path:

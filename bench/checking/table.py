@@ -95,6 +95,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "return the score with its sign reversed: higher is more suspicious, whatever the paper's "
         "sign",
     ),
+    "the_card_is_written": (
+        "the card says what it is and whose",
+        "write it, with paper=None if there is none",
+    ),
     "effect_is_measured": ("effect on the planted backdoor, beside none", ""),
 }
 
@@ -122,6 +126,7 @@ def checks_for(plugin: Plugin) -> list[Check]:
         conduct.global_state_is_left_alone,
         conduct.it_keeps_to_itself,
         *(function for function in contract if function not in _OF_EVERY_PLUGIN),
+        effect.the_card_is_written,
         last,
     ]
     return [Check(function.__name__, *WORDS[function.__name__], function) for function in functions]

@@ -30,6 +30,10 @@ class Paper:
     bibtex: str = ""
 
 
+#: What ``castlewalls new`` writes where its author has to write.
+FILL_IN = "FILL IN"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """Parameters whose values were chosen by looking at results, and at which. A number measured
@@ -56,8 +60,8 @@ class Card:
     (defenses): what the defender must own; the harness hands over nothing that is not listed.
     ``tuned``: what of the defaults was chosen by looking at results; ``()``: nothing, they are the
     paper's or were fixed beforehand; ``None``: not declared. ``files``: files or folders the plugin
-    reads, from its own file's folder on (weights, tables): their content is a part of every
-    result's key.
+    reads, below its own file's folder (weights, tables): their content is a part of every result's
+    key.
     """
 
     name: str
@@ -105,3 +109,12 @@ class Card:
                 raise ValueError(
                     f"card {name!r}: {field} must be among {get_args(allowed)}, got {unknown}"
                 )
+
+
+def unwritten(card: Card) -> list[str]:
+    """Which texts of the card still hold what ``castlewalls new`` wrote in their place."""
+    texts = {"summary": card.summary}
+    if card.paper is not None:
+        paper = {name: str(value) for name, value in vars(card.paper).items()}
+        texts |= {f"paper's {name}": text for name, text in paper.items()}
+    return [name for name, text in texts.items() if FILL_IN in text]

@@ -275,6 +275,24 @@ def test_a_listed_file_that_is_not_there_is_named(tmp_path):
         plugins.source(plugins.defense("mine"))
 
 
+@pytest.mark.parametrize("named", ["../secret.txt", "/", "~", "link", "links"])
+def test_a_listed_file_elsewhere_is_refused(tmp_path, named):
+    """It would travel with a bundle, and a stage would be shown it."""
+    (tmp_path / "secret.txt").write_text("of somebody")
+    own = tmp_path / "own"
+    (own / "links").mkdir(parents=True)
+    (own / "~").symlink_to(Path.home())
+    (own / "link").symlink_to(tmp_path / "secret.txt")
+    (own / "links" / "deep").symlink_to(tmp_path / "secret.txt")
+    path = own / "mine.py"
+    path.write_text(HEAD.replace('tests")', f'tests", files=({named!r},))'))
+    plugins = Registry([path])
+    with pytest.raises(
+        UserError, match=r"mine\.py: its card's files must lie below its own folder"
+    ):
+        plugins.source(plugins.defense("mine"))
+
+
 def test_ours_have_no_source():
     plugins = Registry()
     assert plugins.source(plugins.defense("none")) is None

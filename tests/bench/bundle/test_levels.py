@@ -1,29 +1,19 @@
-"""Bundles on their way to a board: verified first, and raised by no statement but a trusted one.
-docs/submit.md as it is written.
-"""
+"""Bundles on their way to a board: verified first, and raised by no statement but a trusted one."""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
-from bench import registry, suite
+from bench import suite
 from bench.bundle import consistency, statement
 from bench.bundle.bag import MANIFEST, sha256
 from bench.bundle.levels import levels_of
 from bench.cli import cli
-from bench.engine.store import Store
 from bench.errors import UserError
-from bench.runner import prepare
-
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "submit.md"
 
 
 @pytest.fixture
@@ -113,43 +103,3 @@ def test_the_board_shows_the_level_and_nothing_that_is_refused(
     assert "bundle anp" not in text and ">anp<" not in text
     alone = CliRunner().invoke(cli, ["report", str(files["store"]), "--statement", "x.json"])
     assert alone.exit_code == 2 and "none of the sources has one" in alone.stderr
-
-
-# --- the page -------------------------------------------------------------------------------------
-
-
-def test_the_page_works_as_it_is_written(tmp_path, monkeypatch, tiny) -> None:
-    """Line by line, with a suite of seconds in place of the shipped one. The plugin's check and the
-    re-run have tests of their own.
-    """
-    block = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)[0]
-    suite_of_seconds, fill = tiny
-    folder = tmp_path / "suites"
-    folder.mkdir()
-    (folder / "digits.yaml").write_text(yaml.safe_dump({**suite_of_seconds, "name": "digits"}))
-    monkeypatch.setattr(suite, "suite_folders", lambda: [folder])
-    monkeypatch.chdir(tmp_path)
-    for name in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{name}_NAME", "Ada L.")
-        monkeypatch.setenv(f"GIT_{name}_EMAIL", "ada@example.org")
-    seen = []
-    for line in block.splitlines():
-        verb, *arguments = shlex.split(line)[1:]
-        seen.append(verb)
-        if verb == "check" or "--rerun" in arguments:
-            continue
-        if line.startswith("git"):
-            subprocess.run(line, shell=True, check=True, capture_output=True)
-        elif verb == "run":
-            chosen = cli.commands["run"].make_context("run", arguments).params
-            columns = {name: chosen[name] for name in ("plugins", "defenses", "detectors")}
-            registry.use(chosen["plugins"])  # this process is the worker, too
-            fill(Store("store"), prepare(chosen["suites"][0], **columns).plan)
-            registry._in_use.clear()
-        else:
-            done = CliRunner().invoke(cli, [verb, *arguments])
-            assert done.exit_code == 0, f"{line}: {done.output}"
-    assert seen == ["new", "check", "init", "run", "submit", "verify", "verify", "report"]
-    assert "level 1 of 3" in CliRunner().invoke(cli, ["verify", "mine-digits"]).stdout
-    text = Path("report.html").read_text()
-    assert "Submitted as the bundle mine-digits, verified to level 1 of 3." in text

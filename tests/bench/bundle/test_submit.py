@@ -92,6 +92,19 @@ def test_missing_cells_are_refused_with_the_command_that_makes_them(files, tmp_p
     assert not result.passed
 
 
+def test_a_card_that_is_still_to_be_written_is_refused_first(files, tmp_path) -> None:
+    """Published, it would be cited as FILL IN; and the column is only made anew once."""
+    mine = tmp_path / "shrink.py"
+    paper = 'paper=Paper(title="FILL IN", authors="A. Author", year=2026)'
+    code = files["plugin"].read_text().replace("Card, Sampler", "Card, Paper, Sampler")
+    mine.write_text(code.replace('image")', f'image", {paper})'))
+    arguments = ("shrink", str(files["suite"]), files["store"])
+    with pytest.raises(UserError, match="card of shrink still says FILL IN as its paper's title"):
+        submit(*arguments, plugins=[mine], dirty=True)
+    allowed = submit(*arguments, plugins=[mine], dirty=True, incomplete=True, dry_run=True)
+    assert allowed.missing == 4
+
+
 def test_an_edited_plugin_has_no_results(files, tmp_path) -> None:
     """Keys follow the code: a bundle's source is what made its numbers."""
     mine = tmp_path / "mine"

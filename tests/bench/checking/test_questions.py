@@ -33,6 +33,7 @@ from bench.plugin import (
     ModelDefense,
     ModelDetector,
     NoiseDetector,
+    Paper,
     PromptDetector,
     Recovered,
     SampleDetector,
@@ -51,6 +52,7 @@ OURS = (
     conduct.global_state_is_left_alone,
     conduct.it_keeps_to_itself,
     effect.scores_point_the_right_way,
+    effect.the_card_is_written,
     effect.effect_is_measured,
 )
 
@@ -264,6 +266,15 @@ class Scales(SamplerDefense):
         conduct.it_keeps_to_itself(plugin)
     path.write_text(code.replace("{files}", ', files=("scales.txt",)'))
     conduct.it_keeps_to_itself(registry.Registry([path]).defense("scales"))
+
+
+def test_what_the_scaffold_left_to_the_author_is_doubted() -> None:
+    paper = Paper(title="FILL IN", authors="A. Author", year=2026)
+    detector = made(NoiseDetector, card=replace(CARD, paper=paper))
+    (question,) = [one for one in table.checks_for(detector) if one.name == "the_card_is_written"]
+    assert question.verdict(made(NoiseDetector)).status == "ok"
+    verdict = question.verdict(detector)
+    assert verdict.status == "doubtful" and "FILL IN is still its paper's title" in verdict.message
 
 
 # --- the planted backdoors ------------------------------------------------------------------------
