@@ -107,6 +107,16 @@ class Cell:
         return Row(self.attack, self.probe, self.sampler)
 
     @cached_property
+    def measured(self) -> frozenset[str]:
+        """The metrics that some record has a value of."""
+        return frozenset(
+            name
+            for entry in self.entries
+            for name, number in entry.numbers.items()
+            if number.value is not None
+        )
+
+    @cached_property
     def summaries(self) -> dict[str, Interval | None]:
         """What :func:`leaderboard.matrix.summary` has worked out already."""
         return {}
@@ -181,10 +191,11 @@ class Cell:
         """Of the seeds that went well."""
         return [entry.record for entry in self.with_status("ok")]
 
-    def flags(self) -> list[tuple[Flag, int]]:
+    @cached_property
+    def flags(self) -> tuple[tuple[Flag, int], ...]:
         """Each flag with the number of seeds that carry it."""
         counted = Counter(flag for entry in self.entries for flag in set(entry.record.flags))
-        return sorted(counted.items(), key=lambda pair: (pair[0].line, pair[0].code))
+        return tuple(sorted(counted.items(), key=lambda pair: (pair[0].line, pair[0].code)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +215,13 @@ class Board:
     populations: tuple[Cell, ...] = ()
     names: Vocabulary = field(default=UNKNOWN, compare=False, repr=False)
 
+    @cached_property
+    def grid(self) -> tuple[tuple[Row, tuple[Cell | None, ...]], ...]:
+        """Every row with its cell in each column, ``None`` where there is none."""
+        return tuple(
+            (row, tuple(self.cell(row, column) for column, _ in self.columns)) for row in self.rows
+        )
+
     def cell(self, row: Row, column: PluginSpec) -> Cell | None:
         return self.cells.get(_cell_key(row, column))
 
@@ -214,8 +232,8 @@ class Board:
 
     def all_cells(self) -> list[Cell]:
         """Row by row, then the populations and the anchors."""
-        grid = [self.cell(row, column) for row in self.rows for column, _ in self.columns]
-        return [cell for cell in grid if cell] + [*self.populations, *self.anchors]
+        grid = [cell for _, cells in self.grid for cell in cells if cell]
+        return [*grid, *self.populations, *self.anchors]
 
 
 def families(columns: Iterable[tuple[PluginSpec, str]]) -> list[tuple[str, int]]:
@@ -228,7 +246,7 @@ def families(columns: Iterable[tuple[PluginSpec, str]]) -> list[tuple[str, int]]
 
 def identity(spec: PluginSpec) -> Identity:
     """What makes two plugins the same: name and parameters, not the label."""
-    return spec.name, json.dumps(spec.params, sort_keys=True)
+    return spec.name, json.dumps(spec.params, sort_keys=True) if spec.params else "{}"
 
 
 def same_sampler(one: PluginSpec | None, other: PluginSpec | None) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from leaderboard.sound import visible
@@ -40,23 +41,21 @@ def agreed(sources: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[str, 
     return lines
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(tree: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Dotted keys and their values as text; citations are left out, they have their own section."""
-    lines: list[tuple[str, str]] = []
+    return _flattened(json.dumps({key: value for key, value in tree.items() if key != "papers"}))
+
+
+@lru_cache(maxsize=4096)
+def _flattened(tree: str) -> tuple[tuple[str, str], ...]:
+    """Of JSON: the records of one run have few provenances between them."""
+    return tuple(_lines(json.loads(tree), ""))
+
+
+def _lines(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for key, value in sorted(tree.items()):
-        if not prefix and key == "papers":
-            continue
         if isinstance(value, Mapping):
-            lines += flatten(value, f"{prefix}{key}.")
+            yield from _lines(value, f"{prefix}{key}.")
         else:
-            lines.append(
-                (
-                    f"{prefix}{key}",
-                    cut_block(
-                        value
-                        if isinstance(value, str)
-                        else json.dumps(value, sort_keys=True, ensure_ascii=False)
-                    ),
-                )
-            )
-    return lines
+            text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+            yield f"{prefix}{key}", cut_block(value if isinstance(value, str) else text)

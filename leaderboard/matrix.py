@@ -94,13 +94,7 @@ def direction(board_cells: Sequence[Cell], metric: str) -> bool | None:
 
 def metric_names(cells: Sequence[Cell]) -> list[str]:
     """Every metric with a value somewhere, in reading order."""
-    measured = {
-        name
-        for cell in cells
-        for entry in cell.entries
-        for name, number in entry.numbers.items()
-        if number.value is not None
-    }
+    measured: set[str] = set().union(*(cell.measured for cell in cells))
     return sorted(measured, key=cells[0].names.order) if measured else []
 
 
@@ -181,12 +175,9 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
     rows = tuple(
         (
             row,
-            tuple(
-                _table_cell(board.cell(row, column), metric, low, high, higher_is_better)
-                for column, _ in board.columns
-            ),
+            tuple(_table_cell(cell, metric, low, high, higher_is_better) for cell in cells),
         )
-        for row in board.rows
+        for row, cells in board.grid
     )
     scaled = higher_is_better is not None and high > low
     ends = (
@@ -306,7 +297,7 @@ def _of_another_call(cell: Cell, metric: str) -> str:
 def concerning(cell: Cell, metric: str) -> list[Flag]:
     """The records' flags about ``metric``, those about the whole cell among them."""
     family = cell.names.flag_family(metric)
-    return [flag for flag, _ in cell.flags() if flag.concerns(metric, family)]
+    return [flag for flag, _ in cell.flags if flag.concerns(metric, family)]
 
 
 def _detects_nothing(cell: Cell, metric: str) -> bool:

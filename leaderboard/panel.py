@@ -5,12 +5,14 @@ what was not measured, the command that makes it anew, parameters, provenance, a
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.record import Metric
 from bench.words import COST
 from leaderboard import beside
+from leaderboard.absent import absences, by_reason
 from leaderboard.beside import Beside
 from leaderboard.board import Cell, Entry
 from leaderboard.commands import Command, commands
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from leaderboard.view import BoardView
 
 
+NO_VALUE = "–"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """The cell's line among the board's detectors, inversions and compositions, where it has
@@ -40,37 +45,49 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricLine:
-    """One metric: over the seeds, then per seed as (value, interval within the seed, samples)."""
+    """One metric: over the seeds, then per seed as (value, interval within the seed, samples);
+    ``n``: the samples, where all seeds have as many.
+    """
 
     words: Words
     mean: str
     interval: str
+    n: str
     seeds: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """``pictures``: by seed; ``evidence``: what stands in a section of its own elsewhere, drawn
-    here; ``published``: what papers printed for the same, with its sources; ``cost``: (name, mean
-    over seeds, interval); ``absent``: (reason, metrics); ``problems``: (status, reason, seeds that
-    have it); ``provenance``: (key, value) where all seeds agree, else the key once a seed.
+    """``board``: its id; ``pictures``: by seed; ``evidence``: what stands in a section of its own
+    elsewhere, drawn here; ``published``: what papers printed for the same, with its sources;
+    ``cost``: (name, mean over seeds, interval); ``absent``: (reason, metrics), but for those,
+    ``absent_everywhere`` in number, that no cell of the testbed has; ``problems``: (status, reason,
+    seeds that have it); ``provenance``: (key, value) where all seeds agree, else the key once a
+    seed; ``shared``: how many more there are, which all records of the page have alike.
     """
 
     cell: Cell
+    board: str
     pictures: tuple[SeedPictures, ...]
     evidence: Evidence
     cost: tuple[tuple[str, str, str], ...]
     absent: tuple[tuple[str, tuple[str, ...]], ...]
+    absent_everywhere: int
     commands: tuple[Command, ...]
     metrics: tuple[MetricLine, ...]
     params: tuple[tuple[str, str, str], ...]
     problems: tuple[tuple[str, str, tuple[Entry, ...]], ...]
     provenance: tuple[tuple[str, str], ...]
+    shared: int
     published: tuple[tuple[Beside, str], ...]
 
 
-def panel(cell: Cell, view: BoardView) -> Panel:
-    """Everything a reader needs to check one cell of the board in ``view``."""
+def panel(cell: Cell, view: BoardView, shared: Collection[tuple[str, str]] = ()) -> Panel:
+    """Everything a reader needs to check one cell of the board in ``view``. ``shared``: of the
+    provenance, what stands once for the whole page.
+    """
+    lines = agreed((entry.record.seed, entry.record.provenance) for entry in cell.entries)
+    own = tuple(line for line in lines if line not in shared)
     sampler = cell.entries[0].record.sampler
     roles = (
         ("attack", cell.attack),
@@ -78,12 +95,15 @@ def panel(cell: Cell, view: BoardView) -> Panel:
         ("sampler", sampler),
         ("defense", cell.defense),
     )
+    absent = absences(cell)
+    own_absent = by_reason(absent - view.absent)
     return Panel(
         cell=cell,
+        board=view.board.id,
         pictures=pictures_by_seed(view.board, cell),
         evidence=_evidence(cell, view),
         cost=_cost(cell),
-        absent=_absent(cell),
+        absent=own_absent,
         commands=commands(cell),
         metrics=tuple(_line(cell, name) for name in metric_names([cell])),
         params=tuple(
@@ -96,9 +116,9 @@ def panel(cell: Cell, view: BoardView) -> Panel:
             if spec
         ),
         problems=_problems(cell),
-        provenance=tuple(
-            agreed((entry.record.seed, entry.record.provenance) for entry in cell.entries)
-        ),
+        provenance=own,
+        shared=len(lines) - len(own),
+        absent_everywhere=len(absent & view.absent),
         published=beside.of_cell(cell),
     )
 
@@ -123,16 +143,6 @@ def _cost(cell: Cell) -> tuple[tuple[str, str, str], ...]:
     return tuple(lines)
 
 
-def _absent(cell: Cell) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Reason -> the metrics that no seed has for it, most of them first."""
-    by_reason: dict[str, set[str]] = {}
-    for record in cell.records():
-        for name, reason in record.absent.items():
-            by_reason.setdefault(reason, set()).add(name)
-    lines = [(reason, tuple(sorted(names))) for reason, names in by_reason.items()]
-    return tuple(sorted(lines, key=lambda line: (-len(line[1]), line[0])))
-
-
 def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
     by_problem: dict[tuple[str, str], list[Entry]] = {}
     for entry in cell.entries:
@@ -147,18 +157,21 @@ def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
 
 def _line(cell: Cell, name: str) -> MetricLine:
     interval, words = summary(cell, name), cell.words(name)
-    metrics = (entry.numbers.get(name) for entry in cell.entries)
+    seeds = tuple(_seed(words, entry.numbers.get(name)) for entry in cell.entries)
+    counts = {n for value, _, n in seeds if value != NO_VALUE}
+    alike = counts.pop() if len(seeds) > 1 and len(counts) == 1 else ""
     return MetricLine(
         words=words,
-        mean=words.number(interval.mean) if interval else "–",
+        mean=words.number(interval.mean) if interval else NO_VALUE,
         interval=interval_text(words, interval) if interval else "",
-        seeds=tuple(_seed(words, metric) for metric in metrics),
+        n=f"{alike} each" if alike else "",
+        seeds=tuple((value, ends, "") for value, ends, _ in seeds) if alike else seeds,
     )
 
 
 def _seed(words: Words, metric: Metric | None) -> tuple[str, str, str]:
     if metric is None or metric.value is None:
-        return "–", "", ""
+        return NO_VALUE, "", ""
     interval = ""
     if metric.ci_low is not None and metric.ci_high is not None:
         places = words.decimals_for(metric.value)

@@ -124,7 +124,7 @@ def with_flags(runs: Sequence[Run], boards: Iterable[Board]) -> list[Run]:
 
 def definitions(cells: Iterable[Cell]) -> list[tuple[str, str]]:
     """(what a reader sees of it, definition) of each defined flag that these cells carry."""
-    codes = {flag.code for cell in cells for flag, _ in cell.flags()}
+    codes = {flag.code for cell in cells for flag, _ in cell.flags}
     return [(code, text) for code, text in DEFINITIONS.items() if code in codes]
 
 

@@ -132,7 +132,13 @@ def render(
     if page_boards is None:
         page_boards = flagged(boards(runs))
     views = [board_view(board) for board in page_boards]
-    panels = [panel(cell, view) for view in views for cell in view.board.all_cells()]
+    made_by = provenance(runs)
+    everywhere = {
+        (key, value)
+        for key, ((value, count), *others) in made_by
+        if not others and count == sum(len(run.records) for run in runs)
+    }
+    panels = [panel(cell, view, everywhere) for view in views for cell in view.board.all_cells()]
     opening = front(views, going)
     described = pages(views, opening["whole"], opening["board_names"], runs)
     asked = [one.question for one in opening["asked"]]
@@ -153,7 +159,7 @@ def render(
             panels=panels,
             glossary=glossary(panels),
             failures=failures(page_boards),
-            provenance=provenance(runs),
+            provenance=made_by,
             papers=papers(runs),
             rate=names.RATE,
             seconds=names.SECONDS,

@@ -79,6 +79,8 @@ def visible(text: str) -> str:
     """Control and format characters, lone surrogates among them, as ``\\u202e``; line ends and tabs
     stay.
     """
+    if text.isprintable():
+        return text
     return "".join(
         letter
         if letter in "\n\t" or unicodedata.category(letter)[0] != "C"

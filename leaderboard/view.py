@@ -13,6 +13,7 @@ from markupsafe import Markup
 from bench.record import Record, Run
 from bench.words import IMAGE_QUALITY
 from leaderboard import names, plots
+from leaderboard.absent import Absence, by_reason, everywhere
 from leaderboard.board import POPULATION, Board, Cell, Entry, Row, label, same_sampler
 from leaderboard.compositions import Composition, compositions
 from leaderboard.contenders import class_calls, fid_name, invocations
@@ -65,7 +66,7 @@ class ControlTable:
 class BoardView:
     """One board, ready for the template. ``prompted``: the adversary's only way in is what a user
     asks for; ``classes``: he calls for a class; ``pictures``: he aims at an image; ``detected``:
-    the rows in which a detector has a line.
+    the rows in which a detector has a line; ``absent``: what no cell has, for the same reason.
     """
 
     board: Board
@@ -86,6 +87,11 @@ class BoardView:
     recoveries: tuple[FinderRanking, ...]
     controls: ControlTable
     anchors: ControlTable
+    absent: frozenset[Absence]
+
+    def absent_by_reason(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """What no cell measured, by reason."""
+        return by_reason(self.absent)
 
     def ranked_groups(self) -> list[tuple[str, list[tuple[Ranking, Markup | None]]]]:
         """The rankings in which some defense takes part, by end point."""
@@ -175,6 +181,7 @@ def board_view(board: Board) -> BoardView:
         for line in ranking.lines + ranking.outside
     }
     board_detectors = detectors(board)
+    measured = [cell for cell in cells if cell.with_status("ok")]
     return BoardView(
         board=board,
         matrices=tables,
@@ -191,6 +198,7 @@ def board_view(board: Board) -> BoardView:
         detectors=board_detectors,
         detected=detected_rows(board, board_detectors),
         model_detectors=model_detectors(board),
+        absent=everywhere(measured),
         inversions=tuple(line for cell in board.all_cells() if (line := inversion_line(cell))),
         detections=tuple(detector_rankings(board)),
         recoveries=tuple(inversion_rankings(board)),

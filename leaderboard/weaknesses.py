@@ -184,7 +184,7 @@ def _flags(cells: Sequence[Cell]) -> list[Weakness]:
     """Each flag once, with how many of the cells carry it, and the first that does."""
     carried: dict[str, list[Cell]] = {}
     for cell in cells:
-        for line in {flag.line: None for flag, _ in cell.flags()}:
+        for line in {flag.line: None for flag, _ in cell.flags}:
             carried.setdefault(line, []).append(cell)
     ordered = sorted(carried.items(), key=lambda pair: (-len(pair[1]), pair[0]))
     return [

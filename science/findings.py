@@ -331,7 +331,7 @@ def _sized(cell: Cell, metric: str) -> bool:
 
 def _undetected(line: Line) -> bool:
     """Whether the records say that copies were searched without a copy detector."""
-    return any(flag.code == "no-copy-detector" for flag, _ in line.cell.flags())
+    return any(flag.code == "no-copy-detector" for flag, _ in line.cell.flags)
 
 
 def against(text: str, first: tuple[Line | None, str], level: float, region: Region) -> Part:

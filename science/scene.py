@@ -351,7 +351,7 @@ def doubts(rows: Rows) -> tuple[str, ...]:
     for name, line in rows:
         if line is None or line.cell.attack.name == "none" or line.interval("asr[prompt]") is None:
             continue
-        flagged = [n for flag, n in line.cell.flags() if (flag.code, flag.metric) == _FALSE_ALARM]
+        flagged = [n for flag, n in line.cell.flags if (flag.code, flag.metric) == _FALSE_ALARM]
         if count := sum(flagged):
             notes.append(f"{name} ({count} of {len(line.cell.with_status('ok'))} seeds)")
     if not notes:

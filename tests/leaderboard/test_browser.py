@@ -116,7 +116,7 @@ def in_depth(page: Any) -> Any:
 
 
 def visible_values(page: Any) -> list[str]:
-    return page.locator(".metric:visible td .value").all_inner_texts()  # type: ignore[no-any-return]
+    return page.locator(".metric:visible td b").all_inner_texts()  # type: ignore[no-any-return]
 
 
 def test_every_metric_switch_shows_its_own_table(visit: Callable[..., Any]) -> None:
@@ -250,7 +250,7 @@ def test_theme_follows_the_system_and_the_button(visit: Callable[..., Any], sche
         page.locator("#theme").click()
         assert page.locator("#theme").inner_text() == f"Theme: {theme}"
         assert (brightness("body", "backgroundColor") < 60) is dark
-        gap = brightness(".metric:visible td.q10 .value", "color") - brightness(
+        gap = brightness(".metric:visible td.q10 b", "color") - brightness(
             ".metric:visible td.q10", "backgroundColor"
         )
         assert abs(gap) > 90 and (gap > 0) is dark
@@ -522,7 +522,7 @@ def test_a_metric_in_a_panel_leads_to_its_definition(visit: Callable[..., Any]) 
     """Also where there is no mouse to hover with."""
     page = visit()
     page.locator(".whole td.value a.cell").first.click()
-    page.locator("dialog[open] a.term", has_text="asr[noise]").first.click()
+    page.locator("dialog[open] .numbers th a", has_text="asr[noise]").first.click()
     page.wait_for_selector("dialog[open]", state="detached")
     line = page.locator("#metrics tr", has=page.locator("code", has_text="asr[noise]")).first
     assert line.is_visible() and len(line.inner_text()) > 40

@@ -75,7 +75,7 @@ def raised(*cells: Sequence[Record]) -> set[tuple[str, str]]:
         (one.defense.name, flag.code)
         for board in flagged(boards([run(*cells)]))
         for one in board.cells.values()
-        for flag, _ in one.flags()
+        for flag, _ in one.flags
         if flag.code in COMPUTED
     }
 
@@ -248,7 +248,7 @@ def test_little_is_raised_on_ordinary_results(store: Path) -> None:
         (one.defense.name, flag.code)
         for board in flagged(boards(read_runs(store)))
         for one in board.cells.values()
-        for flag, _ in one.flags()
+        for flag, _ in one.flags
         if flag.code in COMPUTED
     }
     assert codes == {

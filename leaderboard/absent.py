@@ -1,0 +1,34 @@
+"""What was not measured, and why: in one cell, and in every cell of a board alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from leaderboard.board import Cell
+
+#: (reason, metric).
+Absence = tuple[str, str]
+
+
+def absences(cell: Cell) -> frozenset[Absence]:
+    """What some seed of the cell lacks."""
+    return frozenset(
+        (reason, name) for record in cell.records() for name, reason in record.absent.items()
+    )
+
+
+def everywhere(cells: Sequence[Cell]) -> frozenset[Absence]:
+    """What all of these cells lack for the same reason."""
+    if not cells:
+        return frozenset()
+    first, *others = map(absences, cells)
+    return first.intersection(*others)
+
+
+def by_reason(lacking: Iterable[Absence]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Reason -> its metrics, the reason with most of them first."""
+    names: dict[str, list[str]] = {}
+    for reason, name in sorted(lacking):
+        names.setdefault(reason, []).append(name)
+    lines = [(reason, tuple(listed)) for reason, listed in names.items()]
+    return tuple(sorted(lines, key=lambda line: (-len(line[1]), line[0])))
