@@ -33,7 +33,7 @@ from bench.engine.isolation import READING, beyond, private, start_reading, supp
 from bench.engine.slots import MARK, kill_marked
 from bench.errors import UserError
 from bench.names import brief
-from bench.plugin_file import belongings, package_files, saying
+from bench.plugin_file import belongings, package_files, package_roots, saying
 from bench.registry import Registry
 from bench.stand_in import stand_in
 from bench.text import one_line
@@ -81,7 +81,10 @@ class Cards(Registry):
 
     def _classes_of(self, entry: EntryPoint) -> list[type[Plugin] | str]:
         package = entry.value.partition(":")[0].partition(".")[0].strip()
-        room = self._room(f"package {package}", f"the plugins of {package}", None)
+        roots: list[Path] = []
+        with suppress(ImportError, ValueError, AssertionError):  # its own process says it better
+            roots = package_roots(package)
+        room = self._room(f"package {package}", f"the plugins of {package}", roots)
         data = room.imported({"entry": [entry.name, entry.value, entry.group]})
         try:
             files = package_files(package)
@@ -97,7 +100,7 @@ class Cards(Registry):
         files = {path for package in self._packages[cls] for path in package_files(package)}
         return sorted(files)
 
-    def _room(self, name: str, subject: str, path: Path | None) -> Room:
+    def _room(self, name: str, subject: str, path: Path | list[Path]) -> Room:
         return self._rooms.setdefault(name, Room(subject, path))
 
     def _stand_in(self, room: Room, data: Any, source: Path) -> type[Plugin] | str:
@@ -172,10 +175,10 @@ def _opened(path: Path, data: Any) -> Iterator[Path]:
 
 class Room:
     """The process that imports the plugins of one file, or of one package. ``subject``: how errors
-    name it.
+    name it; ``path``: the file, or where the package is.
     """
 
-    def __init__(self, subject: str, path: Path | None) -> None:
+    def __init__(self, subject: str, path: Path | list[Path]) -> None:
         self.subject, self.path = subject, path
         self.process: subprocess.Popen[bytes] | None = None
         self.first: Mapping[str, Any] | None = None
@@ -195,7 +198,7 @@ class Room:
             raise UserError(str(error)) from error
         except _Ended as error:
             self.close()
-            prefix = f"{self.subject} " if self.path else ""
+            prefix = f"{self.subject} " if isinstance(self.path, Path) else ""
             raise UserError(f"{prefix}cannot be imported: {error}") from None
 
     def ask(self, question: Mapping[str, Any]) -> Any:
@@ -235,7 +238,8 @@ class Room:
             "PYTHONDONTWRITEBYTECODE": "1",
             MARK: self.mark,
         }
-        files = [] if self.path is None else [self.path, *belongings(self.path)]
+        path = self.path
+        files = [path, *belongings(path)] if isinstance(path, Path) else path
         command, first = start_reading(["-m", "bench.card_child"], environment, self.scratch, files)
         self.errors = tempfile.TemporaryFile()  # of its start: a plugin's own go nowhere
         self.process = subprocess.Popen(

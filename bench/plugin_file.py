@@ -145,12 +145,20 @@ def package_files(module: str) -> list[Path]:
     """The files of an installed plugin: its whole top-level package, or :func:`belongings` of its
     single module. Imports nothing.
     """
+    roots = package_roots(module)
+    if roots[0].is_dir():
+        return sorted(path for folder in roots for path in _files_below(folder))
+    return belongings(roots[0])
+
+
+def package_roots(module: str) -> list[Path]:
+    """Where an installed plugin's top-level package is, which for one that is installed to be
+    edited is anywhere: its folders, or its single file. Imports nothing.
+    """
     spec = importlib.util.find_spec(module.partition(".")[0])
     assert spec is not None
     folders = [Path(folder).resolve() for folder in spec.submodule_search_locations or ()]
-    if folders:
-        return sorted(path for folder in folders for path in _files_below(folder))
-    return belongings(Path(str(spec.origin)))
+    return folders or [Path(str(spec.origin)).resolve()]
 
 
 def hashes(files: Iterable[Path]) -> dict[str, str]:

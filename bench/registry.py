@@ -12,6 +12,7 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,7 @@ from bench.plugin_file import (
     hashes,
     import_file,
     package_files,
+    package_roots,
     saying,
     what_happened,
 )
@@ -323,6 +325,16 @@ def source_of(plugin: object) -> Path:
     if "__source__" in vars(cls):  # a stand-in, whose code is not here
         return Path(vars(cls)["__source__"])
     return Path(inspect.getfile(cls)).resolve()
+
+
+def installed_roots() -> list[Path]:
+    """Where the packages are that declare plugins, folders first."""
+    roots: set[Path] = set()
+    for group in GROUPS:
+        for entry in entry_points(group=f"castlewalls.{group}"):
+            with suppress(ImportError, ValueError, AssertionError):
+                roots.update(package_roots(entry.value.partition(":")[0].strip()))
+    return sorted(roots, key=lambda root: (not root.is_dir(), root))
 
 
 def loaded(entry: EntryPoint) -> list[Any]:

@@ -1,8 +1,8 @@
-"""Checks a plugin in a process of its own, with limits: a plugin that hangs, crashes or takes all
-memory is a verdict, and this process is as it was.
+"""Checks a plugin in a process of its own, isolated as a stage of a run is where the system can
+(:mod:`bench.engine.isolation`), and with limits: a plugin that hangs, crashes or takes all memory
+is a verdict, and this process is as it was.
 
-The limits keep mistakes apart. They do not make a stranger's plugin safe to run: it runs as the
-user who calls, and may say of itself what it likes.
+What it says of itself may still be a lie: the checks run beside it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ from typing import Any
 import psutil
 
 from bench.checking.limits import MEMORY_MB, SECONDS
+from bench.checking.pipe import FILE_BYTES
 from bench.checking.verdict import Verdict
+from bench.engine.isolation import Limits, start_reading
 from bench.errors import UserError
+from bench.plugin_file import belongings
+from bench.registry import installed_roots
 from bench.text import one_line
 
 #: The time limit for starting: what is ours is imported before the plugin's clock starts.
@@ -36,6 +40,9 @@ OUTPUT_BYTES = 2**20
 #: The child's messages: more, or longer ones, are not its own.
 MESSAGES, MESSAGE_BYTES = 10_000, 2**16
 _MARK = "CASTLEWALLS_CHECK"
+_COMMAND = ("-m", "bench.checking.child")
+#: What the system holds it to; what it is told to keep to is less.
+_LIMITS = Limits(memory=2**35, disk=FILE_BYTES, scratch=2**28)
 _ENDS = Verdict(check="runs_to_the_end", title="it ends within the limits of time and memory")
 
 
@@ -154,25 +161,21 @@ def _started(request: dict[str, Any]) -> Iterator[_Child]:
     the block.
     """
     reading, writing = os.pipe()
+    file = Path(request["file"])
+    files = [file, *belongings(file)] if request["file"] else installed_roots()
     with tempfile.TemporaryDirectory(prefix="castlewalls-check-") as scratch:
-        folders = {name: Path(scratch, name) for name in ("home", "work", "tmp")}
-        for folder in folders.values():
-            folder.mkdir()
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "HF_HUB_OFFLINE": "1",
-            "HOME": str(folders["home"]),
-            "TMPDIR": str(folders["tmp"]),
             _MARK: request["token"],
         }
+        command, first = start_reading(_COMMAND, environment, scratch, files, _LIMITS)
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.checking.child"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
-            cwd=folders["work"],
             pass_fds=[writing],
             start_new_session=True,
         )
@@ -180,7 +183,7 @@ def _started(request: dict[str, Any]) -> Iterator[_Child]:
             os.close(writing)
             assert process.stdin is not None and process.stdout is not None
             line = json.dumps(request | {"descriptor": writing}) + "\n"
-            process.stdin.write(line.encode())
+            process.stdin.write(first + line.encode())
             process.stdin.flush()
             yield _Child(process, reading, request["token"])
         finally:

@@ -310,20 +310,22 @@ def start_reading(
     environment: Mapping[str, str],
     scratch: str,
     files: Iterable[Path] = (),
+    limits: Limits = READING,
 ) -> tuple[list[str], bytes]:
-    """As :meth:`Isolation.start`, of a process that imports a plugin to say what it is: it sees
-    the plugin's ``files`` and the folder of the first, less what is private there, and writes
-    nothing but its scratch folder.
+    """As :meth:`Isolation.start`, of a process that imports a plugin to say what it is, or to check
+    it: it sees ``files`` (a package's folders, or a plugin's files and with them the folder of the
+    first, less what is private there), and writes nothing but its scratch folder.
     """
     home = str(INSIDE / "home") if support().namespaces else scratch
     inside = _cleared(environment)
     inside |= {"HOME": home, "TMPDIR": home, "HF_HUB_OFFLINE": "1", "HF_HOME": f"{home}/hub"}
-    config = _config(READING, scratch, command, inside)
+    config = _config(limits, scratch, command, inside)
     config |= {"namespaces": support().namespaces, "cwd": home, "folders": [home]}
     visible = [str(path) for path in files]
-    if visible and (folder := os.path.dirname(visible[0])) != "/":
-        visible.insert(0, folder)
-        config["hidden"] = private(folder)
+    if visible and not os.path.isdir(visible[0]):
+        if (folder := os.path.dirname(visible[0])) != "/":
+            visible.insert(0, folder)
+            config["hidden"] = private(folder)
     config["visible"] = [(path, path) for path in visible]
     # After what is hidden: an environment may lie in the plugin's folder.
     config["handed"] = [*_interpreter(), *_our_code()]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from bench.checking.inside import imported
 from bench.checking.process import Report
 from bench.checking.verdict import Verdict
 from bench.cli import cli
+from bench.engine.isolation import support
 from bench.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -118,26 +123,78 @@ def test_how_a_plugin_ends_its_process_is_a_verdict(
 
 def test_a_plugin_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
     """A child in a session of its own is not in the group that is killed."""
-    pid = tmp_path / "pid"
-    does = (
-        f"import subprocess; p = subprocess.Popen([sys.executable, '-c', "
-        f"'import time; time.sleep(600)'], start_new_session=True); "
-        f"open({str(pid)!r}, 'w').write(str(p.pid)); time.sleep(600)"
-    )
-    report = process.check(str(written(tmp_path, does)), seconds=20)
+    word = tmp_path.name
+    seen: list[int] = []
+    with _watching(word, seen):
+        report = process.check(str(written(tmp_path, _starts(word))), seconds=20)
     assert "an end within 20 s, got none while this was checked" in ended(report).message
-    assert not report.passed
+    assert seen and not report.passed
+    _assert_gone(word)
+
+
+def _starts(word: str) -> str:
+    """What starts a process that outlives its parent, and whose command holds ``word``."""
+    return (
+        f"import subprocess; subprocess.Popen([sys.executable, '-c', "
+        f"'import time; time.sleep(600)  # {word}'], start_new_session=True); time.sleep(600)"
+    )
+
+
+def _called(word: str) -> list[int]:
+    """The processes with ``word`` in their command; the check's own are in other namespaces."""
+    return [
+        one.pid
+        for one in psutil.process_iter(["cmdline", "status"])
+        if one.info["status"] != psutil.STATUS_ZOMBIE
+        and any("time.sleep" in part and word in part for part in one.info["cmdline"] or ())
+    ]
+
+
+@contextmanager
+def _watching(word: str, seen: list[int]) -> Iterator[None]:
+    """Looks for such processes while the block runs."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.2):
+            seen.extend(_called(word))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    yield
+    over.set()
+    looking.join()
+
+
+def _assert_gone(word: str) -> None:
     deadline = time.monotonic() + 20
-    while _lives(int(pid.read_text())) and time.monotonic() < deadline:
+    while _called(word) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _lives(int(pid.read_text()))
+    assert not _called(word)
 
 
-def _lives(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+@pytest.mark.skipif(not support().namespaces, reason="the system has no namespaces for a user")
+def test_a_strangers_plugin_sees_no_file_of_its_users_and_no_network(tmp_path: Path) -> None:
+    """To check a file is the first thing that one does with it."""
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        path = written(folder, "pass")
+        looks = f"""
+import os, socket
+SEEN = [os.path.exists({str(secret)!r}), os.path.exists({str(Path.home() / ".ssh")!r})]
+try:
+    socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), timeout=5)
+    SEEN.append(True)
+except OSError:
+    SEEN.append(False)
+raise ValueError(f"seen: {{SEEN}}")
+"""
+        path.write_text(looks + path.read_text())
+        (verdict, *_) = process.check(str(path), seconds=SECONDS).plugins[0].verdicts
+    assert verdict.failed and "seen: [False, False, False]" in verdict.message
 
 
 def test_memory_without_end_is_refused(tmp_path: Path) -> None:
@@ -286,9 +343,8 @@ def test_parameters_that_are_no_object_are_bad_input(text: str) -> None:
 
 
 def test_ctrl_c_ends_the_plugin_and_leaves_one_line(tmp_path: Path) -> None:
-    begun = tmp_path / "begun"
-    does = f"open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    command = [sys.executable, "-m", "bench", "check", str(written(tmp_path, does))]
+    word = tmp_path.name
+    command = [sys.executable, "-m", "bench", "check", str(written(tmp_path, _starts(word)))]
     started = subprocess.Popen(
         [*command, "--timeout", "300"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -298,13 +354,10 @@ def test_ctrl_c_ends_the_plugin_and_leaves_one_line(tmp_path: Path) -> None:
         text=True,
     )
     deadline = time.monotonic() + 200
-    while not (begun.is_file() and begun.read_text()) and time.monotonic() < deadline:
+    while not _called(word) and time.monotonic() < deadline:
         time.sleep(0.1)
-    pid = int(begun.read_text())
+    assert _called(word)
     started.send_signal(signal.SIGINT)
     _, err = started.communicate(timeout=60)
     assert started.returncode == 130 and err.splitlines() == ["castlewalls: interrupted"], err
-    deadline = time.monotonic() + 20
-    while _lives(pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _lives(pid)
+    _assert_gone(word)
