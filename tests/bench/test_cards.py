@@ -233,10 +233,17 @@ def test_without_namespaces_a_process_of_its_own_and_limits_remain(tmp_path, mon
     )
 
 
-def test_an_installed_package_is_read_the_same_way(tmp_path, monkeypatch):
-    """A broken one is remembered, and is no reason for another's suite to end."""
+@pytest.mark.parametrize("edited", [False, True], ids=["installed", "to-be-edited"])
+def test_an_installed_package_is_read_the_same_way(tmp_path, tmp_path_factory, monkeypatch, edited):
+    """A broken one is remembered, and is no reason for another's suite to end. One that is
+    installed to be edited (``pip install -e``) lies outside every folder of the path.
+    """
     folder = tmp_path / "theirs"
-    folder.mkdir()
+    if edited:
+        folder.symlink_to(tmp_path_factory.mktemp("checkout"))
+    else:
+        folder.mkdir()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (folder / "__init__.py").write_text("")
     (folder / "good.py").write_text(HEAD + PATCHES + MINE)
     (folder / "ends.py").write_text("import os; os._exit(0)")
