@@ -85,6 +85,7 @@ def walk(environment, tmp_path, monkeypatch):
     return step
 
 
+@pytest.mark.timeout(900)
 def test_the_page_works_as_it_is_written(environment, walk, tmp_path) -> None:
     (block, *_) = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     bench = Path(walk("python -c 'import bench; print(bench.__path__[0])'").strip())
