@@ -125,8 +125,16 @@ class Cell:
         """What a metric of this cell means."""
         return self.names.words(metric, self.unit(metric))
 
-    def with_status(self, status: str) -> list[Entry]:
-        return [entry for entry in self.entries if entry.record.status == status]
+    @cached_property
+    def _by_status(self) -> dict[str, list[Entry]]:
+        by_status: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            by_status.setdefault(entry.record.status, []).append(entry)
+        return by_status
+
+    def with_status(self, status: str) -> Sequence[Entry]:
+        """In seed order."""
+        return self._by_status.get(status, ())
 
     def values(self, metric: str) -> dict[int, float]:
         """Seed -> value over the seeds that have one."""
@@ -151,13 +159,18 @@ class Cell:
                 )
         return shares
 
+    @cached_property
+    def _units(self) -> dict[str, set[str]]:
+        units: dict[str, set[str]] = {}
+        for entry in self.with_status("ok"):
+            for name, number in entry.numbers.items():
+                units.setdefault(name, set()).add(number.unit)
+        return units
+
     def unit(self, metric: str) -> str:
         """What the records say the metric is measured in; empty if they do not say, or disagree."""
-        numbers = [
-            entry.numbers[metric] for entry in self.with_status("ok") if metric in entry.numbers
-        ]
-        units = {number.unit for number in numbers}
-        return units.pop() if len(units) == 1 else ""
+        units = self._units.get(metric, set())
+        return next(iter(units)) if len(units) == 1 else ""
 
     def outcomes(self, metric: str) -> dict[int, tuple[float, ...]]:
         """Seed -> 0 or 1 for each sample, where the record has them and they agree with its

@@ -113,13 +113,14 @@ def _samples(entries: Sequence[Sampled], rng: np.random.Generator, draws: int) -
         length: rng.standard_gamma(min(1.0, _worth(entries, length)), (draws, length))
         for length in sorted(lengths)
     }
+    totals = {length: drawn.sum(axis=1) for length, drawn in weights.items()}
     shares = np.empty((len(entries), draws))
     for index, entry in enumerate(entries):
         half = rng.standard_gamma(0.5, (2, draws))
         if entry.outcomes:
-            mine = weights[len(entry.outcomes)]
-            hits = mine @ np.asarray(entry.outcomes)
-            shares[index] = (hits + half[0]) / (mine.sum(axis=1) + half.sum(axis=0))
+            length = len(entry.outcomes)
+            hits = weights[length] @ np.asarray(entry.outcomes)
+            shares[index] = (hits + half[0]) / (totals[length] + half.sum(axis=0))
         else:
             value, n = entry.share.value, entry.share.n
             hits, misses = (
