@@ -81,10 +81,8 @@ class Cards(Registry):
 
     def _classes_of(self, entry: EntryPoint) -> list[type[Plugin] | str]:
         package = entry.value.partition(":")[0].partition(".")[0].strip()
-        roots: list[Path] = []
-        with suppress(ImportError, ValueError, AssertionError):  # its own process says it better
-            roots = package_roots(package)
-        room = self._room(f"package {package}", f"the plugins of {package}", roots)
+        where = package_roots(package)
+        room = self._room(f"package {package}", f"the plugins of {package}", where)
         data = room.imported({"entry": [entry.name, entry.value, entry.group]})
         try:
             files = package_files(package)

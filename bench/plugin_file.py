@@ -146,6 +146,8 @@ def package_files(module: str) -> list[Path]:
     single module. Imports nothing.
     """
     roots = package_roots(module)
+    if not roots:
+        raise ImportError(f"there is no package {module}")
     if roots[0].is_dir():
         return sorted(path for folder in roots for path in _files_below(folder))
     return belongings(roots[0])
@@ -153,10 +155,14 @@ def package_files(module: str) -> list[Path]:
 
 def package_roots(module: str) -> list[Path]:
     """Where an installed plugin's top-level package is, which for one that is installed to be
-    edited is anywhere: its folders, or its single file. Imports nothing.
+    edited is anywhere: its folders, or its single file; empty if it is not there. Imports nothing.
     """
-    spec = importlib.util.find_spec(module.partition(".")[0])
-    assert spec is not None
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
     folders = [Path(folder).resolve() for folder in spec.submodule_search_locations or ()]
     return folders or [Path(str(spec.origin)).resolve()]
 

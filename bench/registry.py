@@ -12,7 +12,6 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -329,11 +328,12 @@ def source_of(plugin: object) -> Path:
 
 def installed_roots() -> list[Path]:
     """Where the packages are that declare plugins, folders first."""
-    roots: set[Path] = set()
-    for group in GROUPS:
-        for entry in entry_points(group=f"castlewalls.{group}"):
-            with suppress(ImportError, ValueError, AssertionError):
-                roots.update(package_roots(entry.value.partition(":")[0].strip()))
+    roots = {
+        root
+        for group in GROUPS
+        for entry in entry_points(group=f"castlewalls.{group}")
+        for root in package_roots(entry.value.partition(":")[0].strip())
+    }
     return sorted(roots, key=lambda root: (not root.is_dir(), root))
 
 

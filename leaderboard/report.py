@@ -133,12 +133,8 @@ def render(
         page_boards = flagged(boards(runs))
     views = [board_view(board) for board in page_boards]
     made_by = provenance(runs)
-    everywhere = {
-        (key, value)
-        for key, ((value, count), *others) in made_by
-        if not others and count == sum(len(run.records) for run in runs)
-    }
-    panels = [panel(cell, view, everywhere) for view in views for cell in view.board.all_cells()]
+    alike = _alike(made_by, sum(len(run.records) for run in runs))
+    panels = [panel(cell, view, alike) for view in views for cell in view.board.all_cells()]
     opening = front(views, going)
     described = pages(views, opening["whole"], opening["board_names"], runs)
     asked = [one.question for one in opening["asked"]]
@@ -175,6 +171,17 @@ def render(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         )
     )
+
+
+def _alike(
+    made_by: Sequence[tuple[str, Sequence[tuple[str, int]]]], records: int
+) -> set[tuple[str, str]]:
+    """What of the provenance all ``records`` have, with the same value."""
+    return {
+        (key, value)
+        for key, ((value, count), *others) in made_by
+        if not others and count == records
+    }
 
 
 def _text(names_of_files: Sequence[str]) -> str:

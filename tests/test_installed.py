@@ -61,7 +61,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def walk(environment, tmp_path, monkeypatch):
+def walk(environment, tmp_path):
     """Runs one line of the page in a new folder; gives what it printed."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     author = {

@@ -27,7 +27,6 @@ from bench.checking.use import (
     query,
 )
 from bench.contracts.attack import Attack, EditingAttack, TrainingAttack
-from bench.contracts.card import FILL_IN, unwritten
 from bench.contracts.checks import Broken
 from bench.contracts.defense import (
     ClassifierDefense,
@@ -108,14 +107,6 @@ def scores_point_the_right_way(detector: Detector) -> str:
     if areas and all(area == 0.5 for area in areas.values()):
         raise Doubtful(f"{text}: nothing is told apart; is there one score for all?")
     return text
-
-
-def the_card_is_written(plugin: Plugin) -> None:
-    """Raises :class:`Doubtful` for texts that ``castlewalls new`` left to the author."""
-    if left := unwritten(plugin.card):
-        raise Doubtful(
-            f"{FILL_IN} is still its {', '.join(left)}; changed later, it moves every result's key"
-        )
 
 
 def _area(detector: Detector, subject: str, patch: str = "badnets1") -> float:

@@ -27,7 +27,7 @@ import psutil
 from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.checking.pipe import FILE_BYTES
 from bench.checking.verdict import Verdict
-from bench.engine.isolation import Limits, start_reading
+from bench.engine.isolation import READING, start_reading
 from bench.errors import UserError
 from bench.plugin_file import belongings
 from bench.registry import installed_roots
@@ -41,8 +41,7 @@ OUTPUT_BYTES = 2**20
 MESSAGES, MESSAGE_BYTES = 10_000, 2**16
 _MARK = "CASTLEWALLS_CHECK"
 _COMMAND = ("-m", "bench.checking.child")
-#: What the system holds it to; what it is told to keep to is less.
-_LIMITS = Limits(memory=2**35, disk=FILE_BYTES, scratch=2**28)
+_LIMITS = replace(READING, disk=FILE_BYTES, scratch=2**28)
 _ENDS = Verdict(check="runs_to_the_end", title="it ends within the limits of time and memory")
 
 
@@ -161,15 +160,17 @@ def _started(request: dict[str, Any]) -> Iterator[_Child]:
     the block.
     """
     reading, writing = os.pipe()
-    file = Path(request["file"])
-    files = [file, *belongings(file)] if request["file"] else installed_roots()
+    file = request["file"]
+    files = [Path(file), *belongings(Path(file))] if file else installed_roots()
+    # The child holds itself to the memory that was asked for once what is ours is imported.
+    limits = replace(_LIMITS, memory=max(_LIMITS.memory, request["memory"]))
     with tempfile.TemporaryDirectory(prefix="castlewalls-check-") as scratch:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
             "PYTHONDONTWRITEBYTECODE": "1",
             _MARK: request["token"],
         }
-        command, first = start_reading(_COMMAND, environment, scratch, files, _LIMITS)
+        command, first = start_reading(_COMMAND, environment, scratch, files, limits)
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bench.checking import conduct, effect
+from bench.checking import conduct, effect, written
 from bench.checking.question import Check
 from bench.contracts import checks
 from bench.contracts.detector import Detector
@@ -126,7 +126,7 @@ def checks_for(plugin: Plugin) -> list[Check]:
         conduct.global_state_is_left_alone,
         conduct.it_keeps_to_itself,
         *(function for function in contract if function not in _OF_EVERY_PLUGIN),
-        effect.the_card_is_written,
+        written.the_card_is_written,
         last,
     ]
     return [Check(function.__name__, *WORDS[function.__name__], function) for function in functions]

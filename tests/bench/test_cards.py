@@ -243,7 +243,6 @@ def test_an_installed_package_is_read_the_same_way(tmp_path, tmp_path_factory, m
         folder.symlink_to(tmp_path_factory.mktemp("checkout"))
     else:
         folder.mkdir()
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (folder / "__init__.py").write_text("")
     (folder / "good.py").write_text(HEAD + PATCHES + MINE)
     (folder / "ends.py").write_text("import os; os._exit(0)")

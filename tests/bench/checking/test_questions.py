@@ -18,7 +18,7 @@ import torch
 
 import bench.metrics.asr
 from bench import registry
-from bench.checking import conduct, effect, planted, table, use
+from bench.checking import conduct, effect, planted, table, use, written
 from bench.checking.question import Check, Doubtful, NotMeasured
 from bench.contracts import checks
 from bench.contracts.plugin import Plugin
@@ -52,7 +52,7 @@ OURS = (
     conduct.global_state_is_left_alone,
     conduct.it_keeps_to_itself,
     effect.scores_point_the_right_way,
-    effect.the_card_is_written,
+    written.the_card_is_written,
     effect.effect_is_measured,
 )
 
