@@ -585,11 +585,11 @@ class _Builder:
             else:
                 generated = self.sample(seed, GENERATED_PROBE, generator, None, guards)
                 pool = {"suspected": self.suspected(attack, seed), "generated": generated}
-                judged = {"judged": self.stage("judged_images", {"seed": seed}, pool)}
+                sets = self.stage("judged_images", {"seed": seed}, pool)
                 roles |= {GENERATED: generated, "true_rows": self.poisoned_rows(invoked, seed)}
                 if can_stamp(invoked):
                     roles |= self._trigger_judged(invoked, seed)
-                roles["scores"] = self.stage("score", named, handed | judged, detector)
+                roles["scores"] = self._of_pool("score", named, handed, sets, detector)
         return roles
 
     def _model_score(self, detector: Detector, attack: Attack, seed: int) -> str:

@@ -53,6 +53,9 @@ OF_RECORDS: Mapping[str, str] = {
     "knows more than its card declares.",
     "control-off": "Clean against clean has an AUROC beyond 3.3 standard errors from 0.5: the "
     "method knows more than its card declares.",
+    "looks-rows-up": "Clean images from elsewhere, held out or shifted by a pixel, score above the "
+    "clean training rows with an AUROC above 0.95: the method compares rows with data that no "
+    "defender has.",
     "base-weights": "Repaired weights are the base model’s, which no defender has.",
     "training-copies": "Samples are rows of the training set, to the last bit.",
     "below-real-images": "The FID is lower than that of as many real images.",

@@ -5,6 +5,7 @@ measures the result.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -38,14 +39,26 @@ def judged_rows(testbed: Testbed, count: int, seed: int) -> Tensor:
 
 def clean_rows(testbed: Testbed, seed: int) -> Tensor:
     """The held-out rows (k,) int64 on which a detector's threshold is fixed: as many as it judges
-    of a set, chosen by the seed, no two of one group (crops of one digit).
+    of a set, and at most half; chosen by the seed, no two of one group (crops of one digit).
     """
+    order, wanted = _judgeable(testbed, seed), counts_of(testbed).judged_images
+    return torch.from_numpy(np.sort(order if wanted is None else order[:wanted]))
+
+
+def spare_rows(testbed: Testbed, seed: int) -> Tensor:
+    """The held-out rows (k,) int64 on which no detector's threshold can rest."""
+    spare = torch.ones(len(testbed.data.held_out_images()), dtype=torch.bool)
+    spare[torch.from_numpy(_judgeable(testbed, seed))] = False
+    return spare.nonzero()[:, 0]
+
+
+def _judgeable(testbed: Testbed, seed: int) -> npt.NDArray[np.int64]:
     groups = testbed.data.held_out_groups()
     count = len(testbed.data.held_out_images())
     order = numpy_stream(seed, "clean rows").permutation(count)
     if groups is not None:
         order = order[np.sort(np.unique(groups.numpy()[order], return_index=True)[1])]
-    return torch.from_numpy(np.sort(order[: counts_of(testbed).judged_images or count]))
+    return order[: max(1, count // 2)]
 
 
 def evaluation_rows(

@@ -44,7 +44,9 @@ class Access(Entitled):
     - ``base_generator``: the clean model that the suspected one was made from ("base weights").
     - ``draw(query)``: what the suspected model draws for a :class:`~bench.contracts.data.Query`,
       (n, c, h, w) in [-1, 1], without a look into it ("queries").
-    - ``clean_data``: clean training images with their labels ("clean data").
+    - ``clean_data``: clean images with their labels ("clean data"): the training set before the
+      attack, or, for whoever judges its rows or recovers from it, held-out ones, since beside the
+      originals every altered row is known by comparison.
     - ``train_set``: the suspected training set as its owner sees it, ``poisoned`` all False
       ("training data").
     - ``classifier``: in evaluation mode, trained on that set ("classifier").

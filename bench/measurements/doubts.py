@@ -4,13 +4,15 @@ the record, never other numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.artefacts.roles import words
 from bench.diffusion.noise import numpy_stream
-from bench.metrics import asr, fid
+from bench.metrics import asr, detection, fid
 from bench.record import Flag
 
 #: Samples that vary by less than this share of real images' variance are one picture.
@@ -20,6 +22,8 @@ SPLITS = 6
 #: An AUROC of a control beyond this many of its standard errors from 0.5 is no chance: one in a
 #: thousand honest ones.
 CONTROL_DEVIATIONS = 3.3
+#: A detector that tells clean images of two origins apart with this AUROC knows the images.
+KNOWS = 0.95
 
 
 def copies(images: Tensor, training: Tensor) -> list[Flag]:
@@ -122,3 +126,20 @@ def control_auroc(value: float, positive: np.ndarray, where: str) -> list[Flag]:
     beyond = abs(value - 0.5) > CONTROL_DEVIATIONS * error
     text = f"the control is {value:.2f} in the place of 0.5"
     return [Flag("control-off", f"auroc[{where}]", text)] if beyond else []
+
+
+def looks_up(clean: np.ndarray, strangers: Mapping[str, np.ndarray]) -> list[Flag]:
+    """A detector whose scores (n,) of ``clean`` training rows lie below those of other clean images
+    (k,), by what these are, as the poisoned should: it compares rows with data that are public, and
+    calls suspicious what it does not find there. Scores that follow from what an image shows, or
+    from a classifier that was trained on the rows, overlap.
+    """
+    flags = []
+    for what, scores in strangers.items():
+        if len(clean) and len(scores):
+            both = np.concatenate([clean, scores])
+            area = detection.auroc(both, np.arange(len(both)) >= len(clean))
+            if area > KNOWS:
+                text = f"looks rows up: {what} clean images score as poisoned, AUROC {area:.2f}"
+                flags.append(Flag("looks-rows-up", "auroc[training set]", text))
+    return flags[:1]

@@ -12,6 +12,7 @@ from bench.artefacts.arrays import load_scores
 from bench.artefacts.images import load_images, read_remarks
 from bench.artefacts.judges import false_alarms, honest_alarms, load_judge
 from bench.artefacts.rows import judged_rows
+from bench.measurements import doubts
 from bench.measurements.detections import Judged, declared, names, rates
 from bench.measurements.families import NO_TRIGGER, judges_other
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
@@ -44,6 +45,10 @@ def measure(materials: Materials) -> Measured:
     if not bool(read_rows(materials.inputs["poisoned_rows"]).poisoned.any()):
         labels = testbed.data.train_labels()
         comparable = torch.isin(labels[rows], labels[truth].unique())
+    measured.flags += doubts.looks_up(
+        scores[~truth[rows].numpy()],
+        {"held-out": arrays["held_out"], "altered": arrays["altered"]},
+    )
     rows = rows[comparable]
     of_rows: Tensor | None = None if groups is None else groups[rows]
     with if_possible("auroc", measured.flags):

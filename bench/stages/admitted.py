@@ -154,18 +154,14 @@ def score(params: Params, inputs: Inputs, out: Path, context: StageContext) -> N
     """A finite number for each row that was judged."""
     _only(out, SCORES)
     scores = load_scores(out)
-    judged = load_judged(inputs["judged"]) if "judged" in inputs else None
-    counts = {"model": 1} if judged is None else {k: len(v) for k, v in judged.sets.items()}
-    clean: dict[str, Any] = {}
-    for name, count in counts.items():
-        values = scores.get(name)
-        good = values is not None and values.shape == (count,) and values.dtype == np.float32
-        _require(good, f"no {count} scores of {name}")
-        _finite(scores[name], "scores")
-        clean[name] = scores[name]
-    if judged is not None:
-        clean |= {f"{name}_rows": chosen.numpy() for name, chosen in judged.rows.items()}
-    save_scores(out, clean)
+    name, count = "model", 1
+    if "judged" in inputs:
+        name, count = POOL, len(load_judged(inputs["judged"]).all())
+    values = scores.get(name)
+    good = values is not None and values.shape == (count,) and values.dtype == np.float32
+    _require(good, f"no {count} scores of the {name}")
+    _finite(scores[name], "scores")
+    save_scores(out, {name: scores[name]})
     _remarks(out)
     _doubts(out, {}, _AGAIN)
 

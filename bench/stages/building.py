@@ -14,14 +14,15 @@ from bench import registry, testbeds
 from bench.artefacts.classifiers import load_classifier
 from bench.artefacts.images import ignore_remark
 from bench.artefacts.recovered import load_recovered
+from bench.artefacts.rows import spare_rows
 from bench.artefacts.suspected import load_suspected
 from bench.classification.classifier import Classifier
 from bench.contracts.access import Access
 from bench.contracts.attack import Attack, EditingAttack, TrainingAttack
 from bench.contracts.card import Need
 from bench.contracts.data import Query, Shape, TrainingSet
-from bench.contracts.defense import Defense
-from bench.contracts.detector import Detector
+from bench.contracts.defense import ClassifierDefense, DataDefense, Defense
+from bench.contracts.detector import Detector, SampleDetector
 from bench.contracts.entitled import entitled
 from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
@@ -125,7 +126,7 @@ def access_of(
         "sample": ("weights", lambda: sample),
         "base_generator": ("base weights", lambda: testbed.base_generator().to(context.device)),
         "draw": ("queries", lambda: draw),
-        "clean_data": ("clean data", lambda: honest_set(testbed)),
+        "clean_data": ("clean data", lambda: _clean_data(plugin, testbed, seed)),
         "train_set": ("training data", lambda: load_suspected(inputs["suspected"])),
         "classifier": ("classifier", lambda: _classifier(testbed, inputs, context)),
     }
@@ -135,6 +136,26 @@ def access_of(
     kind = "detector" if isinstance(plugin, Detector) else "defense"
     rng = numpy_stream(seed, kind, plugin.card.name)
     return Access(rng=rng, progress=context.progress, remark=remark, **fields)
+
+
+def _clean_data(
+    plugin: Detector | Defense | EditingAttack, testbed: Testbed, seed: int
+) -> TrainingSet:
+    """Clean training images; for a plugin that judges rows of the suspected set, or holds it and
+    recovers what was hidden there, held-out images that no threshold rests on: beside the
+    originals, the altered rows are known by comparison. A maker of classifiers is measured on
+    held-out images, and never holds those.
+    """
+    compares = isinstance(plugin, SampleDetector) or (
+        "training data" in plugin.card.needs
+        and not isinstance(plugin, DataDefense | ClassifierDefense)
+    )
+    if not compares:
+        return honest_set(testbed)
+    images, labels = testbed.data.held_out_images(), testbed.data.held_out_labels()
+    rows = spare_rows(testbed, seed)
+    poisoned = torch.zeros(len(rows), dtype=torch.bool)
+    return TrainingSet(images[rows], poisoned, None if labels is None else labels[rows])
 
 
 def _classifier(testbed: Any, inputs: Inputs, context: StageContext) -> Classifier:

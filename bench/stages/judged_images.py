@@ -1,17 +1,28 @@
 """The images that a detector judges: of the suspected training set, of those the suspected model
-draws, and clean held-out ones that fix its threshold.
+draws, clean held-out ones that fix its threshold, and some of these altered as no adversary does.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from bench.artefacts.images import load_images
 from bench.artefacts.judged import Judged, save_judged
 from bench.artefacts.rows import clean_rows, judged_rows
 from bench.artefacts.suspected import load_suspected
+from bench.diffusion.noise import numpy_stream
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages.building import testbed_of
+
+#: How many held-out images are judged once more, altered.
+ALTERED = 64
+#: How far, in pixels for every 16 of a side; and by how much of its contrast.
+SHIFT, CONTRAST = 1, 0.1
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -24,5 +35,28 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     rows = {name: judged_rows(testbed, len(images), seed) for name, images in sets.items()}
     sets["held_out"], rows["held_out"] = testbed.data.held_out_images(), clean_rows(testbed, seed)
     chosen = {name: images[rows[name]] for name, images in sets.items()}
+    chosen["altered"] = altered(chosen["held_out"][:ALTERED], numpy_stream(seed, "altered"))
     save_judged(Judged(sets=chosen, rows=rows), out)
     return {}
+
+
+def altered(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Clean images (n, c, h, w) uint8 that nobody has a copy of: each shifted by a pixel in both
+    directions, its edge repeated, and with up to a tenth more or less contrast. The testbeds' data
+    are public; a method that looks its rows up there knows every image but these.
+    """
+    height, width = images.shape[2:]
+    result = torch.empty_like(images)
+    for row, image in enumerate(images.float()):
+        down, right = (int(side) * (1 if rng.random() < 0.5 else -1) for side in _shift(images))
+        padded = F.pad(image[None], (abs(right),) * 2 + (abs(down),) * 2, mode="replicate")[0]
+        top, left = abs(down) - down, abs(right) - right
+        moved = padded[:, top : top + height, left : left + width]
+        mean, contrast = moved.mean(), 1 + CONTRAST * float(rng.uniform(-1, 1))
+        result[row] = ((moved - mean) * contrast + mean).round().clamp(0, 255).byte()
+    return result
+
+
+def _shift(images: Tensor) -> tuple[int, int]:
+    height, width = images.shape[2:]
+    return max(1, SHIFT * height // 16), max(1, SHIFT * width // 16)

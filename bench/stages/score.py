@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.artefacts import doubts
 from bench.artefacts.arrays import save_scores
 from bench.artefacts.images import Remarks, ignore_remark
-from bench.artefacts.judged import load_judged
+from bench.artefacts.judged import POOL, load_judged
 from bench.contracts.detector import Detector
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import again, border
@@ -19,8 +19,8 @@ from bench.stages.building import access_of, generator_of, plugin_of, testbed_of
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
-    """The scores of all sets in one call: a row's score does not depend on the others, and what a
-    detector prepares it prepares once. Without sets it is the suspected model that is judged.
+    """The scores of a pool in one call: a row's score does not depend on the others, and what a
+    detector prepares it prepares once. Without a pool it is the suspected model that is judged.
     """
     testbed = testbed_of(params)
     detector = plugin_of("detectors", params["defense"], Detector)
@@ -46,8 +46,5 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     if judged is None:
         save_scores(out, {"model": scores.numpy()})
     else:
-        # Of images, which set is which says nothing of what is poisoned; other subjects come as a
-        # pool.
-        taken = {f"{name}_rows": chosen.numpy() for name, chosen in judged.rows.items()}
-        save_scores(out, judged.split(scores.numpy()) | taken)
+        save_scores(out, {POOL: scores.numpy()})
     return {"generator_calls": counted} if counted else {}

@@ -2,6 +2,9 @@
 poisoning board rests on.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from bench.artefacts.arrays import SCORES
 from bench.artefacts.images import load_images, save_images
 from bench.artefacts.judges import load_judge
 from bench.artefacts.probes import CLEAN_PROBE, GENERATED_PROBE, Probe, requested_labels
-from bench.artefacts.rows import evaluation_sets
+from bench.artefacts.rows import clean_rows, evaluation_sets
 from bench.classification.classifier import predict
 from bench.diffusion.noise import numpy_stream
 from bench.engine.context import StageContext
@@ -21,9 +24,11 @@ from bench.measurements import named, replication
 from bench.measurements.measurement import Materials
 from bench.metrics.composition import Proportion
 from bench.metrics.uncertainty import proportion_interval
+from bench.plugin import Card, SampleDetector
 from bench.record import Record
-from bench.stages import judged_noise, score
-from bench.stages.building import poisoned_set
+from bench.stages import by_set, judged_noise, pool, score
+from bench.stages.building import access_of, honest_set, poisoned_set
+from bench.stages.judged_images import altered
 from bench.testbeds.digits_cfg import DIGITS_CFG
 
 SMALL = {
@@ -328,10 +333,14 @@ def test_noise_detectors_have_a_threshold_of_their_own_noise(tmp_path) -> None:
         "defense": {"name": "noise_shift", "params": {}},
         "seed": 0,
     }
-    context, judged = StageContext(key="x"), tmp_path / "judged"
-    judged.mkdir()
+    context, names = StageContext(key="x"), ("judged", "pool", "answers")
+    judged, together, answers = (tmp_path / name for name in names)
+    for folder in (judged, together, answers):
+        folder.mkdir()
     judged_noise.run(params, {}, judged, context)
-    score.run(params, {"judged": judged}, tmp_path, context)
+    pool.run({}, {"judged": judged}, together, context)
+    score.run(params, {"judged": together}, answers, context)
+    by_set.run({}, {"judged": judged, "answers": answers}, tmp_path, context)
     with np.load(tmp_path / SCORES) as arrays:
         assert not np.array_equal(arrays["threshold"], arrays["reference"])
         threshold, control, plain = (
@@ -352,6 +361,88 @@ def test_noise_detectors_have_a_threshold_of_their_own_noise(tmp_path) -> None:
     )
     assert metrics["tpr_fixed_threshold[noise]"].value > 0.9
     assert series["outcomes[tpr_fixed_threshold[clean]]"] == (control > threshold).tolist()
+
+
+@pytest.mark.parametrize(
+    ("held_out", "changed", "whose"),
+    [(1.0, 1.0, "held-out"), (0.0, 1.0, "altered"), (0.0, 0.0, None), (0.5, 0.5, "held-out")],
+    ids=["training images known", "all images known", "nothing known", "half known"],
+)
+def test_a_detector_that_looks_rows_up_is_flagged(
+    walked, tmp_path, held_out: float, changed: float, whose: str | None
+) -> None:
+    """The data are public: whoever compares rows with them finds every altered one, and a defender
+    could not.
+    """
+    cell = walked.plan.stages[walked.cell("badnets", "strip").stage]
+    inputs = {role: walked.folders[key] for role, key in cell.inputs.items()}
+    with np.load(inputs["scores"] / SCORES) as arrays:
+        scores = dict(arrays)
+    truth = read_rows(inputs["true_rows"]).poisoned.numpy()[scores["training_rows"]]
+    scores["training"] = truth.astype(np.float32)
+    scores["held_out"] = np.full(60, held_out, dtype=np.float32)
+    scores["altered"] = np.full(60, changed, dtype=np.float32)
+    np.savez(tmp_path / SCORES, **scores)
+    testbed = DIGITS_CFG.changed(**SMALL)
+    materials = Materials(testbed=testbed, seed=0, inputs=inputs | {"scores": tmp_path})
+    flags = named("row_detection").run(materials).flags
+    raised = [flag.text for flag in flags if flag.code == "looks-rows-up"]
+    expected = [f"looks rows up: {whose} clean images score as poisoned, AUROC 1.00"]
+    assert raised == (expected if whose else [])
+
+
+def test_no_honest_detector_looks_rows_up(records) -> None:
+    for (_, _, defense), record in records.items():
+        assert not [flag for flag in record.flags if flag.code == "looks-rows-up"], defense
+
+
+def test_altered_images_are_nobodys_and_look_alike() -> None:
+    """A method that knows every public image does not know these; one that looks at what they show
+    sees nothing new.
+    """
+    images = DIGITS_CFG.data.held_out_images()[:64]
+    changed = altered(images, numpy_stream(0, "altered"))
+    assert changed.dtype == torch.uint8 and changed.shape == images.shape
+    public = {row.tobytes() for row in DIGITS_CFG.data.held_out_images().numpy()}
+    public |= {row.tobytes() for row in DIGITS_CFG.data.train_images().numpy()}
+    assert not any(row.tobytes() in public for row in changed.numpy())
+    correlations = [
+        max(
+            float(np.corrcoef(row.roll((down, right), (1, 2)).flatten(), other.flatten())[0, 1])
+            for down in (-1, 1)
+            for right in (-1, 1)
+        )
+        for row, other in zip(images, changed, strict=True)
+    ]
+    assert min(correlations) > 0.8
+    again = altered(images, numpy_stream(0, "altered"))
+    assert torch.equal(again, changed) and not torch.equal(
+        altered(images, numpy_stream(1, "altered")), changed
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing(SampleDetector):
+    card: ClassVar[Card] = Card(
+        name="comparing",
+        summary="test",
+        applies_to=frozenset({"class"}),
+        needs=frozenset({"training data", "clean data"}),
+    )
+
+
+def test_whoever_holds_the_suspected_set_gets_no_originals_of_it(walked) -> None:
+    """Beside the originals, the poisoned rows are known by comparison, and nothing is detected."""
+    stage = next(s for s in walked.plan.stages.values() if s.name == "score")
+    inputs = {role: walked.folders[key] for role, key in stage.inputs.items()}
+    testbed, context = DIGITS_CFG.changed(**SMALL), StageContext(key="x")
+    access = access_of(Comparing(), testbed, None, inputs, {"seed": 0}, context)
+    held = {row.tobytes() for row in access.clean_data.images.numpy()}
+    assert len(held) > 500 and access.clean_data.labels is not None
+    assert not held & {row.tobytes() for row in honest_set(testbed).images.numpy()}
+    assert not held & {row.tobytes() for row in access.train_set.images.numpy()}
+    judged = testbed.data.held_out_images()[clean_rows(testbed, 0)]
+    assert not held & {row.tobytes() for row in judged.numpy()}
 
 
 def test_a_false_alarm_is_judged_among_rows_of_the_same_classes(walked, tmp_path) -> None:
@@ -429,7 +520,7 @@ def test_scores_that_are_not_finite_fail_the_stage(walked, monkeypatch) -> None:
         if s.name == "score" and s.params["defense"]["name"] == "strip"
     )
     inputs = {role: folders[key] for role, key in stage.inputs.items()}
-    with pytest.raises(ContractError, match="NaN or infinity in 150 of 150 rows"):
+    with pytest.raises(ContractError, match="NaN or infinity in 210 of 210 rows"):
         score.run(stage.params, inputs, folders[stage.key], StageContext(key="x"))
 
 
