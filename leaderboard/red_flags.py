@@ -44,6 +44,8 @@ OF_RECORDS: Mapping[str, str] = {
     "not-repeatable": "Eight rows judged or drawn a second time gave something else.",
     "depends-on-batch": "A row gave something else among other rows, or alone.",
     "changes-nothing": "Every sample, or every weight, is what it is without the defense.",
+    "acts-on-calls-alone": "Every clean sample is, to the last bit, what it is without the "
+    "defense, and called ones are not: it recognises each call, or was told.",
     "constant-samples": "Samples are all the same image, or vary by less than a hundredth of real "
     "images’ variance.",
     "constant-scores": "The detector gave everything one score.",

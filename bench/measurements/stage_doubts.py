@@ -1,5 +1,5 @@
-"""What the stages themselves doubted about what a cell rests on, and whether a defense changed any
-sample at all.
+"""What the stages themselves doubted about what a cell rests on, and which of its samples a defense
+changed at all.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import torch
 
 from bench.artefacts import doubts
 from bench.artefacts.images import load_images
-from bench.artefacts.roles import UNDEFENDED, samples
+from bench.artefacts.roles import CLEAN, UNDEFENDED, samples
 from bench.measurements.measurement import EVERYTHING, Materials, Measured, Measurement
 from bench.record import Flag
 
@@ -16,17 +16,18 @@ from bench.record import Flag
 def measure(materials: Materials) -> Measured:
     """No number, flags alone."""
     flags = doubts.of_inputs(materials.inputs)
-    pairs = [
-        (role, UNDEFENDED + role)
-        for role in samples(materials.inputs)
-        if UNDEFENDED + role in materials.inputs
-    ]
-    if pairs and all(
-        torch.equal(load_images(materials.inputs[role]), load_images(materials.inputs[before]))
-        for role, before in pairs
-    ):
+    inputs = materials.inputs
+    untouched = {
+        role: torch.equal(load_images(inputs[role]), load_images(inputs[UNDEFENDED + role]))
+        for role in samples(inputs)
+        if UNDEFENDED + role in inputs
+    }
+    if untouched and all(untouched.values()):
         text = "changes nothing: every sample is the one drawn without the defense"
         flags.append(Flag("changes-nothing", "", text))
+    elif untouched.get(CLEAN):
+        text = "acts on calls alone: every clean sample is the one drawn without the defense"
+        flags.append(Flag("acts-on-calls-alone", "", text))
     return Measured(flags=list(dict.fromkeys(flags)))
 
 

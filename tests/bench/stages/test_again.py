@@ -151,7 +151,7 @@ def pictures(count: int, seed: int = 0, low: int = 0, high: int = 256) -> Tensor
     )
 
 
-def test_a_defense_that_changes_nothing_is_flagged(tmp_path: Path) -> None:
+def test_a_defense_that_changes_nothing_or_calls_alone_is_flagged(tmp_path: Path) -> None:
     for name, images in (
         ("clean", pictures(8)),
         ("noise", pictures(8, 1)),
@@ -167,7 +167,10 @@ def test_a_defense_that_changes_nothing_is_flagged(tmp_path: Path) -> None:
     drawn = {"clean": "clean", "call__noise": "noise"}
     before = {f"undefended__{role}": name for role, name in drawn.items()}
     assert [flag.code for flag in flags(**drawn, **before)] == ["changes-nothing"]
-    assert flags(**drawn | {"call__noise": "other"}, **before) == []
+    (alone,) = flags(**drawn | {"call__noise": "other"}, **before)
+    assert alone.code == "acts-on-calls-alone" and "every clean sample" in alone.text
+    assert flags(**drawn | {"clean": "other"}, **before) == []
+    assert flags(**drawn | {"clean": "noise", "call__noise": "other"}, **before) == []
     assert flags(**drawn) == []  # the control
 
 
