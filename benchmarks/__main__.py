@@ -16,12 +16,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("share", "steps", "pruning", "resume")
+NAMES = ("share", "steps", "pruning", "resume", "board")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument(
-    "names", nargs=-1, type=click.Choice(NAMES), metavar="[share|steps|pruning|resume]..."
+    "names", nargs=-1, type=click.Choice(NAMES), metavar="[share|steps|pruning|resume|board]..."
 )
 @click.option(
     "--threads",
@@ -104,6 +104,7 @@ def measure(
     from bench.engine.provenance import provenance
     from bench.engine.slots import available_cores
     from bench.errors import UserError
+    from benchmarks.board import board
     from benchmarks.pruning import pruning
     from benchmarks.resume import resume
     from benchmarks.share import share
@@ -121,6 +122,7 @@ def measure(
         "steps": steps,
         "pruning": pruning,
         "resume": lambda chosen: resume(chosen, suite, store),
+        "board": board,
     }
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)

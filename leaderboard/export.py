@@ -7,7 +7,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -57,7 +58,7 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
     rows = [
         row
         for run in ordered
-        for _, record in sorted(run.records, key=lambda pair: pair[1].to_json())
+        for record in _in_order(run)
         for row in _rows(run, record, names)
     ]
     rows = [
@@ -86,34 +87,43 @@ def to_json(runs: Sequence[Run]) -> str:
     for the same cells, once for all seeds.
     """
     ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
-    document = [
-        {
-            "suite": run.suite,
-            "description": run.description,
-            "started": run.started,
-            "finished": run.finished,
-            "records": sorted(
-                (dataclasses.asdict(record) for _, record in run.records),
-                key=lambda record: json.dumps(record, sort_keys=True),
-            ),
-        }
-        for run in ordered
+    parts = {
+        "flags": _text(_defined(runs)),
+        "published": _list(map(_text, _published(ordered))),
+        "runs": _list(map(_run_text, ordered)),
+        "schema": "1",
+    }
+    return "{\n" + ",\n".join(f'"{name}": {text}' for name, text in parts.items()) + "\n}\n"
+
+
+def _run_text(run: Run) -> str:
+    names = ("description", "finished", "started", "suite")
+    told = _text({name: getattr(run, name) for name in names})
+    return f'{told[:-1]}, "records": {_list(map(_text, _in_order(run)))}}}'
+
+
+def _list(texts: Iterable[str]) -> str:
+    """A line each: a large board has thousands of records, which are written in one piece each."""
+    return "[\n" + ",\n".join(texts) + "\n]"
+
+
+def _text(value: object) -> str:
+    """JSON of what may hold dataclasses."""
+    return json.dumps(value, default=vars, sort_keys=True, allow_nan=False, ensure_ascii=False)
+
+
+def _in_order(run: Run) -> list[Record]:
+    """By what they are of, whatever the order they were read in."""
+    alike: dict[tuple[object, ...], list[Record]] = defaultdict(list)
+    for _, record in run.records:
+        specs = (spec and spec.identity for role in ROLES for spec in [getattr(record, role)])
+        cell = tuple(one or ("", "") for one in specs)
+        alike[cell, record.protocol, record.seed, record.seeds].append(record)
+    return [
+        record
+        for _, records in sorted(alike.items())
+        for record in (records if len(records) == 1 else sorted(records, key=Record.to_json))
     ]
-    return (
-        json.dumps(
-            {
-                "schema": 1,
-                "flags": _defined(runs),
-                "runs": document,
-                "published": _published(ordered),
-            },
-            sort_keys=True,
-            indent=1,
-            allow_nan=False,
-            ensure_ascii=False,
-        )
-        + "\n"
-    )
 
 
 def _defined(runs: Sequence[Run]) -> dict[str, str]:
@@ -185,7 +195,7 @@ def _rows(run: Run, record: Record, names: Vocabulary) -> list[dict[str, object]
         {
             **shared,
             "metric": name,
-            **(dataclasses.asdict(metric) if metric else {}),
+            **(vars(metric) if metric else {}),
             "published": "; ".join(item.text for item in beside.of_metric(items, name)) or None,
         }
         for name, metric in sorted(metrics, key=lambda pair: names.order(pair[0])) or [("", None)]

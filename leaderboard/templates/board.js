@@ -3,10 +3,18 @@
   const root = document.documentElement;
   root.classList.add("js");
 
+  // Dialogs and tables that nobody sees yet are each one text, the page's own: nearly all elements of a
+  // large board, made when they are asked for.
+  const reveal = (around) => { for (const button of around.querySelectorAll("button.copy, button.save")) button.hidden = false; };
+  const fill = (box) => {
+    const kept = box.firstElementChild;
+    if (kept?.tagName === "NOSCRIPT") { box.innerHTML = kept.textContent; reveal(box); }
+  };
+
   // The metric switch: radio buttons, so arrow keys and screen readers work without help.
   for (const box of document.querySelectorAll("[data-switch]")) {
     const tables = [...document.querySelectorAll(".metric")].filter((table) => table.dataset.board === box.dataset.switch);
-    const show = (name) => tables.forEach((table) => { table.hidden = table.dataset.metric !== name; });
+    const show = (name) => tables.forEach((table) => { table.hidden = table.dataset.metric !== name; if (!table.hidden) fill(table.querySelector(".scroll")); });
     const first = tables.find((table) => table.dataset.default === "1") || tables[0];
     if (!first) continue;
     box.hidden = false;
@@ -184,7 +192,7 @@
   const sync = () => {
     const dialog = wanted();
     for (const open of document.querySelectorAll("dialog[open]")) if (open !== dialog) open.close();
-    if (dialog && !dialog.open) { dialog.showModal(); dialog.scrollTop = 0; }
+    if (dialog && !dialog.open) { fill(dialog); dialog.showModal(); dialog.scrollTop = 0; }
     const element = !dialog && target ? document.getElementById(target) : null;
     for (let around = element; around; around = around.parentElement) if (around.tagName === "DETAILS") around.open = true;
     const inside = element?.querySelector(":scope > details");
@@ -207,7 +215,6 @@
     });
   }
   // A command or a citation to paste. Where the clipboard is forbidden, the text is selected instead.
-  for (const copy of document.querySelectorAll("button.copy")) copy.hidden = false;
   const select = (element) => { const range = document.createRange(); range.selectNodeContents(element); const selection = getSelection(); selection.removeAllRanges(); selection.addRange(range); };
   document.addEventListener("click", async (event) => {
     const copy = event.target.closest("button.copy");
@@ -234,7 +241,7 @@
     copy.setAttribute("height", height);
     return new XMLSerializer().serializeToString(copy);
   };
-  for (const save of document.querySelectorAll("button.save")) save.hidden = false;
+  reveal(document);
   document.addEventListener("click", (event) => {
     const svg = event.target.closest("button.save")?.parentElement.querySelector("svg.plot");
     if (!svg) return;
@@ -258,6 +265,12 @@
     do { row += move[0]; column += move[1]; } while (rows[row]?.cells[column] && !(rows[row].cells[column].querySelector("a.cell")?.checkVisibility()));
     const next = rows[row]?.cells[column]?.querySelector("a.cell");
     if (next) { event.preventDefault(); next.focus(); }
+  });
+
+  // Why a matrix has no number somewhere: text for screen readers, a tip for others.
+  document.addEventListener("mouseover", (event) => {
+    const dash = event.target.closest("span.cell");
+    if (dash && !dash.title) dash.title = dash.querySelector(".unseen")?.textContent ?? "";
   });
 
   // Theme: follow the system, or hold one. Storage may be forbidden for a local file; the switch works without it.
