@@ -56,10 +56,7 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
     ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
     names = vocabulary(runs)
     rows = [
-        row
-        for run in ordered
-        for record in _in_order(run)
-        for row in _rows(run, record, names)
+        row for run in ordered for record in _in_order(run) for row in _rows(run, record, names)
     ]
     rows = [
         {name: _harmless(value) if isinstance(value, str) else value for name, value in row.items()}

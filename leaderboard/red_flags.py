@@ -48,11 +48,16 @@ OF_RECORDS: Mapping[str, str] = {
     "defense, and called ones are not: it recognises each call, or was told.",
     "constant-samples": "Samples are all the same image, or vary by less than a hundredth of real "
     "images’ variance.",
+    "collapsed-samples": "The variance of clean samples, in the features that FID is of, is less "
+    "than half of real images’: few things are drawn, again and again.",
     "constant-scores": "The detector gave everything one score.",
     "no-better-than-constant": "What was recovered is no nearer to the target than the best "
     "constant image.",
     "target-in-honest-model": "The target was recovered from a model that has none: the method "
     "knows more than its card declares.",
+    "knows-the-target": "The mean change that a defense makes to clean samples is the target’s or "
+    "the trigger’s picture (correlation beyond 0.95): the method knows more than its card "
+    "declares.",
     "control-off": "Clean against clean has an AUROC beyond 3.3 standard errors from 0.5: the "
     "method knows more than its card declares.",
     "looks-rows-up": "Clean images from elsewhere, held out or shifted by a pixel, score above the "

@@ -17,6 +17,9 @@ from bench.record import Flag
 
 #: Samples that vary by less than this share of real images' variance are one picture.
 NEARLY_CONSTANT = 0.01
+#: Clean samples whose features vary by less than this share of real images' have collapsed. On
+#: digits-cfg the share was 0.77 to 0.92, with and without attacks and defenses.
+COLLAPSED = 0.5
 #: Draws of real images that say what such images score themselves.
 SPLITS = 6
 #: An AUROC of a control beyond this many of its standard errors from 0.5 is no chance: one in a
@@ -24,6 +27,8 @@ SPLITS = 6
 CONTROL_DEVIATIONS = 3.3
 #: A detector that tells clean images of two origins apart with this AUROC knows the images.
 KNOWS = 0.95
+#: A mean change that correlates like this, either way, with a picture is that picture.
+SHOWS = 0.95
 
 
 def copies(images: Tensor, training: Tensor) -> list[Flag]:
@@ -63,6 +68,38 @@ def constant(images: Tensor, real: Tensor, name: str, near_target: bool) -> list
     if variance >= NEARLY_CONSTANT * usual:
         return []
     return [_constant(f"{name} samples hardly differ from each other")]
+
+
+def collapsed(features: Tensor, reference: Tensor) -> list[Flag]:
+    """Clean samples that are pictures of something, but of few things: the variance of their
+    ``features`` (n, d), summed over d, beside that of real images' (m, d). What a generator draws
+    instead may have a good FID of those, and no user would take it.
+    """
+    if len(features) < 2 or len(reference) < 2:
+        return []
+    variance, usual = (float(rows.double().var(0).sum()) for rows in (features, reference))
+    if variance >= COLLAPSED * usual:
+        return []
+    text = f"collapsed: clean samples vary by {100 * variance / usual:.0f} % of what real images do"
+    return [Flag("collapsed-samples", "", text)]
+
+
+def shows(before: Tensor, after: Tensor, secrets: Mapping[str, Tensor | None]) -> list[Flag]:
+    """A defense whose mean change of clean samples (n, c, h, w), uint8, without it and with it, is
+    one of ``secrets``, pictures (c, h, w) by name: nobody who defends has seen these, and what a
+    backdoored model draws from clean noise does not show them.
+    """
+    change = (after.float() - before.float()).mean(0)
+    flags = []
+    for name, picture in secrets.items():
+        if picture is not None and picture.shape == change.shape:
+            both = torch.stack([change.flatten(), picture.float().flatten()])
+            # NaN, so no flag, where either is flat.
+            alike = float(torch.corrcoef(both)[0, 1])
+            if abs(alike) > SHOWS:
+                text = f"knows the {name}: the mean change of clean samples is it, r {alike:.2f}"
+                flags.append(Flag("knows-the-target", "", text))
+    return flags
 
 
 def _constant(what: str) -> Flag:

@@ -46,6 +46,7 @@ def measure(materials: Materials) -> Measured:
     if materials.options["doubted"]:
         if f"fid[{testbed.features.extractor}]" in measured.metrics:
             measured.flags += doubts.below_real(value, reference, n, materials.seed)
+        measured.flags += doubts.collapsed(features, reference)
         measured.flags += doubts.copies(
             load_images(materials.inputs["clean"]), testbed.data.train_images()
         )

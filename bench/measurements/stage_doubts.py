@@ -7,8 +7,10 @@ from __future__ import annotations
 import torch
 
 from bench.artefacts import doubts
+from bench.artefacts.aims import read_aim
 from bench.artefacts.images import load_images
 from bench.artefacts.roles import CLEAN, UNDEFENDED, samples
+from bench.measurements.doubts import shows
 from bench.measurements.measurement import EVERYTHING, Materials, Measured, Measurement
 from bench.record import Flag
 
@@ -28,6 +30,10 @@ def measure(materials: Materials) -> Measured:
     elif untouched.get(CLEAN):
         text = "acts on calls alone: every clean sample is the one drawn without the defense"
         flags.append(Flag("acts-on-calls-alone", "", text))
+    elif CLEAN in untouched and "aim" in inputs:
+        aim = read_aim(inputs["aim"])
+        before, after = load_images(inputs[UNDEFENDED + CLEAN]), load_images(inputs[CLEAN])
+        flags += shows(before, after, {"target": aim.target, "trigger": aim.trigger})
     return Measured(flags=list(dict.fromkeys(flags)))
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.artefacts import doubts as doubts_file
+from bench.artefacts.aims import Aim, save_aim
 from bench.artefacts.images import save_images
 from bench.contracts.card import Card
 from bench.contracts.defense import SamplerDefense
@@ -183,6 +184,43 @@ def test_copies_of_training_images_are_counted() -> None:
         == []
         == doubts.copies(pictures(8, 1)[..., :2], training)
     )
+
+
+def test_samples_of_few_things_are_named() -> None:
+    """Of ten clusters of real images one is drawn: every sample differs, and the FID may pass."""
+    draw = torch.Generator().manual_seed(0)
+    centres = 3 * torch.randn(10, 6, generator=draw)
+
+    def images(clusters: Tensor) -> Tensor:
+        return centres[clusters] + torch.randn(len(clusters), 6, generator=draw)
+
+    real = images(torch.arange(2000) % 10)
+    (flag,) = doubts.collapsed(images(torch.full((384,), 3)), real)
+    within = 6 / (6 + float(centres.var(0, correction=0).sum()))
+    assert flag.code == "collapsed-samples" and f"{100 * within:.0f} %" in flag.text
+    for honest in (torch.arange(384) % 10, torch.arange(384) % 7):
+        assert doubts.collapsed(images(honest), real) == []
+    assert doubts.collapsed(real[:1], real) == []
+
+
+def test_a_change_that_is_the_targets_picture_is_named(tmp_path: Path) -> None:
+    """Whoever subtracts the target from every sample stops the backdoor, and could not know how."""
+    target = pictures(1, 7)[0].float() / 127.5 - 1
+    before = pictures(64, 8, 60, 190)
+    told = (before.float() - 20 * target).round().byte()
+    dulled = (before.float() * 0.8 + 20).round().byte()
+    (flag,) = doubts.shows(before, told, {"target": target, "trigger": None})
+    assert flag.code == "knows-the-target" and "knows the target" in flag.text
+    for after in (dulled, before, (before.float() + 20).byte(), before.flip(0)):
+        assert doubts.shows(before, after, {"target": target, "trigger": target[:1]}) == []
+    for name, images in (("clean", told), ("undefended:clean", before)):
+        (tmp_path / name).mkdir()
+        save_images(tmp_path / name, images)
+    (tmp_path / "aim").mkdir()
+    save_aim(Aim(target=target), tmp_path / "aim")
+    inputs = {name: tmp_path / name for name in ("clean", "undefended:clean", "aim")}
+    raised = stage_doubts.measure(Materials(testbed=None, seed=0, inputs=inputs)).flags
+    assert raised == [flag]
 
 
 def test_nearly_constant_samples_are_named_unless_they_are_the_target() -> None:
