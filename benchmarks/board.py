@@ -74,8 +74,8 @@ def _names(spec: PluginSpec, among: list[PluginSpec], count: int) -> Iterator[Pl
         yield spec
         return
     known = sorted({(one.name, str(one.params)) for one in among if one.name != "none"})
-    place = known.index((spec.name, str(spec.params)))
-    for number in range(place, count, len(known)):
+    position = known.index((spec.name, str(spec.params)))
+    for number in range(position, count, len(known)):
         yield dataclasses.replace(spec, name=f"{spec.name}_{number}", label=f"{spec.name}_{number}")
 
 

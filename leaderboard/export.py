@@ -95,8 +95,8 @@ def to_json(runs: Sequence[Run]) -> str:
 
 def _run_text(run: Run) -> str:
     names = ("description", "finished", "started", "suite")
-    told = _text({name: getattr(run, name) for name in names})
-    return f'{told[:-1]}, "records": {_list(map(_text, _in_order(run)))}}}'
+    described = _text({name: getattr(run, name) for name in names})
+    return f'{described[:-1]}, "records": {_list(map(_text, _in_order(run)))}}}'
 
 
 def _list(texts: Iterable[str]) -> str:

@@ -207,13 +207,13 @@ def test_a_change_that_is_the_targets_picture_is_named(tmp_path: Path) -> None:
     """Whoever subtracts the target from every sample stops the backdoor, and could not know how."""
     target = pictures(1, 7)[0].float() / 127.5 - 1
     before = pictures(64, 8, 60, 190)
-    told = (before.float() - 20 * target).round().byte()
+    subtracted = (before.float() - 20 * target).round().byte()
     dulled = (before.float() * 0.8 + 20).round().byte()
-    (flag,) = doubts.shows(before, told, {"target": target, "trigger": None})
+    (flag,) = doubts.shows(before, subtracted, {"target": target, "trigger": None})
     assert flag.code == "knows-the-target" and "knows the target" in flag.text
     for after in (dulled, before, (before.float() + 20).byte(), before.flip(0)):
         assert doubts.shows(before, after, {"target": target, "trigger": target[:1]}) == []
-    for name, images in (("clean", told), ("undefended:clean", before)):
+    for name, images in (("clean", subtracted), ("undefended:clean", before)):
         (tmp_path / name).mkdir()
         save_images(tmp_path / name, images)
     (tmp_path / "aim").mkdir()
