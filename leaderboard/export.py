@@ -8,7 +8,8 @@ import dataclasses
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import pandas as pd
 
@@ -57,10 +58,6 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
     names = vocabulary(runs)
     rows = [
         row for run in ordered for record in _in_order(run) for row in _rows(run, record, names)
-    ]
-    rows = [
-        {name: _harmless(value) if isinstance(value, str) else value for name, value in row.items()}
-        for row in rows
     ]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     # Nullable types, so that absent stays empty and whole numbers stay whole.
@@ -152,7 +149,14 @@ def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
     return [line for _, line in sorted(lines.items())]
 
 
-def _harmless(text: str) -> str:
+def _harmless(row: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: _no_formula(value) if isinstance(value, str) else value for name, value in row.items()
+    }
+
+
+@lru_cache(maxsize=2**14)
+def _no_formula(text: str) -> str:
     # A carriage return, which the CSV's writer does not quote, would begin a row.
     cleaned = visible(text)
     return f"'{cleaned}" if cleaned.startswith(_FORMULA) else cleaned
@@ -187,13 +191,18 @@ def _rows(run: Run, record: Record, names: Vocabulary) -> list[dict[str, object]
     metrics: list[tuple[str, Metric | None]] = [
         (name, metric) for name, metric in numbers(record).items()
     ]
-    items = beside.of_record(record)
+    items, of_all = beside.of_record(record), _harmless(shared)
     return [
         {
-            **shared,
-            "metric": name,
-            **(vars(metric) if metric else {}),
-            "published": "; ".join(item.text for item in beside.of_metric(items, name)) or None,
+            **of_all,
+            **_harmless(
+                {
+                    "metric": name,
+                    **(vars(metric) if metric else {}),
+                    "published": "; ".join(item.text for item in beside.of_metric(items, name))
+                    or None,
+                }
+            ),
         }
         for name, metric in sorted(metrics, key=lambda pair: names.order(pair[0])) or [("", None)]
     ]

@@ -19,8 +19,9 @@ from torch.nn.functional import pixel_unshuffle
 
 from bench.diffusion.images import to_unit_range
 from bench.errors import UserError
+from bench.results import published, read_results
 from bench.runner import prepare
-from benchmarks import plain, resume
+from benchmarks import board, plain, resume
 from benchmarks.__main__ import main, measure
 from benchmarks.pruning import compare
 from benchmarks.share import Laps, NetworkClock, share
@@ -228,6 +229,35 @@ def test_resume_times_a_rerun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.values for row in rows] == [(2.0, 2.0), (5.0, 5.0), (3.0, 3.0)]
     assert [command[0] for command in commands] == ["-m", *["-c", "-m"] * 3]
     assert len({tuple(command) for command in commands}) == 2
+
+
+def test_a_large_board_is_as_large_as_it_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Records under one name twice would be one cell, and the board a smaller one than is said."""
+    monkeypatch.setattr(board, "ATTACKS", 3)
+    monkeypatch.setattr(board, "DEFENSES", 5)
+    monkeypatch.setattr(board, "TESTBEDS", 2)
+    (run,) = (one for one in read_results(published()) if one.suite == board.SUITE)
+    made = [record for _, record in board.large(run).records]
+    attacked = {one.attack.name for one in made} - {"none"}
+    columns = {one.defense.name for one in made} - {"none"}
+    assert (len(attacked), len(columns), len({one.testbed.name for one in made})) == (3, 5, 2)
+    assert {one.seed for one in made} == {0, 1, 2}
+    cells = [
+        (one.testbed.name, one.attack, one.probe and one.probe.identity, one.defense, one.seed)
+        for one in made
+    ]
+    assert len({str(cell) for cell in cells}) == len(cells) >= 2 * 3 * 6 * 3
+    rows = {row.quantity: row for row in board.board(SMALLEST)}
+    assert len(rows[f"a board of {len(made)} records, CPU"].values) == SMALLEST.repetitions
+    assert rows["its page"].median > 0.3
+    assert "opening it" not in rows or rows["its elements"].median > 500
+
+
+def test_a_board_without_published_results_is_refused() -> None:
+    with pytest.raises(UserError, match="no results of digits are published"):
+        board.large(None)
 
 
 def test_the_tiny_suite_is_one_the_engine_takes(tmp_path: Path) -> None:
