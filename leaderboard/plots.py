@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -68,29 +69,28 @@ class Frame:
     def x(self, value: float) -> float:
         low, high = self.x_range
         share = min(1.0, max(0.0, (value - low) / (high - low)))
-        return round(_LEFT + share * (self.width - _LEFT - _RIGHT), 2)
+        return round(_LEFT + share * (self.width - _LEFT - _RIGHT), 1)
 
     def y(self, value: float) -> float:
         low, high = self.y_range
         share = min(1.0, max(0.0, (value - low) / (high - low)))
-        return round(self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM), 2)
+        return round(self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM), 1)
 
     def axes(self, x_name: str, y_name: str, x_ticks: Sequence[float]) -> str:
         """Grid, tick labels and axis titles."""
         bottom, right = self.height - _BOTTOM, self.width - _RIGHT
-        parts = []
-        for tick in ticks(*self.y_range):
-            y = self.y(tick)
-            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
-            parts.append(
-                f'<text class="tick" x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{tick:g}</text>'
-            )
-        for tick in x_ticks:
-            x = self.x(tick)
-            parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP}" y2="{bottom}"/>')
-            parts.append(
-                f'<text class="tick" x="{x}" y="{bottom + 17}" text-anchor="middle">{tick:g}</text>'
-            )
+        levels = [(self.y(tick), tick) for tick in ticks(*self.y_range)]
+        columns = [(self.x(tick), tick) for tick in x_ticks]
+        # One path and one group each: a large board has thousands of drawings.
+        grid = "".join(f"M{_LEFT},{y:g}H{right}" for y, _ in levels)
+        grid += "".join(f"M{x:g},{_TOP}V{bottom}" for x, _ in columns)
+        parts = [f'<path class="grid" d="{grid}"/>']
+        for anchor, texts in (
+            ("end", [(_LEFT - 7, y + 4, tick) for y, tick in levels]),
+            ("middle", [(x, bottom + 17, tick) for x, tick in columns]),
+        ):
+            named = "".join(f'<text x="{x:g}" y="{y:g}">{tick:g}</text>' for x, y, tick in texts)
+            parts.append(f'<g class="tick" text-anchor="{anchor}">{named}</g>')
         parts.append(f'<path class="axis" d="M{_LEFT},{_TOP}V{bottom}H{right}"/>')
         parts.append(
             f'<text class="name" x="{(_LEFT + right) / 2}" y="{self.height - 6}" '
@@ -263,7 +263,7 @@ def histogram(
     parts = [frame.axes(x_name, "share", ticks(edges[0], edges[-1], 4))]
     for shares, kind in zip(groups, ("clean", "poisoned"), strict=True):
         steps = "".join(
-            f"V{frame.y(share)}H{frame.x(edge)}"
+            f"V{frame.y(share):g}H{frame.x(edge):g}"
             for share, edge in zip(shares, edges[1:], strict=True)
         )
         parts.append(
@@ -329,8 +329,14 @@ def rate_bar(
 
 
 def _line(frame: Frame, xs: Sequence[float], ys: Sequence[float], kind: str) -> str:
-    path = "L".join(f"{frame.x(x)},{frame.y(y)}" for x, y in zip(xs, ys, strict=False))
-    return f'<path class="curve {kind}" d="M{path}"/>'
+    points = [(frame.x(x), frame.y(y)) for x, y in zip(xs, ys, strict=False)]
+    path = [f"M{x:g},{y:g}" for x, y in points[:1]]
+    for (before_x, before_y), (x, y) in pairwise(points):
+        # A ROC is mostly stairs.
+        if (x, y) != (before_x, before_y):
+            level, upright = y == before_y, x == before_x
+            path.append(f"H{x:g}" if level else f"V{y:g}" if upright else f"L{x:g},{y:g}")
+    return f'<path class="curve {kind}" d="{"".join(path)}"/>'
 
 
 def _mark(index: int, x: float, y: float) -> Markup:
