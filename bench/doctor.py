@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import bench
-from bench import testbeds
+from bench import measurements, testbeds
 from bench.cards import read_cards
 from bench.engine.provenance import cpu_model, gpu_names
 from bench.engine.slots import available_cores
@@ -139,7 +139,19 @@ def _plugins() -> list[Check]:
     except UserError as error:
         return [Check("plugins", "problem", str(error))]
     checks = [Check(group, "ok", ", ".join(registry.names(group)) or "none") for group in GROUPS]
-    return checks + [Check("plugins", "note", problem) for problem in registry.broken]
+    checks += [Check("plugins", "note", problem) for problem in registry.broken]
+    return checks + _measurements()
+
+
+def _measurements() -> list[Check]:
+    try:
+        unused = measurements.untrusted()
+    except UserError as error:
+        return [Check("measurements", "problem", str(error))]
+    if not unused:
+        return []
+    detail = f"not used: {', '.join(unused)}; name those you trust in {measurements.TRUSTED}"
+    return [Check("measurements", "note", detail)]
 
 
 def _testbeds() -> list[Check]:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from bench.measurements import TRUSTED
 from bench.record import Record, read_runs
 
 HERE = Path(__file__).parent
@@ -277,19 +278,38 @@ def test_a_changed_guest_is_run_again_and_ours_are_not(
     assert {"score", "train", "record"} <= changed and "reference" not in changed
 
 
-def _castlewalls(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def test_a_measurement_that_nobody_named_is_not_imported(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """It would run where all numbers are made, its package's own among them."""
+    folder, _ = run
+    stages = _plan(folder, **{TRUSTED: ""})
+    assert not [stage for stage in stages if "guest_brightness" in json.dumps(stage)]
+    assert [stage for stage in _plan(folder) if "guest_brightness" in json.dumps(stage)]
+    listed = _castlewalls(folder, "doctor", "--json", **{TRUSTED: ""})
+    (check,) = (one for one in json.loads(listed.stdout) if one["name"] == "measurements")
+    assert check["status"] == "note" and "guest_brightness" in check["detail"]
+    refused = _castlewalls(folder, "plan", "guest.yaml", **{TRUSTED: "guest_darkness"})
+    assert refused.returncode == 2 and "guest_darkness" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def _castlewalls(
+    folder: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(HERE.parent), str(folder / "installed")])
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path, TRUSTED: "guest_brightness"} | environment,
         capture_output=True,
         text=True,
         timeout=900,
     )
 
 
-def _plan(folder: Path) -> list[dict[str, Any]]:
-    completed = _castlewalls(folder, "plan", "guest.yaml", *CELLS, "--store", "store", "--json")
+def _plan(folder: Path, **environment: str) -> list[dict[str, Any]]:
+    arguments = ("plan", "guest.yaml", *CELLS, "--store", "store", "--json")
+    completed = _castlewalls(folder, *arguments, **environment)
     assert completed.returncode == 0, completed.stderr
     return [json.loads(line) for line in completed.stdout.splitlines()]

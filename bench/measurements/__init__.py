@@ -1,15 +1,19 @@
-"""The measurements: every file here that has a ``MEASUREMENT``, and those of installed packages.
+"""The measurements: every file here that has a ``MEASUREMENT``, and of those that installed packages
+offer the ones that the user trusts.
 
 A package offers more through entry points of the group ``castlewalls.measurements``, each naming a
-:class:`~bench.measurements.measurement.Measurement`.
+:class:`~bench.measurements.measurement.Measurement`. It runs where numbers are made, so a plugin's
+package could make its own with it: nothing of it is imported unless the environment variable
+:data:`TRUSTED` has the entry point's name.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import os
 import pkgutil
 from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
 from bench.errors import UserError
@@ -18,20 +22,22 @@ from bench.names import unknown_name
 from bench.words import MetricWords
 
 GROUP = "castlewalls.measurements"
+#: Names of entry points, with commas between them.
+TRUSTED = "CASTLEWALLS_MEASUREMENTS"
 
 
 @cache
 def table() -> MappingProxyType[str, Measurement]:
     """Every measurement by name, ours first. Raises :class:`UserError` for a name that two have, an
-    entry point that is none, or a package's that declares a metric of another's family: numbers are
-    ranked by their family.
+    entry point that is none, a trusted name that nobody offers, or a package's that declares a
+    metric of another's family: numbers are ranked by their family.
     """
     by_name: dict[str, Measurement] = {}
     for module in sorted(entry.name for entry in pkgutil.iter_modules(__path__)):
         ours = getattr(importlib.import_module(f"{__name__}.{module}"), "MEASUREMENT", None)
         if ours is not None:
             by_name[ours.name] = ours
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+    for entry in _trusted():
         theirs = entry.load()
         if not isinstance(theirs, Measurement):
             raise UserError(
@@ -53,6 +59,22 @@ def table() -> MappingProxyType[str, Measurement]:
             )
         by_name[theirs.name] = theirs
     return MappingProxyType(by_name)
+
+
+def _trusted() -> list[EntryPoint]:
+    names = {name for text in os.environ.get(TRUSTED, "").split(",") if (name := text.strip())}
+    offers = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    if missing := sorted(names - {entry.name for entry in offers}):
+        raise UserError(f"{TRUSTED} names {missing[0]!r}, which no installed package offers")
+    return [entry for entry in offers if entry.name in names]
+
+
+def untrusted() -> list[str]:
+    """The entry points that installed packages offer and the user has not named, imported by
+    nobody.
+    """
+    used = {entry.name for entry in _trusted()}
+    return sorted({entry.name for entry in entry_points(group=GROUP)} - used)
 
 
 def declared() -> tuple[MetricWords, ...]:
