@@ -1,5 +1,5 @@
-"""The measurements: every file here that has a ``MEASUREMENT``, and of those that installed packages
-offer the ones that the user trusts.
+"""The measurements: every file here that has a ``MEASUREMENT``, and of what installed packages offer
+those that the user trusts.
 
 A package offers more through entry points of the group ``castlewalls.measurements``, each naming a
 :class:`~bench.measurements.measurement.Measurement`. It runs where numbers are made, so a plugin's
