@@ -1,5 +1,5 @@
-"""The measurements: every file here that has a ``MEASUREMENT``, and of what installed packages offer
-those that the user trusts.
+"""The measurements: every file here that has a ``MEASUREMENT``, and those of installed packages,
+where the user trusts them.
 
 A package offers more through entry points of the group ``castlewalls.measurements``, each naming a
 :class:`~bench.measurements.measurement.Measurement`. It runs where numbers are made, so a plugin's
