@@ -143,10 +143,28 @@ def test_a_package_cannot_give_a_number_of_ours(
     theirs = replace(measurement(), **change)  # type: ignore[arg-type]
     monkeypatch.setattr(EntryPoint, "load", lambda self: theirs)
     entry = EntryPoint("theirs", "a:b", measurements.GROUP)
-    monkeypatch.setattr(
-        measurements.importlib.metadata, "entry_points", lambda group: (entry,) if group else ()
-    )
+    monkeypatch.setattr(measurements, "entry_points", lambda group: (entry,) if group else ())
+    monkeypatch.setenv(measurements.TRUSTED, " theirs ,")
     with pytest.raises(UserError, match=message):
+        measurements.table.__wrapped__()
+
+
+def test_a_packages_measurement_is_loaded_only_if_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A plugin's package could make its own numbers with it."""
+
+    def load(entry: EntryPoint) -> object:
+        raise AssertionError("imported")
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    entry = EntryPoint("theirs", "a:b", measurements.GROUP)
+    monkeypatch.setattr(measurements, "entry_points", lambda group: (entry,))
+    monkeypatch.delenv(measurements.TRUSTED, raising=False)
+    assert "theirs" not in measurements.table.__wrapped__()
+    assert measurements.untrusted() == ["theirs"]
+    monkeypatch.setenv(measurements.TRUSTED, "their")
+    with pytest.raises(UserError, match="CASTLEWALLS_MEASUREMENTS names 'their', which no"):
         measurements.table.__wrapped__()
 
 

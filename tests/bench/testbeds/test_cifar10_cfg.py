@@ -434,10 +434,10 @@ def test_another_classifier_or_copy_detector_trains_no_generator_anew(
         return {first.stages[key].name for key in set(first.stages) & set(other.stages)}
 
     data_alone = {"reference", "aim", "poisoned_rows", "suspected", "train"}
-    drawn = data_alone | {"sample", "features", "measure", "judged_images"}
+    drawn = data_alone | {"sample", "features", "measure", "judged_images", "pool"}
     classified = {"classifier", "trigger_classifier"}
     assert shared(classifier="vgg16") == drawn
-    assert shared(**copy_detector) == drawn | classified | {"score"}
+    assert shared(**copy_detector) == drawn | classified | {"score", "by_set"}
     assert shared(clean_samples=500) == data_alone | classified | {"measure"}
     moved = judge.rename(tmp_path / "moved.safetensors")
     assert set(plan_of(tiny(data, judge=str(moved))).stages) == set(first.stages)
