@@ -231,9 +231,7 @@ def test_resume_times_a_rerun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({tuple(command) for command in commands}) == 2
 
 
-def test_a_large_board_is_as_large_as_it_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_large_board_is_as_large_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records under one name twice would be one cell, and the board a smaller one than is said."""
     monkeypatch.setattr(board, "ATTACKS", 3)
     monkeypatch.setattr(board, "DEFENSES", 5)

@@ -61,12 +61,8 @@ class Judged:
         """What the rows of the pool got, by set."""
         ordered = np.empty_like(scores)
         ordered[self.order()] = scores
-        return self.split(ordered)
-
-    def split(self, scores: np.ndarray) -> dict[str, np.ndarray]:
-        """What :meth:`all` got, by set."""
         ends = np.cumsum([len(values) for values in self.sets.values()])[:-1]
-        return dict(zip(self.sets, np.split(scores, ends), strict=True))
+        return dict(zip(self.sets, np.split(ordered, ends), strict=True))
 
 
 def save_judged(judged: Judged, folder: Path) -> None:

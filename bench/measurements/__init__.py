@@ -37,7 +37,7 @@ def table() -> MappingProxyType[str, Measurement]:
         ours = getattr(importlib.import_module(f"{__name__}.{module}"), "MEASUREMENT", None)
         if ours is not None:
             by_name[ours.name] = ours
-    for entry in _trusted():
+    for entry in _offered()[0]:
         theirs = entry.load()
         if not isinstance(theirs, Measurement):
             raise UserError(
@@ -61,20 +61,21 @@ def table() -> MappingProxyType[str, Measurement]:
     return MappingProxyType(by_name)
 
 
-def _trusted() -> list[EntryPoint]:
+def _offered() -> tuple[list[EntryPoint], list[str]]:
+    """What the user trusts of installed packages, and the names of the others."""
     names = {name for text in os.environ.get(TRUSTED, "").split(",") if (name := text.strip())}
     offers = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
     if missing := sorted(names - {entry.name for entry in offers}):
         raise UserError(f"{TRUSTED} names {missing[0]!r}, which no installed package offers")
-    return [entry for entry in offers if entry.name in names]
+    others = sorted({entry.name for entry in offers} - names)
+    return [entry for entry in offers if entry.name in names], others
 
 
 def untrusted() -> list[str]:
     """The entry points that installed packages offer and the user has not named, imported by
     nobody.
     """
-    used = {entry.name for entry in _trusted()}
-    return sorted({entry.name for entry in entry_points(group=GROUP)} - used)
+    return _offered()[1]
 
 
 def declared() -> tuple[MetricWords, ...]:

@@ -25,8 +25,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     testbed = testbed_of(params)
     detector = plugin_of("detectors", params["defense"], Detector)
     generator = generator_of(testbed, inputs, context) if "generator" in inputs else None
-    judged = load_judged(inputs["judged"]) if "judged" in inputs else None
-    rows = None if judged is None else judged.all()
+    rows = load_judged(inputs["judged"]).all() if "judged" in inputs else None
     calls, remarks = 0, Remarks()
 
     def score(chosen: Tensor, remark: Callable[[str], None] = ignore_remark) -> Tensor:
@@ -43,8 +42,5 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     remarks.save(out)
     # One row alone: some detectors train a network on every call.
     doubts.save(out, again.compare(score, len(scores), scores, rows=1))
-    if judged is None:
-        save_scores(out, {"model": scores.numpy()})
-    else:
-        save_scores(out, {POOL: scores.numpy()})
+    save_scores(out, {"model" if rows is None else POOL: scores.numpy()})
     return {"generator_calls": counted} if counted else {}

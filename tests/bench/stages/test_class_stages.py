@@ -374,8 +374,8 @@ def test_a_detector_that_looks_rows_up_is_flagged(
     """The data are public: whoever compares rows with them finds every altered one, and a defender
     could not.
     """
-    cell = walked.plan.stages[walked.cell("badnets", "strip").stage]
-    inputs = {role: walked.folders[key] for role, key in cell.inputs.items()}
+    cell = walked.cell("badnets", "strip")
+    inputs = walked.inputs(cell)
     with np.load(inputs["scores"] / SCORES) as arrays:
         scores = dict(arrays)
     truth = read_rows(inputs["true_rows"]).poisoned.numpy()[scores["training_rows"]]
@@ -383,9 +383,7 @@ def test_a_detector_that_looks_rows_up_is_flagged(
     scores["held_out"] = np.full(60, held_out, dtype=np.float32)
     scores["altered"] = np.full(60, changed, dtype=np.float32)
     np.savez(tmp_path / SCORES, **scores)
-    testbed = DIGITS_CFG.changed(**SMALL)
-    materials = Materials(testbed=testbed, seed=0, inputs=inputs | {"scores": tmp_path})
-    flags = named("row_detection").run(materials).flags
+    flags = walked.measured("row_detection", cell, scores=tmp_path).flags
     raised = [flag.text for flag in flags if flag.code == "looks-rows-up"]
     expected = [f"looks rows up: {whose} clean images score as poisoned, AUROC 1.00"]
     assert raised == (expected if whose else [])
