@@ -621,7 +621,7 @@ def report(
 def _levels(
     paths: Sequence[Path], statements: Sequence[str], key: str | None
 ) -> dict[Path, int | str]:
-    from bench.results import bundles_in
+    from bench.results import SUBMISSIONS, bundles_in, published
 
     bundles = [bundle for path in paths for bundle in bundles_in(path)]
     if not bundles:
@@ -631,7 +631,8 @@ def _levels(
     from bench.bundle.levels import levels_of
 
     public = None if key is None else Path(key)
-    return levels_of(bundles, [Path(one) for one in statements], public)
+    accepted = published() / SUBMISSIONS
+    return levels_of(bundles, [Path(one) for one in statements], public, accepted)
 
 
 @cli.command()

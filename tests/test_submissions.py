@@ -90,6 +90,16 @@ def test_what_may_not_be_sent(checkout: Path, name: str, text: str, code: int, l
     assert done.returncode == code and line in done.stderr, done.stderr
 
 
+def test_nobody_brings_a_statement_about_his_own_bundle(checkout: Path) -> None:
+    """What lies beside an accepted bundle says to which level it was verified."""
+    file = checkout / SUBMISSIONS / "accepted.svr-0123456789ab.json"
+    file.write_text("{}")
+    git(checkout, "add", "--all")
+    git(checkout, "commit", "--quiet", "--message", "a statement")
+    done = checked(checkout)
+    assert done.returncode == 1 and "is no bundle" in done.stdout + done.stderr, done
+
+
 def test_the_workflow_hands_out_no_rights() -> None:
     """What a stranger's branch brings is data: no token that writes, no checker of its own."""
     text = WORKFLOW.read_text()

@@ -1,5 +1,6 @@
 """To which level each bundle on a board is verified: by its own checks up to level 2, by a
-verifier's statement to level 3.
+verifier's statement to level 3. Of what was accepted into results, the statement beside it says it,
+so that a site of them needs no torch and verifies nothing twice.
 """
 
 from __future__ import annotations
@@ -7,45 +8,73 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.bundle import statement
-from bench.bundle.verify import LEVEL_3, TOP, Verification, verify
+from bench.bundle import bag, statement
+from bench.bundle.statement import PLAIN, TOP, VERIFIER
 from bench.errors import UserError
 
 #: The check whose refusal means that the suite or the protocol is another than ours: nothing is
 #: known of such a bundle, and it stands apart.
 _UNKNOWN = "protocol"
 
+#: The level of a bundle, or why it is refused; and the SHA-256 of its manifest.
+_Level = tuple[int | str, str]
+
 
 def levels_of(
-    bundles: Sequence[Path], statements: Sequence[Path] = (), key: Path | None = None
+    bundles: Sequence[Path],
+    statements: Sequence[Path] = (),
+    key: Path | None = None,
+    accepted: Path | None = None,
 ) -> dict[Path, int | str]:
     """By folder, the level of each bundle, or why it is refused. ``statements``: of verifiers whom
-    the caller trusts, signed if there is a public ``key``. Raises :class:`UserError` for what is
-    no such statement, and for one about none of these bundles.
+    the caller trusts, signed if there is a public ``key``; ``accepted``: the folder of bundles
+    whose owner is trusted like that, with his statements beside them. Raises :class:`UserError` for
+    what is no such statement, and for one about none of these bundles.
     """
-    levels: dict[Path, int | str] = {}
-    digests: dict[Path, str] = {}
+    inside = None if accepted is None else accepted.resolve()
+    known: dict[Path, _Level] = {}
     for folder in (bundle.resolve() for bundle in bundles):
-        try:
-            result = verify(folder)
-        except UserError as error:
-            levels[folder] = str(error)
-            continue
-        levels[folder], digests[folder] = _level(result), result.sha256
+        found = _accepted(folder) if folder.parent == inside else None
+        known[folder] = found or _verified(folder)
+    levels = {folder: level for folder, (level, _) in known.items()}
     for path in statements:
         value = statement.read(path, key)
         subject = statement.subject_of(value)
-        about = [folder for folder, digest in digests.items() if digest == subject]
+        about = [folder for folder, (_, digest) in known.items() if digest == subject]
         if value["predicateType"] != statement.SVR or not about:
             raise UserError(f"{path} must be of a re-run of one of the bundles, and is not")
-        properties = value["predicate"].get("properties")
-        again = isinstance(properties, list) and LEVEL_3 in properties
         for folder in about:
-            if levels[folder] == TOP - 1 and again:
+            if levels[folder] == TOP - 1 and statement.level_of(value) == TOP:
                 levels[folder] = TOP
     return levels
 
 
-def _level(result: Verification) -> int | str:
+def _accepted(folder: Path) -> _Level | None:
+    """As the statements beside it say; ``None`` if none is about its manifest as it is now."""
+    beside = sorted(folder.parent.glob(f"{folder.name}.{VERIFIER}-*{PLAIN}"))
+    if not beside:
+        return None
+    try:
+        read = bag.read_bag(folder)
+        said = [statement.read(path) for path in beside if path.is_file()]
+    except UserError as error:
+        return str(error), ""
+    if faults := [fault for group in read.faults.values() for fault in group]:
+        return f"is not as it was accepted: {faults[0]}", ""
+    digest = bag.sha256(read.files[bag.MANIFEST])
+    level = max(
+        (statement.level_of(one) for one in said if statement.subject_of(one) == digest), default=0
+    )
+    return (level, digest) if level else None
+
+
+def _verified(folder: Path) -> _Level:
+    from bench.bundle.verify import verify  # plans the suite, which needs torch
+
+    try:
+        result = verify(folder)
+    except UserError as error:
+        return str(error), ""
     refused = [one for one in result.verdicts if one.status == "refused" and one.check != _UNKNOWN]
-    return f"{refused[0].title}: {refused[0].lines[0]}" if refused else result.level
+    level = f"{refused[0].title}: {refused[0].lines[0]}" if refused else result.level
+    return level, result.sha256

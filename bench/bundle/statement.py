@@ -22,6 +22,8 @@ TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 _PAYLOAD = "application/vnd.in-toto+json"
 #: Bytes of a statement, and of a key.
 MAX_STATEMENT, MAX_KEY = 4 * 2**20, 16 * 2**10
+#: Before the number of a level, among the properties of a verification; the highest level.
+LEVEL, TOP = "CASTLEWALLS_LEVEL_", 3
 #: What they are called beside a bundle: the submitter's; a verifier's, before digits of its draw.
 SUBMITTER, VERIFIER = "submitter", "svr"
 #: Ends of their names: a plain one, and one in a signed envelope.
@@ -82,6 +84,13 @@ def read(path: Path, key: Path | None = None) -> dict[str, Any]:
 def subject_of(value: Mapping[str, Any]) -> str:
     """The SHA-256 of the manifest that a statement is about."""
     return str(value["subject"][0]["digest"]["sha256"])
+
+
+def level_of(value: Mapping[str, Any]) -> int:
+    """The level that a verification says was reached, with all below it; 0 for none."""
+    properties = value["predicate"].get("properties")
+    said = properties if value["predicateType"] == SVR and isinstance(properties, list) else []
+    return next((one for one in range(TOP) if f"{LEVEL}{one + 1}" not in said), TOP)
 
 
 def _is_statement(value: Any) -> bool:

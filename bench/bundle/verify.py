@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bench.bundle import bag, statement
 from bench.bundle.integrity import Contents, read_contents
+from bench.bundle.statement import TOP
 from bench.engine.progress import Reporter
 from bench.errors import UserError
 from bench.names import brief
@@ -23,8 +24,6 @@ from bench.text import one_line
 from bench.version import VERSION
 
 Status = Literal["ok", "refused", "doubtful", "not checked"]
-#: The highest level, and what a statement of it lists among its properties.
-TOP, LEVEL_3 = 3, "CASTLEWALLS_LEVEL_3"
 #: Lines of one check that are written out.
 LINES = 5
 
@@ -236,7 +235,7 @@ def write_result(folder: Path, result: Verification, device: str, key: Path | No
     from bench.engine.provenance import provenance
 
     cells = result.rerun["cells"]
-    properties = [f"CASTLEWALLS_LEVEL_{level}" for level in range(1, result.level + 1)]
+    properties = [f"{statement.LEVEL}{level}" for level in range(1, result.level + 1)]
     if not any(one["faults"] for one in cells):
         exact = all(one["rule"] == "exact" for one in cells)
         rule = "EXACT" if exact else "WITHIN_3_STANDARD_ERRORS"

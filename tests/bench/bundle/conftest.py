@@ -83,12 +83,6 @@ def fill(store: Store, plan: Plan) -> None:
     (store.root / "runs" / f"{plan.suite}.json").write_text(json.dumps(account))
 
 
-@pytest.fixture
-def tiny():
-    """A suite of seconds, and what makes all stages of a plan in this process."""
-    return SUITE, fill
-
-
 @pytest.fixture(scope="session")
 def files(tmp_path_factory) -> dict[str, Path]:
     """``suite``, ``plugin`` (in a git commit) and ``store``, in which both ran."""

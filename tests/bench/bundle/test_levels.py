@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from bench import suite
-from bench.bundle import consistency, statement
+from bench import results, suite
+from bench.bundle import consistency, statement, verify
 from bench.bundle.bag import MANIFEST, sha256
 from bench.bundle.levels import levels_of
 from bench.cli import cli
@@ -82,6 +86,72 @@ def test_what_is_refused_has_its_reason_for_a_level(shipped, bundles, copied, re
     levels = levels_of([spoiled, changed])
     assert str(levels[spoiled]).startswith("BagIt manifests: data/more.txt must be listed")
     assert str(levels[changed]).startswith("every cell of the suite: ")
+
+
+@pytest.fixture
+def accepted(bundles, tmp_path) -> Path:
+    """The folder of an accepted bundle, with a statement of level 3 beside it."""
+    folder = tmp_path / "results" / results.SUBMISSIONS / "shrink"
+    shutil.copytree(bundles["shrink"], folder)
+    statement_of(folder, folder.with_name("shrink.svr-0123456789ab.json"))
+    return folder
+
+
+def test_what_was_accepted_is_of_the_level_that_was_stated(accepted, monkeypatch) -> None:
+    """And is not verified again; beside any other bundle such a file says nothing."""
+    assert levels_of([accepted]) == {accepted: 0}
+    monkeypatch.setattr(verify, "verify", None)
+    assert levels_of([accepted], accepted=accepted.parent) == {accepted: 3}
+    beside = accepted.with_name("shrink.svr-0123456789ab.json")
+    statement_of(accepted, beside, level=2)
+    assert levels_of([accepted], accepted=accepted.parent) == {accepted: 2}
+    beside.write_text("{}")
+    (why,) = levels_of([accepted], accepted=accepted.parent).values()
+    assert "must be an in-toto statement about one bundle" in str(why)
+
+
+def test_what_changed_since_it_was_accepted_is_refused(accepted, seal) -> None:
+    """Sealed anew it is another bundle, of which nothing was stated."""
+    records = accepted / "data" / "records.jsonl"
+    records.write_bytes(records.read_bytes().replace(b"shrink", b"shrunk"))
+    (why,) = levels_of([accepted], accepted=accepted.parent).values()
+    assert str(why).startswith("is not as it was accepted: data/records.jsonl")
+    seal(accepted)
+    (level,) = levels_of([accepted], accepted=accepted.parent).values()
+    assert level != 3
+
+
+#: `castlewalls site` of other results, with torch out of reach.
+SITE = """
+import sys
+from pathlib import Path
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Block())
+from bench import results
+results.published = lambda: Path("results")
+from bench.cli import main
+main()
+"""
+
+
+def test_a_site_with_what_was_accepted_needs_no_torch(accepted) -> None:
+    work = accepted.parents[2]
+    ours = "science-poison-replication"
+    shutil.copytree(results.published() / ours, work / "results" / ours)
+    environment = os.environ | {"PYTHONPATH": str(Path(suite.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", SITE, "site"],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (work / "site" / "index.html").read_text()
+    assert "Submitted as the bundle shrink, verified to level 3 of 3." in page
 
 
 def test_the_board_shows_the_level_and_nothing_that_is_refused(
