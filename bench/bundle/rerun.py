@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import variance
+from statistics import NormalDist, variance
 from typing import Any
 
 from bench.bundle.controls import ranked, standard_error
@@ -30,6 +30,8 @@ from bench.text import one_line
 
 #: How many standard errors of their difference two numbers may be apart on another machine.
 REACH = 3.0
+#: The chance that any rate of an honest bundle is refused there, where samples are held in pairs.
+ERROR = 0.01
 #: What must agree for two runs of the same code to give the same digits.
 _MACHINE = ("castlewalls", "packages", "python", "platform", "cpu", "device", "threads")
 
@@ -125,7 +127,8 @@ def make_again(
         run_together([replace(prepared, plan=plan)], Store(store), reporter)
     again = {identity(record): record for run in read_runs(store) for _, record in run.records}
     known = spreads(contents.records)
-    return [compare(record, again.get(identity(record)), known) for record in chosen.cells]
+    count = sum(map(ranked, (name for record in chosen.cells for name in record.metrics)))
+    return [compare(record, again.get(identity(record)), known, count) for record in chosen.cells]
 
 
 def _unpacked(contents: Contents, work: Path) -> list[Path]:
@@ -164,9 +167,10 @@ def spreads(records: Iterable[Record]) -> Spreads:
     return {key: variance(numbers) for key, numbers in values.items() if len(numbers) > 1}
 
 
-def compare(record: Record, again: Record | None, known: Spreads) -> Remade:
+def compare(record: Record, again: Record | None, known: Spreads, comparisons: int = 1) -> Remade:
     """A bundle's record with the same cell made again: every digit where machine, versions and code
-    are the same, else what the board ranks by, within :data:`REACH` standard errors.
+    are the same, else what the board ranks by: rates sample by sample (:func:`paired`), the rest
+    :func:`within` some standard errors. ``comparisons``: how many numbers are compared in all.
     """
     result = Remade(cell=cell_words(record))
     if again is None or again.status != "ok":
@@ -181,7 +185,12 @@ def compare(record: Record, again: Record | None, known: Spreads) -> Remade:
         if result.rule == "exact":
             limit, wrong = 0.0, _digits(one) != _digits(other)
         elif ranked(name):
-            limit = within(one, other, known.get((row_of(record), name), 0.0))
+            pairs = _pairs(record, again, name)
+            limit = (
+                _reach(pairs, one, other, ERROR / comparisons)
+                if pairs
+                else within(one, other, known.get((row_of(record), name), 0.0))
+            )
             wrong = not _near(one.value, other.value, limit)
         else:
             continue
@@ -206,9 +215,47 @@ def _digits(metric: Metric) -> tuple[Any, ...]:
     return metric.value, metric.ci_low, metric.ci_high, metric.n
 
 
-def within(one: Metric, other: Metric, spread: float) -> float:
+#: The outcomes of the same samples: a bundle's, and made again.
+Pairs = Sequence[tuple[float, float]]
+
+
+def _pairs(record: Record, again: Record, name: str) -> Pairs:
+    """Of a rate, if both have its outcomes."""
+    one, other = (side.series.get(f"outcomes[{name}]", ()) for side in (record, again))
+    return list(zip(one, other, strict=True)) if len(one) == len(other) else []
+
+
+def _reach(pairs: Pairs, one: Metric, other: Metric, error: float) -> float:
+    """As :func:`paired`, and no farther than shares of different samples may be: whoever invents
+    outcomes can let as many change as he likes.
+    """
+    together = other.n / other.effective_n if other.n and other.effective_n else 1.0
+    apart = math.hypot(standard_error(one), standard_error(other))
+    return min(paired(pairs, error, together), apart * NormalDist().inv_cdf(1 - error / 2))
+
+
+def paired(pairs: Pairs, error: float, together: float = 1.0) -> float:
+    """How far apart two shares of the same samples may be: those that changed must not have changed
+    one way only (McNemar's exact test, two-sided, at the level ``error``). A sample's noise or
+    image is the same on every machine, so few change, and how far the seeds of a bundle are apart
+    is no part of it. ``together``: samples that count as one, by which changes are divided.
+    """
+    from scipy import special  # a second, which level 1 does not need
+
+    changed = sum(one != other for one, other in pairs)
+    if not changed:
+        return 0.0
+    fewest = next(
+        fewer
+        for fewer in range(changed // 2 + 1)
+        if 2 * special.betainc((changed - fewer) / together, fewer / together + 1, 0.5) >= error
+    )
+    return (changed - 2 * fewest) / len(pairs)
+
+
+def within(one: Metric, other: Metric, spread: float = 0.0) -> float:
     """:data:`REACH` standard errors of the difference of two numbers of one seed. Another machine
-    trains another model, so it is at least that of two seeds, whose variance in the bundle is
+    may train another model, so it is at least that of two seeds, whose variance in the bundle is
     ``spread``.
     """
     samples = standard_error(one) ** 2 + standard_error(other) ** 2

@@ -238,7 +238,7 @@ def write_result(folder: Path, result: Verification, device: str, key: Path | No
     properties = [f"{statement.LEVEL}{level}" for level in range(1, result.level + 1)]
     if not any(one["faults"] for one in cells):
         exact = all(one["rule"] == "exact" for one in cells)
-        rule = "EXACT" if exact else "WITHIN_3_STANDARD_ERRORS"
+        rule = "EXACT" if exact else "PAIRED"
         properties.append(f"CASTLEWALLS_RERUN_{len(cells)}_OF_{result.rerun['of']}_{rule}")
     predicate = {
         "verifier": {"id": f"urn:castlewalls:verify:{VERSION}", "policies": []},

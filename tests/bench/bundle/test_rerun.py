@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 from click.testing import CliRunner
 from safetensors.numpy import load, save
 
@@ -15,7 +16,7 @@ from bench.bundle.bag import MANIFEST, read_bag
 from bench.bundle.integrity import read_contents
 from bench.bundle.layout import cell_words
 from bench.bundle.recomputed import recompute
-from bench.bundle.rerun import compare, draw, spreads, within
+from bench.bundle.rerun import ERROR, compare, draw, paired, spreads, within
 from bench.cli import cli
 from bench.measurements.detections import FIXED_RATE
 from bench.metrics.detection import threshold_at_fpr
@@ -137,11 +138,69 @@ def test_what_seeds_differ_by_another_machine_may_too() -> None:
     assert compare(alike[0], again, spreads(alike)).faults
 
 
-def test_one_invented_seed_hides_in_the_spread_that_it_makes() -> None:
+def test_without_outcomes_one_invented_seed_hides_in_the_spread_that_it_makes() -> None:
     """What the rule cannot tell on another machine, as docs/submit.md says."""
     rows = [record(seed=seed, value=value) for seed, value in enumerate((0.9, 0.4, 0.4))]
     assert compare(rows[0], record(value=0.4, cpu="x"), spreads(rows)).faults == []
     assert compare(rows[0], record(value=0.4), spreads(rows)).faults, "on the same one it can"
+
+
+def of_samples(outcomes, seed=0, **provenance) -> Record:
+    """A record of a rate whose outcomes are known."""
+    share = float(np.mean(outcomes))
+    error = (share * (1 - share) / len(outcomes)) ** 0.5
+    one = record(
+        seed, share, share - 1.96 * error, share + 1.96 * error, len(outcomes), **provenance
+    )
+    return dataclasses.replace(
+        one, series={"outcomes[asr[noise]]": tuple(map(float, outcomes))}, metrics=one.metrics
+    )
+
+
+def test_of_the_same_samples_one_invented_seed_does_not_hide() -> None:
+    """However far apart it puts the seeds of the bundle."""
+    truth = np.arange(64) % 10 < 4
+    rows = [of_samples(truth, seed) for seed in range(3)]
+    rows[0] = of_samples(np.arange(64) % 10 < 2)
+    known = spreads(rows)
+    (fault,) = compare(rows[0], of_samples(truth, cpu="x"), known).faults
+    assert fault.startswith("asr[noise] is 0.21875, and must be as made again, 0.4375 within 0.156")
+    few = np.r_[~truth[:3], truth[3:]]
+    assert compare(rows[1], of_samples(few, cpu="x"), known).faults == []
+
+
+def test_changing_many_samples_gives_an_invention_no_more_room() -> None:
+    """Than an honest one of other samples has."""
+    truth = np.arange(64) % 2 == 0
+    invented = ~truth & (np.arange(64) < 30)
+    assert paired(list(zip(invented, truth, strict=True)), ERROR) > 0.25
+    assert compare(of_samples(invented), of_samples(truth, cpu="x"), {}).faults
+
+
+@pytest.mark.parametrize(
+    ("more", "less"), [(0, 0), (1, 0), (7, 0), (8, 0), (9, 1), (16, 6), (9, 9)]
+)
+def test_what_may_change_is_what_mcnemars_test_allows(more, less) -> None:
+    changes = [(0.0, 1.0)] * more + [(1.0, 0.0)] * less
+    pairs = [*changes, *[(1.0, 1.0)] * (100 - len(changes))]
+    chance = scipy.stats.binomtest(less, more + less).pvalue if changes else 1.0
+    assert (abs(more - less) / 100 <= paired(pairs, ERROR)) is bool(chance >= ERROR)
+
+
+def test_samples_in_groups_count_as_their_groups() -> None:
+    """Four crops of a digit change together: 12 are no more evidence than 3 digits."""
+    changed = [(0.0, 1.0)] * 12 + [(1.0, 1.0)] * 88
+    assert paired(changed, ERROR) < 0.12 <= paired(changed, ERROR, together=4.0)
+
+
+@pytest.mark.parametrize("changing", [0.02, 0.5], ids=["few change", "other samples"])
+def test_how_often_an_honest_rate_is_refused(changing) -> None:
+    draws, refused, total = np.random.default_rng(0), 0, 2000
+    for _ in range(total):
+        more, less = draws.multinomial(256, [changing / 2, changing / 2, 1 - changing])[:2]
+        pairs = [(0, 1)] * more + [(1, 0)] * less + [(1, 1)] * (256 - more - less)
+        refused += abs(more - less) / 256 > paired(pairs, ERROR)
+    assert refused / total <= ERROR
 
 
 @pytest.mark.parametrize(("models", "low", "high"), [(0.5, 0.0005, 0.003), (100.0, 0.05, 0.09)])
@@ -193,7 +252,7 @@ def test_a_cell_is_made_again_from_the_source_in_the_bundle(copied, files, store
     predicate = written["predicate"]
     assert predicate["properties"] == [
         "CASTLEWALLS_LEVEL_1",
-        "CASTLEWALLS_RERUN_1_OF_4_WITHIN_3_STANDARD_ERRORS",
+        "CASTLEWALLS_RERUN_1_OF_4_PAIRED",
     ]
     (cell,) = predicate["castlewalls_rerun"]["cells"]
     assert cell["numbers"] and cell["faults"] == []
