@@ -4,14 +4,13 @@ records as JSON.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-
-import pandas as pd
 
 from bench.record import Metric, PluginSpec, Record, Run
 from leaderboard import beside
@@ -20,14 +19,18 @@ from leaderboard.names import Vocabulary, vocabulary
 from leaderboard.red_flags import DEFINITIONS
 from leaderboard.sound import display, visible
 
-COLUMNS = [
+#: What the rows of one record have alike, and what each has for itself.
+CELL_COLUMNS = (
     "suite", "testbed", "testbed_params", "protocol", "attack", "attack_label", "attack_params",
     "probe", "probe_label", "probe_params", "sampler", "sampler_label", "sampler_params",
     "defense", "defense_label", "defense_params", "kind", "seed", "seeds", "status",
     "reason", "flags",
-    "metric", "value", "ci_low", "ci_high", "n", "unit", "higher_is_better",
+)  # fmt: skip
+METRIC_COLUMNS = (
+    *("metric", "value", "ci_low", "ci_high", "n", "unit", "higher_is_better"),
     "published",
-]  # fmt: skip
+)
+COLUMNS = [*CELL_COLUMNS, *METRIC_COLUMNS]
 
 
 #: What a cell is of.
@@ -44,7 +47,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
 _PARAMS = 1000
 
 
-def tidy(runs: Sequence[Run]) -> pd.DataFrame:
+def to_csv(runs: Sequence[Run]) -> str:
     """One row per record and metric; without metrics one row with an empty ``metric``, so failures
     stay countable.
 
@@ -59,19 +62,7 @@ def tidy(runs: Sequence[Run]) -> pd.DataFrame:
     rows = [
         row for run in ordered for record in _in_order(run) for row in _rows(run, record, names)
     ]
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    # Nullable types, so that absent stays empty and whole numbers stay whole.
-    typed: pd.DataFrame = frame.astype(
-        {
-            "seed": "Int64",
-            "n": "Int64",
-            "value": "Float64",
-            "ci_low": "Float64",
-            "ci_high": "Float64",
-            "higher_is_better": "boolean",
-        }
-    )
-    return typed
+    return "".join([_line(COLUMNS), *rows])
 
 
 def to_json(runs: Sequence[Run]) -> str:
@@ -149,12 +140,6 @@ def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
     return [line for _, line in sorted(lines.items())]
 
 
-def _harmless(row: Mapping[str, object]) -> dict[str, object]:
-    return {
-        name: _no_formula(value) if isinstance(value, str) else value for name, value in row.items()
-    }
-
-
 @lru_cache(maxsize=2**14)
 def _no_formula(text: str) -> str:
     # A carriage return, which the CSV's writer does not quote, would begin a row.
@@ -167,42 +152,57 @@ def _params(spec: PluginSpec) -> str:
     return text if len(text) <= _PARAMS else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _rows(run: Run, record: Record, names: Vocabulary) -> list[dict[str, object]]:
-    shared: dict[str, object] = {
+def _rows(run: Run, record: Record, names: Vocabulary) -> list[str]:
+    # What all rows have alike is written once: most of a row is that.
+    of_all = _cell_texts(run, record)
+    alike = _line([of_all.get(name) for name in CELL_COLUMNS])[:-1]
+    items = beside.of_record(record)
+    metrics = sorted(numbers(record).items(), key=lambda pair: names.order(pair[0]))
+    return [f"{alike},{_line(_metric(name, one, items))}" for name, one in metrics] or [
+        f"{alike}{',' * len(METRIC_COLUMNS)}\n"
+    ]
+
+
+def _cell_texts(run: Run, record: Record) -> dict[str, str | int | None]:
+    texts = {
         "suite": run.suite, "protocol": record.protocol, "kind": record.kind,
-        "seed": None if record.seeds else record.seed,
-        "seeds": ", ".join(map(str, record.seeds)) or None,
-        "status": record.status,
+        "seeds": ", ".join(map(str, record.seeds)), "status": record.status,
         "reason": record.reason, "flags": "; ".join(flag.line for flag in record.flags),
         "testbed": record.testbed.name, "testbed_params": _params(record.testbed),
     }  # fmt: skip
-    for role, spec in (
-        ("attack", record.attack),
-        ("probe", record.probe),
-        ("sampler", record.sampler),
-        ("defense", record.defense),
-    ):
+    for role in ROLES[1:]:
+        spec = getattr(record, role)
         if spec is not None:
-            shared |= {
+            texts |= {
                 role: spec.name,
                 f"{role}_label": display(spec),
                 f"{role}_params": _params(spec),
             }
-    metrics: list[tuple[str, Metric | None]] = [
-        (name, metric) for name, metric in numbers(record).items()
-    ]
-    items, of_all = beside.of_record(record), _harmless(shared)
+    seed = None if record.seeds else record.seed
+    return {"seed": seed, **{name: _no_formula(text) for name, text in texts.items()}}
+
+
+def _metric(name: str, metric: Metric, items: Sequence[beside.Beside]) -> list[object]:
+    """In the order of :data:`METRIC_COLUMNS`."""
+    published = "; ".join(item.text for item in beside.of_metric(items, name))
+    ends = (metric.value, metric.ci_low, metric.ci_high)
     return [
-        {
-            **of_all,
-            **_harmless(
-                {
-                    "metric": name,
-                    **(vars(metric) if metric else {}),
-                    "published": "; ".join(item.text for item in beside.of_metric(items, name))
-                    or None,
-                }
-            ),
-        }
-        for name, metric in sorted(metrics, key=lambda pair: names.order(pair[0])) or [("", None)]
+        _no_formula(name),
+        *(None if end is None else float(end) for end in ends),
+        metric.n,
+        _no_formula(metric.unit),
+        metric.higher_is_better,
+        _no_formula(published),
     ]
+
+
+class _Passed:
+    """A file whose ``write``, and so a CSV writer's ``writerow``, returns what was written."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def _line(values: Sequence[object]) -> str:
+    line: str = csv.writer(_Passed(), lineterminator="\n").writerow(values)
+    return line

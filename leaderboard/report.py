@@ -74,10 +74,8 @@ def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None =
     page_boards = flagged(boards(runs))
     page = render(runs, output.stem, page_boards)
     runs = with_flags(runs, page_boards)
-    csv = export.tidy(runs).to_csv(index=False, lineterminator="\n")
-    write_files(
-        dict(zip(paths, (page, csv, export.to_json(runs)), strict=True)), f"the board to {output}"
-    )
+    texts = (page, export.to_csv(runs), export.to_json(runs))
+    write_files(dict(zip(paths, texts, strict=True)), f"the board to {output}")
     return output
 
 

@@ -66,7 +66,7 @@ def build_site(runs: Sequence[Run], docs: Path | None, output: Path) -> list[Pat
     with_all = with_flags(runs, page_boards)
     texts = {
         HOME: render(runs, "board", page_boards, nav),
-        "board.csv": export.tidy(with_all).to_csv(index=False, lineterminator="\n"),
+        "board.csv": export.to_csv(with_all),
         "board.json": export.to_json(with_all),
         "methods.html": _methods_page(runs, page_boards, nav),
         **{f"{name}.html": _page(one, nav) for name, one in prose.items()},

@@ -252,7 +252,7 @@ def test_the_page_and_the_exports_name_the_sampler(runs) -> None:
     assert 'under</span> <span class="plugin">unipc' in page
     assert "clean base model under unipc" in page and "3 pairs of attack and sampler" in page
     assert fid_name(boards(runs)[0]) == "fid[digits-cnn]"
-    rows = list(csv.DictReader(io.StringIO(export.tidy(runs).to_csv(index=False))))
+    rows = list(csv.DictReader(io.StringIO(export.to_csv(runs))))
     assert {(row["sampler"], row["sampler_label"]) for row in rows} == {
         ("", ""),
         ("unipc", "unipc"),
