@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -180,31 +180,30 @@ def _same_numbers(board: Board) -> Iterator[Raised]:
     without anybody having looked.
     """
     for row in board.rows:
-        alike: dict[str, list[Cell]] = defaultdict(list)
+        alike: dict[Hashable, list[Cell]] = defaultdict(list)
         for column, _ in board.columns:
             cell = board.cell(row, column)
             if cell is not None and any(entry.record.metrics for entry in cell.with_status("ok")):
-                alike[_contents(cell)].append(cell)
-        for one, other in (pair for cells in alike.values() for pair in combinations(cells, 2)):
+                alike[_values(cell)].append(cell)
+        # The curves, most of a record, are looked at only where all numbers are equal.
+        pairs = (pair for cells in alike.values() for pair in combinations(cells, 2))
+        for one, other in (pair for pair in pairs if _series(pair[0]) == _series(pair[1])):
             for mine, theirs in ((one, other), (other, one)):
                 if mine.defense.name != "none":
                     who = "no defense" if theirs.defense.name == "none" else label(theirs.defense)
                     yield mine, Flag("same-numbers", "", f"same numbers as {who}, to the last one")
 
 
-def _contents(cell: Cell) -> str:
-    """All that was measured, by seed, as text."""
-    return json.dumps(
-        [
-            [
-                entry.record.seed,
-                {name: metric.value for name, metric in entry.record.metrics.items()},
-                entry.record.series,
-            ]
-            for entry in cell.with_status("ok")
-        ],
-        sort_keys=True,
+def _values(cell: Cell) -> Hashable:
+    """Every number that was measured, by seed."""
+    return tuple(
+        (record.seed, frozenset((name, one.value) for name, one in record.metrics.items()))
+        for record in cell.records()
     )
+
+
+def _series(cell: Cell) -> list[dict[str, list[float]]]:
+    return [record.series for record in cell.records()]
 
 
 def _of_scores(cell: Cell) -> Iterator[Raised]:
