@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from bench.text import one_line
@@ -60,6 +61,7 @@ Scale = Literal["", "unit", "control"]
 Colour = Literal["always", "attacked", "never"]
 
 
+@lru_cache(maxsize=2**14)
 def split(name: str) -> tuple[str, str]:
     """``asr[noise]`` -> (``asr``, ``noise``); a name without brackets has an empty second part."""
     family, bracket, rest = name.partition("[")

@@ -71,7 +71,9 @@ class Words:
         if unit == "s":
             return (f"{value:.1f} s" if value < 100 else f"{value:,.0f} s").replace("-", "−")
         text = f"{value:,.{self.decimals_for(value) if decimals is None else decimals}f}"
-        text = text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+        if text.startswith("-"):
+            # What is rounded to nothing has no sign.
+            text = f"−{text[1:]}" if text.strip("-0.,") else text[1:]
         return text if unit in _SILENT else f"{text} {unit}"
 
     def decimals_for(self, *values: float) -> int:
