@@ -40,6 +40,7 @@ POPULATION = "population"
 #: The anchor that nothing was sampled for.
 REAL_IMAGES = "real_images"
 _COST_UNITS = {one.name: one.unit for one in COSTS}
+_SORTED = json.JSONEncoder(sort_keys=True)
 Identity = tuple[str, str]
 #: Attack, probe, sampler and defense.
 CellKey = tuple[Identity, Identity | None, Identity | None, Identity]
@@ -136,14 +137,18 @@ class Cell:
         """In seed order."""
         return self._by_status.get(status, ())
 
+    @cached_property
+    def _values(self) -> dict[str, dict[int, float]]:
+        values: dict[str, dict[int, float]] = {}
+        for entry in self.with_status("ok"):
+            for name, number in entry.numbers.items():
+                if number.value is not None:
+                    values.setdefault(name, {})[entry.record.seed] = number.value
+        return values
+
     def values(self, metric: str) -> dict[int, float]:
         """Seed -> value over the seeds that have one."""
-        values: dict[int, float] = {}
-        for entry in self.with_status("ok"):
-            number = entry.numbers.get(metric)
-            if number is not None and number.value is not None:
-                values[entry.record.seed] = number.value
-        return values
+        return dict(self._values.get(metric, ()))
 
     def shares(self, metric: str) -> dict[int, Share]:
         """Seed -> value and the samples it is worth, of a metric in [0, 1]; a record that does not
@@ -210,6 +215,15 @@ class Cell:
         counted = Counter(flag for entry in self.entries for flag in set(entry.record.flags))
         return tuple(sorted(counted.items(), key=lambda pair: (pair[0].line, pair[0].code)))
 
+    @cached_property
+    def flagged_seeds(self) -> dict[Flag, set[int]]:
+        """The seeds that carry each flag."""
+        seeds: dict[Flag, set[int]] = {}
+        for entry in self.entries:
+            for flag in entry.record.flags:
+                seeds.setdefault(flag, set()).add(entry.record.seed)
+        return seeds
+
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
@@ -235,7 +249,20 @@ class Board:
             (row, tuple(self.cell(row, column) for column, _ in self.columns)) for row in self.rows
         )
 
+    @cached_property
+    def _by_object(self) -> dict[tuple[int, int], Cell | None]:
+        """The cells by the ids of their own row and column, which live as long as the board."""
+        return {
+            (id(row), id(column)): self.cells.get(_cell_key(row, column))
+            for row in self.rows
+            for column, _ in self.columns
+        }
+
     def cell(self, row: Row, column: PluginSpec) -> Cell | None:
+        """``None`` where there is none; ``row`` and ``column`` may be another board's."""
+        key = (id(row), id(column))
+        if key in self._by_object:
+            return self._by_object[key]
         return self.cells.get(_cell_key(row, column))
 
     def undefended(self, row: Row) -> Cell | None:
@@ -259,7 +286,7 @@ def families(columns: Iterable[tuple[PluginSpec, str]]) -> list[tuple[str, int]]
 
 def identity(spec: PluginSpec) -> Identity:
     """What makes two plugins the same: name and parameters, not the label."""
-    return spec.name, json.dumps(spec.params, sort_keys=True) if spec.params else "{}"
+    return spec.name, _SORTED.encode(spec.params) if spec.params else "{}"
 
 
 def same_sampler(one: PluginSpec | None, other: PluginSpec | None) -> bool:

@@ -105,15 +105,13 @@ def rows(board: Board, detectors: Sequence[Detector]) -> tuple[Row, ...]:
 
 def subjects(cell: Cell) -> list[str]:
     """What the cell has an AUROC of, in reading order."""
-    pairs = {
-        names.split(name)
-        for entry in cell.with_status("ok")
-        for name in entry.record.metrics
-        if cell.values(name)
-    }
-    return sorted(
-        (subject for family, subject in pairs if family == "auroc" and subject), key=_reading_order
+    pairs = {names.split(name) for record in cell.records() for name in record.metrics}
+    measured = (
+        subject
+        for family, subject in pairs
+        if family == "auroc" and subject and cell.values(f"auroc[{subject}]")
     )
+    return sorted(measured, key=_reading_order)
 
 
 def _reading_order(subject: str) -> tuple[int, str]:

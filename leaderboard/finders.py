@@ -111,8 +111,9 @@ def detector_rankings(board: Board) -> list[FinderRanking]:
 
 
 def _detectors(board: Board, subject: str, columns: Sequence[PluginSpec]) -> FinderRanking | None:
+    detecting = set(map(identity, columns))
     measured = metric_names(
-        [cell for cell in board.cells.values() if identity(cell.defense) in map(identity, columns)]
+        [cell for cell in board.cells.values() if identity(cell.defense) in detecting]
     )
     metric = next(
         (

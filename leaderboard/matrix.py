@@ -116,6 +116,7 @@ def is_share(cell: Cell, metric: str) -> bool:
 
 
 def _unit(cell: Cell, metric: str) -> str:
+    """As the records say, or, where they say nothing, who declared the metric."""
     return cell.unit(metric) or cell.words(metric).declared.unit
 
 
@@ -132,12 +133,13 @@ def _summary(cell: Cell, metric: str) -> Interval | None:
     values = cell.values(metric)
     if not values:
         return None
-    if is_share(cell, metric):
+    unit = _unit(cell, metric)
+    if unit == SHARE:
         shares = cell.shares(metric)
         return share_interval([shares[seed] for seed in sorted(shares)])
     ordered = [values[seed] for seed in sorted(values)]
-    positive = _unit(cell, metric) == SQUARED_ERROR
-    return positive_interval(ordered) if positive and min(ordered) >= 0 else t_interval(ordered)
+    positive = unit == SQUARED_ERROR and min(ordered) >= 0
+    return positive_interval(ordered) if positive else t_interval(ordered)
 
 
 def value_text(cell: Cell, metric: str) -> Value:
@@ -240,13 +242,14 @@ def _table_cell(
     interval = summary(cell, metric)
     if interval is None:
         return without_value(cell, metric)
+    words = cell.words(metric)
     return TableCell(
         cell=cell,
         state="value",
-        text=cell.words(metric).number(interval.mean),
-        interval=interval_text(cell.words(metric), interval) or "no interval",
+        text=words.number(interval.mean),
+        interval=interval_text(words, interval) or "no interval",
         seeds=f"n = {interval.n}",
-        note=cell.words(metric).sentence,
+        note=words.sentence,
         step=None
         if _detects_nothing(cell, metric)
         else palette.step(interval.mean, low, high, higher_is_better),
@@ -315,9 +318,7 @@ def badges(cell: Cell, n: int, metric: str, failed: bool = True) -> tuple[str, .
     total = len(cell.with_status("ok"))
     seeds_by_flag: dict[str, set[int]] = {}
     for flag in concerning(cell, metric):
-        seeds_by_flag.setdefault(flag.short, set()).update(
-            entry.record.seed for entry in cell.entries if flag in entry.record.flags
-        )
+        seeds_by_flag.setdefault(flag.short, set()).update(cell.flagged_seeds[flag])
     texts = [
         text if len(seeds) >= total else f"{text} ({len(seeds)} of {total} seeds)"
         for text, seeds in seeds_by_flag.items()
