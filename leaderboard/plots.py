@@ -67,14 +67,19 @@ class Frame:
     y_range: tuple[float, float]
 
     def x(self, value: float) -> float:
-        low, high = self.x_range
-        share = min(1.0, max(0.0, (value - low) / (high - low)))
-        return round(_LEFT + share * (self.width - _LEFT - _RIGHT), 1)
+        return self.xs([value])[0]
 
     def y(self, value: float) -> float:
-        low, high = self.y_range
-        share = min(1.0, max(0.0, (value - low) / (high - low)))
-        return round(self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM), 1)
+        return self.ys([value])[0]
+
+    def xs(self, values: Sequence[float]) -> list[float]:
+        """Of a whole line: a large board draws half a million points."""
+        room = self.width - _LEFT - _RIGHT
+        return [round(_LEFT + share * room, 1) for share in _shares(values, *self.x_range)]
+
+    def ys(self, values: Sequence[float]) -> list[float]:
+        bottom, room = self.height - _BOTTOM, self.height - _TOP - _BOTTOM
+        return [round(bottom - share * room, 1) for share in _shares(values, *self.y_range)]
 
     def axes(self, x_name: str, y_name: str, x_ticks: Sequence[float]) -> str:
         """Grid, tick labels and axis titles."""
@@ -119,6 +124,11 @@ class Frame:
             )
             last = y
         return "".join(parts)
+
+
+def _shares(values: Sequence[float], low: float, high: float) -> list[float]:
+    span = high - low
+    return [min(1.0, max(0.0, (value - low) / span)) for value in values]
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -263,8 +273,7 @@ def histogram(
     parts = [frame.axes(x_name, "share", ticks(edges[0], edges[-1], 4))]
     for shares, kind in zip(groups, ("clean", "poisoned"), strict=True):
         steps = "".join(
-            f"V{frame.y(share):g}H{frame.x(edge):g}"
-            for share, edge in zip(shares, edges[1:], strict=True)
+            f"V{y:g}H{x:g}" for y, x in zip(frame.ys(shares), frame.xs(edges[1:]), strict=True)
         )
         parts.append(
             f'<path class="bins {kind}" d="M{frame.x(edges[0])},{frame.y(0)}{steps}V{frame.y(0)}"/>'
@@ -329,7 +338,7 @@ def rate_bar(
 
 
 def _line(frame: Frame, xs: Sequence[float], ys: Sequence[float], kind: str) -> str:
-    points = [(frame.x(x), frame.y(y)) for x, y in zip(xs, ys, strict=False)]
+    points = list(zip(frame.xs(xs), frame.ys(ys), strict=False))
     path = [f"M{x:g},{y:g}" for x, y in points[:1]]
     for (before_x, before_y), (x, y) in pairwise(points):
         # A ROC is mostly stairs.
