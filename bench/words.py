@@ -61,7 +61,7 @@ Scale = Literal["", "unit", "control"]
 Colour = Literal["always", "attacked", "never"]
 
 
-@lru_cache(maxsize=2**14)
+@lru_cache(maxsize=2**14, typed=True)
 def split(name: str) -> tuple[str, str]:
     """``asr[noise]`` -> (``asr``, ``noise``); a name without brackets has an empty second part."""
     family, bracket, rest = name.partition("[")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,21 @@ STYLES, SCRIPTS = ("board.css", "front.css", "cell.css"), ("board.js", "reload.j
 SITE_STYLE = "site.css"
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: nearly all that is made stays until the files are written, and
+    it would walk through millions of objects again and again to find nothing.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@_uncollected()
 def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None = None) -> Path:
     """Writes ``output`` (HTML), ``<stem>.csv`` and ``<stem>.json`` of all runs of a source, or of
     runs already read; returns ``output``.
@@ -297,6 +313,7 @@ def _when(started: str, finished: str | None) -> str:
     )
 
 
+@lru_cache(maxsize=4096, typed=True)  # markup is no text
 def _plain(text: str) -> Markup:
     """A plugin's label as name and parameters, so that the parameters can be set smaller and
     wrap.
@@ -309,6 +326,7 @@ def _plain(text: str) -> Markup:
     )
 
 
+@lru_cache(maxsize=4096, typed=True)  # markup is no text
 def _soft(text: str) -> Markup:
     """Lets a long label break after its punctuation instead of inside a word."""
     return Markup("<wbr>").join(re.split(r"(?<=[(_=])", text))
