@@ -203,6 +203,9 @@ class _Passed:
         return text
 
 
+_WRITER = csv.writer(_Passed(), lineterminator="\n")
+
+
 def _line(values: Sequence[object]) -> str:
-    line: str = csv.writer(_Passed(), lineterminator="\n").writerow(values)
+    line: str = _WRITER.writerow(values)
     return line

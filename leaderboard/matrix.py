@@ -172,8 +172,8 @@ def interval_text(words: Words, interval: Interval, decimals: int | None = None)
 
 
 def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTable:
-    low, high, beyond = _scale(board, metric)
     words = _words(board, metric)
+    low, high, beyond = _scale(board, metric, words)
     rows = tuple(
         (
             row,
@@ -214,15 +214,14 @@ def _words(board: Board, metric: str) -> Words:
     return board.names.words(metric, units.pop() if len(units) == 1 else "")
 
 
-def _scale(board: Board, metric: str) -> tuple[float, float, bool]:
+def _scale(board: Board, metric: str, words: Words) -> tuple[float, float, bool]:
     """The ends of the colours, and whether values lie beyond the upper one. A distance between sets
     of images runs from 0 to twice its mean without a defense: by the columns at hand, one bad one
     would make all others look alike.
     """
-    means = [interval.mean for cell in board.cells.values() if (interval := summary(cell, metric))]
-    words = _words(board, metric)
     if words.bounded:
         return 0.0, 1.0, False
+    means = [interval.mean for cell in board.cells.values() if (interval := summary(cell, metric))]
     control = [
         interval.mean
         for cell in board.cells.values()

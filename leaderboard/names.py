@@ -93,6 +93,7 @@ class Vocabulary:
             first.setdefault(one.name, one)
         self._declared = tuple(first.values())
         self._known: dict[tuple[str, str], Words] = {}
+        self._orders: dict[str, tuple[int, bool, str, int, str]] = {}
 
     def words(self, name: str, unit: str = "") -> Words:
         """Total: a metric that nobody declares is shown under its own name. ``unit``: as the
@@ -119,16 +120,13 @@ class Vocabulary:
         """A total order: by group, a stranger's before the costs, then as declared, then by
         name.
         """
-        words = self.words(name)
-        ours = words.group in GROUPS
-        group_index = GROUPS.index(words.group if ours else COST)
-        return (
-            group_index,
-            ours,
-            words.group,
-            words.declared.order if words.known else LAST + 1,
-            name,
-        )
+        if name not in self._orders:
+            words = self.words(name)
+            ours = words.group in GROUPS
+            group_index = GROUPS.index(words.group if ours else COST)
+            order = words.declared.order if words.known else LAST + 1
+            self._orders[name] = (group_index, ours, words.group, order, name)
+        return self._orders[name]
 
     def flag_family(self, name: str) -> str:
         """Beside its own, the family whose flags are about this metric too."""

@@ -128,7 +128,7 @@ def _finite(values: object) -> bool:
     return (
         isinstance(values, list | tuple)
         and {int, float, bool}.issuperset(map(type, values))
-        and all(map(math.isfinite, values))
+        and (math.isfinite(sum(values)) or all(map(math.isfinite, values)))
     )
 
 
