@@ -5,7 +5,7 @@ follow the page's theme.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,6 +30,9 @@ MARKERS = (
     "M-2,-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z",
     "M-6,-3.5L-3.5,-6L0,-2.5L3.5,-6L6,-3.5L2.5,0L6,3.5L3.5,6L0,2.5L-3.5,6L-6,3.5L-2.5,0Z",
 )  # fmt: skip
+
+
+Pixel = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,13 +274,12 @@ def histogram(
         y_range=(0.0, max(map(max, groups)) * 1.08),
     )
     parts = [frame.axes(x_name, "share", ticks(edges[0], edges[-1], 4))]
+    xs = frame.xs(edges)
     for shares, kind in zip(groups, ("clean", "poisoned"), strict=True):
-        steps = "".join(
-            f"V{y:g}H{x:g}" for y, x in zip(frame.ys(shares), frame.xs(edges[1:]), strict=True)
-        )
-        parts.append(
-            f'<path class="bins {kind}" d="M{frame.x(edges[0])},{frame.y(0)}{steps}V{frame.y(0)}"/>'
-        )
+        bins = zip(pairwise(xs), frame.ys(shares), strict=True)
+        tops = [(x, y) for ends, y in bins for x in ends]
+        path = _path([(xs[0], frame.y(0)), *tops, (xs[-1], frame.y(0))])
+        parts.append(f'<path class="bins {kind}" d="{path}"/>')
     return _svg(frame, parts, title, "plot small")
 
 
@@ -338,14 +340,31 @@ def rate_bar(
 
 
 def _line(frame: Frame, xs: Sequence[float], ys: Sequence[float], kind: str) -> str:
-    points = list(zip(frame.xs(xs), frame.ys(ys), strict=False))
-    path = [f"M{x:g},{y:g}" for x, y in points[:1]]
+    points = zip(frame.xs(xs), frame.ys(ys), strict=False)
+    return f'<path class="curve {kind}" d="{_path(points)}"/>'
+
+
+def _path(points: Iterable[Pixel]) -> str:
+    """From pixel to pixel. Steps, which a ROC or a histogram mostly is, are drawn as a whole, and
+    each by how far it goes, which is shorter than where to: a large board has half a million.
+    """
+    points = list(points)
+    lines: list[Pixel] = []
     for (before_x, before_y), (x, y) in pairwise(points):
-        # A ROC is mostly stairs.
-        if (x, y) != (before_x, before_y):
-            level, upright = y == before_y, x == before_x
-            path.append(f"H{x:g}" if level else f"V{y:g}" if upright else f"L{x:g},{y:g}")
-    return f'<path class="curve {kind}" d="{"".join(path)}"/>'
+        right, down = x - before_x, y - before_y
+        last_right, last_down = lines[-1] if lines else (1.0, 1.0)
+        upright = not right and not last_right and down * last_down >= 0
+        level = not down and not last_down and right * last_right >= 0
+        if upright or level:
+            lines[-1] = (last_right + right, last_down + down)
+        elif right or down:
+            lines.append((right, down))
+    # Six digits: what subtracting tenths of a pixel leaves beyond them is rounded away.
+    drawn = (
+        f"h{right:g}" if not down else f"v{down:g}" if not right else f"l{right:g}{down:+g}"
+        for right, down in lines
+    )
+    return "".join((*(f"M{x:g},{y:g}" for x, y in points[:1]), *drawn))
 
 
 def _mark(index: int, x: float, y: float) -> Markup:

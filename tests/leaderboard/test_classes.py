@@ -201,17 +201,22 @@ def test_scores_are_drawn_as_shares_of_their_group() -> None:
     drawn = str(plots.histogram([0, 1, 2], [3, 1], [0, 2], "score", "title"))
     frame = plots.Frame(width=300, height=150, x_range=(0, 2), y_range=(0, 1.08))
     clean, poisoned = re.findall(r'class="bins \w+" d="([^"]*)"', drawn)
-    assert clean == f"M52.0,106.0V{frame.y(0.75):g}H169V{frame.y(0.25):g}H286V106.0"
-    assert poisoned == "M52.0,106.0V106H169V20.8H286V106.0"
+    high, low = frame.y(0.75), frame.y(0.25)
+    assert clean == f"M52,106v{high - 106:g}h117v{low - high:g}h117v{106 - low:g}"
+    assert poisoned == "M52,106h117v-85.2h117v85.2"
 
 
 def test_a_roc_runs_from_corner_to_corner_over_the_line_of_chance() -> None:
     """The unit square: (0, 0) at the bottom left, (1, 1) at the top right."""
     drawn = str(plots.roc([plots.Roc('a"b', 6, [0, 0.5, 1], [0, 1, 1])], "title"))
     assert '<path class="level" d="M52.0,248.0L286.0,14.0"/>' in drawn
-    assert '<title>a&#34;b</title><path class="curve roc w1" d="M52,248L169,14H286"/></g>' in drawn
+    assert '<title>a&#34;b</title><path class="curve roc w1" d="M52,248l117-234h117"/></g>' in drawn
     stairs = str(plots.roc([plots.Roc("a", 6, [0, 0, 0.5, 0.5, 1], [0, 0.5, 0.5, 1, 1])], "title"))
-    assert 'd="M52,248V131H169V14H286"' in stairs
+    assert 'd="M52,248v-117h117v-117h117"' in stairs
+    step = plots.Roc("a", 6, [0, 0, 0, 0.1, 0.6, 0.6], [0, 0.3, 0.5, 0.5, 0.5, 0.5])
+    assert 'd="M52,248v-117h140.4"' in str(plots.roc([step], "title"))
+    turned = plots.Roc("a", 6, [0, 0, 0, 1], [0, 1, 0.5, 0.5])
+    assert 'd="M52,248v-234v117h234"' in str(plots.roc([turned], "title"))
 
 
 def test_a_bar_is_cut_in_proportion_and_named_where_there_is_room() -> None:
