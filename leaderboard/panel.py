@@ -124,12 +124,10 @@ def panel(cell: Cell, view: BoardView, shared: Collection[tuple[str, str]] = ())
 
 
 def _evidence(cell: Cell, view: BoardView) -> Evidence:
-    detections = (line for detector in view.detectors for line in detector.lines)
-    composed = (line for _, lines in view.compositions for line in lines)
     return Evidence(
-        detection=next((line for line in detections if line.cell.id == cell.id), None),
-        inversion=next((line for line in view.inversions if line.cell.id == cell.id), None),
-        composition=next((line for line in composed if line.cell.id == cell.id), None),
+        detection=view.detection_of.get(cell.id),
+        inversion=view.inversion_of.get(cell.id),
+        composition=view.composition_of.get(cell.id),
     )
 
 

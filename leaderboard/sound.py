@@ -12,6 +12,7 @@ import dataclasses
 import math
 import re
 import unicodedata
+from functools import lru_cache
 
 from bench.record import Flag, Metric, PluginSpec, Record
 from leaderboard.names import UNKNOWN as UNKNOWN_WORDS
@@ -94,13 +95,19 @@ def display(spec: PluginSpec) -> str:
     else its name, and what it calls itself. Letters beyond ASCII in a name are spelled out: some
     look like others.
     """
-    name = cut(_ascii(spec.name), LABEL) or "unnamed"
-    head = re.split(r"[\s(\[{<]", spec.label, maxsplit=1)[0]
-    if not spec.label or spec.label == spec.name:
+    return _display(spec.name, spec.label)
+
+
+@lru_cache(maxsize=4096)
+def _display(plugin: str, label: str) -> str:
+    """Thousands of records are of a few plugins."""
+    name = cut(_ascii(plugin), LABEL) or "unnamed"
+    head = re.split(r"[\s(\[{<]", label, maxsplit=1)[0]
+    if not label or label == plugin:
         return name
-    if _plain(head) == _plain(spec.name) and head.isascii():
-        return cut(spec.label, LABEL)
-    return cut(f"{name} (calls itself “{_ascii(spec.label)}”)", LABEL)
+    if _plain(head) == _plain(plugin) and head.isascii():
+        return cut(label, LABEL)
+    return cut(f"{name} (calls itself “{_ascii(label)}”)", LABEL)
 
 
 def _named(spec: PluginSpec) -> PluginSpec:

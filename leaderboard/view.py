@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from markupsafe import Markup
@@ -17,7 +18,7 @@ from leaderboard.absent import Absence, by_reason, everywhere
 from leaderboard.board import POPULATION, Board, Cell, Entry, Row, label, same_sampler
 from leaderboard.compositions import Composition, compositions
 from leaderboard.contenders import class_calls, fid_name, invocations
-from leaderboard.detections import Detector, detectors
+from leaderboard.detections import Detection, Detector, detectors
 from leaderboard.detections import rows as detected_rows
 from leaderboard.finders import FinderRanking, detector_rankings, inversion_rankings
 from leaderboard.flat import flatten
@@ -88,6 +89,21 @@ class BoardView:
     controls: ControlTable
     anchors: ControlTable
     absent: frozenset[Absence]
+
+    @cached_property
+    def detection_of(self) -> Mapping[str, Detection]:
+        """By the cell's id."""
+        return {line.cell.id: line for detector in self.detectors for line in detector.lines}
+
+    @cached_property
+    def inversion_of(self) -> Mapping[str, InversionLine]:
+        """By the cell's id."""
+        return {line.cell.id: line for line in self.inversions}
+
+    @cached_property
+    def composition_of(self) -> Mapping[str, Composition]:
+        """By the cell's id."""
+        return {line.cell.id: line for _, lines in self.compositions for line in lines}
 
     def absent_by_reason(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """What no cell measured, by reason."""
