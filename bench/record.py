@@ -47,6 +47,8 @@ RANKED: tuple[tuple[str, float, float, bool | None], ...] = (
 LARGEST = sys.float_info.max
 #: What rounding may add to a limit.
 SLACK = 1e-6
+#: One encoder: ``json.dumps`` makes one a call.
+_SORTED = json.JSONEncoder(sort_keys=True)
 R = TypeVar("R")
 
 
@@ -102,7 +104,7 @@ class PluginSpec:
     @property
     def identity(self) -> tuple[str, str]:
         """Name and parameters; two with equal ones are the same, whatever their labels."""
-        return self.name, json.dumps(self.params, sort_keys=True)
+        return self.name, _SORTED.encode(self.params)
 
 
 @dataclass(frozen=True, kw_only=True)

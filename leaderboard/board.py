@@ -40,7 +40,6 @@ POPULATION = "population"
 #: The anchor that nothing was sampled for.
 REAL_IMAGES = "real_images"
 _COST_UNITS = {one.name: one.unit for one in COSTS}
-_SORTED = json.JSONEncoder(sort_keys=True)
 Identity = tuple[str, str]
 #: Attack, probe, sampler and defense.
 CellKey = tuple[Identity, Identity | None, Identity | None, Identity]
@@ -286,7 +285,7 @@ def families(columns: Iterable[tuple[PluginSpec, str]]) -> list[tuple[str, int]]
 
 def identity(spec: PluginSpec) -> Identity:
     """What makes two plugins the same: name and parameters, not the label."""
-    return spec.name, _SORTED.encode(spec.params) if spec.params else "{}"
+    return spec.identity
 
 
 def same_sampler(one: PluginSpec | None, other: PluginSpec | None) -> bool:

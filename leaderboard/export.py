@@ -148,7 +148,7 @@ def _no_formula(text: str) -> str:
 
 
 def _params(spec: PluginSpec) -> str:
-    text = json.dumps(spec.params, sort_keys=True)
+    _, text = spec.identity
     return text if len(text) <= _PARAMS else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
