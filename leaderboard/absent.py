@@ -10,18 +10,11 @@ from leaderboard.board import Cell
 Absence = tuple[str, str]
 
 
-def absences(cell: Cell) -> frozenset[Absence]:
-    """What some seed of the cell lacks."""
-    return frozenset(
-        (reason, name) for record in cell.records() for name, reason in record.absent.items()
-    )
-
-
 def everywhere(cells: Sequence[Cell]) -> frozenset[Absence]:
     """What all of these cells lack for the same reason."""
     if not cells:
         return frozenset()
-    first, *others = map(absences, cells)
+    first, *others = (cell.absences for cell in cells)
     return first.intersection(*others)
 
 

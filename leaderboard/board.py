@@ -164,17 +164,17 @@ class Cell:
         return shares
 
     @cached_property
-    def _units(self) -> dict[str, set[str]]:
-        units: dict[str, set[str]] = {}
+    def _units(self) -> dict[str, str]:
+        units: dict[str, str] = {}
         for entry in self.with_status("ok"):
             for name, number in entry.numbers.items():
-                units.setdefault(name, set()).add(number.unit)
+                agreed = units.setdefault(name, number.unit) == number.unit
+                units[name] = number.unit if agreed else ""
         return units
 
     def unit(self, metric: str) -> str:
         """What the records say the metric is measured in; empty if they do not say, or disagree."""
-        units = self._units.get(metric, set())
-        return next(iter(units)) if len(units) == 1 else ""
+        return self._units.get(metric, "")
 
     def outcomes(self, metric: str) -> dict[int, tuple[float, ...]]:
         """Seed -> 0 or 1 for each sample, where the record has them and they agree with its
@@ -207,6 +207,13 @@ class Cell:
     def records(self) -> list[Record]:
         """Of the seeds that went well."""
         return [entry.record for entry in self.with_status("ok")]
+
+    @cached_property
+    def absences(self) -> frozenset[tuple[str, str]]:
+        """(reason, metric) of what some seed lacks."""
+        return frozenset(
+            (reason, name) for record in self.records() for name, reason in record.absent.items()
+        )
 
     @cached_property
     def flags(self) -> tuple[tuple[Flag, int], ...]:

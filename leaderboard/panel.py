@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench.record import Metric
 from bench.words import COST
 from leaderboard import beside
-from leaderboard.absent import absences, by_reason
+from leaderboard.absent import by_reason
 from leaderboard.beside import Beside
 from leaderboard.board import Cell, Entry
 from leaderboard.commands import Command, commands
@@ -95,8 +95,7 @@ def panel(cell: Cell, view: BoardView, shared: Collection[tuple[str, str]] = ())
         ("sampler", sampler),
         ("defense", cell.defense),
     )
-    absent = absences(cell)
-    own_absent = by_reason(absent - view.absent)
+    own_absent = by_reason(cell.absences - view.absent)
     return Panel(
         cell=cell,
         board=view.board.id,
@@ -118,7 +117,7 @@ def panel(cell: Cell, view: BoardView, shared: Collection[tuple[str, str]] = ())
         problems=_problems(cell),
         provenance=own,
         shared=len(lines) - len(own),
-        absent_everywhere=len(absent & view.absent),
+        absent_everywhere=len(cell.absences & view.absent),
         published=beside.of_cell(cell),
     )
 
