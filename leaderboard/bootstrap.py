@@ -2,9 +2,10 @@
 otherwise.
 
 A hierarchical bootstrap. Each draw resamples the seeds, the same ones for every entry, and then the
-samples in each seed by Rubin's (1981) weights, which are the same for every entry too where the
-outcomes of the single samples are known: they started from the same noise. Half a success and half
-a failure stand beside them (Jeffreys), so that no successes among 64 samples are not proof of none.
+samples in each seed by Rubin's (1981) weights, which are the same for every entry and every way
+where the outcomes of the single samples are known: they started from the same noise, or are the
+same images. Half a success and half a failure stand beside them (Jeffreys), so that no successes
+among 64 samples are not proof of none.
 With three seeds such an interval is on the short side: three seeds cannot show how different a
 fourth would be.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -100,27 +102,22 @@ def _way(entries: Sequence[Mapping[int, Sampled]], rng: np.random.Generator, dra
     ) / len(seeds)
     means = np.zeros((len(entries), draws))
     for index, seed in enumerate(seeds):
-        drawn = _samples([entry[seed] for entry in entries], rng, draws)
+        drawn = _samples([entry[seed] for entry in entries], seed, rng, draws)
         means += counts[:, index] * drawn
     return means
 
 
-def _samples(entries: Sequence[Sampled], rng: np.random.Generator, draws: int) -> Draws:
+def _samples(entries: Sequence[Sampled], seed: int, rng: np.random.Generator, draws: int) -> Draws:
     """(entries, draws): one seed's share, its samples weighted anew."""
-    lengths = {len(entry.outcomes) for entry in entries if entry.outcomes}
-    # Weights of one common set of samples; clustered samples weigh as many as they are worth.
-    weights = {
-        length: rng.standard_gamma(min(1.0, _worth(entries, length)), (draws, length))
-        for length in sorted(lengths)
-    }
-    totals = {length: drawn.sum(axis=1) for length, drawn in weights.items()}
     shares = np.empty((len(entries), draws))
     for index, entry in enumerate(entries):
         half = rng.standard_gamma(0.5, (2, draws))
         if entry.outcomes:
             length = len(entry.outcomes)
-            hits = weights[length] @ np.asarray(entry.outcomes)
-            shares[index] = (hits + half[0]) / (totals[length] + half.sum(axis=0))
+            # Clustered samples weigh as many as they are worth.
+            weights = _weights(seed, length, min(1.0, _worth(entries, length)), draws)
+            hits, total = weights @ np.asarray(entry.outcomes), weights.sum(axis=1)
+            shares[index] = (hits + half[0]) / (total + half.sum(axis=0))
         else:
             value, n = entry.share.value, entry.share.n
             hits, misses = (
@@ -128,6 +125,13 @@ def _samples(entries: Sequence[Sampled], rng: np.random.Generator, draws: int) -
             )
             shares[index] = (hits + half[0]) / (hits + misses + half.sum(axis=0))
     return shares
+
+
+@lru_cache(maxsize=12)
+def _weights(seed: int, length: int, worth: float, draws: int) -> Draws:
+    """(draws, length): of one common set of samples, most of the work of a large board."""
+    rng = np.random.default_rng([_SEED, seed % 2**32, length])
+    return rng.standard_gamma(worth, (draws, length))
 
 
 def _worth(entries: Sequence[Sampled], length: int) -> float:
