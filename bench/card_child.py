@@ -79,7 +79,11 @@ def _of_plugin(question: Mapping[str, Any]) -> Any:
         return instance_data(plugin)
     assert isinstance(plugin, Attack)
     if asked == "faults":
-        lines = plugin.faults(_outline(question["train_set"]))
+        lines: object = plugin.faults(_outline(question["train_set"]))
+        if not isinstance(lines, list | tuple):
+            raise UserError(
+                f"{cls.card.name}: faults() must return a list of lines, got {type(lines).__name__}"
+            )
         return [one_line(str(line)) for line in lines][:MOST_LINES]
     sealed = plugin.sealed(question["number"])
     if type(sealed) is not cls:

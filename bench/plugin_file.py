@@ -120,10 +120,9 @@ def belongings(path: Path, declared: Iterable[str] = ()) -> list[Path]:
     below the plugin's own folder: a bundle would carry it, and a stage be shown it.
     """
     path = path.resolve()
-    files = {*_local_files(path), *(file for file in opened.get(path, ()) if file.is_file())}
-    for name in declared:
-        files.update(_declared_files(path, name))
-    return sorted(files)
+    files = {file for name in declared for file in _declared_files(path, name)}
+    files |= _local_files(path)
+    return sorted({*files, *(file for file in opened.get(path, ()) if file.is_file())})
 
 
 def _declared_files(path: Path, name: str) -> Iterator[Path]:
@@ -254,7 +253,13 @@ def _texts(tree: ast.AST, folder: Path) -> list[Path]:
         if text.isprintable() and ".." not in text and not text.startswith(("/", "~", "."))
     }
     folders = [folder, *(folder / text for text in texts if (folder / text).is_dir())]
-    return [root / text for root in folders for text in texts if (root / text).is_file()]
+    named = [root / text for root in folders for text in texts if (root / text).is_file()]
+    if out := [path for path in named if not path.resolve().is_relative_to(folder.resolve())]:
+        raise UserError(
+            f"{one_line(out[0].name)} is a link that leads out of the plugin's folder: copy the "
+            f"file there"
+        )
+    return named
 
 
 class Watch:

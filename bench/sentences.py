@@ -10,8 +10,10 @@ from bench.composed import Composed, parts_of
 from bench.contracts.attack import Attack
 from bench.contracts.plugin import Plugin
 from bench.described import documentation
-from bench.text import one_line
 from bench.words import LONGEST_SENTENCE, MethodWords
+
+#: The characters of a text that are looked at.
+_READ = 20_000
 
 
 def described(plugins: Iterable[Plugin | Composed]) -> tuple[MethodWords, ...]:
@@ -24,11 +26,19 @@ def described(plugins: Iterable[Plugin | Composed]) -> tuple[MethodWords, ...]:
 def _sentences(plugin: Plugin) -> tuple[str, ...]:
     opening = documentation(type(plugin)).partition("\n\n")[0]
     texts = [plugin.card.summary, " ".join(opening.split()), _declared(plugin)]
-    return tuple(_sentence(text) for text in texts if text.strip())
+    return tuple(_sentence(text) for text in map(_printable, texts) if text)
+
+
+def _printable(text: str) -> str:
+    """On one line, without what cannot be seen: soft hyphens, marks that turn a line round."""
+    letters = (letter if letter.isprintable() else " " for letter in text[:_READ])
+    return " ".join("".join(letters).split())
 
 
 def _sentence(text: str) -> str:
-    text = one_line(text, LONGEST_SENTENCE - 1)
+    # Capitals may be longer, and a dot is added.
+    if len(text) > LONGEST_SENTENCE - 10:
+        text = f"{text[: LONGEST_SENTENCE - 10].rpartition(' ')[0] or text[:500]} …"
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 

@@ -63,7 +63,8 @@ OF_RECORDS: Mapping[str, str] = {
     "looks-rows-up": "Clean images from elsewhere, held out or shifted by a pixel, score above the "
     "clean training rows with an AUROC above 0.95: the method compares rows with data that no "
     "defender has.",
-    "base-weights": "Repaired weights are the base model’s, which no defender has.",
+    "base-weights": "Repaired weights are the base model’s, which no defender has, or at most "
+    "half as far from them as before.",
     "training-copies": "Samples are rows of the training set, to the last bit.",
     "below-real-images": "The FID is lower than that of as many real images.",
     "tuned": "Parameters were chosen by looking at this attack and seed, as its card or suite "

@@ -68,13 +68,17 @@ class Trigger:
     words: str = ""
 
 
+#: Characters of a call's name, which stands in every metric's, and of its words.
+_LONGEST_NAME, _LONGEST_WORDS = 64, 200
+
+
 @dataclass(frozen=True)
 class Call:
-    """A named way in. ``name``: an ASCII word, in the brackets of metrics' names. ``through``: the
-    part of the query it changes; a detector of the noise judges those that come through the noise,
-    one of prompts those that come through the prompt. ``words``: for a reader, a few.
-    ``own_sampler``: the adversary samples as :meth:`~bench.contracts.attack.Attack.reverse` says,
-    not as the user does.
+    """A named way in. ``name``: an ASCII word of at most 64 letters, in the brackets of metrics'
+    names. ``through``: the part of the query it changes; a detector of the noise judges those that
+    come through the noise, one of prompts those that come through the prompt. ``words``: for a
+    reader, a few, at most 200 characters on one line. ``own_sampler``: the adversary samples as
+    :meth:`~bench.contracts.attack.Attack.reverse` says, not as the user does.
 
     Raises ``ValueError`` for a name that is no word, or that the harness uses for something else.
     """
@@ -87,7 +91,17 @@ class Call:
     def __post_init__(self) -> None:
         name = self.name
         if not (isinstance(name, str) and name.isascii() and name.isidentifier()):
-            raise ValueError(f"a call's name must be an ASCII word, got {name!r}")
+            raise ValueError(f"a call's name must be an ASCII word, got {name!r}"[:200])
+        if len(name) > _LONGEST_NAME:
+            raise ValueError(
+                f"a call's name must have at most {_LONGEST_NAME} letters, got {len(name)}"
+            )
+        words: object = self.words
+        if not (isinstance(words, str) and words.isprintable() and len(words) <= _LONGEST_WORDS):
+            raise ValueError(
+                f"a call's words must be a line of at most {_LONGEST_WORDS} characters that can be "
+                f"seen, got {words!r}"[:200]
+            )
         if name in RESERVED:
             raise ValueError(
                 f"a call must not be named {name!r}, which the harness calls something else"

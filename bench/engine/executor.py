@@ -441,7 +441,7 @@ class Executor:
                 return
             self._say(f"{self.stages[job.key].describe()}: {one_line(message['note'])}")
         elif message_type == "started":
-            job.begun = time.monotonic()
+            job.begun = job.begun or time.monotonic()  # a plugin may say so again
         elif message_type == "answer" and message["ok"] and job.isolation and not job.admitted:
             self._admit(slot, job, message)
         elif message_type == "answer":

@@ -32,8 +32,9 @@ from bench.text import one_line
 
 #: Our packages: of a checkout nothing else is shown, neither a store in it nor a secret.
 OURS = ("bench", "attacks", "defenses", "detectors", "leaderboard")
-#: Files of an input that say where it comes from, and with that what the adversary did.
-ORIGINS = frozenset({MANIFEST, LOG, "castlewalls.json", "README.md"})
+#: Files of an input that say where it comes from, and with that what the adversary did: the losses
+#: of his training, and what is doubtful about it, too.
+ORIGINS = frozenset({MANIFEST, LOG, "castlewalls.json", "README.md", "losses.npz", "doubts.json"})
 #: Where a stage's folders are, inside.
 INSIDE = Path("/castlewalls")
 HOME = "/tmp/home"
@@ -247,7 +248,9 @@ class Isolation:
                         waiting.append((entry.path, depth + 1))
                     else:
                         with suppress(FileNotFoundError):
-                            total += entry.stat(follow_symlinks=False).st_blocks * 512
+                            status = entry.stat(follow_symlinks=False)
+                            # A hole takes no block here, and does once it is copied.
+                            total += max(status.st_size, status.st_blocks * 512)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:

@@ -176,7 +176,7 @@ def _measured(
         now = time.monotonic()
         if now - last_sent >= PROGRESS_SECONDS or done >= total:
             last_sent = now
-            send({"progress": [done, total, what]})
+            send({"progress": [int(done), int(total), str(what)]})
 
     _forget_peak_memory()
     started = time.monotonic()

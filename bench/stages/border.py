@@ -29,8 +29,8 @@ from bench.record import Flag
 
 #: How far beyond [-1, 1] a picture may lie: rounding, not another range.
 RANGE_TOLERANCE = 1e-3
-#: Weights this much nearer to another model's than before are that model's, rounding aside.
-_HARDLY = 0.01
+#: Weights this much nearer to a model's that nobody has can hardly have got there without it.
+_NEARER = 0.5
 #: The networks of a generator.
 PARTS = ("unet", "vae", "text_encoder")
 
@@ -49,13 +49,13 @@ def repaired(
         ]
     if base is not None:
         weights = {name: value.to(after[name].device) for name, value in _weights(base).items()}
-        if _distance(after, weights) <= _HARDLY * _distance(before, weights):
+        if _distance(after, weights) <= _NEARER * _distance(before, weights):
             return [
                 Flag(
                     "base-weights",
                     "",
                     "the repaired weights are the base model's, which no defender of this model "
-                    "has",
+                    "has, or at most half as far from them as before",
                 )
             ]
     return []
@@ -73,6 +73,11 @@ def _take(who: str, value: object, kept: Generator) -> tuple[dict[str, Tensor], 
     """Puts the weights of ``value`` into ``kept``; all weights before and after."""
     if not isinstance(value, Generator):
         raise ContractError(f"{who} must return a Generator, got {described(value)}")
+    if type(value) is not type(kept):
+        raise ContractError(
+            f"{who} must return a {type(kept).__name__}, as it was handed, got "
+            f"{described(value)}: only weights are saved"
+        )
     config = [_public(generator.scheduler_config) for generator in (kept, value)]
     _require_same(f"{who} must keep the noise schedule", *config)
     before = {name: weight.clone() for name, weight in _weights(kept).items()}
@@ -111,6 +116,11 @@ def _take_weights(who: str, ours: torch.nn.Module, theirs: torch.nn.Module) -> N
         else [{}, {}]
     )
     _require_same(f"{who} must keep the network as it is", *configs)
+    _require_same(
+        f"{who} must change the weights alone, for nothing else is saved",
+        _layers(ours),
+        _layers(theirs),
+    )
     wanted, state = ours.state_dict(), theirs.state_dict()
     _require_same(
         f"{who} must keep the network's weights and their shapes",
@@ -130,6 +140,20 @@ def _take_weights(who: str, ours: torch.nn.Module, theirs: torch.nn.Module) -> N
             f"{len(broken) - 1} more"
         )
     ours.load_state_dict(state)
+
+
+def _layers(network: torch.nn.Module) -> dict[str, str]:
+    """What each layer is, and what it does, as far as it is not in the weights."""
+    return {
+        name: " ".join(
+            (
+                f"{type(layer).__name__}({layer.extra_repr()})",
+                *([f"with {type(layer.processor).__name__}"] if "processor" in vars(layer) else []),
+                *(["with a forward of its own"] if "forward" in vars(layer) else []),
+            )
+        )
+        for name, layer in network.named_modules()
+    }
 
 
 def _require_same(rule: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
@@ -193,7 +217,23 @@ def scores(detector: Detector, value: object, count: int) -> Tensor:
         raise ContractError(f"{who} must return {wanted}, got {described(value)}")
     made = values.cpu().float()
     returned.require_finite(made, who)
+    if _lost(values.cpu().double(), made.double()):
+        raise ContractError(
+            f"{who} must return scores that float32 can tell apart, and these differ by less: "
+            f"subtract what all have alike"
+        )
     return made
+
+
+def _lost(values: Tensor, rounded: Tensor) -> bool:
+    """Whether rounding moves scores by what they differ by. What double precision itself rounds is
+    no difference.
+    """
+    if len(values) < 2:
+        return False
+    spread = float(values.std())
+    error = float((values - rounded).abs().max())
+    return spread > 1e-13 * float(values.abs().max()) and error > 0.01 * spread
 
 
 def class_scores(defense: object, value: object, count: int, classes: int) -> Tensor:

@@ -91,7 +91,7 @@ def stamped(attack: Attack, images: Tensor) -> Tensor | None:
     if value is None:
         return None
     made = tensor(value, who, images.shape, torch.uint8, what="a new tensor like images,")
-    few = torch.arange(min(ROWS, len(images))).flip(0)
+    few = _few(len(images))
     if len(few) and not torch.equal(
         tensor(stamp(images[few]), who, made[few].shape, torch.uint8), made[few]
     ):
@@ -122,7 +122,42 @@ def invoked(attack: Attack, query: Query, call: str, classes: int | None = None)
         "labels": _labels(value.labels, who, len(noise), classes),
         "prompts": _prompts(value.prompts, who, query),
     }
-    return replace(query, **changes, **_known_part(value, who, query))
+    made = replace(query, **changes, **_known_part(value, who, query))
+    few = _few(len(noise))
+    if len(few) and not _same(attack.invoke(_rows(query, few), call), _rows(made, few)):
+        raise ContractError(
+            f"{who} must change every row alone and without randomness, but the same rows in "
+            f"another order differ"
+        )
+    return made
+
+
+def _few(count: int) -> Tensor:
+    """The last of some rows first; fewer than there are, if there are two."""
+    return torch.arange(min(ROWS, max(count - 1, min(count, 1)))).flip(0)
+
+
+def _rows(query: Query, rows: Tensor) -> Query:
+    """A copy of some rows."""
+    some: dict[str, Any] = {
+        name: value[rows]
+        if isinstance(value, Tensor)
+        else value and tuple(value[row] for row in rows.tolist())
+        for name, value in vars(query).items()
+    }
+    return Query(**some)
+
+
+def _same(value: object, made: Query) -> bool:
+    """Whether both are one query, the images aside, which nothing is drawn from."""
+    return isinstance(value, Query) and all(
+        torch.equal(one, other)
+        if isinstance(one, Tensor) and isinstance(other, Tensor)
+        else one is other or one == other
+        for name in vars(made)
+        if name != "images"
+        for one, other in [(getattr(value, name), getattr(made, name))]
+    )
 
 
 class CheckedReverse:

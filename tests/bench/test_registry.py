@@ -12,6 +12,7 @@ import pytest
 
 import attacks
 from bench import plugin_file, registry
+from bench.cards import Cards
 from bench.errors import UserError
 from bench.registry import Registry, family_of, group_of, source_of
 
@@ -291,6 +292,19 @@ def test_a_listed_file_elsewhere_is_refused(tmp_path, named):
         UserError, match=r"mine\.py: its card's files must lie below its own folder"
     ):
         plugins.source(plugins.defense("mine"))
+
+
+def test_a_link_out_of_the_folder_that_a_program_names_is_refused(tmp_path):
+    """Its card was read with the file in sight, whatever it is and whoever's."""
+    (tmp_path / "secret.txt").write_text("of somebody")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "table.txt").symlink_to(tmp_path / "secret.txt")
+    path = tmp_path / "own" / "mine.py"
+    path.write_text(f"{HEAD}TABLE = 'table.txt'\n")
+    with pytest.raises(UserError, match=r"^table\.txt is a link that leads out of the plugin's"):
+        plugin_file.belongings(path)
+    with pytest.raises(UserError, match=r"table\.txt is a link that leads out"):
+        Cards([path]).defense("mine")
 
 
 def test_ours_have_no_source():

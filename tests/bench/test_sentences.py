@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from bench import sentences
 from bench.export import export
+from bench.plugin import Card, SamplerDefense
 from bench.record import methods_of, read_account, read_runs
 from bench.registry import Registry
 from bench.results import read_results
@@ -40,6 +42,25 @@ def _parameters(cls):
     from bench.catalogue import describe
 
     return describe(cls.card.name)[0]["parameters"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("word " * 200, "x" * 900, "ß" * 595, "\n"),
+        *("soft\u00adhyphen", "zero\u200bwidth", "\u202ebackwards"),
+    ],
+)
+def test_whatever_an_author_writes_is_a_sentence(monkeypatch, text):
+    """A long first paragraph ended every run of the plugin with a traceback."""
+
+    class Odd(SamplerDefense):
+        card = Card(name="odd", summary="for tests")
+
+    monkeypatch.setattr(sentences, "documentation", lambda cls: text)
+    (words,) = described([Odd()])
+    assert all(len(sentence) <= LONGEST_SENTENCE for sentence in words.sentences)
+    assert MethodWords.from_json(words.to_json()) == words
 
 
 def test_the_suites_plan_describes_its_plugins_once():

@@ -104,6 +104,10 @@ ACTS = {
     "resolves": lambda params, out: socket.create_connection(("192.0.2.1", 80), 5),
     "fills_scratch": lambda params, out: [write("/tmp"), write(".")],
     "fills_disk": lambda params, out: write(out),
+    "holes": lambda params, out: (
+        [(out / f"{n}.npy").open("wb").truncate(2**25 + 2**24) for n in range(4)]
+        + [time.sleep(600)]
+    ),
     "many_files": lambda params, out: [(out / f"{n}.json").touch() for n in range(10**6)],
     "deep": lambda params, out: deep(out),
     "one_large_file": lambda params, out: (out / "x.bin").open("wb").truncate(2**40),

@@ -33,6 +33,7 @@ REASONS = {
     "resolves": "OSError: [Errno 101] Network is unreachable",
     "fills_scratch": "no space is left of what a plugin may write",
     "fills_disk": "stopped: more than 64 MB written to disk",
+    "holes": "stopped: more than 64 MB written to disk",
     "many_files": "stopped: more than 10000 files written",
     "deep": "stopped: folders more than 32 deep",
     "one_large_file": "OSError: [Errno 27] File too large",

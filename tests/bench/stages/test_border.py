@@ -348,10 +348,15 @@ def test_an_invocation_gives_noise_and_leaves_the_query_alone() -> None:
         (lambda q: replace(q, noise=q.noise[:1]), r"in noise, must .* got \(1, 3, 4, 4\)"),
         (lambda q: replace(q, noise=q.noise.double()), "float64"),
         (lambda q: replace(q, noise=q.noise / 0), "finite"),
+        (lambda q: replace(q, noise=torch.randn_like(q.noise)), "without randomness"),
+        (lambda q: replace(q, noise=q.noise + len(q.noise)), "every row alone"),
     ):
         with pytest.raises(ContractError, match=rf"^slip: invoke\(\).*{message}"):
             border_attacks.invoked(Slip(invokes=invokes), query, "noise")
     assert not query.noise.any() and not query.images.any()  # type: ignore[union-attr]
+    rows = torch.arange(20.0).reshape(20, 1, 1, 1).expand(20, *SHAPE)
+    doubled = Slip(invokes=lambda q: replace(q, noise=2 * q.noise))
+    assert border_attacks.invoked(doubled, Query(noise=rows), "noise").noise.equal(2 * rows)
 
 
 def test_a_loss_is_one_number_with_a_gradient() -> None:
@@ -450,6 +455,8 @@ def test_scores_are_one_finite_real_number_a_row() -> None:
         (torch.tensor([0.0, float("nan"), 1.0]), "1 of 3 rows"),
         (torch.tensor([0.0, 1e300, 1.0], dtype=torch.float64), "1 of 3 rows"),
         (np.zeros(3), "got a ndarray"),
+        (4e6 + torch.rand(3, dtype=torch.float64), "that float32 can tell apart"),
+        (2**40 + torch.arange(3), "that float32 can tell apart"),
     ):
         with pytest.raises(ContractError, match=rf"^slip: score\(\) must return .*{message}"):
             border.scores(Judge(), value, 3)
@@ -458,6 +465,8 @@ def test_scores_are_one_finite_real_number_a_row() -> None:
         torch.arange(3) > 1,
         torch.rand(3, requires_grad=True),
         torch.rand(3).double(),
+        torch.rand(3, dtype=torch.float64),
+        torch.tensor([0.1, 0.1, 0.1 + 1e-17], dtype=torch.float64),
     ):
         assert border.scores(Judge(), value, 3).dtype == torch.float32
 
@@ -536,16 +545,11 @@ def test_only_the_weights_of_a_repaired_generator_are_kept(tmp_path: Path) -> No
     into the store.
     """
 
-    class Own(Generator):
-        def save(self, folder: Path, card: str, metadata: dict[str, Any] | None = None) -> None:
-            raise AssertionError("not asked")
-
     kept, returned = model(), model()
     with torch.no_grad():
         returned.unet.conv_in.weight.mul_(0.5)
-    assert (
-        border.repaired(Repair(), Own(returned.unet, returned.scheduler_config), kept, None) == []
-    )
+    returned.save = None  # type: ignore[assignment, method-assign]
+    assert border.repaired(Repair(), returned, kept, None) == []
     assert type(kept) is Generator and torch.equal(
         kept.unet.conv_in.weight, returned.unet.conv_in.weight
     )
@@ -565,6 +569,35 @@ def test_weights_unchanged_or_taken_from_the_base_model_are_doubtful() -> None:
         nearly.unet.conv_in.weight.add_(1e-4)
     assert border.repaired(Repair(), nearly, model(0), base) == [doubt]
     assert border.repaired(Repair(), model(2), model(0), base) == []
+
+
+def test_weights_half_way_to_the_base_model_are_doubtful() -> None:
+    """Three per cent of the backdoor's weights left is no other method than none."""
+    base = model(1)
+
+    def between(share: float) -> Generator:
+        made, pairs = model(0), zip(model(0).unet.parameters(), base.unet.parameters(), strict=True)
+        with torch.no_grad():
+            for weight, (mine, theirs) in zip(made.unet.parameters(), pairs, strict=True):
+                weight.copy_(theirs + share * (mine - theirs))
+        return made
+
+    for share, doubts in ((0.03, 1), (0.49, 1), (0.6, 0), (0.99, 0)):
+        assert len(border.repaired(Repair(), between(share), model(0), base)) == doubts, share
+
+
+class Clamped(torch.nn.SiLU):
+    """A layer without weights, which no file of weights holds."""
+
+
+def layered(change: Callable[[Any], None]) -> Generator:
+    generator = model()
+    change(generator.unet)
+    return generator
+
+
+class Own(Generator):
+    """A generator with a way to sample of its own."""
 
 
 def hooked() -> Generator:
@@ -599,6 +632,10 @@ def spoiled(value: float) -> Generator:
         (lambda: model(block_out_channels=(8, 8)), "keep the network as it is: block_out_channels"),
         (lambda: Generator(torch.nn.Linear(2, 2), dict(SCHEDULE)), "keep the network"),  # type: ignore[arg-type]
         (hooked, "a forward hook would be lost"),
+        (lambda: layered(lambda unet: setattr(unet, "conv_act", Clamped())), "conv_act was 'SiLU"),
+        (lambda: layered(lambda unet: setattr(unet.conv_norm_out, "eps", 0.1)), "conv_norm_out"),
+        (lambda: layered(lambda unet: setattr(unet, "forward", unet.forward)), "of its own"),
+        (lambda: Own(model().unet, dict(SCHEDULE)), "a Generator, as it was handed, got an? Own"),
     ],
 )
 def test_what_a_repair_must_not_return_is_one_line(result: Callable[[], Any], message: str) -> None:
