@@ -24,7 +24,7 @@ import bench
 from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.errors import UserError
 from bench.scaffold.sorts import SORTS
-from bench.text import plain
+from bench.text import one_line, plain
 
 if TYPE_CHECKING:
     from bench.engine.progress import Reporter
@@ -44,7 +44,13 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            click.echo(f"castlewalls: {error}", err=True)
+            click.echo(f"castlewalls: {plain(str(error))}", err=True)
+            ctx.exit(BAD_INPUT)
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            if error.filename is None:
+                raise
+            named = one_line(os.fsdecode(error.filename), 300)
+            click.echo(f"castlewalls: {named} cannot be used: {error.strerror}", err=True)
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("castlewalls: interrupted", err=True)
@@ -251,7 +257,7 @@ def run(
     """
     from bench.engine.progress import reporter_for
     from bench.engine.store import Store
-    from bench.runner import prepare
+    from bench.runner import check_names, prepare
     from bench.summary import show_estimate, summary
 
     # All of them before the first one runs, so that a fault in the last suite is reported at once.
@@ -259,6 +265,7 @@ def run(
         prepare(suite, timeout=timeout, retries=retries, **choice)
         for suite in dict.fromkeys(suites)
     ]
+    check_names(prepared)
     if dry_run:
         for one in prepared:
             if len(prepared) > 1 and not as_json:

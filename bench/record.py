@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -43,8 +42,10 @@ RANKED: tuple[tuple[str, float, float, bool | None], ...] = (
     (r"mse", 0.0, math.inf, True),
     (r"inversion_mse_.*", 0.0, math.inf, False),
 )
-#: The largest number that is a number here.
-LARGEST = sys.float_info.max
+#: The largest number that is a number here: sums and squares of it are still numbers.
+LARGEST = 1e100
+#: The largest n that is exact as a float.
+_MOST = 2**53
 #: What rounding may add to a limit.
 SLACK = 1e-6
 #: One encoder: ``json.dumps`` makes one a call.
@@ -608,8 +609,13 @@ def _metric(name: str, value: Any) -> Metric:
     better = fields.get("higher_is_better")
     if not isinstance(better, bool | None):
         raise ValueError(f"higher_is_better of {name} must be true, false or null")
-    if any(numbers.get(field, 0) < 0 for field in ("n", "effective_n")):
-        raise ValueError(f"n of {name} must not be below 0")
+    count = fields.get("n")
+    if count is not None and (type(count) is not int or not 0 <= count <= _MOST):
+        raise ValueError(
+            f"n of {name} must be a whole number from 0 to 2^53, got {one_line(repr(count), 40)}"
+        )
+    if numbers.get("effective_n", 0) < 0:
+        raise ValueError(f"effective_n of {name} must not be below 0")
     if numbers.get("ci_low", -math.inf) > numbers.get("ci_high", math.inf):
         raise ValueError(f"the interval of {name} must not end below where it begins")
     _check_family(name, numbers.get("value"), better)

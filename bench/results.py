@@ -34,7 +34,7 @@ RUN, RECORDS, PICTURES = "run.json", "records.jsonl", "pictures"
 BAGIT, PAYLOAD, PLUGIN = "bagit.txt", "data", "plugin.json"
 #: Bytes of run.json, of records.jsonl, of a picture; suites; pixels of a side.
 MAX_RUN, MAX_RECORDS, MAX_PICTURE = 4 * 2**20, 64 * 2**20, 64 * 2**10
-MAX_SUITES, MAX_SIDE = 500, 2048
+MAX_SUITES, MAX_SIDE, MAX_DESCRIPTION = 500, 2048, 4000
 #: Faults of one file that have a line each.
 _FAULT_LINES = 3
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -212,7 +212,13 @@ def _account(folder: Path) -> dict[str, Any]:
     data = json_of(read_plain(folder / RUN, MAX_RUN), RUN)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise ValueError(f"{RUN} must be an object of schema {SCHEMA}")
-    texts = {"suite": MAX_NAME, "description": 4000, "started": 40, "finished": 40, "note": 300}
+    texts = {
+        "suite": MAX_NAME,
+        "description": MAX_DESCRIPTION,
+        "started": 40,
+        "finished": 40,
+        "note": 300,
+    }
     for field, longest in (texts | {"sha256": 64}).items():
         if not isinstance(data.get(field), str) or len(data[field]) > longest:
             raise ValueError(f"{field} in {RUN} must be text of at most {longest} characters")

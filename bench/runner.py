@@ -29,7 +29,7 @@ from bench.record import PluginSpec, read_runs
 from bench.registry import Registry
 from bench.results import read_results
 from bench.sealed import read_secret, seal
-from bench.suite import Suite, load_suite
+from bench.suite import LONGEST_TIMEOUT, Suite, load_suite
 from bench.text import one_line
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ def prepare(
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1, got {limit}")
-    if timeout is not None and timeout <= 0:
-        raise UserError(f"--timeout must be above 0 seconds, got {timeout:g}")
+    if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT:
+        raise UserError(
+            f"--timeout must be above 0 and at most {LONGEST_TIMEOUT:g} seconds, got {timeout:g}"
+        )
     if retries is not None and retries < 0:
         raise UserError(f"--retries must be at least 0, got {retries}")
     slots = make_slots(device, jobs, gpus, gpus_per_stage)
@@ -142,6 +144,13 @@ def _refuse_faults(suite: Suite, registry: Registry) -> None:
         raise UserError("\n".join(faults))
 
 
+def check_names(prepared: Sequence[Prepared]) -> None:
+    """Raises :class:`UserError` for suites of one name, whose accounts would be one."""
+    names = [one.plan.suite for one in prepared]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"suites run together must have different names, got {twice[0]!r} twice")
+
+
 def run_together(
     prepared: Sequence[Prepared],
     store: Store,
@@ -152,6 +161,7 @@ def run_together(
     each come early, and the workers are started once. ``show`` is called with how far the run is,
     in a thread, while it goes on. ``KeyboardInterrupt`` propagates; finished stages are kept.
     """
+    check_names(prepared)
     first = prepared[0]
     where = provenance() | {"device": first.device}
     if first.gpus_per_stage > 1:

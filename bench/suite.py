@@ -26,6 +26,8 @@ from bench.errors import UserError
 from bench.names import brief, unknown_name
 from bench.params import construct, in_quotes, unfit
 from bench.registry import Group, Registry
+from bench.results import MAX_DESCRIPTION as LONGEST_DESCRIPTION
+from bench.results import SUBMISSIONS
 from bench.samplers import SUMMARIES, Sampler
 from bench.testbeds.testbed import Testbed
 from bench.yaml_reader import read_yaml
@@ -161,12 +163,19 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
         )
     if len(name) > LONGEST_NAME:
         raise UserError(f"{where}: name must be at most {LONGEST_NAME} characters, got {len(name)}")
+    if name == SUBMISSIONS:
+        raise UserError(f"{where}: name must not be {name}, the folder of results for bundles")
     description = "" if data.get("description") is None else data["description"]
     if not isinstance(description, str) or unfit(description):
         wanted = unfit(description) if isinstance(description, str) else "text"
         raise UserError(
             f"{where}: description must be {wanted}, got "
             f"{brief(description)}{in_quotes(description)}"
+        )
+    if len(description) > LONGEST_DESCRIPTION:
+        raise UserError(
+            f"{where}: description must be at most {LONGEST_DESCRIPTION} characters, got "
+            f"{len(description)}"
         )
     _check_size(data, where)
     built = [

@@ -14,6 +14,7 @@ import yaml
 
 from bench.errors import UserError
 from bench.names import brief
+from bench.text import one_line
 
 LARGEST_FILE = 16 * 2**20
 #: The limit of values in a file with all aliases expanded: nine lines of aliases can mean 10^9.
@@ -34,6 +35,9 @@ def read_yaml(path: Path) -> Any:
         if (size := path.stat().st_size) > LARGEST_FILE:
             raise UserError(f"{path.name} must be at most {LARGEST_FILE:,} bytes, got {size:,}")
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.reader.ReaderError as error:
+        problem = f"{error.reason}, got character U+{error.character:04X}"
+        raise UserError(f"{path.name}: not valid YAML: {problem}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -41,6 +45,8 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path.name}:{line} not valid YAML: {problem}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} cannot be read: {error}") from error
+    except (ValueError, OverflowError) as error:  # an escape of a character that there is not
+        raise UserError(f"{path.name}: not valid YAML: {one_line(str(error), 100)}") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -116,13 +122,11 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         try:
             return super().construct_object(node, deep)
-        except (
-            ValueError,
-            OverflowError,
-        ) as error:  # A number of too many digits, the 31st of February.
-            problem = (
-                f"{brief(node.value)} is not a value that can be read ({str(error).split(';')[0]})"
-            )
+        except (ValueError, OverflowError, LookupError, AttributeError) as error:
+            # A number of too many digits, the 31st of February, text that is tagged as a number.
+            kind = node.tag.rpartition(":")[2]
+            why = "" if isinstance(error, LookupError | AttributeError) else f" ({error})"
+            problem = f"{brief(node.value)} is not a value of type {kind}{why.split(';')[0]}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
 

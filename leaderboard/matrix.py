@@ -222,6 +222,8 @@ def _scale(board: Board, metric: str, words: Words) -> tuple[float, float, bool]
     if words.bounded:
         return 0.0, 1.0, False
     means = [interval.mean for cell in board.cells.values() if (interval := summary(cell, metric))]
+    if not means:
+        return 0.0, 1.0, False
     control = [
         interval.mean
         for cell in board.cells.values()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from bench.results import read_plain
+from bench.text import one_line
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -57,6 +60,10 @@ class Album:
         return Markup(f"dialog{{{';'.join(lines)}}}" if self._names else "")
 
 
+#: Bytes of a picture in a store.
+_LARGEST = 16 * 2**20
+
+
 def embedded(folder: Path, name: str, path: str) -> Picture:
     """The picture at ``path`` below a record's folder, at its own size."""
     file = (folder / path).resolve()
@@ -64,9 +71,13 @@ def embedded(folder: Path, name: str, path: str) -> Picture:
         return Picture(
             name=name, problem=f"{path} lies outside the record's folder and was not read"
         )
-    if not file.is_file():
+    try:
+        data = read_plain(file, _LARGEST)
+    except FileNotFoundError:
         return Picture(name=name, problem=f"{path} is missing from the store")
-    data = file.read_bytes()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        return Picture(name=name, problem=f"{one_line(path, 200)} cannot be read: {why}")
     if not data.startswith(_PNG) or len(data) < 24:
         return Picture(name=name, problem=f"{path} is not a PNG and was not embedded")
     uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")

@@ -113,6 +113,11 @@ def write_files(files: Mapping[Path, str], what: str) -> None:
     """All of them beside their final paths first, then each by one rename: a reader or a full disk
     never meets half a file. Raises ``UserError``: ``what`` cannot be written.
     """
+    files = {path.resolve(): text for path, text in files.items()}  # what a link leads to
+    for path in files:
+        # A rename would put a file in the place of a device or a pipe.
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot write {what}: {path} must be a plain file, or not be there")
     made = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
         for path, text in files.items():

@@ -147,7 +147,10 @@ def verify(
         )
     contents = read_contents(read, suite)
     for check, title in LEVEL_1:
-        note(_verdict(1, check, title, contents.faults[check], contents.seen.get(check, "")))
+        if check != "json" and contents.faults["json"]:  # nothing after it was looked at
+            note(Verdict(level=1, check=check, title=title, status="not checked"))
+        else:
+            note(_verdict(1, check, title, contents.faults[check], contents.seen.get(check, "")))
     if not result.passed:
         return result
     _level_2(contents, published, note)

@@ -23,6 +23,10 @@ Queued = tuple[Turn, float, float]
 FIRST: Turn = (0, 0)
 
 
+#: Seconds; nothing took longer.
+_LONGEST = 1e9
+
+
 class Durations:
     """How long stages take here: the mean of those alike that were timed, or else what the testbed
     declares. ``manifests``: of finished stages.
@@ -32,7 +36,15 @@ class Durations:
         self.timed: dict[str, list[float]] = {}
         self.declared = self.measured = 0.0
         for manifest in manifests:
-            self._add(manifest.get("alike", ()), manifest["cost"]["seconds"])
+            cost, alike = manifest.get("cost"), manifest.get("alike", ())
+            seconds = cost.get("seconds") if isinstance(cost, dict) else None
+            # A store may be of another version, or mended by hand.
+            if (
+                isinstance(seconds, int | float)
+                and 0 <= seconds < _LONGEST
+                and isinstance(alike, list | tuple)
+            ):
+                self._add([one for one in alike if isinstance(one, str)], float(seconds))
 
     def _add(self, alike: Iterable[str], seconds: float) -> None:
         for group in alike:

@@ -21,6 +21,7 @@ from typing import Any
 
 from bench.engine.isolation import Isolation
 from bench.errors import UserError
+from bench.names import brief
 
 #: glibc allocates fresh pages for every large tensor and returns them at once; keeping them saves
 #: thousands of page faults per step. Bytes.
@@ -31,6 +32,8 @@ MARK = "CASTLEWALLS_WORKER"
 MESSAGE_BYTES = 2**20
 #: What an isolated worker may send: so many messages at first, and so many more each second.
 ISOLATED_MESSAGES, ISOLATED_RATE = 2000, 50.0
+#: More stages at once than any machine runs.
+MOST_JOBS = 1024
 #: CPU threads beside a GPU. A constant: the number of slots must never change a result.
 GPU_THREADS = 4
 
@@ -74,8 +77,8 @@ def make_slots(
 
     Raises :class:`UserError` if there is no such device, or if GPUs would be left over.
     """
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {jobs}")
+    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
+        raise UserError(f"--jobs must be from 1 to {MOST_JOBS:,}, got {brief(jobs)}")
     if gpus_per_stage < 1:
         raise UserError(f"--gpus-per-stage must be at least 1, got {gpus_per_stage}")
     if device == "cpu" and gpus_per_stage > 1:

@@ -35,6 +35,8 @@ def listed(name, /, **params):
 
 
 BAD = [
+    ({"name": "submissions"}, "s.yaml: name must not be submissions, the folder of results"),
+    ({"description": "a" * 4001}, "s.yaml: description must be at most 4000 characters, got 4001"),
     ({"atacks": []}, "s.yaml: unknown field 'atacks'; did you mean 'attacks'?"),
     ({"name": "../s"}, "s.yaml: name must be letters, digits, '.', '_' or '-', got '../s'"),
     ({"name": None}, "s.yaml: name must be"),

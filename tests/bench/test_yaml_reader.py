@@ -121,8 +121,15 @@ TOO_MUCH = [
     ("seeds: [" + "9" * 6000 + "]", "line 1: not valid YAML: '99999"),
     (
         "name: 2024-02-31",
-        "'2024-02-31' is not a value that can be read (day is out of range for month)",
+        "'2024-02-31' is not a value of type timestamp (day is out of range for month)",
     ),
+    ("retries: !!int ''", "line 1: not valid YAML: '' is not a value of type int"),
+    ("retries: !!float '-'", "'-' is not a value of type float"),
+    ("name: !!bool abc", "'abc' is not a value of type bool"),
+    ("name: !!timestamp abc", "'abc' is not a value of type timestamp"),
+    ('name: "\\U00110000"', "not valid YAML: chr() arg not in range"),
+    ('name: "\\UFFFFFFFF"', "not valid YAML"),
+    ("name: a\x07", "not valid YAML: special characters are not allowed, got character U+0007"),
     ("# " + "x" * 17_000_000, "must be at most 16,777,216 bytes, got 17,000,002"),
 ]
 

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import re
 import subprocess
@@ -244,6 +245,12 @@ def test_bad_stores_and_outputs_are_one_clear_line(store: Path, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the board to .*file/board.html"):
         build(store, tmp_path / "file" / "board.html")
+    os.mkfifo(tmp_path / "pipe.html")
+    with pytest.raises(UserError, match="pipe.html must be a plain file, or not be there"):
+        build(store, tmp_path / "pipe.html")
+    (tmp_path / "link.html").symlink_to(tmp_path / "target.html")
+    build(store, tmp_path / "link.html")
+    assert (tmp_path / "link.html").is_symlink() and (tmp_path / "target.html").is_file()
     with pytest.raises(
         UserError, match="must not be named like the files beside it, got board.csv"
     ):

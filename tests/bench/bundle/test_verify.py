@@ -280,6 +280,8 @@ def test_a_number_that_is_none_is_refused(copied, files, seal) -> None:
     path.write_text(path.read_text().replace('"bundle": NaN', '"bundle": 1e999'))
     seal(folder)
     assert "must have finite numbers, got inf" in refused(folder, files)["json"]
+    after = [one for one in verify(folder, str(files["suite"])).verdicts if one.level == 1][3:]
+    assert [one.status for one in after] == ["not checked"] * len(after) and len(after) == 4
     folder = copied("anp")
 
     def spoil(arrays) -> None:

@@ -329,7 +329,7 @@ def test_each_gpu_gets_a_slot_that_sees_it_alone(lab):
 def test_devices_that_are_not_there_are_refused():
     with pytest.raises(UserError, match="torch sees no CUDA device"):
         make_slots("cuda", gpus=[])
-    with pytest.raises(UserError, match="--jobs must be at least 1, got 0"):
+    with pytest.raises(UserError, match="--jobs must be from 1 to 1,024, got 0"):
         make_slots("cpu", 0)
     assert [slot.name for slot in make_slots("cuda", 1, gpus=["0", "1"])] == ["gpu0"]
 

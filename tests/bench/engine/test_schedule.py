@@ -87,3 +87,13 @@ def test_a_fast_machine_shortens_what_is_only_declared(graph):
     for _ in range(200):
         durations.took(lab.stages[trained[0]], 5.0)
     assert 30 < durations.of(repair) < 35
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{}, {"cost": None}, {"cost": {"seconds": "3"}}, {"cost": {"seconds": float("nan")}},
+     {"cost": {"seconds": 3}, "alike": 5}, {"cost": {"seconds": 3}, "alike": [{}]}],
+)  # fmt: skip
+def test_a_manifest_of_another_version_tells_nothing(odd):
+    """It ended `castlewalls run --dry-run` with a traceback."""
+    assert Durations([{"alike": ["train"], **odd}] if "alike" not in odd else [odd]).timed == {}
