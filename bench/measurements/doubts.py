@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.artefacts.roles import words
 from bench.diffusion.noise import numpy_stream
 from bench.metrics import asr, detection, fid
+from bench.metrics.nearest import nearest
 from bench.record import Flag
 
 #: Samples that vary by less than this share of real images' variance are one picture.
@@ -20,6 +21,13 @@ NEARLY_CONSTANT = 0.01
 #: Clean samples whose features vary by less than this share of real images' have collapsed. On
 #: digits-cfg the share was 0.77 to 0.92, with and without attacks and defenses.
 COLLAPSED = 0.5
+#: Samples, and held-out images, whose nearest training image is looked for, at most.
+CHECKED = 256
+#: Nearer to a training image than this share of held-out images' median is a copy. Of the digits'
+#: held-out images 0.8 % are as near by themselves.
+NEAR = 0.25
+#: The share of samples that may be as near, beyond what is usual.
+COPIED = 0.05
 #: Draws of real images that say what such images score themselves.
 SPLITS = 6
 #: An AUROC of a control beyond this many of its standard errors from 0.5 is no chance: one in a
@@ -31,26 +39,56 @@ KNOWS = 0.95
 SHOWS = 0.95
 
 
-def copies(images: Tensor, training: Tensor) -> list[Flag]:
-    """Generated ``images`` that are rows of the clean training set, both (n, c, h, w) uint8, to the
-    last bit: no generator draws such.
+def copies(
+    images: Tensor, training: Tensor, held_out: Tensor, undefended: Tensor | None, seed: int
+) -> list[Flag]:
+    """Generated ``images`` that are rows of the clean training set, to the last bit, of which no
+    generator draws one; or so near to rows of it that they are these, touched up. All are
+    (n, c, h, w) uint8.
+
+    What is near follows from ``held_out`` images, which no copy is among: a quarter of the median
+    distance that these have to the training set. Some data have images so alike that honest ones
+    are as near, and some generators know their training set by heart: only what is more than the
+    share of ``held_out`` and of ``undefended`` samples is the defense's doing. Without these the
+    samples are the control's, whose generator may draw what it likes, short of the bits.
     """
     if images.shape[1:] != training.shape[1:]:
         return []
-    known = {row.tobytes() for row in images.numpy()} & {row.tobytes() for row in training.numpy()}
-    count = sum(row.tobytes() in known for row in images.numpy())
-    return (
-        [
-            Flag(
-                "training-copies",
-                "",
-                f"copies of training images: {count} of {len(images)} clean samples are rows of "
-                f"the training set",
-            )
-        ]
-        if count
-        else []
-    )
+    drawn = {row.tobytes() for row in images.numpy()}
+    same = drawn & {data for row in training.numpy() if (data := row.tobytes()) in drawn}
+    if same:
+        count = sum(row.tobytes() in same for row in images.numpy())
+        return [_copied(f"{count} of {len(images)} clean samples are rows of the training set")]
+    if undefended is None or held_out.shape[1:] != training.shape[1:] or not len(held_out):
+        return []
+    # Those of one number are drawn from one noise: they are checked together.
+    order = numpy_stream(seed, "copies", len(images)).permutation(len(images))
+    rows = torch.from_numpy(order[:CHECKED])
+    real = nearest(held_out[_spread(len(held_out))], training)
+    bound = NEAR * float(real.median())
+    near = nearest(images[rows], training) < bound
+    count, share = int(near.sum()), float(near.float().mean())
+    if count < 2 or share <= COPIED:
+        return []  # no need to ask what is usual
+    rows = rows[rows < len(undefended)]
+    usual = max(_share(nearest(undefended[rows], training) < bound), _share(real < bound))
+    if share - usual <= COPIED:
+        return []
+    text = f"{count} of {len(near)} clean samples that were looked at are rows of the training set,"
+    return [_copied(f"{text} but for small changes")]
+
+
+def _spread(count: int) -> Tensor:
+    """At most :data:`CHECKED` rows of ``count``, from everywhere."""
+    return torch.arange(0, count, max(1, -(-count // CHECKED)))
+
+
+def _share(which: Tensor) -> float:
+    return float(which.float().mean()) if len(which) else 0.0
+
+
+def _copied(what: str) -> Flag:
+    return Flag("training-copies", "", f"copies of training images: {what}")
 
 
 def constant(images: Tensor, real: Tensor, name: str, near_target: bool) -> list[Flag]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bench.artefacts.arrays import load_features
 from bench.artefacts.images import load_images
+from bench.artefacts.roles import CLEAN, UNDEFENDED
 from bench.diffusion.noise import stream_seed
 from bench.measurements import doubts
 from bench.measurements.families import no_sample
@@ -47,8 +48,13 @@ def measure(materials: Materials) -> Measured:
         if f"fid[{testbed.features.extractor}]" in measured.metrics:
             measured.flags += doubts.below_real(value, reference, n, materials.seed)
         measured.flags += doubts.collapsed(features, reference)
+        control = materials.inputs.get(UNDEFENDED + CLEAN)
         measured.flags += doubts.copies(
-            load_images(materials.inputs["clean"]), testbed.data.train_images()
+            load_images(materials.inputs[CLEAN]),
+            testbed.data.train_images(),
+            testbed.data.held_out_images(),
+            None if control is None else load_images(control),
+            materials.seed,
         )
     return measured
 
@@ -79,7 +85,8 @@ MEASUREMENT = Measurement(
             order=2,
         ),
     ),
-    needs=("reference", "clean", "clean_features"),
+    needs=("reference", CLEAN, "clean_features"),
+    uses=(UNDEFENDED + CLEAN,),
     why_not=no_sample,
     options=options,
     parts=("data", "features"),

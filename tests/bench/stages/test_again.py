@@ -176,14 +176,45 @@ def test_a_defense_that_changes_nothing_or_calls_alone_is_flagged(tmp_path: Path
 
 
 def test_copies_of_training_images_are_counted() -> None:
-    training = pictures(50)
-    (flag,) = doubts.copies(torch.cat([training[3:5], pictures(6, 1)]), training)
-    assert flag.code == "training-copies" and "2 of 8 clean samples" in flag.text
-    assert (
-        doubts.copies(pictures(8, 1), training)
-        == []
-        == doubts.copies(pictures(8, 1)[..., :2], training)
-    )
+    training, held_out = pictures(50), pictures(40, 3)
+    drawn = torch.cat([training[3:5], pictures(6, 1)])
+    for undefended in (None, pictures(8, 1), drawn):
+        (flag,) = doubts.copies(drawn, training, held_out, undefended, 0)
+        assert flag.code == "training-copies" and "2 of 8 clean samples" in flag.text
+    small = pictures(8, 1)[..., :2]
+    assert doubts.copies(pictures(8, 1), training, held_out, pictures(8, 4), 0) == []
+    assert doubts.copies(small, training, held_out, small, 0) == []
+
+
+@pytest.mark.parametrize("side", [4, 28, 64])
+def test_copies_that_were_touched_up_are_counted(side: int) -> None:
+    """One pixel of each, by two levels: to the last bit no sample is a row of the training set."""
+
+    def many(count: int, seed: int) -> Tensor:
+        coarse = pictures(count, seed).float()
+        scaled = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+        return scaled.round().byte()
+
+    training, held_out, honest = many(500, 0), many(300, 1), many(300, 2)
+
+    def codes(images: Tensor, undefended: Tensor | None = honest, real: Tensor = held_out) -> Any:
+        return [flag.code for flag in doubts.copies(images, training, real, undefended, 0)]
+
+    touched = training[:300].clone()
+    touched[:, 0, 0, 0] ^= 2
+    noise = 6 * torch.randn(touched.shape, generator=torch.Generator().manual_seed(3))
+    noisy = (touched + noise).round().clamp(0, 255).byte()
+    some = torch.cat([honest[:260], touched[:40]])
+    assert codes(touched) == codes(noisy) == codes(some) == ["training-copies"]
+    (flag,) = doubts.copies(touched, training, held_out, honest, 0)
+    assert "256 of 256" in flag.text and "small changes" in flag.text
+    # A sample or two may come near; so may a generator's that had learned its images by heart.
+    assert codes(honest) == codes(torch.cat([honest[:295], touched[:5]])) == []
+    assert codes(touched, touched) == codes(touched, None) == []
+    # The target, drawn over and over, is no training image; images that are alike are no copies.
+    assert codes(many(1, 9).expand(300, -1, -1, -1)) == []
+    assert codes(some, honest, torch.cat([held_out[:200], touched[:100]])) == []
+    assert codes(touched, honest, held_out[:0]) == []
 
 
 def test_samples_of_few_things_are_named() -> None:
