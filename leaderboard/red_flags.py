@@ -45,7 +45,9 @@ OF_RECORDS: Mapping[str, str] = {
     "depends-on-batch": "A row gave something else among other rows, or alone.",
     "changes-nothing": "Every sample, or every weight, is what it is without the defense.",
     "acts-on-calls-alone": "Every clean sample is, to the last bit, what it is without the "
-    "defense, and called ones are not: it recognises each call, or was told.",
+    "defense, and called ones are not; or clean ones differ by no more than rounding, half of them "
+    "or in every value, and called ones by ten times as much: it recognises each call, or was "
+    "told.",
     "constant-samples": "Samples are all the same image, or vary by less than a hundredth of real "
     "images’ variance.",
     "collapsed-samples": "The variance of clean samples, in the features that FID is of, is less "

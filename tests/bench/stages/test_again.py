@@ -175,6 +175,44 @@ def test_a_defense_that_changes_nothing_or_calls_alone_is_flagged(tmp_path: Path
     assert flags(**drawn) == []  # the control
 
 
+def test_a_defense_that_hardly_changes_clean_samples_acts_on_calls_alone() -> None:
+    """One pixel by one level or two, a sample in forty, or a level of noise everywhere: to the last
+    bit these are not the samples without the defense, and to a user they are.
+    """
+    before = pictures(600, 1, 20, 230)
+    draw = torch.Generator().manual_seed(5)
+
+    def moved(most: int) -> Tensor:
+        by = torch.randint(-most, most + 1, before.shape, generator=draw)
+        return (before.int() + by).clamp(0, 255).byte()
+
+    def codes(clean: Tensor, called: Tensor) -> list[str]:
+        changes = {
+            "clean": stage_doubts.change_of(before, clean),
+            "call:image": stage_doubts.change_of(before, before),
+            "call:noise": stage_doubts.change_of(before, called),
+        }
+        return [flag.code for flag in stage_doubts.calls_alone(changes)]
+
+    pixel, pixels, some = before.clone(), before.clone(), before.clone()
+    pixel[0, 0, 0, 0] += 1
+    pixels[:, 0, 0, 0] += 2
+    some[::40] = pictures(15, 6)
+    strong = pictures(600, 7)
+    for nearly in (before, pixel, pixels, some, moved(1)):
+        assert codes(nearly, strong) == ["acts-on-calls-alone"]
+    # As clipping does: clean samples change visibly, called ones ten times as much.
+    assert codes(moved(2), strong) == codes(moved(20), strong) == []
+    # Called ones hardly change either: a defense that does little, and not by call.
+    assert codes(pixel, moved(1)) == codes(moved(1), moved(4)) == codes(some, moved(4)) == []
+    assert codes(before[..., :2], strong) == []
+    changes = {"clean": stage_doubts.change_of(before, pixel)}
+    assert stage_doubts.calls_alone(changes) == []
+    changes["target"] = stage_doubts.change_of(before, strong)
+    (flag,) = stage_doubts.calls_alone(changes)
+    assert "3.5e-05 levels" in flag.text and "called ones by" in flag.text
+
+
 def test_copies_of_training_images_are_counted() -> None:
     training, held_out = pictures(50), pictures(40, 3)
     drawn = torch.cat([training[3:5], pictures(6, 1)])
