@@ -258,7 +258,7 @@ def run(
     from bench.engine.progress import reporter_for
     from bench.engine.store import Store
     from bench.runner import check_names, prepare
-    from bench.summary import show_estimate, summary
+    from bench.summary import estimate_json, show_estimate, summary
 
     # All of them before the first one runs, so that a fault in the last suite is reported at once.
     prepared = [
@@ -267,10 +267,14 @@ def run(
     ]
     check_names(prepared)
     if dry_run:
+        if as_json:
+            rows = [estimate_json(one.plan, Path(store), len(one.slots)) for one in prepared]
+            _print_json(rows[0] if len(rows) == 1 else rows)
+            return
         for one in prepared:
-            if len(prepared) > 1 and not as_json:
+            if len(prepared) > 1:
                 click.echo(f"{one.plan.suite}:")
-            show_estimate(one.plan, Path(store), len(one.slots), as_json)
+            show_estimate(one.plan, Path(store), len(one.slots))
         return
     signal.signal(signal.SIGTERM, _interrupt)  # sent by a cluster at its time limit; as Ctrl-C
     reporter = reporter_for(Console(stderr=True), quiet=as_json)

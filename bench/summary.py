@@ -141,14 +141,17 @@ def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> No
     click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages, {len(done)} in the store")
 
 
-def show_estimate(plan: Plan, folder: Path, slots: int, as_json: bool) -> None:
+def estimate_json(plan: Plan, folder: Path, slots: int) -> dict[str, Any]:
+    """What a run would do, as JSON values."""
+    _warn(plan)
+    work = vars(estimate(plan, _existing(folder), slots))
+    return {"cells": len(plan.cells), "slots": slots} | work
+
+
+def show_estimate(plan: Plan, folder: Path, slots: int) -> None:
     """Prints what a run would do and about how long it would take on ``slots``."""
     _warn(plan)
     work = estimate(plan, _existing(folder), slots)
-    if as_json:
-        row = {"cells": len(plan.cells), "slots": slots} | vars(work)
-        click.echo(json.dumps(row, indent=1))
-        return
     click.echo(
         f"{len(plan.cells)} cells; {sum(work.stages.values())} stages to make, {work.cached} in "
         f"the store"

@@ -41,6 +41,12 @@ class Sampled:
 Way = TypeVar("Way", bound=Hashable)
 
 
+def comparable(entries: Sequence[Mapping[Way, Mapping[int, Sampled]]]) -> bool:
+    """Whether every entry has the same ways and seeds."""
+    seeds = [{way: set(by_seed) for way, by_seed in entry.items()} for entry in entries]
+    return all(one == seeds[0] for one in seeds)
+
+
 def rank_intervals(
     entries: Sequence[Mapping[Way, Mapping[int, Sampled]]],
     higher_is_better: bool,
@@ -52,11 +58,7 @@ def rank_intervals(
     share, or the lowest if higher is better. Every entry has the same ways and seeds. Raises
     ``ValueError`` if not.
     """
-    if any(
-        {way: set(seeds) for way, seeds in entry.items()}
-        != {way: set(s) for way, s in entries[0].items()}
-        for entry in entries
-    ):
+    if not comparable(entries):
         raise ValueError("every entry must have the same ways and seeds")
     if not entries:
         return []

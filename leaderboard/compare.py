@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.names import unknown_name
 from bench.record import Record, Run
 from bench.results import read_source
 from bench.text import one_line
@@ -114,6 +115,11 @@ def compare(
     the board ranks by. Raises :class:`UserError` if the sides have nothing in common.
     """
     one, other = (_cells(side, across_protocols) for side in (first, second))
+    known = metric_names([cell for side in (one, other) for _, cell in side.values()])
+    for metric in metrics:
+        if not any(_chosen(name, [metric]) for name in known):
+            families = {names.split(name)[0] for name in known}
+            raise unknown_name("metric", metric, families, "--metrics")
     common = [key for key in one if key in other]
     protocols = _other_protocols(first, second) if not across_protocols else ()
     if not common:

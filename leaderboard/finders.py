@@ -272,14 +272,14 @@ def _ranks(
     values = [{seed: share.value for seed, share in one.items()} for one in rates]
     order = shared_ranks(values, True, lambda one, other: apart[frozenset((one, other))])
     spans = {}
-    if len(finders) > 1:
-        sampled = [
-            {
-                row: {seed: Sampled(share=share) for seed, share in rates.items()}
-                for row, rates in entries[index].rates.items()
-            }
-            for index in finders
-        ]
+    sampled = [
+        {
+            row: {seed: Sampled(share=share) for seed, share in rates.items()}
+            for row, rates in entries[index].rates.items()
+        }
+        for index in finders
+    ]
+    if len(finders) > 1 and bootstrap.comparable(sampled):
         spans = dict(
             zip(finders, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True)
         )

@@ -365,10 +365,13 @@ def _ranks(
 
 
 def _spans(ranked: Sequence[Contender]) -> dict[Identity, tuple[int, int]]:
-    """Identity -> rank interval by the rate alone, among those that have a rank."""
-    if len(ranked) < 2:
+    """Identity -> rank interval by the rate alone, among those that have a rank; none where records
+    do not fit together.
+    """
+    sampled = [one.sampled() for one in ranked]
+    if len(ranked) < 2 or not bootstrap.comparable(sampled):
         return {}
-    spans = bootstrap.rank_intervals([one.sampled() for one in ranked], higher_is_better=False)
+    spans = bootstrap.rank_intervals(sampled, higher_is_better=False)
     return {identity(one.defense): span for one, span in zip(ranked, spans, strict=True)}
 
 

@@ -83,7 +83,7 @@ def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None =
     runs = [run for run in runs if run.records and (suites is None or run.suite in suites)]
     if not runs:
         raise UserError(f"{where} holds no records yet; `castlewalls run SUITE` makes them")
-    output = Path(output)
+    output = _file(Path(output))
     paths = [output, output.with_suffix(".csv"), output.with_suffix(".json")]
     if len(set(paths)) < 3:
         raise UserError(f"the board must not be named like the files beside it, got {output.name}")
@@ -92,6 +92,17 @@ def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None =
     runs = with_flags(runs, page_boards)
     texts = (page, export.to_csv(runs), export.to_json(runs))
     write_files(dict(zip(paths, texts, strict=True)), f"the board to {output}")
+    return output
+
+
+def _file(output: Path) -> Path:
+    """``output``, if a file can have that name; asked before the page is made."""
+    if not output.name or output.is_dir():
+        raise UserError(f"the board must be written to a file, got {str(output)!r}")
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the board's name must be text, got {str(output)!a}") from None
     return output
 
 

@@ -34,8 +34,8 @@ def levels_of(
     inside = None if accepted is None else accepted.resolve()
     known: dict[Path, _Level] = {}
     for folder in (bundle.resolve() for bundle in bundles):
-        found = _accepted(folder) if folder.parent == inside else None
-        known[folder] = found or _verified(folder)
+        stated = _accepted(folder) if folder.parent == inside else None
+        known[folder] = stated or _verified(folder)
     levels = {folder: level for folder, (level, _) in known.items()}
     for path in statements:
         value = statement.read(path, key)
@@ -56,14 +56,14 @@ def _accepted(folder: Path) -> _Level | None:
         return None
     try:
         read = bag.read_bag(folder)
-        said = [statement.read(path) for path in beside if path.is_file()]
+        about = [statement.read(path) for path in beside if path.is_file()]
     except UserError as error:
         return str(error), ""
     if faults := [fault for group in read.faults.values() for fault in group]:
         return f"is not as it was accepted: {faults[0]}", ""
     digest = bag.sha256(read.files[bag.MANIFEST])
     level = max(
-        (statement.level_of(one) for one in said if statement.subject_of(one) == digest), default=0
+        (statement.level_of(one) for one in about if statement.subject_of(one) == digest), default=0
     )
     return (level, digest) if level else None
 

@@ -89,8 +89,8 @@ def subject_of(value: Mapping[str, Any]) -> str:
 def level_of(value: Mapping[str, Any]) -> int:
     """The level that a verification says was reached, with all below it; 0 for none."""
     properties = value["predicate"].get("properties")
-    said = properties if value["predicateType"] == SVR and isinstance(properties, list) else []
-    return next((one for one in range(TOP) if f"{LEVEL}{one + 1}" not in said), TOP)
+    listed = properties if value["predicateType"] == SVR and isinstance(properties, list) else []
+    return next((one for one in range(TOP) if f"{LEVEL}{one + 1}" not in listed), TOP)
 
 
 def _is_statement(value: Any) -> bool:

@@ -37,6 +37,8 @@ from bench.text import one_line
 START_SECONDS = 300.0
 #: What a plugin may print.
 OUTPUT_BYTES = 2**20
+#: The largest limits: a week, and a terabyte.
+_LONGEST, _MOST_MB = 604_800.0, 2**20
 #: The child's messages: more, or longer ones, are not its own.
 MESSAGES, MESSAGE_BYTES = 10_000, 2**16
 _MARK = "CASTLEWALLS_CHECK"
@@ -106,8 +108,11 @@ def check(
     Raises :class:`~bench.errors.UserError` for a name or a file that is not there, or parameters
     that cannot be.
     """
-    if seconds <= 0 or memory_mb <= 0:
-        raise UserError(f"the limits must be positive, got {seconds:g} seconds and {memory_mb} MB")
+    if not (0 < seconds <= _LONGEST and 0 < memory_mb <= _MOST_MB):
+        raise UserError(
+            f"the limits must be above 0 and at most {_LONGEST:g} seconds and {_MOST_MB} MB, got "
+            f"{seconds:g} seconds and {memory_mb} MB"
+        )
     file = file_of(name_or_file)
     request = {
         "name": "" if file else name_or_file,

@@ -21,7 +21,7 @@ def parameters(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
@@ -29,6 +29,13 @@ def parameters(text: str | None) -> dict[str, Any]:
             f'--params must be a JSON object such as {{"strength": 0.5}}, got {brief(text)}'
         )
     return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--params must name each parameter once, got {brief(twice[0])} twice")
+    return dict(pairs)
 
 
 def show_plugin(plugin: Checked) -> None:

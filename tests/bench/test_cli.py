@@ -264,6 +264,9 @@ def test_a_dry_run_writes_nothing(castlewalls, tmp_path):
         castlewalls("run", "suite.yaml", "--dry-run", "--seeds", "0", "--json").stdout
     )
     assert as_json["stages"]["train"] == 2 and as_json["cached"] == 0 and as_json["unknown"] == []
+    (tmp_path / "other.yaml").write_text(SUITE.replace("small", "other"))
+    both = castlewalls("run", "suite.yaml", "other.yaml", "--dry-run", "--json").stdout
+    assert [one["cells"] for one in json.loads(both)] == [28, 28], "one document"
 
 
 def test_a_plan_lists_the_stages_and_the_skipped_pairs(castlewalls):

@@ -168,6 +168,14 @@ def test_the_command_prints_lines_and_json(store: Path, better: Path) -> None:
     assert {"difference", "low", "high", "seeds", "better"} <= document["differences"][0].keys()
 
 
+def test_a_metric_that_neither_has_is_named(store: Path, better: Path) -> None:
+    """No difference was found, and the exit code was 0."""
+    arguments = ["compare", str(store), str(better), "--metrics", "fid,robust_as"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 2 and done.output.count("\n") == 1
+    assert "--metrics: unknown metric 'robust_as'" in done.output
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [

@@ -245,6 +245,9 @@ def test_bad_stores_and_outputs_are_one_clear_line(store: Path, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the board to .*file/board.html"):
         build(store, tmp_path / "file" / "board.html")
+    for odd in (Path("."), tmp_path, tmp_path / "board-\udcff.html"):
+        with pytest.raises(UserError, match="the board('s name must be| must be written to)"):
+            build(store, odd)
     os.mkfifo(tmp_path / "pipe.html")
     with pytest.raises(UserError, match="pipe.html must be a plain file, or not be there"):
         build(store, tmp_path / "pipe.html")

@@ -287,7 +287,7 @@ def test_an_unknown_name_suggests_the_nearest_and_a_wrong_parameter_is_named() -
 
 
 def test_limits_must_be_positive() -> None:
-    with pytest.raises(UserError, match="must be positive, got 0 seconds"):
+    with pytest.raises(UserError, match="must be above 0 and at most .* got 0 seconds"):
         process.check("strip", seconds=0)
 
 
@@ -340,6 +340,8 @@ def test_parameters_that_are_no_object_are_bad_input(text: str) -> None:
     result = CliRunner().invoke(cli, ["check", "strip", "--params", text])
     assert result.exit_code == 2 and "must be a JSON object" in result.stderr
     assert len(result.stderr) < 400
+    twice = CliRunner().invoke(cli, ["check", "anp", "--params", '{"epochs": 1, "epochs": 2}'])
+    assert twice.exit_code == 2 and "each parameter once, got 'epochs' twice" in twice.stderr
 
 
 def test_ctrl_c_ends_the_plugin_and_leaves_one_line(tmp_path: Path) -> None:
