@@ -83,9 +83,8 @@ pages: $(VENV)/.castlewalls-science
 site: setup
 	$(BIN)/castlewalls site --output site
 
-# Three at a time on two cores: a third of the time tests wait, for processes, time-outs and pages.
 test: setup-dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --dist worksteal --timeout 300 --cov --cov-report term
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300 --cov --cov-report term
 
 lint: setup-dev
 	$(BIN)/ruff check .

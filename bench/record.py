@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -587,7 +588,7 @@ def _finite(value: Any, what: str) -> float:
 
 def _curve(name: str, values: Any) -> list[float]:
     if not isinstance(values, list) or not all(
-        type(value) in (float, int) and abs(value) <= LARGEST for value in values
+        type(value) in (float, int) and abs(value) <= sys.float_info.max for value in values
     ):
         raise ValueError(f"series {one_line(name, 80)} must be a list of finite numbers")
     return values

@@ -99,7 +99,7 @@ class Silent(ModelDefense):
 #: name -> the reason of its row.
 REASONS = {
     "reads_the_store": "RuntimeError: [] ['config.json', 'diffusion_pytorch_model.safetensors', "
-    "'losses.npz', 'model_index.json', 'scheduler_config.json']",
+    "'model_index.json', 'scheduler_config.json']",
     "opens_a_socket": "Connection refused",
     "changes_settings": "a model with other settings, in scheduler/scheduler_config.json",
 }
