@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -269,30 +269,33 @@ def calls_are_of_their_row(attack: Attack) -> None:
         prompts=tuple(f"A photo of number {row}" for row in range(5)),
     )
     for call in type(attack).calls:
-        before = _rows(query, slice(None))
+        before = rows_of(query, range(len(query.noise)))
         whole = attack.invoke(query, call.name)
-        expect(_same_query(query, before), f"invoke() by {call.name} to leave its query alone")
+        expect(same_query(query, before), f"invoke() by {call.name} to leave its query alone")
         expect(
-            whole.noise.shape == query.noise.shape and not _same_query(whole, query),
+            whole.noise.shape == query.noise.shape and not same_query(whole, query),
             f"another query of as many rows by {call.name}",
         )
-        alone = attack.invoke(_rows(query, slice(2, 3)), call.name)
+        alone = attack.invoke(rows_of(query, [2]), call.name)
         expect(
-            _same_query(alone, _rows(whole, slice(2, 3))),
+            same_query(alone, rows_of(whole, [2])),
             f"the same query for a row alone by {call.name}",
         )
 
 
-def _rows(query: Query, rows: slice) -> Query:
-    """A copy of some rows."""
+def rows_of(query: Query, rows: Sequence[int]) -> Query:
+    """A copy of some rows, in that order."""
     some: dict[str, Any] = {
-        name: value[rows].clone() if isinstance(value, Tensor) else value and value[rows]
+        name: value[list(rows)]
+        if isinstance(value, Tensor)
+        else value and tuple(value[row] for row in rows)
         for name, value in vars(query).items()
     }
     return Query(**some)
 
 
-def _same_query(one: Query, other: Query) -> bool:
+def same_query(one: Query, other: Query) -> bool:
+    """Whether both call for the same, the images aside, from which nothing is drawn."""
     pairs = [(getattr(one, name), getattr(other, name)) for name in vars(one) if name != "images"]
     return all(
         torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or a == b

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts.attack import Attack, TrainingAttack
+from bench.contracts.checks import rows_of, same_query
 from bench.contracts.data import Batch, PredictNoise, Query, Shape, TrainingSet, TrainingStep
 from bench.contracts.entitled import Withheld
 from bench.contracts.goals import DrawImage, Goal, ReachClass, Trigger, label_of
@@ -123,8 +124,10 @@ def invoked(attack: Attack, query: Query, call: str, classes: int | None = None)
         "prompts": _prompts(value.prompts, who, query),
     }
     made = replace(query, **changes, **_known_part(value, who, query))
-    few = _few(len(noise))
-    if len(few) and not _same(attack.invoke(_rows(query, few), call), _rows(made, few)):
+    if few := _few(len(noise)).tolist():
+        again: object = attack.invoke(rows_of(query, few), call)
+        alike = isinstance(again, Query) and same_query(again, rows_of(made, few))
+    if few and not alike:
         raise ContractError(
             f"{who} must change every row alone and without randomness, but the same rows in "
             f"another order differ"
@@ -133,31 +136,8 @@ def invoked(attack: Attack, query: Query, call: str, classes: int | None = None)
 
 
 def _few(count: int) -> Tensor:
-    """The last of some rows first; fewer than there are, if there are two."""
-    return torch.arange(min(ROWS, max(count - 1, min(count, 1)))).flip(0)
-
-
-def _rows(query: Query, rows: Tensor) -> Query:
-    """A copy of some rows."""
-    some: dict[str, Any] = {
-        name: value[rows]
-        if isinstance(value, Tensor)
-        else value and tuple(value[row] for row in rows.tolist())
-        for name, value in vars(query).items()
-    }
-    return Query(**some)
-
-
-def _same(value: object, made: Query) -> bool:
-    """Whether both are one query, the images aside, which nothing is drawn from."""
-    return isinstance(value, Query) and all(
-        torch.equal(one, other)
-        if isinstance(one, Tensor) and isinstance(other, Tensor)
-        else one is other or one == other
-        for name in vars(made)
-        if name != "images"
-        for one, other in [(getattr(value, name), getattr(made, name))]
-    )
+    """The last of some rows first; fewer than there are, where there are two."""
+    return torch.arange(min(ROWS, count - 1 if count > 1 else count)).flip(0)
 
 
 class CheckedReverse:
