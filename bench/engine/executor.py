@@ -83,6 +83,13 @@ class _Job:
     begun: float | None = None
     notes: int = 0
     admitted: Path | None = None
+    # On the name of its folders, which is not its key (Store.sealed).
+    sealed: FileLock | None = None
+
+    def release(self) -> None:
+        self.lock.release()
+        if self.sealed is not None:
+            self.sealed.release()
 
     @property
     def log(self) -> Path:
@@ -292,7 +299,9 @@ class Executor:
 
     def _start(self, key: str, lock: FileLock, slot: Slot) -> None:
         stage = self.stages[key]
-        folder = self.store.new_folder(key)
+        name = self.store.sealed(key) if stage.plugins else key
+        sealed = self.store.lock(name) if stage.plugins else None
+        folder = self.store.new_folder(name)
         provenance = self.provenance | self._isolation_of(key, stage)
         task = {
             "stages": self.source,
@@ -310,7 +319,7 @@ class Executor:
             "context": {
                 "key": key,
                 "device": slot.device,
-                "partial": str(self.store.partial(key)),
+                "partial": str(self.store.partial(name)),
                 "threads": slot.threads,
                 "provenance": provenance
                 | {"stage": key, "inputs": stage.inputs, "threads": slot.threads}
@@ -319,7 +328,7 @@ class Executor:
             },
         }
         self.reporter.started(key, stage, slot.name)
-        isolation = self._isolation(key, stage, slot, folder) if stage.plugins else None
+        isolation = self._isolation(task, stage, slot) if stage.plugins else None
         worker = self._isolated(slot, isolation) if isolation else self._worker(slot)
         self.jobs[slot.name] = _Job(
             key,
@@ -330,6 +339,7 @@ class Executor:
             self._limit(stage),
             isolation=isolation,
             task=task,
+            sealed=sealed,
         )
         worker.send(task)
 
@@ -345,12 +355,12 @@ class Executor:
             self.reporter.note(f"third parties' plugins run {support().words}")
         return {"isolation": [support().words]}
 
-    def _isolation(self, key: str, stage: Stage, slot: Slot, folder: Path) -> Isolation:
+    def _isolation(self, task: Mapping[str, Any], stage: Stage, slot: Slot) -> Isolation:
         return Isolation(
             limits=self.limits,
-            inputs={role: str(self.store.folder(above)) for role, above in stage.inputs.items()},
-            out=folder / "out",
-            partial=self.store.partial(key),
+            inputs=task["inputs"],
+            folder=Path(task["folder"]),
+            partial=Path(task["context"]["partial"]),
             files=[
                 *(file for source in stage.plugins for file in source.hashes),
                 *([self.source] if self.source.endswith(".py") else []),
@@ -527,7 +537,7 @@ class Executor:
         if job.worker is not self.workers.get(slot):
             job.worker.end()
         self._clear(job)
-        job.lock.release()
+        job.release()
         if self.store.finished(job.key):
             self.waiting.pop(job.key, None)
             self.made.add(job.key)
@@ -601,7 +611,7 @@ class Executor:
             worker.end()
         for job in self.jobs.values():
             self._clear(job)
-            job.lock.release()
+            job.release()
         self.workers.clear()
         self.jobs.clear()
 

@@ -112,14 +112,18 @@ def _command() -> list[str]:
 
 @dataclass
 class Isolation:
-    """One stage's. ``inputs``: role -> folder; ``out``, ``partial``: the folders it writes into;
-    ``files``: of the plugin, by path; ``locations``: the testbed's, as they are written in its
-    parameters; ``store``: which is hidden.
+    """One stage's. ``inputs``: role -> folder; ``folder``: a new one, of which ``out`` is written
+    into, as ``partial`` is; ``files``: of the plugin, by path; ``locations``: the testbed's, as they
+    are written in its parameters; ``store``: which is hidden.
+
+    A process can read where its folders lie outside (``/proc/self/mountinfo``), so no key may be in
+    those paths: inputs are shown as links in ``folder``, and the executor names that and
+    ``partial`` by :meth:`~bench.engine.store.Store.sealed`.
     """
 
     limits: Limits
     inputs: Mapping[str, str]
-    out: Path
+    folder: Path
     partial: Path
     files: Iterable[str]
     locations: Iterable[str]
@@ -127,11 +131,13 @@ class Isolation:
     device: str = "cpu"
     namespaces: bool = field(default_factory=lambda: support().namespaces)
     scratch: Path = field(init=False)
+    out: Path = field(init=False)
     disk: int = field(init=False)
     checked: float = 0.0
 
     def __post_init__(self) -> None:
         self.scratch = Path(tempfile.mkdtemp(prefix="castlewalls-plugin-"))
+        self.out = self.folder / "out"
         self.out.mkdir(parents=True)
         # Whatever it writes, others can still write too.
         self.disk = min(self.limits.disk, shutil.disk_usage(self.out).free // 2)
@@ -175,7 +181,7 @@ class Isolation:
             config |= {
                 "visible": [*_interpreter(), *_our_code(), *self._outside()],
                 "hidden": [str(self.store)],
-                "handed": list(self._handed()),
+                "handed": [(str(self._handed()), str(INSIDE / "inputs"))],
                 "writable": list(self._writable()),
                 "cwd": os.getcwd(),
                 "folders": [HOME, os.getcwd()],
@@ -195,12 +201,20 @@ class Isolation:
         for folder in (str(_hub_home()), *caches):
             yield folder, folder
 
-    def _handed(self) -> Iterator[tuple[str, str]]:
-        """A stage's inputs, but for what says where they come from."""
+    def _handed(self) -> Path:
+        """A folder with the stage's inputs, but for what says where they come from."""
+        handed = self.folder / "inputs"
+        handed.mkdir()
         for role, folder in self.inputs.items():
             for path in Path(folder).rglob("*"):
                 if path.is_file() and path.name not in ORIGINS:
-                    yield str(path), str(INSIDE / "inputs" / role / path.relative_to(folder))
+                    target = handed / role / path.relative_to(folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    try:
+                        os.link(path, target)  # read-only inside, as all of the folder is
+                    except OSError:  # a file system without links, or another user's file
+                        shutil.copyfile(path, target)
+        return handed
 
     def _writable(self) -> Iterator[tuple[str, str]]:
         yield str(self.out), str(INSIDE / "out")

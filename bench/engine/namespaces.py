@@ -46,7 +46,7 @@ _UNSHARED = 0x10000000 | 0x00020000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x0
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 _MNT_DETACH, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_SETATTR = 2, -100, 0x8000, 442
 _READ_ONLY, _NO_SUID, _NO_DEVICES = 1, 2, 4
-_PDEATHSIG, _NO_NEW_PRIVS, _CAPBSET_DROP, _AMBIENT, _AMBIENT_CLEAR = 1, 38, 24, 47, 4
+_PDEATHSIG, _DUMPABLE, _NO_NEW_PRIVS, _CAPBSET_DROP, _AMBIENT, _AMBIENT_CLEAR = 1, 4, 38, 24, 47, 4
 _SIOCSIFFLAGS, _UP = 0x8914, 1
 
 
@@ -96,6 +96,9 @@ def _wait_for(child: int) -> NoReturn:
     """Reaps until ``child`` has ended, and ends as it did. The worker's pipes are let go of: their
     end says that it has ended.
     """
+    if os.getpid() == 1:  # its memory says where the folders come from
+        with suppress(OSError):
+            _call("prctl", _DUMPABLE, 0, 0, 0, 0)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)

@@ -5,6 +5,8 @@
 - ``tmp/<key>.<unique>/``: a stage being made; worthless once the lock on its key is free.
 - ``partial/<key>/``: the saved progress of a long stage that was interrupted, for the next run
   that makes the key.
+- ``secret``: with it, folders that a third party's plugin can see the paths of get names which say
+  nothing of the key (:meth:`Store.sealed`).
 - ``locks/<key>.lock``: held (flock) by the run that is making the key; freed by the kernel when
   that run dies.
 - ``runs/<suite>.json``: which record belongs to which cell of a suite, in its last run.
@@ -16,15 +18,18 @@ can share a store.
 from __future__ import annotations
 
 import errno
+import hmac
 import json
 import os
 import pwd
+import secrets
 import shutil
 import stat
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +183,24 @@ class Store:
         one is interrupted; created when needed. The lock on ``key`` must be held.
         """
         return self.root / "partial" / key
+
+    def sealed(self, key: str) -> str:
+        """A name in place of ``key`` that nobody can work out who does not know this store: a key
+        follows from code and parameters, so whoever sees it knows which attack a stage met.
+        """
+        return hmac.new(self._secret, key.encode(), "sha256").hexdigest()
+
+    @cached_property
+    def _secret(self) -> bytes:
+        path = self.root / "secret"
+        with self.writing(f"the store's secret {path} cannot be made"):
+            lock = self.lock("secret")
+            try:
+                if not path.exists():
+                    write_atomically(path, secrets.token_hex(32))
+                return path.read_bytes()
+            finally:
+                lock.release()
 
     def clean(self) -> None:
         """Removes what dead runs left behind: in ``tmp/`` folders whose key is not locked, in

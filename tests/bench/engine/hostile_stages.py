@@ -36,10 +36,20 @@ def look(params, inputs, out, context):
         "located": [os.path.exists(path) for path in params.get("locations", ())],
         "printed": (out / "log.txt").exists(),
         "user": os.getuid() == params["user"],
+        "mounts": Path("/proc/self/mountinfo").read_text(),
+        "parent": readable("/proc/1/mem"),
     }
     print("a line of the plugin's")
     (out / "seen.json").write_text(json.dumps(seen))
     return {"seconds_it_claims": 0.0, "generator_calls": 3.0}
+
+
+def readable(path):
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 def write(folder):

@@ -159,6 +159,10 @@ def test_it_sees_its_inputs_and_nothing_that_says_where_they_come_from(
     assert len(seen["commands"]) == 2 and not any("pytest" in line for line in seen["commands"])
     assert seen["key"][0] == "" and not {"stage", "inputs"} & set(seen["key"][1])
     assert seen["located"] == [True, True] and seen["user"]
+    assert not seen["parent"], "it starts this process, and knows where the folders come from"
+    assert "/castlewalls/partial" in seen["mounts"] and "/castlewalls/inputs" in seen["mounts"]
+    for key in (looking.key, above.key):
+        assert key not in seen["mounts"], "a key follows from code and parameters alone"
     assert sorted(seen["cwd"]) == ["plugin.py", "weights"], "neither the secret nor the store"
     manifest = lab.store.manifest(looking.key)
     assert manifest["provenance"]["isolation"] == [support().words]
