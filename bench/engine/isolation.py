@@ -113,8 +113,8 @@ def _command() -> list[str]:
 @dataclass
 class Isolation:
     """One stage's. ``inputs``: role -> folder; ``folder``: a new one, of which ``out`` is written
-    into, as ``partial`` is; ``files``: of the plugin, by path; ``locations``: the testbed's, as they
-    are written in its parameters; ``store``: which is hidden.
+    into, as ``partial`` is; ``files``: of the plugin, by path; ``locations``: the testbed's, as
+    they are written in its parameters; ``store``: which is hidden.
 
     A process can read where its folders lie outside (``/proc/self/mountinfo``), so no key may be in
     those paths: inputs are shown as links in ``folder``, and the executor names that and
