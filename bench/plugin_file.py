@@ -294,6 +294,9 @@ class Watch:
             return
         if not path.startswith(self.folder) or path.startswith(_INSTALLED):
             return
+        # Whoever looks for packages tries every entry, those that are no path too.
+        if name in sys.path and not os.path.exists(path):
+            return
         if flags & (os.O_WRONLY | os.O_CREAT):
             self.written.add(path)
         elif path not in self.written and self._by_plugin(frame):

@@ -43,6 +43,9 @@ BASELINES: Mapping[str, list[str]] = json.loads(
 OF_RECORDS: Mapping[str, str] = {
     "not-repeatable": "Eight rows judged or drawn a second time gave something else.",
     "depends-on-batch": "A row gave something else among other rows, or alone.",
+    "ignores-the-model": "A classifier defense gives the same rows the same classes after the "
+    "model’s weights are shuffled, more often than the best guess would (p below .001): it "
+    "classifies by something else.",
     "changes-nothing": "Every sample, or every weight, is what it is without the defense.",
     "acts-on-calls-alone": "Every clean sample is, to the last bit, what it is without the "
     "defense, and called ones are not; or clean ones differ by no more than rounding, half of them "

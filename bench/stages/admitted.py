@@ -44,7 +44,7 @@ from bench.engine.context import Inputs, Params, StageContext
 from bench.engine.store import LOG
 from bench.errors import ContractError
 from bench.record import Flag
-from bench.stages import border
+from bench.stages import again, border
 from bench.stages.building import generator_of, honest_set, noise_shape_of, testbed_of
 from bench.stages.judged_noise import NOISE_SAMPLES
 from bench.stages.queries import clean_prompts
@@ -176,7 +176,7 @@ def classify(params: Params, inputs: Inputs, out: Path, context: StageContext) -
     assert answers is not None
     _require(0 <= answers.min() and answers.max() < classes, f"classes beyond 0 to {classes - 1}")
     save_scores(out, {POOL: answers})
-    _doubts(out, inputs, _AGAIN)
+    _doubts(out, inputs, (*_AGAIN, again.IGNORES_THE_MODEL.code))
 
 
 def classifier(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:

@@ -1,5 +1,5 @@
 """A few rows a second time, in another order and one alone: whether a plugin's result is a function
-of the row, as its contract says.
+of the row, as its contract says; and of the model, where that is what it is about.
 
 A difference becomes a flag on the record, not an error: the numbers stand, but another
 batch size, another order of stages or another run would give others.
@@ -7,6 +7,7 @@ batch size, another order of stages or another run would give others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts.defense import SamplerDefense
+from bench.diffusion.generator import Generator
 from bench.record import Flag
 from bench.text import message_of, one_line
 
@@ -30,6 +32,13 @@ NOT_REPEATABLE = Flag(
 DEPENDS_ON_BATCH = Flag(
     "depends-on-batch", "", "depends on the batch: a row gives another result among other rows"
 )
+IGNORES_THE_MODEL = Flag(
+    "ignores-the-model",
+    "",
+    "does not need the model: the same rows are of the same classes after its weights are shuffled",
+)
+#: The largest probability with which a classifier may be called so that guesses.
+CHANCE = 1e-3
 
 
 def compare(
@@ -41,7 +50,7 @@ def compare(
     ``call`` must hand the plugin fresh copies, a fresh random stream too. A call that raises on few
     rows is a doubt as well.
     """
-    few = torch.linspace(0, count - 1, min(rows, count) + 1)[1:].long().unique().flip(0)
+    few = _few(count, rows)
     spread = float(first.double().std()) if first.numel() > 1 else 0.0
     try:
         other = call(few)
@@ -54,6 +63,44 @@ def compare(
         text = f"{DEPENDS_ON_BATCH.short}: it fails on few rows, {why}"
         return [Flag(DEPENDS_ON_BATCH.code, "", text)]
     return []
+
+
+def without_the_model(
+    call: Callable[[Tensor], Tensor], count: int, first: Tensor, rows: int = 2 * ROWS
+) -> list[Flag]:
+    """Compares the classes of ``first``, class scores (count, classes), with those of
+    ``call(indices)``, made with a network that knows nothing (:func:`shuffled`).
+
+    Whoever classifies by the model then guesses. A plugin whose classes agree more often than the
+    best guess would, the most frequent class every time, classifies by something else: labels that
+    it looked up, or a classifier that it brought along. One that fails now needs the model.
+    """
+    few = _few(count, rows)
+    classes = first[few].argmax(1)
+    try:
+        agree = int((call(few).argmax(1) == classes).sum())
+    except Exception:  # whatever a plugin raises of a network that makes no sense
+        return []
+    guess = max(1 / first.shape[1], float(classes.bincount().max()) / len(few))
+    ways = ((k, math.comb(len(few), k)) for k in range(agree, len(few) + 1))
+    by_chance = sum(count * guess**k * (1 - guess) ** (len(few) - k) for k, count in ways)
+    return [IGNORES_THE_MODEL] if by_chance < CHANCE else []
+
+
+def shuffled(generator: Generator) -> Generator:
+    """A copy whose network has the same weights in every tensor, in an arbitrary order."""
+    other = generator.clone()
+    stream = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in other.unet.parameters():
+            order = torch.randperm(weights.numel(), generator=stream).to(weights.device)
+            weights.copy_(weights.flatten()[order].reshape(weights.shape))
+    return other
+
+
+def _few(count: int, rows: int) -> Tensor:
+    """Rows evenly over all, the last one first."""
+    return torch.linspace(0, count - 1, min(rows, count) + 1)[1:].long().unique().flip(0)
 
 
 def _differ(one: Tensor, other: Tensor, spread: float) -> bool:

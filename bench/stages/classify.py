@@ -11,6 +11,7 @@ from bench.artefacts import doubts
 from bench.artefacts.arrays import save_scores
 from bench.artefacts.judged import POOL, load_judged
 from bench.contracts.defense import ClassifierDefense
+from bench.diffusion.generator import Generator
 from bench.diffusion.precision import autocast
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import again, border
@@ -25,9 +26,9 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     images = load_judged(inputs["judged"]).all()
     calls = 0
 
-    def classify_rows(rows: Tensor) -> Tensor:
+    def classify_rows(rows: Tensor, of: Generator = generator) -> Tensor:
         nonlocal calls
-        handed = generator.clone()  # free to modify, and the next call must not see it
+        handed = of.clone()  # free to modify, and the next call must not see it
         access = access_of(defense, testbed, handed, inputs, params, context)
         with autocast(generator.device, testbed.sampler.precision):
             scores = defense.classify(border.chosen(images, rows), access)
@@ -37,6 +38,8 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     scores = classify_rows(torch.arange(len(images)))
     counted = calls  # what the harness asks again is no cost of the defense's
     odd = again.compare(classify_rows, len(images), scores)
+    nonsense = again.shuffled(generator)
+    odd += again.without_the_model(lambda rows: classify_rows(rows, nonsense), len(images), scores)
     doubts.save(out, [*doubts.of_inputs(inputs), *odd])
     save_scores(out, {POOL: scores.argmax(1).numpy()})
     return {"generator_calls": float(counted)}

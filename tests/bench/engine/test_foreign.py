@@ -23,7 +23,7 @@ from typing import ClassVar
 import numpy, torch
 from bench.contracts.card import Card
 from bench.contracts.defense import SamplerDefense
-WORKER = os.environ.get("CASTLEWALLS_WORKER")
+WORKER, WORKING = os.environ.get("CASTLEWALLS_WORKER"), os.getcwd()
 
 {above}
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,12 @@ CALLS = {
         "torch.backends.mkldnn.deterministic = True"
     ),
     "reads": "open(Path(__file__).parent / ('un' + 'named.txt')).read()",
+    # An editable installation has an entry that is no path; from here it would be below the file.
+    "looks": (
+        "import sys, contextlib; os.chdir(Path(__file__).parent); sys.path.append('no' + 'where')\n"
+        "        with contextlib.suppress(OSError): open(sys.path[-1])\n"
+        "        sys.path.pop(); os.chdir(WORKING)"
+    ),
 }
 IMPORTS = {"imported": "if WORKER: torch.set_grad_enabled(False)"}
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.artefacts import doubts as doubts_file
 from bench.artefacts.aims import Aim, save_aim
 from bench.artefacts.images import save_images
+from bench.contracts import tiny
 from bench.contracts.card import Card
 from bench.contracts.defense import SamplerDefense
 from bench.diffusion.sampling import SamplerSettings, denoise
@@ -381,3 +382,43 @@ def test_one_row_alone_is_one_more_call_and_tells_both_faults_apart() -> None:
     assert again.compare(
         lambda chosen: torch.randn(len(chosen), generator=stream), 40, centred, rows=1
     ) == [again.NOT_REPEATABLE]
+
+
+LABELS = torch.arange(64) % 10
+
+
+def scores_of(classes: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(classes, 10).float()
+
+
+def test_classes_that_stay_when_the_network_knows_nothing_are_named() -> None:
+    """A look-up of held-out images would hold against every backdoor, and the generator, whose
+    defense it claims to be, be never asked.
+    """
+    known, nearly = scores_of(LABELS), scores_of(LABELS.where(torch.arange(64) % 9 > 0, 0))
+    for now in (known, nearly, known + 1e-3 * torch.randn(64, 10)):
+        flags = again.without_the_model(lambda rows, now=now: now[rows], 64, known)
+        assert flags == [again.IGNORES_THE_MODEL]
+
+
+@pytest.mark.parametrize("guess", ["one class", "any class", "constant before", "fails"])
+def test_a_classifier_that_then_guesses_raises_no_doubt(guess: str) -> None:
+    before = scores_of(torch.full((64,), 3) if guess == "constant before" else LABELS)
+
+    def now(rows: Tensor) -> Tensor:
+        if guess == "fails":
+            raise ValueError("NaN")
+        drawn = torch.randint(0, 10, (64,), generator=torch.Generator().manual_seed(1))
+        return scores_of(drawn if guess == "any class" else torch.full((64,), 3))[rows]
+
+    assert again.without_the_model(now, 64, before) == []
+
+
+def test_shuffled_weights_are_the_same_numbers_of_another_network() -> None:
+    honest = tiny.generator(tiny.CLASSES)
+    other = again.shuffled(honest)
+    x, steps, labels = tiny.floats(2, 0), torch.full((2,), 5), torch.arange(2)
+    asked = [one.predict_noise(x, steps, labels) for one in (honest, other, again.shuffled(honest))]
+    assert not torch.allclose(asked[0], asked[1], atol=0.1) and torch.equal(asked[1], asked[2])
+    for mine, theirs in zip(honest.unet.parameters(), other.unet.parameters(), strict=True):
+        assert torch.equal(mine.flatten().sort().values, theirs.flatten().sort().values)
