@@ -100,7 +100,8 @@ def shuffled(generator: Generator) -> Generator:
 
 def _few(count: int, rows: int) -> Tensor:
     """Rows evenly over all, the last one first."""
-    return torch.linspace(0, count - 1, min(rows, count) + 1)[1:].long().unique().flip(0)
+    chosen: Tensor = torch.linspace(0, count - 1, min(rows, count) + 1)[1:].long().unique()
+    return chosen.flip(0)
 
 
 def _differ(one: Tensor, other: Tensor, spread: float) -> bool:
