@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar, get_args
 
@@ -103,7 +104,7 @@ class PluginSpec:
     params: dict[str, Any] = field(default_factory=dict)
     label: str = ""
 
-    @property
+    @cached_property
     def identity(self) -> tuple[str, str]:
         """Name and parameters; two with equal ones are the same, whatever their labels."""
         return self.name, _SORTED.encode(self.params)

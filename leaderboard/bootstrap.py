@@ -112,13 +112,11 @@ def _way(entries: Sequence[Mapping[int, Sampled]], rng: np.random.Generator, dra
 def _samples(entries: Sequence[Sampled], seed: int, rng: np.random.Generator, draws: int) -> Draws:
     """(entries, draws): one seed's share, its samples weighted anew."""
     shares = np.empty((len(entries), draws))
+    weighted = _weighted(entries, seed, draws)
     for index, entry in enumerate(entries):
         half = rng.standard_gamma(0.5, (2, draws))
         if entry.outcomes:
-            length = len(entry.outcomes)
-            # Clustered samples weigh as many as they are worth.
-            weights = _weights(seed, length, min(1.0, _worth(entries, length)), draws)
-            hits, total = weights @ np.asarray(entry.outcomes), weights.sum(axis=1)
+            hits, total = weighted[index]
             shares[index] = (hits + half[0]) / (total + half.sum(axis=0))
         else:
             value, n = entry.share.value, entry.share.n
@@ -129,11 +127,31 @@ def _samples(entries: Sequence[Sampled], seed: int, rng: np.random.Generator, dr
     return shares
 
 
+def _weighted(
+    entries: Sequence[Sampled], seed: int, draws: int
+) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """By position, of the entries with outcomes: the weights of their hits and of all samples."""
+    by_length: dict[int, list[int]] = {}
+    for index, entry in enumerate(entries):
+        if entry.outcomes:
+            by_length.setdefault(len(entry.outcomes), []).append(index)
+    sums = {}
+    for length, indices in by_length.items():
+        # Clustered samples weigh as many as they are worth.
+        weights, total = _weights(seed, length, min(1.0, _worth(entries, length)), draws)
+        hits = np.array([entries[index].outcomes for index in indices]) @ weights
+        sums.update({index: (row, total) for index, row in zip(indices, hits, strict=True)})
+    return sums
+
+
 @lru_cache(maxsize=12)
-def _weights(seed: int, length: int, worth: float, draws: int) -> Draws:
-    """(draws, length): of one common set of samples, most of the work of a large board."""
+def _weights(seed: int, length: int, worth: float, draws: int) -> tuple[Draws, Draws]:
+    """(length, draws) of one common set of samples, and their sums (draws,): most of the work of a
+    large board.
+    """
     rng = np.random.default_rng([_SEED, seed % 2**32, length])
-    return rng.standard_gamma(worth, (draws, length))
+    weights = rng.standard_gamma(worth, (draws, length))
+    return np.ascontiguousarray(weights.T), weights.sum(axis=1)
 
 
 def _worth(entries: Sequence[Sampled], length: int) -> float:

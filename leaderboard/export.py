@@ -94,7 +94,13 @@ def _list(texts: Iterable[str]) -> str:
 
 def _text(value: object) -> str:
     """JSON of what may hold dataclasses."""
-    return json.dumps(value, default=vars, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return json.dumps(value, default=_fields, sort_keys=True, allow_nan=False, ensure_ascii=False)
+
+
+def _fields(value: object) -> dict[str, object]:
+    if isinstance(value, PluginSpec):  # which remembers more than its fields
+        return {"name": value.name, "params": value.params, "label": value.label}
+    return vars(value)
 
 
 def _in_order(run: Run) -> list[Record]:

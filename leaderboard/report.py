@@ -60,6 +60,9 @@ def _uncollected() -> Iterator[None]:
     try:
         yield
     finally:
+        # All that there is counts as old: it is looked at once there is much more.
+        gc.freeze()
+        gc.unfreeze()
         if collecting:
             gc.enable()
 
