@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 from torch.nn import functional
 
@@ -58,7 +58,7 @@ class WaNet(DataPoisoning):
         tuned=(),
     )
 
-    grid_size: Annotated[int, Ge(2)] | None = None
+    grid_size: Annotated[int, Interval(ge=2, le=1024)] | None = None
     warping_strength: Annotated[float, Gt(0)] = 1.0
     field_seed: Annotated[int, Ge(0)] = 0
 

@@ -31,7 +31,7 @@ from bench.contracts.plugin import Plugin
 from bench.engine.fingerprint import canonical
 from bench.engine.isolation import READING, beyond, private, start_reading, support
 from bench.engine.slots import MARK, kill_marked
-from bench.errors import UserError
+from bench.errors import UserError, no_file
 from bench.names import brief
 from bench.plugin_file import belongings, package_files, package_roots, saying
 from bench.registry import Registry
@@ -69,7 +69,7 @@ class Cards(Registry):
 
     def _classes_in(self, path: Path) -> list[type[Plugin] | str]:
         if not path.is_file():
-            raise UserError(f"--plugin {path}: there is no such file")
+            raise UserError(f"--plugin {path}: {no_file(path)}")
         room = self._room(str(path), f"--plugin {path}", path)
         with saying(f"importing {path}"):
             data = room.imported({"file": str(path)})

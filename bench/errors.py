@@ -4,6 +4,8 @@ The command line prints the message as a single line and exits with 2; no traceb
 exception is a bug of ours or of a plugin, and keeps its traceback (in the failed record).
 """
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """Bad input. The message names the thing, the constraint and the value, in one line."""
@@ -15,3 +17,10 @@ class ContractError(UserError):
 
     The cell fails with this line for the plugin's author, and is not retried.
     """
+
+
+def no_file(path: Path) -> str:
+    """Why ``path`` is none that can be read, in words."""
+    if path.is_dir():
+        return "it must be a file, and is a folder"
+    return "it must be a plain file, and is none" if path.exists() else "there is no such file"

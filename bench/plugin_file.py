@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from bench.errors import UserError
+from bench.errors import UserError, no_file
 from bench.text import message_of, one_line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ def import_file(path: Path) -> ModuleType:
     cannot be imported.
     """
     if not path.is_file():
-        raise UserError(f"--plugin {path}: there is no such file")
+        raise UserError(f"--plugin {path}: {no_file(path)}")
     # The name holds a hash of the content, so an edited file is a new module in a long-lived
     # process (a notebook).
     content = hashlib.sha256(os.fsencode(path) + path.read_bytes()).hexdigest()

@@ -29,7 +29,7 @@ from bench.record import PluginSpec, read_runs
 from bench.registry import Registry
 from bench.results import read_results
 from bench.sealed import read_secret, seal
-from bench.suite import LONGEST_TIMEOUT, Suite, load_suite
+from bench.suite import LONGEST_TIMEOUT, MOST_RETRIES, Suite, load_suite
 from bench.text import one_line
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def prepare(
         raise UserError(
             f"--timeout must be above 0 and at most {LONGEST_TIMEOUT:g} seconds, got {timeout:g}"
         )
-    if retries is not None and retries < 0:
-        raise UserError(f"--retries must be at least 0, got {retries}")
+    if retries is not None and not 0 <= retries <= MOST_RETRIES:
+        raise UserError(f"--retries must be 0 to {MOST_RETRIES}, got {one_line(str(retries), 40)}")
     slots = make_slots(device, jobs, gpus, gpus_per_stage)
     registry = read_cards(plugins)
     try:

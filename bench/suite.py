@@ -22,7 +22,7 @@ from bench.contracts.card import Tuning
 from bench.contracts.defense import Defense
 from bench.contracts.detector import Detector
 from bench.contracts.plugin import Plugin
-from bench.errors import UserError
+from bench.errors import UserError, no_file
 from bench.names import brief, unknown_name
 from bench.params import construct, in_quotes, unfit
 from bench.registry import Group, Registry
@@ -142,7 +142,7 @@ def find_suite(name_or_path: str) -> Path:
     if path.is_file():
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise UserError(f"suite {name_or_path}: there is no such file")
+        raise UserError(f"suite {name_or_path}: {no_file(path)}")
     raise unknown_name("suite", name_or_path, shipped)
 
 

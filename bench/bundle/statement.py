@@ -117,7 +117,8 @@ def signer_of(key: Path) -> Any:
     try:
         who = signer.CryptoSigner(serialization.load_pem_private_key(_key(key), None))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{key} must be a private key as PEM, without a password") from error
+        what = "a private key as PEM, without a password"
+        raise UserError(f"{_named(key)} must be {what}") from error
     _check_kind(who.public_key, key)
     return who
 
@@ -129,21 +130,30 @@ def _signed(payload: bytes, key: Path) -> dict[str, Any]:
     return dict(envelope.to_dict())
 
 
-def _opened(value: dict[str, Any], key: Path, path: Path) -> Any:
-    """What an envelope holds, once its signature was verified."""
-    dsse, signer, serialization = _library()
-    from securesystemslib.exceptions import VerificationError
-
+def public_key(key: Path) -> Any:
+    """Whose signatures are to be verified. Raises :class:`UserError` for what is no public key, and
+    without the extra.
+    """
+    _, signer, serialization = _library()
     try:
         public = signer.SSlibKey.from_crypto(serialization.load_pem_public_key(_key(key)))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{key} must be a public key as PEM, and is not") from error
+        raise UserError(f"{_named(key)} must be a public key as PEM, and is not") from error
     _check_kind(public, key)
+    return public
+
+
+def _opened(value: dict[str, Any], key: Path, path: Path) -> Any:
+    """What an envelope holds, once its signature was verified."""
+    dsse, *_ = _library()
+    from securesystemslib.exceptions import VerificationError
+
+    public = public_key(key)
     try:
         envelope = dsse.Envelope.from_dict(value)
         envelope.verify([public], 1)
     except VerificationError:
-        raise UserError(f"{path} is not signed with the key {key}") from None
+        raise UserError(f"{path} is not signed with the key {_named(key)}") from None
     except Exception as error:  # whatever a stranger's envelope makes the library raise
         raise UserError(f"{path} is no signed envelope: {one_line(str(error), 120)}") from None
     if envelope.payload_type != _PAYLOAD:
@@ -169,9 +179,14 @@ def _key(path: Path) -> bytes:
     try:
         return read_plain(path, MAX_KEY)
     except OSError as error:
-        raise UserError(f"key {path} cannot be read: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise UserError(f"key {_named(path)} cannot be read: {reason}") from error
+
+
+def _named(key: Path) -> str:
+    return one_line(str(key), 200)
 
 
 def _check_kind(public: Any, key: Path) -> None:
     if public.keytype != "ed25519":
-        raise UserError(f"{key} must be an Ed25519 key, got {brief(public.keytype)}")
+        raise UserError(f"{_named(key)} must be an Ed25519 key, got {brief(public.keytype)}")

@@ -123,8 +123,10 @@ def verify(
     ``suite``: the file of a suite that does not come with castlewalls; ``published``: the results
     whose controls it must agree with, of castlewalls itself unless named; ``rerun``: which imports
     the plugin and runs it; ``key``: the public key of who must have signed it. Raises
-    :class:`~bench.errors.UserError` for what is no bundle at all.
+    :class:`~bench.errors.UserError` for what is no bundle at all, or no public key.
     """
+    if key is not None:
+        statement.public_key(key)
     read = bag.read_bag(folder)
     result = Verification(bundle=str(folder))
     if bag.MANIFEST in read.files:
@@ -142,9 +144,8 @@ def verify(
     if read.faults["hashes"]:
         return result
     if key is not None:
-        note(
-            _verdict(1, "signature", f"signed with the key {key}", _signature(folder, key, result))
-        )
+        title = f"signed with the key {one_line(str(key), 200)}"
+        note(_verdict(1, "signature", title, _signature(folder, key, result)))
     contents = read_contents(read, suite)
     for check, title in LEVEL_1:
         if check != "json" and contents.faults["json"]:  # nothing after it was looked at

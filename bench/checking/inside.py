@@ -63,7 +63,7 @@ def _plugins(request: Mapping[str, Any]) -> Iterator[_Entry]:
         registry = Registry()
         groups = [group for group in GROUPS if name in registry.names(group)]
         if not groups:
-            known = [one for group in GROUPS for one in registry.names(group)]
+            known = sorted({one for group in GROUPS for one in registry.names(group)})
             error = unknown_name("plugin", name, known)
             raise UserError("; ".join([str(error), *registry.broken]))
         for group in groups:

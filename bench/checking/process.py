@@ -28,7 +28,7 @@ from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.checking.pipe import FILE_BYTES
 from bench.checking.verdict import Verdict
 from bench.engine.isolation import READING, start_reading
-from bench.errors import UserError
+from bench.errors import UserError, no_file
 from bench.plugin_file import belongings
 from bench.registry import installed_roots
 from bench.text import one_line
@@ -145,7 +145,7 @@ def file_of(name_or_file: str) -> Path | None:
         return modules[0].resolve()
     if path.suffix == ".py" or len(path.parts) > 1 or path.is_file():
         if not path.is_file():
-            raise UserError(f"{name_or_file}: there is no such file")
+            raise UserError(f"{name_or_file}: {no_file(path)}")
         if path.suffix != ".py":
             raise UserError(f"{name_or_file}: a plugin must be a Python file, NAME.py")
         return path.resolve()

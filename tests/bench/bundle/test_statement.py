@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.bundle import statement
+from bench.bundle.verify import verify
 from bench.cli import cli
 from bench.errors import UserError
 
@@ -75,6 +76,15 @@ def test_a_signed_statement_is_believed_with_its_key_alone(tmp_path: Path, keys)
         statement.read(path, keys["other.pub"])
     with pytest.raises(UserError, match="is signed; name the signer's public key"):
         statement.read(path)
+
+
+def test_a_key_that_is_none_is_bad_input_and_not_a_refused_bundle(tmp_path: Path, keys) -> None:
+    odd = tmp_path / "a\nb"
+    odd.write_text("no key")
+    for key in (odd, keys["mine"], tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="public key as PEM|cannot be read") as caught:
+            verify(tmp_path, key=key)
+        assert "\n" not in str(caught.value)
 
 
 def test_another_content_under_the_same_signature_is_refused(tmp_path: Path, keys) -> None:

@@ -259,6 +259,7 @@ def test_a_default_that_is_no_json_is_a_verdict(tmp_path: Path) -> None:
     [
         ("nowhere.py", "there is no such file"),
         ("some/where", "there is no such file"),
+        ("/dev/null", "it must be a plain file, and is none"),
         ("notes.txt", "must be a Python file"),
         (".", "a folder must hold one module, got 0"),
     ],
