@@ -65,7 +65,8 @@ OF_RECORDS: Mapping[str, str] = {
     "declares.",
     "control-off": "Clean against clean has an AUROC beyond 3.3 standard errors from 0.5: the "
     "method knows more than its card declares.",
-    "looks-rows-up": "Clean images from elsewhere, held out or shifted by a pixel, score above the "
+    "looks-rows-up": "Clean images from elsewhere, held out, shifted by a pixel, with a patch of "
+    "their own or under a faint pattern of their own, score above the "
     "clean training rows with an AUROC above 0.95: the method compares rows with data that no "
     "defender has.",
     "base-weights": "Repaired weights are the base model’s, which no defender has, or at most "

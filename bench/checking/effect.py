@@ -41,7 +41,7 @@ from bench.contracts.plugin import Plugin
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_unit_range
 from bench.metrics.detection import auroc
-from bench.stages import border, border_attacks
+from bench.stages import again, border, border_attacks
 
 SAMPLES = 32
 #: The mean variance of a pixel over samples below which they are one image.
@@ -180,6 +180,7 @@ def _of_rows(defense: DataDefense) -> str:
 
 
 def _of_answers(defense: ClassifierDefense) -> str:
+    """Raises :class:`Doubtful` if the answers stay when the model is one that knows nothing."""
     held_out = planted.discs(20, 8)
     assert held_out.labels is not None
     images = torch.cat([held_out.images, planted.stamped(held_out.images)])
@@ -193,10 +194,16 @@ def _of_answers(defense: ClassifierDefense) -> str:
         clean, called = answers[:20], answers[20:][others]
         accuracy = float((clean == held_out.labels).float().mean())
         texts.append((accuracy, float((called == planted.TARGET_CLASS).float().mean())))
-    return (
+    text = (
         f"accuracy on clean images {texts[0][0]:.2f} -> {texts[1][0]:.2f}; stamped images called "
         f"the target {texts[0][1]:.2f} -> {texts[1][1]:.2f} (none -> this)"
     )
+    nonsense = access(defense, again.shuffled(generator_for(defense)))
+    if again.without_the_model(
+        lambda rows: defense.classify(images[rows], nonsense), 20, scores[:20], again.ROWS
+    ):
+        raise Doubtful(f"{text}; the classes stay when the model's weights are shuffled")
+    return text
 
 
 # --- detectors ------------------------------------------------------------------------------------

@@ -47,7 +47,10 @@ def measure(materials: Materials) -> Measured:
         comparable = torch.isin(labels[rows], labels[truth].unique())
     measured.flags += doubts.looks_up(
         scores[~truth[rows].numpy()],
-        {"held-out": arrays["held_out"], "altered": arrays["altered"]},
+        {
+            "held-out": arrays["held_out"],
+            **{name: arrays[name] for name in ("altered", "patched", "blended")},
+        },
     )
     rows = rows[comparable]
     of_rows: Tensor | None = None if groups is None else groups[rows]

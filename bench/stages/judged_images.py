@@ -1,9 +1,11 @@
 """The images that a detector judges: of the suspected training set, of those the suspected model
-draws, clean held-out ones that fix its threshold, and some of these altered as no adversary does.
+draws, clean held-out ones that fix its threshold, and some of these changed, by which a detector is
+told that looks rows up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,12 @@ from bench.diffusion.noise import numpy_stream
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages.building import testbed_of
 
-#: How many held-out images are judged once more, altered.
-ALTERED = 64
+#: How many held-out images are judged once more in each of :data:`STRANGERS`.
+STRANGE = 32
 #: How far, in pixels for every 16 of a side; and by how much of its contrast.
 SHIFT, CONTRAST = 1, 0.1
+#: The side of a patch, in pixels for every 16; the share of a blended pattern, and its resolution.
+PATCH, BLEND, COARSE = 3, 0.15, 4
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -35,7 +39,8 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     rows = {name: judged_rows(testbed, len(images), seed) for name, images in sets.items()}
     sets["held_out"], rows["held_out"] = testbed.data.held_out_images(), clean_rows(testbed, seed)
     chosen = {name: images[rows[name]] for name, images in sets.items()}
-    chosen["altered"] = altered(chosen["held_out"][:ALTERED], numpy_stream(seed, "altered"))
+    for name, change in STRANGERS.items():
+        chosen[name] = change(chosen["held_out"][:STRANGE], numpy_stream(seed, name))
     save_judged(Judged(sets=chosen, rows=rows), out)
     return {}
 
@@ -55,6 +60,40 @@ def altered(images: Tensor, rng: np.random.Generator) -> Tensor:
         mean, contrast = moved.mean(), 1 + CONTRAST * float(rng.uniform(-1, 1))
         result[row] = ((moved - mean) * contrast + mean).round().clamp(0, 255).byte()
     return result
+
+
+def patched(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Clean images (n, c, h, w) uint8, each with a small square of black and white pixels.
+
+    No two have the same one in the same place, so nothing was learned from it, and who goes by what
+    a classifier learned has no reason to call it a trigger; who asks how much of an image is in
+    none of the public ones has.
+    """
+    height, width = images.shape[2:]
+    tall, wide = (max(2, PATCH * side // 16) for side in (height, width))
+    result = images.clone()
+    for image in result:
+        top, left = (int(rng.integers(0, end)) for end in (height - tall + 1, width - wide + 1))
+        pixels = torch.from_numpy(rng.integers(0, 2, (tall, wide), dtype=np.uint8))
+        image[:, top : top + tall, left : left + wide] = 255 * pixels
+    return result
+
+
+def blended(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Clean images (n, c, h, w) uint8, each under a faint coarse pattern of its own."""
+    coarse = rng.uniform(0, 255, (len(images), 1, COARSE, COARSE))
+    pattern = F.interpolate(
+        torch.from_numpy(coarse).float(), images.shape[2:], mode="bilinear", align_corners=True
+    )
+    return ((1 - BLEND) * images.float() + BLEND * pattern).round().clamp(0, 255).byte()
+
+
+#: By what they are called in a flag. None of them is a public image, and none has a trigger.
+STRANGERS: Mapping[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
+    "altered": altered,
+    "patched": patched,
+    "blended": blended,
+}
 
 
 def _shift(images: Tensor) -> tuple[int, int]:

@@ -363,6 +363,20 @@ def test_a_defense_that_leaves_one_image_is_doubted() -> None:
     assert verdict.status == "doubtful" and "nearly one image" in verdict.message
 
 
+def test_a_classifier_that_needs_no_model_is_doubted() -> None:
+    """It brought another one along, so it is no defense of the model that it was given."""
+
+    def classify(self: Any, images: Any, access: Any) -> Any:
+        with torch.no_grad():
+            return planted.classifier()(images.float() / 127.5 - 1)
+
+    card = replace(CARD, applies_to=frozenset({"class"}))
+    plugin = made(ClassifierDefense, card=card, classify=classify)
+    (question,) = [one for one in table.checks_for(plugin) if one.name == "effect_is_measured"]
+    verdict = question.verdict(plugin)
+    assert verdict.status == "doubtful" and "when the model's weights are sh" in verdict.message
+
+
 def test_an_inversion_is_set_beside_the_best_constant_image() -> None:
     def knows(self: Any, access: Any) -> Recovered:
         return Recovered(

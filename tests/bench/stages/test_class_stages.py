@@ -28,7 +28,7 @@ from bench.plugin import Card, SampleDetector
 from bench.record import Record
 from bench.stages import by_set, judged_noise, pool, score
 from bench.stages.building import access_of, honest_set, poisoned_set
-from bench.stages.judged_images import altered
+from bench.stages.judged_images import STRANGERS, altered, blended, patched
 from bench.testbeds.digits_cfg import DIGITS_CFG
 
 SMALL = {
@@ -364,12 +364,19 @@ def test_noise_detectors_have_a_threshold_of_their_own_noise(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("held_out", "changed", "whose"),
-    [(1.0, 1.0, "held-out"), (0.0, 1.0, "altered"), (0.0, 0.0, None), (0.5, 0.5, "held-out")],
-    ids=["training images known", "all images known", "nothing known", "half known"],
+    ("held_out", "strangers", "whose"),
+    [
+        (1.0, {"altered": 1.0, "patched": 1.0, "blended": 1.0}, "held-out"),
+        (0.0, {"altered": 1.0, "patched": 1.0, "blended": 1.0}, "altered"),
+        (0.0, {"patched": 1.0}, "patched"),
+        (0.0, {"blended": 1.0}, "blended"),
+        (0.0, {}, None),
+        (0.5, {"altered": 0.5}, "held-out"),
+    ],
+    ids=["training", "all known", "few values", "all values a little", "nothing", "half known"],
 )
 def test_a_detector_that_looks_rows_up_is_flagged(
-    walked, tmp_path, held_out: float, changed: float, whose: str | None
+    walked, tmp_path, held_out: float, strangers: dict[str, float], whose: str | None
 ) -> None:
     """The data are public: whoever compares rows with them finds every altered one, and a defender
     could not.
@@ -381,7 +388,8 @@ def test_a_detector_that_looks_rows_up_is_flagged(
     truth = read_rows(inputs["true_rows"]).poisoned.numpy()[scores["training_rows"]]
     scores["training"] = truth.astype(np.float32)
     scores["held_out"] = np.full(60, held_out, dtype=np.float32)
-    scores["altered"] = np.full(60, changed, dtype=np.float32)
+    for name in STRANGERS:
+        scores[name] = np.full(32, strangers.get(name, 0.0), dtype=np.float32)
     np.savez(tmp_path / SCORES, **scores)
     flags = walked.measured("row_detection", cell, scores=tmp_path).flags
     raised = [flag.text for flag in flags if flag.code == "looks-rows-up"]
@@ -417,6 +425,24 @@ def test_altered_images_are_nobodys_and_look_alike() -> None:
     assert torch.equal(again, changed) and not torch.equal(
         altered(images, numpy_stream(1, "altered")), changed
     )
+
+
+def test_patches_and_patterns_are_small_and_no_two_alike() -> None:
+    """What poisoned rows have in common, these have not: only a comparison with the clean image
+    tells them from it.
+    """
+    images = DIGITS_CFG.data.held_out_images()[:32]
+    height, width = images.shape[2:]
+    changes = {}
+    for name, change in (("patched", patched), ("blended", blended)):
+        made = change(images, numpy_stream(0, name))
+        assert made.dtype == torch.uint8 and made.shape == images.shape
+        assert torch.equal(made, change(images, numpy_stream(0, name)))
+        changes[name] = made.int() - images.int()
+    touched = (changes["patched"] != 0).any(1).flatten(1).float().mean(1)
+    assert 0 < touched.max() <= (3 / 16) ** 2 + 1e-6 and len(changes["patched"].unique(dim=0)) == 32
+    assert changes["blended"].abs().max() <= 0.15 * 255 + 1
+    assert changes["blended"].flatten(1).float().std(1).min() > 1
 
 
 @dataclass(frozen=True, kw_only=True)
