@@ -82,7 +82,7 @@ class DiffusionClassifier(ClassifierDefense):
     always_shown: ClassVar[tuple[str, ...]] = ("p_filter",)
 
     p_filter: Annotated[float, Interval(ge=0, lt=1)] = 0.0
-    timesteps: Annotated[int, Interval(gt=0, le=1000)] = 100
+    timesteps: Annotated[int, Interval(ge=1, le=1000)] = 100
     noise_levels: Literal["even", "lognormal"] = "even"
     error: Literal["l1", "l2"] = "l2"
     keep: tuple[tuple[int, int], ...] | None = None

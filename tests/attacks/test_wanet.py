@@ -151,7 +151,7 @@ def test_the_boards_picture_shows_the_distortion() -> None:
     ("params", "message"),
     [
         ({"warping_strength": 0}, "warping_strength must be positive, got 0"),
-        ({"grid_size": 1}, "grid_size must be at least 2, or null, got 1"),
+        ({"grid_size": 1}, "grid_size must be from 2 to 1,024, or null, got 1"),
         ({"field_seed": -1}, "field_seed must be at least 0, got -1"),
         ({"poison_rate": 0}, r"poison_rate must be in \(0, 1\].*got 0"),
     ],

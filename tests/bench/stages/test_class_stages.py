@@ -544,7 +544,7 @@ def test_scores_that_are_not_finite_fail_the_stage(walked, monkeypatch) -> None:
         if s.name == "score" and s.params["defense"]["name"] == "strip"
     )
     inputs = {role: folders[key] for role, key in stage.inputs.items()}
-    with pytest.raises(ContractError, match="NaN or infinity in 210 of 210 rows"):
+    with pytest.raises(ContractError, match="NaN or infinity in 246 of 246 rows"):
         score.run(stage.params, inputs, folders[stage.key], StageContext(key="x"))
 
 
