@@ -21,6 +21,9 @@ FILE = "judged.npz"
 POOL = "pool"
 #: Begins the name of an array that says which rows of a larger set were taken.
 ROWS = "rows:"
+#: The sets of images that are nobody's (:mod:`bench.stages.judged_images`), by what a flag calls
+#: them.
+STRANGERS = ("altered", "patched", "blended")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,7 +118,7 @@ def signer_of(key: Path) -> Any:
         who = signer.CryptoSigner(serialization.load_pem_private_key(_key(key), None))
     except (ValueError, TypeError) as error:
         what = "a private key as PEM, without a password"
-        raise UserError(f"{_named(key)} must be {what}") from error
+        raise UserError(f"{named(key)} must be {what}") from error
     _check_kind(who.public_key, key)
     return who
 
@@ -138,7 +138,7 @@ def public_key(key: Path) -> Any:
     try:
         public = signer.SSlibKey.from_crypto(serialization.load_pem_public_key(_key(key)))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{_named(key)} must be a public key as PEM, and is not") from error
+        raise UserError(f"{named(key)} must be a public key as PEM, and is not") from error
     _check_kind(public, key)
     return public
 
@@ -153,7 +153,7 @@ def _opened(value: dict[str, Any], key: Path, path: Path) -> Any:
         envelope = dsse.Envelope.from_dict(value)
         envelope.verify([public], 1)
     except VerificationError:
-        raise UserError(f"{path} is not signed with the key {_named(key)}") from None
+        raise UserError(f"{path} is not signed with the key {named(key)}") from None
     except Exception as error:  # whatever a stranger's envelope makes the library raise
         raise UserError(f"{path} is no signed envelope: {one_line(str(error), 120)}") from None
     if envelope.payload_type != _PAYLOAD:
@@ -180,13 +180,14 @@ def _key(path: Path) -> bytes:
         return read_plain(path, MAX_KEY)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"key {_named(path)} cannot be read: {reason}") from error
+        raise UserError(f"key {named(path)} cannot be read: {reason}") from error
 
 
-def _named(key: Path) -> str:
+def named(key: Path) -> str:
+    """A key's path, for a line of text."""
     return one_line(str(key), 200)
 
 
 def _check_kind(public: Any, key: Path) -> None:
     if public.keytype != "ed25519":
-        raise UserError(f"{_named(key)} must be an Ed25519 key, got {brief(public.keytype)}")
+        raise UserError(f"{named(key)} must be an Ed25519 key, got {brief(public.keytype)}")

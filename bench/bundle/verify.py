@@ -144,7 +144,7 @@ def verify(
     if read.faults["hashes"]:
         return result
     if key is not None:
-        title = f"signed with the key {one_line(str(key), 200)}"
+        title = f"signed with the key {statement.named(key)}"
         note(_verdict(1, "signature", title, _signature(folder, key, result)))
     contents = read_contents(read, suite)
     for check, title in LEVEL_1:

@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.artefacts.aims import read_rows
 from bench.artefacts.arrays import load_scores
 from bench.artefacts.images import load_images, read_remarks
+from bench.artefacts.judged import STRANGERS
 from bench.artefacts.judges import false_alarms, honest_alarms, load_judge
 from bench.artefacts.rows import judged_rows
 from bench.measurements import doubts
@@ -49,7 +50,7 @@ def measure(materials: Materials) -> Measured:
         scores[~truth[rows].numpy()],
         {
             "held-out": arrays["held_out"],
-            **{name: arrays[name] for name in ("altered", "patched", "blended")},
+            **{name: arrays[name] for name in STRANGERS},
         },
     )
     rows = rows[comparable]

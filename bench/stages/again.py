@@ -81,9 +81,11 @@ def without_the_model(
         agree = int((call(few).argmax(1) == classes).sum())
     except Exception:  # whatever a plugin raises of a network that makes no sense
         return []
-    guess = max(1 / first.shape[1], float(classes.bincount().max()) / len(few))
-    ways = ((k, math.comb(len(few), k)) for k in range(agree, len(few) + 1))
-    by_chance = sum(count * guess**k * (1 - guess) ** (len(few) - k) for k, count in ways)
+    n = len(few)
+    guess = max(1 / first.shape[1], float(classes.bincount().max()) / n)
+    by_chance = sum(
+        math.comb(n, k) * guess**k * (1 - guess) ** (n - k) for k in range(agree, n + 1)
+    )
     return [IGNORES_THE_MODEL] if by_chance < CHANCE else []
 
 

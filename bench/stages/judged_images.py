@@ -5,7 +5,6 @@ told that looks rows up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.artefacts.images import load_images
-from bench.artefacts.judged import Judged, save_judged
+from bench.artefacts.judged import STRANGERS, Judged, save_judged
 from bench.artefacts.rows import clean_rows, judged_rows
 from bench.artefacts.suspected import load_suspected
 from bench.diffusion.noise import numpy_stream
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages.building import testbed_of
 
-#: How many held-out images are judged once more in each of :data:`STRANGERS`.
+#: How many held-out images are judged once more, changed in each way.
 STRANGE = 32
 #: How far, in pixels for every 16 of a side; and by how much of its contrast.
 SHIFT, CONTRAST = 1, 0.1
@@ -39,7 +38,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     rows = {name: judged_rows(testbed, len(images), seed) for name, images in sets.items()}
     sets["held_out"], rows["held_out"] = testbed.data.held_out_images(), clean_rows(testbed, seed)
     chosen = {name: images[rows[name]] for name, images in sets.items()}
-    for name, change in STRANGERS.items():
+    for name, change in _CHANGES.items():
         chosen[name] = change(chosen["held_out"][:STRANGE], numpy_stream(seed, name))
     save_judged(Judged(sets=chosen, rows=rows), out)
     return {}
@@ -88,12 +87,8 @@ def blended(images: Tensor, rng: np.random.Generator) -> Tensor:
     return ((1 - BLEND) * images.float() + BLEND * pattern).round().clamp(0, 255).byte()
 
 
-#: By what they are called in a flag. None of them is a public image, and none has a trigger.
-STRANGERS: Mapping[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
-    "altered": altered,
-    "patched": patched,
-    "blended": blended,
-}
+#: None of them makes a public image, and none a trigger.
+_CHANGES = dict(zip(STRANGERS, (altered, patched, blended), strict=True))
 
 
 def _shift(images: Tensor) -> tuple[int, int]:

@@ -336,6 +336,7 @@ def test_parameters_from_a_suite_build_the_same_plugin() -> None:
     [
         ({"p_filter": 1.0}, r"p_filter must be in \[0, 1\), got 1.0"),
         ({"timesteps": 0}, "timesteps must be from 1 to 1,000, got 0"),
+        ({"timesteps": 1001}, "timesteps must be from 1 to 1,000, got 1001"),
         ({"batch_size": 0}, "batch_size must be positive, got 0"),
         ({"error": "l3"}, "error must be one of 'l1', 'l2', got 'l3'"),
         ({"noise_levels": "odd"}, "noise_levels must be one of 'even', 'lognormal', got 'odd'"),
@@ -352,8 +353,9 @@ def test_bad_parameters_are_refused(params: dict, message: str) -> None:
 
 def test_generators_it_cannot_work_with_are_refused() -> None:
     model = Templates(to_unit_range(templates(2)))
-    with pytest.raises(ValueError, match="timesteps must be from 1 to 1,000, got 1001"):
-        scores(DiffusionClassifier(timesteps=1001), templates(1), model)
+    model.schedule = Schedule.linear(500)
+    with pytest.raises(ValueError, match="timesteps must be at most the model's 500, got 501"):
+        scores(DiffusionClassifier(timesteps=501), templates(1), model)
     model.classes = None
     with pytest.raises(ValueError, match="must be class-conditional"):
         scores(DiffusionClassifier(), templates(1), model)

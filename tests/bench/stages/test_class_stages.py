@@ -13,6 +13,7 @@ from bench import registry
 from bench.artefacts.aims import Aim, read_aim, read_rows
 from bench.artefacts.arrays import SCORES
 from bench.artefacts.images import load_images, save_images
+from bench.artefacts.judged import STRANGERS
 from bench.artefacts.judges import load_judge
 from bench.artefacts.probes import CLEAN_PROBE, GENERATED_PROBE, Probe, requested_labels
 from bench.artefacts.rows import clean_rows, evaluation_sets
@@ -28,7 +29,7 @@ from bench.plugin import Card, SampleDetector
 from bench.record import Record
 from bench.stages import by_set, judged_noise, pool, score
 from bench.stages.building import access_of, honest_set, poisoned_set
-from bench.stages.judged_images import STRANGERS, altered, blended, patched
+from bench.stages.judged_images import altered, blended, patched
 from bench.testbeds.digits_cfg import DIGITS_CFG
 
 SMALL = {
