@@ -325,8 +325,9 @@ def numbers(record: Record) -> dict[str, Metric]:
 
 
 def boards(runs: Sequence[Run]) -> list[Board]:
-    """Every board, by testbed and protocol. A cell that several runs hold counts once: the last
-    :func:`by_weight` is shown.
+    """Every board, by testbed and protocol, the testbeds as they are declared before those that a
+    suite has changed. A cell that several runs hold counts once: the last :func:`by_weight` is
+    shown.
     """
     groups: dict[tuple[Identity, str], list[Entry]] = {}
     names = vocabulary(runs)
@@ -341,7 +342,8 @@ def boards(runs: Sequence[Run]) -> list[Board]:
             groups[others[0]].extend(
                 entry for entry in groups.pop((testbed, "")) if _key(entry.record) not in known
             )
-    return [_board(protocol, entries, names) for (_, protocol), entries in sorted(groups.items())]
+    ordered = sorted(groups, key=lambda group: (group[0][1] != "{}", group))
+    return [_board(group[1], groups[group], names) for group in ordered]
 
 
 def by_weight(run: Run) -> tuple[int, str, str, str]:

@@ -56,6 +56,17 @@ def test_one_board_per_protocol() -> None:
     assert [len(cell.entries) for board in several for cell in board.all_cells()] == [1, 1]
 
 
+def test_testbeds_as_declared_come_before_those_a_suite_changed() -> None:
+    """A reader looks for the board of `digits-cfg`, not for the one of its 1,000-image version."""
+    changed = [PluginSpec(name=name, params={"images": 9}) for name in ("a", "t")]
+    several = boards([run(record(), *(record(testbed=one, protocol="a") for one in changed))])
+    assert [(board.testbed.name, bool(board.testbed.params)) for board in several] == [
+        ("t", False),
+        ("a", True),
+        ("t", True),
+    ]
+
+
 def test_a_cell_in_two_runs_counts_once_and_the_later_run_wins() -> None:
     """Or three seeds run twice would pass for six."""
     old, new = (
