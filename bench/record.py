@@ -11,10 +11,9 @@ import hashlib
 import json
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar, get_args
 
@@ -461,7 +460,7 @@ def _record(data: Mapping[str, Any]) -> Record:
             f"of another version: a record's schema must be {SCHEMA}, got "
             f"{one_line(repr(data.get('schema')), 40)}"
         )
-    unknown = sorted(set(data) - {field.name for field in dataclasses.fields(Record)})
+    unknown = sorted(set(data) - _FIELDS)
     if unknown:
         raise ValueError(f"of another version: unknown field {one_line(repr(unknown[0]), 80)}")
     series = {name: _curve(name, values) for name, values in _table(data, "series").items()}
@@ -588,16 +587,21 @@ def _finite(value: Any, what: str) -> float:
 
 
 def _curve(name: str, values: Any) -> list[float]:
-    if not isinstance(values, list) or not all(
-        type(value) in (float, int) and abs(value) <= sys.float_info.max for value in values
-    ):
+    if not isinstance(values, list) or not _are_finite(values):
         raise ValueError(f"series {one_line(name, 80)} must be a list of finite numbers")
     return values
 
 
+def _are_finite(values: list[Any]) -> bool:
+    try:
+        return set(map(type, values)) <= {float, int} and all(map(math.isfinite, values))
+    except OverflowError:  # a whole number of 400 digits, which no float can hold
+        return False
+
+
 def _metric(name: str, value: Any) -> Metric:
     fields = dict(_object(value, f"metric {name}"))
-    unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(Metric)})
+    unknown = sorted(set(fields) - _METRIC_FIELDS)
     if unknown:
         raise ValueError(f"of another version: metric {name} has an unknown field {unknown[0]!r}")
     numbers = {
@@ -624,15 +628,20 @@ def _metric(name: str, value: Any) -> Metric:
     return Metric(**fields)
 
 
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Record))
+_METRIC_FIELDS = frozenset(field.name for field in dataclasses.fields(Metric))
 _NO_NUMBERS = ("unit", "higher_is_better")
 
 
 def _check_family(name: str, value: float | None, better: bool | None) -> None:
     """Refuses a value out of range or a reversed direction, which would lead every ranking."""
-    family = name.partition("[")[0]
-    for names, low, high, good in RANKED:
-        if re.fullmatch(names, family):
-            if value is not None and not low - SLACK <= value <= high + SLACK:
-                raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value:g}")
-            if good is not None and better is not None and better is not good:
-                raise ValueError(f"{name}: higher_is_better must be {str(good).lower()}")
+    for low, high, good in _ranges_of(name.partition("[")[0]):
+        if value is not None and not low - SLACK <= value <= high + SLACK:
+            raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value:g}")
+        if good is not None and better is not None and better is not good:
+            raise ValueError(f"{name}: higher_is_better must be {str(good).lower()}")
+
+
+@lru_cache(maxsize=256)
+def _ranges_of(family: str) -> tuple[tuple[float, float, bool | None], ...]:
+    return tuple(row[1:] for row in RANKED if re.fullmatch(row[0], family))

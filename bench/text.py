@@ -28,6 +28,8 @@ def plain(text: str) -> str:
     """``text`` without escape sequences and control characters (tabs and line feeds stay), lone
     surrogates escaped.
     """
+    if text.isascii() and text.isprintable():  # nearly every text, and most of the time of reading
+        return text
     return (
         _CONTROLS.sub("", _ESCAPES.sub("", text))
         .encode("utf-8", "backslashreplace")
