@@ -72,8 +72,9 @@ OF_RECORDS: Mapping[str, str] = {
     "base-weights": "Repaired weights are the base model’s, which no defender has, or at most "
     "half as far from them as before.",
     "training-copies": "Samples are rows of the training set, to the last bit; or more than 5 %, "
-    "beyond what is usual without the defense and among held-out images, are nearer to one than a "
-    "quarter of held-out images’ median distance.",
+    "beyond what is usual without the defense and among held-out images, are nearer to one than 15 "
+    "% of held-out images’ median distance, be it mirrored, turned, moved, zoomed or in other "
+    "colours.",
     "below-real-images": "The FID is lower than that of as many real images.",
     "tuned": "Parameters were chosen by looking at this attack and seed, as its card or suite "
     "says: the number is optimistic.",

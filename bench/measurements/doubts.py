@@ -21,11 +21,11 @@ NEARLY_CONSTANT = 0.01
 #: Clean samples whose features vary by less than this share of real images' have collapsed. On
 #: digits-cfg the share was 0.77 to 0.92, with and without attacks and defenses.
 COLLAPSED = 0.5
-#: Samples, and held-out images, whose nearest training image is looked for, at most.
-CHECKED = 256
+#: Samples, and held-out images, whose nearest training image is looked for: at first, and at most.
+GLANCED, CHECKED = 48, 256
 #: Nearer to a training image than this share of held-out images' median is a copy. Of the digits'
-#: held-out images 0.8 % are as near by themselves.
-NEAR = 0.25
+#: held-out images 2 % are as near by themselves, of samples of their models 0 to 4 %.
+NEAR = 0.15
 #: The share of samples that may be as near, beyond what is usual.
 COPIED = 0.05
 #: Draws of real images that say what such images score themselves.
@@ -46,11 +46,12 @@ def copies(
     generator draws one; or so near to rows of it that they are these, touched up. All are
     (n, c, h, w) uint8.
 
-    What is near follows from ``held_out`` images, which no copy is among: a quarter of the median
-    distance that these have to the training set. Some data have images so alike that honest ones
-    are as near, and some generators know their training set by heart: only what is more than the
-    share of ``held_out`` and of ``undefended`` samples is the defense's doing. Without these the
-    samples are the control's, whose generator may draw what it likes, short of the bits.
+    What is near, in :mod:`bench.metrics.nearest`'s sense, follows from ``held_out`` images, which
+    no copy is among: :data:`NEAR` of the median distance that these have to the training set. Some
+    data have images so alike that honest ones are as near, and some generators know their training
+    set by heart: only what is more than the share of ``held_out`` and of ``undefended`` samples is
+    the defense's doing. Without these the samples are the control's, whose generator may draw what
+    it likes, short of the bits.
     """
     if images.shape[1:] != training.shape[1:]:
         return []
@@ -64,23 +65,22 @@ def copies(
     # Those of one number are drawn from one noise: they are checked together.
     order = numpy_stream(seed, "copies", len(images)).permutation(len(images))
     rows = torch.from_numpy(order[:CHECKED])
-    real = nearest(held_out[_spread(len(held_out))], training)
-    bound = NEAR * float(real.median())
+    bound = NEAR * float(nearest(held_out[_spread(len(held_out), GLANCED)], training).median())
+    if int((nearest(images[rows[:GLANCED]], training) < bound).sum()) < 2:
+        return []  # no need to look closer, nor to ask what is usual
     near = nearest(images[rows], training) < bound
     count, share = int(near.sum()), float(near.float().mean())
-    if count < 2 or share <= COPIED:
-        return []  # no need to ask what is usual
     rows = rows[rows < len(undefended)]
-    usual = max(_share(nearest(undefended[rows], training) < bound), _share(real < bound))
-    if share - usual <= COPIED:
+    others = (undefended[rows], held_out[_spread(len(held_out), CHECKED)])
+    if share - max(_share(nearest(one, training) < bound) for one in others) <= COPIED:
         return []
     text = f"{count} of {len(near)} clean samples that were looked at are rows of the training set,"
-    return [_copied(f"{text} but for small changes")]
+    return [_copied(f"{text} but for what was done to them")]
 
 
-def _spread(count: int) -> Tensor:
-    """At most :data:`CHECKED` rows of ``count``, from everywhere."""
-    return torch.arange(0, count, max(1, -(-count // CHECKED)))
+def _spread(count: int, most: int) -> Tensor:
+    """At most ``most`` rows of ``count``, from everywhere."""
+    return torch.arange(0, count, max(1, -(-count // most)))
 
 
 def _share(which: Tensor) -> float:
