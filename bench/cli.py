@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -46,6 +46,8 @@ class Commands(click.Group):
         except UserError as error:
             click.echo(f"castlewalls: {plain(str(error))}", err=True)
             ctx.exit(BAD_INPUT)
+        except click.UsageError as error:
+            _refuse_usage(error, ctx)
         except OSError as error:  # a folder that may not be entered, a name that is too long
             if error.filename is None:
                 raise
@@ -55,6 +57,23 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("castlewalls: interrupted", err=True)
             ctx.exit(INTERRUPTED)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, with our ending for an option that there is not."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            _refuse_usage(error, ctx)
+
+
+def _refuse_usage(error: click.UsageError, ctx: click.Context) -> NoReturn:
+    """Click takes four lines to name an option, and says whose it is in the first."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        raise error
+    command = (error.ctx or ctx).command_path
+    line = one_line(error.format_message()).rstrip(".")
+    click.echo(f"castlewalls: {line} (see {command} --help)", err=True)
+    ctx.exit(BAD_INPUT)
 
 
 def _split(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:

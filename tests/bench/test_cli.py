@@ -446,6 +446,26 @@ def test_the_version_is_the_packages():
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("runn", "No such command 'runn'. Did you mean 'run'? (see castlewalls --help)"),
+        ("--foo", "No such option '--foo' (see castlewalls --help)"),
+        ("run", "Missing argument 'SUITE...' (see castlewalls run --help)"),
+        (
+            "run digits --jobs x",
+            "Invalid value for '--jobs': 'x' is not a valid integer (see castlewalls run --help)",
+        ),
+        ("verify bundle --rerun", "Option '--rerun' requires an argument"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments: str, line: str) -> None:
+    """Click's own four begin with the usage; a script shows its user the last or the first."""
+    result = CliRunner().invoke(cli, arguments.split(), prog_name="castlewalls")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"castlewalls: {line}")
+
+
 def test_importing_bench_loads_nothing_heavy():
     """The board and `castlewalls --help` must not wait for torch."""
     code = (
