@@ -29,6 +29,7 @@ from bench.text import one_line, plain
 if TYPE_CHECKING:
     from bench.engine.progress import Reporter
     from bench.engine.run import Outcome
+    from bench.engine.slurm import Profile
     from bench.engine.store import Store
     from bench.runner import Prepared
 
@@ -252,6 +253,14 @@ def main() -> None:
 @click.option(
     "--report/--no-report", default=True, help="Write the HTML board afterwards.  [default: report]"
 )
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="What makes the stages: this machine, or a cluster that shares the store's folder.",
+)
+@click.option("--profile", metavar="FILE", help="What the cluster wants to know (docs/slurm.md).")
 def run(
     suites: Sequence[str],
     store: str,
@@ -260,6 +269,8 @@ def run(
     retries: int | None,
     dry_run: bool,
     report: bool,
+    executor: str,
+    profile: str | None,
     **choice: Any,
 ) -> None:
     """Run SUITE, a shipped suite's name or a YAML file, or several together, so that each has its
@@ -273,12 +284,19 @@ def run(
     castlewalls run digits --defenses clip_xt --seeds 0 --jobs 2
     castlewalls run digits poison sd
     castlewalls run mine.yaml --plugin my_defense.py --store /data/store --json
+    castlewalls run digits --executor slurm --profile lab.yaml --store /shared/store
     """
     from bench.engine.progress import reporter_for
+    from bench.engine.slurm import Profile
     from bench.engine.store import Store
     from bench.runner import check_names, prepare
-    from bench.summary import estimate_json, show_estimate, summary
+    from bench.summary import summary
 
+    if (executor == "slurm") != (profile is not None):
+        raise UserError("--executor slurm and --profile FILE go together")
+    cluster = None if profile is None else Profile.read(Path(profile))
+    if cluster is not None:
+        choice |= cluster.choice()
     # All of them before the first one runs, so that a fault in the last suite is reported at once.
     prepared = [
         prepare(suite, timeout=timeout, retries=retries, **choice)
@@ -286,19 +304,12 @@ def run(
     ]
     check_names(prepared)
     if dry_run:
-        if as_json:
-            rows = [estimate_json(one.plan, Path(store), len(one.slots)) for one in prepared]
-            _print_json(rows[0] if len(rows) == 1 else rows)
-            return
-        for one in prepared:
-            if len(prepared) > 1:
-                click.echo(f"{one.plan.suite}:")
-            show_estimate(one.plan, Path(store), len(one.slots))
+        _estimate(prepared, Path(store), as_json)
         return
     signal.signal(signal.SIGTERM, _interrupt)  # sent by a cluster at its time limit; as Ctrl-C
     reporter = reporter_for(Console(stderr=True), quiet=as_json)
     live = _LiveBoard(Path(store), reporter.note) if report else None
-    outcomes = _run(prepared, Store(store), reporter, live)
+    outcomes = _run(prepared, Store(store), reporter, live, cluster)
     board = _write_board([Path(store)], live.path) if live else None
     if as_json:
         _print_runs([one.plan.suite for one in prepared], outcomes, board)
@@ -308,6 +319,19 @@ def run(
         if board is not None:
             click.echo(str(board))
     sys.exit(0 if all(outcome.all_ok for outcome in outcomes) else FAILED)
+
+
+def _estimate(prepared: Sequence[Prepared], store: Path, as_json: bool) -> None:
+    from bench.summary import estimate_json, show_estimate
+
+    if as_json:
+        rows = [estimate_json(one.plan, store, len(one.slots)) for one in prepared]
+        _print_json(rows[0] if len(rows) == 1 else rows)
+        return
+    for one in prepared:
+        if len(prepared) > 1:
+            click.echo(f"{one.plan.suite}:")
+        show_estimate(one.plan, store, len(one.slots))
 
 
 class _LiveBoard:
@@ -340,13 +364,17 @@ class _LiveBoard:
 
 
 def _run(
-    prepared: Sequence[Prepared], store: Store, reporter: Reporter, live: _LiveBoard | None
+    prepared: Sequence[Prepared],
+    store: Store,
+    reporter: Reporter,
+    live: _LiveBoard | None,
+    cluster: Profile | None,
 ) -> list[Outcome]:
     """Runs suites together. Whatever ends them, no page is left that waits for more."""
     from bench.runner import run_together
 
     try:
-        return run_together(prepared, store, reporter, live.show if live else None)
+        return run_together(prepared, store, reporter, live.show if live else None, cluster)
     except (KeyboardInterrupt, UserError) as error:
         if live is not None:
             live.end()
@@ -355,6 +383,8 @@ def _run(
         keys = {key: None for one in prepared for key in one.plan.stages}
         finished = sum(store.finished(key) for key in keys)
         message = f"interrupted; {finished} stages are kept; run the same command to go on"
+        if cluster is not None:
+            message += ", or `castlewalls cancel` to end its jobs, which are still in the queue"
         click.echo(message, err=True)
         sys.exit(INTERRUPTED)
 
@@ -392,6 +422,42 @@ def plan(suite: str, store: str, as_json: bool, **choice: Any) -> None:
 
     prepared = prepare(suite, **choice)
     show_stages(prepared.plan, Path(store), _screen(), as_json)
+
+
+@cli.command()
+@store_option
+@json_option
+def status(store: str, as_json: bool) -> None:
+    """Show the jobs that runs on a cluster left at work, and what they still have to make.
+
+    \b
+    castlewalls status --store /shared/store
+    castlewalls status --store /shared/store --json
+    """
+    from bench.engine.slurm import job_states
+
+    rows = job_states(Path(store))
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        where = "in the queue" if row["queued"] else "gone"
+        click.echo(f"{row['run']}: job {row['job']}, {where}, {row['left']} stages to make")
+    if not rows:
+        click.echo(f"no run in {store} has jobs on a cluster")
+
+
+@cli.command()
+@store_option
+def cancel(store: str) -> None:
+    """End the jobs that runs on a cluster left at work. What they have made is kept.
+
+    \b
+    castlewalls cancel --store /shared/store
+    """
+    from bench.engine.slurm import cancel_jobs
+
+    click.echo(f"{cancel_jobs(Path(store))} jobs ended")
 
 
 @cli.command("list")

@@ -12,6 +12,7 @@ from rich.console import Console
 from bench.cards import read_cards
 from bench.cells import Cell
 from bench.engine.context import StageKind
+from bench.engine.contract import Engine
 from bench.engine.executor import Executor, Patience
 from bench.engine.graph import Plan
 from bench.engine.isolation import Limits
@@ -20,6 +21,7 @@ from bench.engine.progress import Reporter, reporter_for
 from bench.engine.provenance import provenance
 from bench.engine.run import Outcome, execute_all
 from bench.engine.slots import Slot, make_slots
+from bench.engine.slurm import Profile, SlurmExecutor
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.errors import UserError
@@ -156,24 +158,28 @@ def run_together(
     store: Store,
     reporter: Reporter,
     show: Callable[[Progress], None] | None = None,
+    profile: Profile | None = None,
 ) -> list[Outcome]:
     """Runs suites that were prepared for the same slots, in one order over all of them: numbers of
     each come early, and the workers are started once. ``show`` is called with how far the run is,
-    in a thread, while it goes on. ``KeyboardInterrupt`` propagates; finished stages are kept.
+    in a thread, while it goes on. ``profile``: of the SLURM cluster that makes the stages in place
+    of this machine. ``KeyboardInterrupt`` propagates; finished stages are kept.
     """
     check_names(prepared)
     first = prepared[0]
     where = provenance() | {"device": first.device}
     if first.gpus_per_stage > 1:
         where |= {"gpus_per_stage": first.gpus_per_stage}
-    executor = Executor(
-        store,
-        first.slots,
-        reporter,
-        stages=first.stages,
-        kinds=first.kinds,
-        provenance=where,
-        limits=first.limits,
+    about: dict[str, Any] = {
+        "stages": first.stages,
+        "kinds": first.kinds,
+        "provenance": where,
+        "limits": first.limits,
+    }
+    executor: Engine = (
+        Executor(store, first.slots, reporter, **about)
+        if profile is None
+        else SlurmExecutor(store, profile, reporter, name=name_of(prepared), **about)
     )
     patience: dict[str, Patience] = {}
     for one in prepared:
@@ -186,6 +192,11 @@ def run_together(
         plans = [one.plan for one in prepared]
         with reporting(plans, executor, show):
             return execute_all(plans, store, executor, where, patience)
+
+
+def name_of(prepared: Sequence[Prepared]) -> str:
+    """Of a run, in a file's name."""
+    return "+".join(sorted(one.plan.suite for one in prepared))[:100]
 
 
 def run_suite(

@@ -147,6 +147,7 @@ class Executor:
         self.turns: Mapping[str, Turn] = {}
         self.patience: Mapping[str, Patience] = {}
         self.made: set[str] = set()
+        self.third_party: set[str] = set()
         self.begun = threading.Event()
         self.disk_full = False
         self.last_event = 0.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from bench.engine.executor import Executor
+from bench.engine.contract import Engine
 from bench.engine.graph import Cell, Plan
 from bench.engine.schedule import Durations, forecast
 from bench.text import message_of, one_line
@@ -39,7 +39,7 @@ class Progress:
 
 @contextmanager
 def reporting(
-    plans: Sequence[Plan], executor: Executor, show: Callable[[Progress], None] | None
+    plans: Sequence[Plan], executor: Engine, show: Callable[[Progress], None] | None
 ) -> Iterator[None]:
     """Calls ``show`` in a thread while the context lasts and stages are left to be made; an error
     of it is a line for the user, and ends nothing.
@@ -58,7 +58,7 @@ def reporting(
 
 class _Live(threading.Thread):
     def __init__(
-        self, plans: Sequence[Plan], executor: Executor, show: Callable[[Progress], None]
+        self, plans: Sequence[Plan], executor: Engine, show: Callable[[Progress], None]
     ) -> None:
         super().__init__(name="live board", daemon=True)
         self.plans, self.executor, self.show = plans, executor, show

@@ -13,7 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bench.engine.executor import Executor, Failure, Patience, unfinished
+from bench.engine.contract import Engine
+from bench.engine.executor import Failure, Patience, unfinished
 from bench.engine.graph import Cell, Plan
 from bench.engine.schedule import Durations, longest_chain, turns_of
 from bench.engine.store import Store, write_atomically
@@ -40,7 +41,7 @@ class Outcome:
 
 
 def execute(
-    plan: Plan, store: Store, executor: Executor, provenance: Mapping[str, Any] | None = None
+    plan: Plan, store: Store, executor: Engine, provenance: Mapping[str, Any] | None = None
 ) -> Outcome:
     """:func:`execute_all` of one plan."""
     return execute_all([plan], store, executor, provenance)[0]
@@ -49,7 +50,7 @@ def execute(
 def execute_all(
     plans: Sequence[Plan],
     store: Store,
-    executor: Executor,
+    executor: Engine,
     provenance: Mapping[str, Any] | None = None,
     patience: Mapping[str, Patience] | None = None,
 ) -> list[Outcome]:

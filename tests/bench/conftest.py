@@ -21,6 +21,12 @@ def _module(name, path):
 
 
 @pytest.fixture(scope="session")
+def loopback():
+    """``engine/cluster.py``: a SLURM cluster on this machine."""
+    return _module("castlewalls_loopback", HERE / "engine" / "cluster.py")
+
+
+@pytest.fixture(scope="session")
 def save_stable_diffusion():
     """``save(folder, **scheduler options)``: a Stable Diffusion for 16 x 16 images with random
     weights, as diffusers writes it.

@@ -1,0 +1,124 @@
+"""What is put into one job: every stage once, nothing before what it needs, and no queue full of
+jobs of a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.engine.graph import Stage
+from bench.engine.groups import grouped
+from bench.engine.node import stage_of, stage_values
+from bench.engine.slurm import Profile
+from bench.errors import UserError
+from bench.plugin_file import Source
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, Stage]:
+    """Stages by key, inputs before what needs them."""
+    stages: dict[str, Stage] = {}
+    for number in range(draw(st.integers(1, 30))):
+        above = draw(st.lists(st.sampled_from(sorted(stages)), max_size=3)) if stages else []
+        inputs = {str(role): key for role, key in enumerate(above)}
+        seconds = draw(st.none() | st.floats(0, 100))
+        one = Stage(name="s", params={"number": number}, inputs=inputs, seconds=seconds)
+        stages[one.key] = one
+    return stages
+
+
+@given(graphs(), st.floats(1, 300), st.floats(0, 300), st.integers(0, 4))
+def test_every_stage_is_in_one_group_that_waits_for_all_it_needs(
+    stages: dict[str, Stage], longest: float, batch: float, count: int
+) -> None:
+    """``known``: jobs at work; none is given another stage, and they need nothing."""
+    roots = [key for key, stage in stages.items() if not stage.inputs][:count]
+    groups = grouped(stages, stages, longest, batch, known=[[key] for key in roots])
+    assert sorted(key for group in groups for key in group.keys) == sorted(stages)
+    assert [group.keys for group in groups[: len(roots)]] == [[key] for key in roots]
+    of = {key: number for number, group in enumerate(groups) for key in group.keys}
+    for number, group in enumerate(groups):
+        assert all(needed < number for needed in group.needs)
+        for position, key in enumerate(group.keys):
+            for above in stages[key].inputs.values():
+                earlier = above in group.keys[:position]
+                assert earlier or of[above] in group.needs | group.all_needs
+        assert len(group.keys) == 1 or group.seconds <= max(longest, batch)
+
+
+def test_a_models_work_is_one_job_and_models_are_not() -> None:
+    """Two trainings of an hour side by side, and what takes a second with what it is made of."""
+    stages: dict[str, Stage] = {}
+
+    def stage(name: str, seconds: float, *above: str) -> str:
+        inputs = {str(role): key for role, key in enumerate(above)}
+        one = Stage(name=name, params={"n": len(stages)}, inputs=inputs, seconds=seconds)
+        stages[one.key] = one
+        return one.key
+
+    reference = stage("reference", 5)
+    for _ in range(2):
+        model = stage("train", 3600)
+        images = [stage("sample", 60, model) for _ in range(3)]
+        for one in images:
+            stage("record", 1, stage("measure", 1, one, reference))
+    names = [
+        [stages[key].name for key in group.keys] for group in grouped(stages, stages, 7200, 60)
+    ]
+    model_job = ["train", "sample", "sample", "sample"]
+    rest = ["measure", "record"] * 3
+    assert sorted(names) == sorted([["reference"], *[model_job, rest] * 2])
+
+
+def test_a_stage_crosses_to_a_job_with_its_key() -> None:
+    one = Stage(
+        name="sample",
+        params={"seed": 1},
+        inputs={"model": "k"},
+        fingerprint="f",
+        keyed={"seed": 1},
+        alike=("a", "b"),
+        charged=frozenset({"model"}),
+        plugins=(Source(file="/p.py", hashes={"/p.py": "1"}),),
+        locations=("/data",),
+    )
+    again = stage_of(stage_values(one))
+    assert again == one and again.key == one.key
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("minutes: 0", "lab.yaml: minutes must be a whole number from 1 up, got 0"),
+        ("cpus: two", "lab.yaml: cpus must be a whole number from 1 up, got 'two'"),
+        ("memory_gb: -1", "lab.yaml: memory_gb must be a number above 0, got -1"),
+        ("setup: module load x", "lab.yaml: setup must be a list of shell lines, got 'module load"),
+        ("options: [a]", "lab.yaml: options must be options of sbatch with their values, got"),
+        ("partition: 3", "lab.yaml: partition must be a text, got 3"),
+        ("hours: 3", "lab.yaml: unknown field 'hours' (allowed: account, at_once, batch_seconds"),
+        ("[1]", "lab.yaml must have fields, got a list"),
+    ],
+)
+def test_a_wrong_profile_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as raised:
+        Profile.read(file)
+    assert str(raised.value).startswith(message)
+
+
+def test_a_profile_says_what_a_plan_is_for(tmp_path: Path) -> None:
+    """A machine that submits need not have the cluster's GPUs."""
+    file = tmp_path / "lab.yaml"
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("", {"device": "cpu"}),
+        ("gpus: 2", {"device": "cuda", "gpus": ["0", "1"]}),
+    ]
+    for text, choice in cases:
+        file.write_text(text)
+        assert Profile.read(file).choice() == choice

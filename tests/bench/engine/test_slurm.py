@@ -1,0 +1,275 @@
+"""Stages on a real SLURM cluster: two nodes on this machine. Whatever ends a job, nothing that was
+made is lost, no number changes, and a failure names its cause.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from bench import runner
+from bench.cli import cli
+from bench.engine import slurm
+from bench.engine.slurm import Profile, SlurmExecutor, read_jobs
+from bench.engine.store import Store
+from bench.record import read_runs
+
+STAGES = str(Path(__file__).with_name("fake_stages.py"))
+Lab = Any
+
+
+@pytest.fixture(scope="module")
+def cluster(loopback: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if missing := loopback.missing():
+        assert "CI" not in os.environ, missing
+        pytest.skip(missing)
+    yield from loopback.running(tmp_path_factory.mktemp("slurm"))
+
+
+@pytest.fixture
+def here(cluster: Any, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    lab.executor()  # for its reporter
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(slurm, "GRACE_SECONDS", 2.0)
+    yield cluster
+    print(cluster.call("sinfo", "-N", "-l"), cluster.call("squeue", "-l"))  # where a test fails
+
+
+def executor(lab: Lab, **profile: Any) -> SlurmExecutor:
+    usual = {"cpus": 1, "memory_gb": 1, "poll_seconds": 1, "minutes": 5, "batch_seconds": 1}
+    return SlurmExecutor(
+        lab.store, Profile(**usual | profile), lab.reporter, name="small", stages=STAGES
+    )
+
+
+def begun(run: SlurmExecutor, lab: Lab) -> threading.Thread:
+    """A run in a thread, as soon as its first job works."""
+    thread = threading.Thread(target=run.run, args=(lab.stages, list(lab.stages)))
+    thread.start()
+    wait_for(lambda: bool(run.state()[1]))
+    return thread
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.1)
+
+
+def tasks(store: Store) -> list[psutil.Process]:
+    """What the cluster runs for this store."""
+    return [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if "bench.engine.node" in (one.info["cmdline"] or ())
+        and any(str(store.root) in word for word in one.info["cmdline"])
+    ]
+
+
+def test_a_run_has_the_bits_of_a_local_one(lab: Lab, here: object, tmp_path: Path) -> None:
+    """Five models, more than an array may have here, each with what is made of it in its job."""
+    models = [lab.stage("train", seed=seed) for seed in range(5)]
+    below = [lab.stage("sample", {"generator": key}, what="clean") for key in models]
+    last = lab.stage("sample", {str(n): key for n, key in enumerate(below)}, what="all")
+    run = executor(lab)
+    assert run.run(lab.stages, [last]) == {}
+    assert sorted(lab.reporter.keys("done")) == sorted([*models, *below, last])
+    assert sorted(map(len, (group.keys for group in run.groups))) == [1, 2, 2, 2, 2, 2]
+    values = [(lab.store.folder(key) / "value.json").read_bytes() for key in lab.stages]
+    lab.store = Store(tmp_path / "local")
+    lab.run()
+    assert [(lab.store.folder(key) / "value.json").read_bytes() for key in lab.stages] == values
+
+
+def test_a_failure_names_its_cause_and_what_hangs_on_it(lab: Lab, here: object) -> None:
+    bad = lab.stage("broken", how="raise")
+    below = lab.stage("sample", {"generator": bad}, what="clean")
+    good = lab.stage("train", seed=0)
+    failures = executor(lab).run(lab.stages, [below, good])
+    assert {key: one.reason for key, one in failures.items()} == dict.fromkeys(
+        (bad, below), "RuntimeError: the plugin is wrong"
+    )
+    assert failures[below].stage == bad and "fake_stages.py" in failures[bad].trace
+    assert lab.store.finished(good)
+
+
+def test_a_killed_task_is_begun_again(lab: Lab, here: object) -> None:
+    """As by a kernel that is out of memory; submitit alone would wait for ever."""
+    first = lab.stage("train", seed=0)
+    last = lab.stage("sample", {"generator": first}, what="clean", sleep=3)
+    run = executor(lab)
+    thread = begun(run, lab)
+    wait_for(lambda: lab.store.finished(first))
+    for task in tasks(lab.store):
+        task.kill()
+    thread.join(90)
+    assert run.failures == {} and lab.store.finished(last)
+    assert lab.reporter.keys("done") == [first, last]
+    assert any("ended as FAILED" in one and "trying again" in one for one in notes(lab))
+
+
+def test_one_that_dies_every_time_is_a_failure_in_words(lab: Lab, here: object) -> None:
+    bad = lab.stage("train", seed=0, sleep=600)
+    run = executor(lab, tries=1)
+    thread = begun(run, lab)
+    for task in tasks(lab.store):
+        task.kill()
+    thread.join(60)
+    assert "ended as FAILED (exit code " in run.failures[bad].reason
+
+
+def test_what_somebody_cancelled_is_not_begun_again(lab: Lab, here: Any) -> None:
+    bad = lab.stage("train", seed=0, sleep=600)
+    run = executor(lab)
+    thread = begun(run, lab)
+    here.call("scancel", *(job.id for job in run.jobs.values()))
+    thread.join(60)
+    assert "ended as CANCELLED" in run.failures[bad].reason and run.attempts == {0: 1}
+    wait_for(lambda: tasks(lab.store) == [])
+
+
+def test_a_run_that_was_killed_finds_its_jobs_again(lab: Lab, here: object, tmp_path: Path) -> None:
+    """The jobs go on without it, and none is begun twice."""
+    keys = [lab.stage("train", seed=seed, sleep=4) for seed in range(2)]
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from pathlib import Path\n"
+        "from bench.engine.progress import Reporter\n"
+        "from bench.engine.graph import Stage\n"
+        "from bench.engine.slurm import Profile, SlurmExecutor\n"
+        "from bench.engine.store import Store\n"
+        f"stages = [Stage(**one) for one in {[describe(lab, key) for key in keys]!r}]\n"
+        "profile = Profile(cpus=1, memory_gb=1, poll_seconds=1, minutes=5, batch_seconds=1)\n"
+        f"SlurmExecutor(Store(Path({str(lab.store.root)!r})), profile, Reporter(), name='small',\n"
+        f"    stages={STAGES!r}).run({{one.key: one for one in stages}}, [s.key for s in stages])\n"
+    )
+    leader = subprocess.Popen([sys.executable, str(script)])
+    jobs = lab.store.root / "jobs" / "small.json"
+    wait_for(lambda: len(tasks(lab.store)) == 2)
+    leader.send_signal(signal.SIGKILL)
+    leader.wait()
+    before = {job.id for job in read_jobs(jobs)}
+    run = executor(lab)
+    assert run.run(lab.stages, keys) == {} and len(before) == 2
+    assert any("2 jobs of this run are still in the queue" in one for one in notes(lab))
+    assert run.attempts == {}  # nothing was submitted
+    assert all(lab.store.finished(key) for key in keys)
+
+
+def test_a_controller_that_starts_again_loses_nothing(lab: Lab, here: Any) -> None:
+    key = lab.stage("train", seed=0, sleep=4)
+    run = executor(lab)
+    thread = begun(run, lab)
+    here.kill("ctld")
+    time.sleep(2)
+    here.start_controller()
+    thread.join(90)
+    assert run.failures == {} and lab.store.finished(key)
+
+
+def test_a_node_that_dies_with_its_task_is_made_up_for(lab: Lab, here: Any) -> None:
+    """``no-requeue``: SLURM itself would begin the job again, two minutes later."""
+    keys = [lab.stage("train", seed=seed, sleep=6) for seed in range(2)]
+    run = executor(lab, options={"no-requeue": True})
+    thread = begun(run, lab)
+    wait_for(lambda: len(tasks(lab.store)) == 2)
+    here.kill("n1")
+    for one in psutil.process_iter(["name", "environ"]):
+        if one.info["name"] == "slurmstepd" and here.environment.items() <= (
+            (one.info["environ"] or {}).items()
+        ):
+            one.kill()
+    for task in tasks(lab.store):
+        task.kill()
+    time.sleep(1)
+    here.start_node("n1")
+    thread.join(200)
+    assert run.failures == {} and all(lab.store.finished(key) for key in keys)
+    here.wait("idle")
+
+
+def test_two_copies_of_a_stage_do_no_harm(lab: Lab, here: object) -> None:
+    """A job that SLURM had given up goes on somewhere: both make the same, and one result stays."""
+    key = lab.stage("train", seed=0, sleep=3)
+    first, second = executor(lab), executor(lab)
+    second.file = second.file.with_name("other.json")
+    threads = [begun(first, lab)]
+    other = threading.Thread(target=second.run, args=(lab.stages, [key]))
+    other.start()
+    for thread in (*threads, other):
+        thread.join(90)
+    assert first.failures == second.failures == {} and lab.store.fault(key) == ""
+
+
+def describe(lab: Lab, key: str) -> dict[str, Any]:
+    stage = lab.stages[key]
+    return {name: getattr(stage, name) for name in ("name", "params", "inputs", "title", "alike")}
+
+
+def notes(lab: Lab) -> list[str]:
+    return lab.reporter.keys("note")
+
+
+def test_a_job_that_slurm_holds_for_an_administrator_is_begun_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a node could not start would wait for ever, and nobody had cancelled it."""
+    key = lab.stage("train", seed=0)
+    lab.executor()
+    run = executor(lab, tries=2, poll_seconds=0.1)
+    monkeypatch.setattr(slurm, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.05)
+    queue: dict[str, str] = {}
+    jobs: list[str] = []
+
+    def submit(commands: list[list[str]], *rest: object) -> list[str]:
+        jobs.append(str(len(jobs)))
+        queue[jobs[-1]] = slurm.HELD
+        return [jobs[-1]]
+
+    monkeypatch.setattr(slurm, "submit", submit)
+    asked = run.queue_of_slurm
+    monkeypatch.setattr(asked, "ids", lambda: dict(queue))
+    monkeypatch.setattr(asked, "largest_array", lambda: 9)
+    monkeypatch.setattr(asked, "cancel", lambda ids: [queue.pop(one) for one in ids])
+    monkeypatch.setattr(asked, "end_of", lambda job: ("CANCELLED", ""))
+    failures = run.run(lab.stages, [key])
+    assert jobs == ["0", "1"] and "job 1 ended as CANCELLED" in failures[key].reason
+
+
+def test_a_suite_from_the_command_line(
+    tiny: Any, fake_plugins: Path, here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same account and records as of a local run, and nothing left at work."""
+    monkeypatch.setattr(runner, "prepare", functools.partial(runner.prepare, stages=STAGES))
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(
+        "name: small\ntestbeds: [tiny]\nattacks: [fake_attack]\ndefenses: [fake_sampler]\n"
+    )
+    Path("lab.yaml").write_text("cpus: 1\nmemory_gb: 1\npoll_seconds: 1\nminutes: 5\n")
+    options = ["small.yaml", "--plugin", str(fake_plugins), "--no-report", "--json"]
+    for store, more in (("far", ["--executor", "slurm", "--profile", "lab.yaml"]), ("near", [])):
+        done = CliRunner().invoke(cli, ["run", *options, "--store", store, *more])
+        assert done.exit_code == 0, done.stderr
+    far, near = (read_runs(Path(store))[0] for store in ("far", "near"))
+    assert far.counts == near.counts and far.counts["ok"] > 2
+    assert [one.metrics for _, one in far.records] == [one.metrics for _, one in near.records]
+    done = CliRunner().invoke(cli, ["status", "--store", "far"])
+    assert done.stdout == "no run in far has jobs on a cluster\n"
+    done = CliRunner().invoke(cli, ["cancel", "--store", "far"])
+    assert done.stdout == "0 jobs ended\n"
