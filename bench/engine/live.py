@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from bench.engine.contract import Engine
 from bench.engine.graph import Cell, Plan
 from bench.engine.schedule import Durations, forecast
+from bench.engine.slots import available_cores
 from bench.text import message_of, one_line
 
 #: Seconds between two reports if there is news; without any a report says that the run goes on.
@@ -87,7 +88,9 @@ class _Live(threading.Thread):
                 began = time.thread_time()
                 self.show(self._progress(waiting, every))
                 cost = time.thread_time() - began
-                every = max(EVERY, cost / (SHARE * len(self.executor.slots)))
+                # The slots of a cluster are not this machine's.
+                cores = min(len(self.executor.slots), available_cores())
+                every = max(EVERY, cost / (SHARE * cores))
                 last, before = time.monotonic(), coming
             self.over.wait(POLL_SECONDS)
             waiting = self.executor.state()[0]

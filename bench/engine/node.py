@@ -1,6 +1,6 @@
-"""What a job of a cluster runs: ``python -m bench.engine.node SPEC NUMBER TRY`` makes the stages of
-one group with the local executor, in the store that all machines share, and says line by line what
-it made (``<NUMBER>.<TRY>.jsonl`` beside SPEC, for :mod:`bench.engine.slurm`).
+"""What a job of a cluster runs: ``python -m bench.engine.node SPEC TASK`` makes the stages that the
+file ``<TASK>.json`` beside SPEC lists, with the local executor, in the store that all machines
+share, and writes line by line what it made into ``<TASK>.jsonl``, for :mod:`bench.engine.slurm`.
 
 SPEC is JSON that the run wrote; nothing here is planned anew. The code on this machine must be the
 run's, since the stages' keys are made of it.
@@ -22,6 +22,7 @@ from bench.engine.executor import Executor, Patience
 from bench.engine.graph import Stage
 from bench.engine.isolation import Limits
 from bench.engine.progress import Reporter
+from bench.engine.provenance import provenance
 from bench.engine.slots import make_slots
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
@@ -93,9 +94,9 @@ class _Lines(Reporter):
         self._write(gave_up=key, stage=stage, reason=reason, trace=trace)
 
 
-def make(spec: Mapping[str, Any], number: int, events: Path) -> bool:
-    """Makes group ``number`` of ``spec``; whether all of it is there. Raises :class:`UserError` if
-    the code here is not the run's.
+def make(spec: Mapping[str, Any], keys: Sequence[str], events: Path) -> bool:
+    """Makes stages of ``spec``; whether all of them are there. Raises :class:`UserError` if the
+    code here is not the run's.
     """
     if (here := code_of_all()) != spec["code"]:
         raise UserError(
@@ -112,10 +113,9 @@ def make(spec: Mapping[str, Any], number: int, events: Path) -> bool:
         reporter,
         stages=spec["source"],
         kinds=dict(load_stages(spec["source"])),
-        provenance=spec["provenance"],
+        provenance={**spec["provenance"], **provenance()},  # of the machine that did it
         limits=None if spec["limits"] is None else Limits(**spec["limits"]),
     )
-    keys = spec["groups"][number]
     patience = {key: Patience(**one) for key, one in spec["patience"].items()}
     failures = executor.run(stages, keys, patience=patience)
     for key, failure in failures.items():
@@ -129,14 +129,16 @@ def _end(number: int, frame: object) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """0: all made; 1: something was not; 2: nothing could be begun."""
-    spec, number, attempt = Path(arguments[0]), int(arguments[1]), arguments[2]
-    events = spec.with_name(f"{number}.{attempt}.jsonl")
+    spec, task = (Path(arguments[0]), arguments[1])
+    events = spec.with_name(f"{task}.jsonl")
     # At its time limit and before it makes room for another job SLURM sends one of these; what a
     # stage has saved is kept.
     for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(one, _end)
     try:
-        return 0 if make(json.loads(spec.read_text(encoding="utf-8")), number, events) else 1
+        planned = json.loads(spec.read_text(encoding="utf-8"))
+        keys = json.loads(spec.with_name(f"{task}.json").read_text(encoding="utf-8"))
+        return 0 if make(planned, keys, events) else 1
     except UserError as error:
         _Lines(events).note(str(error))
         print(f"castlewalls: {error}", file=sys.stderr)

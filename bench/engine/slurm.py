@@ -34,7 +34,7 @@ from bench.engine.node import code_of_all, stage_values
 from bench.engine.progress import Reporter
 from bench.engine.schedule import Queued, order
 from bench.engine.slots import Slot
-from bench.engine.store import Store, make_folder, write_atomically
+from bench.engine.store import Store, make_folder, remove_tree, write_atomically
 from bench.errors import UserError
 from bench.text import one_line
 from bench.yaml_reader import read_yaml
@@ -46,7 +46,7 @@ GRACE_SECONDS = 10.0
 ENDED_BY_HAND = ("CANCELLED", "REVOKED")
 #: Why a job waits for an administrator that a node could not start.
 HELD = "launch failed requeued held"
-LOOK_SECONDS = 1.0
+LOOK_SECONDS, DAY_SECONDS = 1.0, 86_400.0
 COMMAND_SECONDS = 60.0
 
 
@@ -122,21 +122,22 @@ def _wrong(name: str, value: Any) -> str:
 
 @dataclass(kw_only=True)
 class _Job:
-    """A task of an array. ``folder``, ``number``, ``attempt``: where its events are."""
+    """A task of an array. ``task``: what its files in ``folder`` are called; ``note``: the last
+    that it had to say.
+    """
 
     id: str
     keys: list[str]
     folder: str
-    number: int
-    attempt: int
-    since: float = 0.0
+    task: str
+    note: str = ""
     seen: int = 0
     gone: float | None = None
     held: bool = False
 
     @property
     def events(self) -> Path:
-        return Path(self.folder) / f"{self.number}.{self.attempt}.jsonl"
+        return Path(self.folder) / f"{self.task}.jsonl"
 
 
 class Queue:
@@ -281,6 +282,7 @@ class SlurmExecutor:
 
     def _adopt(self) -> list[_Job]:
         """The jobs of an earlier run that are still in the queue, without what is done."""
+        self._clear()
         jobs = read_jobs(self.file)
         alive = self.queue_of_slurm.ids() if jobs else {}
         if alive is None:
@@ -289,9 +291,18 @@ class SlurmExecutor:
         for job in jobs:
             job.keys = [key for key in job.keys if key in self.waiting]
             if job.id in alive and job.keys:
-                job.since, job.seen, job.gone = time.monotonic(), 0, None
+                job.seen, job.gone, job.held = 0, None, False
                 adopted.append(job)
         return adopted
+
+    def _clear(self) -> None:
+        """Removes what runs before had for their jobs, a day after: logs may be wanted, and a job
+        ends a little after its last stage.
+        """
+        used = {job.folder for _, job in _all_jobs(self.store)}
+        for folder in (self.store.root / "jobs").glob("run-*"):
+            if str(folder) not in used and time.time() - folder.stat().st_mtime > DAY_SECONDS:
+                remove_tree(folder)
 
     def _submit(self) -> None:
         """Hands the groups that wait for nothing to SLURM, a job array at a time."""
@@ -310,22 +321,18 @@ class SlurmExecutor:
 
     def _submit_array(self, numbers: Sequence[int]) -> None:
         folder = self._spec()
-        attempts = [self.attempts.get(number, 0) + 1 for number in numbers]
-        commands = [
-            [sys.executable, "-m", "bench.engine.node", str(folder / "spec.json"), *map(str, task)]
-            for task in zip(numbers, attempts, strict=True)
-        ]
-        ids = submit(commands, self.profile, folder / "slurm")
-        for number, attempt, job in zip(numbers, attempts, ids, strict=True):
-            self.attempts[number] = attempt
-            self.jobs[number] = _Job(
-                id=job,
-                keys=list(self.groups[number].keys),
-                folder=str(folder),
-                number=number,
-                attempt=attempt,
-                since=time.monotonic(),
-            )
+        jobs = []
+        for number in numbers:
+            self.attempts[number] = self.attempts.get(number, 0) + 1
+            keys = [key for key in self.groups[number].keys if key in self.waiting]
+            task = f"{number}.{self.attempts[number]}"
+            write_atomically(folder / f"{task}.json", json.dumps(keys))
+            jobs.append(_Job(id="", keys=keys, folder=str(folder), task=task))
+        node = [sys.executable, "-m", "bench.engine.node", str(folder / "spec.json")]
+        ids = submit([[*node, job.task] for job in jobs], self.profile, folder / "slurm")
+        for number, job, one in zip(numbers, jobs, ids, strict=True):
+            job.id = one
+            self.jobs[number] = job
         self._write_jobs()
 
     def _spec(self) -> Path:
@@ -340,7 +347,6 @@ class SlurmExecutor:
                 "store": str(self.store.root.resolve()),
                 "source": self.source,
                 "stages": {key: stage_values(stage) for key, stage in self.stages.items()},
-                "groups": [group.keys for group in self.groups],
                 "provenance": self.provenance,
                 "patience": {key: asdict(one) for key, one in self.patience.items()},
                 "limits": None if self.limits is None else asdict(self.limits),
@@ -354,8 +360,7 @@ class SlurmExecutor:
     def _write_jobs(self) -> None:
         make_folder(self.file.parent)
         rows = [
-            {"id": job.id, "keys": job.keys, "folder": job.folder}
-            | {"number": job.number, "attempt": job.attempt}
+            {"id": job.id, "keys": job.keys, "folder": job.folder, "task": job.task}
             for job in self.jobs.values()
         ]
         write_atomically(self.file, json.dumps(rows, indent=1))
@@ -365,16 +370,16 @@ class SlurmExecutor:
         for number, job in list(self.jobs.items()):
             for event in _new_events(job):
                 self._hear(number, event)
-            for key in job.keys:
-                if key in self.waiting and self.store.finished(key):
-                    self._done(key)
 
     def _hear(self, number: int, event: Mapping[str, Any]) -> None:
         key = next((event[name] for name in _EVENTS if isinstance(event.get(name), str)), "")
         if "note" in event:
+            self.jobs[number].note = one_line(key)
             self.reporter.note(f"job {self.jobs[number].id}: {one_line(key)}")
         elif key not in self.waiting:
             return
+        elif "done" in event and self.store.finished(key):
+            self._done(key)
         elif "started" in event and key not in self.running:
             self.running[key] = time.monotonic()
             self.reporter.started(key, self.stages[key], f"job{number}")
@@ -399,7 +404,12 @@ class SlurmExecutor:
         self.reporter.done(key, self.stages[key], seconds)
 
     def _look_after(self) -> None:
-        """Notices jobs that are in the queue no longer."""
+        """Notices what is in the store, whoever made it, and jobs that are in the queue no
+        longer.
+        """
+        for key in [key for job in self.jobs.values() for key in job.keys]:
+            if key in self.waiting and self.store.finished(key):
+                self._done(key)
         alive = self.queue_of_slurm.ids() if self.jobs else {}
         if alive is None:
             return  # its controller may be starting again
@@ -431,20 +441,22 @@ class SlurmExecutor:
         self._write_jobs()
         state, code = self.queue_of_slurm.end_of(job.id)
         words = f"its job {job.id} ended as {state}" + (f" (exit code {code})" if code else "")
+        words += f": {job.note}" if job.note else ""
+        for key in [key for key in job.keys if key in self.waiting and self.store.finished(key)]:
+            self._done(key)
         left = [key for key in self.groups[number].keys if key in self.waiting]
         if not left:
             return
         for key in left:
             self.running.pop(key, None)
-        attempt = self.attempts.get(number, 1)
         by_hand = state in ENDED_BY_HAND and not job.held
-        if not by_hand and attempt < self.profile.tries:
-            self.attempts[number] = attempt
+        self.attempts.setdefault(number, 1)  # of a job that an earlier run began
+        if not by_hand and self.attempts[number] < self.profile.tries:
             self.reporter.note(f"{self.stages[left[0]].describe()}: {words}; trying again")
             return
         for key in left:
             if key in self.waiting:
-                self._give_up(key, Failure(key, f"{words} before it was made"))
+                self._give_up(key, Failure(key, one_line(words), f"its log is in {job.folder}"))
 
     def _give_up(self, key: str, failure: Failure) -> None:
         """Marks a stage, and everything that depends on it, as failed."""
@@ -494,7 +506,10 @@ def job_states(store: Path) -> list[dict[str, Any]]:
     """The jobs of all runs in a store: ``run``, ``job``, ``queued``, and ``left``, the stages that
     it has still to make.
     """
-    here, known = _all_jobs(store)
+    if not store.is_dir():
+        raise UserError(f"there is no store at {store}")
+    here = Store(store)
+    known = _all_jobs(here)
     alive = Queue().ids() if known else {}
     if alive is None:
         raise UserError("squeue does not answer")
@@ -513,11 +528,10 @@ def cancel_jobs(store: Path) -> int:
     return len(ids)
 
 
-def _all_jobs(store: Path) -> tuple[Store, list[tuple[str, _Job]]]:
-    if not store.is_dir():
-        raise UserError(f"there is no store at {store}")
-    files = sorted((store / "jobs").glob("*.json"))
-    return Store(store), [(file.stem, job) for file in files for job in read_jobs(file)]
+def _all_jobs(store: Store) -> list[tuple[str, _Job]]:
+    """With the name of their run."""
+    files = sorted((store.root / "jobs").glob("*.json"))
+    return [(file.stem, job) for file in files for job in read_jobs(file)]
 
 
 def submit(commands: Sequence[list[str]], profile: Profile, folder: Path) -> list[str]:
@@ -544,7 +558,7 @@ def submit(commands: Sequence[list[str]], profile: Profile, folder: Path) -> lis
             mem=f"{profile.memory_gb:g}GB",
             array_parallelism=profile.at_once,
             setup=list(profile.setup),
-            signal_delay_s=60,
+            signal_delay_s=min(60, 6 * profile.minutes),
             **({"gpus_per_node": profile.gpus} if profile.gpus else {}),
             additional_parameters=more,
         )

@@ -26,7 +26,7 @@ def planned(command: str) -> object:
     program, name, *words = shlex.split(command)
     assert (program, name) == ("castlewalls", "run")
     chosen = dict(cli.run.make_context("run", [*words]).params)
-    own = {"store", "as_json", "timeout", "retries", "dry_run", "report"}
+    own = {"store", "as_json", "timeout", "retries", "dry_run", "report", "executor", "profile"}
     (suite,) = chosen.pop("suites")
     return prepare(suite, **{key: value for key, value in chosen.items() if key not in own}).plan
 

@@ -119,6 +119,7 @@ def test_a_killed_task_is_begun_again(lab: Lab, here: object) -> None:
     thread.join(90)
     assert run.failures == {} and lab.store.finished(last)
     assert lab.reporter.keys("done") == [first, last]
+    assert read_jobs(run.file) == []
     assert any("ended as FAILED" in one and "trying again" in one for one in notes(lab))
 
 
@@ -223,6 +224,17 @@ def describe(lab: Lab, key: str) -> dict[str, Any]:
 
 def notes(lab: Lab) -> list[str]:
     return lab.reporter.keys("note")
+
+
+def test_a_job_with_other_code_says_so(
+    lab: Lab, here: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are made of the code: results of another would stand under them."""
+    key = lab.stage("train", seed=0)
+    monkeypatch.setattr(slurm, "code_of_all", lambda: "0123456789")
+    failures = executor(lab, tries=1).run(lab.stages, [key])
+    assert "is not the one that planned this run (01234567)" in failures[key].reason
+    assert not lab.store.finished(key)
 
 
 def test_a_job_that_slurm_holds_for_an_administrator_is_begun_again(
