@@ -325,9 +325,9 @@ def numbers(record: Record) -> dict[str, Metric]:
 
 
 def boards(runs: Sequence[Run]) -> list[Board]:
-    """Every board, by testbed and protocol, the testbeds as they are declared before those that a
-    suite has changed. A cell that several runs hold counts once: the last :func:`by_weight` is
-    shown.
+    """Every board, by testbed and protocol, those with more records before others of the same
+    testbed: a main suite before what varies a parameter of it. A cell that several runs hold counts
+    once: the last :func:`by_weight` is shown.
     """
     groups: dict[tuple[Identity, str], list[Entry]] = {}
     names = vocabulary(runs)
@@ -342,7 +342,7 @@ def boards(runs: Sequence[Run]) -> list[Board]:
             groups[others[0]].extend(
                 entry for entry in groups.pop((testbed, "")) if _key(entry.record) not in known
             )
-    ordered = sorted(groups, key=lambda group: (group[0][1] != "{}", group))
+    ordered = sorted(groups, key=lambda group: (group[0][0], -len(groups[group]), group))
     return [_board(group[1], groups[group], names) for group in ordered]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import results
 from bench.record import Flag, Metric, Picture, PluginSpec, Record, Run, read_runs
 from leaderboard import palette
 from leaderboard.board import boards, families, label
@@ -18,6 +19,7 @@ from leaderboard.matrix import MetricTable, matrices
 from leaderboard.panel import panel
 from leaderboard.ranking import rankings
 from leaderboard.report import render
+from leaderboard.sources import read_sources
 from leaderboard.view import board_view
 
 NONE = PluginSpec(name="none", label="none")
@@ -56,15 +58,21 @@ def test_one_board_per_protocol() -> None:
     assert [len(cell.entries) for board in several for cell in board.all_cells()] == [1, 1]
 
 
-def test_testbeds_as_declared_come_before_those_a_suite_changed() -> None:
-    """A reader looks for the board of `digits-cfg`, not for the one of its 1,000-image version."""
-    changed = [PluginSpec(name=name, params={"images": 9}) for name in ("a", "t")]
-    several = boards([run(record(), *(record(testbed=one, protocol="a") for one in changed))])
-    assert [(board.testbed.name, bool(board.testbed.params)) for board in several] == [
-        ("t", False),
-        ("a", True),
-        ("t", True),
+def test_a_main_suite_comes_before_what_varies_a_parameter_of_it() -> None:
+    """A reader looks for the matrix, not for the four cells at another guidance weight."""
+    varied = PluginSpec(name="t", params={"guidance_scale": 1.0}, label="varied")
+    usual = PluginSpec(name="t", params={"guidance_scale": 2.0}, label="usual")
+    other = PluginSpec(name="a", label="other")
+    records = [record(seed, testbed=usual) for seed in range(2)]
+    several = boards([run(*records, record(testbed=varied), record(testbed=other))])
+    assert [(board.testbed.name, board.testbed.params) for board in several] == [
+        (one.name, one.params) for one in (other, usual, varied)
     ]
+    published = boards(read_sources([results.published()]))
+    largest = next(one for one in published if one.testbed.name == "digits-cfg")
+    assert len(largest.cells) == max(
+        len(one.cells) for one in published if one.testbed.name == "digits-cfg"
+    )
 
 
 def test_a_cell_in_two_runs_counts_once_and_the_later_run_wins() -> None:
