@@ -508,7 +508,7 @@ def job_states(store: Path) -> list[dict[str, Any]]:
     """
     if not store.is_dir():
         raise UserError(f"there is no store at {store}")
-    here = Store(store)
+    here = Store(store, read_only=True)
     known = _all_jobs(here)
     alive = Queue().ids() if known else {}
     if alive is None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.cli import cli
 from bench.engine.graph import Stage
 from bench.engine.groups import grouped
 from bench.engine.node import stage_of, stage_values
@@ -122,3 +124,12 @@ def test_a_profile_says_what_a_plan_is_for(tmp_path: Path) -> None:
     for text, choice in cases:
         file.write_text(text)
         assert Profile.read(file).choice() == choice
+
+
+@pytest.mark.parametrize("command", ["status", "cancel"])
+def test_asking_for_jobs_writes_nothing(tmp_path: Path, command: str) -> None:
+    """Whatever folder is named by mistake; one that is not there is bad input."""
+    done = CliRunner().invoke(cli, [command, "--store", str(tmp_path)])
+    assert done.exit_code == 0 and list(tmp_path.iterdir()) == []
+    done = CliRunner().invoke(cli, [command, "--store", str(tmp_path / "nowhere")])
+    assert done.exit_code == 2 and done.stderr.startswith("castlewalls: there is no store at")
