@@ -33,7 +33,7 @@ Lab = Any
 @pytest.fixture(scope="module")
 def cluster(loopback: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if missing := loopback.missing():
-        assert "CI" not in os.environ, missing
+        assert "CASTLEWALLS_SLURM" not in os.environ, missing  # .ci/run sets it
         pytest.skip(missing)
     yield from loopback.running(tmp_path_factory.mktemp("slurm"))
 
@@ -181,27 +181,6 @@ def test_a_controller_that_starts_again_loses_nothing(lab: Lab, here: Any) -> No
     here.start_controller()
     thread.join(90)
     assert run.failures == {} and lab.store.finished(key)
-
-
-def test_a_node_that_dies_with_its_task_is_made_up_for(lab: Lab, here: Any) -> None:
-    """``no-requeue``: SLURM itself would begin the job again, two minutes later."""
-    keys = [lab.stage("train", seed=seed, sleep=6) for seed in range(2)]
-    run = executor(lab, options={"no-requeue": True})
-    thread = begun(run, lab)
-    wait_for(lambda: len(tasks(lab.store)) == 2)
-    here.kill("n1")
-    for one in psutil.process_iter(["name", "environ"]):
-        if one.info["name"] == "slurmstepd" and here.environment.items() <= (
-            (one.info["environ"] or {}).items()
-        ):
-            one.kill()
-    for task in tasks(lab.store):
-        task.kill()
-    time.sleep(1)
-    here.start_node("n1")
-    thread.join(200)
-    assert run.failures == {} and all(lab.store.finished(key) for key in keys)
-    here.wait("idle")
 
 
 def test_two_copies_of_a_stage_do_no_harm(lab: Lab, here: object) -> None:
