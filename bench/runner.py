@@ -172,12 +172,11 @@ def run_together(
         where |= {"gpus_per_stage": first.gpus_per_stage}
     about: dict[str, Any] = {
         "stages": first.stages,
-        "kinds": first.kinds,
         "provenance": where,
         "limits": first.limits,
     }
     executor: Engine = (
-        Executor(store, first.slots, reporter, **about)
+        Executor(store, first.slots, reporter, kinds=first.kinds, **about)
         if profile is None
         else SlurmExecutor(store, profile, reporter, name=name_of(prepared), **about)
     )

@@ -542,7 +542,7 @@ class Executor:
         if self.store.finished(job.key):
             self.waiting.pop(job.key, None)
             self.made.add(job.key)
-            self.reporter.done(job.key, stage, self._seconds(job.key))
+            self.reporter.done(job.key, stage, self.store.seconds(job.key))
             return
         reason, trace = one_line(answer.get("reason") or ""), tail(answer.get("trace") or "")
         if answer["ok"]:  # it cannot be trusted with another stage
@@ -559,12 +559,6 @@ class Executor:
         self.reporter.failed(job.key, stage, reason, again)
         if not again:
             self._give_up(job.key, Failure(job.key, reason, trace))
-
-    def _seconds(self, key: str) -> float:
-        try:
-            return float(self.store.manifest(key)["cost"]["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
 
     def _give_up(self, key: str, failure: Failure) -> None:
         """Marks a stage, and everything that depends on it, as failed."""

@@ -4,7 +4,7 @@ queue is not filled with jobs of a second: a pure function of a graph of stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.engine.graph import Stage
@@ -30,7 +30,6 @@ def grouped(
     batch: float,
     *,
     known: Sequence[Iterable[str]] = (),
-    seconds: Callable[[Stage], float | None] = lambda stage: stage.seconds,
 ) -> list[Group]:
     """The groups of ``waiting``, whose order has inputs before what needs them. A stage joins the
     group of its inputs if that group waits for everything else it needs, so a model's training,
@@ -47,7 +46,7 @@ def grouped(
     for key in waiting:
         if key in of:
             continue
-        own = seconds(stages[key]) or UNKNOWN_SECONDS
+        own = stages[key].seconds or UNKNOWN_SECONDS
         needs = frozenset(of[above] for above in stages[key].inputs.values() if above in of)
         number = _room(groups, needs, own, longest, len(known))
         if number is None and needs in alike and groups[alike[needs]].seconds + own <= batch:

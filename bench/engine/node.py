@@ -106,10 +106,9 @@ def make(spec: Mapping[str, Any], keys: Sequence[str], events: Path) -> bool:
     stages = {key: stage_of(values) for key, values in spec["stages"].items()}
     assert all(key == stage.key for key, stage in stages.items())
     reporter = _Lines(events)
-    device = spec["device"]
     executor = Executor(
         Store(Path(spec["store"])),
-        make_slots(device, spec["jobs"], gpus_per_stage=spec["gpus_per_stage"]),
+        make_slots(spec["device"], spec["jobs"]),
         reporter,
         stages=spec["source"],
         kinds=dict(load_stages(spec["source"])),
@@ -129,7 +128,7 @@ def _end(number: int, frame: object) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """0: all made; 1: something was not; 2: nothing could be begun."""
-    spec, task = (Path(arguments[0]), arguments[1])
+    spec, task = Path(arguments[0]), arguments[1]
     events = spec.with_name(f"{task}.jsonl")
     # At its time limit and before it makes room for another job SLURM sends one of these; what a
     # stage has saved is kept.

@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bench.engine.context import StageKind
 from bench.engine.executor import Failure, Patience, unfinished
 from bench.engine.graph import Stage, Turn
 from bench.engine.groups import Group, grouped
@@ -33,7 +32,6 @@ from bench.engine.isolation import Limits
 from bench.engine.node import code_of_all, stage_values
 from bench.engine.progress import Reporter
 from bench.engine.schedule import Queued, order
-from bench.engine.slots import Slot
 from bench.engine.store import Store, make_folder, remove_tree, write_atomically
 from bench.errors import UserError
 from bench.text import one_line
@@ -207,15 +205,14 @@ class SlurmExecutor:
         *,
         name: str,
         stages: str,
-        kinds: Mapping[str, StageKind] | None = None,
         provenance: Mapping[str, Any] | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.store, self.profile, self.reporter, self.source = store, profile, reporter, stages
-        self.kinds, self.provenance, self.limits = kinds or {}, dict(provenance or {}), limits
+        self.provenance, self.limits = dict(provenance or {}), limits
         self.file = store.root / "jobs" / f"{name}.json"
         self.queue_of_slurm, self.array = Queue(), 0
-        self.slots = [Slot(name=f"job{number}") for number in range(profile.at_once)]
+        self.slots = range(profile.at_once)
         self.jobs: dict[int, _Job] = {}
         self.failures: dict[str, Failure] = {}
         self.waiting: dict[str, None] = {}
@@ -352,7 +349,6 @@ class SlurmExecutor:
                 "limits": None if self.limits is None else asdict(self.limits),
                 "device": "cuda" if profile.gpus else "cpu",
                 "jobs": profile.gpus or profile.cpus,
-                "gpus_per_stage": 1,
             }
             write_atomically(self.folder / "spec.json", json.dumps(spec, allow_nan=False))
         return self.folder
@@ -397,11 +393,7 @@ class SlurmExecutor:
         del self.waiting[key]
         self.running.pop(key, None)
         self.made.add(key)
-        try:
-            seconds = float(self.store.manifest(key)["cost"]["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            seconds = 0.0
-        self.reporter.done(key, self.stages[key], seconds)
+        self.reporter.done(key, self.stages[key], self.store.seconds(key))
 
     def _look_after(self) -> None:
         """Notices what is in the store, whoever made it, and jobs that are in the queue no

@@ -144,6 +144,13 @@ class Store:
         """
         return read_manifest(self.folder(key))
 
+    def seconds(self, key: str) -> float:
+        """What a finished stage took, by its manifest; 0 if that does not say."""
+        try:
+            return float(self.manifest(key)["cost"]["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+
     def manifests(self) -> Iterator[dict[str, Any]]:
         """The readable manifests of all finished stages, in no order."""
         for path in (self.root / "stages").glob(f"*/*/{MANIFEST}"):

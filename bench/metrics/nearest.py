@@ -31,12 +31,12 @@ def nearest(images: Tensor, known: Tensor) -> Tensor:
     is nearest is looked for among the :data:`CANDIDATES` that are so on coarser thumbnails. A
     picture of one brightness is like none.
     """
-    pictures, others = _thumbnails(images), _thumbnails(known)
-    ways = torch.stack([_coarse(way) for way in _ways(pictures)])
+    changed, others = list(_ways(_thumbnails(images))), _thumbnails(known)
+    ways = torch.stack([_coarse(way) for way in changed])
     likeness, row = _best(ways.flatten(0, 1), _coarse(others))
     likeness, row = likeness.view(len(ways), -1), row.view(len(ways), -1)
     chosen = likeness.topk(min(CANDIDATES, len(ways)), dim=0).indices
-    mine = torch.stack([_inner(way) for way in _ways(pictures)])
+    mine = torch.stack([_inner(way) for way in changed])
     mine = mine.gather(0, chosen[..., None].expand(-1, -1, mine.shape[2]))
     others = others[row.gather(0, chosen).flatten()]
     best = torch.zeros(len(images))
