@@ -27,9 +27,9 @@ from bench.scaffold.sorts import SORTS
 from bench.text import one_line, plain
 
 if TYPE_CHECKING:
+    from bench.engine.jobs import Profile
     from bench.engine.progress import Reporter
     from bench.engine.run import Outcome
-    from bench.engine.slurm import Profile
     from bench.engine.store import Store
     from bench.runner import Prepared
 
@@ -255,12 +255,12 @@ def main() -> None:
 )
 @click.option(
     "--executor",
-    type=click.Choice(["local", "slurm"]),
+    type=click.Choice(["local", "slurm", "ray"]),
     default="local",
     show_default=True,
     help="What makes the stages: this machine, or a cluster that shares the store's folder.",
 )
-@click.option("--profile", metavar="FILE", help="What the cluster wants to know (docs/slurm.md).")
+@click.option("--profile", metavar="FILE", help="What the cluster wants to know (docs/cluster.md).")
 def run(
     suites: Sequence[str],
     store: str,
@@ -285,16 +285,14 @@ def run(
     castlewalls run digits poison sd
     castlewalls run mine.yaml --plugin my_defense.py --store /data/store --json
     castlewalls run digits --executor slurm --profile lab.yaml --store /shared/store
+    castlewalls run digits --executor ray --store /shared/store
     """
     from bench.engine.progress import reporter_for
-    from bench.engine.slurm import Profile
     from bench.engine.store import Store
     from bench.runner import check_names, prepare
     from bench.summary import summary
 
-    if (executor == "slurm") != (profile is not None):
-        raise UserError("--executor slurm and --profile FILE go together")
-    cluster = None if profile is None else Profile.read(Path(profile))
+    cluster = _profile(executor, profile)
     if cluster is not None:
         choice |= cluster.choice()
     # All of them before the first one runs, so that a fault in the last suite is reported at once.
@@ -319,6 +317,19 @@ def run(
         if board is not None:
             click.echo(str(board))
     sys.exit(0 if all(outcome.all_ok for outcome in outcomes) else FAILED)
+
+
+def _profile(executor: str, file: str | None) -> Profile | None:
+    """Of a cluster; ``None`` for this machine."""
+    from bench.engine.ray import RayProfile
+    from bench.engine.slurm import SlurmProfile
+
+    kinds: dict[str, type[Profile]] = {one.name: one for one in (SlurmProfile, RayProfile)}
+    if executor in kinds:
+        return kinds[executor].read(Path(file)) if file else kinds[executor]()
+    if file:
+        raise UserError(f"--profile is for --executor {' or '.join(kinds)}, got {executor}")
+    return None
 
 
 def _estimate(prepared: Sequence[Prepared], store: Path, as_json: bool) -> None:

@@ -13,15 +13,16 @@ from bench.cards import read_cards
 from bench.cells import Cell
 from bench.engine.context import StageKind
 from bench.engine.contract import Engine
-from bench.engine.executor import Executor, Patience
+from bench.engine.executor import Executor
 from bench.engine.graph import Plan
 from bench.engine.isolation import Limits
+from bench.engine.jobs import JobExecutor, Profile
 from bench.engine.live import Progress, reporting
 from bench.engine.progress import Reporter, reporter_for
 from bench.engine.provenance import provenance
 from bench.engine.run import Outcome, execute_all
+from bench.engine.scheduler import Patience
 from bench.engine.slots import Slot, make_slots
-from bench.engine.slurm import Profile, SlurmExecutor
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.errors import UserError
@@ -162,8 +163,8 @@ def run_together(
 ) -> list[Outcome]:
     """Runs suites that were prepared for the same slots, in one order over all of them: numbers of
     each come early, and the workers are started once. ``show`` is called with how far the run is,
-    in a thread, while it goes on. ``profile``: of the SLURM cluster that makes the stages in place
-    of this machine. ``KeyboardInterrupt`` propagates; finished stages are kept.
+    in a thread, while it goes on. ``profile``: of a cluster that makes the stages, not this
+    machine. ``KeyboardInterrupt`` propagates; finished stages are kept.
     """
     check_names(prepared)
     first = prepared[0]
@@ -178,7 +179,7 @@ def run_together(
     executor: Engine = (
         Executor(store, first.slots, reporter, kinds=first.kinds, **about)
         if profile is None
-        else SlurmExecutor(store, profile, reporter, name=name_of(prepared), **about)
+        else JobExecutor(store, profile, reporter, name=name_of(prepared), **about)
     )
     patience: dict[str, Patience] = {}
     for one in prepared:

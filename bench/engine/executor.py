@@ -1,5 +1,5 @@
-"""The local executor: puts ready stages onto free slots, our own before third-party ones, in the
-order of :mod:`bench.engine.schedule`. It holds no state worth keeping: the store does.
+"""The local executor: puts the stages that :mod:`bench.engine.scheduler` says may begin onto free
+slots of this machine. It holds no state worth keeping: the store does.
 
 A stage that raises, times out or kills its worker fails alone; what depends on it fails for the
 same reason, and the rest continues. If another run is making a key, this one waits, and takes over
@@ -15,7 +15,6 @@ import math
 import os
 import queue
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,7 +29,7 @@ from bench.engine.graph import Stage, Turn
 from bench.engine.interrupts import Interrupts
 from bench.engine.isolation import Isolation, Limits, origin, support, usual_limits
 from bench.engine.progress import Reporter
-from bench.engine.schedule import Queued, order
+from bench.engine.scheduler import Failure, Patience, Scheduler
 from bench.engine.slots import Slot, Worker
 from bench.engine.store import LOG, Store, discard
 from bench.text import one_line, tail
@@ -43,29 +42,8 @@ QUIET_SECONDS = 60.0
 #: The default time limit: the larger of the first and this many times the duration the testbed
 #: declares for such a stage; the last one where it declares nothing.
 SHORTEST_LIMIT, DECLARED_TIMES, UNDECLARED_LIMIT = 1800.0, 20.0, 86400.0
-#: How often a missing or damaged result is remade in one run.
-REPAIRS = 2
 #: So many of a third-party plugin's notes are shown for a stage.
 MOST_NOTES = 20
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a stage has no result. ``stage``: the key of the one that failed first."""
-
-    stage: str
-    reason: str
-    trace: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """``timeout``: seconds that a stage may take, ``None`` for the default; ``retries``: how often
-    a failed one is tried again.
-    """
-
-    timeout: float | None = None
-    retries: int = 0
 
 
 @dataclass
@@ -96,20 +74,6 @@ class _Job:
         return (self.folder if self.isolation is None else self.isolation.out) / LOG
 
 
-def unfinished(stages: Mapping[str, Stage], targets: Iterable[str], store: Store) -> list[str]:
-    """The keys that must be made for ``targets``: those not in the store, and their inputs, but
-    no inputs of a finished one.
-    """
-    missing: set[str] = set()
-    waiting = list(targets)
-    while waiting:
-        key = waiting.pop()
-        if key not in missing and not store.finished(key):
-            missing.add(key)
-            waiting += stages[key].inputs.values()
-    return [key for key in stages if key in missing]
-
-
 class Executor:
     """Runs stages in worker processes. ``stages``: the module that defines the table of stages;
     ``kinds``: that table, which says what their time is charged to.
@@ -133,23 +97,13 @@ class Executor:
     ) -> None:
         self.limits = usual_limits(len(slots)) if limits is None else limits
         self.store, self.slots, self.reporter, self.source = store, list(slots), reporter, stages
-        self.kinds, self.usual = kinds or {}, Patience(timeout=timeout, retries=retries)
-        self.provenance = dict(provenance or {})
+        self.kinds, self.provenance = kinds or {}, dict(provenance or {})
+        self.scheduler = Scheduler(store, reporter, Patience(timeout=timeout, retries=retries))
         self.events: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
         # by slot, those that run our own stages, one after another
         self.workers: dict[str, Worker] = {}
         self.jobs: dict[str, _Job] = {}
-        self.failures: dict[str, Failure] = {}
-        self.tries: dict[str, int] = {}
-        self.repairs: dict[str, int] = {}
-        self.waiting: dict[str, None] = {}
-        self.queue: dict[str, Queued] = {}
-        self.turns: Mapping[str, Turn] = {}
-        self.patience: Mapping[str, Patience] = {}
-        self.made: set[str] = set()
-        self.third_party: set[str] = set()
-        self.begun = threading.Event()
-        self.disk_full = False
+        self.disk_full = self.isolation_named = False
         self.last_event = 0.0
 
     def run(
@@ -166,28 +120,13 @@ class Executor:
         ``changed`` is called after every stage that ended. ``turns``, ``patience``: of the stages,
         by key. ``KeyboardInterrupt`` goes through once the workers are ended.
         """
-        targets = list(dict.fromkeys(targets))
-        self.stages, self.failures, self.tries, self.repairs, self.disk_full = (
-            stages,
-            {},
-            {},
-            {},
-            False,
-        )
-        self.turns, self.patience = turns or {}, patience or {}
-        self.waiting = dict.fromkeys(unfinished(stages, targets, self.store))
-        self.announced: set[str] = set()
-        self.queue = order(stages, self.waiting, self.turns)
-        self.third_party = self._with_plugins()
-        self.isolation_named = False
-        self.begun.set()
+        self.stages, self.announced = stages, set[str]()
+        self.disk_full = self.isolation_named = False
         self.last_event = time.monotonic()
-        self.reporter.begin(
-            len(self.waiting), len([key for key in stages if key not in self.waiting])
-        )
+        self.scheduler.begin(stages, targets, turns, patience)
         with Interrupts() as interrupts:
             try:
-                while self.waiting or self.jobs:
+                while self.scheduler.waiting or self.jobs:
                     interrupts.check()
                     if self._dispatch():
                         changed()
@@ -195,44 +134,22 @@ class Executor:
                         changed()
             finally:
                 self._stop()
-        return self.failures
-
-    def state(self) -> tuple[dict[str, None], dict[str, float]]:
-        """The stages still to be made, and those at work with the seconds they have had. Another
-        thread may ask.
-        """
-        now = time.monotonic()
-        jobs = list(self.jobs.values())
-        return dict(self.waiting), {job.key: now - job.started for job in jobs}
-
-    def _with_plugins(self) -> set[str]:
-        """The stages that run a third-party plugin, or need the result of one. They come last, so
-        that a plugin that hangs does not delay the other results.
-        """
-        keys: set[str] = set()
-        for key, stage in self.stages.items():  # inputs stand before what needs them
-            if stage.plugins or not keys.isdisjoint(stage.inputs.values()):
-                keys.add(key)
-        return keys
+        return self.scheduler.failures
 
     def _dispatch(self) -> bool:
         """Fills the free slots. True if a waiting stage ended without being started."""
-        if self.disk_full:
-            return self._give_up_all()
-        if len(self.jobs) == len(self.slots):  # as at most of a worker's messages
+        scheduler = self.scheduler
+        if self.disk_full:  # any stage started now would fail too
+            return scheduler.give_up_all("not begun: the disk is full")
+        free = [slot for slot in self.slots if slot.name not in self.jobs]
+        if not free:  # as at most of a worker's messages
             return False
-        ended = False
-        running = {job.key for job in self.jobs.values()}
-        ready = [
-            key
-            for key in self.waiting
-            if key not in running
-            and not any(above in self.waiting for above in self.stages[key].inputs.values())
-        ]
-        for key in sorted(ready, key=lambda key: (key in self.third_party, self.queue[key])):
-            free = [slot for slot in self.slots if slot.name not in self.jobs]
+        before = len(scheduler.waiting)
+        for key in scheduler.ready():
             if not free:
                 break
+            if not scheduler.is_ready(key):  # one before it needs the same, which is made again
+                continue
             lock = self.store.try_lock(key)
             if lock is None:
                 if key not in self.announced:
@@ -240,22 +157,19 @@ class Executor:
                     self.reporter.elsewhere(key, self.stages[key])
             elif self.store.finished(key):
                 lock.release()
-                del self.waiting[key]
-                self.reporter.done(key, self.stages[key], 0.0)
-                ended = True
+                scheduler.done(key, ours=False)
             elif self._usable(key):
-                self._start(key, lock, free[0])
+                self._start(key, lock, free.pop(0))
             else:
                 lock.release()
-                ended = ended or key not in self.waiting
-        return ended
+        return len(scheduler.waiting) != before
 
     def _usable(self, key: str) -> bool:
         """Whether a stage's inputs and its own folder are intact; what is damaged or missing is
         planned again.
         """
         if self.store.folder(key).is_dir():  # there, and not finished
-            self._put_aside(key, self.store.fault(key))
+            self.scheduler.put_aside(key, self.store.fault(key))
         for above in self.stages[key].inputs.values():
             wrong = (
                 self.store.fault(above)
@@ -263,40 +177,9 @@ class Executor:
                 else "it is gone from the store"
             )
             if wrong:
-                self._make_again(above, wrong)
+                self.scheduler.make_again(above, wrong)
                 return False
         return True
-
-    def _put_aside(self, key: str, wrong: str) -> None:
-        aside = self.store.put_aside(key)
-        self.reporter.note(
-            f"{self.stages[key].describe()}: {wrong}; it is made again, what was there is in "
-            f"{aside}"
-        )
-
-    def _make_again(self, key: str, wrong: str) -> None:
-        """Plans a stage again whose result is missing or damaged; gives up after :data:`REPAIRS`
-        times.
-        """
-        self.repairs[key] = self.repairs.get(key, 0) + 1
-        if self.repairs[key] > REPAIRS:
-            self.waiting[key] = None
-            self._give_up(key, Failure(key, f"{wrong}, and was made {REPAIRS} times already"))
-            return
-        if self.store.folder(key).is_dir():
-            self._put_aside(key, wrong)
-        else:
-            self.reporter.note(f"{self.stages[key].describe()}: {wrong}; it is made again")
-        more = {
-            above: None
-            for above in unfinished(self.stages, [key], self.store)
-            if above not in self.waiting
-        }
-        self.waiting = {
-            above: None for above in self.stages if above in self.waiting or above in more
-        }
-        self.queue = order(self.stages, self.waiting, self.turns)
-        self.reporter.more(len(more))
 
     def _start(self, key: str, lock: FileLock, slot: Slot) -> None:
         stage = self.stages[key]
@@ -328,7 +211,7 @@ class Executor:
                 "charged": self._charged(stage),
             },
         }
-        self.reporter.started(key, stage, slot.name)
+        self.scheduler.started(key, slot.name)
         isolation = self._isolation(task, stage, slot) if stage.plugins else None
         worker = self._isolated(slot, isolation) if isolation else self._worker(slot)
         self.jobs[slot.name] = _Job(
@@ -346,7 +229,7 @@ class Executor:
 
     def _isolation_of(self, key: str, stage: Stage) -> dict[str, list[str]]:
         """For the provenance of what third-party plugins have a part in: how they were isolated."""
-        if key not in self.third_party:
+        if key not in self.scheduler.third_party:
             return {}
         if not stage.plugins:
             manifests = [self.store.manifest(above) for above in stage.inputs.values()]
@@ -387,7 +270,7 @@ class Executor:
         """Seconds this stage may take from the moment it is started. Our own may take a day,
         however slow the machine: the code that may never return is third-party code.
         """
-        timeout = self.patience.get(stage.key, self.usual).timeout
+        timeout = self.scheduler.patience_of(stage.key).timeout
         if timeout is not None:
             return timeout
         if stage.seconds is None or not stage.plugins:
@@ -422,7 +305,7 @@ class Executor:
 
     def _listen(self) -> bool:
         """Waits briefly for a worker's message and handles it. True if a stage ended."""
-        before = len(self.jobs), len(self.waiting)
+        before = len(self.jobs), len(self.scheduler.waiting)
         try:
             worker, message = self.events.get(timeout=POLL_SECONDS)
         except queue.Empty:
@@ -436,7 +319,7 @@ class Executor:
             ):  # it died while it had nothing to do
                 self.workers.pop(worker.slot.name).end()
         self._look_after()
-        return (len(self.jobs), len(self.waiting)) != before
+        return (len(self.jobs), len(self.scheduler.waiting)) != before
 
     def _hear(self, slot: str, job: _Job, message: Any) -> None:
         """Handles a message from the worker of a running stage; ``None`` means it has ended."""
@@ -483,7 +366,7 @@ class Executor:
             elif now > job.started + job.limit:
                 default = (
                     ""
-                    if self.patience.get(job.key, self.usual).timeout is not None
+                    if self.scheduler.patience_of(job.key).timeout is not None
                     else " (the default; --timeout or a suite's timeout_seconds sets another)"
                 )
                 self._lost(slot, f"timed out after {job.limit:g} s{default}")
@@ -504,7 +387,7 @@ class Executor:
         job.admitted = self.store.new_folder(job.key)
         (slot,) = (slot for slot in self.slots if slot.name == slot_name)
         job.worker, job.ended, job.started = self._worker(slot), None, now
-        job.limit = self.patience.get(job.key, self.usual).timeout or UNDECLARED_LIMIT
+        job.limit = self.scheduler.patience_of(job.key).timeout or UNDECLARED_LIMIT
         seconds = 0.0 if job.begun is None else now - job.begun
         job.worker.send(
             job.task
@@ -534,15 +417,12 @@ class Executor:
         """Handles the end of a stage. Only the store decides whether it has a result."""
         self.last_event = time.monotonic()
         job = self.jobs.pop(slot)
-        stage = self.stages[job.key]
         if job.worker is not self.workers.get(slot):
             job.worker.end()
         self._clear(job)
         job.release()
         if self.store.finished(job.key):
-            self.waiting.pop(job.key, None)
-            self.made.add(job.key)
-            self.reporter.done(job.key, stage, self.store.seconds(job.key))
+            self.scheduler.done(job.key)
             return
         reason, trace = one_line(answer.get("reason") or ""), tail(answer.get("trace") or "")
         if answer["ok"]:  # it cannot be trusted with another stage
@@ -551,49 +431,22 @@ class Executor:
                 self.workers.pop(slot).end()
         if job.isolation is None or job.admitted:  # a plugin's process may say what it likes
             self.disk_full = self.disk_full or answer.get("disk_full") is True
-        self.tries[job.key] = self.tries.get(job.key, 0) + 1
-        again = (
-            answer.get("retry") is True
-            and self.tries[job.key] <= self.patience.get(job.key, self.usual).retries
-        )
-        self.reporter.failed(job.key, stage, reason, again)
-        if not again:
-            self._give_up(job.key, Failure(job.key, reason, trace))
-
-    def _give_up(self, key: str, failure: Failure) -> None:
-        """Marks a stage, and everything that depends on it, as failed."""
-        self.waiting.pop(key, None)
-        self.failures[key] = failure
-        running = {job.key for job in self.jobs.values()}
-        for below in [below for below in self.waiting if key in self.stages[below].inputs.values()]:
-            if below in self.waiting and below not in running:
-                self._give_up(below, failure)
+        self.scheduler.failed(job.key, reason, trace, retry=answer.get("retry") is True)
 
     def _give_up_like(self, late: str) -> None:
         """Gives up the other stages of a third-party plugin that timed out: each would wait as long
         again.
         """
         plugins = self.stages[late].plugins
-        if late not in self.failures or not plugins:
+        if late not in self.scheduler.failures or not plugins:
             return
-        running = {job.key for job in self.jobs.values()}
-        reason = one_line(
-            f"not begun: its plugin had run out of time in {self.stages[late].describe()}"
-        )
-        for key in [key for key in self.waiting if key not in running]:
-            if key in self.waiting and any(
-                source in plugins for source in self.stages[key].plugins
-            ):
-                self._give_up(key, Failure(key, reason))
-
-    def _give_up_all(self) -> bool:
-        """The disk is full, so any stage started now would fail too."""
-        running = {job.key for job in self.jobs.values()}
-        remaining = [key for key in self.waiting if key not in running]
-        for key in remaining:
-            if key in self.waiting:
-                self._give_up(key, Failure(key, "not begun: the disk is full"))
-        return bool(remaining)
+        reason = f"not begun: its plugin had run out of time in {self.stages[late].describe()}"
+        alike = [
+            key
+            for key in self.scheduler.waiting
+            if any(source in plugins for source in self.stages[key].plugins)
+        ]
+        self.scheduler.give_up_all(one_line(reason), alike)
 
     def _stop(self) -> None:
         workers = {

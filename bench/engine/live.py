@@ -68,7 +68,7 @@ class _Live(threading.Thread):
         self.timed: set[str] = set()
 
     def run(self) -> None:
-        while not self.executor.begun.is_set():
+        while not self.executor.scheduler.begun.is_set():
             if self.over.wait(POLL_SECONDS):
                 return
         try:
@@ -78,7 +78,7 @@ class _Live(threading.Thread):
             self.executor.reporter.note(f"the board is written at the end only: {words}")
 
     def _report(self) -> None:
-        waiting, _ = self.executor.state()
+        waiting, _ = self.executor.scheduler.state()
         self.durations = Durations(self.executor.store.manifests() if waiting else ())
         every, last, before = EVERY, float("-inf"), -1
         while waiting and not self.over.is_set():
@@ -93,18 +93,18 @@ class _Live(threading.Thread):
                 every = max(EVERY, cost / (SHARE * cores))
                 last, before = time.monotonic(), coming
             self.over.wait(POLL_SECONDS)
-            waiting = self.executor.state()[0]
+            waiting = self.executor.scheduler.state()[0]
 
     def _progress(self, waiting: Mapping[str, None], every: float) -> Progress:
-        running = self.executor.state()[1]
-        for key in set(self.executor.made) - self.timed:
+        running = self.executor.scheduler.state()[1]
+        for key in set(self.executor.scheduler.made) - self.timed:
             self.timed.add(key)
             with suppress(OSError, ValueError, KeyError, TypeError):
                 seconds = float(self.executor.store.manifest(key)["cost"]["seconds"])
                 self.durations.took(self.stages[key], seconds)
         queue = {
-            key: (key in self.executor.third_party, position)
-            for key, position in dict(self.executor.queue).items()
+            key: (key in self.executor.scheduler.third_party, position)
+            for key, position in dict(self.executor.scheduler.queue).items()
             if key in waiting
         }
         left = forecast(self.stages, queue, self.durations.of, len(self.executor.slots), running)

@@ -1,6 +1,7 @@
 """What a job of a cluster runs: ``python -m bench.engine.node SPEC TASK`` makes the stages that the
 file ``<TASK>.json`` beside SPEC lists, with the local executor, in the store that all machines
-share, and writes line by line what it made into ``<TASK>.jsonl``, for :mod:`bench.engine.slurm`.
+share, and writes line by line what it made into ``<TASK>.jsonl``, for :mod:`bench.engine.jobs`.
+With ``--attached`` it ends when its standard input does, which is when whoever began it is gone.
 
 SPEC is JSON that the run wrote; nothing here is planned anew. The code on this machine must be the
 run's, since the stages' keys are made of it.
@@ -13,16 +14,18 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from bench.engine.executor import Executor, Patience
+from bench.engine.executor import Executor
 from bench.engine.graph import Stage
 from bench.engine.isolation import Limits
 from bench.engine.progress import Reporter
 from bench.engine.provenance import provenance
+from bench.engine.scheduler import Patience
 from bench.engine.slots import make_slots
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
@@ -126,6 +129,12 @@ def _end(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _end_with_input() -> None:
+    while sys.stdin.buffer.read(1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(arguments: Sequence[str]) -> int:
     """0: all made; 1: something was not; 2: nothing could be begun."""
     spec, task = Path(arguments[0]), arguments[1]
@@ -134,6 +143,8 @@ def main(arguments: Sequence[str]) -> int:
     # stage has saved is kept.
     for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(one, _end)
+    if "--attached" in arguments:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         planned = json.loads(spec.read_text(encoding="utf-8"))
         keys = json.loads(spec.with_name(f"{task}.json").read_text(encoding="utf-8"))

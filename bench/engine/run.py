@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.engine.contract import Engine
-from bench.engine.executor import Failure, Patience, unfinished
 from bench.engine.graph import Cell, Plan
 from bench.engine.schedule import Durations, longest_chain, turns_of
+from bench.engine.scheduler import Failure, Patience, unfinished
 from bench.engine.store import Store, write_atomically
 from bench.record import Record, methods_of, read_account
 from bench.text import one_line
@@ -68,9 +68,11 @@ def execute_all(
         account.refuse_damaged()
         account.update({}, always=True)
 
+    stands = executor.scheduler
+
     def update(always: bool = False) -> None:
         for account in accounts:
-            account.update(executor.failures, executor.waiting, executor.made, always=always)
+            account.update(stands.failures, stands.waiting, stands.made, always=always)
 
     try:
         executor.run(
@@ -82,7 +84,7 @@ def execute_all(
         )
     finally:
         update(always=True)
-    made = _made_by(plans, executor.made)
+    made = _made_by(plans, stands.made)
     return [
         Outcome(counts=account.counts(), stages_made=count, file=account.path)
         for account, count in zip(accounts, made, strict=True)

@@ -372,3 +372,16 @@ def test_a_deep_failure_is_found_at_once(lab):
     started = time.monotonic()
     assert len(lab.run()) == 51
     assert time.monotonic() - started < 5
+
+
+def test_one_lost_model_is_made_again_once_for_all_that_need_it(lab):
+    """Every free slot finds that it is gone; that is one loss, not one for each."""
+    train = lab.stage("train", seed=0)
+    other = lab.stage("train", seed=1)
+    lab.run()
+    lab.store.folder(train).rename(lab.store.root / "elsewhere")
+    for number in range(4):
+        lab.stage("sample", {"generator": train}, what=str(number))
+    lab.stage("sample", {"generator": other}, what="other")
+    assert lab.run(jobs=6) == {}
+    assert lab.reporter.keys("started").count(train) == 1

@@ -16,7 +16,7 @@ from bench.cli import cli
 from bench.engine.graph import Stage
 from bench.engine.groups import grouped
 from bench.engine.node import stage_of, stage_values
-from bench.engine.slurm import Profile
+from bench.engine.slurm import SlurmProfile
 from bench.errors import UserError
 from bench.plugin_file import Source
 
@@ -96,13 +96,13 @@ def test_a_stage_crosses_to_a_job_with_its_key() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("minutes: 0", "lab.yaml: minutes must be a whole number from 1 up, got 0"),
-        ("cpus: two", "lab.yaml: cpus must be a whole number from 1 up, got 'two'"),
-        ("memory_gb: -1", "lab.yaml: memory_gb must be a number above 0, got -1"),
-        ("setup: module load x", "lab.yaml: setup must be a list of shell lines, got 'module load"),
+        ("minutes: 0", "lab.yaml: minutes must be at least 1, got 0"),
+        ("cpus: two", "lab.yaml: slurm profile: cpus must be a whole number of at least 1, got"),
+        ("memory_gb: -1", "lab.yaml: memory_gb must be positive, got -1"),
+        ("setup: module x", "lab.yaml: slurm profile: setup must be a list of text, got"),
         ("options: [a]", "lab.yaml: options must be options of sbatch with their values, got"),
-        ("partition: 3", "lab.yaml: partition must be a text, got 3"),
-        ("hours: 3", "lab.yaml: unknown field 'hours' (allowed: account, at_once, batch_seconds"),
+        ("partition: 3", "lab.yaml: slurm profile: partition must be text, got 3"),
+        ("hours: 3", "lab.yaml: unknown parameter of slurm profile: 'hours'"),
         ("[1]", "lab.yaml must have fields, got a list"),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_wrong_profile_is_one_line(tmp_path: Path, text: str, message: str) ->
     file = tmp_path / "lab.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as raised:
-        Profile.read(file)
+        SlurmProfile.read(file)
     assert str(raised.value).startswith(message)
 
 
@@ -123,7 +123,7 @@ def test_a_profile_says_what_a_plan_is_for(tmp_path: Path) -> None:
     ]
     for text, choice in cases:
         file.write_text(text)
-        assert Profile.read(file).choice() == choice
+        assert SlurmProfile.read(file).choice() == choice
 
 
 @pytest.mark.parametrize("command", ["status", "cancel"])

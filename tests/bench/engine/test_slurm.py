@@ -21,8 +21,9 @@ from click.testing import CliRunner
 
 from bench import runner
 from bench.cli import cli
-from bench.engine import slurm
-from bench.engine.slurm import Profile, SlurmExecutor, read_jobs
+from bench.engine import jobs, slurm
+from bench.engine.jobs import JobExecutor, read_jobs
+from bench.engine.slurm import Slurm, SlurmProfile
 from bench.engine.store import Store
 from bench.record import read_runs
 
@@ -43,23 +44,23 @@ def here(cluster: Any, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[An
     lab.executor()  # for its reporter
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(slurm, "GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 2.0)
     yield cluster
     print(cluster.call("sinfo", "-N", "-l"), cluster.call("squeue", "-l"))  # where a test fails
 
 
-def executor(lab: Lab, **profile: Any) -> SlurmExecutor:
+def executor(lab: Lab, **profile: Any) -> JobExecutor:
     usual = {"cpus": 1, "memory_gb": 1, "poll_seconds": 1, "minutes": 5, "batch_seconds": 1}
-    return SlurmExecutor(
-        lab.store, Profile(**usual | profile), lab.reporter, name="small", stages=STAGES
+    return JobExecutor(
+        lab.store, SlurmProfile(**usual | profile), lab.reporter, name="small", stages=STAGES
     )
 
 
-def begun(run: SlurmExecutor, lab: Lab) -> threading.Thread:
+def begun(run: JobExecutor, lab: Lab) -> threading.Thread:
     """A run in a thread, as soon as its first job works."""
     thread = threading.Thread(target=run.run, args=(lab.stages, list(lab.stages)))
     thread.start()
-    wait_for(lambda: bool(run.state()[1]))
+    wait_for(lambda: bool(run.scheduler.running))
     return thread
 
 
@@ -117,7 +118,7 @@ def test_a_killed_task_is_begun_again(lab: Lab, here: object) -> None:
     for task in tasks(lab.store):
         task.kill()
     thread.join(90)
-    assert run.failures == {} and lab.store.finished(last)
+    assert run.scheduler.failures == {} and lab.store.finished(last)
     assert lab.reporter.keys("done") == [first, last]
     assert read_jobs(run.file) == []
     assert any("ended as FAILED" in one and "trying again" in one for one in notes(lab))
@@ -130,7 +131,7 @@ def test_one_that_dies_every_time_is_a_failure_in_words(lab: Lab, here: object) 
     for task in tasks(lab.store):
         task.kill()
     thread.join(60)
-    assert "ended as FAILED (exit code " in run.failures[bad].reason
+    assert "ended as FAILED (exit code " in run.scheduler.failures[bad].reason
 
 
 def test_what_somebody_cancelled_is_not_begun_again(lab: Lab, here: Any) -> None:
@@ -139,7 +140,7 @@ def test_what_somebody_cancelled_is_not_begun_again(lab: Lab, here: Any) -> None
     thread = begun(run, lab)
     here.call("scancel", *(job.id for job in run.jobs.values()))
     thread.join(60)
-    assert "ended as CANCELLED" in run.failures[bad].reason and run.attempts == {0: 1}
+    assert "ended as CANCELLED" in run.scheduler.failures[bad].reason and run.attempts == {0: 1}
     wait_for(lambda: tasks(lab.store) == [])
 
 
@@ -152,11 +153,12 @@ def test_a_run_that_was_killed_finds_its_jobs_again(lab: Lab, here: object, tmp_
         "from pathlib import Path\n"
         "from bench.engine.progress import Reporter\n"
         "from bench.engine.graph import Stage\n"
-        "from bench.engine.slurm import Profile, SlurmExecutor\n"
+        "from bench.engine.jobs import JobExecutor\n"
+        "from bench.engine.slurm import SlurmProfile\n"
         "from bench.engine.store import Store\n"
         f"stages = [Stage(**one) for one in {[describe(lab, key) for key in keys]!r}]\n"
-        "profile = Profile(cpus=1, memory_gb=1, poll_seconds=1, minutes=5, batch_seconds=1)\n"
-        f"SlurmExecutor(Store(Path({str(lab.store.root)!r})), profile, Reporter(), name='small',\n"
+        "profile = SlurmProfile(cpus=1, memory_gb=1, poll_seconds=1, minutes=5, batch_seconds=1)\n"
+        f"JobExecutor(Store(Path({str(lab.store.root)!r})), profile, Reporter(), name='small',\n"
         f"    stages={STAGES!r}).run({{one.key: one for one in stages}}, [s.key for s in stages])\n"
     )
     leader = subprocess.Popen([sys.executable, str(script)])
@@ -180,7 +182,7 @@ def test_a_controller_that_starts_again_loses_nothing(lab: Lab, here: Any) -> No
     time.sleep(2)
     here.start_controller()
     thread.join(90)
-    assert run.failures == {} and lab.store.finished(key)
+    assert run.scheduler.failures == {} and lab.store.finished(key)
 
 
 def test_two_copies_of_a_stage_do_no_harm(lab: Lab, here: object) -> None:
@@ -193,7 +195,9 @@ def test_two_copies_of_a_stage_do_no_harm(lab: Lab, here: object) -> None:
     other.start()
     for thread in (*threads, other):
         thread.join(90)
-    assert first.failures == second.failures == {} and lab.store.fault(key) == ""
+    assert (
+        first.scheduler.failures == second.scheduler.failures == {} and lab.store.fault(key) == ""
+    )
 
 
 def describe(lab: Lab, key: str) -> dict[str, Any]:
@@ -210,7 +214,7 @@ def test_a_job_with_other_code_says_so(
 ) -> None:
     """Keys are made of the code: results of another would stand under them."""
     key = lab.stage("train", seed=0)
-    monkeypatch.setattr(slurm, "code_of_all", lambda: "0123456789")
+    monkeypatch.setattr(jobs, "code_of_all", lambda: "0123456789")
     failures = executor(lab, tries=1).run(lab.stages, [key])
     assert "is not the one that planned this run (01234567)" in failures[key].reason
     assert not lab.store.finished(key)
@@ -223,24 +227,27 @@ def test_a_job_that_slurm_holds_for_an_administrator_is_begun_again(
     key = lab.stage("train", seed=0)
     lab.executor()
     run = executor(lab, tries=2, poll_seconds=0.1)
-    monkeypatch.setattr(slurm, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.05)
     queue: dict[str, str] = {}
-    jobs: list[str] = []
+    began: list[str] = []
 
-    def submit(commands: list[list[str]], *rest: object) -> list[str]:
-        jobs.append(str(len(jobs)))
-        queue[jobs[-1]] = slurm.HELD
-        return [jobs[-1]]
+    def begin(self: Slurm, tasks: list[list[str]], folder: Path) -> list[str]:
+        began.append(str(len(began)))
+        queue[began[-1]] = slurm.HELD
+        return [began[-1]]
 
-    monkeypatch.setattr(slurm, "submit", submit)
-    asked = run.queue_of_slurm
-    monkeypatch.setattr(asked, "ids", lambda: dict(queue))
-    monkeypatch.setattr(asked, "largest_array", lambda: 9)
-    monkeypatch.setattr(asked, "cancel", lambda ids: [queue.pop(one) for one in ids])
-    monkeypatch.setattr(asked, "end_of", lambda job: ("CANCELLED", ""))
+    def call(command: list[str]) -> str:
+        if command[0] == "scancel":
+            del queue[command[1]]
+        if command[0] == "squeue":
+            return "".join(f"{job}|{reason}\n" for job, reason in queue.items())
+        return "JobState=CANCELLED" if command[:3] == ["scontrol", "show", "job"] else ""
+
+    monkeypatch.setattr(Slurm, "begin", begin)
+    monkeypatch.setattr(slurm, "_call", call)
     failures = run.run(lab.stages, [key])
-    assert jobs == ["0", "1"] and "job 1 ended as CANCELLED" in failures[key].reason
+    assert began == ["0", "1"] and "job 1 ended as CANCELLED" in failures[key].reason
 
 
 def test_a_suite_from_the_command_line(

@@ -1,0 +1,428 @@
+"""A run whose stages are made elsewhere: groups of them (:mod:`bench.engine.groups`) as jobs of a
+cluster, each of which runs :mod:`bench.engine.node` on the store that all machines share.
+
+What is done is what the store has. Of the cluster only this is asked: whether a job is still to be
+done, and if not, how it ended. No result travels through it.
+
+Where jobs outlive the run (SLURM), it may be left (Ctrl-C) and taken up again by the same command:
+which stages are in which job stands in ``jobs/<suites>.json`` of the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Protocol
+
+from annotated_types import Ge, Gt
+
+from bench.constraints import refusals_of
+from bench.engine.graph import Stage, Turn
+from bench.engine.groups import Group, grouped
+from bench.engine.interrupts import Interrupts
+from bench.engine.isolation import Limits
+from bench.engine.node import code_of_all, stage_values
+from bench.engine.progress import Reporter
+from bench.engine.schedule import Queued
+from bench.engine.scheduler import Failure, Patience, Scheduler
+from bench.engine.store import Store, make_folder, remove_tree, write_atomically
+from bench.errors import UserError
+from bench.params import construct
+from bench.text import one_line
+from bench.yaml_reader import read_yaml
+
+#: Seconds that a job may be gone before what it has not left in the store is missed: a shared file
+#: system shows a file late.
+GRACE_SECONDS = 10.0
+LOOK_SECONDS, DAY_SECONDS = 1.0, 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What a cluster wants to know of a job, from a YAML file. ``minutes``: what the stages of one
+    are expected to take together at most; ``batch_seconds``: so much work of stages that have
+    nothing in common is one job; ``cpus``, ``memory_gb``, ``gpus``: of a job, which makes as many
+    stages at once as it has GPUs, or else CPUs; ``at_once``: jobs that run at one time; ``tries``:
+    how often a job that the cluster ended is begun; ``poll_seconds``: between questions to it.
+    """
+
+    minutes: Annotated[int, Ge(1)] = 120
+    batch_seconds: Annotated[float, Gt(0)] = 120.0
+    cpus: Annotated[int, Ge(1)] = 2
+    memory_gb: Annotated[float, Gt(0)] = 8.0
+    gpus: Annotated[int, Ge(0)] = 0
+    at_once: Annotated[int, Ge(1)] = 256
+    tries: Annotated[int, Ge(1)] = 3
+    poll_seconds: Annotated[float, Gt(0)] = 20.0
+
+    #: What ``run --executor`` calls it.
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for name, wanted in refusals_of(self):
+            raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+
+    @classmethod
+    def read(cls, path: Path) -> Profile:
+        """Raises :class:`UserError` in one line that names the field."""
+        if not path.is_file():
+            raise UserError(f"--profile {path}: there is no such file")
+        values = read_yaml(path) or {}
+        if not isinstance(values, dict):
+            raise UserError(f"{path.name} must have fields, got a {type(values).__name__}")
+        return construct(cls, f"{cls.name} profile", values, path.name)
+
+    def choice(self) -> dict[str, Any]:
+        """The options of a plan for such jobs. This machine need not have their GPUs."""
+        gpus = [str(number) for number in range(self.gpus)]
+        return {"device": "cuda", "gpus": gpus} if gpus else {"device": "cpu"}
+
+    def backend(self) -> Backend:
+        """What begins and watches such jobs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a job ended, in words; ``again``: whether it may be begun again."""
+
+    words: str
+    again: bool = True
+
+
+class Backend(Protocol):
+    """What begins jobs, and says what has become of them. Raises :class:`UserError` in one line if
+    there is nothing that would.
+    """
+
+    @property
+    def lasting(self) -> bool:
+        """Whether jobs go on when the process that began them ends."""
+
+    def most(self) -> int:
+        """Jobs that can be begun by one call."""
+
+    def warning(self) -> str:
+        """What a user should know before the first job begins; empty if nothing."""
+
+    def begin(self, tasks: Sequence[Sequence[str]], folder: Path) -> list[str]:
+        """Begins jobs: the arguments of :mod:`bench.engine.node`, one sequence each. Their names.
+        ``folder``: for what the backend itself writes.
+        """
+
+    def alive(self) -> set[str] | None:
+        """Those that are waiting or at work; ``None`` if nobody answers."""
+
+    def end_of(self, job: str) -> Ending:
+        """Of one that is not."""
+
+    def end(self, jobs: Sequence[str]) -> None:
+        """Ends jobs, waiting or at work."""
+
+
+@dataclass(kw_only=True)
+class Job:
+    """``task``: what its files in ``folder`` are called; ``note``: the last that it had to say."""
+
+    id: str
+    keys: list[str]
+    folder: str
+    task: str
+    note: str = ""
+    seen: int = 0
+    gone: float | None = None
+
+    @property
+    def events(self) -> Path:
+        return Path(self.folder) / f"{self.task}.jsonl"
+
+
+class JobExecutor:
+    """Makes stages by jobs; what a run needs to know of it is as of
+    :class:`bench.engine.contract.Engine`. ``name``: of the file that says which are at work.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        profile: Profile,
+        reporter: Reporter,
+        *,
+        name: str,
+        stages: str,
+        provenance: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.store, self.profile, self.reporter, self.source = store, profile, reporter, stages
+        self.provenance, self.limits = dict(provenance or {}), limits
+        self.file = store.root / "jobs" / f"{name}.json"
+        self.backend, self.most = profile.backend(), 0
+        self.slots = range(profile.at_once)
+        self.scheduler = Scheduler(store, reporter)
+        self.jobs: dict[int, Job] = {}
+
+    def run(
+        self,
+        stages: Mapping[str, Stage],
+        targets: Iterable[str],
+        changed: Callable[[], None] = lambda: None,
+        *,
+        turns: Mapping[str, Turn] | None = None,
+        patience: Mapping[str, Patience] | None = None,
+    ) -> dict[str, Failure]:
+        """As of the local executor. ``KeyboardInterrupt`` leaves lasting jobs at work: the same run
+        finds them again.
+        """
+        self.stages, self.patience = stages, patience or {}
+        self.folder: Path | None = None
+        self.attempts: dict[int, int] = {}
+        self.scheduler.begin(stages, targets, turns, patience)
+        known = self._adopt()
+        self.groups = grouped(
+            stages,
+            self.scheduler.waiting,
+            60.0 * self.profile.minutes,
+            self.profile.batch_seconds,
+            known=[job.keys for job in known],
+        )
+        self.open = {number for number, group in enumerate(self.groups) if group.keys}
+        self.jobs = dict(enumerate(known))
+        if known:
+            self.reporter.note(f"{len(known)} jobs of this run are still in the queue")
+        try:
+            self._work(changed)
+        finally:
+            if not self.backend.lasting and self.jobs:
+                self.backend.end([job.id for job in self.jobs.values()])
+        return self.scheduler.failures
+
+    def _work(self, changed: Callable[[], None]) -> None:
+        asked = float("-inf")
+        with Interrupts() as interrupts:
+            while self.open:
+                interrupts.check()
+                before = len(self.scheduler.waiting)
+                self._submit()
+                self._read_events()
+                if time.monotonic() - asked >= self.profile.poll_seconds:
+                    asked = time.monotonic()
+                    self._look_after()
+                self._conclude()
+                if len(self.scheduler.waiting) != before:
+                    changed()
+                if self.open:
+                    time.sleep(LOOK_SECONDS)
+        changed()
+
+    def _adopt(self) -> list[Job]:
+        """The jobs of an earlier run that are not done, without what is."""
+        self._clear()
+        jobs = read_jobs(self.file) if self.backend.lasting else []
+        alive = self.backend.alive() if jobs else set[str]()
+        if alive is None:
+            raise UserError(
+                f"{self.profile.name} does not answer, and jobs of this run may still be at work"
+            )
+        adopted = []
+        for job in jobs:
+            job.keys = [key for key in job.keys if key in self.scheduler.waiting]
+            if job.id in alive and job.keys:
+                job.seen, job.gone = 0, None
+                adopted.append(job)
+        return adopted
+
+    def _clear(self) -> None:
+        """Removes what runs before had for their jobs, a day after: logs may be wanted, and a job
+        ends a little after its last stage.
+        """
+        used = {job.folder for _, job in all_jobs(self.store)}
+        for folder in (self.store.root / "jobs").glob("run-*"):
+            if str(folder) not in used and time.time() - folder.stat().st_mtime > DAY_SECONDS:
+                remove_tree(folder)
+
+    def _submit(self) -> None:
+        """Begins jobs for the groups that wait for nothing, as many at once as can be."""
+        ready = [
+            number
+            for number in sorted(self.open, key=lambda one: self._position(self.groups[one]))
+            if number not in self.jobs and not self.groups[number].needs & self.open
+        ]
+        if ready and not self.most:
+            self.most = self.backend.most()
+            if warning := self.backend.warning():
+                self.reporter.note(f"warning: {warning}")
+        for start in range(0, len(ready), self.most or 1):
+            self._begin(ready[start : start + self.most])
+
+    def _position(self, group: Group) -> Queued:
+        return min(self.scheduler.queue[key] for key in group.keys)
+
+    def _begin(self, numbers: Sequence[int]) -> None:
+        folder = self._spec()
+        jobs = []
+        for number in numbers:
+            self.attempts[number] = self.attempts.get(number, 0) + 1
+            keys = [key for key in self.groups[number].keys if key in self.scheduler.waiting]
+            task = f"{number}.{self.attempts[number]}"
+            write_atomically(folder / f"{task}.json", json.dumps(keys))
+            jobs.append(Job(id="", keys=keys, folder=str(folder), task=task))
+        spec = str(folder / "spec.json")
+        ids = self.backend.begin([[spec, job.task] for job in jobs], folder / self.profile.name)
+        for number, job, one in zip(numbers, jobs, ids, strict=True):
+            job.id = one
+            self.jobs[number] = job
+        self._write_jobs()
+
+    def _spec(self) -> Path:
+        """The folder of this run, with what its jobs read."""
+        if self.folder is None:
+            self.folder = self.store.root / "jobs" / f"run-{uuid.uuid4().hex[:12]}"
+            make_folder(self.folder)
+            os.chmod(self.folder, 0o700)  # submitit runs what lies in it
+            profile = self.profile
+            spec = {
+                "code": code_of_all(),
+                "store": str(self.store.root.resolve()),
+                "source": self.source,
+                "stages": {key: stage_values(stage) for key, stage in self.stages.items()},
+                "provenance": self.provenance,
+                "patience": {key: asdict(one) for key, one in self.patience.items()},
+                "limits": None if self.limits is None else asdict(self.limits),
+                "device": "cuda" if profile.gpus else "cpu",
+                "jobs": profile.gpus or profile.cpus,
+            }
+            write_atomically(self.folder / "spec.json", json.dumps(spec, allow_nan=False))
+        return self.folder
+
+    def _write_jobs(self) -> None:
+        if not self.backend.lasting:
+            return
+        make_folder(self.file.parent)
+        rows = [
+            {"id": job.id, "keys": job.keys, "folder": job.folder, "task": job.task}
+            for job in self.jobs.values()
+        ]
+        write_atomically(self.file, json.dumps(rows, indent=1))
+
+    def _read_events(self) -> None:
+        """Takes up what the jobs wrote since the last time."""
+        for number, job in list(self.jobs.items()):
+            for event in _new_events(job):
+                self._hear(number, event)
+
+    def _hear(self, number: int, event: Mapping[str, Any]) -> None:
+        key = next((event[name] for name in _EVENTS if isinstance(event.get(name), str)), "")
+        if "note" in event:
+            self.jobs[number].note = one_line(key)
+            self.reporter.note(f"job {self.jobs[number].id}: {one_line(key)}")
+        elif key not in self.scheduler.waiting:
+            return
+        elif "done" in event and self.store.finished(key):
+            self.scheduler.done(key)
+        elif "started" in event and key not in self.scheduler.running:
+            self.scheduler.started(key, f"job{number}")
+        elif "failed" in event:
+            self.scheduler.stopped(key)
+            again = event.get("again") is True
+            self.reporter.failed(key, self.stages[key], one_line(str(event.get("reason"))), again)
+        elif "gave_up" in event:
+            reason, trace = str(event.get("reason")), str(event.get("trace"))
+            first = str(event.get("stage"))
+            first = first if first in self.stages else key
+            self.scheduler.give_up(key, Failure(first, one_line(reason), trace))
+
+    def _look_after(self) -> None:
+        """Notices what is in the store, whoever made it, and jobs that are no more."""
+        for job in self.jobs.values():
+            self._take_up(job)
+        alive = self.backend.alive() if self.jobs else set[str]()
+        if alive is None:
+            return  # what manages the cluster may be starting again
+        for job in self.jobs.values():
+            if job.id in alive:
+                job.gone = None
+            elif job.gone is None:
+                job.gone = time.monotonic()
+
+    def _take_up(self, job: Job) -> None:
+        for key in job.keys:
+            if key in self.scheduler.waiting and self.store.finished(key):
+                self.scheduler.done(key)
+
+    def _conclude(self) -> None:
+        """Ends the groups that have nothing left to make, and begins those again whose job is gone
+        without having made all of it.
+        """
+        now = time.monotonic()
+        for number, job in list(self.jobs.items()):
+            if job.gone is not None and now > job.gone + GRACE_SECONDS:
+                self._lost(number, job)
+        for number in sorted(self.open):
+            if not any(key in self.scheduler.waiting for key in self.groups[number].keys):
+                self.open.discard(number)
+                if self.jobs.pop(number, None):
+                    self._write_jobs()
+
+    def _lost(self, number: int, job: Job) -> None:
+        del self.jobs[number]
+        self._write_jobs()
+        ending = self.backend.end_of(job.id)
+        words = f"its job {job.id} {ending.words}" + (f": {job.note}" if job.note else "")
+        self._take_up(job)
+        left = [key for key in self.groups[number].keys if key in self.scheduler.waiting]
+        if not left:
+            return
+        for key in left:
+            self.scheduler.stopped(key)
+        self.attempts.setdefault(number, 1)  # of a job that an earlier run began
+        if ending.again and self.attempts[number] < self.profile.tries:
+            self.reporter.note(f"{self.stages[left[0]].describe()}: {words}; trying again")
+            return
+        for key in left:
+            failure = Failure(key, one_line(words), f"its log is in {job.folder}")
+            self.scheduler.give_up(key, failure)
+
+
+#: What a line of events may be about.
+_EVENTS = ("note", "started", "done", "failed", "gave_up")
+
+
+def _new_events(job: Job) -> list[Mapping[str, Any]]:
+    """The whole lines that a job has added to its file."""
+    try:
+        with job.events.open("rb") as file:
+            file.seek(job.seen)
+            text = file.read()
+    except OSError:
+        return []
+    whole = text[: text.rfind(b"\n") + 1]
+    job.seen += len(whole)
+    events: list[Mapping[str, Any]] = []
+    for line in whole.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def read_jobs(file: Path) -> list[Job]:
+    """The jobs that a run's file names; none if it is not there or cannot be read."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        return [Job(**row) for row in rows]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def all_jobs(store: Store) -> list[tuple[str, Job]]:
+    """Of all runs in a store, with the name of their run."""
+    files = sorted((store.root / "jobs").glob("*.json"))
+    return [(file.stem, job) for file in files for job in read_jobs(file)]

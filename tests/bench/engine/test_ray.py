@@ -1,0 +1,204 @@
+"""Stages on a real Ray cluster: two nodes on this machine. A node that dies loses nothing that was
+made, and changes no number.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from bench import runner
+from bench.cli import cli
+from bench.engine import jobs
+from bench.engine.jobs import JobExecutor
+from bench.engine.ray import Ray, RayProfile
+from bench.engine.store import Store
+from bench.errors import UserError
+from bench.record import read_runs
+
+os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+if "CASTLEWALLS_RAY" in os.environ:  # .ci/run sets it
+    import ray
+else:
+    ray = pytest.importorskip("ray", reason="Ray is not installed here")
+STAGES = str(Path(__file__).with_name("fake_stages.py"))
+Lab = Any
+
+
+class Nodes:
+    """A head that runs nothing, and two nodes of one CPU."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        memory = {"memory": 4 * 10**9, "object_store_memory": 80 * 2**20}
+        head = memory | {"num_cpus": 0, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.memory = memory
+        self.nodes = [self.add() for _ in range(2)]
+
+    def add(self) -> Any:
+        return self.cluster.add_node(num_cpus=1, **self.memory)
+
+    def kill(self) -> None:
+        """One of them, as by a power cut; another takes its place."""
+        self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
+        self.nodes.append(self.add())
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    made = Nodes()
+    yield made
+    ray.shutdown()
+    made.cluster.shutdown()
+
+
+@pytest.fixture
+def here(nodes: Nodes, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Nodes:
+    lab.executor()  # for its reporter
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.5)
+    return nodes
+
+
+def executor(lab: Lab, nodes: Nodes, **profile: Any) -> JobExecutor:
+    usual = {"cpus": 1, "memory_gb": 0.1, "batch_seconds": 1}
+    address = nodes.cluster.address
+    return JobExecutor(
+        lab.store,
+        RayProfile(**usual | {"address": address} | profile),
+        lab.reporter,
+        name="small",
+        stages=STAGES,
+    )
+
+
+def begun(run: JobExecutor, lab: Lab) -> threading.Thread:
+    """A run in a thread, as soon as its first job works."""
+    thread = threading.Thread(target=run.run, args=(lab.stages, list(lab.stages)))
+    thread.start()
+    wait_for(lambda: bool(run.scheduler.running))
+    return thread
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.1)
+
+
+def tasks(store: Store) -> list[psutil.Process]:
+    """What the cluster runs for this store."""
+    return [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if "bench.engine.node" in (one.info["cmdline"] or ())
+        and any(str(store.root) in word for word in one.info["cmdline"])
+    ]
+
+
+def test_a_run_has_the_bits_of_a_local_one(lab: Lab, here: Nodes, tmp_path: Path) -> None:
+    models = [lab.stage("train", seed=seed) for seed in range(3)]
+    below = [lab.stage("sample", {"generator": key}, what="clean") for key in models]
+    last = lab.stage("sample", {str(n): key for n, key in enumerate(below)}, what="all")
+    assert executor(lab, here).run(lab.stages, [last]) == {}
+    assert sorted(lab.reporter.keys("done")) == sorted([*models, *below, last])
+    values = [(lab.store.folder(key) / "value.json").read_bytes() for key in lab.stages]
+    lab.store = Store(tmp_path / "local")
+    lab.run()
+    assert [(lab.store.folder(key) / "value.json").read_bytes() for key in lab.stages] == values
+
+
+def test_a_failure_names_its_cause(lab: Lab, here: Nodes) -> None:
+    bad = lab.stage("broken", how="raise")
+    below = lab.stage("sample", {"generator": bad}, what="clean")
+    failures = executor(lab, here).run(lab.stages, [below])
+    assert failures[below].reason == "RuntimeError: the plugin is wrong"
+    assert failures[below].stage == bad and "fake_stages.py" in failures[bad].trace
+
+
+def test_a_node_that_dies_is_made_up_for(lab: Lab, here: Nodes) -> None:
+    """What it had made is kept, what it was at is begun again, and no process of it stays."""
+    first = [lab.stage("train", seed=seed) for seed in range(2)]
+    last = [lab.stage("sample", {"g": key}, what="clean", sleep=5) for key in first]
+    run = executor(lab, here)
+    thread = begun(run, lab)
+    wait_for(lambda: all(map(lab.store.finished, first)))
+    before = tasks(lab.store)
+    here.kill()
+    thread.join(120)
+    assert run.scheduler.failures == {} and all(map(lab.store.finished, last))
+    assert [lab.reporter.keys("done").count(key) for key in first] == [1, 1]
+    assert any("was lost" in one and "trying again" in one for one in lab.reporter.keys("note"))
+    wait_for(lambda: not any(one.is_running() for one in before), 30)
+
+
+def test_a_killed_task_is_begun_again(lab: Lab, here: Nodes) -> None:
+    key = lab.stage("train", seed=0, sleep=3)
+    run = executor(lab, here)
+    thread = begun(run, lab)
+    for task in tasks(lab.store):
+        task.kill()
+    thread.join(90)
+    assert run.scheduler.failures == {} and lab.store.finished(key)
+    assert any("exit code -9" in one for one in lab.reporter.keys("note"))
+
+
+def test_jobs_end_with_their_run(lab: Lab, here: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C leaves nothing at work that nobody waits for."""
+    lab.stage("train", seed=0, sleep=600)
+    run = executor(lab, here)
+
+    def stop(*rest: object) -> None:
+        if run.scheduler.running:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_look_after", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(lab.stages, list(lab.stages))
+    wait_for(lambda: tasks(lab.store) == [], 30)
+
+
+def test_a_job_that_no_machine_has_room_for_is_announced(here: Nodes) -> None:
+    """It waits until one joins, as in a cloud; without a word that looks like a hang."""
+    ray.shutdown()
+    address, before = here.cluster.address, signal.getsignal(signal.SIGTERM)
+    assert "has 9 CPUs, 0 GPUs" in Ray(RayProfile(address=address, cpus=9)).warning()
+    assert Ray(RayProfile(address=address, cpus=1, memory_gb=1)).warning() == ""
+    assert signal.getsignal(signal.SIGTERM) is before  # Ray has one that ends without a word
+
+
+def test_a_suite_from_the_command_line(
+    tiny: Any, fake_plugins: Path, here: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "prepare", functools.partial(runner.prepare, stages=STAGES))
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(
+        "name: small\ntestbeds: [tiny]\nattacks: [fake_attack]\ndefenses: [fake_sampler]\n"
+    )
+    Path("lab.yaml").write_text(f"cpus: 1\nmemory_gb: 0.1\naddress: {here.cluster.address!r}\n")
+    options = ["small.yaml", "--plugin", str(fake_plugins), "--no-report", "--json"]
+    for store, more in (("far", ["--executor", "ray", "--profile", "lab.yaml"]), ("near", [])):
+        done = CliRunner().invoke(cli, ["run", *options, "--store", store, *more])
+        assert done.exit_code == 0, done.stderr
+    far, near = (read_runs(Path(store))[0] for store in ("far", "near"))
+    assert far.counts == near.counts and far.counts["ok"] > 2
+    assert [one.metrics for _, one in far.records] == [one.metrics for _, one in near.records]
+
+
+def test_without_a_cluster_it_is_one_line(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray.shutdown()
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    with pytest.raises(UserError, match="there is no Ray cluster at 127.0.0.1:1"):
+        Ray(RayProfile(address="127.0.0.1:1")).warning()
