@@ -30,7 +30,7 @@ from bench.engine.node import code_of_all, stage_values
 from bench.engine.progress import Reporter
 from bench.engine.schedule import Queued
 from bench.engine.scheduler import Failure, Patience, Scheduler
-from bench.engine.store import Store, make_folder, remove_tree, write_atomically
+from bench.engine.store import DAY_SECONDS, Store, make_folder, remove_tree, write_atomically
 from bench.errors import UserError
 from bench.params import construct
 from bench.text import one_line
@@ -39,7 +39,7 @@ from bench.yaml_reader import read_yaml
 #: Seconds that a job may be gone before what it has not left in the store is missed: a shared file
 #: system shows a file late.
 GRACE_SECONDS = 10.0
-LOOK_SECONDS, DAY_SECONDS = 1.0, 86_400.0
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 - ``stages/<aa>/<key>/``: one finished stage, its results and stage.json. It appears complete, by a
   rename, and never changes again.
-- ``tmp/<key>.<unique>/``: a stage being made; worthless once the lock on its key is free.
+- ``tmp/<key>.<machine>.<unique>/``: a stage being made; worthless once the lock on its key is
+  free, or, where locks may not hold between machines, once it has not changed for a day.
 - ``partial/<key>/``: the saved progress of a long stage that was interrupted, for the next run
   that makes the key.
 - ``secret``: with it, folders that a third party's plugin can see the paths of get names which say
   nothing of the key (:meth:`Store.sealed`).
 - ``locks/<key>.lock``: held (flock) by the run that is making the key; freed by the kernel when
-  that run dies.
+  that run dies. It saves work that would be done twice; no result depends on it.
 - ``runs/<suite>.json``: which record belongs to which cell of a suite, in its last run.
 
 Everything made gets the store folder's permissions for its group and others, so that several users
@@ -18,18 +19,20 @@ can share a store.
 from __future__ import annotations
 
 import errno
+import hashlib
 import hmac
 import json
 import os
 import pwd
 import secrets
 import shutil
+import socket
 import stat
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,10 @@ from bench.text import message_of
 LOG = "log.txt"  # what a stage printed
 GRAVE = ".dead."
 PARTIAL_DAYS = 30  # partial work is removed if no run has resumed it for so long
+#: What another machine began is removed if it has not changed for so long: on some shared file
+#: systems a lock does not hold between machines, so that one that is free says nothing.
+ELSEWHERE_DAYS = 1
+DAY_SECONDS = 86_400
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -183,7 +190,7 @@ class Store:
         """A new path to make ``key`` in; the worker creates the folder. The lock on ``key`` must be
         held.
         """
-        return self.root / "tmp" / f"{key}.{uuid.uuid4().hex[:12]}"
+        return self.root / "tmp" / f"{key}.{machine()}.{uuid.uuid4().hex[:12]}"
 
     def partial(self, key: str) -> Path:
         """The folder where a stage saves its progress, for the next run that makes ``key`` if this
@@ -210,16 +217,16 @@ class Store:
                 lock.release()
 
     def clean(self) -> None:
-        """Removes what dead runs left behind: in ``tmp/`` folders whose key is not locked, in
-        ``partial/`` progress of stages that are finished by now or unused for :data:`PARTIAL_DAYS`.
-        What permissions do not allow to remove stays.
+        """Removes what dead runs left behind: in ``tmp/`` folders whose key is not locked (those of
+        another machine after :data:`ELSEWHERE_DAYS`), in ``partial/`` progress of stages that are
+        finished by now or unused for :data:`PARTIAL_DAYS`. What permissions do not allow to remove
+        stays.
         """
         for leftover in (self.root / "partial").glob("*"):
             with suppress(UserError, OSError):
                 lock = self.try_lock(leftover.name)
                 if lock is not None:
-                    newest = max(path.stat().st_mtime for path in [leftover, *leftover.rglob("*")])
-                    if self.finished(leftover.name) or time.time() - newest > PARTIAL_DAYS * 86_400:
+                    if self.finished(leftover.name) or _days(leftover) > PARTIAL_DAYS:
                         remove_tree(leftover)
                     lock.release()
         for leftover in (self.root / "tmp").iterdir():
@@ -227,10 +234,28 @@ class Store:
                 remove_tree(leftover)
             elif not leftover.name.startswith("."):
                 with suppress(UserError, OSError):
-                    lock = self.try_lock(leftover.name.partition(".")[0])
+                    key, _, rest = leftover.name.partition(".")
+                    lock = self.try_lock(key)
                     if lock is not None:
-                        discard(leftover)
+                        if rest.startswith(f"{machine()}.") or _days(leftover) > ELSEWHERE_DAYS:
+                            discard(leftover)
                         lock.release()
+
+
+@cache
+def machine() -> str:
+    """A name of this machine, until it is started again."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:  # not Linux
+        started = ""
+    return hashlib.sha256(f"{socket.gethostname()} {started}".encode()).hexdigest()[:8]
+
+
+def _days(folder: Path) -> float:
+    """Since anything in it changed."""
+    newest = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+    return (time.time() - newest) / DAY_SECONDS
 
 
 def discard(folder: Path) -> None:

@@ -1,12 +1,14 @@
 """A run of fake stages as a process of its own, for tests that kill it: ``fake_run.py STORE JOBS``;
-each step sleeps FAKE_SLEEP seconds.
+each step sleeps FAKE_SLEEP seconds. FAKE_MACHINE: on which machine it believes to be.
 """
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
+from bench.engine import store
 from bench.engine.run import execute
 
 spec = importlib.util.spec_from_file_location(
@@ -29,6 +31,8 @@ def matrix(folder):
 
 
 if __name__ == "__main__":
+    if "FAKE_MACHINE" in os.environ:
+        store.machine = lambda: os.environ["FAKE_MACHINE"]
     lab = matrix(sys.argv[1])
     executor = lab.executor(jobs=int(sys.argv[2]))
     outcome = execute(lab.plan(), lab.store, executor)

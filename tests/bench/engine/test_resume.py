@@ -18,8 +18,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 
 
-def start(store, jobs=2, sleep=0.0):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_SLEEP": str(sleep)}
+def start(store, jobs=2, sleep=0.0, **more):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FAKE_SLEEP": str(sleep)} | more
     command = [sys.executable, str(HERE / "fake_run.py"), str(store), str(jobs)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -124,6 +124,28 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_nothing_else(tmp_path, u
     assert run.finished is None and run.counts["pending"] > 0
     assert finish(start(tmp_path))["made"] == 17 - finished
     assert results(tmp_path) == unbroken
+
+
+def test_two_machines_that_share_no_locks_do_each_other_no_harm(tmp_path, unbroken):
+    """As over a network file system whose locks hold on one machine only: work may be done twice,
+    and nothing else comes of it. Each sees the same folders and locks of its own.
+    """
+    real = tmp_path / "real"
+    views = [tmp_path / "one", tmp_path / "other"]
+    for view in views:
+        view.mkdir()
+        for name in ("stages", "tmp", "partial", "runs"):
+            (real / name).mkdir(parents=True, exist_ok=True)
+            (view / name).symlink_to(real / name)
+    first = start(views[0], sleep=0.5, FAKE_MACHINE="one")
+    while not list((real / "tmp").glob("*.one.*")):  # the second one clears away what is dead
+        time.sleep(0.02)
+    second = start(views[1], sleep=0.5, FAKE_MACHINE="other")
+    ends = [finish(first), finish(second)]
+    assert [end["failed"] for end in ends] == [0, 0]
+    assert ends[0]["made"] + ends[1]["made"] > 17 and ends[0]["elsewhere"] == 0  # it was shared
+    assert results(views[0]) == results(views[1]) == unbroken
+    assert list((real / "tmp").iterdir()) == []
 
 
 def test_a_store_from_a_dead_run_is_readable_by_the_next(tmp_path):

@@ -4,9 +4,11 @@ line.
 
 import errno
 import os
+import time
 
 import pytest
 
+from bench.engine import store as store_module
 from bench.engine.store import GRAVE, Store, commit, discard, is_disk_full, write_atomically
 from bench.errors import UserError
 from bench.manifest import MANIFEST
@@ -164,6 +166,22 @@ def test_cleaning_spares_what_a_living_run_is_making(tmp_path):
     lock.release()
     store.clean()
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_cleaning_spares_what_another_machine_may_be_making(tmp_path, monkeypatch):
+    """A lock that is free says nothing where locks do not hold between machines."""
+    monkeypatch.setattr(store_module, "machine", lambda: "far")
+    made = Store(tmp_path).new_folder("a1" * 32)
+    made.mkdir()
+    (made / "value").write_text("half")
+    monkeypatch.setattr(store_module, "machine", lambda: "here")
+    Store(tmp_path).clean()
+    assert (made / "value").is_file()
+    before = time.time() - 2 * 86_400
+    for path in (made / "value", made):
+        os.utime(path, (before, before))
+    Store(tmp_path).clean()
+    assert not made.exists()
 
 
 def test_a_worker_cannot_finish_what_was_discarded(tmp_path):
