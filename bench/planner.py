@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bench import measurements, testbeds
 from bench.artefacts.probes import CLEAN_PROBE, GENERATED_PROBE, Probe, probes
@@ -182,6 +183,33 @@ def _needed(stages: Mapping[str, Stage], cells: Iterable[Cell]) -> dict[str, Sta
     return {key: stage for key, stage in stages.items() if key in needed}
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _once(method: Callable[Concatenate[_Builder, P], T]) -> Callable[Concatenate[_Builder, P], T]:
+    """Plans the same for the same arguments once: most cells of a matrix share most stages.
+    Plugins are told apart by which object they are, since not all can be hashed.
+    """
+
+    @functools.wraps(method)
+    def call(self: _Builder, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        known = (method.__name__, *map(_which, args), *map(_which, kwargs.items()))
+        if known not in self.planned:
+            # The arguments are kept, or another object could take the name of one.
+            self.planned[known] = (method(self, *args, **kwargs), args, kwargs)
+        result: T = self.planned[known][0]
+        return result
+
+    return call
+
+
+def _which(value: object) -> object:
+    if isinstance(value, tuple | list):
+        return tuple(map(_which, value))
+    return value if isinstance(value, int | str | Probe | None) else id(value)
+
+
 class _Builder:
     """Cells and stages of one testbed under one sampler, collected into a shared table."""
 
@@ -216,6 +244,11 @@ class _Builder:
         self.identities = {part_name: identity(part) for part_name, part in parts.items()}
         self.code = {part_name: closure_of_class(type(part)) for part_name, part in parts.items()}
         self.closures: dict[tuple[Any, ...], Closure] = {}
+        self.fingerprints: dict[tuple[Any, ...], str] = {}
+        self.handed: dict[tuple[str, ...], tuple[Any, ...]] = {}
+        self.planned: dict[tuple[object, ...], tuple[Any, ...]] = {}
+        self.measurements = [(one, one.names) for one in measurements.table().values()]
+        self.read: dict[tuple[str, frozenset[str]], frozenset[str]] = {}
         bare = without({"name": testbed.name, "params": testbed.params()}, self.locations)
         self.protocol = protocol_of(testbed, kinds, bare, self.files)
 
@@ -223,7 +256,7 @@ class _Builder:
         """The same under another sampler; what needs no sample is shared."""
         other = copy.copy(self)
         other.sampler = spec_of(sampler, self.testbed)
-        other.settings = sampler.settings(self.testbed)
+        other.settings, other.planned = sampler.settings(self.testbed), {}
         return other
 
     def _drawing(self, *plugins: Plugin) -> dict[str, Any]:
@@ -316,28 +349,16 @@ class _Builder:
         }
         there = tuple(part_name for part_name in self.files if part_name in wanted)
         ours = self._code(name, code or Closure(), there, run)
-        fingerprint = digest(
-            {
-                "code": ours.hash,
-                "files": {part_name: self.files[part_name] for part_name in there},
-                "versions": versions(sorted({*PACKAGES, *ours.packages})),
-                "device": f"{self.device} x{self.processes}"
-                if self._together(name)
-                else self.device,
-            }
-        )
-        handed = {
-            "name": self.testbed.name,
-            "params": self.testbed.params(there),
-            "parts": [*there],
-        }
+        handed, keyed, located = self._handed_out(there)
         whole = {"testbed": handed} | params
+        if "testbed" in params:  # a record names it with all parameters
+            keyed = self._keyed(whole["testbed"], there)
         made = Stage(
             name=name,
             params=whole,
-            keyed=whole | {"testbed": self._keyed(whole["testbed"], there)},
+            keyed=whole | {"testbed": keyed},
             inputs=inputs,
-            fingerprint=fingerprint,
+            fingerprint=self._fingerprint(name, there, ours),
             title=title(name, whole),
             alike=alike(name, whole),
             seconds=self.testbed.typical_seconds.get(name, self.kinds[name].seconds),
@@ -345,16 +366,38 @@ class _Builder:
             charged=frozenset(charged),
             code=ours,
             plugins=tuple(theirs),
-            locations=self._located(there),
+            locations=located,
         )
         self.stages.setdefault(made.key, made)
         return made.key
 
-    def _located(self, parts: tuple[str, ...]) -> tuple[str, ...]:
-        """The paths among the parameters of these parts of the testbed."""
-        params = self.testbed.params(parts)
-        paths = [params[field] for field in sorted(self.locations & params.keys())]
-        return tuple(path for path in paths if isinstance(path, str))
+    def _fingerprint(self, name: str, parts: tuple[str, ...], code: Closure) -> str:
+        known = self._together(name), parts, code.hash
+        if known not in self.fingerprints:
+            self.fingerprints[known] = digest(
+                {
+                    "code": code.hash,
+                    "files": {part_name: self.files[part_name] for part_name in parts},
+                    "versions": versions(sorted({*PACKAGES, *code.packages})),
+                    "device": f"{self.device} x{self.processes}" if known[0] else self.device,
+                }
+            )
+        return self.fingerprints[known]
+
+    def _handed_out(
+        self, parts: tuple[str, ...]
+    ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+        """Of these parts of the testbed: what a stage gets, what enters its key, and the paths
+        among their parameters.
+        """
+        if parts not in self.handed:
+            params = self.testbed.params(parts)
+            handed = {"name": self.testbed.name, "params": params, "parts": [*parts]}
+            paths = [params[field] for field in sorted(self.locations & params.keys())]
+            located = tuple(path for path in paths if isinstance(path, str))
+            self.handed[parts] = handed, self._keyed(handed, parts), located
+        handed, keyed, located = self.handed[parts]
+        return handed, keyed, located
 
     def _keyed(self, named: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
         """The testbed as it enters a key: the parts that are used, with all that is declared of
@@ -364,6 +407,7 @@ class _Builder:
         used = {part_name: self.identities[part_name] for part_name in parts}
         return without(named, self.locations) | {"kind": self.testbed.kind, "parts": used}
 
+    @_once
     def sample(
         self,
         seed: int,
@@ -391,6 +435,7 @@ class _Builder:
                 params, run = params | {"attack": _bare(attack)}, [attack, *guards]
         return self.stage("sample", params, inputs, *run)
 
+    @_once
     def reference(self) -> str:
         """The key of the testbed's real-image statistics."""
         return self.stage("reference", {}, {})
@@ -403,9 +448,9 @@ class _Builder:
         )
         common: dict[str, Any] = {
             "testbed": self.spec,
-            "attack": spec(attack),
-            "defense": spec(defense),
-            "probe": None if probe is None else spec(probe),
+            "attack": self._spec(attack),
+            "defense": self._spec(defense),
+            "probe": None if probe is None else self._spec(probe),
             "sampler": self.sampler,
             "seed": seed,
             "kind": family,
@@ -522,6 +567,7 @@ class _Builder:
             )
         return ""
 
+    @_once
     def generator(self, attack: Attack, seed: int) -> str:
         """The key of the model an attack leaves behind."""
         named = {"attack": _bare(attack), "seed": seed}
@@ -531,6 +577,7 @@ class _Builder:
             self._check_batch(attack)
         return self.stage("train", named, {}, attack)
 
+    @_once
     def suspected(self, attack: Attack, seed: int) -> str:
         """The key of the training set as its owner sees it."""
         return self.stage("suspected", {"attack": _bare(attack), "seed": seed}, {}, attack)
@@ -550,12 +597,14 @@ class _Builder:
             handed["recovered"] = self.invert(inversion, attack, seed, generator)
         return handed
 
+    @_once
     def repair(self, defense: ModelDefense, attack: Attack, seed: int, generator: str) -> str:
         """The key of a generator after a model defense."""
         inputs = self._handed(defense, attack, seed, generator) | {"generator": generator}
         named = {"defense": _bare(defense), "seed": seed} | self._drawing(defense)
         return self.stage("repair", named, inputs, defense)
 
+    @_once
     def invert(self, inversion: Inversion, attack: Attack, seed: int, generator: str) -> str:
         """The key of what an inversion recovers from a generator."""
         inputs = self._handed(inversion, attack, seed, generator) | {"generator": generator}
@@ -592,6 +641,7 @@ class _Builder:
                 roles["scores"] = self._of_pool("score", named, handed, sets, detector)
         return roles
 
+    @_once
     def _model_score(self, detector: Detector, attack: Attack, seed: int) -> str:
         """The key of a detector's score of the model that an attack leaves."""
         generator = self.generator(attack, seed)
@@ -599,6 +649,7 @@ class _Builder:
         named = {"defense": _bare(detector), "seed": seed} | self._drawing(detector)
         return self.stage("score", named, inputs, detector)
 
+    @_once
     def _samples(
         self, invoked: Attack, seed: int, generator: str, guards: tuple[Plugin, ...]
     ) -> dict[str, str]:
@@ -636,6 +687,7 @@ class _Builder:
         inputs["generated"] = self.sample(seed, GENERATED_PROBE, generator, None, guards)
         return {"classifier": self.stage("classifier", named, inputs, last)}
 
+    @_once
     def _trigger_judged(self, attack: Attack, seed: int) -> dict[str, str]:
         """The judge of an attack's trigger, and what the honest model draws for the adversary's
         class: its false alarms there are what any rate is to be held against.
@@ -651,6 +703,7 @@ class _Builder:
             judged["honest_target"] = self.sample(seed, aimed[0], self.generator(honest, seed))
         return judged
 
+    @_once
     def classifier(self, attack: Attack, seed: int) -> str:
         """The key of the classifier a user trains on the suspected training set."""
         return self.stage("classifier", {"seed": seed}, {"suspected": self.suspected(attack, seed)})
@@ -692,14 +745,17 @@ class _Builder:
                     flags.append(Flag("tuned", "", text))
         return [dataclasses.asdict(flag) for flag in flags]
 
+    @_once
     def aim(self, attack: Attack) -> str:
         """The key of what an attack aims at."""
         return self.stage("aim", {"attack": _bare(attack)}, {}, attack)
 
+    @_once
     def poisoned_rows(self, attack: Attack, seed: int) -> str:
         """The key of the rows an attack poisons."""
         return self.stage("poisoned_rows", {"attack": _bare(attack), "seed": seed}, {}, attack)
 
+    @_once
     def trigger_classifier(self, attack: Attack) -> str:
         """The key of the harness's judge of this attack's trigger, one for all seeds."""
         return self.stage("trigger_classifier", {"attack": _bare(attack)}, {}, attack)
@@ -747,7 +803,7 @@ class _Builder:
             common["seed"], roles, dataclasses.replace(situation, roles=frozenset(roles))
         )
         specs = {
-            role: common[role] and dataclasses.asdict(common[role])
+            role: common[role] and self._values(common[role])
             for role in ("testbed", "attack", "probe", "sampler", "defense")
         }
         params = specs | {
@@ -764,6 +820,14 @@ class _Builder:
         # It runs no plugin: what is measured is what their stages left.
         return self.stage("record", params, roles | measured, notes=notes, charged=charged)
 
+    @_once
+    def _values(self, named: PluginSpec) -> dict[str, Any]:
+        return dataclasses.asdict(named)
+
+    @_once
+    def _spec(self, plugin: Plugin | Composed) -> PluginSpec:
+        return spec(plugin)
+
     def _measured(
         self, seed: int, roles: dict[str, str], situation: Situation
     ) -> tuple[dict[str, str], dict[str, str]]:
@@ -773,17 +837,21 @@ class _Builder:
         measured: dict[str, str] = {}
         missing: dict[str, str] = {}
         covered: set[str] = set()
-        for one in measurements.table().values():
+        for one, names in self.measurements:
             if one.scope != situation.scope:
                 continue
             if reason := one.reason(situation):
-                missing |= {name: reason for name in one.names if name not in missing}
+                missing |= {name: reason for name in names if name not in missing}
                 continue
-            covered |= {*one.names, *one.borrows}
+            covered |= {*names, *one.borrows}
             params = {"seed": seed, "what": one.name, "options": one.options(situation)}
             code = closure_of_function(one.run)
+            known = one.name, situation.roles
+            if known not in self.read:
+                self.read[known] = frozenset(one.taken(roles))
+            inputs = {role: key for role, key in roles.items() if role in self.read[known]}
             measured[MEASURED_BY + one.name] = self.stage(
-                "measure", params, one.taken(roles), code=code, parts=one.parts
+                "measure", params, inputs, code=code, parts=one.parts
             )
         return measured, {name: reason for name, reason in missing.items() if name not in covered}
 
@@ -807,7 +875,12 @@ def alike(name: str, params: Mapping[str, Any]) -> tuple[str, str]:
     roles = ("testbed", "attack", "defense", "sampler")
     testbed, *plugins = [params.get(role) for role in roles] + params.get("defenses", [])
     roughly = [name, params.get("what"), testbed and testbed["name"]]
-    return canonical([*roughly, *(spec and spec["name"] for spec in plugins)]), canonical(roughly)
+    return _in_groups((*roughly, *(spec and spec["name"] for spec in plugins)), len(roughly))
+
+
+@functools.cache
+def _in_groups(names: tuple[str | None, ...], rough: int) -> tuple[str, str]:
+    return canonical([*names]), canonical([*names[:rough]])
 
 
 def without(testbed: Mapping[str, Any], locations: frozenset[str]) -> dict[str, Any]:

@@ -16,13 +16,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("share", "steps", "pruning", "resume", "board")
+NAMES = ("share", "steps", "pruning", "resume", "board", "growth")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument(
-    "names", nargs=-1, type=click.Choice(NAMES), metavar="[share|steps|pruning|resume|board]..."
-)
+@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar=f"[{'|'.join(NAMES)}]...")
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -53,13 +51,13 @@ NAMES = ("share", "steps", "pruning", "resume", "board")
 @click.option(
     "--suite",
     metavar="SUITE",
-    help="resume: a suite that is finished in --store, in place of a tiny one.",
+    help="resume, growth: a suite that is finished in --store, in place of their own.",
 )
 @click.option(
     "--store",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
-    help="resume: see --suite.",
+    help="See --suite.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def main(
@@ -72,6 +70,7 @@ def main(
     python -m benchmarks
     python -m benchmarks steps --repetitions 9
     python -m benchmarks resume --suite digits --store store
+    python -m benchmarks growth --suite poison --store store
     """
     # Before torch is imported: as the engine does for its workers.
     os.environ.update(
@@ -105,6 +104,7 @@ def measure(
     from bench.engine.slots import available_cores
     from bench.errors import UserError
     from benchmarks.board import board
+    from benchmarks.growth import growth
     from benchmarks.pruning import pruning
     from benchmarks.resume import resume
     from benchmarks.share import share
@@ -123,6 +123,7 @@ def measure(
         "pruning": pruning,
         "resume": lambda chosen: resume(chosen, suite, store),
         "board": board,
+        "growth": lambda chosen: growth(chosen, suite, store),
     }
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)

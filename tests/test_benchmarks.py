@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -18,10 +20,12 @@ from diffusers import DDPMScheduler
 from torch.nn.functional import pixel_unshuffle
 
 from bench.diffusion.images import to_unit_range
+from bench.engine.graph import Plan, Stage
+from bench.engine.schedule import forecast, order, turns_of
 from bench.errors import UserError
 from bench.results import published, read_results
 from bench.runner import prepare
-from benchmarks import board, plain, resume
+from benchmarks import board, growth, plain, resume
 from benchmarks.__main__ import main, measure
 from benchmarks.pruning import compare
 from benchmarks.share import Laps, NetworkClock, share
@@ -256,6 +260,65 @@ def test_a_large_board_is_as_large_as_it_says(monkeypatch: pytest.MonkeyPatch) -
 def test_a_board_without_published_results_is_refused() -> None:
     with pytest.raises(UserError, match="no results of digits are published"):
         board.large(None)
+
+
+def plan_of(seconds: list[float], *, chained: bool) -> tuple[Plan, dict[str, float]]:
+    """Stages of so many seconds: one after another, or side by side."""
+    stages: dict[str, Stage] = {}
+    for number in range(len(seconds)):
+        above = {"above": list(stages)[-1]} if chained and stages else {}
+        one = Stage(name="s", params={"number": number}, inputs=above)
+        stages[one.key] = one
+    return Plan(suite="s", cells=(), stages=stages), dict(zip(stages, seconds, strict=True))
+
+
+def test_a_simulated_run_takes_what_it_must() -> None:
+    """By hand where that is possible, and as the live board forecasts it for a real graph."""
+    plan, seconds = plan_of([3.0, 2.0, 1.0], chained=True)
+    assert [growth.simulated(plan, seconds, workers) for workers in (1, 9)] == [6.0, 6.0]
+    plan, seconds = plan_of([3.0, 2.0, 1.0], chained=False)
+    assert [growth.simulated(plan, seconds, workers) for workers in (1, 2, 9)] == [6.0, 3.0, 3.0]
+    real = prepare("digits", device="cpu").plan
+    took = {key: stage.seconds or 0.0 for key, stage in real.stages.items()}
+    queue = order(real.stages, real.stages, turns_of([real]))
+    for workers in (1, 3, 50):
+        expected = forecast(real.stages, queue, lambda stage: took[stage.key], workers)
+        # Of two stages that end at once either may be the first.
+        last = max(expected.values())
+        assert growth.simulated(real, took, workers) == pytest.approx(last, rel=0.01)
+
+
+def test_workers_that_are_taken_away_cost_what_they_should() -> None:
+    """A stage of T seconds that is begun anew whenever its worker is lost, rate a second: in the
+    mean (e^(rate T) - 1) / rate seconds of work, and e^(rate T) - 1 absences.
+    """
+    plan, seconds = plan_of([3600.0], chained=True)
+    draws = random.Random(0)
+    took = [growth.simulated(plan, seconds, 1, 0.5, draws) for _ in range(20_000)]
+    again = math.exp(0.5) - 1
+    expected = again / (0.5 / 3600) + again * growth.AWAY_SECONDS
+    assert sum(took) / len(took) == pytest.approx(expected, rel=0.02)
+
+
+def test_growth_plans_schedules_and_simulates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "CELLS", 800)
+    monkeypatch.setattr(growth, "STAGES", 20)
+    monkeypatch.setattr(growth, "SUITE", "digits-cut")
+    monkeypatch.setattr(growth, "RUNS", 2)
+    rows = growth.growth(dataclasses.replace(SMALLEST, repetitions=1))
+    names = [row.quantity for row in rows]
+    assert names[:3] == [
+        "planning 802 cells, CPU",
+        "deciding on each of 20 stages, CPU",
+        "deciding on each of 200 stages, CPU",
+    ]
+    by_name = {row.quantity: row.median for row in rows}
+    work, chain = (
+        by_name["digits-cut: work of 456 stages"],
+        by_name["digits-cut: its longest chain"],
+    )
+    assert work == by_name["digits-cut: 1 workers"] > chain
+    assert all(0 < by_name[one] <= 1.001 for one in names if "least possible" in one)
 
 
 def test_the_tiny_suite_is_one_the_engine_takes(tmp_path: Path) -> None:

@@ -148,8 +148,6 @@ class Executor:
         for key in scheduler.ready():
             if not free:
                 break
-            if not scheduler.is_ready(key):  # one before it needs the same, which is made again
-                continue
             lock = self.store.try_lock(key)
             if lock is None:
                 if key not in self.announced:

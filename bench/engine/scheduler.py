@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.engine.graph import Stage, Turn
@@ -123,9 +123,14 @@ class Scheduler:
             if not self._lacks[key] and key not in self.running
         ]
 
-    def ready(self) -> list[str]:
-        """The stages that may begin, the most urgent first."""
-        return [self._names[number] for number in self._ready]
+    def ready(self) -> Iterator[str]:
+        """The stages that may begin, the most urgent first, each as long as it still may when its
+        turn comes.
+        """
+        number = -1
+        while (at := bisect_right(self._ready, number)) < len(self._ready):
+            number = self._ready[at]
+            yield self._names[number]
 
     def is_ready(self, key: str) -> bool:
         """Whether a stage may begin now."""

@@ -67,7 +67,7 @@ def test_whatever_happens_what_may_begin_is_what_has_all_it_needs(
         assert places == sorted(places)
         running = list(scheduler.running)
         if whole and (not running or data.draw(st.booleans())):
-            scheduler.started(scheduler.ready()[0], "slot")
+            scheduler.started(next(scheduler.ready()), "slot")
             continue
         key = data.draw(st.sampled_from(running))
         match data.draw(st.sampled_from(["done", "retry", "fail", "stop"])):
@@ -79,7 +79,7 @@ def test_whatever_happens_what_may_begin_is_what_has_all_it_needs(
                 scheduler.failed(key, "why", retry=ending == "retry")
                 broken |= {key} if key not in scheduler.waiting else set()
     assert scheduler.made | scheduler.failures.keys() == set(stages)
-    assert scheduler.made.isdisjoint(scheduler.failures) and not scheduler.ready()
+    assert scheduler.made.isdisjoint(scheduler.failures) and not list(scheduler.ready())
     for key, failure in scheduler.failures.items():
         assert failure.stage in broken
         above = stages[key].inputs.values()
