@@ -47,7 +47,10 @@ MaxArraySize=4
 MailProg=/bin/true
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=4000
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=4000
-PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=off
 """
 
 
@@ -109,7 +112,7 @@ class Cluster:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             states = self.call("sinfo", "-h", "-N", "-o", "%T").split()
-            if states == [state] * len(NODES):
+            if states and set(states) == {state}:  # a line for each partition of a node
                 return
             time.sleep(0.5)
         raise TimeoutError(f"nodes are {states}, not {state}: see {self.folder}/log")

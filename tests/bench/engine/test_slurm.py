@@ -144,6 +144,20 @@ def test_what_somebody_cancelled_is_not_begun_again(lab: Lab, here: Any) -> None
     wait_for(lambda: tasks(lab.store) == [])
 
 
+def test_what_makes_room_for_another_job_is_begun_again(lab: Lab, here: Any) -> None:
+    """Preemption, as on the cheap partition of many clusters; what was made is kept."""
+    first = [lab.stage("train", seed=seed) for seed in range(2)]
+    last = [lab.stage("sample", {"g": key}, what="clean", sleep=4) for key in first]
+    run = executor(lab)
+    thread = begun(run, lab)
+    wait_for(lambda: all(map(lab.store.finished, first)))
+    here.call("sbatch", "-p", "urgent", "-n2", "-o", "/dev/null", "--wrap", "sleep 3")
+    thread.join(120)
+    assert run.scheduler.failures == {} and all(map(lab.store.finished, last))
+    assert [lab.reporter.keys("done").count(key) for key in first] == [1, 1]
+    assert any("ended as PREEMPTED" in one and "trying again" in one for one in notes(lab))
+
+
 def test_a_run_that_was_killed_finds_its_jobs_again(lab: Lab, here: object, tmp_path: Path) -> None:
     """The jobs go on without it, and none is begun twice."""
     keys = [lab.stage("train", seed=seed, sleep=4) for seed in range(2)]
