@@ -422,17 +422,17 @@ class _Builder:
         params = {
             "seed": seed,
             "what": short(probe.role),
-            "draws": probe.params(),
-            "defenses": [_bare(guard) for guard in guards],
+            "draws": self._values(probe),
+            "defenses": [self._bare(guard) for guard in guards],
         } | self._drawing()
         inputs = {} if generator is None else {"generator": generator}
         run: list[Plugin] = [*guards]
         if attack is not None and probe.call is not None:
-            called = {"seed": seed, "what": probe.call, "attack": _bare(attack)}
+            called = {"seed": seed, "what": probe.call, "attack": self._bare(attack)}
             inputs["queries"] = self.stage("call", called, {}, attack)
             call = next(call for call in type(attack).calls if call.name == probe.call)
             if call.own_sampler:
-                params, run = params | {"attack": _bare(attack)}, [attack, *guards]
+                params, run = params | {"attack": self._bare(attack)}, [attack, *guards]
         return self.stage("sample", params, inputs, *run)
 
     @_once
@@ -570,7 +570,7 @@ class _Builder:
     @_once
     def generator(self, attack: Attack, seed: int) -> str:
         """The key of the model an attack leaves behind."""
-        named = {"attack": _bare(attack), "seed": seed}
+        named = {"attack": self._bare(attack), "seed": seed}
         if not isinstance(attack, TrainingAttack):
             return self.stage("implant", named, {}, attack)
         if self._together("train"):
@@ -580,7 +580,7 @@ class _Builder:
     @_once
     def suspected(self, attack: Attack, seed: int) -> str:
         """The key of the training set as its owner sees it."""
-        return self.stage("suspected", {"attack": _bare(attack), "seed": seed}, {}, attack)
+        return self.stage("suspected", {"attack": self._bare(attack), "seed": seed}, {}, attack)
 
     def _handed(
         self, plugin: Defense | Detector, attack: Attack, seed: int, generator: str
@@ -601,14 +601,14 @@ class _Builder:
     def repair(self, defense: ModelDefense, attack: Attack, seed: int, generator: str) -> str:
         """The key of a generator after a model defense."""
         inputs = self._handed(defense, attack, seed, generator) | {"generator": generator}
-        named = {"defense": _bare(defense), "seed": seed} | self._drawing(defense)
+        named = {"defense": self._bare(defense), "seed": seed} | self._drawing(defense)
         return self.stage("repair", named, inputs, defense)
 
     @_once
     def invert(self, inversion: Inversion, attack: Attack, seed: int, generator: str) -> str:
         """The key of what an inversion recovers from a generator."""
         inputs = self._handed(inversion, attack, seed, generator) | {"generator": generator}
-        named = {"defense": _bare(inversion), "seed": seed} | self._drawing(inversion)
+        named = {"defense": self._bare(inversion), "seed": seed} | self._drawing(inversion)
         return self.stage("invert", named, inputs, inversion)
 
     def _scored(
@@ -621,9 +621,9 @@ class _Builder:
         guards: tuple[Plugin, ...],
     ) -> dict[str, str]:
         """What a detector judges, and its scores, for each of its subjects."""
-        named = {"defense": _bare(detector), "seed": seed} | self._drawing(detector)
+        named = {"defense": self._bare(detector), "seed": seed} | self._drawing(detector)
         handed = self._handed(detector, attack, seed, generator)
-        by_call = {"attack": _bare(invoked), "seed": seed}
+        by_call = {"attack": self._bare(invoked), "seed": seed}
         roles: dict[str, str] = {}
         for subject in detector.subjects:
             if subject == "model":
@@ -646,7 +646,7 @@ class _Builder:
         """The key of a detector's score of the model that an attack leaves."""
         generator = self.generator(attack, seed)
         inputs = self._handed(detector, attack, seed, generator) | {"generator": generator}
-        named = {"defense": _bare(detector), "seed": seed} | self._drawing(detector)
+        named = {"defense": self._bare(detector), "seed": seed} | self._drawing(detector)
         return self.stage("score", named, inputs, detector)
 
     @_once
@@ -677,7 +677,7 @@ class _Builder:
         guards: tuple[Plugin, ...],
     ) -> dict[str, str]:
         """The artefacts around a classifier: what it is trained on, or what it says."""
-        named = {"defense": _bare(last), "seed": seed} | self._drawing(last)
+        named = {"defense": self._bare(last), "seed": seed} | self._drawing(last)
         inputs = self._handed(last, attack, seed, generator)
         if isinstance(last, ClassifierDefense):
             inputs["generator"] = generator
@@ -748,17 +748,17 @@ class _Builder:
     @_once
     def aim(self, attack: Attack) -> str:
         """The key of what an attack aims at."""
-        return self.stage("aim", {"attack": _bare(attack)}, {}, attack)
+        return self.stage("aim", {"attack": self._bare(attack)}, {}, attack)
 
     @_once
     def poisoned_rows(self, attack: Attack, seed: int) -> str:
         """The key of the rows an attack poisons."""
-        return self.stage("poisoned_rows", {"attack": _bare(attack), "seed": seed}, {}, attack)
+        return self.stage("poisoned_rows", {"attack": self._bare(attack), "seed": seed}, {}, attack)
 
     @_once
     def trigger_classifier(self, attack: Attack) -> str:
         """The key of the harness's judge of this attack's trigger, one for all seeds."""
-        return self.stage("trigger_classifier", {"attack": _bare(attack)}, {}, attack)
+        return self.stage("trigger_classifier", {"attack": self._bare(attack)}, {}, attack)
 
     def anchors(
         self, control: Defense | Composed, seed: int, under: Iterable[_Builder]
@@ -816,13 +816,21 @@ class _Builder:
         charged = [role for role in roles if role not in FREE and not role.startswith(UNDEFENDED)]
         if common["kind"] == POPULATION:
             params["seeds"], charged = list(common["seeds"]), []  # its cells have been charged
-        notes = {"papers": _papers(plugins)}
+        notes = {"papers": self._papers(*plugins)}
         # It runs no plugin: what is measured is what their stages left.
         return self.stage("record", params, roles | measured, notes=notes, charged=charged)
 
     @_once
-    def _values(self, named: PluginSpec) -> dict[str, Any]:
+    def _values(self, named: PluginSpec | Probe) -> dict[str, Any]:
         return dataclasses.asdict(named)
+
+    @_once
+    def _bare(self, plugin: Plugin) -> dict[str, Any]:
+        return _bare(plugin)
+
+    @_once
+    def _papers(self, *plugins: Plugin | None) -> list[dict[str, Any]]:
+        return _papers(plugins)
 
     @_once
     def _spec(self, plugin: Plugin | Composed) -> PluginSpec:

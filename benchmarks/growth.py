@@ -47,9 +47,9 @@ def growth(settings: Settings, suite: str | None = None, store: Path | None = No
     and where its stages were timed.
     """
     return [
+        *_scheduled(),
         *_planning(settings.repetitions),
         *_alone(settings.repetitions),
-        *_scheduled(),
         *_grown(suite or SUITE, store),
     ]
 
@@ -86,7 +86,15 @@ def _planning(repetitions: int) -> list[Row]:
             plan = prepare(str(file), device="cpu").plan
             seconds.append((Moment.now() - before).cpu)
             count = len(plan.cells)
-    return [_below(f"planning {count:,} cells, CPU", "s", seconds, GOAL_PLANNING)]
+    return [
+        _below(f"planning {count:,} cells, CPU", "s", seconds, GOAL_PLANNING),
+        _below("memory with such a plan", "MB", [_peak()]),
+    ]
+
+
+def _peak() -> float:
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def chains(count: int) -> dict[str, Stage]:
@@ -155,13 +163,12 @@ def _scheduled() -> list[Row]:
         failures = executor.run(stages, list(stages))
         passed = Moment.now() - before
         assert not failures, next(iter(failures.values()))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [
         _below(
             f"each of {STAGES:,} stages of nothing, 2 workers", "ms", [1e3 * passed.wall / STAGES]
         ),
         _below("of which the executor's own CPU", "ms", [1e3 * passed.cpu / STAGES]),
-        _below("memory of the executor, with torch imported", "MB", [peak]),
+        _below("memory of its process, with torch imported", "MB", [_peak()]),
     ]
 
 
