@@ -4,6 +4,7 @@ the whole matrix, the definitions behind the columns' heads, and what can be fil
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ FACETS = (
     ("year", "Year"),
     ("status", "Status"),
 )
+#: Parameters that are tried together to tell testbeds apart; letters of a value.
+MOST_TELLING, LONGEST_VALUE = 4, 24
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,52 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
 
 
 def board_names(boards: Sequence[Board]) -> dict[str, str]:
-    """Id -> the testbed in a word, with as much of its protocol as sets it apart."""
-    words = {board.id: short_label(board.testbed).strip() for board in boards}
-    uses = Counter(words.values())
-    return {
-        board.id: f"{words[board.id]} {board.protocol[:8]}"
-        if uses[words[board.id]] > 1
-        else words[board.id]
-        for board in boards
-    }
+    """Id -> the testbed in a word, with as many of its parameters as set it apart from the first
+    board of that name, which has the most records; where that does not, with its protocol.
+    """
+    alike: dict[str, list[Board]] = {}
+    for board in boards:
+        alike.setdefault(short_label(board.testbed).strip(), []).append(board)
+    named: dict[str, str] = {}
+    for word, those in alike.items():
+        texts = {board.id: _apart(word, board, those) for board in those}
+        uses = Counter(texts.values())
+        named |= {
+            board.id: f"{texts[board.id]} {board.protocol[:8]}"
+            if uses[texts[board.id]] > 1
+            else texts[board.id]
+            for board in those
+        }
+    return {board.id: named[board.id] for board in boards}
+
+
+def _apart(word: str, board: Board, those: Sequence[Board]) -> str:
+    values = [one.testbed.params for one in those]
+    usual, own = values[0], board.testbed.params
+    names = _telling(values)
+    changed = [
+        f"{name}={_brief(own.get(name))}" for name in names if own.get(name) != usual.get(name)
+    ]
+    return " ".join([word, ", ".join(changed)]).strip()
+
+
+def _telling(values: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The fewest parameters that no two have alike, the first ones if there are several; all that
+    vary if even they do not tell all apart.
+    """
+    names = dict.fromkeys(name for one in values for name in one)
+    vary = [name for name in names if len({repr(one.get(name)) for one in values}) > 1]
+    most = len({repr([one.get(name) for name in vary]) for one in values})
+    for size in range(min(len(vary), MOST_TELLING) + 1):
+        for some in itertools.combinations(vary, size):
+            if len({repr([one.get(name) for name in some]) for one in values}) == most:
+                return some
+    return tuple(vary)
+
+
+def _brief(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
 def _statuses(asked: Sequence[Asked], matrix: Whole) -> list[list[str]]:

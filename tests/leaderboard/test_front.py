@@ -187,6 +187,33 @@ def test_what_can_be_used_comes_first_and_boards_stay_apart(store: Path, class_s
     assert sorted(board_names(twice).values()) == ["t p", "t q", "u"]
 
 
+def test_testbeds_of_one_name_are_named_by_what_tells_them_apart() -> None:
+    """A reader chooses among ten of them by name; a hash says nothing. The largest is the plain
+    one, and what varies without telling any two apart is left out.
+    """
+
+    def of(protocol: str, **params: object) -> Record:
+        return record(testbed=PluginSpec(name="t", params=params), protocol=protocol)
+
+    usual = {"steps": 50, "guidance": 2.0, "images": 512}
+    made = [
+        of("a", **usual),
+        dataclasses.replace(of("a", **usual), seed=1),
+        of("b", **usual | {"steps": 20, "images": 256}),
+        of("c", **usual | {"steps": 20, "images": 256, "guidance": 5.0}),
+        of("d", **usual | {"images": 256, "guidance": 5.0}),
+    ]
+    assert sorted(board_names(boards([run(*made)])).values()) == [
+        "t",
+        "t guidance=5",
+        "t steps=20",
+        "t steps=20, guidance=5",
+    ]
+    same = of("e", **usual | {"images": 256, "guidance": 5.0})
+    names = sorted(board_names(boards([run(*made, same)])).values())
+    assert names[1:3] == ["t guidance=5 d", "t guidance=5 e"]
+
+
 def test_the_matrix_has_every_cell_of_every_board_once(store: Path, class_store: Path) -> None:
     """In the metric of its family, as the records have it, beside as many controls as there are
     metrics to compare with.
