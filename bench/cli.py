@@ -421,18 +421,39 @@ def _interrupt(number: int, frame: object) -> None:
 @cli.command()
 @click.argument("suite")
 @choosing
-def plan(suite: str, store: str, as_json: bool, **choice: Any) -> None:
+@click.option(
+    "--into",
+    metavar="FOLDER",
+    help="Write jobs that make what is missing, for Snakemake and the like (docs/cluster.md).",
+)
+@click.option("--profile", metavar="FILE", help="With --into: what a job may use.")
+def plan(
+    suite: str, store: str, as_json: bool, into: str | None, profile: str | None, **choice: Any
+) -> None:
     """Show the stages SUITE needs, without running any. With --json, one JSON object a line.
 
     \b
     castlewalls plan digits
     castlewalls plan digits --attacks baddiffusion --json
+    castlewalls plan digits --store /shared/store --into jobs
     """
-    from bench.runner import prepare
+    from bench.engine.jobs import Profile
+    from bench.runner import plan_jobs, prepare
     from bench.summary import show_stages
 
-    prepared = prepare(suite, **choice)
-    show_stages(prepared.plan, Path(store), _screen(), as_json)
+    if into is None:
+        if profile:
+            raise UserError("--profile goes with --into FOLDER")
+        show_stages(prepare(suite, **choice).plan, Path(store), _screen(), as_json)
+        return
+    of_jobs = Profile.read(Path(profile)) if profile else Profile()
+    prepared = prepare(suite, **choice | of_jobs.choice())
+    rows = plan_jobs(prepared, Path(store), Path(into), of_jobs)
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+    else:
+        click.echo(f"{len(rows)} jobs in {Path(into) / 'jobs.json'}")
 
 
 @cli.command()

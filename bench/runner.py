@@ -16,7 +16,7 @@ from bench.engine.contract import Engine
 from bench.engine.executor import Executor
 from bench.engine.graph import Plan
 from bench.engine.isolation import Limits
-from bench.engine.jobs import JobExecutor, Profile
+from bench.engine.jobs import JobExecutor, Profile, write_jobs
 from bench.engine.live import Progress, reporting
 from bench.engine.progress import Reporter, reporter_for
 from bench.engine.provenance import provenance
@@ -192,6 +192,26 @@ def run_together(
         plans = [one.plan for one in prepared]
         with reporting(plans, executor, show):
             return execute_all(plans, store, executor, where, patience)
+
+
+def plan_jobs(
+    prepared: Prepared, store: Path, folder: Path, profile: Profile
+) -> list[dict[str, Any]]:
+    """Writes jobs into ``folder`` that make what is missing of a suite in ``store``, for another
+    workflow manager; the rows of its ``jobs.json``.
+    """
+    theirs = Patience(timeout=prepared.timeout, retries=prepared.retries)
+    return write_jobs(
+        folder,
+        Store(store),
+        prepared.plan.stages,
+        [cell.stage for cell in prepared.plan.cells if cell.stage],
+        profile,
+        source=prepared.stages,
+        provenance=provenance() | {"device": prepared.device},
+        patience=dict.fromkeys(prepared.plan.stages, theirs),
+        limits=prepared.limits,
+    )
 
 
 def name_of(prepared: Sequence[Prepared]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +30,7 @@ from bench.engine.isolation import Limits
 from bench.engine.node import code_of_all, stage_values
 from bench.engine.progress import Reporter
 from bench.engine.schedule import Queued
-from bench.engine.scheduler import Failure, Patience, Scheduler
+from bench.engine.scheduler import Failure, Patience, Scheduler, unfinished
 from bench.engine.store import DAY_SECONDS, Store, make_folder, remove_tree, write_atomically
 from bench.errors import UserError
 from bench.params import construct
@@ -61,7 +62,7 @@ class Profile:
     poll_seconds: Annotated[float, Gt(0)] = 20.0
 
     #: What ``run --executor`` calls it.
-    name: ClassVar[str]
+    name: ClassVar[str] = "jobs"
 
     def __post_init__(self) -> None:
         for name, wanted in refusals_of(self):
@@ -284,19 +285,16 @@ class JobExecutor:
             self.folder = self.store.root / "jobs" / f"run-{uuid.uuid4().hex[:12]}"
             make_folder(self.folder)
             os.chmod(self.folder, 0o700)  # submitit runs what lies in it
-            profile = self.profile
-            spec = {
-                "code": code_of_all(),
-                "store": str(self.store.root.resolve()),
-                "source": self.source,
-                "stages": {key: stage_values(stage) for key, stage in self.stages.items()},
-                "provenance": self.provenance,
-                "patience": {key: asdict(one) for key, one in self.patience.items()},
-                "limits": None if self.limits is None else asdict(self.limits),
-                "device": "cuda" if profile.gpus else "cpu",
-                "jobs": profile.gpus or profile.cpus,
-            }
-            write_atomically(self.folder / "spec.json", json.dumps(spec, allow_nan=False))
+            write_spec(
+                self.folder,
+                self.store,
+                self.stages,
+                self.profile,
+                source=self.source,
+                provenance=self.provenance,
+                patience=self.patience,
+                limits=self.limits,
+            )
         return self.folder
 
     def _write_jobs(self) -> None:
@@ -386,6 +384,68 @@ class JobExecutor:
         for key in left:
             failure = Failure(key, one_line(words), f"its log is in {job.folder}")
             self.scheduler.give_up(key, failure)
+
+
+def write_spec(
+    folder: Path,
+    store: Store,
+    stages: Mapping[str, Stage],
+    profile: Profile,
+    *,
+    source: str,
+    provenance: Mapping[str, Any],
+    patience: Mapping[str, Patience],
+    limits: Limits | None,
+) -> Path:
+    """Writes what every job of a run reads, for :mod:`bench.engine.node`; where it is."""
+    spec = {
+        "code": code_of_all(),
+        "store": str(store.root.resolve()),
+        "source": source,
+        "stages": {key: stage_values(stage) for key, stage in stages.items()},
+        "provenance": dict(provenance),
+        "patience": {key: asdict(one) for key, one in patience.items()},
+        "limits": None if limits is None else asdict(limits),
+        "device": "cuda" if profile.gpus else "cpu",
+        "jobs": profile.gpus or profile.cpus,
+    }
+    write_atomically(folder / "spec.json", json.dumps(spec, allow_nan=False))
+    return folder / "spec.json"
+
+
+def write_jobs(
+    folder: Path,
+    store: Store,
+    stages: Mapping[str, Stage],
+    targets: Iterable[str],
+    profile: Profile,
+    **about: Any,
+) -> list[dict[str, Any]]:
+    """Writes the jobs that make ``targets`` into a new folder, for another workflow manager:
+    ``jobs.json`` has a row for each, its command, and the jobs that must have succeeded before it.
+    ``about``: see :func:`write_spec`. Returns the rows.
+
+    Raises :class:`UserError` if there is something in ``folder``.
+    """
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--into must name a new or an empty folder, got {folder}")
+    with store.writing(f"the jobs cannot be written into {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # what lies in it is run
+        spec = write_spec(folder, store, stages, profile, **about)
+        waiting = unfinished(stages, dict.fromkeys(targets), store)
+        groups = grouped(stages, waiting, 60.0 * profile.minutes, profile.batch_seconds)
+        rows = []
+        for number, group in enumerate(groups):
+            (folder / f"{number}.json").write_text(json.dumps(group.keys), encoding="utf-8")
+            command = [sys.executable, "-m", "bench.engine.node", str(spec), str(number)]
+            needs = [str(one) for one in sorted(group.needs)]
+            wanted = {name: getattr(profile, name) for name in ("cpus", "gpus", "memory_gb")}
+            row = {"job": str(number), "needs": needs, "seconds": group.seconds, **wanted}
+            rows.append(row | {"stages": len(group.keys), "command": command})
+        write_atomically(folder / "jobs.json", json.dumps(rows, indent=1))
+    return rows
 
 
 #: What a line of events may be about.

@@ -27,7 +27,7 @@ from bench.errors import UserError
 from bench.record import read_runs
 
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-if "CASTLEWALLS_RAY" in os.environ:  # .ci/run sets it
+if "CASTLEWALLS_CLUSTERS" in os.environ:  # .ci/run sets it
     import ray
 else:
     ray = pytest.importorskip("ray", reason="Ray is not installed here")
