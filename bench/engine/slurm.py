@@ -121,6 +121,10 @@ class Slurm:
         profile = self.profile
         given = {name: getattr(profile, name) for name in ("partition", "account", "qos")}
         more = {name: value for name, value in given.items() if value} | dict(profile.options)
+        if "requeue" not in more:
+            # SLURM waits two minutes before it begins a job again whose node died, and for ever
+            # where a node could not start it; the run begins it again as soon as it is gone.
+            more["no-requeue"] = True
         paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
         try:

@@ -144,6 +144,27 @@ def test_what_somebody_cancelled_is_not_begun_again(lab: Lab, here: Any) -> None
     wait_for(lambda: tasks(lab.store) == [])
 
 
+def test_a_node_that_dies_is_made_up_for(lab: Lab, here: Any) -> None:
+    """With all that ran on it, as by a power cut; the other one makes what is left."""
+    first = lab.stage("train", seed=0)
+    last = lab.stage("sample", {"generator": first}, what="clean", sleep=6)
+    run = executor(lab)
+    thread = begun(run, lab)
+    wait_for(lambda: lab.store.finished(first))
+    node = here.call("squeue", "-h", "-o", "%N").split()[0]
+    here.kill(node)
+    for process in psutil.process_iter(["name", "cmdline"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if process.info["name"] == "slurmstepd" or str(lab.store.root) in words:
+            process.kill()
+    thread.join(150)
+    here.start_node(node)
+    here.wait("idle", 90)
+    assert run.scheduler.failures == {} and lab.store.finished(last)
+    assert lab.reporter.keys("done") == [first, last]
+    assert any("ended as NODE_FAIL" in one and "trying again" in one for one in notes(lab))
+
+
 def test_what_makes_room_for_another_job_is_begun_again(lab: Lab, here: Any) -> None:
     """Preemption, as on the cheap partition of many clusters; what was made is kept."""
     first = [lab.stage("train", seed=seed) for seed in range(2)]
@@ -208,7 +229,7 @@ def test_two_copies_of_a_stage_do_no_harm(lab: Lab, here: object) -> None:
     other = threading.Thread(target=second.run, args=(lab.stages, [key]))
     other.start()
     for thread in (*threads, other):
-        thread.join(90)
+        thread.join(150)
     assert (
         first.scheduler.failures == second.scheduler.failures == {} and lab.store.fault(key) == ""
     )
