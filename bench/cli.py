@@ -394,7 +394,7 @@ def _run(
         keys = {key: None for one in prepared for key in one.plan.stages}
         finished = sum(store.finished(key) for key in keys)
         message = f"interrupted; {finished} stages are kept; run the same command to go on"
-        if cluster is not None:
+        if cluster is not None and cluster.lasting:
             message += ", or `castlewalls cancel` to end its jobs, which are still in the queue"
         click.echo(message, err=True)
         sys.exit(INTERRUPTED)

@@ -4,7 +4,7 @@ queue is not filled with jobs of a second: a pure function of a graph of stages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.engine.graph import Stage
@@ -30,6 +30,7 @@ def grouped(
     batch: float,
     *,
     known: Sequence[Iterable[str]] = (),
+    expected: Callable[[Stage], float | None] = lambda stage: stage.seconds,
 ) -> list[Group]:
     """The groups of ``waiting``, whose order has inputs before what needs them. A stage joins the
     group of its inputs if that group waits for everything else it needs, so a model's training,
@@ -38,7 +39,8 @@ def grouped(
     seconds: less is not worth a job. One stage may take as long as it does.
 
     ``known``: stages that are at work already, as they are grouped there; those groups come first.
-    A group needs only groups before it.
+    A group needs only groups before it. ``expected``: the seconds of a stage, if anybody knows; by
+    default those that are declared.
     """
     groups = [Group(keys=list(keys)) for keys in known]
     of = {key: number for number, group in enumerate(groups) for key in group.keys}
@@ -46,7 +48,7 @@ def grouped(
     for key in waiting:
         if key in of:
             continue
-        own = stages[key].seconds or UNKNOWN_SECONDS
+        own = expected(stages[key]) or UNKNOWN_SECONDS
         needs = frozenset(of[above] for above in stages[key].inputs.values() if above in of)
         number = _room(groups, needs, own, longest, len(known))
         if number is None and needs in alike and groups[alike[needs]].seconds + own <= batch:

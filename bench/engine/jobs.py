@@ -29,7 +29,7 @@ from bench.engine.interrupts import Interrupts
 from bench.engine.isolation import Limits
 from bench.engine.node import code_of_all, stage_values
 from bench.engine.progress import Reporter
-from bench.engine.schedule import Queued
+from bench.engine.schedule import Durations, Queued
 from bench.engine.scheduler import Failure, Patience, Scheduler, unfinished
 from bench.engine.store import DAY_SECONDS, Store, make_folder, remove_tree, write_atomically
 from bench.errors import UserError
@@ -61,8 +61,10 @@ class Profile:
     tries: Annotated[int, Ge(1)] = 3
     poll_seconds: Annotated[float, Gt(0)] = 20.0
 
-    #: What ``run --executor`` calls it.
+    #: What ``run --executor`` calls it; whether its jobs go on when the run that began them ends,
+    #: and so wait in a queue of their own.
     name: ClassVar[str] = "jobs"
+    lasting: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, wanted in refusals_of(self):
@@ -100,10 +102,6 @@ class Backend(Protocol):
     """What begins jobs, and says what has become of them. Raises :class:`UserError` in one line if
     there is nothing that would.
     """
-
-    @property
-    def lasting(self) -> bool:
-        """Whether jobs go on when the process that began them ends."""
 
     def most(self) -> int:
         """Jobs that can be begun by one call."""
@@ -190,6 +188,7 @@ class JobExecutor:
             60.0 * self.profile.minutes,
             self.profile.batch_seconds,
             known=[job.keys for job in known],
+            expected=Durations(self.store.manifests()).of,
         )
         self.open = {number for number, group in enumerate(self.groups) if group.keys}
         self.jobs = dict(enumerate(known))
@@ -198,7 +197,7 @@ class JobExecutor:
         try:
             self._work(changed)
         finally:
-            if not self.backend.lasting and self.jobs:
+            if not self.profile.lasting and self.jobs:
                 self.backend.end([job.id for job in self.jobs.values()])
         return self.scheduler.failures
 
@@ -223,7 +222,7 @@ class JobExecutor:
     def _adopt(self) -> list[Job]:
         """The jobs of an earlier run that are not done, without what is."""
         self._clear()
-        jobs = read_jobs(self.file) if self.backend.lasting else []
+        jobs = read_jobs(self.file) if self.profile.lasting else []
         alive = self.backend.alive() if jobs else set[str]()
         if alive is None:
             raise UserError(
@@ -253,6 +252,8 @@ class JobExecutor:
             for number in sorted(self.open, key=lambda one: self._position(self.groups[one]))
             if number not in self.jobs and not self.groups[number].needs & self.open
         ]
+        if not self.profile.lasting:
+            ready = ready[: max(0, self.profile.at_once - len(self.jobs))]
         if ready and not self.most:
             self.most = self.backend.most()
             if warning := self.backend.warning():
@@ -298,7 +299,7 @@ class JobExecutor:
         return self.folder
 
     def _write_jobs(self) -> None:
-        if not self.backend.lasting:
+        if not self.profile.lasting:
             return
         make_folder(self.file.parent)
         rows = [
@@ -336,6 +337,8 @@ class JobExecutor:
 
     def _look_after(self) -> None:
         """Notices what is in the store, whoever made it, and jobs that are no more."""
+        if self.folder is not None:
+            os.utime(self.folder)  # in use, however long its jobs take
         for job in self.jobs.values():
             self._take_up(job)
         alive = self.backend.alive() if self.jobs else set[str]()
@@ -435,7 +438,13 @@ def write_jobs(
         folder.chmod(0o700)  # what lies in it is run
         spec = write_spec(folder, store, stages, profile, **about)
         waiting = unfinished(stages, dict.fromkeys(targets), store)
-        groups = grouped(stages, waiting, 60.0 * profile.minutes, profile.batch_seconds)
+        groups = grouped(
+            stages,
+            waiting,
+            60.0 * profile.minutes,
+            profile.batch_seconds,
+            expected=Durations(store.manifests()).of,
+        )
         rows = []
         for number, group in enumerate(groups):
             (folder / f"{number}.json").write_text(json.dumps(group.keys), encoding="utf-8")

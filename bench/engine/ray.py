@@ -44,8 +44,6 @@ class RayProfile(Profile):
 class Ray:
     """See :class:`bench.engine.jobs.Backend`."""
 
-    lasting = False
-
     def __init__(self, profile: RayProfile) -> None:
         self.profile = profile
         self.tasks: dict[str, Any] = {}

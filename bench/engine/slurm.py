@@ -40,6 +40,7 @@ class SlurmProfile(Profile):
     options: Any = field(default_factory=dict)
 
     name: ClassVar[str] = "slurm"
+    lasting: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,8 +56,6 @@ class SlurmProfile(Profile):
 
 class Slurm:
     """See :class:`bench.engine.jobs.Backend`."""
-
-    lasting = True
 
     def __init__(self, profile: SlurmProfile | None = None) -> None:
         self.profile = profile or SlurmProfile()

@@ -16,29 +16,18 @@ from bench.cli import cli
 from bench.engine.graph import Stage
 from bench.engine.groups import grouped
 from bench.engine.node import stage_of, stage_values
+from bench.engine.schedule import Durations
 from bench.engine.slurm import SlurmProfile
 from bench.errors import UserError
 from bench.plugin_file import Source
 
 
-@st.composite
-def graphs(draw: st.DrawFn) -> dict[str, Stage]:
-    """Stages by key, inputs before what needs them."""
-    stages: dict[str, Stage] = {}
-    for number in range(draw(st.integers(1, 30))):
-        above = draw(st.lists(st.sampled_from(sorted(stages)), max_size=3)) if stages else []
-        inputs = {str(role): key for role, key in enumerate(above)}
-        seconds = draw(st.none() | st.floats(0, 100))
-        one = Stage(name="s", params={"number": number}, inputs=inputs, seconds=seconds)
-        stages[one.key] = one
-    return stages
-
-
-@given(graphs(), st.floats(1, 300), st.floats(0, 300), st.integers(0, 4))
+@given(st.data(), st.floats(1, 300), st.floats(0, 300), st.integers(0, 4))
 def test_every_stage_is_in_one_group_that_waits_for_all_it_needs(
-    stages: dict[str, Stage], longest: float, batch: float, count: int
+    graphs: Any, data: st.DataObject, longest: float, batch: float, count: int
 ) -> None:
     """``known``: jobs at work; none is given another stage, and they need nothing."""
+    stages: dict[str, Stage] = data.draw(graphs())
     roots = [key for key, stage in stages.items() if not stage.inputs][:count]
     groups = grouped(stages, stages, longest, batch, known=[[key] for key in roots])
     assert sorted(key for group in groups for key in group.keys) == sorted(stages)
@@ -75,6 +64,17 @@ def test_a_models_work_is_one_job_and_models_are_not() -> None:
     model_job = ["train", "sample", "sample", "sample"]
     rest = ["measure", "record"] * 3
     assert sorted(names) == sorted([["reference"], *[model_job, rest] * 2])
+
+
+def test_jobs_are_as_large_as_stages_took_and_not_as_was_declared() -> None:
+    """A declaration is for the slowest machine; by it a queue would be full of jobs of a second."""
+    stages = {}
+    for number in range(8):
+        one = Stage(name="measure", params={"n": number}, seconds=60, alike=("measure",))
+        stages[one.key] = one
+    assert len(grouped(stages, stages, 7200, 120)) == 4
+    timed = Durations([{"cost": {"seconds": 1.0}, "alike": ["measure"]}])
+    assert len(grouped(stages, stages, 7200, 120, expected=timed.of)) == 1
 
 
 def test_a_stage_crosses_to_a_job_with_its_key() -> None:

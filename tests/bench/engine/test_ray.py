@@ -4,27 +4,19 @@ made, and changes no number.
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from click.testing import CliRunner
 
-from bench import runner
-from bench.cli import cli
 from bench.engine import jobs
 from bench.engine.jobs import JobExecutor
 from bench.engine.ray import Ray, RayProfile
 from bench.engine.store import Store
 from bench.errors import UserError
-from bench.record import read_runs
 
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 if "CASTLEWALLS_CLUSTERS" in os.environ:  # .ci/run sets it
@@ -83,41 +75,16 @@ def executor(lab: Lab, nodes: Nodes, **profile: Any) -> JobExecutor:
     )
 
 
-def begun(run: JobExecutor, lab: Lab) -> threading.Thread:
-    """A run in a thread, as soon as its first job works."""
-    thread = threading.Thread(target=run.run, args=(lab.stages, list(lab.stages)))
-    thread.start()
-    wait_for(lambda: bool(run.scheduler.running))
-    return thread
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.1)
-
-
-def tasks(store: Store) -> list[psutil.Process]:
-    """What the cluster runs for this store."""
-    return [
-        one
-        for one in psutil.process_iter(["cmdline"])
-        if "bench.engine.node" in (one.info["cmdline"] or ())
-        and any(str(store.root) in word for word in one.info["cmdline"])
-    ]
-
-
 def test_a_run_has_the_bits_of_a_local_one(lab: Lab, here: Nodes, tmp_path: Path) -> None:
     models = [lab.stage("train", seed=seed) for seed in range(3)]
     below = [lab.stage("sample", {"generator": key}, what="clean") for key in models]
     last = lab.stage("sample", {str(n): key for n, key in enumerate(below)}, what="all")
     assert executor(lab, here).run(lab.stages, [last]) == {}
     assert sorted(lab.reporter.keys("done")) == sorted([*models, *below, last])
-    values = [(lab.store.folder(key) / "value.json").read_bytes() for key in lab.stages]
+    values = lab.values()
     lab.store = Store(tmp_path / "local")
     lab.run()
-    assert [(lab.store.folder(key) / "value.json").read_bytes() for key in lab.stages] == values
+    assert lab.values() == values
 
 
 def test_a_failure_names_its_cause(lab: Lab, here: Nodes) -> None:
@@ -133,22 +100,22 @@ def test_a_node_that_dies_is_made_up_for(lab: Lab, here: Nodes) -> None:
     first = [lab.stage("train", seed=seed) for seed in range(2)]
     last = [lab.stage("sample", {"g": key}, what="clean", sleep=5) for key in first]
     run = executor(lab, here)
-    thread = begun(run, lab)
-    wait_for(lambda: all(map(lab.store.finished, first)))
-    before = tasks(lab.store)
+    thread = lab.begun(run)
+    lab.wait_for(lambda: all(map(lab.store.finished, first)))
+    before = lab.tasks()
     here.kill()
     thread.join(120)
     assert run.scheduler.failures == {} and all(map(lab.store.finished, last))
     assert [lab.reporter.keys("done").count(key) for key in first] == [1, 1]
     assert any("was lost" in one and "trying again" in one for one in lab.reporter.keys("note"))
-    wait_for(lambda: not any(one.is_running() for one in before), 30)
+    lab.wait_for(lambda: not any(one.is_running() for one in before), 30)
 
 
 def test_a_killed_task_is_begun_again(lab: Lab, here: Nodes) -> None:
     key = lab.stage("train", seed=0, sleep=3)
     run = executor(lab, here)
-    thread = begun(run, lab)
-    for task in tasks(lab.store):
+    thread = lab.begun(run)
+    for task in lab.tasks():
         task.kill()
     thread.join(90)
     assert run.scheduler.failures == {} and lab.store.finished(key)
@@ -167,7 +134,18 @@ def test_jobs_end_with_their_run(lab: Lab, here: Nodes, monkeypatch: pytest.Monk
     monkeypatch.setattr(run, "_look_after", stop)
     with pytest.raises(KeyboardInterrupt):
         run.run(lab.stages, list(lab.stages))
-    wait_for(lambda: tasks(lab.store) == [], 30)
+    lab.wait_for(lambda: lab.tasks() == [], 30)
+
+
+def test_no_more_jobs_are_begun_than_asked_for(lab: Lab, here: Nodes) -> None:
+    """A cluster is shared: `at_once` leaves room for others."""
+    for seed in range(3):
+        lab.stage("train", seed=seed, sleep=1)
+    run = executor(lab, here, at_once=1, batch_seconds=0.1)
+    most: list[int] = []
+    ended = run.run(lab.stages, list(lab.stages), lambda: most.append(len(run.jobs)))
+    assert ended == {}
+    assert len(run.groups) == 3 and max(most) <= 1
 
 
 def test_a_job_that_no_machine_has_room_for_is_announced(here: Nodes) -> None:
@@ -179,22 +157,10 @@ def test_a_job_that_no_machine_has_room_for_is_announced(here: Nodes) -> None:
     assert signal.getsignal(signal.SIGTERM) is before  # Ray has one that ends without a word
 
 
-def test_a_suite_from_the_command_line(
-    tiny: Any, fake_plugins: Path, here: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "prepare", functools.partial(runner.prepare, stages=STAGES))
-    monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(
-        "name: small\ntestbeds: [tiny]\nattacks: [fake_attack]\ndefenses: [fake_sampler]\n"
-    )
+def test_a_suite_from_the_command_line(small_suite: Any, here: Nodes) -> None:
     Path("lab.yaml").write_text(f"cpus: 1\nmemory_gb: 0.1\naddress: {here.cluster.address!r}\n")
-    options = ["small.yaml", "--plugin", str(fake_plugins), "--no-report", "--json"]
-    for store, more in (("far", ["--executor", "ray", "--profile", "lab.yaml"]), ("near", [])):
-        done = CliRunner().invoke(cli, ["run", *options, "--store", store, *more])
-        assert done.exit_code == 0, done.stderr
-    far, near = (read_runs(Path(store))[0] for store in ("far", "near"))
-    assert far.counts == near.counts and far.counts["ok"] > 2
-    assert [one.metrics for _, one in far.records] == [one.metrics for _, one in near.records]
+    small_suite.made("far", "--executor", "ray", "--profile", "lab.yaml")
+    small_suite.assert_as_here("far")
 
 
 def test_without_a_cluster_it_is_one_line(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ one that begins too early is a wrong number.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,26 +30,14 @@ class Empty(Store):
         return 1.0
 
 
-@st.composite
-def graphs(draw: st.DrawFn) -> dict[str, Stage]:
-    """Stages by key, inputs before what needs them."""
-    stages: dict[str, Stage] = {}
-    for number in range(draw(st.integers(1, 20))):
-        above = draw(st.lists(st.sampled_from(sorted(stages)), max_size=3)) if stages else []
-        inputs = {str(role): key for role, key in enumerate(above)}
-        seconds = draw(st.none() | st.floats(0, 100))
-        one = Stage(name="s", params={"number": number}, inputs=inputs, seconds=seconds)
-        stages[one.key] = one
-    return stages
-
-
-@given(graphs(), st.data())
+@given(data=st.data())
 def test_whatever_happens_what_may_begin_is_what_has_all_it_needs(
-    stages: dict[str, Stage], data: st.DataObject
+    graphs: Any, data: st.DataObject
 ) -> None:
     """Against the definition, after every step of any course of a run; at its end everything was
     made or given up, and given up is only what fails or hangs on it.
     """
+    stages: dict[str, Stage] = data.draw(graphs(most=20))
     turns: dict[str, Turn] = {key: (data.draw(st.integers(0, 1)), 0) for key in stages}
     scheduler = Scheduler(Empty(), Reporter())
     scheduler.begin(stages, list(stages), turns, dict.fromkeys(stages, Patience(retries=1)))
