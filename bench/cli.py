@@ -326,8 +326,8 @@ def _profile(executor: str, file: str | None) -> Profile | None:
 
     kinds: dict[str, type[Profile]] = {one.name: one for one in (SlurmProfile, RayProfile)}
     if executor in kinds:
-        return kinds[executor].read(Path(file)) if file else kinds[executor]()
-    if file:
+        return kinds[executor].read(file)
+    if file is not None:
         raise UserError(f"--profile is for --executor {' or '.join(kinds)}, got {executor}")
     return None
 
@@ -442,11 +442,11 @@ def plan(
     from bench.summary import show_stages
 
     if into is None:
-        if profile:
+        if profile is not None:
             raise UserError("--profile goes with --into FOLDER")
         show_stages(prepare(suite, **choice).plan, Path(store), _screen(), as_json)
         return
-    of_jobs = Profile.read(Path(profile)) if profile else Profile()
+    of_jobs = Profile.read(profile)
     prepared = prepare(suite, **choice | of_jobs.choice())
     rows = plan_jobs(prepared, Path(store), Path(into), of_jobs)
     if as_json:

@@ -77,7 +77,9 @@ def board_names(boards: Sequence[Board]) -> dict[str, str]:
         alike.setdefault(short_label(board.testbed).strip(), []).append(board)
     named: dict[str, str] = {}
     for word, those in alike.items():
-        texts = {board.id: _apart(word, board, those) for board in those}
+        usual = those[0].testbed.params
+        names = _telling([board.testbed.params for board in those])
+        texts = {board.id: _apart(word, board, usual, names) for board in those}
         uses = Counter(texts.values())
         named |= {
             board.id: f"{texts[board.id]} {board.protocol[:8]}"
@@ -88,10 +90,8 @@ def board_names(boards: Sequence[Board]) -> dict[str, str]:
     return {board.id: named[board.id] for board in boards}
 
 
-def _apart(word: str, board: Board, those: Sequence[Board]) -> str:
-    values = [one.testbed.params for one in those]
-    usual, own = values[0], board.testbed.params
-    names = _telling(values)
+def _apart(word: str, board: Board, usual: Mapping[str, Any], names: Sequence[str]) -> str:
+    own = board.testbed.params
     changed = [
         f"{name}={_brief(own.get(name))}" for name in names if own.get(name) != usual.get(name)
     ]

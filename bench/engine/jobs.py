@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 from annotated_types import Ge, Gt
 
 from bench.constraints import refusals_of
+from bench.engine import node
 from bench.engine.graph import Stage, Turn
 from bench.engine.groups import Group, grouped
 from bench.engine.interrupts import Interrupts
@@ -71,8 +71,13 @@ class Profile:
             raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
 
     @classmethod
-    def read(cls, path: Path) -> Profile:
-        """Raises :class:`UserError` in one line that names the field."""
+    def read(cls, file: str | Path | None) -> Profile:
+        """Without a file all fields have their defaults. Raises :class:`UserError` in one line that
+        names the field.
+        """
+        if file is None:
+            return cls()
+        path = Path(file)
         if not path.is_file():
             raise UserError(f"--profile {path}: there is no such file")
         values = read_yaml(path) or {}
@@ -86,8 +91,10 @@ class Profile:
         return {"device": "cuda", "gpus": gpus} if gpus else {"device": "cpu"}
 
     def backend(self) -> Backend:
-        """What begins and watches such jobs."""
-        raise NotImplementedError
+        """What begins and watches such jobs; a profile of no cluster has none, since its jobs are
+        for somebody else to begin (:func:`write_jobs`).
+        """
+        raise NotImplementedError(f"a profile of {self.name} has no backend")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,18 +184,13 @@ class JobExecutor:
         """As of the local executor. ``KeyboardInterrupt`` leaves lasting jobs at work: the same run
         finds them again.
         """
-        self.stages, self.patience = stages, patience or {}
+        self.stages = stages
         self.folder: Path | None = None
         self.attempts: dict[int, int] = {}
         self.scheduler.begin(stages, targets, turns, patience)
         known = self._adopt()
-        self.groups = grouped(
-            stages,
-            self.scheduler.waiting,
-            60.0 * self.profile.minutes,
-            self.profile.batch_seconds,
-            known=[job.keys for job in known],
-            expected=Durations(self.store.manifests()).of,
+        self.groups = _groups(
+            stages, self.scheduler.waiting, self.profile, self.store, [job.keys for job in known]
         )
         self.open = {number for number, group in enumerate(self.groups) if group.keys}
         self.jobs = dict(enumerate(known))
@@ -249,16 +251,19 @@ class JobExecutor:
         """Begins jobs for the groups that wait for nothing, as many at once as can be."""
         ready = [
             number
-            for number in sorted(self.open, key=lambda one: self._position(self.groups[one]))
+            for number in self.open
             if number not in self.jobs and not self.groups[number].needs & self.open
         ]
+        ready.sort(key=lambda number: (self._position(self.groups[number]), number))
         if not self.profile.lasting:
             ready = ready[: max(0, self.profile.at_once - len(self.jobs))]
-        if ready and not self.most:
+        if not ready:
+            return
+        if not self.most:
             self.most = self.backend.most()
             if warning := self.backend.warning():
                 self.reporter.note(f"warning: {warning}")
-        for start in range(0, len(ready), self.most or 1):
+        for start in range(0, len(ready), self.most):
             self._begin(ready[start : start + self.most])
 
     def _position(self, group: Group) -> Queued:
@@ -293,7 +298,7 @@ class JobExecutor:
                 self.profile,
                 source=self.source,
                 provenance=self.provenance,
-                patience=self.patience,
+                patience=self.scheduler.patience,
                 limits=self.limits,
             )
         return self.folder
@@ -389,6 +394,24 @@ class JobExecutor:
             self.scheduler.give_up(key, failure)
 
 
+def _groups(
+    stages: Mapping[str, Stage],
+    waiting: Iterable[str],
+    profile: Profile,
+    store: Store,
+    known: Sequence[Iterable[str]] = (),
+) -> list[Group]:
+    """What is one job, as ``profile`` says and by what such stages took in ``store``."""
+    return grouped(
+        stages,
+        waiting,
+        60.0 * profile.minutes,
+        profile.batch_seconds,
+        known=known,
+        expected=Durations(store.manifests()).of,
+    )
+
+
 def write_spec(
     folder: Path,
     store: Store,
@@ -438,17 +461,10 @@ def write_jobs(
         folder.chmod(0o700)  # what lies in it is run
         spec = write_spec(folder, store, stages, profile, **about)
         waiting = unfinished(stages, dict.fromkeys(targets), store)
-        groups = grouped(
-            stages,
-            waiting,
-            60.0 * profile.minutes,
-            profile.batch_seconds,
-            expected=Durations(store.manifests()).of,
-        )
         rows = []
-        for number, group in enumerate(groups):
+        for number, group in enumerate(_groups(stages, waiting, profile, store)):
             (folder / f"{number}.json").write_text(json.dumps(group.keys), encoding="utf-8")
-            command = [sys.executable, "-m", "bench.engine.node", str(spec), str(number)]
+            command = [*node.COMMAND, str(spec), str(number)]
             needs = [str(one) for one in sorted(group.needs)]
             wanted = {name: getattr(profile, name) for name in ("cpus", "gpus", "memory_gb")}
             row = {"job": str(number), "needs": needs, "seconds": group.seconds, **wanted}

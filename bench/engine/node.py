@@ -35,6 +35,18 @@ from bench.plugin_file import ROOT, Source
 #: Of a stage, what a job need not know: ``code`` is in the fingerprint.
 _LEFT_OUT = ("code",)
 _OURS = ("attacks", "bench", "defenses", "detectors")
+#: Before SPEC and TASK.
+COMMAND = (sys.executable, "-m", "bench.engine.node")
+
+
+def paths() -> list[str]:
+    """Where this process finds modules, for :func:`environment` on another machine."""
+    return [entry or os.getcwd() for entry in sys.path]
+
+
+def environment(paths: Sequence[str]) -> dict[str, str]:
+    """Of a process that runs :data:`COMMAND`."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 
 def code_of_all() -> str:

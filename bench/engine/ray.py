@@ -8,11 +8,9 @@ command to ``ray job submit``.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Gt, MinLen
 
+from bench.engine import node
 from bench.engine.jobs import Ending, Profile
 from bench.errors import UserError
 from bench.text import one_line
@@ -73,7 +72,7 @@ class Ray:
             memory=int(profile.memory_gb * 1e9),
             max_retries=0,  # what was lost is begun again here, without what it had made
         )
-        paths = [entry or os.getcwd() for entry in sys.path]
+        paths = node.paths()
         begun = {one.hex(): one for one in [remote.remote(list(task), paths) for task in tasks]}
         self.tasks |= begun
         return list(begun)
@@ -136,13 +135,12 @@ def _node(arguments: list[str], paths: list[str]) -> int:
     """Runs in a worker of Ray. The process ends when this one does, however that comes about: its
     standard input closes then.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-m", "bench.engine.node", *arguments, "--attached"]
+    command = [*node.COMMAND, *arguments, "--attached"]
     spec, task = arguments
     with (
         Path(spec).with_name(f"{task}.log").open("ab") as log,
         subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log
+            command, env=node.environment(paths), stdin=subprocess.PIPE, stdout=log, stderr=log
         ) as process,
     ):
         return process.wait()

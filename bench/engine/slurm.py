@@ -6,14 +6,13 @@ database that many clusters lack, is not asked for: SLURM's commands are.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bench.engine import node
 from bench.engine.jobs import Ending, Profile, all_jobs
 from bench.engine.store import Store
 from bench.errors import UserError
@@ -24,7 +23,6 @@ ENDED_BY_HAND = ("CANCELLED", "REVOKED")
 #: Why a job waits for an administrator that a node could not start.
 HELD = "launch failed requeued held"
 COMMAND_SECONDS = 60.0
-NODE = (sys.executable, "-m", "bench.engine.node")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +122,7 @@ class Slurm:
             # SLURM waits two minutes before it begins a job again whose node died, and for ever
             # where a node could not start it; the run begins it again as soon as it is gone.
             more["no-requeue"] = True
-        paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
+        environment = node.environment(node.paths())
         try:
             executor = submitit.SlurmExecutor(folder=folder)
             executor.update_parameters(
@@ -140,9 +137,10 @@ class Slurm:
                 additional_parameters=more,
             )
             with executor.batch():
+                commands = [[*node.COMMAND, *task] for task in tasks]
                 jobs = [
-                    executor.submit(CommandFunction([*NODE, *task], verbose=False, env=environment))
-                    for task in tasks
+                    executor.submit(CommandFunction(command, verbose=False, env=environment))
+                    for command in commands
                 ]
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             raise UserError(f"sbatch refuses the jobs: {one_line(str(error))}") from error
