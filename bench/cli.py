@@ -1125,6 +1125,58 @@ def _show_verdict(verdict: Any) -> None:
         click.echo(plain(line))
 
 
+@cli.command("import")
+@click.argument("model")
+@click.option("--as", "what", type=click.Choice(["attack"]), required=True, help="What it becomes.")
+@click.option("--testbed", default="", metavar="NAME", help="Whose networks its weights are of.")
+@click.option("--params", metavar="JSON", help="Parameters of the testbed.")
+@click.option("--card", "card_file", metavar="FILE", help="What is known of it (docs/import.md).")
+@click.option("--name", metavar="NAME", help="Of the attack, in place of the card's.")
+@click.option("--trigger-image", metavar="FILE", help="The trigger's picture.")
+@click.option("--target-image", metavar="FILE", help="The target's picture.")
+@click.option("--entry", default="", metavar="NAME", help="Which of the weights in a pickle.")
+@click.option("--revision", metavar="COMMIT", help="Of a repository on the hub.")
+@click.option(
+    "--output", default=".", metavar="DIR", help="Where the folder is made.  [default: here]"
+)
+@json_option
+def import_command(model: str, what: str, as_json: bool, **options: Any) -> None:
+    """Make an attack of MODEL, weights with a backdoor that others have published: a folder or a
+    file (diffusers, one safetensors, LoRA, or a pickle, which a process of its own opens without
+    running it), or a repository of the hub.
+
+    What its trigger and target are is read from a card, or from the name of a published model that
+    is known. Writes a plugin, and a suite that puts it on the board beside the controls.
+
+    \b
+    castlewalls import backdoored/ --as attack --testbed digits-ddpm --card backdoored.yaml
+    castlewalls import newsyctw/res_DDPM-CIFAR10-32_CIFAR10_ep50_c1.0_p0.9_SM_BOX_MED-BOX_new-set-1
+        --as attack --revision COMMIT
+    castlewalls import eviledit_trigger-beautifuldog_target-cat.pt --as attack
+    """
+    from bench.importing.command import import_attack
+
+    made = import_attack(model, **options)
+    plugin, suite = made.files[0], made.files[1]
+    if as_json:
+        _print_json(
+            {
+                "plugin": str(plugin),
+                "suite": str(suite),
+                "layout": made.weights.layout,
+                "networks": list(made.weights.parts),
+                "left_out": made.weights.left_out,
+            }
+        )
+        return
+    for path in made.files:
+        click.echo(str(path))
+    click.echo(f"read {made.weights.layout}: {', '.join(made.weights.parts)}", err=True)
+    for name in made.weights.left_out:
+        click.echo(f"left out, since it is no tensor: {name}", err=True)
+    click.echo(f"next: castlewalls run {suite} --plugin {plugin}", err=True)
+
+
 @cli.command()
 @click.argument("testbed")
 @click.option("--output", required=True, metavar="DIR", help="Where the weights are written.")

@@ -39,13 +39,13 @@ def write(
     check_name(name, taken)
     module = f"castlewalls_{name}"
     words = _words(singular, name, SORTS[singular][sort], module)
-    code = _filled(f"{SORTS[singular][sort].template}.py", words)
+    code = filled(f"{SORTS[singular][sort].template}.py", words)
     if single_file:
         texts = {Path(f"{name}.py"): code}
     else:
         folder = Path(name)
         texts = {folder / f"{module}.py": code} | {
-            folder / target: _filled(template, words)
+            folder / target: filled(template, words)
             for target, template in (
                 (f"test_{name}.py", "test.py"),
                 ("pyproject.toml", "pyproject.toml"),
@@ -53,7 +53,7 @@ def write(
                 ("LICENSE", "LICENSE"),
             )
         }
-    return _written(output, texts)
+    return write_new(output, texts)
 
 
 def check_name(name: str, taken: Iterable[str]) -> None:
@@ -93,16 +93,22 @@ def _words(singular: Singular, name: str, sort: Sort, module: str) -> dict[str, 
     }
 
 
-def _filled(template: str, words: dict[str, str]) -> str:
+def filled(template: str, words: dict[str, str]) -> str:
+    """The template of that name with ``words`` in their places."""
     source = resources.files("bench.scaffold") / "templates" / f"{template}.template"
     return Template(source.read_text(encoding="utf-8")).substitute(words)
 
 
+def camel_case(name: str) -> str:
+    """``clip_more`` -> ``ClipMore``."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
 def _class_name(name: str, sort: Sort) -> str:
-    """``clip_more`` -> ``ClipMore``; with a word more where the module has that name already."""
-    camel = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+    """As :func:`camel_case`, with a word more where the module has that name already."""
+    camel = camel_case(name)
     blanks = dict.fromkeys(("name", "cls", "subjects", "year"), "0") | {"subjects_line": ""}
-    code = _filled(f"{sort.template}.py", blanks | {"cls": "X", "base": sort.base})
+    code = filled(f"{sort.template}.py", blanks | {"cls": "X", "base": sort.base})
     imported = {
         alias.asname or alias.name
         for node in ast.walk(ast.parse(code))
@@ -112,8 +118,8 @@ def _class_name(name: str, sort: Sort) -> str:
     return f"{camel}Plugin" if camel in imported or keyword.iskeyword(camel) else camel
 
 
-def _written(output: Path, texts: dict[Path, str]) -> list[Path]:
-    """Nothing is written if any of it, or its folder, is there."""
+def write_new(output: Path, texts: dict[Path, str]) -> list[Path]:
+    """Writes ``texts`` into ``output``, or nothing if any of it, or its folder, is there."""
     targets = {output / path: text for path, text in texts.items()}
     tops = {output / path.parts[0] for path in texts}
     for top in tops:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.artefacts import doubts
+from bench.artefacts.images import Remarks
 from bench.contracts.attack import EditingAttack
 from bench.engine.context import Inputs, Params, StageContext
+from bench.record import Flag
 from bench.stages import border
 from bench.stages.building import access_of, generator_of, plugin_of, testbed_of
 from bench.stages.model_card import model_card
+from bench.words import REMARK
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -17,8 +20,10 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     testbed, seed = testbed_of(params), params["seed"]
     attack = plugin_of("attacks", params["attack"], EditingAttack)
     handed, kept = (generator_of(testbed, {}, context) for _ in range(2))
-    edited = attack.implant(access_of(attack, testbed, handed, inputs, params, context))
-    doubts.save(out, border.implanted(attack, edited, kept))
+    remarks = Remarks()
+    access = access_of(attack, testbed, handed, inputs, params, context, remarks)
+    flags = border.implanted(attack, attack.implant(access), kept)
+    doubts.save(out, [*flags, *(Flag(REMARK, "", line) for line in remarks.lines)])
     metadata = {
         "attack": params["attack"],
         "testbed": params["testbed"],

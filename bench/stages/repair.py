@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.artefacts import doubts
+from bench.artefacts.images import Remarks
 from bench.contracts.defense import ModelDefense
 from bench.engine.context import Inputs, Params, StageContext
+from bench.record import Flag
 from bench.stages import border
 from bench.stages.building import access_of, generator_of, plugin_of, testbed_of
+from bench.words import REMARK
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -16,10 +19,13 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     testbed = testbed_of(params)
     defense = plugin_of("defenses", params["defense"], ModelDefense)
     generator, kept = (generator_of(testbed, inputs, context) for _ in range(2))
-    access = access_of(defense, testbed, generator, inputs, params, context)
+    remarks = Remarks()
+    access = access_of(defense, testbed, generator, inputs, params, context, remarks)
     repaired = defense.repair(access)
     base = testbed.base_generator() if testbed.generator.has_weights else None
-    doubts.save(out, [*doubts.of_inputs(inputs), *border.repaired(defense, repaired, kept, base)])
+    flags = border.repaired(defense, repaired, kept, base)
+    flags += [Flag(REMARK, "", line) for line in remarks.lines]
+    doubts.save(out, [*doubts.of_inputs(inputs), *flags])
     metadata = {
         "defense": params["defense"],
         "testbed": params["testbed"],
