@@ -1125,6 +1125,45 @@ def _show_verdict(verdict: Any) -> None:
         click.echo(plain(line))
 
 
+@cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="TESTBED...")
+@click.option("--params", metavar="JSON", help="Parameters, such as where its files go.")
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched, and stop.")
+@json_option
+def fetch(names: Sequence[str], params: str | None, dry_run: bool, as_json: bool) -> None:
+    """Download what a paper's testbed needs: data sets, weights at pinned commits, Inception's
+    features. Each file is checked by its SHA-256; a pickle is converted by a process of its own
+    that runs nothing of it. What is here already is left alone.
+
+    Exits with 1 if something is still missing: what only a person can fetch, or what failed.
+
+    \b
+    castlewalls fetch cifar10-ddpm --dry-run
+    castlewalls fetch cifar10-ddpm
+    castlewalls fetch celebahq-ddpm --params '{"data": "/data/celebahq"}'
+    """
+    from bench import testbeds
+    from bench.checking.reporting import parameters
+    from bench.importing.fetching import Fetched, fetch
+
+    def tell(result: Fetched) -> None:
+        step = result.step
+        size = f", {step.size / 1e6:,.0f} MB" if step.size else ""
+        terms = f" ({step.terms})" if step.terms else ""
+        click.echo(f"{result.state:<9} {step.what}{size} -> {step.target}{terms}", err=as_json)
+        if result.detail:
+            click.echo(f"          {result.detail}", err=as_json)
+
+    beds = [testbeds.build(name, parameters(params)) for name in names]
+    results = [one for bed in beds for one in fetch(bed, dry_run=dry_run, tell=tell)]
+    if as_json:
+        _print_json([one.to_json() for one in results])
+    elif not results:
+        click.echo(f"{', '.join(names)}: nothing has to be fetched")
+    left = [one for one in results if one.state in ("to fetch", "by hand", "failed")]
+    sys.exit(FAILED if left else 0)
+
+
 @cli.command("import")
 @click.argument("model")
 @click.option("--as", "what", type=click.Choice(["attack"]), required=True, help="What it becomes.")

@@ -173,5 +173,6 @@ def _testbeds() -> list[Check]:
         status: Status = (
             "ok" if not missing else "problem" if testbeds.is_embedded(name) else "note"
         )
-        checks.append(Check(name, status, "; ".join(missing) or "ready"))
+        remedy = f" (castlewalls fetch {name})" if status == "note" else ""
+        checks.append(Check(name, status, f"{'; '.join(missing)}{remedy}" if missing else "ready"))
     return checks
