@@ -15,7 +15,6 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -29,7 +28,7 @@ from typing import Any
 from bench import plugin_file
 from bench.contracts.plugin import Plugin
 from bench.engine.fingerprint import canonical
-from bench.engine.isolation import READING, beyond, private, start_reading, support
+from bench.engine.isolation import READING, beyond, private, search_path, start_reading, support
 from bench.engine.slots import MARK, kill_marked
 from bench.errors import UserError, no_file
 from bench.names import brief
@@ -231,7 +230,7 @@ class Room:
         self.mark, self.buffer = f"{os.getpid()}-{uuid.uuid4().hex}", b""
         self.ready = False
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+            "PYTHONPATH": os.pathsep.join(search_path()),
             "PYTHONSAFEPATH": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             MARK: self.mark,

@@ -13,7 +13,6 @@ import secrets
 import selectors
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,7 @@ import psutil
 from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.checking.pipe import FILE_BYTES
 from bench.checking.verdict import Verdict
-from bench.engine.isolation import READING, start_reading
+from bench.engine.isolation import READING, search_path, start_reading
 from bench.errors import UserError, no_file
 from bench.plugin_file import belongings
 from bench.registry import installed_roots
@@ -171,7 +170,7 @@ def _started(request: dict[str, Any]) -> Iterator[_Child]:
     limits = replace(_LIMITS, memory=max(_LIMITS.memory, request["memory"]))
     with tempfile.TemporaryDirectory(prefix="castlewalls-check-") as scratch:
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+            "PYTHONPATH": os.pathsep.join(search_path()),
             "PYTHONDONTWRITEBYTECODE": "1",
             _MARK: request["token"],
         }

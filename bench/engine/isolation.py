@@ -349,6 +349,11 @@ def start_reading(
     return _command(), encode(config)
 
 
+def search_path() -> list[str]:
+    """Where this process finds modules, for another Python."""
+    return [entry or os.getcwd() for entry in sys.path]
+
+
 def private(folder: str) -> list[str]:
     """What of a plugin's folder its process is not shown: stores, and what begins with a dot."""
     with suppress(OSError), os.scandir(folder) as entries:

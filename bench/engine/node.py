@@ -39,11 +39,6 @@ _OURS = ("attacks", "bench", "defenses", "detectors")
 COMMAND = (sys.executable, "-m", "bench.engine.node")
 
 
-def paths() -> list[str]:
-    """Where this process finds modules, for :func:`environment` on another machine."""
-    return [entry or os.getcwd() for entry in sys.path]
-
-
 def environment(paths: Sequence[str]) -> dict[str, str]:
     """Of a process that runs :data:`COMMAND`."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}

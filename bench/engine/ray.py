@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Gt, MinLen
 
 from bench.engine import node
+from bench.engine.isolation import search_path
 from bench.engine.jobs import Ending, Profile
 from bench.errors import UserError
 from bench.text import one_line
@@ -72,7 +73,7 @@ class Ray:
             memory=int(profile.memory_gb * 1e9),
             max_retries=0,  # what was lost is begun again here, without what it had made
         )
-        paths = node.paths()
+        paths = search_path()
         begun = {one.hex(): one for one in [remote.remote(list(task), paths) for task in tasks]}
         self.tasks |= begun
         return list(begun)

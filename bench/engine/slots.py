@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.engine.isolation import Isolation
+from bench.engine.isolation import Isolation, search_path
 from bench.errors import UserError
 from bench.names import brief
 
@@ -146,7 +146,7 @@ class Worker:
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count
         )
         fixed = {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-        path = {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+        path = {"PYTHONPATH": os.pathsep.join(search_path())}
         mark = {MARK: self.mark} if leads else {}
         module = ["-m", "bench.engine.worker"]
         environment: Mapping[str, str] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.engine import node
+from bench.engine.isolation import search_path
 from bench.engine.jobs import Ending, Profile, all_jobs
 from bench.engine.store import Store
 from bench.errors import UserError
@@ -122,7 +123,7 @@ class Slurm:
             # SLURM waits two minutes before it begins a job again whose node died, and for ever
             # where a node could not start it; the run begins it again as soon as it is gone.
             more["no-requeue"] = True
-        environment = node.environment(node.paths())
+        environment = node.environment(search_path())
         try:
             executor = submitit.SlurmExecutor(folder=folder)
             executor.update_parameters(

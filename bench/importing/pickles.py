@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from contextlib import suppress
@@ -20,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.diffusion.checkpoint import header_of
-from bench.engine.isolation import READING, start_reading
+from bench.engine.isolation import READING, search_path, start_reading
 from bench.errors import UserError, no_file
 from bench.importing.pickles_child import REFUSED
 from bench.text import one_line
@@ -59,7 +58,7 @@ def _converse(file: Path, partial: Path, entry: str, size: int) -> list[str]:
     limits = replace(READING, memory=max(READING.memory, 3 * size + 2**31))
     with tempfile.TemporaryDirectory(prefix="castlewalls-pickle-") as scratch:
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(one or os.getcwd() for one in sys.path),
+            "PYTHONPATH": os.pathsep.join(search_path()),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         command = ["-m", "bench.importing.pickles_child", str(file), entry]

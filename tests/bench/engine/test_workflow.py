@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import cli
+from bench.engine.isolation import search_path
 
 PAGE = Path(__file__).parents[3] / "docs" / "cluster.md"
 
@@ -63,7 +64,7 @@ def test_the_snakefile_of_the_docs_makes_a_run(small_suite: Any) -> None:
 
 
 def environment() -> dict[str, str]:
-    paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    paths = os.pathsep.join(search_path())
     return os.environ | {"PYTHONPATH": paths}
 
 
