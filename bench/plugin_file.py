@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -33,6 +34,8 @@ OURS = tuple(
 SAY_AFTER_SECONDS = 5.0
 #: The time limit for importing a plugin file, not counting our own packages.
 IMPORT_SECONDS = 300.0
+#: Files beyond so many bytes are no code.
+LARGE = 2**24
 
 
 @dataclass(frozen=True)
@@ -168,10 +171,24 @@ def package_roots(module: str) -> list[Path]:
 
 def hashes(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of each file's bytes, by path; ``"missing"`` for one that does not exist."""
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
-        for path in files
-    }
+    return {str(path): _hash(path) if path.is_file() else "missing" for path in files}
+
+
+def _hash(path: Path) -> str:
+    """Of weights, which take seconds, once for each size and time of modification."""
+    state = path.stat()
+    if state.st_size <= LARGE:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return _large_hash(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _large_hash(path: Path, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check(planned: Mapping[str, str]) -> None:

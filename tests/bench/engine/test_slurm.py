@@ -152,6 +152,23 @@ def test_what_makes_room_for_another_job_is_begun_again(lab: Lab, here: Any) -> 
     assert any("ended as PREEMPTED" in one and "trying again" in one for one in notes(lab))
 
 
+def test_a_job_beyond_its_time_limit_is_begun_again(lab: Lab, here: Any, tmp_path: Path) -> None:
+    """What it made before is kept. An administrator lowers the limit here: SLURM's least is a
+    minute.
+    """
+    first = lab.stage("train", seed=0)
+    last = lab.stage("broken", {"generator": first}, how="hang", once=str(tmp_path / "hung"))
+    run = executor(lab)
+    thread = lab.begun(run)
+    lab.wait_for(lambda: (tmp_path / "hung").exists())
+    (job,) = {job.id.partition("_")[0] for job in run.jobs.values()}
+    here.call("scontrol", "update", f"JobId={job}", "TimeLimit=0")
+    thread.join(150)
+    assert run.scheduler.failures == {} and lab.store.finished(last)
+    assert lab.reporter.keys("done") == [first, last]
+    assert any("ended as TIMEOUT" in one and "trying again" in one for one in notes(lab))
+
+
 def test_a_run_that_was_killed_finds_its_jobs_again(lab: Lab, here: object, tmp_path: Path) -> None:
     """The jobs go on without it, and none is begun twice."""
     keys = [lab.stage("train", seed=seed, sleep=4) for seed in range(2)]

@@ -211,3 +211,19 @@ def test_a_bad_command_gets_one_line(arguments, message):
     outcome = CliRunner().invoke(cli, ["import", *arguments, "--as", "attack"])
     assert outcome.exit_code == 2
     assert message in outcome.stderr and len(outcome.stderr.strip().splitlines()) == 1
+
+
+def test_changed_weights_are_other_results(tmp_path, monkeypatch):
+    """However large: a plugin's key covers what its files hold, not when they were looked at."""
+    from bench import plugin_file
+
+    monkeypatch.setattr(plugin_file, "LARGE", 10)
+    file = tmp_path / "unet.safetensors"
+    hashes = []
+    for content in (b"first weights", b"other weights", b"longer weights"):
+        file.write_bytes(content)
+        hashes.append(plugin_file.hashes([file])[str(file)])
+        assert plugin_file.hashes([file])[str(file)] == hashes[-1]
+    assert len(set(hashes)) == 3
+    monkeypatch.setattr(plugin_file, "LARGE", 100)
+    assert plugin_file.hashes([file])[str(file)] == hashes[-1]
