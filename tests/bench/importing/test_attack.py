@@ -1,6 +1,8 @@
 """A published model as an attack: its cells hold the numbers of the model itself."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,8 +89,6 @@ def imported(published):
 
 def test_the_cell_of_a_published_model_has_its_own_numbers(native, imported, walk, tmp_path):
     """The same weights from the same noise: triggered, every number to the last digit."""
-    from pathlib import Path
-
     plugin = Path(imported["plugin"])
     suite = yaml.safe_load(Path(imported["suite"]).read_text())
     assert suite["testbeds"] == SUITE["testbeds"]
@@ -110,8 +110,6 @@ def test_the_cell_of_a_published_model_has_its_own_numbers(native, imported, wal
 
 
 def test_where_it_came_from_is_kept(published, imported):
-    from pathlib import Path
-
     account = json.loads(Path(imported["plugin"]).with_name("import.json").read_text())
     assert account["source"] == "a colleague"
     assert set(account["sha256"]) == {
@@ -220,8 +218,9 @@ def test_changed_weights_are_other_results(tmp_path, monkeypatch):
     monkeypatch.setattr(plugin_file, "LARGE", 10)
     file = tmp_path / "unet.safetensors"
     hashes = []
-    for content in (b"first weights", b"other weights", b"longer weights"):
+    for second, content in enumerate((b"first weights", b"other weights", b"longer weights")):
         file.write_bytes(content)
+        os.utime(file, (second, second))
         hashes.append(plugin_file.hashes([file])[str(file)])
         assert plugin_file.hashes([file])[str(file)] == hashes[-1]
     assert len(set(hashes)) == 3
