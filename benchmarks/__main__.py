@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("share", "steps", "pruning", "resume", "board", "growth")
+NAMES = ("share", "steps", "pruning", "resume", "board", "growth", "peers")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,6 +59,7 @@ NAMES = ("share", "steps", "pruning", "resume", "board", "growth")
     metavar="DIR",
     help="See --suite.",
 )
+@click.option("--quick", is_flag=True, help="peers: so little work that figures say nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def main(
     names: Sequence[str], as_json: bool, suite: str | None, store: Path | None, **options: Any
@@ -71,6 +72,7 @@ def main(
     python -m benchmarks steps --repetitions 9
     python -m benchmarks resume --suite digits --store store
     python -m benchmarks growth --suite poison --store store
+    python -m benchmarks peers --batch-size 64 --repetitions 3
     """
     # Before torch is imported: as the engine does for its workers.
     os.environ.update(
@@ -105,6 +107,7 @@ def measure(
     from bench.errors import UserError
     from benchmarks.board import board
     from benchmarks.growth import growth
+    from benchmarks.peers import peers
     from benchmarks.pruning import pruning
     from benchmarks.resume import resume
     from benchmarks.share import share
@@ -124,6 +127,7 @@ def measure(
         "resume": lambda chosen: resume(chosen, suite, store),
         "board": board,
         "growth": lambda chosen: growth(chosen, suite, store),
+        "peers": peers,
     }
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)

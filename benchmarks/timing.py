@@ -17,7 +17,8 @@ class Settings:
     of every contender, in turn.
 
     ``steps``: training steps a repetition. ``batch_size``: rows a step, in training and in
-    sampling. ``num_inference_steps``: ``None`` for the testbed's own.
+    sampling. ``num_inference_steps``: ``None`` for the testbed's own. ``quick``: the
+    smallest amount of work that still compares everything, for ``peers``.
     """
 
     threads: int = 1
@@ -25,6 +26,7 @@ class Settings:
     steps: int = 10
     batch_size: int = 128
     num_inference_steps: int | None = None
+    quick: bool = False
 
     def __post_init__(self) -> None:
         for name in ("threads", "repetitions", "steps", "batch_size"):

@@ -19,19 +19,28 @@ from click.testing import CliRunner
 from diffusers import DDPMScheduler
 from torch.nn.functional import pixel_unshuffle
 
-from bench.diffusion.images import to_unit_range
+from attacks.baddiffusion import BadDiffusion
+from bench.diffusion.generator import FOLD, Generator
+from bench.diffusion.images import to_uint8, to_unit_range
+from bench.diffusion.noise import initial_noise, sample_streams
+from bench.diffusion.sampling import SamplerSettings, Start, sample
 from bench.engine.graph import Plan, Stage
 from bench.engine.schedule import forecast, order, turns_of
 from bench.errors import UserError
+from bench.metrics import target
+from bench.registry import build as build_plugin
 from bench.results import published, read_results
 from bench.runner import prepare
-from benchmarks import board, growth, plain, resume
+from bench.stages.queries import Users
+from bench.testbeds import build
+from benchmarks import board, growth, limits, matrix, peers, plain, resume, units
 from benchmarks.__main__ import main, measure
 from benchmarks.pruning import compare
 from benchmarks.share import Laps, NetworkClock, share
 from benchmarks.steps import Stopwatch, steps
 from benchmarks.subject import Subject
 from benchmarks.timing import Row, Settings, interleaved, ratios
+from benchmarks.transcriptions import cell
 
 SMALLEST = Settings(repetitions=2, steps=1, batch_size=4, num_inference_steps=2)
 
@@ -424,3 +433,151 @@ def test_bad_settings_are_refused(field: str) -> None:
     """Zero repetitions have no median."""
     with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
         Settings(**{field: 0})
+
+
+TINY = units.Sizes(
+    clean=4, triggered=4, suspects=8, overlays=6, mask_steps=4, classified=3, draws=4
+)
+
+
+def unit_of(name: str) -> units.Unit:
+    settings = Settings(steps=3, batch_size=4, num_inference_steps=3)
+    made = {
+        "training": lambda: units.training(Subject.make(), settings),
+        "sampling": lambda: units.sampling(Subject.make(), settings, TINY),
+        "distillation": lambda: units.distillation(TINY),
+        "overlays": lambda: units.overlays(TINY),
+        "classification": lambda: units.classification(TINY),
+    }
+    return made[name]()
+
+
+@pytest.mark.parametrize(
+    "name", ["training", "sampling", "distillation", "overlays", "classification"]
+)
+def test_a_transcription_s_numbers_are_ours(name: str) -> None:
+    """A transcription that did other work than ours would make the ratio say nothing. The numbers
+    must differ among themselves too: where all are alike, any two methods agree.
+    """
+    unit = unit_of(name)
+    ours, theirs = unit.check() if unit.check else (unit.ours(), unit.transcription())
+    assert ours.flatten().unique().numel() > 2
+    assert torch.allclose(ours, theirs, rtol=0, atol=unit.tolerance)
+    assert 0 <= peers.difference(unit).median <= unit.tolerance
+
+
+def test_a_transcription_with_other_numbers_ends_the_benchmark() -> None:
+    """A ratio between two things that do not do the same must not be printed."""
+    unit = units.Unit(
+        name="u",
+        ours=lambda: torch.zeros(2),
+        transcription=lambda: torch.tensor([0.0, 0.2]),
+        numbers="a number",
+        tolerance=0.1,
+    )
+    with pytest.raises(UserError, match="u: the transcription's numbers must be ours up to 0.1"):
+        peers.difference(unit)
+    for wrong in (torch.zeros(3), torch.tensor([0.0, math.nan])):
+        with pytest.raises(UserError, match="u: the transcription"):
+            peers.difference(dataclasses.replace(unit, transcription=lambda one=wrong: one))
+
+
+def test_a_unit_is_the_transcription_over_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above 1 must mean that ours is faster, and the goal is on the whole work alone."""
+    clock = [0.0]
+
+    def taking(seconds: float, result: torch.Tensor) -> torch.Tensor:
+        clock[0] += seconds
+        return result
+
+    monkeypatch.setattr("benchmarks.timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("benchmarks.timing.time.process_time", lambda: clock[0] / 2)
+    monkeypatch.setattr(peers, "spent", lambda run, seconds, limits: [])
+    same = torch.ones(2)
+    unit = units.Unit(
+        name="u",
+        ours=lambda: taking(2.0, same),
+        transcription=lambda: taking(8.0, same),
+        numbers="a number",
+        tolerance=0.1,
+        beside={"half": lambda: taking(1.0, same)},
+    )
+    limits_ = limits.Limits(float32=(1.0,), bfloat16=(1.0,))
+    rows = {(row.quantity, row.unit): row for row in peers.compared(unit, 2, limits_)}
+    assert rows["u: ours", "s"].values == (2.0, 2.0)
+    assert rows["transcription / ours", "ratio, wall"].values == (4.0, 4.0)
+    assert rows["transcription / ours", "ratio, wall"].goal == 3.0
+    assert rows["half / ours", "ratio, CPU"].values == (0.5, 0.5)
+    assert rows["half / ours", "ratio, wall"].goal is None
+
+
+def test_shares_of_time_are_shares_and_products_are_counted() -> None:
+    """A product of n x n matrices is 2 n^3 operations; a rate above the machine's would be none."""
+    left = torch.randn(256, 256)
+
+    def products() -> torch.Tensor:
+        for _ in range(20):
+            result = (left @ left).exp()
+        return result
+
+    seconds = 20 * 2 * 256**3 / 1e9  # as if at 1 GFLOP/s
+    rows = limits.spent(products, seconds, limits.Limits(float32=(2e9, 1e9), bfloat16=(1.0,)))
+    values = {row.quantity: row.median for row in rows}
+    assert values["ours: its arithmetic / the machine's"] == pytest.approx(0.5)
+    shares = [row.median for row in rows if row.unit == "of CPU"]
+    assert sum(shares) == pytest.approx(1)
+    assert 0.1 < shares[0] < 1
+    measured = limits.Limits.measured(quick=True)
+    assert min(measured.float32 + measured.bfloat16) > 1e8
+
+
+def test_the_matrix_of_peers_is_four_by_six(tmp_path: Path) -> None:
+    """Fewer cells, or models that several attacks shared, would be another comparison."""
+    file = tmp_path / "peers.yaml"
+    file.write_text(yaml.safe_dump(matrix.suite(matrix.FULL)))
+    plan = prepare(str(file), device="cpu").plan
+    attacked = [one for one in plan.cells if one.attack.name == "baddiffusion"]
+    assert len(attacked) == matrix.CELLS == 24
+    assert len({one.attack.identity for one in attacked}) == 4
+    assert len({(one.defense.name, str(one.sampler)) for one in attacked}) == 6
+    assert sum(stage.name == "train" for stage in plan.stages.values()) == 5
+
+
+def test_a_script_s_cell_has_our_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the processes' own functions, on a model that two steps have trained; clipped, under the
+    sampler where clipping can be done in two ways.
+    """
+    scale = matrix.Scale(2, 3, 8, 4, 1)
+    testbed = build("digits-ddpm", matrix.suite(scale)["testbeds"][0]["params"])
+    attack = BadDiffusion(**matrix.attack_params(*matrix.ATTACKS[0]))
+    here = tmp_path / "scripts"
+    matrix.write_inputs(here, testbed, attack, scale)
+    losses = cell.main(["train", str(here)])
+    assert len(losses) == 2
+    generator = Generator.load(here / cell.TRAINED)
+    before = testbed.base_generator().unet.state_dict()
+    assert any(
+        not torch.equal(value, before[name]) for name, value in generator.unet.state_dict().items()
+    )
+    generator.unet.register_to_config(**{FOLD: 2})
+    noise = initial_noise(sample_streams(0, range(4)), generator.noise_shape)
+    query = Users(testbed, 0).query(noise, range(4))
+    goal = (attack.target_image(generator.image_shape) / 2 + 0.5).clamp(0, 1)
+    for sampler, clip in (("ddpm", "xt"), ("ddim", "x0")):
+        guards = [build_plugin("defenses", f"clip_{clip}", {})]
+        settings = SamplerSettings(name=sampler, num_inference_steps=3)
+        images = sample(
+            generator.to("cpu"),
+            4,
+            0,
+            settings,
+            start=lambda noise, indices: Start(noise=attack.invoke(query, "image").noise),
+            guards=guards,
+            finish=to_uint8,
+        )
+        printed = cell.main(["mse", str(here), f"{sampler}/{clip}/image"])
+        assert printed == pytest.approx(float(target.mse(images, goal).mean()), abs=1e-5)
+        assert len(list((here / f"{sampler}-{clip}-image").iterdir())) == 4
+    # Kept samples are read, not drawn anew.
+    monkeypatch.setattr(cell, "_draw", lambda *_: pytest.fail("drawn twice"))
+    assert 0 <= cell.main(["asr", str(here), "ddim/x0/image"]) <= 1

@@ -264,9 +264,9 @@ def test_every_package_is_installed() -> None:
     packages = {
         str(path.parent.relative_to(ROOT)).replace("/", ".")
         for path in SOURCES
-        if path.name == "__init__.py"
+        if path.name == "__init__.py" and path.relative_to(ROOT).parts[0] not in UNINSTALLED
     }
-    assert listed == packages - set(UNINSTALLED) | {"bench.published", "bench.suites"}
+    assert listed == packages | {"bench.published", "bench.suites"}
     assert {path.parent for path in SOURCES} == {
         path.parent for path in SOURCES if path.name == "__init__.py"
     }
