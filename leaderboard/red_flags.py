@@ -34,7 +34,8 @@ ROUNDING = (0.5 / 255) ** 2
 #: What an error must be below to count as recovered, as a share of the best constant image's.
 RECOVERED = 0.5
 #: What needs no method worth the name, by the family that it is a baseline of: the mean shift of
-#: noise, and clipping. Names are data here: the board does nothing else by a plugin's name.
+#: noise, clipping, and the repairs that anybody tries first. Names are data here: the board does
+#: nothing else by a plugin's name.
 BASELINES: Mapping[str, list[str]] = json.loads(
     (Path(__file__).parent / "baselines.json").read_text(encoding="utf-8")
 )
