@@ -76,21 +76,25 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much work a unit is. ``suspects``: images of a detector; ``classified``: images of the
-    diffusion classifier, ``draws`` timesteps each; ``mask_steps``: of Cognitive Distillation.
+    """How much work a unit is. ``suspects``: images of Cognitive Distillation (``mask_steps``);
+    ``overlaid``: of STRIP, whose default is 100 overlays; ``classified``: of the diffusion
+    classifier, ``draws`` timesteps each.
     """
 
     clean: int = 64
     triggered: int = 64
     suspects: int = 256
-    overlays: int = 25
+    overlaid: int = 64
+    overlays: int = 100
     mask_steps: int = 10
     classified: int = 32
     draws: int = 15
 
 
 FULL = Sizes()
-QUICK = Sizes(clean=8, triggered=8, suspects=16, overlays=10, mask_steps=5, classified=4, draws=4)
+QUICK = Sizes(
+    clean=8, triggered=8, suspects=16, overlaid=8, overlays=10, mask_steps=5, classified=4, draws=4
+)
 
 
 def units(settings: Settings, sizes: Sizes) -> list[Unit]:
@@ -197,13 +201,13 @@ def sampling(subject: Subject, settings: Settings, sizes: Sizes) -> Unit:
     )
 
 
-def _suspects(sizes: Sizes) -> tuple[Tensor, TrainingSet]:
+def _suspects(count: int) -> tuple[Tensor, TrainingSet]:
     """Training images that a detector judges, and all of them."""
     images = DIGITS_CFG.data.train_images()
     whole = TrainingSet(
         images, torch.zeros(len(images), dtype=torch.bool), DIGITS_CFG.data.train_labels()
     )
-    return images[: sizes.suspects], whole
+    return images[:count], whole
 
 
 def _classifier() -> Any:
@@ -220,7 +224,7 @@ def _access(**given: Any) -> Access:
 
 def distillation(sizes: Sizes) -> Unit:
     """Cognitive Distillation's masks of training images."""
-    images, _ = _suspects(sizes)
+    images, _ = _suspects(sizes.suspects)
     classifier = _classifier()
     detector = CognitiveDistillation(gamma=GAMMA, steps=sizes.mask_steps)
     _, beta, rate = AUTHORS_VALUES["logits"]
@@ -249,7 +253,7 @@ def distillation(sizes: Sizes) -> Unit:
 
 def overlays(sizes: Sizes) -> Unit:
     """STRIP's entropies of training images."""
-    images, whole = _suspects(sizes)
+    images, whole = _suspects(sizes.overlaid)
     classifier = _classifier()
     detector = STRIP(overlays=sizes.overlays)
 

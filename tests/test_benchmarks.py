@@ -436,7 +436,7 @@ def test_bad_settings_are_refused(field: str) -> None:
 
 
 TINY = units.Sizes(
-    clean=4, triggered=4, suspects=8, overlays=6, mask_steps=4, classified=3, draws=4
+    clean=4, triggered=4, suspects=8, overlaid=8, overlays=6, mask_steps=4, classified=3, draws=4
 )
 
 
