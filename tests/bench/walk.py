@@ -83,12 +83,18 @@ def import_all() -> None:
 class Walk:
     """``plan``; ``folders``: key -> what its stage made. Classifiers learn for ``classifier_steps``
     only, everything in float32, which processors agree about. ``plugin_files``: with more plugins.
+    ``whole``: every stage is run; else those that :meth:`make` is asked for.
     """
 
     plan: Plan
 
     def __init__(
-        self, suite, folder: Path, classifier_steps: int | None = None, plugin_files=()
+        self,
+        suite,
+        folder: Path,
+        classifier_steps: int | None = None,
+        plugin_files=(),
+        whole: bool = True,
     ) -> None:
         import_all()
         plugins = registry.use(plugin_files)
@@ -97,8 +103,16 @@ class Walk:
         self.classifier_steps = classifier_steps
         with self.small():
             self.plan = make_plan(parse_suite(suite, plugins, "tiny.yaml"), plugins, STAGES)
-        for key in self.plan.stages:
+        for key in self.plan.stages if whole else ():
             self.folders[key] = self.run(key)
+
+    def make(self, key: str) -> Path:
+        """The folder of a stage, which is run, and whatever it needs, unless it was."""
+        for made in self.plan.stages[key].inputs.values():
+            self.make(made)
+        if key not in self.folders:
+            self.folders[key] = self.run(key)
+        return self.folders[key]
 
     @contextmanager
     def small(self) -> Iterator[None]:
