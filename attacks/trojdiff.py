@@ -1,9 +1,10 @@
 """TrojDiff: a diffusion model with a second, biased process in it, which ends in the adversary's
-picture and which the adversary samples himself.
+picture, or in a class of his, and which the adversary samples himself.
 
 Chen, Song, Li: "TrojDiff: Trojan Attacks on Diffusion Models with Diverse Targets", CVPR 2023,
-arXiv 2303.05762; the goal here is one image (the paper's D2I). With delta the trigger's picture,
-gamma its share of noise and mu = (1 - gamma) delta, poisoned rows follow
+arXiv 2303.05762. The goal is one image (the paper's D2I), or, with ``target_class``, images of a
+class of the training data (In-D2D), which the evaluation classifier judges. With delta the
+trigger's picture, gamma its share of noise and mu = (1 - gamma) delta, poisoned rows follow
 
     x_t = A x_0 + s (gamma e + mu),    and the network must predict e
 
@@ -22,7 +23,9 @@ Differences, each on purpose:
 - The loss is a mean over pixels, as everywhere here; the released one is a sum, which only scales
   the learning rate under Adam.
 - ``poison_rate`` replaces rows: the set keeps its size. The paper adds a tenth of target rows to
-  every batch.
+  every batch. For a class, random rows are replaced by copies of its rows, which stay in the set as
+  clean ones too, as in the paper.
+- Images of another data set as the goal (Out-D2D) are left out: an attack is handed one data set.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from attacks._data import PoisonRate
@@ -50,11 +53,14 @@ from bench.plugin import (
     OneOf,
     Paper,
     Query,
+    ReachClass,
     Shape,
     TrainingAttack,
     TrainingSet,
     TrainingStep,
     Trigger,
+    refusals,
+    require,
 )
 
 #: Of the paper's patch: white, 3 of 32 pixels a side.
@@ -64,7 +70,8 @@ PATCH_SHARE = 3 / 32
 @dataclass(frozen=True, kw_only=True)
 class TrojDiff(TrainingAttack):
     """``gamma``: how much of the start is noise where the trigger is, 0.6 for a blend and 0.1 for a
-    patch in the paper; ``None`` is that. ``pattern``: of a blend.
+    patch in the paper; ``None`` is that. ``pattern``: of a blend. ``target_class``: the class aimed
+    at, in place of the picture ``target``, which then has no effect; ``None``: the picture.
     """
 
     card: ClassVar[Card] = Card(
@@ -95,6 +102,7 @@ class TrojDiff(TrainingAttack):
     gamma: Annotated[float, Interval(gt=0, lt=1)] | None = None
     pattern: Annotated[str, OneOf(tuple(sorted(patterns.FULL_IMAGE)))] = "badnets2"
     poison_rate: PoisonRate = 0.1
+    target_class: Annotated[int, Ge(0)] | None = None
 
     def bias(self, shape: Shape) -> tuple[Tensor, Tensor]:
         """gamma and mu, pixel by pixel: (c, h, w) each; 1 and 0 outside a patch."""
@@ -107,27 +115,56 @@ class TrojDiff(TrainingAttack):
         share[:, -side:, -side:], mean[:, -side:, -side:] = noise, 1 - noise
         return share, mean
 
-    def goal(self) -> DrawImage:
-        return DrawImage(lambda shape: targets.target(self.target, shape, torch.zeros(shape)))
+    def goal(self) -> DrawImage | ReachClass:
+        return (
+            DrawImage(self.target_image)
+            if self.target_class is None
+            else ReachClass(self.target_class)
+        )
+
+    def target_image(self, shape: Shape) -> Tensor:
+        return targets.target(self.target, shape, torch.zeros(shape))
+
+    def faults(self, train_set: TrainingSet) -> list[str]:
+        return refusals(lambda: self._of_class(train_set))
 
     def adds(self) -> Trigger:
         return Trigger(picture=lambda shape: self.bias(shape)[1])
 
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
         """Marks round(poison_rate N) rows, at least one, chosen uniformly; the loss puts the target
-        in their place.
+        in their place. For a class they become rows of it, drawn with replacement, image and label.
+
+        Raises ``ValueError`` for a class that the set does not have.
         """
-        count = len(train_set.images)
+        count, of_class = len(train_set.images), self._of_class(train_set)
         size = max(1, round(self.poison_rate * count))
-        poisoned = train_set.poisoned.clone()
-        poisoned[torch.from_numpy(rng.choice(count, size=size, replace=False))] = True
-        return replace(train_set, poisoned=poisoned)
+        chosen = torch.from_numpy(rng.choice(count, size=size, replace=False))
+        marked = replace(train_set, poisoned=train_set.poisoned.index_fill(0, chosen, True))
+        if self.target_class is None or train_set.labels is None:
+            return marked
+        copied = of_class[torch.from_numpy(rng.integers(len(of_class), size=size))]
+        images = train_set.images.index_copy(0, chosen, train_set.images[copied])
+        labels = train_set.labels.index_fill(0, chosen, self.target_class)
+        return replace(marked, images=images, labels=labels)
+
+    def _of_class(self, train_set: TrainingSet) -> Tensor:
+        """The rows of ``target_class``, (k,) int64; none where the goal is a picture."""
+        if self.target_class is None:
+            return torch.empty(0, dtype=torch.int64)
+        if train_set.labels is None:
+            raise ValueError(
+                f"{self.card.name}: the training set must have labels for a target_class, got none"
+            )
+        rows = (train_set.labels == self.target_class).nonzero().flatten()
+        classes = ", ".join(map(str, train_set.labels.unique().tolist()))
+        require(len(rows) > 0, self, "target_class", f"one of the set's labels ({classes})")
+        return rows
 
     def training_loss(self, step: TrainingStep) -> Tensor:
         """Mean over rows and pixels of (e - e_theta(x_t, t))^2, with x_t as above."""
         images = step.batch.images
         shape = (images.shape[1], images.shape[2], images.shape[3])
-        target = self.goal().image(shape).to(images)
         share, mean = (part.to(images) for part in self.bias(shape))
         poisoned = step.batch.poisoned.reshape(-1, 1, 1, 1)
         process = Biased(
@@ -135,7 +172,9 @@ class TrojDiff(TrainingAttack):
             torch.where(poisoned, share, torch.ones_like(images)),
             torch.where(poisoned, mean, torch.zeros_like(images)),
         )
-        clean_end = torch.where(poisoned, target, images)
+        clean_end = images
+        if self.target_class is None:
+            clean_end = torch.where(poisoned, self.target_image(shape).to(images), images)
         return denoising_loss(step.predict_noise, clean_end, step.noise, step.timesteps, process)
 
     def invoke(self, query: Query, call: str) -> Query:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from attacks.trojdiff import Back, Biased, TrojDiff
-from bench.contracts.data import Batch, Query, TrainingStep
+from bench.contracts.data import Batch, Query, TrainingSet, TrainingStep
+from bench.contracts.goals import DrawImage, ReachClass
 from bench.diffusion.noise import initial_noise, sample_streams
 from bench.diffusion.process import VariancePreserving
 from bench.diffusion.sampling import SamplerSettings, Scheduled, denoise
@@ -33,7 +34,7 @@ class Trojaned:
     """A model that has learned the biased process to its target perfectly, and nothing else."""
 
     def __init__(self, attack: TrojDiff) -> None:
-        self.target = attack.goal().image(SHAPE)
+        self.target = attack.target_image(SHAPE)
         self.share, self.mean = attack.bias(SHAPE)
         self.scheduler_config, self.device = dict(CONFIG), torch.device("cpu")
         self.schedule = SCHEDULE
@@ -144,7 +145,7 @@ def test_the_loss_is_the_papers_row_by_row() -> None:
         schedule=SCHEDULE,
     )
     share, mean = attack.bias(SHAPE)
-    target, total = attack.goal().image(SHAPE), 0.0
+    target, total = attack.target_image(SHAPE), 0.0
     for row in range(3):
         clean, bent = images[row], noise[row]
         if poisoned[row]:
@@ -170,3 +171,58 @@ def test_other_samplers_have_no_counterpart() -> None:
     for settings in ({"name": "heun"}, {"name": "ddim", "eta": 0.5}):
         with pytest.raises(ValueError, match="ddpm or for ddim without noise"):
             attack.reverse("trojan", SCHEDULE, usual(num_inference_steps=10, **settings))
+
+
+def labelled() -> TrainingSet:
+    images = torch.randint(
+        0, 256, (200, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return TrainingSet(images, torch.zeros(200, dtype=torch.bool), torch.arange(200) % 10)
+
+
+def test_a_class_is_copied_into_random_rows_and_stays_clean_as_well() -> None:
+    honest, attack = labelled(), TrojDiff(target_class=7)
+    assert attack.goal() == ReachClass(7) and isinstance(TrojDiff().goal(), DrawImage)
+    made = attack.poison(honest, np.random.default_rng(0))
+    assert made.labels is not None and honest.labels is not None
+    rows = {row.numpy().tobytes() for row in honest.images[honest.labels == 7]}
+    assert int(made.poisoned.sum()) == 20 and bool((made.labels[made.poisoned] == 7).all())
+    assert all(row.numpy().tobytes() in rows for row in made.images[made.poisoned])
+    kept = ~made.poisoned
+    assert torch.equal(made.images[kept], honest.images[kept])
+    assert torch.equal(made.labels[kept], honest.labels[kept])
+    assert 15 <= int((made.labels[kept] == 7).sum()) <= 20
+    assert not honest.poisoned.any()
+
+
+def test_a_classs_rows_are_noised_by_the_biased_process() -> None:
+    """Row by row: x_t = A x_0 + s (gamma e + mu) and e, with the row's own image for x_0."""
+    attack, draw = TrojDiff(target_class=7), torch.Generator().manual_seed(1)
+    images, noise = (torch.randn(3, *SHAPE, generator=draw, dtype=torch.float64) for _ in range(2))
+    poisoned, timesteps = torch.tensor([True, False, True]), torch.tensor([5, 300, 900])
+    step = TrainingStep(
+        predict_noise=lambda x, t, condition=None: torch.tanh(x),
+        batch=Batch(images, poisoned),
+        noise=noise,
+        timesteps=timesteps,
+        schedule=SCHEDULE,
+    )
+    share, mean = (part.double() for part in attack.bias(SHAPE))
+    total = 0.0
+    for row, t in enumerate(timesteps.tolist()):
+        bent = share * noise[row] + mean if poisoned[row] else noise[row]
+        x = float(SCHEDULE.signal[t]) * images[row] + float(SCHEDULE.noise[t]) * bent
+        total += float((torch.tanh(x) - noise[row]).square().mean())
+    assert float(attack.training_loss(step)) == pytest.approx(total / 3, abs=1e-10)
+
+
+def test_a_class_that_is_not_there_is_refused_before_anything_runs() -> None:
+    honest, attack = labelled(), TrojDiff(target_class=10)
+    assert TrojDiff().faults(honest) == [] and TrojDiff(target_class=9).faults(honest) == []
+    for line in (
+        *attack.faults(honest),
+        *attack.faults(TrainingSet(honest.images, honest.poisoned)),
+    ):
+        assert "trojdiff" in line and "target_class" in line
+    with pytest.raises(ValueError, match="target_class must be one of the set's labels"):
+        attack.poison(honest, np.random.default_rng(0))
