@@ -40,6 +40,12 @@ def stable_diffusion(save_stable_diffusion, tmp_path_factory):
     return save_stable_diffusion(tmp_path_factory.mktemp("weights") / "sd")
 
 
+@pytest.fixture(scope="session")
+def idx_files():
+    """``idx_files.py``: Fashion-MNIST with few images, as it is published."""
+    return _module("castlewalls_idx_files", HERE / "idx_files.py")
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """A testbed called ``tiny`` without data or weights, for planning; its class."""
