@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TESTBEDS = {
     "digits-ddpm": "bench.testbeds.digits_ddpm:DIGITS_DDPM",
     "digits-cfg": "bench.testbeds.digits_cfg:DIGITS_CFG",
+    "fashion-ddpm": "bench.testbeds.fashion_ddpm:FASHION_DDPM",
+    "fashion-cfg": "bench.testbeds.fashion_cfg:FASHION_CFG",
     "digits-sd": "bench.testbeds.digits_sd:DIGITS_SD",
     "cifar10-ddpm": "bench.testbeds.cifar10_ddpm:CIFAR10_DDPM",
     "cifar10-cfg": "bench.testbeds.cifar10_cfg:CIFAR10_CFG",
@@ -77,8 +79,8 @@ def module(name: str) -> ModuleType:
 
 
 def is_embedded(name: str) -> bool:
-    """Whether the testbed's weights ship with the package (and :func:`pretrain` makes them
-    anew).
+    """Whether all that the testbed needs ships with the package: its data, and its weights, which
+    :func:`pretrain` makes anew.
     """
     return load(name).embedded
 

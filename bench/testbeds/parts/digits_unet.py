@@ -5,6 +5,7 @@ made.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from bench import testbeds
 from bench.diffusion.generator import FOLD, Generator
 from bench.diffusion.process import VariancePreserving
+from bench.diffusion.resuming import Checkpoints
 from bench.diffusion.training import TrainingSettings, denoising_loss, train
 from bench.errors import UserError
 from bench.testbeds.data.digits import SIZE
@@ -46,6 +48,8 @@ SCHEDULER: dict[str, Any] = {
     "variance_type": "fixed_small",
     "clip_sample": False,
 }
+#: How many steps an interrupted pretraining loses at most.
+CHECKPOINT_STEPS = 200
 Progress = Callable[[int, int, str], None]
 
 
@@ -117,12 +121,13 @@ def train_clean(
     seed: int,
     progress: Progress | None,
     device: str,
+    checkpoints: Checkpoints | None = None,
 ) -> float:
-    """Trains ``generator`` in place on the clean digits. Returns its last loss, the mean over 250
+    """Trains ``generator`` in place on the clean images. Returns its last loss, the mean over 250
     steps.
     """
     labels = data.train_labels()
-    assert labels is not None  # digits have them
+    assert labels is not None  # digits and garments have them
     losses = train(
         generator,
         {"images": data.train_images(), "labels": labels},
@@ -133,8 +138,9 @@ def train_clean(
         seed,
         device=device,
         progress=progress,
+        checkpoints=checkpoints,
     )
-    return sum(losses[-250:]) / 250
+    return sum(losses[-250:]) / len(losses[-250:])
 
 
 def pretrain_generator(
@@ -144,16 +150,19 @@ def pretrain_generator(
     seed: int,
     progress: Progress | None,
     device: str,
+    generator: Generator | None = None,
 ) -> dict[str, float]:
-    """Trains the testbed's clean generator and writes it into ``output``. Returns the final
-    training loss.
+    """Trains the testbed's clean generator, from random weights unless it is given, and writes it
+    into ``output``. An interrupted training goes on from there. Returns the final training loss.
     """
     output.mkdir(parents=True, exist_ok=True)
-    generator = testbed.fresh_generator(seed)
-    loss = train_clean(generator, testbed.data, settings, seed, progress, device)
+    generator = generator or testbed.fresh_generator(seed)
+    checkpoints = Checkpoints(folder=output / f"{testbed.name}.unfinished", every=CHECKPOINT_STEPS)
+    loss = train_clean(generator, testbed.data, settings, seed, progress, device, checkpoints)
     # Half precision halves the file and is below the noise of any metric here.
     half = {
         name: value.half().contiguous() for name, value in generator.unet.cpu().state_dict().items()
     }
     save_file(half, output / f"{testbed.name}.safetensors")
+    shutil.rmtree(checkpoints.folder, ignore_errors=True)
     return {"final_training_loss": loss}
