@@ -13,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import doctor, testbeds
+from bench import doctor, registry, testbeds
 from bench.classification.classifier import predict
 from bench.classification.training import ClassifierSettings
+from bench.composed import name_of
 from bench.diffusion import sampling
 from bench.errors import UserError
 from bench.metrics import fid
+from bench.suite import load_suite
 from bench.testbeds import fashion_cfg, fashion_ddpm
 from bench.testbeds import testbed as composition
 from bench.testbeds.data import fashion
@@ -90,6 +92,19 @@ def test_without_the_data_a_machine_is_in_order(monkeypatch: pytest.MonkeyPatch)
         assert checks[name].status == "note"
         assert "Debian's package dataset-fashion-mnist" in checks[name].detail
     assert not testbeds.is_embedded("fashion-cfg")
+
+
+def test_the_suites_are_what_was_promised() -> None:
+    """FID over 10,000 samples and three seeds, the fewest that are ranked; the cut is of the same
+    cells.
+    """
+    plugins = registry.use()
+    whole, cut = (load_suite(name, plugins) for name in ("fashion", "fashion-cut"))
+    assert whole.seeds == (0, 1, 2)
+    for testbed in TESTBEDS:
+        assert testbed.counts.clean_samples == 10_000
+    assert {one.label() for one in cut.attacks} <= {one.label() for one in whole.attacks}
+    assert {name_of(one) for one in cut.defenses} <= {name_of(one) for one in whole.defenses}
 
 
 @pytest.fixture
