@@ -1,5 +1,5 @@
 """``python -m benchmarks``: runs the benchmarks, prints a table, or one JSON document with
-``--json``.
+``--json``. ``python -m benchmarks cost`` calculates what a suite costs on a GPU.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(
     names: Sequence[str], as_json: bool, suite: str | None, store: Path | None, **options: Any
 ) -> None:
     """Where the time goes. Without names, all of them. The goals are reported, not enforced: the
-    exit code is 0 either way.
+    exit code is 0 either way. On a GPU: python -m benchmarks cost --help.
 
     \b
     python -m benchmarks
@@ -179,5 +179,15 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def entry(arguments: Sequence[str]) -> None:
+    """``cost`` is a command of its own, with other arguments."""
+    if arguments[:1] == ["cost"]:
+        from benchmarks.cost import main as cost
+
+        cost(arguments[1:], prog_name="python -m benchmarks cost")
+    else:
+        main(arguments, prog_name="python -m benchmarks")
+
+
 if __name__ == "__main__":
-    main(prog_name="python -m benchmarks")
+    entry(sys.argv[1:])

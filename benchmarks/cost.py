@@ -1,0 +1,391 @@
+"""``python -m benchmarks cost``: what a seed of a suite at paper scale costs on an H100.
+Calculated, not measured, and without data, weights or a GPU.
+
+The stages, their images and their steps are those that the planner plans for the suite; operations
+and bytes are counted on the ``meta`` device (:mod:`benchmarks.outline`). Assumed is what no count
+gives: how fast a card works (:data:`TERAFLOPS`, :data:`TERABYTES`). What the plan has beside
+trainings and samples (features, measurements, a defender's own loops) is listed and not counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import click
+
+from bench import planner
+from bench.artefacts.probes import Probe, requested_count
+from bench.contracts.attack import TrainingAttack
+from bench.diffusion.sampling import SamplerSettings, images_at_once
+from bench.diffusion.training import TrainingSettings
+from bench.engine.graph import Plan, Stage
+from bench.engine.schedule import longest_chain
+from bench.errors import UserError
+from bench.registry import build, use
+from bench.samplers import settings_of
+from bench.stages.building import testbed_of
+from bench.stages.table import STAGES
+from bench.suite import load_suite
+from bench.testbeds.testbed import Testbed
+from benchmarks.architectures import Architecture, architecture_of
+from benchmarks.growth import simulated
+from benchmarks.outline import (
+    ATTENTIONS,
+    GIB,
+    MARGIN,
+    Estimate,
+    noise_bytes,
+    sampling,
+    training,
+)
+
+#: Assumed of one H100, in 10^12 operations a second, by the side of what is denoised: up to 32, and
+#: larger. float32 is without TF32. Of what the card can do at most that is a sixteenth to a half.
+TERAFLOPS = {
+    "float32": (30.0, 30.0),
+    "bfloat16": (60.0, 150.0),
+    "float16": (60.0, 150.0),
+}
+#: Assumed of its memory, in 10^12 bytes a second, two thirds of what it has at most: for noise.
+TERABYTES = 2.0
+#: GiB of the cards that are sold as of so many GB.
+CARDS = (24, 40, 80)
+GPUS = (1, 2, 8)
+DAY = 24.0
+SUITES = ("paper-baddiffusion-day-cifar10", "paper-baddiffusion-day-celebahq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Stages that cost the same. ``images``: through the network in each, steps counted;
+    ``hours``: of each, of which ``noise_hours`` for noise; ``peak``: bytes.
+    """
+
+    what: str
+    stages: int
+    images: int
+    gigaflops: float
+    hours: float
+    noise_hours: float
+    peak: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one seed of a suite. ``hours``: on so many GPUs; ``chain``: on any number of them;
+    ``uncounted``: stages that are not in it, by name.
+    """
+
+    suite: str
+    seed: int
+    groups: tuple[Group, ...]
+    hours: dict[int, float]
+    chain: float
+    uncounted: dict[str, int]
+
+
+def planned(suite: str) -> Plan:
+    """The first seed of a suite, with stand-ins for the files that its testbeds name."""
+
+    def stand_ins(testbed: Testbed) -> dict[str, str]:
+        return {name: f"a stand-in for {name}" for name in testbed.parts()}
+
+    registry = use()
+    chosen = load_suite(suite, registry)
+    chosen = chosen.only(registry, seeds=[chosen.seeds[0]])
+    with patch.object(planner, "fingerprints", stand_ins):
+        return planner.make_plan(chosen, registry, STAGES, "cuda")
+
+
+def cost(suite: str) -> Cost:
+    """What the first seed of ``suite`` costs. Raises :class:`UserError` for a suite whose networks
+    are not known.
+    """
+    plan = planned(suite)
+    counted: dict[str, Group] = {}
+    for key, stage in plan.stages.items():
+        group = {"train": _training, "sample": _sampling}.get(stage.name, _uncounted)(stage)
+        if group is not None:
+            counted[key] = group
+    seconds = {key: 3600 * counted[key].hours if key in counted else 0.0 for key in plan.stages}
+    alike: dict[Group, int] = {}
+    for group in counted.values():
+        alike[group] = alike.get(group, 0) + 1
+    other: dict[str, int] = {}
+    for key, stage in plan.stages.items():
+        if key not in counted:
+            other[stage.name] = other.get(stage.name, 0) + 1
+    seeds = {stage.params["seed"] for stage in plan.stages.values() if "seed" in stage.params}
+    return Cost(
+        suite=plan.suite,
+        seed=min(seeds),
+        groups=tuple(replace(group, stages=count) for group, count in alike.items()),
+        hours={count: simulated(plan, seconds, count) / 3600 for count in GPUS},
+        chain=longest_chain(plan.stages, seconds) / 3600,
+        uncounted=other,
+    )
+
+
+def _uncounted(stage: Stage) -> None:
+    return None
+
+
+def _attack_of(stage: Stage) -> TrainingAttack:
+    named = stage.params["attack"]
+    attack = build("attacks", named["name"], named["params"])
+    assert isinstance(attack, TrainingAttack)
+    return attack
+
+
+def settings_of_training(stage: Stage) -> TrainingSettings:
+    """As :mod:`bench.stages.train` trains."""
+    attack = _attack_of(stage)
+    settings = testbed_of(stage.params).training_settings(attack.scheme)
+    return replace(settings, steps=attack.training_steps or settings.steps)
+
+
+def images_of_sampling(stage: Stage) -> tuple[int, SamplerSettings]:
+    """Images through the network, those that fill its last batch and both of guidance's calls
+    counted, as :mod:`bench.stages.sample` draws.
+    """
+    testbed = testbed_of(stage.params)
+    settings = settings_of(testbed, stage.params)
+    count = requested_count(testbed, Probe(**stage.params["draws"]))
+    padded = -(-count // settings.network_batch) * settings.network_batch
+    guided = testbed.has_classes() and settings.guidance_scale != 1
+    return padded * settings.network_calls * (2 if guided else 1), settings
+
+
+def _training(stage: Stage) -> Group:
+    testbed, settings = testbed_of(stage.params), settings_of_training(stage)
+    architecture = architecture_of(testbed)
+    estimate = training(architecture, replace(settings, steps=1))
+    images = settings.steps * settings.batch_size
+    flops = images * estimate.operations
+    if _attack_of(stage).has_teacher:
+        flops *= 4 / 3  # whose forward pass is a third of a forward and a backward pass
+    return Group(
+        what=f"training, {testbed.name}, {settings.precision}",
+        stages=1,
+        images=images,
+        gigaflops=estimate.operations / 1e9,
+        hours=flops / _speed(architecture, settings.precision) / 3600,
+        noise_hours=0.0,
+        peak=estimate.peak,
+    )
+
+
+def _sampling(stage: Stage) -> Group:
+    testbed = testbed_of(stage.params)
+    images, settings = images_of_sampling(stage)
+    architecture = architecture_of(testbed)
+    estimate = sampling(
+        architecture,
+        settings.precision,
+        settings.network_batch,
+        at_once=images_at_once(settings),
+    )
+    drawn = requested_count(testbed, Probe(**stage.params["draws"]))
+    noisy = drawn * settings.num_inference_steps if settings.stochastic else drawn
+    noise = noisy * noise_bytes(architecture.drawn) / (TERABYTES * 1e12) / 3600
+    flops = images * estimate.operations + drawn * estimate.decoding
+    network = flops / _speed(architecture, settings.precision) / 3600
+    steps = f"{settings.name}, {settings.num_inference_steps} steps"
+    return Group(
+        what=f"{drawn:,} samples, {testbed.name}, {steps}, {settings.precision}",
+        stages=1,
+        images=images,
+        gigaflops=estimate.operations / 1e9,
+        hours=network + noise,
+        noise_hours=noise,
+        peak=estimate.peak,
+    )
+
+
+def _speed(architecture: Architecture, precision: str) -> float:
+    """FLOP a second."""
+    small, large = TERAFLOPS[precision]
+    return 1e12 * (small if max(architecture.drawn[1:]) <= 32 else large)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A way to train or to draw, and the bytes that it takes."""
+
+    what: str
+    estimate: Estimate
+
+
+def choices_of_training(testbed: Testbed, settings: TrainingSettings) -> list[Choice]:
+    """A training's batch whole and in ever more pieces, with and without gradient checkpointing,
+    and, of a text-to-image generator, of adapters alone.
+    """
+    architecture, batch = architecture_of(testbed), settings.batch_size
+    pieces = [count for count in (1, 4, 8, 16) if batch % count == 0]
+    ways: dict[str, dict[str, Any]] = {
+        "": {},
+        ", gradient_checkpointing": {"gradient_checkpointing": True},
+    }
+    if architecture.text is not None:
+        ways[", training: lora"] = {"lora_rank": 4}
+    return [
+        Choice(
+            what=f"accumulation_steps: {count} ({batch // count} images at once){words}",
+            estimate=training(
+                architecture, replace(settings, steps=1, accumulation_steps=count, **changes)
+            ),
+        )
+        for words, changes in ways.items()
+        for count in pieces
+    ]
+
+
+def choices_of_sampling(testbed: Testbed, settings: SamplerSettings) -> list[Choice]:
+    """Smaller batches of the network; of a text-to-image generator, also its attention fused, plain
+    and sliced, without the decoder.
+    """
+    architecture, full = architecture_of(testbed), settings.network_batch
+    at_once = images_at_once(settings)
+    choices = [
+        Choice(
+            what=f"network_batch: {images}",
+            estimate=sampling(architecture, settings.precision, images, at_once=at_once),
+        )
+        for images in dict.fromkeys((full, max(1, full // 4)))
+    ]
+    if architecture.text is None:
+        return choices
+    return choices + [
+        Choice(
+            what=f"network_batch: {full}, the U-Net alone, attention {attention}",
+            estimate=sampling(
+                architecture,
+                settings.precision,
+                full,
+                at_once=at_once,
+                attention=attention,
+                decoded=False,
+            ),
+        )
+        for attention in ATTENTIONS
+    ]
+
+
+def memory(suite: str) -> dict[str, list[Choice]]:
+    """What trainings and samples of a suite take under other settings, by what is declared."""
+    plan, by_use = planned(suite), dict[str, list[Choice]]()
+    for stage in plan.stages.values():
+        if stage.name == "train":
+            testbed, trained = testbed_of(stage.params), settings_of_training(stage)
+            named = f"training, {testbed.name}, {trained.precision}, batch {trained.batch_size}"
+            if named not in by_use:
+                by_use[named] = choices_of_training(testbed, trained)
+        elif stage.name == "sample":
+            testbed = testbed_of(stage.params)
+            drawn = settings_of(testbed, stage.params)
+            named = f"sampling, {testbed.name}, {drawn.precision}"
+            if named not in by_use:
+                by_use[named] = choices_of_sampling(testbed, drawn)
+    return by_use
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table in Markdown, a line each."""
+    return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def lines_of_cost(one: Cost) -> list[str]:
+    """The cost of a suite as Markdown."""
+    heads = "stage|stages|images through the network, each|GFLOP an image|hours, each|hours|peak"
+    rows = [
+        (
+            group.what,
+            f"{group.stages}",
+            f"{group.images / 1e6:.3g} million",
+            f"{group.gigaflops:,.1f}",
+            f"{group.hours:.2f}",
+            f"{group.stages * group.hours:.1f}",
+            f"{group.peak / GIB:.1f} GiB",
+        )
+        for group in one.groups
+    ]
+    total = one.hours[1]
+    noise = sum(group.stages * group.noise_hours for group in one.groups)
+    rows.append(("**all of them**", "", "", "", "", f"**{total:.1f}**", ""))
+    words = ", ".join(f"{hours:.1f} h on {count}" for count, hours in one.hours.items())
+    others = ", ".join(f"{count} {name}" for name, count in sorted(one.uncounted.items()))
+    return [
+        f"`{one.suite}`, seed {one.seed}, calculated:",
+        "",
+        *table(heads.split("|"), rows),
+        "",
+        f"H100s: {words}, {one.chain:.1f} h on any number. Noise: {noise:.2f} h of it.",
+        f"Not counted: {others}.",
+    ]
+
+
+def lines_of_memory(by_use: dict[str, list[Choice]]) -> list[str]:
+    """Memory as Markdown."""
+    heads = ("setting", "standing", "kept for backward", "peak", "fits")
+    lines: list[str] = []
+    for named, choices in by_use.items():
+        rows = [
+            (
+                choice.what,
+                f"{choice.estimate.standing / GIB:.1f} GiB",
+                f"{choice.estimate.kept / GIB:.1f} GiB" if choice.estimate.kept else "",
+                f"{choice.estimate.peak / GIB:.1f} GiB",
+                ", ".join(f"{card} GB" for card in CARDS if choice.estimate.fits(card)) or "none",
+            )
+            for choice in choices
+        ]
+        lines += ["", f"{named}, calculated:", "", *table(heads, rows)]
+    return lines[1:]
+
+
+def assumed() -> str:
+    """What is assumed, in one paragraph."""
+    small, large = (
+        ", ".join(f"{name} {speeds[which]:g}" for name, speeds in TERAFLOPS.items())
+        for which in (0, 1)
+    )
+    return (
+        f"Calculated, not measured. Assumed of an H100, in TFLOP/s: up to 32 x 32 {small}; larger "
+        f"{large}; in TB/s for noise {TERABYTES:g}. A card has room for what takes "
+        f"{1 - MARGIN:.0%} of it."
+    )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("suites", nargs=-1, metavar="[SUITE]...")
+@click.option("--memory", "with_memory", is_flag=True, help="Also under other settings.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def main(suites: Sequence[str], with_memory: bool, as_json: bool) -> None:
+    """What the first seed of a SUITE costs on an H100, a name or a file; without one, those that
+    shall take less than a day. Calculated: no data, weights or GPU are needed.
+
+    \b
+    python -m benchmarks cost paper-baddiffusion-clipping
+    python -m benchmarks cost paper-bibaddiff-imagenette --memory
+    """
+    try:
+        costs = [cost(suite) for suite in suites or SUITES]
+        by_use = [memory(suite) if with_memory else {} for suite in suites or SUITES]
+    except UserError as error:
+        raise SystemExit(f"benchmarks: {error}") from error
+    if as_json:
+        document = [
+            asdict(one) | {"memory": {name: [asdict(c) for c in cs] for name, cs in more.items()}}
+            for one, more in zip(costs, by_use, strict=True)
+        ]
+        click.echo(json.dumps({"assumed": assumed(), "suites": document}, indent=1))
+        return
+    click.echo(assumed())
+    for one, more in zip(costs, by_use, strict=True):
+        click.echo("\n" + "\n".join(lines_of_cost(one)))
+        if more:
+            click.echo("\n" + "\n".join(lines_of_memory(more)))
