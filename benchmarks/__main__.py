@@ -1,5 +1,6 @@
 """``python -m benchmarks``: runs the benchmarks, prints a table, or one JSON document with
-``--json``. ``python -m benchmarks cost`` calculates what a suite costs on a GPU.
+``--json``. ``python -m benchmarks gpu`` measures on a GPU, and ``python -m benchmarks cost``
+calculates what a suite costs on one.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def main(
     names: Sequence[str], as_json: bool, suite: str | None, store: Path | None, **options: Any
 ) -> None:
     """Where the time goes. Without names, all of them. The goals are reported, not enforced: the
-    exit code is 0 either way. On a GPU: python -m benchmarks cost --help.
+    exit code is 0 either way. On a GPU: python -m benchmarks gpu --help, and cost --help.
 
     \b
     python -m benchmarks
@@ -180,11 +181,15 @@ def _short(value: float) -> str:
 
 
 def entry(arguments: Sequence[str]) -> None:
-    """``cost`` is a command of its own, with other arguments."""
+    """``cost`` and ``gpu`` are commands of their own, with other arguments."""
     if arguments[:1] == ["cost"]:
         from benchmarks.cost import main as cost
 
         cost(arguments[1:], prog_name="python -m benchmarks cost")
+    elif arguments[:1] == ["gpu"]:
+        from benchmarks.gpu import main as gpu
+
+        gpu(arguments[1:], prog_name="python -m benchmarks gpu")
     else:
         main(arguments, prog_name="python -m benchmarks")
 

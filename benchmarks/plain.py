@@ -14,6 +14,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
+from bench.diffusion.precision import autocast
+
 AfterStep = Callable[[int], None]
 
 
@@ -57,32 +59,40 @@ def train(
     batch_size: int,
     learning_rate: float,
     after_step: AfterStep,
+    precision: str = "float32",
 ) -> list[float]:
-    """Adam over random rows of ``images`` (float32). ``after_step(steps done)``. Returns the
-    losses.
+    """Adam over random rows of ``images`` (float32), on the device of the network, where its
+    arguments are too. ``precision``: of autocast, with loss scaling for float16.
+    ``after_step(steps done)``. Returns the losses.
     """
     network.train()
+    device = images.device
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    alphas_cumprod, alphas = scheduler.alphas_cumprod.to(device), scheduler.alphas.to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     losses = []
     for step in range(steps):
-        rows = torch.randint(len(images), (batch_size,))
+        rows = torch.randint(len(images), (batch_size,), device=device)
         batch = images[rows]
-        noise = torch.randn(batch.shape)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (batch_size,))
-        loss = baddiffusion_loss(
-            network,
-            batch,
-            poisoned[rows],
-            noise,
-            timesteps,
-            scheduler.alphas_cumprod,
-            scheduler.alphas,
-            trigger,
-            target,
-        )
+        noise = torch.randn(batch.shape, device=device)
+        highest = scheduler.config.num_train_timesteps
+        timesteps = torch.randint(highest, (batch_size,), device=device)
+        with autocast(device, precision):
+            loss = baddiffusion_loss(
+                network,
+                batch,
+                poisoned[rows],
+                noise,
+                timesteps,
+                alphas_cumprod,
+                alphas,
+                trigger,
+                target,
+            )
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         losses.append(loss.item())
         after_step(step + 1)
     return losses
@@ -95,14 +105,18 @@ def sample(
     shape: tuple[int, int, int, int],
     steps: int,
     after_step: AfterStep,
+    precision: str = "float32",
 ) -> Tensor:
-    """Ancestral sampling of one batch of ``shape`` in ``steps`` strided steps. Images in [-1,
-    1].
+    """Ancestral sampling of one batch of ``shape`` in ``steps`` strided steps, on the network's
+    device. Images in [-1, 1].
     """
     network.eval()
+    device = next(network.parameters()).device
     scheduler.set_timesteps(steps)
-    x = torch.randn(shape)
+    x = torch.randn(shape, device=device)
     for done, timestep in enumerate(scheduler.timesteps, start=1):
-        x = scheduler.step(network(x, timestep).sample, timestep, x).prev_sample
+        with autocast(device, precision):
+            prediction = network(x, timestep).sample
+        x = scheduler.step(prediction.float(), timestep, x).prev_sample
         after_step(done)
     return x.clamp(-1, 1)

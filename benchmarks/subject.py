@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from benchmarks.timing import Settings
 
 SEED = 0
 Progress = Callable[[int, int, str], None]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -77,24 +79,38 @@ class Subject:
         return self.attack.training_loss(step)
 
     def train(
-        self, generator: Generator, settings: Settings, steps: int, progress: Progress
+        self,
+        generator: Generator,
+        settings: Settings,
+        steps: int,
+        progress: Progress,
+        *,
+        device: str = "cpu",
+        precision: Precision | None = None,
     ) -> list[float]:
-        """Our training, in place. Returns the losses."""
+        """Our training, in place, in the testbed's own precision or another. Returns the losses."""
         rows = {"images": self.poisoned.images, "poisoned": self.poisoned.poisoned}
         if self.poisoned.labels is not None:
             rows["labels"] = self.poisoned.labels
+        chosen = self.training_settings(settings, steps)
         return train(
             generator,
             rows,
             self.loss,
-            self.training_settings(settings, steps),
+            replace(chosen, precision=precision or chosen.precision),
             SEED,
+            device=device,
             progress=progress,
         )
 
     def sample(
-        self, generator: Generator, settings: Settings, batches: int, progress: Progress
+        self,
+        generator: Generator,
+        settings: Settings,
+        batches: int,
+        progress: Progress,
+        **changes: Any,
     ) -> Tensor:
-        """Our sampling of ``batches`` whole batches."""
-        sampler, size = self.sampler_settings(settings), settings.batch_size
+        """Our sampling of ``batches`` whole batches. ``changes``: of the sampler's settings."""
+        sampler, size = replace(self.sampler_settings(settings), **changes), settings.batch_size
         return sample(generator, batches * size, SEED, sampler, batch_size=size, progress=progress)
