@@ -169,6 +169,12 @@ choosing = _options(
         metavar="N",
         help="GPUs that train one model.",
     ),
+    click.option(
+        "--gpu-memory",
+        type=float,
+        metavar="GB",
+        help="What a stage takes of a GPU's memory: as many run on each as fit (default: one).",
+    ),
     plugin_option,
     store_option,
     json_option,

@@ -75,6 +75,7 @@ def prepare(
     device: str = "cpu",
     gpus: Sequence[str] | None = None,
     gpus_per_stage: int = 1,
+    gpu_memory: float | None = None,
     plugins: Iterable[str | Path] = (),
     timeout: float | None = None,
     retries: int | None = None,
@@ -85,6 +86,7 @@ def prepare(
     ``samplers``: only these of the suite's; ``cells``: only those with these codes, as the board
     has them; ``limit``: only the first of them.
 
+    ``gpu_memory``: what a stage takes of a GPU's at most, in GB, so that several share one.
     ``sealed``: the file with a secret, from which seeds and triggers are drawn
     (:mod:`bench.sealed`). ``stages``: the module with the stage table. Raises :class:`UserError`.
     """
@@ -96,7 +98,7 @@ def prepare(
         )
     if retries is not None and not 0 <= retries <= MOST_RETRIES:
         raise UserError(f"--retries must be 0 to {MOST_RETRIES}, got {one_line(str(retries), 40)}")
-    slots = make_slots(device, jobs, gpus, gpus_per_stage)
+    slots = make_slots(device, jobs, gpus, gpus_per_stage, gpu_memory)
     registry = read_cards(plugins)
     try:
         chosen = load_suite(suite, registry)

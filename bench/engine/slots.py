@@ -36,6 +36,10 @@ ISOLATED_MESSAGES, ISOLATED_RATE = 2000, 50.0
 MOST_JOBS = 1024
 #: CPU threads beside a GPU. A constant: the number of slots must never change a result.
 GPU_THREADS = 4
+#: Beyond so many a GPU's own scheduler only takes turns.
+MOST_ON_A_GPU = 16
+#: What of a GPU's memory stages may declare; the rest is each process's own context.
+GPU_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +72,40 @@ def visible_gpus() -> list[str]:
     return listed[:count] if listed else [str(index) for index in range(count)]
 
 
+def gpu_gigabytes() -> float:
+    """The memory of the smallest CUDA device this process sees, in GB."""
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    return min(torch.cuda.get_device_properties(one).total_memory for one in devices) / 1e9
+
+
+def stages_at_once(declared: float, total: float) -> int:
+    """How many stages that take ``declared`` GB each run on one GPU of ``total`` GB. Raises
+    :class:`UserError` for one that does not fit.
+    """
+    if not declared > 0:
+        raise UserError(f"--gpu-memory must be above 0 GB, got {declared:g}")
+    if (count := int(GPU_SHARE * total / declared)) < 1:
+        raise UserError(
+            f"--gpu-memory must be at most {GPU_SHARE * total:.1f} GB, {GPU_SHARE:.0%} of a GPU "
+            f"here, got {declared:g}"
+        )
+    return min(count, MOST_ON_A_GPU)
+
+
 def make_slots(
-    device: str, jobs: int | None = None, gpus: Sequence[str] | None = None, gpus_per_stage: int = 1
+    device: str,
+    jobs: int | None = None,
+    gpus: Sequence[str] | None = None,
+    gpus_per_stage: int = 1,
+    gpu_memory: float | None = None,
+    total_memory: float | None = None,
 ) -> list[Slot]:
     """``cpu``: ``jobs`` slots (default: one per core), each with a single thread, so that results
-    never depend on ``jobs``. ``cuda``: one slot per ``gpus_per_stage`` GPUs, at most ``jobs``.
-    ``gpus`` stands in for :func:`visible_gpus`.
+    never depend on ``jobs``. ``cuda``: one slot per ``gpus_per_stage`` GPUs, at most ``jobs``; with
+    ``gpu_memory``, what a stage takes at most in GB, as many on each GPU as fit. ``gpus`` stands in
+    for :func:`visible_gpus`, ``total_memory`` for :func:`gpu_gigabytes`.
 
     Raises :class:`UserError` if there is no such device, or if GPUs would be left over.
     """
@@ -83,6 +115,8 @@ def make_slots(
         raise UserError(f"--gpus-per-stage must be at least 1, got {gpus_per_stage}")
     if device == "cpu" and gpus_per_stage > 1:
         raise UserError(f"--gpus-per-stage {gpus_per_stage} needs --device cuda")
+    if gpu_memory is not None and (device == "cpu" or gpus_per_stage > 1):
+        raise UserError("--gpu-memory needs --device cuda, and one GPU a stage")
     if device == "cpu":
         environment = {"CUDA_VISIBLE_DEVICES": ""}
         return [
@@ -106,15 +140,20 @@ def make_slots(
         ",".join(ids[first : first + gpus_per_stage])
         for first in range(0, len(ids), gpus_per_stage)
     ]
+    names = {f"gpu{group}": group for group in groups}
+    if gpu_memory is not None:
+        count = stages_at_once(gpu_memory, total_memory or gpu_gigabytes())
+        # One on each GPU first, if there are fewer jobs than places.
+        names = {f"gpu{one}.{place}": one for place in range(count) for one in ids}
     return [
         Slot(
-            name=f"gpu{group}",
+            name=name,
             device="cuda",
             threads=GPU_THREADS,
             processes=gpus_per_stage,
             environment={"CUDA_VISIBLE_DEVICES": group},
         )
-        for group in groups[:jobs]
+        for name, group in list(names.items())[:jobs]
     ]
 
 

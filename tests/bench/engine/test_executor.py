@@ -334,6 +334,23 @@ def test_devices_that_are_not_there_are_refused():
     assert [slot.name for slot in make_slots("cuda", 1, gpus=["0", "1"])] == ["gpu0"]
 
 
+def test_stages_share_a_gpu_as_far_as_its_memory_goes() -> None:
+    """Small networks leave a GPU idle; two that do not fit would both fail."""
+    two = make_slots("cuda", gpus=["3", "5"], gpu_memory=30, total_memory=80)
+    assert [slot.name for slot in two] == ["gpu3.0", "gpu5.0", "gpu3.1", "gpu5.1"]
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in two] == ["3", "5", "3", "5"]
+    assert {slot.threads for slot in two} == {make_slots("cuda", gpus=["3"])[0].threads}
+    one = make_slots("cuda", gpus=["0"], gpu_memory=72, total_memory=80)
+    assert [slot.name for slot in one] == ["gpu0.0"]
+    assert len(make_slots("cuda", 3, gpus=["0"], gpu_memory=1, total_memory=80)) == 3
+    assert len(make_slots("cuda", gpus=["0"], gpu_memory=0.01, total_memory=80)) == 16
+    for options in ({"gpu_memory": 73}, {"gpu_memory": 0}, {"gpu_memory": 8, "gpus_per_stage": 2}):
+        with pytest.raises(UserError, match="--gpu-memory"):
+            make_slots("cuda", gpus=["0", "1"], total_memory=80, **options)
+    with pytest.raises(UserError, match="--gpu-memory needs --device cuda"):
+        make_slots("cpu", gpu_memory=8)
+
+
 def test_the_cost_of_a_cell_leaves_out_what_the_control_needed_too(lab):
     reference = lab.stage("reference", steps=2, sleep=0.3)
     train = lab.stage("train", attack={"name": "one", "params": {}}, steps=2, sleep=0.3)
