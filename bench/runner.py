@@ -90,14 +90,7 @@ def prepare(
     ``sealed``: the file with a secret, from which seeds and triggers are drawn
     (:mod:`bench.sealed`). ``stages``: the module with the stage table. Raises :class:`UserError`.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit must be at least 1, got {limit}")
-    if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT:
-        raise UserError(
-            f"--timeout must be above 0 and at most {LONGEST_TIMEOUT:g} seconds, got {timeout:g}"
-        )
-    if retries is not None and not 0 <= retries <= MOST_RETRIES:
-        raise UserError(f"--retries must be 0 to {MOST_RETRIES}, got {one_line(str(retries), 40)}")
+    _refuse_numbers(limit, timeout, retries)
     slots = make_slots(device, jobs, gpus, gpus_per_stage, gpu_memory)
     registry = read_cards(plugins)
     try:
@@ -122,6 +115,17 @@ def prepare(
         gpus_per_stage=gpus_per_stage,
         stages=stages,
     )
+
+
+def _refuse_numbers(limit: int | None, timeout: float | None, retries: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit must be at least 1, got {limit}")
+    if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT:
+        raise UserError(
+            f"--timeout must be above 0 and at most {LONGEST_TIMEOUT:g} seconds, got {timeout:g}"
+        )
+    if retries is not None and not 0 <= retries <= MOST_RETRIES:
+        raise UserError(f"--retries must be 0 to {MOST_RETRIES}, got {one_line(str(retries), 40)}")
 
 
 def _with_codes(plan: Plan, codes: Sequence[str]) -> Plan:

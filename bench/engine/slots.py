@@ -126,25 +126,11 @@ def make_slots(
     if device != "cuda":
         raise UserError(f"--device must be cpu or cuda, got {device!r}")
     ids = visible_gpus() if gpus is None else list(gpus)
-    if not ids:
-        raise UserError(
-            "--device cuda: torch sees no CUDA device here (castlewalls doctor says more)"
-        )
-    if len(ids) % gpus_per_stage:
-        raise UserError(
-            f"--gpus-per-stage {gpus_per_stage} must divide the number of GPUs, and torch sees "
-            f"{len(ids)} "
-            f"({','.join(ids)}): name the ones to use in CUDA_VISIBLE_DEVICES"
-        )
-    groups = [
-        ",".join(ids[first : first + gpus_per_stage])
-        for first in range(0, len(ids), gpus_per_stage)
-    ]
-    names = {f"gpu{group}": group for group in groups}
+    names = {f"gpu{group}": group for group in _groups(ids, gpus_per_stage)}
     if gpu_memory is not None:
         count = stages_at_once(gpu_memory, total_memory or gpu_gigabytes())
-        # One on each GPU first, if there are fewer jobs than places.
-        names = {f"gpu{one}.{place}": one for place in range(count) for one in ids}
+        # One on each GPU first, if there are fewer jobs than there is room for.
+        names = {f"gpu{one}.{number}": one for number in range(count) for one in ids}
     return [
         Slot(
             name=name,
@@ -155,6 +141,20 @@ def make_slots(
         )
         for name, group in list(names.items())[:jobs]
     ]
+
+
+def _groups(ids: list[str], size: int) -> list[str]:
+    """GPUs by so many, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    if not ids:
+        raise UserError(
+            "--device cuda: torch sees no CUDA device here (castlewalls doctor says more)"
+        )
+    if len(ids) % size:
+        raise UserError(
+            f"--gpus-per-stage {size} must divide the number of GPUs, and torch sees {len(ids)} "
+            f"({','.join(ids)}): name the ones to use in CUDA_VISIBLE_DEVICES"
+        )
+    return [",".join(ids[first : first + size]) for first in range(0, len(ids), size)]
 
 
 class Worker:
