@@ -25,7 +25,7 @@ NOISE = {
         "clip_x0",
         "clip_xt",
         {"name": "anp", "params": {"epochs": 1, "steps_per_epoch": 1, "samples": 4}},
-        {"name": "elijah", "params": {"steps": 1, "batch_size": 4}},
+        {"name": "finetune", "params": {"steps": 1, "batch_size": 4}},
     ],
     "detectors": ["noise_shift"],
 }
