@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,15 @@ def test_a_node_that_dies_is_made_up_for(lab: Lab, here: Any) -> None:
     lab.wait_for(lambda: lab.store.finished(first))
     node = here.call("squeue", "-h", "-o", "%N").split()[0]
     here.kill(node)
-    for process in psutil.process_iter(["name", "cmdline"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if process.info["name"] == "slurmstepd" or str(lab.store.root) in words:
+    working = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(lab.store.root) in " ".join(process.info["cmdline"] or [])
+    ]
+    # With what SLURM itself runs there for this cluster, and not for another on this machine.
+    above = {one for process in working for one in process.parents() if one.name() == "slurmstepd"}
+    for process in {*working, *above}:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
     thread.join(150)
     here.start_node(node)
