@@ -4,7 +4,6 @@ the board with the controls.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from bench.importing import pictures
 from bench.importing.card import PICTURE, PublishedBackdoor
 from bench.importing.layouts import Weights, weights_in
 from bench.scaffold.new import camel_case, check_name, filled, write_new
+from bench.testbeds.data.images import content_hash
 from bench.testbeds.testbed import Testbed
 from bench.version import VERSION
 
@@ -253,7 +253,7 @@ def _account(card: PublishedBackdoor, model: Path, testbed: Testbed, weights: We
     """Where it came from."""
     files = [model] if model.is_file() else sorted(path for path in model.rglob("*"))
     hashed = {
-        (path.name if model.is_file() else path.relative_to(model).as_posix()): _sha256(path)
+        (path.name if model.is_file() else path.relative_to(model).as_posix()): content_hash(path)
         for path in files
         if path.is_file() and path.suffix in (".safetensors", ".json", ".bin", ".ckpt", ".pt")
     }
@@ -268,11 +268,3 @@ def _account(card: PublishedBackdoor, model: Path, testbed: Testbed, weights: We
         "card": asdict(card),
     }
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

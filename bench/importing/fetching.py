@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch.hub
-from huggingface_hub import snapshot_download
 
 from bench.errors import UserError
+from bench.importing.hub import fetched
 from bench.importing.needed import Archive, ByHand, File, Repository, Step, steps_of
 from bench.importing.pickles import ENDINGS, to_safetensors
 from bench.testbeds.testbed import Testbed
@@ -123,24 +123,14 @@ def _file(step: File) -> None:
 
 
 def _repository(step: Repository) -> None:
-    try:
-        fetched = Path(
-            snapshot_download(
-                step.repository, revision=step.revision, allow_patterns=list(step.files)
-            )
-        )
-    except Exception as error:  # the client raises its own, or its transport's, by release
-        raise UserError(
-            f"{step.repository} at {step.revision} could not be fetched from the hub "
-            f"({type(error).__name__}); fetch it elsewhere (docs/paper-scale.md)"
-        ) from error
+    repository = fetched(step.repository, step.revision, step.files)
     if not step.converted:
         return
     step.target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=step.target.parent, prefix=".fetch-") as folder:
         made = Path(folder, "made")
         made.mkdir()
-        for path in sorted(fetched.rglob("*")):
+        for path in sorted(repository.rglob("*")):
             if path.suffix in ENDINGS:
                 to_safetensors(path, made / path.with_suffix(".safetensors").name)
             elif path.suffix == ".json":

@@ -33,17 +33,20 @@ def local_copy(model: str, revision: str | None) -> Path:
             f"--revision must be a full commit hash (40 hexadecimal digits); a branch can change, "
             f"got {revision[:60]!r}"
         )
-    folder = _fetched(model, revision, _SAFE)
+    folder = fetched(model, revision, _SAFE)
     if next(folder.rglob("*.safetensors"), None) is None:
-        folder = _fetched(model, revision, _PICKLES)
+        folder = fetched(model, revision, _PICKLES)
     return folder
 
 
-def _fetched(model: str, revision: str, patterns: tuple[str, ...]) -> Path:
+def fetched(repository: str, revision: str, patterns: tuple[str, ...]) -> Path:
+    """What of ``repository`` at one commit has a name among ``patterns``, in the hub's local cache.
+    Raises :class:`UserError` if the hub is out of reach.
+    """
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the client raises its own, or its transport's, by release
         raise UserError(
-            f"{model} at {revision} could not be fetched from the hub ({type(error).__name__}); "
-            f"fetch it elsewhere and name the folder"
+            f"{repository} at {revision} could not be fetched from the hub "
+            f"({type(error).__name__}); fetch it elsewhere and name the folder"
         ) from error

@@ -25,9 +25,8 @@ from bench.diffusion.schedule import betas_of, read_scheduler
 from bench.diffusion.text_to_image import TextToImage
 from bench.errors import UserError, no_file
 from bench.importing.pickles import ENDINGS, to_safetensors
+from bench.stages.border import PARTS
 
-#: The networks of a generator.
-PARTS = ("unet", "vae", "text_encoder")
 #: The names of weights' files, in diffusers' and transformers' folders.
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 LORA = "pytorch_lora_weights"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from bench import testbeds
 from bench.cli import cli
-from bench.importing import fetching, needed
+from bench.importing import fetching, hub, needed
 from bench.testbeds import celebahq_ddpm
 
 
@@ -157,7 +157,7 @@ def test_the_celebahq_weights_are_converted_into_the_folder_that_the_testbed_rea
     (snapshot / "scheduler_config.json").write_text(json.dumps(digits_ddpm.scheduler_config))
     asked = []
     monkeypatch.setattr(
-        fetching, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(snapshot)
+        hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(snapshot)
     )
     testbed = testbeds.build("celebahq-ddpm")
     (step,) = needed.steps_of(testbed.generator)
