@@ -17,13 +17,24 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.process import VariancePreserving
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import PredictNoise, Rows, TrainingSettings, denoising_loss, train
-from bench.plugin import Access, Note
+from bench.plugin import Access, Note, Paper
 
 #: Of the clean training set's rows.
 CleanShare = Annotated[float, Interval(gt=0, le=1), Note("of the clean training images")]
 #: Of rows that are trained without their label, where there are classes: what classifier-free
 #: guidance needs (Ho and Salimans 2022, arXiv 2207.12598, use 0.1 to 0.2).
 LABEL_DROPOUT = 0.1
+FINE_PRUNING = Paper(
+    title="Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks",
+    authors="Kang Liu, Brendan Dolan-Gavitt, Siddharth Garg",
+    year=2018,
+    arxiv="1805.12185",
+    bibtex=(
+        "@inproceedings{liu2018finepruning, title={Fine-Pruning: Defending Against Backdooring "
+        "Attacks on Deep Neural Networks}, author={Liu, Kang and Dolan-Gavitt, Brendan and Garg, "
+        "Siddharth}, booktitle={RAID}, year={2018}}"
+    ),
+)
 
 
 def some_clean(access: Access, share: float) -> dict[str, Tensor]:

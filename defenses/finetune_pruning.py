@@ -31,8 +31,8 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.process import VariancePreserving
 from bench.diffusion.training import Rows
-from bench.plugin import Access, Card, ModelDefense, Paper
-from defenses._finetuning import CleanShare, clean_loss, finetune, some_clean
+from bench.plugin import Access, Card, ModelDefense
+from defenses._finetuning import FINE_PRUNING, CleanShare, clean_loss, finetune, some_clean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +44,7 @@ class FinetunePruning(ModelDefense):
     card: ClassVar[Card] = Card(
         name="finetune_pruning",
         summary="prunes the channels that clean images leave dormant, then fine-tunes",
-        paper=Paper(
-            title=("Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks"),
-            authors="Kang Liu, Brendan Dolan-Gavitt, Siddharth Garg",
-            year=2018,
-            arxiv="1805.12185",
-            bibtex=(
-                "@inproceedings{liu2018finepruning, title={Fine-Pruning: Defending Against "
-                "Backdooring Attacks on Deep Neural Networks}, author={Liu, Kang and "
-                "Dolan-Gavitt, Brendan and Garg, Siddharth}, booktitle={RAID}, year={2018}}"
-            ),
-        ),
+        paper=FINE_PRUNING,
         applies_to=frozenset({"unconditional", "class"}),
         needs=frozenset({"weights", "clean data"}),
         tuned=(),
