@@ -16,6 +16,9 @@ from bench.testbeds.data.caltech15 import Caltech15
 from bench.testbeds.data.captioned import Captioned
 from bench.testbeds.data.celebahq import CelebAHQ
 from bench.testbeds.data.cifar10 import Cifar10
+from bench.testbeds.data.fashion import ADVICE as FASHION_ADVICE
+from bench.testbeds.data.fashion import PLACES as FASHION_FOLDERS
+from bench.testbeds.data.fashion import FashionMNIST
 from bench.testbeds.data.imagenette import Imagenette
 from bench.testbeds.data.images import expanded
 from bench.testbeds.parts.copies import SSCD
@@ -142,6 +145,12 @@ def _(part: CelebAHQ) -> list[Step]:
     )
     terms = "for research that is not commercial"
     return [ByHand(what="CelebA-HQ", target=expanded(part.data), remedy=remedy, terms=terms)]
+
+
+@steps_of.register
+def _(part: FashionMNIST) -> list[Step]:
+    target = expanded(part.data or FASHION_FOLDERS[0])
+    return [ByHand(what="Fashion-MNIST", target=target, remedy=FASHION_ADVICE)]
 
 
 @steps_of.register
