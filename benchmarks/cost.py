@@ -173,7 +173,7 @@ def _training(stage: Stage) -> Group:
         stages=1,
         images=images,
         gigaflops=estimate.operations / 1e9,
-        hours=flops / _speed(architecture, settings.precision) / 3600,
+        hours=flops / speed(architecture, settings.precision) / 3600,
         noise_hours=0.0,
         peak=estimate.peak,
     )
@@ -193,7 +193,7 @@ def _sampling(stage: Stage) -> Group:
     noisy = drawn * settings.num_inference_steps if settings.stochastic else drawn
     noise = noisy * noise_bytes(architecture.drawn) / (TERABYTES * 1e12) / 3600
     flops = images * estimate.operations + drawn * estimate.decoding
-    network = flops / _speed(architecture, settings.precision) / 3600
+    network = flops / speed(architecture, settings.precision) / 3600
     steps = f"{settings.name}, {settings.num_inference_steps} steps"
     return Group(
         what=f"{drawn:,} samples, {testbed.name}, {steps}, {settings.precision}",
@@ -206,7 +206,7 @@ def _sampling(stage: Stage) -> Group:
     )
 
 
-def _speed(architecture: Architecture, precision: str) -> float:
+def speed(architecture: Architecture, precision: str) -> float:
     """FLOP a second."""
     small, large = TERAFLOPS[precision]
     return 1e12 * (small if max(architecture.drawn[1:]) <= 32 else large)

@@ -14,7 +14,9 @@ from click.testing import CliRunner
 
 from benchmarks import gpu
 from benchmarks.device import NO_CUDA, Device
-from benchmarks.gpu import Finding, Sizes
+from benchmarks.gpu import bits
+from benchmarks.gpu.finding import Finding, Sizes, not_measured
+from benchmarks.gpu.packing import together
 
 
 @pytest.fixture
@@ -47,10 +49,10 @@ def test_two_runs_are_compared_file_by_file() -> None:
         train1={"w.safetensors": "c"},
         record1={"x.npz": "d"},
     )
-    assert gpu.differences(first, first) == ([], 2)
+    assert bits.differences(first, first) == ([], 2)
     other = Folder(sample1={"images.npz": "z", "log.txt": "y"}, record1={"x.npz": "e"})
     changed = ["sample/images.npz", "train/w.safetensors"]
-    assert gpu.differences(first, other) == (changed, 2)
+    assert bits.differences(first, other) == (changed, 2)
 
 
 def test_loops_are_compared_in_every_precision(cpu: Device, sizes: Sizes) -> None:
@@ -79,8 +81,20 @@ def test_what_only_a_gpu_has_is_not_pretended(cpu: Device, sizes: Sizes) -> None
     assert "no CUDA device" in cpu.describe()
 
 
+def test_published_networks_have_a_rate_and_operations_a_second(cpu: Device, sizes: Sizes) -> None:
+    """Operations a second are images a second times what is counted for one: the same unit that
+    ``cost`` divides by.
+    """
+    found = [*gpu.published(cpu, sizes)]
+    assert [one.unit for one in found] == ["images/s", "TFLOP/s"] * 2
+    for rate, speed in zip(found[::2], found[1::2], strict=True):
+        gigaflops = float(speed.quantity.split("of ")[-1].split()[0].replace(",", ""))
+        ratio = speed.values[0] / rate.values[0]
+        assert ratio == pytest.approx(gigaflops / 1000, abs=0.06 / 1000)
+
+
 def test_processes_sample_at_once(sizes: Sizes) -> None:
-    rate, peak = gpu.together(1, sizes)
+    rate, peak = together(1, sizes)
     assert rate > 0
     assert peak > 0
 
@@ -91,7 +105,7 @@ def test_the_command_prints_what_it_measured(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = [
         Finding(section="memory", quantity="a", unit="GiB", values=(3.0, 1.0, 2.0)),
-        gpu.not_measured("memory", "b", NO_CUDA),
+        not_measured("memory", "b", NO_CUDA),
     ]
     monkeypatch.setattr(gpu, "SECTIONS", {"memory": lambda device, sizes: rows})
     monkeypatch.setattr(gpu, "exact_float32", lambda: None)  # other tests keep torch's switches

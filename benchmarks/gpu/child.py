@@ -1,5 +1,5 @@
-"""One of several processes that sample at once (:mod:`benchmarks.gpu`): says that it is ready,
-waits for a line, samples, and says how many images a second that were.
+"""One of several processes that sample at once (:mod:`benchmarks.gpu.packing`): says that it is
+ready, waits for a line, samples, and says how many images a second that were.
 """
 
 from __future__ import annotations
