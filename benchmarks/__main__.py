@@ -61,6 +61,13 @@ NAMES = ("share", "steps", "pruning", "resume", "board", "growth", "peers")
     help="See --suite.",
 )
 @click.option("--quick", is_flag=True, help="peers: so little work that figures say nothing.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="peers: where the units are compared.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def main(
     names: Sequence[str], as_json: bool, suite: str | None, store: Path | None, **options: Any
@@ -74,6 +81,7 @@ def main(
     python -m benchmarks resume --suite digits --store store
     python -m benchmarks growth --suite poison --store store
     python -m benchmarks peers --batch-size 64 --repetitions 3
+    python -m benchmarks peers --device cuda --batch-size 64 --repetitions 3
     """
     # Before torch is imported: as the engine does for its workers.
     os.environ.update(

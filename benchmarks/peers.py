@@ -19,23 +19,27 @@ from bench.errors import UserError
 from benchmarks.limits import Limits, spent
 from benchmarks.matrix import matrix
 from benchmarks.timing import Moment, Row, Settings, interleaved, ratios
-from benchmarks.units import FULL, QUICK, Unit, units
+from benchmarks.units import FULL, LARGE, QUICK, Unit, units
 
 GOAL = 3.0
 
 
 def peers(settings: Settings) -> list[Row]:
     """The units, then the matrix. Raises ``UserError`` if two sides' numbers differ."""
-    limits = Limits.measured(settings.quick)
-    rows = limits.rows()
-    for unit in units(settings, QUICK if settings.quick else FULL):
+    on_gpu = settings.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here")
+    limits = None if on_gpu else Limits.measured(settings.quick)
+    rows = limits.rows() if limits else []
+    sizes = QUICK if settings.quick else LARGE if on_gpu else FULL
+    for unit in units(settings, sizes):
         rows += compared(unit, settings.repetitions, limits)
     return rows + matrix(settings)
 
 
-def compared(unit: Unit, repetitions: int, limits: Limits) -> list[Row]:
+def compared(unit: Unit, repetitions: int, limits: Limits | None) -> list[Row]:
     """One unit: seconds of each side, their ratios, the numbers' largest difference, and where our
-    time goes.
+    time goes. Without limits, on a GPU, wall time alone.
     """
     apart = difference(unit)
     runs = {"ours": unit.ours, "transcription": unit.transcription, **unit.beside}
@@ -52,7 +56,7 @@ def compared(unit: Unit, repetitions: int, limits: Limits) -> list[Row]:
         if name == "ours":
             continue
         goal = GOAL if name == "transcription" else None
-        for clock in ("wall", "cpu"):
+        for clock in ("wall", "cpu") if limits else ("wall",):
             values = ratios(
                 [getattr(moment, clock) for moment in taken],
                 [getattr(moment, clock) for moment in moments["ours"]],
@@ -60,7 +64,7 @@ def compared(unit: Unit, repetitions: int, limits: Limits) -> list[Row]:
             unit_of = f"ratio, {'CPU' if clock == 'cpu' else clock}"
             rows.append(Row(quantity=f"{name} / ours", unit=unit_of, values=values, goal=goal))
     seconds = statistics.median(moment.cpu for moment in moments["ours"])
-    return [*rows, apart, *spent(unit.ours, seconds, limits)]
+    return [*rows, apart, *(spent(unit.ours, seconds, limits) if limits else [])]
 
 
 def difference(unit: Unit) -> Row:

@@ -18,7 +18,8 @@ class Settings:
 
     ``steps``: training steps a repetition. ``batch_size``: rows a step, in training and in
     sampling. ``num_inference_steps``: ``None`` for the testbed's own. ``quick``: the
-    smallest amount of work that still compares everything, for ``peers``.
+    smallest amount of work that still compares everything, for ``peers``. ``device``: ``cpu`` or
+    ``cuda``, of ``peers``.
     """
 
     threads: int = 1
@@ -27,6 +28,7 @@ class Settings:
     batch_size: int = 128
     num_inference_steps: int | None = None
     quick: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("threads", "repetitions", "steps", "batch_size"):

@@ -13,15 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from bench.artefacts.images import load_images, save_images
 from bench.contracts.access import Access
 from bench.contracts.data import Query, TrainingSet
 from bench.diffusion.images import to_uint8, to_unit_range
-from bench.diffusion.noise import numpy_stream, sample_streams, torch_stream
-from bench.diffusion.sampling import Start, sample
+from bench.diffusion.noise import (
+    initial_noise,
+    numpy_stream,
+    sample_streams,
+    stream_seed,
+    torch_stream,
+)
+from bench.diffusion.sampling import SamplerSettings, Start, sample
 from bench.testbeds.digits_cfg import DIGITS_CFG
 from benchmarks.pruning import PARAMS
 from benchmarks.subject import SEED, Subject
@@ -97,15 +103,21 @@ QUICK = Sizes(
 )
 
 
+#: What a GPU is given: enough to fill it.
+LARGE = Sizes(
+    clean=1024, triggered=1024, suspects=4096, overlaid=256, mask_steps=50, classified=256
+)
+
+
 def units(settings: Settings, sizes: Sizes) -> list[Unit]:
-    """All of them."""
-    subject = Subject.make()
+    """All of them, on the device of ``settings``."""
+    subject, device = Subject.make(), settings.device
     return [
         training(subject, settings),
         sampling(subject, settings, sizes),
-        distillation(sizes),
-        overlays(sizes),
-        classification(sizes),
+        distillation(sizes, device),
+        overlays(sizes, device),
+        classification(sizes, device),
     ]
 
 
@@ -118,12 +130,19 @@ def training(subject: Subject, settings: Settings) -> Unit:
 
     def ours() -> Tensor:
         generator = subject.testbed.base_generator()
-        return torch.tensor(subject.train(generator, settings, settings.steps, lambda *_: None))
+        losses = subject.train(
+            generator, settings, settings.steps, lambda *_: None, device=settings.device
+        )
+        return torch.tensor(losses)
 
     def transcribed(network: Folded) -> Tensor:
         scheduler = DDPMScheduler.from_config(subject.testbed.base_generator().scheduler_config)
+        noise_draw = None
+        if settings.device == "cuda":  # where ours draws it, too
+            own = stream_seed(SEED, "training noise", 0)
+            noise_draw = torch.Generator("cuda").manual_seed(own)
         losses = baddiffusion.train(
-            network,
+            network.to(settings.device),
             scheduler,
             images,
             poisoned,
@@ -133,6 +152,7 @@ def training(subject: Subject, settings: Settings) -> Unit:
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=rate,
+            noise_draw=noise_draw,
         )
         return torch.tensor(losses)
 
@@ -155,15 +175,20 @@ def training(subject: Subject, settings: Settings) -> Unit:
 
 
 def sampling(subject: Subject, settings: Settings, sizes: Sizes) -> Unit:
-    """Clean and triggered samples of the shipped model, written as files and read again."""
-    generator = subject.testbed.base_generator().to("cpu")
+    """Clean and triggered samples of the shipped model, written as files and read again.
+
+    On a GPU the script has one generator for all, and ours a stream a sample; the numbers are then
+    compared without noise between the steps (DDIM), from the same start.
+    """
+    device = settings.device
+    generator = subject.testbed.base_generator().to(device)
     sampler = subject.sampler_settings(settings)
     trigger = subject.attack.trigger_image(generator.image_shape)
 
     def triggered(noise: Tensor, indices: Any) -> Start:
         return Start(noise=subject.attack.invoke(Query(noise=noise), "noise").noise)
 
-    def ours() -> Tensor:
+    def ours(sampler: SamplerSettings = sampler) -> Tensor:
         sets = []
         with tempfile.TemporaryDirectory() as folder:
             for count, start in ((sizes.clean, None), (sizes.triggered, triggered)):
@@ -172,25 +197,37 @@ def sampling(subject: Subject, settings: Settings, sizes: Sizes) -> Unit:
                 sets.append(load_images(Path(folder)))
         return torch.cat(sets).float()
 
-    plain = Folded(subject.testbed.base_generator().unet, generator.fold)
+    plain = Folded(subject.testbed.base_generator().unet, generator.fold).to(device)
 
-    def transcribed() -> Tensor:
+    def transcribed(
+        scheduler: SchedulerMixin = DDPMScheduler, noise: Tensor | None = None
+    ) -> Tensor:
         sets = []
         for count, added in ((sizes.clean, None), (sizes.triggered, trigger)):
             with tempfile.TemporaryDirectory() as folder:
-                streams = sample_streams(SEED, range(count), "sample")
-                assert isinstance(streams, list)  # on a CPU
+                streams: Any = sample_streams(SEED, range(count), "sample")
+                if device == "cuda":
+                    streams = torch.Generator("cuda").manual_seed(SEED)
                 pipeline.draw(
                     plain,
-                    DDPMScheduler.from_config(generator.scheduler_config),
+                    scheduler.from_config(generator.scheduler_config, clip_sample=False),
                     streams,
                     generator.image_shape,
                     steps=sampler.num_inference_steps,
                     folder=Path(folder),
                     trigger=added,
+                    count=count,
+                    noise=noise,
                 )
                 sets.append(pipeline.read(Path(folder)))
         return torch.cat(sets).float()
+
+    def without_noise() -> tuple[Tensor, Tensor]:
+        streams = sample_streams(SEED, range(max(sizes.clean, sizes.triggered)), "sample", on)
+        noise = initial_noise(streams, generator.noise_shape)
+        return ours(replace(sampler, name="ddim")), transcribed(DDIMScheduler, noise)
+
+    on = torch.device(device)
 
     return Unit(
         name=f"{sizes.clean} clean and {sizes.triggered} triggered samples",
@@ -198,6 +235,7 @@ def sampling(subject: Subject, settings: Settings, sizes: Sizes) -> Unit:
         transcription=transcribed,
         numbers="a pixel of 0 to 255",
         tolerance=2.0,
+        check=without_noise if device == "cuda" else None,
     )
 
 
@@ -210,11 +248,11 @@ def _suspects(count: int) -> tuple[Tensor, TrainingSet]:
     return images[:count], whole
 
 
-def _classifier() -> Any:
+def _classifier(device: str) -> Any:
     """The shipped network that tells digits apart."""
     judge = DIGITS_CFG.judge
     assert judge is not None  # digits have one
-    return judge.network(None, DIGITS_CFG.data)
+    return judge.network(None, DIGITS_CFG.data).to(device)
 
 
 def _access(**given: Any) -> Access:
@@ -222,10 +260,10 @@ def _access(**given: Any) -> Access:
     return Access(**{"rng": numpy_stream(SEED, "peers"), "sample": nothing, **given})
 
 
-def distillation(sizes: Sizes) -> Unit:
+def distillation(sizes: Sizes, device: str = "cpu") -> Unit:
     """Cognitive Distillation's masks of training images."""
     images, _ = _suspects(sizes.suspects)
-    classifier = _classifier()
+    classifier = _classifier(device)
     detector = CognitiveDistillation(gamma=GAMMA, steps=sizes.mask_steps)
     _, beta, rate = AUTHORS_VALUES["logits"]
     area = images[0, 0].numel()
@@ -251,10 +289,10 @@ def distillation(sizes: Sizes) -> Unit:
     )
 
 
-def overlays(sizes: Sizes) -> Unit:
+def overlays(sizes: Sizes, device: str = "cpu") -> Unit:
     """STRIP's entropies of training images."""
     images, whole = _suspects(sizes.overlaid)
-    classifier = _classifier()
+    classifier = _classifier(device)
     detector = STRIP(overlays=sizes.overlays)
 
     def transcribed() -> Tensor:
@@ -276,7 +314,7 @@ def overlays(sizes: Sizes) -> Unit:
     )
 
 
-def classification(sizes: Sizes) -> Unit:
+def classification(sizes: Sizes, device: str = "cpu") -> Unit:
     """The diffusion classifier on held-out images."""
     pruned = DiffusionClassifier(
         p_filter=P_FILTER, timesteps=sizes.draws, keep=_stages(sizes.draws)
@@ -284,11 +322,11 @@ def classification(sizes: Sizes) -> Unit:
     whole = replace(pruned, keep=None)
     images = DIGITS_CFG.data.held_out_images()[: sizes.classified]
     plain = DIGITS_CFG.base_generator()
-    network = Folded(plain.unet, plain.fold)
+    network = Folded(plain.unet, plain.fold).to(device)
     scheduler = DDPMScheduler.from_config(plain.scheduler_config)
     step = len(plain.schedule) // sizes.draws
     timesteps = [step // 2 + step * number for number in range(sizes.draws)]
-    generator = DIGITS_CFG.base_generator().to("cpu")
+    generator = DIGITS_CFG.base_generator().to(device)
 
     def ours(defense: DiffusionClassifier) -> Tensor:
         return defense.classify(images, _access(generator=generator))

@@ -9,6 +9,7 @@ clean image) or ``xt`` (the image after the step; BadDiffusion's eq. 11).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from bench.diffusion.noise import (
     sample_streams,
 )
 from bench.diffusion.precision import autocast
+from bench.diffusion.replay import sampling_answer
 from bench.diffusion.reverse import Reverse
 from bench.diffusion.schedule import Schedule, betas_of
 
@@ -85,6 +87,8 @@ CLIPS = ("none", "x0", "xt")
 #: whole range.
 SPACED = ("ddpm", "ddim", "pndm", "heun")
 SPACINGS = ("leading", "trailing")
+#: Pixels and channels that go through a GPU's sampler together.
+NUMBERS_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -431,16 +435,16 @@ def _in_pieces(
         memory_format=torch.channels_last
     )
     timesteps = torch.full((size,), timestep, device=x.device)
-    labels_of_pieces: list[tuple[Tensor, ...]] = [()] * (len(padded) // size)
+    labels_of_pieces: list[tuple[Tensor | None]] = [(None,)] * (len(padded) // size)
     if labels is not None:
         labels_of_pieces = [
             (piece,) for piece in torch.cat([labels, labels.new_zeros(missing)]).split(size)
         ]
-    with autocast(x.device, settings.precision):
-        pieces = [
-            generator.predict_noise(piece, timesteps, *label)
-            for piece, label in zip(padded.split(size), labels_of_pieces, strict=True)
-        ]
+    ask = sampling_answer(generator, settings.precision)
+    pieces = [
+        ask(piece, timesteps, *label)
+        for piece, label in zip(padded.split(size), labels_of_pieces, strict=True)
+    ]
     return torch.cat(pieces)[: len(x)]
 
 
@@ -505,6 +509,17 @@ def images_at_once(settings: SamplerSettings) -> int:
     return -(-128 // settings.network_batch) * settings.network_batch
 
 
+def images_of_a_batch(settings: SamplerSettings, generator: Generator) -> int:
+    """How many samples are drawn together: :func:`images_at_once`, and on a GPU, which small images
+    leave idle, as many whole batches of the network as have :data:`NUMBERS_AT_ONCE`.
+    """
+    usual = images_at_once(settings)
+    if generator.device.type == "cpu":
+        return usual
+    batches = NUMBERS_AT_ONCE // math.prod(generator.noise_shape) // settings.network_batch
+    return max(usual, batches * settings.network_batch)
+
+
 def sample(
     generator: Generator,
     count: int,
@@ -528,9 +543,9 @@ def sample(
     ``start(noise, indices)`` turns the initial noise of those sample indices, on the CPU, into the
     network's input or a whole :class:`Start`; ``None``: the noise itself. The same ``seed`` gives
     the same noise for every sample index, whatever the ``batch_size``; the default is
-    :func:`images_at_once`. ``first``: index of the first sample, for a part of a larger set.
+    :func:`images_of_a_batch`. ``first``: index of the first sample, for a part of a larger set.
     """
-    size = batch_size or images_at_once(settings)
+    size = batch_size or images_of_a_batch(settings, generator)
     batches = [
         range(low, min(low + size, first + count)) for low in range(first, first + count, size)
     ]

@@ -20,6 +20,7 @@ from bench.diffusion.images import to_unit_range
 from bench.diffusion.lora import add_adapters, fuse_adapters
 from bench.diffusion.noise import stream_seed, torch_stream
 from bench.diffusion.process import Process
+from bench.diffusion.replay import TrainingGraph, replayable
 from bench.diffusion.resuming import Checkpoints, optimizer_tensors, restore_optimizer
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 #: scaler starts high, and skips each such step and halves: a few are normal at the start of float16
 #: training, but this many in a row mean that it has diverged.
 NON_FINITE_STEPS = 10
+#: The largest training set that is copied to a GPU as a whole.
+BYTES_ON_A_GPU = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,14 @@ class _Piece:
     timesteps: Tensor
 
 
+def _near(rows: Rows, device: torch.device) -> dict[str, Tensor]:
+    """``rows`` where the network is, if a GPU has the room: a data set of bytes is small."""
+    size = sum(values.numel() * values.element_size() for values in rows.values())
+    if device.type == "cpu" or size > BYTES_ON_A_GPU:
+        return dict(rows)
+    return {name: values.to(device) for name, values in rows.items()}
+
+
 class _Batches:
     """Draws a process's share of every batch as a whole and divides it into pieces, so that their
     number changes no random number.
@@ -135,10 +146,16 @@ class _Batches:
             raise ValueError(
                 f"batch_size must be a multiple of {pieces} pieces, got {settings.batch_size}"
             )
-        self.generator, self.rows, self.settings = generator, rows, settings
+        self.generator, self.settings = generator, settings
         self.device, self.autocast = accelerator.device, accelerator.autocast
+        self.rows = _near(rows, self.device)
         self.share = settings.batch_size // accelerator.num_processes
         self.draw = torch_stream(seed, "training", accelerator.process_index)
+        #: Of the noise, which a CPU would take longer to draw than a GPU to learn from.
+        self.noise_draw = self.draw
+        if self.device.type == "cuda" and torch.cuda.is_available():
+            own = stream_seed(seed, "training noise", accelerator.process_index)
+            self.noise_draw = torch.Generator(self.device).manual_seed(own)
         self.order = torch.empty(0, dtype=torch.int64)
 
     def next(self) -> list[_Piece]:
@@ -149,7 +166,10 @@ class _Batches:
                 [self.order, torch.randperm(len(self.rows["images"]), generator=draw)]
             )
         chosen, self.order = self.order[:share], self.order[share:]
-        batch = {name: values[chosen].to(self.device) for name, values in self.rows.items()}
+        batch = {
+            name: values[chosen.to(values.device)].to(self.device)
+            for name, values in self.rows.items()
+        }
         batch["images"] = to_unit_range(batch["images"])
         if self.settings.horizontal_flip:
             flip = torch.rand(share, 1, 1, 1, generator=draw).to(self.device) < 0.5
@@ -160,7 +180,9 @@ class _Batches:
             ]
         batch["images"] = torch.cat(encoded) if len(encoded) > 1 else encoded[0]
         labels = self._conditioning_labels(batch)
-        noise = torch.randn(batch["images"].shape, generator=draw).to(self.device)
+        drawing = self.noise_draw
+        noise = torch.randn(batch["images"].shape, generator=drawing, device=drawing.device)
+        noise = noise.to(self.device)
         timesteps = torch.randint(len(self.generator.schedule), (share,), generator=draw).to(
             self.device
         )
@@ -284,6 +306,8 @@ class _Run:
         self.wrapped, self.optimizer = accelerator.prepare(network, optimizer)
         self.average = _WeightAverage(self.trained, settings.ema_decay)
         self.batches = _Batches(generator, rows, settings, seed, accelerator)
+        recordable = _recordable(generator, settings, accelerator)
+        self.graph = TrainingGraph(self.wrapped) if recordable else None
         self.labels: Tensor | None = None  # of the current piece
         self.teacher: Generator | None = None
         self.losses: list[float] = []
@@ -298,7 +322,7 @@ class _Run:
         self.generator.calls += len(x)
         requested = self.labels if condition is None else condition
         x = x.contiguous(memory_format=torch.channels_last)
-        return self.generator.answer(self.wrapped, x, timesteps, requested)
+        return self.generator.answer(self.graph or self.wrapped, x, timesteps, requested)
 
     @torch.no_grad()
     def taught(
@@ -320,6 +344,8 @@ class _Run:
         # Summed on the network's device: reading a number would make the GPU wait.
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for piece in self.batches.next():
+            if self.graph:
+                self.graph.begin()
             self.labels = piece.labels
             value = self.loss(
                 self.predict_noise,
@@ -353,6 +379,7 @@ class _Run:
         tensors |= {"draw": self.batches.draw.get_state(), "dropout": torch.get_rng_state()}
         if self.accelerator.device.type == "cuda":
             tensors["dropout_gpu"] = torch.cuda.get_rng_state(self.accelerator.device)
+            tensors["noise_gpu"] = self.batches.noise_draw.get_state()
         scaler = self.accelerator.scaler
         state = {
             "calls": self.generator.calls,
@@ -377,6 +404,7 @@ class _Run:
         torch.set_rng_state(tensors["dropout"])
         if "dropout_gpu" in tensors:
             torch.cuda.set_rng_state(tensors["dropout_gpu"], self.accelerator.device)
+            self.batches.noise_draw.set_state(tensors["noise_gpu"])
         self.generator.calls = state["calls"]
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -389,6 +417,18 @@ def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
 
     AcceleratorState._reset_state(reset_partial_state=False)
     return Accelerator(mixed_precision=_PRECISION[settings.precision], cpu=device == "cpu")
+
+
+def _recordable(generator: Generator, settings: TrainingSettings, accelerator: Accelerator) -> bool:
+    """Whether a step's passes may be graphs: one piece a step in one process, and a network that
+    draws no random numbers and computes nothing twice.
+    """
+    dropping = any(
+        isinstance(module, torch.nn.Dropout) and module.p for module in generator.unet.modules()
+    )
+    pieces = settings.accumulation_steps * accelerator.num_processes
+    again = settings.gradient_checkpointing or settings.lora_rank is not None
+    return pieces == 1 and not dropping and not again and replayable(generator)
 
 
 def _prepared_network(

@@ -56,9 +56,8 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
             progress=progress,
         )
 
-    save_images(
-        out, partial.in_shards(context, generator, count, sampling.images_at_once(settings), draw)
-    )
+    together = sampling.images_of_a_batch(settings, generator)
+    save_images(out, partial.in_shards(context, generator, count, together, draw))
     # What is doubtful about the generator is so about all it draws.
     doubts.save(
         out, [*doubts.of_inputs(inputs), *(doubt for guard in guards for doubt in guard.doubts())]

@@ -49,11 +49,16 @@ def lines(findings: Sequence[Finding], device: str) -> list[str]:
             section = one.section
             text += ["", f"{section}:", "", "| quantity | value | range | unit | |"]
             text.append("| --- | --- | --- | --- | --- |")
-        middle = sorted(one.values)[len(one.values) // 2] if one.values else None
-        value = "" if middle is None else f"{middle:.3g}"
-        spread = f"{min(one.values):.3g} to {max(one.values):.3g}" if len(one.values) > 1 else ""
-        text.append(f"| {one.quantity} | {value} | {spread} | {one.unit} | {one.note} |")
+        text.append(line(one))
     return text
+
+
+def line(one: Finding) -> str:
+    """Its row of the table."""
+    middle = sorted(one.values)[len(one.values) // 2] if one.values else None
+    value = "" if middle is None else f"{middle:.3g}"
+    spread = f"{min(one.values):.3g} to {max(one.values):.3g}" if len(one.values) > 1 else ""
+    return f"| {one.quantity} | {value} | {spread} | {one.unit} | {one.note} |"
 
 
 def measure(names: Sequence[str], device: Device, sizes: Sizes) -> list[Finding]:
@@ -64,7 +69,9 @@ def measure(names: Sequence[str], device: Device, sizes: Sizes) -> list[Finding]
     for name, section in SECTIONS.items():
         if name in names:
             began = time.monotonic()
-            findings += section(device, sizes)
+            for one in section(device, sizes):
+                findings.append(one)
+                click.echo(f"  {line(one)}", err=True)
             click.echo(f"{name}: {time.monotonic() - began:.0f} s", err=True)
     return findings
 

@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import torch
 import yaml
 from torch import Tensor
 
+from bench.diffusion import replay
 from bench.engine.store import Store
 from bench.errors import UserError
-from benchmarks.device import Device
-from benchmarks.gpu.finding import Finding, Sizes
+from benchmarks.device import NO_CUDA, Device
+from benchmarks.gpu.finding import Finding, Sizes, not_measured
 from benchmarks.resume import TINY
 from benchmarks.subject import Subject
 
@@ -57,6 +60,39 @@ def same_bits(device: Device, sizes: Sizes) -> Iterator[Finding]:
         values=(float((usual - drawn(16, network_batch=16)).abs().max()),),
         note="part of the protocol: not promised to be 0",
     )
+
+    yield from _replayed(device, sizes, subject)
+
+
+def _replayed(device: Device, sizes: Sizes, subject: Subject) -> Iterator[Finding]:
+    """Samples and a training's losses, kernel by kernel and as CUDA graphs."""
+    section = "same bits on the same device"
+    words = "CUDA graphs or kernel by kernel: the largest difference of"
+    if not device.cuda:
+        for what in ("samples", "losses"):
+            yield not_measured(section, f"{words} {what}", NO_CUDA)
+        return
+    settings = replace(sizes.settings(), batch_size=64)
+
+    def samples() -> Tensor:
+        generator = subject.testbed.base_generator().to(device.name)
+        return subject.sample(generator, settings, 1, lambda *_: None)
+
+    def losses() -> Tensor:
+        generator = subject.testbed.base_generator()
+        values = subject.train(generator, settings, 20, lambda *_: None, device=device.name)
+        return torch.tensor(values, dtype=torch.float64)
+
+    for what, make in (("samples", samples), ("losses of 20 steps", losses)):
+        graphs = make()
+        with patch.object(replay, "LARGEST", 0):
+            plain = make()
+        yield Finding(
+            section=section,
+            quantity=f"{words} {what}",
+            values=(float((graphs - plain).abs().max()),),
+            note="promised: 0",
+        )
 
 
 def _run(device: Device, suite: Path, store: Path) -> None:

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from bench.diffusion.precision import autocast
 from bench.testbeds import load
-from benchmarks.architectures import Architecture, Networks
+from benchmarks.architectures import (
+    CELEBAHQ,
+    STABLE_DIFFUSION,
+    Architecture,
+    Networks,
+    architecture_of,
+)
 from benchmarks.device import NO_CUDA, Device
 from benchmarks.gpu.finding import Finding, Sizes, not_measured
 from benchmarks.subject import Subject
@@ -54,16 +60,9 @@ class Passes:
 def network(device: Device, sizes: Sizes) -> Iterator[Finding]:
     """The layout of memory, ``torch.compile``, CUDA graphs, and batches."""
     section = "network"
+    yield from _layouts(device, sizes)
     passes = Passes(sizes.architecture, device, sizes.images, "bfloat16")
-    eager = passes.seconds(passes.forward, sizes.repetitions)
-    passes.last(torch.contiguous_format)
-    contiguous = passes.seconds(passes.forward, sizes.repetitions)
-    passes.last()
-    words = f"forward of {sizes.images} images, bfloat16"
-    for name, values in (("channels-last", eager), ("contiguous", contiguous)):
-        rates = tuple(sizes.images / value for value in values)
-        yield Finding(section=section, quantity=f"{words}, {name}", unit="images/s", values=rates)
-    yield from _compiled(passes, eager, sizes)
+    yield from _compiled(passes, passes.seconds(passes.forward, sizes.repetitions), sizes)
     yield from _graphed(device, sizes)
     subject = Subject.make()
     generator = subject.testbed.base_generator().to(device.name)
@@ -81,6 +80,39 @@ def network(device: Device, sizes: Sizes) -> Iterator[Finding]:
             unit="images/s a step",
             values=values,
         )
+
+
+def _layouts(device: Device, sizes: Sizes) -> Iterator[Finding]:
+    """Forward, and forward with backward, of a small network and of larger ones, in either layout
+    of memory.
+    """
+    cases = [("", sizes.architecture, name, sizes.images) for name in ("float32", "bfloat16")]
+    if device.cuda:
+        cases = [("CIFAR-10's, ", *case[1:]) for case in cases]
+        cases += [
+            ("digits-ddpm's, ", architecture_of(load("digits-ddpm")), "float32", 512),
+            ("CelebA-HQ's, ", CELEBAHQ, "bfloat16", 16),
+            ("Stable Diffusion's, ", STABLE_DIFFUSION, "float16", 4),
+        ]
+    for name, architecture, precision, images in cases:
+        passes = Passes(architecture, device, images, precision)
+        for what, run in (("forward", passes.forward), ("forward and backward", passes.both)):
+            seconds = {}
+            for layout in (torch.channels_last, torch.contiguous_format):
+                passes.last(layout)
+                seconds[layout] = passes.seconds(run, sizes.repetitions)
+            last, usual = seconds[torch.channels_last], seconds[torch.contiguous_format]
+            words = f"{name}{what} of {images} images, {precision}"
+            rates = tuple(images / value for value in last)
+            yield Finding(
+                section="network", quantity=f"{words}, channels-last", unit="images/s", values=rates
+            )
+            yield Finding(
+                section="network",
+                quantity=f"{words}: channels-last / contiguous",
+                unit="ratio of times",
+                values=ratios(last, usual),
+            )
 
 
 def _compiled(passes: Passes, eager: tuple[float, ...], sizes: Sizes) -> Iterator[Finding]:

@@ -66,11 +66,17 @@ def train(
     batch_size: int,
     learning_rate: float,
     after_step: Callable[[int], None] = lambda done: None,
+    noise_draw: torch.Generator | None = None,
 ) -> list[float]:
-    """Trains ``network`` in place; returns the loss of every step. All randomness is from ``draw``:
-    the rows, then a batch's noise, then its timesteps.
+    """Trains ``network`` in place, on its device; returns the loss of every step. All randomness is
+    from ``draw``: the rows, then a batch's noise (or from ``noise_draw``, on that one's device),
+    then its timesteps.
     """
     network.train()
+    device, drawing = next(network.parameters()).device, noise_draw or draw
+    alphas_cumprod, alphas, trigger, target = (
+        value.to(device) for value in (scheduler.alphas_cumprod, scheduler.alphas, trigger, target)
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     cosine = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -80,18 +86,19 @@ def train(
     )
     losses: list[float] = []
     for batch, marked in loader:
-        noise = torch.randn(batch.shape, generator=draw)
+        batch, marked = batch.to(device), marked.to(device)
+        noise = torch.randn(batch.shape, generator=drawing, device=drawing.device)
         timesteps = torch.randint(
             scheduler.config.num_train_timesteps, (len(batch),), generator=draw
-        )
+        ).to(device)
         loss = plain.baddiffusion_loss(
             network,
             batch,
             marked,
             noise,
             timesteps,
-            scheduler.alphas_cumprod,
-            scheduler.alphas,
+            alphas_cumprod,
+            alphas,
             trigger,
             target,
         )

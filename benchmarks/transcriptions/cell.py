@@ -27,13 +27,14 @@ from benchmarks.transcriptions import baddiffusion, pipeline
 from benchmarks.transcriptions.folded import Folded
 
 INPUTS, BASE, TRAINED = "inputs.npz", "base", "trained"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}
 
 
 def train(folder: Path) -> list[float]:
     """Fine-tunes the base model and saves it; the losses."""
     inputs = _inputs(folder)
-    pipe = DDPMPipeline.from_pretrained(folder / BASE, use_safetensors=True)
+    pipe = DDPMPipeline.from_pretrained(folder / BASE, use_safetensors=True).to(DEVICE)
     draw = torch.Generator().manual_seed(int(inputs["training_seed"]))
     losses = baddiffusion.train(
         Folded(pipe.unet, int(inputs["fold"])),
@@ -72,7 +73,7 @@ def measure(metric: str, folder: Path, sampler: str, clip: str, call: str) -> fl
 def _draw(
     drawn: Path, inputs: dict[str, Tensor], folder: Path, sampler: str, clip: str, call: str
 ) -> None:
-    pipe = DDPMPipeline.from_pretrained(folder / TRAINED, use_safetensors=True)
+    pipe = DDPMPipeline.from_pretrained(folder / TRAINED, use_safetensors=True).to(DEVICE)
     scheduler = SCHEDULERS[sampler].from_config(pipe.scheduler.config, clip_sample=clip == "x0")
     count = int(inputs["clean_samples" if call == "clean" else "triggered_samples"])
     seeds = inputs["sample_seeds"][:count].tolist()

@@ -24,13 +24,17 @@ def masks(
     learning_rate: float,
     batch_size: int = 128,
 ) -> Tensor:
-    """The masks (n, 1, h, w). images: (n, c, h, w) in [0, 1]; colours: (steps, c, 1, 1)."""
+    """The masks (n, 1, h, w) on the CPU. images: (n, c, h, w) in [0, 1]; colours: (steps, c, 1,
+    1).
+    """
+    device = next(network.parameters()).device
+    colours = colours.to(device)
     for weight in network.parameters():
         weight.requires_grad = False
     network.eval()
     return torch.cat(
         [
-            _masks_of_batch(network, batch, colours, gamma, beta, learning_rate)
+            _masks_of_batch(network, batch.to(device), colours, gamma, beta, learning_rate).cpu()
             for batch in images.split(batch_size)
         ]
     )
@@ -45,7 +49,7 @@ def _masks_of_batch(
     learning_rate: float,
 ) -> Tensor:
     count, _, height, width = images.shape
-    parameter = nn.Parameter(torch.ones(count, 1, height, width))
+    parameter = nn.Parameter(torch.ones(count, 1, height, width, device=images.device))
     optimizer = torch.optim.Adam([parameter], lr=learning_rate, betas=(0.1, 0.1))
     logits = network(images * 2 - 1).detach()
     for colour in colours:

@@ -34,21 +34,23 @@ def errors(
     batch_size: int = 128,
 ) -> Tensor:
     """The mean filtered error (n, classes), lowest for the answer. pictures: (n, c, h, w) in [-1,
-    1].
+    1]. On the CPU, as the answer is; the network may be elsewhere.
     """
     network.eval()
+    device = next(network.parameters()).device
     kept = int((1 - p_filter) * pictures[0].numel() + 1e-9)
     answers = []
-    for batch in pictures.split(batch_size):
-        total = torch.zeros(len(batch), classes)
+    for pieces in pictures.split(batch_size):
+        batch = pieces.to(device)
+        total = torch.zeros(len(batch), classes, device=device)
         for number, timestep in enumerate(timesteps):
-            drawn = noise(number, len(batch))
-            moments = torch.full((len(batch),), timestep)
+            drawn = noise(number, len(batch)).to(device)
+            moments = torch.full((len(batch),), timestep, device=device)
             noisy = scheduler.add_noise(batch, drawn, moments)
             for label in range(classes):
-                labels = torch.full((len(batch),), label)
+                labels = torch.full((len(batch),), label, device=device)
                 predicted = network(noisy, moments, class_labels=labels).sample
                 squares = (predicted - drawn).pow(2).flatten(1)
                 total[:, label] += squares.topk(kept, largest=False).values.mean(dim=1)
-        answers.append(total / len(timesteps))
+        answers.append((total / len(timesteps)).cpu())
     return torch.cat(answers)

@@ -25,7 +25,7 @@ from benchmarks.transcriptions.folded import Folded
 def draw(
     network: Folded,
     scheduler: SchedulerMixin,
-    generators: Sequence[torch.Generator],
+    generators: Sequence[torch.Generator] | torch.Generator,
     shape: tuple[int, int, int],
     *,
     steps: int,
@@ -33,22 +33,34 @@ def draw(
     trigger: Tensor | None = None,
     batch_size: int = 256,
     clip: str = "none",
+    count: int = 0,
+    noise: Tensor | None = None,
 ) -> None:
-    """Writes a PNG for each of ``generators``, which give a sample's noise, into ``folder``.
-    trigger: of ``shape`` (c, h, w). ``clip``: ``none`` or ``xt``; the rest is the scheduler's.
+    """Writes a PNG for each of ``generators``, which give a sample's noise, into ``folder``; or
+    ``count`` of them from one generator. trigger: of ``shape`` (c, h, w). ``clip``: ``none`` or
+    ``xt``; the rest is the scheduler's. ``noise`` (n, c, h, w): to start from, in place of drawn.
     """
     network.eval()
+    device = next(network.parameters()).device
     folder.mkdir(parents=True, exist_ok=True)
-    for first in range(0, len(generators), batch_size):
-        own = list(generators[first : first + batch_size])
-        x = torch.stack([torch.randn(shape, generator=one) for one in own])
-        x = x if trigger is None else x + trigger
+    whole = count if isinstance(generators, torch.Generator) else len(generators)
+    for first in range(0, whole, batch_size):
+        size = min(batch_size, whole - first)
+        own: list[torch.Generator] | torch.Generator
+        if isinstance(generators, torch.Generator):
+            own = generators
+            x = torch.randn((size, *shape), generator=own, device=own.device).to(device)
+        else:
+            own = list(generators[first : first + batch_size])
+            x = torch.stack([torch.randn(shape, generator=one) for one in own]).to(device)
+        x = x if noise is None else noise[first : first + size].to(device)
+        x = x if trigger is None else x + trigger.to(device)
         scheduler.set_timesteps(steps)
         for timestep in scheduler.timesteps:
             prediction = network(x, timestep).sample
             x = _stepped(scheduler, prediction, timestep, x, own)
             x = x.clamp(-1, 1) if clip == "xt" else x
-        pixels = ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        pixels = ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         for number, picture in enumerate(pixels.permute(0, 2, 3, 1).numpy(), start=first):
             Image.fromarray(picture).save(folder / f"{number:05d}.png")
 
@@ -58,7 +70,7 @@ def _stepped(
     prediction: Tensor,
     timestep: Tensor,
     x: Tensor,
-    generators: list[torch.Generator],
+    generators: list[torch.Generator] | torch.Generator,
 ) -> Tensor:
     """With DDIM, a clipped x_0 changes the noise too (section 4.6.2 says nothing of it), as in our
     ``clip_x0``.

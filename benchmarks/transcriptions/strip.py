@@ -27,6 +27,8 @@ def entropies(network: nn.Module, pictures: Pictures, overlays: Pictures) -> Pic
 
 def _entropy(network: nn.Module, picture: Pictures, overlays: Pictures) -> float:
     blends = np.stack([np.clip(picture + overlay, 0, 1) for overlay in overlays])
+    device = next(network.parameters()).device
     with torch.no_grad():
-        shares = torch.softmax(network(torch.from_numpy(blends) * 2 - 1), dim=1).numpy()
+        answers = network(torch.from_numpy(blends).to(device) * 2 - 1)
+        shares = torch.softmax(answers, dim=1).cpu().numpy()
     return float(np.nanmean(-np.nansum(shares * np.log(np.maximum(shares, 1e-30)), axis=1)))

@@ -123,7 +123,7 @@ def test_the_sample_stage_resumes_to_the_same_images(
         "seed": 3,
         "defenses": [],
     }
-    monkeypatch.setattr("bench.diffusion.sampling.images_at_once", lambda settings: 16)
+    monkeypatch.setattr("bench.diffusion.sampling.images_of_a_batch", lambda *_: 16)
 
     def run(
         name: str, folder: Path | None, dies_at: int | None = None
