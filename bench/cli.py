@@ -1225,18 +1225,29 @@ def import_command(model: str, what: str, as_json: bool, **options: Any) -> None
 @cli.command()
 @click.argument("testbed")
 @click.option("--output", required=True, metavar="DIR", help="Where the weights are written.")
-def pretrain(testbed: str, output: str) -> None:
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="[default: cpu, and for an evaluation classifier a GPU if there is one]",
+)
+def pretrain(testbed: str, output: str, device: str | None) -> None:
     """Train what TESTBED needs and nobody else publishes: shipped weights anew, or a paper
     testbed's evaluation classifier.
 
     \b
     castlewalls pretrain digits-ddpm --output bench/testbeds/assets
+    castlewalls pretrain fashion-cfg --output bench/testbeds/assets --device cuda
     """
     from bench import testbeds
+    from bench.diffusion.precision import exact_float32
     from bench.engine.progress import step_progress
+    from bench.engine.slots import make_slots
 
+    if device == "cuda":
+        make_slots(device)  # or one line that says why not
+        exact_float32()
     with step_progress(Console(stderr=True)) as progress:
-        reached = testbeds.pretrain(testbed, Path(output), progress)
+        reached = testbeds.pretrain(testbed, Path(output), progress, device)
     for name, value in reached.items():
         click.echo(f"{name} {value:.4g}")
     click.echo(output)

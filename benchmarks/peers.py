@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 
+from bench.diffusion.precision import exact_float32
 from bench.errors import UserError
 from benchmarks.limits import Limits, spent
 from benchmarks.matrix import matrix
@@ -29,6 +30,8 @@ def peers(settings: Settings) -> list[Row]:
     on_gpu = settings.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here")
+    if on_gpu:
+        exact_float32()  # as the workers of a run have it
     limits = None if on_gpu else Limits.measured(settings.quick)
     rows = limits.rows() if limits else []
     sizes = QUICK if settings.quick else LARGE if on_gpu else FULL

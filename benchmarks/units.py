@@ -234,7 +234,8 @@ def sampling(subject: Subject, settings: Settings, sizes: Sizes) -> Unit:
         ours=ours,
         transcription=transcribed,
         numbers="a pixel of 0 to 255",
-        tolerance=2.0,
+        # A network's rounding depends on its batch, and fifty steps amplify it.
+        tolerance=8.0 if device == "cuda" else 2.0,
         check=without_noise if device == "cuda" else None,
     )
 

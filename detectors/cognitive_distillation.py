@@ -51,8 +51,8 @@ BETAS = (0.1, 0.1)
 #: The area that the authors' gamma was made for, and the share of an image below which a mask has
 #: collapsed.
 AUTHORS_AREA, COLLAPSED = 32 * 32, 0.01
-# Images optimised at once: about 340 of 16 x 16, and never fewer than 16.
-ELEMENTS_AT_ONCE = 2**18
+# Images optimised at once: about 340 of 16 x 16, 5,000 on a GPU, and never fewer than 16.
+ELEMENTS_AT_ONCE = {"cpu": 2**18, "cuda": 2**22}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class CognitiveDistillation(SampleDetector):
         drawn = access.rng.random((self.steps, images.shape[1], 1, 1), dtype=np.float32)
         colours = torch.from_numpy(drawn).to(device)
         norms = torch.empty(len(images))
-        size = max(16, ELEMENTS_AT_ONCE // images.shape[1:].numel())
+        size = max(16, ELEMENTS_AT_ONCE[device.type] // images.shape[1:].numel())
         for start in range(0, len(images), size):
             rows = slice(start, min(start + size, len(images)))
             masks = self.masks(classifier, images[rows].to(device).float() / 255, colours)

@@ -167,6 +167,11 @@ class TrainingGraph:
             self.shape = shape
             examples = tuple(one.detach().clone() for one in inputs)
             asked: Any = _Asked(self.network)
+            # The recording runs on a stream of its own, which torch remarks on at every training.
+            expected = getattr(
+                torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", lambda _: None
+            )
+            expected(False)
             self.graphed = torch.cuda.make_graphed_callables(asked, examples)
         return _Sample(self.graphed(*inputs))
 

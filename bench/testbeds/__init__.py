@@ -85,10 +85,13 @@ def is_embedded(name: str) -> bool:
     return load(name).embedded
 
 
-def pretrain(name: str, output: Path, progress: Progress | None = None) -> dict[str, float]:
+def pretrain(
+    name: str, output: Path, progress: Progress | None = None, device: str | None = None
+) -> dict[str, float]:
     """Trains what the testbed needs and nobody else publishes, and writes it into the folder
     ``output`` with its hashes: base weights and evaluation network of an embedded testbed, the
-    evaluation classifier of ``cifar10-cfg``.
+    evaluation classifier of ``cifar10-cfg``. ``device``: ``cpu``, ``cuda``, or the testbed's own
+    choice.
 
     Returns what was reached, by name. Raises :class:`UserError` for a testbed whose weights are
     published elsewhere.
@@ -97,7 +100,8 @@ def pretrain(name: str, output: Path, progress: Progress | None = None) -> dict[
     made_by = module(name)
     if not hasattr(made_by, "pretrain"):
         raise UserError(f"testbed {name!r} uses published weights, so there is nothing to pretrain")
-    reached: dict[str, float] = made_by.pretrain(output, progress=progress)
+    chosen = {} if device is None else {"device": device}
+    reached: dict[str, float] = made_by.pretrain(output, progress=progress, **chosen)
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(output).as_posix()}\n"
         for path in sorted(output.rglob("*.safetensors"))

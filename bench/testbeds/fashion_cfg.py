@@ -19,7 +19,7 @@ from bench.testbeds.parts.fashion_classifiers import (
     FashionFeatures,
     FashionJudge,
 )
-from bench.testbeds.parts.fashion_unet import NETWORK, PRETRAINING, FashionUNet
+from bench.testbeds.parts.fashion_unet import NETWORK, PRETRAINING, SCRATCH, FashionUNet
 from bench.testbeds.parts.part import ClassCounts, GuidedSampling
 from bench.testbeds.testbed import Testbed
 
@@ -46,7 +46,7 @@ FASHION_CFG = Testbed(
     generator=FashionUNet(
         network={**NETWORK, "num_class_embeds": len(CLASS_NAMES) + 1},
         finetuning=FINETUNING,
-        scratch=replace(PRETRAINING, label_dropout=LABEL_DROPOUT),
+        scratch=replace(SCRATCH, label_dropout=LABEL_DROPOUT),
     ),
     features=FashionFeatures(),
     judge=FashionJudge(),

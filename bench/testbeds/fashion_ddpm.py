@@ -17,13 +17,19 @@ from bench.testbeds.fashion_cfg import FASHION_CFG
 from bench.testbeds.parts import fashion_cnn
 from bench.testbeds.parts.digits_unet import Progress, pretrain_generator
 from bench.testbeds.parts.fashion_classifiers import FashionFeatures, FashionJudge
-from bench.testbeds.parts.fashion_unet import NETWORK, PRETRAINING, FashionUNet, unconditional
+from bench.testbeds.parts.fashion_unet import (
+    NETWORK,
+    PRETRAINING,
+    SCRATCH,
+    FashionUNet,
+    unconditional,
+)
 from bench.testbeds.parts.judge import train_judge
 from bench.testbeds.parts.part import Counts, Sampling
 from bench.testbeds.testbed import Testbed
 
 #: Of the pretraining without labels.
-STEPS = 600
+STEPS = 3000
 FASHION_DDPM = Testbed(
     name="fashion-ddpm",
     summary=(
@@ -41,7 +47,7 @@ FASHION_DDPM = Testbed(
             schedule="cosine",
             precision="float32",
         ),
-        scratch=PRETRAINING,
+        scratch=SCRATCH,
     ),
     features=FashionFeatures(),
     judge=FashionJudge(),

@@ -73,7 +73,7 @@ def test_it_is_the_definition(
     access: MakeAccess,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("detectors.cognitive_distillation.ELEMENTS_AT_ONCE", 1)
+    monkeypatch.setattr("detectors.cognitive_distillation.ELEMENTS_AT_ONCE", {"cpu": 1})
     gamma, beta, rate = 0.02, 3.0, 0.08
     images = torch.cat([clean(1), poison(clean(1, 5))])
     colours = np.random.default_rng(0).random((20, 3, 1, 1), dtype=np.float32)

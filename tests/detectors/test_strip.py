@@ -45,7 +45,7 @@ def test_it_is_the_definition(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # pieces of 32 pairs, which end in the middle of an image
-    monkeypatch.setattr("detectors.strip.ELEMENTS_AT_ONCE", 1)
+    monkeypatch.setattr("detectors.strip.ELEMENTS_AT_ONCE", {"cpu": 1})
     images = 255 - clean(6)  # bright, so that sums leave the range and the clamp counts
     chosen = np.random.default_rng(0).choice(60, size=20, replace=False)
     expected = literal(smooth, images, access().train_set.images[torch.from_numpy(chosen)], blend)
