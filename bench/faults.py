@@ -27,8 +27,9 @@ def suite_faults(suite: Suite, attacks: list[Attack]) -> list[str]:
     lines: list[str] = []
     for testbed in suite.testbeds:
         faults = composition.faults(testbed)
+        met = [attack for attack in attacks if suite.meets(attack, testbed.name)]
         lines += faults or _on(
-            testbed, [attack for attack in attacks if testbed.kind in attack.card.applies_to]
+            testbed, [attack for attack in met if testbed.kind in attack.card.applies_to]
         )
         lines += [] if faults else _sampled(testbed, suite.samplers)
     return list(dict.fromkeys(lines))

@@ -129,23 +129,23 @@ def make_plan(
     defenses.sort(key=lambda defense: name_of(defense) != CONTROL)
     treatments: list[Treatment] = [*defenses, *suite.detectors]
     backdoors = [attack for attack in attacks if attack.card.name != CONTROL]
-    rows: list[tuple[Attack, Attack | None]] = [(attack, None) for attack in backdoors]
     honest = [attack for attack in attacks if attack.card.name == CONTROL]
-    for one in honest:
-        rows += [(one, probe) for probe in backdoors] or [(one, None)]
     for testbed in suite.testbeds:
+        met = [attack for attack in backdoors if suite.meets(attack, testbed.name)]
+        columns = [one for one in treatments if suite.meets(one, testbed.name)]
+        detectors = [one for one in suite.detectors if suite.meets(one, testbed.name)]
         builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned, registry, honest)
         under = [builder.under(sampler) for sampler in suite.samplers] or [builder]
         for seed in suite.seeds:
             cells += [
                 one.cell(attack, probe, treatment, seed)
                 for one in under
-                for attack, probe in rows
-                for treatment in treatments
+                for attack, probe in _rows(met, honest)
+                for treatment in columns
             ]
             cells += builder.anchors(defenses[0], seed, under)
         for each in under:
-            cells += each.populations(backdoors, suite.detectors, suite.seeds)
+            cells += each.populations(met, detectors, suite.seeds)
     stages = _needed(stages, cells)
     return Plan(
         suite=suite.name,
@@ -158,6 +158,16 @@ def make_plan(
         warnings=_few_seeds(suite),
         turns=turns(cells, stages),
     )
+
+
+def _rows(
+    backdoors: Sequence[Attack], honest: Iterable[Attack]
+) -> list[tuple[Attack, Attack | None]]:
+    """Every attack, and every honest model tried with each of them."""
+    rows: list[tuple[Attack, Attack | None]] = [(attack, None) for attack in backdoors]
+    for one in honest:
+        rows += [(one, probe) for probe in backdoors] or [(one, None)]
+    return rows
 
 
 def _few_seeds(suite: Suite) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from bench.contracts.attack import Attack
 from bench.errors import UserError
 from bench.suite import Suite
 
@@ -52,17 +54,29 @@ def seal(suite: Suite, secret: str) -> Suite:
     seeds = tuple(_number(secret, f"seed {index}") for index in range(len(suite.seeds)))
     if len(set(seeds)) < len(seeds):  # two in a billion
         raise UserError("the secret gives one seed twice; make another with `castlewalls seal`")
-    attacks = dict.fromkeys(
-        attack.sealed(_number(secret, f"trigger of {attack.card.name}")) for attack in suite.attacks
-    )
+    attacks = {
+        attack: attack.sealed(_number(secret, f"trigger of {attack.card.name}"))
+        for attack in suite.attacks
+    }
     note = f"Sealed: seeds and triggers from the secret behind {commitment(secret)}."
     return replace(
         suite,
         name=f"{suite.name}-sealed",
         description=f"{suite.description} {note}".strip(),
         seeds=seeds,
-        attacks=tuple(attacks),
+        attacks=tuple(dict.fromkeys(attacks.values())),
+        assigned=_assigned(suite, attacks),
     )
+
+
+def _assigned(suite: Suite, attacks: Mapping[Attack, Attack]) -> dict[str, frozenset[str]]:
+    """Where a sealed attack is met: wherever one of those is that it stands for."""
+    everywhere = frozenset(testbed.name for testbed in suite.testbeds)
+    met: dict[str, frozenset[str]] = {}
+    for attack, sealed in attacks.items():
+        names = suite.assigned.get(attack.label(), everywhere)
+        met[sealed.label()] = met.get(sealed.label(), frozenset()) | names
+    return {**suite.assigned, **met}
 
 
 def _number(secret: str, what: str) -> int:

@@ -46,6 +46,8 @@ FIELDS = (
     "retries",
 )
 ENTRY_FIELDS = ("name", "params", "grid")
+#: Entries of these lists may say on which of the suite's testbeds they are met.
+ASSIGNED: tuple[Group, ...] = ("attacks", "defenses", "detectors")
 LONGEST_NAME = 100
 #: More than anyone would wait for, and few enough to plan in a minute.
 MOST_CELLS = 10_000
@@ -60,6 +62,8 @@ class Suite:
     """``attacks``, ``defenses`` and ``detectors`` as written, grids expanded; the planner adds the
     controls. ``samplers``: every cell is made under each; empty for each testbed's own.
 
+    ``assigned``: the testbeds of the attacks, defenses and detectors that are not met on all of
+    them, by label.
     ``tuned``: which of its parameters were chosen by looking at results, and on which cells.
     ``timeout_seconds``: for each stage, ``None`` for the default limit; ``retries``: how often a
     failed stage is retried in one run.
@@ -77,6 +81,11 @@ class Suite:
     timeout_seconds: float | None = None
     retries: int | None = None
     filtered: bool = False
+    assigned: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+
+    def meets(self, plugin: Plugin | Composed, testbed: str) -> bool:
+        """Whether an attack, a defense or a detector is run on the testbed of this name."""
+        return testbed in self.assigned.get(plugin.label(), (testbed,))
 
     def only(
         self,
@@ -187,16 +196,19 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     _refuse_twice(built, "testbeds", where)
     samplers = [_sampler(name, params, where) for name, params in _entries(data, "samplers", where)]
     _refuse_twice(samplers, "samplers", where)
+    names = list(dict.fromkeys(testbed.name for testbed in built))
+    attacks, defenses, detectors = (
+        _plugins(data, group, registry, where, names) for group in ASSIGNED
+    )
     return Suite(
         name=name,
         description=" ".join(description.split()),
         testbeds=tuple(built),
         samplers=tuple(samplers),
-        attacks=cast(tuple[Attack, ...], _plugins(data, "attacks", registry, where)),
-        defenses=cast(
-            "tuple[Defense | Composed, ...]", _plugins(data, "defenses", registry, where)
-        ),
-        detectors=cast(tuple[Detector, ...], _plugins(data, "detectors", registry, where)),
+        attacks=cast(tuple[Attack, ...], tuple(one for one, _ in attacks)),
+        defenses=cast("tuple[Defense | Composed, ...]", tuple(one for one, _ in defenses)),
+        detectors=cast(tuple[Detector, ...], tuple(one for one, _ in detectors)),
+        assigned={one.label(): met for one, met in (*attacks, *defenses, *detectors) if met},
         seeds=_seeds(data.get("seeds", [0]), where),
         tuned=_tuned(data.get("tuned"), where),
         timeout_seconds=_number(
@@ -219,16 +231,31 @@ def _check_fields(data: Any, allowed: Sequence[str], what: str, where: str) -> N
             raise unknown_name(what, field, allowed, where)
 
 
-def _entry(entry: Any, field: str, where: str) -> tuple[str, dict[str, Any], dict[str, list[Any]]]:
-    """``(name, params, grid)`` of one entry of a list."""
+@dataclass(frozen=True)
+class _Entry:
+    """Of one of a suite's lists, as written. ``testbeds``: names; none for all of the suite's."""
+
+    name: str
+    params: dict[str, Any]
+    grid: dict[str, list[Any]]
+    testbeds: tuple[str, ...] = ()
+
+    @property
+    def points(self) -> int:
+        """Of its grid."""
+        return math.prod(map(len, self.grid.values()))
+
+
+def _entry(entry: Any, field: str, where: str) -> _Entry:
     if isinstance(entry, str):
-        return entry, {}, {}
+        return _Entry(entry, {}, {})
+    allowed = (*ENTRY_FIELDS, *(["testbeds"] if field in ASSIGNED else []))
     if not isinstance(entry, dict):
-        wanted = f"a name, or fields ({', '.join(ENTRY_FIELDS)})"
+        wanted = f"a name, or fields ({', '.join(allowed)})"
         raise UserError(
             f"{where}: an entry of {field} must be {wanted}, got {brief(entry)}{in_quotes(entry)}"
         )
-    _check_fields(entry, ENTRY_FIELDS, f"field in {field}", where)
+    _check_fields(entry, allowed, f"field in {field}", where)
     name = entry.get("name")
     params, grid = ({} if entry.get(key) is None else entry[key] for key in ("params", "grid"))
     if not isinstance(name, str):
@@ -245,20 +272,30 @@ def _entry(entry: Any, field: str, where: str) -> tuple[str, dict[str, Any], dic
             )
         if key in params:
             raise UserError(f"{where}: {name}: {key} stands both in params and in grid")
-    return name, params, grid
+    return _Entry(name, params, grid, _names(entry.get("testbeds"), name, where))
 
 
-Entry = tuple[str, dict[str, Any], dict[str, list[Any]]]
+def _names(value: Any, name: str, where: str) -> tuple[str, ...]:
+    """The testbeds of an entry."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        raise UserError(
+            f"{where}: {brief(name)[1:-1]}: testbeds must be a list of names, got {brief(value)}"
+        )
+    if name == "none":
+        raise UserError(f"{where}: none: testbeds must not be given, the controls are run on all")
+    return tuple(value)
 
 
-def _listed(data: Mapping[str, Any], field: str, where: str) -> list[tuple[list[Entry], bool]]:
+def _listed(data: Mapping[str, Any], field: str, where: str) -> list[tuple[list[_Entry], bool]]:
     """The entries of a list, each with whether it is a list of defenses that act at once; else it
     has one part.
     """
     value = data.get(field)
     if value is not None and not isinstance(value, list):
         raise UserError(f"{where}: {field} must be a list, got {brief(value)}")
-    columns: list[tuple[list[Entry], bool]] = []
+    columns: list[tuple[list[_Entry], bool]] = []
     for entry in value or []:
         at_once = isinstance(entry, list) and field == "defenses"
         if at_once and len(entry) < 2:
@@ -273,31 +310,48 @@ def _entries(
     data: Mapping[str, Any], field: str, where: str
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     """``(name, params)`` of each entry of a list, one for every point of its grid."""
-    return (parts[0] for parts, _ in _columns(data, field, where))
+    for (entry,), _ in _listed(data, field, where):
+        for (params,) in _points([entry]):
+            yield entry.name, params
+
+
+def _points(entries: Sequence[_Entry]) -> Iterable[list[dict[str, Any]]]:
+    """The parameters of each of ``entries``, at every point of their grids."""
+    points = [list(itertools.product(*entry.grid.values())) for entry in entries]
+    for chosen in itertools.product(*points):
+        yield [
+            entry.params | dict(zip(entry.grid, point, strict=True))
+            for entry, point in zip(entries, chosen, strict=True)
+        ]
 
 
 def _check_size(data: Mapping[str, Any], where: str) -> None:
     """Refuses more than :data:`MOST_CELLS` cells, before any point of a grid is built."""
-    count: dict[tuple[str, bool], int] = {}
-    for field in ("testbeds", "samplers", "attacks", "defenses", "detectors"):
-        for entries, _ in _listed(data, field, where):
-            key = (field, entries[0][0] == "none")
-            points = math.prod(len(values) for _, _, grid in entries for values in grid.values())
-            count[key] = count.get(key, 0) + points
-    attacks, honest = count.get(("attacks", False), 0), max(count.get(("attacks", True), 0), 1)
-    treatments = sum(count.get((field, False), 0) for field in ("defenses", "detectors")) + max(
-        count.get(("defenses", True), 0), 1
-    )
+    rows, defenses, detectors = (_listed(data, group, where) for group in ASSIGNED)
     seeds = data.get("seeds", [0])
-    runs = count.get(("testbeds", False), 0) * (len(seeds) if isinstance(seeds, list) else 1)
-    runs *= max(count.get(("samplers", False), 0), 1)
-    cells = runs * (attacks + honest * max(attacks, 1)) * treatments
+    runs = len(seeds) if isinstance(seeds, list) else 1
+    runs *= max(sum(entry.points for (entry,), _ in _listed(data, "samplers", where)), 1)
+    cells = 0
+    for (testbed,), _ in _listed(data, "testbeds", where):
+        attacks, honest = _counted(rows, testbed.name)
+        columns, controls = _counted([*defenses, *detectors], testbed.name)
+        treatments = columns + max(controls, 1)
+        cells += testbed.points * runs * (attacks + max(honest, 1) * max(attacks, 1)) * treatments
     if cells > MOST_CELLS:
         raise UserError(
             f"{where}: a suite must have at most {MOST_CELLS:,} cells, the points of its grids "
             f"by its seeds make "
             f"{brief(cells) if cells > 10**18 else format(cells, ',')}"
         )
+
+
+def _counted(columns: Iterable[tuple[list[_Entry], bool]], testbed: str) -> tuple[int, int]:
+    """How many points of grids are met on a testbed, and how many controls."""
+    counted = [0, 0]
+    for entries, _ in columns:
+        if all(testbed in (entry.testbeds or (testbed,)) for entry in entries):
+            counted[entries[0].name == "none"] += math.prod(entry.points for entry in entries)
+    return counted[0], counted[1]
 
 
 def _sampler(name: str, params: Mapping[str, Any], where: str) -> Sampler:
@@ -309,30 +363,36 @@ def _sampler(name: str, params: Mapping[str, Any], where: str) -> Sampler:
 
 
 def _plugins(
-    data: Mapping[str, Any], group: Group, registry: Registry, where: str
-) -> tuple[Plugin | Composed, ...]:
-    built: list[Plugin | Composed] = []
-    for parts, at_once in _columns(data, group, where):
-        plugins = [registry.build(group, name, params, where) for name, params in parts]
-        built.append(_composed(cast("list[Defense]", plugins), where) if at_once else plugins[0])
-    _refuse_twice(built, group, where)
-    return tuple(built)
-
-
-def _columns(
-    data: Mapping[str, Any], field: str, where: str
-) -> Iterable[tuple[list[tuple[str, dict[str, Any]]], bool]]:
-    """``(name, params)`` of each column's parts, and whether they are a list of defenses that act
-    at once.
-    """
-    for entries, at_once in _listed(data, field, where):
-        points = [list(itertools.product(*grid.values())) for _, _, grid in entries]
-        for chosen in itertools.product(*points):
-            parts = [
-                (name, params | dict(zip(grid, point, strict=True)))
-                for (name, params, grid), point in zip(entries, chosen, strict=True)
+    data: Mapping[str, Any], group: Group, registry: Registry, where: str, known: Sequence[str]
+) -> list[tuple[Plugin | Composed, frozenset[str]]]:
+    """Each with the testbeds, of those ``known``, that it is met on; none for all of them."""
+    built: list[tuple[Plugin | Composed, frozenset[str]]] = []
+    for entries, at_once in _listed(data, group, where):
+        names = _met(entries, known, where)
+        for points in _points(entries):
+            plugins: list[Any] = [
+                registry.build(group, entry.name, params, where)
+                for entry, params in zip(entries, points, strict=True)
             ]
-            yield parts, at_once
+            built.append((_composed(plugins, where) if at_once else plugins[0], names))
+    _refuse_twice([plugin for plugin, _ in built], group, where)
+    return built
+
+
+def _met(entries: Sequence[_Entry], known: Sequence[str], where: str) -> frozenset[str]:
+    """Defenses at once are met where all of them are."""
+    everywhere = met = frozenset(known)
+    for entry in entries:
+        for name in entry.testbeds:
+            if name not in known:
+                raise unknown_name("testbed of the suite", name, known, f"{where}: {entry.name}")
+        met &= frozenset(entry.testbeds or known)
+    if not met:
+        raise UserError(
+            f"{where}: {' + '.join(entry.name for entry in entries)}: testbeds of defenses at "
+            f"once must have one in common, got none"
+        )
+    return frozenset() if met == everywhere else met
 
 
 def _composed(parts: list[Defense], where: str) -> Composed:

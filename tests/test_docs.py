@@ -129,13 +129,19 @@ def test_the_example_suite_loads(tmp_path: Path) -> None:
     """The README's YAML is what a reader starts from: every field and name in it is accepted, and
     its grid is expanded.
     """
-    (text,) = re.findall(
+    text, kinds = re.findall(
         r"^```yaml\n(.*?)^```", TEXTS[ROOT / "README.md"], re.MULTILINE | re.DOTALL
     )
     path = tmp_path / "suite.yaml"
     path.write_text(text)
     suite = load_suite(str(path), Registry())
     assert [attack.params()["poison_rate"] for attack in suite.attacks] == [0.05, 0.1, 0.3]
+    path.write_text(f"name: kinds\n{kinds}")
+    both = load_suite(str(path), Registry())
+    assert [
+        [entry.card.name for entry in (*both.attacks, *both.defenses) if both.meets(entry, testbed)]  # type: ignore[union-attr]
+        for testbed in ("digits-ddpm", "digits-cfg")
+    ] == [["baddiffusion", "clip_x0", "anp"], ["badnets", "clip_x0"]]
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ which is never imported.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bench.bundle.bag import sha256
 from bench.cells import Cell
-from bench.composed import name_of, parts_of
+from bench.composed import Composed, name_of, parts_of
 from bench.contracts.plugin import Plugin
 from bench.planner import make_plan, spec
 from bench.registry import Registry, source_of
@@ -24,14 +24,15 @@ Setting = tuple[str, str]
 @dataclass(frozen=True, kw_only=True)
 class Expected:
     """``suite``: its name; ``controls``: every row without a defense, and the anchors, by identity;
-    ``protocols``: of its testbeds; ``listed``: the settings of the columns that the suite names;
-    ``ours``: what comes with castlewalls, by name: the SHA-256 of its source files.
+    ``protocols``: of its testbeds; ``listed``: the settings of the columns that the suite names,
+    each with the testbeds that it is met on, none for all of them; ``ours``: what comes with
+    castlewalls, by name: the SHA-256 of its source files.
     """
 
     suite: str
     controls: dict[str, Cell]
     protocols: frozenset[str]
-    listed: frozenset[Setting]
+    listed: Mapping[Setting, frozenset[str]]
     ours: dict[str, frozenset[str]]
 
     def column(self, settings: Iterable[Setting]) -> dict[str, Cell]:
@@ -40,8 +41,9 @@ class Expected:
         """
         cells: dict[str, Cell] = {}
         for name, params in settings:
+            met = self.listed.get((name, params), frozenset())
             for row in self.controls.values():
-                if row.kind != "anchor":
+                if row.kind != "anchor" and row.testbed.name in (met or {row.testbed.name}):
                     parts = json.loads(row.id)
                     parts[3] = [name, json.loads(params)]
                     cells[json.dumps(parts, sort_keys=True)] = row
@@ -57,7 +59,6 @@ def expected(suite: str) -> Expected:
     plan = make_plan(whole.only(registry, defenses=[], detectors=[]), registry, STAGES)
     controls = {cell.id: cell for cell in plan.cells if isinstance(cell, Cell)}
     columns = [one for one in (*whole.defenses, *whole.detectors) if name_of(one) != "none"]
-    specs = [spec(one) for one in columns]
     plugins = {name_of(one): parts_of(one) for one in columns}
     for name in registry.names("defenses"):
         plugins.setdefault(name, (registry.defense(name),))
@@ -67,9 +68,14 @@ def expected(suite: str) -> Expected:
         suite=plan.suite,
         controls=controls,
         protocols=frozenset(cell.protocol for cell in controls.values()),
-        listed=frozenset((one.name, json.dumps(one.params, sort_keys=True)) for one in specs),
+        listed={_setting(one): whole.assigned.get(one.label(), frozenset()) for one in columns},
         ours={name: _hashes(parts) for name, parts in plugins.items() if name != "none"},
     )
+
+
+def _setting(column: Plugin | Composed) -> Setting:
+    named = spec(column)
+    return named.name, json.dumps(named.params, sort_keys=True)
 
 
 def _hashes(parts: Iterable[Plugin]) -> frozenset[str]:

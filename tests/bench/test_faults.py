@@ -32,6 +32,17 @@ def faults(registry: Registry, testbed: str, *attacks: dict[str, Any]) -> list[s
     return suite_faults(suite, [*suite.attacks, registry.attack("none")])
 
 
+def test_an_attack_is_checked_where_it_is_met_alone(registry: Registry) -> None:
+    """A suite whose attack does not fit a testbed must be free to leave it out there."""
+    attack = {"name": "badnets", "params": {"poison_rate": 0.95}}
+    suite = {"name": "s", "testbeds": ["digits-cfg", "digits-sd"]}
+    lines = []
+    for names in (["digits-cfg", "digits-sd"], ["digits-sd"]):
+        parsed = parse_suite(suite | {"attacks": [attack | {"testbeds": names}]}, registry, "s")
+        lines.append([line.partition(":")[0] for line in suite_faults(parsed, [*parsed.attacks])])
+    assert lines == [["badnets on digits-cfg", "badnets on digits-sd"], ["badnets on digits-sd"]]
+
+
 REFUSED = [
     (
         "digits-cfg",

@@ -284,6 +284,42 @@ def test_a_pair_that_makes_no_sense_is_skipped_with_the_reason(planned):
     )
 
 
+def test_what_belongs_to_one_testbed_is_planned_on_that_one_alone():
+    """With the controls on each, honest models tried with the attacks that they have there, and
+    the same keys as without a word of testbeds.
+    """
+    registry = Registry()
+    ours, theirs = {"testbeds": ["digits-ddpm"]}, {"testbeds": ["digits-cfg"]}
+
+    def plan(ours, theirs):
+        suite = {
+            "name": "s",
+            "testbeds": ["digits-ddpm", "digits-cfg"],
+            "attacks": [{"name": "baddiffusion"} | ours, {"name": "badnets"} | theirs],
+            "defenses": ["clip_x0", {"name": "anp"} | ours],
+            "detectors": [
+                {"name": "noise_shift"} | ours,
+                {"name": "strip"} | theirs,
+                {"name": "terd_model"} | ours,
+            ],
+        }
+        return make_plan(parse_suite(suite, registry, "s.yaml"), registry, STAGES)
+
+    crossed, assigned = plan({}, {}), plan(ours, theirs)
+    assert not [cell for cell in assigned.cells if cell.stage is None]
+    assert len([cell for cell in crossed.cells if cell.stage is None]) == 32
+    kept = [cell for cell in crossed.cells if cell.stage is not None]
+    assert {cell.stage for cell in assigned.cells} == {cell.stage for cell in kept}
+    assert {cell.id for cell in assigned.cells} == {cell.id for cell in kept}
+    assert assigned.stages.keys() == crossed.stages.keys()
+    rows = {(cell.testbed.name, cell.attack.name, cell.probe and cell.probe.name) for cell in kept}
+    assert rows >= {
+        ("digits-ddpm", "none", "baddiffusion"),
+        ("digits-cfg", "none", "badnets"),
+        ("digits-cfg", "real_images", None),
+    }
+
+
 def test_a_limit_takes_the_first_cells_with_their_stages_only(planned):
     plan = planned().limited(1)
     assert [(cell.attack.name, cell.defense.name) for cell in plan.cells] == [

@@ -7,7 +7,7 @@ from bench.cli import cli
 from bench.errors import UserError
 from bench.registry import Registry
 from bench.sealed import commitment, new_secret, read_secret, seal
-from bench.suite import load_suite
+from bench.suite import load_suite, parse_suite
 
 SECRET = "00112233445566778899aabbccddeeff"
 
@@ -26,6 +26,28 @@ def test_seeds_and_triggers_come_from_the_secret_alone() -> None:
         attack.pattern_seed for attack in other.attacks if attack.card.name == "badnets"
     ]
     assert [attack.card.name for attack in first.attacks] == ["badnets", "wanet", "relabel_only"]
+
+
+def test_a_sealed_attack_stays_on_its_testbeds() -> None:
+    """Its trigger is another, and so its label; two that become one are met where either was."""
+    pattern = {"params": {"pattern": "badnets1"}}
+    suite = {
+        "name": "s",
+        "testbeds": ["digits-ddpm", "digits-cfg", "digits-sd"],
+        "attacks": [
+            {"name": "badnets", "testbeds": ["digits-cfg"]} | pattern,
+            {"name": "badnets", "testbeds": ["digits-sd"], "params": {"pattern": "badnets2"}},
+            {"name": "baddiffusion", "testbeds": ["digits-ddpm"]},
+        ],
+        "defenses": [{"name": "anp", "testbeds": ["digits-ddpm"]}],
+    }
+    sealed = seal(parse_suite(suite, Registry(), "s.yaml"), SECRET)
+    badnets, baddiffusion = sealed.attacks
+    where = [
+        [one.name for one in sealed.testbeds if sealed.meets(plugin, one.name)]
+        for plugin in (badnets, baddiffusion, *sealed.defenses)
+    ]
+    assert where == [["digits-cfg", "digits-sd"], ["digits-ddpm"], ["digits-ddpm"]]
 
 
 def test_the_hash_tells_the_secret_apart_and_does_not_tell_it() -> None:

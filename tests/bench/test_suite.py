@@ -54,7 +54,8 @@ BAD = [
     ),
     (
         {"attacks": [3]},
-        "s.yaml: an entry of attacks must be a name, or fields (name, params, grid), got 3",
+        "s.yaml: an entry of attacks must be a name, or fields (name, params, grid, testbeds), "
+        "got 3",
     ),
     ({"attacks": [{"params": {}}]}, "s.yaml: every entry of attacks must have a name"),
     ({"defenses": ["fake_attack"]}, "s.yaml: unknown defense 'fake_attack'"),
@@ -86,6 +87,29 @@ BAD = [
         "s.yaml: a suite must have at most 10,000 cells",
     ),
     (entry(prams={}), "s.yaml: unknown field in attacks 'prams'; did you mean 'params'?"),
+    (
+        entry(testbeds=["tinny"]),
+        "s.yaml: fake_attack: unknown testbed of the suite 'tinny'; did you mean 'tiny'?",
+    ),
+    (
+        entry(testbeds=["digits-cfg"]),
+        "s.yaml: fake_attack: unknown testbed of the suite 'digits-cfg' (allowed: tiny)",
+    ),
+    (entry(testbeds="tiny"), "s.yaml: fake_attack: testbeds must be a list of names, got 'tiny'"),
+    (entry(testbeds=[]), "s.yaml: fake_attack: testbeds must be a list of names, got []"),
+    (entry(testbeds=[{"name": "tiny"}]), "s.yaml: fake_attack: testbeds must be a list of names"),
+    (
+        {"defenses": [{"name": "none", "testbeds": ["tiny"]}]},
+        "s.yaml: none: testbeds must not be given, the controls are run on all",
+    ),
+    (
+        {"samplers": [{"name": "ddim", "testbeds": ["tiny"]}]},
+        "s.yaml: unknown field in samplers 'testbeds' (allowed: grid, name, params)",
+    ),
+    (
+        {"testbeds": [{"name": "tiny", "testbeds": ["tiny"]}]},
+        "s.yaml: unknown field in testbeds 'testbeds'",
+    ),
     (entry(params=[1]), "s.yaml: params and grid of fake_attack must be names and values"),
     (
         entry(grid={"trigger": []}),
@@ -336,6 +360,84 @@ def test_samplers_are_chosen_by_name_and_others_join(tiny, registry):
         suite.only(registry, samplers=["hein"])
     with pytest.raises(UserError, match="--samplers must name at least one sampler"):
         suite.only(registry, samplers=[])
+
+
+TWO_KINDS = {
+    "name": "s",
+    "testbeds": ["digits-ddpm", "digits-cfg"],
+    "attacks": [
+        {
+            "name": "baddiffusion",
+            "testbeds": ["digits-ddpm"],
+            "grid": {"trigger": ["grey_box", "stop_sign"]},
+        },
+        {"name": "badnets", "testbeds": ["digits-cfg"]},
+    ],
+    "defenses": [
+        "clip_x0",
+        {"name": "anp", "testbeds": ["digits-ddpm"]},
+        [{"name": "clip_x0", "testbeds": ["digits-cfg"]}, "clip_xt"],
+    ],
+    "detectors": [{"name": "strip", "testbeds": ["digits-cfg"]}],
+}
+
+
+def met(suite, testbed):
+    """What a suite runs on a testbed, beside the controls."""
+    entries = (*suite.attacks, *suite.defenses, *suite.detectors)
+    return [name_of(one) for one in entries if suite.meets(one, testbed)]
+
+
+def test_an_entry_says_on_which_testbeds_it_is_met():
+    """Every point of its grid; without a word on all of them, and all of them is no word. Of
+    defenses at once, those of every part.
+    """
+    registry = Registry()
+    suite = parse_suite(TWO_KINDS, registry, "s.yaml")
+    assert met(suite, "digits-ddpm") == ["baddiffusion", "baddiffusion", "clip_x0", "anp"]
+    assert met(suite, "digits-cfg") == ["badnets", "clip_x0", "clip_x0 + clip_xt", "strip"]
+    everywhere = [{"name": "clip_x0", "testbeds": ["digits-cfg", "digits-ddpm"]}]
+    written, bare = (
+        parse_suite(TWO_KINDS | {"defenses": defenses}, registry, "s.yaml")
+        for defenses in (everywhere, ["clip_x0"])
+    )
+    assert written == bare
+    apart = [
+        [
+            {"name": "clip_x0", "testbeds": ["digits-cfg"]},
+            {"name": "clip_xt", "testbeds": ["digits-ddpm"]},
+        ]
+    ]
+    with pytest.raises(UserError) as caught:
+        parse_suite(TWO_KINDS | {"defenses": apart}, registry, "s.yaml")
+    assert str(caught.value) == (
+        "s.yaml: clip_x0 + clip_xt: testbeds of defenses at once must have one in common, got none"
+    )
+
+
+def test_what_is_chosen_by_name_stays_where_the_suite_has_it():
+    """And what the suite does not list joins everywhere."""
+    registry = Registry()
+    suite = parse_suite(TWO_KINDS, registry, "s.yaml")
+    chosen = suite.only(registry, attacks=["badnets"], defenses=["anp", "clip_xt"], detectors=[])
+    assert met(chosen, "digits-ddpm") == ["anp", "clip_xt"]
+    assert met(chosen, "digits-cfg") == ["badnets", "clip_xt"]
+
+
+def test_cells_that_no_testbed_has_do_not_count_against_the_limit():
+    """Two testbeds, each with its own 100 points against 40: 2 x 8,200 with all of them on both."""
+    rates = [index / 1000 for index in range(1, 101)]
+    sides = [
+        ("digits-ddpm", {"name": "baddiffusion", "grid": {"poison_rate": rates}}),
+        ("digits-cfg", {"name": "badnets", "grid": {"poison_rate": rates}}),
+    ]
+    defenses = {"name": "weight_noise", "grid": {"strength": [float(one) for one in range(1, 20)]}}
+    data = TWO_KINDS | {"defenses": [defenses], "detectors": []}
+    apart = [attack | {"testbeds": [testbed]} for testbed, attack in sides]
+    suite = parse_suite(data | {"attacks": apart}, Registry(), "s.yaml")
+    assert len(suite.attacks) == 200
+    with pytest.raises(UserError, match="at most 10,000 cells, .* make 16,000"):
+        parse_suite(data | {"attacks": [attack for _, attack in sides]}, Registry(), "s.yaml")
 
 
 def test_broken_yaml_says_where(tmp_path, registry):

@@ -13,13 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import doctor, registry, testbeds
+from bench import doctor, planner, registry, testbeds
 from bench.classification.classifier import predict
 from bench.classification.training import ClassifierSettings
 from bench.composed import name_of
 from bench.diffusion import sampling
 from bench.errors import UserError
 from bench.metrics import fid
+from bench.stages.table import STAGES
 from bench.suite import load_suite
 from bench.testbeds import fashion_cfg, fashion_ddpm
 from bench.testbeds import testbed as composition
@@ -105,6 +106,20 @@ def test_the_suites_are_what_was_promised() -> None:
         assert testbed.counts.clean_samples == 10_000
     assert {one.label() for one in cut.attacks} <= {one.label() for one in whole.attacks}
     assert {name_of(one) for one in cut.defenses} <= {name_of(one) for one in whole.defenses}
+
+
+@pytest.mark.parametrize("name", ["fashion", "fashion-cut"])
+def test_the_suites_plan_nothing_that_cannot_apply(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board of two kinds of testbed would else be half reasons; every entry is met somewhere."""
+    monkeypatch.setattr(planner, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), ""))
+    plugins = registry.use()
+    suite = load_suite(name, plugins)
+    cells = planner.make_plan(suite, plugins, STAGES).cells
+    assert [cell.title for cell in cells if cell.stage is None] == []
+    columns = {cell.attack.name for cell in cells} | {cell.defense.name for cell in cells}
+    assert columns >= {name_of(one) for one in (*suite.attacks, *suite.defenses, *suite.detectors)}
 
 
 @pytest.fixture
