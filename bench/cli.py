@@ -436,7 +436,8 @@ def _interrupt(number: int, frame: object) -> None:
 def plan(
     suite: str, store: str, as_json: bool, into: str | None, profile: str | None, **choice: Any
 ) -> None:
-    """Show the stages SUITE needs, without running any. With --json, one JSON object a line.
+    """Show the stages SUITE needs, and about how long they take, without running any. With --json,
+    one JSON object a line.
 
     \b
     castlewalls plan digits
@@ -450,7 +451,8 @@ def plan(
     if into is None:
         if profile is not None:
             raise UserError("--profile goes with --into FOLDER")
-        show_stages(prepare(suite, **choice).plan, Path(store), _screen(), as_json)
+        prepared = prepare(suite, **choice)
+        show_stages(prepared.plan, Path(store), _screen(), as_json, len(prepared.slots))
         return
     of_jobs = Profile.read(profile)
     prepared = prepare(suite, **choice | of_jobs.choice())

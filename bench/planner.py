@@ -49,6 +49,7 @@ from bench.contracts.defense import (
 from bench.contracts.detector import Detector
 from bench.contracts.plugin import Plugin
 from bench.diffusion.sampling import CORRECTING
+from bench.durations import expected_seconds
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
 from bench.engine.fingerprint import PACKAGES, canonical, digest, versions
@@ -371,7 +372,7 @@ class _Builder:
             fingerprint=self._fingerprint(name, there, ours),
             title=title(name, whole),
             alike=alike(name, whole),
-            seconds=self.testbed.typical_seconds.get(name, self.kinds[name].seconds),
+            seconds=expected_seconds(self.testbed, name, params, run, self.kinds[name].seconds),
             notes=notes or {},
             charged=frozenset(charged),
             code=ours,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.engine.graph import Plan
-from bench.engine.run import estimate
+from bench.engine.run import Estimate, estimate
 from bench.engine.store import Store
 from bench.record import PluginSpec, Record, read_runs
 from bench.words import declaration_of
@@ -116,8 +116,10 @@ def _existing(store: Path) -> Store | None:
     return Store(store, read_only=True) if store.exists() else None
 
 
-def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> None:
-    """Prints every stage: a table, or one JSON object a line."""
+def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool, slots: int) -> None:
+    """Prints every stage, and about how long what is missing takes on ``slots``: a table, or one
+    JSON object a line.
+    """
     _warn(plan)
     store = _existing(folder)
     done = {key for key in plan.stages if store is not None and store.finished(key)}
@@ -138,7 +140,10 @@ def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool) -> No
         table.add_row(key[:8], stage.describe(), inputs, "yes" if key in done else "")
     console.print(table, markup=False)
     _show_skipped_cells(plan)
-    click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages, {len(done)} in the store")
+    click.echo(
+        f"{len(plan.cells)} cells, {len(plan.stages)} stages, {len(done)} in the store; "
+        f"{_about(estimate(plan, store, slots), slots)}"
+    )
 
 
 def estimate_json(plan: Plan, folder: Path, slots: int) -> dict[str, Any]:
@@ -159,8 +164,13 @@ def show_estimate(plan: Plan, folder: Path, slots: int) -> None:
     for name, count in sorted(work.stages.items()):
         click.echo(f"  {name:<10} {count}")
     _show_skipped_cells(plan)
+    click.echo(_about(work, slots))
+
+
+def _about(work: Estimate, slots: int) -> str:
     unknown = f" (not counting {', '.join(work.unknown)}, never timed)" if work.unknown else ""
-    click.echo(f"about {_duration(work.wall_seconds)} on {slots} slots{unknown}")
+    plural = "" if slots == 1 else "s"
+    return f"about {_duration(work.wall_seconds)} on {slots} slot{plural}{unknown}"
 
 
 def _warn(plan: Plan) -> None:

@@ -75,7 +75,7 @@ DIGITS_CFG = Testbed(
         "reference": 5,
         "training_features": 5,
         "train": 120,
-        "sample": 30,
+        "sample": 10,
         "classifier": 30,
         "trigger_classifier": 40,
         "score": 60,

@@ -86,8 +86,9 @@ DIGITS_SD = Testbed(
     embedded=True,
     typical_seconds={
         "reference": 5,
-        "train": 90,
-        "sample": 40,
+        "train": 200,
+        "training_features": 5,
+        "sample": 20,
         "classifier": 30,
         "trigger_classifier": 40,
         "score": 60,

@@ -67,7 +67,7 @@ FASHION_CFG = Testbed(
         "reference": 20,
         "training_features": 20,
         "train": 156,
-        "sample": 216,
+        "sample": 425,
         "classifier": 50,
         "trigger_classifier": 60,
         "score": 25,

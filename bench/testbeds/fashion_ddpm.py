@@ -57,7 +57,7 @@ FASHION_DDPM = Testbed(
     typical_seconds={
         "reference": 20,
         "train": 104,
-        "sample": 117,
+        "sample": 330,
         "invert": 80,
         "features": 5,
         "measure": 3,

@@ -67,7 +67,9 @@ class Testbed:
     ``classifiers``, ``judge``, ``copies``: ``None`` where nothing is classified, or copies are not
     looked for. ``embedded``: whether the
     weights ship with the package, so that nothing has to be fetched or made. ``typical_seconds``:
-    of stages by name, on two CPU cores or one GPU, for ``--dry-run`` before anything was run.
+    of stages by name, on two CPU cores or one GPU, for forecasts before anything was run: of
+    ``sample`` the clean samples, of ``train`` and ``repair`` a fine-tuning, as declared here
+    (``bench/durations.py`` knows other counts).
 
     Raises ``ValueError`` naming the parameter, the constraint and the value.
     """

@@ -1,0 +1,131 @@
+"""How long a stage may take, before any like it was timed: what its testbed declares, by how much
+work the stage is.
+
+A testbed declares the seconds of a stage at its own counts and settings (``typical_seconds``). A
+suite may ask for fewer images, for another sampler, for a longer training: time is in proportion
+to the images that the network sees. It decides forecasts and the order of work, no number and no
+key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bench import testbeds
+from bench.artefacts.probes import CLEAN_PROBE, Probe, requested_count
+from bench.contracts.attack import TrainingAttack
+from bench.contracts.detector import Detector
+from bench.contracts.plugin import Plugin
+from bench.diffusion.sampling import SamplerSettings
+from bench.samplers import settings_of
+from bench.testbeds.testbed import Testbed
+
+#: Of the declared time, for a repair that trains nothing: the weights are read, changed, written.
+UNTRAINED = 0.02
+#: A frozen teacher's forward pass, beside a forward and a backward pass.
+WITH_TEACHER = 4 / 3
+
+Work = Callable[[Testbed, Testbed, Mapping[str, Any], Sequence[Plugin]], float]
+
+
+def expected_seconds(
+    testbed: Testbed,
+    name: str,
+    params: Mapping[str, Any],
+    plugins: Sequence[Plugin],
+    otherwise: float | None,
+) -> float | None:
+    """Seconds of the stage called ``name`` with these parameters, which runs ``plugins``;
+    ``otherwise`` where the testbed declares none, and ``None`` if nobody knows.
+    """
+    if name not in testbed.typical_seconds:
+        return otherwise
+    typical, share = testbed.typical_seconds[name], SHARES.get(name)
+    if share is None:
+        return typical
+    return typical * share(testbed, testbeds.load(testbed.name), params, plugins)
+
+
+def _images(testbed: Testbed, probe: Probe, settings: SamplerSettings) -> int:
+    """Images through the network, those that fill its last batch and both of guidance's calls
+    counted.
+    """
+    batches = -(-requested_count(testbed, probe) // settings.network_batch)
+    guided = testbed.has_classes() and settings.guidance_scale != 1
+    return batches * settings.network_batch * settings.network_calls * (2 if guided else 1)
+
+
+def _sample(
+    testbed: Testbed, usual: Testbed, params: Mapping[str, Any], plugins: Sequence[Plugin]
+) -> float:
+    drawn = _images(testbed, Probe(**params["draws"]), settings_of(testbed, params))
+    return drawn / _images(usual, CLEAN_PROBE, usual.sampler.settings())
+
+
+def _train(
+    testbed: Testbed, usual: Testbed, params: Mapping[str, Any], plugins: Sequence[Plugin]
+) -> float:
+    attack = next(plugin for plugin in plugins if isinstance(plugin, TrainingAttack))
+    settings = testbed.training_settings(attack.scheme)
+    seen = (attack.training_steps or settings.steps) * settings.batch_size
+    return seen / _finetuning(usual) * (WITH_TEACHER if type(attack).has_teacher else 1)
+
+
+def _repair(
+    testbed: Testbed, usual: Testbed, params: Mapping[str, Any], plugins: Sequence[Plugin]
+) -> float:
+    """By its steps of so many images, if it has such parameters."""
+    defense = plugins[0]
+    if not defense.card.needs & {"clean data", "training data", "queries"}:
+        return UNTRAINED
+    steps, size = (defense.params().get(field) for field in ("steps", "batch_size"))
+    if isinstance(steps, int) and isinstance(size, int):
+        return steps * size / _finetuning(usual)
+    return 1.0
+
+
+def _finetuning(usual: Testbed) -> int:
+    """Images that fine-tuning sees."""
+    settings = usual.training_settings("finetune")
+    return settings.steps * settings.batch_size
+
+
+def _features(
+    testbed: Testbed, usual: Testbed, params: Mapping[str, Any], plugins: Sequence[Plugin]
+) -> float:
+    return testbed.counts.clean_samples / usual.counts.clean_samples
+
+
+def _score(
+    testbed: Testbed, usual: Testbed, params: Mapping[str, Any], plugins: Sequence[Plugin]
+) -> float:
+    of_images = any(
+        isinstance(plugin, Detector) and not {*plugin.subjects} & {"model", "noise", "prompts"}
+        for plugin in plugins
+    )
+    return _judged(testbed) / _judged(usual) if of_images else 1.0
+
+
+def _judged(testbed: Testbed) -> int:
+    count: int | None = getattr(testbed.counts, "judged_images", None)
+    return testbed.data.rows if count is None else count
+
+
+def _classify(
+    testbed: Testbed, usual: Testbed, params: Mapping[str, Any], plugins: Sequence[Plugin]
+) -> float:
+    counts: list[int] = [getattr(one.counts, "test_images", 1) for one in (testbed, usual)]
+    return counts[0] / counts[1]
+
+
+#: Stage -> its share of the declared time: of ``sample``, that of the clean samples; of ``train``
+#: and ``repair``, that of a fine-tuning.
+SHARES: Mapping[str, Work] = {
+    "sample": _sample,
+    "train": _train,
+    "repair": _repair,
+    "features": _features,
+    "score": _score,
+    "classify": _classify,
+}
