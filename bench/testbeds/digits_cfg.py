@@ -79,7 +79,7 @@ DIGITS_CFG = Testbed(
         "classifier": 30,
         "trigger_classifier": 40,
         "score": 60,
-        "classify": 120,
+        "classify": 35,
         "features": 1,
         "measure": 2,
     },

@@ -52,12 +52,12 @@ DIGITS_DDPM = Testbed(
     embedded=True,
     typical_seconds={
         "reference": 5,
-        "train": 90,
-        "sample": 15,
+        "train": 65,
+        "sample": 13,
         "repair": 60,
         "invert": 60,
-        "features": 1,
-        "measure": 2,
+        "features": 0.1,
+        "measure": 0.5,
         "score": 2,
     },
 )

@@ -114,14 +114,14 @@ def _needed(schedule, ends):
 
 
 def test_the_board_fills_steadily(leaderboard):
-    """In the order of the longest chain alone, most cells were there in the last second."""
+    """In the order of the longest chain alone, most cells were there in the last twentieth."""
     seconds = [0.0, *(end for end, _ in leaderboard.ends())]
     assert max(later - sooner for sooner, later in zip(seconds, seconds[1:], strict=False)) < (
         leaderboard.end / 8
     )
     chains = leaderboard.forecast({})
     ends = [chains[cell.stage] for _, cell in leaderboard.ends()]
-    assert sum(end > 0.98 * leaderboard.end for end in ends) > len(ends) / 2
+    assert sum(end > 0.95 * leaderboard.end for end in ends) > len(ends) / 2
 
 
 @pytest.mark.parametrize("name", ["leaderboard", "whole"])
