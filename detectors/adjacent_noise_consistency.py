@@ -16,7 +16,9 @@ suspicious.** A trigger that makes adjacent predictions agree *more*, as one tha
 a picture does, stays inside by this rule; ``side`` "both" takes the distance from m_j on either
 side.
 
-A row costs ``steps`` images through the network, one generation.
+A trigger is odd noise to an honest model as well, whose predictions jump, too: the honest model's
+row says how much of an AUROC is the backdoor's. A row costs ``steps`` images through the network,
+one generation.
 """
 
 from __future__ import annotations

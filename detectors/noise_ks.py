@@ -6,8 +6,9 @@ more suspicious**, and whoever rejects at a p of .01 rejects one in a hundred of
 whatever the size of the image. With ``by`` "image" its order is that of D, ``noise_shift(test=ks)``
 has the same AUROC; what it adds is that its scale means something beforehand.
 
-The idea is that of DisDet (Sui et al. 2024, arXiv 2402.02739), to judge the distribution of starting
-noise. Its discrepancy is another, whose definition we have not seen: **this is not its formula**.
+The idea, to judge the distribution of starting noise, is that of DisDet (Sui et al. 2024, arXiv
+2402.02739). Its discrepancy is another, whose definition we have not seen: **this is not its
+formula**.
 
 - ``by``: ``image`` pools all values. ``channel`` tests each channel alone and takes the smallest p,
   corrected for having looked c times: 1 - (1 - p)^c (Sidak 1967), uniform again since channels of

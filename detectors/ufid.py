@@ -24,8 +24,10 @@ Deviations, and why:
   disturbed by the same e_k. No gradient or activation is looked at; ``sampler`` and ``steps`` are
   the detector's own.
 
-A model that draws the same from any noise is suspicious on clean noise too. A row costs
-``samples`` times ``steps`` images through the network.
+A model that draws the same from any noise is suspicious on clean noise too. And a trigger is odd
+noise to an honest model as well, from which it may draw odd images that are alike: the honest
+model's row says how much of an AUROC is the backdoor's. A row costs ``samples`` times ``steps``
+images through the network.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from bench.checking import planted
 from bench.contracts import tiny
@@ -61,7 +62,11 @@ def test_of_a_network_of_plain_noise_it_is_a_closed_form() -> None:
     """
     model, eta = tiny.generator(), 0.7
     signal, noise_of = model.schedule.signal, model.schedule.noise
-    model.predict_noise = lambda x, t, _=None: float(noise_of[int(t[0])]) * x  # type: ignore[method-assign]
+
+    def answer(x: Tensor, t: Tensor, _: object = None) -> Tensor:
+        return float(noise_of[int(t[0])]) * x
+
+    model.predict_noise = answer  # type: ignore[method-assign]
     steps = [
         int(t)
         for t in Scheduled(
