@@ -12,6 +12,7 @@ import torch
 from bench.contracts.attack import Attack, TrainingAttack
 from bench.contracts.data import TrainingSet
 from bench.contracts.goals import label_of
+from bench.diffusion.restoring import FROM_THE_END
 from bench.diffusion.sampling import SPACED, SamplerSettings
 from bench.errors import UserError
 from bench.samplers import Sampler, spec_of
@@ -32,6 +33,7 @@ def suite_faults(suite: Suite, attacks: list[Attack]) -> list[str]:
             testbed, [attack for attack in met if testbed.kind in attack.card.applies_to]
         )
         lines += [] if faults else _sampled(testbed, suite.samplers)
+        lines += _restored(testbed, suite)
     return list(dict.fromkeys(lines))
 
 
@@ -60,6 +62,27 @@ def _sampled(testbed: Testbed, samplers: Sequence[Sampler]) -> list[str]:
             for line in faults
         ]
     return lines
+
+
+def _restored(testbed: Testbed, suite: Suite) -> list[str]:
+    """Of images that the models of a testbed shall restore."""
+    if not suite.inpainting:
+        return []
+    lines: list[str] = []
+    if testbed.kind != "unconditional":
+        # Which class, or prompt, a user would ask for beside the image is nowhere declared.
+        lines.append(f"the testbed must be unconditional, got one of kind {testbed.kind}")
+    names = [sampler.name for sampler in suite.samplers] or [testbed.sampler.settings().name]
+    lines += [
+        f"the sampler must not be one of {', '.join(FROM_THE_END)}, got {name}"
+        for name in names
+        if name in FROM_THE_END
+    ]
+    steps = testbed.generator.schedule_steps()
+    for task in suite.inpainting:
+        if steps is not None and task.start >= steps:
+            lines.append(f"start must be below the schedule's {steps} steps, got {task.start}")
+    return [f"inpainting on {testbed.name}: {line}" for line in lines]
 
 
 def _with_its_own(testbed: Testbed, settings: SamplerSettings) -> Testbed:

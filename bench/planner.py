@@ -23,13 +23,19 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bench import measurements, testbeds
+from bench.artefacts.inpainted import BY_IMAGE
 from bench.artefacts.probes import CLEAN_PROBE, GENERATED_PROBE, Probe, probes
 from bench.artefacts.roles import (
     ATTACKED,
+    CALL,
     CLEAN,
+    CORRUPTED,
+    CORRUPTED_CALL,
     GENERATED,
     HONEST,
     MEASURED_BY,
+    ORIGINALS,
+    RESTORED,
     TARGET,
     UNDEFENDED,
     short,
@@ -48,6 +54,7 @@ from bench.contracts.defense import (
 )
 from bench.contracts.detector import Detector
 from bench.contracts.plugin import Plugin
+from bench.diffusion.restoring import Inpainting
 from bench.diffusion.sampling import CORRECTING
 from bench.durations import expected_seconds
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
@@ -55,6 +62,7 @@ from bench.engine.context import StageKind
 from bench.engine.fingerprint import PACKAGES, canonical, digest, versions
 from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
+from bench.measurements.inpainting import INPAINTING
 from bench.measurements.measurement import REAL_IMAGES, Situation
 from bench.measurements.model_detection import FEWEST
 from bench.plugin_file import Source
@@ -135,7 +143,7 @@ def make_plan(
         met = [attack for attack in backdoors if suite.meets(attack, testbed.name)]
         columns = [one for one in treatments if suite.meets(one, testbed.name)]
         detectors = [one for one in suite.detectors if suite.meets(one, testbed.name)]
-        builder = _Builder(testbed, kinds, device, processes, stages, suite.tuned, registry, honest)
+        builder = _Builder(testbed, kinds, device, processes, stages, suite, registry, honest)
         under = [builder.under(sampler) for sampler in suite.samplers] or [builder]
         for seed in suite.seeds:
             cells += [
@@ -233,11 +241,12 @@ class _Builder:
         device: str,
         processes: int,
         stages: dict[str, Stage],
-        suite_tuned: tuple[Tuning, ...],
+        suite: Suite,
         registry: Registry,
         honest: list[Attack],
     ) -> None:
-        self.suite_tuned, self.registry, self.honest = suite_tuned, registry, honest
+        self.suite_tuned, self.tasks = suite.tuned, suite.inpainting
+        self.registry, self.honest = registry, honest
         self.sources: dict[type[Plugin], Source | None] = {}
         self.testbed, self.kinds, self.device, self.processes, self.stages = (
             testbed,
@@ -258,10 +267,15 @@ class _Builder:
         self.fingerprints: dict[tuple[Any, ...], str] = {}
         self.handed: dict[tuple[str, ...], tuple[Any, ...]] = {}
         self.planned: dict[tuple[object, ...], tuple[Any, ...]] = {}
-        self.measurements = [(one, one.names) for one in measurements.table().values()]
+        # What a suite has to ask for is not missing where it does not.
+        self.measurements = [
+            (one, one.names)
+            for one in measurements.table().values()
+            if self.tasks or one.name != INPAINTING
+        ]
         self.read: dict[tuple[str, frozenset[str]], frozenset[str]] = {}
         bare = without({"name": testbed.name, "params": testbed.params()}, self.locations)
-        self.protocol = protocol_of(testbed, kinds, bare, self.files)
+        self.protocol = protocol_of(testbed, kinds, bare, self.files, self.tasks)
 
     def under(self, sampler: Sampler) -> _Builder:
         """The same under another sampler; what needs no sample is shared."""
@@ -547,6 +561,7 @@ class _Builder:
         if isinstance(last, DataDefense | ClassifierDefense):
             return roles | self._judged(attack, invoked, last, seed, generator, guards)
         undefended = self._samples(invoked, seed, trained, ())
+        roles |= self._corrupted(invoked, seed)
         if self.conditional and can_stamp(invoked):
             roles |= self._trigger_judged(invoked, seed)
         if family == "control":
@@ -668,7 +683,46 @@ class _Builder:
         return {
             probe.role: self.sample(seed, probe, generator, invoked, guards)
             for probe in probes(self.testbed, invoked)
-        }
+        } | self._restored(invoked, seed, generator, guards)
+
+    @_once
+    def _corrupted(self, invoked: Attack, seed: int) -> dict[str, str]:
+        """The images that every model is asked to restore: a user's, and the adversary's where he
+        has a call by image.
+        """
+        if not self.tasks:
+            return {}
+        triggered: dict[str, str] = {}
+        roles = originals = {ORIGINALS: self.stage("originals", {"seed": seed}, {})}
+        if any(call.name == BY_IMAGE for call in type(invoked).calls):
+            named = {"seed": seed, "attack": self._bare(invoked)}
+            triggered["triggered"] = self.stage("triggered_images", named, originals, invoked)
+        for task in self.tasks:
+            what = {"seed": seed, "what": task.name, "task": dataclasses.asdict(task)}
+            roles = roles | {CORRUPTED + task.name: self.stage("corrupted", what, originals)}
+            if triggered:
+                roles[CORRUPTED_CALL + task.name] = self.stage("corrupted", what, triggered)
+        return roles
+
+    def _restored(
+        self, invoked: Attack, seed: int, generator: str, guards: tuple[Plugin, ...]
+    ) -> dict[str, str]:
+        """What a generator makes of these; what it makes of the adversary's is one of his calls."""
+        handed, roles = self._corrupted(invoked, seed), dict[str, str]()
+        for task in self.tasks:
+            for corrupted, role in ((CORRUPTED, RESTORED), (CORRUPTED_CALL, CALL)):
+                if corrupted + task.name in handed:
+                    params = {
+                        "seed": seed,
+                        "what": task.name,
+                        "task": dataclasses.asdict(task),
+                        "defenses": [self._bare(guard) for guard in guards],
+                    }
+                    inputs = {"generator": generator, "corrupted": handed[corrupted + task.name]}
+                    roles[role + task.name] = self.stage(
+                        "restore", params | self._drawing(), inputs, *guards
+                    )
+        return roles
 
     def _of_pool(
         self, name: str, named: dict[str, Any], inputs: dict[str, str], sets: str, plugin: Plugin
@@ -824,12 +878,14 @@ class _Builder:
             "absent": absent,
             "protocol": self.protocol,
         }
-        charged = [role for role in roles if role not in FREE and not role.startswith(UNDEFENDED)]
+        free = (UNDEFENDED, ORIGINALS, CORRUPTED, CORRUPTED_CALL)
+        charged = [role for role in roles if role not in FREE and not role.startswith(free)]
         if common["kind"] == POPULATION:
             params["seeds"], charged = list(common["seeds"]), []  # its cells have been charged
         notes = {"papers": self._papers(*plugins)}
         # It runs no plugin: what is measured is what their stages left.
-        return self.stage("record", params, roles | measured, notes=notes, charged=charged)
+        name = "restored_record" if any(role.startswith(CORRUPTED) for role in roles) else "record"
+        return self.stage(name, params, roles | measured, notes=notes, charged=charged)
 
     @_once
     def _values(self, named: PluginSpec | Probe) -> dict[str, Any]:
@@ -915,9 +971,11 @@ def protocol_of(
     kinds: Mapping[str, StageKind],
     bare: Mapping[str, Any],
     files: Mapping[str, str],
+    tasks: Sequence[Inpainting] = (),
 ) -> str:
     """What makes two numbers comparable, as a hash: the testbed, and the versions of the stages
-    that have all their parts in it, and of all that measures.
+    that have all their parts in it, and of all that measures; and the images that models restore,
+    since an adversary who hands in one has a call more.
 
     A version of 1 is not written down, so that a new measurement leaves the others' numbers in one
     table.
@@ -933,7 +991,8 @@ def protocol_of(
         for one in measurements.table().values()
         if one.version > 1
     }
-    return digest([bare, testbed.features.extractor, dict(files), raised])[:16]
+    asked = [[task.name for task in tasks]] if tasks else []
+    return digest([bare, testbed.features.extractor, dict(files), raised, *asked])[:16]
 
 
 def _all_of(attacks: Sequence[Attack]) -> PluginSpec:

@@ -22,6 +22,7 @@ from bench.contracts.card import Tuning
 from bench.contracts.defense import Defense
 from bench.contracts.detector import Detector
 from bench.contracts.plugin import Plugin
+from bench.diffusion.restoring import CORRUPTIONS, Inpainting
 from bench.errors import UserError, no_file
 from bench.names import brief, unknown_name
 from bench.params import construct, in_quotes, unfit
@@ -37,6 +38,7 @@ FIELDS = (
     "description",
     "testbeds",
     "samplers",
+    "inpainting",
     "attacks",
     "defenses",
     "detectors",
@@ -61,6 +63,7 @@ P = TypeVar("P", bound=Plugin | Composed)
 class Suite:
     """``attacks``, ``defenses`` and ``detectors`` as written, grids expanded; the planner adds the
     controls. ``samplers``: every cell is made under each; empty for each testbed's own.
+    ``inpainting``: corrupted images that every model is asked to restore as well.
 
     ``assigned``: the testbeds of the attacks, defenses and detectors that are not met on all of
     them, by label.
@@ -73,6 +76,7 @@ class Suite:
     description: str = ""
     testbeds: tuple[Testbed, ...]
     samplers: tuple[Sampler, ...] = ()
+    inpainting: tuple[Inpainting, ...] = ()
     attacks: tuple[Attack, ...] = ()
     defenses: tuple[Defense | Composed, ...] = ()
     detectors: tuple[Detector, ...] = ()
@@ -200,11 +204,14 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     attacks, defenses, detectors = (
         _plugins(data, group, registry, where, names) for group in ASSIGNED
     )
+    tasks = [_task(name, params, where) for name, params in _entries(data, "inpainting", where)]
+    _refuse_twice(tasks, "inpainting", where)
     return Suite(
         name=name,
         description=" ".join(description.split()),
         testbeds=tuple(built),
         samplers=tuple(samplers),
+        inpainting=tuple(tasks),
         attacks=cast(tuple[Attack, ...], tuple(one for one, _ in attacks)),
         defenses=cast("tuple[Defense | Composed, ...]", tuple(one for one, _ in defenses)),
         detectors=cast(tuple[Detector, ...], tuple(one for one, _ in detectors)),
@@ -360,6 +367,16 @@ def _sampler(name: str, params: Mapping[str, Any], where: str) -> Sampler:
     if "name" in params:
         raise UserError(f"{where}: sampler {name}: name stands beside params, not in them")
     return construct(Sampler, f"sampler {name}", {"name": name, **params}, where)
+
+
+def _task(corruption: str, params: Mapping[str, Any], where: str) -> Inpainting:
+    if corruption not in CORRUPTIONS:
+        raise unknown_name("corruption", corruption, CORRUPTIONS, where)
+    if "corruption" in params:
+        raise UserError(f"{where}: inpainting: {corruption} is the entry's name, not in its params")
+    return construct(
+        Inpainting, f"inpainting {corruption}", {"corruption": corruption, **params}, where
+    )
 
 
 def _plugins(

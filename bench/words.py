@@ -299,9 +299,13 @@ _ROLES = {
     "target_image": "target",
     "trigger_image": "trigger",
     "stamped": "held-out images, stamped",
+    "originals": "held-out images",
 }
 _PREFIXES = {
     "call": "called by",
+    "restored": "restored,",
+    "corrupted": "corrupted,",
+    "corrupted_call": "triggered and corrupted,",
     "recovered": "recovered,",
     "recovered_trigger": "recovered trigger,",
 }

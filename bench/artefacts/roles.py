@@ -16,6 +16,11 @@ CLEAN, TARGET, GENERATED = "clean", "target", "generated"
 CALL = "call:"
 #: Begins the role of what a cell is only compared with.
 UNDEFENDED = "undefended:"
+#: Held-out images that models are asked to restore.
+ORIGINALS = "originals"
+#: Begin the role of a corrupted image's restoration, of the corrupted image itself, and of one that
+#: carries the trigger; what is restored of the last is a call's.
+RESTORED, CORRUPTED, CORRUPTED_CALL = "restored:", "corrupted:", "corrupted_call:"
 #: Begin the role of a model's score in a population, and which one it is: ``attacked:0:3``, the
 #: first attack's of seed 3.
 ATTACKED, HONEST = "attacked:", "honest:"

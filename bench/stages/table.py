@@ -11,11 +11,13 @@ from __future__ import annotations
 from bench.engine.context import StageKind
 from bench.stages import (
     admitted,
+    admitted_images,
     aim,
     by_set,
     call,
     classifier,
     classify,
+    corrupted,
     evaluation_images,
     features,
     implant,
@@ -24,17 +26,21 @@ from bench.stages import (
     judged_noise,
     judged_prompts,
     measure,
+    originals,
     poisoned_rows,
     pool,
     record,
     reference,
     repair,
+    restore,
+    restored_record,
     sample,
     score,
     suspected,
     train,
     training_features,
     trigger_classifier,
+    triggered_images,
 )
 
 STAGES: dict[str, StageKind] = {
@@ -102,6 +108,18 @@ STAGES: dict[str, StageKind] = {
     "classify": StageKind(
         run=classify.run, admit=admitted.classify, parts=("data", "generator", "sampler")
     ),
+    "originals": StageKind(run=originals.run, parts=("data", "counts"), seconds=1.0),
+    "triggered_images": StageKind(
+        run=triggered_images.run,
+        admit=admitted_images.triggered_images,
+        parts=("data",),
+        seconds=1.0,
+    ),
+    "corrupted": StageKind(run=corrupted.run, seconds=1.0),
+    "restore": StageKind(
+        run=restore.run, admit=admitted_images.restore, parts=("data", "generator", "sampler")
+    ),
     "measure": StageKind(run=measure.run, seconds=1.0),
     "record": StageKind(run=record.run, seconds=1.0),
+    "restored_record": StageKind(run=restored_record.run, seconds=1.0),
 }

@@ -1,0 +1,170 @@
+"""What models make of corrupted images: how near it is to the original and to the adversary's
+target, beside what the corrupted image itself and a constant one reach.
+
+Of what is restored of the adversary's images the distance to the target, and success, are those of
+any call (:mod:`bench.measurements.distance_to_target`); here is the distance to the original: did
+it draw the target, or restore the image in spite of the trigger?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from bench.artefacts.images import load_images
+from bench.artefacts.inpainted import load_inputs
+from bench.artefacts.roles import CALL, CORRUPTED, CORRUPTED_CALL, ORIGINALS, RESTORED
+from bench.diffusion.images import to_uint8
+from bench.diffusion.noise import stream_seed
+from bench.measurements import numbers
+from bench.measurements.distance_to_target import goal_of
+from bench.measurements.families import no_sample
+from bench.measurements.measurement import Materials, Measured, Measurement, Situation
+from bench.measurements.numbers import if_possible
+from bench.metrics import originals as nearness
+from bench.metrics import target
+from bench.metrics.fid import extract_features
+from bench.metrics.target import Values
+from bench.record import SQUARED_ERROR
+from bench.words import MetricWords
+
+INPAINTING = "inpainting"
+TRIGGERED, CONSTANT = "triggered", "constant"
+#: Begins the families of what was there before anything was restored.
+BASELINE = "baseline_"
+GROUP = "Inpainting"
+
+
+def why_not(situation: Situation) -> str:
+    """Where nothing is restored."""
+    if situation.family == "anchor":
+        return "an anchor restores nothing"
+    drawn = any(role.startswith(RESTORED) for role in situation.roles)
+    return no_sample(situation) or ("" if drawn else "this cell restores nothing")
+
+
+def measure(materials: Materials) -> Measured:
+    """Each number of what is restored is named by the task, ``TASK, triggered`` being of the
+    adversary's images; so is each baseline: the corrupted images as they are, clamped as a picture
+    is saved, and a constant one, of each original's mean colour.
+    """
+    measured = Measured()
+    with if_possible("original_mse", measured.flags):
+        _distances(materials, measured)
+    return measured
+
+
+def _distances(materials: Materials, measured: Measured) -> None:
+    real = load_images(materials.inputs[ORIGINALS])
+    sets: dict[tuple[str, str], Tensor] = {(BASELINE, CONSTANT): nearness.constants(real)}
+    for role, folder in materials.inputs.items():
+        prefix, _, task = role.partition(":")
+        triggered = f"{task}, {TRIGGERED}"
+        if role.startswith(RESTORED):
+            sets["", task] = load_images(folder)
+        elif prefix + ":" in (CORRUPTED, CORRUPTED_CALL):
+            name = task if prefix + ":" == CORRUPTED else triggered
+            sets[BASELINE, name] = to_uint8(load_inputs(folder))
+        elif role.startswith(CALL) and CORRUPTED_CALL + task in materials.inputs:
+            sets["", triggered] = load_images(folder)
+    see = _eyes(materials)
+    seen, goal = see(real), goal_of(materials)
+    extractor = materials.testbed.features.extractor
+    for (kind, name), images in sets.items():
+        put = _Put(materials, measured, kind, name)
+        put("original_mse", nearness.mse(images, real), False, SQUARED_ERROR)
+        put("original_ssim", nearness.ssim(images, real), True)
+        distance = nearness.feature_distance(see(images), seen)
+        put("feature_distance", distance, False, prefix=f"{extractor}, ")
+        # What is restored of the adversary's images has this distance as a call: mse[TASK].
+        if goal is not None and name != CONSTANT and (kind or TRIGGERED not in name):
+            put("target_mse", target.mse(images, goal), True, SQUARED_ERROR)
+
+
+class _Put:
+    """Enters one set's numbers."""
+
+    def __init__(self, materials: Materials, measured: Measured, kind: str, name: str) -> None:
+        self.materials, self.measured, self.kind, self.name = materials, measured, kind, name
+
+    def __call__(
+        self, family: str, values: Values, better: bool, unit: str = "", prefix: str = ""
+    ) -> None:
+        name = f"{self.kind}{family}[{prefix}{self.name}]"
+        seed = stream_seed(self.materials.seed, name) % 2**32
+        direction = None if self.kind else better
+        self.measured.metrics[name] = numbers.mean(values, seed, direction, unit)
+
+
+def _eyes(materials: Materials) -> Callable[[Tensor], Tensor]:
+    features = materials.testbed.features
+    features.register()
+
+    def see(images: Tensor) -> Tensor:
+        weights = features.weights()
+        return extract_features(images, features.extractor, weights, device=materials.device)
+
+    return see
+
+
+#: family -> (title, what it is, direction, further fields).
+_FAMILIES: Mapping[str, tuple[str, str, bool, dict[str, Any]]] = {
+    "original_mse": (
+        "MSE to the original",
+        "Mean squared error to the original held-out images, pixels in [0, 1], of",
+        False,
+        {"low": 0.0, "unit": SQUARED_ERROR},
+    ),
+    "original_ssim": (
+        "SSIM to the original",
+        "Structural similarity to the original held-out images; 1 is identical; of",
+        True,
+        {"low": -1.0, "high": 1.0, "decimals": 2, "scale": "unit"},
+    ),
+    "feature_distance": (
+        "feature distance to the original",
+        "Squared distance between the directions of an extractor's features, 0 is alike and 2 has "
+        "nothing in common (not LPIPS), to the original held-out images, of",
+        False,
+        {"low": 0.0, "high": 4.0},
+    ),
+    "target_mse": (
+        "MSE to the target",
+        "Mean squared error to the adversary's target, pixels in [0, 1]: whether it is drawn where "
+        "nobody calls for it; of",
+        True,
+        {"low": 0.0, "unit": SQUARED_ERROR},
+    ),
+}
+
+
+def _declared() -> tuple[MetricWords, ...]:
+    words = []
+    for order, (family, (title, sentence, better, shared)) in enumerate(_FAMILIES.items(), start=1):
+        for kind, whose in (("", "what the model restores"), (BASELINE, "the images handed in")):
+            words.append(
+                MetricWords(
+                    name=f"{kind}{family}[*]",
+                    title=f"{title}{', not restored' if kind else ''} [{{}}]",
+                    sentence=f"{sentence} {whose} ({{}}).",
+                    group=GROUP,
+                    higher_is_better=None if kind else better,
+                    order=order + (len(_FAMILIES) if kind else 0),
+                    in_matrix=not kind,
+                    **shared,
+                )
+            )
+    return tuple(words)
+
+
+MEASUREMENT = Measurement(
+    name=INPAINTING,
+    metrics=_declared(),
+    needs=("aim",),
+    uses=(ORIGINALS, f"{RESTORED}*", f"{CALL}*", f"{CORRUPTED}*", f"{CORRUPTED_CALL}*"),
+    why_not=why_not,
+    parts=("features",),
+    run=measure,
+)
