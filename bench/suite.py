@@ -373,7 +373,7 @@ def _task(corruption: str, params: Mapping[str, Any], where: str) -> Inpainting:
     if corruption not in CORRUPTIONS:
         raise unknown_name("corruption", corruption, CORRUPTIONS, where)
     if "corruption" in params:
-        raise UserError(f"{where}: inpainting: {corruption} is the entry's name, not in its params")
+        raise UserError(f"{where}: inpainting {corruption}: corruption must not be in params")
     return construct(
         Inpainting, f"inpainting {corruption}", {"corruption": corruption, **params}, where
     )

@@ -86,7 +86,8 @@ class Inpainting:
         """x_t of ``corrupted`` images at ``alpha_cumprod`` = A^2; ``noise``: e, like them."""
         if self.reading == "as_released":
             return corrupted
-        return alpha_cumprod**0.5 * corrupted + (1 - alpha_cumprod) ** 0.5 * noise
+        x: Tensor = alpha_cumprod**0.5 * corrupted + (1 - alpha_cumprod) ** 0.5 * noise
+        return x
 
 
 def missing(corruption: str, height: int, width: int) -> Tensor:
