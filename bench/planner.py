@@ -720,7 +720,7 @@ class _Builder:
                     }
                     inputs = {"generator": generator, "corrupted": handed[corrupted + task.name]}
                     roles[role + task.name] = self.stage(
-                        "restore", params | self._drawing(), inputs, *guards
+                        "restored_images", params | self._drawing(), inputs, *guards
                     )
         return roles
 

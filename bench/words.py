@@ -32,6 +32,7 @@ GROUPS = (
     "Backdoor, by image",
     "Backdoor, other calls",
     "Control: clean noise",
+    "Inpainting",
     "Adversary's class",
     "Classifier",
     "Detection, training set",
@@ -46,8 +47,8 @@ GROUPS = (
     "Other",
 )
 (
-    IMAGE_QUALITY, BY_NOISE, BY_IMAGE, BY_OTHER_CALLS, CLEAN_NOISE, ADVERSARYS_CLASS, CLASSIFIER,
-    *_DETECTION, MODELS, INVERSION, COST, OTHER,
+    IMAGE_QUALITY, BY_NOISE, BY_IMAGE, BY_OTHER_CALLS, CLEAN_NOISE, RESTORED_IMAGES,
+    ADVERSARYS_CLASS, CLASSIFIER, *_DETECTION, MODELS, INVERSION, COST, OTHER,
 ) = GROUPS  # fmt: skip
 #: Letters of a declaration's texts, and what a metric's order may be at most.
 LONGEST = {"name": 300, "title": 80, "sentence": 600, "group": 60, "unit": 20, "heading": 60}

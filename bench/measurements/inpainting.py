@@ -9,6 +9,7 @@ it draw the target, or restore the image in spite of the trigger?
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -23,18 +24,17 @@ from bench.measurements.distance_to_target import goal_of
 from bench.measurements.families import no_sample
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
+from bench.metrics import lpips, target
 from bench.metrics import originals as nearness
-from bench.metrics import target
 from bench.metrics.fid import extract_features
 from bench.metrics.target import Values
 from bench.record import SQUARED_ERROR
-from bench.words import MetricWords
+from bench.words import RESTORED_IMAGES, MetricWords
 
 INPAINTING = "inpainting"
 TRIGGERED, CONSTANT = "triggered", "constant"
 #: Begins the families of what was there before anything was restored.
 BASELINE = "baseline_"
-GROUP = "Inpainting"
 
 
 def why_not(situation: Situation) -> str:
@@ -69,7 +69,10 @@ def _distances(materials: Materials, measured: Measured) -> None:
             sets[BASELINE, name] = to_uint8(load_inputs(folder))
         elif role.startswith(CALL) and CORRUPTED_CALL + task in materials.inputs:
             sets["", triggered] = load_images(folder)
-    see = _eyes(materials)
+    see, trunk = _eyes(materials), _trunk(materials)
+    if trunk is None:
+        why = "this testbed names no trunk of LPIPS; feature_distance is its perceptual distance"
+        measured.absent |= dict.fromkeys(("lpips[*]", f"{BASELINE}lpips[*]"), why)
     seen, goal = see(real), goal_of(materials)
     extractor = materials.testbed.features.extractor
     for (kind, name), images in sets.items():
@@ -78,6 +81,9 @@ def _distances(materials: Materials, measured: Measured) -> None:
         put("original_ssim", nearness.ssim(images, real), True)
         distance = nearness.feature_distance(see(images), seen)
         put("feature_distance", distance, False, prefix=f"{extractor}, ")
+        if trunk is not None:
+            values = lpips.distance(images, real, trunk, materials.device)
+            put("lpips", values, False, prefix=f"{lpips.NAME}, ")
         # What is restored of the adversary's images has this distance as a call: mse[TASK].
         if goal is not None and name != CONSTANT and (kind or TRIGGERED not in name):
             put("target_mse", target.mse(images, goal), True, SQUARED_ERROR)
@@ -109,6 +115,13 @@ def _eyes(materials: Materials) -> Callable[[Tensor], Tensor]:
     return see
 
 
+def _trunk(materials: Materials) -> Path | None:
+    """LPIPS's, where the testbed's features name one."""
+    ask = getattr(materials.testbed.features, "trunk", None)
+    trunk: Path | None = None if ask is None else ask()
+    return trunk
+
+
 #: family -> (title, what it is, direction, further fields).
 _FAMILIES: Mapping[str, tuple[str, str, bool, dict[str, Any]]] = {
     "original_mse": (
@@ -130,6 +143,13 @@ _FAMILIES: Mapping[str, tuple[str, str, bool, dict[str, Any]]] = {
         False,
         {"low": 0.0, "high": 4.0},
     ),
+    "lpips": (
+        "LPIPS to the original",
+        "Learned perceptual distance (Zhang et al. 2018) to the original held-out images, 0 is "
+        "alike, by the network named, of",
+        False,
+        {"low": 0.0},
+    ),
     "target_mse": (
         "MSE to the target",
         "Mean squared error to the adversary's target, pixels in [0, 1]: whether it is drawn where "
@@ -149,7 +169,7 @@ def _declared() -> tuple[MetricWords, ...]:
                     name=f"{kind}{family}[*]",
                     title=f"{title}{', not restored' if kind else ''} [{{}}]",
                     sentence=f"{sentence} {whose} ({{}}).",
-                    group=GROUP,
+                    group=RESTORED_IMAGES,
                     higher_is_better=None if kind else better,
                     order=order + (len(_FAMILIES) if kind else 0),
                     in_matrix=not kind,

@@ -26,7 +26,7 @@ def triggered_images(params: Params, inputs: Inputs, out: Path, context: StageCo
     border.in_range(images, f"{params['attack']['name']}, in its process,")
 
 
-def restore(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
+def restored_images(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """An image for each that was handed in."""
     _only(out, "images.npz")
     wanted, images = tuple(load_inputs(inputs["corrupted"]).shape), load_images(out)

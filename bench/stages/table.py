@@ -32,7 +32,7 @@ from bench.stages import (
     record,
     reference,
     repair,
-    restore,
+    restored_images,
     restored_record,
     sample,
     score,
@@ -116,8 +116,10 @@ STAGES: dict[str, StageKind] = {
         seconds=1.0,
     ),
     "corrupted": StageKind(run=corrupted.run, seconds=1.0),
-    "restore": StageKind(
-        run=restore.run, admit=admitted_images.restore, parts=("data", "generator", "sampler")
+    "restored_images": StageKind(
+        run=restored_images.run,
+        admit=admitted_images.restored_images,
+        parts=("data", "generator", "sampler"),
     ),
     "measure": StageKind(run=measure.run, seconds=1.0),
     "record": StageKind(run=record.run, seconds=1.0),

@@ -1,4 +1,4 @@
-"""Inception-v3's features, which FID is published in."""
+"""Inception-v3's features, which FID is published in, and the trunk of LPIPS beside it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,24 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 @dataclass(frozen=True, kw_only=True)
 class Inception(Features):
     """``inception_weights``: a local copy of torch-fidelity's Inception weights; ``None`` lets
-    torch-fidelity fetch them.
+    torch-fidelity fetch them. ``lpips_trunk``: torchvision's AlexNet as safetensors, for LPIPS
+    where models restore images; ``None``: it is not measured.
     """
 
     extractor: ClassVar[str] = "inception-v3-compat"
-    locations: ClassVar[frozenset[str]] = frozenset({"inception_weights"})
+    locations: ClassVar[frozenset[str]] = frozenset({"inception_weights", "lpips_trunk"})
 
     inception_weights: str | None = None
+    lpips_trunk: str | None = None
+
+    def trunk(self) -> Path | None:
+        """Where LPIPS's trunk is; ``None`` where LPIPS is not measured."""
+        return None if self.lpips_trunk is None else expanded(self.lpips_trunk)
+
+    def fingerprint(self) -> str:
+        # No published hash is known of it as safetensors, so its own is in the key.
+        trunk = self.trunk()
+        return "" if trunk is None else content_hash(trunk)
 
     def weights(self) -> str | None:
         """The local Inception weights, checked; ``None`` if torch-fidelity has still to fetch
@@ -56,7 +67,14 @@ class Inception(Features):
         return faults_of([self._here])
 
     def faults(self, testbed: Composition) -> list[str]:
-        return faults_of([self.weights])
+        return faults_of([self.weights, self._readable])
+
+    def _readable(self) -> None:
+        trunk = self.trunk()
+        if trunk is not None:
+            from bench.metrics import lpips  # as planning without it needs no safetensors
+
+            lpips.checked(trunk)
 
     def _here(self) -> None:
         if self.weights() is None:

@@ -211,7 +211,10 @@ def test_a_suite_that_does_not_ask_is_as_it_was(walk: Any, tmp_path: Path, walke
     """
     plain = {name: value for name, value in SUITE.items() if name != "inpainting"}
     other = walk(plain, tmp_path, whole=False).plan
-    assert not {stage.name for stage in other.stages.values()} & {"restore", "restored_record"}
+    assert not {stage.name for stage in other.stages.values()} & {
+        "restored_images",
+        "restored_record",
+    }
     for stage in other.stages.values():
         absent = stage.params.get("absent", {})
         assert not [name for name in absent if name.startswith((*FAMILIES, "baseline_"))]
@@ -240,7 +243,7 @@ def test_a_key_holds_all_the_code_its_stage_runs(walked: Any) -> None:
     beyond = {key: walked.beyond_its_code(key) for key in walked.folders}
     assert {key: names for key, names in beyond.items() if names} == {}
     made = {walked.plan.stages[key].name for key in walked.folders}
-    assert {"originals", "triggered_images", "corrupted", "restore"} <= made
+    assert {"originals", "triggered_images", "corrupted", "restored_images"} <= made
 
 
 def test_restoring_is_charged_and_what_it_starts_from_is_not(walked: Any) -> None:
@@ -250,7 +253,7 @@ def test_restoring_is_charged_and_what_it_starts_from_is_not(walked: Any) -> Non
     assert not [role for role in charged if role.startswith(("corrupted", "originals"))]
 
 
-@pytest.mark.parametrize("name", ["triggered_images", "restore"])
+@pytest.mark.parametrize("name", ["triggered_images", "restored_images"])
 def test_what_such_a_stage_leaves_is_admitted_and_nothing_else(
     walked: Any, name: str, tmp_path: Path
 ) -> None:
@@ -293,5 +296,5 @@ def _more_files(out: Path) -> None:
 
 SPOILT = {
     "triggered_images": (_beyond, _not_a_number, _fewer_inputs, _more_files),
-    "restore": (_fewer, _more_files),
+    "restored_images": (_fewer, _more_files),
 }
