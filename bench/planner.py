@@ -697,11 +697,11 @@ class _Builder:
         if any(call.name == BY_IMAGE for call in type(invoked).calls):
             named = {"seed": seed, "attack": self._bare(invoked)}
             triggered["triggered"] = self.stage("triggered_images", named, originals, invoked)
-        for task in self.tasks:
-            what = {"seed": seed, "what": task.name, "task": dataclasses.asdict(task)}
-            roles = roles | {CORRUPTED + task.name: self.stage("corrupted", what, originals)}
+        for corruption in dict.fromkeys(task.corruption for task in self.tasks):
+            what = {"seed": seed, "what": corruption}
+            roles = roles | {CORRUPTED + corruption: self.stage("corrupted", what, originals)}
             if triggered:
-                roles[CORRUPTED_CALL + task.name] = self.stage("corrupted", what, triggered)
+                roles[CORRUPTED_CALL + corruption] = self.stage("corrupted", what, triggered)
         return roles
 
     def _restored(
@@ -711,14 +711,17 @@ class _Builder:
         handed, roles = self._corrupted(invoked, seed), dict[str, str]()
         for task in self.tasks:
             for corrupted, role in ((CORRUPTED, RESTORED), (CORRUPTED_CALL, CALL)):
-                if corrupted + task.name in handed:
+                if corrupted + task.corruption in handed:
                     params = {
                         "seed": seed,
                         "what": task.name,
                         "task": dataclasses.asdict(task),
                         "defenses": [self._bare(guard) for guard in guards],
                     }
-                    inputs = {"generator": generator, "corrupted": handed[corrupted + task.name]}
+                    inputs = {
+                        "generator": generator,
+                        "corrupted": handed[corrupted + task.corruption],
+                    }
                     roles[role + task.name] = self.stage(
                         "restored_images", params | self._drawing(), inputs, *guards
                     )

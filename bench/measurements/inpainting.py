@@ -47,8 +47,8 @@ def why_not(situation: Situation) -> str:
 
 def measure(materials: Materials) -> Measured:
     """Each number of what is restored is named by the task, ``TASK, triggered`` being of the
-    adversary's images; so is each baseline: the corrupted images as they are, clamped as a picture
-    is saved, and a constant one, of each original's mean colour.
+    adversary's images; each baseline by the corruption: the corrupted images as they are, clamped
+    as a picture is saved; and ``constant``, of each original's mean colour.
     """
     measured = Measured()
     with if_possible("original_mse", measured.flags):
@@ -60,15 +60,16 @@ def _distances(materials: Materials, measured: Measured) -> None:
     real = load_images(materials.inputs[ORIGINALS])
     sets: dict[tuple[str, str], Tensor] = {(BASELINE, CONSTANT): nearness.constants(real)}
     for role, folder in materials.inputs.items():
-        prefix, _, task = role.partition(":")
-        triggered = f"{task}, {TRIGGERED}"
+        name = role.partition(":")[2]
+        triggered = f"{name}, {TRIGGERED}"
         if role.startswith(RESTORED):
-            sets["", task] = load_images(folder)
-        elif prefix + ":" in (CORRUPTED, CORRUPTED_CALL):
-            name = task if prefix + ":" == CORRUPTED else triggered
-            sets[BASELINE, name] = to_uint8(load_inputs(folder))
-        elif role.startswith(CALL) and CORRUPTED_CALL + task in materials.inputs:
+            sets["", name] = load_images(folder)
+        elif role.startswith(CALL) and RESTORED + name in materials.inputs:
             sets["", triggered] = load_images(folder)
+        elif role.startswith(CORRUPTED):
+            sets[BASELINE, name] = to_uint8(load_inputs(folder))
+        elif role.startswith(CORRUPTED_CALL):
+            sets[BASELINE, triggered] = to_uint8(load_inputs(folder))
     see, trunk = _eyes(materials), _trunk(materials)
     if trunk is None:
         why = "this testbed names no trunk of LPIPS; feature_distance is its perceptual distance"

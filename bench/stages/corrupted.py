@@ -24,5 +24,5 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     )
     streams = sample_streams(params["seed"], range(len(images)), "inpainting")
     noise = initial_noise(streams, tuple(images.shape[1:]))
-    save_inputs(out, Inpainting(**params["task"]).corrupted(images, noise))
+    save_inputs(out, Inpainting(corruption=params["what"]).corrupted(images, noise))
     return {}
