@@ -54,6 +54,7 @@ DIGITS_DDPM = Testbed(
         "reference": 5,
         "train": 65,
         "sample": 13,
+        "restored_images": 5,
         "repair": 60,
         "invert": 60,
         "features": 0.1,

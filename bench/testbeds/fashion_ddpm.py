@@ -58,6 +58,7 @@ FASHION_DDPM = Testbed(
         "reference": 20,
         "train": 104,
         "sample": 330,
+        "restored_images": 50,
         "invert": 80,
         "features": 5,
         "measure": 3,

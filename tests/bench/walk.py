@@ -3,6 +3,7 @@ measurements look at.
 """
 
 import ast
+import gc
 import importlib
 import pkgutil
 import sys
@@ -97,6 +98,8 @@ class Walk:
         whole: bool = True,
     ) -> None:
         import_all()
+        # A half-read generator of an earlier test's mistake would else be closed, and seen, here.
+        gc.collect()
         plugins = registry.use(plugin_files)
         self.folder, self.folders = folder, {}
         self.executed: dict[str, set[CodeType]] = {}
