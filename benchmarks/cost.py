@@ -1,9 +1,9 @@
 """``python -m benchmarks cost``: what a seed of a suite at paper scale costs on an H100.
-Calculated, not measured, and without data, weights or a GPU.
+Calculated, without data, weights or a GPU.
 
 The stages, their images and their steps are those that the planner plans for the suite; operations
 and bytes are counted on the ``meta`` device (:mod:`benchmarks.outline`). Assumed is what no count
-gives: how fast a card works (:data:`TERAFLOPS`, :data:`TERABYTES`). What the plan has beside
+gives: how fast a card works (:data:`MEASURED`, :data:`TERABYTES`). What the plan has beside
 trainings and samples (features, measurements, a defender's own loops) is listed and not counted.
 """
 
@@ -31,7 +31,14 @@ from bench.stages.building import testbed_of
 from bench.stages.table import STAGES
 from bench.suite import load_suite
 from bench.testbeds.testbed import Testbed
-from benchmarks.architectures import Architecture, architecture_of
+from benchmarks.architectures import (
+    CELEBAHQ,
+    CIFAR10,
+    CIFAR10_CLASSES,
+    STABLE_DIFFUSION,
+    Architecture,
+    architecture_of,
+)
 from benchmarks.growth import simulated
 from benchmarks.outline import (
     ATTENTIONS,
@@ -43,13 +50,18 @@ from benchmarks.outline import (
     training,
 )
 
-#: Assumed of one H100, in 10^12 operations a second, by the side of what is denoised: up to 32, and
-#: larger. float32 is without TF32. Of what the card can do at most that is a sixteenth to a half.
-TERAFLOPS = {
-    "float32": (30.0, 30.0),
-    "bfloat16": (60.0, 150.0),
-    "float16": (60.0, 150.0),
+#: Measured on one H100 by ``python -m benchmarks gpu published``: 10^12 operations a second of
+#: training and of sampling, our loops around the network included. float32 is without TF32.
+MEASURED = {
+    (CIFAR10, "float32"): (21.8, 17.9),
+    (CIFAR10, "bfloat16"): (61.6, 74.4),
+    (CIFAR10, "float16"): (64.1, 74.6),
+    (CELEBAHQ, "bfloat16"): (75.8, 64.0),
+    (CIFAR10_CLASSES, "float16"): (41.6, 43.9),
+    (STABLE_DIFFUSION, "bfloat16"): (102.0, 130.0),
+    (STABLE_DIFFUSION, "float16"): (93.1, 151.0),
 }
+_HALVES = {"bfloat16": "float16", "float16": "bfloat16"}
 #: Assumed of its memory, in 10^12 bytes a second, two thirds of what it has at most: for noise.
 TERABYTES = 2.0
 #: GiB of the cards that are sold as of so many GB.
@@ -173,7 +185,7 @@ def _training(stage: Stage) -> Group:
         stages=1,
         images=images,
         gigaflops=estimate.operations / 1e9,
-        hours=flops / speed(architecture, settings.precision) / 3600,
+        hours=flops / speeds(architecture, settings.precision)[0] / 3600,
         noise_hours=0.0,
         peak=estimate.peak,
     )
@@ -193,7 +205,7 @@ def _sampling(stage: Stage) -> Group:
     noisy = drawn * settings.num_inference_steps if settings.stochastic else drawn
     noise = noisy * noise_bytes(architecture.drawn) / (TERABYTES * 1e12) / 3600
     flops = images * estimate.operations + drawn * estimate.decoding
-    network = flops / speed(architecture, settings.precision) / 3600
+    network = flops / speeds(architecture, settings.precision)[1] / 3600
     steps = f"{settings.name}, {settings.num_inference_steps} steps"
     return Group(
         what=f"{drawn:,} samples, {testbed.name}, {steps}, {settings.precision}",
@@ -206,10 +218,19 @@ def _sampling(stage: Stage) -> Group:
     )
 
 
-def speed(architecture: Architecture, precision: str) -> float:
-    """FLOP a second."""
-    small, large = TERAFLOPS[precision]
-    return 1e12 * (small if max(architecture.drawn[1:]) <= 32 else large)
+def speeds(architecture: Architecture, precision: str) -> tuple[float, float]:
+    """FLOP a second in training and in sampling: measured, or else of the other half precision, or
+    else of CIFAR-10's network.
+    """
+    for known in (
+        (architecture, precision),
+        (architecture, _HALVES.get(precision, precision)),
+        (CIFAR10, precision),
+    ):
+        if known in MEASURED:
+            training_speed, sampling_speed = MEASURED[known]
+            return 1e12 * training_speed, 1e12 * sampling_speed
+    raise UserError(f"no speed is known for {precision}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,14 +370,20 @@ def lines_of_memory(by_use: dict[str, list[Choice]]) -> list[str]:
 
 def assumed() -> str:
     """What is assumed, in one paragraph."""
-    small, large = (
-        ", ".join(f"{name} {speeds[which]:g}" for name, speeds in TERAFLOPS.items())
-        for which in (0, 1)
+    names = {
+        CIFAR10: "cifar10-ddpm",
+        CELEBAHQ: "celebahq-ddpm",
+        CIFAR10_CLASSES: "cifar10-cfg",
+        STABLE_DIFFUSION: "Stable Diffusion",
+    }
+    measured = "; ".join(
+        f"{names[architecture]}, {precision}, {training_speed:g} and {sampling_speed:g}"
+        for (architecture, precision), (training_speed, sampling_speed) in MEASURED.items()
     )
     return (
-        f"Calculated, not measured. Assumed of an H100, in TFLOP/s: up to 32 x 32 {small}; larger "
-        f"{large}; in TB/s for noise {TERABYTES:g}. A card has room for what takes "
-        f"{1 - MARGIN:.0%} of it."
+        "Calculated from counts and from speeds that one H100 had in training and in sampling, in "
+        f"TFLOP/s: {measured}; others as the nearest of these. Assumed for noise: {TERABYTES:g} "
+        f"TB/s. A card has room for what takes {1 - MARGIN:.0%} of it."
     )
 
 

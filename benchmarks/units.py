@@ -104,9 +104,7 @@ QUICK = Sizes(
 
 
 #: What a GPU is given: enough to fill it.
-LARGE = Sizes(
-    clean=1024, triggered=1024, suspects=4096, overlaid=256, mask_steps=50, classified=256
-)
+LARGE = Sizes(clean=1024, triggered=1024, suspects=4096, overlaid=256, classified=256)
 
 
 def units(settings: Settings, sizes: Sizes) -> list[Unit]:

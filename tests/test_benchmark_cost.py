@@ -91,6 +91,26 @@ def test_bytes_of_one_layer_are_the_closed_form(dtype: torch.dtype | None) -> No
     assert live.live == before
 
 
+def test_a_weight_is_cast_once_and_kept_until_the_context_ends() -> None:
+    """As autocast's cache does it: without gradients nothing else keeps what was cast."""
+    with torch.device("meta"):
+        layer, x = torch.nn.Linear(7, 11), torch.empty(4, 7)
+    with LiveBytes() as live, torch.no_grad(), MixedPrecision(torch.bfloat16):
+        layer(x)
+        layer(x)
+        assert live.live == (7 * 11 + 11) * HALF
+    assert live.live == 0
+
+
+def test_a_speed_that_was_not_measured_is_the_nearest_one_s() -> None:
+    """Of the other half precision, or else of CIFAR-10's network."""
+    assert cost.speeds(CELEBAHQ, "float16") == cost.speeds(CELEBAHQ, "bfloat16")
+    assert cost.speeds(CELEBAHQ, "float32") == (21.8e12, 17.9e12)
+    assert cost.speeds(STABLE_DIFFUSION, "float16") == (93.1e12, 151e12)
+    with pytest.raises(UserError, match="no speed is known for int4"):
+        cost.speeds(CELEBAHQ, "int4")
+
+
 def test_views_are_counted_once_and_what_is_freed_is_gone() -> None:
     with LiveBytes() as live:
         x = torch.empty(6, 4, device="meta")
@@ -237,16 +257,18 @@ def test_counts_and_hours_are_the_plan_s(tiny: str) -> None:
     for group in one.groups:
         if group.what.startswith("training"):  # small images, float32
             flops = group.images * group.gigaflops * 1e9
-            assert group.hours == pytest.approx(flops / 30e12 / 3600)
+            assert group.hours == pytest.approx(flops / 21.8e12 / 3600)
 
 
 def test_the_document_s_tables_are_what_the_command_prints() -> None:
-    """And both suites take less than a day a seed, which is what they are for."""
+    """And both suites take less than a day a seed, which is what they are for; on 256 x 256 that
+    takes two GPUs.
+    """
     text = (ROOT / "docs/paper-scale.md").read_text(encoding="utf-8")
     for suite in cost.SUITES:
         one = cost.cost(suite)
         assert "\n".join(cost.lines_of_cost(one)) in text
-        assert one.hours[1] < cost.DAY
+        assert one.hours[1 if suite.endswith("cifar10") else 2] < cost.DAY
 
 
 def test_memory_is_listed_for_every_setting(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +293,7 @@ def test_the_command_says_what_is_assumed(tiny: str, capsys: pytest.CaptureFixtu
         entry(["cost", tiny])
     assert ended.value.code == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("Calculated, not measured. Assumed of an H100")
+    assert printed.startswith("Calculated from counts and from speeds that one H100 had")
     assert "`tiny`, seed 0, calculated:" in printed
     done = CliRunner().invoke(cost.main, [tiny, "--json"])
     (document,) = json.loads(done.stdout)["suites"]

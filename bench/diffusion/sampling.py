@@ -88,7 +88,7 @@ CLIPS = ("none", "x0", "xt")
 SPACED = ("ddpm", "ddim", "pndm", "heun")
 SPACINGS = ("leading", "trailing")
 #: Pixels and channels that go through a GPU's sampler together.
-NUMBERS_AT_ONCE = 2**18
+NUMBERS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)

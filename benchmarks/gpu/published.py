@@ -109,8 +109,8 @@ def published(device: Device, sizes: Sizes) -> Iterator[Finding]:
 
 
 def _assumed(case: Case) -> str:
-    speed = cost.speed(case.architecture, case.precision) / 1e12
-    return f"`benchmarks cost` assumes {speed:g}"
+    trained, drawn = (speed / 1e12 for speed in cost.speeds(case.architecture, case.precision))
+    return f"`benchmarks cost` takes {trained:g} in training, {drawn:g} in sampling"
 
 
 Work = tuple[str, int, Callable[[], float], float]
