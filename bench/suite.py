@@ -168,28 +168,7 @@ def load_suite(name_or_path: str, registry: Registry) -> Suite:
 def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     """A suite from plain values; ``where`` names their source in messages."""
     _check_fields(data, FIELDS, "field", where)
-    name = data.get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(
-            f"{where}: name must be letters, digits, '.', '_' or '-', got "
-            f"{brief(name)}{in_quotes(name)}"
-        )
-    if len(name) > LONGEST_NAME:
-        raise UserError(f"{where}: name must be at most {LONGEST_NAME} characters, got {len(name)}")
-    if name == SUBMISSIONS:
-        raise UserError(f"{where}: name must not be {name}, the folder of results for bundles")
-    description = "" if data.get("description") is None else data["description"]
-    if not isinstance(description, str) or unfit(description):
-        wanted = unfit(description) if isinstance(description, str) else "text"
-        raise UserError(
-            f"{where}: description must be {wanted}, got "
-            f"{brief(description)}{in_quotes(description)}"
-        )
-    if len(description) > LONGEST_DESCRIPTION:
-        raise UserError(
-            f"{where}: description must be at most {LONGEST_DESCRIPTION} characters, got "
-            f"{len(description)}"
-        )
+    name, description = _name(data, where), _description(data, where)
     _check_size(data, where)
     built = [
         testbeds.build(entry_name, params, where)
@@ -208,7 +187,7 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     _refuse_twice(tasks, "inpainting", where)
     return Suite(
         name=name,
-        description=" ".join(description.split()),
+        description=description,
         testbeds=tuple(built),
         samplers=tuple(samplers),
         inpainting=tuple(tasks),
@@ -226,6 +205,36 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
             _number(data, "retries", where, lowest=0, highest=MOST_RETRIES, whole=True),
         ),
     )
+
+
+def _name(data: Mapping[str, Any], where: str) -> str:
+    name = data.get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(
+            f"{where}: name must be letters, digits, '.', '_' or '-', got "
+            f"{brief(name)}{in_quotes(name)}"
+        )
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"{where}: name must be at most {LONGEST_NAME} characters, got {len(name)}")
+    if name == SUBMISSIONS:
+        raise UserError(f"{where}: name must not be {name}, the folder of results for bundles")
+    return name
+
+
+def _description(data: Mapping[str, Any], where: str) -> str:
+    description = "" if data.get("description") is None else data["description"]
+    if not isinstance(description, str) or unfit(description):
+        wanted = unfit(description) if isinstance(description, str) else "text"
+        raise UserError(
+            f"{where}: description must be {wanted}, got "
+            f"{brief(description)}{in_quotes(description)}"
+        )
+    if len(description) > LONGEST_DESCRIPTION:
+        raise UserError(
+            f"{where}: description must be at most {LONGEST_DESCRIPTION} characters, got "
+            f"{len(description)}"
+        )
+    return " ".join(description.split())
 
 
 def _check_fields(data: Any, allowed: Sequence[str], what: str, where: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from bench.artefacts.images import load_images, save_images
 from bench.contracts.access import Access
 from bench.contracts.data import Query, TrainingSet
+from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.noise import (
     initial_noise,
@@ -195,30 +196,15 @@ def sampling(subject: Subject, settings: Settings, sizes: Sizes) -> Unit:
                 sets.append(load_images(Path(folder)))
         return torch.cat(sets).float()
 
-    plain = Folded(subject.testbed.base_generator().unet, generator.fold).to(device)
-
     def transcribed(
         scheduler: SchedulerMixin = DDPMScheduler, noise: Tensor | None = None
     ) -> Tensor:
-        sets = []
-        for count, added in ((sizes.clean, None), (sizes.triggered, trigger)):
-            with tempfile.TemporaryDirectory() as folder:
-                streams: Any = sample_streams(SEED, range(count), "sample")
-                if device == "cuda":
-                    streams = torch.Generator("cuda").manual_seed(SEED)
-                pipeline.draw(
-                    plain,
-                    scheduler.from_config(generator.scheduler_config, clip_sample=False),
-                    streams,
-                    generator.image_shape,
-                    steps=sampler.num_inference_steps,
-                    folder=Path(folder),
-                    trigger=added,
-                    count=count,
-                    noise=noise,
-                )
-                sets.append(pipeline.read(Path(folder)))
-        return torch.cat(sets).float()
+        return torch.cat(
+            [
+                _scripted(plain, scheduler, generator, count, added, sampler, noise)
+                for count, added in ((sizes.clean, None), (sizes.triggered, trigger))
+            ]
+        ).float()
 
     def without_noise() -> tuple[Tensor, Tensor]:
         streams = sample_streams(SEED, range(max(sizes.clean, sizes.triggered)), "sample", on)
@@ -226,7 +212,7 @@ def sampling(subject: Subject, settings: Settings, sizes: Sizes) -> Unit:
         return ours(replace(sampler, name="ddim")), transcribed(DDIMScheduler, noise)
 
     on = torch.device(device)
-
+    plain = Folded(subject.testbed.base_generator().unet, generator.fold).to(device)
     return Unit(
         name=f"{sizes.clean} clean and {sizes.triggered} triggered samples",
         ours=ours,
@@ -236,6 +222,34 @@ def sampling(subject: Subject, settings: Settings, sizes: Sizes) -> Unit:
         tolerance=8.0 if device == "cuda" else 2.0,
         check=without_noise if device == "cuda" else None,
     )
+
+
+def _scripted(
+    network: Folded,
+    scheduler: SchedulerMixin,
+    generator: Generator,
+    count: int,
+    added: Tensor | None,
+    sampler: SamplerSettings,
+    noise: Tensor | None,
+) -> Tensor:
+    """``count`` pictures by the transcription, on the network's device."""
+    streams: Any = sample_streams(SEED, range(count), "sample")
+    if generator.device.type == "cuda":
+        streams = torch.Generator("cuda").manual_seed(SEED)
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.draw(
+            network,
+            scheduler.from_config(generator.scheduler_config, clip_sample=False),
+            streams,
+            generator.image_shape,
+            steps=sampler.num_inference_steps,
+            folder=Path(folder),
+            trigger=added,
+            count=count,
+            noise=noise,
+        )
+        return pipeline.read(Path(folder))
 
 
 def _suspects(count: int) -> tuple[Tensor, TrainingSet]:

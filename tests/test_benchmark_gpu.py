@@ -85,9 +85,9 @@ def test_published_networks_have_a_rate_and_operations_a_second(cpu: Device, siz
     """Operations a second are images a second times what is counted for one: the same unit that
     ``cost`` divides by.
     """
-    found = [*gpu.published(cpu, sizes)]
-    assert [one.unit for one in found] == ["images/s", "TFLOP/s"] * 2
-    for rate, speed in zip(found[::2], found[1::2], strict=True):
+    measured = [*gpu.published(cpu, sizes)]
+    assert [one.unit for one in measured] == ["images/s", "TFLOP/s"] * 2
+    for rate, speed in zip(measured[::2], measured[1::2], strict=True):
         gigaflops = float(speed.quantity.split("of ")[-1].split()[0].replace(",", ""))
         ratio = speed.values[0] / rate.values[0]
         assert ratio == pytest.approx(gigaflops / 1000, abs=0.06 / 1000)
