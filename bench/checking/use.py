@@ -97,7 +97,10 @@ def access(plugin: Any, generator: Generator | None = None, patch: str = "badnet
     used = None if isinstance(plugin, Attack) else plugin.uses()
     if used is not None:
         quick = lowered(used, MODEST)
-        values["recovered"] = border.recovered(quick, quick.invert(access(quick)), planted.SHAPE)
+        # Of the model that is judged: the honest one has no trigger to recover.
+        own = None if generator is None else generator.clone()
+        inverted = quick.invert(access(quick, own))
+        values["recovered"] = border.recovered(quick, inverted, planted.SHAPE)
     return Access(rng=np.random.default_rng(3), **values)
 
 

@@ -377,6 +377,26 @@ def test_a_classifier_that_needs_no_model_is_doubted() -> None:
     assert verdict.status == "doubtful" and "when the model's weights are sh" in verdict.message
 
 
+def test_what_a_detector_starts_from_was_recovered_from_the_model_it_judges() -> None:
+    """An honest model scored by the planted one's trigger would look as backdoored as that."""
+
+    def first_weight(self: Any, access: Any) -> Recovered:
+        weight = next(access.generator.unet.parameters()).detach().flatten()[0].clamp(-1, 1)
+        return Recovered(labels=["one"], triggers=[weight.expand(1, *planted.SHAPE).clone()])
+
+    detector = made(
+        ModelDetector, uses=lambda self: made(Inversion, invert=first_weight, **WEIGHTS), **WEIGHTS
+    )
+    scores = []
+    for which in ("honest", "planted"):
+        model = use.generator_for(detector, which)
+        recovered = use.access(detector, model).recovered
+        assert recovered is not None
+        scores.append(float(recovered.triggers[0].mean()))
+        assert scores[-1] == float(next(model.unet.parameters()).detach().flatten()[0].clamp(-1, 1))
+    assert scores[0] != scores[1]
+
+
 def test_an_inversion_is_set_beside_the_best_constant_image() -> None:
     def knows(self: Any, access: Any) -> Recovered:
         return Recovered(
