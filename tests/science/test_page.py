@@ -164,7 +164,7 @@ def test_links_to_sections_lead_there(page: PageSpec, world: list[Run]) -> None:
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     anchors = set(re.findall(r"\]\(#([^)]+)\)", text))
-    assert anchors <= slugs and len(anchors) >= 4
+    assert anchors <= slugs and len(anchors) >= min(4, len(page.sections))
 
 
 def test_controls_and_anchors_stand_in_the_table(world: list[Run]) -> None:
