@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -59,7 +60,7 @@ from bench.diffusion.sampling import CORRECTING
 from bench.durations import expected_seconds
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
-from bench.engine.fingerprint import PACKAGES, canonical, digest, versions
+from bench.engine.fingerprint import PACKAGES, Shared, canonical, digest, versions
 from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
 from bench.measurements.inpainting import INPAINTING
@@ -127,6 +128,22 @@ def make_plan(
 
     Raises :class:`UserError` if they cannot share a training batch evenly.
     """
+    collects = gc.isenabled()
+    gc.disable()  # a large plan is a million objects, of which none is garbage
+    try:
+        return _planned(suite, registry, kinds, device, processes)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _planned(
+    suite: Suite,
+    registry: Registry,
+    kinds: Mapping[str, StageKind],
+    device: str,
+    processes: int,
+) -> Plan:
     stages: dict[str, Stage] = {}
     cells: list[Cell] = []
     attacks = [*suite.attacks]
@@ -266,6 +283,7 @@ class _Builder:
         self.closures: dict[tuple[Any, ...], Closure] = {}
         self.fingerprints: dict[tuple[Any, ...], str] = {}
         self.handed: dict[tuple[str, ...], tuple[Any, ...]] = {}
+        self.shared = Shared()
         self.planned: dict[tuple[object, ...], tuple[Any, ...]] = {}
         # What a suite has to ask for is not missing where it does not.
         self.measurements = [
@@ -392,6 +410,7 @@ class _Builder:
             code=ours,
             plugins=tuple(theirs),
             locations=located,
+            shared=self.shared,
         )
         self.stages.setdefault(made.key, made)
         return made.key

@@ -10,7 +10,7 @@ import ast
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -28,9 +28,37 @@ def canonical(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
+class Shared:
+    """:func:`canonical` of mappings whose values are the same objects in thousands of them, such as
+    a testbed in the parameters of its stages: the text of such a value is made once. It must not be
+    changed afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[int, tuple[object, str]] = {}
+
+    def canonical(self, values: Mapping[str, Any]) -> str:
+        """The same text as of :func:`canonical`."""
+        entries = (f"{canonical(name)}:{self._text(values[name])}" for name in sorted(values))
+        return "{" + ",".join(entries) + "}"
+
+    def _text(self, value: object) -> str:
+        if not isinstance(value, dict):
+            return canonical(value)
+        known = self._texts.get(id(value))
+        if known is None:  # the value is kept too, so that no other gets its identity
+            known = self._texts[id(value)] = value, canonical(value)
+        return known[1]
+
+
+def sha256(text: str) -> str:
+    """Of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def digest(value: Any) -> str:
     """SHA-256 of :func:`canonical`."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return sha256(canonical(value))
 
 
 def tree_hash(tree: ast.AST) -> str:
