@@ -274,6 +274,7 @@ def train(
             if progress:
                 progress(step + 1, settings.steps, "training steps")
     run.average.settle()
+    run.graph = None  # or its memory would outlive the training
     _finish(generator, accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False), settings)
     accelerator.free_memory()
     return run.losses
