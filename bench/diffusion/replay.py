@@ -33,11 +33,11 @@ def replayable(generator: Generator) -> bool:
     """Whether a graph of its network says all that a call of it does: a plain network on a GPU, not
     a large one, and nobody watches its modules.
     """
-    network: Any = generator.unet
     if type(generator) is not Generator or generator.device.type != "cuda":
         return False
     if not torch.cuda.is_available():  # tensors that only say that they are on a GPU
         return False
+    network: Any = generator.unet
     if sum(weight.numel() for weight in network.parameters()) > LARGEST:
         return False
     return not any(
