@@ -85,8 +85,9 @@ def sampling_answer(generator: Generator, precision: str) -> Answer:
     """
 
     def plain(x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+        condition = () if labels is None else (labels,)
         with autocast(x.device, precision):
-            return generator.predict_noise(x, timesteps, labels)
+            return generator.predict_noise(x, timesteps, *condition)
 
     if not replayable(generator):
         return plain
