@@ -60,7 +60,7 @@ from bench.diffusion.sampling import CORRECTING
 from bench.durations import expected_seconds
 from bench.engine.closure import Closure, closure_of_class, closure_of_function, joined
 from bench.engine.context import StageKind
-from bench.engine.fingerprint import PACKAGES, Shared, canonical, digest, versions
+from bench.engine.fingerprint import PACKAGES, canonical, digest, shared_texts, versions
 from bench.engine.graph import Plan, Stage
 from bench.errors import UserError
 from bench.measurements.inpainting import INPAINTING
@@ -131,7 +131,8 @@ def make_plan(
     collects = gc.isenabled()
     gc.disable()  # a large plan is a million objects, of which none is garbage
     try:
-        return _planned(suite, registry, kinds, device, processes)
+        with shared_texts():
+            return _planned(suite, registry, kinds, device, processes)
     finally:
         if collects:
             gc.enable()
@@ -283,7 +284,6 @@ class _Builder:
         self.closures: dict[tuple[Any, ...], Closure] = {}
         self.fingerprints: dict[tuple[Any, ...], str] = {}
         self.handed: dict[tuple[str, ...], tuple[Any, ...]] = {}
-        self.shared = Shared()
         self.planned: dict[tuple[object, ...], tuple[Any, ...]] = {}
         # What a suite has to ask for is not missing where it does not.
         self.measurements = [
@@ -410,7 +410,6 @@ class _Builder:
             code=ours,
             plugins=tuple(theirs),
             locations=located,
-            shared=self.shared,
         )
         self.stages.setdefault(made.key, made)
         return made.key

@@ -10,8 +10,9 @@ import ast
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,25 @@ class Shared:
         if known is None:  # the value is kept too, so that no other gets its identity
             known = self._texts[id(value)] = value, canonical(value)
         return known[1]
+
+
+_SHARED: ContextVar[Shared | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def shared_texts() -> Iterator[None]:
+    """Inside, :func:`canonical_mapping` makes the text of an object once."""
+    before = _SHARED.set(Shared())
+    try:
+        yield
+    finally:
+        _SHARED.reset(before)
+
+
+def canonical_mapping(values: Mapping[str, Any]) -> str:
+    """:func:`canonical` of a mapping."""
+    shared = _SHARED.get()
+    return canonical(dict(values)) if shared is None else shared.canonical(values)
 
 
 def sha256(text: str) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from bench.engine.closure import Closure
-from bench.engine.fingerprint import Shared, canonical, sha256
+from bench.engine.fingerprint import canonical, canonical_mapping, sha256
 from bench.plugin_file import Source
 from bench.record import Record, Status
 
@@ -31,7 +31,6 @@ class Stage:
     ``notes``: added to the provenance of the result; decides no number. ``charged``: inputs whose
     cost, including that of their own inputs, is charged to it. ``code``: what its fingerprint
     covers. ``locations``: paths outside the store that it reads, as its parameters have them.
-    ``shared``: texts of what its parameters have in common with other stages'.
     """
 
     name: str
@@ -47,12 +46,11 @@ class Stage:
     code: Closure = Closure()
     plugins: tuple[Source, ...] = ()
     locations: tuple[str, ...] = ()
-    shared: Shared = field(default_factory=Shared, compare=False, repr=False)
 
     @cached_property
     def key(self) -> str:
         """SHA-256 over name, parameters, input keys and fingerprint."""
-        keyed = self.shared.canonical(self.params if self.keyed is None else self.keyed)
+        keyed = canonical_mapping(self.params if self.keyed is None else self.keyed)
         rest = canonical(self.inputs), canonical(self.fingerprint)
         return sha256(f"[{canonical(self.name)},{keyed},{rest[0]},{rest[1]}]")
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.engine.fingerprint import Shared, canonical, digest
+from bench.engine.fingerprint import canonical, canonical_mapping, digest, shared_texts
 from bench.engine.graph import Stage
 from bench.runner import prepare
 
@@ -26,12 +26,16 @@ VALUES = st.recursive(
 def test_a_key_is_the_hash_of_the_canonical_text(
     params: dict[str, Any], inputs: dict[str, str]
 ) -> None:
-    """Whatever is shared: the same object twice, or its equal."""
-    shared = Shared()
-    for _ in range(2):
-        stage = Stage(name="one", params=params, inputs=inputs, fingerprint="f", shared=shared)
-        assert stage.key == digest(["one", params, inputs, "f"])
-    assert shared.canonical(params) == canonical(params)
+    """Whatever is shared: the same object twice, or its equal; and where nothing is."""
+    wanted = digest(["one", params, inputs, "f"])
+
+    def key() -> str:
+        return Stage(name="one", params=params, inputs=inputs, fingerprint="f").key
+
+    assert key() == wanted
+    with shared_texts():
+        assert [key(), key()] == [wanted] * 2
+        assert canonical_mapping(params) == canonical(params)
 
 
 def test_the_keys_of_a_shipped_suite_are_those_hashes() -> None:
