@@ -301,12 +301,12 @@ class _Run:
         network = _prepared_network(generator, settings, seed, accelerator.device)
         self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer_class = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-        optimizer = optimizer_class(
-            self.trained,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+        options: dict[str, Any] = {}
+        if accelerator.device.type == "cuda" and torch.cuda.is_available():
             # Otherwise a step asks each weight on its own, for longer than a small network trains.
-            fused=accelerator.device.type == "cuda" and torch.cuda.is_available(),
+            options["fused"] = True
+        optimizer = optimizer_class(
+            self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, **options
         )
         self.wrapped, self.optimizer = accelerator.prepare(network, optimizer)
         self.average = _WeightAverage(self.trained, settings.ema_decay)
