@@ -24,7 +24,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from bench.plugin import Access, Card, NoiseDetector, Paper
+from bench.plugin import Access, Card, NoiseDetector
+from detectors.noise_ks import PAPER
 
 #: The least variance: constant values would be infinitely far.
 LEAST_VARIANCE = 1e-12
@@ -37,15 +38,7 @@ class NoiseKL(NoiseDetector):
     card: ClassVar[Card] = Card(
         name="noise_kl",
         summary="starting noise whose values diverge from N(0, 1)",
-        paper=Paper(
-            title="DisDet: Exploring Detectability of Backdoor Attack on Diffusion Models",
-            authors=(
-                "Yang Sui, Huy Phan, Jinqi Xiao, Tianfang Zhang, Zijie Tang, Cong Shi, Yan Wang, "
-                "Yingying Chen, Bo Yuan"
-            ),
-            year=2024,
-            arxiv="2402.02739",
-        ),
+        paper=PAPER,
         applies_to=frozenset({"unconditional", "class", "text"}),
         tuned=(),
     )

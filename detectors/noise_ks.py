@@ -36,6 +36,16 @@ from bench.plugin import Access, Card, NoiseDetector, Paper
 Floats = npt.NDArray[np.float64]
 #: Below this logarithm, 1 - (1 - p)^c is c p to the last digit.
 SMALL = -30.0
+#: The idea; the formulas here are others.
+PAPER = Paper(
+    title="DisDet: Exploring Detectability of Backdoor Attack on Diffusion Models",
+    authors=(
+        "Yang Sui, Huy Phan, Jinqi Xiao, Tianfang Zhang, Zijie Tang, Cong Shi, Yan Wang, "
+        "Yingying Chen, Bo Yuan"
+    ),
+    year=2024,
+    arxiv="2402.02739",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +55,7 @@ class NoiseKS(NoiseDetector):
     card: ClassVar[Card] = Card(
         name="noise_ks",
         summary="starting noise whose values are unlikely under N(0, 1), by its p-value",
-        paper=Paper(
-            title="DisDet: Exploring Detectability of Backdoor Attack on Diffusion Models",
-            authors=(
-                "Yang Sui, Huy Phan, Jinqi Xiao, Tianfang Zhang, Zijie Tang, Cong Shi, Yan Wang, "
-                "Yingying Chen, Bo Yuan"
-            ),
-            year=2024,
-            arxiv="2402.02739",
-        ),
+        paper=PAPER,
         applies_to=frozenset({"unconditional", "class", "text"}),
         tuned=(),
     )
