@@ -94,11 +94,10 @@ def sampling_answer(generator: Generator, precision: str) -> Answer:
 
     def uncounted(x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
         # The cache of autocast would outlive the recording, and its tensors would not.
-        kind = x.device.type
         cached = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)
         try:
-            with autocast(torch.device(kind), precision):
+            with autocast(x.device, precision):
                 return generator.answer(generator.unet, x, timesteps, labels)
         finally:
             torch.set_autocast_cache_enabled(cached)
