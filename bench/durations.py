@@ -47,7 +47,7 @@ def expected_seconds(
     return typical * share(testbed, testbeds.load(testbed.name), params, plugins)
 
 
-def _images(testbed: Testbed, probe: Probe, settings: SamplerSettings) -> int:
+def images_through(testbed: Testbed, probe: Probe, settings: SamplerSettings) -> int:
     """Images through the network, those that fill its last batch and both of guidance's calls
     counted.
     """
@@ -59,8 +59,8 @@ def _images(testbed: Testbed, probe: Probe, settings: SamplerSettings) -> int:
 def _sample(
     testbed: Testbed, usual: Testbed, params: Mapping[str, Any], plugins: Sequence[Plugin]
 ) -> float:
-    drawn = _images(testbed, Probe(**params["draws"]), settings_of(testbed, params))
-    return drawn / _images(usual, CLEAN_PROBE, usual.sampler.settings())
+    drawn = images_through(testbed, Probe(**params["draws"]), settings_of(testbed, params))
+    return drawn / images_through(usual, CLEAN_PROBE, usual.sampler.settings())
 
 
 def _train(

@@ -22,6 +22,7 @@ from bench.artefacts.probes import Probe, requested_count
 from bench.contracts.attack import TrainingAttack
 from bench.diffusion.sampling import SamplerSettings, images_at_once
 from bench.diffusion.training import TrainingSettings
+from bench.durations import images_through
 from bench.engine.graph import Plan, Stage
 from bench.engine.schedule import longest_chain
 from bench.errors import UserError
@@ -161,15 +162,10 @@ def settings_of_training(stage: Stage) -> TrainingSettings:
 
 
 def images_of_sampling(stage: Stage) -> tuple[int, SamplerSettings]:
-    """Images through the network, those that fill its last batch and both of guidance's calls
-    counted, as :mod:`bench.stages.sample` draws.
-    """
+    """Images through the network, as :mod:`bench.stages.sample` draws, and how they are drawn."""
     testbed = testbed_of(stage.params)
     settings = settings_of(testbed, stage.params)
-    count = requested_count(testbed, Probe(**stage.params["draws"]))
-    padded = -(-count // settings.network_batch) * settings.network_batch
-    guided = testbed.has_classes() and settings.guidance_scale != 1
-    return padded * settings.network_calls * (2 if guided else 1), settings
+    return images_through(testbed, Probe(**stage.params["draws"]), settings), settings
 
 
 def _training(stage: Stage) -> Group:
