@@ -5,13 +5,12 @@ the whole matrix, the definitions behind the columns' heads, and what can be fil
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from leaderboard import definitions
-from leaderboard.board import Board, identity, short_label
+from leaderboard.board import Board, identity, label, short_label
 from leaderboard.definitions import Definition
 from leaderboard.live import Going
 from leaderboard.questions import STATUSES, Question, questions
@@ -63,6 +62,7 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
         ],
         "column_statuses": statuses,
         "board_names": board_names(boards),
+        "beside_alike": beside_alike(boards, {one.id: label(one.testbed) for one in boards}),
         "facets": _facets(asked, matrix, boards, statuses),
         "tally": _tally(boards, matrix),
     }
@@ -70,7 +70,7 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
 
 def board_names(boards: Sequence[Board]) -> dict[str, str]:
     """Id -> the testbed in a word, with as many of its parameters as set it apart from the first
-    board of that name, which has the most records; where that does not, with its protocol.
+    board of that name, which has the most records; where that does not, see :func:`beside_alike`.
     """
     alike: dict[str, list[Board]] = {}
     for board in boards:
@@ -80,14 +80,31 @@ def board_names(boards: Sequence[Board]) -> dict[str, str]:
         usual = those[0].testbed.params
         names = _telling([board.testbed.params for board in those])
         texts = {board.id: _apart(word, board, usual, names) for board in those}
-        uses = Counter(texts.values())
-        named |= {
-            board.id: f"{texts[board.id]} {board.protocol[:8]}"
-            if uses[texts[board.id]] > 1
-            else texts[board.id]
-            for board in those
-        }
+        added = beside_alike(those, texts)
+        named |= {board.id: f"{texts[board.id]} {added[board.id]}".strip() for board in those}
     return {board.id: named[board.id] for board in boards}
+
+
+def beside_alike(boards: Sequence[Board], texts: Mapping[str, str]) -> dict[str, str]:
+    """Id -> what is added to the board's name in ``texts`` where others have the same: its suites,
+    and nothing to the first one's, if that tells all apart; else the protocol.
+    """
+    alike: dict[str, list[Board]] = {}
+    for board in boards:
+        alike.setdefault(texts[board.id], []).append(board)
+    added = dict.fromkeys(texts, "")
+    for first, *others in alike.values():
+        suites = [_suites(board) for board in others]
+        if len({*suites, _suites(first)}) == len(others) + 1:
+            added |= {b.id: f"in {some}" for b, some in zip(others, suites, strict=True)}
+        elif others:
+            added |= {board.id: board.protocol[:8] for board in (first, *others)}
+    return added
+
+
+def _suites(board: Board) -> str:
+    cells = board.all_cells()
+    return ", ".join(sorted({entry.run.suite for cell in cells for entry in cell.entries}))
 
 
 def _apart(word: str, board: Board, usual: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ nothing lost, and only what the records say.
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,18 @@ def test_what_can_be_used_comes_first_and_boards_stay_apart(store: Path, class_s
         }
     twice = boards([run(record(), record(protocol="q"), record(testbed=PluginSpec(name="u")))])
     assert sorted(board_names(twice).values()) == ["t p", "t q", "u"]
+
+
+def test_boards_of_one_testbed_are_named_by_their_suites() -> None:
+    """Two headings of one text are one place to somebody who hears the page; a protocol's digits
+    say nothing to those who see it.
+    """
+    many = run(record(), record(seed=1))
+    other = dataclasses.replace(run(record(protocol="q")), suite="inpainting")
+    views = [board_view(board) for board in boards([many, other])]
+    assert sorted(board_names([view.board for view in views]).values()) == ["t", "t in inpainting"]
+    page = render([many, other])
+    assert re.findall(r'-title">(t\b[^<]*)</h3>', page) == ["t", "t in inpainting"]
 
 
 def test_testbeds_of_one_name_are_named_by_what_tells_them_apart() -> None:
