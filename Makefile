@@ -19,6 +19,7 @@ endif
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 BOARD   := digits-cut poison-cut sd-cut
+ASKED   := digits poison sd clip-aware unconditional
 SCIENCE := $(notdir $(basename $(wildcard suites/science-*.yaml)))
 
 .PHONY: help setup setup-dev leaderboard science $(SCIENCE) results pages site test lint bench clean
@@ -65,7 +66,7 @@ leaderboard: setup
 
 # Failed cells (exit code 1) are rows of the pages; anything else stops here.
 science: $(VENV)/.castlewalls-science
-	@$(RUN) $(SCIENCE) digits poison sd --store "$(STORE)" --no-report $(if $(JOBS),--jobs "$(JOBS)"); code=$$?; [ $$code -le 1 ] || exit $$code; \
+	@$(RUN) $(SCIENCE) $(ASKED) --store "$(STORE)" --no-report $(if $(JOBS),--jobs "$(JOBS)"); code=$$?; [ $$code -le 1 ] || exit $$code; \
 	$(BIN)/python -m benchmarks.coverage || code=1; \
 	$(BIN)/python -m science.x0_trajectories --store "$(STORE)" || code=1; \
 	$(BIN)/python -m science --store "$(STORE)" --output docs && exit $$code

@@ -279,7 +279,7 @@ class Scene:
         return against(words, left, float(fill(spec.right, bound)), region)
 
     def operand(self, operand: Operand, bound: Bindings) -> tuple[Line | None, str]:
-        return self.line(operand.cell, bound), operand.metric
+        return self.line(operand.cell, bound), text(operand.metric, bound)
 
     def region(self, spec: Bound, bound: Bindings) -> Region:
         if isinstance(spec.value, Operand):

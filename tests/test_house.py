@@ -24,6 +24,7 @@ from bench.contracts.attack import TrainingAttack
 from bench.planner import FREE
 from bench.registry import DETECTORS, FAMILIES, GROUPS, Registry
 from bench.stages.table import STAGES
+from science.pages import PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("attacks", "bench", "defenses", "detectors", "leaderboard")
@@ -277,7 +278,7 @@ def test_every_package_is_installed() -> None:
 
 def test_prose_stays_narrow() -> None:
     """Two panes on a laptop hold 100 columns; only tables and what is generated are wider."""
-    generated = {"science.md", "poison.md", "clipping-and-poison.md", "clip-aware.md"}
+    generated = {f"{page.name}.md" for page in PAGES}
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     wide = [
         f"{page.name}:{number}"

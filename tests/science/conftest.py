@@ -14,6 +14,7 @@ import pytest
 from bench import measurements
 from bench.engine.graph import Cell
 from bench.record import Metric, PluginSpec, Record, Run
+from bench.registry import use
 from bench.runner import prepare
 from science.pages import PAGES
 
@@ -27,7 +28,6 @@ HAT = PluginSpec(
 #: So many samples that counting leaves no doubt: these tests are about which cells are compared,
 #: and in which direction.
 COUNT = 10**6
-ROLES = ("noise", "image", "clean")
 DETECTED = tuple(
     f"{name}[{where}]"
     for name in ("auroc", "tpr_at_5_fpr")
@@ -44,6 +44,13 @@ COMPOSED = {
 Change = Callable[[Record], Record]
 
 
+def roles_of(attack: str) -> list[str]:
+    """How an attack may call, and not calling."""
+    known = use()
+    called = known.get("attacks", attack).calls if attack in known.names("attacks") else ()
+    return [*(call.name for call in called), "clean"]
+
+
 def numbers(cell: Cell) -> dict[str, float]:
     """Every metric that the engine measures in such a cell, all alike."""
     if cell.kind == "anchor":
@@ -52,6 +59,7 @@ def numbers(cell: Cell) -> dict[str, float]:
         return dict.fromkeys(
             (
                 *(f"inversion_mse_{end}" for end in ("best", "last", "black")),
+                *(f"trigger_mse_{end}" for end in ("best", "last", "constant")),
                 "mse[constant]",
                 "mse[clean]",
             ),
@@ -59,6 +67,9 @@ def numbers(cell: Cell) -> dict[str, float]:
         )
     if cell.kind == "sample detector":
         return dict.fromkeys(DETECTED, 0.5)
+    roles = roles_of((cell.probe or cell.attack).name)
+    if cell.kind == "noise detector":
+        return {f"{name}[{role}]": 0.5 for name in ("auroc", "tpr_at_1_fpr") for role in roles}
     classes = not cell.testbed.name.startswith("digits-ddpm")
     values = {}
     if classes and cell.kind in ("control", "data", "classifier"):
@@ -72,7 +83,9 @@ def numbers(cell: Cell) -> dict[str, float]:
         if (cell.probe or cell.attack).name != "relabel_only":
             values |= COMPOSED
     if not classes:
-        values |= {f"{name}[{role}]": 0.5 for name in ("mse", "asr") for role in ROLES} | {
+        values |= {
+            f"{name}[{role}]": 0.5 for name in ("mse", "asr", "robust_asr") for role in roles
+        } | {
             "mse[constant]": 0.5,
             "fid[x]": 0.5,
         }

@@ -19,7 +19,7 @@ from bench.papers import published
 from bench.record import Metric, Run
 from science.findings import OPPOSITE, SHOWS, Line, lines
 from science.pages import PAGES, SHARED
-from science.scene import Bindings, Scene
+from science.scene import Bindings, Scene, text
 from science.spec import ClaimSpec, Comparison, Operand, read_page, read_section
 
 SECTIONS = [section for page in PAGES for section in page.sections]
@@ -342,9 +342,9 @@ def test_every_operand_names_a_metric_that_is_measured(world: list[Run]) -> None
     used = set()
     for section in SECTIONS:
         used |= {metric for metric in section.metrics}
-        for _, one, _ in comparisons(Scene(section, SHARED, dict.fromkeys(section.suites, []))):
+        for _, one, bound in comparisons(Scene(section, SHARED, dict.fromkeys(section.suites, []))):
             used |= {
-                operand.metric
+                text(operand.metric, bound)
                 for operand in (one.left, one.right, one.region.value)
                 if isinstance(operand, Operand)
             }
