@@ -74,8 +74,11 @@ def main(names: tuple[str, ...]) -> None:
     """Print the signs for the classifiers of NAMES (default: all), and how often they fool it."""
     for name in names or CLASSIFIERS:
         data, classifier = testbeds.load(name).data, CLASSIFIERS[name]()
-        signs = universal_signs(classifier, data.train_images(), data.train_labels())
-        held_out, labels = data.held_out_images()[:HELD_OUT], data.held_out_labels()[:HELD_OUT]
+        taught, known = data.train_labels(), data.held_out_labels()
+        if taught is None or known is None:
+            raise click.ClickException(f"{name} has no labels")
+        signs = universal_signs(classifier, data.train_images(), taught)
+        held_out, labels = data.held_out_images()[:HELD_OUT], known[:HELD_OUT]
         coin = torch.where(torch.rand(signs.shape, generator=torch_stream(0, "coin")) > 0.5, 1, -1)
         shares = [
             fooled(classifier, held_out, labels, v)
