@@ -91,8 +91,11 @@ def refused_by(domain: Domain) -> st.SearchStrategy[Any]:
     """What a parameter of one type, or ``None``, must not be: out of its bounds, of another type,
     no number at all.
     """
-    (option,) = [option for option in domain.options if option.type is not type(None)]
+    options = [option for option in domain.options if option.type is not type(None)]
     wrong: list[st.SearchStrategy[Any]] = [st.just({}), st.just({"1": 1})]
+    if not options:  # fixed: a parent's parameter that the child has not
+        return st.one_of(*wrong, WHOLE, TEXT)
+    (option,) = options
     if len(domain.options) == 1:
         wrong.append(st.none())
     if option.type is not tuple:
@@ -179,7 +182,11 @@ def _says_which_what_and_why(line: str, name: str, field: str, domain: Domain, v
     assert f"{name}: {field} must be " in line and "\n" not in line
     constraint, _, came = line.partition(f"{field} must be ")[2].partition(", got ")
     assert came.startswith(brief(value)[:20]) or came == repr(float(value))
-    (option,) = [option for option in domain.options if option.type is not type(None)]
+    options = [option for option in domain.options if option.type is not type(None)]
+    if not options:
+        assert "null" in constraint
+        return
+    (option,) = options
     named = [repr(choice) in constraint for choice in option.choices]
     named += [
         f"{end:,}" in constraint or (end == 0 and "positive" in constraint)
