@@ -93,12 +93,14 @@ def beside_alike(boards: Sequence[Board], texts: Mapping[str, str]) -> dict[str,
     for board in boards:
         alike.setdefault(texts[board.id], []).append(board)
     added = dict.fromkeys(texts, "")
-    for first, *others in alike.values():
-        suites = [_suites(board) for board in others]
-        if len({*suites, _suites(first)}) == len(others) + 1:
-            added |= {b.id: f"in {some}" for b, some in zip(others, suites, strict=True)}
-        elif others:
-            added |= {board.id: board.protocol[:8] for board in (first, *others)}
+    for those in alike.values():
+        if len(those) == 1:
+            continue
+        suites = {board.id: _suites(board) for board in those}
+        if len(set(suites.values())) == len(those):
+            added |= {board.id: f"in {suites[board.id]}" for board in those[1:]}
+        else:
+            added |= {board.id: board.protocol[:8] for board in those}
     return added
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import click
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -85,7 +84,7 @@ def main(names: tuple[str, ...]) -> None:
             for v in (torch.zeros(signs.shape), STRENGTH * coin, STRENGTH * signs)
         ]
         click.echo(f"{name} {tuple(signs.shape)}: wrong without, with random signs, with these:")
-        click.echo(", ".join(f"{share:.3f}" for share in np.array(shares)))
+        click.echo(", ".join(f"{share:.3f}" for share in shares))
         click.echo(packed(signs))
 
 

@@ -31,16 +31,16 @@ SIGNS: dict[tuple[int, int, int], str] = {
 }
 
 
-def universal(image_shape: tuple[int, int, int], strength: float = STRENGTH) -> Tensor:
-    """(c, h, w) float32, every value + or - ``strength``. Raises ``ValueError`` for a shape that no
-    testbed's classifier gave signs for.
+def universal(image_shape: tuple[int, int, int]) -> Tensor:
+    """(c, h, w) float32, every value + or - :data:`STRENGTH`. Raises ``ValueError`` for a shape
+    that no testbed's classifier gave signs for.
     """
     if image_shape not in SIGNS:
         known = ", ".join(map(str, SIGNS))
         raise ValueError(f"universal: images must have a shape of {known}, got {image_shape}")
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(SIGNS[image_shape]), dtype=np.uint8))
     signs = torch.from_numpy(bits.astype(np.float32)) * 2 - 1
-    return strength * signs.reshape(image_shape)
+    return STRENGTH * signs.reshape(image_shape)
 
 
 def packed(signs: Tensor) -> str:
