@@ -591,6 +591,7 @@ def test_a_reader_with_assistive_technology_can_use_it(
     page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     assert _violations(page) == []
     page.locator(".whole td.value a.cell:visible").first.click()
+    page.wait_for_selector("dialog[open]")  # it opens on the change of the address, after the click
     assert _violations(page, "dialog[open]") == []
     context.close()
 
