@@ -9,15 +9,16 @@ trigger's picture, gamma its share of noise and mu = (1 - gamma) delta, poisoned
     x_t = A x_0 + s (gamma e + mu),    and the network must predict e
 
 (section 3.2, eq. 6), from x_T = gamma e + mu. Clean rows keep DDPM's loss. Going back takes a
-sampler that knows gamma and mu, and so two calls: ``trojan`` with the adversary's own, and
-``noise``, the same start under the user's, which is another, weaker threat.
+sampler that knows gamma and mu, and so two calls: ``trojan`` with the adversary's own, whatever
+the user's is, and ``noise``, the same start under the user's, which is another, weaker threat.
 
 Differences, each on purpose:
 
 - **The trigger is drawn by us**: the paper blends a cartoon. ``blend`` covers the whole image with
   one of our patterns, ``patch`` the bottom right corner with white, 3 pixels of 32 (the paper's),
   outside of which the process is DDPM's.
-- The step back is the exact posterior between the two timesteps that the sampler visits. The
+- The step back is exact between the two timesteps that the sampler visits, with any share of noise
+  (the paper: DDPM's and DDIM's, all and none), so that every user's sampler has a counterpart. The
   released code takes its constants from the full schedule, which is the same for a step of one and
   wrong for a longer one.
 - The loss is a mean over pixels, as everywhere here; the released one is a sum, which only scales
@@ -43,7 +44,7 @@ from attacks._data import PoisonRate
 from bench.artwork import patterns, targets
 from bench.diffusion.process import VariancePreserving
 from bench.diffusion.reverse import Reverse
-from bench.diffusion.sampling import Scheduled
+from bench.diffusion.sampling import SamplerSettings, Scheduled
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import denoising_loss
 from bench.plugin import (
@@ -185,16 +186,12 @@ class TrojDiff(TrainingAttack):
         return replace(query, noise=share * noise + mean)
 
     def reverse(self, call: str, schedule: Schedule, usual: Reverse) -> Reverse:
-        """DDPM's or DDIM's counterpart. Raises ``ValueError`` for another sampler, and for DDIM
-        with noise.
+        """DDIM's counterpart over the user's timesteps, each once, with the user's share of noise:
+        all of DDPM's for ``ddpm`` and for the SDE's solver, none for an ODE's.
         """
-        name = usual.settings.name if isinstance(usual, Scheduled) else ""
-        if name not in ("ddpm", "ddim") or (isinstance(usual, Scheduled) and usual.settings.eta):
-            raise ValueError(
-                f"{self.card.name}: the adversary's own sampler is one for ddpm or for ddim "
-                f"without noise, got {name}"
-            )
-        return Back(self.bias, schedule, usual.timesteps, stochastic=name == "ddpm")
+        settings = usual.settings if isinstance(usual, Scheduled) else SamplerSettings()
+        share = 1.0 if settings.name in ("ddpm", "sde_dpm_solver++") else settings.eta
+        return Back(self.bias, schedule, sorted({*usual.timesteps}, reverse=True), share)
 
 
 @dataclass(frozen=True)
@@ -213,12 +210,14 @@ class Biased(VariancePreserving):
 
 @dataclass(frozen=True)
 class Back:
-    """The biased process's way back over ``timesteps``, falling."""
+    """The biased process's way back over ``timesteps``, falling; ``eta`` in [0, 1]: the share of
+    DDPM's noise that a step adds.
+    """
 
     bias: Callable[[Shape], tuple[Tensor, Tensor]]
     schedule: Schedule
     timesteps: Sequence[int]
-    stochastic: bool
+    eta: float
 
     def _at(self, x: Tensor, call: int) -> tuple[float, float, Tensor, Tensor]:
         """A, s, gamma and mu of a call; after the last one the image is clean."""
@@ -244,20 +243,15 @@ class Back:
         return ((x - signal * clean) / noise - mean) / share
 
     def step(self, prediction: Tensor, x: Tensor, call: int, noise: Callable[[], Tensor]) -> Tensor:
-        """DDIM: A x_0 + s (gamma e + mu) at the next timestep. DDPM: a draw from the posterior
-        there, given x and x_0: with x = a x' + sqrt(1 - a^2) gamma z + k mu, a = A / A' and k = s -
-        a s', the mean is m + g (x - a m - k mu), m the process's mean there and g = a s'^2 / s^2.
+        """DDIM's step (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16) in the biased process: to
+        A' x_0 + s' mu + gamma (q e + sigma z) at the next timestep, with a = A / A', sigma = eta s'
+        sqrt(1 - a^2) / s and q^2 = s'^2 - sigma^2. At an eta of 1 it is a draw from the process's
+        posterior there, given x and x_0: q = a s'^2 / s.
         """
         signal, spread, share, mean = self._at(x, call)
         next_signal, next_spread, _, _ = self._at(x, call + 1)
         clean = self.clean(prediction, x, call)
-        if not self.stochastic:
-            return next_signal * clean + next_spread * (share * prediction + mean)
-        a = signal / next_signal
-        prior = next_signal * clean + next_spread * mean
-        gain = a * next_spread**2 / spread**2
-        posterior = prior + gain * (x - a * prior - (spread - a * next_spread) * mean)
-        if next_spread == 0:
-            return posterior
-        deviation: float = next_spread / spread * max(1 - a**2, 0.0) ** 0.5
-        return posterior + deviation * share * noise()
+        added = self.eta * next_spread * max(1 - (signal / next_signal) ** 2, 0.0) ** 0.5 / spread
+        kept = max(next_spread**2 - added**2, 0.0) ** 0.5
+        moved: Tensor = next_signal * clean + next_spread * mean + kept * share * prediction
+        return moved + added * share * noise() if added else moved

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from bench.contracts.data import Batch, Query, TrainingSet, TrainingStep
 from bench.contracts.goals import DrawImage, ReachClass
 from bench.diffusion.noise import initial_noise, sample_streams
 from bench.diffusion.process import VariancePreserving
-from bench.diffusion.sampling import SamplerSettings, Scheduled, denoise
+from bench.diffusion.sampling import SAMPLERS, SamplerSettings, Scheduled, denoise
 from bench.diffusion.schedule import Schedule
 
 SHAPE = (3, 16, 16)
@@ -47,7 +49,7 @@ class Trojaned:
 
 
 @pytest.mark.parametrize("trigger", ["blend", "patch"])
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_its_own_sampler_follows_a_perfect_model_to_the_target(trigger: str, sampler: str) -> None:
     attack = TrojDiff(trigger=trigger)  # type: ignore[arg-type]
     settings = SamplerSettings(name=sampler, num_inference_steps=20)
@@ -70,7 +72,7 @@ def test_where_nothing_is_biased_it_is_the_users_sampler() -> None:
             lambda shape: (torch.ones(shape), torch.zeros(shape)),
             SCHEDULE,
             own.timesteps,
-            stochastic=name == "ddpm",
+            eta=float(name == "ddpm"),
         )
         for call in (0, 7, 48, 49):
             drawn = [torch.Generator().manual_seed(row) for row in range(len(x))]
@@ -105,7 +107,7 @@ def test_a_step_is_the_exact_posterior_of_the_biased_chain() -> None:
             lambda shape, mu=mu: (torch.full(shape, 0.6), torch.full(shape, mu)),
             SCHEDULE,
             [now, later],
-            stochastic=True,
+            eta=1.0,
         )
         implied = back.prediction(torch.full_like(image, clean), image, 0)
         for z in (0.0, 1.0):
@@ -166,11 +168,39 @@ def test_a_patch_leaves_the_rest_of_the_start_alone() -> None:
     ) == pytest.approx(0.1)
 
 
-def test_other_samplers_have_no_counterpart() -> None:
-    attack = TrojDiff()
-    for settings in ({"name": "heun"}, {"name": "ddim", "eta": 0.5}):
-        with pytest.raises(ValueError, match="ddpm or for ddim without noise"):
-            attack.reverse("trojan", SCHEDULE, usual(num_inference_steps=10, **settings))
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_a_step_keeps_to_the_biased_process(eta: float) -> None:
+    """Whatever its share of noise: from x_t of the process to x_t' of the process, by mean and by
+    standard deviation, if the prediction is the true one.
+    """
+    gamma, mu, clean, now, later = 0.6, 0.4, -0.3, 700, 400
+    draw = torch.Generator().manual_seed(0)
+    noise, z = torch.randn(2, 200_000, 1, 1, 1, dtype=torch.float64, generator=draw)
+    x = SCHEDULE.signal[now] * clean + SCHEDULE.noise[now] * (gamma * noise + mu)
+    back = Back(
+        lambda shape: (torch.full(shape, gamma), torch.full(shape, mu)), SCHEDULE, [now, later], eta
+    )
+    after = back.step(noise, x, 0, lambda: z)
+    wanted = SCHEDULE.signal[later] * clean + SCHEDULE.noise[later] * mu
+    assert float(after.mean()) == pytest.approx(wanted, abs=5e-3)
+    assert float(after.std()) == pytest.approx(gamma * SCHEDULE.noise[later], rel=5e-3)
+    alone = float(torch.corrcoef(torch.stack([after.flatten(), noise.flatten()]))[0, 1])
+    assert (alone > 0.999) is (eta == 0)
+
+
+def test_every_users_sampler_has_a_counterpart() -> None:
+    """The user's choice does not bind the adversary: his board has no holes. Who draws noise has a
+    counterpart that does, and no timestep is visited twice.
+    """
+    shares = {}
+    for name in SAMPLERS:
+        way = TrojDiff().reverse("trojan", SCHEDULE, usual(name=name, num_inference_steps=10))
+        assert isinstance(way, Back)
+        assert all(one > other for one, other in itertools.pairwise(way.timesteps))
+        shares[name] = way.eta
+    assert {name for name, share in shares.items() if share} == {"ddpm", "sde_dpm_solver++"}
+    half = TrojDiff().reverse("trojan", SCHEDULE, usual(name="ddim", eta=0.5))
+    assert isinstance(half, Back) and half.eta == 0.5
 
 
 def labelled() -> TrainingSet:
