@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from bench.curves import length, numbers, shortest
@@ -39,8 +39,12 @@ _DECLARED = ("unit", "higher_is_better")
 MAX_LINE, MAX_LINES, MAX_SHARED, MAX_EXPANDED = 4 * 2**20, 20_000, 20_000, 256 * 2**20
 
 
-def records_of(lines: bytes) -> Iterator[tuple[int, Record | str]]:
-    """The number of each record's line, and the record or what is wrong with the line."""
+def records_of(
+    lines: bytes, protocols: Container[str] | None = None
+) -> Iterator[tuple[int, Record | str]]:
+    """The number of each record's line, and the record or what is wrong with the line;
+    ``protocols``: of these alone, if given.
+    """
     shared: dict[str, tuple[Any, int]] = {}
     room = MAX_EXPANDED
     for number, line in enumerate(lines.splitlines(), 1):
@@ -55,6 +59,8 @@ def records_of(lines: bytes) -> Iterator[tuple[int, Record | str]]:
                 raise ValueError(f"a record must be an object, got {type(row).__name__}")
             if "shared" in row:
                 _share(row, shared)
+                continue
+            if protocols is not None and row.get("protocol") not in protocols:
                 continue
             room -= len(line) + _fill(row, shared) + _size(row)
             if room < 0:

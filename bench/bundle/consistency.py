@@ -268,7 +268,7 @@ def held_against(
     """The controls against published ones: the verdict, and its lines."""
     known = _expected(contents)
     mine = [record for record in contents.records if identity(record) in known.controls]
-    runs = read_results(folder or published_results())
+    runs = read_results(folder or published_results(), {record.protocol for record in mine})
     result = agreement(mine, (record for run in runs for _, record in run.records))
     if not result.cells:
         return "not checked", ("none of its controls is published under this protocol",)
