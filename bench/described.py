@@ -89,6 +89,7 @@ def class_data(cls: type[Plugin]) -> dict[str, Any]:
         "parameters": _parameters(cls),
         "always_shown": list(cls.always_shown),
         "calls": calls,
+        "learns": issubclass(cls, TrainingAttack) and cls.learns,
         "subjects": list(cls.subjects) if issubclass(cls, Detector) else [],
         "defines": [name for name, bases in ASKED.items() if _defines(cls, name, bases)],
         "doc": documentation(cls),

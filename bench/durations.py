@@ -25,6 +25,8 @@ from bench.testbeds.testbed import Testbed
 UNTRAINED = 0.02
 #: A frozen teacher's forward pass, beside a forward and a backward pass.
 WITH_TEACHER = 4 / 3
+#: Learning a trigger beside the network, through ten steps of a sampler.
+LEARNING = 5
 
 Work = Callable[[Testbed, Testbed, Mapping[str, Any], Sequence[Plugin]], float]
 
@@ -69,7 +71,8 @@ def _train(
     attack = next(plugin for plugin in plugins if isinstance(plugin, TrainingAttack))
     settings = testbed.training_settings(attack.scheme)
     seen = (attack.training_steps or settings.steps) * settings.batch_size
-    return seen / _finetuning(usual) * (WITH_TEACHER if type(attack).has_teacher else 1)
+    beside = (WITH_TEACHER if type(attack).has_teacher else 1) * (LEARNING if attack.learns else 1)
+    return seen / _finetuning(usual) * beside
 
 
 def _repair(

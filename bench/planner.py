@@ -34,6 +34,7 @@ from bench.artefacts.roles import (
     CORRUPTED_CALL,
     GENERATED,
     HONEST,
+    LEARNT,
     MEASURED_BY,
     ORIGINALS,
     RESTORED,
@@ -472,10 +473,12 @@ class _Builder:
         run: list[Plugin] = [*guards]
         if attack is not None and probe.call is not None:
             called = {"seed": seed, "what": probe.call, "attack": self._bare(attack)}
-            inputs["queries"] = self.stage("call", called, {}, attack)
+            known = self._learnt(attack, seed)
+            inputs["queries"] = self.stage("call", called, known, attack)
             call = next(call for call in type(attack).calls if call.name == probe.call)
             if call.own_sampler:
                 params, run = params | {"attack": self._bare(attack)}, [attack, *guards]
+                inputs |= known
         return self.stage("sample", params, inputs, *run)
 
     @_once
@@ -566,7 +569,7 @@ class _Builder:
         """The artefacts of a cell, role -> key. ``parts``: what its column is made of, the one that
         decides its family last.
         """
-        roles, last = {"reference": self.reference(), "aim": self.aim(invoked)}, parts[-1]
+        roles, last = {"reference": self.reference(), "aim": self.aim(invoked, seed)}, parts[-1]
         if self.conditional:
             roles["poisoned_rows"] = self.poisoned_rows(attack, seed)
         generator = trained = self.generator(attack, seed)
@@ -673,7 +676,8 @@ class _Builder:
             if subject == "model":
                 roles["scores_model"] = self._model_score(detector, attack, seed)
             elif subject in ("noise", "prompts"):
-                sets = self.stage(f"judged_{subject}", by_call, {}, invoked)
+                known = self._learnt(invoked, seed)
+                sets = self.stage(f"judged_{subject}", by_call, known, invoked)
                 roles[f"scores_{subject}"] = self._of_pool("score", named, handed, sets, detector)
             else:
                 generated = self.sample(seed, GENERATED_PROBE, generator, None, guards)
@@ -714,7 +718,8 @@ class _Builder:
         roles = originals = {ORIGINALS: self.stage("originals", {"seed": seed}, {})}
         if any(call.name == BY_IMAGE for call in type(invoked).calls):
             named = {"seed": seed, "attack": self._bare(invoked)}
-            triggered["triggered"] = self.stage("triggered_images", named, originals, invoked)
+            handed = originals | self._learnt(invoked, seed)
+            triggered["triggered"] = self.stage("triggered_images", named, handed, invoked)
         for corruption in dict.fromkeys(task.corruption for task in self.tasks):
             what = {"seed": seed, "what": corruption}
             roles = roles | {CORRUPTED + corruption: self.stage("corrupted", what, originals)}
@@ -767,7 +772,7 @@ class _Builder:
         inputs = self._handed(last, attack, seed, generator)
         if isinstance(last, ClassifierDefense):
             inputs["generator"] = generator
-            aim = {"aim": self.aim(invoked)}
+            aim = {"aim": self.aim(invoked, seed)}
             sets = self.stage("evaluation_images", {"seed": seed}, aim)
             return {"predictions": self._of_pool("classify", named, inputs, sets, last)}
         inputs["generated"] = self.sample(seed, GENERATED_PROBE, generator, None, guards)
@@ -832,9 +837,16 @@ class _Builder:
         return [dataclasses.asdict(flag) for flag in flags]
 
     @_once
-    def aim(self, attack: Attack) -> str:
-        """The key of what an attack aims at."""
-        return self.stage("aim", {"attack": self._bare(attack)}, {}, attack)
+    def aim(self, attack: Attack, seed: int) -> str:
+        """The key of what an attack aims at; one for all seeds, unless it learns."""
+        return self.stage("aim", {"attack": self._bare(attack)}, self._learnt(attack, seed), attack)
+
+    def _learnt(self, attack: Attack, seed: int) -> dict[str, str]:
+        """The training that whoever calls the backdoor of ``attack`` has to wait for, if it learns
+        something beside the network. An honest model is called with it, too.
+        """
+        learns = isinstance(attack, TrainingAttack) and type(attack).learns
+        return {LEARNT: self.generator(attack, seed)} if learns else {}
 
     @_once
     def poisoned_rows(self, attack: Attack, seed: int) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from bench.constraints import Domain, Option
-from bench.contracts.attack import Attack
+from bench.contracts.attack import Attack, TrainingAttack
 from bench.contracts.card import Card, Paper, Tuning
 from bench.contracts.data import TrainingSet
 from bench.contracts.defense import Inversion
@@ -101,6 +101,7 @@ class _ClassData:
     parameters: tuple[Any, ...]
     always_shown: tuple[str, ...]
     calls: tuple[Any, ...]
+    learns: bool
     subjects: tuple[Literal["rows", "images", "noise", "prompts", "model"], ...]
     defines: tuple[Literal["uses", "faults", "sealed", "stepped"], ...]
     doc: str
@@ -137,6 +138,8 @@ def stand_in(
     if any(issubclass(base, Attack) for base in bases):
         calls = tuple(_read(Call, "a call", call) for call in whole.calls)
         members |= {"calls": calls, "goal": _goal, "adds": _adds}
+    if any(issubclass(base, TrainingAttack) for base in bases):
+        members["learns"] = whole.learns
     if any(issubclass(base, Detector) for base in bases):
         members["subjects"] = whole.subjects
     members |= _asking(whole, ask, inversion)

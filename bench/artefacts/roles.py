@@ -16,6 +16,8 @@ CLEAN, TARGET, GENERATED = "clean", "target", "generated"
 CALL = "call:"
 #: Begins the role of what a cell is only compared with.
 UNDEFENDED = "undefended:"
+#: The training of an attack that learnt something beside the network, for who calls its backdoor.
+LEARNT = "learnt"
 #: Held-out images that models are asked to restore.
 ORIGINALS = "originals"
 #: Begin the role of a corrupted image's restoration, of the corrupted image itself, and of one that

@@ -17,6 +17,7 @@ from bench.checking.question import Doubtful, NotMeasured
 from bench.checking.use import (
     MODEST,
     access,
+    drawn,
     drawn_of,
     generator_for,
     implanted_in_copy,
@@ -250,7 +251,7 @@ def _of_attack(attack: Attack) -> str:
     goal = attack.goal()
     if not isinstance(goal, DrawImage) or not type(attack).calls:
         return "; ".join([*texts, "no picture is drawn by a call, so nothing more is measured"])
-    model = _attacked(attack, rows)
+    model, attack = _attacked(attack, rows)
     wanted = goal.image(planted.SHAPE)
     for call in type(attack).calls:
         if call.own_sampler:
@@ -264,24 +265,29 @@ def _of_attack(attack: Attack) -> str:
     return "; ".join(texts) + f" (honest model -> {made}; a sampler of {planted.STEPS} steps)"
 
 
-def _attacked(attack: Attack, rows: Any) -> Generator:
+def _attacked(attack: Attack, rows: Any) -> tuple[Generator, Attack]:
+    """The model, and the attack with what it learnt in its training."""
     if isinstance(attack, EditingAttack):
-        return implanted_in_copy(attack, attack.implant(access(attack)))
+        return implanted_in_copy(attack, attack.implant(access(attack))), attack
     assert isinstance(attack, TrainingAttack)
     model = generator_for(attack, "honest")
     optimizer = torch.optim.Adam(model.unet.parameters(), lr=2e-3)
     draw = torch.Generator().manual_seed(5)
     poison = rows.poisoned.nonzero().flatten()
     model.unet.train()
+    learning = border_attacks.Learning(attack, planted.SHAPE) if type(attack).learns else None
     for _ in range(attack.training_steps or MODEST["training_steps"]):
         chosen = torch.randint(len(rows.images), (32,), generator=draw)
         if len(poison):  # as much of it as of the rest, so that a few steps are enough
             chosen[::2] = poison[torch.randint(len(poison), (16,), generator=draw)]
         noise = torch.randn((32, *planted.SHAPE), generator=draw)
         timesteps = torch.randint(1000, (32,), generator=draw)
+        if learning is not None:
+            learning.learn(*drawn(attack, model, rows, chosen, noise, timesteps))
+            attack = learning.knowing()
         loss = loss_of(attack, model, rows, chosen, noise, timesteps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     model.unet.eval()
-    return model
+    return model, attack

@@ -172,7 +172,7 @@ def judged_of(
 
 
 def _use_attack(attack: Attack, make_access: Callable[[Any], Access]) -> None:
-    asked = query(attack, 4)
+    asked, attack = query(attack, 4), taught(attack)
     border_attacks.aimed_at(attack, planted.SHAPE, planted.CLASSES, PROMPTS)
     border_attacks.drawn_trigger(attack, planted.SHAPE)
     border_attacks.stamped(attack, planted.discs(4, 4).images)
@@ -185,6 +185,17 @@ def _use_attack(attack: Attack, make_access: Callable[[Any], Access]) -> None:
         model = generator_for(attack, "honest")
         rows, timesteps = torch.arange(4), torch.tensor([0, 10, 500, 999])
         loss_of(attack, model, poisoned(attack), rows, asked.noise, timesteps).backward()
+
+
+def taught(attack: Attack) -> Attack:
+    """The attack after one batch, if it learns something beside the network."""
+    if not (isinstance(attack, TrainingAttack) and type(attack).learns):
+        return attack
+    learning = border_attacks.Learning(attack, planted.SHAPE)
+    rows, timesteps = torch.arange(4), torch.tensor([0, 10, 500, 999])
+    model = generator_for(attack, "honest")
+    learning.learn(*drawn(attack, model, poisoned(attack), rows, query(attack, 4).noise, timesteps))
+    return learning.knowing()
 
 
 def implanted_in_copy(attack: EditingAttack, edited: object) -> Generator:
@@ -213,6 +224,20 @@ def loss_of(
     timesteps: Tensor,
 ) -> Tensor:
     """The loss of the ``chosen`` rows (n,) with ``noise`` (n, c, h, w) at ``timesteps`` (n,)."""
+    return border_attacks.training_loss(
+        attack, *drawn(attack, model, rows, chosen, noise, timesteps)
+    )
+
+
+def drawn(
+    attack: TrainingAttack,
+    model: Generator,
+    rows: TrainingSet,
+    chosen: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+) -> tuple[Any, ...]:
+    """What the loss of these rows is made of."""
     held = {"images": to_unit_range(rows.images), "poisoned": rows.poisoned, "labels": rows.labels}
     batch = {name: values[chosen] for name, values in held.items() if values is not None}
 
@@ -223,9 +248,7 @@ def loss_of(
     teacher: Any = None
     if type(attack).has_teacher:
         teacher = generator_for(attack, "honest").predict_noise
-    return border_attacks.training_loss(
-        attack, predict, batch, noise, timesteps, model.schedule, teacher
-    )
+    return predict, batch, noise, timesteps, model.schedule, teacher
 
 
 def lowered(plugin: Any, limits: Mapping[str, int]) -> Any:

@@ -7,8 +7,11 @@ changes the loss, an :class:`EditingAttack` changes the weights of a trained mod
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, final
 
 import numpy as np
 from annotated_types import Gt
@@ -17,7 +20,7 @@ from torch import Tensor
 from bench.contracts import older
 from bench.contracts.access import Access
 from bench.contracts.card import Need
-from bench.contracts.data import Query, TrainingSet, TrainingStep
+from bench.contracts.data import Query, Shape, TrainingSet, TrainingStep
 from bench.contracts.goals import Call, Goal, Trigger
 from bench.contracts.plugin import Plugin
 from bench.diffusion.generator import Generator
@@ -25,6 +28,8 @@ from bench.diffusion.process import VariancePreserving
 from bench.diffusion.reverse import Reverse
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import denoising_loss
+
+_Itself = TypeVar("_Itself", bound="TrainingAttack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +97,12 @@ class TrainingAttack(Attack):
     #: Whether the loss looks at the generator as it was before (:attr:`TrainingStep.teacher`),
     #: which is then kept in memory beside the one in training.
     has_teacher: ClassVar[bool] = False
+    #: Whether it learns something beside the network, a trigger for instance: :meth:`begin` and
+    #: :meth:`learn`.
+    learns: ClassVar[bool] = False
+    #: What it has learnt, by name: the harness sets it on the attack that it asks for a loss, and
+    #: on the one that it asks for a query, a trigger's picture or a way of sampling. Empty before.
+    learnt: ClassVar[Mapping[str, Tensor]] = MappingProxyType({})
 
     scheme: Literal["finetune", "scratch"] = "finetune"
     training_steps: Annotated[int, Gt(0)] | None = None
@@ -102,6 +113,28 @@ class TrainingAttack(Attack):
         rows, so rows are replaced.
         """
         return train_set
+
+    def begin(self, shape: Shape) -> Mapping[str, Tensor]:
+        """What it learns beside the network, as it is before the first step: float32 tensors by
+        name, for a network that starts from noise of ``shape`` (c, h, w). All that :meth:`learn`
+        goes on from is among them, an optimiser's state too, for a training may be interrupted and
+        resumed.
+        """
+        return {}
+
+    def learn(self, step: TrainingStep) -> Mapping[str, Tensor]:
+        """The same after one more batch, in new tensors of the same names and shapes; asked before
+        each step of the network's optimiser, with :attr:`learnt` as it stands. The network's
+        weights are not to be changed here; what gradients they are left with is thrown away.
+        """
+        return self.learnt
+
+    @final
+    def knowing(self: _Itself, learnt: Mapping[str, Tensor]) -> _Itself:
+        """This attack with :attr:`learnt`; parameters and label are the same."""
+        made = copy.copy(self)
+        object.__setattr__(made, "learnt", MappingProxyType(dict(learnt)))
+        return made
 
     def training_loss(self, step: TrainingStep) -> Tensor:
         """The scalar that training minimises; here DDPM's simple loss (Ho et al. 2020, eq. 14)."""

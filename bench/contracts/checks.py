@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ from bench.contracts.tiny import (
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, sample
 from bench.errors import ContractError
+
+_Attack = TypeVar("_Attack", bound=Attack)
 
 
 class Broken(ContractError):
@@ -96,7 +98,10 @@ def checks_for(plugin: Plugin) -> list[Callable[[Any], None]]:
             ),
         ),
         (Attack, (a_goal_can_be_drawn, a_stamp_is_of_its_row, calls_are_of_their_row)),
-        (TrainingAttack, (poisoning_is_repeatable, training_gives_a_gradient)),
+        (
+            TrainingAttack,
+            (poisoning_is_repeatable, training_gives_a_gradient, learning_is_repeatable),
+        ),
         (EditingAttack, (implanting_is_repeatable,)),
         (SamplerDefense, (sampler_steps_are_of_their_row, sampling_is_repeatable)),
         (ModelDefense, (repair_is_repeatable,)),
@@ -210,7 +215,7 @@ def a_stamp_is_of_its_row(attack: Attack) -> None:
     """The harness stamps test images with it: a stamp that depended on the batch would make every
     rate depend on it.
     """
-    trigger, images = attack.adds(), pixels(5)
+    trigger, images = _taught(attack).adds(), pixels(5)
     if trigger is None or trigger.stamp is None:
         return
     stamped = trigger.stamp(images.clone())
@@ -226,27 +231,60 @@ def a_stamp_is_of_its_row(attack: Attack) -> None:
 
 def training_gives_a_gradient(attack: TrainingAttack) -> None:
     """Training minimises one finite number, which must reach the weights and be repeatable."""
-    model = generator()
-    batch = Batch(floats(4, 0), torch.tensor([True, False, True, False]), torch.arange(4))
-    before = batch.images.clone()
-    step = TrainingStep(
-        predict_noise=model.predict_noise,
-        batch=batch,
-        noise=floats(4, 1),
-        timesteps=torch.tensor([0, 10, 500, 999]),
-        schedule=model.schedule,
-        teacher=generator().predict_noise,
-    )
+    model, attack = generator(), _taught(attack)
+    step = _step(model)
+    before = step.batch.images.clone()
     losses = [attack.training_loss(step) for _ in range(2)]
     expect(losses[0].ndim == 0 and bool(torch.isfinite(losses[0])), "one finite number", losses[0])
     expect(torch.equal(losses[0], losses[1]), "the same loss for the same batch", losses)
-    expect(torch.equal(batch.images, before), "training_loss() to leave its batch alone")
+    expect(torch.equal(step.batch.images, before), "training_loss() to leave its batch alone")
     losses[0].backward()
     reached = any(
         value.grad is not None and bool(value.grad.abs().sum() > 0)
         for value in model.unet.parameters()
     )
     expect(reached, "a gradient that reaches the network")
+
+
+def learning_is_repeatable(attack: TrainingAttack) -> None:
+    """What is learnt beside the network is a function of the batches: finite float32 tensors, the
+    same names and shapes from the first to the last.
+    """
+    if not type(attack).learns:
+        return
+    begun, other = attack.begin(SHAPE), attack.begin(SHAPE)
+    expect(bool(begun) and _alike(begun, other), "begin() to give the same tensors on every call")
+    before = {name: value.clone() for name, value in begun.items()}
+    knowing, step = attack.knowing(begun), _step(generator())
+    first, again = (knowing.learn(step) for _ in range(2))
+    expect(_alike(begun, before), "learn() to leave what it goes on from alone")
+    shapes = [{name: value.shape for name, value in one.items()} for one in (begun, first)]
+    expect(shapes[0] == shapes[1], f"learn() to give {shapes[0]}", shapes[1])
+    expect(_alike(first, again), "learn() to give the same tensors for the same batch")
+    finite = all(
+        value.dtype == torch.float32 and bool(torch.isfinite(value).all())
+        for value in first.values()
+    )
+    expect(finite, "finite float32 tensors from learn()")
+    expect(not _alike(first, begun), "learn() to have learnt something from a batch")
+
+
+def _step(model: Generator) -> TrainingStep:
+    return TrainingStep(
+        predict_noise=model.predict_noise,
+        batch=Batch(floats(4, 0), torch.tensor([True, False, True, False]), torch.arange(4)),
+        noise=floats(4, 1),
+        timesteps=torch.tensor([0, 10, 500, 999]),
+        schedule=model.schedule,
+        teacher=generator().predict_noise,
+    )
+
+
+def _taught(attack: _Attack) -> _Attack:
+    """The attack after one batch, if it learns something beside the network."""
+    if not (isinstance(attack, TrainingAttack) and type(attack).learns):
+        return attack
+    return attack.knowing(attack.knowing(attack.begin(SHAPE)).learn(_step(generator())))
 
 
 def implanting_is_repeatable(attack: EditingAttack) -> None:
@@ -262,6 +300,7 @@ def calls_are_of_their_row(attack: Attack) -> None:
     """Each way to call the backdoor changes the query, row by row, and never the one it is
     given.
     """
+    attack = _taught(attack)
     query = Query(
         noise=floats(5, 0),
         images=floats(5, 1).clamp(-1, 1),

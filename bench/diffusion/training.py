@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from bench.diffusion.noise import stream_seed, torch_stream
 from bench.diffusion.process import Process
 from bench.diffusion.replay import TrainingGraph, replayable
 from bench.diffusion.resuming import Checkpoints, optimizer_tensors, restore_optimizer
+from bench.diffusion.schedule import Schedule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -210,6 +211,24 @@ class _Batches:
         return torch.where(dropped, classes, labels)
 
 
+class Beside(Protocol):
+    """What is learnt beside the network: ``tensors`` by name, which :meth:`learn` replaces. It is
+    called once before every step with what a loss is made of.
+    """
+
+    tensors: dict[str, Tensor]
+
+    def learn(
+        self,
+        predict: PredictNoise,
+        rows: Rows,
+        noise: Tensor,
+        timesteps: Tensor,
+        schedule: Schedule,
+        teacher: PredictNoise | None = None,
+    ) -> None: ...
+
+
 class _WeightAverage:
     """An exponential moving average of the weights; does nothing if ``decay`` is ``None``."""
 
@@ -247,6 +266,7 @@ def train(
     teacher: Generator | None = None,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
+    beside: Beside | None = None,
 ) -> list[float]:
     """Trains ``generator`` in place, moved to ``device`` with all its parts; returns the loss of
     every step.
@@ -257,11 +277,12 @@ def train(
     noise and the network's dropout come from streams of ``seed``. ``teacher``: another generator,
     frozen, that ``loss`` may call like the one in training. ``checkpoints``: where the training
     saves its progress and resumes from, to the same bits on the same device; not used with several
-    processes. Raises ``FloatingPointError`` if the loss is not finite: at once, or, with loss
-    scaling (float16 on a GPU), which skips such steps, after :data:`NON_FINITE_STEPS` in a row.
+    processes. ``beside``: what is learnt beside the network. Raises ``FloatingPointError`` if the
+    loss is not finite: at once, or, with loss scaling (float16 on a GPU), which skips such steps,
+    after :data:`NON_FINITE_STEPS` in a row.
     """
     accelerator = _accelerator(settings, device)
-    run = _Run(generator, rows, loss, settings, seed, accelerator)
+    run = _Run(generator, rows, loss, settings, seed, accelerator, beside)
     if teacher is not None:
         teacher.unet.requires_grad_(False).eval()
         run.teacher = teacher.to(accelerator.device)
@@ -291,6 +312,7 @@ class _Run:
         settings: TrainingSettings,
         seed: int,
         accelerator: Accelerator,
+        beside: Beside | None,
     ) -> None:
         self.generator, self.loss, self.settings, self.accelerator = (
             generator,
@@ -312,7 +334,13 @@ class _Run:
         self.average = _WeightAverage(self.trained, settings.ema_decay)
         self.batches = _Batches(generator, rows, settings, seed, accelerator)
         recordable = _recordable(generator, settings, accelerator)
-        self.graph = TrainingGraph(self.wrapped) if recordable else None
+        # A recorded network answers one loss, not one that asks it several times in a row.
+        self.graph = TrainingGraph(self.wrapped) if recordable and beside is None else None
+        self.beside = beside
+        if beside is not None:
+            beside.tensors = {
+                name: value.to(accelerator.device) for name, value in beside.tensors.items()
+            }
         self.labels: Tensor | None = None  # of the current piece
         self.teacher: Generator | None = None
         self.losses: list[float] = []
@@ -348,18 +376,14 @@ class _Run:
             group["lr"] = settings.learning_rate * learning_rate_factor(settings, step)
         # Summed on the network's device: reading a number would make the GPU wait.
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-        for piece in self.batches.next():
+        pieces = self.batches.next()
+        if self.beside is not None:
+            self._learn_beside(self.beside, pieces[0])
+        for piece in pieces:
             if self.graph:
                 self.graph.begin()
             self.labels = piece.labels
-            value = self.loss(
-                self.predict_noise,
-                piece.rows,
-                piece.noise,
-                piece.timesteps,
-                self.generator.schedule,
-                *([] if self.teacher is None else [self.taught]),
-            )
+            value = self.loss(*self._drawn(piece))
             value = value / settings.accumulation_steps
             accelerator.backward(value)
             total += value.detach()
@@ -370,6 +394,24 @@ class _Run:
         self.optimizer.zero_grad()
         self.average.follow(step)
 
+    def _drawn(self, piece: _Piece) -> list[Any]:
+        """What a loss is made of."""
+        taught = [] if self.teacher is None else [self.taught]
+        schedule = self.generator.schedule
+        return [self.predict_noise, piece.rows, piece.noise, piece.timesteps, schedule, *taught]
+
+    def _learn_beside(self, beside: Beside, piece: _Piece) -> None:
+        """One step of what is learnt beside the network: from the first piece of a batch, and where
+        there are several processes, from the first one's share.
+        """
+        self.labels = piece.labels
+        beside.learn(*self._drawn(piece))
+        self.optimizer.zero_grad()
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            beside.tensors = broadcast(beside.tensors)
+
     def write(self, checkpoints: Checkpoints) -> None:
         """Saves everything that the next step depends on."""
         tensors = {
@@ -377,6 +419,8 @@ class _Run:
         }
         tensors |= {f"average.{number}": value for number, value in enumerate(self.average.values)}
         tensors |= optimizer_tensors(self.optimizer.optimizer)
+        if self.beside is not None:
+            tensors |= {f"beside.{name}": value for name, value in self.beside.tensors.items()}
         tensors |= {
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "order": self.batches.order,
@@ -403,6 +447,11 @@ class _Run:
                 for number, value in enumerate(values):
                     value.copy_(tensors[f"{prefix}.{number}"])
         restore_optimizer(self.optimizer.optimizer, tensors)
+        if self.beside is not None:
+            self.beside.tensors = {
+                name: tensors[f"beside.{name}"].to(self.accelerator.device)
+                for name in self.beside.tensors
+            }
         self.losses = tensors["losses"].tolist()
         self.batches.order = tensors["order"]
         self.batches.draw.set_state(tensors["draw"])

@@ -29,6 +29,8 @@ from bench.artefacts.images import REMARKS, Remarks, load_images
 from bench.artefacts.judged import FILE as JUDGED
 from bench.artefacts.judged import POOL, Judged, load_judged
 from bench.artefacts.judges import ERRORS, MARK
+from bench.artefacts.learnt import FILE as LEARNT
+from bench.artefacts.learnt import load_learnt
 from bench.artefacts.probes import Probe, requested_count
 from bench.artefacts.queries import FILE as QUERIES
 from bench.artefacts.queries import load_query
@@ -44,7 +46,7 @@ from bench.engine.context import Inputs, Params, StageContext
 from bench.engine.store import LOG
 from bench.errors import ContractError
 from bench.record import Flag
-from bench.stages import again, border
+from bench.stages import again, border, border_attacks
 from bench.stages.building import generator_of, honest_set, noise_shape_of, testbed_of
 from bench.stages.judged_noise import NOISE_SAMPLES
 from bench.stages.queries import clean_prompts
@@ -204,10 +206,12 @@ class _nothing(dict[str, Any]):
 
 
 def train(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
-    """Weights of the testbed's own network."""
-    _only(out, GENERATOR, LOSSES)
+    """Weights of the testbed's own network, and what was learnt beside it, if anything."""
+    _only(out, GENERATOR, LOSSES, LEARNT)
     testbed = testbed_of(params)
     _take_weights(testbed, out / GENERATOR, _own(testbed, params["seed"]))
+    if (out / LEARNT).is_file():
+        border_attacks.learnt(load_learnt(out), f"{params['attack']['name']}, in its process,")
     _doubts(out, inputs, ("unmarked-rows",))
 
 

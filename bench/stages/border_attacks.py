@@ -212,16 +212,7 @@ def training_loss(
     """The loss of one batch: one number with a gradient. The rows' own condition is not within the
     plugin's reach.
     """
-    batch = Batch(**{name: values.clone() for name, values in rows.items()})
-    frozen: Any = Withheld(attack.card.name, "has_teacher", "a teacher")
-    step = TrainingStep(
-        predict_noise=predict,
-        batch=batch,
-        noise=noise,
-        timesteps=timesteps,
-        schedule=schedule,
-        teacher=frozen if teacher is None else teacher,
-    )
+    step = _training_step(attack, predict, rows, noise, timesteps, schedule, teacher)
     value: object = attack.training_loss(step)
     who = owner(attack, "training_loss")
     if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
@@ -234,6 +225,79 @@ def training_loss(
             f"predict_noise"
         )
     return value
+
+
+def _training_step(
+    attack: TrainingAttack,
+    predict: PredictNoise,
+    rows: Mapping[str, Tensor],
+    noise: Tensor,
+    timesteps: Tensor,
+    schedule: Schedule,
+    teacher: PredictNoise | None,
+) -> TrainingStep:
+    frozen: Any = Withheld(attack.card.name, "has_teacher", "a teacher")
+    return TrainingStep(
+        predict_noise=predict,
+        batch=Batch(**{name: values.clone() for name, values in rows.items()}),
+        noise=noise.clone(),
+        timesteps=timesteps.clone(),
+        schedule=schedule,
+        teacher=frozen if teacher is None else teacher,
+    )
+
+
+class Learning:
+    """What ``attack`` learns beside a network that starts from noise of ``shape``, and the attack
+    that knows it; see :class:`bench.diffusion.training.Beside`.
+    """
+
+    def __init__(self, attack: TrainingAttack, shape: Shape) -> None:
+        self.attack = attack
+        self.tensors = learnt(attack.begin(shape), owner(attack, "begin"))
+
+    def learn(
+        self,
+        predict: PredictNoise,
+        rows: Mapping[str, Tensor],
+        noise: Tensor,
+        timesteps: Tensor,
+        schedule: Schedule,
+        teacher: PredictNoise | None = None,
+    ) -> None:
+        """Once before every step of the network's optimiser."""
+        attack = self.attack.knowing({name: one.clone() for name, one in self.tensors.items()})
+        step = _training_step(attack, predict, rows, noise, timesteps, schedule, teacher)
+        self.tensors = learnt(attack.learn(step), owner(attack, "learn"), self.tensors)
+
+    def knowing(self) -> TrainingAttack:
+        """The attack with what it has learnt so far."""
+        return self.attack.knowing(self.tensors)
+
+
+#: Letters of the name of a tensor that is learnt, and how many numbers there may be in all.
+_LEARNT_NAME, _LEARNT_NUMBERS = 64, 10_000_000
+
+
+def learnt(value: object, who: str, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Finite float32 tensors by name; as those of ``like``, where there are some already."""
+    if not isinstance(value, Mapping) or not value:
+        raise ContractError(f"{who} must return tensors by name, got {described(value)}")
+    if like is not None and set(value) != set(like):
+        raise ContractError(f"{who} must return {sorted(like)}, got {sorted(map(str, value))}")
+    made = dict[str, Tensor]()
+    for name, one in value.items():
+        if not (isinstance(name, str) and name.isidentifier() and len(name) <= _LEARNT_NAME):
+            raise ContractError(
+                f"{who} must name a tensor by a word of at most {_LEARNT_NAME} letters, got "
+                f"{name!r}"[:200]
+            )
+        shape = getattr(one, "shape", ()) if like is None else like[name].shape
+        device = None if like is None else like[name].device
+        made[name] = tensor(one, f"{who}, in {name},", shape, device=device)
+    if sum(one.numel() for one in made.values()) > _LEARNT_NUMBERS:
+        raise ContractError(f"{who} must return at most {_LEARNT_NUMBERS:,} numbers in all")
+    return made
 
 
 def unmarked(made: TrainingSet, honest: TrainingSet) -> list[Flag]:

@@ -13,7 +13,9 @@ from torch import Tensor
 from bench import registry, testbeds
 from bench.artefacts.classifiers import load_classifier
 from bench.artefacts.images import ignore_remark
+from bench.artefacts.learnt import load_learnt
 from bench.artefacts.recovered import load_recovered
+from bench.artefacts.roles import LEARNT
 from bench.artefacts.rows import spare_rows
 from bench.artefacts.suspected import load_suspected
 from bench.classification.classifier import Classifier
@@ -63,6 +65,16 @@ def plugin_of(group: registry.Group, spec: Mapping[str, Any], family: type[Any])
     if not isinstance(plugin, family):
         raise TypeError(f"{spec['name']} must be a {family.__name__}, got {type(plugin).__name__}")
     return plugin
+
+
+def attack_of(params: Params, inputs: Inputs) -> Any:
+    """The attack a stage's parameters name, with what it learnt in training, if that is among the
+    inputs.
+    """
+    if LEARNT not in inputs:
+        return plugin_of("attacks", params["attack"], Attack)
+    attack: TrainingAttack = plugin_of("attacks", params["attack"], TrainingAttack)
+    return attack.knowing(load_learnt(inputs[LEARNT]))
 
 
 def generator_of(testbed: Testbed, inputs: Inputs, context: StageContext) -> Generator:

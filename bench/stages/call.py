@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 
 from bench.artefacts.queries import save_query
-from bench.contracts.attack import Attack
 from bench.diffusion.noise import initial_noise, sample_streams
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import border_attacks
-from bench.stages.building import noise_shape_of, plugin_of, testbed_of
+from bench.stages.building import attack_of, noise_shape_of, testbed_of
 from bench.stages.queries import Users
 
 
@@ -20,7 +19,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     that samples, in which a defender's plugin may run, never knew the attack.
     """
     testbed, seed, call = testbed_of(params), params["seed"], params["what"]
-    attack = plugin_of("attacks", params["attack"], Attack)
+    attack = attack_of(params, inputs)
     rows = range(testbed.counts.triggered_samples)
     streams = sample_streams(seed, rows, device=torch.device(context.device))
     noise = initial_noise(streams, noise_shape_of(testbed)).cpu()

@@ -7,11 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.artefacts.judged import Judged, save_judged
-from bench.contracts.attack import Attack
 from bench.diffusion.noise import initial_noise, sample_streams
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import border_attacks
-from bench.stages.building import noise_shape_of, plugin_of, testbed_of
+from bench.stages.building import attack_of, noise_shape_of, testbed_of
 from bench.stages.queries import Users
 
 NOISE_SAMPLES = 512
@@ -20,7 +19,7 @@ NOISE_SAMPLES = 512
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
     """Writes them."""
     testbed, seed = testbed_of(params), params["seed"]
-    attack = plugin_of("attacks", params["attack"], Attack)
+    attack = attack_of(params, inputs)
     shape, rows = noise_shape_of(testbed), range(NOISE_SAMPLES)
     clean = initial_noise(sample_streams(seed, rows), shape)
     query = Users(testbed, seed).query(clean, rows)

@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 
 from bench.artefacts.judged import Judged, save_judged
-from bench.contracts.attack import Attack
 from bench.contracts.data import Query
 from bench.engine.context import Inputs, Params, StageContext
 from bench.stages import border_attacks
-from bench.stages.building import noise_shape_of, plugin_of, testbed_of
+from bench.stages.building import attack_of, noise_shape_of, testbed_of
 from bench.stages.queries import clean_prompts
 
 
@@ -23,7 +22,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     control and as what the adversary changes.
     """
     testbed = testbed_of(params)
-    attack = plugin_of("attacks", params["attack"], Attack)
+    attack = attack_of(params, inputs)
     reference, threshold, clean = clean_prompts(testbed, params["seed"])
     noise = torch.zeros((len(clean), *noise_shape_of(testbed)))
     query = Query(noise=noise, prompts=clean)

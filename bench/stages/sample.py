@@ -13,7 +13,6 @@ from bench.artefacts import doubts
 from bench.artefacts.images import save_images
 from bench.artefacts.probes import Probe, requested_count, requested_labels
 from bench.artefacts.queries import load_query
-from bench.contracts.attack import Attack
 from bench.contracts.defense import SamplerDefense
 from bench.diffusion import sampling
 from bench.diffusion.generator import Generator
@@ -22,7 +21,7 @@ from bench.diffusion.reverse import Reverse
 from bench.engine.context import Inputs, Params, Progress, StageContext
 from bench.samplers import settings_of
 from bench.stages import again, border_attacks, partial
-from bench.stages.building import generator_of, plugin_of, testbed_of
+from bench.stages.building import attack_of, generator_of, plugin_of, testbed_of
 from bench.stages.drawing import start_of
 
 
@@ -39,7 +38,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     guards = [again.Watched(defense, settings.network_calls) for defense in defenses]
     start: Callable[[Tensor, Sequence[int]], sampling.Start] | None = None
     if query is not None:
-        start = start_of(query, _own_way(params, generator, settings))
+        start = start_of(query, _own_way(params, inputs, generator, settings))
 
     def draw(indices: range, progress: Progress) -> Tensor:
         return sampling.sample(
@@ -66,12 +65,12 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
 
 
 def _own_way(
-    params: Params, generator: Generator, settings: sampling.SamplerSettings
+    params: Params, inputs: Inputs, generator: Generator, settings: sampling.SamplerSettings
 ) -> Callable[[], Reverse] | None:
     """The adversary's own sampler, for the calls that bring one; a new one for every batch."""
     if "attack" not in params:
         return None
-    attack = plugin_of("attacks", params["attack"], Attack)
+    attack = attack_of(params, inputs)
     call, schedule, config = (
         str(params["draws"]["call"]),
         generator.schedule,

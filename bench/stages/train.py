@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from bench.artefacts import doubts
+from bench.artefacts.learnt import save_learnt
 from bench.contracts.attack import TrainingAttack
 from bench.diffusion.training import TrainingSettings, train
 from bench.engine.context import Inputs, Params, StageContext
@@ -30,8 +31,13 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     )
     settings = _settings(testbed, attack)
 
+    learning = None
+    if type(attack).learns:
+        learning = border_attacks.Learning(attack, generator.noise_shape)
+
     def loss(predict: Any, rows: Mapping[str, Tensor], *drawn: Any) -> Tensor:
-        return border_attacks.training_loss(attack, predict, rows, *drawn)
+        knowing = attack if learning is None else learning.knowing()
+        return border_attacks.training_loss(knowing, predict, rows, *drawn)
 
     rows = {"images": poisoned.images, "poisoned": poisoned.poisoned}
     if poisoned.labels is not None:
@@ -50,6 +56,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
             teacher=teacher,
             progress=context.progress,
             checkpoints=checkpoints,
+            beside=learning,
         )
     except FloatingPointError as error:
         raise FloatingPointError(f"{attack.card.name}: {error}") from error
@@ -64,6 +71,8 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         "provenance": context.provenance,
     }
     generator.save(out / "generator", model_card(attack, testbed, metadata), metadata)
+    if learning is not None:
+        save_learnt(learning.tensors, out)
     np.savez(out / "losses.npz", losses=np.asarray(losses))
     return {"generator_calls": float(generator.calls)}
 

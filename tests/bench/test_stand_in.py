@@ -10,7 +10,7 @@ import torch
 from bench import card_child
 from bench.catalogue import _parameters
 from bench.constraints import domains
-from bench.contracts.attack import Attack
+from bench.contracts.attack import Attack, TrainingAttack
 from bench.contracts.card import Tuning
 from bench.contracts.data import TrainingSet
 from bench.contracts.defense import Defense, Inversion, ModelDefense, SamplerDefense
@@ -65,6 +65,8 @@ def test_a_stand_in_has_the_card_the_parameters_and_the_family_of_its_plugin(pai
         assert not issubclass(other, cls) and source_of(other) == Path("/a/file.py")
         if issubclass(cls, Attack):
             assert other.calls == cls.calls
+        if issubclass(cls, TrainingAttack):
+            assert other.learns == cls.learns
         if issubclass(cls, Detector):
             assert other.subjects == cls.subjects
         if issubclass(cls, SamplerDefense):

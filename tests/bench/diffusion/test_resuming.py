@@ -137,6 +137,59 @@ def test_a_training_that_was_cut_short_ends_in_the_same_bits(
     assert (losses, model.calls) == unbroken[1:]
 
 
+class Sum:
+    """Learns the mean of all noise so far, and leaves a gradient in the weights."""
+
+    def __init__(self) -> None:
+        self.tensors = {"mean": torch.zeros(3, 8, 8), "seen": torch.zeros(())}
+
+    def learn(self, predict: Any, batch: Any, noise: torch.Tensor, *rest: Any) -> None:
+        predict(noise, rest[0]).square().sum().backward()
+        seen = self.tensors["seen"] + len(noise)
+        mean = self.tensors["mean"] + (noise - self.tensors["mean"]).sum(0) / seen
+        self.tensors = {"mean": mean, "seen": seen}
+
+
+def test_what_is_learnt_beside_the_network_goes_on_too(tmp_path: Path, unbroken: Any) -> None:
+    """To the same bits; and the network's own training does not notice, but for its dropout."""
+    settings = replace(SETTINGS, accumulation_steps=1)
+    whole, resumed, models = Sum(), Sum(), [generator() for _ in range(2)]
+    losses = train(models[0], rows(), honest, settings, 0, beside=whole)
+    checkpoints = Checkpoints(folder=tmp_path, every=2)
+
+    def progress(done: int, total: int, what: str) -> None:
+        if done == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(
+            generator(),
+            rows(),
+            honest,
+            settings,
+            0,
+            progress=progress,
+            checkpoints=checkpoints,
+            beside=Sum(),
+        )
+    torch.manual_seed(123)
+    again = train(models[1], rows(), honest, settings, 0, checkpoints=checkpoints, beside=resumed)
+    assert again == losses and torch.equal(bits(models[0]), bits(models[1]))
+    assert all(torch.equal(one, resumed.tensors[name]) for name, one in whole.tensors.items())
+    assert float(whole.tensors["seen"]) == 9 * 6
+
+
+def test_a_gradient_left_by_what_is_learnt_beside_trains_nothing() -> None:
+    """Without dropout, the network ends in the bits of a training on its own."""
+    settings, models = replace(SETTINGS, steps=3), [generator() for _ in range(2)]
+    for model, beside in zip(models, (None, Sum()), strict=True):
+        for module in model.unet.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        train(model, rows(), honest, settings, 0, beside=beside)
+    assert torch.equal(bits(models[0]), bits(models[1]))
+
+
 def test_cut_short_again_and_again(tmp_path, unbroken) -> None:
     for after in (3, 4, 5, 7):
         cut(tmp_path, after, every=1)
