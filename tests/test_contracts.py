@@ -113,6 +113,12 @@ def stamps(change: Callable[[Tensor], Tensor]) -> Plugin:
     return made(TrainingAttack, adds=lambda self: Trigger(stamp=change))
 
 
+def learns(change: Callable[[Any], Any], **members: Any) -> Plugin:
+    """An attack that learns a trigger, from nothing to what ``change`` makes of it."""
+    begins = {"begin": lambda self, shape: {"trigger": torch.zeros(shape)}} | members
+    return made(TrainingAttack, learns=True, learn=lambda self, step: change(self.learnt), **begins)
+
+
 def repairs(defense: Any, access: Any) -> Generator:
     with torch.no_grad():
         for weight in access.generator.unet.parameters():
@@ -201,6 +207,36 @@ SLIPS = [
         checks.training_gives_a_gradient,
         made(TrainingAttack, training_loss=lambda *_: torch.rand(())),
         "the same loss",
+    ),
+    (
+        checks.learning_is_repeatable,
+        learns(lambda learnt: learnt),
+        "to have learnt something from a batch",
+    ),
+    (
+        checks.learning_is_repeatable,
+        learns(lambda learnt: {"trigger": learnt["trigger"] + torch.rand(())}),
+        "the same tensors for the same batch",
+    ),
+    (
+        checks.learning_is_repeatable,
+        learns(lambda learnt: {"trigger": learnt["trigger"].add_(1)}),
+        "leave what it goes on from alone",
+    ),
+    (
+        checks.learning_is_repeatable,
+        learns(lambda learnt: {"trigger": learnt["trigger"][0] + 1}),
+        "of the shapes it began with",
+    ),
+    (
+        checks.learning_is_repeatable,
+        learns(lambda learnt: {"trigger": learnt["trigger"] / 0}),
+        "finite float32 tensors",
+    ),
+    (
+        checks.learning_is_repeatable,
+        learns(dict, begin=lambda self, shape: {"trigger": torch.rand(shape)}),
+        "to give the same tensors on every call",
     ),
     (
         checks.calls_are_of_their_row,

@@ -258,14 +258,14 @@ def learning_is_repeatable(attack: TrainingAttack) -> None:
     knowing, step = attack.knowing(begun), _step(generator())
     first, again = (knowing.learn(step) for _ in range(2))
     expect(_alike(begun, before), "learn() to leave what it goes on from alone")
-    shapes = [{name: value.shape for name, value in one.items()} for one in (begun, first)]
-    expect(shapes[0] == shapes[1], f"learn() to give {shapes[0]}", shapes[1])
-    expect(_alike(first, again), "learn() to give the same tensors for the same batch")
+    shapes = [{name: tuple(value.shape) for name, value in one.items()} for one in (begun, first)]
+    expect(shapes[0] == shapes[1], f"tensors of the shapes it began with, {shapes[0]}", shapes[1])
     finite = all(
         value.dtype == torch.float32 and bool(torch.isfinite(value).all())
         for value in first.values()
     )
     expect(finite, "finite float32 tensors from learn()")
+    expect(_alike(first, again), "learn() to give the same tensors for the same batch")
     expect(not _alike(first, begun), "learn() to have learnt something from a batch")
 
 
