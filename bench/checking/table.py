@@ -56,6 +56,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "training_loss() is one finite number that reaches the weights",
         "return a mean over rows of what step.predict_noise says, drawing nothing at random",
     ),
+    "learning_is_repeatable": (
+        "begin() and learn() give finite tensors, the same for the same batch",
+        "return new float32 tensors by name, of the shapes that begin() gave, and draw nothing at "
+        "random: step.noise is there",
+    ),
     "implanting_is_repeatable": ("implant() edits the weights, the same for the same seed", _SEED),
     "sampler_steps_are_of_their_row": ("each row is treated alone, in the same shape", _ROW),
     "sampling_is_repeatable": (

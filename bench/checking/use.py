@@ -39,6 +39,8 @@ MODEST = {
     "batch_size": 64,
     "draws": 10,
     "epochs": 5,
+    "inner_steps": 2,
+    "noises": 4,
     "overlays": 50,
     "pgd_steps": 5,
     "samples": 32,

@@ -98,10 +98,7 @@ def checks_for(plugin: Plugin) -> list[Callable[[Any], None]]:
             ),
         ),
         (Attack, (a_goal_can_be_drawn, a_stamp_is_of_its_row, calls_are_of_their_row)),
-        (
-            TrainingAttack,
-            (poisoning_is_repeatable, training_gives_a_gradient, learning_is_repeatable),
-        ),
+        (TrainingAttack, (poisoning_is_repeatable, training_gives_a_gradient)),
         (EditingAttack, (implanting_is_repeatable,)),
         (SamplerDefense, (sampler_steps_are_of_their_row, sampling_is_repeatable)),
         (ModelDefense, (repair_is_repeatable,)),
@@ -110,7 +107,11 @@ def checks_for(plugin: Plugin) -> list[Callable[[Any], None]]:
         (ClassifierDefense, (classification_is_of_its_row,)),
         (Detector, (scores_are_of_their_row,)),
     )
-    return [check for family, checks in families if isinstance(plugin, family) for check in checks]
+    applying = [
+        check for family, checks in families if isinstance(plugin, family) for check in checks
+    ]
+    learns = isinstance(plugin, TrainingAttack) and type(plugin).learns
+    return [*applying, learning_is_repeatable] if learns else applying
 
 
 def expect(condition: bool, expected: str, came: object = "") -> None:
@@ -250,8 +251,6 @@ def learning_is_repeatable(attack: TrainingAttack) -> None:
     """What is learnt beside the network is a function of the batches: finite float32 tensors, the
     same names and shapes from the first to the last.
     """
-    if not type(attack).learns:
-        return
     begun, other = attack.begin(SHAPE), attack.begin(SHAPE)
     expect(bool(begun) and _alike(begun, other), "begin() to give the same tensors on every call")
     before = {name: value.clone() for name, value in begun.items()}

@@ -37,6 +37,8 @@ LEAST = {
     "batch_size": 4,
     "draws": 1,
     "epochs": 1,
+    "inner_steps": 2,
+    "noises": 2,
     "overlays": 3,
     "pgd_steps": 1,
     "samples": 4,
