@@ -101,7 +101,8 @@ class TrainingAttack(Attack):
     #: :meth:`learn`.
     learns: ClassVar[bool] = False
     #: What it has learnt, by name: the harness sets it on the attack that it asks for a loss, and
-    #: on the one that it asks for a query, a trigger's picture or a way of sampling. Empty before.
+    #: on the one that it asks for a query, a trigger's picture or a way of sampling. Empty before,
+    #: and where the judge of stamped images is trained, one for all seeds: no stamp may rest on it.
     learnt: ClassVar[Mapping[str, Tensor]] = MappingProxyType({})
 
     scheme: Literal["finetune", "scratch"] = "finetune"

@@ -266,13 +266,13 @@ class Learning:
         teacher: PredictNoise | None = None,
     ) -> None:
         """Once before every step of the network's optimiser."""
-        attack = self.attack.knowing({name: one.clone() for name, one in self.tensors.items()})
+        attack = self.knowing()
         step = _training_step(attack, predict, rows, noise, timesteps, schedule, teacher)
         self.tensors = learnt(attack.learn(step), owner(attack, "learn"), self.tensors)
 
     def knowing(self) -> TrainingAttack:
-        """The attack with what it has learnt so far."""
-        return self.attack.knowing(self.tensors)
+        """The attack with what it has learnt so far, in memory of its own."""
+        return self.attack.knowing({name: one.clone() for name, one in self.tensors.items()})
 
 
 #: Letters of the name of a tensor that is learnt, and how many numbers there may be in all.

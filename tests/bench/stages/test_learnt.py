@@ -195,5 +195,6 @@ def test_nothing_that_was_learnt_can_be_changed_behind_its_back() -> None:
     learning = Learning(Learns(), (3, 4, 4))
     _learn(learning)
     kept.mul_(7)
+    learning.knowing().learnt["weight"].mul_(3)  # as a loss could
     assert learning.tensors["weight"].tolist() == [1, 1] and WEIGHT["weight"].tolist() == [1, 1]
     assert learning.knowing().learnt["weight"].tolist() == [1, 1]
