@@ -84,8 +84,9 @@ pages: $(VENV)/.castlewalls-science
 site: setup
 	$(BIN)/castlewalls site --output site
 
+# Three workers for two cores: many tests wait for processes and clusters of their own.
 test: setup-dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300 --cov --cov-report term
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --dist worksteal --timeout 300 --cov --cov-report term
 
 lint: setup-dev
 	$(BIN)/ruff check .
