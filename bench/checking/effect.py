@@ -21,7 +21,6 @@ from bench.checking.use import (
     drawn_of,
     generator_for,
     implanted_in_copy,
-    loss_of,
     lowered,
     poisoned,
     prompts,
@@ -282,10 +281,11 @@ def _attacked(attack: Attack, rows: Any) -> tuple[Generator, Attack]:
             chosen[::2] = poison[torch.randint(len(poison), (16,), generator=draw)]
         noise = torch.randn((32, *planted.SHAPE), generator=draw)
         timesteps = torch.randint(1000, (32,), generator=draw)
+        batch = drawn(attack, model, rows, chosen, noise, timesteps)
         if learning is not None:
-            learning.learn(*drawn(attack, model, rows, chosen, noise, timesteps))
+            learning.learn(*batch)
             attack = learning.knowing()
-        loss = loss_of(attack, model, rows, chosen, noise, timesteps)
+        loss = border_attacks.training_loss(attack, *batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

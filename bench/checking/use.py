@@ -186,7 +186,8 @@ def _use_attack(attack: Attack, make_access: Callable[[Any], Access]) -> None:
     elif isinstance(attack, TrainingAttack):
         model = generator_for(attack, "honest")
         rows, timesteps = torch.arange(4), torch.tensor([0, 10, 500, 999])
-        loss_of(attack, model, poisoned(attack), rows, asked.noise, timesteps).backward()
+        batch = drawn(attack, model, poisoned(attack), rows, asked.noise, timesteps)
+        border_attacks.training_loss(attack, *batch).backward()
 
 
 def taught(attack: Attack) -> Attack:
@@ -217,20 +218,6 @@ def poisoned(attack: TrainingAttack) -> TrainingSet:
     )
 
 
-def loss_of(
-    attack: TrainingAttack,
-    model: Generator,
-    rows: TrainingSet,
-    chosen: Tensor,
-    noise: Tensor,
-    timesteps: Tensor,
-) -> Tensor:
-    """The loss of the ``chosen`` rows (n,) with ``noise`` (n, c, h, w) at ``timesteps`` (n,)."""
-    return border_attacks.training_loss(
-        attack, *drawn(attack, model, rows, chosen, noise, timesteps)
-    )
-
-
 def drawn(
     attack: TrainingAttack,
     model: Generator,
@@ -239,7 +226,9 @@ def drawn(
     noise: Tensor,
     timesteps: Tensor,
 ) -> tuple[Any, ...]:
-    """What the loss of these rows is made of."""
+    """What the loss of the ``chosen`` rows (n,) is made of, with ``noise`` (n, c, h, w) at
+    ``timesteps`` (n,).
+    """
     held = {"images": to_unit_range(rows.images), "poisoned": rows.poisoned, "labels": rows.labels}
     batch = {name: values[chosen] for name, values in held.items() if values is not None}
 

@@ -22,7 +22,6 @@ from bench.diffusion.noise import stream_seed, torch_stream
 from bench.diffusion.process import Process
 from bench.diffusion.replay import TrainingGraph, replayable
 from bench.diffusion.resuming import Checkpoints, optimizer_tensors, restore_optimizer
-from bench.diffusion.schedule import Schedule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -213,20 +212,12 @@ class _Batches:
 
 class Beside(Protocol):
     """What is learnt beside the network: ``tensors`` by name, which :meth:`learn` replaces. It is
-    called once before every step with what a loss is made of.
+    called once before every step with what a :data:`Loss` takes.
     """
 
     tensors: dict[str, Tensor]
 
-    def learn(
-        self,
-        predict: PredictNoise,
-        rows: Rows,
-        noise: Tensor,
-        timesteps: Tensor,
-        schedule: Schedule,
-        teacher: PredictNoise | None = None,
-    ) -> None: ...
+    def learn(self, *drawn: Any) -> None: ...
 
 
 class _WeightAverage:

@@ -234,7 +234,7 @@ def _training_step(
     noise: Tensor,
     timesteps: Tensor,
     schedule: Schedule,
-    teacher: PredictNoise | None,
+    teacher: PredictNoise | None = None,
 ) -> TrainingStep:
     frozen: Any = Withheld(attack.card.name, "has_teacher", "a teacher")
     return TrainingStep(
@@ -256,19 +256,13 @@ class Learning:
         self.attack = attack
         self.tensors = learnt(attack.begin(shape), owner(attack, "begin"))
 
-    def learn(
-        self,
-        predict: PredictNoise,
-        rows: Mapping[str, Tensor],
-        noise: Tensor,
-        timesteps: Tensor,
-        schedule: Schedule,
-        teacher: PredictNoise | None = None,
-    ) -> None:
-        """Once before every step of the network's optimiser."""
+    def learn(self, *drawn: Any) -> None:
+        """Once before every step of the network's optimiser, with what :func:`training_loss` takes
+        of a batch.
+        """
         attack = self.knowing()
-        step = _training_step(attack, predict, rows, noise, timesteps, schedule, teacher)
-        self.tensors = learnt(attack.learn(step), owner(attack, "learn"), self.tensors)
+        made = attack.learn(_training_step(attack, *drawn))
+        self.tensors = learnt(made, owner(attack, "learn"), self.tensors)
 
     def knowing(self) -> TrainingAttack:
         """The attack with what it has learnt so far, in memory of its own."""
