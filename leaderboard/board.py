@@ -67,11 +67,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """A record, the folder its pictures are in, and the run it came from."""
+    """A record, the folder its pictures are in, and the run it came from; ``suites``: all that hold
+    this record.
+    """
 
     folder: Path
     record: Record
     run: Run
+    suites: frozenset[str] = frozenset()
 
     @cached_property
     def numbers(self) -> dict[str, Metric]:
@@ -195,6 +198,13 @@ class Cell:
                 if abs(sum(series) / len(series) - number.value) < 1e-6:
                     outcomes[entry.record.seed] = tuple(series)
         return outcomes
+
+    def seeds_asked(self, other: Cell) -> set[int]:
+        """Those of ``other`` that this cell must have too, or one could pick the seeds: of the
+        suites that tried this cell at all. What another suite measured in more seeds is no gap.
+        """
+        mine = frozenset().union(*(entry.suites for entry in self.entries))
+        return {entry.record.seed for entry in other.entries if entry.suites & mine}
 
     def why_absent(self, metric: str) -> str:
         """Why no seed that went well has this number, as their records say; empty if none does."""
@@ -358,7 +368,9 @@ def _entries(runs: Sequence[Run], names: Vocabulary) -> Iterable[Entry]:
     for run in sorted(runs, key=by_weight):
         for folder, read in run.records:
             record = sound(read, names)
-            latest[record_key(record)] = Entry(folder, record, run)
+            key = record_key(record)
+            before = latest[key].suites if key in latest else frozenset()
+            latest[key] = Entry(folder, record, run, before | {run.suite})
     return [latest[name] for name in sorted(latest)]
 
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.aggregate import CONFIDENCE, Share
+from leaderboard.aggregate import CONFIDENCE, MIN_SEEDS, Share
 
 DRAWS = 2000
 #: Any fixed number: the same records must give the same board.
@@ -45,6 +45,22 @@ def comparable(entries: Sequence[Mapping[Way, Mapping[int, Sampled]]]) -> bool:
     """Whether every entry has the same ways and seeds."""
     seeds = [{way: set(by_seed) for way, by_seed in entry.items()} for entry in entries]
     return all(one == seeds[0] for one in seeds)
+
+
+def in_common(
+    entries: Sequence[Mapping[Way, Mapping[int, Sampled]]],
+) -> list[dict[Way, dict[int, Sampled]]]:
+    """Each entry in the seeds that all have, by way; empty if they cannot be compared, because one
+    lacks a way of another's or there are fewer than :data:`MIN_SEEDS` such seeds.
+    """
+    ways = {way: None for entry in entries for way, by_seed in entry.items() if by_seed}
+    seeds = {way: set.intersection(*(set(entry.get(way, ())) for entry in entries)) for way in ways}
+    if any(len(shared) < MIN_SEEDS for shared in seeds.values()):
+        return []
+    return [
+        {way: {seed: entry[way][seed] for seed in sorted(shared)} for way, shared in seeds.items()}
+        for entry in entries
+    ]
 
 
 def rank_intervals(

@@ -275,7 +275,7 @@ def _contender(
         cell = cells[way.row]
         values = cell.shares(way.metric) if cell else {}
         outcomes[way] = cell.outcomes(way.metric) if cell else {}
-        reference = control.rates[way] if control else values
+        reference = _reference(control, way, cell) if control else values
         # What was skipped was not tried: there is no result, good or bad.
         tried = (
             {entry.record.seed for entry in cell.entries if entry.record.status != "skipped"}
@@ -302,6 +302,15 @@ def _contender(
         failed=tuple(sorted(failed)),
         gaps=tuple(dict.fromkeys(gaps)),
     )
+
+
+def _reference(control: Contender, way: Way, cell: Cell | None) -> Mapping[int, Share]:
+    """No defense's rates in the seeds that this cell must have."""
+    rates, undefended = control.rates[way], control.cells[way.row]
+    if cell is None or undefended is None:
+        return rates
+    asked = cell.seeds_asked(undefended)
+    return {seed: share for seed, share in rates.items() if seed in asked}
 
 
 def _gaps(attack: str, missing: Sequence[int], measured: bool) -> list[str]:

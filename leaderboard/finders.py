@@ -137,7 +137,7 @@ def _detectors(board: Board, subject: str, columns: Sequence[PluginSpec]) -> Fin
     if metric is None or not rows or not columns:
         return None
     seeds = [_seeds(board, row, columns, metric) for row in rows]
-    every = [_entry(board, rows, seeds, column, metric) for column in columns]
+    every = [_entry(board, rows, columns, column, metric) for column in columns]
     fixed = metric.startswith("tpr_fixed")
     entries = [entry for entry in every if any(entry.rates.values())]
     lines, comparisons = _detector_lines(entries, subject, metric, rows)
@@ -207,20 +207,25 @@ def _any(board: Board, row: Row, columns: Sequence[PluginSpec], metric: str) -> 
     )
 
 
-def _seeds(board: Board, row: Row, columns: Sequence[PluginSpec], metric: str) -> dict[int, float]:
-    """Seed -> the samples some detector had in this row; what all are held to."""
+def _seeds(
+    board: Board, row: Row, columns: Sequence[PluginSpec], metric: str, own: Cell | None = None
+) -> dict[int, float]:
+    """Seed -> the samples some detector had in this row; what all are held to. With ``own``: of
+    these what a suite of that cell has.
+    """
     return {
         seed: share.n
         for column in columns
         if (cell := board.cell(row, column))
         for seed, share in sorted(cell.shares(metric).items())
+        if own is None or seed in own.seeds_asked(cell)
     }
 
 
 def _entry(
     board: Board,
     rows: Sequence[Row],
-    seeds: Sequence[Mapping[int, float]],
+    columns: Sequence[PluginSpec],
     column: PluginSpec,
     metric: str,
 ) -> _Entry:
@@ -232,12 +237,13 @@ def _entry(
     ]
     for index, cell in cells.items():
         tried, values = {entry.record.seed for entry in cell.entries}, cell.shares(metric)
-        lost = tried & seeds[index].keys() - values.keys()
+        seeds = _seeds(board, rows[index], columns, metric, cell)
+        lost = tried & seeds.keys() - values.keys()
         rates[index] = {seed: values[seed] for seed in sorted(values)} | {
-            seed: Share(0.0, seeds[index][seed]) for seed in sorted(lost)
+            seed: Share(0.0, seeds[seed]) for seed in sorted(lost)
         }
         failed |= lost
-        gaps += [f"seed {seed} not measured" for seed in sorted(seeds[index].keys() - tried)]
+        gaps += [f"seed {seed} not measured" for seed in sorted(seeds.keys() - tried)]
     return _Entry(cells=cells, rates=rates, failed=len(failed), gaps=tuple(dict.fromkeys(gaps)))
 
 
@@ -272,14 +278,16 @@ def _ranks(
     values = [{seed: share.value for seed, share in one.items()} for one in rates]
     order = shared_ranks(values, True, lambda one, other: apart[frozenset((one, other))])
     spans = {}
-    sampled = [
-        {
-            row: {seed: Sampled(share=share) for seed, share in rates.items()}
-            for row, rates in entries[index].rates.items()
-        }
-        for index in finders
-    ]
-    if len(finders) > 1 and bootstrap.comparable(sampled):
+    sampled = bootstrap.in_common(
+        [
+            {
+                row: {seed: Sampled(share=share) for seed, share in rates.items()}
+                for row, rates in entries[index].rates.items()
+            }
+            for index in finders
+        ]
+    )
+    if len(sampled) > 1:
         spans = dict(
             zip(finders, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True)
         )
@@ -325,15 +333,6 @@ def inversion_rankings(board: Board) -> list[FinderRanking]:
     ]
     if not rows:
         return []
-    seeds = [
-        {
-            s
-            for c in columns
-            if (cell := board.cell(row, c))
-            for s in _ratios(cell, "inversion_mse_last")
-        }
-        for row in rows
-    ]
     lines, logs = [], []
     for column in columns:
         cells = {index: cell for index, row in enumerate(rows) if (cell := board.cell(row, column))}
@@ -345,6 +344,7 @@ def inversion_rankings(board: Board) -> list[FinderRanking]:
         if not ratios:
             continue
         worst = max(ratios, key=lambda index: (_log_mean(ratios[index]), -index))
+        seeds = [_inverted(board, row, columns, cells.get(index)) for index, row in enumerate(rows)]
         logs.append({seed: math.log(value) for seed, value in ratios[worst].items()})
         lines.append(
             (cells[worst], rows[worst].named, ratios, worst, _missing(rows, seeds, cells, ratios))
@@ -358,10 +358,23 @@ def inversion_rankings(board: Board) -> list[FinderRanking]:
             attacks=tuple(row.named for row in rows),
             beside=("best epoch (optimistic)", "on an honest model"),
             lines=made,
-            seeds=max(len(one) for one in seeds),
+            seeds=max(len(_inverted(board, row, columns)) for row in rows),
             comparisons=comparisons,
         )
     ]
+
+
+def _inverted(
+    board: Board, row: Row, columns: Sequence[PluginSpec], own: Cell | None = None
+) -> set[int]:
+    """The seeds with an inversion's error, as :func:`_seeds` has those of detectors."""
+    return {
+        seed
+        for column in columns
+        if (cell := board.cell(row, column))
+        for seed in _ratios(cell, "inversion_mse_last")
+        if own is None or seed in own.seeds_asked(cell)
+    }
 
 
 def _inversion_lines(
@@ -375,8 +388,11 @@ def _inversion_lines(
     order = shared_ranks([logs[index] for index in beating], higher_is_better=False)
     ranks = rank_texts(dict(zip(beating, order, strict=True)))
     spans: dict[int, tuple[int, int]] = {}
-    if len(beating) > 1:
-        drawn = bootstrap.resampled_means([logs[index] for index in beating])
+    shared = set.intersection(*(set(logs[index]) for index in beating)) if beating else set()
+    if len(beating) > 1 and len(shared) >= MIN_SEEDS:
+        drawn = bootstrap.resampled_means(
+            [{seed: logs[index][seed] for seed in shared} for index in beating]
+        )
         spans = dict(zip(beating, bootstrap.ranks_of(drawn), strict=True))
     made = [
         FinderLine(

@@ -365,11 +365,11 @@ def _ranks(
 
 
 def _spans(ranked: Sequence[Contender]) -> dict[Identity, tuple[int, int]]:
-    """Identity -> rank interval by the rate alone, among those that have a rank; none where records
-    do not fit together.
+    """Identity -> rank interval by the rate alone, among those that have a rank, over the seeds
+    that all of them have; none where records do not fit together.
     """
-    sampled = [one.sampled() for one in ranked]
-    if len(ranked) < 2 or not bootstrap.comparable(sampled):
+    sampled = bootstrap.in_common([one.sampled() for one in ranked])
+    if len(sampled) < 2:
         return {}
     spans = bootstrap.rank_intervals(sampled, higher_is_better=False)
     return {identity(one.defense): span for one, span in zip(ranked, spans, strict=True)}

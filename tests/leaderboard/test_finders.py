@@ -4,8 +4,8 @@ are not.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,7 +128,7 @@ def test_a_failed_seed_finds_nothing_and_a_missing_one_takes_the_rank() -> None:
     """Nor do two seeds rank."""
     full = detector("full", "a", (0.5, 0.52, 0.5, 0.51))
     broken = detector("broken", "a", (0.9, 0.9, 0.9, 0.9))
-    broken[3] = dataclasses.replace(broken[3], status="failed", metrics={}, reason="out of memory")
+    broken[3] = replace(broken[3], status="failed", metrics={}, reason="out of memory")
     picked = detector("picked", "a", (0.9, 0.9, 0.9))
     (ranking,) = detector_rankings(one_board(full, broken, picked))
     by_name = lines(ranking)
@@ -139,6 +139,19 @@ def test_a_failed_seed_finds_nothing_and_a_missing_one_takes_the_rank() -> None:
     assert (by_name["picked"].rank, by_name["picked"].note) == ("", "seed 3 not measured")
     (few,) = detector_rankings(one_board(detector("x", "a", (0.5, 0.52))))
     assert few.lines[0].note == "fewer than 3 seeds"
+
+
+def test_a_detector_is_held_to_the_seeds_of_its_own_suite() -> None:
+    """Another suite's five seeds of one detector, or of one inversion, are no gap of the others."""
+    for made, ranked in ((detector, detector_rankings), (inversion, inversion_rankings)):
+        few = run(made("x", "a", (0.5, 0.52, 0.5)), made("y", "a", (0.5, 0.52, 0.51)))
+        more = replace(run(made("x", "a", (0.5, 0.52, 0.5, 0.4, 0.6))), suite="more")
+        (board,) = boards([few, more])
+        (ranking,) = ranked(board)
+        assert {name: line.note for name, line in lines(ranking).items()} == {"x": "", "y": ""}
+        (board,) = boards([replace(few, suite="more"), more])
+        (ranking,) = ranked(board)
+        assert "4" in lines(ranking)["y"].note and lines(ranking)["x"].note == ""
 
 
 def test_what_flags_everything_finds_nothing() -> None:
@@ -187,7 +200,7 @@ def test_an_inversion_has_to_beat_the_best_constant_image_in_every_attack() -> N
 def test_an_inversion_that_failed_in_one_seed_is_not_ranked() -> None:
     """An error has no worst value that the seed could count as."""
     broken = inversion("broken", "a", (0.001, 0.001, 0.001, 0.001))
-    broken[2] = dataclasses.replace(broken[2], status="failed", metrics={}, reason="NaN")
+    broken[2] = replace(broken[2], status="failed", metrics={}, reason="NaN")
     (ranking,) = inversion_rankings(
         one_board(inversion("good", "a", (0.004, 0.005, 0.004, 0.005)), broken)
     )

@@ -246,6 +246,35 @@ def test_a_seed_that_was_never_run_leaves_a_defense_without_a_rank() -> None:
     assert above_none(ranking) == set()
 
 
+def test_seeds_of_another_suite_are_no_gap() -> None:
+    """A suite that has only no defense, in more seeds, must not take every rank from a board that
+    shows both; whichever of the two is the newer one.
+    """
+    both = [
+        (cell("none", (0.9, 0.92, 0.95)), cell("a", (0.0, 0.0, 0.0)), cell("b", (0.5, 0.5, 0.52))),
+        (cell("none", (0.9, 0.92, 0.95, 0.99, 0.2)),),
+    ]
+    runs = [
+        dataclasses.replace(run(*(one for records in cells for one in records)), suite=suite)
+        for suite, cells in zip("st", both, strict=True)
+    ]
+    alone = by_defense(rankings(boards(runs[:1])[0])[0])
+    for names in ("st", "ts"):
+        together = [
+            dataclasses.replace(one, finished=f"2026-01-0{names.index(one.suite) + 1}")
+            for one in runs
+        ]
+        ranking = rankings(boards(together)[0])[0]
+        assert ranking.samples[0] == 5, "and no defense is shown with all its seeds"
+        for name in ("a", "b"):
+            line = by_defense(ranking)[name]
+            assert (line.state, line.rank, line.note) == (HOLDS, alone[name].rank, "")
+            assert (line.change, line.ranks) == (alone[name].change, alone[name].ranks)
+    picked = dataclasses.replace(run(*cell("a", (0.0, 0.0, 0.0)), *both[1][0]), suite="u")
+    line = by_defense(rankings(boards([picked])[0])[0])["a"]
+    assert line.note == "seeds 3, 4 not measured"
+
+
 def test_two_seeds_are_shown_and_not_ranked() -> None:
     """Nor with a third that failed: three numbers of which one is made up are two."""
     for rates in ((0.0, 0.0), (0.0, 0.0, None)):
