@@ -22,9 +22,14 @@ adversary expects: 0 for an ODE's (DDIM, DPM-Solver, ...), 1 for an SDE's (DDPM)
   steps and too much for long ones: .324 at t = 100, where a step of 50 takes .250. The bracket is
   short of exact at small t: by two thirds at t = 100.
 
-Deviations: the generators here have DDPM's variance-preserving schedule, so the paper's score
-models (VE: rho = sigma, reverse by predictor and corrector) are left out, as are its attacks on
-captions. ``poison_rate`` replaces rows (the paper's FIXED mode).
+The paper's score models (VE) are ``psi`` 0 and ``zeta`` 1, exactly. Theirs is x = y + sigma (e +
+r), and the network predicts e + r sigma / (sigma + sigma_p); divided by sqrt(1 + sigma^2), with A =
+1 / sqrt(1 + sigma^2) and s = sigma A, that is x_t and ``exact`` above, for a network that is shown
+x divided by the same. The step of their ancestral sampler is DDPM's.
+
+Deviations: the generators here are shown x_t so scaled, and sampled without a corrector (Langevin
+steps between the others, off the process for any poisoned row). The paper's attacks on captions are
+left out. ``poison_rate`` replaces rows (the paper's FIXED mode).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from diffusers import ScoreSdeVeScheduler
 from torch import Tensor
 
 from attacks.baddiffusion import BadDiffusion
@@ -158,6 +159,34 @@ def test_between_vp_and_ve_an_ode_needs_the_trigger_itself() -> None:
     for stride in (1, 33):
         correction = VillanDiffusion(psi=0, zeta=0, stride=stride).shift(SCHEDULE).correction
         assert abs(correction - 1).max() < 1e-10
+
+
+def test_the_papers_score_models_are_its_sde_without_psi() -> None:
+    """On their own levels of noise (.01 to 380 in 2,000): rho = sigma, C = sigma / (sigma +
+    sigma_p), and diffusers' ancestral step for them leads from mean to mean.
+    """
+    levels = ScoreSdeVeScheduler(num_train_timesteps=2000, sigma_min=0.01, sigma_max=380.0)
+    levels.set_sigmas(2000)
+    sigmas = torch.logspace(-2, math.log10(380), 2000, dtype=torch.float64)
+    torch.testing.assert_close(levels.discrete_sigmas.double(), sigmas, rtol=1e-4, atol=0)
+    levels.discrete_sigmas = sigmas
+    signal = 1 / (1 + sigmas.square()).sqrt()
+    alphas = (signal / torch.cat([torch.ones(1), signal[:-1]])).square()
+    schedule = Schedule(tuple((1 - alphas).tolist()))
+    shift = VillanDiffusion(psi=0, zeta=1).shift(schedule)
+    before = torch.cat([torch.zeros(1), sigmas[:-1]])
+    assert abs(shift.step / schedule.signal - sigmas.numpy()).max() < 1e-10 * 380
+    assert abs(shift.correction - (sigmas / (sigmas + before)).numpy()).max() < 1e-10
+    y, r, e = 0.3, -0.8, 1.7
+    for at in (1, 700, 1999):
+        sigma, sigma_p = float(sigmas[at]), float(sigmas[at - 1])
+        x = torch.full((1, 1, 1, 1), y + sigma * (e + r), dtype=torch.float64)
+        score = -(e + float(shift.correction[at]) * r) / sigma
+        # A whole number of levels, a little above which its own rounding cannot fall.
+        time = torch.tensor((at + 0.5) / 1999, dtype=torch.float64)
+        mean = levels.step_pred(torch.full_like(x, score), time, x).prev_sample_mean
+        posterior = y + sigma_p * r + sigma_p**2 / sigma**2 * (float(x) - y - sigma * r)
+        assert float(mean) == pytest.approx(posterior, abs=1e-10)
 
 
 class Learned:
