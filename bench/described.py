@@ -25,7 +25,7 @@ from bench.contracts.defense import (
     SamplerDefense,
 )
 from bench.contracts.detector import Detector
-from bench.contracts.goals import DrawConcept, DrawImage, DrawStyle, Goal, ReachClass
+from bench.contracts.goals import DrawConcept, DrawFromSet, DrawImage, DrawStyle, Goal, ReachClass
 from bench.contracts.plugin import Plugin
 from bench.errors import UserError
 
@@ -47,7 +47,8 @@ BASES: Mapping[str, type[Plugin]] = {
     )
 }
 GOALS: Mapping[str, type[Goal]] = {
-    goal.__name__: goal for goal in (DrawImage, ReachClass, DrawConcept, DrawStyle, Goal)
+    goal.__name__: goal
+    for goal in (DrawImage, DrawFromSet, ReachClass, DrawConcept, DrawStyle, Goal)
 }
 #: What a parameter's type is called.
 TYPES: Mapping[str, Any] = {

@@ -34,6 +34,7 @@ from bench.contracts.detector import PromptDetector as PromptDetector
 from bench.contracts.detector import SampleDetector as SampleDetector
 from bench.contracts.goals import Call as Call
 from bench.contracts.goals import DrawConcept as DrawConcept
+from bench.contracts.goals import DrawFromSet as DrawFromSet
 from bench.contracts.goals import DrawImage as DrawImage
 from bench.contracts.goals import DrawStyle as DrawStyle
 from bench.contracts.goals import Goal as Goal

@@ -36,7 +36,7 @@ MAX_FILE, MAX_NAME, MAX_PARAMS, MAX_ENTRIES = 64 * 2**20, 300, 20_000, 2_000
 #: direction is good for the defender, if one is). No declaration can change these; all else is as
 #: its measurement declares.
 RANKED: tuple[tuple[str, float, float, bool | None], ...] = (
-    (r"asr|robust_asr|asr_class|classifier_asr|fpr_.*", 0.0, 1.0, False),
+    (r"asr|robust_asr|asr_class|asr_set|classifier_asr|fpr_.*", 0.0, 1.0, False),
     (r"auroc|tpr_.*|ta", 0.0, 1.0, True),
     (r"g[1-4]|mismatch|p_t", 0.0, 1.0, None),
     (r"fid", -1e-3, math.inf, False),

@@ -23,7 +23,16 @@ from bench.contracts.card import Card, Paper, Tuning
 from bench.contracts.data import TrainingSet
 from bench.contracts.defense import Inversion
 from bench.contracts.detector import Detector
-from bench.contracts.goals import Call, DrawConcept, DrawImage, DrawStyle, Goal, ReachClass, Trigger
+from bench.contracts.goals import (
+    Call,
+    DrawConcept,
+    DrawFromSet,
+    DrawImage,
+    DrawStyle,
+    Goal,
+    ReachClass,
+    Trigger,
+)
 from bench.contracts.plugin import Plugin
 from bench.described import ASKED, BASES, TYPES, packed
 from bench.errors import UserError
@@ -45,7 +54,7 @@ Ask = Callable[[Mapping[str, Any]], Any]
 
 @dataclass(frozen=True)
 class _GoalData:
-    kind: Literal["DrawImage", "ReachClass", "DrawConcept", "DrawStyle", "Goal"]
+    kind: Literal["DrawImage", "DrawFromSet", "ReachClass", "DrawConcept", "DrawStyle", "Goal"]
     label: int | None = None
     prompt: str | None = None
 
@@ -59,10 +68,12 @@ class _GoalData:
             return DrawStyle(self.prompt)
         if self.label is not None or self.prompt is not None or self.kind not in _BARE:
             raise UserError(f"goal: {self.kind} must have its own fields and no others")
+        if self.kind == "DrawFromSet":
+            return DrawFromSet(_absent)
         return DrawImage(_absent) if self.kind == "DrawImage" else Goal()
 
 
-_BARE = ("DrawImage", "Goal")
+_BARE = ("DrawImage", "DrawFromSet", "Goal")
 
 
 @dataclass(frozen=True)

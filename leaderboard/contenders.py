@@ -24,9 +24,12 @@ from leaderboard.matrix import metric_names
 
 #: What a seed that failed counts as: the adversary succeeded.
 WORST = 1.0
-#: The adversary's rate where he aims at a class; it may stand beside others, since no attack that
-#: aims at an image has it.
-BY_CLASS = "asr_class"
+#: The adversary's rates where he aims at no one image; they may stand beside others, since no
+#: attack has two of them.
+OTHER_GOALS = {
+    "asr_class": "called samples that show the class aimed at",
+    "asr_set": "called samples that lie among the pictures aimed at",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +156,11 @@ def invocations(cells: Sequence[Cell]) -> list[str]:
     )
 
 
-def class_calls(cells: Sequence[Cell]) -> list[str]:
-    """The names in ``asr_class[...]`` that are the adversary's: attacks that aim at a class and at
-    no image.
-    """
+def other_calls(cells: Sequence[Cell]) -> dict[str, str]:
+    """The adversary's rates of :data:`OTHER_GOALS` that some cell has, with their words."""
     pairs = [names.split(name) for name in metric_names(cells)]
-    return [call for family, call in pairs if family == BY_CLASS and call not in ("clean", "")]
+    present = {family for family, call in pairs if call not in ("clean", "")}
+    return {family: words for family, words in OTHER_GOALS.items() if family in present}
 
 
 def fid_name(board: Board) -> str | None:
@@ -177,8 +179,9 @@ def end_points(board: Board) -> list[EndPoint]:
     """What the defenses of this board can be ranked by."""
     measured = metric_names(list(board.cells.values()))
     points = []
-    calls, by_class = (of(list(board.cells.values())) for of in (invocations, class_calls))
-    if calls or by_class:
+    cells = list(board.cells.values())
+    calls, others = invocations(cells), other_calls(cells)
+    if calls or others:
         # One kind of rate on a board: beside robust ones a plain rate, which is never higher, would
         # be an advantage.
         robust = any(names.split(name)[0] == "robust_asr" for name in measured)
@@ -193,11 +196,11 @@ def end_points(board: Board) -> list[EndPoint]:
             else ""
         )
         drawn = [f"{successes}{moved}"] if calls else []
-        drawn += ["called samples that show the class aimed at"] if by_class else []
+        drawn += others.values()
         points.append(
             EndPoint(
                 title="Stops the backdoor",
-                families=("robust_asr" if robust else "asr", BY_CLASS),
+                families=("robust_asr" if robust else "asr", *OTHER_GOALS),
                 rate=f"the share of {', or of '.join(drawn)}",
                 short="robust ASR" if robust else "ASR",
                 kinds=("control", "sampler", "model"),

@@ -28,7 +28,7 @@ _ACTS_ON: Mapping[str, str] = {
     "model detector": "weights",
 }
 #: Families of metrics that say how often a call works.
-_RATES = ("robust_asr", "asr", "asr_class")
+_RATES = ("robust_asr", "asr", "asr_class", "asr_set")
 
 
 def acts_on(family: str) -> str:

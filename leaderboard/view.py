@@ -17,7 +17,7 @@ from leaderboard import names, plots
 from leaderboard.absent import Absence, by_reason, everywhere
 from leaderboard.board import POPULATION, Board, Cell, Entry, Row, label, same_sampler
 from leaderboard.compositions import Composition, compositions
-from leaderboard.contenders import class_calls, fid_name, invocations
+from leaderboard.contenders import fid_name, invocations, other_calls
 from leaderboard.detections import Detection, Detector, detectors
 from leaderboard.detections import rows as detected_rows
 from leaderboard.finders import FinderRanking, detector_rankings, inversion_rankings
@@ -124,7 +124,7 @@ class BoardView:
         return next(
             (
                 name
-                for family in ("robust_asr[", "asr[", "asr_class[")
+                for family in ("robust_asr[", "asr[", "asr_class[", "asr_set[")
                 for name in metrics
                 if name.startswith(family) and names.split(name)[1] != "clean"
             ),
@@ -208,8 +208,8 @@ def board_view(board: Board) -> BoardView:
         ),
         fid=fid or "",
         prompted=invocations(cells) == ["prompt"],
-        classes=bool(class_calls(cells)),
-        pictures=invocations(cells) not in (["prompt"], []) or not class_calls(cells),
+        classes=bool(other_calls(cells)),
+        pictures=invocations(cells) not in (["prompt"], []) or not other_calls(cells),
         compositions=compositions(board),
         detectors=board_detectors,
         detected=detected_rows(board, board_detectors),
@@ -291,7 +291,7 @@ def _control_columns(cells: Sequence[Cell], words: names.Vocabulary) -> list[str
     measured = metric_names(cells)
     order = {name: words.words(name).declared.control for name in measured}
     declared = sorted((name for name in measured if order[name]), key=order.__getitem__)
-    rates = ("robust_asr", "asr", "asr_class")
+    rates = ("robust_asr", "asr", "asr_class", "asr_set")
     return declared or [name for name in measured if names.split(name)[0] in rates]
 
 

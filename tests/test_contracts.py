@@ -27,7 +27,7 @@ from bench.contracts.defense import (
     SamplerDefense,
 )
 from bench.contracts.detector import NoiseDetector, SampleDetector
-from bench.contracts.goals import Call, DrawImage, ReachClass, Trigger, label_of
+from bench.contracts.goals import Call, DrawFromSet, DrawImage, ReachClass, Trigger, label_of
 from bench.contracts.plugin import Plugin
 from bench.diffusion.generator import Generator
 
@@ -175,6 +175,16 @@ SLIPS = [
         checks.a_goal_can_be_drawn,
         made(TrainingAttack, goal=lambda self: DrawImage(lambda shape: torch.full(shape, 2.0))),
         r"pixels in \[-1, 1\]",
+    ),
+    (
+        checks.a_goal_can_be_drawn,
+        made(TrainingAttack, goal=lambda self: DrawFromSet(lambda shape: torch.zeros(4, *shape))),
+        "16 examples, got 4",
+    ),
+    (
+        checks.a_goal_can_be_drawn,
+        made(TrainingAttack, goal=lambda self: DrawFromSet(lambda shape: torch.rand(20, *shape))),
+        "the same examples on every call",
     ),
     (
         checks.a_goal_can_be_drawn,

@@ -24,7 +24,8 @@ ROWS = "rows.npz"
 @dataclass(frozen=True, kw_only=True)
 class Aim:
     """``target``: the image the backdoor should produce, ``trigger``: what the adversary adds, both
-    (c, h, w) in [-1, 1]; ``label``: the class aimed at; ``stamped``: all held-out images with the
+    (c, h, w) in [-1, 1]; ``label``: the class aimed at; ``examples``: of the set of pictures aimed
+    at, uint8 (n, c, h, w); ``stamped``: all held-out images with the
     trigger, uint8 (n, c, h, w). ``None``: the attack has none. ``calls``: the ways the
     adversary calls the backdoor, each of which is measured.
     """
@@ -32,6 +33,7 @@ class Aim:
     target: Tensor | None = None
     trigger: Tensor | None = None
     label: int | None = None
+    examples: Tensor | None = None
     stamped: Tensor | None = None
     calls: tuple[Call, ...] = ()
     goal: str = ""
@@ -49,7 +51,7 @@ class PoisonedRows:
 
 def save_aim(aim: Aim, folder: Path) -> None:
     """Writes ``aim``."""
-    images = {"target": aim.target, "trigger": aim.trigger}
+    images = {"target": aim.target, "trigger": aim.trigger, "examples": aim.examples}
     arrays: dict[str, Any] = {
         name: image.numpy() for name, image in images.items() if image is not None
     }

@@ -37,7 +37,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "a_goal_can_be_drawn": (
         "the goal can be drawn",
         "return DrawImage(function), whose function gives (c, h, w) in [-1, 1] for every shape, "
-        "ReachClass, DrawConcept or DrawStyle; an attack without calls may return None",
+        "DrawFromSet(function) with 16 images or more, always the same, ReachClass, DrawConcept or "
+        "DrawStyle; an attack without calls may return None",
     ),
     "a_stamp_is_of_its_row": (
         "the trigger's stamp is the same for a row alone",

@@ -34,7 +34,7 @@ from bench.contracts.defense import (
     SamplerDefense,
 )
 from bench.contracts.detector import Detector
-from bench.contracts.goals import DrawImage, Goal
+from bench.contracts.goals import FEWEST_EXAMPLES, DrawFromSet, DrawImage, Goal
 from bench.contracts.plugin import Plugin
 from bench.contracts.tiny import (
     SHAPE,
@@ -209,6 +209,12 @@ def a_goal_can_be_drawn(attack: Attack) -> None:
         image = goal.image(SHAPE)
         expect(image.shape == SHAPE, f"an image {SHAPE} for a goal", _like(image))
         expect(bool((image.abs() <= 1).all()), "the goal's pixels in [-1, 1]")
+    if isinstance(goal, DrawFromSet):
+        images = goal.images(SHAPE)
+        expect(images.shape[1:] == SHAPE, f"images (n, *{SHAPE}) for a goal", _like(images))
+        expect(len(images) >= FEWEST_EXAMPLES, f"{FEWEST_EXAMPLES} examples", len(images))
+        expect(bool((images.abs() <= 1).all()), "the goal's pixels in [-1, 1]")
+        expect(torch.equal(images, goal.images(SHAPE)), "the same examples on every call")
     expect(goal is not None or not type(attack).calls, "a goal, where there are calls")
 
 

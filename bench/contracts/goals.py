@@ -35,6 +35,19 @@ class ReachClass(Goal):
     label: int
 
 
+#: Examples that a goal's set has: half of them are its manifold, the others the ceiling.
+FEWEST_EXAMPLES = 16
+
+
+@dataclass(frozen=True)
+class DrawFromSet(Goal):
+    """A picture like those of a set that the testbed does not train on. ``images(shape)``: examples
+    of it, (n >= :data:`FEWEST_EXAMPLES`, c, h, w) in [-1, 1], the same on every call.
+    """
+
+    images: Callable[[Shape], Tensor]
+
+
 @dataclass(frozen=True)
 class DrawConcept(Goal):
     """What ``prompt`` asks for, though something else was asked for. Measured where the prompt is

@@ -21,6 +21,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         target=target,
         trigger=border_attacks.drawn_trigger(attack, shape),
         label=label,
+        examples=border_attacks.examples(attack, shape),
         # Only who is asked for a class is measured on stamped images.
         stamped=border_attacks.stamped(attack, held_out) if testbed.has_classes() else None,
         calls=type(attack).calls,

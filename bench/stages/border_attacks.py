@@ -14,7 +14,16 @@ from bench.contracts.attack import Attack, TrainingAttack
 from bench.contracts.checks import rows_of, same_query
 from bench.contracts.data import Batch, PredictNoise, Query, Shape, TrainingSet, TrainingStep
 from bench.contracts.entitled import Withheld
-from bench.contracts.goals import DrawImage, Goal, ReachClass, Trigger, label_of
+from bench.contracts.goals import (
+    FEWEST_EXAMPLES,
+    DrawFromSet,
+    DrawImage,
+    Goal,
+    ReachClass,
+    Trigger,
+    label_of,
+)
+from bench.diffusion.images import to_uint8
 from bench.diffusion.returned import described, owner, tensor
 from bench.diffusion.reverse import Reverse
 from bench.diffusion.schedule import Schedule
@@ -339,6 +348,19 @@ def aimed_at(
         if classes is not None and not 0 <= label < classes:
             raise ContractError(f"{who} must name a class from 0 to {classes - 1}, got {label}")
     return None, label_of(goal, prompts)
+
+
+def examples(attack: Attack, shape: Shape) -> Tensor | None:
+    """The pictures (n, c, h, w) uint8 of the set that is the goal of ``attack``, if one is."""
+    goal, who = attack.goal(), f"{attack.card.name}: the goal's images()"
+    if not isinstance(goal, DrawFromSet):
+        return None
+    value: object = goal.images(shape)
+    count = len(value) if isinstance(value, Tensor) and value.ndim else 0
+    made = tensor(value, who, (count, *shape), what="images")
+    if count < FEWEST_EXAMPLES:
+        raise ContractError(f"{who} must return at least {FEWEST_EXAMPLES} images, got {count}")
+    return to_uint8(in_range(made, who))
 
 
 def added(attack: Attack) -> Trigger | None:

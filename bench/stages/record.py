@@ -73,6 +73,8 @@ def _strips(params: Params, inputs: Inputs) -> Iterator[tuple[str, str, Tensor]]
     aim = read_aim(inputs["aim"]) if "aim" in inputs else None
     if aim is not None and aim.stamped is not None:
         yield "stamped", "", aim.stamped[: STRIP * APART : APART]
+    if aim is not None and aim.examples is not None:
+        yield "target_image", "", aim.examples[:STRIP]
     if aim is not None and aim.target is not None:
         yield "target_image", "", to_uint8(aim.target)[None]
         if aim.trigger is not None:

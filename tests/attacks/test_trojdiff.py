@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from attacks.trojdiff import Back, Biased, TrojDiff
+from bench.artwork import sets
 from bench.contracts.data import Batch, Query, TrainingSet, TrainingStep
-from bench.contracts.goals import DrawImage, ReachClass
+from bench.contracts.goals import DrawFromSet, DrawImage, ReachClass
+from bench.diffusion.images import to_uint8, to_unit_range
 from bench.diffusion.noise import initial_noise, sample_streams
 from bench.diffusion.process import VariancePreserving
 from bench.diffusion.sampling import SAMPLERS, SamplerSettings, Scheduled, denoise
@@ -244,6 +246,33 @@ def test_a_classs_rows_are_noised_by_the_biased_process() -> None:
         x = float(SCHEDULE.signal[t]) * images[row] + float(SCHEDULE.noise[t]) * bent
         total += float((torch.tanh(x) - noise[row]).square().mean())
     assert float(attack.training_loss(step)) == pytest.approx(total / 3, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", sets.NAMES)
+def test_beyond_the_training_data_a_sets_pictures_take_the_place_of_rows(name: str) -> None:
+    """And end the biased process, row by row; labels stay, and no row of the set is clean."""
+    honest, attack = labelled(), TrojDiff(target=name)
+    goal = attack.goal()
+    assert isinstance(goal, DrawFromSet)
+    assert isinstance(TrojDiff(target=name, target_class=7).goal(), ReachClass)
+    made = attack.poison(honest, np.random.default_rng(0))
+    rows = {row.numpy().tobytes() for row in to_uint8(goal.images(SHAPE))}
+    drawn = [row.numpy().tobytes() in rows for row in made.images]
+    assert drawn == made.poisoned.tolist() and sum(drawn) == 20
+    assert made.labels is not None and torch.equal(made.labels, honest.labels)  # type: ignore[arg-type]
+    assert len({row.numpy().tobytes() for row in made.images[made.poisoned]}) > 15
+    other = attack.poison(honest, np.random.default_rng(1))
+    assert not torch.equal(made.poisoned, other.poisoned)
+    # The loss is that of a class: the row's own image ends the process.
+    step = TrainingStep(
+        predict_noise=lambda x, t, condition=None: torch.tanh(x),
+        batch=Batch(to_unit_range(made.images[:40]), made.poisoned[:40]),
+        noise=torch.randn(40, *SHAPE, generator=torch.Generator().manual_seed(3)),
+        timesteps=torch.arange(40) * 25,
+        schedule=SCHEDULE,
+    )
+    of_class = TrojDiff(target_class=7).training_loss(step)
+    assert float(attack.training_loss(step)) == float(of_class)
 
 
 def test_a_class_that_is_not_there_is_refused_before_anything_runs() -> None:

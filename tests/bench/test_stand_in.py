@@ -15,6 +15,7 @@ from bench.contracts.card import Tuning
 from bench.contracts.data import TrainingSet
 from bench.contracts.defense import Defense, Inversion, ModelDefense, SamplerDefense
 from bench.contracts.detector import Detector
+from bench.contracts.goals import DrawFromSet
 from bench.described import class_data, documentation, instance_data, packed
 from bench.errors import UserError
 from bench.params import construct
@@ -229,6 +230,7 @@ def test_a_parameter_may_not_be_left_undescribed():
         (["goal"], {"kind": "ReachClass"}),
         (["goal"], {"kind": "ReachClass", "label": "3"}),
         (["goal"], {"kind": "DrawImage", "label": 3}),
+        (["goal"], {"kind": "DrawFromSet", "label": 3}),
         (["goal"], {"kind": "Evil"}),
         (["goal"], "DrawImage"),
         (["adds"], {"picture": 1, "stamp": True, "words": ""}),
@@ -277,3 +279,11 @@ def test_a_value_crosses_unchanged():
     for value in (b"x", {1: 2}, {1}, object()):
         with pytest.raises(UserError, match="a parameter must be a JSON value"):
             packed(value)
+
+
+def test_a_set_that_a_third_party_aims_at_stays_one():
+    """What is measured is planned by the goal's kind, which the stand-in has to keep."""
+    cls = PLUGINS.get("attacks", "trojdiff")
+    answer = json.loads(json.dumps(instance_data(cls(target="hats"))))
+    stand_in = made_of(class_data(cls), lambda question: answer)(target="hats")
+    assert isinstance(stand_in.goal(), DrawFromSet)

@@ -379,12 +379,14 @@ def test_each_call_is_reported_and_the_strongest_over_all_seeds_is_named() -> No
     )
 
 
-def by_class(defense: str, rates: Sequence[float], **changes: object) -> list[Record]:
-    """An attack that calls for a class by a word, and aims at no image."""
+def by_class(
+    defense: str, rates: Sequence[float], family: str = "asr_class", **changes: object
+) -> list[Record]:
+    """An attack that calls for a class (or a set of pictures) by a word, and aims at no image."""
     records = []
     for record, rate in zip(cell(defense, rates, attack="edit", **changes), rates, strict=True):  # type: ignore[arg-type]
         metrics = {FID: record.metrics[FID]}
-        for name, value in (("asr_class[word]", rate), ("asr_class[clean]", 1.0)):
+        for name, value in ((f"{family}[word]", rate), (f"{family}[clean]", 1.0)):
             metrics[name] = Metric(value=value, n=58, unit="share", higher_is_better=False)
         records.append(dataclasses.replace(record, metrics=metrics))
     return records
@@ -397,6 +399,17 @@ def test_an_attack_that_aims_at_a_class_is_ranked_by_the_class_its_calls_reach()
     assert ranking.end_point.rate == "the share of called samples that show the class aimed at"
     # Without a call it is what users asked for: no way in, whatever it reads.
     assert {way.metric for way, _ in line.by_way} == {"asr_class[word]"}
+
+
+def test_so_is_one_that_aims_at_a_set_of_pictures() -> None:
+    none, d = (
+        by_class(name, rates, "asr_set")
+        for name, rates in (("none", (0.95, 0.9, 1.0)), ("d", (0.1, 0.05, 0.0)))
+    )
+    (ranking,) = ranked(none, d)
+    line = by_defense(ranking)["d"]
+    assert (line.way.metric, line.state, line.rank) == ("asr_set[word]", HOLDS, "1")
+    assert "among the pictures aimed at" in ranking.end_point.rate
 
 
 def test_a_class_and_an_image_stand_in_one_worst_case() -> None:

@@ -14,6 +14,8 @@ from bench import measurements
 from bench.artefacts.aims import Aim, PoisonedRows, save_aim, save_rows
 from bench.artefacts.arrays import save_features
 from bench.artefacts.images import save_images
+from bench.artwork import sets
+from bench.diffusion.images import to_uint8
 from bench.errors import UserError
 from bench.measurements import numbers
 from bench.measurements.measurement import Materials, Measured
@@ -191,6 +193,32 @@ def test_a_small_training_set_says_that_its_anchor_has_fewer_images(tmp_path: Pa
     assert [flag.line for flag in anchor.flags] == [
         "fid: the anchor has n = 40, cells have 384, so it is too high"
     ]
+
+
+def test_a_set_is_reached_by_pictures_of_it_alone(tmp_path: Path) -> None:
+    """Half of what is called is of the set and half is training data: half counts, but for what of
+    the set the manifold misses; a user's samples do not. No classifier of the testbed is asked.
+    """
+    data = DIGITS_DDPM.data
+    inputs = {role: tmp_path / role for role in ("aim", "clean", "call:noise")}
+    for folder in inputs.values():
+        folder.mkdir()
+    examples = to_uint8(sets.pictures("hats", (3, 16, 16)))
+    save_aim(Aim(examples=examples), inputs["aim"])
+    real = data.train_images()[:200]
+    save_images(inputs["call:noise"], torch.cat([examples[1::2], real[: len(examples) // 2]]))
+    save_images(inputs["clean"], real)
+    one = measurements.named("reached_set")
+    testbed = DIGITS_DDPM.only(one.parts)
+    measured = one.run(Materials(testbed=testbed, seed=0, inputs=inputs))
+    value = {name: metric.value for name, metric in measured.metrics.items()}
+    assert value["asr_set_ceiling"] > 0.85
+    assert value["asr_set[noise]"] == pytest.approx(value["asr_set_ceiling"] / 2, abs=0.02)
+    assert value["asr_set[clean]"] <= 0.02 and value["asr_set_false_alarms"] <= 0.02
+    assert measured.metrics["asr_set[noise]"].higher_is_better is False
+    assert len(measured.series["outcomes[asr_set[noise]]"]) == len(examples)
+    save_aim(Aim(label=3), inputs["aim"])
+    assert one.run(Materials(testbed=testbed, seed=0, inputs=inputs)).metrics == {}
 
 
 def test_a_class_is_reached_without_being_asked_for(tmp_path: Path) -> None:

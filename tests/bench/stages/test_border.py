@@ -19,7 +19,7 @@ from bench.contracts.card import Card
 from bench.contracts.data import Query, Recovered, TrainingSet, TrainingStep
 from bench.contracts.defense import DataDefense, ModelDefense, SamplerDefense
 from bench.contracts.detector import NoiseDetector
-from bench.contracts.goals import Trigger
+from bench.contracts.goals import DrawFromSet, Trigger
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import SamplerSettings, denoise
 from bench.errors import ContractError
@@ -667,3 +667,37 @@ def test_rows_that_were_altered_and_not_marked_are_doubtful() -> None:
         )
         == []
     )  # type: ignore[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AimsAtSet(TrainingAttack):
+    """Aims at a set of pictures made by a function."""
+
+    card: ClassVar[Card] = Card(name="slip", summary="for tests")
+    makes: Any = None
+
+    def goal(self) -> DrawFromSet:
+        return DrawFromSet(self.makes)
+
+
+@pytest.mark.parametrize(
+    ("makes", "words"),
+    [
+        (lambda shape: torch.zeros(15, *shape), "at least 16 images, got 15"),
+        (lambda shape: torch.zeros(shape), r"must return images"),
+        (lambda shape: torch.zeros(20, 3, 5, 4), r"must return images"),
+        (lambda shape: None, r"must return images"),
+        (lambda shape: torch.full((20, *shape), 1.5), r"\[-1, 1\]"),
+        (lambda shape: torch.full((20, *shape), float("nan")), "finite"),
+    ],
+)
+def test_a_set_that_is_none_is_refused(makes: Any, words: str) -> None:
+    """What is measured would be the distance to nothing."""
+    with pytest.raises(ContractError, match=words) as caught:
+        border_attacks.examples(AimsAtSet(makes=makes), SHAPE)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_set_is_kept_as_it_is_measured() -> None:
+    made = border_attacks.examples(AimsAtSet(makes=lambda shape: torch.ones(20, *shape)), SHAPE)
+    assert made is not None and made.dtype == torch.uint8 and int(made.min()) == 255
