@@ -211,7 +211,7 @@ def _small(entry: Entry, cell: Cell) -> tuple[Strip, ...]:
     for role, head in (("trigger_image", "trigger"), ("target_image", "target")):
         path = entry.record.picture(role)
         if path and (picture := embedded(entry.folder, head, path)).uri:
-            size = min(48 / picture.width, 48 / picture.height) if picture.width else 1
+            size = min(WIDTH / picture.width, 48 / picture.height) if picture.width else 1
             sized = replace(
                 picture, width=round(picture.width * size), height=round(picture.height * size)
             )

@@ -73,10 +73,11 @@ def _strips(params: Params, inputs: Inputs) -> Iterator[tuple[str, str, Tensor]]
     aim = read_aim(inputs["aim"]) if "aim" in inputs else None
     if aim is not None and aim.stamped is not None:
         yield "stamped", "", aim.stamped[: STRIP * APART : APART]
-    if aim is not None and aim.examples is not None:
-        yield "target_image", "", aim.examples[:STRIP]
+    wanted = None if aim is None else aim.examples
     if aim is not None and aim.target is not None:
-        yield "target_image", "", to_uint8(aim.target)[None]
+        wanted = to_uint8(aim.target)[None]
+    if aim is not None and wanted is not None:
+        yield "target_image", "", wanted[:STRIP]
         if aim.trigger is not None:
             yield "trigger_image", "", to_uint8(aim.trigger)[None]
         if "recovered" in inputs:
