@@ -1,4 +1,5 @@
-"""What the check of one plugin may take, if nobody says otherwise. Light: the command line reads it
+"""What the check of one plugin may take, if nobody says otherwise; not counted is the time for
+which a busy machine has no core for it, up to four times as long. Light: the command line reads it
 at every start.
 """
 

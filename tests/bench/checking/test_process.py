@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -130,6 +131,44 @@ def test_a_plugin_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> Non
     assert "an end within 20 s, got none while this was checked" in ended(report).message
     assert seen and not report.passed
     _assert_gone(word)
+
+
+def test_what_a_busy_machine_took_is_not_the_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that would have passed alone must not fail beside other work; nor may a plugin get
+    all the time it likes by keeping the machine busy.
+    """
+    now, waited = 0.0, 0.0
+    monkeypatch.setattr(process.time, "monotonic", lambda: now)
+    monkeypatch.setattr(process, "_waited", lambda pid: waited)
+    monkeypatch.setattr(process, "_memory", lambda pid, enough: 0)
+    child: Any = SimpleNamespace(process=SimpleNamespace(pid=1))
+    talk = process._Conversation(child, 10.0, 100, lambda one: None, lambda one: None)
+    talk._understand({"ready": True})
+    now = 10.5
+    assert talk._limit_reached() == "an end within 10 s, got none"
+    waited = 1.0
+    assert talk._limit_reached() == ""
+    waited, now = 1000.0, 49.0
+    assert talk._limit_reached() == ""
+    now = 51.0
+    assert talk._limit_reached() != ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").is_file(), reason="the system does not tell")
+def test_waiting_for_a_core_is_told_from_waiting() -> None:
+    """Two that share one core wait for it about half of the time; one that sleeps does not."""
+    core = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    busy = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    asleep = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        time.sleep(4)
+        assert process._waited(busy[0].pid) > 0.5 > process._waited(asleep.pid)
+    finally:
+        for one in (*busy, asleep):
+            one.kill()
+            one.wait()
+    assert process._waited(busy[0].pid) == 0, "and of one that is gone nothing is known"
 
 
 def _starts(word: str) -> str:
