@@ -44,7 +44,7 @@ from bench.artefacts.roles import (
 )
 from bench.cells import POPULATION, Cell
 from bench.composed import Composed, name_of, parts_of
-from bench.contracts.attack import Attack, TrainingAttack, can_stamp
+from bench.contracts.attack import Attack, TrainingAttack, can_stamp, learns
 from bench.contracts.card import Tuning
 from bench.contracts.defense import (
     ClassifierDefense,
@@ -845,8 +845,7 @@ class _Builder:
         """The training that whoever calls the backdoor of ``attack`` has to wait for, if it learns
         something beside the network. An honest model is called with it, too.
         """
-        learns = isinstance(attack, TrainingAttack) and type(attack).learns
-        return {LEARNT: self.generator(attack, seed)} if learns else {}
+        return {LEARNT: self.generator(attack, seed)} if learns(attack) else {}
 
     @_once
     def poisoned_rows(self, attack: Attack, seed: int) -> str:

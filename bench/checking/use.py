@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.checking import planted
 from bench.contracts.access import Access
-from bench.contracts.attack import Attack, EditingAttack, TrainingAttack
+from bench.contracts.attack import Attack, EditingAttack, TrainingAttack, learns
 from bench.contracts.card import Need
 from bench.contracts.data import Query, TrainingSet
 from bench.contracts.defense import (
@@ -192,7 +192,7 @@ def _use_attack(attack: Attack, make_access: Callable[[Any], Access]) -> None:
 
 def taught(attack: Attack) -> Attack:
     """The attack after one batch, if it learns something beside the network."""
-    if not (isinstance(attack, TrainingAttack) and type(attack).learns):
+    if not learns(attack):
         return attack
     learning = border_attacks.Learning(attack, planted.SHAPE)
     rows, timesteps = torch.arange(4), torch.tensor([0, 10, 500, 999])

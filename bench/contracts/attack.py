@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, final
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard, TypeVar, final
 
 import numpy as np
 from annotated_types import Gt
@@ -164,3 +164,8 @@ def can_stamp(attack: Attack) -> bool:
     """Whether the trigger of ``attack`` is one in images."""
     trigger = attack.adds()
     return trigger is not None and trigger.stamp is not None
+
+
+def learns(plugin: Plugin) -> TypeGuard[TrainingAttack]:
+    """Whether it learns something beside the network."""
+    return isinstance(plugin, TrainingAttack) and type(plugin).learns

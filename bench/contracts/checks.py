@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bench.constraints import domains, outside
-from bench.contracts.attack import Attack, EditingAttack, TrainingAttack
+from bench.contracts.attack import Attack, EditingAttack, TrainingAttack, learns
 from bench.contracts.data import Batch, Query, TrainingSet, TrainingStep
 from bench.contracts.defense import (
     ClassifierDefense,
@@ -110,8 +110,7 @@ def checks_for(plugin: Plugin) -> list[Callable[[Any], None]]:
     applying = [
         check for family, checks in families if isinstance(plugin, family) for check in checks
     ]
-    learns = isinstance(plugin, TrainingAttack) and type(plugin).learns
-    return [*applying, learning_is_repeatable] if learns else applying
+    return [*applying, learning_is_repeatable] if learns(plugin) else applying
 
 
 def expect(condition: bool, expected: str, came: object = "") -> None:
@@ -285,9 +284,9 @@ def _step(model: Generator) -> TrainingStep:
     )
 
 
-def _taught(attack: _Attack) -> _Attack:
+def _taught(attack: _Attack) -> _Attack | TrainingAttack:
     """The attack after one batch, if it learns something beside the network."""
-    if not (isinstance(attack, TrainingAttack) and type(attack).learns):
+    if not learns(attack):
         return attack
     return attack.knowing(attack.knowing(attack.begin(SHAPE)).learn(_step(generator())))
 
