@@ -32,6 +32,11 @@
   const view = { q: "", sort: "" };
   for (const input of filters) view[input.dataset.filter] = "";
   let target = "";
+  // A link from another board may name what is not on this one: it would show nothing at all.
+  const offered = (name, value) => {
+    const input = filters.find((one) => one.dataset.filter === name);
+    return input?.tagName !== "SELECT" || [...input.options].some((one) => one.value === value);
+  };
 
   const read = () => {
     const parts = location.hash.slice(1).split("&");
@@ -39,7 +44,7 @@
     const wishes = {};
     for (const part of parts) {
       const [name, value] = part.split("=", 2).map((text) => { try { return decodeURIComponent(text.replaceAll("+", " ")); } catch { return ""; } });
-      if (value === undefined) target = name; else if (["cell", "models", "method"].includes(name)) target = `${name}=${value}`; else if (Object.hasOwn(view, name)) wishes[name] = value;
+      if (value === undefined) target = name; else if (["cell", "models", "method"].includes(name)) target = `${name}=${value}`; else if (Object.hasOwn(view, name) && offered(name, value)) wishes[name] = value;
     }
     const asked = sections.find((section) => section && section.id === target);
     if (asked) { view.q = target; target = ""; }

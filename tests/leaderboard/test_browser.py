@@ -491,12 +491,19 @@ def test_a_cell_keeps_the_view_it_was_opened_from(visit: Callable[..., Any]) -> 
     ["#q=nothing&family=zzz&sort=x.y.z", "#sort=stops", "#%E0%A4%A&text=%", "#__proto__=1&q=&&="],
 )
 def test_an_address_from_anywhere_is_only_a_view(visit: Callable[..., Any], suffix: str) -> None:
-    """A damaged or invented view shows less, or nothing, and breaks nothing."""
+    """A damaged or invented view breaks nothing."""
     page = visit(suffix=suffix)
     assert page.locator(".question:visible").count() == 1
     page.locator("#reset").click()
     arrives(page, ".html")
     assert entries(page)[0] == "clip_x0"
+
+
+def test_a_view_of_what_is_not_on_this_board_hides_nothing(visit: Callable[..., Any]) -> None:
+    """A link from another board, with a testbed that this one lacks, showed an empty page."""
+    page = visit(suffix="#testbed=elsewhere&family=sampler")
+    arrives(page, "#family=sampler")
+    assert entries(page) == entries(visit(suffix="#family=sampler")) != []
 
 
 def test_every_head_opens_its_definition(visit: Callable[..., Any], class_board: Path) -> None:
