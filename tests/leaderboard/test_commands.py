@@ -11,7 +11,10 @@ import pytest
 
 from bench import cli, results
 from bench.record import PluginSpec, Record
+from bench.registry import use
 from bench.runner import prepare
+from bench.suite import load_suite
+from bench.testbeds.testbed import missing
 from leaderboard.board import Cell, boards
 from leaderboard.commands import Command, commands
 from leaderboard.sources import read_sources
@@ -41,7 +44,11 @@ def test_the_commands_of_published_cells_plan_exactly_their_records() -> None:
         for command in commands(cell):
             by_suite.setdefault(command.text.split()[2], []).append((command, cell))
     seen: set[str] = set()
-    for those in by_suite.values():
+    plugins = use()
+    for name, those in by_suite.items():
+        # Fashion-MNIST's images are not shipped: where they are not, nobody can plan its suites.
+        if any(missing(testbed) for testbed in load_suite(name, plugins).testbeds):
+            continue
         for command, cell in those[:: max(1, len(those) // CELLS_OF_A_SUITE)]:
             suite = command.text.split()[2]
             records = [one.record for one in cell.entries if one.run.suite == suite]
