@@ -68,12 +68,12 @@ class _GoalData:
             return DrawStyle(self.prompt)
         if self.label is not None or self.prompt is not None or self.kind not in _BARE:
             raise UserError(f"goal: {self.kind} must have its own fields and no others")
-        if self.kind == "DrawFromSet":
-            return DrawFromSet(_absent)
-        return DrawImage(_absent) if self.kind == "DrawImage" else Goal()
+        pictured = _PICTURED.get(self.kind)
+        return Goal() if pictured is None else pictured(_absent)
 
 
-_BARE = ("DrawImage", "DrawFromSet", "Goal")
+_PICTURED = {"DrawImage": DrawImage, "DrawFromSet": DrawFromSet}
+_BARE = (*_PICTURED, "Goal")
 
 
 @dataclass(frozen=True)

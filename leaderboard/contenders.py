@@ -30,6 +30,8 @@ OTHER_GOALS = {
     "asr_class": "called samples that show the class aimed at",
     "asr_set": "called samples that lie among the pictures aimed at",
 }
+#: Families of metrics that say how often a call works, the one that ranks first.
+RATES = ("robust_asr", "asr", *OTHER_GOALS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def invocations(cells: Sequence[Cell]) -> list[str]:
     )
 
 
-def other_calls(cells: Sequence[Cell]) -> dict[str, str]:
+def other_goals(cells: Sequence[Cell]) -> dict[str, str]:
     """The adversary's rates of :data:`OTHER_GOALS` that some cell has, with their words."""
     pairs = [names.split(name) for name in metric_names(cells)]
     present = {family for family, call in pairs if call not in ("clean", "")}
@@ -180,7 +182,7 @@ def end_points(board: Board) -> list[EndPoint]:
     measured = metric_names(list(board.cells.values()))
     points = []
     cells = list(board.cells.values())
-    calls, others = invocations(cells), other_calls(cells)
+    calls, others = invocations(cells), other_goals(cells)
     if calls or others:
         # One kind of rate on a board: beside robust ones a plain rate, which is never higher, would
         # be an advantage.

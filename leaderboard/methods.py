@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from leaderboard import names
 from leaderboard.board import Board, Cell, Identity, Row, identity
+from leaderboard.contenders import RATES
 from leaderboard.matrix import metric_names
 from leaderboard.sound import cut
 
@@ -27,8 +28,6 @@ _ACTS_ON: Mapping[str, str] = {
     "prompt detector": "prompts",
     "model detector": "weights",
 }
-#: Families of metrics that say how often a call works.
-_RATES = ("robust_asr", "asr", "asr_class", "asr_set")
 
 
 def acts_on(family: str) -> str:
@@ -83,7 +82,7 @@ def calls(board: Board, row: Row) -> tuple[str, ...]:
     """The adversary's ways in, as the rates of this row name them: ``noise``, ``prompt``."""
     cells = [cell for column, _ in board.columns if (cell := board.cell(row, column))]
     pairs = (names.split(metric) for metric in metric_names(cells))
-    ways = [call for family, call in pairs if family in _RATES and call not in ("clean", "")]
+    ways = [call for family, call in pairs if family in RATES and call not in ("clean", "")]
     return tuple(dict.fromkeys(ways))
 
 

@@ -17,7 +17,7 @@ from leaderboard import names, plots
 from leaderboard.absent import Absence, by_reason, everywhere
 from leaderboard.board import POPULATION, Board, Cell, Entry, Row, label, same_sampler
 from leaderboard.compositions import Composition, compositions
-from leaderboard.contenders import fid_name, invocations, other_calls
+from leaderboard.contenders import RATES, fid_name, invocations, other_goals
 from leaderboard.detections import Detection, Detector, detectors
 from leaderboard.detections import rows as detected_rows
 from leaderboard.finders import FinderRanking, detector_rankings, inversion_rankings
@@ -66,8 +66,9 @@ class ControlTable:
 @dataclass(frozen=True, kw_only=True)
 class BoardView:
     """One board, ready for the template. ``prompted``: the adversary's only way in is what a user
-    asks for; ``classes``: he calls for a class; ``pictures``: he aims at an image; ``detected``:
-    the rows in which a detector has a line; ``absent``: what no cell has, for the same reason.
+    asks for; ``classes``: he calls for a class; ``sets``: for a picture like those of a set;
+    ``pictures``: he aims at an image; ``detected``: the rows in which a detector has a line;
+    ``absent``: what no cell has, for the same reason.
     """
 
     board: Board
@@ -78,6 +79,7 @@ class BoardView:
     fid: str
     prompted: bool
     classes: bool
+    sets: bool
     pictures: bool
     compositions: tuple[tuple[Row, tuple[Composition, ...]], ...]
     detectors: tuple[Detector, ...]
@@ -124,9 +126,9 @@ class BoardView:
         return next(
             (
                 name
-                for family in ("robust_asr[", "asr[", "asr_class[", "asr_set[")
+                for family in RATES
                 for name in metrics
-                if name.startswith(family) and names.split(name)[1] != "clean"
+                if name.startswith(f"{family}[") and names.split(name)[1] != "clean"
             ),
             "",
         )
@@ -196,7 +198,7 @@ def board_view(board: Board) -> BoardView:
         if plot
         for line in ranking.lines + ranking.outside
     }
-    board_detectors = detectors(board)
+    board_detectors, goals = detectors(board), other_goals(cells)
     measured = [cell for cell in cells if cell.with_status("ok")]
     return BoardView(
         board=board,
@@ -208,8 +210,9 @@ def board_view(board: Board) -> BoardView:
         ),
         fid=fid or "",
         prompted=invocations(cells) == ["prompt"],
-        classes=bool(other_calls(cells)),
-        pictures=invocations(cells) not in (["prompt"], []) or not other_calls(cells),
+        classes="asr_class" in goals,
+        sets="asr_set" in goals,
+        pictures=invocations(cells) not in (["prompt"], []) or not goals,
         compositions=compositions(board),
         detectors=board_detectors,
         detected=detected_rows(board, board_detectors),
@@ -291,8 +294,7 @@ def _control_columns(cells: Sequence[Cell], words: names.Vocabulary) -> list[str
     measured = metric_names(cells)
     order = {name: words.words(name).declared.control for name in measured}
     declared = sorted((name for name in measured if order[name]), key=order.__getitem__)
-    rates = ("robust_asr", "asr", "asr_class", "asr_set")
-    return declared or [name for name in measured if names.split(name)[0] in rates]
+    return declared or [name for name in measured if names.split(name)[0] in RATES]
 
 
 def _table(cells: Sequence[Cell], columns: Sequence[str], words: names.Vocabulary) -> ControlTable:

@@ -362,14 +362,19 @@ class _Conversation:
         return "", ""
 
 
+def _tree(pid: int) -> list[psutil.Process]:
+    """A process and all below it. Raises ``psutil.Error`` if it is gone."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
 def _waited(pid: int) -> float:
     """For how many seconds a process, or one below it, was ready and got no core, where the system
     can tell (Linux): a busy machine's time, not the plugin's.
     """
     waited = 0.0
     with suppress(psutil.Error):
-        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        for process in processes:
+        for process in _tree(pid):
             with suppress(OSError, ValueError, IndexError):
                 text = Path(f"/proc/{process.pid}/schedstat").read_text()
                 waited = max(waited, int(text.split()[1]) / 1e9)
@@ -380,7 +385,7 @@ def _memory(pid: int, enough: int) -> int:
     """Bytes of a process and all below it. Forked children share most of theirs, so beyond
     ``enough`` each page counts once where the system can tell (Linux), which takes longer to ask.
     """
-    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    processes = _tree(pid)
     used = sum(process.memory_info().rss for process in processes)
     if used > enough:
         full = [process.memory_full_info() for process in processes]

@@ -53,10 +53,8 @@ def measure(materials: Materials) -> Measured:
             outcomes = torch.eq(
                 predicted[name], labels[chosen] if metric == "ta" else torch.tensor(aim.label)
             )
-            measured.metrics[metric] = numbers.share(
-                outcomes, better, None if groups is None else groups[chosen]
-            )
-            measured.series[f"outcomes[{metric}]"] = outcomes.double().tolist()
+            among = None if groups is None else groups[chosen]
+            numbers.add_rate(measured, metric, outcomes, better, among)
     return measured
 
 

@@ -40,6 +40,12 @@ def no_sample(situation: Situation) -> str:
     return _NO_SAMPLE.get(situation.family, "")
 
 
+def no_call(situation: Situation) -> str:
+    """Why a cell draws no samples as an adversary calls them; empty if it does."""
+    called = situation.invoked is not None and type(situation.invoked).calls
+    return no_sample(situation) or ("" if called else "this attack calls nothing")
+
+
 def no_classifier(situation: Situation) -> str:
     """Why a cell has no classifier of its own; empty if it has."""
     if situation.family == "anchor":

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
+from bench.measurements.measurement import Measured
 from bench.metrics import uncertainty
 from bench.metrics.composition import Proportion
 from bench.record import SHARE, Flag, Metric
@@ -40,6 +41,21 @@ def share(
         unit=SHARE,
         higher_is_better=higher_is_better,
     )
+
+
+def add_rate(
+    measured: Measured,
+    name: str,
+    outcomes: npt.ArrayLike,
+    higher_is_better: bool = False,
+    groups: npt.ArrayLike | None = None,
+) -> Metric:
+    """Adds their :func:`share` as ``name``, and the outcomes themselves, with which cells are
+    compared sample by sample; gives the share.
+    """
+    measured.metrics[name] = metric = share(outcomes, higher_is_better, groups)
+    measured.series[f"outcomes[{name}]"] = np.asarray(outcomes, dtype=np.float64).tolist()
+    return metric
 
 
 def proportion(ratio: Proportion, higher_is_better: bool | None) -> Metric:

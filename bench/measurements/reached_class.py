@@ -11,7 +11,7 @@ from bench.artefacts.roles import CALL, CLEAN, samples, short
 from bench.artefacts.rows import evenly
 from bench.classification.classifier import predict
 from bench.measurements import numbers
-from bench.measurements.families import no_class, no_sample
+from bench.measurements.families import no_call, no_class
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.measurements.samples import of_samples
@@ -27,8 +27,7 @@ def why_not(situation: Situation) -> str:
         return reason
     if situation.testbed.judge is None:
         return "this testbed has no evaluation classifier"
-    called = situation.invoked is not None and type(situation.invoked).calls
-    return no_sample(situation) or ("" if called else "this attack calls nothing")
+    return no_call(situation)
 
 
 def measure(materials: Materials) -> Measured:
@@ -47,8 +46,7 @@ def measure(materials: Materials) -> Measured:
             outcomes = (
                 predict(judge, images if requested is None else images[requested != goal]) == goal
             )
-            measured.metrics[f"asr_class[{short(role)}]"] = numbers.share(outcomes, False)
-            measured.series[f"outcomes[asr_class[{short(role)}]]"] = outcomes.double().tolist()
+            numbers.add_rate(measured, f"asr_class[{short(role)}]", outcomes)
     with if_possible("asr_class_ceiling", measured.flags):
         data = testbed.data
         real, groups = data.held_out_labels() == goal, data.held_out_groups()

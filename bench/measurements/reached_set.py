@@ -12,7 +12,7 @@ from bench.artefacts.images import load_images
 from bench.artefacts.roles import CALL, CLEAN, samples, short
 from bench.contracts.goals import DrawFromSet
 from bench.measurements import numbers
-from bench.measurements.families import no_sample
+from bench.measurements.families import no_call
 from bench.measurements.measurement import EVERYTHING, Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.measurements.samples import of_samples
@@ -31,8 +31,7 @@ def why_not(situation: Situation) -> str:
         return "an anchor is no attack's"
     if not isinstance(situation.goal, DrawFromSet):
         return "this attack aims at no set of pictures"
-    called = situation.invoked is not None and type(situation.invoked).calls
-    return no_sample(situation) or ("" if called else "this attack calls nothing")
+    return no_call(situation)
 
 
 def measure(materials: Materials) -> Measured:
@@ -58,9 +57,7 @@ def measure(materials: Materials) -> Measured:
         for role in samples(materials.inputs):
             known = materials.inputs.get("clean_features") if role == CLEAN else None
             features = load_features(known) if known else seen(load_images(materials.inputs[role]))
-            outcomes = inside(features)
-            measured.metrics[f"asr_set[{short(role)}]"] = numbers.share(outcomes, False)
-            measured.series[f"outcomes[asr_set[{short(role)}]]"] = outcomes.double().tolist()
+            numbers.add_rate(measured, f"asr_set[{short(role)}]", inside(features))
         ceiling = numbers.share(inside(seen(examples[1::2])), None)
         measured.metrics["asr_set_ceiling"] = ceiling
         held_out, groups = testbed.data.held_out_images(), testbed.data.held_out_groups()

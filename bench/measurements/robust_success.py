@@ -60,8 +60,7 @@ def _recognised(materials: Materials, measured: Measured) -> None:
         images = load_images(materials.inputs[role])
         near = target.mse(images, goal) < plain
         outcomes = judge.recognised(images) | near
-        measured.metrics[f"robust_asr[{short(role)}]"] = rate = numbers.share(outcomes, False)
-        measured.series[f"outcomes[robust_asr[{short(role)}]]"] = outcomes.astype(float).tolist()
+        rate = numbers.add_rate(measured, f"robust_asr[{short(role)}]", outcomes)
         if asr.evades(float(np.mean(near)), rate.value or 0.0):
             measured.flags.append(evasion(role))
 
