@@ -410,6 +410,9 @@ def test_so_is_one_that_aims_at_a_set_of_pictures() -> None:
     line = by_defense(ranking)["d"]
     assert (line.way.metric, line.state, line.rank) == ("asr_set[word]", HOLDS, "1")
     assert "among the pictures aimed at" in ranking.end_point.rate
+    page = render([run(*none, *d)])
+    assert "a sample counts if it lies among them" in page
+    assert "if the evaluation classifier sees that class" not in page, "nobody aims at one"
 
 
 def test_a_class_and_an_image_stand_in_one_worst_case() -> None:
