@@ -107,7 +107,22 @@ def _score(
         isinstance(plugin, Detector) and not {*plugin.subjects} & {"model", "noise", "prompts"}
         for plugin in plugins
     )
-    return _judged(testbed) / _judged(usual) if of_images else 1.0
+    judged = _judged(testbed) / _judged(usual) if of_images else 1.0
+    return judged + sum(_fitted(usual, plugin) for plugin in plugins)
+
+
+def _fitted(usual: Testbed, detector: Plugin) -> float:
+    """What ``epochs`` over the training set add to judging, if it has such a parameter: as long as
+    training the testbed's classifier on as many images takes.
+    """
+    epochs = detector.params().get("epochs")
+    trains = isinstance(detector, Detector) and "training data" in detector.card.needs
+    if not (trains and isinstance(epochs, int) and usual.classifiers is not None):
+        return 0.0
+    settings = usual.classifiers.settings(usual.data.rows)
+    passes = epochs * usual.data.rows / (settings.steps * settings.batch_size)
+    declared = usual.typical_seconds
+    return passes * declared.get("classifier", 0.0) / declared["score"]
 
 
 def _judged(testbed: Testbed) -> int:
