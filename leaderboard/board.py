@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -20,6 +20,7 @@ from typing import NamedTuple
 from bench.record import Flag, Metric, PluginSpec, Record, Run
 from bench.words import COSTS
 from leaderboard.aggregate import Interval, Share
+from leaderboard.labels import label
 from leaderboard.names import UNKNOWN, Vocabulary, Words, vocabulary
 from leaderboard.sound import LABEL, cut, honest_control, sound
 
@@ -315,14 +316,19 @@ def under(sampler: PluginSpec | None) -> str:
     return f" under {label(sampler)}" if sampler else ""
 
 
-def label(spec: PluginSpec) -> str:
-    """What a reader sees; never empty."""
-    return spec.label or spec.name
-
-
-def short_label(spec: PluginSpec) -> str:
-    """The label without its parameters."""
-    return label(spec).partition("(")[0]
+def each_attack(rows: Iterable[Row], names: Mapping[Identity, str]) -> list[str]:
+    """Each row's attack once, by its name in ``names``, and under which samplers it is met."""
+    samplers: dict[Identity, dict[str, None]] = {}
+    for row in rows:
+        listed = samplers.setdefault(identity(row.attack), {})
+        if row.sampler:
+            listed.setdefault(label(row.sampler))
+    return [
+        names[key]
+        + (f" under {' and '.join(listed)}" if 0 < len(listed) < 3 else "")
+        + (f" under {len(listed)} samplers" if len(listed) > 2 else "")
+        for key, listed in samplers.items()
+    ]
 
 
 def numbers(record: Record) -> dict[str, Metric]:

@@ -26,7 +26,8 @@ from leaderboard.aggregate import (
     share_difference,
     significant,
 )
-from leaderboard.board import Board, Cell, Identity, boards, identity, label, under
+from leaderboard.board import Board, Cell, Identity, boards, identity, under
+from leaderboard.labels import label
 from leaderboard.matrix import direction, is_share, metric_names, summary
 from leaderboard.sources import compared
 

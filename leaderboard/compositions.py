@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from leaderboard import plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Board, Cell, Row, label, under
+from leaderboard.board import Board, Cell, Row, under
+from leaderboard.labels import label
 from leaderboard.matrix import Value, badges, spread_value, summary
 from leaderboard.names import RATE
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.words import caption, role_words
-from leaderboard.board import Board, Cell, Entry, identity, label, same_sampler
+from leaderboard.board import Board, Cell, Entry, identity, same_sampler
+from leaderboard.labels import label
 from leaderboard.pictures import Picture, embedded
 from leaderboard.sound import LABEL, cut
 

@@ -9,9 +9,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from leaderboard.board import Board, label, short_label
+from leaderboard.board import Board
 from leaderboard.bootstrap import DRAWS
 from leaderboard.contenders import end_points, fid_name
+from leaderboard.labels import label, short_label
 from leaderboard.names import Words
 from leaderboard.panel import Panel
 from leaderboard.questions import Question, samples_of

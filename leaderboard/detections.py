@@ -13,7 +13,8 @@ from markupsafe import Markup
 from bench.record import PluginSpec, Record
 from leaderboard import names, plots
 from leaderboard.aggregate import MIN_SEEDS
-from leaderboard.board import Board, Cell, Row, label, under
+from leaderboard.board import Board, Cell, Row, under
+from leaderboard.labels import label
 from leaderboard.matrix import Value, badges, spread_value, summary, why_absent
 
 #: They judge the model's queries, which are the adversary's in every row.

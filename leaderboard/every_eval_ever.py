@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterable
 from datetime import datetime
 
-from leaderboard.board import Board, Cell, label
+from leaderboard.board import Board, Cell
+from leaderboard.labels import label
 from leaderboard.scores import Score, finished, named, scored
 
 SCHEMA = "0.3.0"

@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from leaderboard import charts, plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Board, identity, label, short_label
+from leaderboard.board import Board, identity
 from leaderboard.charts import Disc, Pair, Series, Stack
+from leaderboard.labels import label, shortened_defenses
 from leaderboard.matrix import summary
 from leaderboard.names import SECONDS
 from leaderboard.questions import Question, seconds_of
@@ -59,6 +60,7 @@ def _pareto(board: Board, ranking: Ranking, names: Mapping[str, str]) -> Figure 
         return None
     every = ranking.lines + ranking.outside
     by_defense = {identity(one.defense): one for one in ranking.contenders}
+    called = ranking.defense_names
     discs = []
     for index, line in enumerate(sorted(every, key=lambda line: label(line.cell.defense))):
         zero = Interval(0.0, None, None, line.worst.n)
@@ -75,7 +77,7 @@ def _pareto(board: Board, ranking: Ranking, names: Mapping[str, str]) -> Figure 
         )
         discs.append(
             Disc(
-                label="no defense" if line.state == NONE else short_label(line.cell.defense),
+                label=called[identity(line.cell.defense)],
                 index=index,
                 x=line.worst,
                 y=_scaled(loss, 100.0),
@@ -206,12 +208,12 @@ def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
     groups = []
     for row, lines in view.compositions:
         stacks = []
+        called = shortened_defenses(line.cell.defense for line in lines)
         for line in lines:
             g1, g2, p_t = (summary(line.cell, name) for name in ("g1", "g2", "p_t"))
             if g1 is None or g2 is None:
                 continue
-            defense = line.cell.defense
-            against = "no defense" if defense.name == "none" else short_label(defense)
+            against = called[identity(line.cell.defense)]
             share = p_t.mean if p_t and p_t.mean > 0 else None
             stacks.append(Stack(against, g1.mean, g2.mean, share))
         probe = f"no attack, tried with {label(row.probe)}" if row.probe else "no attack"

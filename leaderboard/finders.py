@@ -27,9 +27,10 @@ from leaderboard.aggregate import (
     significant,
     t_interval,
 )
-from leaderboard.board import Board, Cell, Row, identity, label, same_sampler
+from leaderboard.board import Board, Cell, Row, identity, same_sampler
 from leaderboard.bootstrap import Sampled
 from leaderboard.detections import subjects as subjects_of
+from leaderboard.labels import label
 from leaderboard.matrix import badges, metric_names, summary
 from leaderboard.names import RATE, SUBJECTS
 

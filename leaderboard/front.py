@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderboard import definitions
-from leaderboard.board import Board, identity, label, short_label
+from leaderboard.board import Board, identity
 from leaderboard.definitions import Definition
+from leaderboard.labels import label, short_label
 from leaderboard.live import Going
 from leaderboard.questions import STATUSES, Question, questions
 from leaderboard.scenes import Scene, scene

@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from leaderboard import plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Cell, label, under
+from leaderboard.board import Cell, under
+from leaderboard.labels import label
 from leaderboard.matrix import Value, summary, value_text
 
 

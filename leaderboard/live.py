@@ -15,7 +15,8 @@ from typing import Protocol
 from markupsafe import Markup
 
 from bench.record import PluginSpec
-from leaderboard.board import Board, Row, identity, label, under
+from leaderboard.board import Board, Row, identity, under
+from leaderboard.labels import label
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: So many lines of what is still coming are listed.

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from bench.record import PluginSpec, Run
 from leaderboard import methods
-from leaderboard.board import Board, Cell, identity, label
+from leaderboard.board import Board, Cell, identity
+from leaderboard.labels import label
 from leaderboard.pictures import Picture, embedded
 from leaderboard.sound import LABEL, cut, visible
 from leaderboard.view import BoardView, papers

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.record import Run
-from leaderboard.board import Board, Row, label, under
+from leaderboard.board import Board, Row, under
 from leaderboard.front import board_names
+from leaderboard.labels import label
 from leaderboard.matrix import TableCell
 from leaderboard.methods import Paper, paper_anchor
 from leaderboard.sound import visible

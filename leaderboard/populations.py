@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bench.record import Metric
-from leaderboard.board import Board, Cell, identity, label, under
+from leaderboard.board import Board, Cell, identity, under
+from leaderboard.labels import label
 from leaderboard.matrix import Value, badges
 from leaderboard.names import Words
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from markupsafe import Markup
 
@@ -16,9 +17,10 @@ from bench.record import PluginSpec
 from bench.results import Submitted
 from leaderboard import methods, palette, plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Board, Cell, Row, identity, label, short_label
+from leaderboard.board import Board, Cell, Identity, Row, identity, under
 from leaderboard.contenders import Contender
 from leaderboard.finders import FinderLine, FinderRanking
+from leaderboard.labels import label, shortened, shortened_defenses
 from leaderboard.matrix import Value, interval_text, summary
 from leaderboard.methods import Paper
 from leaderboard.names import RATE
@@ -138,6 +140,12 @@ class Question:
         """Whether any of its entries is from a bundle."""
         return any(entry.level for group in self.groups for entry in group.entries)
 
+    @cached_property
+    def names(self) -> dict[Identity, str]:
+        """Of each entry, as short as tells it from the others; the title has it in full."""
+        listed = (entry.cell.defense for group in self.groups for entry in group.entries)
+        return shortened_defenses(listed)
+
     def answered(self) -> list[Group]:
         """The groups with an answer that somebody can use before the others."""
         return sorted(self.groups, key=lambda group: _ORDER[group.answer.good])
@@ -250,7 +258,7 @@ def _defense_group(
             f"Of {every} attacks, those that these defenses all met; the others are in the matrix."
         )
     if ranking.aside:
-        left = "; ".join(label(spec) for spec in ranking.aside)
+        left = "; ".join(ranking.left_out())
         notes.append(f"Left out, since it does not work without a defense either: {left}.")
     if ranking.ranked() and ranking.detectable is not None:
         notes.append(
@@ -282,7 +290,7 @@ def _defense_entry(
 ) -> Entry:
     baseline = ranking.without.mean if ranking.without else None
     call = f", called by {line.way.call}" if len(line.by_way) > 1 and line.way.call else ""
-    standing = STATUSES[line.state]
+    row, standing = ranking.rows[line.way.row], STATUSES[line.state]
     if line.state == OUTSIDE and line.holds:
         standing = f"holds, {standing}"
     return Entry(
@@ -295,7 +303,7 @@ def _defense_entry(
         bar=_bar(line.worst, baseline, False),
         value=line.worst.mean,
         worst=(RATE.number(line.worst.mean), interval_text(RATE, line.worst)),
-        against=f"{label(ranking.attacks[line.way.row])}{call}",
+        against=f"{ranking.attack_names[identity(row.attack)]}{under(row.sampler)}{call}",
         mean=line.mean,
         extras=((_percent(line.loss), line.loss.mean if line.loss else None),),
         seconds=seconds_of(board, line.cell.defense),
@@ -308,18 +316,23 @@ def _defense_entry(
     )
 
 
+def _named(lines: Sequence[DefenseLine] | Sequence[FinderLine]) -> str:
+    """The first three, as short as tells them apart."""
+    return ", ".join(list(shortened(line.cell.defense for line in lines).values())[:3])
+
+
 def _answer(ranking: Ranking, every: int) -> Answer:
     holders, dear = ranking.holders(), ranking.dear()
     if holders:
         before = f"{100 * ranking.without.mean:.0f} % → " if ranking.without else ""
-        best = ", ".join(short_label(line.cell.defense) for line in holders[:3])
+        best = _named(holders)
         more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
         worst = max(line.worst.mean for line in holders)
         part = f", {len(ranking.rows)} of {every} attacks" if len(ranking.rows) < every else ""
         return Answer(good=True, best=best + more, tail=f"{before}{100 * worst:.0f} %{part}")
     if dear:
-        names = ", ".join(short_label(line.cell.defense) for line in dear[:3])
-        return Answer(good=False, best="none inside the budget", tail=f"{names} at its price")
+        tail = f"{_named(dear)} at its price"
+        return Answer(good=False, best="none inside the budget", tail=tail)
     if not ranking.ranked():
         return Answer(good=None, best="not ranked", tail="too few seeds, or not all attacks")
     return Answer(good=False, best="none holds", tail="")
@@ -395,7 +408,7 @@ def _finder_entry(
 def _finder_answer(ranking: FinderRanking, inverts: bool) -> Answer:
     first = [line for line in ranking.lines if line.rank.rstrip("=") == "1"]
     if first:
-        best = ", ".join(short_label(line.cell.defense) for line in first[:3])
+        best = _named(first)
         worst = (max if inverts else min)(line.worst.mean for line in first)
         tail = f"error {worst:.2f} of a constant’s" if inverts else f"{100 * worst:.0f} %"
         return Answer(good=True, best=best, tail=tail)

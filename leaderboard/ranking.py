@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 from bench.record import PluginSpec
@@ -26,8 +27,9 @@ from leaderboard.aggregate import (
     significant,
     t_interval,
 )
-from leaderboard.board import Board, Cell, Identity, Row, identity, label, same_sampler
+from leaderboard.board import Board, Cell, Identity, Row, each_attack, identity, same_sampler
 from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_points, ways_in
+from leaderboard.labels import label, shortened, shortened_defenses
 from leaderboard.matrix import badges
 from leaderboard.names import Words
 
@@ -94,7 +96,7 @@ class Ranking:
     honest: float | None
     lines: tuple[DefenseLine, ...]
     outside: tuple[DefenseLine, ...]
-    aside: tuple[PluginSpec, ...]
+    aside: tuple[Row, ...]
     comparisons: int
     utility_words: Words
     contenders: tuple[Contender, ...]
@@ -128,6 +130,20 @@ class Ranking:
     def attacks(self) -> tuple[PluginSpec, ...]:
         """Those of the rows, each called by its row."""
         return tuple(row.named for row in self.rows)
+
+    @cached_property
+    def attack_names(self) -> dict[Identity, str]:
+        """Of each attack here, as short as tells it from the others."""
+        return shortened(row.attack for row in self.rows + self.aside)
+
+    @cached_property
+    def defense_names(self) -> dict[Identity, str]:
+        """Of each defense here, likewise."""
+        return shortened_defenses(line.cell.defense for line in self.lines + self.outside)
+
+    def left_out(self) -> list[str]:
+        """The attacks set aside, each once."""
+        return each_attack(self.aside, self.attack_names)
 
     def several(self) -> bool:
         """Whether this is the worst case over attacks."""
@@ -255,7 +271,7 @@ def _ranking(
         honest=honest,
         lines=tuple(line for line in lines if line.state != OUTSIDE),
         outside=tuple(line for line in lines if line.state == OUTSIDE),
-        aside=tuple(ranking.rows[0].named for ranking in aside),
+        aside=tuple(ranking.rows[0] for ranking in aside),
         comparisons=comparisons,
         utility_words=board.names.words(point.utility or ""),
         contenders=tuple(candidates),

@@ -22,9 +22,10 @@ from leaderboard.aggregate import (
     significant,
     t_interval,
 )
-from leaderboard.board import Board, Cell, identity, label, record_key
+from leaderboard.board import Board, Cell, identity, record_key
 from leaderboard.contenders import Contender, EndPoint, contenders, end_points, ways_in
 from leaderboard.detections import subjects as subjects_of
+from leaderboard.labels import label
 from leaderboard.ranking import BUDGET
 
 #: The share of the clean and of the poisoned that one score may stand for.

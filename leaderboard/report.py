@@ -27,10 +27,11 @@ from bench.errors import UserError
 from bench.record import Run
 from leaderboard import aggregate, export, names, palette, plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Board, boards, label
+from leaderboard.board import Board, boards
 from leaderboard.definitions import glossary, metric_anchor
 from leaderboard.figures import figures
 from leaderboard.front import front
+from leaderboard.labels import label
 from leaderboard.live import MOST_LINES, Going
 from leaderboard.matrix import interval_text
 from leaderboard.methods import paper_anchor

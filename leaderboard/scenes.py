@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from leaderboard import names
-from leaderboard.board import Cell, Entry, identity, label
+from leaderboard.board import Cell, Entry, identity
 from leaderboard.detections import Detection
+from leaderboard.labels import label
 from leaderboard.pictures import Picture, embedded
 from leaderboard.questions import Group, Question
 from leaderboard.ranking import HOLDS, NONE, Ranking
@@ -94,8 +95,9 @@ def _same_noise(group: Group) -> Scene | None:
         seed = entry.record.seed
         strips = [_strip(entry, role, "", "No defense", _rate(control, none.way.metric), control)]
         if defended:
-            head, rate = label(defended.defense), _rate(defended, none.way.metric)
-            for treatment in (defended.defense.name, head):
+            head = ranking.defense_names[identity(defended.defense)]
+            rate = _rate(defended, none.way.metric)
+            for treatment in (defended.defense.name, label(defended.defense)):
                 treated = _first(defended, role, treatment, seed)
                 if treated:
                     strips.append(_strip(treated, role, treatment, head, rate, defended))

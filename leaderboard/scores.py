@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from leaderboard.aggregate import Interval
-from leaderboard.board import Board, Cell, label, under
+from leaderboard.board import Board, Cell, under
+from leaderboard.labels import label
 from leaderboard.matrix import concerning, direction, metric_names, summary
 from leaderboard.names import Words
 from leaderboard.questions import samples_of

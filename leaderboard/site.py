@@ -17,8 +17,9 @@ from markupsafe import Markup
 from bench.errors import UserError
 from bench.record import Run
 from leaderboard import export
-from leaderboard.board import Board, boards, identity, label
+from leaderboard.board import Board, boards, identity
 from leaderboard.front import board_names
+from leaderboard.labels import label
 from leaderboard.methods import Paper, acts_on, calls, papers_of_attack, papers_of_defense
 from leaderboard.prose import Prose, read_prose
 from leaderboard.red_flags import flagged, with_flags

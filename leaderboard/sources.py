@@ -17,7 +17,8 @@ from pathlib import Path
 from bench.record import Metric, PluginSpec, Record, Run
 from bench.results import Submitted, read_source
 from bench.text import one_line
-from leaderboard.board import by_weight, identity, label
+from leaderboard.board import by_weight, identity
+from leaderboard.labels import label
 
 #: Of bundles, by folder, to which level somebody has verified them, or why they were refused.
 Levels = Mapping[Path, int | str]

@@ -15,7 +15,7 @@ from bench.record import Record, Run
 from bench.words import IMAGE_QUALITY
 from leaderboard import names, plots
 from leaderboard.absent import Absence, by_reason, everywhere
-from leaderboard.board import POPULATION, Board, Cell, Entry, Row, label, same_sampler
+from leaderboard.board import POPULATION, Board, Cell, Entry, Row, same_sampler
 from leaderboard.compositions import Composition, compositions
 from leaderboard.contenders import RATES, fid_name, invocations, other_goals
 from leaderboard.detections import Detection, Detector, detectors
@@ -23,6 +23,7 @@ from leaderboard.detections import rows as detected_rows
 from leaderboard.finders import FinderRanking, detector_rankings, inversion_rankings
 from leaderboard.flat import flatten
 from leaderboard.inversions import InversionLine, inversion_line
+from leaderboard.labels import label
 from leaderboard.matrix import MetricTable, Value, matrices, metric_names, summary, value_text
 from leaderboard.populations import ModelDetector, model_detectors
 from leaderboard.ranking import Ranking, rankings

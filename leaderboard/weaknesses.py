@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from leaderboard import names
-from leaderboard.board import Cell, Row, identity, label
+from leaderboard.board import Cell, Row, each_attack, identity
 from leaderboard.finders import FinderLine, FinderRanking
+from leaderboard.labels import label
 from leaderboard.matrix import interval_text, summary
 from leaderboard.names import RATE
 from leaderboard.ranking import BUDGET, HOLDS, LEVEL, OUTSIDE, UNRANKED, WORSE, DefenseLine, Ranking
@@ -222,16 +223,17 @@ def _stopped(rankings: Sequence[Ranking]) -> list[Weakness]:
 
 
 def _feeble(views: Sequence[BoardView], name: str) -> list[Weakness]:
-    aside = {
-        identity(spec): label(spec)
+    aside = [
+        row
         for view in views
         for ranking, _ in view.rankings
-        for spec in ranking.aside
-        if spec.name == name
-    }
+        for row in ranking.aside
+        if row.attack.name == name
+    ]
+    names = {identity(row.attack): label(row.attack) for row in aside}
     return [
         Weakness(f"{one} reaches no more than an honest model reads, without any defense.", None)
-        for one in aside.values()
+        for one in each_attack(aside, names)
     ]
 
 

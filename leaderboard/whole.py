@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 from bench.record import PluginSpec
 from leaderboard import methods, palette
-from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, identity, label, short_label
+from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, identity
 from leaderboard.contenders import end_points, ways_in
 from leaderboard.detections import subjects
+from leaderboard.labels import label, shortened, shortened_defenses
 from leaderboard.live import Going
 from leaderboard.matrix import NOT_RUN, TableCell, badges, interval_text, summary, without_value
 from leaderboard.methods import Paper
@@ -85,9 +86,13 @@ _NOT_RUN = Item(
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One attack of one board; ``calls``: the adversary's, ``papers``: of the attack."""
+    """One attack of one board; ``attack``, ``probe``: as short as tells them from the board's
+    others; ``calls``: the adversary's, ``papers``: of the attack.
+    """
 
     row: Row
+    attack: str
+    probe: str
     calls: tuple[str, ...]
     papers: tuple[Paper, ...]
     items: tuple[Item, ...]
@@ -132,24 +137,26 @@ def whole(boards: Sequence[Board], going: Going | None = None) -> Whole:
     columns = _columns(boards)
     return Whole(
         columns=columns,
-        boards=tuple(
-            (
-                board,
-                tuple(
-                    Line(
-                        row=row,
-                        calls=methods.calls(board, row),
-                        papers=methods.papers_of_attack(board, row),
-                        items=tuple(
-                            _expected(board, row, column, _item(board, row, column, ways), going)
-                            for column in columns
-                        ),
-                    )
-                    for row, ways in _ways(board)
-                ),
-            )
-            for board in boards
-        ),
+        boards=tuple((board, _lines(board, columns, going)) for board in boards),
+    )
+
+
+def _lines(board: Board, columns: Sequence[Column], going: Going | None) -> tuple[Line, ...]:
+    attacks = shortened(row.attack for row in board.rows)
+    probes = shortened(row.probe for row in board.rows if row.probe)
+    return tuple(
+        Line(
+            row=row,
+            attack=attacks[identity(row.attack)],
+            probe=probes[identity(row.probe)] if row.probe else "",
+            calls=methods.calls(board, row),
+            papers=methods.papers_of_attack(board, row),
+            items=tuple(
+                _expected(board, row, column, _item(board, row, column, ways), going)
+                for column in columns
+            ),
+        )
+        for row, ways in _ways(board)
     )
 
 
@@ -176,17 +183,14 @@ def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
         for spec, family in board.columns:
             for metric in _metrics_of(board, spec, family):
                 specs.setdefault((identity(spec), metric), (spec, family))
-    names = [spec.name for spec in {identity(spec): spec for spec, _ in specs.values()}.values()]
+    names = shortened_defenses(spec for spec, _ in specs.values())
     order = (ASR, CLASSIFIER, DETECTION, POPULATION, INVERSION)
     columns = [
         Column(
             spec=spec,
             family=family,
             metric=metric,
-            head="no defense" if spec.name == "none" else short_label(spec),
-            params=label(spec).partition("(")[2].removesuffix(")")
-            if names.count(spec.name) > 1
-            else "",
+            **_head(names[identity(spec)]),
             papers=methods.papers_of_defense(boards, key),
         )
         for (key, metric), (spec, family) in specs.items()
@@ -197,6 +201,16 @@ def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
         return known, column.family, order.index(column.metric), label(column.spec)
 
     return tuple(sorted(columns, key=lambda column: (*position(column), identity(column.spec))))
+
+
+def _head(name: str) -> dict[str, str]:
+    """A column's name and, below it, what tells it from its neighbours; of several defenses at once
+    in one.
+    """
+    if " + " in name:
+        return {"head": name, "params": ""}
+    head, _, params = name.partition("(")
+    return {"head": head, "params": params.removesuffix(")")}
 
 
 def _metrics_of(board: Board, spec: PluginSpec, family: str) -> list[str]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from bench.record import Run
-from leaderboard.board import Entry, boards, label
+from leaderboard.board import Entry, boards
+from leaderboard.labels import label
 from leaderboard.view import failures, overview, provenance
 from science.findings import RULE, Claim, Part, difference_text, lines, region_text
 from science.scene import Scene

@@ -18,7 +18,8 @@ import click
 from bench.errors import UserError
 from bench.record import Run
 from bench.results import published, read_results
-from leaderboard.board import Board, boards, label
+from leaderboard.board import Board, boards, identity, under
+from leaderboard.labels import label, shortened
 from leaderboard.names import RATE
 from leaderboard.ranking import HOLDS, OUTSIDE, DefenseLine, Ranking, rankings
 from science.table import ABSENT, interval_cell, md
@@ -35,7 +36,8 @@ NOTHING = (
 READING = (
     "Lower is better for the defender; mean over the seeds and its 95 % interval. **Bold**: holds, "
     "which is a paired difference to no defense whose interval excludes 0. `*`: at a loss of "
-    "utility beyond the budget. The whole board: `castlewalls report --published`."
+    "utility beyond the budget. Parameters stand where one method has several; all of them, and "
+    "the whole board: `castlewalls report --published`."
 )
 
 
@@ -72,23 +74,26 @@ def _board(board: Board) -> str:
 
 def _table(group: Sequence[Ranking]) -> str:
     """One end point: a row per attack, a column per defense that takes part in any of them."""
-    columns: dict[str, None] = {}
-    for ranking in group:
-        for line in sorted(
-            ranking.lines + ranking.outside,
-            key=lambda line: (line.cell.defense.name != "none", label(line.cell.defense)),
-        ):
-            columns.setdefault(label(line.cell.defense))
-    rows = [["attack", *(md(name) for name in columns), "seeds"]]
+    every = {
+        identity(line.cell.defense): line.cell.defense
+        for ranking in group
+        for line in ranking.lines + ranking.outside
+    }
+    columns = dict(sorted(every.items(), key=lambda item: (item[1].name != "none", label(item[1]))))
+    names = shortened(columns.values())
+    attacks = shortened(ranking.rows[0].attack for ranking in group)
+    rows = [["attack", *(md(names[key]) for key in columns), "seeds"]]
     rows.append(["---"] * len(rows[0]))
     for ranking in group:
-        by_name = {label(one.cell.defense): one for one in ranking.lines + ranking.outside}
+        lines = {identity(one.cell.defense): one for one in ranking.lines + ranking.outside}
         seeds = ranking.samples[0]
-        cells = [_cell(by_name.get(name), seeds) for name in columns]
-        rows.append([md(ranking.rows[0].label), *cells, str(seeds)])
+        cells = [_cell(lines.get(key), seeds) for key in columns]
+        row = ranking.rows[0]
+        called = attacks[identity(row.attack)] + under(row.sampler)
+        rows.append([md(called), *cells, str(seeds)])
     point = group[0].end_point
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([_wrapped(f"{point.title}: {point.rate}."), "", *lines])
+    written = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([_wrapped(f"{point.title}: {point.rate}."), "", *written])
 
 
 def _wrapped(text: str) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from bench.errors import UserError
-from leaderboard.board import Identity, identity, label
+from leaderboard.board import Identity, identity
+from leaderboard.labels import label
 from leaderboard.names import UNKNOWN
 from science import hooks
 from science.drawing import Bar, Curve, bars, chart

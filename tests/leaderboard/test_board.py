@@ -13,8 +13,9 @@ import pytest
 from bench import results
 from bench.record import Flag, Metric, Picture, PluginSpec, Record, Run, read_runs
 from leaderboard import palette
-from leaderboard.board import boards, families, label
+from leaderboard.board import boards, families
 from leaderboard.inversions import inversion_line
+from leaderboard.labels import label
 from leaderboard.matrix import MetricTable, matrices
 from leaderboard.panel import panel
 from leaderboard.ranking import rankings

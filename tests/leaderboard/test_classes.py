@@ -15,9 +15,10 @@ import pytest
 
 from bench.record import Flag, Metric, PluginSpec, Record, Run, read_runs
 from leaderboard import plots
-from leaderboard.board import Board, boards, label
+from leaderboard.board import Board, boards
 from leaderboard.compositions import compositions
 from leaderboard.detections import Detection, Detector, detectors
+from leaderboard.labels import label
 from leaderboard.matrix import MetricTable, TableCell, matrices
 from leaderboard.ranking import rankings
 from leaderboard.report import render

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench.record import Metric, PluginSpec, Record, Run
-from leaderboard.board import Board, boards, label
+from leaderboard.board import Board, boards
 from leaderboard.finders import FinderLine, FinderRanking, detector_rankings, inversion_rankings
+from leaderboard.labels import label
 from leaderboard.report import render
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from bench.record import Flag, Metric, PluginSpec, Record, Run, read_runs
 from leaderboard import definitions, methods
-from leaderboard.board import Board, boards, identity, label
+from leaderboard.board import Board, boards, identity
 from leaderboard.finders import detector_rankings
 from leaderboard.front import board_names, front
+from leaderboard.labels import label
 from leaderboard.matrix import summary
 from leaderboard.questions import Question, questions
 from leaderboard.ranking import rankings

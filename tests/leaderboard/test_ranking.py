@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.record import Metric, PluginSpec, Record, Run
-from leaderboard.board import boards, label
+from leaderboard.board import boards
+from leaderboard.labels import label
 from leaderboard.ranking import (
     HOLDS,
     LEVEL,
@@ -333,7 +334,7 @@ def test_an_attack_that_does_not_work_here_is_set_aside() -> None:
         *cell("d", (0.1, 0.12, 0.1), attack="cat"),
     ]
     overall, *_ = ranked(NONE, cell("d", (0.1, 0.1, 0.1)), dud, cats)
-    assert [label(attack) for attack in overall.aside] == ["dud"] and len(overall.attacks) == 2
+    assert overall.left_out() == ["dud"] and len(overall.attacks) == 2
     assert by_defense(overall)["d"].state == HOLDS
 
 
@@ -357,7 +358,7 @@ def test_a_defense_that_wakes_an_attack_that_was_set_aside_does_not_hold() -> No
     ]
     one, other = cell("d", (0.1, 0.1, 0.1)), cell("wakes", (0.0, 0.0, 0.0))
     overall, *_ = ranked(NONE, one, other, sleeping, cats)
-    assert [label(attack) for attack in overall.aside] == ["hat under ddim"]
+    assert overall.left_out() == ["hat under ddim"]
     by_name = by_defense(overall)
     assert (by_name["d"].state, by_name["wakes"].state) == (HOLDS, LEVEL)
     assert "worse than no defense against hat under ddim" in by_name["wakes"].flags

@@ -21,7 +21,8 @@ from bench.errors import UserError
 from bench.measurements import image_quality
 from bench.record import Flag, Metric, PluginSpec, Record, Run
 from leaderboard import export, report
-from leaderboard.board import boards, label
+from leaderboard.board import boards
+from leaderboard.labels import label
 from leaderboard.matrix import matrices
 from leaderboard.ranking import rankings
 from leaderboard.report import build, render

@@ -19,8 +19,9 @@ from bench.diffusion.images import to_uint8
 from bench.record import Metric, Record, Run
 from bench.samplers import Sampler, spec_of
 from leaderboard import export
-from leaderboard.board import boards, label
+from leaderboard.board import boards
 from leaderboard.contenders import fid_name
+from leaderboard.labels import label
 from leaderboard.ranking import HOLDS, LEVEL, UNRANKED, rankings
 from leaderboard.report import render
 
