@@ -9,9 +9,10 @@ rank. The worst case over attacks is what counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 from bench.record import PluginSpec
 from leaderboard import bootstrap
@@ -34,6 +35,7 @@ from leaderboard.labels import label
 from leaderboard.matrix import badges, metric_names, summary
 from leaderboard.names import RATE, SUBJECTS
 
+T = TypeVar("T")
 #: The false positive rate that thresholds are fixed for.
 FALSE_ALARMS = 0.01
 
@@ -137,7 +139,7 @@ def _detectors(board: Board, subject: str, columns: Sequence[PluginSpec]) -> Fin
     ]
     if metric is None or not rows or not columns:
         return None
-    seeds = [_seeds(board, row, columns, metric) for row in rows]
+    seeds = [_by_seed(board, row, columns, _shares(metric)) for row in rows]
     every = [_entry(board, rows, columns, column, metric) for column in columns]
     fixed = metric.startswith("tpr_fixed")
     entries = [entry for entry in every if any(entry.rates.values())]
@@ -208,19 +210,27 @@ def _any(board: Board, row: Row, columns: Sequence[PluginSpec], metric: str) -> 
     )
 
 
-def _seeds(
-    board: Board, row: Row, columns: Sequence[PluginSpec], metric: str, own: Cell | None = None
-) -> dict[int, float]:
-    """Seed -> the samples some detector had in this row; what all are held to. With ``own``: of
+def _by_seed(
+    board: Board,
+    row: Row,
+    columns: Sequence[PluginSpec],
+    values: Callable[[Cell], Mapping[int, T]],
+    own: Cell | None = None,
+) -> dict[int, T]:
+    """Seed -> what some column has in this row; the seeds that all are held to. With ``own``: of
     these what a suite of that cell has.
     """
     return {
-        seed: share.n
+        seed: value
         for column in columns
         if (cell := board.cell(row, column))
-        for seed, share in sorted(cell.shares(metric).items())
+        for seed, value in sorted(values(cell).items())
         if own is None or seed in own.seeds_asked(cell)
     }
+
+
+def _shares(metric: str) -> Callable[[Cell], Mapping[int, Share]]:
+    return lambda cell: cell.shares(metric)
 
 
 def _entry(
@@ -238,10 +248,10 @@ def _entry(
     ]
     for index, cell in cells.items():
         tried, values = {entry.record.seed for entry in cell.entries}, cell.shares(metric)
-        seeds = _seeds(board, rows[index], columns, metric, cell)
+        seeds = _by_seed(board, rows[index], columns, _shares(metric), cell)
         lost = tried & seeds.keys() - values.keys()
         rates[index] = {seed: values[seed] for seed in sorted(values)} | {
-            seed: Share(0.0, seeds[seed]) for seed in sorted(lost)
+            seed: Share(0.0, seeds[seed].n) for seed in sorted(lost)
         }
         failed |= lost
         gaps += [f"seed {seed} not measured" for seed in sorted(seeds.keys() - tried)]
@@ -338,14 +348,15 @@ def inversion_rankings(board: Board) -> list[FinderRanking]:
     for column in columns:
         cells = {index: cell for index, row in enumerate(rows) if (cell := board.cell(row, column))}
         ratios = {
-            index: by_seed
-            for index, cell in cells.items()
-            if (by_seed := _ratios(cell, "inversion_mse_last"))
+            index: by_seed for index, cell in cells.items() if (by_seed := _last_ratios(cell))
         }
         if not ratios:
             continue
         worst = max(ratios, key=lambda index: (_log_mean(ratios[index]), -index))
-        seeds = [_inverted(board, row, columns, cells.get(index)) for index, row in enumerate(rows)]
+        seeds = [
+            _by_seed(board, row, columns, _last_ratios, cells.get(index))
+            for index, row in enumerate(rows)
+        ]
         logs.append({seed: math.log(value) for seed, value in ratios[worst].items()})
         lines.append(
             (cells[worst], rows[worst].named, ratios, worst, _missing(rows, seeds, cells, ratios))
@@ -359,23 +370,10 @@ def inversion_rankings(board: Board) -> list[FinderRanking]:
             attacks=tuple(row.named for row in rows),
             beside=("best epoch (optimistic)", "on an honest model"),
             lines=made,
-            seeds=max(len(_inverted(board, row, columns)) for row in rows),
+            seeds=max(len(_by_seed(board, row, columns, _last_ratios)) for row in rows),
             comparisons=comparisons,
         )
     ]
-
-
-def _inverted(
-    board: Board, row: Row, columns: Sequence[PluginSpec], own: Cell | None = None
-) -> set[int]:
-    """The seeds with an inversion's error, as :func:`_seeds` has those of detectors."""
-    return {
-        seed
-        for column in columns
-        if (cell := board.cell(row, column))
-        for seed in _ratios(cell, "inversion_mse_last")
-        if own is None or seed in own.seeds_asked(cell)
-    }
 
 
 def _inversion_lines(
@@ -427,7 +425,7 @@ def _inversion_lines(
 
 def _missing(
     rows: Sequence[Row],
-    seeds: Sequence[set[int]],
+    seeds: Sequence[Mapping[int, float]],
     cells: Mapping[int, Cell],
     ratios: Mapping[int, BySeed],
 ) -> str:
@@ -438,12 +436,16 @@ def _missing(
         if index not in cells:
             return f"not measured against {row.label}"
         broken = {entry.record.seed for entry in cells[index].with_status("failed")}
-        lost = sorted(seeds[index] - set(ratios.get(index, {})) | broken)
+        lost = sorted(seeds[index].keys() - ratios.get(index, {}).keys() | broken)
         if lost:
             return f"seed {', '.join(map(str, lost))} failed or not measured"
         if len(ratios[index]) < MIN_SEEDS:
             return f"fewer than {MIN_SEEDS} seeds"
     return ""
+
+
+def _last_ratios(cell: Cell) -> dict[int, float]:
+    return _ratios(cell, "inversion_mse_last")
 
 
 def _ratios(cell: Cell, metric: str) -> dict[int, float]:
@@ -475,7 +477,7 @@ def _honest(board: Board, cell: Cell) -> dict[int, float]:
         None,
     )
     honest = board.cell(row, cell.defense) if row else None
-    return _ratios(honest, "inversion_mse_last") if honest else {}
+    return _last_ratios(honest) if honest else {}
 
 
 def _beats(logs: BySeed) -> bool:
