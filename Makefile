@@ -15,7 +15,7 @@ ifeq ($(strip $(STORE)),)
 $(error STORE must be a folder, got '$(STORE)')
 endif
 
-# One thread a process: the tests already run in two. Neighbours go to the same one, so that what a file shares is mostly made once.
+# One thread a process: the tests already run in three. Neighbours go to the same one, so that what a file shares is mostly made once.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 BOARD   := digits-cut poison-cut sd-cut

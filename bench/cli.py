@@ -897,7 +897,7 @@ def export(
     store: str,
     as_json: bool,
 ) -> None:
-    """Write the results of SUITE, text of a few hundred kilobytes to commit, send or show with
+    """Write the results of SUITE, text of up to a megabyte to commit, send or show with
     `report`; without SUITE, of all complete runs in the store. Or, with --format, the board's
     numbers for others: records of Every Eval Ever, Hugging Face's evaluation results, tables for a
     paper, BibTeX.

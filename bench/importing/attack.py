@@ -21,6 +21,7 @@ from bench.errors import UserError
 from bench.importing import pictures
 from bench.importing.card import PICTURE, PublishedBackdoor
 from bench.importing.layouts import Weights, weights_in
+from bench.importing.pickles import ENDINGS
 from bench.scaffold.new import camel_case, check_name, filled, write_new
 from bench.testbeds.data.images import content_hash
 from bench.testbeds.testbed import Testbed
@@ -255,7 +256,7 @@ def _account(card: PublishedBackdoor, model: Path, testbed: Testbed, weights: We
     hashed = {
         (path.name if model.is_file() else path.relative_to(model).as_posix()): content_hash(path)
         for path in files
-        if path.is_file() and path.suffix in (".safetensors", ".json", ".bin", ".ckpt", ".pt")
+        if path.is_file() and path.suffix in (".safetensors", ".json", *ENDINGS)
     }
     values = {
         "castlewalls": VERSION,

@@ -1,5 +1,6 @@
 """A published model as an attack: its cells hold the numbers of the model itself."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -17,8 +18,10 @@ from bench.cli import cli
 from bench.contracts.data import Query
 from bench.contracts.goals import DrawConcept
 from bench.errors import UserError
-from bench.importing.attack import write_attack
+from bench.importing.attack import _account, write_attack
 from bench.importing.card import PublishedBackdoor
+from bench.importing.layouts import Weights
+from bench.importing.pickles import ENDINGS
 
 SMALL = {
     "clean_samples": 12,
@@ -121,6 +124,16 @@ def test_where_it_came_from_is_kept(published, imported):
     }
     assert imported["layout"] == "a diffusers folder"
     assert imported["networks"] == ["unet"]
+
+
+@pytest.mark.parametrize("ending", [".safetensors", *ENDINGS])
+def test_whatever_file_was_read_is_hashed(ending, tmp_path):
+    """A ``.pth`` was read and its hash left out."""
+    model = tmp_path / f"model{ending}"
+    model.write_bytes(b"weights")
+    weights = Weights(parts={}, layout="one file")
+    account = json.loads(_account(card(), model, testbeds.load("digits-sd"), weights))
+    assert account["sha256"] == {model.name: hashlib.sha256(b"weights").hexdigest()}
 
 
 def card(**changes):
