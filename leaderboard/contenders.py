@@ -314,7 +314,8 @@ def _reference(control: Contender, way: Way, cell: Cell | None) -> Mapping[int, 
     rates, undefended = control.rates[way], control.cells[way.row]
     if cell is None or undefended is None:
         return rates
-    asked = cell.seeds_asked(undefended)
+    # A source may have a defense and not the control that its suite made.
+    asked = cell.seeds_asked(undefended) or rates.keys()
     return {seed: share for seed, share in rates.items() if seed in asked}
 
 

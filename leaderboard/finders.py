@@ -243,18 +243,28 @@ def _entry(
     cells = {index: cell for index, row in enumerate(rows) if (cell := board.cell(row, column))}
     rates: dict[int, dict[int, Share]] = {}
     failed: set[int] = set()
-    gaps = [
-        f"not measured against {row.label}" for index, row in enumerate(rows) if index not in cells
-    ]
-    for index, cell in cells.items():
-        tried, values = {entry.record.seed for entry in cell.entries}, cell.shares(metric)
-        seeds = _by_seed(board, rows[index], columns, _shares(metric), cell)
-        lost = tried & seeds.keys() - values.keys()
+    gaps: list[str] = []
+    for index, row in enumerate(rows):
+        if (cell := cells.get(index)) is None:
+            gaps.append(f"not measured against {row.label}")
+            continue
+        # What was skipped was not tried.
+        tried = {one.record.seed for one in cell.entries if one.record.status != "skipped"}
+        broken = {one.record.seed for one in cell.with_status("failed")}
+        values = cell.shares(metric)
+        asked = _by_seed(board, row, columns, _shares(metric), cell)
+        anyone = _by_seed(board, row, columns, _shares(metric))
+        lost = (tried & asked.keys() | broken) - values.keys()
+        # A seed in which nobody else detected anything has as many samples as the others.
+        usual = max((one.n for one in anyone.values()), default=1.0)
         rates[index] = {seed: values[seed] for seed in sorted(values)} | {
-            seed: Share(0.0, seeds[seed].n) for seed in sorted(lost)
+            seed: Share(0.0, anyone[seed].n if seed in anyone else usual) for seed in sorted(lost)
         }
         failed |= lost
-        gaps += [f"seed {seed} not measured" for seed in sorted(seeds.keys() - tried)]
+        if rates[index]:
+            gaps += [f"seed {seed} not measured" for seed in sorted(asked.keys() - tried)]
+        else:
+            gaps.append(f"not measured against {row.label}")
     return _Entry(cells=cells, rates=rates, failed=len(failed), gaps=tuple(dict.fromkeys(gaps)))
 
 
@@ -435,8 +445,10 @@ def _missing(
     for index, row in enumerate(rows):
         if index not in cells:
             return f"not measured against {row.label}"
+        if index not in ratios:
+            return f"not measured against {row.label}"
         broken = {entry.record.seed for entry in cells[index].with_status("failed")}
-        lost = sorted(seeds[index].keys() - ratios.get(index, {}).keys() | broken)
+        lost = sorted(seeds[index].keys() - ratios[index].keys() | broken)
         if lost:
             return f"seed {', '.join(map(str, lost))} failed or not measured"
         if len(ratios[index]) < MIN_SEEDS:

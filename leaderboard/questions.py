@@ -260,6 +260,8 @@ def _defense_group(
     if ranking.aside:
         left = "; ".join(ranking.left_out())
         notes.append(f"Left out, since it does not work without a defense either: {left}.")
+    if not ranking.several() and not ranking.works():
+        notes.append("Without a defense it reaches no more than an honest model reads.")
     if ranking.ranked() and ranking.detectable is not None:
         notes.append(
             f"A difference to no defense below {RATE.number(ranking.detectable)} would be missed "

@@ -70,8 +70,8 @@ def of_attack(name: str, views: Sequence[BoardView], whole: Whole) -> tuple[Weak
     ]
     cells = [item.table.cell for _, line in lines for item in line.items if item.table.cell]
     every = [
-        *_most(_stopped(single)),
-        *_most(_feeble(views, name)),
+        *_most(_stopped([ranking for ranking in single if ranking.works()])),
+        *_most(_feeble([ranking for ranking in single if not ranking.works()])),
         *_most(_calls(single)),
         *_most(_detected(whole, name)),
         *_most(_troubles(cells)),
@@ -222,18 +222,12 @@ def _stopped(rankings: Sequence[Ranking]) -> list[Weakness]:
     return weak
 
 
-def _feeble(views: Sequence[BoardView], name: str) -> list[Weakness]:
-    aside = [
-        row
-        for view in views
-        for ranking, _ in view.rankings
-        for row in ranking.aside
-        if row.attack.name == name
-    ]
-    names = {identity(row.attack): label(row.attack) for row in aside}
+def _feeble(rankings: Sequence[Ranking]) -> list[Weakness]:
+    rows = [ranking.rows[0] for ranking in rankings]
+    names = {identity(row.attack): label(row.attack) for row in rows}
     return [
         Weakness(f"{one} reaches no more than an honest model reads, without any defense.", None)
-        for one in each_attack(aside, names)
+        for one in each_attack(rows, names)
     ]
 
 

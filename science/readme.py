@@ -36,7 +36,8 @@ NOTHING = (
 READING = (
     "Lower is better for the defender; mean over the seeds and its 95 % interval. **Bold**: holds, "
     "which is a paired difference to no defense whose interval excludes 0. `*`: at a loss of "
-    "utility beyond the budget. Parameters stand where one method has several; all of them, and "
+    "utility beyond the budget. None is bold against an attack that reaches no more than an honest "
+    "model reads. Parameters stand where one method has several; all of them, and "
     "the whole board: `castlewalls report --published`."
 )
 
@@ -87,7 +88,7 @@ def _table(group: Sequence[Ranking]) -> str:
     for ranking in group:
         lines = {identity(one.cell.defense): one for one in ranking.lines + ranking.outside}
         seeds = ranking.samples[0]
-        cells = [_cell(lines.get(key), seeds) for key in columns]
+        cells = [_cell(lines.get(key), seeds, ranking.works()) for key in columns]
         row = ranking.rows[0]
         called = attacks[identity(row.attack)] + under(row.sampler)
         rows.append([md(called), *cells, str(seeds)])
@@ -100,12 +101,14 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
-def _cell(line: DefenseLine | None, seeds: int) -> str:
+def _cell(line: DefenseLine | None, seeds: int, works: bool) -> str:
     if line is None:
         return ABSENT
     text = interval_cell(RATE, line.worst)
     if line.worst.n != seeds:
         text += f" (n = {line.worst.n})"
+    if not works:
+        return text
     if line.state == HOLDS:
         return f"**{text}**"
     return f"**{text}** \\*" if line.state == OUTSIDE and line.holds else text

@@ -210,3 +210,67 @@ def test_an_inversion_that_failed_in_one_seed_is_not_ranked() -> None:
         "seed 2 failed or not measured",
     )
     assert lines(ranking)["good"].rank == "1"
+
+
+def failed(records: Sequence[Record], *seeds: int, status: str = "failed") -> list[Record]:
+    """The same with these seeds failed, or skipped."""
+    return [
+        replace(one, status=status, metrics={}, reason="broke") if one.seed in seeds else one
+        for one in records
+    ]
+
+
+def test_a_failed_seed_counts_where_nobody_else_detects_anything() -> None:
+    """A detector that was alone in its suite was ranked by the seeds in which it had worked."""
+    alone = failed(detector("x", "a", (0.9, 0.9, 0.9, 0.9, 0.9)), 1, 3)
+    (ranking,) = detector_rankings(one_board(alone))
+    (line,) = ranking.lines
+    assert line.worst.mean == pytest.approx(0.54) and line.worst.n == 5
+    assert line.flags[0] == "2 failed seeds counted as finding nothing"
+
+
+def test_an_attack_on_which_a_detector_failed_throughout_is_its_worst() -> None:
+    """It stood first for the other attack alone, beside one of another suite that met both."""
+    steady = (0.5, 0.52, 0.5)
+    mine = run(
+        detector("x", "a", (0.9, 0.9, 0.9)), failed(detector("x", "b", (0.9, 0.9, 0.9)), 0, 1, 2)
+    )
+    other = replace(run(detector("y", "a", steady), detector("y", "b", steady)), suite="other")
+    (board,) = boards([mine, other])
+    (ranking,) = detector_rankings(board)
+    line = lines(ranking)["x"]
+    assert (line.rank, line.worst.mean, label(line.attack)) == ("", 0.0, "b")
+    assert lines(ranking)["y"].rank == "1"
+
+
+def test_what_a_detector_was_not_tried_on_is_no_failure() -> None:
+    """Skipped is neither good nor bad: there is no rank, and no zero."""
+    skipping = failed(detector("x", "b", (0.9, 0.9, 0.9)), 0, 1, 2, status="skipped")
+    steady = (0.5, 0.52, 0.5)
+    (ranking,) = detector_rankings(
+        one_board(
+            detector("x", "a", (0.9, 0.9, 0.9)),
+            skipping,
+            detector("y", "a", steady),
+            detector("y", "b", steady),
+        )
+    )
+    line = lines(ranking)["x"]
+    assert (line.rank, line.note) == ("", "not measured against b")
+    assert line.worst.mean == pytest.approx(0.9) and not any(
+        "failed" in flag for flag in line.flags
+    )
+
+
+@pytest.mark.parametrize("status", ["skipped", "ok"])
+def test_an_inversion_without_an_error_on_one_attack_has_no_rank(status: str) -> None:
+    """The whole board ended in a KeyError where another suite's inversion had one."""
+    mine = run(
+        inversion("x", "a", (0.004, 0.005, 0.004)),
+        failed(inversion("x", "b", (0.004, 0.005, 0.004)), 0, 1, 2, status=status),
+    )
+    theirs = [inversion("y", attack, (0.004, 0.005, 0.004)) for attack in "ab"]
+    (board,) = boards([mine, replace(run(*theirs), suite="other")])
+    (ranking,) = inversion_rankings(board)
+    assert (lines(ranking)["x"].rank, lines(ranking)["x"].note) == ("", "not measured against b")
+    assert lines(ranking)["y"].rank == "1"

@@ -23,6 +23,7 @@ from leaderboard.ranking import (
     WORSE,
     DefenseLine,
     Ranking,
+    headline,
     rankings,
 )
 from leaderboard.report import render
@@ -363,6 +364,50 @@ def test_a_defense_that_wakes_an_attack_that_was_set_aside_does_not_hold() -> No
     assert (by_name["d"].state, by_name["wakes"].state) == (HOLDS, LEVEL)
     assert "worse than no defense against hat under ddim" in by_name["wakes"].flags
     assert not any("hat under ddim" in flag for flag in by_name["d"].flags)
+
+
+def first_screen(*cells: list[Record]) -> Ranking:
+    (board,) = boards([run(*(record for records in cells for record in records))])
+    chosen = headline(board, rankings(board))
+    assert chosen is not None
+    return chosen
+
+
+def dud(
+    rates: Sequence[float], honest: Sequence[float], **defenses: Sequence[float]
+) -> list[Record]:
+    """An attack that reaches no more than the honest model reads, and what defenses make of it."""
+    return [
+        *cell("none", rates, attack="dud"),
+        *cell("none", honest, attack="none", probe=PluginSpec(name="dud")),
+        *(one for name, left in defenses.items() for one in cell(name, left, attack="dud")),
+    ]
+
+
+def test_the_first_screen_is_of_the_attack_that_works() -> None:
+    """With one that works, the higher rate of one that an honest model reads too stood there, and
+    nothing was set aside.
+    """
+    level = dud((0.97, 0.98, 0.97), (0.976, 0.98, 0.975), d=(0.97, 0.97, 0.98))
+    chosen = first_screen(NONE, cell("d", (0.1, 0.1, 0.1)), level)
+    assert [label(attack) for attack in chosen.attacks] == ["hat"]
+    assert chosen.left_out() == ["dud"] and by_defense(chosen)["d"].state == HOLDS
+    alone = first_screen(level)
+    assert not alone.works() and alone.left_out() == []
+
+
+def test_a_defense_that_wakes_the_attack_set_aside_beside_the_only_one_that_works() -> None:
+    sleeping = dud((0.0, 1 / 64, 0.0), (1 / 64, 0.0, 0.0), wakes=(0.6, 0.62, 0.64), d=(0, 0, 0))
+    both = cell("d", (0.1, 0.1, 0.1)), cell("wakes", (0.0, 0.0, 0.0))
+    by_name = by_defense(first_screen(NONE, *both, sleeping))
+    assert (by_name["d"].state, by_name["wakes"].state) == (HOLDS, LEVEL)
+
+
+def test_a_defense_of_a_source_without_its_control_is_held_to_the_control_there_is() -> None:
+    """It had a column and no line."""
+    other = dataclasses.replace(run(*cell("d", (0.1, 0.1, 0.1))), suite="other")
+    (board,) = boards([run(*NONE), other])
+    assert by_defense(rankings(board)[0])["d"].state == HOLDS
 
 
 def test_each_call_is_reported_and_the_strongest_over_all_seeds_is_named() -> None:
