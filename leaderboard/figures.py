@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from leaderboard import charts, plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Board, identity
+from leaderboard.board import Board, identity, under
 from leaderboard.charts import Disc, Pair, Series, Stack
-from leaderboard.labels import label, shortened_defenses
+from leaderboard.labels import label, shortened_defenses, without
 from leaderboard.matrix import summary
 from leaderboard.names import SECONDS
 from leaderboard.questions import Question, seconds_of
@@ -178,8 +178,9 @@ def _curve(
             interval = (
                 summary(item.table.cell, item.name) if item.table.cell and item.name else None
             )
+            # Of two boards of one testbed, that with more records comes first.
             if interval:
-                by_value[value] = interval
+                by_value.setdefault(value, interval)
         if len(by_value) >= _POINTS:
             text = f"{column.head} {column.params}".strip()
             lines.append(Series(text, len(lines), tuple(sorted(by_value.items()))))
@@ -187,9 +188,10 @@ def _curve(
         return None
     _, board, first = points[0]
     where = names[board.id] if owner != "testbed" else board.testbed.name
-    attack, _, params = first.row.label.partition("(")
-    fixed = [one for one in params.split(", ") if not one.startswith(f"{name}=")]
-    what = cut(f"{attack}({', '.join(fixed)}", 2 * _LETTERS)
+    attack, sampler = label(first.row.attack), under(first.row.sampler)
+    attack = without(attack, name) if owner == "attack" else attack
+    sampler = without(sampler, name) if owner == "sampler" else sampler
+    what = cut(f"{attack}{sampler}", 2 * _LETTERS)
     return Figure(
         title=f"{metric} over {cut(name, 40)}",
         where=where,

@@ -43,6 +43,14 @@ def shortened_defenses(specs: Iterable[PluginSpec]) -> dict[tuple[str, str], str
     return {key: "no defense" if key[0] == "none" else name for key, name in names.items()}
 
 
+def without(text: str, parameter: str) -> str:
+    """A label less one parameter."""
+    return " + ".join(
+        _written(name, [one for one in params if not one.startswith(f"{parameter}=")])
+        for name, params in _terms(text)
+    )
+
+
 def _cut(labels: dict[str, list[Term]]) -> dict[str, str]:
     """Of labels that name the same methods."""
     uses = Counter(

@@ -22,6 +22,7 @@ from torch import Tensor
 from bench.artwork import targets, triggers
 from bench.errors import UserError, no_file
 from bench.names import unknown_name
+from bench.text import one_line
 
 Shape = tuple[int, int, int]
 
@@ -55,6 +56,8 @@ SIDE, GAP = 32, 2
 WHITE = 0.999
 #: The most pixels of a picture's file.
 MOST_PIXELS = 2**26
+#: What Pillow converts to 8 bits as it should; more bits it cuts off at white.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 
 
 def trigger(name: str, shape: Shape, file: Path | None = None) -> Tensor:
@@ -97,8 +100,9 @@ def target(name: str, shape: Shape, trigger_image: Tensor | None, file: Path | N
 
 
 def given(file: Path, shape: Shape) -> Tensor:
-    """A picture as it is: (c, h, w) float32 in [-1, 1], from a PNG or JPEG of that size, or from a
-    ``.npy`` array of that shape with such values. Raises :class:`UserError` for another.
+    """A picture as it is, without its transparency: (c, h, w) float32 in [-1, 1], from a PNG or
+    JPEG of that size, or from a ``.npy`` array of that shape with such values. Raises
+    :class:`UserError` for another.
     """
     if file.suffix == ".npy":
         return _array(file, shape)
@@ -140,10 +144,16 @@ def _opened(file: Path) -> Any:
         raise UserError(f"{file}: {no_file(file)}")
     try:
         picture = Image.open(file)
+        if picture.width * picture.height <= MOST_PIXELS:
+            picture.load()
     except Exception as error:  # Pillow's readers raise anything for a damaged file
-        raise UserError(f"{file} is no picture: {type(error).__name__}") from error
+        raise UserError(
+            f"{file} is no picture, or a damaged one: {one_line(str(error), 160)}"
+        ) from error
     if picture.width * picture.height > MOST_PIXELS:
         raise UserError(f"{file} must have at most {MOST_PIXELS:,} pixels")
+    if picture.mode not in MODES:
+        raise UserError(f"{file} must have 8 bits a channel, got Pillow's mode {picture.mode}")
     return picture
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bench.record import PluginSpec
 from leaderboard.board import Row, each_attack
-from leaderboard.labels import shortened
+from leaderboard.labels import shortened, without
 
 
 def short(*labels: str) -> list[str]:
@@ -61,3 +61,17 @@ def test_an_attack_set_aside_under_every_sampler_is_written_once():
     assert each_attack(rows, names) == ["dud under 3 samplers", "other under ddpm"]
     assert each_attack(rows[1:], names) == ["dud under ddim and heun", "other under ddpm"]
     assert each_attack([Row(dud, None)], names) == ["dud"]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("badnets", "badnets"),
+        ("x(trigger=a, poison_rate=0.1)", "x(trigger=a)"),
+        ("x(keep=((4, 6), (2, 15)), p=0.1)", "x(p=0.1)"),
+        (" under ddim(poison_rate=2)", " under ddim"),
+    ],
+)
+def test_a_curve_is_captioned_by_what_does_not_vary(text, left):
+    """An axis that was the last parameter left an open bracket behind."""
+    assert without(text, "keep" if "keep" in text else "poison_rate") == left

@@ -74,6 +74,9 @@ def test_a_picture_that_is_given_is_taken_as_it_is(tmp_path):
         (lambda path: pictures.trigger("STOP_SIGN_14", (3, 8, 8), path), "does not fit"),
         (lambda path: pictures.given(path / "no.png", SHAPE), "there is no such file"),
         (lambda path: pictures.given(path / "text.png", SHAPE), "is no picture"),
+        (lambda path: pictures.given(path / "half.png", SHAPE), "half.png is no picture"),
+        (lambda path: pictures.trigger("GLASSES", SHAPE, path / "half.png"), "a damaged one"),
+        (lambda path: pictures.given(path / "deep.png", SHAPE), "8 bits a channel, got .* I;16"),
         (lambda path: pictures.given(path / "small.png", SHAPE), "must have 32 x 32 pixels"),
         (lambda path: pictures.given(path / "flat.npy", SHAPE), r"numbers of shape \(3, 32, 32\)"),
         (lambda path: pictures.given(path / "bright.npy", SHAPE), r"values in \[-1, 1\]"),
@@ -84,6 +87,11 @@ def test_what_cannot_be_gets_one_line(tmp_path, make, message):
     for name in ("text.png", "text.npy"):
         (tmp_path / name).write_text("no picture")
     Image.new("RGB", (16, 16)).save(tmp_path / "small.png")
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "half.png")
+    whole = (tmp_path / "half.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.full((32, 32), 20_000, dtype=np.uint16)).save(tmp_path / "deep.png")
     np.save(tmp_path / "flat.npy", np.zeros((32, 32)))
     np.save(tmp_path / "bright.npy", np.full(SHAPE, 7.0))
     with pytest.raises(UserError, match=message) as refused:
