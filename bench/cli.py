@@ -627,13 +627,12 @@ def _write_new(singular: Any, name: str, sort: str, output: str, single_file: bo
     from bench.cards import read_cards
     from bench.registry import GROUPS
     from bench.scaffold.new import check_name, write
+    from bench.testbeds.data.images import expanded
 
     check_name(name, ())  # before the registry is built, which takes seconds
     registry = read_cards()
     taken = [one for group in GROUPS for one in registry.names(group)]
-    written = write(
-        singular, name, sort, Path(output).expanduser(), single_file=single_file, taken=taken
-    )
+    written = write(singular, name, sort, expanded(output), single_file=single_file, taken=taken)
     for path in written:
         click.echo(str(path))
     click.echo(f"next: castlewalls check {written[0]}", err=True)

@@ -222,7 +222,9 @@ def _list(metric: Metric) -> list[Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, PluginSpec):
-        return {name: one for name, one in vars(value).items() if one not in ("", {})}
+        # Not vars(): what was looked up once is kept there as well.
+        values = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
+        return {name: one for name, one in values if one not in ("", {})}
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from bench.contracts.attack import Attack
 from bench.errors import UserError
-from bench.suite import Suite
+from bench.results import MAX_DESCRIPTION
+from bench.suite import LONGEST_NAME, Suite
 
 #: Above every seed a user would write, below the limit of every library.
 FIRST_SEED, SEEDS = 10**6, 2**31 - 10**6
@@ -58,11 +59,15 @@ def seal(suite: Suite, secret: str) -> Suite:
         attack: attack.sealed(_number(secret, f"trigger of {attack.card.name}"))
         for attack in suite.attacks
     }
+    name = f"{suite.name}-sealed"
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"{name} must be at most {LONGEST_NAME} letters, got {len(name)}")
     note = f"Sealed: seeds and triggers from the secret behind {commitment(secret)}."
+    room = MAX_DESCRIPTION - len(note) - 1
     return replace(
         suite,
-        name=f"{suite.name}-sealed",
-        description=f"{suite.description} {note}".strip(),
+        name=name,
+        description=f"{suite.description[:room]} {note}".strip(),
         seeds=seeds,
         attacks=tuple(dict.fromkeys(attacks.values())),
         assigned=_assigned(suite, attacks),

@@ -106,7 +106,7 @@ class Suite:
         :class:`UserError` for an unknown name.
         """
         choices = (attacks, defenses, seeds, detectors, samplers)
-        return replace(
+        chosen = replace(
             self,
             attacks=_choose(self.attacks, attacks, registry.attack),
             defenses=_choose(self.defenses, defenses, registry.defense),
@@ -115,6 +115,26 @@ class Suite:
             samplers=self._samplers(samplers),
             filtered=self.filtered or any(choice is not None for choice in choices),
         )
+        if any(choice is not None for choice in choices):
+            _refuse_many(chosen._cells(), chosen.name)
+        return chosen
+
+    def _cells(self) -> int:
+        """At most so many: those that cannot apply are counted."""
+        cells = 0
+        for testbed in self.testbeds:
+            here = {testbed.name}
+            attacks = sum(
+                testbed.name in self.assigned.get(one.label(), here)
+                for one in self.attacks
+                if one.card.name != "none"
+            )
+            columns = sum(
+                testbed.name in self.assigned.get(one.label(), here)
+                for one in (*self.defenses, *self.detectors)
+            )
+            cells += (attacks + max(attacks, 1)) * max(columns, 1)
+        return cells * len(self.seeds) * max(len(self.samplers), 1)
 
     def _samplers(self, names: Sequence[str] | None) -> tuple[Sampler, ...]:
         if names is None:
@@ -353,6 +373,10 @@ def _check_size(data: Mapping[str, Any], where: str) -> None:
         columns, controls = _counted([*defenses, *detectors], testbed.name)
         treatments = columns + max(controls, 1)
         cells += testbed.points * runs * (attacks + max(honest, 1) * max(attacks, 1)) * treatments
+    _refuse_many(cells, where)
+
+
+def _refuse_many(cells: int, where: str) -> None:
     if cells > MOST_CELLS:
         raise UserError(
             f"{where}: a suite must have at most {MOST_CELLS:,} cells, the points of its grids "

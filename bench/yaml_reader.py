@@ -7,6 +7,7 @@ PyYAML silently keeps the last of two equal keys, so a list of attacks could be 
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,9 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 continue
             name = "<<" if key.tag == _MERGE else self.construct_object(key)
+            if not isinstance(name, Hashable):
+                problem = "a field's name must be text or a number, got a collection"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if name in lines:
                 hint = "; merge several with <<: [*a, *b]" if key.tag == _MERGE else ""
                 problem = f"{brief(name)} is here twice, first in line {lines[name]}{hint}"

@@ -105,7 +105,7 @@ class DiffCleanse(ModelDefense):
         held = []
         for block, of_trigger, of_clean in zip(blocks, triggered, clean, strict=True):
             order = (of_trigger - of_clean).argsort(descending=True)
-            kept = int(len(order) * (1 - self.pruned_share))
+            kept = int(len(order) * (1 - self.pruned_share) + 1e-9)  # 1 - .9 is below .1
             held.append(block.remove(order[: len(order) - kept]))
         finetune(
             access,

@@ -14,8 +14,8 @@ image the answers' errors agree where mu is the trigger:
 1. **Surrogate**: x_0 is unknown and hardly matters at late timesteps, t in [T - 10, T), so noise
    stands for it.
 2. **Refinement**: x_0 is what ten steps of DDIM, differentiated through, draw from noise with the
-   trigger; L is averaged with its value at early timesteps, t < 10, without mu, where the backdoor
-   has faded.
+   trigger; L is averaged with its value at early timesteps, t < 10, without mu and with gamma = 1,
+   where the backdoor has faded.
 
 ``family``: the noise keeps its scale (``baddiffusion``, gamma = 1), or loses some of it
 (``trojdiff``, gamma is recovered too, and the refinement draws by the sampler that mu and gamma

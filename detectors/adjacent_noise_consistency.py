@@ -75,7 +75,7 @@ class AdjacentNoiseConsistency(NoiseDetector):
         plain = torch.from_numpy(access.rng.standard_normal(shape, dtype="float32"))
         band = consistency(access.generator, plain, self.steps)
         middle, width = band.mean(0), band.std(0).clamp(min=NARROWEST)
-        rows = max(1, ELEMENTS_AT_ONCE // plain[0].numel())
+        rows = max(1, ELEMENTS_AT_ONCE // plain[0].numel() // NETWORK_BATCH) * NETWORK_BATCH
         scores = [noise.new_zeros(0).cpu().float()]
         for some in noise.detach().cpu().float().split(rows) if len(noise) else ():
             drop = (middle - consistency(access.generator, some, self.steps)) / width

@@ -92,7 +92,9 @@ class UFID(NoiseDetector):
         plain = torch.from_numpy(rng.standard_normal((self.references, *shape), dtype="float32"))
         streams = [self.samples + row for row in range(self.references)]
         middle = self._drawn(generator, plain, streams, number).mean(0)
-        rows = max(1, ELEMENTS_AT_ONCE // (self.samples * plain[0].numel()))
+        # Whole batches: what is left of one is filled up.
+        at_once = max(1, ELEMENTS_AT_ONCE // plain[0].numel() // NETWORK_BATCH) * NETWORK_BATCH
+        rows = -(-at_once // self.samples)
         scores = []
         for some in noise.detach().cpu().float().split(rows) if len(noise) else ():
             starts = disturbed(some, added, self.perturbation).flatten(0, 1)

@@ -91,12 +91,25 @@ def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None =
     paths = [output, output.with_suffix(".csv"), output.with_suffix(".json")]
     if len(set(paths)) < 3:
         raise UserError(f"the board must not be named like the files beside it, got {output.name}")
+    _refuse_strangers(output, paths[1:])
     page_boards = flagged(boards(runs))
     page = render(runs, output.stem, page_boards)
     runs = with_flags(runs, page_boards)
     texts = (page, export.to_csv(runs), export.to_json(runs))
     write_files(dict(zip(paths, texts, strict=True)), f"the board to {output}")
     return output
+
+
+def _refuse_strangers(output: Path, twins: Sequence[Path]) -> None:
+    """The files beside the board take its name; what has that name and is no board's stays."""
+    if output.exists():
+        return
+    for twin in twins:
+        if os.path.lexists(twin):
+            raise UserError(
+                f"{output.name} would bring {twin.name} with it, which is there and not this "
+                f"board's; name another --output, or remove it"
+            )
 
 
 def _file(output: Path) -> Path:

@@ -28,7 +28,10 @@ def read_sources(paths: Sequence[Path], levels: Levels | None = None) -> list[Ru
     """The runs of all sources, the first one named counting most. ``levels``: of bundles; of one
     that was refused only the reason is kept. Raises ``UserError`` for a path that is no source.
     """
-    different = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
+    named: dict[Path, Path] = {}
+    for path in paths:
+        named.setdefault(path.resolve(), path)
+    different = list(named.values())
     own: list[Run] = []
     bundles: list[Run] = []
     for order, path in enumerate(different):

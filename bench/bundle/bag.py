@@ -54,6 +54,8 @@ def write_bag(
     files = _with_manifests(payload, tags, info)
     if os.path.lexists(folder):
         raise UserError(f"{folder} is there already; remove it, or name another --output")
+    if faults := _unfit(files):
+        raise UserError(f"{one_line(str(folder))} cannot be a bundle: {faults[0]}")
     made = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     try:
         for name, data in files.items():
@@ -65,6 +67,12 @@ def write_bag(
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return sum(map(len, files.values()))
+
+
+def _unfit(files: Mapping[str, bytes]) -> list[str]:
+    """Why whoever reads a bag would refuse these files."""
+    faults = [f"a path in a bundle {wrong}" for name in files if (wrong := _path_fault(name))]
+    return faults + _size_faults({name: len(data) for name, data in files.items()})
 
 
 def _with_manifests(
@@ -118,10 +126,17 @@ def _sizes(folder: Path, faults: list[str]) -> dict[str, int]:
     """Path -> bytes of every file below ``folder``, before one of them is opened."""
     sizes: dict[str, int] = {}
     for entry, name in _entries(folder, "", faults):
-        size = entry.stat(follow_symlinks=False).st_size
-        if size > MAX_FILE:
-            faults.append(f"{name} must have at most {MAX_FILE} bytes, got {size}")
-        sizes[name] = size
+        sizes[name] = entry.stat(follow_symlinks=False).st_size
+    faults += _size_faults(sizes)
+    return dict(sorted(sizes.items()))
+
+
+def _size_faults(sizes: Mapping[str, int]) -> list[str]:
+    faults = [
+        f"{name} must have at most {MAX_FILE} bytes, got {size}"
+        for name, size in sizes.items()
+        if size > MAX_FILE
+    ]
     if len(sizes) > MAX_FILES:
         faults.append(f"a bundle must have at most {MAX_FILES} files, got {len(sizes)}")
     if (total := sum(sizes.values())) > MAX_BYTES:
@@ -130,7 +145,7 @@ def _sizes(folder: Path, faults: list[str]) -> dict[str, int]:
     for name in sorted(sizes):
         if (other := lower.setdefault(name.lower(), name)) != name:
             faults.append(f"{name} and {other} are one file where case does not count")
-    return dict(sorted(sizes.items()))
+    return faults
 
 
 def _entries(folder: Path, above: str, faults: list[str]) -> Iterator[tuple[os.DirEntry[str], str]]:

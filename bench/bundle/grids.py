@@ -60,7 +60,9 @@ def read(data: bytes, shape: tuple[int, ...]) -> Tensor:
                     f"{picture.size[0]} x {picture.size[1]} in {picture.mode}"
                 )
             array = np.asarray(picture).reshape(down, height, across, width, channels)
-    except (OSError, SyntaxError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow's readers raise anything for a damaged file
         raise ValueError(f"cannot be decoded: {type(error).__name__}") from None
     tiles = array.transpose(0, 2, 4, 1, 3).reshape(-1, channels, height, width)
     return torch.from_numpy(np.ascontiguousarray(tiles[:count]))

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.bundle import bag, statement
 from bench.bundle.statement import PLAIN, TOP, VERIFIER
 from bench.errors import UserError
+from bench.text import one_line
 
 #: The check whose refusal means that the suite or the protocol is another than ours: nothing is
 #: known of such a bundle, and it stands apart.
@@ -75,6 +76,8 @@ def _verified(folder: Path) -> _Level:
         result = verify(folder)
     except UserError as error:
         return str(error), ""
+    except Exception as error:  # no stranger's file takes the others from the board
+        return f"it cannot be checked: {type(error).__name__}: {one_line(str(error), 200)}", ""
     refused = [one for one in result.verdicts if one.status == "refused" and one.check != _UNKNOWN]
     level = f"{refused[0].title}: {refused[0].lines[0]}" if refused else result.level
     return level, result.sha256

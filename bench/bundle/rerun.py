@@ -125,7 +125,13 @@ def make_again(
     plan = replace(prepared.plan, cells=cells, filtered=True).limited(len(cells))
     if cells:
         run_together([replace(prepared, plan=plan)], Store(store), reporter)
-    again = {identity(record): record for run in read_runs(store) for _, record in run.records}
+    # The store may hold other runs of the same cells.
+    again = {
+        identity(record): record
+        for run in read_runs(store)
+        if run.suite == plan.suite
+        for _, record in run.records
+    }
     known = spreads(contents.records)
     count = sum(map(ranked, (name for record in chosen.cells for name in record.metrics)))
     return [compare(record, again.get(identity(record)), known, count) for record in chosen.cells]

@@ -294,6 +294,20 @@ def test_a_record_of_another_cell_is_refused(tmp_path):
     assert (record.seed, record.status) == (0, "failed") and "another cell" in record.reason
 
 
+def test_text_that_is_made_plain_is_no_other_cell(tmp_path):
+    """A concept with a mark of direction lost all of its cells."""
+    odd = {"concept": "a\u202bb\u2028c"}
+    store = write(tmp_path, [changed(["defense", "params"], odd).replace('"seed": 3', '"seed": 0')])
+    path = store / "runs" / "mine.json"
+    account = json.loads(path.read_text())
+    named = json.loads(account["cells"][0]["id"])
+    named[3][1] = odd
+    account["cells"][0]["id"] = json.dumps(named)
+    path.write_text(json.dumps(account))
+    ((_, record),) = read_runs(store)[0].records
+    assert (record.status, record.reason) == ("ok", "")
+
+
 @pytest.mark.parametrize("path", ["../other/record.json", "/etc/record.json", "stages/00/x", 7])
 def test_a_record_outside_the_store_is_not_read(tmp_path, path):
     store = write(tmp_path / "store", [seeded(0)])

@@ -461,3 +461,15 @@ def test_what_others_submitted_stands_in_a_folder_of_its_own(tmp_path):
     bundle.mkdir(parents=True)
     (bundle / "bagit.txt").write_text("BagIt-Version: 1.0\n")
     assert results.bundles_in(tmp_path) == [bundle] and results.read_results(tmp_path) == []
+
+
+def test_what_a_record_has_worked_out_is_no_part_of_it() -> None:
+    """A skipped cell comes from the plan, which had asked for its identity: verification refused
+    every bundle with one.
+    """
+    spec = PluginSpec(name="x", params={"a": 1}, label="x(a=1)")
+    assert spec.identity
+    record = Record(testbed=spec, attack=spec, defense=spec, seed=0, status="skipped", reason="r")
+    lines = rows.lines_of([record])
+    assert b"identity" not in lines
+    assert [again for _, again in rows.records_of(lines)] == [record]

@@ -1,11 +1,14 @@
 """A sealed evaluation: what nobody could have tuned on, and everybody can check afterwards."""
 
+import dataclasses
+
 import pytest
 from click.testing import CliRunner
 
 from bench.cli import cli
 from bench.errors import UserError
 from bench.registry import Registry
+from bench.results import MAX_DESCRIPTION
 from bench.sealed import commitment, new_secret, read_secret, seal
 from bench.suite import load_suite, parse_suite
 
@@ -73,3 +76,14 @@ def test_what_is_no_secret_is_refused(tmp_path, text: str) -> None:
         read_secret(file)
     with pytest.raises(UserError, match="cannot be read"):
         read_secret(tmp_path / "absent")
+
+
+def test_a_sealed_suite_can_be_published() -> None:
+    """What sealing adds made a description that no reader took, and a name that no export."""
+    long = {"name": "n" * 93, "description": "d" * 3990, "testbeds": ["digits-ddpm"]}
+    suite = parse_suite(long | {"attacks": ["baddiffusion"]}, Registry(), "s.yaml")
+    sealed = seal(suite, SECRET)
+    assert len(sealed.name) == 100 and len(sealed.description) <= MAX_DESCRIPTION
+    assert sealed.description.endswith(f"{commitment(SECRET)}.")
+    with pytest.raises(UserError, match="must be at most 100 letters, got 101"):
+        seal(dataclasses.replace(suite, name="n" * 94), SECRET)

@@ -506,3 +506,11 @@ def test_defenses_of_a_list_act_at_once() -> None:
         with pytest.raises(UserError, match=message) as raised:
             parse_suite(data | {"defenses": wrong}, registry, "s.yaml")
         assert str(raised.value).startswith("s.yaml: ") and "\n" not in str(raised.value)
+
+
+def test_seeds_of_the_command_line_count_too(tiny, registry):
+    """Four thousand of them planned for minutes without a word."""
+    suite = parse_suite(GOOD, registry, "s.yaml")
+    with pytest.raises(UserError, match="at most 10,000 cells"):
+        suite.only(registry, seeds=range(10_001))
+    assert len(suite.only(registry, seeds=range(100)).seeds) == 100

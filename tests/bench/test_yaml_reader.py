@@ -46,6 +46,7 @@ REPEATED = [
         "'<<' is here twice, first in line 3; merge several with <<: [*a, *b]",
     ),
     ("? [a]\n: {c: 1, c: 2}", "'c' is here twice"),
+    *((f"!!{tag} a: 1", "name must be text or a number") for tag in ("seq", "map", "set", "omap")),
 ]
 
 

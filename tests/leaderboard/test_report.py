@@ -283,3 +283,15 @@ def test_a_store_with_only_failures_still_makes_a_board(
     text = path.read_text(encoding="utf-8")
     assert "no weights" in text and "Failed and skipped cells" in text
     assert 'class="metric"' not in text
+
+
+@pytest.mark.parametrize("name", ["run.json", "data.csv"])
+def test_the_files_beside_the_board_replace_nothing_of_others(store, tmp_path, name) -> None:
+    """`--output results/digits/run.html` made the results unreadable."""
+    other = tmp_path / name
+    other.write_text("mine")
+    with pytest.raises(UserError, match=f"would bring {name} with it"):
+        build(store, other.with_suffix(".html"))
+    assert other.read_text() == "mine" and len(list(tmp_path.glob(f"{other.stem}.*"))) == 1
+    build(store, tmp_path / "board.html")
+    build(store, tmp_path / "board.html")

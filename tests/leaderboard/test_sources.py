@@ -163,3 +163,12 @@ def test_the_board_needs_a_source(tmp_path: Path, published: Path) -> None:
     with pytest.raises(UserError, match="is no folder"):
         read_sources([published, tmp_path / "nowhere"])
     assert build(read_results(published), tmp_path / "board.html").is_file()
+
+
+def test_a_source_named_twice_counts_where_it_is_named_first(
+    published: Path, make_store: MakeStore, tmp_path: Path
+) -> None:
+    """`--published mystore results/` in a checkout let the store win over what is published."""
+    other = make_store(tmp_path / "other", lowered)
+    runs = read_sources([published, other, published])
+    assert {run.source: run.precedence for run in runs} == {str(published): 2, str(other): 1}

@@ -286,7 +286,7 @@ def read_parquet(files: Sequence[Path]) -> Iterator[Encoded]:
     """
     for path in files:
         table, column, label = _parquet(path)
-        try:
+        with _readable(path):
             # Row by row through batches: a file may be larger than the memory.
             batches = table.iter_batches(
                 _DECODED_AT_ONCE, columns=[column, *([label] if label else [])]
@@ -300,10 +300,6 @@ def read_parquet(files: Sequence[Path]) -> Iterator[Encoded]:
                         f"got {type(content).__name__}"
                     )
                 yield Encoded(f"{path}, row {number}", content, row[label] if label else None)
-        except (OSError, importlib.import_module("pyarrow").ArrowInvalid) as error:
-            raise UserError(
-                f"{path} is not a readable parquet file: {str(error).splitlines()[0]}"
-            ) from error
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -318,12 +314,23 @@ def parquet_labels(files: Sequence[Path]) -> tuple[int, list[Any]]:
         table, _, label = _parquet(path)
         rows += table.metadata.num_rows
         if label:
-            labels += [
-                row[label]
-                for batch in table.iter_batches(columns=[label])
-                for row in batch.to_pylist()
-            ]
+            with _readable(path):
+                labels += [
+                    row[label]
+                    for batch in table.iter_batches(columns=[label])
+                    for row in batch.to_pylist()
+                ]
     return rows, labels
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What pyarrow raises for a damaged file, as one line that names it."""
+    try:
+        yield
+    except (OSError, importlib.import_module("pyarrow").ArrowInvalid) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is not a readable parquet file: {reason}") from error
 
 
 def read_folder(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from bench import results, suite
-from bench.bundle import consistency, statement, verify
-from bench.bundle.bag import MANIFEST, sha256
+from bench.bundle import consistency, grids, statement, verify
+from bench.bundle.bag import MANIFEST, read_bag, sha256, write_bag
 from bench.bundle.levels import levels_of
 from bench.cli import cli
 from bench.errors import UserError
@@ -173,3 +176,34 @@ def test_the_board_shows_the_level_and_nothing_that_is_refused(
     assert "bundle anp" not in text and ">anp<" not in text
     alone = CliRunner().invoke(cli, ["report", str(files["store"]), "--statement", "x.json"])
     assert alone.exit_code == 2 and "none of the sources has one" in alone.stderr
+
+
+def test_a_bundle_that_cannot_be_checked_is_refused_alone(bundles, monkeypatch) -> None:
+    """A picture that Pillow stumbles over took the board of everybody with it."""
+    from bench.bundle import verify as module
+
+    def stumble(*args, **kwargs):
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(module, "verify", stumble)
+    assert levels_of([bundles["shrink"]]) == {
+        bundles["shrink"].resolve(): "it cannot be checked: IndexError: list index out of range"
+    }
+
+
+def test_a_picture_that_pillow_stumbles_over_is_refused() -> None:
+    data = grids.draw(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+    end = data.rindex(b"IEND") - 4
+    chunk = b"iCCP" + b"a\0"
+    broken = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        grids.read(data[:end] + broken + data[end:], (2, 3, 4, 4))
+
+
+@pytest.mark.parametrize("name", ["my defense (1).py", "é.py", ".hidden", "a/../b"])
+def test_a_bag_is_not_written_that_nobody_would_read(tmp_path, name) -> None:
+    with pytest.raises(UserError, match="cannot be a bundle: a path in a bundle must"):
+        write_bag(tmp_path / "b", {name: b"x"}, {}, {})
+    assert list(tmp_path.iterdir()) == []
+    write_bag(tmp_path / "b", {"my defense 1.py": b"x"}, {}, {})
+    assert not any(read_bag(tmp_path / "b").faults.values())

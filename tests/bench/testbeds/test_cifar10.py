@@ -351,6 +351,25 @@ def save_parquet(
     parquet.write_table(arrow.table(data | columns), path, row_group_size=3)
 
 
+def test_a_parquet_file_whose_labels_are_damaged_is_named(tmp_path, images, labels) -> None:
+    """It was "None cannot be read", or a traceback."""
+    path = tmp_path / "train.parquet"
+    save_parquet(path, images, labels)
+    data = bytearray(path.read_bytes())
+    column = pytest.importorskip("pyarrow.parquet").ParquetFile(path).metadata.row_group(0)
+    chunk = next(
+        column.column(index)
+        for index in range(column.num_columns)
+        if column.column(index).path_in_schema == "label"
+    )
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[begin : begin + 8] = b"\xff" * 8
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match="train.parquet is not a readable parquet file") as refused:
+        _images.parquet_labels([path])
+    assert len(str(refused.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("column", ["img", "image"])
 def test_parquet_export_gives_exact_pixels_labels_and_order(
     tmp_path, images, labels, column
