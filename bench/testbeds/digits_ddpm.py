@@ -56,7 +56,7 @@ DIGITS_DDPM = Testbed(
         "sample": 13,
         "restored_images": 5,
         "repair": 60,
-        "invert": 30,
+        "invert": 60,
         "features": 0.1,
         "measure": 0.5,
         "score": 2,

@@ -86,7 +86,7 @@ DIGITS_SD = Testbed(
     embedded=True,
     typical_seconds={
         "reference": 5,
-        "train": 220,
+        "train": 90,
         "training_features": 5,
         "sample": 20,
         "classifier": 30,
