@@ -33,6 +33,9 @@ METRIC_COLUMNS = (
 COLUMNS = [*CELL_COLUMNS, *METRIC_COLUMNS]
 
 
+#: How every JSON file begins.
+JSON_START = '{\n"flags": '
+
 #: What a cell is of.
 ROLES = ("testbed", "attack", "probe", "sampler", "defense")
 #: What the JSON has of a paper's number.
@@ -78,7 +81,9 @@ def to_json(runs: Sequence[Run]) -> str:
         "runs": _list(map(_run_text, ordered)),
         "schema": "1",
     }
-    return "{\n" + ",\n".join(f'"{name}": {text}' for name, text in parts.items()) + "\n}\n"
+    text = "{\n" + ",\n".join(f'"{name}": {text}' for name, text in parts.items()) + "\n}\n"
+    assert text.startswith(JSON_START)
+    return text
 
 
 def _run_text(run: Run) -> str:

@@ -105,11 +105,20 @@ def _refuse_strangers(output: Path, twins: Sequence[Path]) -> None:
     if output.exists():
         return
     for twin in twins:
-        if os.path.lexists(twin):
+        if os.path.lexists(twin) and not _of_a_board(twin):
             raise UserError(
                 f"{output.name} would bring {twin.name} with it, which is there and not this "
                 f"board's; name another --output, or remove it"
             )
+
+
+def _of_a_board(file: Path) -> bool:
+    """Whether a file begins as those beside a board do, whose page somebody may have removed."""
+    start = (export.to_csv([]) if file.suffix == ".csv" else export.JSON_START).encode()
+    if not file.is_file():
+        return False
+    with file.open("rb") as content:
+        return content.read(len(start)) == start
 
 
 def _file(output: Path) -> Path:

@@ -295,3 +295,5 @@ def test_the_files_beside_the_board_replace_nothing_of_others(store, tmp_path, n
     assert other.read_text() == "mine" and len(list(tmp_path.glob(f"{other.stem}.*"))) == 1
     build(store, tmp_path / "board.html")
     build(store, tmp_path / "board.html")
+    (tmp_path / "board.html").unlink()
+    build(store, tmp_path / "board.html")
