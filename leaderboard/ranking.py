@@ -36,6 +36,9 @@ from leaderboard.names import Words
 #: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked,
 #: as a share of no defense's.
 BUDGET = 0.10
+#: A call whose samples reach less than this share of the usual precision, what shows the target
+#: counted in, draws rubbish.
+BROKEN = 0.5
 #: The states of a defense, best first.
 HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED = (
     "holds",
@@ -262,7 +265,7 @@ def _ranking(
             utility=_interval(one.utilities[row] if (row := one.dearest()) is not None else {}),
             loss=_interval(one.losses[row] if row is not None and one is not control else {}),
             pareto=key in front,
-            flags=_flags(one) + _wakes(one, aside),
+            flags=_flags(one) + _wakes(one, aside) + _breaks(one, control),
             note=states[key][1],
         )
         for one in candidates
@@ -315,6 +318,30 @@ def _wakes(one: Contender, aside: Sequence[Ranking]) -> tuple[str, ...]:
         and line.change is not None
         and significant(line.change)
         and line.change.mean > 0
+    )
+
+
+def _breaks(one: Contender, control: Contender | None) -> tuple[str, ...]:
+    """Whether what is called is mostly neither the adversary's nor the data: the attack is stopped
+    because the model no longer draws, which no rate of success tells from a repair.
+    """
+    if control is None or one is control:
+        return ()
+    broken = []
+    for way, rates in one.rates.items():
+        cell, plain = one.cells[way.row], control.cells[way.row]
+        called = cell.values(f"precision[{way.call}]") if cell else {}
+        clean = plain.values("precision[clean]") if plain else {}
+        if called and clean and rates:
+            share, usual = _mean(called), _mean(clean)
+            if share + one.mean(way) < BROKEN * usual:
+                broken.append((share, usual))
+    if not broken:
+        return ()
+    share, usual = min(broken)
+    return (
+        f"called, it draws neither the target nor the data: precision {share:.2f}, of clean "
+        f"samples without a defense {usual:.2f}",
     )
 
 

@@ -461,6 +461,36 @@ def test_so_is_one_that_aims_at_a_set_of_pictures() -> None:
     assert "if the evaluation classifier sees that class" not in page, "nobody aims at one"
 
 
+def with_precision(records: list[Record], **shares: float) -> list[Record]:
+    """The same, and which share of the samples looks like the data."""
+    extra = {
+        f"precision[{call}]": Metric(value=share, n=64, unit="share", higher_is_better=True)
+        for call, share in shares.items()
+    }
+    return [dataclasses.replace(one, metrics=one.metrics | extra) for one in records]
+
+
+@pytest.mark.parametrize(
+    ("rate", "share", "broken"),
+    [(0.02, 0.03, True), (0.02, 0.75, False), (0.9, 0.03, False), (0.3, 0.05, True)],
+)
+def test_a_defense_that_breaks_the_model_is_not_taken_for_a_repair(
+    rate: float, share: float, broken: bool
+) -> None:
+    """Black pictures are no target either. What still draws the target is no rubbish, whatever the
+    data look like.
+    """
+    none = with_precision(NONE, clean=0.8, noise=0.02)
+    one = with_precision(cell("d", (rate,) * 3), clean=0.8, noise=share)
+    (ranking,) = ranked(none, one)
+    lines = by_defense(ranking)
+    texts = [flag for flag in lines["d"].flags if "neither the target nor the data" in flag]
+    assert bool(texts) is broken and not lines["none"].flags
+    if broken:
+        assert f"precision {share:.2f}, of clean samples without a defense 0.80" in texts[0]
+        assert "neither the target nor the data" in render([run(*none, *one)])
+
+
 def test_a_class_and_an_image_stand_in_one_worst_case() -> None:
     """A defense that stops the image alone has not stopped the adversary."""
     image, word = cell("d", (0.1, 0.1, 0.1)), by_class("d", (0.9, 0.95, 0.97))

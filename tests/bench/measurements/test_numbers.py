@@ -21,6 +21,7 @@ from bench.measurements import numbers
 from bench.measurements.measurement import Materials, Measured
 from bench.measurements.numbers import NOT_MEASURED
 from bench.metrics import fid
+from bench.metrics.fid import extract_features
 from bench.metrics.uncertainty import proportion_interval
 from bench.record import Flag, Metric
 from bench.testbeds.digits_cfg import DIGITS_CFG
@@ -219,6 +220,38 @@ def test_a_set_is_reached_by_pictures_of_it_alone(tmp_path: Path) -> None:
     assert len(measured.series["outcomes[asr_set[noise]]"]) == len(examples)
     save_aim(Aim(label=3), inputs["aim"])
     assert one.run(Materials(testbed=testbed, seed=0, inputs=inputs)).metrics == {}
+
+
+def test_a_broken_model_is_told_from_a_repaired_one(tmp_path: Path) -> None:
+    """Held-out digits lie among the training images nearly as often as those do; black pictures
+    with specks and the adversary's own hardly ever, so a call that gives half of each reads half.
+    """
+    data, testbed = DIGITS_DDPM.data, DIGITS_DDPM.only(("features",))
+    calls = ("clean", "call:noise", "call:image")
+    inputs = {role: tmp_path / role for role in ("reference", *calls)}
+    for folder in inputs.values():
+        folder.mkdir()
+    features = testbed.features
+    features.register()
+    train = extract_features(data.train_images(), features.extractor, features.weights())
+    save_features(inputs["reference"], train)
+    real = data.held_out_images()[:400]
+    specks = torch.rand(real.shape, generator=torch.Generator().manual_seed(0)) > 0.97
+    save_images(inputs["clean"], real)
+    save_images(inputs["call:noise"], torch.where(specks, 255, 0).to(torch.uint8))
+    hats = to_uint8(sets.pictures("hats", (3, 16, 16)))
+    save_images(inputs["call:image"], torch.cat([real[: len(hats)], hats]))
+    one = measurements.named("precision")
+    measured = one.run(Materials(testbed=testbed, seed=0, inputs=inputs)).metrics
+    ceiling, clean = measured["precision_ceiling"], measured["precision[clean]"]
+    assert ceiling.n == 1000 and ceiling.value is not None and 0.8 < ceiling.value < 0.95
+    assert clean.value == pytest.approx(ceiling.value, abs=0.15) and clean.n == 400
+    assert (measured["precision[noise]"].value or 0) <= 0.01
+    assert measured["precision[image]"].value == pytest.approx((clean.value or 0) / 2, abs=0.06)
+    assert measured["precision[noise]"].higher_is_better is True
+    save_features(inputs["reference"], train[:6])
+    few = one.run(Materials(testbed=testbed, seed=0, inputs=inputs))
+    assert few.metrics == {} and few.flags[0].code == NOT_MEASURED
 
 
 def test_a_class_is_reached_without_being_asked_for(tmp_path: Path) -> None:
