@@ -27,6 +27,8 @@ UNTRAINED = 0.02
 WITH_TEACHER = 4 / 3
 #: Learning a trigger beside the network, through ten steps of a sampler.
 LEARNING = 5
+#: Starting noises that a detector judges: three sets of clean noise and, usually, two calls'.
+JUDGED_NOISES = 5 * 512
 
 Work = Callable[[Testbed, Testbed, Mapping[str, Any], Sequence[Plugin]], float]
 
@@ -108,7 +110,7 @@ def _score(
         for plugin in plugins
     )
     judged = _judged(testbed) / _judged(usual) if of_images else 1.0
-    return judged + sum(_fitted(usual, plugin) for plugin in plugins)
+    return judged + sum(_fitted(usual, plugin) + _drawn(usual, plugin) for plugin in plugins)
 
 
 def _fitted(usual: Testbed, detector: Plugin) -> float:
@@ -123,6 +125,22 @@ def _fitted(usual: Testbed, detector: Plugin) -> float:
     passes = epochs * usual.data.rows / (settings.steps * settings.batch_size)
     declared = usual.typical_seconds
     return passes * declared.get("classifier", 0.0) / declared["score"]
+
+
+def _drawn(usual: Testbed, detector: Plugin) -> float:
+    """What a detector of noise adds that draws images of its own from each noise it judges: by its
+    ``steps``, and ``samples`` of each, if it has such parameters and starts from no inversion.
+    """
+    steps, each = (detector.params().get(name) for name in ("steps", "samples"))
+    draws = isinstance(detector, Detector) and "noise" in detector.subjects
+    if not (draws and isinstance(steps, int) and "weights" in detector.card.needs):
+        return 0.0
+    if isinstance(detector, Detector) and detector.uses() is not None:
+        return 0.0
+    images = JUDGED_NOISES * steps * (each if isinstance(each, int) else 1)
+    declared = usual.typical_seconds
+    seconds = images / images_through(usual, CLEAN_PROBE, usual.sampler.settings())
+    return seconds * declared.get("sample", 0.0) / declared["score"]
 
 
 def _judged(testbed: Testbed) -> int:

@@ -6,9 +6,10 @@ import pytest
 
 from bench import testbeds
 from bench.artefacts.probes import CLEAN_PROBE, GENERATED_PROBE, Probe
-from bench.durations import expected_seconds
+from bench.durations import JUDGED_NOISES, expected_seconds
 from bench.planner import make_plan
 from bench.registry import use
+from bench.stages.judged_noise import NOISE_SAMPLES
 from bench.stages.table import STAGES
 from bench.suite import load_suite, parse_suite
 
@@ -143,3 +144,19 @@ def test_a_cut_suite_is_not_forecast_like_the_whole(monkeypatch):
         }
     for testbed, seconds in longest["fashion"].items():
         assert longest["fashion-cut"][testbed] == pytest.approx(seconds / 20, rel=0.05)
+
+
+def test_a_detector_of_noise_that_draws_takes_its_images():
+    """UFID on digits-ddpm took 340 s on one core, and was forecast at 2: a suite of 24 such cells
+    at 24 minutes, not at 100. TERD's steps are its inversion's, a stage of their own.
+    """
+    registry = use()
+    names = ("ufid", "adjacent_noise_consistency", "terd_input", "noise_shift")
+    ufid, adjacent, terd, shift = (
+        expected_seconds(DDPM, "score", {}, [registry.build("detectors", name)], None)
+        for name in names
+    )
+    assert terd == shift == DDPM.typical_seconds["score"]
+    assert 250 < ufid < 450 and 60 < adjacent < 130
+    assert (ufid - shift) == pytest.approx(4 * (adjacent - shift)), "four samples of each"
+    assert JUDGED_NOISES % NOISE_SAMPLES == 0
