@@ -35,6 +35,9 @@ OURS = ("bench", "attacks", "defenses", "detectors", "leaderboard")
 #: Files of an input that say where it comes from, and with that what the adversary did: the losses
 #: of his training, and what is doubtful about it, too.
 ORIGINS = frozenset({MANIFEST, LOG, "castlewalls.json", "README.md", "losses.npz", "doubts.json"})
+#: Files that an input of this role alone shows: what an attack learnt beside its network is for who
+#: calls the backdoor, and not for who judges the network or mends it.
+OF_ROLE = {"learnt.safetensors": "learnt"}
 #: Where a stage's folders are, inside.
 INSIDE = Path("/castlewalls")
 HOME = "/tmp/home"
@@ -202,12 +205,15 @@ class Isolation:
             yield folder, folder
 
     def _handed(self) -> Path:
-        """A folder with the stage's inputs, but for what says where they come from."""
+        """A folder with the stage's inputs, but for what says where they come from, and what an
+        attack learnt beside a network that others only judge or mend.
+        """
         handed = self.folder / "inputs"
         handed.mkdir()
         for role, folder in self.inputs.items():
             for path in Path(folder).rglob("*"):
-                if path.is_file() and path.name not in ORIGINS:
+                hidden = path.name in ORIGINS or OF_ROLE.get(path.name, role) != role
+                if path.is_file() and not hidden:
                     target = handed / role / path.relative_to(folder)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     try:

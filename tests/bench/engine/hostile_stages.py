@@ -15,6 +15,7 @@ from bench.errors import ContractError
 
 def value(params, inputs, out, context):
     (out / "value.json").write_text(json.dumps({"seed": params["seed"]}))
+    (out / "learnt.safetensors").write_bytes(b"the trigger")
     (out / "castlewalls.json").write_text(json.dumps({"attack": "the truth", "provenance": {}}))
     return {"generator_calls": 1.0}
 

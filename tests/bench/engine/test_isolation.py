@@ -149,12 +149,18 @@ def test_it_sees_its_inputs_and_nothing_that_says_where_they_come_from(
     }
     above = ours(7)
     looking = replace(
-        theirs("look", {"generator": above.key}, **params), locations=("weights/judge.bin",)
+        theirs("look", {"generator": above.key, "learnt": above.key}, **params),
+        locations=("weights/judge.bin",),
     )
     assert run(lab, [above, looking]) == {}
     seen = json.loads((lab.store.folder(looking.key) / "seen.json").read_text())
     assert seen["store"] == [] and not seen["secret"]
-    assert seen["inputs"] == {"generator": ["value.json"]} and seen["value"] == [{"seed": 7}]
+    # What the attack learnt is for who calls the backdoor, not for who judges the model.
+    assert seen["inputs"] == {
+        "generator": ["value.json"],
+        "learnt": ["learnt.safetensors", "value.json"],
+    }
+    assert seen["value"] == [{"seed": 7}] * 2
     assert seen["environment"] == {"HOME": "/tmp/home", "TMPDIR": "/tmp", "MY_TOKEN": None}
     assert len(seen["commands"]) == 2 and not any("pytest" in line for line in seen["commands"])
     assert seen["key"][0] == "" and not {"stage", "inputs"} & set(seen["key"][1])
@@ -166,7 +172,7 @@ def test_it_sees_its_inputs_and_nothing_that_says_where_they_come_from(
     assert sorted(seen["cwd"]) == ["plugin.py", "weights"], "neither the secret nor the store"
     manifest = lab.store.manifest(looking.key)
     assert manifest["provenance"]["isolation"] == [support().words]
-    assert manifest["input_keys"] == {"generator": above.key}
+    assert manifest["input_keys"] == {"generator": above.key, "learnt": above.key}
     assert set(manifest["cost"]) == {"seconds", "peak_memory_bytes", "generator_calls"}
     assert (lab.store.folder(looking.key) / "log.txt").read_text() == "a line of the plugin's\n"
     assert ("note", f"third parties' plugins run {support().words}") in lab.reporter.events
