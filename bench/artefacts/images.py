@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from bench.errors import ContractError
+from bench.record import Flag
+from bench.words import REMARK
 
 REMARKS = "remarks.json"
 #: A flag is read in a table: longer or more of them would hide the rest.
@@ -57,6 +59,10 @@ class Remarks:
             self.lines.append(text)
         if len(self.lines) > MOST_REMARKS:
             raise ContractError(f"a plugin may make {MOST_REMARKS} remarks on one result, got more")
+
+    def flags(self) -> list[Flag]:
+        """As a record carries them."""
+        return [Flag(REMARK, "", line) for line in self.lines]
 
     def save(self, folder: Path) -> None:
         """Beside what the stage made."""

@@ -51,6 +51,7 @@ from bench.stages.building import generator_of, honest_set, noise_shape_of, test
 from bench.stages.judged_noise import NOISE_SAMPLES
 from bench.stages.queries import clean_prompts
 from bench.testbeds.testbed import Testbed
+from bench.words import REMARK
 
 GENERATOR, LOSSES = "generator", "losses.npz"
 #: Of a model's settings, what says where it came from.
@@ -64,8 +65,10 @@ def _require(condition: object, what: str) -> None:
 
 
 def _only(out: Path, *names: str) -> None:
-    """No other files but those a stage leaves, and its log."""
-    known = {*names, LOG, doubts.FILE, REMARKS}
+    """No other files but those a stage leaves, and its log: doubts and remarks are lines on other
+    people's cells, so only of a stage that reads them anew.
+    """
+    known = {*names, LOG}
     strange = sorted(path.name for path in out.iterdir() if path.name not in known)
     _require(not strange, f"{strange[:1]}, which no such stage leaves")
 
@@ -79,6 +82,10 @@ def _doubts(out: Path, inputs: Inputs, codes: Sequence[str], more: Sequence[Flag
     for flag in theirs:
         plain = isinstance(flag.text, str) and flag.text.isprintable() and len(flag.text) <= 300
         _require(plain and flag.metric == "", "a doubt that is no line of text")
+    remarks = Remarks()
+    for flag in theirs:
+        if flag.code == REMARK:
+            remarks(flag.text)
     kept = [flag for flag in theirs if flag.code in codes]
     doubts.save(out, [*doubts.of_inputs(inputs), *more, *kept])
 
@@ -108,7 +115,7 @@ def _image_shape(testbed: Testbed) -> tuple[int, int, int]:
 
 def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """As many images as were asked for."""
-    _only(out, "images.npz")
+    _only(out, "images.npz", doubts.FILE)
     testbed, images = testbed_of(params), load_images(out)
     if "queries" in inputs:
         count = len(load_query(inputs["queries"]).noise)
@@ -122,19 +129,19 @@ def sample(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
 
 def repair(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """Other weights of the same network, and whether they are others at all."""
-    _only(out, GENERATOR)
+    _only(out, GENERATOR, doubts.FILE)
     testbed = testbed_of(params)
     kept = _take_weights(testbed, out / GENERATOR, generator_of(testbed, inputs, context))
     base = testbed.base_generator() if testbed.generator.has_weights else None
     returned = testbed.load_generator(out / GENERATOR)
     flags = border.repaired(_named(params["defense"]), returned, kept, base)
-    _doubts(out, inputs, (), flags)
+    _doubts(out, inputs, (REMARK,), flags)
 
 
 def invert(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """Pictures of the data's size, a label for each entry, and finite notes."""
     files = [f"{role}.npz" for role in ROLES]
-    _only(out, RECOVERED, *files)
+    _only(out, RECOVERED, *files, doubts.FILE, REMARKS)
     written = json.loads((out / RECOVERED).read_text())
     plain = isinstance(written, dict) and set(written) == {"labels", "notes"}
     _require(plain, f"{RECOVERED} without labels and notes")
@@ -150,11 +157,12 @@ def invert(params: Params, inputs: Inputs, out: Path, context: StageContext) -> 
     fields: dict[str, Any] = {**written, **pictures}
     border.recovered(_named(params["defense"]), Recovered(**fields), _image_shape(testbed))
     _remarks(out)
+    _doubts(out, inputs, ())
 
 
 def score(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """A finite number for each row that was judged."""
-    _only(out, SCORES)
+    _only(out, SCORES, doubts.FILE, REMARKS)
     scores = load_scores(out)
     name, count = "model", 1
     if "judged" in inputs:
@@ -165,12 +173,12 @@ def score(params: Params, inputs: Inputs, out: Path, context: StageContext) -> N
     _finite(scores[name], "scores")
     save_scores(out, {name: scores[name]})
     _remarks(out)
-    _doubts(out, {}, _AGAIN)
+    _doubts(out, inputs, _AGAIN)
 
 
 def classify(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """A class for each image of the pool."""
-    _only(out, SCORES)
+    _only(out, SCORES, doubts.FILE)
     answers, count = load_scores(out).get(POOL), len(load_judged(inputs["judged"]).all())
     classes = len(testbed_of(params).data.class_names)
     good = answers is not None and answers.shape == (count,) and answers.dtype == np.int64
@@ -178,13 +186,14 @@ def classify(params: Params, inputs: Inputs, out: Path, context: StageContext) -
     assert answers is not None
     _require(0 <= answers.min() and answers.max() < classes, f"classes beyond 0 to {classes - 1}")
     save_scores(out, {POOL: answers})
-    _doubts(out, inputs, (*_AGAIN, again.IGNORES_THE_MODEL.code))
+    _doubts(out, inputs, (*_AGAIN, again.IGNORES_THE_MODEL.code, REMARK))
 
 
 def classifier(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """Weights of the classifier that users train, and their losses."""
-    _only(out, WEIGHTS, LOSSES)
+    _only(out, WEIGHTS, LOSSES, doubts.FILE)
     _weights_of(testbed_of(params).fresh_classifier(params["seed"]), out)
+    _doubts(out, inputs, (REMARK,))
 
 
 def _weights_of(network: Classifier, out: Path) -> None:
@@ -207,7 +216,7 @@ class _nothing(dict[str, Any]):
 
 def train(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """Weights of the testbed's own network, and what was learnt beside it, if anything."""
-    _only(out, GENERATOR, LOSSES, LEARNT)
+    _only(out, GENERATOR, LOSSES, LEARNT, doubts.FILE)
     testbed = testbed_of(params)
     _take_weights(testbed, out / GENERATOR, _own(testbed, params["seed"]))
     if (out / LEARNT).is_file():
@@ -217,11 +226,11 @@ def train(params: Params, inputs: Inputs, out: Path, context: StageContext) -> N
 
 def implant(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """Other weights of the testbed's own network."""
-    _only(out, GENERATOR)
+    _only(out, GENERATOR, doubts.FILE)
     testbed = testbed_of(params)
     kept = _take_weights(testbed, out / GENERATOR, testbed.base_generator())
     returned = testbed.load_generator(out / GENERATOR)
-    _doubts(out, {}, (), border.implanted(_named(params["attack"]), returned, kept))
+    _doubts(out, {}, (REMARK,), border.implanted(_named(params["attack"]), returned, kept))
 
 
 def suspected(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
@@ -234,7 +243,7 @@ def suspected(params: Params, inputs: Inputs, out: Path, context: StageContext) 
 
 def poisoned_rows(params: Params, inputs: Inputs, out: Path, context: StageContext) -> None:
     """A mark for each row, and a label where there are labels."""
-    _only(out, ROWS)
+    _only(out, ROWS, doubts.FILE)
     rows = read_rows(out)
     good = rows.poisoned.dtype == torch.bool and rows.poisoned.ndim == 1
     _require(good, "marks of rows that are not (n,) bool")

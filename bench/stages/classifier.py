@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.artefacts import doubts
 from bench.artefacts.classifiers import save_classifier
-from bench.artefacts.images import load_images
+from bench.artefacts.images import Remarks, load_images
 from bench.artefacts.rows import evenly
 from bench.artefacts.suspected import load_suspected
 from bench.classification.training import train_classifier
@@ -25,7 +26,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     """What a user trains on the suspected training set, or, with a data defense, on what that makes
     of the generator's images.
     """
-    testbed, seed = testbed_of(params), params["seed"]
+    testbed, seed, remarks = testbed_of(params), params["seed"], Remarks()
     if "generated" in inputs:
         defense = plugin_of("defenses", params["defense"], DataDefense)
         images = load_images(inputs["generated"])
@@ -33,7 +34,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         labels = evenly(testbed, len(images))
         generated = TrainingSet(images, torch.zeros(len(images), dtype=torch.bool), labels)
         generator = generator_of(testbed, inputs, context) if "generator" in inputs else None
-        access = access_of(defense, testbed, generator, inputs, params, context)
+        access = access_of(defense, testbed, generator, inputs, params, context, remarks)
         chosen = border.cleaned(defense, generated, access, len(testbed.data.class_names))
     else:
         chosen = load_suspected(inputs["suspected"])
@@ -48,5 +49,6 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         progress=context.progress,
     )
     save_classifier(network, out)
+    doubts.save(out, [*doubts.of_inputs(inputs), *remarks.flags()])
     np.savez(out / "losses.npz", losses=np.asarray(losses))
     return {}

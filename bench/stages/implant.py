@@ -8,11 +8,9 @@ from bench.artefacts import doubts
 from bench.artefacts.images import Remarks
 from bench.contracts.attack import EditingAttack
 from bench.engine.context import Inputs, Params, StageContext
-from bench.record import Flag
 from bench.stages import border
 from bench.stages.building import access_of, generator_of, plugin_of, testbed_of
 from bench.stages.model_card import model_card
-from bench.words import REMARK
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -23,7 +21,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     remarks = Remarks()
     access = access_of(attack, testbed, handed, inputs, params, context, remarks)
     flags = border.implanted(attack, attack.implant(access), kept)
-    doubts.save(out, [*flags, *(Flag(REMARK, "", line) for line in remarks.lines)])
+    doubts.save(out, [*flags, *remarks.flags()])
     metadata = {
         "attack": params["attack"],
         "testbed": params["testbed"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.artefacts import doubts
 from bench.artefacts.images import Remarks
 from bench.artefacts.recovered import save_recovered
 from bench.contracts.defense import Inversion
@@ -25,6 +26,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         recovered = border.recovered(defense, defense.invert(access), _picture_shape(testbed))
     save_recovered(recovered, out)
     remarks.save(out)
+    doubts.save(out, doubts.of_inputs(inputs))
     return {"generator_calls": float(generator.calls)}
 
 

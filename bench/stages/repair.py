@@ -8,10 +8,8 @@ from bench.artefacts import doubts
 from bench.artefacts.images import Remarks
 from bench.contracts.defense import ModelDefense
 from bench.engine.context import Inputs, Params, StageContext
-from bench.record import Flag
 from bench.stages import border
 from bench.stages.building import access_of, generator_of, plugin_of, testbed_of
-from bench.words import REMARK
 
 
 def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dict[str, float]:
@@ -24,8 +22,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     repaired = defense.repair(access)
     base = testbed.base_generator() if testbed.generator.has_weights else None
     flags = border.repaired(defense, repaired, kept, base)
-    flags += [Flag(REMARK, "", line) for line in remarks.lines]
-    doubts.save(out, [*doubts.of_inputs(inputs), *flags])
+    doubts.save(out, [*doubts.of_inputs(inputs), *flags, *remarks.flags()])
     metadata = {
         "defense": params["defense"],
         "testbed": params["testbed"],

@@ -41,6 +41,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
     counted = float(calls)  # what the harness asks again is no cost of the detector's
     remarks.save(out)
     # One row alone: some detectors train a network on every call.
-    doubts.save(out, again.compare(score, len(scores), scores, rows=1))
+    odd = again.compare(score, len(scores), scores, rows=1)
+    doubts.save(out, [*doubts.of_inputs(inputs), *odd])
     save_scores(out, {"model" if rows is None else POOL: scores.numpy()})
     return {"generator_calls": counted} if counted else {}

@@ -15,6 +15,7 @@ from bench.artefacts import doubts
 from bench.engine.admission import take_over
 from bench.engine.context import StageContext
 from bench.errors import ContractError
+from bench.record import Flag
 from bench.stages.table import STAGES
 
 #: What of a generator's folder says who made it.
@@ -94,6 +95,11 @@ def _doubt(out: Path) -> None:
     (out / doubts.FILE).write_text(json.dumps([flag]))
 
 
+def _of_others(out: Path) -> None:
+    flag = {"code": "looks-rows-up", "metric": "", "text": "so it says"}
+    (out / doubts.FILE).write_text(json.dumps([flag]))
+
+
 def _scores(out: Path) -> None:
     with np.load(out / "scores.npz") as arrays:
         changed = {name: arrays[name] * np.nan for name in arrays.files}
@@ -113,6 +119,10 @@ WRONG: dict[tuple[str, str], Any] = {
         r"\['more.json'\], which no such stage leaves",
     ),
     ("sample", "a doubt that clears the screen"): (_doubt, "a doubt that is no line of text"),
+    **{
+        (name, "a doubt of its own"): (_of_others, r"\['doubts.json'\], which no such stage leaves")
+        for name in "aim suspected call judged_noise trigger_classifier".split()
+    },
     ("train", "NaN in a weight"): (_weights, "that is not finite"),
     ("train", "another schedule"): (_settings, "other settings, in scheduler/scheduler_config"),
     ("score", "NaN"): (_scores, "scores that are not all finite"),
@@ -137,4 +147,23 @@ def test_what_no_such_stage_leaves_is_refused(
     shutil.copytree(one.folders[key], out)
     change(out)
     with pytest.raises(ContractError, match=words):
+        admit(one, key, out)
+
+
+@pytest.mark.parametrize("name", ["classifier", "classify"])
+def test_a_third_partys_remark_reaches_its_cells_and_no_other_doubt_does(
+    walks: list[Any], name: str, tmp_path: Path
+) -> None:
+    """A remark is the author's own; a submission that could doubt would doubt its rivals."""
+    one, key = made_by(walks, name)[0]
+    out = tmp_path / "out"
+    shutil.copytree(one.folders[key], out)
+    remark = {"code": "remark", "metric": "", "text": "one model for all seeds"}
+    other = {"code": "looks-rows-up", "metric": "", "text": "so it says"}
+    (out / doubts.FILE).write_text(json.dumps([remark, other]))
+    admit(one, key, out)
+    assert Flag("remark", "", "one model for all seeds") in doubts.load(out)
+    assert "looks-rows-up" not in {flag.code for flag in doubts.load(out)}
+    (out / doubts.FILE).write_text(json.dumps([remark | {"text": "x" * 201}]))
+    with pytest.raises(ContractError, match="a remark must be one line"):
         admit(one, key, out)
