@@ -431,14 +431,15 @@ class _Builder:
     def _handed_out(
         self, parts: tuple[str, ...]
     ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-        """Of these parts of the testbed: what a stage gets, what enters its key, and the paths
-        among their parameters.
+        """Of these parts of the testbed: what a stage gets, what enters its key, and the paths that
+        they read.
         """
         if parts not in self.handed:
             params = self.testbed.params(parts)
             handed = {"name": self.testbed.name, "params": params, "parts": [*parts]}
             paths = [params[field] for field in sorted(self.locations & params.keys())]
-            located = tuple(path for path in paths if isinstance(path, str))
+            paths += [path for name in parts for path in self.testbed.parts()[name].also_reads()]
+            located = tuple(dict.fromkeys(path for path in paths if isinstance(path, str)))
             self.handed[parts] = handed, self._keyed(handed, parts), located
         handed, keyed, located = self.handed[parts]
         return handed, keyed, located

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from bench.testbeds.data.images import (
     Encoded,
     damaged_images,
     decode_all,
+    decoded_file,
     decoding_faults,
     expanded,
     faults_of,
@@ -91,10 +93,10 @@ class CelebAHQ(Data):
         """Where the decoded copy is kept, what it is made from, and its shape, as
         :func:`memory_mapped` takes them.
         """
-        root = expanded(self.data)
-        folder = root.resolve().parent if self.decoded is None else expanded(self.decoded)
-        key = f"{REDUCTION}: {files_fingerprint(root, files)}"
-        return folder / f"{root.resolve().name}.{SIZE}.npy", key, (self.image_count, 3, SIZE, SIZE)
+        root = Path(os.path.abspath(expanded(self.data)))
+        folder = root.parent if self.decoded is None else expanded(self.decoded)
+        key = f"{REDUCTION}: {files_fingerprint(expanded(self.data), files)}"
+        return folder / f"{root.name}.{SIZE}.npy", key, (self.image_count, 3, SIZE, SIZE)
 
     def _encoded(self, files: list[Path]) -> Iterable[Encoded]:
         return (
@@ -102,6 +104,9 @@ class CelebAHQ(Data):
             if files[0].suffix == ".parquet"
             else (Encoded(str(path), path) for path in files)
         )
+
+    def also_reads(self) -> tuple[str, ...]:
+        return (str(decoded_file(*self._decoded(self.files()))),)
 
     def faults(self, testbed: Composition) -> list[str]:
         return faults_of([self._look_at_data])

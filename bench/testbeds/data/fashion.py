@@ -171,6 +171,9 @@ class FashionMNIST(Data):
         """Of what is in the files: the same for packed ones."""
         return rows_hash(self._source().files())
 
+    def also_reads(self) -> tuple[str, ...]:
+        return () if self.data else (str(self._source().images["train"].parent),)
+
     def missing(self) -> list[str]:
         return faults_of([self._source])
 

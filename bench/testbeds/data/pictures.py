@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from bench.testbeds.data.images import (
     Encoded,
     damaged_images,
     decode_all,
+    decoded_file,
     decoding_faults,
     expanded,
     faults_of,
@@ -95,10 +97,13 @@ class Pictures(Data):
         """Where the decoded copy is kept, what it is made from, and its shape, as
         :func:`memory_mapped` takes them.
         """
-        root, size = expanded(self.data), self.resolution
-        folder = root.resolve().parent if self.decoded is None else expanded(self.decoded)
-        key = f"{RESIZING}: {files_fingerprint(root, rows.files)}"
-        return folder / f"{root.resolve().name}.{size}.npy", key, (len(rows.files), 3, size, size)
+        root, size = Path(os.path.abspath(expanded(self.data))), self.resolution
+        folder = root.parent if self.decoded is None else expanded(self.decoded)
+        key = f"{RESIZING}: {files_fingerprint(expanded(self.data), rows.files)}"
+        return folder / f"{root.name}.{size}.npy", key, (len(rows.files), 3, size, size)
+
+    def also_reads(self) -> tuple[str, ...]:
+        return (str(decoded_file(*self._decoded(self._rows()))),)
 
     def faults(self, testbed: Composition) -> list[str]:
         return faults_of([self._look_at_data])

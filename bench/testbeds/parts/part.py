@@ -84,6 +84,12 @@ class Part:
         """
         return ""
 
+    def also_reads(self) -> tuple[str, ...]:
+        """Files and folders that this part reads and no field of it names: a third party's plugin
+        sees no others.
+        """
+        return ()
+
     def missing(self) -> list[str]:
         """One line for each file not on this machine yet, saying where to get it."""
         return []
@@ -269,7 +275,8 @@ class Copies(Part):
 class Sampling(Part):
     """The sampler every cell uses. ``spacing``: of the steps of DDPM and DDIM, see
     :class:`~bench.diffusion.sampling.SamplerSettings`. ``precision``: of the generator wherever it
-    is not trained.
+    is sampled from, inverted, or asked as a classifier; what a detector or a repair does with it by
+    itself is in float32.
     """
 
     sampler: Annotated[str, OneOf(tuple(SAMPLERS))] = "ddpm"

@@ -16,7 +16,10 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
+from bench import planner, registry
 from bench.errors import UserError
+from bench.stages.table import STAGES
+from bench.suite import parse_suite
 from bench.testbeds.celebahq_ddpm import CELEBAHQ_DDPM
 from bench.testbeds.data import celebahq
 from bench.testbeds.data import images as _images
@@ -55,6 +58,37 @@ def test_the_last_tenth_by_file_name_is_held_out(tmp_path) -> None:
     np.testing.assert_array_equal(testbed.data.train_images().numpy(), images[:18])
     np.testing.assert_array_equal(testbed.data.held_out_images().numpy(), images[18:])
     assert testbed.data.train_images().dtype == torch.uint8 and testbed.data.train_labels() is None
+
+
+def test_what_is_decoded_once_is_what_a_plugin_of_a_third_partys_is_shown(
+    tmp_path, monkeypatch
+) -> None:
+    """It sees the files that the testbed names and no others: gigabytes were decoded again into
+    the memory it may use, and every one of its stages failed. A link names the copy as the link
+    is called, which is all that is seen inside.
+    """
+    save_folder(tmp_path / "elsewhere/version2", random_images())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/celeba").symlink_to(tmp_path / "elsewhere/version2")
+    monkeypatch.chdir(tmp_path)
+    data = tiny(Path("data/celeba")).data
+    (copy,) = data.also_reads()
+    assert not Path(copy).exists()
+    data.train_images()
+    assert Path(copy).is_file() and Path(copy).parent == tmp_path / "data"
+    suite = {
+        "name": "s", "testbeds": [{"name": "celebahq-ddpm", "params": {
+            "data": "data/celeba", "image_count": COUNT, "weights": None,
+            "inception_weights": None}}],
+        "attacks": ["none"], "seeds": [0],
+    }  # fmt: skip
+    monkeypatch.setattr(planner, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), ""))
+    known = registry.use()
+    plan = planner.make_plan(parse_suite(suite, known, "s.yaml"), known, STAGES)
+    located = {stage.locations for stage in plan.stages.values() if stage.name == "reference"}
+    assert located and not [paths for paths in located if not {"data/celeba", copy} <= {*paths}], (
+        copy
+    )
 
 
 def test_parquet_is_read_by_file_then_row(tmp_path) -> None:

@@ -77,7 +77,11 @@ def test_without_a_folder_the_usual_places_are_searched(
     idx_files.save_fashion(tmp_path / "debian")
     assert data.missing() == []
     assert fashion.find(None, "x").images["train"].parent == tmp_path / "debian"
+    assert data.also_reads() == (str(tmp_path / "debian"),)
     idx_files.save_fashion(tmp_path / "data/FashionMNIST/raw")
+    # A third party's plugin is shown what no parameter names, too.
+    assert data.also_reads() == ("data/FashionMNIST/raw",)
+    assert over("data/FashionMNIST/raw").also_reads() == ()
     assert fashion.find(None, "x").images["train"].parent == Path("data/FashionMNIST/raw")
 
 
