@@ -19,7 +19,7 @@ from bench.contracts.access import Access
 from bench.contracts.attack import EditingAttack, TrainingAttack
 from bench.contracts.card import Card
 from bench.contracts.data import TrainingSet
-from bench.contracts.defense import SamplerDefense
+from bench.contracts.defense import ClassifierDefense, DataDefense, SamplerDefense
 from bench.contracts.entitled import Withheld
 from bench.errors import ContractError, UserError
 from bench.measurements import table
@@ -68,6 +68,16 @@ def test_a_need_that_the_family_is_never_handed_is_refused() -> None:
             type("Mine", (family,), {"card": replace(CARD, needs=frozenset({"clean data"}))})
     with pytest.raises(TypeError, match="mine: needs lists .* handed 'clean data', 'weights'"):
         type("Mine", (EditingAttack,), {"card": replace(CARD, needs=frozenset({"classifier"}))})
+
+
+def test_who_cleans_a_set_is_not_handed_the_original_beside_it() -> None:
+    """It would compare row by row, and filter with what it is to find out."""
+    both = frozenset({"clean data", "training data"})
+    for family in (DataDefense, ClassifierDefense):
+        with pytest.raises(TypeError, match="mine: needs must not list both 'clean data' and 'tr"):
+            type("Mine", (family,), {"card": replace(CARD, needs=both)})
+        for need in both:
+            type("Mine", (family,), {"card": replace(CARD, needs=frozenset({need}))})
 
 
 @pytest.mark.parametrize("method", ["label", "params"])

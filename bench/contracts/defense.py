@@ -93,6 +93,7 @@ class DataDefense(Defense):
     """
 
     offered: ClassVar[frozenset[Need]] = NEEDS
+    apart: ClassVar[frozenset[Need]] = frozenset({"clean data", "training data"})
 
     def clean(self, generated: TrainingSet, access: Access) -> TrainingSet:
         """The rows to train on, out of ``generated``: images the suspected generator drew, labelled
@@ -109,6 +110,7 @@ class ClassifierDefense(Defense):
     """Classifies with the suspected class-conditional generator itself."""
 
     offered: ClassVar[frozenset[Need]] = NEEDS
+    apart: ClassVar[frozenset[Need]] = frozenset({"clean data", "training data"})
 
     def classify(self, images: Tensor, access: Access) -> Tensor:
         """Scores (n, classes), the highest being the prediction, of images (n, c, h, w) uint8."""

@@ -28,6 +28,8 @@ class Plugin:
     card: ClassVar[Card]
     #: What the harness can hand a plugin of this family; a card's ``needs`` are among it.
     offered: ClassVar[frozenset[Need]] = frozenset()
+    #: Of these it is handed one at most: with both it would know what it is asked to work out.
+    apart: ClassVar[frozenset[Need]] = frozenset()
     #: Parameters that belong to the method's name for a reader; :meth:`label` always has them.
     always_shown: ClassVar[tuple[str, ...]] = ()
 
@@ -52,6 +54,13 @@ class Plugin:
             can = ", ".join(repr(need) for need in sorted(cls.offered)) or "nothing"
             raise TypeError(
                 f"{card.name}: needs lists {unmet}, but a plugin of its family is handed {can}"
+            )
+
+        if cls.apart and cls.apart <= card.needs:
+            both = " and ".join(repr(need) for need in sorted(cls.apart))
+            raise TypeError(
+                f"{card.name}: needs must not list both {both}: a plugin of its family would know "
+                f"altered rows by comparison"
             )
 
     def __post_init__(self) -> None:
