@@ -52,8 +52,12 @@ def fetch(
     results = []
     for part in testbed.parts().values():
         needed = part.missing()
-        for step in steps_of(part):
-            result = Fetched(step, "to fetch" if needed else "here")
+        steps = steps_of(part)
+        by_hand = any(isinstance(step, ByHand) for step in steps)
+        for step in steps:
+            # What is missing may be what a person has to do, of an archive that is there.
+            unpacked = by_hand and isinstance(step, Archive) and _unpacked(step).exists()
+            result = Fetched(step, "to fetch" if needed and not unpacked else "here")
             if needed and isinstance(step, ByHand):
                 result = Fetched(step, "by hand", step.remedy)
             if result.state == "to fetch" and not dry_run:
@@ -91,7 +95,10 @@ def _download(url: str, sha256: str, target: Path) -> None:
 
 
 def _unpack(step: Archive) -> None:
-    """Beside the target first, so that an archive that breaks off leaves nothing there."""
+    """Beside the target first, so that an archive that breaks off leaves nothing there. What was
+    unpacked before, and is not what the testbed takes, is in the way: said before the download.
+    """
+    _refuse(_unpacked(step))
     step.target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=step.target, prefix=".fetch-") as folder:
         archive = Path(folder, "archive")
@@ -106,9 +113,17 @@ def _unpack(step: Archive) -> None:
             why = one_line(str(error))
             raise UserError(f"{step.what} could not be unpacked: {why}") from error
         for path in inside.iterdir():
-            if (step.target / path.name).exists():
-                raise UserError(f"{step.target / path.name} is there already; move it away")
+            _refuse(step.target / path.name)
             shutil.move(str(path), str(step.target / path.name))
+
+
+def _unpacked(step: Archive) -> Path:
+    return step.target / step.holds
+
+
+def _refuse(target: Path) -> None:
+    if target.exists():
+        raise UserError(f"{target} is there already; move it away")
 
 
 def _file(step: File) -> None:
@@ -135,6 +150,5 @@ def _repository(step: Repository) -> None:
                 to_safetensors(path, made / path.with_suffix(".safetensors").name)
             elif path.suffix == ".json":
                 shutil.copyfile(path, made / path.name)
-        if step.target.exists():
-            raise UserError(f"{step.target} is there already; move it away")
+        _refuse(step.target)
         os.replace(made, step.target)

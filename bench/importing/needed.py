@@ -44,10 +44,13 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Archive(Step):
-    """The tar archive at ``url``, unpacked into the folder ``target``."""
+    """The tar archive at ``url``, unpacked into the folder ``target``; ``holds``: the name of the
+    folder in it.
+    """
 
     url: str
     sha256: str
+    holds: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ def _(part: Cifar10) -> list[Step]:
             target=expanded(part.data),
             url=_CIFAR10,
             sha256=_CIFAR10_SHA256,
+            holds="cifar-10-batches-bin",
             size=170_052_171,
         )
     ]
@@ -115,6 +119,7 @@ def _(part: Imagenette) -> list[Step]:
             target=expanded(part.data),
             url=_IMAGENETTE,
             sha256=_IMAGENETTE_SHA256,
+            holds="imagenette2",
             size=1_557_161_267,
             terms="ImageNet's images: for research that is not commercial",
         )
@@ -128,6 +133,7 @@ def _(part: Caltech15) -> list[Step]:
         target=expanded(part.data),
         url=_CALTECH,
         sha256=_CALTECH_SHA256,
+        holds="256_ObjectCategories",
         size=1_183_006_720,
         terms="see its page, data.caltech.edu/records/nyy15-4j048",
     )
@@ -163,7 +169,7 @@ def _(part: Captioned) -> list[Step]:
 def _(part: PublishedWeights) -> list[Step]:
     if part.weights is None:
         return []
-    if part.revision is not None and not expanded(part.weights).is_dir():
+    if part.from_hub() and part.revision is not None:
         return [
             Repository(
                 what=part.weights,

@@ -103,7 +103,7 @@ class PublishedWeights(GeneratorSource):
                 f"without a network, {self.advice}"
             ) from error
 
-    def _from_hub(self) -> bool:
+    def from_hub(self) -> bool:
         """Whether ``weights`` is a hub repository: no folder of that name is here, and it is the
         declared one, or another with a ``revision`` of its own. Anything else is a path that was
         mistyped.
@@ -123,7 +123,7 @@ class PublishedWeights(GeneratorSource):
                 f"{self.name}: there are no base weights (weights is null); {self.advice}"
             )
         folder = expanded(self.weights)
-        if self._from_hub():
+        if self.from_hub():
             folder = self._hub_folder(self.weights, fetch=fetch)
         elif not folder.is_dir():
             raise UserError(
@@ -212,7 +212,7 @@ class PublishedWeights(GeneratorSource):
             configs = ("config.json", "scheduler_config.json")
             read = [path for path in files if path.name in configs or path.suffix == ".safetensors"]
             weights = [(path.relative_to(folder).as_posix(), content_hash(path)) for path in read]
-        elif self._from_hub():
+        elif self.from_hub():
             weights = [(str(self.weights), str(self.revision))]  # A commit names its content.
         else:
             raise UserError(f"{self.name}: no weights folder {self.weights!r}; {self.advice}")
@@ -235,7 +235,7 @@ class PublishedWeights(GeneratorSource):
         """Whether there are weights, and not only on the hub."""
         if self.weights is None:
             return False
-        if self._from_hub() and not huggingface_hub.constants.HF_HUB_OFFLINE:
+        if self.from_hub() and not huggingface_hub.constants.HF_HUB_OFFLINE:
             try:
                 self._hub_folder(self.weights, fetch=False)
             except UserError:

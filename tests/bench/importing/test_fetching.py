@@ -101,6 +101,35 @@ def test_a_data_set_is_there_after_it_was_fetched_and_is_not_fetched_twice(
     assert again.state == "here"
 
 
+def test_an_archive_that_is_in_the_way_is_no_reason_to_download_it_again(
+    published, monkeypatch, tmp_path
+):
+    """What was unpacked before is not what the testbed takes: gigabytes later the line was the
+    same.
+    """
+    published(b"another, which nobody may ask for", "0" * 64)
+    (tmp_path / "data/cifar10/cifar-10-batches-bin").mkdir(parents=True)
+    _, (result,) = fetched(monkeypatch)
+    assert result.state == "failed"
+    assert result.detail == "data/cifar10/cifar-10-batches-bin is there already; move it away"
+
+
+def test_caltech_without_classes_waits_for_a_person_and_not_for_the_server(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/caltech15/256_ObjectCategories").mkdir(parents=True)
+    monkeypatch.setattr(needed, "_CALTECH", "http://127.0.0.1:9/nothing")
+    testbed = testbeds.load("caltech15-sd")
+    monkeypatch.setattr(fetching, "steps_of", of_data(testbed))
+    states = [result.state for result in fetching.fetch(testbed)]
+    assert states == ["here", "by hand"]
+
+
+def test_a_mistyped_folder_of_weights_is_no_repository_of_the_hub():
+    testbed = testbeds.build("cifar10-ddpm", {"weights": "no/such_folder"})
+    (step,) = needed.steps_of(testbed.parts()["generator"])
+    assert isinstance(step, needed.ByHand)
+
+
 @pytest.mark.parametrize(
     ("content", "sha256", "message"),
     [
