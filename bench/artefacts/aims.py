@@ -71,11 +71,13 @@ def save_rows(rows: PoisonedRows, folder: Path) -> None:
 
 
 def read_aim(folder: Path) -> Aim:
-    """What :func:`save_aim` wrote."""
+    """What :func:`save_aim` wrote. The stamped images, which can be gigabytes, are read from the
+    file where they are looked at.
+    """
     with np.load(folder / IMAGES) as arrays:
         images: dict[str, Any] = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     file = folder / STAMPED
-    stamped = torch.from_numpy(np.load(file)) if file.is_file() else None
+    stamped = torch.from_numpy(np.load(file, mmap_mode="c")) if file.is_file() else None
     written: dict[str, Any] = json.loads((folder / AIM).read_text())
     calls = tuple(Call(**call) for call in written.pop("calls"))
     return Aim(**images, **written, stamped=stamped, calls=calls)

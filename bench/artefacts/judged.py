@@ -55,7 +55,7 @@ class Judged:
         for name, values in self.sets.items():
             array = values.numpy() if isinstance(values, Tensor) else np.array(values)
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         count = sum(len(values) for values in self.sets.values())
         stream = np.random.default_rng(int.from_bytes(digest.digest()[:16], "big"))
         return stream.permutation(count).astype(np.int64)

@@ -263,9 +263,10 @@ def train(
     every step.
 
     ``rows``: tensors of equal length, including ``images``, uint8 (n, c, h, w), which ``loss`` gets
-    in [-1, 1]. Rows are drawn without replacement within an epoch. A class-conditional generator
-    gets the batch's ``labels`` automatically; ``loss`` need not pass them. Batches, timesteps,
-    noise and the network's dropout come from streams of ``seed``. ``teacher``: another generator,
+    in [-1, 1]. Rows are drawn without replacement within an epoch, by each process for
+    itself where there are several. A class-conditional generator gets the batch's ``labels``
+    automatically; ``loss`` need not pass them. Batches, timesteps, noise and the network's dropout
+    come from streams of ``seed``. ``teacher``: another generator,
     frozen, that ``loss`` may call like the one in training. ``checkpoints``: where the training
     saves its progress and resumes from, to the same bits on the same device; not used with several
     processes. ``beside``: what is learnt beside the network. Raises ``FloatingPointError`` if the
