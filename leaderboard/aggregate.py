@@ -168,6 +168,25 @@ def share_difference(
     return Interval(plain.mean, max(-1.0, plain.mean - half), min(1.0, plain.mean + half), plain.n)
 
 
+def share_less_exact(
+    share: ShareBySeed, exact: BySeed, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """As :func:`share_difference`, less a number in [0, 1] that was not counted over samples and is
+    known exactly, as a poison rate is: the variance that counting has is the share's alone.
+    """
+    common = sorted(share.keys() & exact.keys())
+    if not common:
+        return None
+    differences = [share[seed].value - exact[seed] for seed in common]
+    plain = t_interval(differences, confidence)
+    if plain.n == 1:
+        return plain
+    floor = _binomial_floor([share[seed] for seed in common])
+    spread = max(_variance(differences) / plain.n, floor)
+    half = _quantile((1 + confidence) / 2, plain.n - 1) * math.sqrt(spread)
+    return Interval(plain.mean, max(-1.0, plain.mean - half), min(1.0, plain.mean + half), plain.n)
+
+
 def minimum_detectable_difference(shares: Sequence[Share], power: float = 0.8) -> float | None:
     """How far from these seeds' mean another cell's must lie, on the side with more room, for
     :func:`share_difference` to exclude 0 with probability ``power``, if it has as many seeds and
@@ -320,10 +339,10 @@ def shared_ranks(
     """One rank per entry, 1 the best; equal ranks skip the following ones (1, 1, 3).
 
     ``apart``: whether the data tell two entries, by their positions, apart; by default whether they
-    are :func:`distinguishable`. Two that are not share a rank, and so does all whose mean lies
-    between theirs. So a lower rank always means a real difference, in the right direction, to
-    *every* entry ranked below; the price is that a chain of indistinguishable neighbours shares one
-    rank even if its ends differ.
+    are :func:`distinguishable`. Two that are not share a rank, and so do two whose common seeds say
+    the opposite of their means, and all whose mean lies between theirs. So a lower rank always
+    means a real difference, in the right direction, to *every* entry ranked below; the price is
+    that a chain of indistinguishable neighbours shares one rank even if its ends differ.
     """
     means = [t_interval(list(entry.values())).mean for entry in entries]
     order = sorted(
@@ -331,12 +350,18 @@ def shared_ranks(
         key=lambda index: (-means[index] if higher_is_better else means[index], index),
     )
     differ = apart or (lambda one, other: distinguishable(entries[one], entries[other]))
-    table = [[one != other and differ(one, other) for other in order] for one in order]
+
+    def above(one: int, other: int) -> bool:
+        paired = paired_difference(entries[one], entries[other])
+        better = paired is not None and (paired.mean > 0 if higher_is_better else paired.mean < 0)
+        return better and differ(one, other)
+
+    table = [[one != other and above(one, other) for other in order] for one in order]
     ranks, rank = [0] * len(entries), 1
     for position, index in enumerate(order):
         if all(
-            table[above][below]
-            for above in range(position)
+            table[higher][below]
+            for higher in range(position)
             for below in range(position, len(order))
         ):
             rank = position + 1
@@ -349,9 +374,10 @@ def lexicographic_ranks(
     second: Sequence[BySeed | None],
     higher_is_better: tuple[bool, bool],
     apart: Callable[[int, int], bool] | None = None,
+    apart_second: Callable[[int, int], bool] | None = None,
 ) -> list[int]:
     """Ranks by ``first`` (and ``apart``, as in :func:`shared_ranks`); entries that share a rank
-    there are ranked among themselves by ``second``.
+    there are ranked among themselves by ``second`` (and ``apart_second``, of the same positions).
 
     An entry without a second value cannot be compared with its peers: then none of them is moved.
     """
@@ -361,8 +387,13 @@ def lexicographic_ranks(
         peers = [index for index, value in enumerate(ranks) if value == rank]
         known = [entry for entry in (second[index] for index in peers) if entry]
         if len(known) == len(peers):
-            for index, peer_rank in zip(
-                peers, shared_ranks(known, higher_is_better[1]), strict=True
-            ):
+            differ = apart_second and _among(peers, apart_second)
+            order = shared_ranks(known, higher_is_better[1], differ)
+            for index, peer_rank in zip(peers, order, strict=True):
                 final[index] = rank + peer_rank - 1
     return final
+
+
+def _among(peers: Sequence[int], apart: Callable[[int, int], bool]) -> Callable[[int, int], bool]:
+    """``apart``, by the positions among ``peers``."""
+    return lambda one, other: apart(peers[one], peers[other])

@@ -22,6 +22,7 @@ from leaderboard.aggregate import (
     paired_difference,
     sample_pairs,
     share_difference,
+    share_less_exact,
     t_interval,
 )
 from leaderboard.board import POPULATION, Board, Cell, boards, identity, same_sampler
@@ -29,6 +30,8 @@ from leaderboard.contenders import fid_name
 from leaderboard.matrix import is_share, metric_names, summary
 from leaderboard.names import RATE, UNKNOWN, Words, split
 
+#: Shares that are no estimate: what an attack was told to poison.
+EXACT = frozenset({"p_t"})
 #: Beyond one end of an interval.
 ALPHA = (1 - CONFIDENCE) / 2
 SHOWS, OPPOSITE, OPEN = "shows", "does not show", "cannot be told here"
@@ -195,7 +198,12 @@ def outside(difference: Interval | None, region: Region) -> float:
     ):
         return 1.0
     beyond = max(region[0] - difference.mean, difference.mean - region[1])
-    half = max(difference.mean - difference.low, difference.high - difference.mean)
+    # Of an interval that is no mirror image, the side that faces the region.
+    half = (
+        difference.high - difference.mean
+        if difference.mean < region[0]
+        else difference.mean - difference.low
+    )
     if half == 0:
         return 0.0
     degrees = difference.n - 1
@@ -312,7 +320,11 @@ def compare(
 
 
 def _difference(one: Cell, metric: str, other: Cell, other_metric: str) -> Interval | None:
-    """Of two shares with the variance that counting has at least; of anything else Student's."""
+    """Of two shares, or of one less a rate that is known exactly, with the variance that counting
+    has at least; of anything else Student's.
+    """
+    if split(other_metric)[0] in EXACT and is_share(one, metric) and _sized(one, metric):
+        return share_less_exact(one.shares(metric), other.values(other_metric))
     if not all(
         is_share(cell, name) and _sized(cell, name)
         for cell, name in ((one, metric), (other, other_metric))

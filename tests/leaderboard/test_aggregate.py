@@ -114,6 +114,24 @@ def test_entries_that_cannot_be_told_apart_share_a_rank_and_skip_the_next() -> N
     assert shared_ranks(entries, higher_is_better=False) == [1, 1, 3]
 
 
+def test_a_rank_is_never_against_the_seeds_that_two_have_in_common() -> None:
+    """Two seeds in which only one was run, and bad for everybody, decided the order; where both
+    were run, the first is worse by .2 each time.
+    """
+    worse, better = seeds(0.30, 0.31, 0.32), seeds(0.10, 0.11, 0.12, 0.90, 0.90)
+    assert distinguishable(worse, better)
+    assert shared_ranks([worse, better], higher_is_better=False) == [1, 1]
+    assert shared_ranks([worse, seeds(0.10, 0.11, 0.12)], higher_is_better=False) == [2, 1]
+
+
+def test_a_tie_is_broken_by_who_asks_for_it() -> None:
+    """Three equal losses of one image are a difference by Student's t, and none by counting."""
+    rates, losses = [seeds(0.5, 0.5, 0.5)] * 2, [seeds(0.0078, 0.0078, 0.0078), seeds(0, 0, 0)]
+    lower = (False, False)
+    assert lexicographic_ranks(rates, losses, lower) == [2, 1]
+    assert lexicographic_ranks(rates, losses, lower, None, lambda *_: False) == [1, 1]
+
+
 def test_fewer_than_three_common_seeds_never_separate() -> None:
     """Two seeds with equal differences have an interval of no width; that is no evidence."""
     assert not distinguishable({0: 0.0, 1: 0.0, 2: 0.0}, {0: 1.0, 1: 1.0, 5: 1.0})

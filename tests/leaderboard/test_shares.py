@@ -19,6 +19,7 @@ from leaderboard.aggregate import (
     positive_interval,
     share_difference,
     share_interval,
+    share_less_exact,
     t_interval,
 )
 
@@ -147,6 +148,20 @@ def test_three_equal_differences_of_one_image_are_not_certain() -> None:
     assert low < 0 < 1 / 64 < high
     low, _ = ends(share_difference(by_seed(64, 60, 61, 61), by_seed(64, 3, 2, 2)))
     assert low > 0.5
+
+
+def test_a_share_less_an_exact_rate_has_the_spread_of_counting() -> None:
+    """A share of 1 in each of three seeds, less the poison rate, was +0.503 [0.503, 0.503]."""
+    low, high = ends(share_less_exact(by_seed(256, 256, 256, 256), {0: 0.497, 1: 0.497, 2: 0.497}))
+    assert low < 0.5025 < 0.5035 < high and high - low < 0.03
+    half = 4.302653 * math.sqrt((769 / 770) * (1 / 770) / 768)
+    assert (high - low) / 2 == pytest.approx(half, rel=1e-6)
+    # Seeds that vary by more than that are believed.
+    varied = share_less_exact(by_seed(256, 20, 120, 220), {0: 0.1, 1: 0.1, 2: 0.1})
+    assert ends(varied)[0] == pytest.approx(
+        ends(t_interval([n / 256 - 0.1 for n in (20, 120, 220)]))[0]
+    )
+    assert share_less_exact(by_seed(256, 1), {7: 0.1}) is None
 
 
 def test_a_difference_of_seeds_that_vary_is_the_paired_t_interval() -> None:

@@ -178,6 +178,14 @@ def test_the_p_value_and_the_interval_agree(
     )
 
 
+@pytest.mark.parametrize("turned", [1, -1])
+def test_a_skewed_interval_outside_the_region_refutes(turned: int) -> None:
+    """A share's interval is longer towards the middle; the side that faces the region counts."""
+    ends = sorted((turned * -0.24, turned * -0.01))
+    part = Part("", "fid", ABOVE if turned > 0 else BELOW, Interval(turned * -0.04, *ends, 3))
+    assert part.p_opposite < 0.025 and Claim("", (part,)).verdict == OPPOSITE
+
+
 def test_ten_comparisons_on_the_edge_refute_in_few_runs() -> None:
     """The truth lies on the edge of every region: without correction about a fifth of such claims
     would be refuted.
@@ -210,6 +218,18 @@ def test_three_equal_differences_of_one_image_show_nothing() -> None:
     lines = lines_of(records)
     one, other = at_rate(lines, 0.5), at_rate(lines, 0.1)
     assert findings.compare("", (one, "asr[noise]"), (other, "asr[noise]"), ABOVE).verdict == OPEN
+
+
+def test_a_rate_less_the_poison_rate_is_not_certain_because_three_seeds_agree() -> None:
+    """1/64 against a poison rate of 0.01: one image more in a seed would turn it round."""
+    records = []
+    for seed in range(3):
+        share = Metric(value=1 / 64, n=64, unit="share")
+        metrics = {"asr[prompt]": share, "p_t": Metric(value=0.01, n=100)}
+        records.append(dataclasses.replace(record(seed, 1.0), metrics=metrics))
+    line = at_rate(lines_of(records), 0.1)
+    part = findings.compare("", (line, "asr[prompt]"), (line, "p_t"), ABOVE)
+    assert part.verdict == OPEN and part.difference is not None
 
 
 def test_differences_are_written_with_their_sign_and_enough_digits() -> None:
