@@ -258,7 +258,8 @@ def _chosen(metric: str, metrics: Sequence[str]) -> bool:
 
 def _difference(board: Board, mine: Cell, theirs: Cell, metric: str) -> Difference | None:
     interval = paired(theirs, mine, metric)
-    before, after = summary(_only(mine, theirs), metric), summary(_only(theirs, mine), metric)
+    one, other = _only(mine, theirs, metric), _only(theirs, mine, metric)
+    before, after = summary(one, metric), summary(other, metric)
     if interval is None or before is None or after is None:
         return None
     better = board.names.rule(metric)[2]
@@ -288,9 +289,9 @@ def paired(one: Cell, other: Cell, metric: str) -> Interval | None:
     return share_difference(one.shares(metric), other.shares(metric), pairs)
 
 
-def _only(cell: Cell, other: Cell) -> Cell:
-    """The cell with the seeds that both have."""
-    seeds = {entry.record.seed for entry in other.with_status("ok")}
+def _only(cell: Cell, other: Cell, metric: str) -> Cell:
+    """The cell with the seeds in which both have the metric."""
+    seeds = cell.values(metric).keys() & other.values(metric).keys()
     entries = tuple(entry for entry in cell.entries if entry.record.seed in seeds)
     return replace(cell, entries=entries)
 

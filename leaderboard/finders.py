@@ -79,14 +79,23 @@ class FinderRanking:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """``rates``: by row, seed -> the metric; ``failed``: seeds without one; ``gaps``: why it cannot
-    be ranked.
+    """``rates``: by row, seed -> the metric; ``lost``: by row, seeds without one; ``gaps``: why it
+    cannot be ranked.
     """
 
     cells: Mapping[int, Cell]
     rates: Mapping[int, Mapping[int, Share]]
-    failed: int
+    lost: Mapping[int, set[int]]
     gaps: tuple[str, ...]
+
+    @property
+    def failed(self) -> int:
+        """How many seeds lack the metric in some row."""
+        return len(set().union(*self.lost.values()))
+
+    def measured(self) -> int:
+        """The fewest seeds with a number of their own that a row has."""
+        return min(len(rates) - len(self.lost[row]) for row, rates in self.rates.items() if rates)
 
     def worst(self) -> int:
         return min(
@@ -242,7 +251,7 @@ def _entry(
 ) -> _Entry:
     cells = {index: cell for index, row in enumerate(rows) if (cell := board.cell(row, column))}
     rates: dict[int, dict[int, Share]] = {}
-    failed: set[int] = set()
+    every_lost: dict[int, set[int]] = {}
     gaps: list[str] = []
     for index, row in enumerate(rows):
         if (cell := cells.get(index)) is None:
@@ -260,19 +269,19 @@ def _entry(
         rates[index] = {seed: values[seed] for seed in sorted(values)} | {
             seed: Share(0.0, anyone[seed].n if seed in anyone else usual) for seed in sorted(lost)
         }
-        failed |= lost
+        every_lost[index] = lost
         if rates[index]:
             gaps += [f"seed {seed} not measured" for seed in sorted(asked.keys() - tried)]
         else:
             gaps.append(f"not measured against {row.label}")
-    return _Entry(cells=cells, rates=rates, failed=len(failed), gaps=tuple(dict.fromkeys(gaps)))
+    return _Entry(cells=cells, rates=rates, lost=every_lost, gaps=tuple(dict.fromkeys(gaps)))
 
 
 def _why(entry: _Entry, alarm: Interval | None) -> str:
     """Why it has no rank, empty if it has."""
     if entry.gaps:
         return "; ".join(entry.gaps)
-    if len(entry.rates[entry.worst()]) - entry.failed < MIN_SEEDS:
+    if entry.measured() < MIN_SEEDS:
         return f"fewer than {MIN_SEEDS} seeds"
     if alarm is not None and alarm.low is not None and alarm.low > FALSE_ALARMS:
         return "it raises more false alarms than 1 %"
@@ -280,9 +289,10 @@ def _why(entry: _Entry, alarm: Interval | None) -> str:
 
 
 def _finds(entry: _Entry, alarm: Interval | None) -> bool:
-    """Whether it finds more of the poison than it would flag of anything."""
-    low = _interval(entry.rates[entry.worst()]).low
-    return low is not None and low > max(FALSE_ALARMS, alarm.mean if alarm else 0.0)
+    """Whether it finds more of the poison than it would flag of anything, against every attack."""
+    lows = [_interval(rates).low for rates in entry.rates.values() if rates]
+    most = max(FALSE_ALARMS, alarm.mean if alarm else 0.0)
+    return all(low is not None and low > most for low in lows)
 
 
 def _ranks(
@@ -393,7 +403,7 @@ def _inversion_lines(
 ) -> tuple[tuple[FinderLine, ...], int]:
     """As :func:`_detector_lines`; ``logs``: of each line's worst ratios, by seed."""
     ranked = [index for index, line in enumerate(lines) if not line[4]]
-    beating = [index for index in ranked if _beats(logs[index])]
+    beating = [index for index in ranked if all(map(_beats, lines[index][2].values()))]
     order = shared_ranks([logs[index] for index in beating], higher_is_better=False)
     ranks = rank_texts(dict(zip(beating, order, strict=True)))
     spans: dict[int, tuple[int, int]] = {}
@@ -492,7 +502,8 @@ def _honest(board: Board, cell: Cell) -> dict[int, float]:
     return _last_ratios(honest) if honest else {}
 
 
-def _beats(logs: BySeed) -> bool:
+def _beats(ratios: BySeed) -> bool:
+    logs = {seed: math.log(value) for seed, value in ratios.items()}
     interval = t_interval([logs[seed] for seed in sorted(logs)])
     return interval.n >= MIN_SEEDS and interval.high is not None and interval.high < 0
 

@@ -4,16 +4,26 @@ where there is none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.record import SHARE, SQUARED_ERROR, Flag, PluginSpec
 from leaderboard import names, palette
-from leaderboard.aggregate import MIN_SEEDS, Interval, positive_interval, share_interval, t_interval
+from leaderboard.aggregate import (
+    MIN_SEEDS,
+    BySeed,
+    Interval,
+    positive_interval,
+    share_interval,
+    t_interval,
+)
 from leaderboard.board import Board, Cell, Row, families, under
 from leaderboard.names import Words
 
 NOT_RUN = "not part of this run"
+#: A share over p_t; its interval follows from the share's.
+AMPLIFICATION = "amplification"
 #: Codes of flags that say why a number is missing.
 WHY_ABSENT = ("not-measured", "nothing-to-tell-apart")
 DIRECTIONS = {
@@ -137,9 +147,23 @@ def _summary(cell: Cell, metric: str) -> Interval | None:
     if unit == SHARE:
         shares = cell.shares(metric)
         return share_interval([shares[seed] for seed in sorted(shares)])
+    if metric == AMPLIFICATION and (interval := _amplification(cell, values)) is not None:
+        return interval
     ordered = [values[seed] for seed in sorted(values)]
     positive = unit == SQUARED_ERROR and min(ordered) >= 0
     return positive_interval(ordered) if positive else t_interval(ordered)
+
+
+def _amplification(cell: Cell, values: BySeed) -> Interval | None:
+    """A share over the poisoned share, which is known exactly: so the interval is the share's."""
+    shares, exact = cell.shares("asr[prompt]"), cell.values("p_t")
+    if not all(seed in shares and exact.get(seed) for seed in values):
+        return None
+    whole = share_interval([shares[seed] for seed in sorted(values)])
+    over = math.fsum(exact[seed] for seed in values) / len(values)
+    low, high = (None if end is None else end / over for end in (whole.low, whole.high))
+    mean = math.fsum(values.values()) / len(values)
+    return Interval(mean, low, high, len(values))
 
 
 def value_text(cell: Cell, metric: str) -> Value:

@@ -23,14 +23,16 @@ from leaderboard.aggregate import (
     Interval,
     lexicographic_ranks,
     minimum_detectable_difference,
+    paired_difference,
     rank_texts,
+    share_difference,
     significant,
     t_interval,
 )
 from leaderboard.board import Board, Cell, Identity, Row, each_attack, identity, same_sampler
 from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_points, ways_in
 from leaderboard.labels import label, shortened, shortened_defenses
-from leaderboard.matrix import badges
+from leaderboard.matrix import badges, is_share
 from leaderboard.names import Words
 
 #: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked,
@@ -244,7 +246,7 @@ def _ranking(
     }
     holds = {identity(one.defense): _holds(one, changes, each, aside) for one in candidates}
     states = {identity(one.defense): _state(one, control, changes, holds) for one in candidates}
-    ranks, comparisons = _ranks(candidates, states)
+    ranks, comparisons = _ranks(candidates, states, point.utility)
     spans = _spans([one for one in candidates if identity(one.defense) in ranks])
     honest = _honest(board, rows, candidates)
     front = _front([one for one in candidates if holds[identity(one.defense)] or one is control])
@@ -382,7 +384,9 @@ def _state(
 
 
 def _ranks(
-    candidates: Sequence[Contender], states: Mapping[Identity, tuple[str, str]]
+    candidates: Sequence[Contender],
+    states: Mapping[Identity, tuple[str, str]],
+    utility: str | None,
 ) -> tuple[dict[Identity, str], int]:
     """Identity -> rank as text, and the number of differences that were tested for it."""
     by_state = {
@@ -403,7 +407,11 @@ def _ranks(
         {seed: share.value for seed, share in one.rates[one.strongest()].items()} for one in holders
     ]
     order = lexicographic_ranks(
-        values, losses, (False, False), lambda one, other: apart[frozenset((one, other))]
+        values,
+        losses,
+        (False, False),
+        lambda one, other: apart[frozenset((one, other))],
+        lambda one, other: _cost_apart(holders[one], holders[other], utility),
     )
     numbered = {identity(one.defense): rank for one, rank in zip(holders, order, strict=True)}
     level, worse = by_state[NONE] + by_state[LEVEL], by_state[WORSE]
@@ -412,6 +420,19 @@ def _ranks(
     return rank_texts(numbered), len(holders) + len(
         by_state[LEVEL] + worse + by_state[OUTSIDE]
     ) + len(apart)
+
+
+def _cost_apart(one: Contender, other: Contender, utility: str | None) -> bool:
+    """Whether two cost different amounts, each where it is dearest. Where the utility is a share,
+    three equal losses of one image are no difference yet.
+    """
+    rows = one.dearest(), other.dearest()
+    if rows[0] is None or rows[1] is None:
+        return False
+    cells = one.cells[rows[0]], other.cells[rows[1]]
+    if utility and cells[0] and cells[1] and all(is_share(cell, utility) for cell in cells if cell):
+        return significant(share_difference(cells[0].shares(utility), cells[1].shares(utility)))
+    return significant(paired_difference(one.losses[rows[0]], other.losses[rows[1]]))
 
 
 def _spans(ranked: Sequence[Contender]) -> dict[Identity, tuple[int, int]]:

@@ -81,12 +81,17 @@ Values = npt.NDArray[np.float64]
 Scores = dict[str, Values]
 
 
+def evenly_spaced(count: int, limit: int) -> Tensor:
+    """The rows that :func:`shrink` keeps of ``count``: at most ``limit``."""
+    return torch.linspace(0, count - 1, min(count, limit)).round().long()
+
+
 def shrink(images: Tensor, limit: int | None = None) -> Tensor:
     """``images`` (n, c, h, w) uint8 at most :data:`SIDE` pixels high and wide, by area means,
     rounded; at most ``limit`` of them, evenly spaced.
     """
     if limit is not None and len(images) > limit:
-        images = images[torch.linspace(0, len(images) - 1, limit).round().long()]
+        images = images[evenly_spaced(len(images), limit)]
     pieces = (
         images.split(max(1, ELEMENTS_AT_ONCE // images[0].numel())) if len(images) else (images,)
     )

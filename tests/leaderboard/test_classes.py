@@ -19,7 +19,7 @@ from leaderboard.board import Board, boards
 from leaderboard.compositions import compositions
 from leaderboard.detections import Detection, Detector, detectors
 from leaderboard.labels import label
-from leaderboard.matrix import MetricTable, TableCell, matrices
+from leaderboard.matrix import MetricTable, TableCell, matrices, summary
 from leaderboard.ranking import rankings
 from leaderboard.report import render
 from leaderboard.view import board_view, overview
@@ -260,6 +260,11 @@ def test_compositions_show_every_row_and_the_defenses_that_draw_samples(
         undefended.bar
     )
     assert float(undefended.amplification[0]) > 1 > float(clipped.amplification[0])
+    # A share over a rate that is known: its interval is the share's, below by 0 and never of no
+    # width.
+    share, over = (summary(undefended.cell, name) for name in ("asr[prompt]", "amplification"))
+    assert share and over and over.low is not None and share.low is not None
+    assert over.low == pytest.approx(share.low / 0.5, abs=0.01) and over.low < over.mean
     honest = by_row["none badnets(pattern=badnets1, poison_rate=0.1)"][0]
     assert (honest.p_t, honest.amplification) == ("0.00", ("–", "")) and 'class="tick"' not in str(
         honest.bar

@@ -22,6 +22,7 @@ from leaderboard.compare import Difference, compare, lines, paired, read_side
 from leaderboard.report import build
 
 MakeStore = Callable[..., Path]
+FID = "fid[digits-cnn]"
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,23 @@ def test_protocols_are_kept_apart(store: Path, make_store: MakeStore, tmp_path: 
         compare(read_side(str(store)), read_side(str(other)))
     result = compare(read_side(str(store)), read_side(str(other)), across_protocols=True)
     assert result.differences and result.equal == len(result.differences)
+
+
+def test_both_means_are_of_the_seeds_that_the_difference_is_of(
+    store: Path, make_store: MakeStore, tmp_path: Path
+) -> None:
+    """A number that one seed lacks on one side: 2.1 -> 2.4, and a difference of +0.1."""
+
+    def lacking(record: Record) -> Record:
+        if record.seed != 2:
+            return record
+        return dataclasses.replace(record, metrics=record.metrics | {FID: Metric(value=None)})
+
+    other = make_store(tmp_path / "other", lacking)
+    ours = [one for one in compare(read_side(str(store)), read_side(str(other))).differences]
+    fids = _of(ours, metric=FID)
+    assert fids and {one.seeds for one in fids} <= {1, 2}
+    assert all(one.second - one.first == pytest.approx(one.difference) for one in fids)
 
 
 def test_few_seeds_show_nothing(make_store: MakeStore, tmp_path: Path) -> None:

@@ -198,6 +198,37 @@ def test_an_inversion_has_to_beat_the_best_constant_image_in_every_attack() -> N
     assert by_name["good"].worst.low is not None and by_name["good"].worst.low > 0
 
 
+def test_what_varies_on_an_easier_attack_does_not_beat_the_constant_image_on_it() -> None:
+    """The worst attack by its mean is not the one that cannot be told from chance."""
+    steady, wild = (0.0074, 0.0073, 0.0074), (0.0006, 0.033, 0.0045)
+    (ranking,) = inversion_rankings(
+        one_board([*inversion("x", "a", steady), *inversion("x", "b", wild)])
+    )
+    (line,) = ranking.lines
+    assert label(line.attack) == "a" and not line.finds and line.rank == ""
+
+
+def test_a_detector_must_find_something_of_every_attack() -> None:
+    sure = detector("x", "a", (0.3, 0.31, 0.3), alarms=0.03)
+    wild, steady = (
+        detector("x", "b", rates, alarms=0.03) for rates in ((0.0, 1.0, 0.05), (0.9, 0.95, 0.9))
+    )
+    (ranking,) = detector_rankings(one_board(sure, wild))
+    assert not ranking.lines[0].finds
+    (ranking,) = detector_rankings(one_board(sure, steady))
+    assert ranking.lines[0].finds and ranking.lines[0].rank == "1"
+
+
+def test_seeds_that_failed_elsewhere_are_no_gap_of_an_attack() -> None:
+    """Five seeds, of which one failed on one attack and two on the other: three are measured."""
+    a, b = (detector("x", one, (0.9,) * 5) for one in "ab")
+    for group, seeds in ((a, (0,)), (b, (1, 2))):
+        for seed in seeds:
+            group[seed] = replace(group[seed], status="failed", metrics={}, reason="broke")
+    (ranking,) = detector_rankings(one_board(a, b))
+    assert ranking.lines[0].note == "" and "3 failed seeds" in ranking.lines[0].flags[0]
+
+
 def test_an_inversion_that_failed_in_one_seed_is_not_ranked() -> None:
     """An error has no worst value that the seed could count as."""
     broken = inversion("broken", "a", (0.001, 0.001, 0.001, 0.001))
