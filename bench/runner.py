@@ -14,6 +14,7 @@ from bench.cells import Cell
 from bench.engine.context import StageKind
 from bench.engine.contract import Engine
 from bench.engine.executor import Executor
+from bench.engine.fingerprint import planned_code
 from bench.engine.graph import Plan
 from bench.engine.isolation import Limits
 from bench.engine.jobs import JobExecutor, Profile, write_jobs
@@ -91,6 +92,7 @@ def prepare(
     (:mod:`bench.sealed`). ``stages``: the module with the stage table. Raises :class:`UserError`.
     """
     _refuse_numbers(limit, timeout, retries)
+    planned_code()  # before any key is made of it
     slots = make_slots(device, jobs, gpus, gpus_per_stage, gpu_memory)
     registry = read_cards(plugins)
     try:

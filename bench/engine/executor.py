@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from bench.engine import admission
 from bench.engine.context import StageKind
+from bench.engine.fingerprint import planned_code
 from bench.engine.graph import Stage, Turn
 from bench.engine.interrupts import Interrupts
 from bench.engine.isolation import Isolation, Limits, origin, support, usual_limits
@@ -186,6 +187,7 @@ class Executor:
         folder = self.store.new_folder(name)
         provenance = self.provenance | self._isolation_of(key, stage)
         task = {
+            "code": planned_code(),
             "stages": self.source,
             "stage": stage.name,
             "alike": list(stage.alike),

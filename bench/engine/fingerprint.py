@@ -10,14 +10,19 @@ import ast
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bench.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[2]
+#: Our packages that stages run.
+RUN = ("attacks", "bench", "defenses", "detectors")
 PACKAGES = ("torch", "diffusers", "numpy")
 
 
@@ -118,3 +123,52 @@ def version(package: str) -> str | None:
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
     """:func:`version` of each package."""
     return {package: version(package) for package in packages}
+
+
+def code_of_all() -> str:
+    """SHA-256 of all our Python files: equal on two machines with the same code."""
+    total = hashlib.sha256()
+    for file in _our_files():
+        path = Path(file.path)
+        total.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def _state_of_all() -> str:
+    """Of sizes and times: equal only if nobody wrote to any, and had without reading them, so that
+    each stage can ask.
+    """
+    about = [(file.path, file.stat()) for file in _our_files()]
+    return digest([(path, one.st_size, one.st_mtime_ns) for path, one in about])
+
+
+def _our_files() -> list[os.DirEntry[str]]:
+    files, folders = [], [str(ROOT / room) for room in RUN]
+    while folders:
+        for entry in os.scandir(folders.pop()):
+            if entry.name.endswith(".py"):
+                files.append(entry)
+            elif entry.name != "__pycache__" and entry.is_dir():
+                folders.append(entry.path)
+    return sorted(files, key=lambda entry: entry.path)
+
+
+@cache
+def planned_code() -> tuple[str, str]:
+    """The code when this process first asked, which is before it plans, for
+    :func:`refuse_other_code`: its keys are of that code, whatever happens to the files meanwhile.
+    """
+    state = _state_of_all()  # first: a change after it is noticed
+    return code_of_all(), state
+
+
+def refuse_other_code(planned: Sequence[str]) -> None:
+    """Raises :class:`UserError` if our files are not what they were. ``planned``: that process's
+    :func:`planned_code`.
+    """
+    contents, state = planned
+    if _state_of_all() != state and code_of_all() != contents:
+        raise UserError(
+            f"castlewalls in {ROOT} was changed after this run was planned; run the same command "
+            f"again"
+        )

@@ -23,11 +23,12 @@ from annotated_types import Ge, Gt
 
 from bench.constraints import refusals_of
 from bench.engine import node
+from bench.engine.fingerprint import planned_code
 from bench.engine.graph import Stage, Turn
 from bench.engine.groups import Group, grouped
 from bench.engine.interrupts import Interrupts
 from bench.engine.isolation import Limits
-from bench.engine.node import code_of_all, stage_values
+from bench.engine.node import stage_values
 from bench.engine.progress import Reporter
 from bench.engine.schedule import Durations, Queued
 from bench.engine.scheduler import Failure, Patience, Scheduler, unfinished
@@ -425,7 +426,7 @@ def write_spec(
 ) -> Path:
     """Writes what every job of a run reads, for :mod:`bench.engine.node`; where it is."""
     spec = {
-        "code": code_of_all(),
+        "code": planned_code()[0],
         "store": str(store.root.resolve()),
         "source": source,
         "stages": {key: stage_values(stage) for key, stage in stages.items()},

@@ -9,7 +9,6 @@ run's, since the stages' keys are made of it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.engine.executor import Executor
+from bench.engine.fingerprint import ROOT, planned_code
 from bench.engine.graph import Stage
 from bench.engine.isolation import Limits
 from bench.engine.progress import Reporter
@@ -30,11 +30,10 @@ from bench.engine.slots import make_slots
 from bench.engine.store import Store
 from bench.engine.worker import load_stages
 from bench.errors import UserError
-from bench.plugin_file import ROOT, Source
+from bench.plugin_file import Source
 
 #: Of a stage, what a job need not know: ``code`` is in the fingerprint.
 _LEFT_OUT = ("code",)
-_OURS = ("attacks", "bench", "defenses", "detectors")
 #: Before SPEC and TASK.
 COMMAND = (sys.executable, "-m", "bench.engine.node")
 
@@ -42,15 +41,6 @@ COMMAND = (sys.executable, "-m", "bench.engine.node")
 def environment(paths: Sequence[str]) -> dict[str, str]:
     """Of a process that runs :data:`COMMAND`."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
-
-
-def code_of_all() -> str:
-    """SHA-256 of all our Python files: equal on two machines with the same code."""
-    total = hashlib.sha256()
-    for room in _OURS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            total.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return total.hexdigest()
 
 
 def stage_values(stage: Stage) -> dict[str, Any]:
@@ -108,7 +98,7 @@ def make(spec: Mapping[str, Any], keys: Sequence[str], events: Path) -> bool:
     """Makes stages of ``spec``; whether all of them are there. Raises :class:`UserError` if the
     code here is not the run's.
     """
-    if (here := code_of_all()) != spec["code"]:
+    if (here := planned_code()[0]) != spec["code"]:
         raise UserError(
             f"castlewalls here ({ROOT}, {here[:8]}) is not the one that planned this run "
             f"({spec['code'][:8]}): install the same on all machines"

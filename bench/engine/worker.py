@@ -30,6 +30,7 @@ from typing import Any, TextIO
 
 from bench.engine import admission
 from bench.engine.context import StageContext, StageKind
+from bench.engine.fingerprint import RUN, refuse_other_code
 from bench.engine.ranks import RankFailed, run_ranks
 from bench.engine.store import LOG, commit, discard, is_disk_full
 from bench.engine.surroundings import Surroundings
@@ -187,6 +188,7 @@ def _measured(
     context = StageContext(progress=progress, **fields)
     inputs = {role: Path(folder) for role, folder in task["inputs"].items()}
     plugins = [Source(**source) for source in task.get("plugins", ())]
+    loaded = set(sys.modules)
     with ExitStack() as stack:
         watches = [
             stack.enter_context(Watch(Path(plugin.file).parent))
@@ -204,6 +206,8 @@ def _measured(
             if isinstance(error, FileNotFoundError) and task.get("isolated"):
                 _refuse_unknown(plugins, watches)  # it was there, and not shown
             raise
+    if any(name.partition(".")[0] in RUN for name in set(sys.modules) - loaded):
+        refuse_other_code(task["code"])  # of which some was read only now
     if plugins:
         _check_plugins(plugins, watches)
     cost = {name: float(value) for name, value in extra.items()}
@@ -331,8 +335,11 @@ _pristine: list[Surroundings] = []
 
 
 def _prepare(task: dict[str, Any]) -> Mapping[str, StageKind]:
-    """Restores this process to its initial state and loads what the stage needs."""
+    """Restores this process to its initial state and loads what the stage needs. Raises
+    :class:`UserError` if the code is not what the stage's key is made of.
+    """
     kinds = load_stages(task["stages"])
+    refuse_other_code(task["code"])
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(task["context"]["threads"])

@@ -16,6 +16,7 @@ from bench import registry
 from bench.cli import cli
 from bench.diffusion.generator import Generator
 from bench.engine.executor import Executor
+from bench.engine.fingerprint import planned_code
 from bench.engine.progress import Reporter
 from bench.engine.slots import Slot, Worker, make_slots
 from bench.engine.store import Store
@@ -163,6 +164,7 @@ def test_ranks_end_when_their_run_is_gone(lab, notes, tmp_path, stages_file) -> 
     worker = Worker(PAIR, events)
     context = {"key": "k", "device": "cpu", "threads": 1}
     task = {
+        "code": planned_code(),
         "stages": stages_file,
         "stage": "shared",
         "params": {"notes": str(notes), "how": "hang"},

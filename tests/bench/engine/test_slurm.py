@@ -249,7 +249,7 @@ def test_a_job_with_other_code_says_so(
 ) -> None:
     """Keys are made of the code: results of another would stand under them."""
     key = lab.stage("train", seed=0)
-    monkeypatch.setattr(jobs, "code_of_all", lambda: "0123456789")
+    monkeypatch.setattr(jobs, "planned_code", lambda: ("0123456789", ""))
     failures = executor(lab, tries=1).run(lab.stages, [key])
     assert "is not the one that planned this run (01234567)" in failures[key].reason
     assert not lab.store.finished(key)

@@ -18,6 +18,7 @@ from bench.artefacts.images import load_images
 from bench.artefacts.probes import CLEAN_PROBE
 from bench.engine import worker
 from bench.engine.context import StageContext
+from bench.engine.fingerprint import planned_code
 from bench.engine.store import PARTIAL_DAYS, Store, commit
 from bench.stages import partial
 from bench.stages import table as stages
@@ -230,6 +231,7 @@ def test_a_gpu_stage_says_how_it_calculates(monkeypatch: pytest.MonkeyPatch) -> 
         context = {"device": "cuda", "threads": 1, "plugin_files": [], "provenance": {"stage": "k"}}
         task: dict[str, Any] = {
             "stages": "bench.stages.table",
+            "code": planned_code(),
             "provenance": {"git": None},
             "context": context,
         }
