@@ -14,7 +14,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol
@@ -122,8 +122,10 @@ class Backend(Protocol):
         ``folder``: for what the backend itself writes.
         """
 
-    def alive(self) -> set[str] | None:
-        """Those that are waiting or at work; ``None`` if nobody answers."""
+    def alive(self, jobs: Collection[str]) -> set[str] | None:
+        """Those of ``jobs`` that are waiting or at work; ``None`` if nobody answers. No other is
+        touched.
+        """
 
     def end_of(self, job: str) -> Ending:
         """Of one that is not."""
@@ -226,7 +228,7 @@ class JobExecutor:
         """The jobs of an earlier run that are not done, without what is."""
         self._clear()
         jobs = read_jobs(self.file) if self.profile.lasting else []
-        alive = self.backend.alive() if jobs else set[str]()
+        alive = self.backend.alive([job.id for job in jobs]) if jobs else set[str]()
         if alive is None:
             raise UserError(
                 f"{self.profile.name} does not answer, and jobs of this run may still be at work"
@@ -347,7 +349,7 @@ class JobExecutor:
             os.utime(self.folder)  # in use, however long its jobs take
         for job in self.jobs.values():
             self._take_up(job)
-        alive = self.backend.alive() if self.jobs else set[str]()
+        alive = self.backend.alive([job.id for job in self.jobs.values()]) if self.jobs else set()
         if alive is None:
             return  # what manages the cluster may be starting again
         for job in self.jobs.values():

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -78,10 +78,10 @@ class Ray:
         self.tasks |= begun
         return list(begun)
 
-    def alive(self) -> set[str] | None:
-        if not self.tasks:
+    def alive(self, jobs: Collection[str]) -> set[str] | None:
+        refs = [self.tasks[job] for job in jobs if job in self.tasks]
+        if not refs:
             return set()
-        refs = list(self.tasks.values())
         _, left = self._connected().wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
         return {one.hex() for one in left}
 

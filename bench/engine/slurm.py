@@ -7,7 +7,8 @@ database that many clusters lack, is not asked for: SLURM's commands are.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,19 +61,17 @@ class Slurm:
         self.profile = profile or SlurmProfile()
         self.held: set[str] = set()
 
-    def alive(self) -> set[str] | None:
-        """My jobs in the queue, each task of an array by itself. One that SLURM would hold for
-        ever, since a node could not start it, is ended.
-        """
-        out = _call(["squeue", "--me", "-h", "-r", "-o", "%i|%r"])
-        if out is None:
+    def alive(self, jobs: Collection[str]) -> set[str] | None:
+        """One that SLURM would hold for ever, since a node could not start it, is ended."""
+        reasons = _queue()
+        if reasons is None:
             return None
-        reasons = dict(line.partition("|")[::2] for line in out.splitlines())
-        held = {job for job, reason in reasons.items() if reason == HELD} - self.held
-        if held:
-            self.held |= held
+        queued = set(jobs) & reasons.keys()
+        held = {job for job in queued if reasons[job] == HELD} - self.held
+        with suppress(UserError):  # or at the next question
             self.end(sorted(held))
-        return set(reasons)
+            self.held |= held
+        return queued
 
     def end_of(self, job: str) -> Ending:
         state, code = self._state_of(job)
@@ -105,7 +104,10 @@ class Slurm:
 
     def end(self, jobs: Sequence[str]) -> None:
         for start in range(0, len(jobs), 200):
-            _call(["scancel", *jobs[start : start + 200]])
+            if _call(["scancel", *jobs[start : start + 200]]) is None:
+                raise UserError(
+                    "scancel fails, and jobs may still be in the queue (see castlewalls status)"
+                )
 
     def begin(self, tasks: Sequence[Sequence[str]], folder: Path) -> list[str]:
         """Hands jobs to SLURM as one array."""
@@ -148,6 +150,14 @@ class Slurm:
         return [str(job.job_id) for job in jobs]
 
 
+def _queue() -> dict[str, str] | None:
+    """The account's jobs in the queue, other projects' too, each task of an array by itself, and
+    why they wait; ``None`` if nobody answers.
+    """
+    out = _call(["squeue", "--me", "-h", "-r", "-o", "%i|%r"])
+    return None if out is None else dict(line.partition("|")[::2] for line in out.splitlines())
+
+
 def _call(command: list[str]) -> str | None:
     """What one of SLURM's commands prints; ``None`` if it fails."""
     try:
@@ -169,19 +179,20 @@ def job_states(store: Path) -> list[dict[str, Any]]:
         raise UserError(f"there is no store at {store}")
     here = Store(store, read_only=True)
     known = all_jobs(here)
-    alive = Slurm().alive() if known else set[str]()
-    if alive is None:
+    queue = _queue() if known else {}
+    if queue is None:
         raise UserError("squeue does not answer")
     return [
-        {"run": run, "job": job.id, "queued": job.id in alive}
+        {"run": run, "job": job.id, "queued": job.id in queue}
         | {"left": sum(not here.finished(key) for key in job.keys)}
         for run, job in known
     ]
 
 
 def cancel_jobs(store: Path) -> int:
-    """Ends the jobs of all runs in a store that are still in the queue; how many they were."""
+    """Ends the jobs of all runs in a store that are still in the queue; how many they were. Raises
+    :class:`UserError` if SLURM does not.
+    """
     ids = [row["job"] for row in job_states(store) if row["queued"]]
-    if ids:
-        Slurm().end(ids)
+    Slurm().end(ids)
     return len(ids)
