@@ -38,9 +38,9 @@ _LEFT_OUT = ("code",)
 COMMAND = (sys.executable, "-m", "bench.engine.node")
 
 
-def environment(paths: Sequence[str]) -> dict[str, str]:
-    """Of a process that runs :data:`COMMAND`."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+def variables(paths: Sequence[str]) -> dict[str, str]:
+    """What a process that runs :data:`COMMAND` needs beside the environment of its own machine."""
+    return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 
 def stage_values(stage: Stage) -> dict[str, Any]:

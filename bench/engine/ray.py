@@ -8,6 +8,7 @@ command to ``ray job submit``.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -137,11 +138,12 @@ def _node(arguments: list[str], paths: list[str]) -> int:
     standard input closes then.
     """
     command = [*node.COMMAND, *arguments, "--attached"]
+    environment = {**os.environ, **node.variables(paths)}
     spec, task = arguments
     with (
         Path(spec).with_name(f"{task}.log").open("ab") as log,
         subprocess.Popen(
-            command, env=node.environment(paths), stdin=subprocess.PIPE, stdout=log, stderr=log
+            command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log
         ) as process,
     ):
         return process.wait()

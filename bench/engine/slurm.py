@@ -125,25 +125,26 @@ class Slurm:
             # SLURM waits two minutes before it begins a job again whose node died, and for ever
             # where a node could not start it; the run begins it again as soon as it is gone.
             more["no-requeue"] = True
-        environment = node.environment(search_path())
+        # The rest of its environment is the job's: what its setup exports, its GPUs.
+        variables = [f"{name}={value}" for name, value in node.variables(search_path()).items()]
         try:
             executor = submitit.SlurmExecutor(folder=folder)
             executor.update_parameters(
                 job_name="castlewalls",
                 time=profile.minutes,
                 cpus_per_task=profile.cpus,
-                mem=f"{profile.memory_gb:g}GB",
+                mem=f"{max(1, round(1024 * profile.memory_gb))}M",  # sbatch takes no fraction
                 array_parallelism=profile.at_once,
                 setup=list(profile.setup),
+                srun_args=[f"--cpus-per-task={profile.cpus}"],  # else one, since SLURM 22.05
                 signal_delay_s=min(60, 6 * profile.minutes),
                 **({"gpus_per_node": profile.gpus} if profile.gpus else {}),
                 additional_parameters=more,
             )
             with executor.batch():
-                commands = [[*node.COMMAND, *task] for task in tasks]
+                commands = [["env", *variables, *node.COMMAND, *task] for task in tasks]
                 jobs = [
-                    executor.submit(CommandFunction(command, verbose=False, env=environment))
-                    for command in commands
+                    executor.submit(CommandFunction(command, verbose=False)) for command in commands
                 ]
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             raise UserError(f"sbatch refuses the jobs: {one_line(str(error))}") from error

@@ -152,6 +152,13 @@ def record(params, inputs, out, context):
     return {}
 
 
+def environment(params, inputs, out, context):
+    """What the variables ``params["names"]`` are."""
+    seen = {name: os.environ.get(name) for name in params["names"]}
+    (out / "value.json").write_text(json.dumps(seen))
+    return {}
+
+
 STAGES = {
     "reference": StageKind(run=compute, parts=("data", "features")),
     "aim": StageKind(run=compute, parts=("data",)),
@@ -161,6 +168,7 @@ STAGES = {
     "repair": StageKind(run=compute, parts=("data", "generator", "sampler")),
     "invert": StageKind(run=compute, parts=("data", "generator", "sampler")),
     "broken": StageKind(run=broken),
+    "environment": StageKind(run=environment),
     "shared": StageKind(run=shared, distributed=True),
     "features": StageKind(run=compute, parts=("features",)),
     "measure": StageKind(run=compute),

@@ -4,6 +4,7 @@ made is lost, no number changes, and a failure names its cause.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -233,6 +234,26 @@ def test_two_copies_of_a_stage_do_no_harm(lab: Lab, here: object) -> None:
     assert (
         first.scheduler.failures == second.scheduler.failures == {} and lab.store.fault(key) == ""
     )
+
+
+def test_a_job_has_the_environment_of_its_node(
+    lab: Lab, here: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `setup` loads had no effect, the GPUs that SLURM had given a job were not known to it,
+    and the login machine's secrets were written into a file. A fraction of a GB is memory, too, and
+    what srun does not inherit is said again: a job would have one CPU of those it waited for.
+    """
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    names = ["LOADED", "SLURM_JOB_ID", "SLURM_CPUS_PER_TASK"]
+    key = lab.stage("environment", names=names)
+    run = executor(lab, setup=["export LOADED=yes"], memory_gb=0.5)
+    assert run.run(lab.stages, [key]) == {}
+    seen = json.loads((lab.store.folder(key) / "value.json").read_bytes())
+    assert seen["LOADED"] == "yes" and seen["SLURM_JOB_ID"] and seen["SLURM_CPUS_PER_TASK"] == "1"
+    folder = lab.store.root / "jobs"
+    assert not any(b"hf_0123" in one.read_bytes() for one in folder.rglob("*") if one.is_file())
+    (script,) = folder.rglob("*_submission.sh")
+    assert "--cpus-per-task=1" in script.read_text().partition("\nsrun ")[2]
 
 
 def describe(lab: Lab, key: str) -> dict[str, Any]:
