@@ -5,7 +5,8 @@ What is done is what the store has. Of the cluster only this is asked: whether a
 done, and if not, how it ended. No result travels through it.
 
 Where jobs outlive the run (SLURM), it may be left (Ctrl-C) and taken up again by the same command:
-which stages are in which job stands in ``jobs/<suites>.json`` of the store.
+which stages are in which job stands in ``jobs/<suites>.json`` of the store, also of jobs that a run
+of the same suites with other choices began.
 """
 
 from __future__ import annotations
@@ -190,11 +191,11 @@ class JobExecutor:
         self.stages = stages
         self.folder: Path | None = None
         self.attempts: dict[int, int] = {}
+        self.over: set[str] = set()
         self.scheduler.begin(stages, targets, turns, patience)
         known = self._adopt()
-        self.groups = _groups(
-            stages, self.scheduler.waiting, self.profile, self.store, [job.keys for job in known]
-        )
+        theirs = [[key for key in job.keys if key in self.scheduler.waiting] for job in known]
+        self.groups = _groups(stages, self.scheduler.waiting, self.profile, self.store, theirs)
         self.open = {number for number, group in enumerate(self.groups) if group.keys}
         self.jobs = dict(enumerate(known))
         if known:
@@ -225,7 +226,7 @@ class JobExecutor:
         changed()
 
     def _adopt(self) -> list[Job]:
-        """The jobs of an earlier run that are not done, without what is."""
+        """The jobs of an earlier run that have something of this one to make."""
         self._clear()
         jobs = read_jobs(self.file) if self.profile.lasting else []
         alive = self.backend.alive([job.id for job in jobs]) if jobs else set[str]()
@@ -233,13 +234,11 @@ class JobExecutor:
             raise UserError(
                 f"{self.profile.name} does not answer, and jobs of this run may still be at work"
             )
-        adopted = []
-        for job in jobs:
-            job.keys = [key for key in job.keys if key in self.scheduler.waiting]
-            if job.id in alive and job.keys:
-                job.seen, job.gone = 0, None
-                adopted.append(job)
-        return adopted
+        self.over = {job.id for job in jobs} - alive
+        if self.over:
+            self._write_jobs()
+        waiting = self.scheduler.waiting
+        return [job for job in jobs if job.id in alive and any(key in waiting for key in job.keys)]
 
     def _clear(self) -> None:
         """Removes what runs before had for their jobs, a day after: logs may be wanted, and a job
@@ -307,14 +306,23 @@ class JobExecutor:
         return self.folder
 
     def _write_jobs(self) -> None:
+        """Adds this run's jobs to the file and leaves out what is over. Those of a run with other
+        choices stay: nothing else knows of them.
+        """
         if not self.profile.lasting:
             return
         make_folder(self.file.parent)
-        rows = [
-            {"id": job.id, "keys": job.keys, "folder": job.folder, "task": job.task}
-            for job in self.jobs.values()
-        ]
-        write_atomically(self.file, json.dumps(rows, indent=1))
+        lock = self.store.lock(f"jobs-{self.file.stem}")
+        try:
+            jobs = {job.id: job for job in [*read_jobs(self.file), *self.jobs.values()]}
+            rows = [
+                {"id": job.id, "keys": job.keys, "folder": job.folder, "task": job.task}
+                for job in jobs.values()
+                if job.id not in self.over
+            ]
+            write_atomically(self.file, json.dumps(rows, indent=1))
+        finally:
+            lock.release()
 
     def _read_events(self) -> None:
         """Takes up what the jobs wrote since the last time."""
@@ -374,12 +382,19 @@ class JobExecutor:
         for number in sorted(self.open):
             if not any(key in self.scheduler.waiting for key in self.groups[number].keys):
                 self.open.discard(number)
-                if self.jobs.pop(number, None):
-                    self._write_jobs()
+                if number in self.jobs:
+                    self._drop(self.jobs.pop(number))
+
+    def _drop(self, job: Job) -> None:
+        """Forgets a job, unless it has something to make of which only another run knows."""
+        if job.gone is not None or all(
+            key in self.stages or self.store.finished(key) for key in job.keys
+        ):
+            self.over.add(job.id)
+        self._write_jobs()
 
     def _lost(self, number: int, job: Job) -> None:
-        del self.jobs[number]
-        self._write_jobs()
+        self._drop(self.jobs.pop(number))
         ending = self.backend.end_of(job.id)
         words = f"its job {job.id} {ending.words}" + (f": {job.note}" if job.note else "")
         self._take_up(job)

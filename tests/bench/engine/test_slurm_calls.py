@@ -1,13 +1,16 @@
 """What is asked of SLURM, and what is made of its answers, without a cluster."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from bench.cli import cli
-from bench.engine import slurm
-from bench.engine.slurm import HELD, Slurm
+from bench.engine import jobs, slurm
+from bench.engine.jobs import JobExecutor, read_jobs
+from bench.engine.slurm import HELD, Slurm, SlurmProfile
 from bench.engine.store import write_atomically
 
 
@@ -25,9 +28,42 @@ def calls(monkeypatch):
     return made
 
 
-def queued(lab, *ids, run="small"):
+STAGES = str(Path(__file__).with_name("fake_stages.py"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.02)
+
+
+def executor(lab, **profile):
+    lab.executor()  # for its reporter
+    profile = SlurmProfile(**{"poll_seconds": 0.05, "batch_seconds": 1} | profile)
+    return JobExecutor(lab.store, profile, lab.reporter, name="small", stages=STAGES)
+
+
+class Making:
+    """In place of :meth:`Slurm.begin`: makes the stages of jobs at once. ``refuses``: what it
+    raises, one after another, instead.
+    """
+
+    def __init__(self, lab, *refuses):
+        self.lab, self.reporter, self.refuses = lab, lab.reporter, list(refuses)
+        self.sizes = []
+
+    def __call__(self, tasks, folder):
+        if self.refuses and (error := self.refuses.pop(0)):
+            raise error
+        self.sizes.append(len(tasks))
+        for spec, task in tasks:
+            self.lab.run(json.loads(Path(spec).with_name(f"{task}.json").read_text()))
+        return [f"{len(self.sizes)}_{number}" for number in range(len(tasks))]
+
+
+def queued(lab, *ids, run="small", folder="f"):
     """Rows of jobs that a run left in the queue."""
-    rows = [{"id": one, "keys": ["k"], "folder": "f", "task": "0.1"} for one in ids]
+    rows = [{"id": one, "keys": ["k"], "folder": folder, "task": "0.1"} for one in ids]
     (lab.store.root / "jobs").mkdir(exist_ok=True)
     write_atomically(lab.store.root / "jobs" / f"{run}.json", json.dumps(rows))
 
@@ -65,3 +101,37 @@ def test_a_held_job_that_could_not_be_ended_is_ended_later(calls):
     assert backend.alive(["1"]) == {"1"} and backend.held == {"1"}
     backend.alive(["1"])
     assert [call[0] for call in calls].count("scancel") == 2
+
+
+def test_a_run_with_other_choices_does_not_forget_jobs_in_the_queue(lab, calls, quick, monkeypatch):
+    """`--seeds 0` left with Ctrl-C, then `--seeds 1`: the jobs of seed 0 would be begun twice, no
+    command could end them, and after a day their folder was removed under them.
+    """
+    folder = lab.store.root / "jobs" / "run-before"
+    folder.mkdir(parents=True)
+    os.utime(folder, (1, 1))
+    queued(lab, "7", "gone", folder=str(folder))
+    calls.answers["squeue"] = "7|Priority\n"
+    key = lab.stage("train", seed=1)
+    run = executor(lab)
+    monkeypatch.setattr(run.backend, "begin", Making(lab))
+    assert run.run(lab.stages, [key]) == {}
+    assert [job.id for job in read_jobs(run.file)] == ["7"] and folder.is_dir()
+    calls.answers["squeue"] = ""
+    executor(lab).run(lab.stages, [key])
+    assert read_jobs(run.file) == []
+
+
+def test_a_job_with_stages_of_two_runs_stays_known_for_the_other(lab, calls, quick):
+    """What both need is made, and the rest is still at work."""
+    queued(lab, "7")
+    calls.answers["squeue"] = "7|None\n"
+    key = lab.stage("train", seed=1)
+    file = lab.store.root / "jobs" / "small.json"
+    row = json.loads(file.read_text())[0]
+    file.write_text(json.dumps([row | {"keys": ["k", key]}]))
+    run = executor(lab)
+    made = iter([lambda: None, lambda: lab.run([key])])
+    run.backend.alive = lambda jobs: (next(made, lambda: None)(), set(jobs))[1]
+    assert run.run(lab.stages, [key]) == {} and run.attempts == {}
+    assert [job.keys for job in read_jobs(file)] == [["k", key]]
