@@ -300,6 +300,7 @@ def run(
 
     cluster = _profile(executor, profile)
     if cluster is not None:
+        _refuse_local(f"--executor {executor}")
         choice |= cluster.choice()
     # All of them before the first one runs, so that a fault in the last suite is reported at once.
     prepared = [
@@ -336,6 +337,21 @@ def _profile(executor: str, file: str | None) -> Profile | None:
     if file is not None:
         raise UserError(f"--profile is for --executor {' or '.join(kinds)}, got {executor}")
     return None
+
+
+#: Options that say what of this machine is used, and the field of a profile that says it of a job.
+_LOCAL = {"jobs": "cpus", "device": "gpus", "gpus_per_stage": "gpus", "gpu_memory": "gpus"}
+
+
+def _refuse_local(option: str) -> None:
+    """Raises :class:`UserError` if a user gave, with ``option``, one that a profile decides."""
+    context = click.get_current_context()
+    for name, field in _LOCAL.items():
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UserError(
+                f"--{name.replace('_', '-')} is for this machine; with {option} the profile's "
+                f"{field} decides (docs/cluster.md)"
+            )
 
 
 def _estimate(prepared: Sequence[Prepared], store: Path, as_json: bool) -> None:
@@ -455,6 +471,7 @@ def plan(
         show_stages(prepared.plan, Path(store), _screen(), as_json, len(prepared.slots))
         return
     of_jobs = Profile.read(profile)
+    _refuse_local("--into")
     prepared = prepare(suite, **choice | of_jobs.choice())
     rows = plan_jobs(prepared, Path(store), Path(into), of_jobs)
     if as_json:

@@ -135,3 +135,24 @@ def test_a_job_with_stages_of_two_runs_stays_known_for_the_other(lab, calls, qui
     run.backend.alive = lambda jobs: (next(made, lambda: None)(), set(jobs))[1]
     assert run.run(lab.stages, [key]) == {} and run.attempts == {}
     assert [job.keys for job in read_jobs(file)] == [["k", key]]
+
+
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        (("--jobs", "2"), "cpus"),
+        (("--device", "cpu"), "gpus"),
+        (("--gpus-per-stage", "2"), "gpus"),
+        (("--gpu-memory", "10"), "gpus"),
+    ],
+)
+@pytest.mark.parametrize("where", ["slurm", "ray", "into"])
+def test_what_a_profile_decides_is_no_option(option, field, where, tmp_path):
+    """It had no effect, or planned results for a number of GPUs that no job has."""
+    command = ["plan", "digits", "--into", str(tmp_path / "jobs")]
+    if where != "into":
+        command = ["run", "digits", "--executor", where, "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(cli, [*command, *option])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1
+    assert f"{option[0]} is for this machine" in done.stderr and f"{field} decides" in done.stderr
+    assert not list(tmp_path.iterdir())
