@@ -24,6 +24,7 @@ import hmac
 import json
 import os
 import pwd
+import re
 import secrets
 import shutil
 import socket
@@ -51,16 +52,23 @@ ELSEWHERE_DAYS = 1
 DAY_SECONDS = 86_400
 
 
+#: What numpy says, without a number, when not all of an array could be written.
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an exception, or one of its causes, says that the disk is full. Some libraries keep
-    only the message.
+    only the message, and numpy how much it wrote.
     """
     current: BaseException | None = error
     visited: set[int] = set()  # `raise error from error` makes an error its own cause
     while current is not None and id(current) not in visited:
         if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left on device" in (message_of(current) or ""):
+        message = message_of(current) or ""
+        if "No space left on device" in message:
+            return True
+        if isinstance(current, OSError) and _CUT_SHORT.fullmatch(message):
             return True
         visited.add(id(current))
         current = current.__cause__ or current.__context__
@@ -170,7 +178,9 @@ class Store:
         """
         path = self.root / "locks" / f"{name}.lock"
         try:
-            lock = FileLock(path, mode=0o600 | _shared(path.parent))
+            # A lock that is only a file would outlive a machine that died with it.
+            mode = 0o600 | _shared(path.parent)
+            lock = FileLock(path, mode=mode, fallback_to_soft=False)
             lock.acquire(timeout=timeout)
         except (OSError, NotImplementedError) as error:
             if isinstance(error, Timeout):

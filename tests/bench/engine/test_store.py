@@ -252,3 +252,23 @@ def test_an_exception_without_words_or_behind_itself_is_no_full_disk():
     assert not is_disk_full(error)
     error.__cause__ = OSError(errno.ENOSPC, "full")
     assert is_disk_full(error)
+
+
+def test_numpy_says_how_much_it_wrote_on_a_full_disk():
+    """It names no reason: the stage was tried again, and all others were begun after it."""
+    assert is_disk_full(OSError("100000 requested and 8176 written"))
+    assert not is_disk_full(ValueError("100000 requested and 8176 written"))
+    assert not is_disk_full(OSError("of 100000 requested and 8176 written"))
+
+
+def test_without_file_locks_no_other_kind_is_used(tmp_path, monkeypatch):
+    """A lock that is only a file stays when its machine dies: the stage would wait for ever."""
+    store = Store(tmp_path)
+
+    def flock(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"x\.lock cannot be taken: Function not implemented"):
+            store.lock("x", timeout=0)
