@@ -142,8 +142,10 @@ class Isolation:
         self.scratch = Path(tempfile.mkdtemp(prefix="castlewalls-plugin-"))
         self.out = self.folder / "out"
         self.out.mkdir(parents=True)
-        # Whatever it writes, others can still write too.
-        self.disk = min(self.limits.disk, shutil.disk_usage(self.out).free // 2)
+        # Whatever it writes, others can still write too; progress that is there takes no more.
+        earlier = _taken([self.partial])
+        free = shutil.disk_usage(self.out).free // 2 + (earlier if isinstance(earlier, int) else 0)
+        self.disk = min(self.limits.disk, free)
 
     def task(self, task: Mapping[str, Any]) -> dict[str, Any]:
         """What of ``task`` the plugin's process is told: where its folders are from inside, and
@@ -254,29 +256,9 @@ class Isolation:
 
     def overfull(self) -> str:
         """Which limit the files that were written exceed, in words; empty if none."""
-        total = files = 0
-        waiting = [(str(folder), 0) for folder in (self.out, self.partial, self.scratch)]
-        while waiting:
-            folder, depth = waiting.pop()
-            if depth > DEEPEST:
-                return f"folders more than {DEEPEST} deep"
-            try:
-                entries = list(islice(os.scandir(folder), MOST_FILES + 1))
-                files += len(entries)
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append((entry.path, depth + 1))
-                    else:
-                        with suppress(FileNotFoundError):
-                            status = entry.stat(follow_symlinks=False)
-                            # A hole takes no block here, and does once it is copied.
-                            total += max(status.st_size, status.st_blocks * 512)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as error:
-                return f"a folder that cannot be looked into ({error.strerror})"
-            if files > MOST_FILES:
-                return f"more than {MOST_FILES} files written"
+        total = _taken([self.out, self.partial, self.scratch])
+        if isinstance(total, str):
+            return total
         return f"more than {self.disk >> 20} MB written to disk" if total > self.disk else ""
 
     def end(self) -> None:
@@ -286,6 +268,34 @@ class Isolation:
         remove_tree(self.scratch)
         with suppress(OSError):
             self.partial.rmdir()
+
+
+def _taken(folders: Iterable[Path]) -> int | str:
+    """Bytes of the files in ``folders``; in words, if there are too many to count."""
+    total = files = 0
+    waiting = [(str(folder), 0) for folder in folders]
+    while waiting:
+        folder, depth = waiting.pop()
+        if depth > DEEPEST:
+            return f"folders more than {DEEPEST} deep"
+        try:
+            entries = list(islice(os.scandir(folder), MOST_FILES + 1))
+            files += len(entries)
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, depth + 1))
+                else:
+                    with suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        # A hole takes no block here, and does once it is copied.
+                        total += max(status.st_size, status.st_blocks * 512)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            return f"a folder that cannot be looked into ({error.strerror})"
+        if files > MOST_FILES:
+            return f"more than {MOST_FILES} files written"
+    return total
 
 
 def _config(

@@ -8,6 +8,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ from bench.engine import isolation as isolation_module
 from bench.engine.admission import cost, take_over
 from bench.engine.executor import Executor
 from bench.engine.graph import Stage
-from bench.engine.isolation import Limits, Support, support
+from bench.engine.isolation import Isolation, Limits, Support, support
 from bench.engine.slots import make_slots
 from bench.engine.worker import load_stages
 from bench.errors import UserError
@@ -271,3 +272,27 @@ def test_what_stages_leave_is_taken_over_unchanged(tmp_path):
     (raw / "generator" / "unet" / "model.safetensors").write_bytes(b"\x08" + bytes(20))
     with pytest.raises(UserError, match="left generator/unet/model.safetensors, which cannot be"):
         take_over(raw, tmp_path / "other")
+
+
+def test_progress_that_is_there_is_not_written_again(tmp_path, monkeypatch):
+    """On a disk that is nearly full a stage that was resumed failed at once, and lost its progress;
+    yet all that it leaves has the limit of one stage.
+    """
+    folder, partial = tmp_path / "stage", tmp_path / "partial"
+    partial.mkdir()
+    (partial / "shard").write_bytes(bytes(6_000_000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4_000_000))
+    for limit, exceeded in ((2**30, False), (2**22, True)):
+        isolation = Isolation(
+            limits=Limits(memory=2**30, disk=limit),
+            inputs={},
+            folder=folder / str(limit),
+            partial=partial,
+            files=[],
+            locations=[],
+            store=tmp_path / "store",
+            namespaces=False,
+        )
+        assert bool(isolation.overfull()) is exceeded
+        isolation.end()
+        assert partial.exists() is not exceeded
