@@ -408,10 +408,10 @@ def _run(
 
     try:
         return run_together(prepared, store, reporter, live.show if live else None, cluster)
-    except (KeyboardInterrupt, UserError) as error:
+    except BaseException as error:
         if live is not None:
             live.end()
-        if isinstance(error, UserError):
+        if not isinstance(error, KeyboardInterrupt):
             raise
         keys = {key: None for one in prepared for key in one.plan.stages}
         finished = sum(store.finished(key) for key in keys)

@@ -50,8 +50,9 @@ class Profile:
     """What a cluster wants to know of a job, from a YAML file. ``minutes``: what the stages of one
     are expected to take together at most; ``batch_seconds``: so much work of stages that have
     nothing in common is one job; ``cpus``, ``memory_gb``, ``gpus``: of a job, which makes as many
-    stages at once as it has GPUs, or else CPUs; ``at_once``: jobs that run at one time; ``tries``:
-    how often a job that the cluster ended is begun; ``poll_seconds``: between questions to it.
+    stages at once as it has GPUs, or else CPUs; ``at_once``: jobs of a run that wait or run at one
+    time; ``tries``: how often a job that the cluster ended is begun; ``poll_seconds``: between
+    questions to it.
     """
 
     minutes: Annotated[int, Ge(1)] = 120
@@ -107,6 +108,10 @@ class Ending:
     again: bool = True
 
 
+class JobsRefused(UserError):
+    """The cluster took none of the jobs; it may later."""
+
+
 class Backend(Protocol):
     """What begins jobs, and says what has become of them. Raises :class:`UserError` in one line if
     there is nothing that would.
@@ -120,7 +125,7 @@ class Backend(Protocol):
 
     def begin(self, tasks: Sequence[Sequence[str]], folder: Path) -> list[str]:
         """Begins jobs: the arguments of :mod:`bench.engine.node`, one sequence each. Their names.
-        ``folder``: for what the backend itself writes.
+        ``folder``: for what the backend itself writes. Raises :class:`JobsRefused`.
         """
 
     def alive(self, jobs: Collection[str]) -> set[str] | None:
@@ -192,6 +197,7 @@ class JobExecutor:
         self.folder: Path | None = None
         self.attempts: dict[int, int] = {}
         self.over: set[str] = set()
+        self.refused_until, self.refusal = float("-inf"), ""
         self.scheduler.begin(stages, targets, turns, patience)
         known = self._adopt()
         theirs = [[key for key in job.keys if key in self.scheduler.waiting] for job in known]
@@ -213,7 +219,7 @@ class JobExecutor:
             while self.open:
                 interrupts.check()
                 before = len(self.scheduler.waiting)
-                self._submit()
+                self._submit(interrupts)
                 self._read_events()
                 if time.monotonic() - asked >= self.profile.poll_seconds:
                     asked = time.monotonic()
@@ -249,42 +255,55 @@ class JobExecutor:
             if str(folder) not in used and time.time() - folder.stat().st_mtime > DAY_SECONDS:
                 remove_tree(folder)
 
-    def _submit(self) -> None:
-        """Begins jobs for the groups that wait for nothing, as many at once as can be."""
+    def _submit(self, interrupts: Interrupts) -> None:
+        """Begins jobs for the groups that wait for nothing, as many at once as can be. Whoever has
+        taken some may refuse more for a while.
+        """
+        if time.monotonic() < self.refused_until:
+            return
         ready = [
             number
             for number in self.open
             if number not in self.jobs and not self.groups[number].needs & self.open
         ]
         ready.sort(key=lambda number: (self._position(self.groups[number]), number))
-        if not self.profile.lasting:
-            ready = ready[: max(0, self.profile.at_once - len(self.jobs))]
+        ready = ready[: max(0, self.profile.at_once - len(self.jobs))]
         if not ready:
             return
         if not self.most:
             self.most = self.backend.most()
             if warning := self.backend.warning():
                 self.reporter.note(f"warning: {warning}")
-        for start in range(0, len(ready), self.most):
-            self._begin(ready[start : start + self.most])
+        try:
+            for start in range(0, len(ready), self.most):
+                self._begin(ready[start : start + self.most])
+        except JobsRefused as error:
+            interrupts.check()  # Ctrl-C reaches what hands the jobs over, too
+            if not self.jobs and not self.attempts:
+                raise
+            self.refused_until = time.monotonic() + self.profile.poll_seconds
+            if str(error) != self.refusal:
+                self.refusal = str(error)
+                self.reporter.note(f"{self.refusal}; trying again")
 
     def _position(self, group: Group) -> Queued:
         return min(self.scheduler.queue[key] for key in group.keys)
 
     def _begin(self, numbers: Sequence[int]) -> None:
-        folder = self._spec()
         jobs = []
-        for number in numbers:
-            self.attempts[number] = self.attempts.get(number, 0) + 1
-            keys = [key for key in self.groups[number].keys if key in self.scheduler.waiting]
-            task = f"{number}.{self.attempts[number]}"
-            write_atomically(folder / f"{task}.json", json.dumps(keys))
-            jobs.append(Job(id="", keys=keys, folder=str(folder), task=task))
+        with self.store.writing(f"the jobs of this run cannot be written into {self.store.root}"):
+            folder = self._spec()
+            for number in numbers:
+                keys = [key for key in self.groups[number].keys if key in self.scheduler.waiting]
+                task = f"{number}.{self.attempts.get(number, 0) + 1}"
+                write_atomically(folder / f"{task}.json", json.dumps(keys))
+                jobs.append(Job(id="", keys=keys, folder=str(folder), task=task))
         spec = str(folder / "spec.json")
         ids = self.backend.begin([[spec, job.task] for job in jobs], folder / self.profile.name)
         for number, job, one in zip(numbers, jobs, ids, strict=True):
             job.id = one
             self.jobs[number] = job
+            self.attempts[number] = self.attempts.get(number, 0) + 1
         self._write_jobs()
 
     def _spec(self) -> Path:
@@ -311,7 +330,6 @@ class JobExecutor:
         """
         if not self.profile.lasting:
             return
-        make_folder(self.file.parent)
         lock = self.store.lock(f"jobs-{self.file.stem}")
         try:
             jobs = {job.id: job for job in [*read_jobs(self.file), *self.jobs.values()]}
@@ -320,7 +338,9 @@ class JobExecutor:
                 for job in jobs.values()
                 if job.id not in self.over
             ]
-            write_atomically(self.file, json.dumps(rows, indent=1))
+            with self.store.writing(f"{self.file} cannot be written"):
+                make_folder(self.file.parent)
+                write_atomically(self.file, json.dumps(rows, indent=1))
         finally:
             lock.release()
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from bench.engine import node
 from bench.engine.isolation import search_path
-from bench.engine.jobs import Ending, Profile, all_jobs
+from bench.engine.jobs import Ending, JobsRefused, Profile, all_jobs
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.text import one_line
@@ -147,7 +147,7 @@ class Slurm:
                     executor.submit(CommandFunction(command, verbose=False)) for command in commands
                 ]
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-            raise UserError(f"sbatch refuses the jobs: {one_line(str(error))}") from error
+            raise JobsRefused(f"sbatch refuses the jobs: {one_line(str(error))}") from error
         return [str(job.job_id) for job in jobs]
 
 

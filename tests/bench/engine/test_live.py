@@ -1,10 +1,13 @@
 """What a run reports of itself while it goes on."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from bench import cli, runner
 from bench.engine import live
+from bench.engine.progress import Reporter
 from bench.engine.run import execute
 
 
@@ -72,3 +75,17 @@ def test_an_error_of_the_board_is_one_line(matrix, monkeypatch):
     outcome, reporter = run(matrix, fails)
     assert outcome.counts["ok"] == 6
     assert reporter.keys("note") == ["the board is written at the end only: no space"]
+
+
+def test_whatever_ends_a_run_ends_its_page(lab, monkeypatch):
+    """After a traceback the page promised more for ever."""
+    ended = []
+    page = SimpleNamespace(show=None, end=lambda: ended.append(True))
+
+    def broken(*given):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(runner, "run_together", broken)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        cli._run([], lab.store, Reporter(), page, None)
+    assert ended == [True]

@@ -1,7 +1,9 @@
 """What is asked of SLURM, and what is made of its answers, without a cluster."""
 
+import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,10 @@ from click.testing import CliRunner
 
 from bench.cli import cli
 from bench.engine import jobs, slurm
-from bench.engine.jobs import JobExecutor, read_jobs
+from bench.engine.jobs import JobExecutor, JobsRefused, read_jobs
 from bench.engine.slurm import HELD, Slurm, SlurmProfile
 from bench.engine.store import write_atomically
+from bench.errors import UserError
 
 
 @pytest.fixture
@@ -156,3 +159,64 @@ def test_what_a_profile_decides_is_no_option(option, field, where, tmp_path):
     assert done.exit_code == 2 and done.stderr.count("\n") == 1
     assert f"{option[0]} is for this machine" in done.stderr and f"{field} decides" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_no_more_jobs_are_begun_than_there_may_be_at_once(lab, calls, quick, monkeypatch):
+    """The limit was for each array by itself, and each wave of ready stages is another."""
+    keys = [lab.stage("train", seed=seed) for seed in range(5)]
+    run = executor(lab, at_once=2)
+    making = Making(lab)
+    monkeypatch.setattr(run.backend, "begin", making)
+    assert run.run(lab.stages, keys) == {} and making.sizes == [2, 2, 1]
+
+
+def test_jobs_that_are_refused_later_are_offered_again(lab, calls, quick, monkeypatch):
+    """One moment of a busy controller ended a run of days. It is noted once, and is no try."""
+    keys = [lab.stage("train", seed=seed) for seed in range(2)]
+    run = executor(lab, at_once=1, tries=1)
+    refusal = JobsRefused("sbatch refuses the jobs: busy")
+    monkeypatch.setattr(run.backend, "begin", Making(lab, None, refusal, refusal))
+    assert run.run(lab.stages, keys) == {} and run.attempts == {0: 1, 1: 1}
+    notes = run.reporter.keys("note")
+    assert notes.count("sbatch refuses the jobs: busy; trying again") == 1
+
+
+def test_a_first_refusal_ends_the_run(lab, calls, quick, monkeypatch):
+    """A wrong partition must not be waited for."""
+    key = lab.stage("train", seed=0)
+    run = executor(lab)
+    monkeypatch.setattr(run.backend, "begin", Making(lab, JobsRefused("sbatch refuses: no such")))
+    with pytest.raises(UserError, match="no such"):
+        run.run(lab.stages, [key])
+
+
+def test_ctrl_c_while_jobs_are_handed_over_is_no_refusal(lab, calls, quick, monkeypatch):
+    """The terminal sends it to sbatch, too, which then fails: the run ended with exit code 2 and a
+    reason that was none.
+    """
+    key = lab.stage("train", seed=0)
+    run = executor(lab)
+
+    def interrupted(tasks, folder):
+        signal.raise_signal(signal.SIGINT)
+        raise JobsRefused("sbatch refuses the jobs: ")
+
+    monkeypatch.setattr(run.backend, "begin", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(lab.stages, [key])
+
+
+def test_jobs_that_cannot_be_written_are_one_line(lab, calls, quick, monkeypatch):
+    """A full disk was a traceback."""
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    key = lab.stage("train", seed=0)
+    monkeypatch.setattr(jobs, "write_atomically", full)
+    with pytest.raises(UserError, match=r"the jobs of this run cannot be written .*: disk full"):
+        executor(lab).run(lab.stages, [key])
+    run = executor(lab)
+    run.over = set()
+    with pytest.raises(UserError, match=r"small\.json cannot be written: disk full"):
+        run._write_jobs()
