@@ -1,6 +1,6 @@
 """What a run needs of whatever makes its stages: on this machine
 (:class:`bench.engine.executor.Executor`) or on a cluster
-(:class:`bench.engine.slurm.SlurmExecutor`).
+(:class:`bench.engine.jobs.JobExecutor`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from bench.engine.interrupts import Interrupts
 from bench.engine.isolation import Isolation, Limits, origin, support, usual_limits
 from bench.engine.progress import Reporter
 from bench.engine.scheduler import Failure, Patience, Scheduler
-from bench.engine.slots import Slot, Worker
+from bench.engine.slots import Slot, Worker, allow_files
 from bench.engine.store import LOG, Store, discard
 from bench.text import one_line, tail
 
@@ -124,6 +124,7 @@ class Executor:
         self.stages, self.announced = stages, set[str]()
         self.disk_full = self.isolation_named = False
         self.last_event = time.monotonic()
+        allow_files(len(self.slots))
         self.scheduler.begin(stages, targets, turns, patience)
         with Interrupts() as interrupts:
             try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -34,6 +35,8 @@ MESSAGE_BYTES = 2**20
 ISOLATED_MESSAGES, ISOLATED_RATE = 2000, 50.0
 #: More stages at once than any machine runs.
 MOST_JOBS = 1024
+#: Files that a run may have open: beside its slots', and of each.
+FILES, FILES_OF_A_SLOT = 256, 8
 #: CPU threads beside a GPU. A constant: the number of slots must never change a result.
 GPU_THREADS = 4
 #: Beyond so many a GPU's own scheduler only takes turns.
@@ -54,6 +57,19 @@ class Slot:
     threads: int = 1
     processes: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def allow_files(slots: int) -> None:
+    """Raises how many files this process may open, where the usual limit is too low for ``slots``:
+    each holds the pipes, the errors and the locks of its worker.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES + FILES_OF_A_SLOT * slots
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has another limit beside
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def available_cores() -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from bench.engine import executor as executor_module
 from bench.engine.graph import Stage
-from bench.engine.slots import MARK, make_slots
+from bench.engine.slots import MARK, allow_files, make_slots
 from bench.errors import UserError
 from bench.plugin_file import Source
 
@@ -402,3 +403,17 @@ def test_one_lost_model_is_made_again_once_for_all_that_need_it(lab):
     lab.stage("sample", {"generator": other}, what="other")
     assert lab.run(jobs=6) == {}
     assert lab.reporter.keys("started").count(train) == 1
+
+
+def test_many_slots_may_open_the_files_that_they_need(lab):
+    """A machine with hundreds of cores ended in "Too many open files", far below its own limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        key = lab.stage("train", seed=0)
+        assert lab.run([key], jobs=100) == {}
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(1000, hard)
+        allow_files(1)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(1000, hard), "never lowered"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
