@@ -28,9 +28,11 @@ from bench.errors import UserError
 from bench.plugin_file import what_happened
 from bench.registry import SINGULAR, check_params, checked, group_of, loaded, plugins_in
 from bench.stand_in import MOST_LINES, unpacked
-from bench.text import one_line
+from bench.text import message_of, one_line
 
 _known: dict[str, type[Plugin]] = {}
+#: Of a question, what asks about one plugin.
+_OF_PLUGINS = ("build", "faults", "sealed")
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,9 +46,21 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     except UserError as error:
         return {"refused": one_line(str(error))}
     except (ValueError, TypeError) as error:  # what a class says of its parameters
-        return {"refused": one_line(str(error))}
+        words = message_of(error)
+        return {
+            "refused": one_line(words) if words else f"{_who(question)}: {type(error).__name__}"
+        }
     except BaseException as error:
-        return {"refused": what_happened(error)}
+        return {"refused": f"{_who(question)}: {what_happened(error)}"}
+
+
+def _who(question: Mapping[str, Any]) -> str:
+    """The plugin that is asked about, or the file or package."""
+    key = next((question[name] for name in _OF_PLUGINS if name in question), None)
+    if key in _known:
+        cls = _known[key]
+        return f"{SINGULAR[group_of(cls)]} {cls.card.name}"
+    return f"--plugin {question['file']}" if "file" in question else str(question.get("entry"))
 
 
 def _of_file(path: Path) -> dict[str, Any]:
@@ -71,10 +85,15 @@ def _descriptions(classes: Iterable[type[Plugin] | str]) -> list[dict[str, Any]]
 
 
 def _of_plugin(question: Mapping[str, Any]) -> Any:
-    asked = next(name for name in ("build", "faults", "sealed") if name in question)
+    asked = next(name for name in _OF_PLUGINS if name in question)
     cls = _known[question[asked]]
     plugin = cls(**{name: unpacked(value) for name, value in question["params"].items()})
     check_params(plugin, f"{SINGULAR[group_of(cls)]} {cls.card.name}")
+    if type(plugin)(**plugin.params()).params() != plugin.params():
+        raise ValueError(
+            f"{_who(question)}: __post_init__ must leave a plugin's own parameters as they are: "
+            f"built from {one_line(repr(plugin.params()), 120)} it has others"
+        )
     if asked == "build":
         return instance_data(plugin)
     assert isinstance(plugin, Attack)

@@ -65,6 +65,9 @@ class Commands(click.Group):
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             _refuse_usage(error, ctx)
+        except UserError as error:  # --help and --version are written here
+            click.echo(f"castlewalls: {plain(str(error))}", err=True)
+            ctx.exit(BAD_INPUT)
 
 
 def _refuse_usage(error: click.UsageError, ctx: click.Context) -> NoReturn:
@@ -217,19 +220,25 @@ class _Output(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         """As any stream's."""
-        count = super().write(text)
+        try:
+            super().write(text)
+        except OSError as error:  # a text longer than the buffer
+            self._lost(error)
         self.flush()
-        return count
+        return len(text)
 
     def flush(self) -> None:
         """As any stream's; raises :class:`UserError` if a result is lost."""
         try:
             super().flush()
         except OSError as error:
-            with suppress(OSError):  # the rest of the buffer must not fail again at exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            if self.needed and not isinstance(error, BrokenPipeError):
-                raise UserError(f"standard output cannot be written: {error.strerror}") from error
+            self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        with suppress(OSError):  # the rest of the buffer must not fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+        if self.needed and not isinstance(error, BrokenPipeError):
+            raise UserError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def main() -> None:
@@ -872,9 +881,12 @@ def compare(
     from bench.results import published
     from leaderboard.compare import compare as compare_sides
     from leaderboard.compare import lines, read_side
+    from leaderboard.sources import read_sources
 
     entries = [one for one in (first, second) if "::" not in one and not Path(one).exists()]
-    runs = _read([published() if within is None else Path(within)]) if entries else []
+    # What is odd about the published results is no news to who compares two of their entries.
+    read = read_sources if within is None else _read
+    runs = read([published() if within is None else Path(within)]) if entries else []
     comparison = compare_sides(
         read_side(first, runs), read_side(second, runs), metrics or (), across_protocols
     )
@@ -932,7 +944,9 @@ def export(
     from bench.export import export as write_results
     from bench.export import finished_suites
 
-    chosen, left = (list(dict.fromkeys(suites)), {}) if suites else finished_suites(Path(store))
+    chosen, left = (
+        (list(dict.fromkeys(suites)), {}) if suites else finished_suites(Path(store), partial)
+    )
     done = []
     for suite in chosen:
         one = write_results(Path(store), suite, Path(output or "results"), partial=partial)

@@ -80,11 +80,12 @@ def export(store: Path, suite: str, output: Path, *, partial: bool = False) -> E
     )
 
 
-def finished_suites(store: Path) -> tuple[list[str], dict[str, str]]:
-    """The suites whose runs in a store are complete, and why each of the others is not. Raises
-    :class:`UserError` for a store without any.
+def finished_suites(store: Path, partial: bool = False) -> tuple[list[str], dict[str, str]]:
+    """The suites whose runs in a store are complete, and why each of the others is not.
+    ``partial``: those with any record count as complete. Raises :class:`UserError` for a store
+    without any.
     """
-    runs = {run.suite: unfinished(run) for run in _runs(store)}
+    runs = {run.suite: "" if partial and run.records else unfinished(run) for run in _runs(store)}
     done = [suite for suite, wrong in runs.items() if not wrong]
     if not done:
         reasons = "; ".join(f"{suite}: {wrong}" for suite, wrong in runs.items())

@@ -51,7 +51,9 @@ def unknown_name(what: str, name: object, allowed: Iterable[str], where: str = "
     options = sorted(allowed)
     written = name[:LONGEST_MESSAGE] if isinstance(name, str) else brief(name)
     near = [option for option in options if written and option.startswith(written)]
-    near = near or difflib.get_close_matches(written, options, n=1, cutoff=0.5)
+    lower = {option.lower(): option for option in reversed(options)}
+    close = difflib.get_close_matches(written.lower(), lower, n=1, cutoff=0.5)
+    near = near or [lower[option] for option in close]
     hint = f"; did you mean {near[0]!r}?" if near else ""
     prefix = f"{where}: " if where else ""
     return UserError(

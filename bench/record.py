@@ -575,9 +575,16 @@ def _spec(value: Any, what: str) -> PluginSpec:
 
 def _plain_json(value: Any, what: str) -> str:
     try:
-        return json.dumps(value, allow_nan=False)
+        text = json.dumps(value, allow_nan=False)
+        json.loads(text, parse_int=_held_by_a_float)
     except ValueError:
         raise ValueError(f"{what} must hold finite numbers") from None
+    return text
+
+
+def _held_by_a_float(digits: str) -> None:
+    if len(digits) > 300:
+        raise ValueError
 
 
 def _finite(value: Any, what: str) -> float:

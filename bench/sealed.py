@@ -16,12 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.contracts.attack import Attack
-from bench.errors import UserError
+from bench.errors import UserError, no_file
 from bench.results import MAX_DESCRIPTION
 from bench.suite import LONGEST_NAME, Suite
 
 #: Above every seed a user would write, below the limit of every library.
 FIRST_SEED, SEEDS = 10**6, 2**31 - 10**6
+#: Of a file that holds one secret.
+_MOST_LETTERS = 1000
 
 
 def new_secret() -> str:
@@ -36,8 +38,11 @@ def commitment(secret: str) -> str:
 
 def read_secret(file: Path) -> str:
     """A secret from the file that ``castlewalls seal`` wrote. Raises :class:`UserError`."""
+    if not file.is_file():  # a pipe would be waited for
+        raise UserError(f"--sealed {file}: {no_file(file)}")
     try:
-        text = file.read_text(encoding="utf-8").strip()
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(_MOST_LETTERS).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--sealed {file}: cannot be read: {error}") from error
     if not re.fullmatch(r"[0-9a-f]{32}", text):

@@ -216,7 +216,7 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
         detectors=cast(tuple[Detector, ...], tuple(one for one, _ in detectors)),
         assigned={one.label(): met for one, met in (*attacks, *defenses, *detectors) if met},
         seeds=_seeds(data.get("seeds", [0]), where),
-        tuned=_tuned(data.get("tuned"), where),
+        tuned=_tuned(data.get("tuned"), registry, where),
         timeout_seconds=_number(
             data, "timeout_seconds", where, lowest=1, highest=LONGEST_TIMEOUT, whole=False
         ),
@@ -456,9 +456,11 @@ def _refuse_twice(built: Sequence[object], field: str, where: str) -> None:
     labels: set[str] = set()
     for item in built:
         # Two plugins with the same label would look like one column.
-        if (label := item.label() if isinstance(item, Plugin | Composed) else repr(item)) in labels:
+        known = item.label() if isinstance(item, Plugin | Composed) else repr(item)
+        if known in labels:
+            label = known if isinstance(item, Plugin | Composed) else getattr(item, "name", known)
             raise UserError(f"{where}: {field} lists {label} twice")
-        labels.add(label)
+        labels.add(known)
 
 
 def _choose(
@@ -488,7 +490,7 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _tuned(value: Any, where: str) -> tuple[Tuning, ...]:
+def _tuned(value: Any, registry: Registry, where: str) -> tuple[Tuning, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -496,7 +498,15 @@ def _tuned(value: Any, where: str) -> tuple[Tuning, ...]:
     fields = [field.name for field in dataclasses.fields(Tuning)]
     for entry in value:
         _check_fields(entry, fields, "field in tuned", where)
-    return tuple(construct(Tuning, "tuned", entry, where) for entry in value)
+    made = tuple(construct(Tuning, "tuned", entry, where) for entry in value)
+    # A name that nothing has would take the flags from the cells that were looked at.
+    for one in made:
+        if one.testbed not in testbeds.names():
+            raise unknown_name("testbed in tuned:", one.testbed, testbeds.names(), where)
+        attacks = registry.names("attacks")
+        if wrong := [name for name in one.attacks if name not in attacks]:
+            raise unknown_name("attack in tuned:", wrong[0], attacks, where)
+    return made
 
 
 def _number(

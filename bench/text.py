@@ -12,6 +12,8 @@ from typing import Any
 
 REASON_LENGTH = 300
 TRACE_LENGTH = 20_000
+#: How deep a JSON value of a record may be nested.
+DEEPEST = 100
 
 # Complete sequences first, so that no "[31m" remains of a colour: CSI, OSC and the like up to their
 # end, then two-byte ones.
@@ -61,10 +63,14 @@ def tail(text: str, limit: int = TRACE_LENGTH) -> str:
     return plain(text[-limit:])
 
 
-def plain_values(value: Any) -> Any:
-    """A JSON value with all texts :func:`plain`, including keys."""
+def plain_values(value: Any, depth: int = DEEPEST) -> Any:
+    """A JSON value with all texts :func:`plain`, including keys. Raises ``ValueError`` for one that
+    is nested more than :data:`DEEPEST` deep, over which whoever walks it later would stumble.
+    """
     if isinstance(value, str):
         return plain(value)
+    if isinstance(value, dict | list) and depth == 0:
+        raise ValueError(f"it is nested too deeply, more than {DEEPEST} times")
     if isinstance(value, dict):
-        return {plain(name): plain_values(item) for name, item in value.items()}
-    return [plain_values(item) for item in value] if isinstance(value, list) else value
+        return {plain(name): plain_values(item, depth - 1) for name, item in value.items()}
+    return [plain_values(item, depth - 1) for item in value] if isinstance(value, list) else value

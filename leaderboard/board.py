@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.record import Flag, Metric, PluginSpec, Record, Run
 from bench.words import COSTS
@@ -578,3 +578,9 @@ def _slug(text: str) -> str:
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
+
+
+def papers_of(record: Record) -> list[Mapping[str, Any]]:
+    """What a record's plugins are taken from, without what is no citation."""
+    papers = record.provenance.get("papers", [])
+    return [one for one in papers if isinstance(one, dict)] if isinstance(papers, list) else []

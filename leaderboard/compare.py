@@ -7,6 +7,7 @@ not of one thing, and are not compared unless that is asked for.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,8 @@ from leaderboard.sources import compared
 
 #: Bytes of a board's JSON.
 MAX_BOARD = 256 * 2**20
+#: Entries that an error lists.
+MOST_NAMED = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +103,14 @@ def read_side(text: str, within: Sequence[Run] = ()) -> Side:
         raise UserError(f"there is no store, results or board at {one_line(source, 200)}")
     if side.entry and not _columns(side):
         known = sorted({label(column) for board in side.boards for column, _ in board.columns})
+        near = difflib.get_close_matches(entry or source, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+        there = f"{', '.join(known[:MOST_NAMED])}{more}"
         raise UserError(
-            f"{one_line(source, 200)} is no source and no entry; there are {', '.join(known)}"
+            f"{one_line(source, 200)} is no source and no entry{hint} (there are {there})"
             if not entry
-            else f"{source} has no entry {one_line(entry, 80)}; it has {', '.join(known)}"
+            else f"{source} has no entry {one_line(entry, 80)}{hint} (it has {there})"
         )
     return side
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leaderboard import names
-from leaderboard.board import Board, Cell, Identity, Row, identity
+from leaderboard.board import Board, Cell, Identity, Row, identity, papers_of
 from leaderboard.contenders import RATES
 from leaderboard.matrix import metric_names
 from leaderboard.sound import cut
@@ -90,10 +90,8 @@ def _cited(cell: Cell) -> list[str]:
     """The citations of a cell's records as JSON, each once, in their order."""
     listed: dict[str, None] = {}
     for record in cell.records():
-        papers = record.provenance.get("papers", [])
-        for paper in papers if isinstance(papers, list) else []:
-            if isinstance(paper, Mapping):
-                listed[json.dumps(dict(paper), sort_keys=True, default=str)] = None
+        for paper in papers_of(record):
+            listed[json.dumps(dict(paper), sort_keys=True, default=str)] = None
     return list(listed)
 
 

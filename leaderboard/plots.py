@@ -137,6 +137,8 @@ def _shares(values: Sequence[float], low: float, high: float) -> list[float]:
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers inside [low, high], about ``count`` of them."""
     raw = (high - low) / count
+    if raw < 1e-300:  # whose power of ten is no number
+        return [low]
     size = 10 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)

@@ -15,7 +15,7 @@ from bench.record import Record, Run
 from bench.words import IMAGE_QUALITY
 from leaderboard import names, plots
 from leaderboard.absent import Absence, by_reason, everywhere
-from leaderboard.board import POPULATION, Board, Cell, Entry, Row, same_sampler
+from leaderboard.board import POPULATION, Board, Cell, Entry, Row, papers_of, same_sampler
 from leaderboard.compositions import Composition, compositions
 from leaderboard.contenders import RATES, fid_name, invocations, other_goals
 from leaderboard.detections import Detection, Detector, detectors
@@ -357,7 +357,7 @@ def papers(runs: Sequence[Run]) -> list[dict[str, str]]:
     by_title: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
         for _, record in run.records:
-            for paper in record.provenance.get("papers", []):
+            for paper in papers_of(record):
                 text = {
                     key: str(paper.get(key, ""))
                     for key in ("title", "authors", "year", "arxiv", "bibtex")

@@ -259,6 +259,11 @@ SLIPS = [
         "another query of as many rows by noise",
     ),
     (
+        checks.a_sampler_defense_steps_in,
+        made(SamplerDefense, predict_x0=lambda self, x, t: x.clamp(-1, 1)),
+        r"predicted_x0\(\) or stepped\(\) to be defined",
+    ),
+    (
         checks.sampler_steps_are_of_their_row,
         made(SamplerDefense, predicted_x0=lambda self, x, t: x - x.mean(0)),
         "treat every row alone",

@@ -29,7 +29,7 @@ from bench.text import one_line
 #: Numbers that depend on the row alone: a column that has others was measured by other rules.
 OF_THE_ROW = re.compile(
     r"asr_threshold|robust_asr_threshold\[.*\]|robust_asr_false_alarms|mse\[constant\]"
-    r"|asr_class_ceiling|asr_set_(ceiling|false_alarms)|trigger_classifier_(false_alarms|misses).*"
+    r"|precision_ceiling|asr_class_ceiling|asr_set_(ceiling|false_alarms)|trigger_classifier_(false_alarms|misses).*"
 )
 #: What arrays of unexpected shapes and kinds can raise.
 ODD = (ValueError, TypeError, RuntimeError, IndexError, ArithmeticError)

@@ -23,7 +23,7 @@ from bench.record import Flag, Metric, Record
 #: What must be recalculated where a record has it; other numbers rest on weights, on data or on
 #: images that no bundle carries.
 COVERED = re.compile(
-    r"(mse|ssim|asr|asr_field)\[.*\]|(robust_asr|asr_class|asr_set)\[.*\]|(auroc|tpr_at_\d_fpr)\[.*\]"
+    r"(mse|ssim|asr|asr_field)\[.*\]|(robust_asr|asr_class|asr_set|precision)\[.*\]|(auroc|tpr_at_\d_fpr)\[.*\]"
     r"|(tpr|fpr)_fixed_threshold\[.*\]|(inversion|trigger)_mse_.*|model_score|ta|classifier_asr|g[1-4]|mismatch"
 )
 #: Two calculations of one number on two machines may differ by their rounding.

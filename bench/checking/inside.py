@@ -20,6 +20,7 @@ from bench.contracts.attack import EditingAttack
 from bench.contracts.plugin import Plugin
 from bench.errors import UserError
 from bench.names import unknown_name
+from bench.plugin_file import what_happened
 from bench.registry import GROUPS, SINGULAR, Registry, family_of, group_of, source_of
 from bench.text import one_line
 
@@ -114,13 +115,14 @@ def _built(
     try:
         plugin = registry.build(group, cls.card.name, params)
         family = family_of(plugin) if group != "attacks" else _attack_family(cls)
-    except UserError as error:
-        if params:
+    except BaseException as error:
+        if params and isinstance(error, UserError):
             raise
+        words = str(error) if isinstance(error, UserError) else what_happened(error)
         verdict = replace(
             _CONSTRUCTS,
             status="failed",
-            message=f"expected a plugin of its defaults, got: {one_line(str(error))}",
+            message=f"expected a plugin of its defaults, got: {one_line(words)}",
             mend="give every parameter a default of a JSON type, or pass --params",
         )
         return described, [*verdicts, verdict], None

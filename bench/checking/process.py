@@ -173,6 +173,7 @@ def _started(request: dict[str, Any]) -> Iterator[_Child]:
     with tempfile.TemporaryDirectory(prefix="castlewalls-check-") as scratch:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(search_path()),
+            "PYTHONSAFEPATH": "1",  # else a json.py of the folder it is started in is imported
             "PYTHONDONTWRITEBYTECODE": "1",
             _MARK: request["token"],
         }
@@ -323,9 +324,8 @@ class _Conversation:
         """The last verdict: how it ended."""
         if not self.report.plugins:
             last = self.tail.decode(errors="replace").strip().splitlines()[-1:]
-            raise UserError(
-                f"the check's own process did not start: {one_line(''.join(last)) or reached}"
-            )
+            why = one_line("".join(last)) or reached or f"it says nothing ({self._how()})"
+            raise UserError(f"the check's own process did not start: {why}")
         if self.ready_at is not None and not self.finished:
             self.report.seconds = time.monotonic() - self.ready_at
         came, mend = self._what_came(reached)
@@ -336,6 +336,11 @@ class _Conversation:
             limits = f"limits {self.seconds:g} s and {self.memory_mb} MB"
             self._add(replace(_ENDS, message=f"{measured} ({limits})"))
 
+    def _how(self) -> str:
+        """How the process ended."""
+        code = self.code or 0
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
     def _what_came(self, reached: str) -> tuple[str, str]:
         """What was expected and what came instead, and how to mend it; empty if all is well."""
         during = f"while this was checked: {self.during}"
@@ -345,9 +350,7 @@ class _Conversation:
                 "(--params) or raise the limit (--timeout, --memory)"
             )
         if not self.finished:
-            code = self.code or 0
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            return f"a process that lives to the end, got {how} {during}", (
+            return f"a process that lives to the end, got {self._how()} {during}", (
                 "raise an error instead of ending the process; a signal comes from compiled code, "
                 "or from the plugin itself"
             )

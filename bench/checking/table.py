@@ -63,6 +63,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "random: step.noise is there",
     ),
     "implanting_is_repeatable": ("implant() edits the weights, the same for the same seed", _SEED),
+    "a_sampler_defense_steps_in": (
+        "it steps in during sampling",
+        "define predicted_x0(self, predicted_x0, timestep) or stepped(self, x, timestep)",
+    ),
     "sampler_steps_are_of_their_row": ("each row is treated alone, in the same shape", _ROW),
     "sampling_is_repeatable": (
         "samples depend neither on the batch size nor on the run",

@@ -94,6 +94,19 @@ class Card:
                 f"card {name!r}: summary must be one line of at most {SUMMARY_LETTERS} letters, "
                 f"got {reprlib.repr(self.summary)}"
             )
+        for field, kind in (("tuned", Tuning), ("files", str)):
+            values = getattr(self, field)
+            if values is None and field == "tuned":
+                continue
+            if not isinstance(values, tuple) or not all(isinstance(one, kind) for one in values):
+                raise ValueError(
+                    f"card {name!r}: {field} must be a tuple of {kind.__name__}, as (one,), got "
+                    f"{reprlib.repr(values)}"
+                )
+        if self.paper is not None and not isinstance(self.paper, Paper):
+            raise ValueError(
+                f"card {name!r}: paper must be a Paper, or None, got {reprlib.repr(self.paper)}"
+            )
         for field, allowed in (
             ("applies_to", TestbedKind),
             ("alters", Alteration),

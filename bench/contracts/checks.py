@@ -100,7 +100,10 @@ def checks_for(plugin: Plugin) -> list[Callable[[Any], None]]:
         (Attack, (a_goal_can_be_drawn, a_stamp_is_of_its_row, calls_are_of_their_row)),
         (TrainingAttack, (poisoning_is_repeatable, training_gives_a_gradient)),
         (EditingAttack, (implanting_is_repeatable,)),
-        (SamplerDefense, (sampler_steps_are_of_their_row, sampling_is_repeatable)),
+        (
+            SamplerDefense,
+            (a_sampler_defense_steps_in, sampler_steps_are_of_their_row, sampling_is_repeatable),
+        ),
         (ModelDefense, (repair_is_repeatable,)),
         (Inversion, (inversion_is_repeatable,)),
         (DataDefense, (cleaning_is_repeatable,)),
@@ -124,9 +127,19 @@ def expect(condition: bool, expected: str, came: object = "") -> None:
 
 def parameters_survive_json(plugin: Plugin) -> None:
     """``(name, params)`` is all that is kept of a plugin."""
-    params = json.loads(json.dumps(plugin.params(), allow_nan=False))
+    text = json.dumps(plugin.params(), allow_nan=False, ensure_ascii=False)
+    expect(_encodable(text), "texts that UTF-8 can hold", ascii(text))
+    params = json.loads(text)
     again = type(plugin)(**params)
     expect(again == plugin, f"type(plugin)(**params) == plugin after JSON, with {params}", again)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def a_plugin_is_frozen(plugin: Plugin) -> None:
@@ -362,6 +375,13 @@ def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 # --- defenses -------------------------------------------------------------------------------------
+
+
+def a_sampler_defense_steps_in(defense: SamplerDefense) -> None:
+    """Both methods default to identity, so one that is misspelt leaves every sample as it was."""
+    idle = (SamplerDefense.predicted_x0, SamplerDefense.stepped)
+    steps_in = (type(defense).predicted_x0, type(defense).stepped) != idle
+    expect(steps_in, "predicted_x0() or stepped() to be defined", "neither of these names")
 
 
 def sampler_steps_are_of_their_row(defense: SamplerDefense) -> None:

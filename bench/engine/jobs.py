@@ -34,7 +34,7 @@ from bench.engine.progress import Reporter
 from bench.engine.schedule import Durations, Queued
 from bench.engine.scheduler import Failure, Patience, Scheduler, unfinished
 from bench.engine.store import DAY_SECONDS, Store, make_folder, remove_tree, write_atomically
-from bench.errors import UserError
+from bench.errors import UserError, no_file
 from bench.params import construct
 from bench.text import one_line
 from bench.yaml_reader import read_yaml
@@ -82,7 +82,7 @@ class Profile:
             return cls()
         path = Path(file)
         if not path.is_file():
-            raise UserError(f"--profile {path}: there is no such file")
+            raise UserError(f"--profile {path}: {no_file(path)}")
         values = read_yaml(path) or {}
         if not isinstance(values, dict):
             raise UserError(f"{path.name} must have fields, got a {type(values).__name__}")

@@ -59,6 +59,7 @@ def _converse(file: Path, partial: Path, entry: str, size: int) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="castlewalls-pickle-") as scratch:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(search_path()),
+            "PYTHONSAFEPATH": "1",  # else a json.py of the folder it is started in is imported
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         command = ["-m", "bench.importing.pickles_child", str(file), entry]

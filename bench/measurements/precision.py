@@ -49,8 +49,7 @@ def measure(materials: Materials) -> Measured:
                     images, features.extractor, weights, device=materials.device
                 )
             with if_possible("precision", measured.flags):
-                share = numbers.share(inside(seen), True)
-                measured.metrics[f"precision[{short(role)}]"] = share
+                numbers.add_rate(measured, f"precision[{short(role)}]", inside(seen), True)
     return measured
 
 

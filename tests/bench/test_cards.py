@@ -204,7 +204,9 @@ class Mine(SamplerDefense):
     ("act", "message"),
     [
         ("os._exit(3)", "--plugin FILE: asked what it is, it ends the process (exit code 3)"),
-        ("raise OSError('no')", "OSError: no"),
+        ("raise OSError('no')", "defense mine: OSError: no"),
+        ("raise ValueError()", "defense mine: ValueError"),
+        ("sys.exit(3)", "defense mine: it ends the process (SystemExit: 3)"),
         ("return 1", "'int' object has no attribute 'card'"),
         ("time.sleep(600)", "--plugin FILE: asked what it is, it took longer than 1.5 s"),
     ],
@@ -216,6 +218,23 @@ def test_what_an_instance_does_is_one_line(tmp_path, monkeypatch, act, message):
         Cards([path]).defense("mine")
     assert message in str(caught.value).replace(str(path), "FILE")
     assert "\n" not in str(caught.value)
+
+
+TWICE = """
+@dataclass(frozen=True, kw_only=True)
+class Mine(SamplerDefense):
+    card: ClassVar[Card] = Card(name="mine", summary="for tests")
+    size: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "size", 2 * self.size)
+"""
+
+
+def test_what_changes_its_own_parameters_is_refused(tmp_path):
+    """The plan had a size of 2, and every process that builds it from that a size of 4."""
+    with pytest.raises(UserError, match="defense mine: __post_init__ must leave .* as they are"):
+        Cards([plugin(tmp_path, "", TWICE)]).defense("mine")
 
 
 def test_without_namespaces_a_process_of_its_own_and_limits_remain(tmp_path, monkeypatch):

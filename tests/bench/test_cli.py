@@ -299,7 +299,7 @@ def test_a_plan_lists_the_stages_and_the_skipped_pairs(castlewalls):
     } == {line["stage"] for line in lines}
     assert all(set(line["inputs"].values()) <= keys for line in lines)
     limited = castlewalls("plan", "suite.yaml", "--limit", "1", "--jobs", "2").stdout
-    assert limited.strip().endswith("1 cells, 14 stages, 0 in the store; about 71 s on 2 slots")
+    assert limited.strip().endswith("1 cells, 15 stages, 0 in the store; about 71 s on 2 slots")
 
 
 def test_a_cells_code_plans_that_cell_with_the_keys_of_the_whole_suite(castlewalls, fake_plugins):

@@ -35,6 +35,9 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     """`castlewalls list | head -1` must not look like a failed command."""
     done = castlewalls("list | head -1")
     assert (done.returncode, done.stdout, done.stderr) == (0, "attacks:\n", "")
+    # Longer than what a stream keeps before it writes.
+    done = castlewalls("plan digits --json | head -1")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -44,6 +47,8 @@ def test_a_result_that_cannot_be_written_is_one_line_and_progress_is_no_result()
     assert (
         lost.stderr == "castlewalls: standard output cannot be written: No space left on device\n"
     )
+    for command in ("--help", "--version", "plan digits --json"):
+        assert castlewalls(f"{command} > /dev/full").stderr == lost.stderr, command
     quiet = castlewalls("show nothing_like_it 2> /dev/full")
     assert quiet.returncode == 2 and quiet.stdout == ""
 

@@ -133,7 +133,7 @@ def test_what_is_measured_follows_from_what_a_cell_has(planned):
     assert (
         measured[0]
         == measured[1]
-        == {"image_quality", "distance_to_target", "robust_success", "stage_doubts"}
+        == {"image_quality", "precision", "distance_to_target", "robust_success", "stage_doubts"}
     )
     assert measured[3] == {"inversion", "recovered_trigger", "stage_doubts"} and measured[16] == {
         "real_images",
@@ -336,6 +336,7 @@ def test_a_limit_takes_the_first_cells_with_their_stages_only(planned):
         "measure",
         "measure",
         "measure",
+        "measure",
         "record",
         "reference",
         "sample",
@@ -406,11 +407,11 @@ def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned,
         "call": 2,
         "sample": 3,
         "features": 1,
-        "measure": 4,
+        "measure": 5,
         "record": 1,
     }
     # The triggered samples are a quarter of the clean ones.
-    assert declared.seconds == declared.wall_seconds == 1 + 60 + 15 + 4
+    assert declared.seconds == declared.wall_seconds == 1 + 60 + 15 + 5
     # no machine is faster than the longest chain
     assert estimate(plan, None, jobs=8).wall_seconds == 60 + 10 + 1
     store = Store(tmp_path)
@@ -428,11 +429,11 @@ def test_an_estimate_uses_what_stages_took_here_before_what_is_declared(planned,
         )
 
     took("00", 9.0, attack={"name": "another_attack", "params": {}})
-    assert estimate(plan, store, jobs=1).seconds == 1 + 9 + 15 + 4, (
+    assert estimate(plan, store, jobs=1).seconds == 1 + 9 + 15 + 5, (
         "an attack never run is expected to take as long as others"
     )
     took("11", 7.0, seed=5)
-    assert estimate(plan, store, jobs=1).seconds == 1 + 7 + 15 + 4
+    assert estimate(plan, store, jobs=1).seconds == 1 + 7 + 15 + 5
 
 
 def test_a_comment_or_docstring_keeps_results_and_code_does_not(tmp_path):

@@ -137,6 +137,8 @@ BAD = {
     "two pictures of one key": (["pictures", 1, "treatment"], ""),
     "a picture that is a number": (["pictures"], {"strip": 1}),
     "a reason that is a number": (["reason"], 7),
+    "a parameter that no float holds": (["attack", "params", "rate"], 10**400),
+    "provenance that is nested": (["provenance", "x"], json.loads("[" * 600 + "]" * 600)),
     "metrics as a list": (["metrics"], []),
     "too many metrics": (
         ["metrics"],
@@ -334,6 +336,7 @@ ACCOUNTS = [
     '{"suite": 7}',
     '{"suite": "s", "started": "x", "cells": [1]}',
     '{"suite": "s", "started": 3, "cells": []}',
+    '{"suite": "s", "more": ' + "[" * 600 + "]" * 600 + "}",
 ]
 
 

@@ -1,6 +1,7 @@
 """A sealed evaluation: what nobody could have tuned on, and everybody can check afterwards."""
 
 import dataclasses
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -74,8 +75,11 @@ def test_what_is_no_secret_is_refused(tmp_path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(UserError, match="32 hexadecimal digits"):
         read_secret(file)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="absent: there is no such file"):
         read_secret(tmp_path / "absent")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="it must be a plain file"):  # and it is not waited for
+        read_secret(tmp_path / "pipe")
 
 
 def test_a_sealed_suite_can_be_published() -> None:

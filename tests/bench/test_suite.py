@@ -80,7 +80,7 @@ BAD = [
     ),
     (
         {"samplers": ["ddim", {"name": "ddim"}]},
-        "s.yaml: samplers lists Sampler(name='ddim', num_inference_steps=None",
+        "s.yaml: samplers lists ddim twice",
     ),
     (
         {"samplers": [{"name": "ddim", "grid": {"eta": [0.001] * 6000}}]},
@@ -203,6 +203,16 @@ BAD = [
         "testbed tiny: data must be text, got 2024; text that looks",
     ),
     ({"timeout_seconds": 0}, "s.yaml: timeout_seconds must be a number of at least 1, got 0"),
+    (
+        {"tuned": [{"parameters": ["a"], "testbed": "tinny", "attacks": [], "seeds": [0]}]},
+        "s.yaml: unknown testbed in tuned: 'tinny'; did you mean 'tiny'?",
+    ),
+    (
+        {"tuned": [{"parameters": ["a"], "testbed": "tiny", "attacks": ["fak"], "seeds": [0]}]},
+        "s.yaml: unknown attack in tuned: 'fak'",
+    ),
+    ({"testbeds": ["tiny", "tiny"]}, "s.yaml: testbeds lists tiny twice"),
+    ({"testbeds": ["TINY"]}, "s.yaml: unknown testbed 'TINY'; did you mean 'tiny'?"),
     ({"retries": 1.5}, "s.yaml: retries must be a whole number of at least 0, got 1.5"),
 ]
 

@@ -198,7 +198,7 @@ def test_a_metric_that_neither_has_is_named(store: Path, better: Path) -> None:
     ("first", "second", "message"),
     [
         ("absent", "{}", "there is no store, results or board at absent|no source and no entry"),
-        ("{}::absent", "{}", "has no entry absent; it has "),
+        ("{}::absent", "{}", "has no entry absent \\(it has "),
         ("{}/board.txt", "{}", "cannot be read as a board: "),
         ("{}/list.json", "{}", "cannot be read as a board: it is no board's JSON of schema 1"),
         ("{}/odd.json", "{}", "cannot be read as a board: "),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.record import Flag, Metric, PluginSpec, Record, Run, read_runs
-from leaderboard import definitions, methods
+from leaderboard import definitions, methods, view
 from leaderboard.board import Board, boards, identity
 from leaderboard.finders import detector_rankings
 from leaderboard.front import board_names, front
@@ -350,8 +350,10 @@ def test_a_method_has_the_paper_that_its_attacks_cells_do_not_share() -> None:
     assert [one.title for one in methods.papers_of_defense([board], identity(clip))] == ["A clip"]
     (board,) = boards([run(cells[1])])
     assert methods.papers_of_defense([board], identity(clip)) == ()
-    odd = dataclasses.replace(cells[1], provenance={"papers": "none"})
-    assert methods.papers_of_defense(boards([run(cells[0], odd)]), identity(clip)) == ()
+    for papers in ("none", None, 5, [5], [None, "none"]):
+        odd = dataclasses.replace(cells[1], provenance={"papers": papers})
+        assert methods.papers_of_defense(boards([run(cells[0], odd)]), identity(clip)) == ()
+        assert view.papers([run(odd)]) == []
 
 
 def test_definitions_state_direction_reference_and_steps(store: Path, class_store: Path) -> None:

@@ -290,6 +290,28 @@ def test_a_default_that_is_no_json_is_a_verdict(tmp_path: Path) -> None:
     assert not report.passed and "finite" in words
 
 
+def test_an_error_of_the_constructor_is_a_verdict(tmp_path: Path) -> None:
+    """The process died, and nobody knew of what."""
+    path = written(tmp_path)
+    path.write_text(path.read_text() + "\n    def __post_init__(self):\n        1 / 0\n")
+    report = process.check(str(path), seconds=SECONDS)
+    failed = [one for one in report.plugins[0].verdicts if one.failed]
+    assert failed[0].check == "constructs" and "ZeroDivisionError" in failed[0].message
+
+
+def test_a_module_in_the_folder_it_is_started_in_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A json.py beside the plugin ran before anything was isolated, as the user himself."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/json.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit\n"
+    )
+    monkeypatch.chdir(tmp_path / "here")
+    assert process.check(str(written(tmp_path)), seconds=SECONDS).plugins
+    assert not (tmp_path / "ran").exists()
+
+
 # --- what is named --------------------------------------------------------------------------------
 
 
