@@ -28,7 +28,14 @@ from typing import Any
 from bench import plugin_file
 from bench.contracts.plugin import Plugin
 from bench.engine.fingerprint import canonical
-from bench.engine.isolation import READING, beyond, private, search_path, start_reading, support
+from bench.engine.isolation import (
+    READING,
+    beyond,
+    private,
+    reading_environment,
+    start_reading,
+    support,
+)
 from bench.engine.slots import MARK, kill_marked
 from bench.errors import UserError, no_file
 from bench.names import brief
@@ -229,12 +236,7 @@ class Room:
         self.scratch = tempfile.mkdtemp(prefix="castlewalls-card-")
         self.mark, self.buffer = f"{os.getpid()}-{uuid.uuid4().hex}", b""
         self.ready = False
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(search_path()),
-            "PYTHONSAFEPATH": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            MARK: self.mark,
-        }
+        environment = reading_environment() | {MARK: self.mark}
         path = self.path
         files = [path, *belongings(path)] if isinstance(path, Path) else path
         command, first = start_reading(["-m", "bench.card_child"], environment, self.scratch, files)

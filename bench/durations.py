@@ -131,11 +131,11 @@ def _drawn(usual: Testbed, detector: Plugin) -> float:
     """What a detector of noise adds that draws images of its own from each noise it judges: by its
     ``steps``, and ``samples`` of each, if it has such parameters and starts from no inversion.
     """
-    steps, each = (detector.params().get(name) for name in ("steps", "samples"))
-    draws = isinstance(detector, Detector) and "noise" in detector.subjects
-    if not (draws and isinstance(steps, int) and "weights" in detector.card.needs):
+    if not isinstance(detector, Detector) or detector.uses() is not None:
         return 0.0
-    if isinstance(detector, Detector) and detector.uses() is not None:
+    steps, each = (detector.params().get(name) for name in ("steps", "samples"))
+    draws = "noise" in detector.subjects and "weights" in detector.card.needs
+    if not draws or not isinstance(steps, int):
         return 0.0
     images = JUDGED_NOISES * steps * (each if isinstance(each, int) else 1)
     declared = usual.typical_seconds

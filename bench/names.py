@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bench.errors import UserError
 
@@ -42,6 +42,15 @@ def shortened(message: str) -> str:
     return " ".join(text.split())
 
 
+def nearest(written: str, options: Sequence[str]) -> str:
+    """``; did you mean 'x'?``, or nothing if none of the sorted ``options`` is near."""
+    near = [option for option in options if written and option.startswith(written)]
+    lower = {option.lower(): option for option in reversed(options)}
+    close = difflib.get_close_matches(written.lower(), lower, n=1, cutoff=0.5)
+    near = near or [lower[option] for option in close]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 def unknown_name(what: str, name: object, allowed: Iterable[str], where: str = "") -> UserError:
     """A one-line error for ``name``, which is not among ``allowed``.
 
@@ -50,11 +59,7 @@ def unknown_name(what: str, name: object, allowed: Iterable[str], where: str = "
     """
     options = sorted(allowed)
     written = name[:LONGEST_MESSAGE] if isinstance(name, str) else brief(name)
-    near = [option for option in options if written and option.startswith(written)]
-    lower = {option.lower(): option for option in reversed(options)}
-    close = difflib.get_close_matches(written.lower(), lower, n=1, cutoff=0.5)
-    near = near or [lower[option] for option in close]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = nearest(written, options)
     prefix = f"{where}: " if where else ""
     return UserError(
         f"{prefix}unknown {what} {brief(name)}{hint} (allowed: {', '.join(options) or 'none'})"

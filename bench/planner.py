@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -438,11 +439,18 @@ class _Builder:
             params = self.testbed.params(parts)
             handed = {"name": self.testbed.name, "params": params, "parts": [*parts]}
             paths = [params[field] for field in sorted(self.locations & params.keys())]
-            paths += [path for name in parts for path in self.testbed.parts()[name].also_reads()]
+            paths += [path for part_name in parts for path in self._also_read(part_name)]
             located = tuple(dict.fromkeys(path for path in paths if isinstance(path, str)))
             self.handed[parts] = handed, self._keyed(handed, parts), located
         handed, keyed, located = self.handed[parts]
         return handed, keyed, located
+
+    @_once
+    def _also_read(self, part_name: str) -> tuple[str, ...]:
+        """None of a part whose files are not there: whoever asks for them says so."""
+        with suppress(UserError):
+            return self.testbed.parts()[part_name].also_reads()
+        return ()
 
     def _keyed(self, named: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
         """The testbed as it enters a key: the parts that are used, with all that is declared of

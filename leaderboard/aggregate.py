@@ -154,18 +154,16 @@ def share_difference(
     if not common:
         return None
     one, other = [first[seed] for seed in common], [second[seed] for seed in common]
-    plain = t_interval([a.value - b.value for a, b in zip(one, other, strict=True)], confidence)
-    if plain.n == 1:
-        return plain
-    spread = _variance([a.value - b.value for a, b in zip(one, other, strict=True)]) / plain.n
+    differences = [a.value - b.value for a, b in zip(one, other, strict=True)]
+    if len(common) == 1:
+        return t_interval(differences)
     if outcomes is not None and all(seed in outcomes for seed in common):
         floor = _paired_floor(
             [outcomes[seed] for seed in common], min(_samples(one), _samples(other))
         )
     else:
         floor = _binomial_floor(one) + _binomial_floor(other)
-    half = _quantile((1 + confidence) / 2, plain.n - 1) * math.sqrt(max(spread, floor))
-    return Interval(plain.mean, max(-1.0, plain.mean - half), min(1.0, plain.mean + half), plain.n)
+    return _no_narrower(differences, floor, confidence)
 
 
 def share_less_exact(
@@ -178,13 +176,19 @@ def share_less_exact(
     if not common:
         return None
     differences = [share[seed].value - exact[seed] for seed in common]
-    plain = t_interval(differences, confidence)
-    if plain.n == 1:
-        return plain
-    floor = _binomial_floor([share[seed] for seed in common])
-    spread = max(_variance(differences) / plain.n, floor)
-    half = _quantile((1 + confidence) / 2, plain.n - 1) * math.sqrt(spread)
-    return Interval(plain.mean, max(-1.0, plain.mean - half), min(1.0, plain.mean + half), plain.n)
+    if len(common) == 1:
+        return t_interval(differences)
+    return _no_narrower(differences, _binomial_floor([share[seed] for seed in common]), confidence)
+
+
+def _no_narrower(differences: Sequence[float], floor: float, confidence: float) -> Interval:
+    """Student's interval of two or more differences of shares, with at least the variance
+    ``floor``, in [-1, 1].
+    """
+    mean, n = t_interval(differences).mean, len(differences)
+    spread = max(_variance(differences) / n, floor)
+    half = _quantile((1 + confidence) / 2, n - 1) * math.sqrt(spread)
+    return Interval(mean, max(-1.0, mean - half), min(1.0, mean + half), n)
 
 
 def minimum_detectable_difference(shares: Sequence[Share], power: float = 0.8) -> float | None:

@@ -7,7 +7,6 @@ not of one thing, and are not compared unless that is asked for.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.names import unknown_name
+from bench.names import nearest, unknown_name
 from bench.record import Record, Run
 from bench.results import read_source
 from bench.text import one_line
@@ -103,8 +102,7 @@ def read_side(text: str, within: Sequence[Run] = ()) -> Side:
         raise UserError(f"there is no store, results or board at {one_line(source, 200)}")
     if side.entry and not _columns(side):
         known = sorted({label(column) for board in side.boards for column, _ in board.columns})
-        near = difflib.get_close_matches(entry or source, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(entry or source, known)
         more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
         there = f"{', '.join(known[:MOST_NAMED])}{more}"
         raise UserError(

@@ -26,7 +26,7 @@ import psutil
 from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.checking.pipe import FILE_BYTES
 from bench.checking.verdict import Verdict
-from bench.engine.isolation import READING, search_path, start_reading
+from bench.engine.isolation import READING, reading_environment, start_reading
 from bench.errors import UserError, no_file
 from bench.plugin_file import belongings
 from bench.registry import installed_roots
@@ -171,12 +171,7 @@ def _started(request: dict[str, Any]) -> Iterator[_Child]:
     # The child holds itself to the memory that was asked for once what is ours is imported.
     limits = replace(_LIMITS, memory=max(_LIMITS.memory, request["memory"]))
     with tempfile.TemporaryDirectory(prefix="castlewalls-check-") as scratch:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(search_path()),
-            "PYTHONSAFEPATH": "1",  # else a json.py of the folder it is started in is imported
-            "PYTHONDONTWRITEBYTECODE": "1",
-            _MARK: request["token"],
-        }
+        environment = reading_environment() | {_MARK: request["token"]}
         command, first = start_reading(_COMMAND, environment, scratch, files, limits)
         process = subprocess.Popen(
             command,

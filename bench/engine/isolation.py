@@ -365,6 +365,17 @@ def start_reading(
     return _command(), encode(config)
 
 
+def reading_environment() -> dict[str, str]:
+    """This process's, for one that :func:`start_reading` starts: the same modules and no others,
+    not even a json.py of the folder in which it is started.
+    """
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(search_path()),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
 def search_path() -> list[str]:
     """Where this process finds modules, for another Python."""
     return [entry or os.getcwd() for entry in sys.path]

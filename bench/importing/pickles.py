@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.diffusion.checkpoint import header_of
-from bench.engine.isolation import READING, search_path, start_reading
+from bench.engine.isolation import READING, reading_environment, start_reading
 from bench.errors import UserError, no_file
 from bench.importing.pickles_child import REFUSED
 from bench.text import one_line
@@ -57,11 +57,7 @@ def _converse(file: Path, partial: Path, entry: str, size: int) -> list[str]:
     # The tensors are in memory three times: as mapped, as copied, and as written.
     limits = replace(READING, memory=max(READING.memory, 3 * size + 2**31))
     with tempfile.TemporaryDirectory(prefix="castlewalls-pickle-") as scratch:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(search_path()),
-            "PYTHONSAFEPATH": "1",  # else a json.py of the folder it is started in is imported
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        environment = reading_environment()
         command = ["-m", "bench.importing.pickles_child", str(file), entry]
         start, first = start_reading(command, environment, scratch, [file], limits)
         with open(Path(scratch, "messages"), "w+b") as messages:

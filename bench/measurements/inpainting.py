@@ -8,7 +8,7 @@ it draw the target, or restore the image in spite of the trigger?
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from bench.diffusion.noise import stream_seed
 from bench.measurements import numbers
 from bench.measurements.distance_to_target import goal_of
 from bench.measurements.families import no_sample
+from bench.measurements.features import eyes
 from bench.measurements.measurement import Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.metrics import lpips, target
 from bench.metrics import originals as nearness
-from bench.metrics.fid import extract_features
 from bench.metrics.target import Values
 from bench.record import SQUARED_ERROR
 from bench.words import RESTORED_IMAGES, MetricWords
@@ -70,7 +70,7 @@ def _distances(materials: Materials, measured: Measured) -> None:
             sets[BASELINE, name] = to_uint8(load_inputs(folder))
         elif role.startswith(CORRUPTED_CALL):
             sets[BASELINE, triggered] = to_uint8(load_inputs(folder))
-    see, trunk = _eyes(materials), _trunk(materials)
+    see, trunk = eyes(materials), _trunk(materials)
     if trunk is None:
         why = "this testbed names no trunk of LPIPS; feature_distance is its perceptual distance"
         measured.absent |= dict.fromkeys(("lpips[*]", f"{BASELINE}lpips[*]"), why)
@@ -103,17 +103,6 @@ class _Put:
         seed = stream_seed(self.materials.seed, name) % 2**32
         direction = None if self.kind else better
         self.measured.metrics[name] = numbers.mean(values, seed, direction, unit)
-
-
-def _eyes(materials: Materials) -> Callable[[Tensor], Tensor]:
-    features = materials.testbed.features
-    features.register()
-
-    def see(images: Tensor) -> Tensor:
-        weights = features.weights()
-        return extract_features(images, features.extractor, weights, device=materials.device)
-
-    return see
 
 
 def _trunk(materials: Materials) -> Path | None:

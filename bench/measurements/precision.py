@@ -5,18 +5,16 @@ neither the adversary's picture nor anybody's.
 
 from __future__ import annotations
 
-import torch
-
 from bench.artefacts.arrays import load_features
-from bench.artefacts.images import load_images
 from bench.artefacts.roles import CALL, CLEAN, samples, short
 from bench.measurements import numbers
 from bench.measurements.families import no_sample
+from bench.measurements.features import eyes, seen
 from bench.measurements.measurement import Materials, Measured, Measurement
 from bench.measurements.numbers import if_possible
 from bench.measurements.samples import of_samples
-from bench.metrics.fid import extract_features
 from bench.metrics.manifold import Manifold
+from bench.metrics.whitening import evenly_spaced
 from bench.record import SHARE
 from bench.words import IMAGE_QUALITY, MetricWords
 
@@ -32,24 +30,17 @@ def measure(materials: Materials) -> Measured:
     Deviation: the manifold is that of at most :data:`REAL_IMAGES` / 2 training images, evenly over
     the set, and not of as many as there are samples, so that numbers of different n compare.
     """
-    measured, features = Measured(), materials.testbed.features
+    measured = Measured()
     with if_possible("precision", measured.flags):
         reference = load_features(materials.inputs["reference"])
-        rows = torch.linspace(0, len(reference) - 1, min(len(reference), REAL_IMAGES)).round()
-        real = reference[rows.long()]
+        real = reference[evenly_spaced(len(reference), REAL_IMAGES)]
         inside = Manifold(real[::2]).holds
         measured.metrics["precision_ceiling"] = numbers.share(inside(real[1::2]), None)
-        features.register()
+        see = eyes(materials)
         for role in samples(materials.inputs):
-            if role == CLEAN and "clean_features" in materials.inputs:
-                seen = load_features(materials.inputs["clean_features"])
-            else:
-                images, weights = load_images(materials.inputs[role]), features.weights()
-                seen = extract_features(
-                    images, features.extractor, weights, device=materials.device
-                )
+            features = seen(materials, role, see)
             with if_possible("precision", measured.flags):
-                numbers.add_rate(measured, f"precision[{short(role)}]", inside(seen), True)
+                numbers.add_rate(measured, f"precision[{short(role)}]", inside(features), True)
     return measured
 
 

@@ -4,20 +4,16 @@ what the calls draw lies among them.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from bench.artefacts.arrays import load_features
-from bench.artefacts.images import load_images
 from bench.artefacts.roles import CALL, CLEAN, samples, short
 from bench.contracts.goals import DrawFromSet
 from bench.measurements import numbers
 from bench.measurements.families import no_call
+from bench.measurements.features import eyes, seen
 from bench.measurements.measurement import EVERYTHING, Materials, Measured, Measurement, Situation
 from bench.measurements.numbers import if_possible
 from bench.measurements.samples import of_samples
-from bench.metrics.fid import extract_features
 from bench.metrics.manifold import Manifold
+from bench.metrics.whitening import evenly_spaced
 from bench.record import SHARE
 from bench.words import MetricWords
 
@@ -44,26 +40,18 @@ def measure(materials: Materials) -> Measured:
     if examples is None:
         return Measured(absent={EVERYTHING: "this attack aims at no set of pictures"})
     measured, testbed = Measured(), materials.testbed
-    testbed.features.register()
-
-    def seen(images: Tensor) -> Tensor:
-        features = testbed.features
-        return extract_features(
-            images, features.extractor, features.weights(), device=materials.device
-        )
-
+    see = eyes(materials)
     with if_possible("asr_set", measured.flags):
-        inside = Manifold(seen(examples[::2])).holds
+        inside = Manifold(see(examples[::2])).holds
         for role in samples(materials.inputs):
-            known = materials.inputs.get("clean_features") if role == CLEAN else None
-            features = load_features(known) if known else seen(load_images(materials.inputs[role]))
+            features = seen(materials, role, see)
             numbers.add_rate(measured, f"asr_set[{short(role)}]", inside(features))
-        ceiling = numbers.share(inside(seen(examples[1::2])), None)
+        ceiling = numbers.share(inside(see(examples[1::2])), None)
         measured.metrics["asr_set_ceiling"] = ceiling
         held_out, groups = testbed.data.held_out_images(), testbed.data.held_out_groups()
-        rows = torch.linspace(0, len(held_out) - 1, min(len(held_out), _HELD_OUT)).round().long()
+        rows = evenly_spaced(len(held_out), _HELD_OUT)
         measured.metrics["asr_set_false_alarms"] = numbers.share(
-            inside(seen(held_out[rows])), None, None if groups is None else groups[rows]
+            inside(see(held_out[rows])), None, None if groups is None else groups[rows]
         )
     return measured
 

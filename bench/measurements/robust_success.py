@@ -21,6 +21,7 @@ from bench.measurements.measurement import (
 from bench.measurements.numbers import if_possible
 from bench.measurements.samples import of_samples
 from bench.metrics import asr, recognition, target
+from bench.metrics.whitening import evenly_spaced
 from bench.record import SHARE, Metric
 from bench.words import MetricWords
 
@@ -55,7 +56,7 @@ def _recognised(materials: Materials, measured: Measured) -> None:
     )
     groups = materials.testbed.data.held_out_groups()
     if groups is not None:
-        groups = groups[recognition.evenly_spaced(len(groups), recognition.REAL_IMAGES)]
+        groups = groups[evenly_spaced(len(groups), recognition.REAL_IMAGES)]
     measured.metrics["robust_asr_false_alarms"] = numbers.share(held_out, None, groups)
     for role in samples(materials.inputs):
         images = load_images(materials.inputs[role])

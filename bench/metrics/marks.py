@@ -47,6 +47,7 @@ from bench.metrics.whitening import (
     blurred,
     contrast,
     covariance_factor,
+    evenly_spaced,
     mirrored,
     normalised,
     shifted,
@@ -112,7 +113,7 @@ def shrink(images: Tensor, limit: int = REAL_IMAGES) -> Tensor:
     """At most ``limit`` of ``images`` (n, c, h, w) uint8, evenly spaced, and no larger than a
     filter uses: uint8."""
     if len(images) > limit:
-        images = images[torch.linspace(0, len(images) - 1, limit).round().long()]
+        images = images[evenly_spaced(len(images), limit)]
     return torch.cat(
         [(small(piece, SIDE) * 255).round().to(torch.uint8) for piece in _pieces(images)]
     )

@@ -48,6 +48,7 @@ from bench.metrics.whitening import (
     centred,
     contrast,
     covariance_factor,
+    evenly_spaced,
     mirrored,
     normalised,
     shifted,
@@ -79,11 +80,6 @@ Values = npt.NDArray[np.float64]
 #: Shares of variance explained by comparison, each (n,) in [0, 1]; high is like the target. 0 for
 #: flat images.
 Scores = dict[str, Values]
-
-
-def evenly_spaced(count: int, limit: int) -> Tensor:
-    """The rows that :func:`shrink` keeps of ``count``: at most ``limit``."""
-    return torch.linspace(0, count - 1, min(count, limit)).round().long()
 
 
 def shrink(images: Tensor, limit: int | None = None) -> Tensor:

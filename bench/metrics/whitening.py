@@ -21,6 +21,11 @@ RIDGE = 0.05
 TINY = torch.finfo(torch.float64).tiny
 
 
+def evenly_spaced(count: int, limit: int) -> Tensor:
+    """At most ``limit`` of ``count`` rows, evenly: their numbers, (n,)."""
+    return torch.linspace(0, count - 1, min(count, limit)).round().long()
+
+
 def small(images: Tensor, side: int) -> Tensor:
     """``images`` (n, c, h, w), uint8 or float in [0, 1], at most ``side`` pixels high and wide by
     area means, on the CPU."""

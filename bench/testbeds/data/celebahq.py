@@ -106,8 +106,6 @@ class CelebAHQ(Data):
         )
 
     def also_reads(self) -> tuple[str, ...]:
-        if self.missing():
-            return ()
         return (str(decoded_file(*self._decoded(self.files()))),)
 
     def faults(self, testbed: Composition) -> list[str]:

@@ -172,7 +172,7 @@ class FashionMNIST(Data):
         return rows_hash(self._source().files())
 
     def also_reads(self) -> tuple[str, ...]:
-        return () if self.data or self.missing() else (str(self._source().images["train"].parent),)
+        return () if self.data else (str(self._source().images["train"].parent),)
 
     def missing(self) -> list[str]:
         return faults_of([self._source])

@@ -103,8 +103,6 @@ class Pictures(Data):
         return folder / f"{root.name}.{size}.npy", key, (len(rows.files), 3, size, size)
 
     def also_reads(self) -> tuple[str, ...]:
-        if self.missing():
-            return ()
         return (str(decoded_file(*self._decoded(self._rows()))),)
 
     def faults(self, testbed: Composition) -> list[str]:

@@ -86,7 +86,7 @@ class Part:
 
     def also_reads(self) -> tuple[str, ...]:
         """Files and folders that this part reads and no field of it names: a third party's plugin
-        sees no others.
+        sees no others. Raises ``UserError`` for one that is not there.
         """
         return ()
 
