@@ -29,8 +29,9 @@ from bench.results import (
 from bench.rows import lines_of
 from bench.text import one_line
 
-#: What pictures come along: what the adversary aims at, and what is drawn when he calls.
-ROLES = re.compile(r"target_image|trigger_image|target|call:.*")
+#: What pictures come along: what the adversary aims at, what is drawn when he calls and when nobody
+#: does, and what a classifier must not fall for.
+ROLES = re.compile(r"target_image|trigger_image|target|clean|stamped|call:.*")
 _SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

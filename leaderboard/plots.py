@@ -164,8 +164,8 @@ def trade_off(
     title: str,
     x_name: str = "attack success rate",
 ) -> Markup:
-    """ASR (x, fixed 0 to 1) against FID (y, from 0): means with t-intervals, single seeds as dots,
-    anchors as lines.
+    """ASR (x, fixed 0 to 1) against FID (y, from 0): means with their intervals, single seeds as
+    dots, anchors as lines.
     """
     highest = max(
         [value for point in points for value in (point.y.mean, *(y for _, y in point.seeds))]

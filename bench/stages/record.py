@@ -78,10 +78,10 @@ def _strips(params: Params, inputs: Inputs) -> Iterator[tuple[str, str, Tensor]]
         wanted = to_uint8(aim.target)[None]
     if aim is not None and wanted is not None:
         yield "target_image", "", wanted[:STRIP]
-        if aim.trigger is not None:
-            yield "trigger_image", "", to_uint8(aim.trigger)[None]
-        if "recovered" in inputs:
-            yield from _recovered(inputs["recovered"])
+    if aim is not None and aim.trigger is not None:
+        yield "trigger_image", "", to_uint8(aim.trigger)[None]
+    if "recovered" in inputs:
+        yield from _recovered(inputs["recovered"])
     defended = params["defense"]["name"] if params["kind"] in ("sampler", "model") else ""
     present = {role.removeprefix(UNDEFENDED) for role in inputs}
     for role in samples(present):

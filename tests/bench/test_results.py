@@ -226,7 +226,9 @@ def test_every_field_comes_back(tmp_path):
 
 
 def test_pictures_of_the_lowest_seed_come_along_once(tmp_path):
-    """They are most of a store's bytes; a page needs what the adversary calls."""
+    """They are most of a store's bytes; a page needs what is drawn with and without a call, which
+    it subtracts, and what a classifier must not fall for.
+    """
     folder = tmp_path / "store" / "one"
     folder.mkdir(parents=True)
     for name, side in (("a.png", 8), ("b.png", 8), ("big.png", 3000)):
@@ -235,7 +237,8 @@ def test_pictures_of_the_lowest_seed_come_along_once(tmp_path):
         Picture(role, treatment, path)
         for role, treatment, path in (
             ("call:noise", "", "a.png"), ("call:noise", "clip", "b.png"), ("target", "", "big.png"),
-            ("clean", "", "a.png"), ("target_image", "", "../../secret.png"),
+            ("clean", "", "a.png"), ("stamped", "", "b.png"), ("recovered:1", "", "a.png"),
+            ("target_image", "", "../../secret.png"),
         )
     )  # fmt: skip
     (tmp_path / "secret.png").write_bytes((folder / "a.png").read_bytes())
@@ -253,9 +256,10 @@ def test_pictures_of_the_lowest_seed_come_along_once(tmp_path):
     (read,) = results.read_results(tmp_path / "r")
     assert read.problems == ()
     by_seed = {
-        record.seed: [one.treatment for one in record.pictures] for _, record in read.records
+        record.seed: [f"{one.role} {one.treatment}".strip() for one in record.pictures]
+        for _, record in read.records
     }
-    assert by_seed == {3: ["", "clip"], 4: []}
+    assert by_seed == {3: ["call:noise", "call:noise clip", "clean", "stamped"], 4: []}
 
 
 def spoil(folder: Path, fault: str) -> None:
