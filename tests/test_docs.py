@@ -30,8 +30,10 @@ from bench.errors import UserError
 from bench.measurements.numbers import NOT_MEASURED
 from bench.record import NOTE, REMARK
 from bench.registry import GROUPS, Registry
+from bench.results import read_results
 from bench.runner import prepare
 from bench.suite import load_suite, shipped_suites
+from leaderboard.export import COLUMNS, to_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -274,6 +276,37 @@ def test_the_measurement_that_is_shown_is_the_one_that_is_installed_and_run() ->
         text.partition("## Add a measurement")[2].partition("```python\n")[2].partition("```")[0]
     )
     assert example == (ROOT / "tests/guest/castlewalls_guest/measurement.py").read_text()
+
+
+def first_column(text: str) -> list[str]:
+    """The names in code in the first column of the tables of ``text``."""
+    return re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", text, re.MULTILINE)))
+
+
+def test_every_field_of_the_boards_files_is_explained() -> None:
+    """Who reads the numbers by a program has this page and no other."""
+    document = json.loads(to_json(read_results(ROOT / "results")))
+    page = TEXTS[ROOT / "docs" / "data.md"]
+    whole, _, csv_part = page.partition("## `report.csv`")
+    explained = {
+        title: set(first_column(text))
+        for title, text in re.findall(
+            r"^##+ (.*?)\n(.*?)(?=^##|\Z)", whole, re.MULTILINE | re.DOTALL
+        )
+    }
+    records = [record for run in document["runs"] for record in run["records"]]
+    written = {
+        "`report.json`": [document],
+        "A run": document["runs"],
+        "A record": records,
+        "A metric": [metric for record in records for metric in record["metrics"].values()],
+        "A published number": document["published"],
+    }
+    assert set(explained) == set(written)
+    for title, objects in written.items():
+        assert objects and explained[title] == {name for one in objects for name in one}, title
+    assert f"`schema` is `{document['schema']}`." in whole
+    assert sorted(first_column(csv_part)) == sorted(COLUMNS)
 
 
 def test_every_code_of_a_flag_is_explained_once() -> None:
