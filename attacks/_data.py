@@ -2,8 +2,9 @@
 and when an attack is refused.
 
 Pan et al. 2024 (arXiv 2311.02373, section 3, appendix A.2). The poisoning rate p counts over the
-whole training set, as the paper's plots and released code do: int(p N) rows; its text counts over
-the rows outside the target class. Rows are replaced, so the set keeps its size, and the generator
+whole training set, as the paper's section 3, plots and released code do: int(p N) rows, in floating
+point as theirs (int(2700 * .35) is 944); the formula for p_t in its appendix counts over the rows
+outside the target class. Rows are replaced, so the set keeps its size, and the generator
 is trained honestly on the result.
 """
 

@@ -127,8 +127,8 @@ class BadDiffusion(TrainingAttack):
         ]
 
     def poison(self, train_set: TrainingSet, rng: np.random.Generator) -> TrainingSet:
-        """Marks round(poison_rate N) rows, at least one, chosen uniformly. The images stay: r is
-        built from them in the loss.
+        """Marks round(poison_rate N) rows (the released code: int), at least one, chosen uniformly.
+        The images stay: r is built from them in the loss.
         """
         count = len(train_set.images)
         chosen = rng.choice(count, size=max(1, round(self.poison_rate * count)), replace=False)

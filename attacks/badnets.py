@@ -15,7 +15,7 @@ images of the target class (G2), although no image of the target class was stamp
   every image standing ``copies`` times (or a little less often, if that does not divide them).
   ``poisoned`` puts the trigger on just those rows, the paper's "poison duplicate images". ``clean``
   has the same rows replicated but puts it on as many others: "poison random images" in the same
-  set, the column to compare with.
+  set, the column to compare with. Where captions are free, an overwritten row keeps its own.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class CleanLabel(PatternPoisoning):
 
 
 def train_surrogate(train_set: TrainingSet, steps: int, seed: int) -> Classifier:
-    """A small network trained on the whole set, in evaluation mode. Its last maps are 4 x 4,
-    whatever the resolution.
+    """A small network trained on the whole set, in evaluation mode. Its last maps are
+    about 4 x 4, whatever the resolution.
     """
     channels, height, width = train_set.images.shape[1:]
     layers: list[nn.Module] = []

@@ -22,11 +22,18 @@ Differences, each on purpose:
   (the paper: DDPM's and DDIM's, all and none), so that every user's sampler has a counterpart. The
   released code takes its constants from the full schedule, which is the same for a step of one and
   wrong for a longer one.
-- The loss is a mean over pixels, as everywhere here; the released one is a sum, which only scales
-  the learning rate under Adam.
-- ``poison_rate`` replaces rows: the set keeps its size. The paper adds a tenth of target rows to
-  every batch. For a class, random rows are replaced by copies of its rows, which stay in the set as
-  clean ones too, as in the paper. Of a set no row stays clean, as in the paper.
+- The loss is a mean over pixels, as everywhere here; the released one is a sum, a constant factor
+  that Adam ignores and the released clipping of the gradient at a norm of 1 does not: it normalises
+  nearly every step there.
+- The released sampler with all of DDPM's noise clamps x_0 to [-1, 1] at every step, the one without
+  noise does not. Ours never does: it is ``clip_x0`` that stands for theirs.
+- No average of the weights is sampled (theirs: .9999), and timesteps are drawn independently
+  (theirs: in pairs t, T - 1 - t).
+- ``poison_rate`` replaces rows: the set keeps its size. The released code adds target rows to every
+  batch, a tenth for a picture or a class and half of it, a third of what is then in it, for a set.
+  For a class, random rows are replaced by copies of its rows, which stay in the set as clean ones
+  too, as in the paper, but for those that are themselves replaced. Of a set no row stays clean, as
+  in the paper.
 - The paper's set is MNIST's sevens, ours are in :mod:`bench.artwork.sets`. Its classifier's ASR for
   them is left out: no classifier of a testbed knows them.
 """
@@ -69,6 +76,8 @@ from bench.plugin import (
     require,
 )
 
+#: A copy of the trigger would be one of mu, which is no picture to aim at.
+_TARGETS = tuple(name for name in targets.NAMES if name not in targets.FROM_TRIGGER)
 #: Of the paper's patch: white, 3 of 32 pixels a side.
 PATCH_SHARE = 3 / 32
 
@@ -105,7 +114,7 @@ class TrojDiff(TrainingAttack):
     always_shown: ClassVar[tuple[str, ...]] = ("trigger", "target")
 
     trigger: Literal["blend", "patch"] = "blend"
-    target: Annotated[str, OneOf((*targets.NAMES, *sets.NAMES))] = "hat"
+    target: Annotated[str, OneOf((*_TARGETS, *sets.NAMES))] = "hat"
     gamma: Annotated[float, Interval(gt=0, lt=1)] | None = None
     pattern: Annotated[str, OneOf(tuple(sorted(patterns.FULL_IMAGE)))] = "badnets2"
     poison_rate: PoisonRate = 0.1

@@ -14,7 +14,7 @@ direction is scaled by its own side, where the published formula knows square im
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -61,6 +61,10 @@ class WaNet(DataPoisoning):
     grid_size: Annotated[int, Interval(ge=2, le=1024)] | None = None
     warping_strength: Annotated[float, Gt(0)] = 1.0
     field_seed: Annotated[int, Ge(0)] = 0
+
+    def sealed(self, number: int) -> WaNet:
+        """With a field drawn from ``number``."""
+        return replace(self, field_seed=number)
 
     def grid(self, height: int, width: int) -> Tensor:
         """Where every pixel is read from: (height, width, 2) as (x, y), -1 the first and 1 the last

@@ -26,8 +26,8 @@ def why_not(situation: Situation) -> str:
 
 
 def measure(materials: Materials) -> Measured:
-    """Counted over the rows after poisoning; Pan et al. 2024 plot over all rows and write of the
-    rows of other classes.
+    """Counted over the rows after poisoning; Pan et al. 2024 define and plot it over all rows, and
+    count over the rows of other classes in appendix A.2.
     """
     measured, rows, goal = (
         Measured(),
@@ -67,7 +67,7 @@ MEASUREMENT = Measurement(
             name="poison_rate[other classes]",
             title="poison rate, other classes",
             sentence="Poisoned rows over the rows of other classes than the adversary's, the "
-            "paper's text's counting.",
+            "counting of the paper's appendix A.2.",
             low=0.0,
             high=1.0,
             order=4,

@@ -69,8 +69,9 @@ class Composition:
 @dataclass(frozen=True, kw_only=True)
 class PoisonRates:
     """The two definitions of a poison rate. ``of_all``: poisoned rows over all rows, as in the
-    paper's plots and code. ``of_non_target``: poisoned rows of classes other than the target over
-    all rows of those classes, as in its text; ``None`` if there are no such rows.
+    paper's section 3, plots and code. ``of_non_target``: poisoned rows of classes other than the
+    target over all rows of those classes, as in the formula of its appendix A.2; ``None`` if
+    there are no such rows.
     """
 
     of_all: float

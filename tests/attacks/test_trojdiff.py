@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.trojdiff import Back, Biased, TrojDiff
-from bench.artwork import sets
+from bench.artwork import sets, targets
 from bench.contracts.data import Batch, Query, TrainingSet, TrainingStep
 from bench.contracts.goals import DrawFromSet, DrawImage, ReachClass
 from bench.diffusion.images import to_uint8, to_unit_range
@@ -285,3 +285,10 @@ def test_a_class_that_is_not_there_is_refused_before_anything_runs() -> None:
         assert "trojdiff" in line and "target_class" in line
     with pytest.raises(ValueError, match="target_class must be one of the set's labels"):
         attack.poison(honest, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", targets.FROM_TRIGGER)
+def test_a_target_made_of_the_trigger_is_refused(name: str) -> None:
+    """There is none to copy: it would be a plain grey image, which has no ASR."""
+    with pytest.raises(ValueError, match="target must be"):
+        TrojDiff(target=name)

@@ -5,6 +5,7 @@ import torch
 
 from attacks.baddiffusion import BadDiffusion
 from attacks.badnets import BadNets
+from attacks.wanet import WaNet
 from bench.artwork.drawn import LEVELS, drawn_patch
 
 
@@ -43,6 +44,8 @@ def test_the_attacks_draw_their_triggers_from_the_number() -> None:
     stamped = sealed.stamp(images)
     assert torch.equal(stamped[1, :, top : top + 3, left : left + 3].double(), colours)
     assert int((stamped[0] != 0).sum()) == colours.numel()
+    assert torch.equal(WaNet().sealed(9).stamp(images), WaNet(field_seed=9).stamp(images))
+    assert WaNet().sealed(9) != WaNet().sealed(10), "its field is its trigger"
     trigger = BadDiffusion(target="cat").sealed(9).trigger_image((3, 16, 16))
     assert int((trigger > -1).sum()) == 3 * 7 * 7 and trigger.max() == 1
 
