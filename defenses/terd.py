@@ -14,8 +14,8 @@ image the answers' errors agree where mu is the trigger:
 1. **Surrogate**: x_0 is unknown and hardly matters at late timesteps, t in [T - 10, T), so noise
    stands for it.
 2. **Refinement**: x_0 is what ten steps of DDIM, differentiated through, draw from noise with the
-   trigger; L is averaged with its value at early timesteps, t < 10, without mu and with gamma = 1,
-   where the backdoor has faded.
+   trigger; L is averaged with its value at early timesteps, t < 10, without mu, where the backdoor
+   has faded.
 
 ``family``: the noise keeps its scale (``baddiffusion``, gamma = 1), or loses some of it
 (``trojdiff``, gamma is recovered too, and the refinement draws by the sampler that mu and gamma
@@ -23,12 +23,15 @@ imply). Like Elijah's, it is what the defender has to know.
 
 Deviations:
 
-- gamma is one number for all pixels, and among the notes (``scale``); the released code has one for
-  each, starts it at 0, and clips it at 0, where the score that rests on it is infinite. Here it
-  starts at 0 too, and is never below :data:`SMALLEST_SCALE`.
+- gamma is one number for all pixels, and among the notes (``scale``). The released code has one for
+  each, starts them at 0 and clips them there, where the score that rests on them is infinite. Here
+  it starts at :data:`SMALLEST_SCALE` and is never below it. It moves as the mean of theirs does: at
+  their rate over the number of pixels, since its gradient is the sum of theirs.
 - The trigger is kept as a picture: clamped to [-1, 1] and rounded to 8 bits.
-- Of DDIM's ten steps the paper's timesteps are evenly spaced for BadDiffusion and quadratic up to
-  0.8 T for TrojDiff; here evenly from T - 1 to 0 for both.
+- Of DDIM's ten steps the released code's for BadDiffusion are those of a library's scheduler, 900,
+  800, ..., 0 of 1000 timesteps, and clip x_0 to [-1, 1] at each of them, which the paper does not
+  speak of; here they are spaced evenly from T - 1 to 0, and nothing is clipped. For TrojDiff they
+  are the released ones, quadratic up to 0.8 T.
 - The released port of the refinement for TrojDiff, in another library, puts noise in the place of
   the drawn image, and so refines nothing; this one does not.
 """
@@ -36,6 +39,7 @@ Deviations:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -63,8 +67,8 @@ END = 10
 #: Of the sampler that the refinement differentiates through.
 DDIM_STEPS = 10
 SMALLEST_SCALE = 0.05
-#: Of gamma; the trigger's is a parameter.
-SCALE_LEARNING_RATE = 1e-3
+#: Of gamma (the released default; an earlier version had half of it); the trigger's is a parameter.
+SCALE_LEARNING_RATE = 2e-3
 #: Largest norm of the refinement's gradient.
 GRADIENT_CLIP = {"baddiffusion": 0.01, "trojdiff": 1.0}
 
@@ -115,7 +119,7 @@ class TERD(Inversion):
         """``steps`` of one stage, in place; its last loss."""
         groups = [{"params": [trigger], "lr": self.learning_rate}]
         if scale.requires_grad:
-            groups.append({"params": [scale], "lr": SCALE_LEARNING_RATE})
+            groups.append({"params": [scale], "lr": SCALE_LEARNING_RATE / trigger.numel()})
         refines = label == "refined"
         optimizer = torch.optim.SGD(groups, momentum=0.9 if refines and len(groups) > 1 else 0.0)
         rate = torch.optim.lr_scheduler.LambdaLR(
@@ -131,7 +135,7 @@ class TERD(Inversion):
             optimizer.zero_grad()
             loss.backward()
             if refines:
-                torch.nn.utils.clip_grad_norm_([trigger], GRADIENT_CLIP[self.family])
+                clip_together(trigger, scale, GRADIENT_CLIP[self.family])
             optimizer.step()
             rate.step()
             with torch.no_grad():
@@ -142,11 +146,13 @@ class TERD(Inversion):
 
     def _refinement(self, trigger: Tensor, scale: Tensor, access: Access) -> Tensor:
         noise = scale * self._normal(access) + trigger
-        shift = trigger if self.family == "trojdiff" else torch.zeros_like(trigger)
-        image = differentiable_ddim(access.generator, noise, scale, shift)
+        biased = self.family == "trojdiff"
+        shift = trigger if biased else torch.zeros_like(trigger)
+        visited = ddim_timesteps(len(access.generator.schedule), quadratic=biased)
+        image = differentiable_ddim(access.generator, noise, scale, shift, visited)
         return (
             self._errors(image, trigger, scale, access, late=True)
-            + self._errors(image, torch.zeros_like(trigger), torch.ones_like(scale), access)
+            + self._errors(image, torch.zeros_like(trigger), scale, access)
         ) / 2
 
     def _errors(
@@ -195,14 +201,35 @@ def error_difference(
     return 0.5 * (first - second).square().flatten(1).sum(1).mean()
 
 
+def clip_together(trigger: Tensor, scale: Tensor, largest: float) -> None:
+    """Scales both gradients, in place, to a norm of at most ``largest``: the norm of the released
+    code, which has a scale for each pixel, were these alike.
+    """
+    gradients = [one.grad for one in (trigger, scale) if one.grad is not None]
+    norm = torch.linalg.vector_norm(gradients[0])
+    for gradient in gradients[1:]:
+        norm = torch.hypot(norm, gradient / trigger.numel() ** 0.5)
+    for gradient in gradients:
+        gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
+
+
+def ddim_timesteps(count: int, *, quadratic: bool) -> list[int]:
+    """:data:`DDIM_STEPS` of ``count`` timesteps, falling to 0: evenly from the last, or as the
+    squares of even steps from four fifths of them.
+    """
+    if quadratic:
+        steps = torch.linspace((0.8 * count) ** 0.5, 0, DDIM_STEPS, dtype=torch.float64).square()
+        return sorted({int(step + 1e-9) for step in steps.tolist()}, reverse=True)
+    return [int(step) for step in torch.linspace(count - 1, 0, DDIM_STEPS).round().tolist()]
+
+
 def differentiable_ddim(
-    generator: Generator, noise: Tensor, scale: Tensor, shift: Tensor
+    generator: Generator, noise: Tensor, scale: Tensor, shift: Tensor, visited: Sequence[int]
 ) -> Tensor:
-    """What :data:`DDIM_STEPS` evenly spaced steps draw from ``noise`` (n, c, h, w), gradients kept.
-    x_t = A x_0 + s (scale e + shift); with 1 and 0 this is DDIM (Song et al. 2021, eq. 12).
+    """What the timesteps ``visited``, falling to 0, draw from ``noise`` (n, c, h, w), gradients
+    kept. x_t = A x_0 + s (scale e + shift); with 1 and 0 this is DDIM (Song et al. 2021, eq. 12).
     """
     schedule, x = generator.schedule, noise
-    visited = torch.linspace(len(schedule) - 1, 0, DDIM_STEPS).round().long().tolist()
     for index, timestep in enumerate(visited):
         at = torch.full((len(x),), timestep, device=x.device)
         moved = scale * generator.predict_noise(x, at) + shift

@@ -33,7 +33,9 @@ from defenses.terd import PAPER, TERD, Family
 
 @dataclass(frozen=True, kw_only=True)
 class TERDInput(NoiseDetector):
-    """The parameters are the inversion's."""
+    """The parameters are the inversion's, but for its sparsity, which is the paper's for images of
+    32 x 32.
+    """
 
     card: ClassVar[Card] = Card(
         name="terd_input",
@@ -60,7 +62,9 @@ class TERDInput(NoiseDetector):
 
 @dataclass(frozen=True, kw_only=True)
 class TERDModel(ModelDetector):
-    """``statistic``: of the divergence over pixels; the other parameters are the inversion's."""
+    """``statistic``: of the divergence over pixels; the other parameters are the inversion's,
+    but for its sparsity.
+    """
 
     card: ClassVar[Card] = Card(
         name="terd_model",

@@ -11,7 +11,14 @@ from bench.artwork import triggers
 from bench.contracts import tiny
 from bench.contracts.access import Access
 from bench.diffusion.generator import Generator
-from defenses.terd import DDIM_STEPS, TERD, differentiable_ddim, error_difference
+from defenses.terd import (
+    DDIM_STEPS,
+    TERD,
+    clip_together,
+    ddim_timesteps,
+    differentiable_ddim,
+    error_difference,
+)
 
 TRIGGER = triggers.trigger("grey_box", tiny.SHAPE)
 
@@ -63,8 +70,9 @@ def test_its_sampler_is_ddim() -> None:
     """Against its definition in double precision."""
     model, noise = tiny.generator(), tiny.floats(3, 0)
     model.unet.requires_grad_(False)
-    drawn = differentiable_ddim(model, noise, torch.tensor(1.0), torch.zeros(tiny.SHAPE))
-    visited = np.linspace(999, 0, DDIM_STEPS).round().astype(int)
+    visited = ddim_timesteps(1000, quadratic=False)
+    assert visited == np.linspace(999, 0, DDIM_STEPS).round().astype(int).tolist()
+    drawn = differentiable_ddim(model, noise, torch.tensor(1.0), torch.zeros(tiny.SHAPE), visited)
     x = noise.double()
     for here, there in zip(visited, [*visited[1:], None], strict=True):
         signal, spread = model.schedule.signal[here], model.schedule.noise[here]
@@ -85,7 +93,9 @@ def test_a_biased_process_is_undone() -> None:
         return ((x - signal * image) / self.schedule.at(self.schedule.noise, t, x) - shift) / scale
 
     made = type("One", (Generator,), {"predict_noise": answer})(model.unet, model.scheduler_config)
-    drawn = differentiable_ddim(made, scale * noise + shift, scale, shift)
+    visited = ddim_timesteps(1000, quadratic=True)
+    assert visited == [int(step) for step in np.linspace(np.sqrt(800), 0, 10) ** 2]
+    drawn = differentiable_ddim(made, scale * noise + shift, scale, shift, visited)
     torch.testing.assert_close(drawn, image.expand(2, -1, -1, -1), rtol=0, atol=2e-3)
 
 
@@ -107,6 +117,40 @@ def test_both_stages_are_recovered_and_the_scale_is_never_zero() -> None:
     )
     assert list(recovered.labels) == ["surrogate", "refined"] and len(recovered.triggers) == 2
     assert not torch.equal(*recovered.triggers) and recovered.notes["scale"] >= 0.05
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_the_scale_comes_to_the_networks_and_never_overshoots(side: int) -> None:
+    """A network that takes x for the noise errs by (1 - s gamma)^2 a pixel: gamma must come to 1,
+    whatever the number of pixels. One number at the rate of one pixel's would jump over it, and
+    diverge from 32 x 32 on.
+    """
+    tiny_model = tiny.generator()
+    made = type(
+        "Whole",
+        (Generator,),
+        {"predict_noise": lambda self, x, t: x, "noise_shape": (3, side, side)},
+    )(tiny_model.unet, tiny_model.scheduler_config)
+    reached = [
+        TERD(family="trojdiff", surrogate_steps=steps, steps=0, batch_size=8)
+        .invert(given(made))
+        .notes["scale"]
+        for steps in (1, 250, 1500)
+    ]
+    assert 0.05 < reached[0] < 0.06 and 0.4 < reached[1] < reached[2] <= 1.01, reached
+    assert reached[2] == pytest.approx(1, abs=0.1)
+
+
+def test_one_scale_is_clipped_as_many_equal_ones_would_be() -> None:
+    trigger, scale = torch.zeros(3, 4, 4), torch.tensor(0.5)
+    trigger.grad, scale.grad = torch.full((3, 4, 4), 3.0), torch.tensor(4.0 * 48)
+    each = torch.zeros(48)
+    each.grad, copied = torch.full((48,), 4.0), torch.zeros(3, 4, 4)
+    copied.grad = torch.full((3, 4, 4), 3.0)
+    torch.nn.utils.clip_grad_norm_([copied, each], 1.0)
+    clip_together(trigger, scale, 1.0)
+    torch.testing.assert_close(trigger.grad, copied.grad)
+    torch.testing.assert_close(scale.grad, each.grad.sum())
 
 
 @pytest.mark.parametrize("field", ["surrogate_steps", "batch_size", "learning_rate"])
