@@ -520,7 +520,11 @@ class _Builder:
                 )
                 return Cell(**common, reason=reason)
         invoked = probe or attack
-        if reason := self._undone(parts, invoked) or self._nothing_to_judge(parts[-1], invoked):
+        if reason := (
+            self._undone(parts, invoked)
+            or self._without_base(parts, attack)
+            or self._nothing_to_judge(parts[-1], invoked)
+        ):
             return Cell(**common, reason=reason)
         roles = self._roles(attack, invoked, parts, seed, family)
         situation = Situation(
@@ -607,12 +611,23 @@ class _Builder:
             return roles | {"recovered": self.invert(last, attack, seed, generator)}
         return roles | self._samples(invoked, seed, generator, guards)
 
+    def _without_base(self, parts: Iterable[Plugin], attack: Attack) -> str:
+        """Why a defense that needs the weights a model was made from has none; empty if all do."""
+        needing = [part.card.name for part in parts if "base weights" in part.card.needs]
+        if not needing:
+            return ""
+        if not self.testbed.generator.has_weights:
+            return f"{needing[0]} needs base weights, and {self.testbed.name} has none"
+        if isinstance(attack, TrainingAttack) and attack.scheme == "scratch":
+            return f"{needing[0]} needs base weights, and this model was trained from scratch"
+        return ""
+
     def _nothing_to_judge(self, last: Plugin, invoked: Attack) -> str:
         """Why a detector has no subject in this row; empty if it has one, or is none."""
         if not isinstance(last, Detector) or "model" in last.subjects:
             return ""
         calls = type(invoked).calls
-        if "noise" in last.subjects and not calls:
+        if "noise" in last.subjects and not any(call.through == "noise" for call in calls):
             return (
                 f"{last.card.name} judges the starting noise, and {invoked.card.name} leaves that "
                 f"alone"

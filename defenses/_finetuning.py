@@ -6,7 +6,7 @@ float32 whatever the testbed's precision, since a repair's steps are few.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -24,6 +24,9 @@ CleanShare = Annotated[float, Interval(gt=0, le=1), Note("of the clean training 
 #: Of rows that are trained without their label, where there are classes: what classifier-free
 #: guidance needs (Ho and Salimans 2022, arXiv 2207.12598, use 0.1 to 0.2).
 LABEL_DROPOUT = 0.1
+#: Pixels (rows x height x width) that a network's gradient is taken of at once: as many as the
+#: testbed of 256 x 256 trains at once, on 80 GB.
+PIXELS_AT_ONCE = 16 * 256 * 256
 FINE_PRUNING = Paper(
     title="Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks",
     authors="Kang Liu, Brendan Dolan-Gavitt, Siddharth Garg",
@@ -35,6 +38,16 @@ FINE_PRUNING = Paper(
         "Siddharth}, booktitle={RAID}, year={2018}}"
     ),
 )
+
+
+def pieces_of(rows: int, shape: Sequence[int]) -> int:
+    """The smallest number of equal pieces of ``rows`` images of ``shape`` (c, h, w) that have no
+    more than :data:`PIXELS_AT_ONCE` each; one image a piece where none has.
+    """
+    fitting = max(1, PIXELS_AT_ONCE // (shape[1] * shape[2]))
+    return next(
+        pieces for pieces in range(1, rows + 1) if rows % pieces == 0 and rows // pieces <= fitting
+    )
 
 
 def some_clean(access: Access, share: float) -> dict[str, Tensor]:
@@ -76,6 +89,7 @@ def finetune(
         learning_rate=learning_rate,
         precision="float32",
         label_dropout=LABEL_DROPOUT,
+        accumulation_steps=pieces_of(batch_size, rows["images"].shape[1:]),
     )
     train(
         access.generator,

@@ -52,7 +52,7 @@ from bench.diffusion.process import Shifted, baddiffusion_shift
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import PredictNoise, Rows
 from bench.plugin import Access, Card, ModelDefense, Paper
-from defenses._finetuning import CleanShare, clean_loss, finetune, some_clean
+from defenses._finetuning import CleanShare, clean_loss, finetune, pieces_of, some_clean
 from defenses.elijah import ElijahInversion, Family
 
 #: Where the importances are taken: from this share of the timesteps on.
@@ -130,14 +130,20 @@ class DiffCleanse(ModelDefense):
         images = to_unit_range(rows["images"][chosen]).to(generator.device)
         noise = torch.from_numpy(rng.standard_normal(images.shape, dtype="float32")).to(images)
         labels = rows["labels"][chosen].to(images.device) if "labels" in rows else None
+        pieces = torch.arange(len(images)).chunk(pieces_of(len(images), images.shape[1:]))
         count = len(generator.schedule)
         timesteps = torch.linspace(int(FIRST * count), count - 1, self.draws).round().long()
         shift, results = access.recovered.triggers[-1][0].to(images), []
         for ends_in in (shift, torch.zeros_like(shift)):
             generator.unet.zero_grad()
             for done, timestep in enumerate(timesteps.tolist()):
-                at = torch.full((len(images),), timestep, device=images.device)
-                plain_answer_loss(generator, images, noise, at, ends_in, labels).backward()
+                for piece in pieces:
+                    at = torch.full((len(piece),), timestep, device=images.device)
+                    asked = None if labels is None else labels[piece]
+                    loss = plain_answer_loss(
+                        generator, images[piece], noise[piece], at, ends_in, asked
+                    )
+                    (loss / len(pieces)).backward()
                 access.progress(done + 1, self.draws, "timesteps of importance")
             results.append([block.importance() for block in blocks])
         generator.unet.zero_grad()

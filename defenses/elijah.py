@@ -29,7 +29,8 @@ Deviations:
   trigger here exceeds. How far it went before is among the notes.
 - The released code's objective for the score-based family (VE) has no place here, where every
   process is variance-preserving.
-- Two of its initial values are not known to us: VillanDiffusion's starts as BadDiffusion's.
+- For VillanDiffusion's deterministic samplers the released code starts in U(-1, 1) and takes ten
+  steps; here the start is BadDiffusion's, -U(0, 1), and ``steps`` is every family's.
 - For TrojDiff the released code *sums* the clean term over pixels, and a port sums all; here every
   family has means, so that the balance is the paper's.
 - Its detector of backdoored models is not part of this file: the decision in the paper, a random
@@ -49,7 +50,7 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.schedule import Schedule
 from bench.diffusion.training import PredictNoise, Rows
 from bench.plugin import Access, Card, Inversion, ModelDefense, Paper, Query, Recovered
-from defenses._finetuning import CleanShare, clean_loss, finetune, some_clean
+from defenses._finetuning import CleanShare, clean_loss, finetune, pieces_of, some_clean
 
 PAPER = Paper(
     title="Elijah: Eliminating Backdoors Injected in Diffusion Models via Distribution Shift",
@@ -108,11 +109,9 @@ class ElijahInversion(Inversion):
         shift.requires_grad_()
         optimizer, losses = torch.optim.Adam([shift], lr=self.learning_rate), []
         for step in range(self.steps):
-            loss = shift_loss(generator, noise, shift, factor)
             optimizer.zero_grad()
-            loss.backward()
+            losses.append(descend(generator, noise, shift, factor))
             optimizer.step()
-            losses.append(loss.item())
             access.progress(step + 1, self.steps, "inversion steps")
         trigger = shift.detach().cpu().clamp(-1, 1)
         called = torch.from_numpy(
@@ -137,10 +136,35 @@ def shift_loss(generator: Generator, noise: Tensor, shift: Tensor, factor: float
     return (factor * shift - answer).abs().mean()
 
 
+def descend(generator: Generator, noise: Tensor, shift: Tensor, factor: float) -> float:
+    """Adds the gradient of :func:`shift_loss` to ``shift``'s, and returns the loss. Of noises too
+    many for the memory the mean is known before any gradient is taken, in pieces: the loss is sign
+    . (factor tau - mean) over the pixels.
+    """
+    parts = noise.chunk(pieces_of(len(noise), noise.shape[1:]))
+    if len(parts) == 1:
+        loss = shift_loss(generator, noise, shift, factor)
+        loss.backward()
+        return loss.item()
+
+    def summed(part: Tensor) -> Tensor:
+        last = torch.full((len(part),), len(generator.schedule) - 1, device=part.device)
+        return generator.predict_noise(part + shift, last).sum(0) / len(noise)
+
+    with torch.no_grad():
+        error = factor * shift - torch.stack([summed(part) for part in parts]).sum(0)
+    weight = error.sign() / error.numel()
+    (weight * factor * shift).sum().backward()
+    for part in parts:
+        (-weight * summed(part)).sum().backward()
+    return error.abs().mean().item()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Elijah(ModelDefense):
-    """``steps`` of ``batch_size`` images each, drawn from ``clean_share`` of the clean ones; the
-    paper's are eleven epochs of a tenth of 50,000.
+    """``steps`` of ``batch_size`` images each, drawn from ``clean_share`` of the clean ones; for
+    BadDiffusion the paper's are eleven epochs of a tenth of 50,000, for VillanDiffusion the
+    released code's are fifty at a tenth of the learning rate.
     """
 
     card: ClassVar[Card] = Card(

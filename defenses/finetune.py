@@ -7,9 +7,10 @@ inputs leave dormant get no gradient). A diffusion model is asked for the noise 
 whether that holds here is to be measured.
 
 The objective is DDPM's (Ho et al. 2020, arXiv 2006.11239, eq. 14) on ``clean_share`` of the clean
-training set, with a cosine of the rate from ``learning_rate`` to 0. The defaults are what Elijah's
-removal takes (arXiv 2312.00050): learning rate 2e-4, batches of 128, and, of a tenth of 50,000
-images, eleven epochs of 39 steps.
+training set, with a cosine of the rate from ``learning_rate`` to 0. The defaults are Elijah's
+(arXiv 2312.00050): learning rate 2e-4, batches of 128, and, of a tenth of 50,000 images, eleven
+epochs of 39 steps. In its released code the rate rises from 0 over these steps, since they are
+fewer than the 500 of its warm-up.
 """
 
 from __future__ import annotations

@@ -227,10 +227,11 @@ def _cross_entropy(classifier: Classifier, images: Tensor, labels: Tensor) -> Te
 
 
 def _reinitialise(classifier: nn.Module, seed: int) -> None:
-    """Fresh weights wherever a module knows how to draw them, leaving the global random state as it
-    was.
+    """Fresh weights wherever a module knows how to draw them, leaving the global random states, of
+    its own device too, as they were.
     """
-    with torch.random.fork_rng(devices=[]):
+    devices = {one.device for one in classifier.parameters() if one.is_cuda}
+    with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
         for module in classifier.modules():
             reset = getattr(module, "reset_parameters", None)

@@ -25,7 +25,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from bench.plugin import Access, Card, NoiseDetector
-from detectors.noise_ks import PAPER
+from detectors.noise_ks import PAPER, ROWS_AT_ONCE
 
 #: The least variance: constant values would be infinitely far.
 LEAST_VARIANCE = 1e-12
@@ -48,6 +48,9 @@ class NoiseKL(NoiseDetector):
     bins: Annotated[int, Ge(2)] = 32
 
     def score(self, noise: Tensor, access: Access) -> Tensor:
+        return torch.cat([self._score(rows) for rows in noise.split(ROWS_AT_ONCE)])
+
+    def _score(self, noise: Tensor) -> Tensor:
         values = noise.detach().flatten(1).double()
         divergence = _gaussian(values) if self.estimate == "gaussian" else self._histogram(values)
         return divergence.float().cpu()

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from bench.plugin import Access, Card, NoiseDetector, Paper
+from detectors.noise_ks import ROWS_AT_ONCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,9 @@ class NoiseShift(NoiseDetector):
     test: Literal["z", "ks"] = "z"
 
     def score(self, noise: Tensor, access: Access) -> Tensor:
+        return torch.cat([self._score(rows) for rows in noise.split(ROWS_AT_ONCE)])
+
+    def _score(self, noise: Tensor) -> Tensor:
         values = noise.detach().flatten(1).double()
         statistic = _z(values) if self.test == "z" else _kolmogorov_smirnov(values)
         return statistic.float().cpu()

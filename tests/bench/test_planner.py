@@ -286,6 +286,21 @@ def test_a_pair_that_makes_no_sense_is_skipped_with_the_reason(planned):
     )
 
 
+def test_merging_with_base_weights_needs_a_model_that_was_made_from_some(planned):
+    """Averaged with a network of another origin it would be charged with the noise that gives."""
+    attacks = [
+        {"name": "baddiffusion", "params": {"scheme": one}} for one in ("finetune", "scratch")
+    ]
+    plan = planned(attacks=attacks, defenses=["ema_merge"], seeds=[0])
+    reasons = {
+        (cell.attack.params["scheme"], cell.reason)
+        for cell in plan.cells
+        if cell.defense.name == "ema_merge" and cell.attack.name == "baddiffusion"
+    }
+    words = "ema_merge needs base weights, and this model was trained from scratch"
+    assert reasons == {("finetune", ""), ("scratch", words)}
+
+
 def test_what_belongs_to_one_testbed_is_planned_on_that_one_alone():
     """With the controls on each, honest models tried with the attacks that they have there, and
     the same keys as without a word of testbeds.

@@ -19,6 +19,7 @@ from bench.contracts.access import Access
 from bench.contracts.data import Recovered
 from bench.diffusion.generator import Generator
 from bench.diffusion.process import baddiffusion_shift
+from defenses import _finetuning
 from defenses.diff_cleanse import (
     DiffCleanse,
     HiddenChannels,
@@ -181,6 +182,19 @@ def test_a_share_of_every_block_goes_and_stays_away() -> None:
         gone = (reader.weight == 0).all(dim=3).all(dim=2).all(dim=0)
         assert gone.sum() == 1 and not reader.weight._backward_hooks
     assert repaired is model
+
+
+def test_importance_in_pieces_is_that_of_the_whole_batch(monkeypatch) -> None:
+    both = []
+    for pixels in (8 * 256, 2 * 256):
+        monkeypatch.setattr(_finetuning, "PIXELS_AT_ONCE", pixels)
+        model = tiny.generator()
+        access, defense = given(model), DiffCleanse(draws=3, batch_size=8)
+        rows = _finetuning.some_clean(access, 1.0)
+        both.append(defense._importances(access, rows, hidden_channels(model.unet)))
+    whole, pieces = both
+    for one, other in zip(whole[0] + whole[1], pieces[0] + pieces[1], strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
 
 
 def test_it_weakens_the_planted_backdoor(to_target: Callable[[Generator], float]) -> None:

@@ -18,7 +18,15 @@ from bench.contracts.data import Recovered
 from bench.diffusion.generator import Generator
 from bench.diffusion.process import baddiffusion_shift
 from bench.diffusion.schedule import Schedule
-from defenses.elijah import OBJECTIVES, Elijah, ElijahInversion, removal_loss, shift_loss
+from defenses import _finetuning
+from defenses.elijah import (
+    OBJECTIVES,
+    Elijah,
+    ElijahInversion,
+    descend,
+    removal_loss,
+    shift_loss,
+)
 
 
 class Backdoored(Generator):
@@ -73,6 +81,27 @@ def test_it_finds_the_shift_that_the_answer_moves_with(family: str) -> None:
     expected = (0.5 / factor * trigger).clamp(-1, 1)
     torch.testing.assert_close(recovered.triggers[0][0], expected, rtol=0, atol=0.05)
     assert recovered.notes["last_loss"] < 0.1 * recovered.notes["first_loss"]
+
+
+def test_noises_in_pieces_have_the_gradient_of_all_of_them(monkeypatch) -> None:
+    """A hundred images of 256 x 256 fit no GPU."""
+    model, noise = tiny.generator(), tiny.floats(6, 1)
+    model.unet.requires_grad_(False)
+    results = []
+    for pixels in (6 * 256, 2 * 256):
+        monkeypatch.setattr(_finetuning, "PIXELS_AT_ONCE", pixels)
+        shift = tiny.floats(1, 2)[0].requires_grad_()
+        results.append((descend(model, noise, shift, 0.5), shift.grad))
+    (whole, gradient), (pieces, summed) = results
+    assert pieces == pytest.approx(whole, rel=1e-5)
+    torch.testing.assert_close(summed, gradient, rtol=1e-4, atol=1e-8)
+
+
+def test_pieces_are_equal_and_as_few_as_fit() -> None:
+    pieces = _finetuning.pieces_of
+    assert pieces(128, (3, 32, 32)) == pieces(128, (3, 64, 64)) == pieces(16, (3, 256, 256)) == 1
+    assert pieces(128, (3, 256, 256)) == 8 and pieces(100, (3, 256, 256)) == 10
+    assert pieces(4, (3, 5000, 5000)) == 4
 
 
 def test_what_is_drawn_starts_from_the_trigger() -> None:
