@@ -178,6 +178,47 @@ def test_bibtex_is_one_balanced_entry_a_paper(runs: list[Run]) -> None:
     assert "\\input" not in text
 
 
+@pytest.mark.parametrize(
+    ("entry", "kept"),
+    [
+        (
+            r"@article{k, title={G\"{o}del, \'Etudes \& \v{S}koda, \ss{} \emph{x}}, year={2024}}",
+            True,
+        ),
+        (r"@misc{k, title={\input{/etc/passwd}}, year={2024}}", False),
+        (r"@misc{k, title={\immediate\write18{id}}, year={2024}}", False),
+        (r"@misc{k, title={^^5cinput{x}}, year={2024}}", False),
+        (r"@preamble{k, {\def\x{}}}", False),
+        (r"@string{k, x={y}}", False),
+        (r"@comment{k, x={y}}", False),
+    ],
+)
+def test_an_entry_writes_and_does_nothing_else(runs: list[Run], entry: str, kept: bool) -> None:
+    """Who builds a paper runs what stands in its bibliography."""
+    folder, record = runs[0].records[0]
+    papers = [{"title": "T", "year": "2024", "authors": "A B", "bibtex": entry}]
+    changed = dataclasses.replace(record, provenance={"papers": papers})
+    text = paper.bibtex([dataclasses.replace(runs[0], records=[(folder, changed)])])
+    assert text == (
+        f"{entry}\n" if kept else "@misc{b2024, title={T}, author={A B}, year={2024}}\n"
+    )
+
+
+def test_a_row_is_no_argument_of_the_row_before(runs: list[Run]) -> None:
+    def named(one: Record) -> Record:
+        return dataclasses.replace(
+            one, attack=dataclasses.replace(one.attack, label=f"[2cm]{one.attack.name}")
+        )
+
+    odd = [
+        dataclasses.replace(run, records=[(folder, named(one)) for folder, one in run.records])
+        for run in runs
+    ]
+    lines = paper.latex(odd, boards(odd)).splitlines()
+    assert any("[2cm]" in line for line in lines)
+    assert not [line for line in lines if line.lstrip().startswith(("[", "*"))]
+
+
 def test_two_papers_under_one_key_have_two(runs: list[Run]) -> None:
     first, second = "@misc{key, title={A}}", "@misc{key, title={B}}"
     folder, record = runs[0].records[0]
