@@ -26,6 +26,7 @@ IMAGENETTE_SD = stable_diffusion_testbed(
     data=Imagenette(),
     clean_samples=9469,
     judge="weights/imagenette-judge.safetensors",
+    memory_gb=48,
 )
 
 
