@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from bench.cli import cli
 from bench.engine import jobs, slurm
-from bench.engine.jobs import JobExecutor, read_jobs
+from bench.engine.jobs import JobExecutor, Room, read_jobs
 from bench.engine.slurm import Slurm, SlurmProfile
 from bench.engine.store import Store
 
@@ -288,7 +288,7 @@ def test_a_job_that_slurm_holds_for_an_administrator_is_begun_again(
     queue: dict[str, str] = {}
     began: list[str] = []
 
-    def begin(self: Slurm, tasks: list[list[str]], folder: Path) -> list[str]:
+    def begin(self: Slurm, tasks: list[list[str]], folder: Path, room: Room) -> list[str]:
         began.append(str(len(began)))
         queue[began[-1]] = slurm.HELD
         return [began[-1]]
