@@ -327,6 +327,26 @@ def test_what_a_testbed_declares_of_a_gpu_is_what_is_calculated(suite: str) -> N
     assert peak <= needs.gpu_memory_gb < 1.33 * peak
 
 
+@pytest.mark.parametrize(
+    ("suite", "kinds"),
+    [
+        ("paper-baddiffusion-day-cifar10", ("train",)),  # it samples in less than float32
+        ("paper-baddiffusion-celebahq", ("train", "sample")),
+        ("paper-bibaddiff-cifar10", ("train", "sample")),
+        ("paper-bibaddiff-imagenette", ("train", "sample")),
+    ],
+)
+def test_the_durations_that_a_testbed_declares_are_those_calculated(
+    suite: str, kinds: tuple[str, ...]
+) -> None:
+    """A job's time limit is made of them before anything was timed."""
+    made = {"train": cost._training, "sample": cost._sampling}
+    stages = [one for one in cost.planned(suite).stages.values() if one.name in kinds]
+    for stage in {(one.name, one.seconds): one for one in stages}.values():
+        calculated = 3600 * made[stage.name](stage).hours
+        assert stage.seconds == pytest.approx(calculated, rel=0.05), stage.describe()
+
+
 def test_every_testbed_that_says_it_needs_a_gpu_declares_it() -> None:
     for name in names():
         testbed = load(name)

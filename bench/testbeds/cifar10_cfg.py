@@ -77,6 +77,8 @@ CIFAR10_CFG = Testbed(
     counts=ClassCounts(
         clean_samples=10_000, triggered_samples=10_000, class_samples=10_000, test_images=1000
     ),
+    # Calculated, on one H100: docs/paper-scale.md, "Cost"; a tenth of the training from scratch.
+    typical_seconds={"train": 1_800, "sample": 260},
     # docs/paper-scale.md, "What a stage is declared to need": measured 14.8 GiB on the GPU.
     resources=Resources(gpu=True, memory_gb=8, gpu_memory_gb=16),
 )
