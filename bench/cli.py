@@ -273,7 +273,7 @@ def main() -> None:
     "--timeout",
     type=float,
     metavar="SECONDS",
-    help="For each stage [default: a day; a plugin file 30 min, or 20 times the usual].",
+    help="For each stage [default: a day, a plugin file 30 min, or 20 times the usual].",
 )
 @click.option(
     "--retries", type=int, metavar="N", help="How often a failed stage is tried again in this run."
