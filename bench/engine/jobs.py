@@ -100,7 +100,7 @@ class Profile:
         profile = cls._of_file(file)
         needing = [name for name, need in needs.items() if need.gpu]
         if needing and profile.gpus is None:
-            return replace(profile, gpus=1)
+            profile = replace(profile, gpus=1)
         if needing and profile.gpus == 0:
             raise UserError(_too_little("gpus", 1, needing[0], "a GPU", 0, file))
         name = max(needs, key=lambda one: needs[one].memory_gb or 0.0, default="")
@@ -237,8 +237,8 @@ def _too_little(
 ) -> str:
     return (
         f"{'' if file is None else f'{Path(file).name}: '}{field} must be at least {least} for "
-        f"{testbed}, which declares that a stage needs {need}, got {got}; without {field} a job "
-        f"has what its testbeds declare"
+        f"{testbed}, which declares that a stage needs {need}, got {got}; leave {field} out, "
+        f"and a job has what its testbeds declare"
     )
 
 
@@ -283,7 +283,6 @@ class JobExecutor:
         self.attempts: dict[int, int] = {}
         self.over: set[str] = set()
         self.refused_until, self.refusal = float("-inf"), ""
-        self.rooms: set[Room] = set()
         self.expected = Durations(self.store.manifests()).of
         self.scheduler.begin(stages, targets, turns, patience)
         known = self._adopt()
@@ -292,6 +291,7 @@ class JobExecutor:
         self.groups = _groups(stages, waiting, self.profile, self.expected, theirs)
         self.open = {number for number, group in enumerate(self.groups) if group.keys}
         self.jobs = dict(enumerate(known))
+        self.rooms = {self._size(self._room(number)) for number in self.jobs if number in self.open}
         if known:
             self.reporter.note(f"{len(known)} jobs of this run are still in the queue")
         try:
@@ -369,6 +369,12 @@ class JobExecutor:
         stages = [self.stages[key] for key in self._left(number)]
         return self.profile.room(stages, self.expected, again=bool(self.attempts.get(number)))
 
+    def _size(self, room: Room) -> Room:
+        """Of which a cluster that took one takes another: where the profile says how many minutes
+        there may be, they make no difference.
+        """
+        return replace(room, minutes=self.profile.minutes or room.minutes)
+
     def _left(self, number: int) -> list[str]:
         """What a group has still to make."""
         return [key for key in self.groups[number].keys if key in self.scheduler.waiting]
@@ -378,14 +384,14 @@ class JobExecutor:
         :class:`JobsRefused` where nothing says that it ever will.
         """
         self.most = self.most or self.backend.most()
-        if room not in self.rooms and (warning := self.backend.warning(room)):
+        if self._size(room) not in self.rooms and (warning := self.backend.warning(room)):
             self.reporter.note(f"warning: {warning}")
         try:
             for start in range(0, len(numbers), self.most):
                 self._begin(numbers[start : start + self.most], room)
         except JobsRefused as error:
             interrupts.check()  # Ctrl-C reaches what hands the jobs over, too
-            if not self.jobs and room not in self.rooms:
+            if not self.jobs and self._size(room) not in self.rooms:
                 raise
             self.refused_until = time.monotonic() + self.profile.poll_seconds
             if str(error) != self.refusal:
@@ -409,7 +415,7 @@ class JobExecutor:
         spec = str(folder / "spec.json")
         tasks = [[spec, job.task] for job in jobs]
         ids = self.backend.begin(tasks, folder / self.profile.name, room)
-        self.rooms.add(room)
+        self.rooms.add(self._size(room))
         for number, job, one in zip(numbers, jobs, ids, strict=True):
             job.id = one
             self.jobs[number] = job

@@ -69,12 +69,12 @@ def test_a_profile_may_give_more(tmp_path: Path) -> None:
         (
             "gpus: 0",
             "lab.yaml: gpus must be at least 1 for large, which declares that a stage needs a GPU, "
-            "got 0; without gpus a job has what its testbeds declare",
+            "got 0; leave gpus out, and a job has what its testbeds declare",
         ),
         (
-            "gpus: 2\nmemory_gb: 16",
+            "memory_gb: 16",
             "lab.yaml: memory_gb must be at least 24 for large, which declares that a stage needs "
-            "24 GB, got 16; without memory_gb a job has what its testbeds declare",
+            "24 GB, got 16; leave memory_gb out, and a job has what its testbeds declare",
         ),
     ],
 )
