@@ -347,12 +347,12 @@ def test_samplers_of_one_name_are_told_apart_by_their_parameters(
     """
     (section,) = [one for one in SECTIONS if one.suites == ("samplers-attacks",)]
     scene = Scene(section, SHARED, {"samplers-attacks": all_lines["samplers-attacks"]})
-    found = {
+    cells = {
         name: scene.line(section.cells[name], {"attack": "trojdiff"})
         for name in ("ddpm", "ddim", "ddim, eta .5")
     }
-    assert [line and line.params.get("sampler.eta") for line in found.values()] == [None, 0, 0.5]
-    assert [line and line.params["sampler"] for line in found.values()] == ["ddpm", "ddim", "ddim"]
+    assert [line and line.params.get("sampler.eta") for line in cells.values()] == [None, 0, 0.5]
+    assert [line and line.params["sampler"] for line in cells.values()] == ["ddpm", "ddim", "ddim"]
 
 
 def test_a_population_is_of_one_attack_or_of_all(all_lines: dict[str, list[Line]]) -> None:
