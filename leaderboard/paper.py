@@ -18,7 +18,7 @@ from leaderboard.matrix import TableCell
 from leaderboard.methods import Paper, paper_anchor
 from leaderboard.sound import visible
 from leaderboard.view import papers
-from leaderboard.whole import ASR, CLASSIFIER, DETECTION, INVERSION, POPULATION, Whole, whole
+from leaderboard.whole import ASR, CLASSIFIER, DETECTION, POPULATION, RECOVERED, Whole, whole
 
 #: What each metric is and which direction is good for the defender.
 _MEANING = {
@@ -26,7 +26,10 @@ _MEANING = {
     CLASSIFIER: "Attack success on the classifier; lower is better",
     DETECTION: "AUROC of detectors; higher is better",
     POPULATION: "AUROC of backdoored against honest models; higher is better",
-    INVERSION: "Mean squared error of the last epoch to the target; lower is better",
+    **{
+        metric: f"Mean squared error of the last epoch to the {recovery.what}; lower is better"
+        for metric, recovery in RECOVERED.items()
+    },
 }
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
