@@ -158,6 +158,29 @@ def test_tables_have_the_boards_numbers(store: Path) -> None:
     assert "failed" in text, "a cell that failed is no empty one"
 
 
+def test_both_that_an_inversion_recovers_stand_in_every_format(
+    runs: list[Run], records: dict[str, Any], tmp_path: Path
+) -> None:
+    """In tables of their own, whose captions say of what the error is; a constant image's error is
+    no score.
+    """
+    for text in (paper.markdown(boards(runs)), paper.latex(runs, boards(runs))):
+        for what in ("trigger", "target"):
+            caption = f"Mean squared error of the last epoch to the {what}; lower is better"
+            assert text.count(caption) == 1
+    configs = {
+        config["metric_name"]: config
+        for record in records.values()
+        for config in (one["metric_config"] for one in record["evaluation_results"])
+    }
+    assert configs["trigger_mse_last"]["lower_is_better"]
+    assert configs["trigger_mse_last"]["min_score"] == 0.0
+    assert "trigger_mse_constant" not in configs
+    files = write_format("hf", runs, [], tmp_path, "someone/castlewalls")
+    tasks = "".join(path.read_text(encoding="utf-8") for path in files)
+    assert "-trigger_mse_last" in tasks and "-inversion_mse_last" in tasks
+
+
 def test_markdown_keeps_its_columns_whatever_a_record_says(runs: list[Run]) -> None:
     hostile = boards([_hostile(run) for run in runs])
     for line in paper.markdown(hostile).splitlines():
