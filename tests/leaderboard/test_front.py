@@ -346,16 +346,16 @@ def test_an_inversion_has_a_column_for_each_of_what_it_recovers() -> None:
         ("y", OF_TRIGGER),
         ("y", OF_TARGET),
     ]
-    found, missed, target = (
+    near, far, target = (
         items(matrix)["a", column.spec.name, column.metric] for column in matrix.columns
     )
-    assert (found.name, found.table.text, found.table.seeds) == (
+    assert (near.name, near.table.text, near.table.seeds) == (
         "trigger_mse_last",
         "0.00500",
         "3 × 4",
     )
     assert (target.name, target.table.seeds) == ("inversion_mse_last", "3 × 16")
-    steps = [one.table.step for one in (found, missed)]
+    steps = [one.table.step for one in (near, far)]
     assert steps[0] is not None and steps[1] is not None and steps[1] < 5 < steps[0]
     for column, what in zip(matrix.columns, ("trigger", "trigger", "target"), strict=True):
         definition = definitions.of_column(column, 0, every)
