@@ -322,12 +322,12 @@ def _population(board: Board, row: Row, column: Column, cell: Cell | None) -> It
             return _NOT_RUN
         return _empty(population or cell, MODELS)  # type: ignore[arg-type]
     words = population.words(MODELS)
-    ends = (metric.ci_low, metric.ci_high)
+    known = [words.number(end) for end in (metric.ci_low, metric.ci_high) if end is not None]
     table = TableCell(
         cell=population,
         state="value",
         text=words.number(metric.value),
-        interval=f"[{', '.join(words.number(end) for end in ends if end is not None)}]",
+        interval=f"[{', '.join(known)}]" if len(known) == 2 else "",
         seeds=count_text(len(population.entries[0].record.seeds), 0),
         step=palette.step(metric.value, 0.0, 1.0, True),
         badges=badges(population, len(population.entries[0].record.seeds), MODELS),
