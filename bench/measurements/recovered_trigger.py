@@ -81,6 +81,7 @@ MEASUREMENT = Measurement(
             sentence="MSE of the best constant image to the trigger: the line an inversion has to "
             "beat.",
             order=6,
+            in_matrix=False,
             **ERROR,
         ),
     ),

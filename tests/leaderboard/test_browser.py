@@ -126,7 +126,7 @@ def test_every_metric_switch_shows_its_own_table(visit: Callable[..., Any]) -> N
     page = in_depth(visit())
     radios = page.locator(".switch input")
     seen: dict[str, list[str]] = {}
-    assert radios.count() == 20
+    assert radios.count() == 22
     for index in range(radios.count()):
         radios.nth(index).check()
         name = radios.nth(index).get_attribute("value")
@@ -280,7 +280,7 @@ def test_without_scripts_every_table_is_there(visit: Callable[..., Any]) -> None
     panel.
     """
     page = in_depth(visit(java_script_enabled=False))
-    assert page.locator(".metric").count() == page.locator(".metric:visible").count() == 20
+    assert page.locator(".metric").count() == page.locator(".metric:visible").count() == 22
     link = page.locator(".metric a.cell").nth(0).get_attribute("href")
     page = visit(java_script_enabled=False, suffix=link)
     assert page.locator(f"dialog[id='{link[1:]}']").is_visible()
@@ -333,7 +333,7 @@ def test_print_keeps_the_matrix_and_drops_the_controls(visit: Callable[..., Any]
     )
     assert page.locator(".metric:visible table").count() == 1
     assert page.locator("table.whole").is_visible() and not page.locator("#filters").is_visible()
-    assert page.locator(".question:visible").count() == page.locator(".question").count() == 2
+    assert page.locator(".question:visible").count() == page.locator(".question").count() == 3
     table, scene = (
         page.locator("#stops").locator(part).bounding_box() for part in (".entries", ".scene")
     )
@@ -365,6 +365,7 @@ def test_the_first_screen_says_which_defense_holds(
     asks = page.locator("a.ask")
     assert asks.locator(".ask-title").all_inner_texts() == [
         "Stops the backdoor",
+        "Recovers the trigger",
         "Recovers the target",
     ]
     assert "clip_x0" in asks.nth(0).inner_text() and "85 % → 2 %" in asks.nth(0).inner_text()
@@ -532,7 +533,7 @@ def test_every_head_opens_its_definition(visit: Callable[..., Any], class_board:
 def test_without_scripts_every_question_is_there(visit: Callable[..., Any]) -> None:
     """All rankings one under the other, no menu that does nothing."""
     page = visit(java_script_enabled=False)
-    assert page.locator(".question:visible").count() == 2
+    assert page.locator(".question:visible").count() == 3
     assert not page.locator("#filters").is_visible()
 
 
