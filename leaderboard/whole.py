@@ -43,7 +43,7 @@ _LAST_ERROR, _FLAT, _BLACK = "inversion_mse_last", "mse[constant]", "inversion_m
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """A defense or detector under one metric. ``head``: its name, with the parameters only where
-    the name alone is another column's too.
+    the name alone is another column's too; ``needs``: as :func:`leaderboard.methods.needs`.
     """
 
     spec: PluginSpec
@@ -52,6 +52,7 @@ class Column:
     head: str
     params: str
     papers: tuple[Paper, ...]
+    needs: str
 
     @property
     def control(self) -> bool:
@@ -184,6 +185,7 @@ def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
             for metric in _metrics_of(board, spec, family):
                 specs.setdefault((identity(spec), metric), (spec, family))
     names = shortened_defenses(spec for spec, _ in specs.values())
+    words = methods.described(methods.runs_of(boards))
     order = (ASR, CLASSIFIER, DETECTION, POPULATION, INVERSION)
     columns = [
         Column(
@@ -192,6 +194,7 @@ def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
             metric=metric,
             **_head(names[identity(spec)]),
             papers=methods.papers_of_defense(boards, key),
+            needs=methods.needs(spec.name, words),
         )
         for (key, metric), (spec, family) in specs.items()
     ]
