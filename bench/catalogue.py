@@ -18,6 +18,7 @@ from bench.described import documentation
 from bench.errors import UserError
 from bench.names import unknown_name
 from bench.registry import GROUPS, SINGULAR, source_of
+from bench.resources import Resources
 from bench.samplers import SUMMARIES, Sampler, fields_of
 from bench.suite import shipped_suites
 from bench.testbeds.testbed import parameters as part_parameters
@@ -138,6 +139,7 @@ def _testbed(name: str) -> dict[str, Any]:
         "name": name,
         "summary": declared.summary,
         "card": {"kind": declared.kind, "extractor": declared.features.extractor},
+        "resources": dataclasses.asdict(declared.resources),
         "parameters": [parameters[field] for field in declared.params()],
         "doc": "\n\n".join(dict.fromkeys(filter(None, texts))),
         "source": str(module.__file__),
@@ -185,6 +187,8 @@ def print_description(descriptions: list[dict[str, Any]], console: Console) -> N
                 f"  {key.replace('_', ' ')}: "
                 f"{', '.join(value) if isinstance(value, list) else value}"
             )
+        if stated := Resources(**item.get("resources", {})).words:
+            say(f"  a stage needs: {stated}")
         say(f"  source: {item['source']}")
         if item.get("parameters"):
             say("\nparameters:")

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from bench.runner import Prepared
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+#: In place of a number of GB.
+DECLARED = "declared"
 F = Callable[..., Any]
 
 
@@ -92,6 +94,19 @@ def _split_seeds(
     except ValueError:
         raise UserError(
             f"--seeds must be whole numbers with commas between, got {value!r}"
+        ) from None
+
+
+def _gigabytes(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> float | str | None:
+    if value is None or value == DECLARED:
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise UserError(
+            f"--gpu-memory must be a number of GB, or {DECLARED}, got {value!r}"
         ) from None
 
 
@@ -174,9 +189,10 @@ choosing = _options(
     ),
     click.option(
         "--gpu-memory",
-        type=float,
+        callback=_gigabytes,
         metavar="GB",
-        help="What a stage takes of a GPU's memory: as many run on each as fit (default: one).",
+        help="What a stage takes of a GPU's memory, or 'declared', what its testbed says it does: "
+        "as many run on each as fit (default: one).",
     ),
     plugin_option,
     store_option,
@@ -257,7 +273,7 @@ def main() -> None:
     "--timeout",
     type=float,
     metavar="SECONDS",
-    help="For each stage [default: a day; a plugin file 30 min, or 20 times the usual].",
+    help="For each stage [default: a day, a plugin file 30 min, or 20 times the usual].",
 )
 @click.option(
     "--retries", type=int, metavar="N", help="How often a failed stage is tried again in this run."
@@ -307,10 +323,10 @@ def run(
     from bench.runner import check_names, prepare
     from bench.summary import summary
 
-    cluster = _profile(executor, profile)
+    cluster = _profile(executor, profile, suites)
     if cluster is not None:
-        _refuse_local(f"--executor {executor}")
         choice |= cluster.choice()
+    choice |= _packing(choice, suites)
     # All of them before the first one runs, so that a fault in the last suite is reported at once.
     prepared = [
         prepare(suite, timeout=timeout, retries=retries, **choice)
@@ -335,17 +351,28 @@ def run(
     sys.exit(0 if all(outcome.all_ok for outcome in outcomes) else FAILED)
 
 
-def _profile(executor: str, file: str | None) -> Profile | None:
-    """Of a cluster; ``None`` for this machine."""
+def _profile(executor: str, file: str | None, suites: Sequence[str]) -> Profile | None:
+    """Of a cluster, for the testbeds of ``suites``; ``None`` for this machine."""
     from bench.engine.ray import RayProfile
     from bench.engine.slurm import SlurmProfile
+    from bench.runner import needs_of
 
     kinds: dict[str, type[Profile]] = {one.name: one for one in (SlurmProfile, RayProfile)}
     if executor in kinds:
-        return kinds[executor].read(file)
+        _refuse_local(f"--executor {executor}")
+        return kinds[executor].read(file, needs_of(suites))
     if file is not None:
         raise UserError(f"--profile is for --executor {' or '.join(kinds)}, got {executor}")
     return None
+
+
+def _packing(choice: dict[str, Any], suites: Sequence[str]) -> dict[str, Any]:
+    """What stands for ``--gpu-memory declared``."""
+    from bench.runner import declared_packing, needs_of
+
+    if choice["gpu_memory"] != DECLARED:
+        return {}
+    return declared_packing(needs_of(suites), choice["jobs"])
 
 
 #: Options that say what of this machine is used, and the field of a profile that says it of a job.
@@ -470,17 +497,17 @@ def plan(
     castlewalls plan digits --store /shared/store --into jobs
     """
     from bench.engine.jobs import Profile
-    from bench.runner import plan_jobs, prepare
+    from bench.runner import needs_of, plan_jobs, prepare
     from bench.summary import show_stages
 
     if into is None:
         if profile is not None:
             raise UserError("--profile goes with --into FOLDER")
-        prepared = prepare(suite, **choice)
+        prepared = prepare(suite, **choice | _packing(choice, [suite]))
         show_stages(prepared.plan, Path(store), _screen(), as_json, len(prepared.slots))
         return
-    of_jobs = Profile.read(profile)
     _refuse_local("--into")
+    of_jobs = Profile.read(profile, needs_of([suite]))
     prepared = prepare(suite, **choice | of_jobs.choice())
     rows = plan_jobs(prepared, Path(store), Path(into), of_jobs)
     if as_json:

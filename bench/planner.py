@@ -184,7 +184,7 @@ def _planned(
         filtered=suite.filtered,
         metrics=tuple(words.to_json() for words in measurements.declared()),
         methods=tuple(words.to_json() for words in described([*backdoors, *treatments])),
-        warnings=_few_seeds(suite),
+        warnings=(*_few_seeds(suite), *_without_gpu(suite, device)),
         turns=turns(cells, stages),
     )
 
@@ -207,6 +207,17 @@ def _few_seeds(suite: Suite) -> tuple[str, ...]:
     return (
         f"{', '.join(names)}: to tell backdoored models from honest ones is a question to at least "
         f"{FEWEST} seeds, got {len(suite.seeds)}: there will be scores and no AUROC",
+    )
+
+
+def _without_gpu(suite: Suite, device: str) -> tuple[str, ...]:
+    """What to say of testbeds that need a GPU where there is none to be used."""
+    needing = [testbed.name for testbed in suite.testbeds if testbed.resources.gpu]
+    if not needing or device != "cpu":
+        return ()
+    return (
+        f"{', '.join(dict.fromkeys(needing))}: declared for a GPU, and this is planned for CPU "
+        f"cores, where it may take months (--device cuda)",
     )
 
 
@@ -412,6 +423,7 @@ class _Builder:
             code=ours,
             plugins=tuple(theirs),
             locations=located,
+            resources=self.testbed.resources,
         )
         self.stages.setdefault(made.key, made)
         return made.key

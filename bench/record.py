@@ -41,7 +41,7 @@ RANKED: tuple[tuple[str, float, float, bool | None], ...] = (
     (r"g[1-4]|mismatch|p_t", 0.0, 1.0, None),
     (r"fid", -1e-3, math.inf, False),
     (r"mse", 0.0, math.inf, True),
-    (r"inversion_mse_.*", 0.0, math.inf, False),
+    (r"inversion_mse_.*|trigger_mse_(best|last)", 0.0, math.inf, False),
 )
 #: The largest number that is a number here: sums and squares of it are still numbers.
 LARGEST = 1e100
@@ -602,7 +602,9 @@ def _curve(name: str, values: Any) -> list[float]:
 
 def _are_finite(values: list[Any]) -> bool:
     try:
-        return set(map(type, values)) <= {float, int} and all(map(math.isfinite, values))
+        return set(map(type, values)) <= {float, int} and all(
+            abs(value) <= LARGEST for value in values
+        )
     except OverflowError:  # a whole number of 400 digits, which no float can hold
         return False
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from rich.console import Console
 
 from bench.cards import read_cards
@@ -31,9 +32,10 @@ from bench.faults import suite_faults
 from bench.planner import CONTROL, make_plan
 from bench.record import PluginSpec, read_runs
 from bench.registry import Registry
+from bench.resources import Resources, most_memory
 from bench.results import read_results
 from bench.sealed import read_secret, seal
-from bench.suite import LONGEST_TIMEOUT, MOST_RETRIES, Suite, load_suite
+from bench.suite import LONGEST_TIMEOUT, MOST_RETRIES, Suite, load_suite, testbeds_of
 from bench.text import one_line
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 #: What a cell is made of.
 ROLES = ("testbed", "attack", "probe", "sampler", "defense")
+#: Of this machine's main memory, what stages side by side may declare.
+MEMORY_SHARE = 0.8
 #: The module with the stage table.
 DEFAULT_STAGES = "bench.stages.table"
 
@@ -117,6 +121,28 @@ def prepare(
         gpus_per_stage=gpus_per_stage,
         stages=stages,
     )
+
+
+def needs_of(suites: Iterable[str]) -> dict[str, Resources]:
+    """What the testbeds of ``suites`` declare that their stages need, by name."""
+    return {one.name: one.resources for suite in suites for one in testbeds_of(suite)}
+
+
+def declared_packing(
+    needs: Mapping[str, Resources], jobs: int | None, total_memory: float | None = None
+) -> dict[str, Any]:
+    """``gpu_memory`` and ``jobs`` of :func:`prepare`, by what testbeds declare: no more stages at
+    once than main memory has room for. ``total_memory``: of this machine, in GB. Raises
+    :class:`UserError` for a testbed that declares nothing of a GPU's memory.
+    """
+    for name, need in needs.items():
+        if need.gpu_memory_gb is None:
+            raise UserError(f"--gpu-memory must be in GB for {name}, which declares none")
+    total = total_memory or psutil.virtual_memory().total / 1e9
+    if each := most_memory(needs.values()):
+        most = max(1, int(MEMORY_SHARE * total / each))
+        jobs = most if jobs is None else min(jobs, most)
+    return {"gpu_memory": max(one.gpu_memory_gb or 0.0 for one in needs.values()), "jobs": jobs}
 
 
 def _refuse_numbers(limit: int | None, timeout: float | None, retries: int | None) -> None:

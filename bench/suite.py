@@ -185,18 +185,21 @@ def load_suite(name_or_path: str, registry: Registry) -> Suite:
     return parse_suite(read_yaml(path), registry, path.name)
 
 
+def testbeds_of(name_or_path: str) -> tuple[Testbed, ...]:
+    """Those of a suite, of which nothing else is looked at. Raises as :func:`load_suite`."""
+    path = find_suite(name_or_path)
+    data = read_yaml(path)
+    _check_fields(data, FIELDS, "field", path.name)
+    _check_size(data, path.name)
+    return _testbeds(data, path.name)
+
+
 def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     """A suite from plain values; ``where`` names their source in messages."""
     _check_fields(data, FIELDS, "field", where)
     name, description = _name(data, where), _description(data, where)
     _check_size(data, where)
-    built = [
-        testbeds.build(entry_name, params, where)
-        for entry_name, params in _entries(data, "testbeds", where)
-    ]
-    if not built:
-        raise UserError(f"{where}: testbeds must list at least one testbed")
-    _refuse_twice(built, "testbeds", where)
+    built = _testbeds(data, where)
     samplers = [_sampler(name, params, where) for name, params in _entries(data, "samplers", where)]
     _refuse_twice(samplers, "samplers", where)
     names = list(dict.fromkeys(testbed.name for testbed in built))
@@ -208,7 +211,7 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
     return Suite(
         name=name,
         description=description,
-        testbeds=tuple(built),
+        testbeds=built,
         samplers=tuple(samplers),
         inpainting=tuple(tasks),
         attacks=cast(tuple[Attack, ...], tuple(one for one, _ in attacks)),
@@ -225,6 +228,17 @@ def parse_suite(data: Any, registry: Registry, where: str) -> Suite:
             _number(data, "retries", where, lowest=0, highest=MOST_RETRIES, whole=True),
         ),
     )
+
+
+def _testbeds(data: Mapping[str, Any], where: str) -> tuple[Testbed, ...]:
+    built = [
+        testbeds.build(entry_name, params, where)
+        for entry_name, params in _entries(data, "testbeds", where)
+    ]
+    if not built:
+        raise UserError(f"{where}: testbeds must list at least one testbed")
+    _refuse_twice(built, "testbeds", where)
+    return tuple(built)
 
 
 def _name(data: Mapping[str, Any], where: str) -> str:

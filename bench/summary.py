@@ -131,6 +131,7 @@ def show_stages(plan: Plan, folder: Path, console: Console, as_json: bool, slots
                 "params": stage.params,
                 "inputs": stage.inputs,
                 "cached": key in done,
+                "resources": vars(stage.resources),
             }
             click.echo(json.dumps(row))
         return

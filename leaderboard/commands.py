@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.record import cell_code
+from bench.record import Record, cell_code
 from leaderboard.board import POPULATION, Cell, Entry
 
 #: What a command may hold without quotes; a record's name that is more than this is in no command,
@@ -62,9 +62,16 @@ def _choices(entry: Entry) -> list[tuple[str, str]]:
     kept = [("--attacks", attack.name)] if record.kind != "anchor" else []
     if record.kind.endswith("detector") or record.kind == POPULATION:
         kept += [("--detectors", record.defense.name)]
-    elif record.kind != "anchor" and record.defense.name != "none":
+    # The code alone picks a column of several at once, which no option can name.
+    elif record.kind != "anchor" and record.defense.name != "none" and not _at_once(record):
         kept += [("--defenses", record.defense.name)]
     return kept + ([("--samplers", record.sampler.name)] if record.sampler else [])
+
+
+def _at_once(record: Record) -> bool:
+    """Whether the column is of several plugins, which only its suite can list."""
+    parts = record.defense.name.split(" + ")
+    return len(parts) > 1 and all(_PLAIN.fullmatch(part) for part in parts)
 
 
 def _note(suite: str, entries: Sequence[Entry]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from leaderboard.board import Board
 from leaderboard.bootstrap import DRAWS
 from leaderboard.contenders import end_points, fid_name
+from leaderboard.inversions import Recovery
 from leaderboard.labels import label, short_label
 from leaderboard.methods import NOTHING, acts_on
 from leaderboard.names import Words
@@ -19,7 +20,7 @@ from leaderboard.panel import Panel
 from leaderboard.questions import Question, samples_of
 from leaderboard.ranking import BUDGET
 from leaderboard.red_flags import definitions
-from leaderboard.whole import ASR, CLASSIFIER, DETECTION, INVERSION, POPULATION, Column
+from leaderboard.whole import ASR, CLASSIFIER, DETECTION, POPULATION, RECOVERED, Column
 
 _LOWER, _HIGHER = "Lower is better for the defender.", "Higher is better for the defender."
 _SHARE = "95 % over seeds, Korn and Graubard’s for shares: never of no width, never outside 0 to 1."
@@ -75,12 +76,11 @@ class Definition:
 
 def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Definition]:
     """Of each column of its ranking, by the column's key."""
-    worst = {
-        "stops": _asr,
-        "classifies": _classifier,
-        "finds": _detected,
-        "recovers": _error,
-    }[question.id](boards)
+    if question.recovery:
+        worst = _error(question.recovery)
+    else:
+        of_rate = {"stops": _asr, "classifies": _classifier, "finds": _detected}
+        worst = of_rate[question.id](boards)
     each = ", each at the call that works best" if question.kind == "Defense" else ""
     means = f"The mean over the attacks{each}. It ranks nothing."
     texts: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
@@ -135,13 +135,11 @@ def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Defini
 def of_column(column: Column, index: int, boards: Sequence[Board]) -> Definition:
     """Of one column of the whole matrix."""
     who = "No defense: the control of every row." if column.control else label(column.spec)
-    lines = {
-        ASR: _asr,
-        CLASSIFIER: _classifier,
-        DETECTION: _auroc,
-        POPULATION: _models,
-        INVERSION: _inversion,
-    }[column.metric](boards)
+    if column.metric in RECOVERED:
+        lines = _inversion(RECOVERED[column.metric])
+    else:
+        of_rate = {ASR: _asr, CLASSIFIER: _classifier, DETECTION: _auroc, POPULATION: _models}
+        lines = of_rate[column.metric](boards)
     about = [("Column", who)]
     if not column.control:
         about += [("Family", column.family), ("Acts on", acts_on(column.family))]
@@ -170,8 +168,8 @@ def _asr(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
 
 
 def _drawing(question: Question) -> tuple[tuple[str, str], ...]:
-    line = {"stops": "no defense", "classifies": "no defense", "recovers": "a constant image"}
-    dashed = f"; dashed: {line[question.id]}" if question.id in line else ""
+    line = {"Defense": "no defense", "Inversion": "a constant image"}
+    dashed = f"; dashed: {line[question.kind]}" if question.kind in line else ""
     return (
         (
             "The bar",
@@ -243,27 +241,30 @@ def _models(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _inversion(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+def _inversion(recovery: Recovery) -> tuple[tuple[str, str], ...]:
+    what = recovery.what
     return (
-        ("What it is", "MSE of what the last epoch recovered to the true target."),
+        ("What it is", f"MSE of what the last epoch recovered to the true {what}."),
         ("Direction", f"{_LOWER} Neutral in colour is the best constant image’s error."),
-        ("Out of", "All pixels of the target, in [0, 1]."),
-        ("Reference set", "The true target, which the defender never sees."),
+        ("Out of", f"All pixels of the {what}, in [0, 1]."),
+        ("Reference set", f"The true {what}, which the defender never sees."),
         ("Interval", "95 % over seeds, Student’s t on the logarithm."),
-        ("Ties", "Ranked by the ratio to the best constant image; see “Recovers the target”."),
+        ("Ties", f"Ranked by the ratio to the best constant image; see “Recovers the {what}”."),
     )
 
 
-def _error(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+def _error(recovery: Recovery) -> tuple[tuple[str, str], ...]:
+    what, names = recovery.what, [name for _, name in recovery.constants]
+    beaten = f"the harder of {' and '.join(names)}" if len(names) > 1 else names[0]
     return (
         (
             "What it is",
-            "The last epoch’s error to the true target as a share of the best constant image’s. "
-            "Below 1 beyond doubt is a recovery.",
+            f"The last epoch’s error to the true {what} as a share of the best constant image’s. "
+            f"Below 1 beyond doubt is a recovery.",
         ),
         ("Direction", _LOWER),
-        ("Out of", "All pixels of the target, in [0, 1]."),
-        ("Reference set", "The true target; the harder of a black and the best flat image."),
+        ("Out of", f"All pixels of the {what}, in [0, 1]."),
+        ("Reference set", f"The true {what}; {beaten}."),
         ("Interval", "95 % over seeds, Student’s t on the logarithm."),
         ("Ties", "Student’s t on the logarithms’ difference, paired by seed."),
     )
@@ -276,11 +277,11 @@ def _rank(question: Question) -> tuple[tuple[str, str], ...]:
         f"utility, is ranked above no defense. Utility only breaks ties."
     )
     beats = {
-        "finds": "Ranked if it finds more than it would flag of anything, against every attack.",
-        "recovers": "Ranked if its error is below a constant image’s, against every attack.",
+        "Detector": "Ranked if it finds more than it would flag of anything, against every attack.",
+        "Inversion": "Ranked if its error is below a constant image’s, against every attack.",
     }
     return (
-        ("What it is", beats.get(question.id, held)),
+        ("What it is", beats.get(question.kind, held)),
         (
             "Below it",
             "The ranks that other seeds and samples might have given, by the rate alone: 95 % of "
@@ -328,7 +329,7 @@ def _extra(head: str, boards: Sequence[Board]) -> tuple[str, tuple[tuple[str, st
         "AUROC": ("AUROC, worst over attacks", _auroc(boards)),
         "best epoch": (
             "Error of the best epoch",
-            (("What it is", "Chosen with the target in hand, which no defender has: optimistic."),),
+            (("What it is", "Chosen with the truth in hand, which no defender has: optimistic."),),
         ),
         "honest model": (
             "Error on an honest model",

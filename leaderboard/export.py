@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -46,6 +47,7 @@ SOURCE = (
 #: What a spreadsheet takes for a formula at the start of a text (OWASP, "CSV injection"), the
 #: full-width forms among them.
 _FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
+_WITHIN = re.compile(f"(?s)(?<=.)([;\t\n])(?=[{re.escape(''.join(_FORMULA))}])")
 #: Longer parameters are in the JSON file and are named by their hash in every row of the CSV.
 _PARAMS = 1000
 
@@ -158,7 +160,8 @@ def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
 @lru_cache(maxsize=2**14)
 def _no_formula(text: str) -> str:
     # A carriage return, which the CSV's writer does not quote, would begin a row.
-    cleaned = visible(text)
+    # Where a spreadsheet's language separates columns by semicolons, one begins after each.
+    cleaned = _WITHIN.sub(r"\1'", visible(text))
     return f"'{cleaned}" if cleaned.startswith(_FORMULA) else cleaned
 
 

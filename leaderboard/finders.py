@@ -1,5 +1,5 @@
-"""Who finds the poison, and who recovers the target: detectors and inversions, each ranked over the
-attacks of its board.
+"""Who finds the poison, and who recovers the trigger or the target: detectors and inversions, each
+ranked over the attacks of its board.
 
 Nothing repairs anything here, so there is no budget and no defense to be better than. A detector
 has to beat its own false alarms, an inversion the best constant image; those that do not have no
@@ -31,6 +31,7 @@ from leaderboard.aggregate import (
 from leaderboard.board import Board, Cell, Row, identity, same_sampler
 from leaderboard.bootstrap import Sampled
 from leaderboard.detections import subjects as subjects_of
+from leaderboard.inversions import RECOVERIES, Recovery
 from leaderboard.labels import label
 from leaderboard.matrix import badges, metric_names, summary
 from leaderboard.names import RATE, SUBJECTS
@@ -62,12 +63,14 @@ class FinderLine:
 
 @dataclass(frozen=True, kw_only=True)
 class FinderRanking:
-    """``what``: is judged or recovered; ``metric``: in the records; ``warning``: what is wrong with
-    that metric; ``beside``: heads of the further columns; ``lines``: best first, unranked last;
-    ``seeds``: of the first line; ``comparisons``: differences tested.
+    """``what``: is judged or recovered; ``recovery``: ``None`` of detectors; ``metric``: in the
+    records; ``warning``: what is wrong with that metric; ``beside``: heads of the further columns;
+    ``lines``: best first, unranked last; ``seeds``: of the first line; ``comparisons``: differences
+    tested.
     """
 
     what: str
+    recovery: Recovery | None = None
     metric: str
     warning: str
     attacks: tuple[PluginSpec, ...]
@@ -353,51 +356,56 @@ def _flags(entry: _Entry, metric: str, failed: str) -> tuple[str, ...]:
 
 
 def inversion_rankings(board: Board) -> list[FinderRanking]:
-    """One: the last epoch's error over the best constant image's, worst over attacks, beside the
-    same on an honest model.
+    """One for each of what inversions recovered here: the last epoch's error over the best constant
+    image's, worst over attacks, beside the same on an honest model. Lower is better.
     """
+    return [ranking for one in RECOVERIES if (ranking := _inversions(board, one))]
+
+
+def _inversions(board: Board, recovery: Recovery) -> FinderRanking | None:
+    def ratios_of(cell: Cell) -> dict[int, float]:
+        return _ratios(cell, recovery, recovery.last)
+
     columns = [column for column, family in board.columns if family == "inversion"]
     rows = [
         row
         for row in board.rows
-        if row[0].name != "none" and _any(board, row, columns, "inversion_mse_last")
+        if row[0].name != "none" and _any(board, row, columns, recovery.last)
     ]
     if not rows:
-        return []
+        return None
     lines, logs = [], []
     for column in columns:
         cells = {index: cell for index, row in enumerate(rows) if (cell := board.cell(row, column))}
-        ratios = {
-            index: by_seed for index, cell in cells.items() if (by_seed := _last_ratios(cell))
-        }
+        ratios = {index: by_seed for index, cell in cells.items() if (by_seed := ratios_of(cell))}
         if not ratios:
             continue
         worst = max(ratios, key=lambda index: (_log_mean(ratios[index]), -index))
         seeds = [
-            _by_seed(board, row, columns, _last_ratios, cells.get(index))
+            _by_seed(board, row, columns, ratios_of, cells.get(index))
             for index, row in enumerate(rows)
         ]
         logs.append({seed: math.log(value) for seed, value in ratios[worst].items()})
         lines.append(
             (cells[worst], rows[worst].named, ratios, worst, _missing(rows, seeds, cells, ratios))
         )
-    made, comparisons = _inversion_lines(board, lines, logs)
-    return [
-        FinderRanking(
-            what="target",
-            metric="inversion_mse_last",
-            warning="",
-            attacks=tuple(row.named for row in rows),
-            beside=("best epoch (optimistic)", "on an honest model"),
-            lines=made,
-            seeds=max(len(_by_seed(board, row, columns, _last_ratios)) for row in rows),
-            comparisons=comparisons,
-        )
-    ]
+    made, comparisons = _inversion_lines(board, recovery, lines, logs)
+    return FinderRanking(
+        what=recovery.what,
+        recovery=recovery,
+        metric=recovery.last,
+        warning="",
+        attacks=tuple(row.named for row in rows),
+        beside=("best epoch (optimistic)", "on an honest model"),
+        lines=made,
+        seeds=max(len(_by_seed(board, row, columns, ratios_of)) for row in rows),
+        comparisons=comparisons,
+    )
 
 
 def _inversion_lines(
     board: Board,
+    recovery: Recovery,
     lines: Sequence[tuple[Cell, PluginSpec, Mapping[int, BySeed], int, str]],
     logs: Sequence[dict[int, float]],
 ) -> tuple[tuple[FinderLine, ...], int]:
@@ -423,10 +431,10 @@ def _inversion_lines(
             attack=attack,
             mean=math.fsum(math.exp(_log_mean(one)) for one in ratios.values()) / len(ratios),
             beside=(
-                _ratio_text(_ratios(cell, "inversion_mse_best")),
-                _ratio_text(_honest(board, cell)),
+                _ratio_text(_ratios(cell, recovery, recovery.best)),
+                _ratio_text(_honest(board, cell, recovery)),
             ),
-            flags=badges(cell, MIN_SEEDS, "inversion_mse_last"),
+            flags=badges(cell, MIN_SEEDS, recovery.last),
             note=note,
         )
         for index, (cell, attack, ratios, worst, note) in enumerate(lines)
@@ -466,27 +474,21 @@ def _missing(
     return ""
 
 
-def _last_ratios(cell: Cell) -> dict[int, float]:
-    return _ratios(cell, "inversion_mse_last")
-
-
-def _ratios(cell: Cell, metric: str) -> dict[int, float]:
-    """Seed -> the error as a share of the harder constant image's."""
-    own, flat, black = (
-        cell.values(name) for name in (metric, "mse[constant]", "inversion_mse_black")
-    )
+def _ratios(cell: Cell, recovery: Recovery, metric: str) -> dict[int, float]:
+    """Seed -> the error as a share of the hardest constant image's."""
+    constants = [cell.values(name) for name, _ in recovery.constants]
     lines = {
-        seed: min(line[seed] for line in (flat, black) if seed in line)
-        for seed in flat.keys() | black.keys()
+        seed: min(line[seed] for line in constants if seed in line)
+        for seed in set[int]().union(*constants)
     }
     return {
         seed: max(value, 1e-12) / lines[seed]
-        for seed, value in sorted(own.items())
+        for seed, value in sorted(cell.values(metric).items())
         if lines.get(seed, 0) > 0
     }
 
 
-def _honest(board: Board, cell: Cell) -> dict[int, float]:
+def _honest(board: Board, cell: Cell, recovery: Recovery) -> dict[int, float]:
     row = next(
         (
             r
@@ -499,7 +501,7 @@ def _honest(board: Board, cell: Cell) -> dict[int, float]:
         None,
     )
     honest = board.cell(row, cell.defense) if row else None
-    return _last_ratios(honest) if honest else {}
+    return _ratios(honest, recovery, recovery.last) if honest else {}
 
 
 def _beats(ratios: BySeed) -> bool:

@@ -1,9 +1,10 @@
-"""Inversions: what they recovered, against the lines they have to beat: a constant black image and
-the best constant image.
+"""Inversions: how near what they recovered is to the trigger and to the target, against the lines
+they have to beat: constant images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -16,46 +17,88 @@ from leaderboard.matrix import Value, summary, value_text
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """What an inversion may recover of the backdoor. ``what``: in a word; ``series``: the records'
+    error by epoch, of which lower is better for the defender; ``constants``: (metric, name) of the
+    constant images' errors, which it has to beat.
+    """
+
+    what: str
+    series: str
+    constants: tuple[tuple[str, str], ...]
+
+    @property
+    def best(self) -> str:
+        """The metric of the best epoch, chosen with the truth in hand."""
+        return f"{self.series}_best"
+
+    @property
+    def last(self) -> str:
+        """The metric of the last epoch, which is what is ranked by."""
+        return f"{self.series}_last"
+
+
+TRIGGER = Recovery(
+    what="trigger",
+    series="trigger_mse",
+    constants=(("trigger_mse_constant", "the best flat image"),),
+)
+TARGET = Recovery(
+    what="target",
+    series="inversion_mse",
+    constants=(
+        ("inversion_mse_black", "a black image"),
+        ("mse[constant]", "the best flat image"),
+    ),
+)
+RECOVERIES = (TRIGGER, TARGET)
+
+
+@dataclass(frozen=True, kw_only=True)
 class InversionLine:
-    """An inversion against one attack. ``verdict`` compares its best epoch with both lines by the
-    interval over seeds.
+    """An inversion against one attack. ``values``: (name, error) of the best and the last epoch and
+    of the constant images, with which ``verdict`` compares the best one by the interval over seeds.
     """
 
     cell: Cell
-    best: Value
-    last: Value
-    black: Value
-    flat: Value
+    recovery: Recovery
+    values: tuple[tuple[str, Value], ...]
     verdict: str
     curve: Markup | None
 
 
-def inversion_line(cell: Cell) -> InversionLine | None:
-    """``None`` for a cell that is no inversion or recovered nothing."""
-    best, black, flat = (
-        summary(cell, name)
-        for name in ("inversion_mse_best", "inversion_mse_black", "mse[constant]")
-    )
-    curve = _curve(cell, black, flat)
+def inversion_lines(cell: Cell) -> tuple[InversionLine, ...]:
+    """One for each of what it recovered; none for a cell that is no inversion."""
+    return tuple(line for recovery in RECOVERIES if (line := _line(cell, recovery)))
+
+
+def _line(cell: Cell, recovery: Recovery) -> InversionLine | None:
+    best = summary(cell, recovery.best)
+    lines = [
+        (line.mean, name)
+        for metric, name in recovery.constants
+        if (line := summary(cell, metric)) is not None
+    ]
+    curve = _curve(cell, recovery, lines)
     if best is None and curve is None:
         return None
+    named = [(recovery.best, "best epoch"), (recovery.last, "last epoch")]
+    named += [(metric, _bare(name)) for metric, name in recovery.constants]
     return InversionLine(
         cell=cell,
-        best=value_text(cell, "inversion_mse_best"),
-        last=value_text(cell, "inversion_mse_last"),
-        black=value_text(cell, "inversion_mse_black"),
-        flat=value_text(cell, "mse[constant]"),
-        verdict=_verdict(best, black, flat),
+        recovery=recovery,
+        values=tuple((name, value_text(cell, metric)) for metric, name in named),
+        verdict=_verdict(best, lines),
         curve=curve,
     )
 
 
-def _verdict(best: Interval | None, black: Interval | None, flat: Interval | None) -> str:
-    lines = [
-        (line.mean, name)
-        for line, name in ((black, "a black image"), (flat, "the best flat image"))
-        if line
-    ]
+def _bare(name: str) -> str:
+    """Without its article."""
+    return name.partition(" ")[2]
+
+
+def _verdict(best: Interval | None, lines: Sequence[tuple[float, str]]) -> str:
     if best is None or not lines:
         return ""
     hardest, name = min(lines)
@@ -66,24 +109,20 @@ def _verdict(best: Interval | None, black: Interval | None, flat: Interval | Non
     return f"no better than {name}" + (f", though below {passed[0]}" if passed else "")
 
 
-def _curve(cell: Cell, black: Interval | None, flat: Interval | None) -> Markup | None:
-    records = [
-        entry.record for entry in cell.with_status("ok") if entry.record.series.get("inversion_mse")
-    ]
+def _curve(cell: Cell, recovery: Recovery, lines: Sequence[tuple[float, str]]) -> Markup | None:
+    name = recovery.series
+    records = [entry.record for entry in cell.with_status("ok") if entry.record.series.get(name)]
     if not records:
         return None
-    longest = max(records, key=lambda record: len(record.series["inversion_mse"])).series
-    count = len(longest["inversion_mse"])
+    longest = max(records, key=lambda record: len(record.series[name])).series
+    count = len(longest[name])
     epochs = longest.get("inversion_epoch", [])
     axis = epochs if len(epochs) == count else [float(epoch + 1) for epoch in range(count)]
+    error = f"MSE to the {recovery.what}"
     title = (
-        f"MSE to the target per epoch, {label(cell.defense)} against "
+        f"{error} per epoch, {label(cell.defense)} against "
         f"{label(cell.probe or cell.attack)}{under(cell.sampler)}"
     )
-    by_seed = {record.seed: record.series["inversion_mse"] for record in records}
-    levels = [
-        (name, line.mean)
-        for name, line in (("constant black image", black), ("best flat image", flat))
-        if line
-    ]
-    return plots.curves(axis, by_seed, levels, title)
+    by_seed = {record.seed: record.series[name] for record in records}
+    levels = [(_bare(image), value) for value, image in lines]
+    return plots.curves(axis, by_seed, levels, error, title)

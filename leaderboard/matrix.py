@@ -26,6 +26,8 @@ NOT_RUN = "not part of this run"
 AMPLIFICATION = "amplification"
 #: Codes of flags that say why a number is missing.
 WHY_ABSENT = ("not-measured", "nothing-to-tell-apart")
+#: Codes of flags of a whole inversion that say something of the target, and nothing of the trigger.
+OF_TARGET = ("no-better-than-constant", "no-target-recovered")
 DIRECTIONS = {
     True: "Higher is better for the defender.",
     False: "Lower is better for the defender.",
@@ -325,7 +327,12 @@ def _of_another_call(cell: Cell, metric: str) -> str:
 def concerning(cell: Cell, metric: str) -> list[Flag]:
     """The records' flags about ``metric``, those about the whole cell among them."""
     family = cell.names.flag_family(metric)
-    return [flag for flag, _ in cell.flags if flag.concerns(metric, family)]
+    of_others = OF_TARGET if metric.startswith("trigger_mse_") else ()
+    return [
+        flag
+        for flag, _ in cell.flags
+        if flag.code not in of_others and flag.concerns(metric, family)
+    ]
 
 
 def _detects_nothing(cell: Cell, metric: str) -> bool:

@@ -5,7 +5,7 @@ what was not measured, the command that makes it anew, parameters, provenance, a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class Evidence:
     """
 
     detection: Detection | None
-    inversion: InversionLine | None
+    inversions: Sequence[InversionLine]
     composition: Composition | None
 
 
@@ -125,7 +125,7 @@ def panel(cell: Cell, view: BoardView, shared: Collection[tuple[str, str]] = ())
 def _evidence(cell: Cell, view: BoardView) -> Evidence:
     return Evidence(
         detection=view.detection_of.get(cell.id),
-        inversion=view.inversion_of.get(cell.id),
+        inversions=view.inversions_of.get(cell.id, []),
         composition=view.composition_of.get(cell.id),
     )
 

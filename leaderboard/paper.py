@@ -18,7 +18,7 @@ from leaderboard.matrix import TableCell
 from leaderboard.methods import Paper, paper_anchor
 from leaderboard.sound import visible
 from leaderboard.view import papers
-from leaderboard.whole import ASR, CLASSIFIER, DETECTION, INVERSION, POPULATION, Whole, whole
+from leaderboard.whole import ASR, CLASSIFIER, DETECTION, POPULATION, RECOVERED, Whole, whole
 
 #: What each metric is and which direction is good for the defender.
 _MEANING = {
@@ -26,7 +26,10 @@ _MEANING = {
     CLASSIFIER: "Attack success on the classifier; lower is better",
     DETECTION: "AUROC of detectors; higher is better",
     POPULATION: "AUROC of backdoored against honest models; higher is better",
-    INVERSION: "Mean squared error of the last epoch to the target; lower is better",
+    **{
+        metric: f"Mean squared error of the last epoch to the {recovery.what}; lower is better"
+        for metric, recovery in RECOVERED.items()
+    },
 }
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
@@ -36,6 +39,16 @@ _LATEX = {
 }  # fmt: skip
 #: Of an entry: ``@article{chou2023,``.
 _ENTRY = re.compile(r"\s*@([A-Za-z]+)\s*\{\s*([^,\s{}%#\\~]{1,100})\s*,")
+_TYPES = frozenset(
+    "article book booklet conference inbook incollection inproceedings manual mastersthesis misc "
+    "online phdthesis proceedings report software techreport unpublished".split()
+)
+#: What an entry's text may ask of TeX: letters with accents, other letters, signs, a style, a link.
+_COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
+_COMMANDS = frozenset(
+    [*"'`^\"~=.cvuHkrbdt", "ss", "o", "O", "l", "L", "aa", "AA", "ae", "AE", "oe", "OE", "i", "j"]
+    + [*"&%$#_{}- ", "emph", "textit", "textbf", "textsc", "texttt", "url", "href"]
+)
 
 
 @dataclass(frozen=True)
@@ -160,6 +173,8 @@ def _latex_table(table: Table, keys: Mapping[str, str]) -> str:
     honest = [row(line) for line in table.lines if line.control]
     slug = re.sub(r"[^a-z0-9]+", "-", table.name.lower()).strip("-")
     heads = " & ".join(["attack", *(cited(text, papers) for text, papers in table.heads)])
+    # A row that begins with a bracket or a star would be an argument of the end of the one before.
+    attacked, honest = (["{}" + line for line in rows] for rows in (attacked, honest))
     return "\n".join(
         [
             r"\begin{table}",
@@ -215,7 +230,7 @@ def _entries(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     for paper in papers(runs):
         text = visible(paper["bibtex"]).strip()
         match = _ENTRY.match(text)
-        if match is None or not _balanced(text):
+        if match is None or not (_balanced(text) and _plain(text, match[1])):
             text = _made_up(paper)
             match = _ENTRY.match(text)
         assert match is not None  # ours has a key
@@ -225,6 +240,14 @@ def _entries(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
         entry = f"{text[: match.start(2)]}{key}{text[match.end(2) :]}"
         made.append((paper_anchor(paper), key, entry))
     return made
+
+
+def _plain(text: str, kind: str) -> bool:
+    """Whether it is of a known kind, and no text of it is a command that does more than to write:
+    ``\\input`` reads files. Two circumflexes spell any letter, a backslash too.
+    """
+    commands = set(_COMMAND.findall(text))
+    return kind.lower() in _TYPES and commands <= _COMMANDS and "^^" not in text
 
 
 def _balanced(text: str) -> bool:

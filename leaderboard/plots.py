@@ -205,10 +205,11 @@ def curves(
     epochs: Sequence[float],
     by_seed: Mapping[int, Sequence[float]],
     levels: Sequence[tuple[str, float]],
+    error: str,
     title: str,
 ) -> Markup:
-    """MSE over epochs: thin per seed, thick for the mean over the epochs all seeds reached,
-    reference lines dashed.
+    """An ``error`` over epochs: thin per seed, thick for the mean over the epochs all seeds
+    reached, reference lines dashed.
     """
     values = [value for series in by_seed.values() for value in series]
     highest = max([*values, *(value for _, value in levels)])
@@ -217,7 +218,7 @@ def curves(
         width=400, height=220, x_range=(epochs[0], right), y_range=(0.0, highest * 1.15 or 1.0)
     )
     whole = [tick for tick in ticks(epochs[0], right) if tick == int(tick)]
-    parts = [frame.axes("epoch", "MSE to the target", whole or [epochs[0]])]
+    parts = [frame.axes("epoch", error, whole or [epochs[0]])]
     parts.append(frame.levels(levels))
     for seed in sorted(by_seed):
         parts.append(

@@ -21,6 +21,7 @@ from leaderboard.aggregate import Interval
 from leaderboard.board import Board, Cell, Identity, Row, identity, under
 from leaderboard.contenders import Contender
 from leaderboard.finders import FinderLine, FinderRanking
+from leaderboard.inversions import TARGET, TRIGGER, Recovery
 from leaderboard.labels import label, shortened, shortened_defenses
 from leaderboard.matrix import Value, interval_text, summary
 from leaderboard.methods import Paper
@@ -128,7 +129,8 @@ class Group:
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """``id``: an HTML id and a word of links; ``short``: the head of the number ranked by;
-    ``kind``: of its entries; ``extra_heads``: of the further columns.
+    ``kind``: of its entries; ``extra_heads``: of the further columns; ``recovery``: what inversions
+    are asked for.
     """
 
     id: str
@@ -139,6 +141,7 @@ class Question:
     lower_is_better: bool
     extra_heads: tuple[str, ...]
     groups: tuple[Group, ...]
+    recovery: Recovery | None = None
 
     @property
     def submitted(self) -> bool:
@@ -187,18 +190,10 @@ def questions(views: Sequence[BoardView]) -> tuple[Question, ...]:
             kind="Detector",
             lower_is_better=False,
             extra_heads=("false alarms", "AUROC"),
-            groups=_finders(views, False, about),
+            groups=_finders(views, None, about),
         ),
-        Question(
-            id="recovers",
-            title="Recovers the target",
-            ask="Does the model give away what the adversary hid in it?",
-            short="error / constant",
-            kind="Inversion",
-            lower_is_better=True,
-            extra_heads=("best epoch", "honest model"),
-            groups=_finders(views, True, about),
-        ),
+        _recovers("recovers-trigger", TRIGGER, "calls it by", views, about),
+        _recovers("recovers", TARGET, "makes it draw", views, about),
         Question(
             id="classifies",
             title="Classifies safely",
@@ -211,6 +206,26 @@ def questions(views: Sequence[BoardView]) -> tuple[Question, ...]:
         ),
     ]
     return tuple(question for question in asked if question.groups)
+
+
+def _recovers(
+    question_id: str,
+    recovery: Recovery,
+    secret: str,
+    views: Sequence[BoardView],
+    about: Callable[[PluginSpec], About],
+) -> Question:
+    return Question(
+        id=question_id,
+        title=f"Recovers the {recovery.what}",
+        ask=f"Does the model give away what the adversary {secret}?",
+        short="error / constant",
+        kind="Inversion",
+        lower_is_better=True,
+        extra_heads=("best epoch", "honest model"),
+        groups=_finders(views, recovery, about),
+        recovery=recovery,
+    )
 
 
 def seconds_of(board: Board, defense: PluginSpec) -> float | None:
@@ -350,27 +365,29 @@ def _answer(ranking: Ranking, every: int) -> Answer:
 
 def _finders(
     views: Sequence[BoardView],
-    inverts: bool,
+    recovery: Recovery | None,
     about: Callable[[PluginSpec], About],
 ) -> tuple[Group, ...]:
+    """Of detectors without a ``recovery``."""
     groups = []
     for view in views:
         kinds = {identity(column): family for column, family in view.board.columns}
-        for ranking in view.recoveries if inverts else view.detections:
+        for ranking in (*view.detections, *view.recoveries):
+            if ranking.recovery != recovery:
+                continue
             entries = tuple(
-                _finder_entry(view.board, ranking, line, kinds, inverts, about)
-                for line in ranking.lines
+                _finder_entry(view.board, ranking, line, kinds, about) for line in ranking.lines
             )
             several = len(ranking.attacks) > 1
             what = f"{len(ranking.attacks)} attacks" if several else label(ranking.attacks[0])
             groups.append(
                 Group(
                     board=view.board,
-                    subject="" if inverts else ranking.what,
+                    subject="" if recovery else ranking.what,
                     extent=f"worst of {what}" if several else what,
-                    baseline="a constant image 1.00" if inverts else "",
+                    baseline="a constant image 1.00" if recovery else "",
                     entries=entries,
-                    answer=_finder_answer(ranking, inverts),
+                    answer=_finder_answer(ranking),
                     notes=(f"{ranking.metric}: {ranking.warning}.",) if ranking.warning else (),
                     calls=_calls(view.board, view.board.rows),
                     attacks=tuple(row.attack.name for row in view.board.rows),
@@ -385,9 +402,9 @@ def _finder_entry(
     ranking: FinderRanking,
     line: FinderLine,
     kinds: dict[tuple[str, str], str],
-    inverts: bool,
     about: Callable[[PluginSpec], About],
 ) -> Entry:
+    inverts = ranking.recovery is not None
     guess = "no better than a constant image" if inverts else "no better than a guess"
     status = UNRANKED if line.note else HOLDS if line.finds else LEVEL
     standing = f"not ranked: {line.note}" if line.note else "" if line.finds else guess
@@ -417,7 +434,8 @@ def _finder_entry(
     )
 
 
-def _finder_answer(ranking: FinderRanking, inverts: bool) -> Answer:
+def _finder_answer(ranking: FinderRanking) -> Answer:
+    inverts = ranking.recovery is not None
     first = [line for line in ranking.lines if line.rank.rstrip("=") == "1"]
     if first:
         best = _named(first)

@@ -25,6 +25,7 @@ from leaderboard.aggregate import (
 from leaderboard.board import Board, Cell, identity, record_key
 from leaderboard.contenders import Contender, EndPoint, contenders, end_points, ways_in
 from leaderboard.detections import subjects as subjects_of
+from leaderboard.inversions import RECOVERIES, TRIGGER
 from leaderboard.labels import label
 from leaderboard.ranking import BUDGET
 
@@ -266,18 +267,18 @@ def _recovered(cell: Cell) -> Iterator[Raised]:
     """Of one inversion, what nobody can recover."""
     if cell.kind != "inversion":
         return
-    for name, what in (("inversion_mse_best", "target"), ("trigger_mse_best", "trigger")):
-        errors = cell.values(name)
+    for one in RECOVERIES:
+        errors = cell.values(one.best)
         if errors and min(errors.values()) <= ROUNDING:
-            text = f"recovers the {what} exactly, to the rounding of 8 bits"
-            yield cell, Flag("exact-recovery", name, text)
-    errors, constant = cell.values("trigger_mse_best"), cell.values("trigger_mse_constant")
+            text = f"recovers the {one.what} exactly, to the rounding of 8 bits"
+            yield cell, Flag("exact-recovery", one.best, text)
+    errors, constant = cell.values(TRIGGER.best), cell.values(TRIGGER.constants[0][0])
     known = errors.keys() & constant.keys()
     if cell.attack.name == "none" and any(
         errors[seed] < RECOVERED * constant[seed] for seed in known
     ):
         text = "found the trigger in a model that has none"
-        yield cell, Flag("trigger-in-honest-model", "trigger_mse_best", text)
+        yield cell, Flag("trigger-in-honest-model", TRIGGER.best, text)
 
 
 def _beaten_detectors(board: Board) -> Iterator[Raised]:

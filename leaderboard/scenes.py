@@ -12,6 +12,7 @@ from markupsafe import Markup
 from leaderboard import names
 from leaderboard.board import Cell, Entry, identity
 from leaderboard.detections import Detection
+from leaderboard.inversions import Recovery
 from leaderboard.labels import label
 from leaderboard.pictures import Picture, embedded
 from leaderboard.questions import Group, Question
@@ -62,10 +63,10 @@ def scene(question: Question, views: Sequence[BoardView]) -> Scene | None:
             made = _same_noise(group)
         elif question.id == "classifies":
             made = _stamped(group)
-        elif question.id == "finds":
-            made = _scores(group, by_board[group.board.id])
+        elif question.recovery:
+            made = _recovered(group, by_board[group.board.id], question.recovery)
         else:
-            made = _recovered(group, by_board[group.board.id])
+            made = _scores(group, by_board[group.board.id])
         if made:
             return made
     return None
@@ -155,15 +156,17 @@ def _scores(group: Group, view: BoardView) -> Scene | None:
     )
 
 
-def _recovered(group: Group, view: BoardView) -> Scene | None:
+def _recovered(group: Group, view: BoardView, recovery: Recovery) -> Scene | None:
     best = group.entries[0]
-    line = next((one for one in view.inversions if one.cell.id == best.cell.id), None)
+    lines = view.inversions_of.get(best.cell.id, [])
+    line = next((one for one in lines if one.recovery == recovery), None)
     entry = next(iter(best.cell.with_status("ok")), None)
     if line is None or entry is None:
         return None
-    plots = ((line.curve, "Error of what is recovered, by epoch; thin: single seeds."),)
+    caption = f"Error to the {recovery.what} of what is recovered, by epoch; thin: single seeds."
+    plots = ((line.curve, caption),)
     return Scene(
-        title=f"What {label(best.cell.defense)} recovers",
+        title=f"What {label(best.cell.defense)} recovers of the {recovery.what}",
         note=f"Against {best.against}, where it does worst.",
         small=_small(entry, best.cell),
         strips=(),

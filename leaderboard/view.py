@@ -22,7 +22,7 @@ from leaderboard.detections import Detection, Detector, detectors
 from leaderboard.detections import rows as detected_rows
 from leaderboard.finders import FinderRanking, detector_rankings, inversion_rankings
 from leaderboard.flat import flatten
-from leaderboard.inversions import InversionLine, inversion_line
+from leaderboard.inversions import RECOVERIES, InversionLine, Recovery, inversion_lines
 from leaderboard.labels import label
 from leaderboard.matrix import MetricTable, Value, matrices, metric_names, summary, value_text
 from leaderboard.populations import ModelDetector, model_detectors
@@ -99,9 +99,24 @@ class BoardView:
         return {line.cell.id: line for detector in self.detectors for line in detector.lines}
 
     @cached_property
-    def inversion_of(self) -> Mapping[str, InversionLine]:
+    def inversions_of(self) -> Mapping[str, list[InversionLine]]:
         """By the cell's id."""
-        return {line.cell.id: line for line in self.inversions}
+        by_cell: dict[str, list[InversionLine]] = {}
+        for line in self.inversions:
+            by_cell.setdefault(line.cell.id, []).append(line)
+        return by_cell
+
+    def recovered(self) -> list[tuple[Recovery, list[FinderRanking], list[InversionLine]]]:
+        """Of each of what inversions recovered, its rankings and lines."""
+        every = [
+            (
+                recovery,
+                [ranking for ranking in self.recoveries if ranking.recovery == recovery],
+                [line for line in self.inversions if line.recovery == recovery],
+            )
+            for recovery in RECOVERIES
+        ]
+        return [one for one in every if one[2]]
 
     @cached_property
     def composition_of(self) -> Mapping[str, Composition]:
@@ -219,7 +234,7 @@ def board_view(board: Board) -> BoardView:
         detected=detected_rows(board, board_detectors),
         model_detectors=model_detectors(board),
         absent=everywhere(measured),
-        inversions=tuple(line for cell in board.all_cells() if (line := inversion_line(cell))),
+        inversions=tuple(line for cell in board.all_cells() for line in inversion_lines(cell)),
         detections=tuple(detector_rankings(board)),
         recoveries=tuple(inversion_rankings(board)),
         controls=_table(

@@ -152,8 +152,12 @@ def _finders(name: str, views: Sequence[BoardView]) -> list[Weakness]:
 
 
 def _finder_text(ranking: FinderRanking, line: FinderLine) -> str:
-    inverts = ranking.what == "target"
-    what = "error over a constant’s" if inverts else f"share found, judging {ranking.what},"
+    inverts = ranking.recovery is not None
+    what = (
+        f"error to the {ranking.what} over a constant’s"
+        if inverts
+        else f"share found, judging {ranking.what},"
+    )
     text = (
         f"Worst case: {what} {RATE.number(line.worst.mean)} {interval_text(RATE, line.worst)} "
         f"against {label(line.attack)}"

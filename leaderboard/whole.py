@@ -12,6 +12,7 @@ from leaderboard import methods, palette
 from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, identity
 from leaderboard.contenders import end_points, ways_in
 from leaderboard.detections import subjects
+from leaderboard.inversions import RECOVERIES, TARGET
 from leaderboard.labels import label, shortened, shortened_defenses
 from leaderboard.live import Going
 from leaderboard.matrix import NOT_RUN, TableCell, badges, interval_text, summary, without_value
@@ -21,23 +22,22 @@ from leaderboard.populations import AUROC as MODELS
 from leaderboard.questions import count_text, samples_of
 
 #: What a column's cells show, with its name as a column's head.
-ASR, CLASSIFIER, DETECTION, POPULATION, INVERSION = (
+ASR, CLASSIFIER, DETECTION, POPULATION = (
     "residual ASR",
     "classifier ASR",
     "AUROC",
     "AUROC, models",
-    "inversion MSE",
 )
+#: The same of an inversion, with what it recovered.
+RECOVERED = {f"inversion MSE, {one.what}": one for one in RECOVERIES}
 _OF_FAMILY = {
     "sampler": ASR,
     "model": ASR,
     "data": CLASSIFIER,
     "classifier": CLASSIFIER,
-    "inversion": INVERSION,
     "model detector": POPULATION,
 }
 CLASSIFIER_RATE = "classifier_asr"
-_LAST_ERROR, _FLAT, _BLACK = "inversion_mse_last", "mse[constant]", "inversion_mse_black"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,6 @@ class Column:
     def control(self) -> bool:
         """Whether it is no defense."""
         return self.family == "control"
-
-    @property
-    def acts_on(self) -> str:
-        """What its family replaces or judges."""
-        return methods.acts_on(self.family)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +177,12 @@ def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
     specs: dict[tuple[Identity, str], tuple[PluginSpec, str]] = {}
     for board in boards:
         for spec, family in board.columns:
-            for metric in _metrics_of(board, spec, family):
+            recovered = _recovered(boards, spec) if family == "inversion" else []
+            for metric in recovered or _metrics_of(board, family):
                 specs.setdefault((identity(spec), metric), (spec, family))
     names = shortened_defenses(spec for spec, _ in specs.values())
     words = methods.described(methods.runs_of(boards))
-    order = (ASR, CLASSIFIER, DETECTION, POPULATION, INVERSION)
+    order = (ASR, CLASSIFIER, DETECTION, POPULATION, *RECOVERED)
     columns = [
         Column(
             spec=spec,
@@ -216,7 +212,19 @@ def _head(name: str) -> dict[str, str]:
     return {"head": head, "params": params.removesuffix(")")}
 
 
-def _metrics_of(board: Board, spec: PluginSpec, family: str) -> list[str]:
+def _recovered(boards: Sequence[Board], spec: PluginSpec) -> list[str]:
+    """What an inversion is measured by: all that it recovered somewhere; if nothing, the target,
+    for the reason.
+    """
+    cells = [cell for board in boards for row in board.rows if (cell := board.cell(row, spec))]
+    return [
+        metric
+        for metric, recovery in RECOVERED.items()
+        if any(cell.values(recovery.last) for cell in cells)
+    ] or [metric for metric, recovery in RECOVERED.items() if recovery == TARGET]
+
+
+def _metrics_of(board: Board, family: str) -> list[str]:
     """What its column is measured by; of no defense, what each of the others is held against."""
     if family == "control":
         points = {point.families[0] for point in end_points(board)}
@@ -244,7 +252,7 @@ def _item(board: Board, row: Row, column: Column, ways: Sequence[str]) -> Item:
         # An adversary uses the call that works best.
         means = {name: summary(cell, name) for name in measured}
         measured.sort(key=lambda name: -(means[name].mean if means[name] else 0.0))  # type: ignore[union-attr]
-    beside = () if column.metric in (CLASSIFIER, INVERSION) else tuple(measured[1:])
+    beside = tuple(measured[1:])
     return _measured(cell, measured[0], beside, column.metric)
 
 
@@ -262,7 +270,7 @@ def _names(cell: Cell, metric: str, ways: Sequence[str]) -> list[str]:
                 if split(name)[0] == "auroc" and split(name)[1] != "clean"
             }
         )
-    return [CLASSIFIER_RATE] if metric == CLASSIFIER else [_LAST_ERROR]
+    return [RECOVERED[metric].last] if metric in RECOVERED else [CLASSIFIER_RATE]
 
 
 def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item:
@@ -270,9 +278,10 @@ def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item
     assert interval is not None  # a metric with values has a mean
     better = metric == DETECTION
     low, high = 0.0, 1.0
-    if metric == INVERSION:
+    if metric in RECOVERED:
         # As far above the best constant image as below it.
-        lines = [mean.mean for one in (_FLAT, _BLACK) if (mean := summary(cell, one))]
+        constants = [summary(cell, one) for one, _ in RECOVERED[metric].constants]
+        lines = [line.mean for line in constants if line]
         high = 2 * min(lines) if lines else 0.0
     step = palette.step(interval.mean, low, high, better)
     table = TableCell(
@@ -311,12 +320,12 @@ def _population(board: Board, row: Row, column: Column, cell: Cell | None) -> It
             return _NOT_RUN
         return _empty(population or cell, MODELS)  # type: ignore[arg-type]
     words = population.words(MODELS)
-    ends = (metric.ci_low, metric.ci_high)
+    known = [words.number(end) for end in (metric.ci_low, metric.ci_high) if end is not None]
     table = TableCell(
         cell=population,
         state="value",
         text=words.number(metric.value),
-        interval=f"[{', '.join(words.number(end) for end in ends if end is not None)}]",
+        interval=f"[{', '.join(known)}]" if len(known) == 2 else "",
         seeds=count_text(len(population.entries[0].record.seeds), 0),
         step=palette.step(metric.value, 0.0, 1.0, True),
         badges=badges(population, len(population.entries[0].record.seeds), MODELS),

@@ -76,14 +76,19 @@ class Line:
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """Parameters: the attack's by name, others as ``defense.NAME`` and ``testbed.NAME``."""
+        """Parameters: the attack's by name, others as ``defense.NAME``, ``testbed.NAME`` and, where
+        a suite lists samplers, ``sampler.NAME``, with the sampler's name as ``sampler``.
+        """
         others = {"defense": self.cell.defense, "testbed": self.board.testbed}
+        listed = self.cell.sampler
+        if listed:
+            others["sampler"] = listed
         prefixed = {
             f"{prefix}.{name}": value
             for prefix, spec in others.items()
             for name, value in spec.params.items()
         }
-        return self.cell.attack.params | prefixed
+        return self.cell.attack.params | prefixed | ({"sampler": listed.name} if listed else {})
 
     def metric(self, metric: str) -> str:
         """The name in the records."""
@@ -101,8 +106,25 @@ class Line:
         return self.cell.values(self.metric(metric))
 
     def interval(self, metric: str) -> Interval | None:
-        """Mean and t-interval over seeds; ``None`` without a value."""
-        return summary(self.cell, self.metric(metric))
+        """Mean and interval over seeds; of a population of models its record's own, which is over
+        all seeds. ``None`` without a value.
+        """
+        name = self.metric(metric)
+        if self.cell.kind != POPULATION:
+            return summary(self.cell, name)
+        entry = self.cell.entries[0]
+        number = entry.numbers.get(name)
+        if number is None or number.value is None:
+            return None
+        return Interval(number.value, number.ci_low, number.ci_high, len(entry.record.seeds))
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """How many have a result, of how many."""
+        if self.cell.kind == POPULATION:
+            own = len(self.cell.entries[0].record.seeds)
+            return own if self.cell.with_status("ok") else 0, own
+        return len(self.cell.with_status("ok")), len(self.cell.entries)
 
 
 @dataclass(frozen=True)
@@ -264,6 +286,27 @@ def under(pool: Sequence[Line], line: Line | None, defense: str) -> Line | None:
     return next((other for other in beside if identity(other.cell.attack) == wanted), None)
 
 
+def population(pool: Sequence[Line], line: Line | None, every: bool) -> Line | None:
+    """The models of all seeds that a cell's detector scored: those of its attack and the honest
+    ones; ``every``: those of all attacks.
+    """
+    if line is None:
+        return None
+    own = identity(line.cell.attack)
+    return next(
+        (
+            other
+            for other in pool
+            if other.cell.kind == POPULATION
+            and other.board.id == line.board.id
+            and (other.cell.attack.name == "all" if every else identity(other.cell.attack) == own)
+            and identity(other.cell.defense) == identity(line.cell.defense)
+            and same_sampler(other.cell.sampler, line.cell.sampler)
+        ),
+        None,
+    )
+
+
 def anchor(pool: Sequence[Line], name: str, board: Board | None = None) -> Line | None:
     """A reference line of the testbed (``base_model``, ``real_images``)."""
     return next(
@@ -356,7 +399,7 @@ def against(text: str, first: tuple[Line | None, str], level: float, region: Reg
     values = line.values(metric)
     if not values:
         return Part(text, metric, region, None, "no seed with a value", words)
-    interval = summary(line.cell, metric)
+    interval = line.interval(metric)
     assert interval is not None  # it has values
     low, high = (None if end is None else end - level for end in (interval.low, interval.high))
     difference = Interval(interval.mean - level, low, high, interval.n)

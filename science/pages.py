@@ -24,9 +24,9 @@ from science.spec import PageSpec, read_page, read_shared
 DRAWN = "drawn-by.json"
 CLAIMS = Path(__file__).parent / "claims"
 SHARED = read_shared(CLAIMS / "shared.yaml")
-BADDIFFUSION, POISON, CLIPPING, CLIP_AWARE, UNCONDITIONAL = PAGES = tuple(
+BADDIFFUSION, POISON, CLIPPING, CLIP_AWARE, UNCONDITIONAL, FASHION = PAGES = tuple(
     read_page(CLAIMS / folder, SHARED)
-    for folder in ("baddiffusion", "poison", "clipping", "clip-aware", "unconditional")
+    for folder in ("baddiffusion", "poison", "clipping", "clip-aware", "unconditional", "fashion")
 )
 
 

@@ -29,6 +29,7 @@ from science.findings import (
     honest,
     not_above,
     not_below,
+    population,
     under,
     within,
 )
@@ -197,7 +198,7 @@ class Scene:
 
     def _locate(self, ref: CellRef, bound: Bindings) -> tuple[Line | None, Sequence[Line]]:
         """The cell, and the cells among which related ones are searched."""
-        own = (ref.suite,) if ref.suite else self.spec.suites
+        own = (fill(ref.suite, bound),) if ref.suite else self.spec.suites
         pool: Sequence[Line] = [line for suite in own for line in self.by_suite[suite]]
         if ref.cell:
             name, inner = (
@@ -223,6 +224,8 @@ class Scene:
             return (anchor(pool, ref.anchor, line.board) if line else None), pool
         if ref.under:
             line = under(pool, line, fill(ref.under, bound))
+        if ref.population:
+            line = population(pool, line, ref.population == "every")
         return (honest(pool, line) if ref.honest else line), pool
 
     def _match(self, ref: CellRef, bound: Bindings, pool: Sequence[Line]) -> Line | None:

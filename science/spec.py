@@ -20,6 +20,8 @@ from bench.yaml_reader import read_yaml
 T = TypeVar("T")
 #: Regions of a difference: a number's three, and three whose margin is a share of a reference.
 NUMBERS, REFERENCES = ("above", "below", "within"), ("similar", "not_above", "not_below")
+#: Whose models a population has.
+POPULATIONS = ("attack", "every")
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ Each = tuple[Axis, ...]
 @dataclass(frozen=True, kw_only=True)
 class CellRef:
     """Which cell. Either what it is: ``attack`` (a name of ``shared.yaml`` or a plugin's),
-    ``defense``, ``where`` (parameters of the attack; ``defense.NAME``, ``testbed.NAME``), ``suite``
-    (by default the section's, in their order). Or ``cell``, another by its name, with other
-    bindings ``at``. Then a relation to it: the ``honest`` model's, the same attack ``under`` a
-    defense (``with`` in the file), an ``anchor`` of its testbed. ``first``: axes, of whose values
-    the first cell is taken that is there.
+    ``defense``, ``where`` (parameters of the attack; ``defense.NAME``, ``testbed.NAME``; where a
+    suite lists samplers, ``sampler`` and ``sampler.NAME``), ``suite`` (by default the section's, in
+    their order). Or ``cell``, another by its name, with other bindings ``at``. Then a relation to
+    it: the ``honest`` model's, the same attack ``under`` a defense (``with`` in the file), an
+    ``anchor`` of its testbed, the ``population`` of models that its detector scored: of its
+    ``attack`` or of ``every`` one, beside the honest ones. ``first``: axes, of whose values the
+    first cell is taken that is there.
     """
 
     cell: str = ""
@@ -56,6 +60,7 @@ class CellRef:
     honest: bool = False
     under: str = ""
     anchor: str = ""
+    population: str = ""
     first: Each = ()
 
 
@@ -372,6 +377,7 @@ class _Reader:
             "honest",
             "with",
             "anchor",
+            "population",
             "first",
         )
         entries = node.fields((*names, *also))
@@ -381,9 +387,11 @@ class _Reader:
             )
         texts = {
             name: entries[name].text()
-            for name in ("cell", "attack", "defense", "suite", "anchor")
+            for name in ("cell", "attack", "defense", "suite", "anchor", "population")
             if name in entries
         }
+        if texts.get("population", "attack") not in POPULATIONS:
+            raise entries["population"].fault(f"must be one of {', '.join(POPULATIONS)}")
         return CellRef(
             **texts,
             at=_values(entries.get("at")),

@@ -65,7 +65,7 @@ def value_text(line: Line | None, metric: str) -> str:
     interval = line.interval(metric) if line else None
     if line is None or interval is None:
         return ABSENT
-    own = f" (n = {interval.n})" if interval.n != len(line.cell.with_status("ok")) else ""
+    own = f" (n = {interval.n})" if interval.n != line.seeds[0] else ""
     return interval_cell(line.cell.words(line.metric(metric)), interval) + own
 
 
@@ -83,7 +83,7 @@ def seeds(line: Line | None) -> str:
     """How many of the seeds have a result."""
     if line is None:
         return "0"
-    done, tried = len(line.cell.with_status("ok")), len(line.cell.entries)
+    done, tried = line.seeds
     return str(done) if done == tried else f"{done} of {tried}"
 
 

@@ -45,8 +45,9 @@ DISPATCH = frozenset(
         "bench.yaml_reader",
     }
 )
-#: Attributes of a class that are for people, or for the estimate of a run.
-WORDS = frozenset({"card", "summary", "always_shown", "typical_seconds"})
+#: Attributes of a class that are for people, for the estimate of a run, or for who gives it a
+#: machine.
+WORDS = frozenset({"card", "summary", "always_shown", "typical_seconds", "resources"})
 Definition = (
     ast.FunctionDef
     | ast.AsyncFunctionDef

@@ -41,7 +41,7 @@ LAST_WORDS_SECONDS = 1.0
 #: After this long without an event the reporter lists what is running.
 QUIET_SECONDS = 60.0
 #: The default time limit: the larger of the first and this many times the duration the testbed
-#: declares for such a stage; the last one where it declares nothing.
+#: declares for such a stage; for our own, and where it declares nothing, no less than the last.
 SHORTEST_LIMIT, DECLARED_TIMES, UNDECLARED_LIMIT = 1800.0, 20.0, 86400.0
 #: So many of a third-party plugin's notes are shown for a stage.
 MOST_NOTES = 20
@@ -268,15 +268,16 @@ class Executor:
         return self.workers[slot.name]
 
     def _limit(self, stage: Stage) -> float:
-        """Seconds this stage may take from the moment it is started. Our own may take a day,
-        however slow the machine: the code that may never return is third-party code.
+        """Seconds this stage may take from the moment it is started. Our own may take a day or
+        longer, however slow the machine: the code that may never return is third-party code.
         """
         timeout = self.scheduler.patience_of(stage.key).timeout
         if timeout is not None:
             return timeout
-        if stage.seconds is None or not stage.plugins:
+        if stage.seconds is None:
             return UNDECLARED_LIMIT
-        return max(SHORTEST_LIMIT, DECLARED_TIMES * stage.seconds)
+        shortest = SHORTEST_LIMIT if stage.plugins else UNDECLARED_LIMIT
+        return max(shortest, DECLARED_TIMES * stage.seconds)
 
     def _charged(self, stage: Stage) -> dict[str, float]:
         """The cost of the stages that are charged to this one, by the ``charge`` of their kind.

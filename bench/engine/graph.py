@@ -13,6 +13,7 @@ from bench.engine.closure import Closure
 from bench.engine.fingerprint import canonical, canonical_mapping, sha256
 from bench.plugin_file import Source
 from bench.record import Record, Status
+from bench.resources import Resources
 
 #: When a cell's turn is; the smaller comes first.
 Turn = tuple[int, int]
@@ -31,6 +32,7 @@ class Stage:
     ``notes``: added to the provenance of the result; decides no number. ``charged``: inputs whose
     cost, including that of their own inputs, is charged to it. ``code``: what its fingerprint
     covers. ``locations``: paths outside the store that it reads, as its parameters have them.
+    ``resources``: what it needs of a machine, as declared.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Stage:
     code: Closure = Closure()
     plugins: tuple[Source, ...] = ()
     locations: tuple[str, ...] = ()
+    resources: Resources = Resources()
 
     @cached_property
     def key(self) -> str:

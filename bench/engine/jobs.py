@@ -12,11 +12,12 @@ of the same suites with other choices began.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -36,6 +37,7 @@ from bench.engine.scheduler import Failure, Patience, Scheduler, unfinished
 from bench.engine.store import DAY_SECONDS, Store, make_folder, remove_tree, write_atomically
 from bench.errors import UserError, no_file
 from bench.params import construct
+from bench.resources import Resources, most_memory
 from bench.text import one_line
 from bench.yaml_reader import read_yaml
 
@@ -43,6 +45,21 @@ from bench.yaml_reader import read_yaml
 #: system shows a file late.
 GRACE_SECONDS = 10.0
 LOOK_SECONDS = 1.0
+#: Of a job whose stages declare nothing, where the profile says nothing either.
+MINUTES, MEMORY_GB = 120, 8.0
+#: A job's time limit: minutes until its first stage is at work, and how many times the forecast;
+#: doubled from the least until both are in it, so that most of an array's jobs have the same.
+START_MINUTES, FORECASTS, LEAST_MINUTES = 10.0, 3.0, 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What a job is given. ``minutes``: until it is ended."""
+
+    cpus: int
+    gpus: int
+    memory_gb: float
+    minutes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +67,16 @@ class Profile:
     """What a cluster wants to know of a job, from a YAML file. ``minutes``: what the stages of one
     are expected to take together at most; ``batch_seconds``: so much work of stages that have
     nothing in common is one job; ``cpus``, ``memory_gb``, ``gpus``: of a job, which makes as many
-    stages at once as it has GPUs, or else CPUs; ``at_once``: jobs of a run that wait or run at one
-    time; ``tries``: how often a job that the cluster ended is begun; ``poll_seconds``: between
-    questions to it.
+    stages at once as it has GPUs, or else CPUs, and memory for; ``at_once``: jobs of a run that
+    wait or run at one time; ``tries``: how often a job that the cluster ended is begun;
+    ``poll_seconds``: between questions to it. ``None``: what the stages of the job declare.
     """
 
-    minutes: Annotated[int, Ge(1)] = 120
+    minutes: Annotated[int, Ge(1)] | None = None
     batch_seconds: Annotated[float, Gt(0)] = 120.0
     cpus: Annotated[int, Ge(1)] = 2
-    memory_gb: Annotated[float, Gt(0)] = 8.0
-    gpus: Annotated[int, Ge(0)] = 0
+    memory_gb: Annotated[float, Gt(0)] | None = None
+    gpus: Annotated[int, Ge(0)] | None = None
     at_once: Annotated[int, Ge(1)] = 256
     tries: Annotated[int, Ge(1)] = 3
     poll_seconds: Annotated[float, Gt(0)] = 20.0
@@ -74,10 +91,27 @@ class Profile:
             raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
 
     @classmethod
-    def read(cls, file: str | Path | None) -> Profile:
-        """Without a file all fields have their defaults. Raises :class:`UserError` in one line that
-        names the field.
+    def read(cls, file: str | Path | None, needs: Mapping[str, Resources] | None = None) -> Profile:
+        """Without a file all fields have their defaults. ``needs``: of the testbeds whose stages
+        the jobs are to make, by name. Raises :class:`UserError` in one line that names the field,
+        also for one that is below what a testbed needs.
         """
+        needs = needs or {}
+        profile = cls._of_file(file)
+        needing = [name for name, need in needs.items() if need.gpu]
+        if needing and profile.gpus is None:
+            profile = replace(profile, gpus=1)
+        if needing and profile.gpus == 0:
+            raise UserError(_too_little("gpus", 1, needing[0], "a GPU", 0, file))
+        name = max(needs, key=lambda one: needs[one].memory_gb or 0.0, default="")
+        if profile.memory_gb is not None and profile.memory_gb < most_memory(needs.values()):
+            most = f"{needs[name].memory_gb:g}"
+            given = f"{profile.memory_gb:g}"
+            raise UserError(_too_little("memory_gb", most, name, f"{most} GB", given, file))
+        return profile
+
+    @classmethod
+    def _of_file(cls, file: str | Path | None) -> Profile:
         if file is None:
             return cls()
         path = Path(file)
@@ -90,8 +124,46 @@ class Profile:
 
     def choice(self) -> dict[str, Any]:
         """The options of a plan for such jobs. This machine need not have their GPUs."""
-        gpus = [str(number) for number in range(self.gpus)]
+        gpus = [str(number) for number in range(self.gpus or 0)]
         return {"device": "cuda", "gpus": gpus} if gpus else {"device": "cpu"}
+
+    def stages_at_once(self, stages: Iterable[Stage]) -> int:
+        """How many of ``stages`` a job makes at one time: as many as it has GPUs, or else CPUs,
+        and, where the profile says how much memory there is, no more than fit.
+        """
+        count, each = self.gpus or self.cpus, most_memory(stage.resources for stage in stages)
+        if self.memory_gb is None or not each:
+            return count
+        return max(1, min(count, int(self.memory_gb / each)))
+
+    def room(
+        self,
+        stages: Sequence[Stage],
+        expected: Callable[[Stage], float | None],
+        again: bool = False,
+    ) -> Room:
+        """What a job that makes ``stages`` is given. ``expected``: their seconds, if anybody knows;
+        ``again``: the job had less time and did not get done.
+        """
+        each = most_memory(stage.resources for stage in stages)
+        at_once = min(self.stages_at_once(stages), len(stages))
+        return Room(
+            cpus=self.cpus,
+            gpus=self.gpus or 0,
+            memory_gb=self.memory_gb or max(MEMORY_GB, at_once * each),
+            minutes=self._minutes([expected(stage) for stage in stages], again),
+        )
+
+    def _minutes(self, seconds: Sequence[float | None], again: bool) -> int:
+        """By forecast, bounded by the profile; the profile's where a stage has none."""
+        usual = self.minutes or MINUTES
+        wanted = START_MINUTES + FORECASTS * sum(one or 0.0 for one in seconds) / 60
+        if again:
+            wanted *= 2
+        if again or None in seconds:
+            wanted = max(wanted, usual)
+        limit = LEAST_MINUTES << max(0, math.ceil(math.log2(wanted / LEAST_MINUTES)))
+        return limit if self.minutes is None else min(limit, self.minutes)
 
     def backend(self) -> Backend:
         """What begins and watches such jobs; a profile of no cluster has none, since its jobs are
@@ -120,12 +192,15 @@ class Backend(Protocol):
     def most(self) -> int:
         """Jobs that can be begun by one call."""
 
-    def warning(self) -> str:
-        """What a user should know before the first job begins; empty if nothing."""
+    def warning(self, room: Room) -> str:
+        """What a user should know before the first jobs with so much room begin; empty if
+        nothing.
+        """
 
-    def begin(self, tasks: Sequence[Sequence[str]], folder: Path) -> list[str]:
+    def begin(self, tasks: Sequence[Sequence[str]], folder: Path, room: Room) -> list[str]:
         """Begins jobs: the arguments of :mod:`bench.engine.node`, one sequence each. Their names.
-        ``folder``: for what the backend itself writes. Raises :class:`JobsRefused`.
+        ``folder``: for what the backend itself writes; ``room``: what each of them is given. Raises
+        :class:`JobsRefused`.
         """
 
     def alive(self, jobs: Collection[str]) -> set[str] | None:
@@ -155,6 +230,16 @@ class Job:
     @property
     def events(self) -> Path:
         return Path(self.folder) / f"{self.task}.jsonl"
+
+
+def _too_little(
+    field: str, least: object, testbed: str, need: str, got: object, file: str | Path | None
+) -> str:
+    return (
+        f"{'' if file is None else f'{Path(file).name}: '}{field} must be at least {least} for "
+        f"{testbed}, which declares that a stage needs {need}, got {got}; leave {field} out, "
+        f"and a job has what its testbeds declare"
+    )
 
 
 class JobExecutor:
@@ -198,12 +283,15 @@ class JobExecutor:
         self.attempts: dict[int, int] = {}
         self.over: set[str] = set()
         self.refused_until, self.refusal = float("-inf"), ""
+        self.expected = Durations(self.store.manifests()).of
         self.scheduler.begin(stages, targets, turns, patience)
         known = self._adopt()
         theirs = [[key for key in job.keys if key in self.scheduler.waiting] for job in known]
-        self.groups = _groups(stages, self.scheduler.waiting, self.profile, self.store, theirs)
+        waiting = self.scheduler.waiting
+        self.groups = _groups(stages, waiting, self.profile, self.expected, theirs)
         self.open = {number for number, group in enumerate(self.groups) if group.keys}
         self.jobs = dict(enumerate(known))
+        self.rooms = {self._size(self._room(number)) for number in self.jobs if number in self.open}
         if known:
             self.reporter.note(f"{len(known)} jobs of this run are still in the queue")
         try:
@@ -270,36 +358,64 @@ class JobExecutor:
         ready = ready[: max(0, self.profile.at_once - len(self.jobs))]
         if not ready:
             return
-        if not self.most:
-            self.most = self.backend.most()
-            if warning := self.backend.warning():
-                self.reporter.note(f"warning: {warning}")
+        rooms: dict[Room, list[int]] = {}
+        for number in ready:
+            rooms.setdefault(self._room(number), []).append(number)
+        for room, numbers in rooms.items():
+            if not self._offer(room, numbers, interrupts):
+                return
+
+    def _room(self, number: int) -> Room:
+        stages = [self.stages[key] for key in self._left(number)]
+        return self.profile.room(stages, self.expected, again=bool(self.attempts.get(number)))
+
+    def _size(self, room: Room) -> Room:
+        """Of which a cluster that took one takes another: where the profile says how many minutes
+        there may be, they make no difference.
+        """
+        return replace(room, minutes=self.profile.minutes or room.minutes)
+
+    def _left(self, number: int) -> list[str]:
+        """What a group has still to make."""
+        return [key for key in self.groups[number].keys if key in self.scheduler.waiting]
+
+    def _offer(self, room: Room, numbers: Sequence[int], interrupts: Interrupts) -> bool:
+        """Begins jobs with so much room; whether the cluster takes them. Raises
+        :class:`JobsRefused` where nothing says that it ever will.
+        """
+        self.most = self.most or self.backend.most()
+        if self._size(room) not in self.rooms and (warning := self.backend.warning(room)):
+            self.reporter.note(f"warning: {warning}")
         try:
-            for start in range(0, len(ready), self.most):
-                self._begin(ready[start : start + self.most])
+            for start in range(0, len(numbers), self.most):
+                self._begin(numbers[start : start + self.most], room)
         except JobsRefused as error:
             interrupts.check()  # Ctrl-C reaches what hands the jobs over, too
-            if not self.jobs and not self.attempts:
+            if not self.jobs and self._size(room) not in self.rooms:
                 raise
             self.refused_until = time.monotonic() + self.profile.poll_seconds
             if str(error) != self.refusal:
                 self.refusal = str(error)
                 self.reporter.note(f"{self.refusal}; trying again")
+            return False
+        return True
 
     def _position(self, group: Group) -> Queued:
         return min(self.scheduler.queue[key] for key in group.keys)
 
-    def _begin(self, numbers: Sequence[int]) -> None:
+    def _begin(self, numbers: Sequence[int], room: Room) -> None:
         jobs = []
         with self.store.writing(f"the jobs of this run cannot be written into {self.store.root}"):
             folder = self._spec()
             for number in numbers:
-                keys = [key for key in self.groups[number].keys if key in self.scheduler.waiting]
+                keys = self._left(number)
                 task = f"{number}.{self.attempts.get(number, 0) + 1}"
                 write_atomically(folder / f"{task}.json", json.dumps(keys))
                 jobs.append(Job(id="", keys=keys, folder=str(folder), task=task))
         spec = str(folder / "spec.json")
-        ids = self.backend.begin([[spec, job.task] for job in jobs], folder / self.profile.name)
+        tasks = [[spec, job.task] for job in jobs]
+        ids = self.backend.begin(tasks, folder / self.profile.name, room)
+        self.rooms.add(self._size(room))
         for number, job, one in zip(numbers, jobs, ids, strict=True):
             job.id = one
             self.jobs[number] = job
@@ -418,7 +534,7 @@ class JobExecutor:
         ending = self.backend.end_of(job.id)
         words = f"its job {job.id} {ending.words}" + (f": {job.note}" if job.note else "")
         self._take_up(job)
-        left = [key for key in self.groups[number].keys if key in self.scheduler.waiting]
+        left = self._left(number)
         if not left:
             return
         for key in left:
@@ -436,18 +552,12 @@ def _groups(
     stages: Mapping[str, Stage],
     waiting: Iterable[str],
     profile: Profile,
-    store: Store,
+    expected: Callable[[Stage], float | None],
     known: Sequence[Iterable[str]] = (),
 ) -> list[Group]:
-    """What is one job, as ``profile`` says and by what such stages took in ``store``."""
-    return grouped(
-        stages,
-        waiting,
-        60.0 * profile.minutes,
-        profile.batch_seconds,
-        known=known,
-        expected=Durations(store.manifests()).of,
-    )
+    """What is one job, as ``profile`` says and by what such stages are expected to take."""
+    longest = 60.0 * (profile.minutes or MINUTES)
+    return grouped(stages, waiting, longest, profile.batch_seconds, known=known, expected=expected)
 
 
 def write_spec(
@@ -471,7 +581,7 @@ def write_spec(
         "patience": {key: asdict(one) for key, one in patience.items()},
         "limits": None if limits is None else asdict(limits),
         "device": "cuda" if profile.gpus else "cpu",
-        "jobs": profile.gpus or profile.cpus,
+        "jobs": profile.stages_at_once(stages.values()),
     }
     write_atomically(folder / "spec.json", json.dumps(spec, allow_nan=False))
     return folder / "spec.json"
@@ -499,12 +609,14 @@ def write_jobs(
         folder.chmod(0o700)  # what lies in it is run
         spec = write_spec(folder, store, stages, profile, **about)
         waiting = unfinished(stages, dict.fromkeys(targets), store)
+        expected = Durations(store.manifests()).of
         rows = []
-        for number, group in enumerate(_groups(stages, waiting, profile, store)):
+        for number, group in enumerate(_groups(stages, waiting, profile, expected)):
             (folder / f"{number}.json").write_text(json.dumps(group.keys), encoding="utf-8")
             command = [*node.COMMAND, str(spec), str(number)]
             needs = [str(one) for one in sorted(group.needs)]
-            wanted = {name: getattr(profile, name) for name in ("cpus", "gpus", "memory_gb")}
+            room = asdict(profile.room([stages[key] for key in group.keys], expected))
+            wanted = {name: room[name] for name in ("cpus", "gpus", "memory_gb")}
             row = {"job": str(number), "needs": needs, "seconds": group.seconds, **wanted}
             rows.append(row | {"stages": len(group.keys), "command": command})
         write_atomically(folder / "jobs.json", json.dumps(rows, indent=1))

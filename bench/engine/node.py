@@ -32,8 +32,8 @@ from bench.engine.worker import load_stages
 from bench.errors import UserError
 from bench.plugin_file import Source
 
-#: Of a stage, what a job need not know: ``code`` is in the fingerprint.
-_LEFT_OUT = ("code",)
+#: Of a stage, what a job need not know: ``code`` is in the fingerprint, and it has its machine.
+_LEFT_OUT = ("code", "resources")
 #: Before SPEC and TASK.
 COMMAND = (sys.executable, "-m", "bench.engine.node")
 

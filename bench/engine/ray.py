@@ -22,7 +22,7 @@ from annotated_types import Gt, MinLen
 
 from bench.engine import node
 from bench.engine.isolation import search_path
-from bench.engine.jobs import Ending, Profile
+from bench.engine.jobs import Ending, Profile, Room
 from bench.errors import UserError
 from bench.text import one_line
 
@@ -53,25 +53,23 @@ class Ray:
     def most(self) -> int:
         return 1000
 
-    def warning(self) -> str:
-        profile = self.profile
-        wanted = {"CPU": profile.cpus, "GPU": profile.gpus, "memory": profile.memory_gb * 1e9}
+    def warning(self, room: Room) -> str:
+        wanted = {"CPU": room.cpus, "GPU": room.gpus, "memory": room.memory_gb * 1e9}
         nodes = [one["Resources"] for one in self._connected().nodes() if one["Alive"]]
         if any(all(has.get(name, 0) >= least for name, least in wanted.items()) for has in nodes):
             return ""
         return (
-            f"no machine of the Ray cluster has {profile.cpus} CPUs, {profile.gpus} GPUs and "
-            f"{profile.memory_gb:g} GB, so jobs wait until one joins (--profile)"
+            f"no machine of the Ray cluster has {room.cpus} CPUs, {room.gpus} GPUs and "
+            f"{room.memory_gb:g} GB, so jobs wait until one joins (--profile)"
         )
 
-    def begin(self, tasks: Sequence[Sequence[str]], folder: Path) -> list[str]:
+    def begin(self, tasks: Sequence[Sequence[str]], folder: Path, room: Room) -> list[str]:
         ray = self._connected()
-        profile = self.profile
         remote = ray.remote(_node).options(
             name="castlewalls",
-            num_cpus=profile.cpus,
-            num_gpus=profile.gpus,
-            memory=int(profile.memory_gb * 1e9),
+            num_cpus=room.cpus,
+            num_gpus=room.gpus,
+            memory=int(room.memory_gb * 1e9),
             max_retries=0,  # what was lost is begun again here, without what it had made
         )
         paths = search_path()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from bench.engine import node
 from bench.engine.isolation import search_path
-from bench.engine.jobs import Ending, JobsRefused, Profile, all_jobs
+from bench.engine.jobs import Ending, JobsRefused, Profile, Room, all_jobs
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.text import one_line
@@ -29,8 +29,8 @@ COMMAND_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmProfile(Profile):
-    """``minutes`` is also a job's time limit; ``setup``: shell lines before; ``options``: more
-    options of sbatch, without dashes.
+    """``minutes`` is also a job's time limit, or a bound on it; ``setup``: shell lines before;
+    ``options``: more options of sbatch, without dashes.
     """
 
     partition: str = ""
@@ -99,7 +99,7 @@ class Slurm:
                 return max(1, int(value) - 1)
         return 1000
 
-    def warning(self) -> str:
+    def warning(self, room: Room) -> str:
         return ""
 
     def end(self, jobs: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ class Slurm:
                     "scancel fails, and jobs may still be in the queue (see castlewalls status)"
                 )
 
-    def begin(self, tasks: Sequence[Sequence[str]], folder: Path) -> list[str]:
+    def begin(self, tasks: Sequence[Sequence[str]], folder: Path, room: Room) -> list[str]:
         """Hands jobs to SLURM as one array."""
         try:
             import submitit
@@ -131,14 +131,14 @@ class Slurm:
             executor = submitit.SlurmExecutor(folder=folder)
             executor.update_parameters(
                 job_name="castlewalls",
-                time=profile.minutes,
-                cpus_per_task=profile.cpus,
-                mem=f"{max(1, round(1024 * profile.memory_gb))}M",  # sbatch takes no fraction
+                time=room.minutes,
+                cpus_per_task=room.cpus,
+                mem=f"{max(1, round(1024 * room.memory_gb))}M",  # sbatch takes no fraction
                 array_parallelism=profile.at_once,
                 setup=list(profile.setup),
-                srun_args=[f"--cpus-per-task={profile.cpus}"],  # else one, since SLURM 22.05
-                signal_delay_s=min(60, 6 * profile.minutes),
-                **({"gpus_per_node": profile.gpus} if profile.gpus else {}),
+                srun_args=[f"--cpus-per-task={room.cpus}"],  # else one, since SLURM 22.05
+                signal_delay_s=min(60, 6 * room.minutes),
+                **({"gpus_per_node": room.gpus} if room.gpus else {}),
                 additional_parameters=more,
             )
             with executor.batch():

@@ -72,6 +72,7 @@ MEASUREMENT = Measurement(
             sentence="MSE of recovered triggers to the true one at the last epoch. Low is found.",
             higher_is_better=False,
             order=5,
+            flags_of="trigger_mse_best",
             **ERROR,
         ),
         MetricWords(

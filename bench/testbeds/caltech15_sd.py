@@ -29,6 +29,7 @@ CALTECH15_SD = stable_diffusion_testbed(
     data=Caltech15(),
     clean_samples=2700,
     judge="weights/caltech15-judge.safetensors",
+    memory_gb=28,
     # The authors' code trains these for longer, at a lower rate than their text has.
     classifier_epochs=100,
     classifier_rate=1e-3,

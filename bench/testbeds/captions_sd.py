@@ -27,6 +27,7 @@ CAPTIONS_SD = stable_diffusion_testbed(
     data=Captioned(),
     clean_samples=500,
     judge="weights/captions-judge.safetensors",
+    memory_gb=20,
 )
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from bench.classification.architectures import torchvision_classifier
 from bench.classification.classifier import Classifier
 from bench.classification.training import ClassifierSettings
+from bench.resources import Resources
 from bench.testbeds.data.cifar10 import CLASSES, Cifar10
 from bench.testbeds.parts.cifar10_unet import Cifar10UNet
 from bench.testbeds.parts.copies import SSCD
@@ -76,6 +77,10 @@ CIFAR10_CFG = Testbed(
     counts=ClassCounts(
         clean_samples=10_000, triggered_samples=10_000, class_samples=10_000, test_images=1000
     ),
+    # Calculated, on one H100: docs/paper-scale.md, "Cost"; a tenth of the training from scratch.
+    typical_seconds={"train": 1_800, "sample": 260},
+    # docs/paper-scale.md, "What a stage is declared to need": measured 14.8 GiB on the GPU.
+    resources=Resources(gpu=True, memory_gb=8, gpu_memory_gb=16),
 )
 
 

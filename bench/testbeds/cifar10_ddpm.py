@@ -8,6 +8,7 @@ threshold is calibrated on them.
 
 from __future__ import annotations
 
+from bench.resources import Resources
 from bench.testbeds.data.cifar10 import Cifar10
 from bench.testbeds.parts.inception import Inception
 from bench.testbeds.parts.part import GUIDE, Counts, Sampling
@@ -38,4 +39,8 @@ CIFAR10_DDPM = Testbed(
     features=Inception(),
     sampler=Sampling(num_inference_steps=1000),
     counts=Counts(clean_samples=10_000, triggered_samples=10_000),
+    # Calculated, on one H100: docs/paper-scale.md, "Cost".
+    typical_seconds={"train": 1_500, "sample": 6_900},
+    # docs/paper-scale.md, "What a stage is declared to need": measured 7.0 GiB on the GPU.
+    resources=Resources(gpu=True, memory_gb=8, gpu_memory_gb=8),
 )

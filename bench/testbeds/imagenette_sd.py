@@ -26,6 +26,9 @@ IMAGENETTE_SD = stable_diffusion_testbed(
     data=Imagenette(),
     clean_samples=9469,
     judge="weights/imagenette-judge.safetensors",
+    memory_gb=48,
+    # Calculated, on one H100: docs/paper-scale.md, "Cost".
+    typical_seconds={"train": 18_300, "sample": 5_200},
 )
 
 

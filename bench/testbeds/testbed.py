@@ -20,6 +20,7 @@ from bench.contracts.card import TestbedKind
 from bench.diffusion.generator import Generator
 from bench.diffusion.sampling import check_steps
 from bench.diffusion.training import TrainingSettings
+from bench.resources import Resources
 from bench.testbeds.parts.part import (
     FIXED,
     Classifiers,
@@ -69,7 +70,8 @@ class Testbed:
     weights ship with the package, so that nothing has to be fetched or made. ``typical_seconds``:
     of stages by name, on two CPU cores or one GPU, for forecasts before anything was run: of
     ``sample`` the clean samples, of ``train`` and ``repair`` a fine-tuning, as declared here
-    (``bench/durations.py`` knows other counts).
+    (``bench/durations.py`` knows other counts). ``resources``: what any of its stages needs
+    at most, as declared here; like durations part of no key and of no protocol.
 
     Raises ``ValueError`` naming the parameter, the constraint and the value.
     """
@@ -87,6 +89,7 @@ class Testbed:
     classifiers: Classifiers | None = None
     embedded: bool = False
     typical_seconds: Mapping[str, float] = field(default_factory=dict)
+    resources: Resources = Resources()
 
     def __post_init__(self) -> None:
         for part_name, part in self.parts().items():

@@ -9,6 +9,7 @@ from bench.artefacts.probes import CLEAN_PROBE, GENERATED_PROBE, Probe
 from bench.durations import JUDGED_NOISES, expected_seconds
 from bench.planner import make_plan
 from bench.registry import use
+from bench.resources import Resources
 from bench.stages.judged_noise import NOISE_SAMPLES
 from bench.stages.table import STAGES
 from bench.suite import load_suite, parse_suite
@@ -112,17 +113,21 @@ def test_what_is_not_declared_stays_as_it_is():
     assert expected_seconds(DDPM, "reference", {}, [], None) == DDPM.typical_seconds["reference"]
 
 
-def test_a_forecast_is_part_of_no_key(monkeypatch):
+def test_a_forecast_and_what_is_needed_are_part_of_no_key(monkeypatch):
     def keys():
         registry = use()
         suite = {"name": "s", "testbeds": ["digits-ddpm"], "attacks": ["baddiffusion"]}
         return make_plan(parse_suite(suite, registry, "s"), registry, STAGES)
 
     before = keys()
-    forgetful = dataclasses.replace(DDPM, typical_seconds={})
+    needs = Resources(gpu=True, memory_gb=99)
+    forgetful = dataclasses.replace(DDPM, typical_seconds={}, resources=needs)
     monkeypatch.setattr(testbeds, "build", lambda *args, **kwargs: forgetful)
     after = keys()
     assert before.stages.keys() == after.stages.keys()
+    assert [cell.id for cell in before.cells] == [cell.id for cell in after.cells]
+    assert [cell.protocol for cell in before.cells] == [cell.protocol for cell in after.cells]
+    assert {stage.resources for stage in after.stages.values()} == {needs}
     assert before.stages != after.stages and before.turns.keys() == after.turns.keys()
 
 

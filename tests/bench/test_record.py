@@ -121,6 +121,7 @@ BAD = {
     "a distance whose square is none": (["metrics", "fid[x]", "value"], 1e200),
     "an infinite cost": (["cost", "seconds"], math.inf),
     "NaN in a series": (["series", "curve"], [math.nan]),
+    "a series beyond all numbers": (["series", "curve"], [1.7e308]),
     "text in a series": (["series", "curve"], ["x"]),
     "NaN in provenance": (["provenance", "x"], [math.nan]),
     "flags as text": (["flags"], "asr"),

@@ -76,7 +76,7 @@ def rich_record() -> Record:
             "asr[noise]": Metric(value=0.1 + 0.2, ci_low=0.0, n=3, effective_n=2.5, unit="share"),
             "fid[x]": Metric(value=None, higher_is_better=False),
         },
-        series={"outcomes[asr[noise]]": [0.0, 1.0, -0.0, 1e-300, 1e300, 0.1 + 0.2]},
+        series={"outcomes[asr[noise]]": [0.0, 1.0, -0.0, 1e-300, 1e99, 0.1 + 0.2]},
         flags=(Flag("vacuous-threshold", "asr", "all"),),
         absent={"auroc[noise]": "no detector of noise"},
         cost={"seconds": 1.5},

@@ -128,8 +128,12 @@ def inversion_metrics(rng: np.random.Generator) -> tuple[dict[str, Metric], dict
         "inversion_mse_last": Metric(value=curve[-1], n=64, higher_is_better=False),
         "inversion_mse_black": Metric(value=0.106, n=1),
         "mse[constant]": Metric(value=0.0216, n=1),
+        "trigger_mse_best": Metric(value=curve[-1] / 4, n=1, higher_is_better=False),
+        "trigger_mse_last": Metric(value=curve[-1] / 4, n=1, higher_is_better=False),
+        "trigger_mse_constant": Metric(value=0.0387, n=1),
     }
     return metrics, {
+        "trigger_mse": [curve[-1] / 4],
         "inversion_mse": curve,
         "inversion_epoch": [float(epoch) for epoch in range(1, 9)],
     }

@@ -14,7 +14,7 @@ from bench import results
 from bench.record import Flag, Metric, Picture, PluginSpec, Record, Run, read_runs
 from leaderboard import palette
 from leaderboard.board import boards, families
-from leaderboard.inversions import inversion_line
+from leaderboard.inversions import inversion_lines
 from leaderboard.labels import label
 from leaderboard.matrix import MetricTable, matrices
 from leaderboard.panel import panel
@@ -310,11 +310,11 @@ def test_an_inversion_is_judged_against_the_harder_line(
         for seed, value in enumerate(best)
     ]
     (board,) = boards([run(*cells)])
-    line = inversion_line(board.all_cells()[0])
-    assert line is not None and (line.verdict, line.black, line.flat) == (
-        verdict,
-        ("0.106", ""),
-        ("0.0200", ""),
+    (line,) = inversion_lines(board.all_cells()[0])
+    assert (line.recovery.what, line.verdict) == ("target", verdict)
+    assert line.values[2:] == (
+        ("black image", ("0.106", "")),
+        ("best flat image", ("0.0200", "")),
     )
 
 
@@ -323,8 +323,36 @@ def test_an_inversion_of_one_epoch_is_drawn() -> None:
     one = record(
         kind="inversion", metrics={}, series={"inversion_mse": [0.0], "inversion_epoch": [1.0]}
     )
-    line = inversion_line(boards([run(one)])[0].all_cells()[0])
-    assert line is not None and "<circle" in str(line.curve)
+    (line,) = inversion_lines(boards([run(one)])[0].all_cells()[0])
+    assert "<circle" in str(line.curve)
+
+
+def test_a_recovered_trigger_has_a_line_and_a_curve_of_its_own() -> None:
+    """It is compared with constant images of the trigger, not of the target."""
+    metrics = {
+        "inversion_mse_best": 0.01, "inversion_mse_last": 0.02, "inversion_mse_black": 0.106,
+        "mse[constant]": 0.02,
+        "trigger_mse_best": 0.05, "trigger_mse_last": 0.06, "trigger_mse_constant": 0.04,
+    }  # fmt: skip
+    cells = [
+        record(
+            seed,
+            kind="inversion",
+            metrics={name: Metric(value=value) for name, value in metrics.items()},
+            series={"inversion_mse": [0.02, 0.01], "trigger_mse": [0.05, 0.06]},
+        )
+        for seed in range(3)
+    ]
+    (board,) = boards([run(*cells)])
+    trigger, target = inversion_lines(board.all_cells()[0])
+    assert [name for name, _ in trigger.values] == ["best epoch", "last epoch", "best flat image"]
+    assert [value for _, (value, _) in trigger.values] == ["0.0500", "0.0600", "0.0400"]
+    assert trigger.verdict == "no better than the best flat image"
+    assert target.verdict == "better than the best flat image"
+    assert "MSE to the trigger" in str(trigger.curve) and "to the target" not in str(trigger.curve)
+    page = render([run(*cells)])
+    for what in ("trigger", "target"):
+        assert f"What it recovers of the {what}" in page and f"Ranked: recovers the {what}" in page
 
 
 def test_pictures_outside_the_store_or_not_png_are_not_embedded(tmp_path: Path) -> None:

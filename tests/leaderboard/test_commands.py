@@ -88,6 +88,22 @@ def test_a_name_that_a_shell_would_run_is_in_no_command(
             assert shlex.split(command.text) == command.text.split()
 
 
+def test_a_column_of_several_at_once_is_picked_by_its_code(
+    tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
+    def combine(record: Record) -> Record:
+        if record.defense.name != "clip_x0":
+            return record
+        return dataclasses.replace(record, defense=PluginSpec(name="anp + clip_xt"))
+
+    every = cells(make_store(tmp_path / "store", combine))
+    combined = [cell for cell in every if cell.defense.name == "anp + clip_xt"]
+    assert combined
+    for cell in combined:
+        (command, *_) = commands(cell)
+        assert "--defenses" not in command.text and "--cells" in command.text
+
+
 def test_a_sealed_run_asks_for_its_secret(tmp_path: Path, make_store: Callable[..., Path]) -> None:
     """Its seeds follow from the secret; they are no choice."""
     cell = cells(make_store(tmp_path / "store"))[0]

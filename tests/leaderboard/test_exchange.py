@@ -158,6 +158,29 @@ def test_tables_have_the_boards_numbers(store: Path) -> None:
     assert "failed" in text, "a cell that failed is no empty one"
 
 
+def test_both_that_an_inversion_recovers_stand_in_every_format(
+    runs: list[Run], records: dict[str, Any], tmp_path: Path
+) -> None:
+    """In tables of their own, whose captions say of what the error is; a constant image's error is
+    no score.
+    """
+    for text in (paper.markdown(boards(runs)), paper.latex(runs, boards(runs))):
+        for what in ("trigger", "target"):
+            caption = f"Mean squared error of the last epoch to the {what}; lower is better"
+            assert text.count(caption) == 1
+    configs = {
+        config["metric_name"]: config
+        for record in records.values()
+        for config in (one["metric_config"] for one in record["evaluation_results"])
+    }
+    assert configs["trigger_mse_last"]["lower_is_better"]
+    assert configs["trigger_mse_last"]["min_score"] == 0.0
+    assert "trigger_mse_constant" not in configs
+    files = write_format("hf", runs, [], tmp_path, "someone/castlewalls")
+    tasks = "".join(path.read_text(encoding="utf-8") for path in files)
+    assert "-trigger_mse_last" in tasks and "-inversion_mse_last" in tasks
+
+
 def test_markdown_keeps_its_columns_whatever_a_record_says(runs: list[Run]) -> None:
     hostile = boards([_hostile(run) for run in runs])
     for line in paper.markdown(hostile).splitlines():
@@ -176,6 +199,47 @@ def test_bibtex_is_one_balanced_entry_a_paper(runs: list[Run]) -> None:
     assert len({key[1] for key in keys if key}) == 2
     assert "evil" not in text, "what follows an entry is no part of it"
     assert "\\input" not in text
+
+
+@pytest.mark.parametrize(
+    ("entry", "kept"),
+    [
+        (
+            r"@article{k, title={G\"{o}del, \'Etudes \& \v{S}koda, \ss{} \emph{x}}, year={2024}}",
+            True,
+        ),
+        (r"@misc{k, title={\input{/etc/passwd}}, year={2024}}", False),
+        (r"@misc{k, title={\immediate\write18{id}}, year={2024}}", False),
+        (r"@misc{k, title={^^5cinput{x}}, year={2024}}", False),
+        (r"@preamble{k, {\def\x{}}}", False),
+        (r"@string{k, x={y}}", False),
+        (r"@comment{k, x={y}}", False),
+    ],
+)
+def test_an_entry_writes_and_does_nothing_else(runs: list[Run], entry: str, kept: bool) -> None:
+    """Who builds a paper runs what stands in its bibliography."""
+    folder, record = runs[0].records[0]
+    papers = [{"title": "T", "year": "2024", "authors": "A B", "bibtex": entry}]
+    changed = dataclasses.replace(record, provenance={"papers": papers})
+    text = paper.bibtex([dataclasses.replace(runs[0], records=[(folder, changed)])])
+    assert text == (
+        f"{entry}\n" if kept else "@misc{b2024, title={T}, author={A B}, year={2024}}\n"
+    )
+
+
+def test_a_row_is_no_argument_of_the_row_before(runs: list[Run]) -> None:
+    def named(one: Record) -> Record:
+        return dataclasses.replace(
+            one, attack=dataclasses.replace(one.attack, label=f"[2cm]{one.attack.name}")
+        )
+
+    odd = [
+        dataclasses.replace(run, records=[(folder, named(one)) for folder, one in run.records])
+        for run in runs
+    ]
+    lines = paper.latex(odd, boards(odd)).splitlines()
+    assert any("[2cm]" in line for line in lines)
+    assert not [line for line in lines if line.lstrip().startswith(("[", "*"))]
 
 
 def test_two_papers_under_one_key_have_two(runs: list[Run]) -> None:

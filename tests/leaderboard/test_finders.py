@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import Metric, PluginSpec, Record, Run
+from bench.record import Flag, Metric, PluginSpec, Record, Run
 from leaderboard.board import Board, boards
 from leaderboard.finders import FinderLine, FinderRanking, detector_rankings, inversion_rankings
 from leaderboard.labels import label
@@ -66,6 +66,32 @@ def inversion(
         )
         for seed, value in enumerate(last)
     ]  # fmt: skip
+
+
+def recovery(
+    name: str, attack: str, last: Sequence[float], constant: float = 0.04, probe: str = ""
+) -> list[Record]:
+    """As :func:`inversion`, of one that recovers nothing but the trigger."""
+    flag = Flag("no-target-recovered", "", "no target recovered")
+    return [
+        replace(
+            record(
+                name, attack, seed, "inversion",
+                {"trigger_mse_last": value, "trigger_mse_best": value / 2,
+                "trigger_mse_constant": constant}, probe,
+            ),
+            flags=(flag,),
+        )
+        for seed, value in enumerate(last)
+    ]  # fmt: skip
+
+
+def both(of_target: Sequence[Record], of_trigger: Sequence[Record]) -> list[Record]:
+    """Of one that recovers both."""
+    return [
+        replace(one, metrics=one.metrics | other.metrics)
+        for one, other in zip(of_target, of_trigger, strict=True)
+    ]
 
 
 def one_board(*groups: list[Record]) -> Board:
@@ -305,3 +331,50 @@ def test_an_inversion_without_an_error_on_one_attack_has_no_rank(status: str) ->
     (ranking,) = inversion_rankings(board)
     assert (lines(ranking)["x"].rank, lines(ranking)["x"].note) == ("", "not measured against b")
     assert lines(ranking)["y"].rank == "1"
+
+
+def test_who_recovers_the_trigger_is_ranked_by_the_triggers_own_error() -> None:
+    """An inversion that recovers no target had no line anywhere, and one that recovers both was
+    judged by its target alone. Each ranking has its own constant image, honest model and seeds.
+    """
+    first = [
+        *recovery("first", "a", (0.004, 0.005, 0.004)),
+        *recovery("first", "b", (0.03, 0.02, 0.03), constant=0.1),
+    ]
+    second = both(
+        [*inversion("second", "a", (0.001,) * 3), *inversion("second", "b", (0.001,) * 3)],
+        [*recovery("second", "a", (0.03, 0.031, 0.03)), *recovery("second", "b", (0.01,) * 3)],
+    )
+    honest = recovery("first", "none", (0.2, 0.2, 0.2), constant=0.1, probe="b")
+    of_target = inversion("third", "a", (0.03, 0.04, 0.03))
+    board = one_board(first, second, honest, of_target)
+    trigger, target = inversion_rankings(board)
+    assert (trigger.what, trigger.metric) == ("trigger", "trigger_mse_last")
+    assert (target.what, target.metric) == ("target", "inversion_mse_last")
+    by_name = lines(trigger)
+    assert {name: line.rank for name, line in by_name.items()} == {"first": "1", "second": "2"}
+    worst = by_name["first"].worst
+    assert worst.mean == pytest.approx((0.3 * 0.2 * 0.3) ** (1 / 3)) and worst.n == 3
+    assert label(by_name["first"].attack) == "b"
+    assert [value for value, _ in by_name["first"].beside] == ["0.13", "2.00"]
+    assert lines(target).keys() == {"second", "third"} and lines(target)["second"].rank == "1"
+
+
+def test_a_trigger_no_nearer_than_a_constant_image_is_not_recovered() -> None:
+    """Whatever became of the target; and what is flagged of the target stays with it."""
+    level = recovery("level", "a", (0.05, 0.03, 0.05))
+    good = both(inversion("good", "a", (0.001,) * 3), recovery("good", "a", (0.05,) * 3))
+    trigger, target = inversion_rankings(one_board(level, good))
+    assert not any(line.finds or line.rank or line.flags for line in trigger.lines)
+    assert lines(target)["good"].finds
+    few = recovery("few", "a", (0.001, 0.001))
+    (alone,) = inversion_rankings(one_board(few))
+    assert lines(alone)["few"].note == "fewer than 3 seeds"
+
+
+def test_a_trigger_that_one_seed_lacks_takes_the_rank() -> None:
+    """The rules are those of the target."""
+    broken = failed(recovery("broken", "a", (0.001,) * 4), 2)
+    (ranking,) = inversion_rankings(one_board(recovery("good", "a", (0.004,) * 4), broken))
+    assert lines(ranking)["broken"].note == "seed 2 failed or not measured"
+    assert lines(ranking)["good"].rank == "1"

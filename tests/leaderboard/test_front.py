@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench import results
 from bench.record import Flag, Metric, PluginSpec, Record, Run, read_runs
 from leaderboard import definitions, methods, view
 from leaderboard.board import Board, boards, identity
@@ -22,9 +23,19 @@ from leaderboard.questions import Question, questions
 from leaderboard.ranking import rankings
 from leaderboard.report import render
 from leaderboard.view import board_view
-from leaderboard.whole import ASR, CLASSIFIER, DETECTION, INVERSION, POPULATION, Item, Whole, whole
+from leaderboard.whole import (
+    ASR,
+    CLASSIFIER,
+    DETECTION,
+    POPULATION,
+    RECOVERED,
+    Item,
+    Whole,
+    whole,
+)
 
 NONE = PluginSpec(name="none")
+OF_TRIGGER, OF_TARGET = RECOVERED
 ATTACK, OTHER = PluginSpec(name="a"), PluginSpec(name="b")
 MINE = {"title": "A backdoor", "authors": "Ann Lee, Bo Chu", "year": 2023}
 THEIRS = {"title": "A clip", "authors": "Cy Doe", "year": 2024}
@@ -81,7 +92,7 @@ def test_ranks_and_their_intervals_are_the_engines(store: Path, class_store: Pat
     ranking, with its rank, interval, worst case and mean.
     """
     both = asked([store, class_store])
-    assert list(both) == ["stops", "finds", "recovers", "classifies"]
+    assert list(both) == ["stops", "finds", "recovers-trigger", "recovers", "classifies"]
     for path in (store, class_store):
         for board in boards(read_runs(path)):
             headline = next((one for one in rankings(board) if one.contested()), None)
@@ -242,7 +253,8 @@ def test_the_matrix_has_every_cell_of_every_board_once(store: Path, class_store:
         ("model", ASR),
         ("data", CLASSIFIER),
         ("classifier", CLASSIFIER),
-        ("inversion", INVERSION),
+        ("inversion", OF_TRIGGER),
+        ("inversion", OF_TARGET),
         ("sample detector", DETECTION),
         ("noise detector", DETECTION),
     }
@@ -300,8 +312,94 @@ def test_an_inversion_is_coloured_by_the_best_constant_image(
         "mse[constant]": Metric(value=0.02, n=1),
     }
     one = record(defense=PluginSpec(name="anp"), kind="inversion", metrics=metrics)
-    step = items(whole(boards([run(one)])))["a", "anp", INVERSION].table.step
+    step = items(whole(boards([run(one)])))["a", "anp", OF_TARGET].table.step
     assert step is not None and (step > 5, step < 5) == (good is True, good is False)
+
+
+def recovered(name: str, error: float, **more: Metric) -> list[Record]:
+    """Three seeds of an inversion that recovers the trigger, and ``more``."""
+    metrics = {
+        "trigger_mse_last": Metric(value=error, n=4, higher_is_better=False),
+        "trigger_mse_best": Metric(value=error, n=4, higher_is_better=False),
+        "trigger_mse_constant": Metric(value=0.02, n=1),
+    }
+    one = record(defense=PluginSpec(name=name), kind="inversion", metrics=metrics | more)
+    return [dataclasses.replace(one, seed=seed) for seed in range(3)]
+
+
+def test_an_inversion_has_a_column_for_each_of_what_it_recovers() -> None:
+    """One that recovers no target had a dash in every cell. Its number has its own definition,
+    direction, samples and colour; a column for the target that it never recovers it has not.
+    """
+    both = {
+        "inversion_mse_last": Metric(value=0.03, n=16, higher_is_better=False),
+        "mse[constant]": Metric(value=0.02, n=1),
+    }
+    failing = [
+        dataclasses.replace(one, testbed=PluginSpec(name="u"), status="failed", metrics={})
+        for one in recovered("x", 0.005)
+    ]
+    every = boards([run(*recovered("x", 0.005), *recovered("y", 0.03, **both), *failing)])
+    matrix = whole(every)
+    assert [(column.spec.name, column.metric) for column in matrix.columns] == [
+        ("x", OF_TRIGGER),
+        ("y", OF_TRIGGER),
+        ("y", OF_TARGET),
+    ]
+    near, far, target = (
+        items(matrix)["a", column.spec.name, column.metric] for column in matrix.columns
+    )
+    assert (near.name, near.table.text, near.table.seeds) == (
+        "trigger_mse_last",
+        "0.00500",
+        "3 × 4",
+    )
+    assert (target.name, target.table.seeds) == ("inversion_mse_last", "3 × 16")
+    steps = [one.table.step for one in (near, far)]
+    assert steps[0] is not None and steps[1] is not None and steps[1] < 5 < steps[0]
+    for column, what in zip(matrix.columns, ("trigger", "trigger", "target"), strict=True):
+        definition = definitions.of_column(column, 0, every)
+        terms = dict(definition.lines)
+        assert definition.title == f"inversion MSE, {what}"
+        assert terms["What it is"].endswith(f"the true {what}.")
+        assert terms["Out of"] == f"All pixels of the {what}, in [0, 1]."
+        assert terms["Direction"].startswith("Lower is better") and what in terms["Reference set"]
+
+
+def test_recovering_the_trigger_and_the_target_are_two_questions() -> None:
+    """Each says which it is in its title, its definitions and its methods' weaknesses."""
+    (board,) = boards([run(*recovered("x", 0.005))])
+    (one,) = questions([board_view(board)])
+    assert (one.id, one.title) == ("recovers-trigger", "Recovers the trigger")
+    ((entry,),) = (group.entries for group in one.groups)
+    assert (entry.rank, entry.n, entry.value) == ("1", "3 × 4", pytest.approx(0.25))
+    assert one.groups[0].answer.tail == "error 0.25 of a constant’s"
+    worst = dict(definitions.of_question(one, [board])["worst"].lines)
+    assert "to the true trigger" in worst["What it is"] and "black" not in worst["Reference set"]
+    assert "dashed: a constant image" in worst["The bar"]
+    page = render([run(*recovered("x", 0.005))])
+    assert "Worst case: error to the trigger over a constant’s 0.25" in page
+    assert "Recovers the target" not in page
+
+
+def test_the_published_methods_of_the_trigger_stand_in_its_ranking() -> None:
+    """They recover triggers first of all, and were in no ranking of them."""
+    runs = [
+        one for one in results.read_results(results.published()) if one.suite == "unconditional"
+    ]
+    views = [board_view(board) for board in boards(runs)]
+    asked_for = {one.id: one for one in questions(views)}
+    (group,) = asked_for["recovers-trigger"].groups
+    assert {entry.cell.defense.name for entry in group.entries} == {"terd", "elijah_inversion"}
+    assert {entry.cell.defense.name for entry in asked_for["recovers"].groups[0].entries} == {
+        "anp",
+        "elijah_inversion",
+    }
+    assert not any("target" in flag for entry in group.entries for flag in entry.flags)
+    matrix = whole([view.board for view in views])
+    index = next(i for i, one in enumerate(matrix.columns) if one.spec.name == "terd")
+    cells = [line.items[index] for _, lines in matrix.boards for line in lines]
+    assert matrix.columns[index].metric == OF_TRIGGER and all(one.value for one in cells)
 
 
 def test_a_detector_of_models_has_its_population(store: Path) -> None:

@@ -204,6 +204,14 @@ FORMULAS = (
 )
 
 
+def test_no_column_of_a_semicolon_is_a_formula() -> None:
+    """Where the decimal sign is a comma, a spreadsheet separates columns by semicolons."""
+    one = record("d", status="failed", metrics={}, reason='x;=HYPERLINK("http://evil","ok"); -1')
+    text = export.to_csv([run(one)])
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert row["reason"] == 'x;\'=HYPERLINK("http://evil","ok"); -1'
+
+
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_no_text_in_the_csv_is_a_formula(formula: str) -> None:
     """A spreadsheet would run it on the machine of whoever opens the file; numbers stay numbers,

@@ -16,6 +16,7 @@ from bench.engine.graph import Cell
 from bench.record import Metric, PluginSpec, Record, Run
 from bench.registry import use
 from bench.runner import prepare
+from leaderboard.board import POPULATION
 from science.pages import PAGES
 
 SUITES = sorted({suite for page in PAGES for suite in page.suites})
@@ -65,12 +66,17 @@ def numbers(cell: Cell) -> dict[str, float]:
             ),
             0.5,
         )
+    if cell.kind == POPULATION:
+        names = ("auroc[models]", "tpr_at_0_fpr[models]", "backdoored_models", "honest_models")
+        return dict.fromkeys(names, 0.5)
+    if cell.kind == "model detector":
+        return {"model_score": 0.5}
     if cell.kind == "sample detector":
         return dict.fromkeys(DETECTED, 0.5)
     roles = roles_of((cell.probe or cell.attack).name)
     if cell.kind == "noise detector":
         return {f"{name}[{role}]": 0.5 for name in ("auroc", "tpr_at_1_fpr") for role in roles}
-    classes = not cell.testbed.name.startswith("digits-ddpm")
+    classes = "-ddpm" not in cell.testbed.name
     values = {}
     if classes and cell.kind in ("control", "data", "classifier"):
         values |= {"ta": 0.5, "classifier_asr": 0.5}
@@ -84,20 +90,26 @@ def numbers(cell: Cell) -> dict[str, float]:
             values |= COMPOSED
     if not classes:
         values |= {
-            f"{name}[{role}]": 0.5 for name in ("mse", "asr", "robust_asr") for role in roles
+            f"{name}[{role}]": 0.5
+            for name in ("mse", "asr", "robust_asr", "asr_class", "asr_set")
+            for role in roles
         } | {
+            "asr_class_ceiling": 0.5,
+            "asr_set_ceiling": 0.5,
             "mse[constant]": 0.5,
             "fid[x]": 0.5,
         }
     return values
 
 
+def close(value: float) -> Metric:
+    """A number with the interval that a population of very many models would give it."""
+    return Metric(value=value, ci_low=value - 1e-3, ci_high=value + 1e-3, n=COUNT)
+
+
 def record(cell: Cell) -> Record:
     """Seeds differ a little, all metrics of one seed alike."""
-    metrics = {
-        name: Metric(value=value + 1e-4 * cell.seed, n=COUNT)
-        for name, value in numbers(cell).items()
-    }
+    metrics = {name: close(value + 1e-4 * cell.seed) for name, value in numbers(cell).items()}
     series = {"inversion_mse": [0.9, 0.5]} if cell.kind == "inversion" else {}
     provenance = {
         "castlewalls": "0.1.0",
@@ -107,8 +119,8 @@ def record(cell: Cell) -> Record:
     return Record(
         testbed=cell.testbed, attack=cell.attack, defense=cell.defense, seed=cell.seed, status="ok",
         kind=cell.kind,
-        probe=cell.probe, protocol=cell.protocol, metrics=metrics, series=series,
-        provenance=provenance,
+        probe=cell.probe, sampler=cell.sampler, protocol=cell.protocol, metrics=metrics,
+        series=series, provenance=provenance, seeds=cell.seeds,
     )  # fmt: skip
 
 

@@ -44,7 +44,11 @@ def moved(scene: Scene, line: Line, metric: str, value: float) -> Scene:
         replace(
             entry,
             record=replace(
-                entry.record, metrics={**entry.record.metrics, metric: Metric(value=value, n=10**6)}
+                entry.record,
+                metrics={
+                    **entry.record.metrics,
+                    metric: Metric(value=value, ci_low=value - 1e-3, ci_high=value + 1e-3, n=10**6),
+                },
             ),
         )
         for entry in line.cell.entries
@@ -222,6 +226,10 @@ def printed(row: object) -> dict[str, Any]:
             "claims[0].left: is either another cell or one of its own",
         ),
         (
+            claim(left={"cell": "plain", "population": "all"}),
+            "claims[0].left.population: must be one of attack, every",
+        ),
+        (
             claim(comparisons=[]),
             "claims[0]: needs either compare with left, right and region, or a list of comparisons",
         ),
@@ -329,6 +337,46 @@ def test_parameters_of_attack_defense_and_testbed_are_told_apart(
     assert line.params["learning_rate"] == line.cell.attack.params["learning_rate"]
     assert line.params["defense.learning_rate"] == line.cell.defense.params["learning_rate"]
     assert line.params["testbed.sampler"] == "ddpm"
+
+
+def test_samplers_of_one_name_are_told_apart_by_their_parameters(
+    all_lines: dict[str, list[Line]],
+) -> None:
+    """Without noise and with half of it, both are called ddim; the testbed's own has no parameters
+    of its own.
+    """
+    (section,) = [one for one in SECTIONS if one.suites == ("samplers-attacks",)]
+    scene = Scene(section, SHARED, {"samplers-attacks": all_lines["samplers-attacks"]})
+    cells = {
+        name: scene.line(section.cells[name], {"attack": "trojdiff"})
+        for name in ("ddpm", "ddim", "ddim, eta .5")
+    }
+    assert [line and line.params.get("sampler.eta") for line in cells.values()] == [None, 0, 0.5]
+    assert [line and line.params["sampler"] for line in cells.values()] == ["ddpm", "ddim", "ddim"]
+
+
+def test_a_population_is_of_one_attack_or_of_all(all_lines: dict[str, list[Line]]) -> None:
+    """Its interval is its record's, its seeds are the models', and it is no cell of an attack."""
+    (section,) = [one for one in SECTIONS if one.suites == ("model-detectors",)]
+    scene = Scene(section, SHARED, {"model-detectors": all_lines["model-detectors"]})
+    bound = {
+        "attack": "trojdiff",
+        "detector": "elijah_model",
+        "statistic": "total_variation",
+        "family": "baddiffusion",
+    }
+    one, every, cell = (
+        scene.line(section.cells[name], bound) for name in ("models", "every model", "judged")
+    )
+    assert one and every and cell
+    names = [line.cell.attack.name for line in (one, every, cell)]
+    assert names == ["trojdiff", "all", "trojdiff"]
+    assert {line.cell.kind for line in (one, every)} == {"population"} != {cell.cell.kind}
+    for line in (one, every):
+        assert line.cell.defense == cell.cell.defense and line.seeds == (5, 5)
+        interval = line.interval("auroc[models]")
+        assert interval and interval.n == 5 and interval.low == pytest.approx(0.499)
+    assert one.interval("model_score") is None and cell.seeds == (5, 5)
 
 
 def test_every_operand_names_a_metric_that_is_measured(world: list[Run]) -> None:

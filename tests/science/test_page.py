@@ -68,7 +68,11 @@ def test_half_a_suite_leaves_its_claims_open(
 ) -> None:
     """One seed of everything, and the controls gone: pages must come out, and must not claim."""
     partial = {
-        suite: [one for one in planned[suite] if one.seed == 0 and one.attack.name != "none"]
+        suite: [
+            dataclasses.replace(one, seeds=one.seeds[:1])
+            for one in planned[suite]
+            if one.seed == 0 and one.attack.name != "none"
+        ]
         for suite in page.suites
     }
     runs = [make_run(suite, records, pending=5) for suite, records in partial.items()]

@@ -184,6 +184,8 @@ def test_the_time_limit_where_nobody_sets_one(lab):
     assert executor._limit(ours) == 86_400.0, (
         "a slow or busy machine must not lose an honest training"
     )
+    days = Stage(name="sample", params={}, seconds=280_000.0)
+    assert executor._limit(days) == 20 * 280_000, "nor one that is declared to take three days"
     assert lab.executor(timeout=5)._limit(declared) == 5
 
 

@@ -96,9 +96,9 @@ def test_a_stage_crosses_to_a_job_with_its_key() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("minutes: 0", "lab.yaml: minutes must be at least 1, got 0"),
+        ("minutes: 0", "lab.yaml: minutes must be at least 1, or null, got 0"),
         ("cpus: two", "lab.yaml: slurm profile: cpus must be a whole number of at least 1, got"),
-        ("memory_gb: -1", "lab.yaml: memory_gb must be positive, got -1"),
+        ("memory_gb: -1", "lab.yaml: memory_gb must be positive, or null, got -1"),
         ("setup: module x", "lab.yaml: slurm profile: setup must be a list of text, got"),
         ("options: [a]", "lab.yaml: options must be options of sbatch with their values, got"),
         ("partition: 3", "lab.yaml: slurm profile: partition must be text, got 3"),

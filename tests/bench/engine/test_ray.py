@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.engine import jobs
-from bench.engine.jobs import JobExecutor
+from bench.engine.jobs import JobExecutor, Room
 from bench.engine.ray import Ray, RayProfile
 from bench.engine.store import Store
 from bench.errors import UserError
@@ -24,6 +25,7 @@ if "CASTLEWALLS_CLUSTERS" in os.environ:  # .ci/run sets it
 else:
     ray = pytest.importorskip("ray", reason="Ray is not installed here")
 STAGES = str(Path(__file__).with_name("fake_stages.py"))
+ROOM = Room(cpus=1, gpus=0, memory_gb=1, minutes=15)
 Lab = Any
 
 
@@ -152,8 +154,9 @@ def test_a_job_that_no_machine_has_room_for_is_announced(here: Nodes) -> None:
     """It waits until one joins, as in a cloud; without a word that looks like a hang."""
     ray.shutdown()
     address, before = here.cluster.address, signal.getsignal(signal.SIGTERM)
-    assert "has 9 CPUs, 0 GPUs" in Ray(RayProfile(address=address, cpus=9)).warning()
-    assert Ray(RayProfile(address=address, cpus=1, memory_gb=1)).warning() == ""
+    large = replace(ROOM, cpus=9)
+    assert "has 9 CPUs, 0 GPUs" in Ray(RayProfile(address=address)).warning(large)
+    assert Ray(RayProfile(address=address)).warning(ROOM) == ""
     assert signal.getsignal(signal.SIGTERM) is before  # Ray has one that ends without a word
 
 
@@ -167,4 +170,4 @@ def test_without_a_cluster_it_is_one_line(lab: Lab, monkeypatch: pytest.MonkeyPa
     ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", "")
     with pytest.raises(UserError, match="there is no Ray cluster at 127.0.0.1:1"):
-        Ray(RayProfile(address="127.0.0.1:1")).warning()
+        Ray(RayProfile(address="127.0.0.1:1")).warning(ROOM)

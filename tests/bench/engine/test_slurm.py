@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from click.testing import CliRunner
 
 from bench.cli import cli
 from bench.engine import jobs, slurm
-from bench.engine.jobs import JobExecutor, read_jobs
+from bench.engine.jobs import JobExecutor, Room, read_jobs
 from bench.engine.slurm import Slurm, SlurmProfile
 from bench.engine.store import Store
+from bench.resources import Resources
 
 STAGES = str(Path(__file__).with_name("fake_stages.py"))
 Lab = Any
@@ -256,6 +259,27 @@ def test_a_job_has_the_environment_of_its_node(
     assert "--cpus-per-task=1" in script.read_text().partition("\nsrun ")[2]
 
 
+def test_jobs_ask_for_what_their_stages_declare(
+    lab: Lab, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it was, a job waited for two hours of 8 GB. Each size is an array of its own."""
+    monkeypatch.setattr(jobs, "MEMORY_GB", 0.5)  # the nodes have less than the usual
+    small = [lab.stage("train", seed=seed, seconds=60) for seed in range(2)]
+    large = lab.stage("train", seed=2, seconds=3600)
+    lab.stages[large] = replace(lab.stages[large], resources=Resources(memory_gb=2))
+    run = executor(lab, memory_gb=None, minutes=None)
+    assert run.run(lab.stages, [*small, large]) == {}
+    folder = lab.store.root / "jobs"
+    scripts = [file.read_text() for file in folder.rglob("*_submission.sh")]
+    asked = {tuple(_asked(text, option) for option in ("mem", "time")) for text in scripts}
+    assert asked == {("512M", "15"), ("2048M", "240")} and len(scripts) == 2
+
+
+def _asked(script: str, option: str) -> str:
+    (value,) = re.findall(rf"^#SBATCH --{option}=(\S+)$", script, re.M)
+    return str(value)
+
+
 def describe(lab: Lab, key: str) -> dict[str, Any]:
     stage = lab.stages[key]
     return {name: getattr(stage, name) for name in ("name", "params", "inputs", "title", "alike")}
@@ -288,7 +312,7 @@ def test_a_job_that_slurm_holds_for_an_administrator_is_begun_again(
     queue: dict[str, str] = {}
     began: list[str] = []
 
-    def begin(self: Slurm, tasks: list[list[str]], folder: Path) -> list[str]:
+    def begin(self: Slurm, tasks: list[list[str]], folder: Path, room: Room) -> list[str]:
         began.append(str(len(began)))
         queue[began[-1]] = slurm.HELD
         return [began[-1]]

@@ -53,12 +53,13 @@ class Making:
 
     def __init__(self, lab, *refuses):
         self.lab, self.reporter, self.refuses = lab, lab.reporter, list(refuses)
-        self.sizes = []
+        self.sizes, self.rooms = [], []
 
-    def __call__(self, tasks, folder):
+    def __call__(self, tasks, folder, room):
         if self.refuses and (error := self.refuses.pop(0)):
             raise error
         self.sizes.append(len(tasks))
+        self.rooms.append(room)
         for spec, task in tasks:
             self.lab.run(json.loads(Path(spec).with_name(f"{task}.json").read_text()))
         return [f"{len(self.sizes)}_{number}" for number in range(len(tasks))]
@@ -197,7 +198,7 @@ def test_ctrl_c_while_jobs_are_handed_over_is_no_refusal(lab, calls, quick, monk
     key = lab.stage("train", seed=0)
     run = executor(lab)
 
-    def interrupted(tasks, folder):
+    def interrupted(tasks, folder, room):
         signal.raise_signal(signal.SIGINT)
         raise JobsRefused("sbatch refuses the jobs: ")
 

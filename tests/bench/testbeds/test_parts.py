@@ -9,6 +9,7 @@ from bench import registry, testbeds
 from bench.engine import closure
 from bench.engine.fingerprint import ROOT
 from bench.planner import make_plan
+from bench.resources import Resources
 from bench.stages import building
 from bench.stages.table import STAGES
 from bench.suite import parse_suite
@@ -88,6 +89,8 @@ def edited(tmp_path, monkeypatch):
             False,
         ),
         ("bench/testbeds/__init__.py", '"captions-sd": "bench', '"other-sd": "bench', False),
+        ("bench/testbeds/testbed.py", "= Resources()", "= Resources(gpu=True)", False),
+        ("bench/resources.py", "gpu: bool = False", "gpu: bool = True", False),
         ("bench/diffusion/sampling.py", "def check_steps(", "def check_steps(other=1, *", False),
         ("bench/artwork/targets.py", "BACKGROUND = -0.4", "BACKGROUND = -0.5", False),
         ("bench/testbeds/data/digits.py", "HELD_OUT = 0.2", "HELD_OUT = 0.1", True),
@@ -120,6 +123,7 @@ def test_the_classifiers_settings_decide_what_is_classified(edited):
     [
         ({"summary": "other words"}, False),
         ({"typical_seconds": {"train": 1.0}}, False),
+        ({"resources": Resources(gpu=True, memory_gb=3, gpu_memory_gb=2)}, False),
         ({"judge": None}, False),
         ({"sampler": Sampling(num_inference_steps=7)}, False),
         ({"counts": Counts(clean_samples=8)}, False),
