@@ -1,5 +1,6 @@
-"""What a method is in at most three sentences, for readers of a run's account: its card's summary,
-the first paragraph of its file, and what it declares to alter or to need.
+"""What a method is, for readers of a run's account: in at most three sentences its card's summary,
+the first paragraph of its file and how its adversary calls; and what it declares to alter or to
+need.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from bench.composed import Composed, parts_of
 from bench.contracts.attack import Attack
+from bench.contracts.defense import Defense
+from bench.contracts.detector import Detector
 from bench.contracts.plugin import Plugin
 from bench.described import documentation
 from bench.words import LONGEST_SENTENCE, MethodWords
@@ -20,12 +23,22 @@ def described(plugins: Iterable[Plugin | Composed]) -> tuple[MethodWords, ...]:
     """Each method once, by name; of several that act at once each part, the controls left out."""
     parts = [part for plugin in plugins for part in parts_of(plugin)]
     by_name = {part.card.name: part for part in parts if part.card.name != "none"}
-    return tuple(MethodWords(name, _sentences(by_name[name])) for name in sorted(by_name))
+    return tuple(_words(by_name[name]) for name in sorted(by_name))
+
+
+def _words(plugin: Plugin) -> MethodWords:
+    card = plugin.card
+    needs: set[str] = {*card.needs}
+    # Who repairs with what another method recovers must have what that one needs.
+    if isinstance(plugin, Defense | Detector) and (inversion := plugin.uses()) is not None:
+        needs |= inversion.card.needs
+    alters = sorted(card.alters - {"nothing"})
+    return MethodWords(card.name, _sentences(plugin), tuple(alters), tuple(sorted(needs)))
 
 
 def _sentences(plugin: Plugin) -> tuple[str, ...]:
     opening = documentation(type(plugin)).partition("\n\n")[0]
-    texts = [plugin.card.summary, " ".join(opening.split()), _declared(plugin)]
+    texts = [plugin.card.summary, " ".join(opening.split()), _called(plugin)]
     return tuple(_sentence(text) for text in map(_printable, texts) if text)
 
 
@@ -42,15 +55,13 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 
-def _declared(plugin: Plugin) -> str:
-    if isinstance(plugin, Attack):
-        calls = [f"{one.name} ({one.words})" if one.words else one.name for one in plugin.calls]
-        called = f"; the adversary calls by {_joined(calls)}" if calls else ""
-        return f"it alters {_joined(sorted(plugin.card.alters)) or 'nothing'}{called}"
-    needs = _joined(sorted(plugin.card.needs))
-    return f"what its user must have: {needs}" if needs else ""
+def _called(plugin: Plugin) -> str:
+    if not isinstance(plugin, Attack) or not plugin.calls:
+        return ""
+    calls = [f"{one.name} ({one.words})" if one.words else one.name for one in plugin.calls]
+    return f"the adversary calls by {_joined(calls)}"
 
 
 def _joined(words: Sequence[str]) -> str:
-    *first, last = words or ("",)
+    *first, last = words
     return f"{', '.join(first)} and {last}" if first else last

@@ -55,6 +55,13 @@ LONGEST = {"name": 300, "title": 80, "sentence": 600, "group": 60, "unit": 20, "
 LAST = 1000
 #: Of what is told of a method: sentences, and letters of each.
 SENTENCES, LONGEST_SENTENCE = 3, 600
+#: What a method alters or needs: how many, and each as plain words; and as older accounts say it.
+THINGS = 12
+_THING = re.compile("[a-z]([a-z ]{0,38}[a-z])?")
+_NEEDED = re.compile(r"What its user must have: (?P<things>[a-z, ]+)\.")
+_ALTERED = re.compile(
+    r"It alters (?P<things>[a-z, ]+)(; t(?P<calls>he adversary calls by .+))?[.…]"
+)
 #: :attr:`Flag.code` of a plugin's own words, and of a flag from before there were codes.
 REMARK, NOTE = "remark", "note"
 _CODE = re.compile("(?=.{1,60}$)[a-z0-9]+(-[a-z0-9]+)*")
@@ -170,12 +177,15 @@ class MetricWords:
 
 @dataclass(frozen=True)
 class MethodWords:
-    """What a plugin is, in at most three sentences, as its author says. Raises ``ValueError`` in
-    one line.
+    """What a plugin is, in at most three sentences, as its author says; what an attack ``alters``,
+    and what the user of a method ``needs`` to have, the methods that it uses included, as plain
+    words in order of the alphabet. Raises ``ValueError`` in one line.
     """
 
     name: str
     sentences: tuple[str, ...]
+    alters: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         texts = (self.name, *self.sentences)
@@ -185,19 +195,54 @@ class MethodWords:
             raise ValueError(f"a method must have a name and at most {SENTENCES} sentences")
         if any(len(text) > LONGEST_SENTENCE for text in self.sentences):
             raise ValueError(f"a sentence must have at most {LONGEST_SENTENCE} characters")
+        for things in (self.alters, self.needs):
+            if not all(isinstance(one, str) and _THING.fullmatch(one) for one in things):
+                raise ValueError("what a method alters and needs must be plain words")
+            if list(things) != sorted(set(things)) or len(things) > THINGS:
+                raise ValueError(f"a method alters and needs at most {THINGS} things, each once")
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"name": self.name, "sentences": [*self.sentences]}
+        return {field.name: _listed(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_json(cls, data: Any) -> MethodWords:
-        """What :meth:`to_json` gave, from anywhere. Raises ``ValueError`` in one line."""
-        if not isinstance(data, Mapping) or set(data) != {"name", "sentences"}:
-            raise ValueError("a described method must have a name and sentences alone")
-        if not isinstance(data["sentences"], list):
-            raise ValueError("a described method's sentences must be a list")
-        return cls(data["name"], tuple(data["sentences"]))
+        """What :meth:`to_json` gave, from anywhere, or an older one's, whose last sentence has what
+        the method alters or needs. Raises ``ValueError`` in one line.
+        """
+        known = {field.name for field in fields(cls)}
+        older = {"name", "sentences"}
+        if not isinstance(data, Mapping) or set(data) not in (known, older):
+            raise ValueError("a described method must have a name, sentences, alters and needs")
+        if not all(isinstance(data[field], list) for field in data if field != "name"):
+            raise ValueError("a described method's sentences, alters and needs must be lists")
+        values = {name: _tuple(value) for name, value in data.items()}
+        return cls(**values if len(data) == len(known) else _from_prose(**values))
+
+
+def _listed(value: Any) -> Any:
+    return [*value] if isinstance(value, tuple) else value
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _from_prose(name: Any, sentences: tuple[Any, ...]) -> dict[str, Any]:
+    """The fields of a method whose last sentence has what it alters or needs."""
+    last = sentences[-1] if sentences and isinstance(sentences[-1], str) else ""
+    words: dict[str, Any] = {"name": name, "sentences": sentences}
+    if match := _NEEDED.fullmatch(last):
+        words |= {"sentences": sentences[:-1], "needs": _things(match["things"])}
+    elif match := _ALTERED.fullmatch(last):
+        calls = (f"T{match['calls']}{last[-1]}",) if match["calls"] else ()
+        alters = _things(match["things"])
+        words |= {"sentences": (*sentences[:-1], *calls), "alters": alters}
+    return words
+
+
+def _things(text: str) -> tuple[str, ...]:
+    return tuple(sorted({*re.split(", | and ", text)} - {"nothing"}))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from leaderboard.bootstrap import DRAWS
 from leaderboard.contenders import end_points, fid_name
 from leaderboard.inversions import Recovery
 from leaderboard.labels import label, short_label
+from leaderboard.methods import NOTHING, acts_on
 from leaderboard.names import Words
 from leaderboard.panel import Panel
 from leaderboard.questions import Question, samples_of
@@ -43,6 +44,24 @@ _LEVELS = (
     ("2", "Consistent: complete, agrees with itself and with the published controls."),
     ("3", "Made again: cells drawn by lot came out the same, by a verifier’s statement."),
     ("–", "Not submitted: a store, or published results."),
+)
+
+
+_NEEDS = (
+    (
+        "What it is",
+        "What its user must have beside what it acts on (the sampler’s steps, or what it judges). "
+        "Its author declares it; the harness hands a method nothing else.",
+    ),
+    (NOTHING, "Nothing beside that: neither weights nor data."),
+    ("queries", "Samples of the suspected model, as many as it asks for."),
+    ("weights", "The suspected model itself, which can also be asked for samples."),
+    ("base weights", "The model that the suspected one was made from, which few have."),
+    ("clean data", "Images that no adversary touched, of the same kind as the training data."),
+    ("training data", "The suspected training set, or that of the suspected classifier."),
+    ("classifier", "The suspected classifier."),
+    ("–", "The run of the records does not say."),
+    ("Filter", "Keeps what can be used by who has no more than the chosen line says."),
 )
 
 
@@ -89,10 +108,7 @@ def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Defini
                 ("Direction", _LOWER),
             ),
         ),
-        "acts": (
-            "Acts on",
-            (("What it is", "What the method replaces or judges, which is what it must reach."),),
-        ),
+        "needs": ("Needs", _NEEDS),
         "n": (
             "n: seeds × samples",
             (
@@ -126,7 +142,8 @@ def of_column(column: Column, index: int, boards: Sequence[Board]) -> Definition
         lines = of_rate[column.metric](boards)
     about = [("Column", who)]
     if not column.control:
-        about += [("Family", column.family), ("Acts on", column.acts_on)]
+        about += [("Family", column.family), ("Acts on", acts_on(column.family))]
+        about.append(("Needs", column.needs or "not declared in the records’ run"))
     if column.papers:
         about.append(("Paper", "; ".join(f"{one.title} ({one.short})" for one in column.papers)))
     return Definition(f"def-column-{index}", column.metric, (*about, *lines))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from bench.record import Metric, PluginSpec, Record, Run
-from leaderboard import beside
+from leaderboard import beside, methods
 from leaderboard.board import numbers
 from leaderboard.names import Vocabulary, vocabulary
 from leaderboard.red_flags import DEFINITIONS
@@ -25,7 +25,7 @@ CELL_COLUMNS = (
     "suite", "testbed", "testbed_params", "protocol", "attack", "attack_label", "attack_params",
     "probe", "probe_label", "probe_params", "sampler", "sampler_label", "sampler_params",
     "defense", "defense_label", "defense_params", "kind", "seed", "seeds", "status",
-    "reason", "flags",
+    "reason", "flags", "attack_alters", "defense_needs",
 )  # fmt: skip
 METRIC_COLUMNS = (
     *("metric", "value", "ci_low", "ci_high", "n", "unit", "higher_is_better"),
@@ -65,7 +65,11 @@ def to_csv(runs: Sequence[Run]) -> str:
     ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
     names = vocabulary(runs)
     rows = [
-        row for run in ordered for record in _in_order(run) for row in _rows(run, record, names)
+        row
+        for run in ordered
+        for words in [methods.described([run])]
+        for record in _in_order(run)
+        for row in _rows(run, record, names, words)
     ]
     return "".join([_line(COLUMNS), *rows])
 
@@ -74,7 +78,7 @@ def to_json(runs: Sequence[Run]) -> str:
     """The runs with every record as :meth:`Record.to_json` has it;
     ``Record.from_json(json.dumps(...))`` gives each back. ``flags``: what raises those that a
     program may want to leave out, by code. Beside them, under ``published``, what papers printed
-    for the same cells, once for all seeds.
+    for the same cells, once for all seeds. ``methods`` of a run: what its plugins are.
     """
     ordered = sorted(runs, key=lambda run: (run.suite, run.started, run.finished or ""))
     parts = {
@@ -89,7 +93,7 @@ def to_json(runs: Sequence[Run]) -> str:
 
 
 def _run_text(run: Run) -> str:
-    names = ("description", "finished", "started", "suite")
+    names = ("description", "finished", "methods", "started", "suite")
     described = _text({name: getattr(run, name) for name in names})
     return f'{described[:-1]}, "records": {_list(map(_text, _in_order(run)))}}}'
 
@@ -166,9 +170,9 @@ def _params(spec: PluginSpec) -> str:
     return text if len(text) <= _PARAMS else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _rows(run: Run, record: Record, names: Vocabulary) -> list[str]:
+def _rows(run: Run, record: Record, names: Vocabulary, words: methods.Described) -> list[str]:
     # What all rows have alike is written once: most of a row is that.
-    of_all = _cell_texts(run, record)
+    of_all = _cell_texts(run, record, words)
     alike = _line([of_all.get(name) for name in CELL_COLUMNS])[:-1]
     items = beside.of_record(record)
     metrics = sorted(numbers(record).items(), key=lambda pair: names.order(pair[0]))
@@ -177,12 +181,14 @@ def _rows(run: Run, record: Record, names: Vocabulary) -> list[str]:
     ]
 
 
-def _cell_texts(run: Run, record: Record) -> dict[str, str | int | None]:
+def _cell_texts(run: Run, record: Record, words: methods.Described) -> dict[str, str | int | None]:
     texts = {
         "suite": run.suite, "protocol": record.protocol, "kind": record.kind,
         "seeds": ", ".join(map(str, record.seeds)), "status": record.status,
         "reason": record.reason, "flags": "; ".join(flag.line for flag in record.flags),
         "testbed": record.testbed.name, "testbed_params": _params(record.testbed),
+        "attack_alters": methods.alters(record.attack.name, words),
+        "defense_needs": methods.needs(record.defense.name, words),
     }  # fmt: skip
     for role in ROLES[1:]:
         spec = getattr(record, role)

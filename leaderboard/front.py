@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard import definitions
+from leaderboard import definitions, methods
 from leaderboard.board import Board, identity
 from leaderboard.definitions import Definition
 from leaderboard.labels import label, short_label
@@ -23,7 +23,8 @@ from leaderboard.whole import Whole, whole
 FACETS = (
     ("testbed", "Testbed"),
     ("calls", "Called by"),
-    ("acts", "Acts on"),
+    ("alters", "Alters at most"),
+    ("needs", "Needs at most"),
     ("family", "Family"),
     ("year", "Year"),
     ("status", "Status"),
@@ -54,6 +55,15 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
     )
     matrix = whole(boards, going)
     statuses = _statuses(asked, matrix)
+    words = methods.described(methods.runs_of(boards))
+    facets = _facets(asked, matrix, boards, statuses, words)
+    offered = {key: values for key, _, values in facets}
+
+    def attackers(names: Iterable[str]) -> list[str]:
+        """Those of the menu who can make one of these attacks."""
+        every = [methods.within(methods.alters(one, words), offered["alters"]) for one in names]
+        return [one for one in offered["alters"] if any(one in able for able in every)]
+
     return {
         "asked": asked,
         "whole": matrix,
@@ -64,7 +74,9 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
         "column_statuses": statuses,
         "board_names": board_names(boards),
         "beside_alike": beside_alike(boards, {one.id: label(one.testbed) for one in boards}),
-        "facets": _facets(asked, matrix, boards, statuses),
+        "facets": facets,
+        "attackers": attackers,
+        "defenders": lambda needs: methods.within(needs, offered["needs"]),
         "tally": _tally(boards, matrix),
     }
 
@@ -158,7 +170,11 @@ def _in_order(statuses: Iterable[str]) -> list[str]:
 
 
 def _facets(
-    asked: Sequence[Asked], matrix: Whole, boards: Sequence[Board], statuses: Sequence[list[str]]
+    asked: Sequence[Asked],
+    matrix: Whole,
+    boards: Sequence[Board],
+    statuses: Sequence[list[str]],
+    words: methods.Described,
 ) -> list[tuple[str, str, list[str]]]:
     """(key, name, values) of what there is to choose from."""
     lines = [line for _, board_lines in matrix.boards for line in board_lines]
@@ -168,7 +184,8 @@ def _facets(
     values: dict[str, list[str]] = {
         "testbed": list(board_names(boards).values()),
         "calls": sorted({call for line in lines for call in line.calls}),
-        "acts": list(dict.fromkeys(column.acts_on for column in columns)),
+        "alters": methods.fewest_first(methods.alters(one.row.attack.name, words) for one in lines),
+        "needs": methods.fewest_first(column.needs for column in columns),
         "family": list(dict.fromkeys(column.family for column in columns)),
         "year": sorted({paper.year for paper in cited if paper.year}, reverse=True),
         "status": _in_order({s for one in statuses for s in one} - {STATUSES["none"]}),

@@ -1,5 +1,6 @@
 """What a reader wants to know of a method beside its numbers: its paper, what it acts on and needs,
-how its adversary calls. Read off the records alone: the board imports no plugin.
+what its adversary alters and how he calls. Read off the records and the runs' own words alone: the
+board imports no plugin.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.record import Run
+from bench.words import MethodWords
 from leaderboard import names
-from leaderboard.board import Board, Cell, Identity, Row, identity, papers_of
+from leaderboard.board import Board, Cell, Identity, Row, by_weight, identity, papers_of
 from leaderboard.contenders import RATES
 from leaderboard.matrix import metric_names
 from leaderboard.sound import cut
@@ -33,6 +36,64 @@ _ACTS_ON: Mapping[str, str] = {
 def acts_on(family: str) -> str:
     """What a family replaces or judges; the family itself where that is not known."""
     return _ACTS_ON.get(family, family)
+
+
+#: What a method needs that has been handed nothing, as a reader sees it.
+NOTHING = "nothing"
+#: Who has the weights draws with them as often as he likes.
+_FREE = frozenset({"queries"})
+Described = Mapping[str, MethodWords]
+
+
+def described(runs: Iterable[Run]) -> Described:
+    """What the runs say of their methods, by name; of several, the one that is shown first."""
+    return {one.name: one for run in sorted(runs, key=by_weight) for one in run.methods}
+
+
+def runs_of(boards: Iterable[Board]) -> list[Run]:
+    """Those that the boards' numbers are from."""
+    entries = (entry for board in boards for cell in board.all_cells() for entry in cell.entries)
+    return list({id(entry.run): entry.run for entry in entries}.values())
+
+
+def all_needs(name: str, words: Described) -> frozenset[str] | None:
+    """What a method needs, and several at once together; ``None`` where a run did not say, and for
+    the controls.
+    """
+    parts = [words.get(part) for part in ([name] if name in words else name.split(" + "))]
+    each = [frozenset(part.needs) for part in parts if part]
+    return frozenset().union(*each) if len(each) == len(parts) else None
+
+
+def needs(name: str, words: Described) -> str:
+    """What the user of a method must have, :data:`NOTHING`, or empty where that is not known."""
+    mine = all_needs(name, words)
+    if mine is None:
+        return ""
+    return ", ".join(sorted(mine - _FREE if "weights" in mine else mine)) or NOTHING
+
+
+def alters(name: str, words: Described) -> str:
+    """What the adversary changes; empty where that is not known, and of the control."""
+    return ", ".join(words[name].alters) if name in words else ""
+
+
+def within(things: str, offers: Iterable[str]) -> list[str]:
+    """Which of the texts that a menu offers hold all of ``things``: a method can be used, or an
+    attack be made, by whoever has no more than they say.
+    """
+    mine = _set(things)
+    owned = ((offer, _set(offer)) for offer in offers if things)
+    return [offer for offer, has in owned if mine <= (has | _FREE if "weights" in has else has)]
+
+
+def fewest_first(texts: Iterable[str]) -> list[str]:
+    """Each once, in the order of a menu."""
+    return sorted({*texts} - {""}, key=lambda text: (len(_set(text)), text))
+
+
+def _set(text: str) -> set[str]:
+    return {*text.split(", ")} - {NOTHING}
 
 
 @dataclass(frozen=True, order=True)

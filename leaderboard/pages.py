@@ -49,6 +49,8 @@ class Page:
     name: str
     kind: str
     acts_on: str
+    needs: str
+    alters: str
     calls: tuple[str, ...]
     sentences: tuple[str, ...]
     configurations: tuple[tuple[str, str], ...]
@@ -66,7 +68,7 @@ def pages(
     lines = [(board, line) for board, some in whole.boards for line in some]
     attacks = sorted({line.row.attack.name for _, line in lines} - {"none"})
     columns = [column.spec.name for column in whole.columns if column.spec.name != "none"]
-    words = {one.name: one.sentences for run in runs for one in run.methods}
+    words = methods.described(methods.runs_of(board for board, _ in whole.boards))
     source = _Source(views, whole, names, cited, words)
     made = [_of_attack(name, source) for name in attacks]
     made += [_of_column(name, source) for name in dict.fromkeys(columns) if name not in attacks]
@@ -85,14 +87,18 @@ Cited = Mapping[str, Mapping[str, str]]
 
 class _Source(NamedTuple):
     """What every page is made from. ``names``: of the boards; ``cited``: papers by their anchor;
-    ``words``: a method's sentences by its name.
+    ``words``: what is said of a method, by its name.
     """
 
     views: Sequence[BoardView]
     whole: Whole
     names: Mapping[str, str]
     cited: Cited
-    words: Mapping[str, tuple[str, ...]]
+    words: methods.Described
+
+    def sentences(self, name: str) -> tuple[str, ...]:
+        """In its author's words."""
+        return self.words[name].sentences if name in self.words else ()
 
 
 def _of_attack(name: str, source: _Source) -> Page:
@@ -109,8 +115,10 @@ def _of_attack(name: str, source: _Source) -> Page:
         name=cut(name, LABEL),
         kind="Attack",
         acts_on="",
+        needs="",
+        alters=methods.alters(name, source.words),
         calls=tuple(dict.fromkeys(call for _, line in mine for call in line.calls)),
-        sentences=source.words.get(name, ()),
+        sentences=source.sentences(name),
         configurations=tuple((label(spec), _params(spec)) for spec in specs),
         drawn=_drawn(mine),
         table=_across(mine, source.whole, source.names),
@@ -139,9 +147,11 @@ def _of_column(name: str, source: _Source) -> Page:
         method=name,
         name=cut(name, LABEL),
         kind=_kind(first.family),
-        acts_on=first.acts_on,
+        acts_on=methods.acts_on(first.family),
+        needs=first.needs,
+        alters="",
         calls=(),
-        sentences=source.words.get(name, ()),
+        sentences=source.sentences(name),
         configurations=tuple((label(spec), _params(spec)) for spec in specs),
         drawn=(),
         table=Table(tuple((one.metric, one.params) for _, one in mine), tuple(rows)),

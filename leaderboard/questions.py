@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -52,6 +53,13 @@ STATUSES = {
 _ORDER = {True: 0, False: 1, None: 2}
 
 
+class About(NamedTuple):
+    """Of a method: its papers, and what its user must have (:func:`leaderboard.methods.needs`)."""
+
+    papers: tuple[Paper, ...]
+    needs: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A line of a ranking. ``level``: to which a bundle's numbers were verified, empty for what
@@ -77,14 +85,10 @@ class Entry:
     flags: tuple[str, ...]
     pareto: bool
     papers: tuple[Paper, ...]
+    needs: str
     troubles: tuple[str, ...]
     level: str
     bundle: str
-
-    @property
-    def acts_on(self) -> str:
-        """What its family replaces or judges."""
-        return methods.acts_on(self.family)
 
     @property
     def control(self) -> bool:
@@ -107,7 +111,7 @@ class Answer:
 class Group:
     """The entries of one board, best first. ``extent``: what the worst case is over; ``baseline``:
     what no defense, a guess or a constant image reads; ``notes``: what a reader must know of all of
-    them; ``calls``: the adversary's; ``picture``: to show beside them.
+    them; ``calls``: the adversary's; ``attacks``: their names.
     """
 
     board: Board
@@ -118,6 +122,7 @@ class Group:
     answer: Answer
     notes: tuple[str, ...]
     calls: tuple[str, ...]
+    attacks: tuple[str, ...]
     source: Ranking | FinderRanking = field(compare=False)
 
 
@@ -157,13 +162,14 @@ class Question:
 def questions(views: Sequence[BoardView]) -> tuple[Question, ...]:
     """Those that some board has entries for, the backdoor first."""
     boards = [view.board for view in views]
-    cited = {
-        key: methods.papers_of_defense(boards, key)
+    words = methods.described(methods.runs_of(boards))
+    known = {
+        key: About(methods.papers_of_defense(boards, key), methods.needs(key[0], words))
         for key in {identity(column) for board in boards for column, _ in board.columns}
     }
 
-    def papers(spec: PluginSpec) -> tuple[Paper, ...]:
-        return cited.get(identity(spec), ())
+    def about(spec: PluginSpec) -> About:
+        return known.get(identity(spec), About((), ""))
 
     asked = [
         Question(
@@ -174,7 +180,7 @@ def questions(views: Sequence[BoardView]) -> tuple[Question, ...]:
             kind="Defense",
             lower_is_better=True,
             extra_heads=("FID added",),
-            groups=_defenses(views, "Stops the backdoor", papers),
+            groups=_defenses(views, "Stops the backdoor", about),
         ),
         Question(
             id="finds",
@@ -184,10 +190,10 @@ def questions(views: Sequence[BoardView]) -> tuple[Question, ...]:
             kind="Detector",
             lower_is_better=False,
             extra_heads=("false alarms", "AUROC"),
-            groups=_finders(views, None, papers),
+            groups=_finders(views, None, about),
         ),
-        _recovers("recovers-trigger", TRIGGER, "calls it by", views, papers),
-        _recovers("recovers", TARGET, "makes it draw", views, papers),
+        _recovers("recovers-trigger", TRIGGER, "calls it by", views, about),
+        _recovers("recovers", TARGET, "makes it draw", views, about),
         Question(
             id="classifies",
             title="Classifies safely",
@@ -196,7 +202,7 @@ def questions(views: Sequence[BoardView]) -> tuple[Question, ...]:
             kind="Defense",
             lower_is_better=True,
             extra_heads=("accuracy lost",),
-            groups=_defenses(views, "Classifies safely", papers),
+            groups=_defenses(views, "Classifies safely", about),
         ),
     ]
     return tuple(question for question in asked if question.groups)
@@ -207,7 +213,7 @@ def _recovers(
     recovery: Recovery,
     secret: str,
     views: Sequence[BoardView],
-    papers: Callable[[PluginSpec], tuple[Paper, ...]],
+    about: Callable[[PluginSpec], About],
 ) -> Question:
     return Question(
         id=question_id,
@@ -217,7 +223,7 @@ def _recovers(
         kind="Inversion",
         lower_is_better=True,
         extra_heads=("best epoch", "honest model"),
-        groups=_finders(views, recovery, papers),
+        groups=_finders(views, recovery, about),
         recovery=recovery,
     )
 
@@ -245,7 +251,7 @@ def count_text(seeds: int, samples: int) -> str:
 
 
 def _defenses(
-    views: Sequence[BoardView], title: str, papers: Callable[[PluginSpec], tuple[Paper, ...]]
+    views: Sequence[BoardView], title: str, about: Callable[[PluginSpec], About]
 ) -> tuple[Group, ...]:
     groups = []
     for view in views:
@@ -253,17 +259,17 @@ def _defenses(
         ranking = headline(view.board, rankings)
         if ranking is not None:
             every = max(len(one.rows) for one in rankings)
-            groups.append(_defense_group(view.board, ranking, every, papers))
+            groups.append(_defense_group(view.board, ranking, every, about))
     return tuple(groups)
 
 
 def _defense_group(
-    board: Board, ranking: Ranking, every: int, papers: Callable[[PluginSpec], tuple[Paper, ...]]
+    board: Board, ranking: Ranking, every: int, about: Callable[[PluginSpec], About]
 ) -> Group:
     by_defense = {identity(one.defense): one for one in ranking.contenders}
     kinds = {identity(column): family for column, family in board.columns}
     entries = tuple(
-        _defense_entry(board, ranking, line, by_defense[key], kinds[key], papers)
+        _defense_entry(board, ranking, line, by_defense[key], kinds[key], about)
         for line in ranking.lines + ranking.outside
         if (key := identity(line.cell.defense))
     )
@@ -293,6 +299,7 @@ def _defense_group(
         answer=_answer(ranking, every),
         notes=tuple(notes),
         calls=_calls(board, ranking.rows),
+        attacks=tuple(row.attack.name for row in ranking.rows),
         source=ranking,
     )
 
@@ -303,7 +310,7 @@ def _defense_entry(
     line: DefenseLine,
     one: Contender,
     family: str,
-    papers: Callable[[PluginSpec], tuple[Paper, ...]],
+    about: Callable[[PluginSpec], About],
 ) -> Entry:
     baseline = ranking.without.mean if ranking.without else None
     call = f", called by {line.way.call}" if len(line.by_way) > 1 and line.way.call else ""
@@ -327,7 +334,8 @@ def _defense_entry(
         n=count_text(one.measured(), samples_of(line.cell, line.way.metric)),
         flags=line.flags,
         pareto=line.pareto and line.holds,
-        papers=papers(line.cell.defense),
+        papers=about(line.cell.defense).papers,
+        needs=about(line.cell.defense).needs,
         troubles=_troubles(board, line.cell.defense),
         **_verified(board, line.cell.defense),
     )
@@ -358,7 +366,7 @@ def _answer(ranking: Ranking, every: int) -> Answer:
 def _finders(
     views: Sequence[BoardView],
     recovery: Recovery | None,
-    papers: Callable[[PluginSpec], tuple[Paper, ...]],
+    about: Callable[[PluginSpec], About],
 ) -> tuple[Group, ...]:
     """Of detectors without a ``recovery``."""
     groups = []
@@ -368,7 +376,7 @@ def _finders(
             if ranking.recovery != recovery:
                 continue
             entries = tuple(
-                _finder_entry(view.board, ranking, line, kinds, papers) for line in ranking.lines
+                _finder_entry(view.board, ranking, line, kinds, about) for line in ranking.lines
             )
             several = len(ranking.attacks) > 1
             what = f"{len(ranking.attacks)} attacks" if several else label(ranking.attacks[0])
@@ -382,6 +390,7 @@ def _finders(
                     answer=_finder_answer(ranking),
                     notes=(f"{ranking.metric}: {ranking.warning}.",) if ranking.warning else (),
                     calls=_calls(view.board, view.board.rows),
+                    attacks=tuple(row.attack.name for row in view.board.rows),
                     source=ranking,
                 )
             )
@@ -393,7 +402,7 @@ def _finder_entry(
     ranking: FinderRanking,
     line: FinderLine,
     kinds: dict[tuple[str, str], str],
-    papers: Callable[[PluginSpec], tuple[Paper, ...]],
+    about: Callable[[PluginSpec], About],
 ) -> Entry:
     inverts = ranking.recovery is not None
     guess = "no better than a constant image" if inverts else "no better than a guess"
@@ -418,7 +427,8 @@ def _finder_entry(
         n=count_text(line.worst.n, samples_of(line.cell, ranking.metric)),
         flags=line.flags,
         pareto=False,
-        papers=papers(line.cell.defense),
+        papers=about(line.cell.defense).papers,
+        needs=about(line.cell.defense).needs,
         troubles=_troubles(board, line.cell.defense),
         **_verified(board, line.cell.defense),
     )

@@ -9,18 +9,18 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
 
 from bench.errors import UserError
 from bench.record import Run
-from leaderboard import export
+from leaderboard import export, methods
 from leaderboard.board import Board, boards, identity
 from leaderboard.front import board_names
 from leaderboard.labels import label
-from leaderboard.methods import Paper, acts_on, calls, papers_of_attack, papers_of_defense
+from leaderboard.methods import Paper, calls, papers_of_attack, papers_of_defense
 from leaderboard.prose import Prose, read_prose
 from leaderboard.red_flags import flagged, with_flags
 from leaderboard.report import TEMPLATES, environment, render, write_files
@@ -38,12 +38,14 @@ _STYLES = ("board.css", "site.css")
 @dataclass(frozen=True)
 class Method:
     """A line of the page of methods. ``what``: what an attack is called by, or what a method acts
-    on; ``tested``: the boards, each as (id, name).
+    on; ``access``: what the attack alters, or what the method needs; ``tested``: the boards, each
+    as (id, name).
     """
 
     name: str
     family: str
     what: str
+    access: str
     papers: tuple[Paper, ...]
     tested: tuple[tuple[str, str], ...]
 
@@ -93,29 +95,33 @@ def _methods_page(runs: Sequence[Run], page_boards: Sequence[Board], nav: Nav) -
 
 
 def _attacks(page_boards: Sequence[Board]) -> list[Method]:
-    names, made = board_names(page_boards), dict[object, list[tuple[Board, Method]]]()
+    names, made = board_names(page_boards), dict[object, list[Method]]()
+    words = methods.described(methods.runs_of(page_boards))
     for board in page_boards:
         for row in (row for row in board.rows if row.attack.name != "none"):
             method = Method(
                 name=label(row.attack),
                 family="attack",
                 what=", ".join(calls(board, row)),
+                access=methods.alters(row.attack.name, words),
                 papers=papers_of_attack(board, row),
                 tested=((board.id, names[board.id]),),
             )
-            made.setdefault(identity(row.attack), []).append((board, method))
-    return [_together([method for _, method in every]) for every in made.values()]
+            made.setdefault(identity(row.attack), []).append(method)
+    return [_together(every) for every in made.values()]
 
 
 def _methods(page_boards: Sequence[Board]) -> list[Method]:
     names, made = board_names(page_boards), dict[object, list[Method]]()
+    words = methods.described(methods.runs_of(page_boards))
     for board in page_boards:
         for column, family in board.columns:
             if column.name != "none":
                 method = Method(
                     name=label(column),
                     family=family,
-                    what=acts_on(family),
+                    what=methods.acts_on(family),
+                    access=methods.needs(column.name, words),
                     papers=papers_of_defense(page_boards, identity(column)),
                     tested=((board.id, names[board.id]),),
                 )
@@ -129,7 +135,7 @@ def _together(every: Sequence[Method]) -> Method:
     whats = dict.fromkeys(what for method in every for what in method.what.split(", ") if what)
     cited = dict.fromkeys(paper for method in every for paper in method.papers)
     tested = dict.fromkeys(board for method in every for board in method.tested)
-    return Method(one.name, one.family, ", ".join(whats), tuple(cited), tuple(tested))
+    return replace(one, what=", ".join(whats), papers=tuple(cited), tested=tuple(tested))
 
 
 def _page(prose: Prose, nav: Nav) -> str:

@@ -14,9 +14,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.record import Metric, PluginSpec, Record, Run
+from bench.record import Metric, PluginSpec, Record, Run, methods_of
 from bench.results import Submitted, read_source
 from bench.text import one_line
+from bench.words import MethodWords
+from leaderboard import methods
 from leaderboard.board import by_weight, identity
 from leaderboard.labels import label
 
@@ -81,9 +83,25 @@ def _apart(runs: Sequence[Run]) -> list[Run]:
         records = [(folder, _renamed(record, run.column, name)) for folder, record in run.records]
         line = f"{run.column} of bundle {run.bundle} is shown as {name}, beside another of its name"
         apart.append(
-            dataclasses.replace(run, records=records, problems=(*run.problems, one_line(line, 400)))
+            dataclasses.replace(
+                run,
+                records=records,
+                methods=(*run.methods, *_words(run, name)),
+                problems=(*run.problems, one_line(line, 400)),
+            )
         )
     return apart
+
+
+def _words(run: Submitted, name: str) -> tuple[MethodWords, ...]:
+    """What the run says of its column, under the column's new ``name``."""
+    words = methods.described([run])
+    needs = methods.all_needs(run.column, words)
+    if needs is None:
+        return ()
+    sentences = words[run.column].sentences if run.column in words else ()
+    made = {"name": name, "sentences": [*sentences], "alters": [], "needs": sorted(needs)}
+    return methods_of([made])
 
 
 def _clash(

@@ -43,7 +43,7 @@ CLASSIFIER_RATE = "classifier_asr"
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """A defense or detector under one metric. ``head``: its name, with the parameters only where
-    the name alone is another column's too.
+    the name alone is another column's too; ``needs``: as :func:`leaderboard.methods.needs`.
     """
 
     spec: PluginSpec
@@ -52,16 +52,12 @@ class Column:
     head: str
     params: str
     papers: tuple[Paper, ...]
+    needs: str
 
     @property
     def control(self) -> bool:
         """Whether it is no defense."""
         return self.family == "control"
-
-    @property
-    def acts_on(self) -> str:
-        """What its family replaces or judges."""
-        return methods.acts_on(self.family)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +181,7 @@ def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
             for metric in recovered or _metrics_of(board, family):
                 specs.setdefault((identity(spec), metric), (spec, family))
     names = shortened_defenses(spec for spec, _ in specs.values())
+    words = methods.described(methods.runs_of(boards))
     order = (ASR, CLASSIFIER, DETECTION, POPULATION, *RECOVERED)
     columns = [
         Column(
@@ -193,6 +190,7 @@ def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
             metric=metric,
             **_head(names[identity(spec)]),
             papers=methods.papers_of_defense(boards, key),
+            needs=methods.needs(spec.name, words),
         )
         for (key, metric), (spec, family) in specs.items()
     ]

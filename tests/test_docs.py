@@ -298,6 +298,7 @@ def test_every_field_of_the_boards_files_is_explained() -> None:
     written = {
         "`report.json`": [document],
         "A run": document["runs"],
+        "A method": [method for run in document["runs"] for method in run["methods"]],
         "A record": records,
         "A metric": [metric for record in records for metric in record["metrics"].values()],
         "A published number": document["published"],

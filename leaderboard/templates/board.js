@@ -67,14 +67,14 @@
     for (const table of document.querySelectorAll("table.entries")) {
       let any = false;
       for (const group of table.tBodies) {
-        const inside = has(group, "testbed") && has(group, "calls");
+        const inside = ["testbed", "calls", "alters"].every((name) => has(group, name));
         const named = view.text && contains(group.rows[0]);
         const entries = [...group.rows].slice(1);
         const controls = entries.filter((row) => row.classList.contains("control"));
         let left = 0;
         for (const row of entries) {
           if (controls.includes(row)) continue;
-          row.hidden = !(inside && ["acts", "family", "year", "status"].every((name) => has(row, name)) && (named || contains(row)));
+          row.hidden = !(inside && ["needs", "family", "year", "status"].every((name) => has(row, name)) && (named || contains(row)));
           total += 1;
           left += row.hidden ? 0 : 1;
         }
@@ -99,13 +99,13 @@
       return view[name] ? { columns: columns.some(Boolean) ? columns : rows.some(Boolean) ? null : columns, rows: rows.some(Boolean) ? rows : null } : { columns: null, rows: null };
     };
     const year = free("year", (one) => has(one, "year")), word = free("text", contains);
-    const columns = heads.map((head, index) => head.classList.contains("control") || (["acts", "family", "status"].every((name) => has(head, name)) && (year.columns?.[index] ?? true) && (word.columns?.[index] ?? true)));
+    const columns = heads.map((head, index) => head.classList.contains("control") || (["needs", "family", "status"].every((name) => has(head, name)) && (year.columns?.[index] ?? true) && (word.columns?.[index] ?? true)));
     const troubled = ["failed", "skipped"].includes(view.status);
     let visible = 0, total = 0;
     lines.forEach((line, number) => {
       const cells = [...line.cells].slice(1);
       const met = !troubled || cells.some((cell, index) => columns[index] && cell.dataset.s === view.status);
-      line.hidden = !(has(line.parentElement, "testbed") && has(line, "calls") && (year.rows?.[number] ?? true) && (word.rows?.[number] ?? true) && met);
+      line.hidden = !(has(line.parentElement, "testbed") && has(line, "calls") && has(line, "alters") && (year.rows?.[number] ?? true) && (word.rows?.[number] ?? true) && met);
       cells.forEach((cell, index) => {
         cell.hidden = !columns[index];
         total += cell.dataset.v ? 1 : 0;

@@ -54,6 +54,22 @@ DEFENSES = (
 )
 #: As a run carries it: what every measurement of ours declares.
 DECLARED = [words.to_json() for words in measurements.declared()]
+#: Likewise, what plugins are; the last as older runs have it. Of one detector nothing is known.
+METHODS: list[Any] = [
+    *(
+        {"name": name, "sentences": [], "alters": alters, "needs": []}
+        for name, alters in (("badnets", ["data"]), ("baddiffusion", ["data", "objective"]))
+    ),
+    *(
+        {"name": name, "sentences": [], "alters": [], "needs": needs}
+        for name, needs in (
+            ("clip_x0", []), ("clip_xt", []), ("finetune", ["clean data", "weights"]),
+            ("anp", ["clean data", "queries", "weights"]), ("train_on_generated", ["queries"]),
+            ("diffusion_classifier", ["weights"]), ("noise_shift", []),
+        )
+    ),
+    {"name": "strip", "sentences": ["What its user must have: classifier and training data."]},
+]  # fmt: skip
 PROTOCOL = "8b1f0c2d9e3a4756"
 VACUOUS = Flag("vacuous-threshold", "asr_field", "vacuous threshold, clean or constant images pass")
 #: (ASR, FID) by defense, before noise.
@@ -452,7 +468,7 @@ def write_store(
         "suite": suite, "description": ("BadDiffusion against clipping, fine-tuning and neuron "
                                        "pruning on real digits."),
         "started": "2026-11-21T09:00:00+00:00", "finished": "2026-11-21T09:11:40+00:00",
-        "counts": counts, "cells": cells, "metrics": DECLARED,
+        "counts": counts, "cells": cells, "metrics": DECLARED, "methods": METHODS,
     }  # fmt: skip
     (store / "runs").mkdir(parents=True)
     (store / "runs" / f"{suite}.json").write_text(json.dumps(run))

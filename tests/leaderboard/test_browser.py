@@ -474,6 +474,34 @@ def test_filters_narrow_rankings_and_matrix_and_keep_their_address(
     assert "of" in page.locator("#count").inner_text()
 
 
+def test_access_and_threat_model_are_filters(visit: Callable[..., Any], class_board: Path) -> None:
+    """What can be used by who has no more than is chosen, against who alters no more; of what is
+    not known nothing is claimed. In the address, too.
+    """
+    page = visit(board=class_board)
+
+    def heads(page: Any) -> set[str]:
+        return {*page.locator(".whole thead th:visible .sort").all_inner_texts()} - {"attack"}
+
+    page.locator("select[data-filter=needs]").select_option("weights")
+    usable = {"no defense", "clip_x0", "train_on_generated", "diffusion_classifier"}
+    assert usable <= heads(page) <= usable | {"noise_shift"}
+    arrives(page, "#needs=weights")
+    page.locator("#reset").click()
+    page.locator("select[data-filter=alters]").select_option("data")
+    lines = page.locator(".whole tbody[data-testbed] tr:visible th").all_inner_texts()
+    assert any("badnets" in line for line in lines)
+    assert not any("baddiffusion" in line for line in lines)
+    view = "#alters=data&needs=classifier%2C%20training%20data"
+    again = visit(board=class_board, suffix=view)
+    assert again.locator("select[data-filter=needs]").input_value() == "classifier, training data"
+    assert any(head.startswith("clip_xt<script>") or head == "strip" for head in heads(again))
+    assert "cognitive_distillation" not in heads(again)
+    row = again.locator("#finds tr.entry", has_text="classifier, training data")
+    again.locator("a.ask", has_text="Finds").click()
+    assert row.first.locator("td.needs").inner_text() == "classifier, training data"
+
+
 def test_a_cell_keeps_the_view_it_was_opened_from(visit: Callable[..., Any]) -> None:
     """The address of the two together opens both; closing leaves the view."""
     page = visit(suffix="#family=sampler")

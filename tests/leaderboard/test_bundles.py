@@ -121,10 +121,41 @@ def test_other_numbers_of_a_name_stand_beside_it_under_the_bundles(
     )
     known = entries(runs)
     assert known[COLUMN] == ("", "") and known[f"{COLUMN}@their-best"] == ("2", "their-best")
+    needs = {
+        column.spec.name: column.needs
+        for column in front([board_view(board) for board in boards(runs)])["whole"].columns
+    }
+    assert needs[COLUMN] == needs[f"{COLUMN}@their-best"] == "nothing"
     text = render(runs)
     assert line in text and 'data-key="level"' in text
     assert re.search(r'class="num level" data-v="2"[^>]*title="bundle their-best">2</td>', text)
     assert "Submitted as the bundle their-best, verified to level 2 of 3." in text
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        (
+            {"sentences": ["What its user must have: clean data and weights."]},
+            "clean data, weights",
+        ),
+        ({"sentences": ["It clips."]}, "nothing"),
+        ({"sentences": ["It clips."], "alters": [], "needs": ["base weights"]}, "base weights"),
+        ({"sentences": ["It clips."], "alters": [], "needs": ["<img src=x onerror=a()>"]}, ""),
+        ({"sentences": ["What its user must have: <img src=x onerror=a()>."]}, "nothing"),
+    ],
+)
+def test_what_a_bundle_says_of_its_column_is_read_in_old_form_and_new(bundle, words, needs) -> None:
+    """Nothing of it becomes markup, and what cannot be read is not known."""
+    folder = bundle("theirs")
+    account = folder / "data" / "run.json"
+    data = json.loads(account.read_text())
+    account.write_text(json.dumps(data | {"methods": [{"name": COLUMN} | words]}))
+    runs = read([folder])
+    views = [board_view(board) for board in boards(runs)]
+    columns = {column.spec.name: column.needs for column in front(views)["whole"].columns}
+    assert columns[COLUMN] == needs
+    assert "<img src=x" not in render(runs)
 
 
 def test_a_control_of_a_bundle_replaces_none(store: Path, bundle) -> None:

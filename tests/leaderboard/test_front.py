@@ -487,6 +487,57 @@ def test_menus_offer_what_there_is(store: Path, class_store: Path) -> None:
     assert "control" not in facets["family"] and len(facets["testbed"]) == len(every)
 
 
+def test_what_a_method_needs_and_an_attack_alters_stand_on_the_board(
+    store: Path, class_store: Path
+) -> None:
+    """As the runs say, not guessed from a family: repairs read "weights" whatever they needed."""
+    every = boards([*read_runs(store), *read_runs(class_store)])
+    variables = front([board_view(board) for board in every])
+    needs = {
+        "none": "",
+        **{"clip_x0": "nothing", "clip_xt": "nothing", "noise_shift": "nothing"},
+        **{"finetune": "clean data, weights", "anp": "clean data, weights"},
+        **{"train_on_generated": "queries", "diffusion_classifier": "weights"},
+        **{"strip": "classifier, training data", "cognitive_distillation": ""},
+    }
+    columns = variables["whole"].columns
+    assert {column.spec.name: column.needs for column in columns} == needs
+    entries = [
+        entry
+        for one in variables["asked"]
+        for group in one.question.groups
+        for entry in group.entries
+    ]
+    assert entries and all(entry.needs == needs[entry.cell.defense.name] for entry in entries)
+    facets = {key: values for key, _, values in variables["facets"]}
+    assert facets["alters"] == ["data", "data, objective"] and "acts" not in facets
+    assert facets["needs"] == [
+        *("nothing", "queries", "weights", "classifier, training data", "clean data, weights")
+    ]
+    about = {
+        column.spec.name: definition.lines
+        for column, definition in zip(columns, variables["column_definitions"], strict=True)
+    }
+    assert ("Needs", "clean data, weights") in about["finetune"]
+    assert variables["attackers"](["badnets"]) == ["data", "data, objective"]
+    assert variables["attackers"](["baddiffusion", "none", "unheard-of"]) == ["data, objective"]
+    defenders = variables["defenders"]
+    assert defenders("queries") == ["queries", "weights", "clean data, weights"]
+    assert defenders("weights") == ["weights", "clean data, weights"]
+    assert defenders("nothing") == facets["needs"] and defenders("") == []
+
+
+def test_several_defenses_at_once_need_what_each_needs(store: Path) -> None:
+    """Of a part that no run describes nothing is claimed; and a name may be anything."""
+    words = methods.described(read_runs(store))
+    assert methods.needs("finetune + clip_x0", words) == "clean data, weights"
+    assert methods.needs("train_on_generated + finetune", words) == "clean data, weights"
+    assert methods.needs("finetune + unheard_of", words) == ""
+    assert methods.needs(" + ".join(["finetune"] * 900) + " + \x1b", words) == ""
+    assert methods.needs(" + ".join(["finetune"] * 900), words) == "clean data, weights"
+    assert methods.needs("none", words) == methods.alters("none", words) == ""
+
+
 def test_a_flag_is_beside_the_number_it_is_about() -> None:
     """In the ranking and in the matrix."""
     flag = Flag("vacuous-threshold", "asr", "vacuous threshold, everything passes")

@@ -183,6 +183,9 @@ def test_json_gives_every_record_back(store: Path, tmp_path: Path) -> None:
     """What is downloaded is what was measured, and what the board itself warns of."""
     build(store, tmp_path / "board.html")
     (run,) = json.loads((tmp_path / "board.json").read_text(encoding="utf-8"))["runs"]
+    (strip,) = [one for one in run["methods"] if one["name"] == "strip"]
+    needs = ["classifier", "training data"]
+    assert strip == {"name": "strip", "sentences": [], "alters": [], "needs": needs}
     read = [_as_measured(Record.from_json(json.dumps(data))) for data in run["records"]]
     assert sorted(record.to_json() for record in read) == sorted(
         record.to_json() for _, record in read_runs(store)[0].records
@@ -206,6 +209,14 @@ def test_csv_is_tidy_and_exact(store: Path, tmp_path: Path) -> None:
         if metric.value is not None
     )
     assert sorted(float(row["value"]) for row in rows if row["value"]) == wanted
+    assert {row["defense_needs"] for row in rows if row["defense"] == "none"} == {""}
+    assert {row["defense_needs"] for row in rows if row["defense"] == "clip_x0"} == {"nothing"}
+    assert {row["defense_needs"] for row in rows if row["defense"] == "finetune"} == {
+        "clean data, weights"
+    }
+    assert {(row["attack"], row["attack_alters"]) for row in rows if row["attack"] != "none"} >= {
+        ("baddiffusion", "data, objective")
+    }
     where = {"metric": "asr[noise]", "defense": "clip_x0", "attack": "baddiffusion", "seed": "2"}
     matching = [row for row in rows if where.items() <= row.items()]
     assert len(matching) == 2

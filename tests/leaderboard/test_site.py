@@ -163,6 +163,9 @@ def test_methods_have_their_boards_and_papers(site: Path) -> None:
     page, board = Page(text), Page((site / "index.html").read_text(encoding="utf-8"))
     for name in ("clip_x0", "clip_xt", "finetune", "anp", "baddiffusion"):
         assert name in text.replace("<wbr>", "")
+    for cells in ("sampling steps</td><td>nothing", "weights</td><td>clean data, weights"):
+        assert f"<td>{cells}</td>" in text
+    assert re.search(r"<td>[^<]*noise[^<]*</td><td>data, objective</td>", text)
     linked = [link.partition("#")[2] for link in page.links if link.startswith("index.html#")]
     assert linked and set(linked) <= set(board.ids)
 
