@@ -43,7 +43,7 @@ def reporting(
     plans: Sequence[Plan], executor: Engine, show: Callable[[Progress], None] | None
 ) -> Iterator[None]:
     """Calls ``show`` in a thread while the context lasts and stages are left to be made; an error
-    of it is a line for the user, and ends nothing.
+    of it is a line for the user and ends no run. After an ``OSError`` it is called again.
     """
     if show is None:
         yield
@@ -74,24 +74,33 @@ class _Live(threading.Thread):
         try:
             self._report()
         except Exception as error:
-            words = one_line(message_of(error) or type(error).__name__)
-            self.executor.reporter.note(f"the board is written at the end only: {words}")
+            self._note("the board is written at the end only", error)
+
+    def _note(self, what: str, error: Exception) -> None:
+        words = one_line(message_of(error) or type(error).__name__)
+        self.executor.reporter.note(f"{what}: {words}")
 
     def _report(self) -> None:
         waiting, _ = self.executor.scheduler.state()
         self.durations = Durations(self.executor.store.manifests() if waiting else ())
-        every, last, before = EVERY, float("-inf"), -1
+        every, last, before, told = EVERY, float("-inf"), -1, False
         while waiting and not self.over.is_set():
             coming = sum(cell.stage in waiting for plan in self.plans for cell in plan.cells)
             age = time.monotonic() - last
             if (age >= every and coming != before) or age >= max(every, QUIET):
                 began = time.thread_time()
-                self.show(self._progress(waiting, every))
+                try:
+                    self.show(self._progress(waiting, every))
+                    before = coming
+                except OSError as error:  # a disk may be full for a moment
+                    if not told:
+                        self._note("the board could not be written, and is tried again", error)
+                    told, before = True, -1
                 cost = time.thread_time() - began
                 # The slots of a cluster are not this machine's.
                 cores = min(len(self.executor.slots), available_cores())
                 every = max(EVERY, cost / (SHARE * cores))
-                last, before = time.monotonic(), coming
+                last = time.monotonic()
             self.over.wait(POLL_SECONDS)
             waiting = self.executor.scheduler.state()[0]
 

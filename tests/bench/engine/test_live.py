@@ -70,11 +70,27 @@ def test_a_finished_run_reports_nothing(matrix):
 
 def test_an_error_of_the_board_is_one_line(matrix, monkeypatch):
     def fails(report):
-        raise OSError("no\nspace")
+        raise ValueError("no\ngood")
 
     outcome, reporter = run(matrix, fails)
     assert outcome.counts["ok"] == 6
-    assert reporter.keys("note") == ["the board is written at the end only: no space"]
+    assert reporter.keys("note") == ["the board is written at the end only: no good"]
+
+
+def test_a_disk_that_is_full_for_a_moment_ends_no_page(matrix, monkeypatch):
+    """It went without news until the end, and called a run that lived dead."""
+    monkeypatch.setattr(live, "EVERY", 0.1)
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.02)
+    reports = []
+
+    def fails_twice(report):
+        reports.append(report)
+        if len(reports) <= 2:
+            raise OSError("no\nspace")
+
+    outcome, reporter = run(matrix, fails_twice)
+    assert outcome.counts["ok"] == 6 and len(reports) >= 4
+    assert reporter.keys("note") == ["the board could not be written, and is tried again: no space"]
 
 
 def test_whatever_ends_a_run_ends_its_page(lab, monkeypatch):
