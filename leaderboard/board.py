@@ -423,7 +423,7 @@ def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
     ]
     lines = sorted(anchors.items(), key=lambda item: (item[0][0], item[0][1] or ("", "")))
     return Board(
-        id=f"board-{_slug(label(testbed))}-{_digest(identity(testbed), protocol)}",
+        id=f"board-{_slug(label(testbed))}-{digest(identity(testbed), protocol)}",
         testbed=testbed,
         protocol=protocol,
         rows=_rows(cells.values()),
@@ -528,7 +528,7 @@ def _cell(protocol: str, entries: list[Entry], own: PluginSpec | None, names: Vo
     who = label(record.attack) if not record.probe else f"no attack {label(record.probe)}"
     kinds = sorted(entry.record.kind for entry in entries if entry.record.kind)
     what = "models" if record.kind == POPULATION else "cell"
-    slug = f"{what}={_slug(who)}-{_slug(label(record.defense))}-{_digest(*parts)}"
+    slug = f"{what}={_slug(who)}-{_slug(label(record.defense))}-{digest(*parts)}"
     return Cell(
         id=slug,
         attack=record.attack,
@@ -576,7 +576,8 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "x"
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
+    """Short, and the same in every run and on every page."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 

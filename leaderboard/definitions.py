@@ -6,14 +6,15 @@ which direction is good.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leaderboard.board import Board
 from leaderboard.bootstrap import DRAWS
 from leaderboard.contenders import end_points, fid_name
+from leaderboard.finders import FinderRanking
 from leaderboard.inversions import Recovery
-from leaderboard.labels import label, short_label
+from leaderboard.labels import label
 from leaderboard.methods import NOTHING, acts_on
 from leaderboard.names import Words
 from leaderboard.panel import Panel
@@ -24,11 +25,39 @@ from leaderboard.whole import ASR, CLASSIFIER, DETECTION, POPULATION, RECOVERED,
 
 _LOWER, _HIGHER = "Lower is better for the defender.", "Higher is better for the defender."
 _SHARE = "95 % over seeds, Korn and Graubard’s for shares: never of no width, never outside 0 to 1."
+_SHARED = "If it holds 0 the two share a rank (=). Not corrected for the number of comparisons."
 _PAIRED = (
     "The 95 % interval of the difference, paired by seed (and by sample where its outcomes are "
-    "known), by Student’s t with the sampling variance as its floor. If it holds 0 the two share "
-    "a rank (=). Not corrected for the number of comparisons."
+    f"known), by Student’s t with the sampling variance as its floor. {_SHARED}"
 )
+#: Of detectors, of which no outcome of a single sample is known.
+_BY_SEED = (
+    "The 95 % interval of the difference, paired by seed and not by sample, by Student’s t with "
+    f"the sampling variance as its floor. {_SHARED}"
+)
+#: Of inversions: an error has no samples to count.
+_LOGARITHMS = (
+    "The 95 % interval of the difference of the ratios’ logarithms, paired by seed, by Student’s "
+    f"t. {_SHARED}"
+)
+#: By the kind of a question's entries: the test for ties, and what the rank interval draws.
+_TESTS = {
+    "Defense": (_PAIRED, "seeds, then samples, the same for every entry"),
+    "Detector": (_BY_SEED, "seeds, the same for every entry, then samples, each entry’s own"),
+    "Inversion": (_LOGARITHMS, "seeds alone, the same for every entry"),
+}
+#: A detector's rate, by whether its threshold was fixed beforehand.
+_FOUND = {
+    True: "at a threshold fixed beforehand on clean held-out data at 1 % false alarms",
+    False: (
+        "at the threshold that has 1 % false alarms on the very data that is judged, which no "
+        "defender can choose"
+    ),
+}
+_FIXED_ON = {
+    True: "clean held-out data, as an owner could",
+    False: "the clean ones among those judged",
+}
 #: Parameters of a testbed that say how images are drawn, with words for them.
 _DRAWING = (
     ("sampler", "{}"),
@@ -74,13 +103,16 @@ class Definition:
     lines: tuple[tuple[str, str], ...]
 
 
-def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Definition]:
-    """Of each column of its ranking, by the column's key."""
+def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Definition]:
+    """Of each column of its ranking, by the column's key; ``called``: the boards' names, by id."""
+    boards = list({group.board.id: group.board for group in question.groups}.values())
+    drawn = _drawn(boards, called)
     if question.recovery:
         worst = _error(question.recovery)
+    elif question.kind == "Detector":
+        worst = _detected(question, called, drawn)
     else:
-        of_rate = {"stops": _asr, "classifies": _classifier, "finds": _detected}
-        worst = of_rate[question.id](boards)
+        worst = _asr(boards, drawn) if question.id == "stops" else _classifier(drawn)
     each = ", each at the call that works best" if question.kind == "Defense" else ""
     means = f"The mean over the attacks{each}. It ranks nothing."
     texts: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
@@ -96,7 +128,7 @@ def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Defini
         ),
         "worst": (f"{question.short}, worst over attacks", (*worst, *_drawing(question))),
         "mean": (f"{question.short}, mean over attacks", (("What it is", means), worst[1])),
-        **{f"extra{i}": _extra(head, boards) for i, head in enumerate(question.extra_heads)},
+        **{f"extra{i}": _extra(head, boards, drawn) for i, head in enumerate(question.extra_heads)},
         "time": (
             "Run time",
             (
@@ -115,7 +147,7 @@ def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Defini
                 (
                     "What it is",
                     "The fewest seeds any attack was measured with, and the samples behind the "
-                    "number of one seed. A rank needs three seeds.",
+                    "number of one seed. A failed seed has none. A rank needs three seeds.",
                 ),
             ),
         ),
@@ -132,26 +164,34 @@ def of_question(question: Question, boards: Sequence[Board]) -> dict[str, Defini
     }
 
 
-def of_column(column: Column, index: int, boards: Sequence[Board]) -> Definition:
-    """Of one column of the whole matrix."""
+def of_column(column: Column, boards: Sequence[Board], called: Mapping[str, str]) -> Definition:
+    """Of one column of the whole matrix; ``called`` as in :func:`of_question`."""
     who = "No defense: the control of every row." if column.control else label(column.spec)
     if column.metric in RECOVERED:
         lines = _inversion(RECOVERED[column.metric])
     else:
-        of_rate = {ASR: _asr, CLASSIFIER: _classifier, DETECTION: _auroc, POPULATION: _models}
-        lines = of_rate[column.metric](boards)
+        drawn = _drawn(boards, called)
+        lines = {
+            ASR: _asr(boards, drawn),
+            CLASSIFIER: _classifier(drawn),
+            DETECTION: _auroc(drawn),
+            POPULATION: _models(),
+        }[column.metric]
     about = [("Column", who)]
     if not column.control:
         about += [("Family", column.family), ("Acts on", acts_on(column.family))]
         about.append(("Needs", column.needs or "not declared in the records’ run"))
     if column.papers:
         about.append(("Paper", "; ".join(f"{one.title} ({one.short})" for one in column.papers)))
-    return Definition(f"def-column-{index}", column.metric, (*about, *lines))
+    return Definition(f"def-{column.key}", column.metric, (*about, *lines))
 
 
-def _asr(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+def _asr(boards: Sequence[Board], drawn: str) -> tuple[tuple[str, str], ...]:
     points = [p for board in boards for p in end_points(board) if not p.higher_is_better]
-    rates = "; or ".join(dict.fromkeys(point.rate for point in points))
+    # A board of failures has no metric that says what was aimed at.
+    rates = "; or ".join(dict.fromkeys(point.rate for point in points)) or (
+        "the share of triggered samples that come out as the adversary wants"
+    )
     return (
         ("What it is", f"{rates[:1].upper()}{rates[1:]}. The call that works best counts."),
         ("Direction", _LOWER),
@@ -161,7 +201,7 @@ def _asr(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
             "Real images and the best flat image fix how near the target a sample must come, a "
             "trigger or evaluation classifier trained apart where there is no target image.",
         ),
-        ("Samples and steps", _drawn(boards)),
+        ("Samples and steps", drawn),
         ("Interval", _SHARE),
         ("Ties", _PAIRED),
     )
@@ -178,7 +218,7 @@ def _drawing(question: Question) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _classifier(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+def _classifier(drawn: str) -> tuple[tuple[str, str], ...]:
     return (
         (
             "What it is",
@@ -188,13 +228,13 @@ def _classifier(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
         ("Direction", _LOWER),
         ("Out of", "Held-out images of all other classes, stamped with the trigger."),
         ("Reference set", "Held-out images that nobody trained on; accuracy is on them unstamped."),
-        ("Samples and steps", _drawn(boards)),
+        ("Samples and steps", drawn),
         ("Interval", _SHARE),
         ("Ties", _PAIRED),
     )
 
 
-def _auroc(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+def _auroc(drawn: str) -> tuple[tuple[str, str], ...]:
     return (
         (
             "What it is",
@@ -208,29 +248,42 @@ def _auroc(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
             "On the training set the rows the adversary changed; on generated images the trigger "
             "classifier’s verdict; for noise and prompts the adversary’s against users’.",
         ),
-        ("Samples and steps", _drawn(boards)),
+        ("Samples and steps", drawn),
         ("Interval", _SHARE),
-        ("Ties", "AUROC ranks nothing; detectors are ranked at a threshold fixed beforehand."),
+        (
+            "Ties",
+            "AUROC ranks nothing; detectors are ranked by the share they find at 1 % false alarms.",
+        ),
     )
 
 
-def _detected(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+def _detected(
+    question: Question, called: Mapping[str, str], drawn: str
+) -> tuple[tuple[str, str], ...]:
+    late = {}
+    for group in question.groups:
+        # What a detector's ranking warns of is that its threshold was not fixed beforehand.
+        assert isinstance(group.source, FinderRanking)
+        if group.source.warning:
+            late[f"{called[group.board.id]}, judging {group.subject}"] = group
+
+    def told(texts: Mapping[bool, str]) -> str:
+        if not late or len(late) == len(question.groups):
+            return texts[not late]
+        return f"{texts[True]}; but {texts[False]} on {'; '.join(late)}"
+
     return (
-        (
-            "What it is",
-            "The share of the poisoned that is found at a threshold fixed beforehand on clean "
-            "held-out data at 1 % false alarms.",
-        ),
+        ("What it is", f"The share of the poisoned that is found {told(_FOUND)}."),
         ("Direction", _HIGHER),
         ("Out of", "All poisoned ones judged. A seed that failed counts as finding nothing."),
-        ("Reference set", "Clean held-out data fix the threshold, as an owner could."),
-        ("Samples and steps", _drawn(boards)),
+        ("Reference set", f"The threshold is fixed on {told(_FIXED_ON)}."),
+        ("Samples and steps", drawn),
         ("Interval", _SHARE),
-        ("Ties", _PAIRED),
+        ("Ties", _BY_SEED),
     )
 
 
-def _models(boards: Sequence[Board]) -> tuple[tuple[str, str], ...]:
+def _models() -> tuple[tuple[str, str], ...]:
     return (
         ("What it is", "The chance that a backdoored model scores above an honest one."),
         ("Direction", _HIGHER),
@@ -266,7 +319,7 @@ def _error(recovery: Recovery) -> tuple[tuple[str, str], ...]:
         ("Out of", f"All pixels of the {what}, in [0, 1]."),
         ("Reference set", f"The true {what}; {beaten}."),
         ("Interval", "95 % over seeds, Student’s t on the logarithm."),
-        ("Ties", "Student’s t on the logarithms’ difference, paired by seed."),
+        ("Ties", _LOGARITHMS),
     )
 
 
@@ -280,19 +333,22 @@ def _rank(question: Question) -> tuple[tuple[str, str], ...]:
         "Detector": "Ranked if it finds more than it would flag of anything, against every attack.",
         "Inversion": "Ranked if its error is below a constant image’s, against every attack.",
     }
+    ties, over = _TESTS[question.kind]
     return (
         ("What it is", beats.get(question.kind, held)),
         (
             "Below it",
-            "The ranks that other seeds and samples might have given, by the rate alone: 95 % of "
-            f"{DRAWS:,} bootstrap draws over seeds, then samples, the same for every entry.",
+            "The ranks that other draws might have given, by the number ranked by alone: 95 % of "
+            f"{DRAWS:,} bootstrap draws over {over}.",
         ),
-        ("Ties", _PAIRED),
+        ("Ties", ties),
         ("Compared", "Only inside one testbed and protocol; never across them."),
     )
 
 
-def _extra(head: str, boards: Sequence[Board]) -> tuple[str, tuple[tuple[str, str], ...]]:
+def _extra(
+    head: str, boards: Sequence[Board], drawn: str
+) -> tuple[str, tuple[tuple[str, str], ...]]:
     fids = sorted({name for board in boards if (name := fid_name(board))})
     texts = {
         "FID added": (
@@ -305,7 +361,7 @@ def _extra(head: str, boards: Sequence[Board]) -> tuple[str, tuple[tuple[str, st
                 ),
                 ("Direction", _LOWER),
                 ("Measured by", ", ".join(fids) or "no FID was measured"),
-                ("Samples and steps", f"{_counted(boards)}; {_drawn(boards)}"),
+                ("Samples and steps", f"{_counted(boards)}; {drawn}"),
                 ("Reference set", "The whole clean training set, in the extractor’s features."),
                 ("Interval", "95 % over seeds, Student’s t."),
             ),
@@ -323,10 +379,13 @@ def _extra(head: str, boards: Sequence[Board]) -> tuple[str, tuple[tuple[str, st
             "False alarms",
             (
                 ("What it is", "The share of clean ones above the same threshold, highest."),
-                ("Direction", f"{_LOWER} The threshold was fixed for 1 %."),
+                (
+                    "Direction",
+                    f"{_LOWER} The threshold was fixed for 1 %; a dash where it was not.",
+                ),
             ),
         ),
-        "AUROC": ("AUROC, worst over attacks", _auroc(boards)),
+        "AUROC": ("AUROC, worst over attacks", _auroc(drawn)),
         "best epoch": (
             "Error of the best epoch",
             (("What it is", "Chosen with the truth in hand, which no defender has: optimistic."),),
@@ -339,14 +398,14 @@ def _extra(head: str, boards: Sequence[Board]) -> tuple[str, tuple[tuple[str, st
     return texts[head]
 
 
-def _drawn(boards: Sequence[Board]) -> str:
+def _drawn(boards: Sequence[Board], called: Mapping[str, str]) -> str:
     """How each testbed draws its images, as it declares it; the samples stand in every cell."""
-    texts = {}
+    texts = []
     for board in boards:
         params = board.testbed.params
         drawn = [words.format(params[key]) for key, words in _DRAWING if _plain(params.get(key))]
-        texts[short_label(board.testbed)] = ", ".join(drawn) or "not declared"
-    return "; ".join(f"{name}: {text}" for name, text in texts.items())
+        texts.append(f"{called[board.id]}: {', '.join(drawn) or 'not declared'}")
+    return "; ".join(texts)
 
 
 def _counted(boards: Sequence[Board]) -> str:

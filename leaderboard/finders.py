@@ -46,7 +46,8 @@ class FinderLine:
     """A line. ``finds``: more than chance; ``rank`` is empty where it does not, or where ``note``
     says why it cannot be ranked; ``ranks``: its interval. ``worst``: a detector's rate, or an
     inversion's error as a share of the best constant image's, against ``attack``, where it does
-    worst; ``mean``: over the attacks. ``beside``: further numbers as (value, interval).
+    worst; ``mean``: over the attacks; ``seeds``: the fewest an attack was measured with.
+    ``beside``: further numbers as (value, interval).
     """
 
     cell: Cell
@@ -56,6 +57,7 @@ class FinderLine:
     worst: Interval
     attack: PluginSpec
     mean: float
+    seeds: int
     beside: tuple[tuple[str, str], ...]
     flags: tuple[str, ...]
     note: str
@@ -191,6 +193,7 @@ def _detector_lines(
             attack=rows[entry.worst()].named,
             mean=math.fsum(values := [_mean(rates) for rates in entry.rates.values() if rates])
             / len(values),
+            seeds=entry.measured(),
             beside=_auroc(entry, subject, alarms[index])
             if fixed
             else _auroc(entry, subject, None)[1:],
@@ -430,6 +433,7 @@ def _inversion_lines(
             worst=_interval_of_logs(logs[index]),
             attack=attack,
             mean=math.fsum(math.exp(_log_mean(one)) for one in ratios.values()) / len(ratios),
+            seeds=min(map(len, ratios.values())),
             beside=(
                 _ratio_text(_ratios(cell, recovery, recovery.best)),
                 _ratio_text(_honest(board, cell, recovery)),

@@ -45,10 +45,11 @@ class Asked:
 def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, Any]:
     """The template's variables. ``going``: of a run that goes on."""
     boards = [view.board for view in views]
+    called = board_names(boards)
     asked = tuple(
         Asked(
             one,
-            definitions.of_question(one, [group.board for group in one.groups]),
+            definitions.of_question(one, called),
             scene(one, views),
         )
         for one in questions(views)
@@ -68,11 +69,10 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
         "asked": asked,
         "whole": matrix,
         "column_definitions": [
-            definitions.of_column(column, index, boards)
-            for index, column in enumerate(matrix.columns)
+            definitions.of_column(column, boards, called) for column in matrix.columns
         ],
         "column_statuses": statuses,
-        "board_names": board_names(boards),
+        "board_names": called,
         "beside_alike": beside_alike(boards, {one.id: label(one.testbed) for one in boards}),
         "facets": facets,
         "attackers": attackers,

@@ -424,7 +424,7 @@ def _finder_entry(
         mean=line.mean,
         extras=tuple((text, _number(text[0])) for text in texts[:2]),
         seconds=seconds_of(board, line.cell.defense),
-        n=count_text(line.worst.n, samples_of(line.cell, ranking.metric)),
+        n=count_text(line.seeds, samples_of(line.cell, ranking.metric)),
         flags=line.flags,
         pareto=False,
         papers=about(line.cell.defense).papers,

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from bench.record import PluginSpec
 from leaderboard import methods, palette
-from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, identity
+from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, digest, identity
 from leaderboard.contenders import end_points, ways_in
 from leaderboard.detections import subjects
 from leaderboard.inversions import RECOVERIES, TARGET
@@ -53,6 +54,11 @@ class Column:
     params: str
     papers: tuple[Paper, ...]
     needs: str
+
+    @cached_property
+    def key(self) -> str:
+        """In the page's address and ids: the same wherever the column stands."""
+        return f"c{digest(identity(self.spec), self.metric)}"
 
     @property
     def control(self) -> bool:

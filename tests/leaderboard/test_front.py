@@ -29,6 +29,7 @@ from leaderboard.whole import (
     DETECTION,
     POPULATION,
     RECOVERED,
+    Column,
     Item,
     Whole,
     whole,
@@ -358,7 +359,7 @@ def test_an_inversion_has_a_column_for_each_of_what_it_recovers() -> None:
     steps = [one.table.step for one in (near, far)]
     assert steps[0] is not None and steps[1] is not None and steps[1] < 5 < steps[0]
     for column, what in zip(matrix.columns, ("trigger", "trigger", "target"), strict=True):
-        definition = definitions.of_column(column, 0, every)
+        definition = definitions.of_column(column, every, board_names(every))
         terms = dict(definition.lines)
         assert definition.title == f"inversion MSE, {what}"
         assert terms["What it is"].endswith(f"the true {what}.")
@@ -374,7 +375,7 @@ def test_recovering_the_trigger_and_the_target_are_two_questions() -> None:
     ((entry,),) = (group.entries for group in one.groups)
     assert (entry.rank, entry.n, entry.value) == ("1", "3 × 4", pytest.approx(0.25))
     assert one.groups[0].answer.tail == "error 0.25 of a constant’s"
-    worst = dict(definitions.of_question(one, [board])["worst"].lines)
+    worst = dict(definitions.of_question(one, board_names([board]))["worst"].lines)
     assert "to the true trigger" in worst["What it is"] and "black" not in worst["Reference set"]
     assert "dashed: a constant image" in worst["The bar"]
     page = render([run(*recovered("x", 0.005))])
@@ -454,6 +455,12 @@ def test_a_method_has_the_paper_that_its_attacks_cells_do_not_share() -> None:
         assert view.papers([run(odd)]) == []
 
 
+def texts(column: Column, *every: Board) -> list[str]:
+    """Of its definition."""
+    lines = definitions.of_column(column, every, board_names(every)).lines
+    return [text for _, text in lines]
+
+
 def test_definitions_state_direction_reference_and_steps(store: Path, class_store: Path) -> None:
     """Of every metric a column can be in; a testbed's odd parameters are not repeated."""
     variables = front([board_view(board) for board in boards(read_runs(class_store))])
@@ -470,10 +477,103 @@ def test_definitions_state_direction_reference_and_steps(store: Path, class_stor
         assert column.control or terms["Column"] == label(column.spec)
     (board,) = boards([run(record(metrics=rates(0.5, 0.5)))])
     (column,) = whole([board]).columns
-    assert "t: ddim, 50 steps" in dict(definitions.of_column(column, 0, [board]).lines).values()
+    assert "t: ddim, 50 steps" in texts(column, board)
     odd = PluginSpec(name="t", params={"sampler": "x" * 500, "num_inference_steps": [1]})
     (board,) = boards([run(record(testbed=odd, metrics=rates(0.5, 0.5)))])
-    assert "t: not declared" in dict(definitions.of_column(column, 0, [board]).lines).values()
+    assert "t: not declared" in texts(column, board)
+
+
+def test_boards_of_one_testbed_each_say_how_they_draw() -> None:
+    """The last one spoke for all of them."""
+    specs = [
+        PluginSpec(name="t", params={"num_inference_steps": steps, "guidance_scale": guidance})
+        for steps, guidance in ((50, 2.0), (20, 5.0))
+    ]
+    every = boards([run(*(record(testbed=one, metrics=rates(0.5, 0.5)) for one in specs))])
+    (column,) = whole(every).columns
+    (drawn,) = (text for text in texts(column, *every) if "guidance" in text)
+    assert len(drawn.split("; ")) == 2
+    assert "50 steps, guidance 2" in drawn and "20 steps, guidance 5" in drawn
+
+
+def test_a_column_keeps_its_key_when_another_comes_before_it() -> None:
+    """A page that loads itself again sorted by, or explained, another column than was asked for."""
+
+    def keys(*names: str) -> dict[str, tuple[str, str]]:
+        specs = [PluginSpec(name=name) for name in names]
+        cells = [record(defense=one, kind="sampler", metrics=rates(0.5, 0.1)) for one in specs]
+        page = render([run(record(metrics=rates(0.9, 0.1)), *cells)])
+        heads = re.findall(
+            r'data-key="(c\w+)" data-in.*?title="(\w+)".*?popovertarget="(\S+)"', page
+        )
+        return {name: (key, card) for key, name, card in heads}
+
+    few, many = keys("m"), keys("b", "m")
+    assert few.keys() == {"none", "m"} and few.items() <= many.items()
+    assert len({one for pair in many.values() for one in pair}) == 2 * len(many)
+
+
+def test_a_board_of_failures_says_what_its_column_would_be() -> None:
+    (board,) = boards([run(record(defense=OTHER, kind="sampler", status="failed"))])
+    column = whole([board]).columns[-1]
+    assert (column.family, column.metric) == ("sampler", ASR)
+    assert any("as the adversary wants. The call that" in text for text in texts(column, board))
+
+
+def found(family: str, seed: int, attack: PluginSpec = ATTACK, **changes: Any) -> Record:
+    """A detector's cell with a rate of this family."""
+    metrics = {
+        f"{family}[noise]": Metric(value=0.9, n=64, higher_is_better=True),
+        "auroc[noise]": Metric(value=0.95, n=64, higher_is_better=True),
+    }
+    plain = record(
+        seed=seed,
+        attack=attack,
+        defense=PluginSpec(name="d"),
+        kind="noise detector",
+        metrics=metrics,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def test_definitions_say_how_each_kind_is_ranked() -> None:
+    """An error has no samples, a detector no outcomes of them, and not every threshold was fixed
+    beforehand.
+    """
+    late = [found("tpr_at_1_fpr", seed) for seed in range(3)]
+    fixed = [found("tpr_fixed_threshold", seed, testbed=PluginSpec(name="u")) for seed in range(3)]
+    for records, expected, other in (
+        (fixed, "fixed beforehand", "no defender"),
+        (late, "which no defender can choose", "beforehand"),
+        ([*fixed, *late], "which no defender can choose on t, judging noise.", "only"),
+    ):
+        every = boards([run(*records)])
+        (one,) = questions([board_view(board) for board in every])
+        made = definitions.of_question(one, board_names(every))
+        worst, rank = (dict(made[key].lines) for key in ("worst", "rank"))
+        assert expected in worst["What it is"] and other not in worst["What it is"]
+        assert worst["Ties"] == rank["Ties"] and "not by sample" in rank["Ties"]
+        assert "each entry’s own" in rank["Below it"]
+    every = boards([run(*recovered("x", 0.005))])
+    (one,) = questions([board_view(board) for board in every])
+    made = definitions.of_question(one, board_names(every))
+    worst, rank = (dict(made[key].lines) for key in ("worst", "rank"))
+    assert worst["Ties"] == rank["Ties"] and "logarithms" in rank["Ties"]
+    assert "seeds alone" in rank["Below it"]
+
+
+def test_n_is_of_the_attack_that_was_measured_least() -> None:
+    """Failed seeds, and seeds of the worst attack alone, were counted."""
+    cells = [found("tpr_fixed_threshold", seed) for seed in range(5)]
+    cells += [found("tpr_fixed_threshold", seed, OTHER) for seed in range(4)]
+    cells[-1] = dataclasses.replace(cells[-1], status="failed", metrics={})
+    (one,) = questions([board_view(board) for board in boards([run(*cells)])])
+    assert [entry.n for entry in one.groups[0].entries] == ["3 × 64"]
+    errors = recovered("x", 0.005)
+    more = [dataclasses.replace(one, attack=OTHER, seed=seed) for seed, one in enumerate(errors)]
+    errors += [dataclasses.replace(errors[0], seed=seed) for seed in (3, 4)]
+    (one,) = questions([board_view(board) for board in boards([run(*errors, *more)])])
+    assert [entry.n for entry in one.groups[0].entries] == ["3 × 4"]
 
 
 def test_menus_offer_what_there_is(store: Path, class_store: Path) -> None:
