@@ -5,6 +5,8 @@
   const written = 1000 * Number(bar.dataset.written), every = 1000 * Number(bar.dataset.every), end = written + 1000 * Number(bar.dataset.seconds);
   // A run that lives says so every minute; one that was killed cannot say that it was.
   const silent = Math.max(180000, 4 * every), over = 3600000;
+  // How old this copy was when it was loaded: that it grew old hidden or paused says nothing of the run.
+  const born = Date.now() - written;
   const slot = `castlewalls-paused ${location.pathname}`;
   let paused = false;
   try { paused = sessionStorage.getItem(slot) === "1"; } catch { /* not kept */ }
@@ -22,27 +24,27 @@
   const busy = () => pressed || performance.now() - touched < 2000 || !getSelection().isCollapsed;
 
   const show = () => {
-    const age = Date.now() - written;
     left.textContent = words(end - Date.now());
     button.textContent = paused ? "Go on" : "Pause";
     button.setAttribute("aria-pressed", String(paused));
-    if (age > silent) news.textContent = `No news for ${words(age)}: the run seems to have been ended. The same command goes on where it was.`;
-    else if (paused) news.textContent = "Paused.";
-    return age;
+    if (paused) news.textContent = "Paused.";
+    else if (born > silent) news.textContent = `No news for ${words(Date.now() - written)}: the run seems to have been ended. The same command goes on where it was.`;
   };
+  let returned = false;
   const tick = () => {
-    const age = show();
-    const due = age > silent ? 60000 : every;
-    if (!paused && age < over && document.visibilityState === "visible" && performance.now() > due && !busy()) location.reload();
+    show();
+    const due = returned || (born < over && performance.now() > (born > silent ? 60000 : every));
+    if (due && !paused && document.visibilityState === "visible" && !busy()) location.reload();
   };
   button.hidden = false;
   button.addEventListener("click", () => {
     paused = !paused;
     try { sessionStorage.setItem(slot, paused ? "1" : ""); } catch { /* for this view only */ }
-    if (!paused) news.textContent = "";
     show();
+    if (!paused) location.reload();
   });
-  document.addEventListener("visibilitychange", tick);
+  // Somebody who comes back sees what is new at once, or as soon as nothing is marked.
+  document.addEventListener("visibilitychange", () => { returned ||= document.visibilityState === "visible"; tick(); });
   setInterval(tick, 1000);
   show();
 })();
