@@ -22,6 +22,7 @@
   const save = () => {
     const active = document.activeElement, held = document.elementFromPoint(innerWidth / 2, Math.min(120, innerHeight / 2))?.closest("tr, summary, section, details");
     const view = {
+      question: document.querySelector("a.ask[aria-current]")?.hash ?? "",
       details: [...toggled].filter((one) => one.isConnected).map((one) => [name(one), one.open]),
       switches: [...document.querySelectorAll("[data-switch]")].map((box) => [box.dataset.switch, box.querySelector("input:checked")?.value ?? ""]),
       popover: document.querySelector(":popover-open")?.id ?? "",
@@ -33,6 +34,9 @@
     try { sessionStorage.setItem(slot, JSON.stringify(view)); history.scrollRestoration = "manual"; } catch { history.scrollRestoration = "auto"; }
   };
   const restore = (view) => {
+    // The address does not name the first question, and another may have come before it.
+    const asks = [...document.querySelectorAll("a.ask")], asked = asks.find((one) => one.hash === view.question);
+    if (asked && !asked.hasAttribute("aria-current") && !/[#&]q=/.test(location.hash)) asked.click();
     for (const [parts, open] of view.details) { const one = find(parts); if (one) { one.open = open; toggled.add(one); } }
     for (const [board, value] of view.switches) {
       const box = [...document.querySelectorAll("[data-switch]")].find((one) => one.dataset.switch === board);
