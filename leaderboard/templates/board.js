@@ -96,7 +96,7 @@
     // A year or a word of a method leaves its column, of an attack its row, of both both.
     const free = (name, test) => {
       const columns = heads.map((head) => head.classList.contains("control") ? false : test(head)), rows = lines.map((line) => test(line.cells.length ? (name === "text" ? line.cells[0] : line) : line));
-      return view[name] ? { columns: columns.some(Boolean) ? columns : rows.some(Boolean) ? null : columns, rows: rows.some(Boolean) ? rows : null } : { columns: null, rows: null };
+      return view[name] ? { columns: columns.some(Boolean) ? columns : rows.some(Boolean) ? null : columns, rows: rows.some(Boolean) ? rows : columns.some(Boolean) ? null : rows } : { columns: null, rows: null };
     };
     const year = free("year", (one) => has(one, "year")), word = free("text", contains);
     const columns = heads.map((head, index) => head.classList.contains("control") || (["needs", "family", "status"].every((name) => has(head, name)) && (year.columns?.[index] ?? true) && (word.columns?.[index] ?? true)));
@@ -213,10 +213,14 @@
       if (opener?.hash === `#${dialog.id}`) opener.focus();
       if (wanted() === dialog) { target = ""; write(); }
     });
+    // Its blank space is the dialog too, and so is where a selection ends that was drawn out of it.
+    const outside = ({ target: hit, clientX: x, clientY: y }) => { const box = dialog.getBoundingClientRect(); return hit === dialog && (x < box.left || x > box.right || y < box.top || y > box.bottom); };
+    let began = false;
+    dialog.addEventListener("pointerdown", (event) => { began = outside(event); });
     dialog.addEventListener("click", (event) => {
       const closing = event.target.closest("a.close");
       if (closing) event.preventDefault();
-      if (closing || event.target === dialog) dialog.close();
+      if (closing || (began && outside(event))) dialog.close();
     });
   }
   // A command or a citation to paste. Where the clipboard is forbidden, the text is selected instead.
@@ -228,6 +232,7 @@
     select(code);
     let done = false;
     try { await navigator.clipboard.writeText(code.textContent); done = true; } catch { try { done = document.execCommand("copy"); } catch { /* selected, at least */ } }
+    if (done) getSelection().removeAllRanges();
     copy.textContent = done ? "Copied" : "Selected";
     setTimeout(() => { copy.textContent = "Copy"; }, 1600);
   });
@@ -262,6 +267,7 @@
   // Arrow keys walk a matrix from a focused cell, over what is hidden or empty.
   const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   document.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const move = moves[event.key];
     const cell = move && event.target.closest("table.matrix tbody td");
     if (!cell) return;
