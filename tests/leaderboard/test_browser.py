@@ -203,6 +203,80 @@ def test_a_cell_opens_with_pictures_numbers_and_reasons(visit: Callable[..., Any
     assert page.locator("dialog[open]").count() == 0
 
 
+def test_a_panel_closes_by_what_lies_outside_it(visit: Callable[..., Any]) -> None:
+    """Its blank margin, or a text marked from inside it to outside, closed it."""
+    page = visit()
+    page.locator(".whole td.value a.cell").first.click()
+    panel = page.locator("dialog[open]")
+    box = panel.bounding_box()
+    page.mouse.click(box["x"] + 8, box["y"] + box["height"] / 2)
+    assert panel.count() == 1
+    head = panel.locator("h2").bounding_box()
+    page.mouse.move(head["x"] + 9, head["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(box["x"] / 2, head["y"] + 9, steps=3)
+    page.mouse.up()
+    assert panel.count() == 1
+    page.mouse.click(box["x"] / 2, head["y"] + 9)
+    assert panel.count() == 0
+
+
+def test_an_arrow_with_a_modifier_is_the_browsers(visit: Callable[..., Any]) -> None:
+    """Alt and an arrow goes back, and moved the focus instead."""
+    page = visit()
+    page.locator(".whole td.value a.cell").nth(1).focus()
+    before = page.evaluate("document.activeElement.getAttribute('href')")
+    for modifier in ("Alt", "Control", "Meta", "Shift"):
+        given = page.evaluate(
+            """name => !document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {
+              key: "ArrowDown", bubbles: true, cancelable: true, [name]: true }))""",
+            {"Control": "ctrlKey"}.get(modifier, f"{modifier.lower()}Key"),
+        )
+        assert not given
+        assert page.evaluate("document.activeElement.getAttribute('href')") == before
+
+
+def test_a_search_without_a_match_leaves_nothing(visit: Callable[..., Any]) -> None:
+    """All of the matrix stood there, as if it matched."""
+    page = visit(suffix="#text=zzzz")
+    assert page.locator(".whole tbody[data-testbed] tr:visible").count() == 0
+    assert page.locator("#matrix .nothing").is_visible() and entries(page) == []
+
+
+def test_a_copied_text_is_not_left_marked(visit: Callable[..., Any]) -> None:
+    """A live page waits for as long as something is marked."""
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    page.locator(".whole td.value a.cell").first.click()
+    panel = page.locator("dialog[open]")
+    panel.evaluate("one => one.querySelectorAll('details').forEach(part => { part.open = true; })")
+    button = panel.locator("button.copy:visible").first
+    button.click()
+    page.wait_for_selector("button.copy:has-text('Copied')")
+    assert page.evaluate("getSelection().isCollapsed")
+
+
+def test_heads_of_a_ranking_are_seen_on_a_phone(visit: Callable[..., Any]) -> None:
+    """Their buttons took the focus and could not be seen."""
+    page = visit(390, 844, has_touch=True, is_mobile=True)
+    for head in page.locator("#stops thead th").all():
+        button = head.locator(".sort")
+        box = button.bounding_box()
+        assert (box is not None) is head.is_visible()
+        assert box is None or (box["width"] > 10 and box["x"] + box["width"] <= 390)
+    head = page.locator("#stops thead th[data-key=worst]")
+    head.locator(".sort").tap()
+    assert head.get_attribute("aria-sort") == "ascending"
+    head.locator(".what").tap()
+    assert page.locator(".define:popover-open dt").count() > 3
+    page.keyboard.press("Escape")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        assert page.evaluate(
+            "document.activeElement.closest('thead') === null"
+            " || document.activeElement.getBoundingClientRect().height > 8"
+        )
+
+
 def test_a_link_to_a_cell_opens_it(visit: Callable[..., Any]) -> None:
     """What one reader sends another shows the same panel; going back closes it."""
     page = in_depth(visit())
@@ -327,7 +401,10 @@ def test_detectors_and_compositions_are_drawn(
 def test_print_keeps_the_matrix_and_drops_the_controls(visit: Callable[..., Any]) -> None:
     """Paper has no buttons."""
     page = in_depth(visit(scheme="dark"))
+    for _ in ("light", "dark"):
+        page.locator("#theme").click()
     page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 31, 38)"
     assert (
         not page.locator("#theme").is_visible() and not page.locator(".switch").first.is_visible()
     )
@@ -426,7 +503,7 @@ def test_every_column_sorts_inside_its_testbed_and_keeps_its_address(
         assert head.get_attribute("aria-sort") == "descending"
         page.keyboard.press("Enter")
         assert head.get_attribute("aria-sort") is None and entries(page) == ranked
-    page.locator(".whole th[data-key=c0] .sort").click()
+    page.locator(".whole th[data-family] .sort").first.click()
     for body in page.locator(".whole tbody[data-testbed]").all():
         values = [
             float(value)
@@ -758,6 +835,50 @@ def test_a_live_page_can_be_paused_and_notices_a_dead_run(
     assert page.evaluate("performance.timeOrigin") == loaded, "seldom, once nothing comes"
     build(store, board)
     page.reload()
+
+
+def test_a_live_page_that_was_away_is_not_called_dead(
+    visit: Callable[..., Any], tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
+    """Hidden or paused for hours, it said that the run had ended and never looked again."""
+    store = make_store(tmp_path / "store")
+    board = build_live(store, tmp_path / "board.html", **_going(every=900.0))
+    page = visit(board=board)
+    later = "Date.now = (now => () => now() + 3 * 3600 * 1000)(Date.now)"
+    page.evaluate(later)
+    page.wait_for_timeout(1500)
+    assert "No news" not in page.locator("#live").inner_text()
+    loaded = page.evaluate("performance.timeOrigin")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_function("before => performance.timeOrigin !== before", arg=loaded)
+    page.get_by_role("button", name="Pause").click()
+    page.evaluate(later)
+    page.wait_for_timeout(1500)
+    assert "Paused." in page.locator("#live").inner_text()
+    build_live(store, board, **_going(every=900.0, done=60, left=60))
+    page.get_by_role("button", name="Go on").click()
+    _news(page, "60 of 120 stages")
+    assert "No news" not in page.locator("#live").inner_text()
+    build(store, board)
+    page.reload()
+
+
+def test_a_refresh_keeps_the_question_when_a_new_one_comes_first(
+    visit: Callable[..., Any], class_board: Path, tmp_path: Path
+) -> None:
+    """The first question has no word in the address."""
+    text = class_board.read_text()
+    board = tmp_path / "board.html"
+    asked, ranked = '<a class="ask" href="#stops".*?</a>', '<section class="question" id="stops"'
+    # Without its first question, as before that one had an entry.
+    board.write_text(re.sub(f"{asked}|{ranked}.*?</section>", "", text, flags=re.DOTALL))
+    page = visit(board=board)
+    assert page.locator(".question:visible").get_attribute("id") == "finds"
+    board.write_text(text)
+    page.reload()
+    assert page.locator("a.ask").first.get_attribute("href") == "#stops"
+    assert page.locator(".question:visible").get_attribute("id") == "finds"
+    arrives(page, "#q=finds")
 
 
 def test_a_live_page_without_scripts_loads_itself_again(
