@@ -107,12 +107,7 @@ def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Defi
     """Of each column of its ranking, by the column's key; ``called``: the boards' names, by id."""
     boards = list({group.board.id: group.board for group in question.groups}.values())
     drawn = _drawn(boards, called)
-    if question.recovery:
-        worst = _error(question.recovery)
-    elif question.kind == "Detector":
-        worst = _detected(question, called, drawn)
-    else:
-        worst = _asr(boards, drawn) if question.id == "stops" else _classifier(drawn)
+    worst = _worst(question, boards, called, drawn)
     each = ", each at the call that works best" if question.kind == "Defense" else ""
     means = f"The mean over the attacks{each}. It ranks nothing."
     texts: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
@@ -162,6 +157,17 @@ def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Defi
         for key, (title, lines) in texts.items()
         if key != "level" or question.submitted
     }
+
+
+def _worst(
+    question: Question, boards: Sequence[Board], called: Mapping[str, str], drawn: str
+) -> tuple[tuple[str, str], ...]:
+    """Of the number that a question's entries are ranked by."""
+    if question.recovery:
+        return _error(question.recovery)
+    if question.kind == "Detector":
+        return _detected(question, called, drawn)
+    return _asr(boards, drawn) if question.id == "stops" else _classifier(drawn)
 
 
 def of_column(column: Column, boards: Sequence[Board], called: Mapping[str, str]) -> Definition:
