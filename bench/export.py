@@ -206,5 +206,7 @@ def _put(folder: Path, files: dict[str, bytes]) -> None:
             folder.rename(old)
         made.rename(folder)
     finally:
+        if old.exists() and not folder.exists():  # ended between the two
+            old.rename(folder)
         for left in (made, old):
             shutil.rmtree(left, ignore_errors=True)

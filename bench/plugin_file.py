@@ -224,7 +224,8 @@ def _local_files(path: Path) -> set[Path]:
             continue
         try:
             tree = ast.parse(file.read_bytes(), str(file))
-        except (SyntaxError, ValueError):  # importing it will report the error
+        # Importing it will report the error; the last two are of an expression that nests too deep.
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         for folder in (file.parent, path.parent):
             for name in _imported(tree):

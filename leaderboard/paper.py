@@ -263,7 +263,7 @@ def _balanced(text: str) -> bool:
 def _made_up(paper: Mapping[str, str]) -> str:
     """An entry of what the record says of a paper."""
     first = paper["authors"].split(",")[0].split() or ["anonymous"]
-    key = re.sub(r"[^a-z0-9]", "", f"{first[-1]}{paper['year']}".lower()) or "paper"
+    key = re.sub(r"[^a-z0-9]", "", f"{first[-1]}{paper['year']}".lower())[:60] or "paper"
     fields = {
         "title": _tex(paper["title"]),
         "author": " and ".join(

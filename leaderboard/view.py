@@ -15,7 +15,16 @@ from bench.record import Record, Run
 from bench.words import IMAGE_QUALITY
 from leaderboard import names, plots
 from leaderboard.absent import Absence, by_reason, everywhere
-from leaderboard.board import POPULATION, Board, Cell, Entry, Row, papers_of, same_sampler
+from leaderboard.board import (
+    POPULATION,
+    Board,
+    Cell,
+    Entry,
+    Row,
+    by_weight,
+    papers_of,
+    same_sampler,
+)
 from leaderboard.compositions import Composition, compositions
 from leaderboard.contenders import RATES, fid_name, invocations, other_goals
 from leaderboard.detections import Detection, Detector, detectors
@@ -370,7 +379,7 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
 def papers(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Citations that the records carry, each once, by year and title."""
     by_title: dict[tuple[str, str], dict[str, str]] = {}
-    for run in runs:
+    for run in sorted(runs, key=by_weight):  # the last is shown, as of cells: never a bundle's
         for _, record in run.records:
             for paper in papers_of(record):
                 text = {

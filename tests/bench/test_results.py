@@ -480,3 +480,18 @@ def test_what_a_record_has_worked_out_is_no_part_of_it() -> None:
     lines = rows.lines_of([record])
     assert b"identity" not in lines
     assert [again for _, again in rows.records_of(lines)] == [record]
+
+
+def test_an_export_that_is_ended_between_two_renames_loses_nothing(tmp_path, monkeypatch):
+    folder, plain = tmp_path / "s", Path.rename
+    exporting._put(folder, {"run.json": b"before"})
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.name.endswith(".new"):
+            raise KeyboardInterrupt
+        return plain(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        exporting._put(folder, {"run.json": b"after"})
+    assert files(tmp_path) == {"s/run.json": b"before"}

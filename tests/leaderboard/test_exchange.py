@@ -23,6 +23,7 @@ from leaderboard import paper
 from leaderboard.board import boards
 from leaderboard.exchange import write_format
 from leaderboard.matrix import summary
+from leaderboard.view import papers
 
 SCHEMA = Path(__file__).parent / "every_eval_ever" / "eval-0.3.0.schema.json"
 HOSTILE = "\\input{/etc/passwd}$x$ | `a` <b>{%#&~^ \u202e [l](javascript:a)"
@@ -281,3 +282,27 @@ def test_bad_input_is_one_line(runs: list[Run], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write below"):
         write_format("latex", runs, [], tmp_path / "file")
+
+
+def test_a_paper_is_as_the_heavier_run_cites_it(runs: list[Run]) -> None:
+    """A bundle that cites a published method's paper under its own name replaces nothing."""
+    folder, record = runs[0].records[0]
+
+    def citing(author: str, precedence: int) -> Run:
+        cited = [{"title": "T", "year": "2023", "authors": author, "bibtex": ""}]
+        changed = dataclasses.replace(record, provenance={"papers": cited})
+        return dataclasses.replace(
+            runs[0], records=[(folder, changed)], precedence=precedence, finished="2026-01-01"
+        )
+
+    ours, theirs = citing("Us", 1), citing("Them", 0)
+    for order in ([ours, theirs], [theirs, ours]):
+        assert [one["authors"] for one in papers(order)] == ["Us"]
+
+
+def test_a_key_that_is_made_up_is_of_any_length(runs: list[Run]) -> None:
+    folder, record = runs[0].records[0]
+    odd = [{"title": "T", "year": "1" * 120, "authors": "A " + "b" * 120, "bibtex": ""}]
+    changed = dataclasses.replace(record, provenance={"papers": odd})
+    text = paper.bibtex([dataclasses.replace(runs[0], records=[(folder, changed)])])
+    assert text.startswith("@misc{" + "b" * 60 + ",")

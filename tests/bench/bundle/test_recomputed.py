@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bench import testbeds
 from bench.bundle.layout import cell_name
 from bench.bundle.recomputed import differences, recompute, uncovered
-from bench.bundle.witnesses import Witnesses, collect, files_of
+from bench.bundle.witnesses import Witness, Witnesses, collect, files_of
 from bench.measurements.measurement import Materials
+from bench.results import read_source
+
+ROOT = Path(__file__).resolve().parents[3]
 
 SUITE = {
     "name": "tiny",
@@ -61,3 +66,14 @@ def test_numbers_of_classes_follow_from_their_witness(walked, row, column) -> No
         "strip": {"auroc[training set]", "tpr_at_5_fpr[training set]"},
     }
     assert wanted[column] <= set(again.metrics)
+
+
+def test_numbers_of_populations_follow_from_their_scores() -> None:
+    """Of every published one: a number that is left out here would refuse all who submit."""
+    (run,) = read_source(ROOT / "results" / "model-detectors")
+    populations = [record for _, record in run.records if record.seeds]
+    assert len(populations) == 18
+    for record in populations:
+        again = recompute(record, Witness())
+        assert differences(record, again) == [] and uncovered(record, again) == []
+        assert {"auroc[models]", "tpr_at_0_fpr[models]"} <= set(again.metrics)
