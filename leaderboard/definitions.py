@@ -47,7 +47,7 @@ _TESTS = {
     "Inversion": (_LOGARITHMS, "seeds alone, the same for every entry"),
 }
 #: A detector's rate, by whether its threshold was fixed beforehand.
-_FOUND = {
+_AT_THRESHOLD = {
     True: "at a threshold fixed beforehand on clean held-out data at 1 % false alarms",
     False: (
         "at the threshold that has 1 % false alarms on the very data that is judged, which no "
@@ -273,16 +273,16 @@ def _detected(
         if group.source.warning:
             late[f"{called[group.board.id]}, judging {group.subject}"] = group
 
-    def told(texts: Mapping[bool, str]) -> str:
+    def by_board(texts: Mapping[bool, str]) -> str:
         if not late or len(late) == len(question.groups):
             return texts[not late]
         return f"{texts[True]}; but {texts[False]} on {'; '.join(late)}"
 
     return (
-        ("What it is", f"The share of the poisoned that is found {told(_FOUND)}."),
+        ("What it is", f"The share of the poisoned that is found {by_board(_AT_THRESHOLD)}."),
         ("Direction", _HIGHER),
         ("Out of", "All poisoned ones judged. A seed that failed counts as finding nothing."),
-        ("Reference set", f"The threshold is fixed on {told(_FIXED_ON)}."),
+        ("Reference set", f"The threshold is fixed on {by_board(_FIXED_ON)}."),
         ("Samples and steps", drawn),
         ("Interval", _SHARE),
         ("Ties", _BY_SEED),

@@ -83,7 +83,7 @@ class _Live(threading.Thread):
     def _report(self) -> None:
         waiting, _ = self.executor.scheduler.state()
         self.durations = Durations(self.executor.store.manifests() if waiting else ())
-        every, last, before, told = EVERY, float("-inf"), -1, False
+        every, last, before, noted = EVERY, float("-inf"), -1, False
         while waiting and not self.over.is_set():
             coming = sum(cell.stage in waiting for plan in self.plans for cell in plan.cells)
             age = time.monotonic() - last
@@ -93,9 +93,9 @@ class _Live(threading.Thread):
                     self.show(self._progress(waiting, every))
                     before = coming
                 except OSError as error:  # a disk may be full for a moment
-                    if not told:
+                    if not noted:
                         self._note("the board could not be written, and is tried again", error)
-                    told, before = True, -1
+                    noted, before = True, -1
                 cost = time.thread_time() - began
                 # The slots of a cluster are not this machine's.
                 cores = min(len(self.executor.slots), available_cores())

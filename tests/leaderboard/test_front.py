@@ -520,7 +520,7 @@ def test_a_board_of_failures_says_what_its_column_would_be() -> None:
     assert any("as the adversary wants. The call that" in text for text in texts(column, board))
 
 
-def found(family: str, seed: int, attack: PluginSpec = ATTACK, **changes: Any) -> Record:
+def detected(family: str, seed: int, attack: PluginSpec = ATTACK, **changes: Any) -> Record:
     """A detector's cell with a rate of this family."""
     metrics = {
         f"{family}[noise]": Metric(value=0.9, n=64, higher_is_better=True),
@@ -540,8 +540,10 @@ def test_definitions_say_how_each_kind_is_ranked() -> None:
     """An error has no samples, a detector no outcomes of them, and not every threshold was fixed
     beforehand.
     """
-    late = [found("tpr_at_1_fpr", seed) for seed in range(3)]
-    fixed = [found("tpr_fixed_threshold", seed, testbed=PluginSpec(name="u")) for seed in range(3)]
+    late = [detected("tpr_at_1_fpr", seed) for seed in range(3)]
+    fixed = [
+        detected("tpr_fixed_threshold", seed, testbed=PluginSpec(name="u")) for seed in range(3)
+    ]
     for records, expected, other in (
         (fixed, "fixed beforehand", "no defender"),
         (late, "which no defender can choose", "beforehand"),
@@ -564,8 +566,8 @@ def test_definitions_say_how_each_kind_is_ranked() -> None:
 
 def test_n_is_of_the_attack_that_was_measured_least() -> None:
     """Failed seeds, and seeds of the worst attack alone, were counted."""
-    cells = [found("tpr_fixed_threshold", seed) for seed in range(5)]
-    cells += [found("tpr_fixed_threshold", seed, OTHER) for seed in range(4)]
+    cells = [detected("tpr_fixed_threshold", seed) for seed in range(5)]
+    cells += [detected("tpr_fixed_threshold", seed, OTHER) for seed in range(4)]
     cells[-1] = dataclasses.replace(cells[-1], status="failed", metrics={})
     (one,) = questions([board_view(board) for board in boards([run(*cells)])])
     assert [entry.n for entry in one.groups[0].entries] == ["3 × 64"]
