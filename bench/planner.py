@@ -639,7 +639,7 @@ class _Builder:
         if not isinstance(last, Detector) or "model" in last.subjects:
             return ""
         calls = type(invoked).calls
-        if "noise" in last.subjects and all(call.through in ("prompt", "mask") for call in calls):
+        if "noise" in last.subjects and all(call.through == "prompt" for call in calls):
             return (
                 f"{last.card.name} judges the starting noise, and {invoked.card.name} leaves that "
                 f"alone"

@@ -331,7 +331,6 @@ def test_what_a_testbed_declares_of_a_gpu_is_what_is_calculated(suite: str) -> N
     ("suite", "kinds"),
     [
         ("paper-baddiffusion-day-cifar10", ("train",)),  # it samples in less than float32
-        ("paper-baddiffusion-celebahq", ("train", "sample")),
         ("paper-bibaddiff-cifar10", ("train", "sample")),
         ("paper-bibaddiff-imagenette", ("train", "sample")),
     ],

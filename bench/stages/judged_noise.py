@@ -31,7 +31,7 @@ def run(params: Params, inputs: Inputs, out: Path, context: StageContext) -> dic
         **{
             call.name: border_attacks.invoked(attack, query, call.name, classes).noise
             for call in type(attack).calls
-            if call.through not in ("prompt", "mask")
+            if call.through != "prompt"
         },
     }
     save_judged(Judged(sets=sets, rows={}), out)

@@ -44,8 +44,6 @@ CELEBAHQ_DDPM = Testbed(
     features=Inception(),
     sampler=Sampling(num_inference_steps=1000),
     counts=Counts(clean_samples=10_000, triggered_samples=10_000),
-    # Calculated, on one H100: docs/paper-scale.md, "Cost".
-    typical_seconds={"train": 53_000, "sample": 280_000},
     # docs/paper-scale.md, "What a stage is declared to need": 33.7 GiB calculated on the GPU, and
     # 16 GB for a call's noise while it is written.
     resources=Resources(gpu=True, memory_gb=24, gpu_memory_gb=37),
