@@ -203,7 +203,8 @@ class MethodWords:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {field.name: _listed(getattr(self, field.name)) for field in fields(self)}
+        lists = {name: [*getattr(self, name)] for name in ("sentences", "alters", "needs")}
+        return {"name": self.name, **lists}
 
     @classmethod
     def from_json(cls, data: Any) -> MethodWords:
@@ -216,22 +217,16 @@ class MethodWords:
             raise ValueError("a described method must have a name, sentences, alters and needs")
         if not all(isinstance(data[field], list) for field in data if field != "name"):
             raise ValueError("a described method's sentences, alters and needs must be lists")
-        values = {name: _tuple(value) for name, value in data.items()}
-        return cls(**values if len(data) == len(known) else _from_prose(**values))
+        lists = {field: tuple(data[field]) for field in data if field != "name"}
+        if set(data) == older:
+            lists = _from_prose(lists["sentences"])
+        return cls(data["name"], **lists)
 
 
-def _listed(value: Any) -> Any:
-    return [*value] if isinstance(value, tuple) else value
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _from_prose(name: Any, sentences: tuple[Any, ...]) -> dict[str, Any]:
+def _from_prose(sentences: tuple[Any, ...]) -> dict[str, tuple[Any, ...]]:
     """The fields of a method whose last sentence has what it alters or needs."""
     last = sentences[-1] if sentences and isinstance(sentences[-1], str) else ""
-    words: dict[str, Any] = {"name": name, "sentences": sentences}
+    words = {"sentences": sentences}
     if match := _NEEDED.fullmatch(last):
         words |= {"sentences": sentences[:-1], "needs": _things(match["things"])}
     elif match := _ALTERED.fullmatch(last):

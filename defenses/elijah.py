@@ -131,15 +131,19 @@ class ElijahInversion(Inversion):
 
 def shift_loss(generator: Generator, noise: Tensor, shift: Tensor, factor: float) -> Tensor:
     """mean |factor tau - mean_b e_theta(n_b + tau, T - 1)|; noise (n, c, h, w), shift (c, h, w)."""
+    return (factor * shift - _answers(generator, noise + shift).mean(0)).abs().mean()
+
+
+def _answers(generator: Generator, noise: Tensor) -> Tensor:
+    """The network's at the last timestep; (n, c, h, w) both."""
     last = torch.full((len(noise),), len(generator.schedule) - 1, device=noise.device)
-    answer = generator.predict_noise(noise + shift, last).mean(0)
-    return (factor * shift - answer).abs().mean()
+    return generator.predict_noise(noise, last)
 
 
 def descend(generator: Generator, noise: Tensor, shift: Tensor, factor: float) -> float:
     """Adds the gradient of :func:`shift_loss` to ``shift``'s, and returns the loss. Of noises too
-    many for the memory the mean is known before any gradient is taken, in pieces: the loss is sign
-    . (factor tau - mean) over the pixels.
+    many for the memory the network is asked twice, in pieces: the loss is sign . (factor tau -
+    mean) over the pixels, so the mean has to be known before any gradient is taken.
     """
     parts = noise.chunk(pieces_of(len(noise), noise.shape[1:]))
     if len(parts) == 1:
@@ -148,8 +152,7 @@ def descend(generator: Generator, noise: Tensor, shift: Tensor, factor: float) -
         return loss.item()
 
     def summed(part: Tensor) -> Tensor:
-        last = torch.full((len(part),), len(generator.schedule) - 1, device=part.device)
-        return generator.predict_noise(part + shift, last).sum(0) / len(noise)
+        return _answers(generator, part + shift).sum(0) / len(noise)
 
     with torch.no_grad():
         error = factor * shift - torch.stack([summed(part) for part in parts]).sum(0)

@@ -56,7 +56,7 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
     )
     matrix = whole(boards, going)
     statuses = _statuses(asked, matrix)
-    words = methods.described(methods.runs_of(boards))
+    words = methods.words_of(boards)
     facets = _facets(asked, matrix, boards, statuses, words)
     offered = {key: values for key, _, values in facets}
 

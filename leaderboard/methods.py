@@ -50,10 +50,10 @@ def described(runs: Iterable[Run]) -> Described:
     return {one.name: one for run in sorted(runs, key=by_weight) for one in run.methods}
 
 
-def runs_of(boards: Iterable[Board]) -> list[Run]:
-    """Those that the boards' numbers are from."""
+def words_of(boards: Iterable[Board]) -> Described:
+    """What the runs that the boards' numbers are from say of their methods, by name."""
     entries = (entry for board in boards for cell in board.all_cells() for entry in cell.entries)
-    return list({id(entry.run): entry.run for entry in entries}.values())
+    return described({id(entry.run): entry.run for entry in entries}.values())
 
 
 def all_needs(name: str, words: Described) -> frozenset[str] | None:

@@ -68,7 +68,7 @@ def pages(
     lines = [(board, line) for board, some in whole.boards for line in some]
     attacks = sorted({line.row.attack.name for _, line in lines} - {"none"})
     columns = [column.spec.name for column in whole.columns if column.spec.name != "none"]
-    words = methods.described(methods.runs_of(board for board, _ in whole.boards))
+    words = methods.words_of(board for board, _ in whole.boards)
     source = _Source(views, whole, names, cited, words)
     made = [_of_attack(name, source) for name in attacks]
     made += [_of_column(name, source) for name in dict.fromkeys(columns) if name not in attacks]

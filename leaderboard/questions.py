@@ -162,7 +162,7 @@ class Question:
 def questions(views: Sequence[BoardView]) -> tuple[Question, ...]:
     """Those that some board has entries for, the backdoor first."""
     boards = [view.board for view in views]
-    words = methods.described(methods.runs_of(boards))
+    words = methods.words_of(boards)
     known = {
         key: About(methods.papers_of_defense(boards, key), methods.needs(key[0], words))
         for key in {identity(column) for board in boards for column, _ in board.columns}

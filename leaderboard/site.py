@@ -96,7 +96,7 @@ def _methods_page(runs: Sequence[Run], page_boards: Sequence[Board], nav: Nav) -
 
 def _attacks(page_boards: Sequence[Board]) -> list[Method]:
     names, made = board_names(page_boards), dict[object, list[Method]]()
-    words = methods.described(methods.runs_of(page_boards))
+    words = methods.words_of(page_boards)
     for board in page_boards:
         for row in (row for row in board.rows if row.attack.name != "none"):
             method = Method(
@@ -113,7 +113,7 @@ def _attacks(page_boards: Sequence[Board]) -> list[Method]:
 
 def _methods(page_boards: Sequence[Board]) -> list[Method]:
     names, made = board_names(page_boards), dict[object, list[Method]]()
-    words = methods.described(methods.runs_of(page_boards))
+    words = methods.words_of(page_boards)
     for board in page_boards:
         for column, family in board.columns:
             if column.name != "none":

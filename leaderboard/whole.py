@@ -187,7 +187,7 @@ def _columns(boards: Sequence[Board]) -> tuple[Column, ...]:
             for metric in recovered or _metrics_of(board, family):
                 specs.setdefault((identity(spec), metric), (spec, family))
     names = shortened_defenses(spec for spec, _ in specs.values())
-    words = methods.described(methods.runs_of(boards))
+    words = methods.words_of(boards)
     order = (ASR, CLASSIFIER, DETECTION, POPULATION, *RECOVERED)
     columns = [
         Column(

@@ -16,7 +16,13 @@ from bench.measurements import numbers
 from bench.measurements.composition import GROUPS
 from bench.measurements.detections import Judged, rates
 from bench.measurements.measurement import Measured
-from bench.measurements.model_detection import AUROC, FEWEST_FOR_RATE, TPR, auroc_of_models
+from bench.measurements.model_detection import (
+    AUROC,
+    FEWEST_FOR_RATE,
+    TPR,
+    auroc_of_models,
+    rate_without_alarms,
+)
 from bench.metrics import asr, composition, target
 from bench.record import Flag, Metric, Record
 
@@ -197,8 +203,7 @@ def _population(record: Record, again: Recomputed) -> None:
     attacked, honest = sides
     again.metrics[AUROC] = auroc_of_models(attacked, honest, of)
     if len(seeds) >= FEWEST_FOR_RATE:
-        drawn = of[: len(attacked)]
-        again.metrics[TPR] = numbers.share(attacked > honest.max(), True, drawn)
+        again.metrics[TPR] = rate_without_alarms(attacked, honest, of[: len(attacked)])
 
 
 def _vector(witness: Witness, name: str) -> np.ndarray:

@@ -88,8 +88,8 @@ _LONGEST_NAME, _LONGEST_WORDS = 64, 200
 @dataclass(frozen=True)
 class Call:
     """A named way in. ``name``: an ASCII word of at most 64 letters, in the brackets of metrics'
-    names. ``through``: the part of the query it changes; a detector of the noise judges those that
-    come through the noise, one of prompts those that come through the prompt. ``words``: for a
+    names. ``through``: the part of the query it changes; a detector of prompts judges those that
+    come through the prompt, one of the noise all others. ``words``: for a
     reader, a few, at most 200 characters on one line. ``own_sampler``: the adversary samples as
     :meth:`~bench.contracts.attack.Attack.reverse` says, not as the user does.
 
