@@ -11,6 +11,8 @@ from bench.text import one_line, tail
 
 #: :attr:`Cell.kind` of what is no cell of the matrix: a detector's scores of many models.
 POPULATION = "population"
+#: The attack of a population of the models of all attacks.
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1132,6 +1132,8 @@ def verify(
 
     if sign is not None and again["rerun"] is None:
         raise UserError("--sign signs the result of --rerun K, which is missing")
+    if published is not None and not Path(published).is_dir():
+        raise UserError(f"--published {published}: must be a folder of results, and is not there")
     with tempfile.TemporaryDirectory(prefix="castlewalls-") as work:
         result = checks.verify(
             Path(bundle),
@@ -1332,12 +1334,15 @@ def seal(output: str) -> None:
     """
     from bench.sealed import commitment, new_secret
 
-    secret = new_secret()
+    secret, ours = new_secret(), False
     try:
         with open(output, "x", encoding="utf-8") as file:
+            ours = True
             os.chmod(output, 0o600)
             file.write(secret + "\n")
     except OSError as error:
+        if ours:  # an empty file would be in the way of the next secret
+            Path(output).unlink(missing_ok=True)
         raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
     click.echo(commitment(secret))
 

@@ -43,7 +43,7 @@ from bench.artefacts.roles import (
     UNDEFENDED,
     short,
 )
-from bench.cells import POPULATION, Cell
+from bench.cells import ALL, POPULATION, Cell
 from bench.composed import Composed, name_of, parts_of
 from bench.contracts.attack import Attack, TrainingAttack, can_stamp, learns
 from bench.contracts.card import Tuning
@@ -1069,7 +1069,7 @@ def _all_of(attacks: Sequence[Attack]) -> PluginSpec:
     """
     names = list(dict.fromkeys(attack.card.name for attack in attacks))
     params = {"attacks": names, "hash": digest([_bare(attack) for attack in attacks])[:16]}
-    return PluginSpec(name="all", params=params, label=f"all {len(attacks)} attacks")
+    return PluginSpec(name=ALL, params=params, label=f"all {len(attacks)} attacks")
 
 
 def _papers(plugins: Iterable[Plugin | None]) -> list[dict[str, Any]]:

@@ -90,16 +90,20 @@ class Column:
         )
 
     def witnesses(self) -> dict[str, Witness]:
-        """What the numbers of every measured cell rest on, by the cell's name."""
+        """What the numbers of every measured cell rest on, by the cell's name. Raises
+        :class:`UserError` for a stage that is damaged.
+        """
         witnesses: dict[str, Witness] = {}
         for cell, _, record in self.entries:
             if record.status != "ok" or record.kind == POPULATION or cell.stage is None:
                 continue
-            inputs = {
-                role: self.store.folder(key)
-                for role, key in self.plan.stages[cell.stage].inputs.items()
-                if not role.startswith(MEASURED_BY)
-            }
+            inputs = {}
+            for role, key in self.plan.stages[cell.stage].inputs.items():
+                if role.startswith(MEASURED_BY):
+                    continue
+                if wrong := self.store.fault(key):
+                    raise UserError(f"{cell.title}: its {role} cannot be used: {wrong}")
+                inputs[role] = self.store.folder(key)
             testbed = testbeds.build(cell.testbed.name, cell.testbed.params)
             materials = Materials(testbed=testbed, seed=cell.seed, inputs=inputs)
             witness = collect(materials)

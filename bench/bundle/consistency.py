@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,10 @@ from bench.bundle.pictured import Judges
 from bench.bundle.pictured import faults as picture_faults
 from bench.bundle.recomputed import differences, recompute, uncovered
 from bench.bundle.witnesses import Witness
-from bench.cells import POPULATION
+from bench.cells import ALL, POPULATION
 from bench.names import brief
 from bench.record import SLACK, Record
+from bench.registry import DETECTORS, FAMILIES, RESERVED
 from bench.results import published as published_results
 from bench.results import read_results
 from bench.text import one_line
@@ -34,6 +35,8 @@ OF_THE_ROW = re.compile(
 #: What arrays of unexpected shapes and kinds can raise.
 ODD = (ValueError, TypeError, RuntimeError, IndexError, ArithmeticError)
 Outcome = tuple[list[str], str]
+#: Of the models of an attack, by seed.
+Scores = dict[int, set[float]]
 #: Kept, for each costs seconds.
 JUDGES = Judges()
 
@@ -73,7 +76,7 @@ def cells(contents: Contents) -> Outcome:
             faults.append(f"{cell_words(record)} is no cell of {known.suite} and {contents.column}")
         if record.status == "failed":
             faults.append(f"{cell_words(record)} must have a result, got: failed, {record.reason}")
-    faults += _skip_faults(contents, known)
+    faults += _kind_faults(contents, known) + _skip_faults(contents, known)
     skipped = sum(record.status == "skipped" for record in contents.records)
     seen = f"{len(known.controls)} controls, {len(column)} of {contents.column}"
     return faults, seen + (f", {skipped} skipped" if skipped else "")
@@ -92,6 +95,23 @@ def _column_faults(contents: Contents, known: Expected) -> list[str]:
     if not listed and len(settings) != 1:
         return [f"{contents.column} must have one set of parameters, got {len(settings)}"]
     return []
+
+
+def _kind_faults(contents: Contents, known: Expected) -> list[str]:
+    """The board puts a cell where its kind says: a control's is the suite's, and the column has one
+    of those that plugins can have.
+    """
+    faults, own = [], set()
+    for record in contents.records:
+        control = known.controls.get(identity(record))
+        kinds = {*FAMILIES.values(), *DETECTORS.values()} if control is None else {control.kind}
+        if control is None and record.kind != POPULATION:
+            own.add(record.kind)
+        if record.kind not in kinds | ({POPULATION} if control is None else set()):
+            faults.append(f"{cell_words(record)}: kind must be {' or '.join(sorted(kinds))}")
+    if len(own) > 1:
+        faults.append(f"{contents.column} must be of one kind, got {brief(' and '.join(own))}")
+    return faults
 
 
 def _is_population(record: Record, contents: Contents, known: Expected) -> bool:
@@ -219,31 +239,80 @@ def pictured(contents: Contents) -> Outcome:
 
 
 def populations(contents: Contents) -> Outcome:
-    """A detector of models gives the cells what it gives the populations."""
+    """A detector of models has a population for each attack and one for all of them, at every seed,
+    of the scores that its cells have, the honest models' among them.
+    """
     faults: list[str] = []
-    scores: dict[tuple[str, str, int], set[float | None]] = {}
-    for record in contents.records:
-        if "model_score" in record.metrics:
-            key = (
-                json.dumps([record.attack.name, record.attack.params]),
-                _under(record),
-                record.seed,
-            )
-            scores.setdefault(key, set()).add(record.metrics["model_score"].value)
     whole = [record for record in contents.records if record.kind == POPULATION]
+    wanted: dict[tuple[str, str], tuple[dict[str, Scores], dict[str, Scores]]] = {}
+    for under, by_attack in _model_scores(contents).items():
+        honest = {key: one for key, one in by_attack.items() if json.loads(key)[0] == RESERVED}
+        attacked = {key: one for key, one in by_attack.items() if key not in honest}
+        rows = {key: {key: one} for key, one in attacked.items()}
+        if len(attacked) > 1:
+            rows[ALL] = attacked
+        wanted |= {(under, key): (those, honest) for key, those in rows.items()}
+    there = Counter((_under(record), _row_of_models(record)) for record in whole)
+    for _, key in sorted(wanted.keys() - there.keys()):
+        name = ALL if key == ALL else json.loads(key)[0]
+        faults.append(f"the population of {name} models must be there, and is missing")
     for record in whole:
-        attack = json.dumps([record.attack.name, record.attack.params])
-        keys = [(attack, _under(record), seed) for seed in sorted(record.seeds)]
-        if all(key in scores for key in keys):
-            attacked = record.series.get("scores[attacked]", [])
-            if [{score} for score in attacked] != [scores[key] for key in keys]:
-                faults.append(f"{cell_words(record)}: scores must be those of its cells")
+        what, name = cell_words(record), (_under(record), _row_of_models(record))
+        if name not in wanted or there[name] > 1:
+            faults.append(f"{what} must be there once, with cells that have scores of models")
+        elif record.status == "ok":
+            for side, those in zip(("attacked", "honest"), wanted[name], strict=True):
+                if _by_seed(record, side) != _of_cells(those):
+                    faults.append(f"{what}: scores[{side}] must be those of its cells")
     return faults, f"{len(whole)} populations"
+
+
+def _model_scores(contents: Contents) -> dict[str, dict[str, Scores]]:
+    """What the cells have: by testbed and settings, then by attack."""
+    scores: dict[str, dict[str, Scores]] = {}
+    for record in contents.records:
+        score = record.metrics.get("model_score")
+        if record.kind != POPULATION and score is not None and score.value is not None:
+            of = scores.setdefault(_under(record), {}).setdefault(_attack(record), {})
+            of.setdefault(record.seed, set()).add(score.value)
+    return scores
+
+
+def _of_cells(scores: Mapping[str, Scores]) -> dict[int, list[float]]:
+    """By seed, one of each attack, sorted; several of one model, where its cells differ."""
+    seeds = sorted({seed for one in scores.values() for seed in one})
+    return {
+        seed: sorted(value for one in scores.values() for value in one.get(seed, ()))
+        for seed in seeds
+    }
+
+
+def _by_seed(record: Record, side: str) -> dict[int, list[float]]:
+    """As :func:`_of_cells`, of a population's series; empty if they are not alike many a seed."""
+    values, seeds = record.series.get(f"scores[{side}]", []), sorted(record.seeds)
+    each, left = divmod(len(values), len(seeds))
+    if left or not each:
+        return {}
+    return {
+        seed: sorted(values[index * each : (index + 1) * each]) for index, seed in enumerate(seeds)
+    }
+
+
+def _row_of_models(record: Record) -> str:
+    return ALL if record.attack.name == ALL else _attack(record)
+
+
+def _attack(record: Record) -> str:
+    return json.dumps([record.attack.name, record.attack.params], sort_keys=True)
 
 
 def _under(record: Record) -> str:
     return json.dumps(
-        [record.testbed.params, record.sampler and record.sampler.params, record.defense.params],
+        [
+            [record.testbed.name, record.testbed.params],
+            record.sampler and [record.sampler.name, record.sampler.params],
+            record.defense.params,
+        ],
         sort_keys=True,
     )
 

@@ -29,6 +29,7 @@ from bench.bundle.witnesses import Witnesses
 from bench.errors import UserError
 from bench.names import brief
 from bench.record import Record
+from bench.registry import RESERVED
 from bench.results import PICTURES, RECORDS, RUN, read_source
 from bench.suite import shipped_suites
 from bench.text import one_line
@@ -107,6 +108,8 @@ def _check_json(contents: Contents, bag: Bag) -> None:
         faults.append(f"{BUNDLE} must be {VERSION}, got {brief(version)}")
     if not contents.column:
         faults.append(f"{COLUMN} must name a column in bag-info.txt, and is missing")
+    if contents.column == RESERVED:
+        faults.append(f"{COLUMN} must be a plugin's name, got {RESERVED}, no defense at all")
     faults += [
         f"data/{name} must not be in a bundle" for name in payload if not _ALLOWED.fullmatch(name)
     ]

@@ -121,6 +121,7 @@ def make_again(
     column: dict[str, Any] = {"defenses": [], "detectors": [], group: [contents.column]}
     prepared = prepare(suite, plugins=_unpacked(contents, work), **column, **options)
     wanted = {identity(record) for record in chosen.cells}
+    made = {cell.id for cell in prepared.plan.cells if cell.stage is not None}
     cells = tuple(cell for cell in prepared.plan.cells if cell.id in wanted)
     plan = replace(prepared.plan, cells=cells, filtered=True).limited(len(cells))
     if cells:
@@ -134,7 +135,14 @@ def make_again(
     }
     known = spreads(contents.records)
     count = sum(map(ranked, (name for record in chosen.cells for name in record.metrics)))
-    return [compare(record, again.get(identity(record)), known, count) for record in chosen.cells]
+    return [
+        *(compare(record, again.get(identity(record)), known, count) for record in chosen.cells),
+        *(
+            Remade(cell=cell_words(record), faults=["must not be skipped: its source can make it"])
+            for record in contents.records
+            if record.status == "skipped" and identity(record) in made
+        ),
+    ]
 
 
 def _unpacked(contents: Contents, work: Path) -> list[Path]:

@@ -71,9 +71,11 @@ def _commit(root: Path, paths: list[Path]) -> tuple[str, str]:
         return "", f"{paths[0].name} is in no git repository that has a commit"
     for path in paths:
         name = path.relative_to(root).as_posix()
-        if _git(root, "ls-files", "--error-unmatch", "--", name) is None:
+        # By the bytes themselves: git's own account can be told to leave a file out.
+        listed = (_git(root, "ls-tree", commit, "--", name) or "").split(maxsplit=3)
+        if len(listed) < 4:
             return "", f"{name} is in no git commit"
-        if _git(root, "status", "--porcelain", "--", name) != "":
+        if listed[2] != _git(root, "hash-object", "--no-filters", "--", name):
             return "", f"{name} has changes that are not committed"
     return commit, ""
 
@@ -81,8 +83,11 @@ def _commit(root: Path, paths: list[Path]) -> tuple[str, str]:
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git says; ``None`` if it fails."""
     try:
-        # Git refuses another user's checkout; reading its state is harmless.
-        command = ["git", "-c", "safe.directory=*", "-C", str(folder), *arguments]
+        # Git refuses another user's checkout. Nothing that is asked here looks for changed files,
+        # for which a checkout could name a program of its own.
+        plain = ("safe.directory=*", "core.fsmonitor=false")
+        options = [word for one in plain for word in ("-c", one)]
+        command = ["git", *options, "-C", str(folder), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,6 +50,11 @@ _SCRATCH_FILES = 10_000
 #: More files, and deeper folders, than any stage leaves.
 MOST_FILES, DEEPEST = 10_000, 32
 POLL_SECONDS = 0.3
+#: Of a plugin's folder: entries that are looked at, and how many of them are hidden at most, since
+#: each is a mount. Somebody's home folder holds millions.
+LOOKED_AT, MOST_HIDDEN = 20_000, 1_000
+#: A sealed evaluation's secret, and the size of a file that may hold one.
+_SEALED, _SECRET_BYTES = re.compile(rb"\s*[0-9a-f]{32}\s*"), range(32, 65)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,15 +388,35 @@ def search_path() -> list[str]:
 
 
 def private(folder: str) -> list[str]:
-    """What of a plugin's folder its process is not shown: stores, and what begins with a dot."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        return [
-            entry.path
-            for entry in entries
-            if not entry.is_symlink()
-            and (entry.name.startswith(".") or os.path.isdir(os.path.join(entry.path, "stages")))
-        ]
-    return []
+    """What of a plugin's folder its process is not shown: stores, what begins with a dot, and files
+    that hold a secret as ``castlewalls seal`` writes it; in folders of it too, as far as
+    :data:`LOOKED_AT` entries go.
+    """
+    hidden: list[str] = []
+    waiting, left = deque([folder]), LOOKED_AT
+    while waiting and left > 0 and len(hidden) < MOST_HIDDEN:
+        path = waiting.popleft()
+        with suppress(OSError), os.scandir(path) as entries:
+            for entry in entries:
+                left -= 1
+                if entry.is_symlink():
+                    continue
+                if entry.name.startswith(".") or _is_store(entry.path) or _is_secret(entry):
+                    hidden.append(entry.path)
+                elif entry.is_dir():
+                    waiting.append(entry.path)
+    return hidden
+
+
+def _is_store(path: str) -> bool:
+    return os.path.isdir(os.path.join(path, "stages"))
+
+
+def _is_secret(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):
+        if entry.is_file() and entry.stat().st_size in _SECRET_BYTES:
+            return _SEALED.fullmatch(Path(entry.path).read_bytes()) is not None
+    return False
 
 
 def beyond(pid: int, limits: Limits) -> str:

@@ -69,6 +69,18 @@ def test_a_secret_is_made_once_and_read_back(tmp_path) -> None:
     assert again.exit_code == 2 and "File exists" in again.output
 
 
+def test_a_secret_that_cannot_be_written_leaves_no_file(tmp_path, monkeypatch) -> None:
+    """It would be in the way of the next one."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "chmod", full)
+    made = CliRunner().invoke(cli, ["seal", "--output", str(tmp_path / "secret.txt")])
+    assert made.exit_code == 2 and "No space left on device" in made.output
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("text", ["", "secret", SECRET.upper(), SECRET + "0", "\x00" * 32])
 def test_what_is_no_secret_is_refused(tmp_path, text: str) -> None:
     file = tmp_path / "secret.txt"

@@ -158,7 +158,7 @@ def seal():
 @pytest.fixture
 def rewrite():
     """``rewrite(folder, change)`` puts ``change(record)`` in place of every record (``None``
-    removes it), consistently up to the manifest.
+    removes it), consistently up to the manifest: pictures that no record has any more go too.
     """
 
     def put(folder: Path, change) -> None:
@@ -168,6 +168,10 @@ def rewrite():
         changed = dataclasses.replace(run, records=kept, counts={"ok": len(kept)})
         for name, data in results_of(changed).items():
             (folder / "data" / name).write_bytes(data)
+        shown = {Path(one.path).name for _, record in kept for one in record.pictures}
+        for picture in (folder / "data" / "pictures").glob("*.png"):
+            if picture.name not in shown:
+                picture.unlink()
         _seal(folder)
 
     return put

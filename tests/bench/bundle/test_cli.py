@@ -52,3 +52,8 @@ def test_missing_cells_exit_with_2_and_name_the_command(files) -> None:
     done = run("submit", "clip_x0", *options)
     assert done.exit_code == 2
     assert "4 missing; `castlewalls run" in done.stderr
+
+
+def test_published_results_that_are_not_there_are_no_agreement(bundles, tmp_path) -> None:
+    done = run("verify", bundles["shrink"], "--published", tmp_path / "none")
+    assert done.exit_code == 2 and "none: must be a folder of results" in done.output

@@ -262,6 +262,26 @@ def test_a_cell_is_made_again_from_the_source_in_the_bundle(copied, files, store
     assert [one["status"] for one in again["checks"] if one["level"] == 3] == ["ok", "ok"]
 
 
+def test_a_row_that_was_skipped_for_convenience_can_be_made(copied, files, rewrite, store) -> None:
+    """All its seeds agree, and no plugin is asked before its code runs: it is the worst row."""
+    folder = copied("shrink")
+    rewrite(
+        folder,
+        lambda one: (
+            dataclasses.replace(
+                one, status="skipped", reason="invented", metrics={}, series={}, pictures=()
+            )
+            if (one.attack.name, one.defense.name) == ("baddiffusion", "shrink")
+            else one
+        ),
+    )
+    nonce = nonce_of(folder, files, "none", 0)
+    options = ("--rerun", 1, "--trust", "--nonce", nonce, "--store", store, "--jobs", 1)
+    done = verify(folder, files, *options)
+    assert done.exit_code == 1 and "REFUSED      2" not in done.stdout, done.output
+    assert "must not be skipped: its source can make it" in done.stdout, done.stdout
+
+
 def test_on_this_machine_a_digit_that_level_2_allows_is_refused(
     copied, files, rewrite, store
 ) -> None:

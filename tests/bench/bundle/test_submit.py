@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 from safetensors.numpy import load
 
 from bench.bundle.crate import Description
+from bench.bundle.source import _commit
 from bench.bundle.submit import submit
 from bench.bundle.verify import verify
 from bench.errors import UserError
@@ -120,6 +122,39 @@ def test_code_without_a_commit_is_refused_unless_allowed(files, tmp_path) -> Non
     shutil.copytree(files["plugin"].parent, copy, ignore=shutil.ignore_patterns(".git"))
     with pytest.raises(UserError, match=r"shrink\.py is in no git"):
         submit("shrink", str(files["suite"]), files["store"], plugins=[copy / "shrink.py"])
+
+
+def test_code_that_git_was_told_to_leave_out_is_not_committed(tmp_path) -> None:
+    """Nor does a checkout's own program run when its state is read."""
+    mine = tmp_path / "checkout" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text("x = 1\n")
+
+    def git(*words: str) -> None:
+        known = ("-c", "user.name=a", "-c", "user.email=b@example.org")
+        command = ["git", "-C", str(mine.parent), *known, *words]
+        subprocess.run(command, check=True, capture_output=True)
+
+    for words in (("init",), ("add", "mine.py"), ("commit", "-m", "one")):
+        git(*words)
+    assert _commit(mine.parent, [mine])[1] == ""
+    git("update-index", "--assume-unchanged", "mine.py")
+    git("config", "core.fsmonitor", f"touch {tmp_path / 'ran'}; false")
+    mine.write_text("x = 2\n")
+    assert _commit(mine.parent, [mine]) == ("", "mine.py has changes that are not committed")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_damaged_stage_is_named_and_nothing_is_made_of_it(files, tmp_path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(files["store"], store)
+    samples = list(store.glob("stages/*/*/images.npz"))
+    assert samples
+    for path in samples:
+        path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(UserError, match="cannot be used"):
+        made(files | {"store": store}, tmp_path)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_an_unknown_column_is_one_line(files, tmp_path) -> None:

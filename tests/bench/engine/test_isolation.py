@@ -17,11 +17,12 @@ from bench.engine import isolation as isolation_module
 from bench.engine.admission import cost, take_over
 from bench.engine.executor import Executor
 from bench.engine.graph import Stage
-from bench.engine.isolation import Isolation, Limits, Support, support
+from bench.engine.isolation import Isolation, Limits, Support, private, support
 from bench.engine.slots import make_slots
 from bench.engine.worker import load_stages
 from bench.errors import UserError
 from bench.plugin_file import Source, hashes
+from bench.sealed import new_secret
 
 STAGES = str(Path(__file__).with_name("hostile_stages.py"))
 LIMITS = Limits(memory=2**29, disk=2**26, scratch=2**25, processes=16, tasks=64)
@@ -296,3 +297,17 @@ def test_progress_that_is_there_is_not_written_again(tmp_path, monkeypatch):
         assert bool(isolation.overfull()) is exceeded
         isolation.end()
         assert partial.exists() is not exceeded
+
+
+def test_what_is_private_in_a_plugins_folder_is_so_however_deep(tmp_path):
+    """A plugin that reads the secret, or a store, tunes on what was kept back."""
+    secret = new_secret()
+    wanted = {"secret.txt": secret + "\n", "exp/kept": secret, ".env": "x", "a/b/.key/k": "x"}
+    plain = {"mine.py": "x = 1", "notes/hash.txt": secret[:-1] + "g", "data/long.txt": secret * 9}
+    for name, text in (wanted | plain).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "exp" / "store" / "stages").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "exp")
+    hidden = {os.path.relpath(path, tmp_path) for path in private(str(tmp_path))}
+    assert hidden == {"secret.txt", "exp/kept", "exp/store", ".env", "a/b/.key"}
