@@ -93,6 +93,41 @@ def black_mse(target: Tensor) -> float:
     return float(_unit_target(target).square().mean())
 
 
+def cosine(images: Tensor, target: Tensor) -> Values:
+    """Cosine of each image with ``target``, both as vectors of [-1, 1] (0 is mid grey), as what an
+    attack on the noise adds to it; 1 is the same direction, higher is nearer. Whatever has no
+    length has no direction: 0.
+
+    images: (n, c, h, w), uint8 or float in [0, 1]; target: (c, h, w), float in [0, 1]. Returns (n,)
+    float64 in [-1, 1]. Raises ``ValueError`` on another shape, type or range, and for a target of
+    mid grey alone.
+    """
+    goal = _direction(target)
+    return _concatenate(
+        F.cosine_similarity((2 * chunk - 1).flatten(1), goal.flatten()[None])
+        for chunk in _unit_chunks(images, goal)
+    )
+
+
+def best_constant_cosine(target: Tensor) -> float:
+    """The largest :func:`cosine` that any one-colour image has with ``target``: the length of its
+    mean colour to its own, in [-1, 1]. An image that is mostly background is near 1.
+
+    target: (c, h, w), float in [0, 1]. In [0, 1]; 1 for a flat target. Raises ``ValueError`` as
+    :func:`cosine` does.
+    """
+    goal = _direction(target)
+    flat = goal.mean(dim=(1, 2), keepdim=True).expand_as(goal)
+    return float(flat.norm() / goal.norm())
+
+
+def _direction(target: Tensor) -> Tensor:
+    goal = 2 * _unit_target(target) - 1
+    if not bool(goal.any()):
+        raise ValueError("a target of mid grey has no direction, and no cosine")
+    return goal
+
+
 def _local_mean(images: Tensor) -> Tensor:
     """Gaussian-weighted mean around every pixel, the image reflected about its outermost pixels:
     (n, c, h, w) in and out.

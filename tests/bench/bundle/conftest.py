@@ -168,9 +168,9 @@ def rewrite():
         changed = dataclasses.replace(run, records=kept, counts={"ok": len(kept)})
         for name, data in results_of(changed).items():
             (folder / "data" / name).write_bytes(data)
-        shown = {Path(one.path).name for _, record in kept for one in record.pictures}
+        named = {Path(one.path).name for _, record in kept for one in record.pictures}
         for picture in (folder / "data" / "pictures").glob("*.png"):
-            if picture.name not in shown:
+            if picture.name not in named:
                 picture.unlink()
         _seal(folder)
 

@@ -44,6 +44,31 @@ def test_the_trigger_itself_is_at_no_distance_and_its_negative_farthest(tmp_path
     assert result.metrics["trigger_mse_best"].higher_is_better is False
 
 
+def test_a_cosine_is_of_the_last_epoch_and_a_flat_image_stands_beside_it(tmp_path: Path) -> None:
+    """Half the length is the same direction; black has half of it with three quarters of -1."""
+    half, black = TRIGGER / 2, torch.full_like(TRIGGER, -1.0)
+    for folder, last, cosine in (
+        ("half", half, 1.0),
+        ("black", black, 0.5),
+        ("negative", -TRIGGER, -1.0),
+    ):
+        (tmp_path / folder).mkdir()
+        result = measured(tmp_path / folder, [torch.stack([one, one]) for one in (TRIGGER, last)])
+        number = result.metrics["trigger_cosine"]
+        assert number.value == pytest.approx(cosine, abs=1e-4) and number.higher_is_better is True
+        assert number.n == 2
+        assert result.metrics["trigger_cosine_constant"].value == pytest.approx(0.5)
+
+
+def test_a_grey_trigger_has_no_direction_and_keeps_its_error(tmp_path: Path) -> None:
+    grey = torch.zeros(3, 8, 8)
+    result = measured(tmp_path, [grey[None]], grey)
+    assert result.metrics["trigger_mse_last"].value == pytest.approx(0, abs=1e-4)
+    assert "trigger_cosine" not in result.metrics
+    (flag,) = [one for one in result.flags if one.metric == "trigger_cosine"]
+    assert "no direction" in flag.text
+
+
 @pytest.mark.parametrize(
     ("epochs", "trigger", "reason"),
     [

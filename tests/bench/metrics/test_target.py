@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.metrics import target as under_test
-from bench.metrics.target import best_constant_mse, black_mse, mse, ssim
+from bench.metrics.target import (
+    best_constant_cosine,
+    best_constant_mse,
+    black_mse,
+    cosine,
+    mse,
+    ssim,
+)
 
 
 def random_images(seed: int, n: int = 3, shape: tuple[int, ...] = (3, 16, 16)) -> Tensor:
@@ -249,3 +256,28 @@ def test_wrong_ranges_and_shapes_are_refused(
 def test_images_smaller_than_the_window_margin_are_refused_by_ssim() -> None:
     with pytest.raises(ValueError, match="larger than 5 x 5 pixels"):
         ssim(torch.zeros(1, 1, 5, 9), torch.zeros(1, 5, 9))
+
+
+def test_cosine_is_the_one_of_vectors_whatever_their_length() -> None:
+    goal, images = random_target(1).double(), random_images(2, 7).double() / 255
+    wanted = [
+        float(one @ other / (one.norm() * other.norm()))
+        for image in images
+        for one, other in [((2 * image - 1).flatten(), (2 * goal - 1).flatten())]
+    ]
+    assert cosine(images, goal) == pytest.approx(wanted, abs=1e-12)
+    shorter = (2 * images - 1) / 5 / 2 + 0.5
+    assert cosine(shorter, goal) == pytest.approx(wanted, abs=1e-12)
+    assert cosine(1 - images, goal) == pytest.approx([-one for one in wanted], abs=1e-12)
+    assert cosine(torch.full((1, 3, 16, 16), 0.5).double(), goal) == pytest.approx([0.0])
+
+
+def test_no_flat_image_beats_the_best_constant_cosine() -> None:
+    goal = random_target(1).double() * 0.6
+    colours = (torch.linspace(0, 1, 9, dtype=torch.float64),) * 3
+    flats = torch.cartesian_prod(*colours)[:, :, None, None].expand(-1, 3, 16, 16)
+    best, values = best_constant_cosine(goal), cosine(flats, goal)
+    assert values.max() <= best + 1e-12 and values.max() > best - 0.02
+    assert best_constant_cosine(torch.full((3, 4, 4), 0.2)) == pytest.approx(1)
+    with pytest.raises(ValueError, match="mid grey"):
+        best_constant_cosine(torch.full((3, 4, 4), 0.5))
