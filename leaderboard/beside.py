@@ -17,6 +17,8 @@ from leaderboard.sound import cut
 
 #: Letters of one of our own values in a difference.
 VALUE = 60
+#: Of what a paper's number was measured on, in a table's cell.
+DATA = 24
 OWN = "the paper’s own data and networks"
 OTHER = "the paper’s, on other data and networks"
 
@@ -40,6 +42,12 @@ class Beside:
     def text(self) -> str:
         """One line: number, source and whose it is."""
         return f"{self.published.text} ({self.published.citation}; {self.whose})"
+
+    @property
+    def short(self) -> str:
+        """In a table's cell, under a head with the metric: ``paper 0.948, ImageNette``."""
+        data = cut(self.published.setting.data.partition(",")[0], DATA)
+        return f"paper {self.published.number}, {data}"
 
 
 def of_cell(cell: Cell) -> tuple[tuple[Beside, str], ...]:
@@ -73,6 +81,14 @@ def of_metric(items: Iterable[Beside], metric: str) -> tuple[Beside, ...]:
     """Those of one of our metrics."""
     names = (metric, split(metric)[0])
     return tuple(item for item in items if item.published.metric in names)
+
+
+def in_metric(cell: Cell, metric: str) -> tuple[Beside, ...]:
+    """What papers printed for a cell in one of our metrics."""
+    testbed = cell.entries[0].record.testbed.name
+    if not any(one.metric in (metric, split(metric)[0]) for one in _numbers(testbed)):
+        return ()  # of most metrics no paper has a number
+    return of_metric(of_record(cell.entries[0].record), metric)
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ where there is none.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.record import SHARE, SQUARED_ERROR, Flag, PluginSpec
@@ -18,6 +18,7 @@ from leaderboard.aggregate import (
     share_interval,
     t_interval,
 )
+from leaderboard.beside import Beside, in_metric
 from leaderboard.board import Board, Cell, Row, families, under
 from leaderboard.names import Words
 
@@ -39,7 +40,7 @@ Value = tuple[str, str]
 @dataclass(frozen=True, kw_only=True)
 class TableCell:
     """One cell under one metric. ``state``: value, absent, failed or skipped. ``step``: index into
-    the colour scale.
+    the colour scale. ``printed``: what papers printed for the same, none of it ours.
     """
 
     cell: Cell | None
@@ -50,6 +51,12 @@ class TableCell:
     note: str = ""
     step: int | None = None
     badges: tuple[str, ...] = ()
+    printed: tuple[Beside, ...] = ()
+
+    @property
+    def papers(self) -> list[str]:
+        """What was printed, each line once though several tables have it."""
+        return list(dict.fromkeys(one.short for one in self.printed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +86,10 @@ class MetricTable:
         """Those of a row's cells that are in such a column."""
         return [one for one, (_, _, used) in zip(cells, self.columns, strict=True) if used]
 
+    def sources(self) -> list[str]:
+        """Of what papers printed for these cells, each once, with what it was measured on."""
+        return sources(item for _, cells in self.rows for item in cells)
+
     def left_out(self) -> list[tuple[str, list[PluginSpec]]]:
         """Why -> the columns that have nothing to show for it."""
         by_reason: dict[str, list[PluginSpec]] = {}
@@ -89,6 +100,17 @@ class MetricTable:
                     max(reasons, key=reasons.count) if reasons else NOT_RUN, []
                 ).append(column)
         return list(by_reason.items())
+
+
+def sources(cells: Iterable[TableCell]) -> list[str]:
+    """The tables that :attr:`TableCell.printed` comes from, each once, and whose data they are."""
+    data: dict[tuple[str, str], dict[str, None]] = {}
+    for one in (item for cell in cells for item in cell.printed):
+        key = one.published.citation, one.whose
+        data.setdefault(key, {})[one.published.setting.data] = None
+    return [
+        f"{citation} ({', '.join(those)}; {whose})" for (citation, whose), those in data.items()
+    ]
 
 
 def direction(board_cells: Sequence[Cell], metric: str) -> bool | None:
@@ -281,6 +303,7 @@ def _table_cell(
         if _detects_nothing(cell, metric)
         else palette.step(interval.mean, low, high, higher_is_better),
         badges=badges(cell, interval.n, metric),
+        printed=in_metric(cell, metric),
     )
 
 

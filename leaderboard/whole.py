@@ -10,13 +10,22 @@ from functools import cached_property
 
 from bench.record import PluginSpec
 from leaderboard import methods, palette
+from leaderboard.beside import in_metric
 from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, digest, identity
 from leaderboard.contenders import end_points, ways_in
 from leaderboard.detections import subjects
 from leaderboard.inversions import RECOVERIES, TARGET
 from leaderboard.labels import label, shortened, shortened_defenses
 from leaderboard.live import Going
-from leaderboard.matrix import NOT_RUN, TableCell, badges, interval_text, summary, without_value
+from leaderboard.matrix import (
+    NOT_RUN,
+    TableCell,
+    badges,
+    interval_text,
+    sources,
+    summary,
+    without_value,
+)
 from leaderboard.methods import Paper
 from leaderboard.names import split
 from leaderboard.populations import AUROC as MODELS
@@ -121,6 +130,12 @@ class Whole:
             else:
                 runs.append((column.family, 1))
         return runs
+
+    def sources(self) -> list[str]:
+        """Of what papers printed for these cells."""
+        return sources(
+            item.table for _, lines in self.boards for line in lines for item in line.items
+        )
 
     def cells(self) -> int:
         """How many cells have a number."""
@@ -299,6 +314,7 @@ def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item
         # An honest model has nothing to defend, so its numbers are neither good nor bad.
         step=None if cell.attack.name == "none" else step,
         badges=badges(cell, interval.n, name),
+        printed=in_metric(cell, name),
     )
     others = tuple(
         (split(one)[1], cell.words(one).number(mean.mean))

@@ -98,10 +98,15 @@ class Published:
         return f"{self.paper.cite}, Table {self.table}, {at}"
 
     @property
+    def number(self) -> str:
+        """``97.070 ± 0.184 %``."""
+        deviation = f" ± {self.deviation}" if self.deviation else ""
+        return f"{self.printed}{deviation}{f' {self.unit}' if self.unit else ''}"
+
+    @property
     def text(self) -> str:
         """``TA 97.070 ± 0.184 %``."""
-        deviation = f" ± {self.deviation}" if self.deviation else ""
-        return f"{self.name} {self.printed}{deviation}{f' {self.unit}' if self.unit else ''}"
+        return f"{self.name} {self.number}"
 
 
 @lru_cache(maxsize=1)

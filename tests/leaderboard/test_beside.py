@@ -20,6 +20,7 @@ from leaderboard.beside import OTHER, OWN, of_metric, of_record
 from leaderboard.report import render
 
 NOTE = re.compile(r'<div class="published".*?</div>', re.DOTALL)
+IN_CELLS = re.compile(r'<(small|p) class="(?:scale )?printed[ "].*?</\1>', re.DOTALL)
 HOSTILE = "<script>alert(1)</script>\"'--><img src=x onerror=alert(2)>{{ 7*7 }}"
 EMBEDDED = PluginSpec(
     name="digits-ddpm", params={"sampler": "ddpm", "num_inference_steps": 50, "clip": "none"}
@@ -163,7 +164,8 @@ def test_no_metric_ranking_or_interval_sees_it(run: Run, monkeypatch: pytest.Mon
     with_them, without = pages
     assert len(NOTE.findall(with_them)) >= 3 and "777777" in with_them
     assert not NOTE.findall(without)
-    bare = [re.sub(r"\n\s*\n", "\n", NOTE.sub("", page)) for page in pages]
+    assert "777777" in "".join(one[0] for one in IN_CELLS.finditer(with_them))
+    bare = [re.sub(r"\s*\n\s*", "\n", IN_CELLS.sub("", NOTE.sub("", page))) for page in pages]
     assert bare[0] == bare[1]
     assert tables[0].published.notna().any() and not tables[1].published.notna().any()
     assert set(tables[0][tables[0].published.notna()].metric) == {"fid[digits-cnn]"}
@@ -198,6 +200,19 @@ def test_a_number_printed_twice_is_one_line_with_both_sources(run: Run) -> None:
     assert OTHER in text and "published" in text
 
 
+def test_a_cell_of_a_table_has_the_number_and_the_table_its_source(run: Run) -> None:
+    """Where a reader compares: in the table of that metric, and in no other."""
+    page = render([run])
+    (block,) = re.findall(
+        r'<div class="metric"[^>]*data-metric="fid\[digits-cnn\]".*?</div>', page, re.DOTALL
+    )
+    assert 'class="printed">paper 8.81, CIFAR-10</small>' in block
+    sources = re.search(r'<p class="scale printed">(.*?)</p>', page)
+    for where in ("Table 6, appendix F.3", "Table 7, appendix F.4"):
+        assert sources and f"{where} (CIFAR-10; the paper’s, on other data" in sources[1]
+    assert page.count("paper 8.81, CIFAR-10") == block.count("paper 8.81, CIFAR-10") == 1
+
+
 def test_hostile_words_stay_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table's own, and a record's parameter that a difference quotes."""
     paper = Paper(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
@@ -224,4 +239,6 @@ def test_hostile_words_stay_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     notes = NOTE.findall(page)
     assert notes and all("&lt;script&gt;" in note for note in notes)
     assert any("blend in the paper, &lt;script&gt;" in note for note in notes)
+    cells = [one[0] for one in IN_CELLS.finditer(page)]
+    assert cells and all("&lt;script&gt;" in cell for cell in cells)
     assert "<script>alert" not in page and "<img src=x" not in page and "{{ 7*7 }}" in page
