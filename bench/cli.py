@@ -57,6 +57,12 @@ class Commands(click.Group):
             named = one_line(os.fsdecode(error.filename), 300)
             click.echo(f"castlewalls: {named} cannot be used: {error.strerror}", err=True)
             ctx.exit(BAD_INPUT)
+        except RuntimeError as error:
+            # What pathlib raises for links that lead to each other, before Python 3.13.
+            if not str(error).startswith("Symlink loop"):
+                raise
+            click.echo(f"castlewalls: {one_line(str(error), 300)}", err=True)
+            ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("castlewalls: interrupted", err=True)
             ctx.exit(INTERRUPTED)
@@ -917,6 +923,8 @@ def compare(
     comparison = compare_sides(
         read_side(first, runs), read_side(second, runs), metrics or (), across_protocols
     )
+    for line in comparison.problems:
+        click.echo(f"castlewalls: {plain(one_line(line, 600))}", err=True)
     if as_json:
         _print_json(comparison.to_json())
     else:
@@ -1128,10 +1136,14 @@ def verify(
     castlewalls verify my_defense-digits --json
     castlewalls verify my_defense-digits --rerun 3 --trust
     """
+    from bench.bundle import statement
     from bench.bundle import verify as checks
 
     if sign is not None and again["rerun"] is None:
         raise UserError("--sign signs the result of --rerun K, which is missing")
+    private = None if sign is None else Path(sign)
+    if private is not None:
+        statement.signer_of(private)  # before hours of a rerun
     if published is not None and not Path(published).is_dir():
         raise UserError(f"--published {published}: must be a folder of results, and is not there")
     with tempfile.TemporaryDirectory(prefix="castlewalls-") as work:
@@ -1143,7 +1155,6 @@ def verify(
             _rerun(Path(work), as_json, **again),
             None if key is None else Path(key),
         )
-    private = None if sign is None else Path(sign)
     written = result.rerun and checks.write_result(Path(bundle), result, again["device"], private)
     if as_json:
         _print_json(result.to_json() | ({"statement": str(written)} if written else {}))

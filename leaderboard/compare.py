@@ -8,7 +8,7 @@ not of one thing, and are not compared unless that is asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ class Difference:
 class Comparison:
     """``differences``: in the order of the boards; ``alone``: cells that only one side has, and
     ``protocols``: boards that the sides have under different protocols, a line each; ``equal``:
-    pairs of numbers that are the same to the last digit.
+    pairs of numbers that are the same to the last digit; ``problems``: what of a side could not be
+    read or contradicts itself, a line each.
     """
 
     first: str
@@ -71,6 +72,7 @@ class Comparison:
     alone: tuple[str, ...]
     protocols: tuple[str, ...]
     equal: int
+    problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -79,11 +81,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two. ``entry``: the only defense that counts, empty for all."""
+    """One of the two. ``entry``: the only defense that counts, empty for all; ``problems``: of its
+    runs.
+    """
 
     name: str
     boards: tuple[Board, ...]
     entry: str = ""
+    problems: tuple[str, ...] = ()
 
 
 def read_side(text: str, within: Sequence[Run] = ()) -> Side:
@@ -94,8 +99,8 @@ def read_side(text: str, within: Sequence[Run] = ()) -> Side:
     source, _, entry = text.partition("::")
     path = Path(source)
     if path.exists():
-        runs = _board_json(path) if path.is_file() else read_source(path)
-        side = Side(text, tuple(boards(compared(runs))), entry)
+        runs = compared(_board_json(path) if path.is_file() else read_source(path))
+        side = Side(text, tuple(boards(runs)), entry, tuple(_problems(runs)))
     elif not entry and within:
         side = Side(text, tuple(boards(within)), text)
     else:
@@ -152,6 +157,9 @@ def compare(
         ),
         protocols=tuple(protocols),
         equal=equal,
+        problems=tuple(
+            f"{side.name}: {line}" for side in (first, second) for line in side.problems
+        ),
     )
 
 
@@ -179,6 +187,17 @@ def lines(comparison: Comparison) -> list[str]:
         f"the defender, {worse} worse, {comparison.equal} the same to the last digit",
     ]
     return [one_line(line, 600) for line in text]
+
+
+def _problems(runs: Sequence[Run]) -> Iterator[str]:
+    """What could not be read, and how many cells failed, of which a difference has fewer seeds."""
+    yield from dict.fromkeys(line for run in runs for line in run.problems)
+    failed = [one for run in runs for _, one in run.records if one.status == "failed"]
+    if failed:
+        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        one = failed[0]
+        what = f"{label(one.attack)} x {label(one.defense)} seed {one.seed}"
+        yield f"{label(one.testbed)} {what} has no numbers: failed, {one.reason}{more}"
 
 
 def _board_json(path: Path) -> list[Run]:

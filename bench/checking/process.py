@@ -8,6 +8,7 @@ What it says of itself may still be a lie: the checks run beside it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import selectors
@@ -58,6 +59,13 @@ class Checked:
     label: str = ""
     source: str = ""
     verdicts: list[Verdict] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, texts: Mapping[str, Any]) -> Checked:
+        """From all fields but the verdicts. Raises ``TypeError`` for what is none of them."""
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise TypeError("a plugin's fields must be texts")
+        return cls(**texts)
 
     @property
     def failed(self) -> int:
@@ -266,12 +274,14 @@ class _Conversation:
                 own = message["token"] == self.child.token and self.messages <= MESSAGES
             except (ValueError, TypeError, KeyError):
                 own = False
-            if own:
-                self._understand(message)
-            else:
-                self.foreign = True
+            try:  # the plugin can read the token, and say what makes no sense
+                own = own and self._understand(message)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+                own = False
+            self.foreign = self.foreign or not own
 
-    def _understand(self, message: dict[str, Any]) -> None:
+    def _understand(self, message: dict[str, Any]) -> bool:
+        """What the child's own checks say; whether they can have said it."""
         if "refused" in message:
             raise UserError(message["refused"])
         if "ready" in message:
@@ -281,16 +291,19 @@ class _Conversation:
             # The file, until it is known which plugins are in it.
             if self.report.plugins and not self.report.plugins[-1].verdicts:
                 self.report.plugins.pop()
-            self.report.plugins.append(Checked(**message["plugin"]))
+            self.report.plugins.append(Checked.from_json(message["plugin"]))
         elif "verdict" in message:
             self._add(Verdict.from_json(message["verdict"]))
         elif "check" in message:
-            self.during = message["title"]
+            self.during = str(message["title"])
         elif "finished" in message:
-            self.finished = True
-            self.report.seconds, self.report.peak_memory = message["seconds"], message["peak"]
+            seconds, peak = message["seconds"], message["peak"]
+            if not (0 <= seconds < math.inf and isinstance(peak, int) and peak >= 0):
+                return False
+            self.finished, self.report.seconds, self.report.peak_memory = True, seconds, peak
         elif "ended" in message:
-            self.code = message["ended"]
+            self.code = int(message["ended"])
+        return True
 
     def _add(self, verdict: Verdict) -> None:
         plugin = self.report.plugins[-1]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 #: Only ``failed`` says that the plugin must be changed.
 Status = Literal["ok", "failed", "doubtful", "not measured"]
+_STATUSES = get_args(Status)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,14 @@ class Verdict:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Verdict:
-        """The opposite of :meth:`to_json`. Raises ``TypeError`` for fields that are none."""
-        return cls(**values)
+        """The opposite of :meth:`to_json`. Raises ``TypeError`` for what is none of its fields."""
+        verdict = cls(**values)
+        texts = (verdict.check, verdict.title, verdict.message, verdict.mend)
+        if not all(isinstance(text, str) for text in texts) or verdict.status not in _STATUSES:
+            raise TypeError("a verdict's fields must be texts, and its status one of those")
+        if not isinstance(verdict.seconds, int | float) or not 0 <= verdict.seconds < math.inf:
+            raise TypeError("a verdict's seconds must be a number")
+        return verdict
 
     def lines(self) -> list[str]:
         """For a terminal: the verdict, then its message and how to mend it."""

@@ -638,3 +638,21 @@ def test_a_board_that_cannot_be_written_ends_no_run(castlewalls, monkeypatch, tm
     assert result.exit_code == 0, result.output
     assert result.stderr.count("the board is written at the end only: two lines") == 1
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "{loop}"],
+        ["run", "digits-cut", "--plugin", "{loop}", "--dry-run"],
+        ["site", "--output", "{loop}"],
+    ],
+)
+def test_links_that_lead_to_each_other_are_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    """Python before 3.13 raises a RuntimeError for them."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(tmp_path / "back")
+    (tmp_path / "back").symlink_to(loop)
+    done = CliRunner().invoke(cli, [one.format(loop=loop) for one in arguments])
+    assert done.exit_code == 2 and done.output.count("\n") == 1, done.output
+    assert done.output.startswith("castlewalls: ") and str(tmp_path) in done.output

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,14 +177,34 @@ def test_few_seeds_show_nothing(make_store: MakeStore, tmp_path: Path) -> None:
 def test_the_command_prints_lines_and_json(store: Path, better: Path) -> None:
     done = CliRunner().invoke(cli, ["compare", str(store), str(better), "--metrics", "fid"])
     assert done.exit_code == 0, done.output
-    text = done.output.splitlines()
+    text = done.stdout.splitlines()
     assert text[-1].endswith("4 better for the defender, 0 worse, 11 the same to the last digit")
     assert sum(line.startswith("+ -1 [") for line in text) == 4
     assert all("fid[digits-cnn]" in line for line in text[:-1])
     arguments = ["compare", "clip_x0", "clip_xt", "--within", str(store), "--json"]
-    document = json.loads(CliRunner().invoke(cli, arguments).output)
+    document = json.loads(CliRunner().invoke(cli, arguments).stdout)
     assert document["schema"] == 1 and document["first"] == "clip_x0"
     assert {"difference", "low", "high", "seeds", "better"} <= document["differences"][0].keys()
+
+
+def test_what_of_a_side_cannot_be_read_is_said(store: Path, tmp_path: Path) -> None:
+    """A record that is damaged was left out without a word: the difference was of fewer cells."""
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(store, spoilt)
+    ((path, _), *_) = read_runs(spoilt)[0].records
+    (path / "record.json").write_text("{")
+    done = CliRunner().invoke(cli, ["compare", str(store), str(spoilt), "--json"])
+    assert done.exit_code == 0, done.output
+    before, damaged, after = done.stderr.splitlines()
+    assert damaged.startswith(f"castlewalls: {spoilt}: ") and "its record cannot be used" in damaged
+    for one, side in ((before, store), (after, spoilt)):
+        assert (
+            one.startswith(f"castlewalls: {side}: ") and " seed 0 has no numbers: failed, " in one
+        )
+    document = json.loads(done.stdout)
+    assert document["problems"] == [
+        one.removeprefix("castlewalls: ") for one in (before, damaged, after)
+    ]
 
 
 def test_a_metric_that_neither_has_is_named(store: Path, better: Path) -> None:

@@ -93,6 +93,36 @@ def test_a_plugin_that_keeps_its_contract_passes(passed: tuple[Report, list[Any]
     assert 0 < report.seconds < SECONDS and report.peak_memory > 2**27
 
 
+FORGED = """
+import json
+frame = sys._getframe()
+while "request" not in frame.f_locals:
+    frame = frame.f_back
+request = frame.f_locals["request"]
+for message in {messages}:
+    os.write(request["descriptor"], json.dumps({{"token": request["token"], **message}}).encode())
+    os.write(request["descriptor"], b"\\n")
+"""
+
+
+def test_messages_of_its_own_that_make_no_sense_are_a_verdict(tmp_path: Path) -> None:
+    """A plugin can find the token of its process: a traceback of ours was the answer."""
+    forged = {"check": "x", "title": "x", "status": "great"}
+    messages = [
+        {"plugin": {"name": 3}}, {"plugin": {"name": "x", "colour": "red"}}, {"plugin": []},
+        {"verdict": 7}, {"verdict": forged}, {"verdict": {"check": "x", "title": ["x"]}},
+        {"check": "x"}, {"ended": "soon"}, {"finished": True, "seconds": "long", "peak": 1},
+        {"finished": True, "seconds": 1, "peak": None}, {"ready": True},
+    ]  # fmt: skip
+    before = FORGED.format(messages=[*messages, {"finished": True, "seconds": 0.5, "peak": -1}])
+    report = process.check(str(written(tmp_path, before=before)), seconds=SECONDS)
+    assert ended(report).failed and "nothing on descriptors" in ended(report).message
+    assert [verdict.check for verdict in report.plugins[0].verdicts][:2] == [
+        "imports",
+        "constructs",
+    ]
+
+
 def test_the_report_is_json(passed: tuple[Report, list[Any]]) -> None:
     values = json.loads(json.dumps(passed[0].to_json(), allow_nan=False))
     assert values["passed"] is values["plugins"][0]["passed"] is True
