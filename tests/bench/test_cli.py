@@ -645,7 +645,6 @@ def test_a_board_that_cannot_be_written_ends_no_run(castlewalls, monkeypatch, tm
     [
         ["report", "{loop}"],
         ["run", "digits-cut", "--plugin", "{loop}", "--dry-run"],
-        ["site", "--output", "{loop}"],
     ],
 )
 def test_links_that_lead_to_each_other_are_one_line(tmp_path: Path, arguments: list[str]) -> None:
