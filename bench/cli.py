@@ -527,22 +527,26 @@ def plan(
 @store_option
 @json_option
 def status(store: str, as_json: bool) -> None:
-    """Show the jobs that runs on a cluster left at work, and what they still have to make.
+    """Show how far every run in a store is, and the jobs that runs on a cluster left at work.
 
     \b
+    castlewalls status
     castlewalls status --store /shared/store
     castlewalls status --store /shared/store --json
     """
     from bench.engine.slurm import job_states
+    from bench.summary import run_states, state_line
 
-    rows = job_states(Path(store))
+    jobs, runs = job_states(Path(store)), run_states(Path(store))
     if as_json:
-        _print_json(rows)
+        _print_json({"runs": runs, "jobs": jobs})
         return
-    for row in rows:
-        where = "in the queue" if row["queued"] else "gone"
-        click.echo(f"{row['run']}: job {row['job']}, {where}, {row['left']} stages to make")
-    if not rows:
+    for run in runs:
+        click.echo(plain(one_line(state_line(run, Path(store)), 400)))
+    for job in jobs:
+        where = "in the queue" if job["queued"] else "gone"
+        click.echo(f"{job['run']}: job {job['job']}, {where}, {job['left']} stages to make")
+    if not jobs:
         click.echo(f"no run in {store} has jobs on a cluster")
 
 

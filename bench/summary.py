@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,39 @@ from rich.table import Table
 from bench.engine.graph import Plan
 from bench.engine.run import Estimate, estimate
 from bench.engine.store import Store
-from bench.record import PluginSpec, Record, read_runs
+from bench.record import PluginSpec, Record, read_account, read_runs
 from bench.words import declaration_of
+
+
+def run_states(store: Path) -> list[dict[str, Any]]:
+    """Of every run in a store: ``suite``, ``started``, ``finished`` (``None`` until it is), and
+    ``cells``, how many are ok, failed, skipped and still to come.
+    """
+    states = []
+    for path in sorted((store / "runs").glob("*.json")):
+        try:
+            account = read_account(path)
+        except (OSError, ValueError):
+            continue  # a run that begins; the board says what is wrong with one that does not
+        counts = Counter(str(cell.get("status", "pending")) for cell in account["cells"])
+        cells = {name: counts[name] for name in ("ok", "failed", "skipped", "pending")}
+        named = {name: account[name] for name in ("suite", "started", "finished")}
+        states.append(named | {"cells": cells})
+    return states
+
+
+def state_line(state: dict[str, Any], store: Path) -> str:
+    """One of :func:`run_states` for a terminal."""
+    cells = state["cells"]
+    more = [f"{cells[name]} {name}" for name in ("failed", "skipped") if cells[name]]
+    counts = ", ".join([f"{cells['ok']} of {sum(cells.values())} cells ok", *more])
+    if state["finished"]:
+        return f"{state['suite']}: {counts}; finished {state['finished'][:16]}"
+    again = f"castlewalls run {state['suite']} --store {store}"
+    return (
+        f"{state['suite']}: {counts}, {cells['pending']} to come; begun {state['started'][:16]}, "
+        f"not finished (if nothing runs, `{again}` goes on)"
+    )
 
 
 def summary(store: Path, suite: str, console: Console) -> None:

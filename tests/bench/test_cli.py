@@ -102,6 +102,22 @@ def test_a_run_ends_with_a_table_and_the_boards_path(castlewalls, tmp_path):
     (same,) = read_runs(tmp_path / "store")
     assert (same.started, same.finished) == (run.started, run.finished)  # the board keeps its dates
 
+    states = json.loads(castlewalls("status", "--json", plugin=False).stdout)
+    assert states["jobs"] == [] and states["runs"] == [
+        {"suite": run.suite, "started": run.started, "finished": run.finished}
+        | {"cells": {"ok": 16, "failed": 0, "skipped": 12, "pending": 0}}
+    ]
+    account = tmp_path / "store" / "runs" / f"{run.suite}.json"
+    half = json.loads(account.read_text()) | {"finished": None}
+    (pending,) = [one for one in half["cells"] if one["status"] == "ok"][:1]
+    pending["status"] = "pending"
+    text = account.read_text()
+    account.write_text(json.dumps(half))
+    line = castlewalls("status", plugin=False).stdout.splitlines()[0]
+    account.write_text(text)
+    assert line.startswith(f"{run.suite}: 15 of 28 cells ok, 12 skipped, 1 to come; begun 20")
+    assert f"`castlewalls run {run.suite} --store store` goes on" in line
+
     table = bench.load_records(tmp_path / "store")
     assert len(table) == 28 and table["fid[fake]"].notna().sum() == 16
     assert set(table["status"]) == {"ok", "skipped"}
