@@ -542,7 +542,7 @@ def status(store: str, as_json: bool) -> None:
         _print_json({"runs": runs, "jobs": jobs})
         return
     for run in runs:
-        click.echo(plain(one_line(state_line(run, Path(store)), 400)))
+        click.echo(plain(one_line(state_line(run), 400)))
     for job in jobs:
         where = "in the queue" if job["queued"] else "gone"
         click.echo(f"{job['run']}: job {job['job']}, {where}, {job['left']} stages to make")

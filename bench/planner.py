@@ -553,16 +553,25 @@ class _Builder:
         """For each detector of models, whether its scores tell the models of each attack, and of
         all attacks together, from honest ones, over ``seeds``.
         """
-        met = [attack for attack in attacks if self._fits(attack)]
-        rows = [(spec(attack), [attack]) for attack in met]
-        if len(met) > 1:
-            rows.append((_all_of(met), met))
-        return [
-            self._population(named, those, detector, seeds)
-            for detector in detectors
-            if "model" in detector.subjects and self._fits(detector)
-            for named, those in rows
-        ]
+        fitting, populations = [attack for attack in attacks if self._fits(attack)], []
+        for detector in detectors:
+            if "model" not in detector.subjects or not self._fits(detector):
+                continue
+            if any(self._without_base((detector,), one) for one in self.honest):
+                continue
+            met = [
+                attack
+                for attack in fitting
+                if not self._undone((detector,), attack)
+                and not self._without_base((detector,), attack)
+            ]
+            rows = [(spec(attack), [attack]) for attack in met]
+            if len(met) > 1:
+                rows.append((_all_of(met), met))
+            populations += [
+                self._population(named, those, detector, seeds) for named, those in rows
+            ]
+        return populations
 
     def _population(
         self, named: PluginSpec, attacks: list[Attack], detector: Detector, seeds: Sequence[int]

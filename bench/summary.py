@@ -36,18 +36,16 @@ def run_states(store: Path) -> list[dict[str, Any]]:
     return states
 
 
-def state_line(state: dict[str, Any], store: Path) -> str:
+def state_line(state: dict[str, Any]) -> str:
     """One of :func:`run_states` for a terminal."""
     cells = state["cells"]
     more = [f"{cells[name]} {name}" for name in ("failed", "skipped") if cells[name]]
+    more += [f"{cells['pending']} to come"] if cells["pending"] else []
     counts = ", ".join([f"{cells['ok']} of {sum(cells.values())} cells ok", *more])
     if state["finished"]:
         return f"{state['suite']}: {counts}; finished {state['finished'][:16]}"
-    again = f"castlewalls run {state['suite']} --store {store}"
-    return (
-        f"{state['suite']}: {counts}, {cells['pending']} to come; begun {state['started'][:16]}, "
-        f"not finished (if nothing runs, `{again}` goes on)"
-    )
+    begun = f"begun {state['started'][:16]}, not finished"
+    return f"{state['suite']}: {counts}; {begun} (if nothing runs, the same command goes on)"
 
 
 def summary(store: Path, suite: str, console: Console) -> None:

@@ -45,9 +45,12 @@ class Beside:
 
     @property
     def short(self) -> str:
-        """In a table's cell, under a head with the metric: ``paper 0.948, ImageNette``."""
+        """In a table's cell, under a head with the metric: ``paper 0.948, ImageNette``; with a star
+        where the paper did something otherwise, which the cell's panel names.
+        """
         data = cut(self.published.setting.data.partition(",")[0], DATA)
-        return f"paper {self.published.number}, {data}"
+        star = "*" if self.differences else ""
+        return f"paper {self.published.number}{star}, {data}"
 
 
 def of_cell(cell: Cell) -> tuple[tuple[Beside, str], ...]:

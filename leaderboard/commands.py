@@ -50,6 +50,7 @@ def _command(suite: str, device: str, entries: Sequence[Entry]) -> Command | Non
     if device == "cuda":
         words += ["--device", "cuda"]
     words += ["--cells", cell_code(specs, record.sampler, population=population)]
+    words += ["--store", "again"]  # where it is in the store, nothing would be made
     return Command(" ".join(words), _note(suite, entries))
 
 

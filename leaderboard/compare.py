@@ -98,9 +98,12 @@ def read_side(text: str, within: Sequence[Run] = ()) -> Side:
     """
     source, _, entry = text.partition("::")
     path = Path(source)
+    if path.suffix == ".html" and path.with_suffix(".json").is_file():
+        path = path.with_suffix(".json")  # a board: its numbers lie beside it
     if path.exists():
         runs = compared(_board_json(path) if path.is_file() else read_source(path))
-        side = Side(text, tuple(boards(runs)), entry, tuple(_problems(runs)))
+        side = Side(text, tuple(boards(runs)), entry)
+        side = replace(side, problems=tuple(_problems(runs, _columns(side) if entry else None)))
     elif not entry and within:
         side = Side(text, tuple(boards(within)), text)
     else:
@@ -189,10 +192,17 @@ def lines(comparison: Comparison) -> list[str]:
     return [one_line(line, 600) for line in text]
 
 
-def _problems(runs: Sequence[Run]) -> Iterator[str]:
-    """What could not be read, and how many cells failed, of which a difference has fewer seeds."""
+def _problems(runs: Sequence[Run], columns: set[Identity] | None) -> Iterator[str]:
+    """What could not be read, and how many cells failed, of which a difference has fewer seeds;
+    ``columns``: of these alone.
+    """
     yield from dict.fromkeys(line for run in runs for line in run.problems)
-    failed = [one for run in runs for _, one in run.records if one.status == "failed"]
+    failed = [
+        one
+        for run in runs
+        for _, one in run.records
+        if one.status == "failed" and (columns is None or identity(one.defense) in columns)
+    ]
     if failed:
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
         one = failed[0]

@@ -56,7 +56,7 @@ def _of_seed(board: Board, cell: Cell, entry: Entry) -> SeedPictures:
     drawn = [one.role for one in record.pictures if _DRAWN.fullmatch(one.role)]
     roles = sorted(dict.fromkeys(drawn), key=lambda role: (role != CLEAN, role))
     beside = [one for one in record.pictures if one.role not in roles]
-    beside.sort(key=lambda one: (_natural(one.path), one.role, one.treatment))
+    beside.sort(key=lambda one: (natural(one.path), one.role, one.treatment))
     read = [
         embedded(entry.folder, cut(caption(one.role, one.treatment), LABEL), one.path)
         for one in beside
@@ -160,6 +160,6 @@ def _enlarged(picture: Picture) -> Picture:
     return replace(picture, width=picture.width * factor, height=picture.height * factor)
 
 
-def _natural(path: str) -> list[tuple[int, str]]:
+def natural(path: str) -> list[tuple[int, str]]:
     """Sorts ``strip-10`` after ``strip-9``."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path)]

@@ -7,6 +7,7 @@ nothing here compares across boards.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -95,6 +96,11 @@ class Entry:
         """Whether it is no defense."""
         return self.cell.defense.name == "none"
 
+    @property
+    def samples(self) -> int:
+        """``n`` in all, to sort by."""
+        return math.prod(int(one.replace(",", "")) for one in self.n.split(" × "))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -153,6 +159,13 @@ class Question:
         """Of each entry, as short as tells it from the others; the title has it in full."""
         listed = (entry.cell.defense for group in self.groups for entry in group.entries)
         return shortened_defenses(listed)
+
+    @property
+    def tally(self) -> str:
+        """Of all answers, how many say that something holds, that nothing does, or neither."""
+        counts = Counter(group.answer.good for group in self.groups)
+        named = ((True, "yes"), (False, "no"), (None, "open"))
+        return ", ".join(f"{counts[good]} {word}" for good, word in named if counts[good])
 
     def answered(self) -> list[Group]:
         """The groups with an answer that somebody can use before the others."""

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from leaderboard import names
 from leaderboard.board import Cell, Entry, identity
+from leaderboard.contrasts import natural
 from leaderboard.detections import Detection
 from leaderboard.inversions import Recovery
 from leaderboard.labels import label
@@ -42,10 +43,11 @@ class Strip:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """``title``: what is to be seen; ``small``: the target and the trigger; ``plots``: drawings
-    with a caption each.
+    """``board``: whose id; ``title``: what is to be seen; ``small``: the target and the trigger;
+    ``plots``: drawings with a caption each.
     """
 
+    board: str
     title: str
     note: str
     small: tuple[Strip, ...]
@@ -105,6 +107,7 @@ def _same_noise(group: Group) -> Scene | None:
                     break
         asked = "asked for the adversary’s class" if role == "target" else f"called by {call}"
         return Scene(
+            board=group.board.id,
             title="The same noise, undefended and defended" if len(strips) > 1 else "Undefended",
             note=f"The strongest attack without a defense, {row.label}, {asked}; seed {seed}.",
             small=_small(entry, control),
@@ -121,6 +124,7 @@ def _stamped(group: Group) -> Scene | None:
         if entry:
             strip = _strip(entry, "stamped", "", "Held-out images, stamped", "", one.cell)
             return Scene(
+                board=group.board.id,
                 title="What a classifier must not fall for",
                 note=f"{label(one.cell.attack)}; seed {entry.record.seed}. Success for the "
                 f"adversary is to see his class in these.",
@@ -148,6 +152,7 @@ def _scores(group: Group, view: BoardView) -> Scene | None:
     if not plots:
         return None
     return Scene(
+        board=group.board.id,
         title=f"How {label(best.cell.defense)} tells poison from clean",
         note=f"Against {best.against}, where it does worst; judging {group.subject}.",
         small=(),
@@ -165,13 +170,24 @@ def _recovered(group: Group, view: BoardView, recovery: Recovery) -> Scene | Non
         return None
     caption = f"Error to the {recovery.what} of what is recovered, by epoch; thin: single seeds."
     plots = ((line.curve, caption),)
+    role = _last_recovered(entry, recovery)
+    head = f"Recovered, {role.partition(':')[2]}"
+    strip = _strip(entry, role, "", head, "", best.cell) if role else None
     return Scene(
+        board=group.board.id,
         title=f"What {label(best.cell.defense)} recovers of the {recovery.what}",
         note=f"Against {best.against}, where it does worst.",
         small=_small(entry, best.cell),
-        strips=(),
+        strips=(strip,) if strip and strip.picture.uri else (),
         plots=plots if line.curve else (),  # type: ignore[arg-type]
     )
+
+
+def _last_recovered(entry: Entry, recovery: Recovery) -> str:
+    """The role of the picture of the last epoch, which is what is ranked by."""
+    prefix = "recovered:" if recovery.what == "target" else "recovered_trigger:"
+    roles = [one.role for one in entry.record.pictures if one.role.startswith(prefix)]
+    return max(roles, key=natural, default="")
 
 
 def _detection(view: BoardView, cell: Cell) -> Detection | None:

@@ -21,6 +21,7 @@ from leaderboard.board import Board, boards, identity
 from leaderboard.front import board_names
 from leaderboard.labels import label
 from leaderboard.methods import Paper, calls, papers_of_attack, papers_of_defense
+from leaderboard.pages import address
 from leaderboard.prose import Prose, read_prose
 from leaderboard.red_flags import flagged, with_flags
 from leaderboard.report import TEMPLATES, environment, render, write_files
@@ -37,12 +38,13 @@ _STYLES = ("board.css", "site.css")
 
 @dataclass(frozen=True)
 class Method:
-    """A line of the page of methods. ``what``: what an attack is called by, or what a method acts
-    on; ``access``: what the attack alters, or what the method needs; ``tested``: the boards, each
-    as (id, name).
+    """A line of the page of methods. ``id``: of its own page on the board; ``what``: what an attack
+    is called by, or what a method acts on; ``access``: what the attack alters, or what the method
+    needs; ``tested``: the boards, each as (id, name).
     """
 
     name: str
+    id: str
     family: str
     what: str
     access: str
@@ -101,6 +103,7 @@ def _attacks(page_boards: Sequence[Board]) -> list[Method]:
         for row in (row for row in board.rows if row.attack.name != "none"):
             method = Method(
                 name=label(row.attack),
+                id=address(row.attack.name),
                 family="attack",
                 what=", ".join(calls(board, row)),
                 access=methods.alters(row.attack.name, words),
@@ -119,6 +122,7 @@ def _methods(page_boards: Sequence[Board]) -> list[Method]:
             if column.name != "none":
                 method = Method(
                     name=label(column),
+                    id=address(column.name),
                     family=family,
                     what=methods.acts_on(family),
                     access=methods.needs(column.name, words),

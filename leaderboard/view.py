@@ -386,5 +386,8 @@ def papers(runs: Sequence[Run]) -> list[dict[str, str]]:
                     key: str(paper.get(key, ""))
                     for key in ("title", "authors", "year", "arxiv", "bibtex")
                 }
+                before = by_title.get((text["year"], text["title"]))
+                if before and not text["bibtex"]:  # a citation that somebody can paste stays
+                    text["bibtex"] = before["bibtex"]
                 by_title[text["year"], text["title"]] = text
     return [paper for _, paper in sorted(by_title.items())]

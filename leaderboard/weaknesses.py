@@ -23,10 +23,11 @@ _MOST = 6
 
 @dataclass(frozen=True)
 class Weakness:
-    """One sentence, and the cell that shows it."""
+    """One sentence, and the cell that shows it. ``flag``: it is about the measurement."""
 
     text: str
     cell: Cell | None
+    flag: bool = False
 
 
 def of_defense(name: str, views: Sequence[BoardView], whole: Whole) -> tuple[Weakness, ...]:
@@ -193,7 +194,7 @@ def _flags(cells: Sequence[Cell]) -> list[Weakness]:
             carried.setdefault(line, []).append(cell)
     ordered = sorted(carried.items(), key=lambda pair: (-len(pair[1]), pair[0]))
     return [
-        Weakness(f"Flag on {len(some)} of {len(cells)} cells: {line}", some[0])
+        Weakness(f"Flag on {len(some)} of {len(cells)} cells: {line}", some[0], flag=True)
         for line, some in ordered
     ]
 

@@ -20,6 +20,7 @@ from bench.bundle.pictured import faults as picture_faults
 from bench.bundle.recomputed import differences, recompute, uncovered
 from bench.bundle.witnesses import Witness
 from bench.cells import ALL, POPULATION
+from bench.measurements.model_detection import FEWEST
 from bench.names import brief
 from bench.record import SLACK, Record
 from bench.registry import DETECTORS, FAMILIES, RESERVED
@@ -252,6 +253,11 @@ def populations(contents: Contents) -> Outcome:
         if len(attacked) > 1:
             rows[ALL] = attacked
         wanted |= {(under, key): (those, honest) for key, those in rows.items()}
+    for record in contents.records:
+        of_models = record.kind == DETECTORS["model"] and record.defense.name == contents.column
+        score = record.metrics.get("model_score")
+        if of_models and record.status == "ok" and (score is None or score.value is None):
+            faults.append(f"{cell_words(record)} must have a score of its model")
     there = Counter((_under(record), _row_of_models(record)) for record in whole)
     for _, key in sorted(wanted.keys() - there.keys()):
         name = ALL if key == ALL else json.loads(key)[0]
@@ -260,7 +266,12 @@ def populations(contents: Contents) -> Outcome:
         what, name = cell_words(record), (_under(record), _row_of_models(record))
         if name not in wanted or there[name] > 1:
             faults.append(f"{what} must be there once, with cells that have scores of models")
-        elif record.status == "ok":
+        elif record.status != "ok":
+            faults.append(f"{what} must have a result, as its cells have, got: {record.status}")
+        elif min(sum(map(len, those.values())) for those in wanted[name]) < FEWEST:
+            if record.series or record.metrics:
+                faults.append(f"{what} must have no number of fewer than {FEWEST} models")
+        else:
             for side, those in zip(("attacked", "honest"), wanted[name], strict=True):
                 if _by_seed(record, side) != _of_cells(those):
                     faults.append(f"{what}: scores[{side}] must be those of its cells")
@@ -290,6 +301,8 @@ def _of_cells(scores: Mapping[str, Scores]) -> dict[int, list[float]]:
 def _by_seed(record: Record, side: str) -> dict[int, list[float]]:
     """As :func:`_of_cells`, of a population's series; empty if they are not alike many a seed."""
     values, seeds = record.series.get(f"scores[{side}]", []), sorted(record.seeds)
+    if not seeds:
+        return {}
     each, left = divmod(len(values), len(seeds))
     if left or not each:
         return {}

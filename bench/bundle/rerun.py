@@ -32,6 +32,8 @@ from bench.text import one_line
 REACH = 3.0
 #: The chance that any rate of an honest bundle is refused there, where samples are held in pairs.
 ERROR = 0.01
+#: What the board does not rank by, and what it ranks by follows from.
+ALSO = ("model_score", "trigger_cosine")
 #: What must agree for two runs of the same code to give the same digits.
 _MACHINE = ("castlewalls", "packages", "python", "platform", "cpu", "device", "threads")
 
@@ -198,7 +200,7 @@ def compare(record: Record, again: Record | None, known: Spreads, comparisons: i
         other = again.metrics.get(name, Metric(value=None))
         if result.rule == "exact":
             limit, wrong = 0.0, _digits(one) != _digits(other)
-        elif ranked(name):
+        elif ranked(name) or name in ALSO:
             pairs = _pairs(record, again, name)
             limit = (
                 _reach(pairs, one, other, ERROR / comparisons)

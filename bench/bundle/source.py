@@ -76,6 +76,8 @@ def _commit(root: Path, paths: list[Path]) -> tuple[str, str]:
         if len(listed) < 4:
             return "", f"{name} is in no git commit"
         if listed[2] != _git(root, "hash-object", "--no-filters", "--", name):
+            if b"\r\n" in path.read_bytes():
+                return "", f"{name} must have the line ends of its commit (core.autocrlf=false)"
             return "", f"{name} has changes that are not committed"
     return commit, ""
 
@@ -85,10 +87,12 @@ def _git(folder: Path, *arguments: str) -> str | None:
     try:
         # Git refuses another user's checkout. Nothing that is asked here looks for changed files,
         # for which a checkout could name a program of its own.
-        plain = ("safe.directory=*", "core.fsmonitor=false")
+        # Nor may a missing object be fetched, by a program of its own, or stand for another.
+        plain = ("safe.directory=*", "core.fsmonitor=false", "protocol.allow=never")
         options = [word for one in plain for word in ("-c", one)]
-        command = ["git", *options, "-C", str(folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        command = ["git", "--no-replace-objects", *options, "-C", str(folder), *arguments]
+        environment = os.environ | {"GIT_NO_LAZY_FETCH": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -8,7 +8,6 @@ What it says of itself may still be a lie: the checks run beside it.
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
 import selectors
@@ -272,18 +271,18 @@ class _Conversation:
             try:
                 message = json.loads(line)
                 own = message["token"] == self.child.token and self.messages <= MESSAGES
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 own = False
             try:  # the plugin can read the token, and say what makes no sense
                 own = own and self._understand(message)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
                 own = False
             self.foreign = self.foreign or not own
 
     def _understand(self, message: dict[str, Any]) -> bool:
         """What the child's own checks say; whether they can have said it."""
         if "refused" in message:
-            raise UserError(message["refused"])
+            raise UserError(one_line(str(message["refused"]), 1000))
         if "ready" in message:
             self.ready_at = time.monotonic()
             self.deadline = self.ready_at + self.seconds
@@ -298,7 +297,7 @@ class _Conversation:
             self.during = str(message["title"])
         elif "finished" in message:
             seconds, peak = message["seconds"], message["peak"]
-            if not (0 <= seconds < math.inf and isinstance(peak, int) and peak >= 0):
+            if not (0 <= seconds < _LONGEST and isinstance(peak, int) and 0 <= peak < 2**62):
                 return False
             self.finished, self.report.seconds, self.report.peak_memory = True, seconds, peak
         elif "ended" in message:

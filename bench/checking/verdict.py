@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -42,7 +41,7 @@ class Verdict:
         texts = (verdict.check, verdict.title, verdict.message, verdict.mend)
         if not all(isinstance(text, str) for text in texts) or verdict.status not in _STATUSES:
             raise TypeError("a verdict's fields must be texts, and its status one of those")
-        if not isinstance(verdict.seconds, int | float) or not 0 <= verdict.seconds < math.inf:
+        if not isinstance(verdict.seconds, int | float) or not 0 <= verdict.seconds < 1e9:
             raise TypeError("a verdict's seconds must be a number")
         return verdict
 

@@ -28,6 +28,7 @@ from typing import Any
 from bench.engine.fingerprint import ROOT
 from bench.engine.namespaces import REFUSED, encode
 from bench.engine.store import LOG, remove_tree
+from bench.errors import UserError
 from bench.manifest import MANIFEST
 from bench.text import one_line
 
@@ -53,6 +54,7 @@ POLL_SECONDS = 0.3
 #: Of a plugin's folder: entries that are looked at, and how many of them are hidden at most, since
 #: each is a mount. Somebody's home folder holds millions.
 LOOKED_AT, MOST_HIDDEN = 20_000, 1_000
+_OF_A_STORE = ("stages", "runs", "partial", "jobs")
 #: A sealed evaluation's secret, and the size of a file that may hold one.
 _SEALED, _SECRET_BYTES = re.compile(rb"\s*[0-9a-f]{32}\s*"), range(32, 65)
 
@@ -315,6 +317,7 @@ def _config(
         "folders": [HOME],
         "visible": [],
         "hidden": [],
+        "hidden_again": [],
         "handed": [],
         "writable": [],
         "memory": limits.memory,
@@ -361,13 +364,18 @@ def start_reading(
     config = _config(limits, scratch, command, inside)
     config |= {"namespaces": support().namespaces, "cwd": home, "folders": [home]}
     visible = [str(path) for path in files]
+    # After what is hidden: an environment may lie in the plugin's folder, or the folder be a part
+    # of what is imported, which hides nothing of it.
+    config["handed"] = [*((path, path) for path in visible), *_interpreter(), *_our_code()]
+    needed = [path for path, _ in config["handed"]]
     if visible and not os.path.isdir(visible[0]):
         if (folder := os.path.dirname(visible[0])) != "/":
             visible.insert(0, folder)
             config["hidden"] = private(folder)
+    config["hidden_again"] = [
+        path for path in config["hidden"] if not any(_within(one, path) for one in needed)
+    ]
     config["visible"] = [(path, path) for path in visible]
-    # After what is hidden: an environment may lie in the plugin's folder.
-    config["handed"] = [*_interpreter(), *_our_code()]
     return _command(), encode(config)
 
 
@@ -389,23 +397,37 @@ def search_path() -> list[str]:
 
 def private(folder: str) -> list[str]:
     """What of a plugin's folder its process is not shown: stores, what begins with a dot, and files
-    that hold a secret as ``castlewalls seal`` writes it; in folders of it too, as far as
-    :data:`LOOKED_AT` entries go.
+    that hold a secret as ``castlewalls seal`` writes it; in folders of it too, and whole folders
+    where they are beyond :data:`LOOKED_AT` entries. Raises :class:`UserError` where even that is
+    too much.
     """
-    hidden: list[str] = []
+    hidden = [os.path.join(folder, name) for name in _OF_A_STORE] if _is_store(folder) else []
     waiting, left = deque([folder]), LOOKED_AT
-    while waiting and left > 0 and len(hidden) < MOST_HIDDEN:
+    while waiting and left > 0:
         path = waiting.popleft()
         with suppress(OSError), os.scandir(path) as entries:
             for entry in entries:
                 left -= 1
+                if left < 0:
+                    waiting.appendleft(path)
+                    break
                 if entry.is_symlink():
                     continue
                 if entry.name.startswith(".") or _is_store(entry.path) or _is_secret(entry):
                     hidden.append(entry.path)
                 elif entry.is_dir():
                     waiting.append(entry.path)
+    hidden += waiting
+    if len(hidden) > MOST_HIDDEN:
+        below = len(Path(folder).parts) + 1
+        hidden = list(dict.fromkeys(str(Path(*Path(one).parts[:below])) for one in hidden))
+    if folder in hidden or len(hidden) > MOST_HIDDEN:
+        raise UserError(f"{folder} has too much beside the plugin: give it a folder of its own")
     return hidden
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _is_store(path: str) -> bool:

@@ -24,7 +24,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -167,6 +167,14 @@ def _enter_namespaces() -> None:
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
 
 
+def _hide(root: Path, paths: Iterable[str]) -> None:
+    for hidden in paths:
+        if _below(root, hidden).is_dir():
+            _call("mount", "tmpfs", str(_below(root, hidden)), "tmpfs", 0, "size=64k,mode=755")
+        elif _below(root, hidden).is_file():
+            _bind(os.devnull, _below(root, hidden))
+
+
 def _make_root(config: Mapping[str, Any]) -> None:
     """A root folder in memory, with what ``config`` names and nothing else."""
     root = Path(config["scratch"])
@@ -178,13 +186,10 @@ def _make_root(config: Mapping[str, Any]) -> None:
     _system(root)
     for source, target in config["visible"]:
         _bind(source, _below(root, target))
-    for hidden in config["hidden"]:
-        if _below(root, hidden).is_dir():
-            _call("mount", "tmpfs", str(_below(root, hidden)), "tmpfs", 0, "size=64k,mode=755")
-        elif _below(root, hidden).is_file():
-            _bind(os.devnull, _below(root, hidden))
+    _hide(root, config["hidden"])
     for source, target in config["handed"]:
         _bind(source, _below(root, target))
+    _hide(root, config.get("hidden_again", ()))
     for source, target in config["writable"]:
         _bind(source, _below(root, target), writable=True)
     try:

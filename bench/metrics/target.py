@@ -104,7 +104,8 @@ def cosine(images: Tensor, target: Tensor) -> Values:
     """
     goal = _direction(target)
     return _concatenate(
-        F.cosine_similarity((2 * chunk - 1).flatten(1), goal.flatten()[None])
+        # Rounding may lead beyond 1, where no cosine is.
+        F.cosine_similarity((2 * chunk - 1).flatten(1), goal.flatten()[None]).clamp(-1, 1)
         for chunk in _unit_chunks(images, goal)
     )
 
@@ -118,7 +119,7 @@ def best_constant_cosine(target: Tensor) -> float:
     """
     goal = _direction(target)
     flat = goal.mean(dim=(1, 2), keepdim=True).expand_as(goal)
-    return float(flat.norm() / goal.norm())
+    return min(1.0, float(flat.norm() / goal.norm()))
 
 
 def _direction(target: Tensor) -> Tensor:

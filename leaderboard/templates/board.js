@@ -58,7 +58,7 @@
     if (hash !== location.hash) history.replaceState(null, "", hash || location.pathname + location.search);
   };
 
-  const text = (element) => element.textContent.toLowerCase() + " " + [...element.querySelectorAll("[title]")].map((one) => one.title.toLowerCase()).join(" ") + " " + (element.title || "").toLowerCase();
+  const text = (element) => element.textContent.toLowerCase() + " " + [...element.querySelectorAll("[title]")].map((one) => one.title.toLowerCase()).join(" ") + " " + (element.title || "").toLowerCase() + " " + (element.dataset.words ?? "").toLowerCase();
   const has = (element, name) => !view[name] || (element.dataset[name] ?? "").split("|").includes(view[name]);
   const contains = (element) => !view.text || text(element).includes(view.text.toLowerCase());
 
@@ -164,6 +164,7 @@
     for (const input of filters) if (input.value !== view[input.dataset.filter]) input.value = view[input.dataset.filter];
     const [entries, of] = filterEntries(), [cells, total] = filterMatrix();
     sort();
+    for (const scene of document.querySelectorAll(".scene")) scene.hidden = !has(scene, "testbed");
     const filtered = filters.some((input) => view[input.dataset.filter]);
     const count = document.getElementById("count");
     if (count) count.textContent = filtered ? `${entries} of ${of} entries, ${cells} of ${total} cells` : `${of} entries, ${total} cells`;
