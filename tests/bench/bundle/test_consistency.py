@@ -34,7 +34,7 @@ def column() -> Records:
 
 
 def faults(records: Records) -> list[str]:
-    contents: Any = SimpleNamespace(records=records)
+    contents: Any = SimpleNamespace(records=records, column="terd_model")
     return consistency.populations(contents)[0]
 
 
@@ -88,12 +88,62 @@ def test_the_published_populations_follow_from_their_cells(column: Records) -> N
             ),
             "must be there once, with cells that have scores of models",
         ),
+        (
+            _populations(
+                lambda one: (
+                    dataclasses.replace(one, status="skipped", reason="", metrics={}, series={})
+                    if one.attack.name == "all"
+                    else one
+                )
+            ),
+            "must have a result, as its cells have, got: skipped",
+        ),
+        (
+            _populations(lambda one: dataclasses.replace(one, seeds=())),
+            "scores[attacked] must be those of its cells",
+        ),
+        (
+            lambda records: [
+                dataclasses.replace(one, metrics={})
+                if one.kind == "model detector" and one.attack.name == "trojdiff"
+                else one
+                for one in records
+                if one.kind != POPULATION or one.attack.name == "baddiffusion"
+            ],
+            "must have a score of its model",
+        ),
     ],
-    ids=["honest scores", "all attacks", "none there", "all is missing", "twice", "invented"],
+    ids=[
+        "honest scores",
+        "all attacks",
+        "none there",
+        "all is missing",
+        "twice",
+        "invented",
+        "skipped",
+        "no seeds",
+        "an attack that is not found",
+    ],
 )
 def test_a_population_is_of_its_cells(column: Records, change: Any, words: str) -> None:
     """Or a detector that finds nothing has an AUROC of 1."""
     assert any(words in line for line in faults(change(column))), faults(change(column))
+
+
+def test_too_few_models_for_an_area_have_no_number(column: Records) -> None:
+    """The engine leaves scores of two models a side alone: an honest bundle of two seeds."""
+    few = [
+        dataclasses.replace(one, seeds=one.seeds[:2], metrics={}, series={})
+        if one.kind == POPULATION
+        else one
+        for one in column
+        if one.kind == POPULATION or one.seed < 2
+    ]
+    alone = [one for one in few if one.attack.name not in ("all", "trojdiff")]
+    assert faults(alone) == []
+    kept = [one for one in column if one.attack.name not in ("all", "trojdiff")]
+    numbers = [one for one in kept if one.kind == POPULATION or one.seed < 2]
+    assert any("no number of fewer than 3 models" in line for line in faults(numbers))
 
 
 @pytest.mark.parametrize("kind", ["anchor", "control", "invented", "sampler"])

@@ -5,6 +5,7 @@ real suite is in tests/bench/test_isolation.py.
 import json
 import os
 import socket
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,19 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from bench.engine import isolation as isolation_module
+from bench.engine import isolation
 from bench.engine.admission import cost, take_over
 from bench.engine.executor import Executor
 from bench.engine.graph import Stage
-from bench.engine.isolation import Isolation, Limits, Support, private, support
+from bench.engine.isolation import (
+    Isolation,
+    Limits,
+    Support,
+    private,
+    reading_environment,
+    start_reading,
+    support,
+)
 from bench.engine.slots import make_slots
 from bench.engine.worker import load_stages
 from bench.errors import UserError
@@ -224,7 +233,7 @@ def _left(before):
 
 def test_without_namespaces_there_are_limits_and_the_record_says_so(lab, theirs, monkeypatch):
     only = Support(False, "not isolated, process limits only: for this test")
-    for module in (isolation_module, __import__("bench.engine.executor", fromlist=["x"])):
+    for module in (isolation, __import__("bench.engine.executor", fromlist=["x"])):
         monkeypatch.setattr(module, "support", lambda: only)
     wanted = {
         "fills_disk": "stopped: more than 64 MB written to disk",
@@ -311,3 +320,49 @@ def test_what_is_private_in_a_plugins_folder_is_so_however_deep(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "exp")
     hidden = {os.path.relpath(path, tmp_path) for path in private(str(tmp_path))}
     assert hidden == {"secret.txt", "exp/kept", "exp/store", ".env", "a/b/.key"}
+    inside = {os.path.relpath(path, tmp_path) for path in private(str(tmp_path / "exp" / "store"))}
+    assert "exp/store/stages" in inside
+
+
+def test_what_there_was_no_time_to_look_at_is_private_too(tmp_path, monkeypatch):
+    """A thousand dot-files, or many pictures, before the folder with the secret showed it."""
+    (tmp_path / "keys" / "sealed").mkdir(parents=True)
+    (tmp_path / "keys" / "sealed" / "secret.txt").write_text(new_secret())
+    (tmp_path / "pictures").mkdir()
+    for number in range(40):
+        (tmp_path / "pictures" / f"{number}.png").touch()
+        (tmp_path / "pictures" / f".{number}").touch()
+    secret = str(tmp_path / "keys" / "sealed" / "secret.txt")
+
+    def is_hidden() -> bool:
+        return any(secret == one or secret.startswith(f"{one}/") for one in private(str(tmp_path)))
+
+    for name, limit in (("LOOKED_AT", 20), ("MOST_HIDDEN", 10)):
+        with monkeypatch.context() as patched:
+            patched.setattr(isolation, name, limit)
+            assert is_hidden(), name
+    with monkeypatch.context() as patched:
+        patched.setattr(isolation, "LOOKED_AT", 1)
+        with pytest.raises(UserError, match="too much beside the plugin"):
+            private(str(tmp_path))
+
+
+@needs_namespaces
+def test_a_folder_on_the_path_shows_no_secret_of_it(tmp_path, monkeypatch):
+    """Somebody's project is on the path, and a plugin lies below it with a secret beside it."""
+    (tmp_path / "plugins" / "kept").mkdir(parents=True)
+    plugin = tmp_path / "plugins" / "mine.py"
+    plugin.write_text("x = 1")
+    secret = tmp_path / "plugins" / "kept" / "secret.txt"
+    secret.write_text(new_secret())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reads = (
+        f"import sys; print(open({str(plugin)!r}).read())\n"
+        f"try: print(open({str(secret)!r}).read())\n"
+        f"except OSError as error: print(type(error).__name__)"
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command, config = start_reading(["-c", reads], reading_environment(), str(scratch), [plugin])
+    done = subprocess.run(command, input=config, capture_output=True, timeout=60)
+    assert done.stdout.decode().split("\n")[:2] == ["x = 1", "PermissionError"], done
