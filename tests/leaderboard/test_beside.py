@@ -206,11 +206,12 @@ def test_a_cell_of_a_table_has_the_number_and_the_table_its_source(run: Run) -> 
     (block,) = re.findall(
         r'<div class="metric"[^>]*data-metric="fid\[digits-cnn\]".*?</div>', page, re.DOTALL
     )
-    assert 'class="printed">paper 8.81, CIFAR-10</small>' in block
+    # With a star: the paper took 1000 steps, which the cell's panel says.
+    assert 'class="printed">paper 8.81*, CIFAR-10</small>' in block
     sources = re.search(r'<p class="scale printed">(.*?)</p>', page)
     for where in ("Table 6, appendix F.3", "Table 7, appendix F.4"):
         assert sources and f"{where} (CIFAR-10; the paper’s, on other data" in sources[1]
-    assert page.count("paper 8.81, CIFAR-10") == block.count("paper 8.81, CIFAR-10") == 1
+    assert page.count("paper 8.81*, CIFAR-10") == block.count("paper 8.81*, CIFAR-10") == 1
 
 
 def test_hostile_words_stay_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

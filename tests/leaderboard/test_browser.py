@@ -261,9 +261,9 @@ def test_heads_of_a_ranking_are_seen_on_a_phone(visit: Callable[..., Any]) -> No
     page = visit(390, 844, has_touch=True, is_mobile=True)
     for head in page.locator("#stops thead th").all():
         button = head.locator(".sort")
+        button.scroll_into_view_if_needed()
         box = button.bounding_box()
-        assert (box is not None) is head.is_visible()
-        assert box is None or (box["width"] > 10 and box["x"] + box["width"] <= 390)
+        assert box["width"] > 10 and box["x"] >= 0 and box["x"] + box["width"] <= 390
     head = page.locator("#stops thead th[data-key=worst]")
     head.locator(".sort").tap()
     assert head.get_attribute("aria-sort") == "ascending"
@@ -436,8 +436,8 @@ def entries(page: Any) -> list[str]:
 def test_the_first_screen_says_which_defense_holds(
     visit: Callable[..., Any], width: int, height: int, scheme: str
 ) -> None:
-    """Without scrolling: every question with its answer, and the first rank with its interval; on
-    a wide screen all of the ranking, and beside it the same noise undefended and defended.
+    """Without scrolling: every question with its answer and its testbed, the same noise undefended
+    and defended, and the first rank with its interval; on a wide screen all of the ranking.
     """
     page = visit(width, height, scheme)
     asks = page.locator("a.ask")
@@ -448,14 +448,17 @@ def test_the_first_screen_says_which_defense_holds(
     ]
     assert "clip_x0" in asks.nth(0).inner_text() and "85 % → 2 %" in asks.nth(0).inner_text()
     first = page.locator(".question:visible tr.entry").first
-    assert first.locator("td.rank").inner_text().split() == ["1", "1"]
+    assert first.locator("td.rank").inner_text().split() == ["1", "1", "to", "1"]
     assert "clip_x0" in first.inner_text() and "[" in first.locator("td.worst").inner_text()
     assert "3 × 128" in first.locator("td.count").inner_text()
-    inside = [*asks.all(), first]
+    assert "digits-ddpm" in asks.nth(0).inner_text()
+    drawn = page.locator(".question:visible .scene svg.folded").all()
+    inside = [*asks.all(), first, *drawn, page.locator("#theme")]
+    assert len(drawn) == 2
+    for column in ("mean", "time", "needs", "paper-cell"):
+        assert first.locator(f"td.{column}").is_visible(), column
     if width > 1000:
         inside += page.locator(".question:visible tr.entry").all()
-        inside += page.locator(".question:visible .scene svg.folded").all()
-        assert page.locator(".question:visible .scene svg.folded").count() == 2
     for element in inside:
         box = element.bounding_box()
         assert box["y"] + box["height"] <= height and box["x"] + box["width"] <= width
@@ -546,6 +549,10 @@ def test_filters_narrow_rankings_and_matrix_and_keep_their_address(
     assert 0 < lines.count() < total
     page.locator("select[data-filter=testbed]").select_option("")
     page.locator("input[data-filter=text]").fill("COGNITIVE")
+    assert heads(page) == ["no defense", "no defense", "cognitive_distillation"]
+    # A paper's words are none of the head's text.
+    page.locator(".whole th[title^=cognitive]").evaluate("head => head.dataset.words = 'Huang'")
+    page.locator("input[data-filter=text]").fill("huang")
     assert heads(page) == ["no defense", "no defense", "cognitive_distillation"]
     page.locator("input[data-filter=text]").fill("badnets2")
     assert heads(page) == every and 0 < lines.count() < total

@@ -168,6 +168,7 @@ def test_methods_have_their_boards_and_papers(site: Path) -> None:
     assert re.search(r"<td>[^<]*noise[^<]*</td><td>data, objective</td>", text)
     linked = [link.partition("#")[2] for link in page.links if link.startswith("index.html#")]
     assert linked and set(linked) <= set(board.ids)
+    assert {"method=clip_x0", "method=anp", "method=baddiffusion"} <= set(linked)
 
 
 @pytest.mark.parametrize(
