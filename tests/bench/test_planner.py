@@ -553,6 +553,11 @@ def judging(tmp_path, tiny):
         "    card: ClassVar[Card] = Card(\n"
         "        name='norm', summary='for tests', needs=frozenset({'weights'}))\n\n"
         "@dataclass(frozen=True, kw_only=True)\n"
+        "class Moved(ModelDetector):\n"
+        "    card: ClassVar[Card] = Card(\n"
+        "        name='moved', summary='for tests',\n"
+        "        needs=frozenset({'weights', 'base weights'}))\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
         "class OnText(TrainingAttack):\n"
         "    card: ClassVar[Card] = Card(\n"
         "        name='on_text', summary='for tests', applies_to=frozenset({'text'}))\n\n"
@@ -598,6 +603,16 @@ def test_a_population_is_of_all_seeds_and_counts_an_honest_model_once(judging):
     cells = [cell for cell in plan.cells if cell.kind == "model detector" and cell.stage]
     scores = {plan.stages[cell.stage].inputs["scores_model"] for cell in cells}
     assert len(cells) == 12 and scores == attacked[2] | honest[0], "its cells' own, no others"
+
+
+def test_a_population_has_no_model_whose_cells_are_skipped(judging):
+    """It was made of them, and a bundle's check found scores that no cell had."""
+    attacks = [{"name": "one", "grid": {"strength": [1.0], "scheme": ["finetune", "scratch"]}}]
+    plan = judging(attacks=attacks, detectors=["moved"])
+    skipped = [cell for cell in plan.cells if cell.kind == "model detector" and not cell.stage]
+    assert {cell.attack.params["scheme"] for cell in skipped} == {"scratch"}
+    (alone,) = populations(plan)
+    assert alone.attack.params["scheme"] == "finetune"
 
 
 def test_a_population_of_other_seeds_is_another(judging):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -576,6 +577,42 @@ def test_n_is_of_the_attack_that_was_measured_least() -> None:
     errors += [dataclasses.replace(errors[0], seed=seed) for seed in (3, 4)]
     (one,) = questions([board_view(board) for board in boards([run(*errors, *more)])])
     assert [entry.n for entry in one.groups[0].entries] == ["3 × 4"]
+
+
+def test_what_was_recovered_is_drawn_of_the_last_epoch(
+    make_store: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Beside the target that it should be; the curve alone said how near it came."""
+
+    def draw(one: Record) -> Record:
+        if one.defense.name != "anp" or len(one.pictures) < 2:
+            return one
+        roles = ("recovered:epoch 10", "recovered:epoch 9")
+        pictures = [
+            dataclasses.replace(picture, role=role, treatment="")
+            for picture, role in zip(one.pictures, roles, strict=False)
+        ]
+        return dataclasses.replace(one, pictures=tuple(pictures))
+
+    page = render(read_runs(make_store(tmp_path / "store", draw)))
+    (scene,) = re.findall(
+        r'<figure class="scene"[^>]*>(?:(?!</figure>).)*of the target.*?</figure>', page, re.DOTALL
+    )
+    assert "Recovered, epoch 10" in scene and "epoch 9" not in scene
+    assert "On digits-ddpm" in scene
+
+
+def test_a_question_counts_all_its_answers(store: Path, class_store: Path) -> None:
+    """The good ones came first and the rest was "and 12 more"."""
+    every = boards([*read_runs(store), *read_runs(class_store)])
+    for one in questions([board_view(board) for board in every]):
+        counts = [int(word) for word in one.tally.replace(",", "").split() if word.isdecimal()]
+        assert sum(counts) == len(one.groups)
+        yes = sum(group.answer.good is True for group in one.groups)
+        assert (f"{yes} yes" in one.tally) is (yes > 0)
+        for entry in (entry for group in one.groups for entry in group.entries):
+            seeds, _, samples = entry.n.partition(" × ")
+            assert entry.samples == int(seeds) * int((samples or "1").replace(",", ""))
 
 
 def test_menus_offer_what_there_is(store: Path, class_store: Path) -> None:

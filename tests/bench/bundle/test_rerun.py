@@ -129,6 +129,20 @@ def test_another_machine_or_code_asks_for_no_digits(name) -> None:
     assert any("made again 0.71" in line for line in far.lines())
 
 
+@pytest.mark.parametrize("name", ["model_score", "trigger_cosine"])
+def test_scores_of_models_are_compared_elsewhere_too(name) -> None:
+    """Nothing of a detector of models was: no board ranks by the score of one model."""
+
+    def scored(value: float, seed: int = 0, **where) -> Record:
+        metrics = {name: Metric(value=value, n=1)}
+        return dataclasses.replace(record(seed=seed, **where), metrics=metrics)
+
+    rows = [scored(value, seed) for seed, value in enumerate((1.0, 1.1, 1.2))]
+    near, far = (compare(rows[0], scored(one, cpu="x"), spreads(rows)) for one in (1.2, 9.0))
+    assert (near.rule, near.faults, [*near.numbers]) == ("paired", [], [name])
+    assert far.faults and far.faults[0].startswith(f"{name} is 1, and must be as made again, 9")
+
+
 def test_what_seeds_differ_by_another_machine_may_too() -> None:
     """It trains another model; a bundle whose seeds are alike gains nothing."""
     wide = [record(seed=seed, value=value) for seed, value in enumerate((0.1, 0.5, 0.9))]

@@ -130,13 +130,28 @@ def test_code_that_git_was_told_to_leave_out_is_not_committed(tmp_path) -> None:
     mine.parent.mkdir()
     mine.write_text("x = 1\n")
 
-    def git(*words: str) -> None:
+    def git(*words: str) -> str:
         known = ("-c", "user.name=a", "-c", "user.email=b@example.org")
         command = ["git", "-C", str(mine.parent), *known, *words]
-        subprocess.run(command, check=True, capture_output=True)
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
 
     for words in (("init",), ("add", "mine.py"), ("commit", "-m", "one")):
         git(*words)
+    assert _commit(mine.parent, [mine])[1] == ""
+    # Another commit in place of this one, as `git replace` has it, is not this one.
+    first = git("rev-parse", "HEAD")
+    mine.write_text("x = 3\n")
+    git("commit", "-a", "-m", "two")
+    second = git("rev-parse", "HEAD")
+    git("reset", "--soft", first)
+    git("replace", first, second)
+    assert _commit(mine.parent, [mine]) == ("", "mine.py has changes that are not committed")
+    git("replace", "-d", first)
+    mine.write_text("x = 1\r\n")
+    assert "line ends" in _commit(mine.parent, [mine])[1]
+    mine.write_text("x = 1\n")
+    git("add", "mine.py")
     assert _commit(mine.parent, [mine])[1] == ""
     git("update-index", "--assume-unchanged", "mine.py")
     git("config", "core.fsmonitor", f"touch {tmp_path / 'ran'}; false")
