@@ -17,7 +17,7 @@ from bench.text import message_of, one_line
 #: Seconds between two reports if there is news; without any a report says that the run goes on.
 EVERY, QUIET = 10.0, 60.0
 #: The largest share of the slots' time that reporting may take: what costs more comes less often.
-SHARE = 0.05
+SHARE = 0.1
 POLL_SECONDS = 0.5
 
 
