@@ -532,11 +532,7 @@ class _Builder:
                 )
                 return Cell(**common, reason=reason)
         invoked = probe or attack
-        if reason := (
-            self._undone(parts, invoked)
-            or self._without_base(parts, attack)
-            or self._nothing_to_judge(parts[-1], invoked)
-        ):
+        if reason := self._why_skipped(parts, attack, invoked):
             return Cell(**common, reason=reason)
         roles = self._roles(attack, invoked, parts, seed, family)
         situation = Situation(
@@ -546,6 +542,14 @@ class _Builder:
 
     def _fits(self, plugin: Plugin) -> bool:
         return self.testbed.kind in plugin.card.applies_to
+
+    def _why_skipped(self, parts: Sequence[Plugin], attack: Attack, invoked: Attack) -> str:
+        """Why plugins that apply here do not apply to this row; empty if they do."""
+        return (
+            self._undone(parts, invoked)
+            or self._without_base(parts, attack)
+            or self._nothing_to_judge(parts[-1], invoked)
+        )
 
     def populations(
         self, attacks: Iterable[Attack], detectors: Iterable[Detector], seeds: Sequence[int]
@@ -557,14 +561,9 @@ class _Builder:
         for detector in detectors:
             if "model" not in detector.subjects or not self._fits(detector):
                 continue
-            if any(self._without_base((detector,), one) for one in self.honest):
+            if any(self._why_skipped((detector,), one, one) for one in self.honest):
                 continue
-            met = [
-                attack
-                for attack in fitting
-                if not self._undone((detector,), attack)
-                and not self._without_base((detector,), attack)
-            ]
+            met = [one for one in fitting if not self._why_skipped((detector,), one, one)]
             rows = [(spec(attack), [attack]) for attack in met]
             if len(met) > 1:
                 rows.append((_all_of(met), met))

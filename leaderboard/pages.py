@@ -206,17 +206,17 @@ def _drawn(mine: Sequence[tuple[Board, Line]]) -> tuple[tuple[str, tuple[Picture
 def _trigger_and_target(cells: Sequence[Cell | None]) -> tuple[Picture, ...]:
     """Of an attack without either (a class is no image), real images that it has stamped."""
     drawn = (("trigger_image", "trigger"), ("target_image", "target"))
+    entries = [entry for cell in cells if cell for entry in cell.with_status("ok")]
     for roles in (drawn, (("stamped", "stamped images"),)):
-        for cell in cells:
-            for entry in cell.with_status("ok") if cell else []:
-                pictures = tuple(
-                    picture
-                    for role, name in roles
-                    if (path := entry.record.picture(role))
-                    and (picture := embedded(entry.folder, name, path)).uri
-                )
-                if pictures:
-                    return pictures
+        for entry in entries:
+            pictures = tuple(
+                picture
+                for role, name in roles
+                if (path := entry.record.picture(role))
+                and (picture := embedded(entry.folder, name, path)).uri
+            )
+            if pictures:
+                return pictures
     return ()
 
 

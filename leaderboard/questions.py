@@ -66,7 +66,8 @@ class Entry:
     """A line of a ranking. ``level``: to which a bundle's numbers were verified, empty for what
     nobody submitted; ``bundle``: its name. ``status``: of :data:`STATUSES`; ``worst``: (value,
     interval) against ``against``, ``value`` the same as a number; ``extras``: one (value, interval)
-    and its number for each of the question's further columns; ``n``: seeds x samples of each.
+    and its number for each of the question's further columns; ``counted``: seeds, and samples of
+    each, 0 where there are none.
     """
 
     cell: Cell
@@ -82,7 +83,7 @@ class Entry:
     mean: float
     extras: tuple[tuple[Value | Markup, float | None], ...]
     seconds: float | None
-    n: str
+    counted: tuple[int, int]
     flags: tuple[str, ...]
     pareto: bool
     papers: tuple[Paper, ...]
@@ -97,9 +98,15 @@ class Entry:
         return self.cell.defense.name == "none"
 
     @property
+    def n(self) -> str:
+        """Seeds times samples of each."""
+        return count_text(*self.counted)
+
+    @property
     def samples(self) -> int:
         """``n`` in all, to sort by."""
-        return math.prod(int(one.replace(",", "")) for one in self.n.split(" × "))
+        seeds, samples = self.counted
+        return seeds * (samples or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,7 +351,7 @@ def _defense_entry(
         mean=line.mean,
         extras=((_percent(line.loss), line.loss.mean if line.loss else None),),
         seconds=seconds_of(board, line.cell.defense),
-        n=count_text(one.measured(), samples_of(line.cell, line.way.metric)),
+        counted=(one.measured(), samples_of(line.cell, line.way.metric)),
         flags=line.flags,
         pareto=line.pareto and line.holds,
         papers=about(line.cell.defense).papers,
@@ -437,7 +444,7 @@ def _finder_entry(
         mean=line.mean,
         extras=tuple((text, _number(text[0])) for text in texts[:2]),
         seconds=seconds_of(board, line.cell.defense),
-        n=count_text(line.seeds, samples_of(line.cell, ranking.metric)),
+        counted=(line.seeds, samples_of(line.cell, ranking.metric)),
         flags=line.flags,
         pareto=False,
         papers=about(line.cell.defense).papers,

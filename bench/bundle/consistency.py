@@ -38,6 +38,8 @@ ODD = (ValueError, TypeError, RuntimeError, IndexError, ArithmeticError)
 Outcome = tuple[list[str], str]
 #: Of the models of an attack, by seed.
 Scores = dict[int, set[float]]
+#: By attack.
+ByAttack = dict[str, Scores]
 #: Kept, for each costs seconds.
 JUDGES = Judges()
 
@@ -245,14 +247,7 @@ def populations(contents: Contents) -> Outcome:
     """
     faults: list[str] = []
     whole = [record for record in contents.records if record.kind == POPULATION]
-    wanted: dict[tuple[str, str], tuple[dict[str, Scores], dict[str, Scores]]] = {}
-    for under, by_attack in _model_scores(contents).items():
-        honest = {key: one for key, one in by_attack.items() if json.loads(key)[0] == RESERVED}
-        attacked = {key: one for key, one in by_attack.items() if key not in honest}
-        rows = {key: {key: one} for key, one in attacked.items()}
-        if len(attacked) > 1:
-            rows[ALL] = attacked
-        wanted |= {(under, key): (those, honest) for key, those in rows.items()}
+    wanted = _wanted_populations(contents)
     for record in contents.records:
         of_models = record.kind == DETECTORS["model"] and record.defense.name == contents.column
         score = record.metrics.get("model_score")
@@ -278,9 +273,22 @@ def populations(contents: Contents) -> Outcome:
     return faults, f"{len(whole)} populations"
 
 
-def _model_scores(contents: Contents) -> dict[str, dict[str, Scores]]:
+def _wanted_populations(contents: Contents) -> dict[tuple[str, str], tuple[ByAttack, ByAttack]]:
+    """By testbed with settings and row: the scores of its backdoored models, and of the honest."""
+    wanted: dict[tuple[str, str], tuple[ByAttack, ByAttack]] = {}
+    for under, by_attack in _model_scores(contents).items():
+        honest = {key: one for key, one in by_attack.items() if json.loads(key)[0] == RESERVED}
+        attacked = {key: one for key, one in by_attack.items() if key not in honest}
+        rows = {key: {key: one} for key, one in attacked.items()}
+        if len(attacked) > 1:
+            rows[ALL] = attacked
+        wanted |= {(under, key): (those, honest) for key, those in rows.items()}
+    return wanted
+
+
+def _model_scores(contents: Contents) -> dict[str, ByAttack]:
     """What the cells have: by testbed and settings, then by attack."""
-    scores: dict[str, dict[str, Scores]] = {}
+    scores: dict[str, ByAttack] = {}
     for record in contents.records:
         score = record.metrics.get("model_score")
         if record.kind != POPULATION and score is not None and score.value is not None:

@@ -189,7 +189,7 @@ def _make_root(config: Mapping[str, Any]) -> None:
     _hide(root, config["hidden"])
     for source, target in config["handed"]:
         _bind(source, _below(root, target))
-    _hide(root, config.get("hidden_again", ()))
+    _hide(root, config["hidden_again"])
     for source, target in config["writable"]:
         _bind(source, _below(root, target), writable=True)
     try:
