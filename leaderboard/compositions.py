@@ -12,26 +12,31 @@ from leaderboard import plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import Board, Cell, Row, under
 from leaderboard.labels import label
-from leaderboard.matrix import Value, badges, spread_value, summary
+from leaderboard.matrix import badges, steady_value, summary, value_of
 from leaderboard.names import RATE
+from leaderboard.values import Value, samples_of, value
 
 GROUPS = ("g1", "g2", "g3", "g4")
+#: (metric, its name as a head) of a line's numbers.
+PARTS = (
+    *((name, name.upper()) for name in GROUPS),
+    ("asr[prompt]", "G1 + G2"),
+    ("p_t", "p_t"),
+    ("amplification", "amplification"),
+)
 #: Families of the defenses under which samples are drawn.
 KINDS = ("control", "sampler", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """One cell. ``shares``: G1 to G4; ``ratio``: G1 + G2; a value is (mean, interval over seeds).
+    """One cell. ``numbers``: of each of :data:`PARTS`, (metric, its head, its value).
     ``triggerless``: the attack has no trigger, so that there are G3 and G4 only.
     """
 
     cell: Cell
     bar: Markup
-    shares: tuple[Value, ...]
-    ratio: Value
-    p_t: str
-    amplification: Value
+    numbers: tuple[tuple[str, str, Value], ...]
     flags: tuple[str, ...]
     triggerless: bool
 
@@ -59,7 +64,7 @@ def composition(cell: Cell) -> Composition | None:
     known = [share for share in shares if share is not None]
     if len(known) != (2 if triggerless else 4):
         return None
-    p_t, ratio = summary(cell, "p_t"), summary(cell, "asr[prompt]")
+    p_t, counted = summary(cell, "p_t"), "mismatch" if triggerless else GROUPS[0]
     parts = [
         (name.upper(), share.mean if share else 0.0)
         for name, share in zip(GROUPS, shares, strict=True)
@@ -69,16 +74,19 @@ def composition(cell: Cell) -> Composition | None:
         f"{label(cell.probe or cell.attack)}{' (probe of no attack)' if cell.probe else ''}, "
         f"{label(cell.defense)}{under(cell.sampler)}"
     )
+    values = (
+        *(
+            value(cell.words(name), share, samples_of(cell, counted), "one seed")
+            for name, share in zip(GROUPS, shares, strict=True)
+        ),
+        value_of(cell, "asr[prompt]"),
+        steady_value(cell, "p_t"),
+        value_of(cell, "amplification"),
+    )
     return Composition(
         cell=cell,
         bar=plots.stacked(parts, p_t.mean if p_t and p_t.mean > 0 else None, f"{who}: {text}"),
-        shares=tuple(
-            spread_value(cell.words(name), share)
-            for name, share in zip(GROUPS, shares, strict=True)
-        ),
-        ratio=spread_value(cell.words("asr[prompt]"), ratio),
-        p_t=cell.words("p_t").number(p_t.mean) if p_t else "–",
-        amplification=spread_value(cell.words("amplification"), summary(cell, "amplification")),
+        numbers=tuple((*part, one) for part, one in zip(PARTS, values, strict=True)),
         flags=badges(cell, min(share.n for share in known), "asr"),
         triggerless=triggerless,
     )

@@ -129,6 +129,11 @@ class Contender:
         assert cell is not None  # a way with rates has a cell
         return cell
 
+    def costliest(self) -> Cell:
+        """Where it costs most; without a cost, as :meth:`cell`."""
+        row = self.dearest()
+        return (self.cells[row] if row is not None else None) or self.cell()
+
     def measured(self) -> int:
         """The fewest seeds with a number of their own that an attack has; a failed seed has
         none.

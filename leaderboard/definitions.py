@@ -18,9 +18,10 @@ from leaderboard.labels import label
 from leaderboard.methods import NOTHING, acts_on
 from leaderboard.names import Words
 from leaderboard.panel import Panel
-from leaderboard.questions import Question, samples_of
+from leaderboard.questions import Question
 from leaderboard.ranking import BUDGET
 from leaderboard.red_flags import definitions
+from leaderboard.values import samples_of
 from leaderboard.whole import ASR, CLASSIFIER, DETECTION, POPULATION, RECOVERED, Column
 
 _LOWER, _HIGHER = "Lower is better for the defender.", "Higher is better for the defender."
@@ -45,6 +46,41 @@ _TESTS = {
     "Defense": (_PAIRED, "seeds, then samples, the same for every entry"),
     "Detector": (_BY_SEED, "seeds, the same for every entry, then samples, each entry’s own"),
     "Inversion": (_LOGARITHMS, "seeds alone, the same for every entry"),
+}
+_NO_MEAN = (
+    "None: the attacks were chosen, not drawn from all there are, so what they differ by is no "
+    "error of their mean. Each attack’s own interval stands in the matrix."
+)
+_IN_THE_CELL = "None here, since it is no number that is ranked by; each attack’s cell has its own."
+#: Of further columns where each testbed's ranking stands in depth, by their key.
+_CHANGES = {
+    "change": (
+        "Change to no defense",
+        (
+            ("What it is", "The rate less no defense’s, paired by seed, each at its best call."),
+            ("Direction", _LOWER),
+            ("Interval", _PAIRED),
+            ("n", "The seeds that both have."),
+        ),
+    ),
+    "above honest": (
+        "Above an honest model",
+        (
+            ("What it is", "The rate less what an honest model reads, never below 0."),
+            ("Direction", _LOWER),
+            ("Interval", "None: it ranks nothing. The rate’s own stands beside it."),
+        ),
+    ),
+}
+_MEANS = {
+    "mean AUROC": (
+        "AUROC, mean over attacks",
+        (
+            ("What it is", "The mean of the attacks’ AUROC. It ranks nothing."),
+            ("Direction", _HIGHER),
+            ("Interval", _NO_MEAN),
+        ),
+    ),
 }
 #: A detector's rate, by whether its threshold was fixed beforehand.
 _AT_THRESHOLD = {
@@ -110,6 +146,7 @@ def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Defi
     worst = _worst(question, boards, called, drawn)
     each = ", each at the call that works best" if question.kind == "Defense" else ""
     means = f"The mean over the attacks{each}. It ranks nothing."
+    more = _CHANGES if question.kind == "Defense" else _MEANS if question.kind == "Detector" else {}
     texts: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
         "rank": ("Rank, and where it could lie", _rank(question)),
         "method": (
@@ -122,8 +159,12 @@ def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Defi
             ),
         ),
         "worst": (f"{question.short}, worst over attacks", (*worst, *_drawing(question))),
-        "mean": (f"{question.short}, mean over attacks", (("What it is", means), worst[1])),
-        **{f"extra{i}": _extra(head, boards, drawn) for i, head in enumerate(question.extra_heads)},
+        "mean": (
+            f"{question.short}, mean over attacks",
+            (("What it is", means), worst[1], ("Interval", _NO_MEAN)),
+        ),
+        **{head: _extra(head, boards, drawn) for head in question.extra_heads},
+        **more,
         "time": (
             "Run time",
             (
@@ -133,6 +174,11 @@ def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Defi
                     "samples, not the attack’s training. Mean over attacks and seeds.",
                 ),
                 ("Direction", _LOWER),
+                (
+                    "Interval",
+                    "None: what else ran on the machine moves it more than the seed does. A cell "
+                    "has its own seconds, with their interval over seeds, under “Cost”.",
+                ),
             ),
         ),
         "needs": ("Needs", _NEEDS),
@@ -144,6 +190,11 @@ def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Defi
                     "The fewest seeds any attack was measured with, and the samples behind the "
                     "number of one seed. A failed seed has none. A rank needs three seeds.",
                 ),
+                (
+                    "Of which",
+                    "The number ranked by. What other columns count differently, they say "
+                    "themselves.",
+                ),
             ),
         ),
         "level": ("Level", _LEVELS),
@@ -153,7 +204,7 @@ def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Defi
         ),
     }
     return {
-        key: Definition(f"def-{question.id}-{key}", title, lines)
+        key: Definition(f"def-{question.id}-{key.replace(' ', '-')}", title, lines)
         for key, (title, lines) in texts.items()
         if key != "level" or question.submitted
     }
@@ -384,21 +435,36 @@ def _extra(
         "false alarms": (
             "False alarms",
             (
-                ("What it is", "The share of clean ones above the same threshold, highest."),
+                (
+                    "What it is",
+                    "The share of clean ones above the same threshold, where it is highest.",
+                ),
+                ("Interval", _IN_THE_CELL),
                 (
                     "Direction",
                     f"{_LOWER} The threshold was fixed for 1 %; a dash where it was not.",
                 ),
             ),
         ),
-        "AUROC": ("AUROC, worst over attacks", _auroc(drawn)),
+        "AUROC": (
+            "AUROC, worst over attacks",
+            tuple(
+                (term, _IN_THE_CELL if term == "Interval" else text) for term, text in _auroc(drawn)
+            ),
+        ),
         "best epoch": (
             "Error of the best epoch",
-            (("What it is", "Chosen with the truth in hand, which no defender has: optimistic."),),
+            (
+                ("What it is", "Chosen with the truth in hand, which no defender has: optimistic."),
+                ("Interval", _IN_THE_CELL),
+            ),
         ),
         "honest model": (
             "Error on an honest model",
-            (("What it is", "The same on a model without a backdoor: nothing is there."),),
+            (
+                ("What it is", "The same on a model without a backdoor: nothing is there."),
+                ("Interval", _IN_THE_CELL),
+            ),
         ),
     }
     return texts[head]

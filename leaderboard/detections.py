@@ -15,7 +15,8 @@ from leaderboard import names, plots
 from leaderboard.aggregate import MIN_SEEDS
 from leaderboard.board import Board, Cell, Row, under
 from leaderboard.labels import label
-from leaderboard.matrix import Value, badges, spread_value, summary, why_absent
+from leaderboard.matrix import badges, summary, value_of, why_absent
+from leaderboard.values import Value
 
 #: They judge the model's queries, which are the adversary's in every row.
 _OF_QUERIES = ("noise detector", "prompt detector")
@@ -25,15 +26,13 @@ _ROC, _SCORES = ("roc_fpr", "roc_tpr"), ("score_edges", "score_clean", "score_po
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What a detector makes of one kind of thing (``subject``). ``n``: how many of them there were,
-    at least, as text; ``mark``: its line in the ROC;
+    """What a detector makes of one kind of thing (``subject``). ``mark``: its line in the ROC;
     ``problems``: flags about it alone, or why there is no number; ``scores``: the histogram of the
     first seed that has one, with that seed.
     """
 
     subject: str
     measured: bool
-    n: str
     mark: Markup
     auroc: Value
     tpr_at_1: Value
@@ -157,24 +156,14 @@ def _judged(cell: Cell, records: Sequence[Record], subject: str, who: str) -> Ju
     return Judged(
         subject=subject,
         measured=bool(cell.values(metric)),
-        n=_fewest(records, metric),
         mark=plots.line_mark(_reading_order(subject)[0]),
-        auroc=_value(cell, metric),
-        tpr_at_1=_value(cell, f"tpr_at_1_fpr[{subject}]"),
-        tpr_at_5=_value(cell, f"tpr_at_5_fpr[{subject}]"),
+        auroc=value_of(cell, metric),
+        tpr_at_1=value_of(cell, f"tpr_at_1_fpr[{subject}]"),
+        tpr_at_5=value_of(cell, f"tpr_at_5_fpr[{subject}]"),
         problems=tuple(flag for flag in badges(cell, MIN_SEEDS, metric) if flag not in common)
         or (() if cell.values(metric) else (why_absent(cell, metric),)),
         scores=next(drawn, None),
     )
-
-
-def _value(cell: Cell, metric: str) -> Value:
-    return spread_value(cell.words(metric), summary(cell, metric))
-
-
-def _fewest(records: Sequence[Record], metric: str) -> str:
-    counts = [number.n for one in records if (number := one.metrics.get(metric)) and number.n]
-    return f"n = {min(counts)}" if counts else ""
 
 
 def _control(cell: Cell, family: str) -> str:

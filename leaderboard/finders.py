@@ -35,6 +35,7 @@ from leaderboard.inversions import RECOVERIES, Recovery
 from leaderboard.labels import label
 from leaderboard.matrix import badges, metric_names, summary
 from leaderboard.names import RATE, SUBJECTS
+from leaderboard.values import NO_VALUE, Value, count_text, samples_of
 
 T = TypeVar("T")
 #: The false positive rate that thresholds are fixed for.
@@ -46,8 +47,8 @@ class FinderLine:
     """A line. ``finds``: more than chance; ``rank`` is empty where it does not, or where ``note``
     says why it cannot be ranked; ``ranks``: its interval. ``worst``: a detector's rate, or an
     inversion's error as a share of the best constant image's, against ``attack``, where it does
-    worst; ``mean``: over the attacks; ``seeds``: the fewest an attack was measured with.
-    ``beside``: further numbers as (value, interval).
+    worst; ``mean``: over the attacks; ``counted``: the fewest seeds an
+    attack was measured with, and the samples of each. ``beside``: further numbers.
     """
 
     cell: Cell
@@ -57,8 +58,8 @@ class FinderLine:
     worst: Interval
     attack: PluginSpec
     mean: float
-    seeds: int
-    beside: tuple[tuple[str, str], ...]
+    counted: tuple[int, int]
+    beside: tuple[Value, ...]
     flags: tuple[str, ...]
     note: str
 
@@ -165,7 +166,7 @@ def _detectors(board: Board, subject: str, columns: Sequence[PluginSpec]) -> Fin
         if fixed
         else "its threshold was chosen on the very data that is judged, which no defender can do",
         attacks=tuple(row.named for row in rows),
-        beside=(*(["false alarms, highest"] if fixed else []), "AUROC, worst", "AUROC, mean"),
+        beside=(*(["false alarms"] if fixed else []), "AUROC", "mean AUROC"),
         lines=lines,
         seeds=max(len(one) for one in seeds),
         comparisons=comparisons,
@@ -193,7 +194,7 @@ def _detector_lines(
             attack=rows[entry.worst()].named,
             mean=math.fsum(values := [_mean(rates) for rates in entry.rates.values() if rates])
             / len(values),
-            seeds=entry.measured(),
+            counted=(entry.measured(), samples_of(entry.cells[entry.worst()], metric)),
             beside=_auroc(entry, subject, alarms[index])
             if fixed
             else _auroc(entry, subject, None)[1:],
@@ -331,24 +332,21 @@ def _ranks(
     return rank_texts(dict(zip(finders, order, strict=True))), spans, len(ranked) + len(apart)
 
 
-def _auroc(entry: _Entry, subject: str, alarm: Interval | None) -> tuple[tuple[str, str], ...]:
-    means = [
-        interval.mean
-        for cell in entry.cells.values()
-        if (interval := summary(cell, f"auroc[{subject}]"))
-    ]
-    rate = ("–", "") if alarm is None else (RATE.number(alarm.mean, 3), "")
-    worst, mean = (
-        (RATE.number(value) for value in (min(means), math.fsum(means) / len(means)))
-        if means
-        else ("–", "–")
-    )
-    return rate, (worst, ""), (mean, "")
+def _auroc(entry: _Entry, subject: str, alarm: Interval | None) -> tuple[Value, ...]:
+    means = [one.mean for one in _summaries(entry, f"auroc[{subject}]")]
+    rate = NO_VALUE if alarm is None else Value(RATE.number(alarm.mean, 3))
+    if not means:
+        return rate, NO_VALUE, NO_VALUE
+    numbers = (min(means), math.fsum(means) / len(means))
+    return rate, *(Value(RATE.number(one)) for one in numbers)
 
 
 def _highest(entry: _Entry, metric: str) -> Interval | None:
-    intervals = [interval for cell in entry.cells.values() if (interval := summary(cell, metric))]
-    return max(intervals, key=lambda interval: interval.mean, default=None)
+    return max(_summaries(entry, metric), key=lambda one: one.mean, default=None)
+
+
+def _summaries(entry: _Entry, metric: str) -> list[Interval]:
+    return [one for cell in entry.cells.values() if (one := summary(cell, metric))]
 
 
 def _flags(entry: _Entry, metric: str, failed: str) -> tuple[str, ...]:
@@ -399,7 +397,7 @@ def _inversions(board: Board, recovery: Recovery) -> FinderRanking | None:
         metric=recovery.last,
         warning="",
         attacks=tuple(row.named for row in rows),
-        beside=("best epoch (optimistic)", "on an honest model"),
+        beside=("best epoch", "honest model"),
         lines=made,
         seeds=max(len(_by_seed(board, row, columns, ratios_of)) for row in rows),
         comparisons=comparisons,
@@ -433,7 +431,7 @@ def _inversion_lines(
             worst=_interval_of_logs(logs[index]),
             attack=attack,
             mean=math.fsum(math.exp(_log_mean(one)) for one in ratios.values()) / len(ratios),
-            seeds=min(map(len, ratios.values())),
+            counted=(min(map(len, ratios.values())), samples_of(cell, recovery.last)),
             beside=(
                 _ratio_text(_ratios(cell, recovery, recovery.best)),
                 _ratio_text(_honest(board, cell, recovery)),
@@ -526,8 +524,10 @@ def _log_mean(ratios: BySeed) -> float:
     return math.fsum(math.log(value) for value in ratios.values()) / len(ratios)
 
 
-def _ratio_text(ratios: BySeed) -> tuple[str, str]:
-    return (f"{math.exp(_log_mean(ratios)):.2f}", "") if ratios else ("–", "")
+def _ratio_text(ratios: BySeed) -> Value:
+    if not ratios:
+        return NO_VALUE
+    return Value(f"{math.exp(_log_mean(ratios)):.2f}", n=count_text(len(ratios), 0))
 
 
 def _interval(rates: Mapping[int, Share]) -> Interval:

@@ -56,6 +56,7 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
     )
     matrix = whole(boards, going)
     statuses = _statuses(asked, matrix)
+    explained = [definitions.of_column(column, boards, called) for column in matrix.columns]
     words = methods.words_of(boards)
     facets = _facets(asked, matrix, boards, statuses, words)
     offered = {key: values for key, _, values in facets}
@@ -68,9 +69,10 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
     return {
         "asked": asked,
         "whole": matrix,
-        "column_definitions": [
-            definitions.of_column(column, boards, called) for column in matrix.columns
-        ],
+        "column_definitions": explained,
+        "definition_of": {
+            column.key: one for column, one in zip(matrix.columns, explained, strict=True)
+        },
         "column_statuses": statuses,
         "board_names": called,
         "beside_alike": beside_alike(boards, {one.id: label(one.testbed) for one in boards}),

@@ -13,7 +13,8 @@ from leaderboard import plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import Cell, under
 from leaderboard.labels import label
-from leaderboard.matrix import Value, summary, value_text
+from leaderboard.matrix import steady_value, summary
+from leaderboard.values import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +57,14 @@ RECOVERIES = (TRIGGER, TARGET)
 
 @dataclass(frozen=True, kw_only=True)
 class InversionLine:
-    """An inversion against one attack. ``values``: (name, error) of the best and the last epoch and
-    of the constant images, with which ``verdict`` compares the best one by the interval over seeds.
+    """An inversion against one attack. ``values``: (metric, name, error) of the best and the
+    last epoch and of the constant images, with which ``verdict`` compares the best one by the
+    interval over seeds.
     """
 
     cell: Cell
     recovery: Recovery
-    values: tuple[tuple[str, Value], ...]
+    values: tuple[tuple[str, str, Value], ...]
     verdict: str
     curve: Markup | None
 
@@ -87,7 +89,7 @@ def _line(cell: Cell, recovery: Recovery) -> InversionLine | None:
     return InversionLine(
         cell=cell,
         recovery=recovery,
-        values=tuple((name, value_text(cell, metric)) for metric, name in named),
+        values=tuple((metric, name, steady_value(cell, metric)) for metric, name in named),
         verdict=_verdict(best, lines),
         curve=curve,
     )

@@ -21,6 +21,7 @@ from leaderboard.aggregate import (
 from leaderboard.beside import Beside, in_metric
 from leaderboard.board import Board, Cell, Row, families, under
 from leaderboard.names import Words
+from leaderboard.values import Value, count_text, interval_text, samples_of, value
 
 NOT_RUN = "not part of this run"
 #: A share over p_t; its interval follows from the share's.
@@ -34,7 +35,6 @@ DIRECTIONS = {
     False: "Lower is better for the defender.",
     None: "No direction: not coloured.",
 }
-Value = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class TableCell:
     state: str
     text: str
     interval: str = ""
-    seeds: str = ""
+    n: str = ""
     note: str = ""
     step: int | None = None
     badges: tuple[str, ...] = ()
@@ -190,33 +190,17 @@ def _amplification(cell: Cell, values: BySeed) -> Interval | None:
     return Interval(mean, low, high, len(values))
 
 
-def value_text(cell: Cell, metric: str) -> Value:
-    """(mean, interval) as text, a dash without a value."""
-    interval = summary(cell, metric)
-    if interval is None:
-        return "–", ""
-    # A number that is the same for every seed (a threshold, a constant image) has no spread worth
-    # brackets.
-    words = cell.words(metric)
-    constant = interval.low == interval.high
-    return words.number(interval.mean), "" if constant else interval_text(words, interval)
+def value_of(cell: Cell, metric: str, alone: str = "one seed") -> Value:
+    """A dash without a value; ``alone``: instead of the interval of one seed."""
+    return value(cell.words(metric), summary(cell, metric), samples_of(cell, metric), alone)
 
 
-def spread_value(words: Words, interval: Interval | None) -> Value:
-    """As :func:`value_text`, for a number that could differ between seeds: no spread is worth
-    saying, and so is a single seed.
+def steady_value(cell: Cell, metric: str) -> Value:
+    """Of a number that may be the same for every seed (a threshold, a constant image): then it has
+    no spread worth brackets.
     """
-    if interval is None:
-        return "–", ""
-    return words.number(interval.mean), interval_text(words, interval) or "one seed"
-
-
-def interval_text(words: Words, interval: Interval, decimals: int | None = None) -> str:
-    """``[low, high]`` with the mean's decimals, or nothing for one seed."""
-    if interval.low is None or interval.high is None:
-        return ""
-    places = words.decimals_for(interval.mean) if decimals is None else decimals
-    return f"[{words.number(interval.low, places)}, {words.number(interval.high, places)}]"
+    interval, text = summary(cell, metric), value_of(cell, metric, "")
+    return text._replace(interval="") if interval and interval.low == interval.high else text
 
 
 def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTable:
@@ -297,7 +281,7 @@ def _table_cell(
         state="value",
         text=words.number(interval.mean),
         interval=interval_text(words, interval) or "no interval",
-        seeds=f"n = {interval.n}",
+        n=count_text(interval.n, samples_of(cell, metric)),
         note=words.sentence,
         step=None
         if _detects_nothing(cell, metric)
@@ -318,8 +302,7 @@ def without_value(cell: Cell, metric: str) -> TableCell:
                 cell=cell,
                 state=status,
                 text=status,
-                interval="",
-                seeds=f"n = {len(entries)}",
+                n=count_text(len(entries), 0),
                 note=f"{status}: open it for the reason",
             )
     return TableCell(cell=cell, state="absent", text="–", note=why_absent(cell, metric))

@@ -29,11 +29,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 @dataclass(frozen=True)
 class Table:
-    """``heads``: (name, parameters) of the columns; ``rows``: (board, name, its metric, cells, each
-    with the matrix's column it is of).
+    """``heads``: (name, parameters, column of the matrix, if it is one) of the columns; ``rows``:
+    (board, name, its metric, cells, each with the matrix's column it is of).
     """
 
-    heads: tuple[tuple[str, str], ...]
+    heads: tuple[tuple[str, str, Column | None], ...]
     rows: tuple[tuple[str, str, str, tuple[tuple[Item, Column], ...]], ...]
 
 
@@ -154,7 +154,7 @@ def _of_column(name: str, source: _Source) -> Page:
         sentences=source.sentences(name),
         configurations=tuple((label(spec), _params(spec)) for spec in specs),
         drawn=(),
-        table=Table(tuple((one.metric, one.params) for _, one in mine), tuple(rows)),
+        table=Table(tuple((one.metric, one.params, one) for _, one in mine), tuple(rows)),
         weaknesses=of_defense(name, source.views, source.whole),
         papers=_papers([paper.anchor for _, one in mine for paper in one.papers], source.cited),
     )
@@ -174,7 +174,7 @@ def _across(mine: Sequence[tuple[Board, Line]], whole: Whole, names: Mapping[str
     )
     several = len({board.id for board, _ in mine}) > 1
     heads = tuple(
-        (names[board.id] if several else "", line.row.label.partition("(")[2].rstrip(")"))
+        (names[board.id] if several else "", line.row.label.partition("(")[2].rstrip(")"), None)
         for board, line in mine
     )
     return Table(heads, rows)

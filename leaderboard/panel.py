@@ -21,15 +21,13 @@ from leaderboard.contrasts import SeedPictures, pictures_by_seed
 from leaderboard.detections import Detection
 from leaderboard.flat import agreed, cut_block
 from leaderboard.inversions import InversionLine
-from leaderboard.matrix import interval_text, metric_names, summary
+from leaderboard.matrix import metric_names, value_of
 from leaderboard.names import Words
 from leaderboard.sound import LABEL, cut
+from leaderboard.values import NO_VALUE, Value
 
 if TYPE_CHECKING:
     from leaderboard.view import BoardView
-
-
-NO_VALUE = "–"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,22 +43,20 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricLine:
-    """One metric: over the seeds, then per seed as (value, interval within the seed, samples);
-    ``n``: the samples, where all seeds have as many.
+    """One metric: over the seeds, then in each of them with the interval within the seed and its
+    samples, which are left out where all seeds have as many.
     """
 
     words: Words
-    mean: str
-    interval: str
-    n: str
-    seeds: tuple[tuple[str, str, str], ...]
+    mean: Value
+    seeds: tuple[Value, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """``board``: its id; ``pictures``: by seed; ``evidence``: what stands in a section of its own
     elsewhere, drawn here; ``published``: what papers printed for the same, with its sources;
-    ``cost``: (name, mean over seeds, interval); ``absent``: (reason, metrics), but for those,
+    ``cost``: (what it is, mean over seeds); ``absent``: (reason, metrics), but for those,
     ``absent_everywhere`` in number, that no cell of the testbed has; ``problems``: (status, reason,
     seeds that have it); ``provenance``: (key, value) where all seeds agree, else the key once a
     seed; ``shared``: how many more there are, which all records of the page have alike.
@@ -70,7 +66,7 @@ class Panel:
     board: str
     pictures: tuple[SeedPictures, ...]
     evidence: Evidence
-    cost: tuple[tuple[str, str, str], ...]
+    cost: tuple[tuple[Words, Value], ...]
     absent: tuple[tuple[str, tuple[str, ...]], ...]
     absent_everywhere: int
     commands: tuple[Command, ...]
@@ -130,14 +126,9 @@ def _evidence(cell: Cell, view: BoardView) -> Evidence:
     )
 
 
-def _cost(cell: Cell) -> tuple[tuple[str, str, str], ...]:
-    lines = []
-    for name in metric_names([cell]):
-        words, interval = cell.words(name), summary(cell, name)
-        if words.group == COST and interval:
-            texts = words.number(interval.mean), interval_text(words, interval)
-            lines.append((words.label, *texts))
-    return tuple(lines)
+def _cost(cell: Cell) -> tuple[tuple[Words, Value], ...]:
+    every = ((cell.words(name), name) for name in metric_names([cell]))
+    return tuple((words, value_of(cell, name, "")) for words, name in every if words.group == COST)
 
 
 def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
@@ -153,25 +144,22 @@ def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:
 
 
 def _line(cell: Cell, name: str) -> MetricLine:
-    interval, words = summary(cell, name), cell.words(name)
+    words, mean = cell.words(name), value_of(cell, name, "")
     seeds = tuple(_seed(words, entry.numbers.get(name)) for entry in cell.entries)
-    counts = {n for value, _, n in seeds if value != NO_VALUE}
-    alike = counts.pop() if len(seeds) > 1 and len(counts) == 1 else ""
+    alike = len({one.n for one in seeds if one != NO_VALUE}) < 2
     return MetricLine(
         words=words,
-        mean=words.number(interval.mean) if interval else NO_VALUE,
-        interval=interval_text(words, interval) if interval else "",
-        n=f"{alike} each" if alike else "",
-        seeds=tuple((value, ends, "") for value, ends, _ in seeds) if alike else seeds,
+        mean=mean if alike else mean._replace(n=mean.n.partition(" ")[0]),
+        seeds=tuple(one._replace(n="") for one in seeds) if alike else seeds,
     )
 
 
-def _seed(words: Words, metric: Metric | None) -> tuple[str, str, str]:
+def _seed(words: Words, metric: Metric | None) -> Value:
     if metric is None or metric.value is None:
-        return NO_VALUE, "", ""
+        return NO_VALUE
     interval = ""
     if metric.ci_low is not None and metric.ci_high is not None:
         places = words.decimals_for(metric.value)
         ends = (words.number(metric.ci_low, places), words.number(metric.ci_high, places))
         interval = f"[{', '.join(ends)}]"
-    return words.number(metric.value), interval, "" if metric.n is None else f"n = {metric.n}"
+    return Value(words.number(metric.value), interval, f"{metric.n:,}" if metric.n else "")

@@ -127,7 +127,7 @@ def _table(every: Whole, board: Board, metric: str, name: str) -> Table | None:
         if any(line.items[index].value is not None for index in used)
     ]
     counts = {
-        line.items[index].table.seeds
+        line.items[index].table.n
         for line in lines
         for index in used
         if line.items[index].value is not None

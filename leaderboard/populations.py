@@ -9,8 +9,9 @@ from itertools import groupby
 from bench.record import Metric
 from leaderboard.board import Board, Cell, identity, under
 from leaderboard.labels import label
-from leaderboard.matrix import Value, badges
+from leaderboard.matrix import badges
 from leaderboard.names import Words
+from leaderboard.values import NO_VALUE, Value
 
 AUROC, TPR = "auroc[models]", "tpr_at_0_fpr[models]"
 #: A guess.
@@ -109,12 +110,11 @@ def _metric(cell: Cell, name: str) -> Metric | None:
 
 def _value(words: Words, metric: Metric | None) -> Value:
     if metric is None or metric.value is None:
-        return "–", ""
+        return NO_VALUE
     if metric.ci_low is None or metric.ci_high is None:
-        return words.number(metric.value), ""
-    return words.number(metric.value), (
-        f"[{words.number(metric.ci_low)}, {words.number(metric.ci_high)}]"
-    )
+        return Value(words.number(metric.value))
+    ends = f"[{words.number(metric.ci_low)}, {words.number(metric.ci_high)}]"
+    return Value(words.number(metric.value), ends)
 
 
 def _count(cell: Cell, side: str) -> str:

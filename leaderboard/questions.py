@@ -20,11 +20,10 @@ from bench.results import Submitted
 from leaderboard import methods, palette, plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import Board, Cell, Identity, Row, identity, under
-from leaderboard.contenders import Contender
 from leaderboard.finders import FinderLine, FinderRanking
 from leaderboard.inversions import TARGET, TRIGGER, Recovery
 from leaderboard.labels import label, shortened, shortened_defenses
-from leaderboard.matrix import Value, interval_text, summary
+from leaderboard.matrix import summary
 from leaderboard.methods import Paper
 from leaderboard.names import RATE
 from leaderboard.ranking import (
@@ -38,6 +37,7 @@ from leaderboard.ranking import (
     Ranking,
     headline,
 )
+from leaderboard.values import NO_VALUE, Value, count_text, percent, value
 from leaderboard.view import BoardView
 
 #: What a reader can filter an entry by, in the order of the menu.
@@ -64,10 +64,9 @@ class About(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A line of a ranking. ``level``: to which a bundle's numbers were verified, empty for what
-    nobody submitted; ``bundle``: its name. ``status``: of :data:`STATUSES`; ``worst``: (value,
-    interval) against ``against``, ``value`` the same as a number; ``extras``: one (value, interval)
-    and its number for each of the question's further columns; ``counted``: seeds, and samples of
-    each, 0 where there are none.
+    nobody submitted; ``bundle``: its name. ``status``: of :data:`STATUSES`; ``worst``: against
+    ``against``, ``value`` the same as a number; ``extras``: one value and its number for each of
+    the question's further columns; ``counted``: seeds, and samples of each, 0 where there are none.
     """
 
     cell: Cell
@@ -81,7 +80,7 @@ class Entry:
     worst: Value
     against: str
     mean: float
-    extras: tuple[tuple[Value | Markup, float | None], ...]
+    extras: tuple[tuple[Value, float | None], ...]
     seconds: float | None
     counted: tuple[int, int]
     flags: tuple[str, ...]
@@ -255,21 +254,6 @@ def seconds_of(board: Board, defense: PluginSpec) -> float | None:
     return math.fsum(times) / len(times) if times else None
 
 
-def samples_of(cell: Cell, metric: str) -> int:
-    """The fewest samples that a seed's number is from; 0 if no record says."""
-    counts = [
-        number.n
-        for entry in cell.with_status("ok")
-        if (number := entry.numbers.get(metric)) is not None and number.n
-    ]
-    return min(counts, default=0)
-
-
-def count_text(seeds: int, samples: int) -> str:
-    """``5 x 64``: seeds times samples of each."""
-    return f"{seeds} × {samples:,}" if samples else f"{seeds}"
-
-
 def _defenses(
     views: Sequence[BoardView], title: str, about: Callable[[PluginSpec], About]
 ) -> tuple[Group, ...]:
@@ -286,12 +270,10 @@ def _defenses(
 def _defense_group(
     board: Board, ranking: Ranking, every: int, about: Callable[[PluginSpec], About]
 ) -> Group:
-    by_defense = {identity(one.defense): one for one in ranking.contenders}
     kinds = {identity(column): family for column, family in board.columns}
     entries = tuple(
-        _defense_entry(board, ranking, line, by_defense[key], kinds[key], about)
+        _defense_entry(board, ranking, line, kinds[identity(line.cell.defense)], about)
         for line in ranking.lines + ranking.outside
-        if (key := identity(line.cell.defense))
     )
     notes = []
     if len(ranking.rows) < every:
@@ -328,7 +310,6 @@ def _defense_entry(
     board: Board,
     ranking: Ranking,
     line: DefenseLine,
-    one: Contender,
     family: str,
     about: Callable[[PluginSpec], About],
 ) -> Entry:
@@ -346,12 +327,12 @@ def _defense_entry(
         standing=f"{standing}: {line.note}" if line.note else standing,
         bar=_bar(line.worst, baseline, False),
         value=line.worst.mean,
-        worst=(RATE.number(line.worst.mean), interval_text(RATE, line.worst)),
+        worst=_worst(line.worst),
         against=f"{ranking.attack_names[identity(row.attack)]}{under(row.sampler)}{call}",
         mean=line.mean,
-        extras=((_percent(line.loss), line.loss.mean if line.loss else None),),
+        extras=((percent(line.loss), line.loss.mean if line.loss else None),),
         seconds=seconds_of(board, line.cell.defense),
-        counted=(one.measured(), samples_of(line.cell, line.way.metric)),
+        counted=line.counted,
         flags=line.flags,
         pareto=line.pareto and line.holds,
         papers=about(line.cell.defense).papers,
@@ -429,7 +410,7 @@ def _finder_entry(
     status = UNRANKED if line.note else HOLDS if line.finds else LEVEL
     standing = f"not ranked: {line.note}" if line.note else "" if line.finds else guess
     # Without a threshold fixed beforehand there are no false alarms to report.
-    texts = line.beside if inverts or len(line.beside) == 3 else (("–", ""), *line.beside)
+    texts = line.beside if inverts or len(line.beside) == 3 else (NO_VALUE, *line.beside)
     return Entry(
         cell=line.cell,
         family=kinds[identity(line.cell.defense)],
@@ -439,12 +420,12 @@ def _finder_entry(
         standing=standing,
         bar=_bar(line.worst, 1.0 if inverts else None, not inverts, 2.0 if inverts else 1.0),
         value=line.worst.mean,
-        worst=(RATE.number(line.worst.mean), interval_text(RATE, line.worst)),
+        worst=_worst(line.worst),
         against=label(line.attack),
         mean=line.mean,
         extras=tuple((text, _number(text[0])) for text in texts[:2]),
         seconds=seconds_of(board, line.cell.defense),
-        counted=(line.seeds, samples_of(line.cell, ranking.metric)),
+        counted=line.counted,
         flags=line.flags,
         pareto=False,
         papers=about(line.cell.defense).papers,
@@ -468,24 +449,17 @@ def _finder_answer(ranking: FinderRanking) -> Answer:
     return Answer(good=False, best=guess, tail="")
 
 
+def _worst(worst: Interval) -> Value:
+    """Its n has a column of its own."""
+    return value(RATE, worst, alone="one seed")._replace(n="")
+
+
 def _bar(
     worst: Interval, reference: float | None, higher_is_better: bool, end: float = 1.0
 ) -> Markup:
     step = palette.step(worst.mean, 0.0, end, higher_is_better)
     ends = (worst.low, worst.high)
     return plots.rate_bar(worst.mean, ends, reference, end, 5 if step is None else step)
-
-
-def _percent(share: Interval | None) -> Markup | Value:
-    if share is None:
-        return ("–", "")
-    texts = [
-        f"{100 * value:.1f}".replace("-", "−")
-        for value in (share.mean, share.low, share.high)
-        if value is not None
-    ]
-    sign = "+" if round(100 * share.mean, 1) > 0 else ""
-    return f"{sign}{texts[0]} %", f"[{texts[1]}, {texts[2]}]" if len(texts) == 3 else ""
 
 
 def _number(text: str) -> float | None:

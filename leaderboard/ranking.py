@@ -34,6 +34,7 @@ from leaderboard.contenders import Contender, EndPoint, Way, contenders, end_poi
 from leaderboard.labels import label, shortened, shortened_defenses
 from leaderboard.matrix import badges, is_share
 from leaderboard.names import Words
+from leaderboard.values import samples_of
 
 #: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked,
 #: as a share of no defense's.
@@ -61,7 +62,9 @@ class DefenseLine:
     ``by_way``: all of them; ``mean``: over the attacks, each at its strongest way. ``change``: of
     ``worst``, paired, against no defense's. ``above_honest``: ``worst`` less what an honest model
     without defense reads, never below 0. ``loss``: the share of utility that is lost where it is
-    dearest; ``pareto``: nothing else that holds is better in both; ``note``: why it has no rank.
+    dearest; ``pareto``: nothing else that holds is better in both; ``counted``: the fewest seeds of
+    an attack, and the samples of each; ``utility_samples``: those behind ``utility``; ``note``: why
+    it has no rank.
     """
 
     cell: Cell
@@ -78,6 +81,8 @@ class DefenseLine:
     utility: Interval | None
     loss: Interval | None
     pareto: bool
+    counted: tuple[int, int]
+    utility_samples: int
     flags: tuple[str, ...]
     note: str
 
@@ -267,6 +272,8 @@ def _ranking(
             utility=_interval(one.utilities[row] if (row := one.dearest()) is not None else {}),
             loss=_interval(one.losses[row] if row is not None and one is not control else {}),
             pareto=key in front,
+            counted=(one.measured(), samples_of(one.cell(), one.strongest().metric)),
+            utility_samples=samples_of(one.costliest(), point.utility or ""),
             flags=_flags(one) + _wakes(one, aside) + _breaks(one, control),
             note=states[key][1],
         )

@@ -26,14 +26,13 @@ from markupsafe import Markup
 from bench.errors import UserError
 from bench.record import Run
 from leaderboard import aggregate, export, names, palette, plots
-from leaderboard.aggregate import Interval
 from leaderboard.board import Board, boards
+from leaderboard.cards import Cards
 from leaderboard.definitions import glossary, metric_anchor
 from leaderboard.figures import figures
 from leaderboard.front import front
 from leaderboard.labels import label
 from leaderboard.live import MOST_LINES, Going
-from leaderboard.matrix import interval_text
 from leaderboard.methods import paper_anchor
 from leaderboard.names import Words
 from leaderboard.pages import pages
@@ -43,6 +42,7 @@ from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, W
 from leaderboard.red_flags import flagged, with_flags
 from leaderboard.sound import cut
 from leaderboard.sources import read_sources
+from leaderboard.values import amount, count_text, difference, percent, value
 from leaderboard.view import board_view, failures, overview, papers, provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -206,6 +206,8 @@ def render(
             pages=described,
             addresses={page.method: page.id for page in described},
             album=Album(),
+            cards=Cards({one.question.title: one.definitions for one in opening["asked"]}),
+            flag_mark=Markup('<sup aria-hidden="true">⚑</sup>'),
             overviews=[overview(run) for run in runs],
             boards=views,
             panels=panels,
@@ -256,15 +258,17 @@ def environment() -> jinja2.Environment:
     )
     environment.filters.update(
         label=label,
-        change=_change,
+        amount=amount,
+        value=value,
+        difference=difference,
         number=_number,
-        interval=interval_text,
         plain=_plain,
         soft=_soft,
         when=_when,
         anchor=names.anchor,
+        count=lambda counted: count_text(*counted),
         standing=_standing,
-        percent=_percent,
+        percent=percent,
         span=_span,
         cut=cut,
         paper_anchor=paper_anchor,
@@ -292,16 +296,6 @@ def _number(words: Words, value: float, places: int | None = None) -> str:
     return words.number(value, places)
 
 
-def _change(interval: Interval | None, words: Words, places: int = 2) -> Markup:
-    """A paired difference with its sign and interval."""
-    if interval is None:
-        return Markup('<span class="faint">–</span>')
-    sign = "+" if round(interval.mean, places) > 0 else ""
-    return Markup('{}{} <span class="ci">{}</span>').format(
-        sign, words.number(interval.mean, places), interval_text(words, interval, places)
-    )
-
-
 def _standing(line: DefenseLine) -> str:
     """A defense against no defense, in words."""
     standing = {
@@ -322,20 +316,7 @@ def _span(ranks: tuple[int, int] | None) -> Markup:
     if ranks is None:
         return Markup("")
     text = str(ranks[0]) if ranks[0] == ranks[1] else f"{ranks[0]} to {ranks[1]}"
-    return Markup(' <span class="ci" title="95 % of resampled seeds and samples">{}</span>').format(
-        text
-    )
-
-
-def _percent(share: Interval | None) -> Markup:
-    """A share of something as per cent, with its sign and interval."""
-    if share is None:
-        return Markup('<span class="faint">–</span>')
-    ends = [] if share.low is None or share.high is None else [share.low, share.high]
-    texts = [f"{100 * value:.1f}".replace("-", "−") for value in (share.mean, *ends)]
-    sign = "+" if round(100 * share.mean, 1) > 0 else ""
-    interval = f"[{texts[1]}, {texts[2]}]" if ends else ""
-    return Markup('{}{} % <span class="ci">{}</span>').format(sign, texts[0], interval)
+    return Markup(' <i title="95 % of resampled seeds and samples">{}</i>').format(text)
 
 
 def _when(started: str, finished: str | None) -> str:

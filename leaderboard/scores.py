@@ -12,7 +12,7 @@ from leaderboard.board import Board, Cell, under
 from leaderboard.labels import label
 from leaderboard.matrix import concerning, direction, metric_names, summary
 from leaderboard.names import Words
-from leaderboard.questions import samples_of
+from leaderboard.values import samples_of
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,11 @@ from leaderboard.finders import FinderRanking, detector_rankings, inversion_rank
 from leaderboard.flat import flatten
 from leaderboard.inversions import RECOVERIES, InversionLine, Recovery, inversion_lines
 from leaderboard.labels import label
-from leaderboard.matrix import MetricTable, Value, matrices, metric_names, summary, value_text
+from leaderboard.matrix import MetricTable, matrices, metric_names, steady_value, summary
 from leaderboard.populations import ModelDetector, model_detectors
 from leaderboard.ranking import Ranking, rankings
 from leaderboard.sound import named
+from leaderboard.values import Value
 
 #: Codes of flags on parameters that were chosen by looking at this result, or may have been.
 TUNED = ("tuned", "tuning-undeclared")
@@ -67,7 +68,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class ControlTable:
-    """Rows of ``(name, values)`` under ``columns``; a value is (mean, interval)."""
+    """Rows of ``(name, values)`` under ``columns``."""
 
     columns: tuple[names.Words, ...]
     rows: tuple[tuple[Cell, tuple[Value, ...]], ...]
@@ -325,7 +326,7 @@ def _control_columns(cells: Sequence[Cell], words: names.Vocabulary) -> list[str
 def _table(cells: Sequence[Cell], columns: Sequence[str], words: names.Vocabulary) -> ControlTable:
     return ControlTable(
         tuple(words.words(name) for name in columns),
-        tuple((cell, tuple(value_text(cell, name) for name in columns)) for cell in cells),
+        tuple((cell, tuple(steady_value(cell, name) for name in columns)) for cell in cells),
     )
 
 

@@ -11,9 +11,10 @@ from leaderboard import names
 from leaderboard.board import Cell, Row, each_attack, identity
 from leaderboard.finders import FinderLine, FinderRanking
 from leaderboard.labels import label
-from leaderboard.matrix import interval_text, summary
+from leaderboard.matrix import summary
 from leaderboard.names import RATE
 from leaderboard.ranking import BUDGET, HOLDS, LEVEL, OUTSIDE, UNRANKED, WORSE, DefenseLine, Ranking
+from leaderboard.values import count_text, interval_text
 from leaderboard.view import BoardView
 from leaderboard.whole import DETECTION, Item, Whole
 
@@ -110,7 +111,7 @@ def _worst(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
     return [
         Weakness(
             f"Worst case: {ranking.end_point.short} {RATE.number(line.worst.mean)} "
-            f"{interval_text(RATE, line.worst)} against "
+            f"{interval_text(RATE, line.worst)}, n {count_text(*line.counted)}, against "
             f"{_against(ranking.rows[0], line.way.call)}{without}.",
             line.cell,
         )
@@ -160,8 +161,8 @@ def _finder_text(ranking: FinderRanking, line: FinderLine) -> str:
         else f"share found, judging {ranking.what},"
     )
     text = (
-        f"Worst case: {what} {RATE.number(line.worst.mean)} {interval_text(RATE, line.worst)} "
-        f"against {label(line.attack)}"
+        f"Worst case: {what} {RATE.number(line.worst.mean)} {interval_text(RATE, line.worst)}, n "
+        f"{count_text(*line.counted)}, against {label(line.attack)}"
     )
     if line.note:
         return f"{text}; not ranked: {line.note}."

@@ -21,7 +21,6 @@ from leaderboard.matrix import (
     NOT_RUN,
     TableCell,
     badges,
-    interval_text,
     sources,
     summary,
     without_value,
@@ -29,7 +28,7 @@ from leaderboard.matrix import (
 from leaderboard.methods import Paper
 from leaderboard.names import split
 from leaderboard.populations import AUROC as MODELS
-from leaderboard.questions import count_text, samples_of
+from leaderboard.values import count_text, interval_text, samples_of
 
 #: What a column's cells show, with its name as a column's head.
 ASR, CLASSIFIER, DETECTION, POPULATION = (
@@ -310,7 +309,7 @@ def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item
         state="value",
         text=words.number(interval.mean),
         interval=interval_text(words, interval) or "one seed",
-        seeds=count_text(interval.n, samples_of(cell, name)),
+        n=count_text(interval.n, samples_of(cell, name)),
         # An honest model has nothing to defend, so its numbers are neither good nor bad.
         step=None if cell.attack.name == "none" else step,
         badges=badges(cell, interval.n, name),
@@ -325,10 +324,7 @@ def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item
 
 
 def _empty(cell: Cell, name: str) -> Item:
-    table = without_value(cell, name)
-    if table.state != "absent":
-        table = replace(table, seeds=count_text(len(cell.with_status(table.state)), 0))
-    return Item(table=table, name=name, value=None, beside=())
+    return Item(table=without_value(cell, name), name=name, value=None, beside=())
 
 
 def _population(board: Board, row: Row, column: Column, cell: Cell | None) -> Item:
@@ -348,7 +344,7 @@ def _population(board: Board, row: Row, column: Column, cell: Cell | None) -> It
         state="value",
         text=words.number(metric.value),
         interval=f"[{', '.join(known)}]" if len(known) == 2 else "",
-        seeds=count_text(len(population.entries[0].record.seeds), 0),
+        n=count_text(len(population.entries[0].record.seeds), 0),
         step=palette.step(metric.value, 0.0, 1.0, True),
         badges=badges(population, len(population.entries[0].record.seeds), MODELS),
     )

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leaderboard.aggregate import Interval
-from leaderboard.matrix import interval_text
 from leaderboard.names import Vocabulary, Words
+from leaderboard.values import interval_text
 from science.findings import Claim, Line
 
 BySuite = Mapping[str, list[Line]]
