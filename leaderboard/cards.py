@@ -117,9 +117,9 @@ class Cards:
             ("Direction", DIRECTIONS[words.declared.higher_is_better]),
             ("Interval", _interval(words)),
             ("n", _COUNTED),
-            ("In the records", words.name),
         ]
-        return Definition(f"def-{metric_anchor(words.name)}", words.label, tuple(lines))
+        title = words.label if words.label == words.name else f"{words.label}: {words.name}"
+        return Definition(f"def-{metric_anchor(words.name)}", title, tuple(lines))
 
 
 def _interval(words: Words) -> str:

@@ -5,7 +5,7 @@ the adversary's class is made of, and a detector on the two sets it can judge.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -20,6 +20,7 @@ from leaderboard.names import SECONDS
 from leaderboard.questions import Question, seconds_of
 from leaderboard.ranking import BUDGET, NONE, Ranking
 from leaderboard.sound import cut
+from leaderboard.values import count_text, samples_of
 from leaderboard.view import BoardView
 from leaderboard.whole import ASR, CLASSIFIER, Line, Whole
 
@@ -101,8 +102,14 @@ def _pareto(board: Board, ranking: Ranking, names: Mapping[str, str]) -> Figure 
         ),
         legend=(),
         note=f"{_sizes(discs)} Disc: the worst case with 95 % intervals, dots: each attack. Band: "
-        f"the budget of {100 * BUDGET:g} %. Low and left is good.",
+        f"the budget of {100 * BUDGET:g} %. Low and left is good. "
+        f"{_fewest(line.counted for line in every)}",
     )
+
+
+def _fewest(counts: Iterable[tuple[int, int]]) -> str:
+    """Of seeds and samples of each, behind the numbers that are drawn."""
+    return f"n: {count_text(*min(counts))} or more."
 
 
 def _scaled(one: Interval, factor: float) -> Interval:
@@ -169,21 +176,24 @@ def _curve(
     names: Mapping[str, str],
 ) -> Figure | None:
     lines: list[Series] = []
+    counts = []
     for index, column in enumerate(whole.columns):
         if column.metric != metric:
             continue
         by_value: dict[float, Interval] = {}
+        counted: dict[float, tuple[int, int]] = {}
         for value, _, line in points:
             item = line.items[index]
-            interval = (
-                summary(item.table.cell, item.name) if item.table.cell and item.name else None
-            )
+            if item.table.cell is None or not item.name:
+                continue
             # Of two boards of one testbed, that with more records comes first.
-            if interval:
+            if interval := summary(item.table.cell, item.name):
                 by_value.setdefault(value, interval)
+                counted.setdefault(value, (interval.n, samples_of(item.table.cell, item.name)))
         if len(by_value) >= _POINTS:
             text = f"{column.head} {column.params}".strip()
             lines.append(Series(text, len(lines), tuple(sorted(by_value.items()))))
+            counts += list(counted.values())
     if not lines:
         return None
     _, board, first = points[0]
@@ -202,12 +212,13 @@ def _curve(
             f"{metric} of {what} over {cut(name, 40)} on {where}",
         ),
         legend=tuple((plots.marker(line.index), cut(line.label, _LETTERS)) for line in lines),
-        note=f"{what}; by the call that works best. Bars: 95 % intervals over seeds.",
+        note=f"{what}; by the call that works best. Bars: 95 % intervals over seeds. "
+        f"{_fewest(counts)}",
     )
 
 
 def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
-    groups = []
+    groups, counts = [], []
     for row, lines in view.compositions:
         stacks = []
         called = shortened_defenses(line.cell.defense for line in lines)
@@ -218,6 +229,7 @@ def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
             against = called[identity(line.cell.defense)]
             share = p_t.mean if p_t and p_t.mean > 0 else None
             stacks.append(Stack(against, g1.mean, g2.mean, share))
+            counts.append((g1.n, samples_of(line.cell, "g1")))
         probe = f"no attack, tried with {label(row.probe)}" if row.probe else "no attack"
         if stacks:
             groups.append((probe if row.attack.name == "none" else row.label, stacks))
@@ -232,19 +244,24 @@ def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
             (Markup('<span class="swatch g2-mark"></span>'), "G2 trigger, the class asked for"),
         ),
         note="A bar beyond its tick: the generator draws the trigger more often than it was shown "
-        "it. Means over seeds.",
+        f"it. Means over seeds. {_fewest(counts)}",
     )
 
 
 def _plane(view: BoardView, names: Mapping[str, str]) -> Figure | None:
-    pairs, legend = [], []
+    pairs, legend, counts = [], [], []
     for index, detector in enumerate(view.detectors):
         of_detector = []
         for line in detector.lines:
-            x, y = (summary(line.cell, f"auroc[{on}]") for on in ("training set", "generated"))
+            metrics = [f"auroc[{on}]" for on in ("training set", "generated")]
+            x, y = (summary(line.cell, metric) for metric in metrics)
             if x and y and line.row.attack.name != "none":
                 text = f"{label(detector.spec)}, {line.row.label}"
                 of_detector.append(Pair(text, index, x, y))
+                counts += [
+                    (one.n, samples_of(line.cell, metric))
+                    for one, metric in zip((x, y), metrics, strict=True)
+                ]
         if of_detector:
             pairs += of_detector
             legend.append((plots.marker(index), cut(label(detector.spec), _LETTERS)))
@@ -261,5 +278,5 @@ def _plane(view: BoardView, names: Mapping[str, str]) -> Figure | None:
         ),
         legend=tuple(legend),
         note="A mark for each attack, bars: 95 % intervals over seeds. Above the diagonal the "
-        "generated images give the poison away sooner than the training set.",
+        f"generated images give the poison away sooner than the training set. {_fewest(counts)}",
     )

@@ -220,11 +220,11 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
         else ["", ""]
     )
     worst, best = ends if higher_is_better else reversed(ends)
-    anchors = ((anchor, summary(anchor, metric)) for anchor in board.anchors)
+    anchors = ((anchor, value_of(anchor, metric)) for anchor in board.anchors)
     references = tuple(
-        (names.anchor(anchor.attack.name) + under(anchor.sampler), words.number(interval.mean))
-        for anchor, interval in anchors
-        if interval
+        (names.anchor(anchor.attack.name) + under(anchor.sampler), f"{one.text}, n {one.n}")
+        for anchor, one in anchors
+        if one.n
     )
     columns = tuple(
         (column, family, any(cells[index].state != "absent" for _, cells in rows))

@@ -111,12 +111,13 @@ class Entry:
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """``good``: whether something holds, ``None`` if that is not known; ``best``: what does, or
-    why nothing; ``tail``: how well.
+    why nothing; ``tail``: how well; ``n``: behind that number, empty without one.
     """
 
     good: bool | None
     best: str
     tail: str
+    n: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +348,10 @@ def _named(lines: Sequence[DefenseLine] | Sequence[FinderLine]) -> str:
     return ", ".join(list(shortened(line.cell.defense for line in lines).values())[:3])
 
 
+def _fewest(lines: Sequence[DefenseLine] | Sequence[FinderLine]) -> str:
+    return count_text(*min(line.counted for line in lines))
+
+
 def _answer(ranking: Ranking, every: int) -> Answer:
     holders, dear = ranking.holders(), ranking.dear()
     if holders:
@@ -355,7 +360,8 @@ def _answer(ranking: Ranking, every: int) -> Answer:
         more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
         worst = max(line.worst.mean for line in holders)
         part = f", {len(ranking.rows)} of {every} attacks" if len(ranking.rows) < every else ""
-        return Answer(good=True, best=best + more, tail=f"{before}{100 * worst:.0f} %{part}")
+        tail = f"{before}{100 * worst:.0f} %{part}"
+        return Answer(good=True, best=best + more, tail=tail, n=_fewest(holders))
     if dear:
         tail = f"{_named(dear)} at its price"
         return Answer(good=False, best="none inside the budget", tail=tail)
@@ -442,7 +448,7 @@ def _finder_answer(ranking: FinderRanking) -> Answer:
         best = _named(first)
         worst = (max if inverts else min)(line.worst.mean for line in first)
         tail = f"error {worst:.2f} of a constant’s" if inverts else f"{100 * worst:.0f} %"
-        return Answer(good=True, best=best, tail=tail)
+        return Answer(good=True, best=best, tail=tail, n=_fewest(first))
     if all(line.note for line in ranking.lines):
         return Answer(good=None, best="not ranked", tail=ranking.lines[0].note)
     guess = "none recovers it" if inverts else "none beats a guess"

@@ -18,6 +18,7 @@ from leaderboard.labels import label
 from leaderboard.pictures import Picture, embedded
 from leaderboard.questions import Group, Question
 from leaderboard.ranking import HOLDS, NONE, Ranking
+from leaderboard.values import count_text, samples_of
 from leaderboard.view import BoardView
 
 #: CSS pixels that a strip is wide, at most, beside a ranking.
@@ -154,7 +155,7 @@ def _scores(group: Group, view: BoardView) -> Scene | None:
     return Scene(
         board=group.board.id,
         title=f"How {label(best.cell.defense)} tells poison from clean",
-        note=f"Against {best.against}, where it does worst; judging {group.subject}.",
+        note=f"Against {best.against}, where it does worst; judging {group.subject}; n {best.n}.",
         small=(),
         strips=(),
         plots=tuple(plots[:1]),
@@ -176,7 +177,7 @@ def _recovered(group: Group, view: BoardView, recovery: Recovery) -> Scene | Non
     return Scene(
         board=group.board.id,
         title=f"What {label(best.cell.defense)} recovers of the {recovery.what}",
-        note=f"Against {best.against}, where it does worst.",
+        note=f"Against {best.against}, where it does worst; n {best.n}.",
         small=_small(entry, best.cell),
         strips=(strip,) if strip and strip.picture.uri else (),
         plots=plots if line.curve else (),  # type: ignore[arg-type]
@@ -242,4 +243,7 @@ def _small(entry: Entry, cell: Cell) -> tuple[Strip, ...]:
 
 def _rate(cell: Cell, metric: str) -> str:
     values = cell.values(metric)
-    return f"{100 * sum(values.values()) / len(values):.0f} % success" if values else ""
+    if not values:
+        return ""
+    n = count_text(len(values), samples_of(cell, metric))
+    return f"{100 * sum(values.values()) / len(values):.0f} % success, n {n}"

@@ -53,7 +53,7 @@ def amount(one: Amount, strong: bool = False, mark: str = "", to: str = "") -> M
     if one.interval:
         parts.append(f" <i>{escape(one.interval)}</i>")
     if one.n:
-        parts.append(f" <small>n&nbsp;{escape(one.n)}</small>")
+        parts.append(f" <small>n\N{NO-BREAK SPACE}{escape(one.n)}</small>")
     return Markup("".join(parts))  # noqa: S704 - every part is escaped
 
 

@@ -23,6 +23,7 @@ from leaderboard.matrix import (
     badges,
     sources,
     summary,
+    value_of,
     without_value,
 )
 from leaderboard.methods import Paper
@@ -315,12 +316,12 @@ def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item
         badges=badges(cell, interval.n, name),
         printed=in_metric(cell, name),
     )
-    others = tuple(
-        (split(one)[1], cell.words(one).number(mean.mean))
-        for one in beside
-        if (mean := summary(cell, one))
-    )
-    return Item(table=table, name=name, value=interval.mean, beside=others)
+    others = []
+    for one in beside:
+        further = value_of(cell, one)
+        n = "" if further.n == table.n else f", n {further.n}"
+        others.append((split(one)[1], f"{further.text}{n}"))
+    return Item(table=table, name=name, value=interval.mean, beside=tuple(others))
 
 
 def _empty(cell: Cell, name: str) -> Item:

@@ -88,6 +88,21 @@
     return [visible, total];
   };
 
+  // An answer is about all entries of its testbed, as their ranks are: a filter that leaves the testbed out
+  // takes it away, one of entries changes nothing of it, and the count says so.
+  const filterAnswers = () => asks.forEach((ask, index) => {
+    const groups = [...sections[index].querySelectorAll("tbody[data-testbed]")];
+    const answers = [...ask.querySelectorAll(".answer:not(.more)")];
+    const kept = answers.filter((_, number) => ["testbed", "calls", "alters"].every((name) => has(groups[number], name)));
+    for (const one of answers) one.hidden = kept.indexOf(one) < 0 || kept.indexOf(one) > 2;
+    ask.classList.toggle("out", !kept.length);
+    const more = ask.querySelector(".more .on");
+    if (!more) return;
+    const tally = ["yes", "no", "open"].map((word) => [kept.filter((one) => one.classList.contains(word)).length, word]).filter(([count]) => count);
+    more.textContent = `${kept.length < answers.length ? `${kept.length} of` : "all"} ${answers.length}: ${tally.map(([count, word]) => `${count} ${word}`).join(", ")}`;
+    more.parentElement.hidden = !kept.length;
+  });
+
   const matrix = document.querySelector("table.whole");
   const heads = matrix ? [...matrix.tHead.rows[1].cells].slice(1) : [];
   const lines = matrix ? [...matrix.querySelectorAll("tbody[data-testbed] tr")] : [];
@@ -162,12 +177,14 @@
       if (section === question) asks[index].setAttribute("aria-current", "true"); else asks[index].removeAttribute("aria-current");
     });
     for (const input of filters) if (input.value !== view[input.dataset.filter]) input.value = view[input.dataset.filter];
+    filterAnswers();
     const [entries, of] = filterEntries(), [cells, total] = filterMatrix();
     sort();
     for (const scene of document.querySelectorAll(".scene")) scene.hidden = !has(scene, "testbed");
     const filtered = filters.some((input) => view[input.dataset.filter]);
     const count = document.getElementById("count");
-    if (count) count.textContent = filtered ? `${entries} of ${of} entries, ${cells} of ${total} cells` : `${of} entries, ${total} cells`;
+    const narrowed = ["needs", "family", "year", "status", "text"].some((name) => view[name]) ? "; answers and ranks: of all entries" : "";
+    if (count) count.textContent = filtered ? `${entries} of ${of} entries, ${cells} of ${total} cells${narrowed}` : `${of} entries, ${total} cells`;
     if (filtered && box) box.open = true;
   };
   const change = () => { apply(); write(); };
@@ -211,6 +228,7 @@
   document.addEventListener("click", (event) => { opener = event.target.closest("a[href^='#cell='], a[href^='#models='], a[href^='#method=']") || opener; });
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("close", () => {
+      for (const card of dialog.querySelectorAll(".define:popover-open")) card.hidePopover();
       if (opener?.hash === `#${dialog.id}`) opener.focus();
       if (wanted() === dialog) { target = ""; write(); }
     });
@@ -224,6 +242,13 @@
       if (closing || (began && outside(event))) dialog.close();
     });
   }
+  // What lies outside an open dialog cannot be reached, so a definition goes where it is asked for.
+  document.addEventListener("click", (event) => {
+    const what = event.target.closest("button.what");
+    const card = what && document.getElementById(what.getAttribute("popovertarget"));
+    const home = what?.closest("dialog") ?? document.body;
+    if (card && card.parentElement !== home) home.append(card);
+  });
   // A command or a citation to paste. Where the clipboard is forbidden, the text is selected instead.
   const select = (element) => { const range = document.createRange(); range.selectNodeContents(element); const selection = getSelection(); selection.removeAllRanges(); selection.addRange(range); };
   document.addEventListener("click", async (event) => {
