@@ -82,6 +82,43 @@ _MEANS = {
         ),
     ),
 }
+_TIME = (
+    (
+        "What it is",
+        "Seconds of the cell alone, on the machine of the records: the method and its samples, not "
+        "the attack’s training. Mean over attacks and seeds.",
+    ),
+    ("Direction", _LOWER),
+    (
+        "Interval",
+        "None: what else ran on the machine moves it more than the seed does. A cell has its own "
+        "seconds, with their interval over seeds, under “Cost”.",
+    ),
+)
+_COUNT = (
+    (
+        "What it is",
+        "The fewest seeds any attack was measured with, and the samples behind the number of one "
+        "seed. A failed seed has none. A rank needs three seeds.",
+    ),
+    (
+        "Of which",
+        "The number ranked by. What other columns count differently, they say themselves.",
+    ),
+)
+_BEST_EPOCH = (
+    ("What it is", "Chosen with the truth in hand, which no defender has: optimistic."),
+    ("Interval", _IN_THE_CELL),
+)
+_HONEST_MODEL = (
+    ("What it is", "The same on a model without a backdoor: nothing is there."),
+    ("Interval", _IN_THE_CELL),
+)
+_ALARMS = (
+    ("What it is", "The share of clean ones above the same threshold, where it is highest."),
+    ("Direction", f"{_LOWER} The threshold was fixed for 1 %; a dash where it was not."),
+    ("Interval", _IN_THE_CELL),
+)
 #: A detector's rate, by whether its threshold was fixed beforehand.
 _AT_THRESHOLD = {
     True: "at a threshold fixed beforehand on clean held-out data at 1 % false alarms",
@@ -165,38 +202,9 @@ def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Defi
         ),
         **{head: _extra(head, boards, drawn) for head in question.extra_heads},
         **more,
-        "time": (
-            "Run time",
-            (
-                (
-                    "What it is",
-                    "Seconds of the cell alone, on the machine of the records: the method and its "
-                    "samples, not the attack’s training. Mean over attacks and seeds.",
-                ),
-                ("Direction", _LOWER),
-                (
-                    "Interval",
-                    "None: what else ran on the machine moves it more than the seed does. A cell "
-                    "has its own seconds, with their interval over seeds, under “Cost”.",
-                ),
-            ),
-        ),
+        "time": ("Run time", _TIME),
         "needs": ("Needs", _NEEDS),
-        "n": (
-            "n: seeds × samples",
-            (
-                (
-                    "What it is",
-                    "The fewest seeds any attack was measured with, and the samples behind the "
-                    "number of one seed. A failed seed has none. A rank needs three seeds.",
-                ),
-                (
-                    "Of which",
-                    "The number ranked by. What other columns count differently, they say "
-                    "themselves.",
-                ),
-            ),
-        ),
+        "n": ("n: seeds × samples", _COUNT),
         "level": ("Level", _LEVELS),
         "paper": (
             "Paper",
@@ -432,40 +440,15 @@ def _extra(
                 ("Interval", "95 % over seeds, Student’s t."),
             ),
         ),
-        "false alarms": (
-            "False alarms",
-            (
-                (
-                    "What it is",
-                    "The share of clean ones above the same threshold, where it is highest.",
-                ),
-                ("Interval", _IN_THE_CELL),
-                (
-                    "Direction",
-                    f"{_LOWER} The threshold was fixed for 1 %; a dash where it was not.",
-                ),
-            ),
-        ),
+        "false alarms": ("False alarms", _ALARMS),
         "AUROC": (
             "AUROC, worst over attacks",
             tuple(
                 (term, _IN_THE_CELL if term == "Interval" else text) for term, text in _auroc(drawn)
             ),
         ),
-        "best epoch": (
-            "Error of the best epoch",
-            (
-                ("What it is", "Chosen with the truth in hand, which no defender has: optimistic."),
-                ("Interval", _IN_THE_CELL),
-            ),
-        ),
-        "honest model": (
-            "Error on an honest model",
-            (
-                ("What it is", "The same on a model without a backdoor: nothing is there."),
-                ("Interval", _IN_THE_CELL),
-            ),
-        ),
+        "best epoch": ("Error of the best epoch", _BEST_EPOCH),
+        "honest model": ("Error on an honest model", _HONEST_MODEL),
     }
     return texts[head]
 

@@ -21,6 +21,7 @@ from leaderboard.panel import panel
 from leaderboard.ranking import rankings
 from leaderboard.report import render
 from leaderboard.sources import read_sources
+from leaderboard.values import Value
 from leaderboard.view import board_view
 
 NONE = PluginSpec(name="none", label="none")
@@ -165,7 +166,7 @@ def test_cells_say_why_they_have_no_number(store: Path) -> None:
     assert corner[3].badges == ("1 seed failed", "n < 3 seeds")
     field = next(c for row, c in table(store, "asr_field[noise]").rows if "corner" in row[0].label)
     assert field[3].badges == ("vacuous threshold", *corner[3].badges)
-    assert corner[3].seeds == "n = 2"
+    assert corner[3].n == "2 × 128"
     assert rows[""][4].state == "skipped"
     inversion = {
         row[0].label: cells
@@ -312,9 +313,10 @@ def test_an_inversion_is_judged_against_the_harder_line(
     (board,) = boards([run(*cells)])
     (line,) = inversion_lines(board.all_cells()[0])
     assert (line.recovery.what, line.verdict) == ("target", verdict)
+    n = str(len(best))
     assert line.values[2:] == (
-        ("black image", ("0.106", "")),
-        ("best flat image", ("0.0200", "")),
+        ("inversion_mse_black", "black image", Value("0.106", n=n)),
+        ("mse[constant]", "best flat image", Value("0.0200", n=n)),
     )
 
 
@@ -345,8 +347,12 @@ def test_a_recovered_trigger_has_a_line_and_a_curve_of_its_own() -> None:
     ]
     (board,) = boards([run(*cells)])
     trigger, target = inversion_lines(board.all_cells()[0])
-    assert [name for name, _ in trigger.values] == ["best epoch", "last epoch", "best flat image"]
-    assert [value for _, (value, _) in trigger.values] == ["0.0500", "0.0600", "0.0400"]
+    assert [name for _, name, _ in trigger.values] == [
+        "best epoch",
+        "last epoch",
+        "best flat image",
+    ]
+    assert [one.text for *_, one in trigger.values] == ["0.0500", "0.0600", "0.0400"]
     assert trigger.verdict == "no better than the best flat image"
     assert target.verdict == "better than the best flat image"
     assert "MSE to the trigger" in str(trigger.curve) and "to the target" not in str(trigger.curve)

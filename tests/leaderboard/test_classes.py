@@ -16,12 +16,13 @@ import pytest
 from bench.record import Flag, Metric, PluginSpec, Record, Run, read_runs
 from leaderboard import plots
 from leaderboard.board import Board, boards
-from leaderboard.compositions import compositions
+from leaderboard.compositions import GROUPS, Composition, compositions
 from leaderboard.detections import Detection, Detector, detectors
 from leaderboard.labels import label
 from leaderboard.matrix import MetricTable, TableCell, matrices, summary
 from leaderboard.ranking import rankings
 from leaderboard.report import render
+from leaderboard.values import NO_VALUE, Value
 from leaderboard.view import board_view, overview
 
 HOSTILE = "strip<script>alert(1)</script>"
@@ -161,7 +162,8 @@ def test_a_verdict_needs_three_seeds_and_an_interval(
 def test_one_seed_is_shown_as_one_seed() -> None:
     """No interval, no verdict, a badge that says so; the curve is drawn all the same."""
     line = one_line((AUROC, series()))
-    assert [line.judged[0].auroc, line.judged[0].tpr_at_1] == [
+    judged = line.judged[0]
+    assert [one[:2] for one in (judged.auroc, judged.tpr_at_1)] == [
         ("0.90", "one seed"),
         ("0.40", "one seed"),
     ]
@@ -237,6 +239,11 @@ def test_a_bar_is_cut_in_proportion_and_named_where_there_is_room() -> None:
     )
 
 
+def numbers(line: Composition) -> dict[str, Value]:
+    """By metric."""
+    return {metric: one for metric, _, one in line.numbers}
+
+
 def test_compositions_show_every_row_and_the_defenses_that_draw_samples(
     classes: Board, noise: Board
 ) -> None:
@@ -252,23 +259,22 @@ def test_compositions_show_every_row_and_the_defenses_that_draw_samples(
         ("none", "clip_x0")
     }
     undefended, clipped = by_row["badnets(pattern=badnets1, poison_rate=0.1)"]
-    assert abs(sum(float(value) for value, _ in undefended.shares) - 1) <= 0.02
-    assert float(undefended.ratio[0]) == pytest.approx(
-        sum(float(value) for value, _ in undefended.shares[:2]), abs=0.011
-    )
-    assert (undefended.p_t, clipped.p_t) == ("0.50", "0.50") and 'class="tick"' in str(
-        undefended.bar
-    )
-    assert float(undefended.amplification[0]) > 1 > float(clipped.amplification[0])
+    plain, treated = numbers(undefended), numbers(clipped)
+    parts = [float(plain[name].text) for name in GROUPS]
+    assert abs(sum(parts) - 1) <= 0.02
+    assert float(plain["asr[prompt]"].text) == pytest.approx(sum(parts[:2]), abs=0.011)
+    assert {one.n for one in plain.values()} == {"3 × 256", "3 × 288"}
+    assert plain["p_t"] == treated["p_t"] == Value("0.50", n="3 × 288")
+    assert 'class="tick"' in str(undefended.bar)
+    assert float(plain["amplification"].text) > 1 > float(treated["amplification"].text)
     # A share over a rate that is known: its interval is the share's, below by 0 and never of no
     # width.
     share, over = (summary(undefended.cell, name) for name in ("asr[prompt]", "amplification"))
     assert share and over and over.low is not None and share.low is not None
     assert over.low == pytest.approx(share.low / 0.5, abs=0.01) and over.low < over.mean
     honest = by_row["none badnets(pattern=badnets1, poison_rate=0.1)"][0]
-    assert (honest.p_t, honest.amplification) == ("0.00", ("–", "")) and 'class="tick"' not in str(
-        honest.bar
-    )
+    assert numbers(honest)["p_t"].text == "0.00" and 'class="tick"' not in str(honest.bar)
+    assert numbers(honest)["amplification"] == NO_VALUE
     assert honest.flags == ("within the trigger classifier's false alarms",)
     assert compositions(noise) == ()
 
@@ -279,15 +285,14 @@ def test_an_attack_without_a_trigger_has_the_other_two_groups(classes: Board) ->
     """
     line = next(lines[0] for row, lines in compositions(classes) if row[0].name == "relabel_only")
     mismatch = line.cell.values("mismatch")
-    assert (
-        line.triggerless
-        and [value for value, _ in line.shares[:2]] == ["–", "–"]
-        and line.ratio == ("–", "")
-    )
-    assert line.shares[2][0] == f"{sum(mismatch.values()) / 3:.2f}"
-    assert float(line.shares[2][0]) + float(line.shares[3][0]) == pytest.approx(1)
-    low, high = (float(end) for end in line.shares[3][1].strip("[]").split(", "))
-    assert low <= float(line.shares[3][0]) <= high
+    values = numbers(line)
+    assert line.triggerless
+    assert {values[name] for name in ("g1", "g2", "asr[prompt]")} == {NO_VALUE}
+    assert values["g3"].text == f"{sum(mismatch.values()) / 3:.2f}"
+    assert values["g3"].n == values["g4"].n == "3 × 256"
+    assert float(values["g3"].text) + float(values["g4"].text) == pytest.approx(1)
+    low, high = (float(end) for end in values["g4"].interval.strip("[]").split(", "))
+    assert low <= float(values["g4"].text) <= high
 
 
 def table(board: Board, metric: str) -> MetricTable:

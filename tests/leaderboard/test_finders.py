@@ -134,7 +134,7 @@ def test_the_worst_attack_ranks_a_detector_and_auroc_only_stands_beside_it() -> 
         "partial"
     ].worst.mean == pytest.approx(0.01)
     assert by_name["steady"].mean == pytest.approx((0.52 / 3 + 1 / 3 + 0.45) / 2)
-    assert [value for value, _ in by_name["partial"].beside] == ["0.010", "0.98", "0.98"]
+    assert [one.text for one in by_name["partial"].beside] == ["0.010", "0.98", "0.98"]
     assert ranking.comparisons == 2 and [label(line.cell.defense) for line in ranking.lines] == [
         "steady",
         "partial",
@@ -220,7 +220,7 @@ def test_an_inversion_has_to_beat_the_best_constant_image_in_every_attack() -> N
         by_name["good"].worst.mean == pytest.approx((0.3 * 0.25 * 0.3) ** (1 / 3))
         and label(by_name["good"].attack) == "b"
     )
-    assert [value for value, _ in by_name["good"].beside] == ["0.14", "2.50"]
+    assert [one.text for one in by_name["good"].beside] == ["0.14", "2.50"]
     assert by_name["good"].worst.low is not None and by_name["good"].worst.low > 0
 
 
@@ -356,7 +356,7 @@ def test_who_recovers_the_trigger_is_ranked_by_the_triggers_own_error() -> None:
     worst = by_name["first"].worst
     assert worst.mean == pytest.approx((0.3 * 0.2 * 0.3) ** (1 / 3)) and worst.n == 3
     assert label(by_name["first"].attack) == "b"
-    assert [value for value, _ in by_name["first"].beside] == ["0.13", "2.00"]
+    assert [one.text for one in by_name["first"].beside] == ["0.13", "2.00"]
     assert lines(target).keys() == {"second", "third"} and lines(target)["second"].rank == "1"
 
 

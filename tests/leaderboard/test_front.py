@@ -283,7 +283,7 @@ def test_the_call_that_works_best_is_what_remains(store: Path) -> None:
     """Another call stands below it; the clean control is no call."""
     (board,) = boards([run(*(record(seed=seed, metrics=rates(0.2, 0.7)) for seed in range(3)))])
     item = items(whole([board]))["a", "none", ASR]
-    assert (item.name, item.table.text, item.table.seeds) == ("asr[image]", "0.70", "3 × 64")
+    assert (item.name, item.table.text, item.table.n) == ("asr[image]", "0.70", "3 × 64")
     assert item.beside == (("noise", "0.20"),)
     assert item.table.step is not None and item.table.step < 5
 
@@ -351,12 +351,12 @@ def test_an_inversion_has_a_column_for_each_of_what_it_recovers() -> None:
     near, far, target = (
         items(matrix)["a", column.spec.name, column.metric] for column in matrix.columns
     )
-    assert (near.name, near.table.text, near.table.seeds) == (
+    assert (near.name, near.table.text, near.table.n) == (
         "trigger_mse_last",
         "0.00500",
         "3 × 4",
     )
-    assert (target.name, target.table.seeds) == ("inversion_mse_last", "3 × 16")
+    assert (target.name, target.table.n) == ("inversion_mse_last", "3 × 16")
     steps = [one.table.step for one in (near, far)]
     assert steps[0] is not None and steps[1] is not None and steps[1] < 5 < steps[0]
     for column, what in zip(matrix.columns, ("trigger", "trigger", "target"), strict=True):
@@ -414,7 +414,7 @@ def test_a_detector_of_models_has_its_population(store: Path) -> None:
     all_seeds = record(defense=spec, kind="population", seeds=(0, 1, 2), metrics=area)
     matrix = whole(boards([run(*cells, all_seeds)]))
     item = items(matrix)["a", "weights_test", POPULATION]
-    assert (item.table.text, item.table.interval, item.table.seeds) == ("0.90", "[0.40, 1.00]", "3")
+    assert (item.table.text, item.table.interval, item.table.n) == ("0.90", "[0.40, 1.00]", "3")
     alone = items(whole(boards([run(*cells)])))["a", "weights_test", POPULATION]
     assert alone.value is None and alone.table.state == "absent"
 

@@ -177,9 +177,9 @@ def test_each_attack_then_all_and_the_honest_models_as_control() -> None:
     (detector,) = populations.model_detectors(board)
     assert [line.cell.attack.name for line in detector.lines] == ["edit", "train", "all"]
     first = detector.lines[0]
-    assert (first.attacked, first.honest, first.auroc) == ("3", "3", ("0.90", "[0.40, 0.99]"))
+    assert (first.attacked, first.honest, first.auroc[:2]) == ("3", "3", ("0.90", "[0.40, 0.99]"))
     assert (first.scores, detector.scores, detector.count) == ("2.00 to 3.50", "1.00 to 1.25", "3")
-    assert first.tpr == ("–", "")
+    assert first.tpr.text == "–"
 
 
 def test_the_detector_whose_worst_attack_it_knows_best_comes_first() -> None:
