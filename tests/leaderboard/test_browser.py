@@ -901,3 +901,41 @@ def test_a_live_page_without_scripts_loads_itself_again(
     page = visit(board=board, java_script_enabled=False)
     build(store, board)
     page.wait_for_selector("#live", state="detached", timeout=20_000)
+
+
+def test_a_definition_opens_in_an_open_cell_and_again_outside(visit: Callable[..., Any]) -> None:
+    """An open dialog makes all that lies outside it inert: a definition there could not be closed
+    or read out, and one that stayed in a closed dialog could not be opened on the page.
+    """
+    page = visit()
+    page.locator(".whole td[data-v] a.cell").first.click()
+    dialog = page.locator("dialog[open]")
+    dialog.locator(".numbers .what").first.click()
+    card = dialog.locator(".define:popover-open")
+    assert "Interval" in card.inner_text()
+    card.locator("button").click()
+    assert dialog.count() == 1 and page.locator(".define:popover-open").count() == 0
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+    page.locator(".question:visible thead .what").first.click()
+    assert page.locator("body > .define:popover-open").count() == 1
+
+
+def test_an_answer_goes_with_its_testbed_and_stays_with_its_entries(
+    visit: Callable[..., Any], class_board: Path
+) -> None:
+    """A filter of testbeds leaves out their answers; one of entries changes no answer, and says
+    so. Each answer with a number has its n.
+    """
+    page = visit(board=class_board)
+    finds = page.locator("a.ask", has_text="Finds")
+    every = finds.locator(".answer:not(.more):visible").all_inner_texts()
+    assert any("n\N{NO-BREAK SPACE}3 ×" in one for one in every)
+    page.locator("select[data-filter=testbed]").select_option("digits-ddpm")
+    left = finds.locator(".answer:not(.more):visible").all_inner_texts()
+    assert left and all("digits-ddpm" in one for one in left)
+    assert page.locator("a.ask.out").count() >= 1
+    page.locator("select[data-filter=testbed]").select_option("")
+    page.locator("select[data-filter=family]").select_option("sample detector")
+    assert finds.locator(".answer:not(.more):visible").all_inner_texts() == every
+    assert "answers and ranks: of all entries" in page.locator("#count").inner_text()
