@@ -24,6 +24,7 @@ from leaderboard.contenders import Contender
 from leaderboard.finders import FinderLine, FinderRanking
 from leaderboard.inversions import TARGET, TRIGGER, Recovery
 from leaderboard.labels import label, shortened, shortened_defenses
+from leaderboard.live import so_far
 from leaderboard.matrix import Value, interval_text, summary
 from leaderboard.methods import Paper
 from leaderboard.names import RATE
@@ -67,7 +68,7 @@ class Entry:
     nobody submitted; ``bundle``: its name. ``status``: of :data:`STATUSES`; ``worst``: (value,
     interval) against ``against``, ``value`` the same as a number; ``extras``: one (value, interval)
     and its number for each of the question's further columns; ``counted``: seeds, and samples of
-    each, 0 where there are none.
+    each, 0 where there are none; ``so_far``: how much of it is there, while a run goes on.
     """
 
     cell: Cell
@@ -89,6 +90,7 @@ class Entry:
     papers: tuple[Paper, ...]
     needs: str
     troubles: tuple[str, ...]
+    so_far: str
     level: str
     bundle: str
 
@@ -124,7 +126,7 @@ class Answer:
 class Group:
     """The entries of one board, best first. ``extent``: what the worst case is over; ``baseline``:
     what no defense, a guess or a constant image reads; ``notes``: what a reader must know of all of
-    them; ``calls``: the adversary's; ``attacks``: their names.
+    them; ``calls``: the adversary's; ``attacks``: their names; ``so_far``: as an entry's, of all.
     """
 
     board: Board
@@ -136,6 +138,7 @@ class Group:
     notes: tuple[str, ...]
     calls: tuple[str, ...]
     attacks: tuple[str, ...]
+    so_far: str
     source: Ranking | FinderRanking = field(compare=False)
 
 
@@ -320,6 +323,7 @@ def _defense_group(
         notes=tuple(notes),
         calls=_calls(board, ranking.rows),
         attacks=tuple(row.attack.name for row in ranking.rows),
+        so_far=so_far(board, [one.cell.defense for one in entries], "defenses"),
         source=ranking,
     )
 
@@ -357,6 +361,7 @@ def _defense_entry(
         papers=about(line.cell.defense).papers,
         needs=about(line.cell.defense).needs,
         troubles=_troubles(board, line.cell.defense),
+        so_far=so_far(board, [line.cell.defense]),
         **_verified(board, line.cell.defense),
     )
 
@@ -411,6 +416,11 @@ def _finders(
                     notes=(f"{ranking.metric}: {ranking.warning}.",) if ranking.warning else (),
                     calls=_calls(view.board, view.board.rows),
                     attacks=tuple(row.attack.name for row in view.board.rows),
+                    so_far=so_far(
+                        view.board,
+                        [one.cell.defense for one in entries],
+                        "inversions" if recovery else "detectors",
+                    ),
                     source=ranking,
                 )
             )
@@ -450,6 +460,7 @@ def _finder_entry(
         papers=about(line.cell.defense).papers,
         needs=about(line.cell.defense).needs,
         troubles=_troubles(board, line.cell.defense),
+        so_far=so_far(board, [line.cell.defense]),
         **_verified(board, line.cell.defense),
     )
 
