@@ -150,7 +150,7 @@ class Going:
         last = in_words(seconds[-1])
         if not made:
             return f"nothing yet, the first in about {in_words(seconds[0])}, all in about {last}"
-        return f"{made} of {made + len(seconds)} cells so far, the rest in about {last}"
+        return f"{made} of {made + len(seconds)} cells, all in about {last}"
 
 
 def _empty(cell: Coming) -> Board:

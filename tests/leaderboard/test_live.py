@@ -175,6 +175,7 @@ def test_a_testbed_that_nothing_is_there_of_has_its_lines_and_estimate(
     heads = part(page, 'class="matrix whole"', "</thead>")
     for name in {one.defense.label or one.defense.name for one in records} - {"none"}:
         assert f'title="{escape(name)}"' in heads
+    assert "nothing yet" not in "".join(words_of(part(page, 'id="testbeds"', 'id="method"')))
     ids = set(re.findall(r'id="([^"]+)"', page))
     links = set(re.findall(r'href="#([^"]+)"', part(page, 'id="matrix"', "</section>")))
     assert links <= ids
