@@ -153,6 +153,9 @@ def whole(boards: Sequence[Board]) -> Whole:
 def _lines(board: Board, columns: Sequence[Column]) -> tuple[Line, ...]:
     attacks = shortened(row.attack for row in board.rows)
     probes = shortened(row.probe for row in board.rows if row.probe)
+    # No defense has a column for each metric of some board, and awaits only those of its own.
+    own = _metrics_of(board, "control") if board.awaited else []
+    bare = replace(board, awaited={}) if board.awaited else board
     return tuple(
         Line(
             row=row,
@@ -160,7 +163,15 @@ def _lines(board: Board, columns: Sequence[Column]) -> tuple[Line, ...]:
             probe=probes[identity(row.probe)] if row.probe else "",
             calls=methods.calls(board, row),
             papers=methods.papers_of_attack(board, row),
-            items=tuple(_item(board, row, column, ways) for column in columns),
+            items=tuple(
+                _item(
+                    bare if column.control and column.metric not in own else board,
+                    row,
+                    column,
+                    ways,
+                )
+                for column in columns
+            ),
         )
         for row, ways in _ways(board)
     )
@@ -250,8 +261,6 @@ def _to_be_measured(board: Board) -> list[str]:
 
 def _nothing(board: Board, row: Row, column: Column, population: bool = False) -> Item:
     awaited = board.expected(row, column.spec, population)
-    if awaited and column.control and column.metric not in _metrics_of(board, column.family):
-        awaited = None
     table = not_yet(awaited)
     return Item(table=table if awaited else replace(table, text=""), name="", value=None, beside=())
 

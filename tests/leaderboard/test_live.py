@@ -181,6 +181,22 @@ def test_a_testbed_that_nothing_is_there_of_has_its_lines_and_estimate(
     assert links <= ids
 
 
+def test_no_defense_is_awaited_in_its_own_metric_alone(
+    store: Path, tmp_path: Path, make_class_store: Callable[..., Path]
+) -> None:
+    """Of two testbeds that are measured otherwise, each has a column of no defense."""
+    (run,) = read_runs(store)
+    (other,) = read_runs(make_class_store(tmp_path / "classes"))
+    kept = [(folder, one) for folder, one in run.records if one.defense.name != "none"]
+    gone = [one for _, one in run.records if one.defense.name == "none" and one.kind != "anchor"]
+    pairs = {(one.attack.identity, one.probe and one.probe.identity) for one in gone}
+    going = Going(**GOING, coming=[(cell(one), 200.0) for one in gone])
+    page = render([dataclasses.replace(run, records=kept), other], going=going)
+    matrix = part(page, 'id="matrix"', "</section>")
+    heads = part(matrix, "<thead>", "</thead>")
+    assert heads.count('title="none"') == 2 and matrix.count("in 3 min") == len(pairs)
+
+
 def test_a_population_is_expected_though_its_cells_are_there() -> None:
     """Its column showed the last of its cells as a number that would never come."""
     results = Path(__file__).resolve().parents[2] / "results" / "model-detectors"
