@@ -1,5 +1,5 @@
-"""Which cells come first: a run shows a number of every family early, then one seed of everything,
-then the other seeds.
+"""Which cells come first: a run shows a number of every family early, then one seed of every attack
+against everything, then of the controls, then the other seeds.
 
 What comes first decides no number and no key.
 """
@@ -17,27 +17,33 @@ from bench.engine.schedule import UNKNOWN_SECONDS
 AT_ONCE = 30.0
 #: Declared seconds from which on a stage is long.
 LONG = 10.0
-#: The turns; the first seed has the last of them, and each seed more the next one.
+#: The turns; the first seed has the last of them and the next one, and each seed more two others.
 QUICK, TESTBED, FAMILY, SEEDS = range(4)
 
 
 def turns(cells: Sequence[Cell], stages: Mapping[str, Stage]) -> dict[str, Turn]:
     """The turn of each cell, by its stage's key: 0 for those of the first seed that take seconds,
     1 for the first complete attack x defense cell of a testbed, 2 for the first of each family of
-    each testbed, 3 for the rest of the first seed, 4 for the second, and so on. A population has
-    its last seed's. Behind it the cell's number: one is finished before the next is begun, except
-    that the testbeds' first are made together.
+    each testbed, 3 for the first seed's other attacked models, 4 for its controls and anchors, 5
+    and 6 for the second seed's, and so on. A population comes with its last seed's controls. Behind
+    it the cell's position: one is finished before the next is begun, except that the testbeds'
+    first are made together. Of one attack in the first seed what takes longest comes first, so that
+    no slot is left with it at the end.
 
     The first of several is the one that needs least beyond what others of these need anyway.
     """
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
-    order = [SEEDS + max(map(seeds.index, cell.seeds or (cell.seed,))) for cell in cells]
+    order = [
+        SEEDS + 2 * max(map(seeds.index, cell.seeds or (cell.seed,))) + _honest(cell)
+        for cell in cells
+    ]
     at_hand: set[str] = set()
     work = {
         index: _Work(cell.stage, stages)
         for index, cell in enumerate(cells)
-        if cell.stage and order[index] == SEEDS
+        if cell.stage and cell.seed == seeds[0] and not cell.seeds
     }
+    position = _longest_first(cells, work)
     for index, one in work.items():
         if one.effort()[1] <= AT_ONCE:
             order[index] = QUICK
@@ -51,10 +57,24 @@ def turns(cells: Sequence[Cell], stages: Mapping[str, Stage]) -> dict[str, Turn]
             order[first] = min(order[first], turn)
             at_hand |= work[first].keys
     return {
-        cell.stage: (turn, 0 if turn <= TESTBED else index)
+        cell.stage: (turn, 0 if turn <= TESTBED else position.get(index, index))
         for index, (cell, turn) in enumerate(zip(cells, order, strict=True))
         if cell.stage
     }
+
+
+def _longest_first(cells: Sequence[Cell], work: Mapping[int, _Work]) -> dict[int, int]:
+    """The position of each cell of ``work``: attack by attack, as they stand, and of each attack
+    the one that takes longest first.
+    """
+    rows: dict[object, int] = {}
+    keys = []
+    for index, one in work.items():
+        cell = cells[index]
+        specs = cell.testbed, cell.attack, cell.probe, cell.sampler
+        row = tuple(spec and spec.identity for spec in specs)
+        keys.append((rows.setdefault(row, index), -one.effort()[1], index))
+    return {index: position for position, (*_, index) in enumerate(sorted(keys))}
 
 
 class _Work:
@@ -75,6 +95,11 @@ class _Work:
         """
         left = [self.stages[key].seconds or UNKNOWN_SECONDS for key in self.keys - without]
         return sum(one >= LONG for one in left), math.fsum(left)  # in whatever order
+
+
+def _honest(cell: Cell) -> bool:
+    """Whether it says nothing of an attacked model by itself, so that it can wait for those."""
+    return cell.probe is not None or cell.kind in ("anchor", POPULATION)
 
 
 def _testbed(cell: Cell) -> object:

@@ -93,7 +93,8 @@ class Cell:
     """One attack (or the no-attack control, tried with ``probe``) against one defense; ``entries``
     in seed order. ``sampler``: as a :class:`Row` has it.
 
-    ``id`` is an HTML id and a link that stays the same between boards; ``names``: the page's words.
+    ``id`` is an HTML id and a link that stays the same between boards; ``names``: the page's words;
+    ``coming``: seeds that a run which goes on has yet to make.
     """
 
     id: str
@@ -104,6 +105,20 @@ class Cell:
     entries: tuple[Entry, ...]
     sampler: PluginSpec | None = None
     names: Vocabulary = field(default=UNKNOWN, compare=False, repr=False)
+    coming: frozenset[int] = frozenset()
+
+    @cached_property
+    def seeds(self) -> frozenset[int]:
+        """Those that there is a record of, whatever became of them."""
+        return frozenset(entry.record.seed for entry in self.entries)
+
+    @property
+    def so_far(self) -> str:
+        """``1 of 3 seeds so far`` while a run goes on; empty once all are there."""
+        if not self.coming:
+            return ""
+        planned = len(self.seeds | self.coming)
+        return f"{len(self.seeds)} of {planned} seed{'s' if planned > 1 else ''} so far"
 
     @property
     def row(self) -> Row:
@@ -243,10 +258,22 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Awaited:
+    """A cell that there is no record of yet, of a run that goes on: ``family``: of its column;
+    ``seconds``: until its first one is expected.
+    """
+
+    row: Row
+    defense: PluginSpec
+    family: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Board:
     """What may be compared: one testbed under one protocol. ``rows`` start with the controls,
     ``columns`` with no defense. ``populations``: of each attack, sampler and detector of models the
-    one with most seeds.
+    one with most seeds. ``awaited``: cells, and by ``True`` populations, that are still to come.
     """
 
     id: str
@@ -258,6 +285,7 @@ class Board:
     anchors: tuple[Cell, ...]
     populations: tuple[Cell, ...] = ()
     names: Vocabulary = field(default=UNKNOWN, compare=False, repr=False)
+    awaited: Mapping[tuple[CellKey, bool], Awaited] = field(default_factory=dict)
 
     @cached_property
     def grid(self) -> tuple[tuple[Row, tuple[Cell | None, ...]], ...]:
@@ -270,7 +298,7 @@ class Board:
     def _by_object(self) -> dict[tuple[int, int], Cell | None]:
         """The cells by the ids of their own row and column, which live as long as the board."""
         return {
-            (id(row), id(column)): self.cells.get(_cell_key(row, column))
+            (id(row), id(column)): self.cells.get(cell_key(row, column))
             for row in self.rows
             for column, _ in self.columns
         }
@@ -280,7 +308,20 @@ class Board:
         key = (id(row), id(column))
         if key in self._by_object:
             return self._by_object[key]
-        return self.cells.get(_cell_key(row, column))
+        return self.cells.get(cell_key(row, column))
+
+    def expected(self, row: Row, column: PluginSpec, population: bool = False) -> Awaited | None:
+        """What is still to come there; ``None`` if nothing is."""
+        return self.awaited.get((cell_key(row, column), population)) if self.awaited else None
+
+    def with_awaited(self) -> Board:
+        """The same with the rows and columns of what is still to come, where they will be."""
+        coming = [one for (_, population), one in self.awaited.items() if not population]
+        return replace(
+            self,
+            rows=_in_order([*self.rows, *(one.row for one in coming)]),
+            columns=_columns([*self.columns, *((one.defense, one.family) for one in coming)]),
+        )
 
     def undefended(self, row: Row) -> Cell | None:
         """The row's cell without a defense."""
@@ -396,7 +437,7 @@ def _key(record: Record) -> str:
 
 def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
     testbed = entries[0].record.testbed
-    own = _own_sampler(testbed, entries)
+    own = own_sampler(testbed) if any(entry.record.sampler for entry in entries) else None
     groups: dict[CellKey, list[Entry]] = {}
     anchors: dict[tuple[Identity, Identity | None], list[Entry]] = {}
     populations: dict[CellKey, list[Entry]] = {}
@@ -404,13 +445,13 @@ def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
         record = entry.record
         if record.kind == POPULATION:
             row = Row(record.attack, None, record.sampler or own)
-            populations.setdefault(_cell_key(row, record.defense), []).append(entry)
+            populations.setdefault(cell_key(row, record.defense), []).append(entry)
         elif record.kind == "anchor":
             sampler = identity(record.sampler) if record.sampler else None
             anchors.setdefault((identity(record.attack), sampler), []).append(entry)
         else:
             row = Row(record.attack, record.probe, record.sampler or own)
-            groups.setdefault(_cell_key(row, record.defense), []).append(entry)
+            groups.setdefault(cell_key(row, record.defense), []).append(entry)
     cells = {
         key: _cell(protocol, group, own, names)
         for key, group in sorted(groups.items(), key=lambda item: _sortable(item[0]))
@@ -423,11 +464,11 @@ def _board(protocol: str, entries: list[Entry], names: Vocabulary) -> Board:
     ]
     lines = sorted(anchors.items(), key=lambda item: (item[0][0], item[0][1] or ("", "")))
     return Board(
-        id=f"board-{_slug(label(testbed))}-{digest(identity(testbed), protocol)}",
+        id=board_id(testbed, protocol),
         testbed=testbed,
         protocol=protocol,
-        rows=_rows(cells.values()),
-        columns=_columns(cells.values()),
+        rows=_in_order(cell.row for cell in cells.values()),
+        columns=_columns((cell.defense, cell.kind) for cell in cells.values()),
         cells=cells,
         anchors=tuple(
             _cell(protocol, group, None if name == REAL_IMAGES else own, names)
@@ -466,23 +507,28 @@ def _most_seeds(entry: Entry) -> tuple[int, str, str, tuple[int, ...]]:
     return len(seeds), run.finished or "", run.started, seeds
 
 
-def _cell_key(row: Row, column: PluginSpec) -> CellKey:
+def cell_key(row: Row, column: PluginSpec) -> CellKey:
+    """Names a cell on its board."""
     probe, sampler = (identity(spec) if spec else None for spec in (row.probe, row.sampler))
     return identity(row.attack), probe, sampler, identity(column)
 
 
-def _own_sampler(testbed: PluginSpec, entries: Sequence[Entry]) -> PluginSpec | None:
-    """What the testbed's own sampler is called beside others; ``None`` where there are no
-    others.
-    """
-    if not any(entry.record.sampler for entry in entries):
-        return None
+def board_id(testbed: PluginSpec, protocol: str) -> str:
+    """The HTML id and address of a board."""
+    return f"board-{_slug(label(testbed))}-{digest(identity(testbed), protocol)}"
+
+
+def own_sampler(testbed: PluginSpec) -> PluginSpec:
+    """What the testbed's own sampler is called beside others."""
     name = cut(str(testbed.params.get("sampler") or "own"), LABEL)
     return PluginSpec(name=name, label=f"{name} (the testbed’s own)")
 
 
-def _rows(cells: Collection[Cell]) -> tuple[Row, ...]:
-    rows = {_cell_key(cell.row, cell.attack)[:3]: cell.row for cell in cells}
+def _in_order(every: Iterable[Row]) -> tuple[Row, ...]:
+    """Each row once."""
+    rows: dict[object, Row] = {}
+    for row in every:
+        rows.setdefault(cell_key(row, row.attack), row)
 
     def order(row: Row) -> tuple[object, ...]:
         attack, probe, sampler = row
@@ -499,12 +545,12 @@ def _rows(cells: Collection[Cell]) -> tuple[Row, ...]:
     return tuple(sorted(rows.values(), key=order))
 
 
-def _columns(cells: Collection[Cell]) -> tuple[tuple[PluginSpec, str], ...]:
+def _columns(every: Iterable[tuple[PluginSpec, str]]) -> tuple[tuple[PluginSpec, str], ...]:
+    """Each defense once, with the first family that is known."""
     columns: dict[Identity, tuple[PluginSpec, str]] = {}
-    for cell in cells:
-        known = columns.get(identity(cell.defense), (cell.defense, ""))[1]
-        family = "control" if cell.defense.name == "none" else known or cell.kind
-        columns[identity(cell.defense)] = cell.defense, family
+    for spec, kind in every:
+        defense, known = columns.get(identity(spec), (spec, ""))
+        columns[identity(spec)] = defense, "control" if spec.name == "none" else known or kind
 
     def order(column: tuple[PluginSpec, str]) -> tuple[object, ...]:
         defense, family = column

@@ -13,7 +13,6 @@ from leaderboard import definitions, methods
 from leaderboard.board import Board, identity
 from leaderboard.definitions import Definition
 from leaderboard.labels import label, short_label
-from leaderboard.live import Going
 from leaderboard.questions import STATUSES, Question, questions
 from leaderboard.scenes import Scene, scene
 from leaderboard.view import BoardView
@@ -42,9 +41,9 @@ class Asked:
     scene: Scene | None
 
 
-def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, Any]:
-    """The template's variables. ``going``: of a run that goes on."""
-    boards = [view.board for view in views]
+def front(views: Sequence[BoardView], others: Sequence[Board] = ()) -> dict[str, Any]:
+    """The template's variables. ``others``: boards that nothing is there of yet."""
+    boards = [*(view.board for view in views), *others]
     called = board_names(boards)
     asked = tuple(
         Asked(
@@ -54,7 +53,7 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
         )
         for one in questions(views)
     )
-    matrix = whole(boards, going)
+    matrix = whole(boards)
     statuses = _statuses(asked, matrix)
     explained = [definitions.of_column(column, boards, called) for column in matrix.columns]
     words = methods.words_of(boards)
@@ -79,7 +78,8 @@ def front(views: Sequence[BoardView], going: Going | None = None) -> dict[str, A
         "facets": facets,
         "attackers": attackers,
         "defenders": lambda needs: methods.within(needs, offered["needs"]),
-        "tally": _tally(boards, matrix),
+        "planned": boards,
+        "tally": _tally([view.board for view in views], matrix),
     }
 
 
@@ -113,7 +113,10 @@ def beside_alike(boards: Sequence[Board], texts: Mapping[str, str]) -> dict[str,
             continue
         suites = {board.id: _suites(board) for board in those}
         if len(set(suites.values())) == len(those):
-            added |= {board.id: f"in {suites[board.id]}" for board in those[1:]}
+            added |= {
+                board.id: f"in {suites[board.id]}" if suites[board.id] else board.protocol[:8]
+                for board in those[1:]
+            }
         else:
             added |= {board.id: board.protocol[:8] for board in those}
     return added
@@ -196,13 +199,10 @@ def _facets(
 
 
 def _tally(boards: Sequence[Board], matrix: Whole) -> str:
-    attacks = {
-        identity(line.row.attack)
-        for _, lines in matrix.boards
-        for line in lines
-        if not line.control
-    }
-    methods = {identity(column.spec) for column in matrix.columns if not column.control}
+    rows = [row for board in boards for row in board.rows]
+    attacks = {identity(row.attack) for row in rows if row.attack.name != "none"}
+    columns = [column for board in boards for column in board.columns]
+    methods = {identity(spec) for spec, family in columns if family != "control"}
     seeds = max((len(cell.entries) for board in boards for cell in board.cells.values()), default=0)
 
     def count(number: int, what: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -15,12 +15,27 @@ from typing import Protocol
 from markupsafe import Markup
 
 from bench.record import PluginSpec
-from leaderboard.board import Board, Row, identity, under
+from leaderboard.board import (
+    POPULATION,
+    Awaited,
+    Board,
+    CellKey,
+    Identity,
+    Row,
+    board_id,
+    cell_key,
+    identity,
+    own_sampler,
+    under,
+)
 from leaderboard.labels import label
+from leaderboard.sound import LABEL, cut
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: So many lines of what is still coming are listed.
 MOST_LINES = 200
+#: :attr:`Coming.kind` of a reference line of a testbed.
+ANCHOR = "anchor"
 #: An attack on a testbed against a defense.
 Pair = tuple[object, ...]
 
@@ -38,6 +53,8 @@ class Coming(Protocol):
     def sampler(self) -> PluginSpec | None: ...
     @property
     def defense(self) -> PluginSpec: ...
+    @property
+    def kind(self) -> str: ...
     @property
     def seed(self) -> int: ...
     @property
@@ -103,23 +120,111 @@ class Going:
             pairs.setdefault(_pair(cell), []).append((cell, seconds))
         return [_line(cells) for cells in pairs.values()]
 
-    def expected(self, board: Board, row: Row, defense: PluginSpec) -> str | None:
-        """When the first result of a pair is expected, in words; ``None`` if none is coming."""
-        wanted = (
-            identity(board.testbed),
-            board.protocol,
-            *_row(row.attack, row.probe, row.sampler),
-            identity(defense),
-        )
-        seconds = self._first.get(wanted)
-        if seconds is None and row.sampler is not None:  # the testbed's own has no name in a suite
-            unnamed = (*wanted[:2], *_row(row.attack, row.probe, None), wanted[-1])
-            seconds = self._first.get(unnamed)
-        return None if seconds is None else in_words(seconds)
+    def onto(self, boards: Sequence[Board]) -> tuple[list[Board], list[Board]]:
+        """The boards with what is still to come of them, and those that nothing is there of yet."""
+        waiting: dict[tuple[Identity, str], list[tuple[Coming, float]]] = {}
+        for cell, seconds in self.coming:
+            waiting.setdefault((identity(cell.testbed), cell.protocol), []).append((cell, seconds))
+        known = [(identity(board.testbed), board.protocol) for board in boards]
+        begun = [
+            _awaiting(board, waiting.get(key, ())) for board, key in zip(boards, known, strict=True)
+        ]
+        others = [
+            _awaiting(_empty(cells[0][0]), cells)
+            for key, cells in waiting.items()
+            if key not in known
+        ]
+        return begun, others
 
-    @cached_property
-    def _first(self) -> dict[Pair, float]:
-        return {_pair(cell): seconds for cell, seconds in reversed(self.coming)}
+    def news(self, board: Board) -> str:
+        """How much of a testbed is there, and when the rest is expected; empty once all is."""
+        key = identity(board.testbed), board.protocol
+        seconds = [
+            seconds
+            for cell, seconds in self.coming
+            if (identity(cell.testbed), cell.protocol) == key
+        ]
+        if not seconds:
+            return ""
+        made = sum(len(cell.entries) for cell in board.all_cells())
+        last = in_words(seconds[-1])
+        if not made:
+            return f"nothing yet, the first in about {in_words(seconds[0])}, all in about {last}"
+        return f"{made} of {made + len(seconds)} cells, all in about {last}"
+
+
+def _empty(cell: Coming) -> Board:
+    testbed = _named(cell.testbed)
+    return Board(
+        id=board_id(testbed, cell.protocol),
+        testbed=testbed,
+        protocol=cell.protocol,
+        rows=(),
+        columns=(),
+        cells={},
+        anchors=(),
+    )
+
+
+def _awaiting(board: Board, waiting: Sequence[tuple[Coming, float]]) -> Board:
+    """The board, whose cells know which seeds are still to come, as it knows which cells are."""
+    own = own_sampler(board.testbed) if any(row.sampler for row in board.rows) else None
+    seeds: dict[CellKey, set[int]] = {}
+    awaited: dict[tuple[CellKey, bool], Awaited] = {}
+    for cell, seconds in waiting:
+        if cell.kind == ANCHOR:
+            continue
+        attack, defense = _named(cell.attack), _named(cell.defense)
+        probe, sampler = (spec and _named(spec) for spec in (cell.probe, cell.sampler or own))
+        row, population = Row(attack, probe, sampler), cell.kind == POPULATION
+        key = cell_key(row, defense)
+        if key in board.cells and not population:
+            seeds.setdefault(key, set()).add(cell.seed)
+        else:
+            one = Awaited(row=row, defense=defense, family=cell.kind, seconds=seconds)
+            awaited.setdefault((key, population), one)
+    cells = {
+        key: replace(cell, coming=frozenset(seeds[key]) - cell.seeds) if key in seeds else cell
+        for key, cell in board.cells.items()
+    }
+    return replace(board, cells=cells, awaited=awaited)
+
+
+def _named(spec: PluginSpec) -> PluginSpec:
+    """By a label of a length that a reader can take in; a plan may come from a stranger's file."""
+    return replace(spec, label=cut(label(spec), LABEL))
+
+
+def so_far(board: Board, defenses: Sequence[PluginSpec], others: str = "") -> str:
+    """How much of the numbers of these columns on attacks is there while a run goes on: ``1 of 3
+    seeds, 1 of 2 attacks so far``; empty once all is. ``others``: what such columns are, to count
+    those of their families too of which nothing is there yet.
+    """
+    mine = {identity(spec) for spec in defenses}
+    rows = [row for row in board.rows if row.attack.name != "none"]
+    cells = [cell for row in rows for spec in defenses if (cell := board.cell(row, spec))]
+    awaited = [
+        one
+        for (_, population), one in board.awaited.items()
+        if not population and one.row.attack.name != "none"
+    ]
+    parts = []
+    if any(cell.coming for cell in cells):
+        least = min(cells, key=lambda cell: len(cell.seeds) / len(cell.seeds | cell.coming))
+        parts.append(least.so_far.removesuffix(" so far"))
+    lacking = {
+        cell_key(one.row, one.row.attack) for one in awaited if identity(one.defense) in mine
+    }
+    if lacking:
+        met = {cell_key(cell.row, cell.attack) for cell in cells}
+        what = "rows" if any(row.sampler for row in rows) else "attacks"
+        parts.append(f"{len(met - lacking)} of {len(met | lacking)} {what}")
+    families = {family for spec, family in board.columns if identity(spec) in mine} - {"control"}
+    more = {identity(one.defense) for one in awaited if one.family in families} - mine
+    if others and more:
+        count = sum(spec.name != "none" for spec in defenses)
+        parts.append(f"{count} of {count + len(more)} {others}")
+    return f"{', '.join(parts)} so far" if parts else ""
 
 
 def in_words(seconds: float) -> str:
@@ -131,13 +236,9 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _row(attack: PluginSpec, probe: PluginSpec | None, sampler: PluginSpec | None) -> Pair:
-    return identity(attack), probe and identity(probe), sampler and identity(sampler)
-
-
 def _pair(cell: Coming) -> Pair:
-    row = _row(cell.attack, cell.probe, cell.sampler)
-    return identity(cell.testbed), cell.protocol, *row, identity(cell.defense)
+    key = cell_key(Row(cell.attack, cell.probe, cell.sampler), cell.defense)
+    return identity(cell.testbed), cell.protocol, *key
 
 
 def _line(cells: Sequence[tuple[Coming, float]]) -> Line:

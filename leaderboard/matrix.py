@@ -19,7 +19,8 @@ from leaderboard.aggregate import (
     t_interval,
 )
 from leaderboard.beside import Beside, in_metric
-from leaderboard.board import Board, Cell, Row, families, under
+from leaderboard.board import Awaited, Board, Cell, Row, families, under
+from leaderboard.live import in_words
 from leaderboard.names import Words
 from leaderboard.values import Value, count_text, interval_text, samples_of, value
 
@@ -40,7 +41,8 @@ DIRECTIONS = {
 @dataclass(frozen=True, kw_only=True)
 class TableCell:
     """One cell under one metric. ``state``: value, absent, failed or skipped. ``step``: index into
-    the colour scale. ``printed``: what papers printed for the same, none of it ours.
+    the colour scale. ``printed``: what papers printed for the same, none of it ours; ``so_far``:
+    how many of its seeds are there, while a run goes on.
     """
 
     cell: Cell | None
@@ -52,6 +54,7 @@ class TableCell:
     step: int | None = None
     badges: tuple[str, ...] = ()
     printed: tuple[Beside, ...] = ()
+    so_far: str = ""
 
     @property
     def papers(self) -> list[str]:
@@ -209,7 +212,10 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
     rows = tuple(
         (
             row,
-            tuple(_table_cell(cell, metric, low, high, higher_is_better) for cell in cells),
+            tuple(
+                _table_cell(cell, metric, low, high, higher_is_better) if cell else not_yet(one)
+                for cell, one in zip(cells, _awaited(board, row), strict=True)
+            ),
         )
         for row, cells in board.grid
     )
@@ -267,11 +273,21 @@ def _scale(board: Board, metric: str, words: Words) -> tuple[float, float, bool]
     return min(means), max(means), False
 
 
-def _table_cell(
-    cell: Cell | None, metric: str, low: float, high: float, higher_is_better: bool | None
-) -> TableCell:
-    if cell is None:
+def _awaited(board: Board, row: Row) -> list[Awaited | None]:
+    return [board.expected(row, column) for column, _ in board.columns]
+
+
+def not_yet(awaited: Awaited | None) -> TableCell:
+    """Where there is no cell: when it is expected, or that it is no part of the run."""
+    if awaited is None:
         return TableCell(cell=None, state="absent", text="–", note=NOT_RUN)
+    when = f"in {in_words(awaited.seconds)}"
+    return TableCell(cell=None, state="absent", text=when, note="still coming")
+
+
+def _table_cell(
+    cell: Cell, metric: str, low: float, high: float, higher_is_better: bool | None
+) -> TableCell:
     interval = summary(cell, metric)
     if interval is None:
         return without_value(cell, metric)
@@ -288,6 +304,7 @@ def _table_cell(
         else palette.step(interval.mean, low, high, higher_is_better),
         badges=badges(cell, interval.n, metric),
         printed=in_metric(cell, metric),
+        so_far=cell.so_far,
     )
 
 
@@ -304,6 +321,7 @@ def without_value(cell: Cell, metric: str) -> TableCell:
                 text=status,
                 n=count_text(len(entries), 0),
                 note=f"{status}: open it for the reason",
+                so_far=cell.so_far,
             )
     return TableCell(cell=cell, state="absent", text="–", note=why_absent(cell, metric))
 

@@ -23,6 +23,7 @@ from leaderboard.board import Board, Cell, Identity, Row, identity, under
 from leaderboard.finders import FinderLine, FinderRanking
 from leaderboard.inversions import TARGET, TRIGGER, Recovery
 from leaderboard.labels import label, shortened, shortened_defenses
+from leaderboard.live import so_far
 from leaderboard.matrix import summary
 from leaderboard.methods import Paper
 from leaderboard.names import RATE
@@ -66,7 +67,8 @@ class Entry:
     """A line of a ranking. ``level``: to which a bundle's numbers were verified, empty for what
     nobody submitted; ``bundle``: its name. ``status``: of :data:`STATUSES`; ``worst``: against
     ``against``, ``value`` the same as a number; ``extras``: one value and its number for each of
-    the question's further columns; ``counted``: seeds, and samples of each, 0 where there are none.
+    the question's further columns; ``counted``: seeds, and samples of each, 0 where there are none;
+    ``so_far``: how much of it is there, while a run goes on.
     """
 
     cell: Cell
@@ -88,6 +90,7 @@ class Entry:
     papers: tuple[Paper, ...]
     needs: str
     troubles: tuple[str, ...]
+    so_far: str
     level: str
     bundle: str
 
@@ -124,7 +127,7 @@ class Answer:
 class Group:
     """The entries of one board, best first. ``extent``: what the worst case is over; ``baseline``:
     what no defense, a guess or a constant image reads; ``notes``: what a reader must know of all of
-    them; ``calls``: the adversary's; ``attacks``: their names.
+    them; ``calls``: the adversary's; ``attacks``: their names; ``so_far``: as an entry's, of all.
     """
 
     board: Board
@@ -136,6 +139,7 @@ class Group:
     notes: tuple[str, ...]
     calls: tuple[str, ...]
     attacks: tuple[str, ...]
+    so_far: str
     source: Ranking | FinderRanking = field(compare=False)
 
 
@@ -303,6 +307,7 @@ def _defense_group(
         notes=tuple(notes),
         calls=_calls(board, ranking.rows),
         attacks=tuple(row.attack.name for row in ranking.rows),
+        so_far=so_far(board, [one.cell.defense for one in entries], "defenses"),
         source=ranking,
     )
 
@@ -339,6 +344,7 @@ def _defense_entry(
         papers=about(line.cell.defense).papers,
         needs=about(line.cell.defense).needs,
         troubles=_troubles(board, line.cell.defense),
+        so_far=so_far(board, [line.cell.defense]),
         **_verified(board, line.cell.defense),
     )
 
@@ -398,6 +404,11 @@ def _finders(
                     notes=(f"{ranking.metric}: {ranking.warning}.",) if ranking.warning else (),
                     calls=_calls(view.board, view.board.rows),
                     attacks=tuple(row.attack.name for row in view.board.rows),
+                    so_far=so_far(
+                        view.board,
+                        [one.cell.defense for one in entries],
+                        "inversions" if recovery else "detectors",
+                    ),
                     source=ranking,
                 )
             )
@@ -437,6 +448,7 @@ def _finder_entry(
         papers=about(line.cell.defense).papers,
         needs=about(line.cell.defense).needs,
         troubles=_troubles(board, line.cell.defense),
+        so_far=so_far(board, [line.cell.defense]),
         **_verified(board, line.cell.defense),
     )
 

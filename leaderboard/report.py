@@ -187,11 +187,12 @@ def render(
     )
     if page_boards is None:
         page_boards = flagged(boards(runs))
+    page_boards, others = going.onto(page_boards) if going else (page_boards, [])
     views = [board_view(board) for board in page_boards]
     made_by = provenance(runs)
     alike = _alike(made_by, sum(len(run.records) for run in runs))
     panels = [panel(cell, view, alike) for view in views for cell in view.board.all_cells()]
-    opening = front(views, going)
+    opening = front(views, others)
     described = pages(views, opening["whole"], opening["board_names"], runs)
     asked = [one.question for one in opening["asked"]]
     script = _text(SCRIPTS)

@@ -16,11 +16,10 @@ from leaderboard.contenders import end_points, ways_in
 from leaderboard.detections import subjects
 from leaderboard.inversions import RECOVERIES, TARGET
 from leaderboard.labels import label, shortened, shortened_defenses
-from leaderboard.live import Going
 from leaderboard.matrix import (
-    NOT_RUN,
     TableCell,
     badges,
+    not_yet,
     sources,
     summary,
     value_of,
@@ -87,14 +86,6 @@ class Item:
     beside: tuple[tuple[str, str], ...]
 
 
-_NOT_RUN = Item(
-    table=TableCell(cell=None, state="absent", text="", note=NOT_RUN),
-    name="",
-    value=None,
-    beside=(),
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """One attack of one board; ``attack``, ``probe``: as short as tells them from the board's
@@ -147,20 +138,24 @@ class Whole:
         )
 
 
-def whole(boards: Sequence[Board], going: Going | None = None) -> Whole:
-    """All boards in one table; no number is compared across them. ``going``: of a run that goes on,
-    whose empty cells say when they are expected.
+def whole(boards: Sequence[Board]) -> Whole:
+    """All boards in one table; no number is compared across them. What is still to come has its
+    row and column, and says when it is expected.
     """
-    columns = _columns(boards)
+    planned = [board.with_awaited() if board.awaited else board for board in boards]
+    columns = _columns(planned)
     return Whole(
         columns=columns,
-        boards=tuple((board, _lines(board, columns, going)) for board in boards),
+        boards=tuple((board, _lines(board, columns)) for board in planned),
     )
 
 
-def _lines(board: Board, columns: Sequence[Column], going: Going | None) -> tuple[Line, ...]:
+def _lines(board: Board, columns: Sequence[Column]) -> tuple[Line, ...]:
     attacks = shortened(row.attack for row in board.rows)
     probes = shortened(row.probe for row in board.rows if row.probe)
+    # No defense has a column for each metric of some board, and awaits only those of its own.
+    own = _metrics_of(board, "control") if board.awaited else []
+    bare = replace(board, awaited={}) if board.awaited else board
     return tuple(
         Line(
             row=row,
@@ -169,20 +164,17 @@ def _lines(board: Board, columns: Sequence[Column], going: Going | None) -> tupl
             calls=methods.calls(board, row),
             papers=methods.papers_of_attack(board, row),
             items=tuple(
-                _expected(board, row, column, _item(board, row, column, ways), going)
+                _item(
+                    bare if column.control and column.metric not in own else board,
+                    row,
+                    column,
+                    ways,
+                )
                 for column in columns
             ),
         )
         for row, ways in _ways(board)
     )
-
-
-def _expected(board: Board, row: Row, column: Column, item: Item, going: Going | None) -> Item:
-    when = going and item.table.cell is None and going.expected(board, row, column.spec)
-    if not when:
-        return item
-    text = f"in {when}"
-    return replace(item, table=replace(item.table, text=text, note="still coming"))
 
 
 def _ways(board: Board) -> list[tuple[Row, list[str]]]:
@@ -253,10 +245,24 @@ def _metrics_of(board: Board, family: str) -> list[str]:
             metric
             for metric, names in ((ASR, {"asr", "robust_asr"}), (CLASSIFIER, {CLASSIFIER_RATE}))
             if points & names
-        ]
+        ] or _to_be_measured(board)
     if family.endswith("detector") and family != "model detector":
         return [DETECTION]
     return [_OF_FAMILY.get(family, ASR)]
+
+
+def _to_be_measured(board: Board) -> list[str]:
+    """What no defense will be measured by where nothing is there yet: as the defenses are that are
+    still to come.
+    """
+    coming = {_OF_FAMILY.get(one.family) for one in board.awaited.values()}
+    return [metric for metric in (ASR, CLASSIFIER) if metric in coming]
+
+
+def _nothing(board: Board, row: Row, column: Column, population: bool = False) -> Item:
+    awaited = board.expected(row, column.spec, population)
+    table = not_yet(awaited)
+    return Item(table=table if awaited else replace(table, text=""), name="", value=None, beside=())
 
 
 def _item(board: Board, row: Row, column: Column, ways: Sequence[str]) -> Item:
@@ -264,7 +270,7 @@ def _item(board: Board, row: Row, column: Column, ways: Sequence[str]) -> Item:
     if column.metric == POPULATION:
         return _population(board, row, column, cell)
     if cell is None:
-        return _NOT_RUN
+        return _nothing(board, row, column)
     names = _names(cell, column.metric, ways)
     measured = [name for name in names if cell.values(name)]
     if not measured:
@@ -315,6 +321,7 @@ def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item
         step=None if cell.attack.name == "none" else step,
         badges=badges(cell, interval.n, name),
         printed=in_metric(cell, name),
+        so_far=cell.so_far,
     )
     others = []
     for one in beside:
@@ -335,8 +342,8 @@ def _population(board: Board, row: Row, column: Column, cell: Cell | None) -> It
     population = next(of_row, None)
     metric = population.entries[0].numbers.get(MODELS) if population else None
     if population is None or metric is None or metric.value is None:
-        if population is None and cell is None:
-            return _NOT_RUN
+        if population is None and (cell is None or board.expected(row, column.spec, True)):
+            return _nothing(board, row, column, True)
         return _empty(population or cell, MODELS)  # type: ignore[arg-type]
     words = population.words(MODELS)
     known = [words.number(end) for end in (metric.ci_low, metric.ci_high) if end is not None]

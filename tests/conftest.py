@@ -25,7 +25,7 @@ MEASURED = Path(__file__).parent / "bench" / "engine"
 _coverage = os.environ.get(COVERAGE)
 
 #: Minutes each: begun first, no process is left with one of them at the end.
-LONGEST = ("test_installed.py", "test_guest.py")
+LONGEST = ("test_installed.py", "test_guest.py", "test_live_run.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

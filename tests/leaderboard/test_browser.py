@@ -674,13 +674,17 @@ def published_board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def live_board(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[..., Path]) -> Path:
-    """The page of a run that goes on, with a list of what is coming."""
+    """The page of a run that goes on, with more seeds coming of half of the cells, and all of a
+    testbed that nothing is there of.
+    """
     folder = tmp_path_factory.mktemp("live")
     store = make_store(folder / "store")
     (run,) = read_runs(store)
     same = ("testbed", "attack", "defense", "probe", "sampler", "seed", "seeds", "kind", "protocol")
     cells = [Cell(**{name: getattr(one, name) for name in same}) for _, one in run.records]
-    coming = [(cell, 40.0 * index) for index, cell in enumerate(cells)]
+    half = [dataclasses.replace(cell, seed=cell.seed + 3) for cell in cells[::2]]
+    other = [dataclasses.replace(cell, protocol="f" * 16) for cell in cells]
+    coming = [(cell, 40.0 * index) for index, cell in enumerate(half + other)]
     return build_live(
         store, folder / "board.html", **_going(every=900.0), coming=coming, running=["train it"]
     )

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 
 from bench.cells import Cell
 from bench.record import PluginSpec, Record, read_runs
-from leaderboard.live import in_words
-from leaderboard.report import build, build_live
+from leaderboard.live import Going, in_words
+from leaderboard.report import build, build_live, render
+from leaderboard.sources import read_sources
 
 SCRIPT = "<script>document.title='owned'</script>"
 GOING: dict[str, Any] = {"written": 1.8e9, "every": 14.2, "done": 30, "left": 90, "seconds": 840.0}
@@ -86,6 +88,128 @@ def test_an_empty_cell_of_the_matrix_says_when_it_is_expected(store: Path, tmp_p
     assert "still coming" not in done and done.count("not part of this run") >= 3
 
 
+def words_of(html: str) -> list[str]:
+    """The texts of an HTML, without its tags."""
+    return [text.strip() for text in re.sub("<[^>]*>", "\n", html).split("\n") if text.strip()]
+
+
+def part(page: str, start: str, end: str) -> str:
+    return page[page.index(start) : page.index(end, page.index(start))]
+
+
+def test_a_number_of_a_few_seeds_does_not_look_final(store: Path, tmp_path: Path) -> None:
+    """A mean of one seed stood in the matrix, the rankings, the answers and the cell's own page
+    like that of all three.
+    """
+    gone = cut(store, lambda one: one.seed == 0 or one.defense.name == "clip_xt")
+    coming = [(cell(one), 200.0) for one in gone]
+    page = build_live(store, tmp_path / "page.html", **GOING, coming=coming).read_text()
+    matrix = part(page, 'id="matrix"', "</section>")
+    marked = re.findall(r'<td class="([^"]*)"[^>]*>\s*<a class="cell" href="#([^"]*)"', matrix)
+    assert len(marked) == 24
+    for classes, link in marked:
+        cut_short = "clip-xt" not in link and "absent" not in classes
+        assert ("partial" in classes) == cut_short, link
+        cell_page = part(page, f'<dialog id="{link}"', "</dialog>")
+        assert ("1 of 3 seeds so far" in cell_page) == ("clip-xt" not in link), link
+    assert matrix.count(">1 of 3 seeds so far<") == matrix.count(" partial") > 10
+    answers = part(page, '<nav class="asks"', "</nav>").split("</a>")[:-1]
+    assert answers and all("1 of 3 seeds so far" in words_of(one) for one in answers)
+    ranking = part(page, 'id="stops"', "</section>")
+    for entry in ranking.split('<tr class="entry')[1:]:
+        assert ("1 of 3 seeds so far" in entry) == ('title="clip_xt"' not in entry)
+    deep = part(page, 'id="testbeds"', 'id="method"')
+    assert deep.count("1 of 3 seeds so far") > 20
+
+
+def test_the_marks_go_once_the_seeds_are_there(store: Path, tmp_path: Path) -> None:
+    """And a live page without anything partial has none of them, but for a column whose other
+    attack is missing.
+    """
+    whole = build_live(store, tmp_path / "page.html", **GOING).read_text()
+    assert "so far" not in whole and " partial" not in whole
+    gone = cut(store, lambda one: "hat" in one.attack.label or one.defense.name != "clip_xt")
+    coming = [(cell(one), 200.0) for one in gone if not one.probe]
+    assert {one.seed for one in gone} == {0, 1, 2}
+    page = build_live(store, tmp_path / "page.html", **GOING, coming=coming).read_text()
+    matrix = part(page, 'id="matrix"', "</section>")
+    assert " partial" not in matrix and matrix.count("still coming") == 1
+    entries = part(page, 'id="stops"', "</section>").split('<tr class="entry')[1:]
+    short = [one for one in entries if "1 of 2 attacks so far" in one]
+    assert len(short) == 1 and 'title="clip_xt"' in short[0] and len(entries) > 2
+    assert "1 of 2 attacks so far" in part(page, '<nav class="asks"', "</nav>")
+
+
+def test_a_column_that_is_missing_altogether_is_counted(store: Path, tmp_path: Path) -> None:
+    """An answer that knows two of three defenses says so."""
+    gone = cut(store, lambda one: one.defense.name != "clip_xt")
+    coming = [(cell(one), 200.0) for one in gone]
+    page = build_live(store, tmp_path / "page.html", **GOING, coming=coming).read_text()
+    assert "2 of 3 defenses so far" in part(page, '<nav class="asks"', "</nav>")
+    heads = part(page, 'class="matrix whole"', "</thead>")
+    assert 'title="clip_xt"' in heads
+    assert part(page, 'id="matrix"', "</section>").count("in 3 min") == 4
+
+
+def test_a_testbed_that_nothing_is_there_of_has_its_lines_and_estimate(
+    store: Path, tmp_path: Path, make_class_store: Callable[..., Path]
+) -> None:
+    """It was in a list that opens, and nowhere else, until its first number came."""
+    (other,) = read_runs(make_class_store(tmp_path / "classes"))
+    every = [one for _, one in other.records if one.kind != "anchor"]
+    records = [one for one in every if one.testbed == every[0].testbed]
+    coming = [(cell(one), 100.0 + 60 * index) for index, one in enumerate(records)]
+    page = build_live(store, tmp_path / "page.html", **GOING, coming=coming).read_text()
+    last = in_words(coming[-1][1])
+    news = f"nothing yet, the first in about 2 min, all in about {last}"
+    name = records[0].testbed.label.partition("(")[0]
+    bar = part(page, '<section id="live"', '<details id="coming"')
+    assert words_of(bar)[-2:] == [name, news]
+    matrix = part(page, 'id="matrix"', "</section>")
+    assert news in words_of(matrix)
+    pairs = {(one.attack.identity, one.probe and one.probe.identity) for one in records}
+    lines = matrix.split('<tbody class="testbed">')[-1].split("<tr")[2:]
+    assert len(lines) == len(pairs)
+    assert all(re.search(r">in (\d+ min|[\d.]+ h)<", line) for line in lines)
+    # Each defense has a column that it will stay in.
+    heads = part(page, 'class="matrix whole"', "</thead>")
+    for name in {one.defense.label or one.defense.name for one in records} - {"none"}:
+        assert f'title="{escape(name)}"' in heads
+    assert "nothing yet" not in "".join(words_of(part(page, 'id="testbeds"', 'id="method"')))
+    ids = set(re.findall(r'id="([^"]+)"', page))
+    links = set(re.findall(r'href="#([^"]+)"', part(page, 'id="matrix"', "</section>")))
+    assert links <= ids
+
+
+def test_no_defense_is_awaited_in_its_own_metric_alone(
+    store: Path, tmp_path: Path, make_class_store: Callable[..., Path]
+) -> None:
+    """Of two testbeds that are measured otherwise, each has a column of no defense."""
+    (run,) = read_runs(store)
+    (other,) = read_runs(make_class_store(tmp_path / "classes"))
+    kept = [(folder, one) for folder, one in run.records if one.defense.name != "none"]
+    gone = [one for _, one in run.records if one.defense.name == "none" and one.kind != "anchor"]
+    pairs = {(one.attack.identity, one.probe and one.probe.identity) for one in gone}
+    going = Going(**GOING, coming=[(cell(one), 200.0) for one in gone])
+    page = render([dataclasses.replace(run, records=kept), other], going=going)
+    matrix = part(page, 'id="matrix"', "</section>")
+    heads = part(matrix, "<thead>", "</thead>")
+    assert heads.count('title="none"') == 2 and matrix.count("in 3 min") == len(pairs)
+
+
+def test_a_population_is_expected_though_its_cells_are_there() -> None:
+    """Its column showed the last of its cells as a number that would never come."""
+    results = Path(__file__).resolve().parents[2] / "results" / "model-detectors"
+    (run,) = read_sources([results])
+    kept = [(folder, one) for folder, one in run.records if one.kind != "population"]
+    coming = [(cell(one), 300.0) for _, one in run.records if one.kind == "population"]
+    going = Going(**GOING, coming=coming)
+    page = render([dataclasses.replace(run, records=kept)], going=going)
+    matrix = part(page, 'id="matrix"', "</section>")
+    assert matrix.count("in 5 min") > 5 and " partial" not in matrix
+    assert "in 5 min" not in part(render([run], going=Going(**GOING)), 'id="matrix"', "</section>")
+
+
 def test_what_is_coming_is_a_line_for_each_pair(store: Path, tmp_path: Path) -> None:
     gone = cut(store, lambda one: one.defense.name != "clip_xt")
     pairs = {(one.attack.label, one.probe and one.probe.label) for one in gone}
@@ -114,7 +238,10 @@ def test_text_of_plugins_is_escaped(store: Path, tmp_path: Path) -> None:
     hostile = PluginSpec(name="x", label=SCRIPT)
     coming = [(cell(one, attack=hostile, defense=hostile, testbed=hostile, probe=hostile), 1.0)]
     page = build_live(store, tmp_path / "p.html", **GOING, coming=coming, running=[SCRIPT])
-    assert SCRIPT not in page.read_text() and "&lt;script&gt;document" in page.read_text()
+    text = page.read_text()
+    assert SCRIPT not in text
+    assert part(text, 'id="matrix"', "</section>").count("&lt;script&gt;document") > 3
+    assert part(text, '<section id="live"', "</section>").count("&lt;script&gt;document") > 3
 
 
 def test_a_list_of_thousands_is_cut(store: Path, tmp_path: Path) -> None:
