@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import measurements
+from bench import measurements, planner, runner
 from bench.engine.graph import Cell
 from bench.record import Metric, PluginSpec, Record, Run
 from bench.registry import use
-from bench.runner import prepare
 from leaderboard.board import POPULATION
 from science.pages import PAGES
 
@@ -144,8 +143,13 @@ def make_run() -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def planned() -> dict[str, list[Record]]:
-    """Suite -> a record of every cell that it makes."""
-    plans = {suite: prepare(suite).plan.cells for suite in SUITES}
+    """Suite -> a record of every cell that it makes, planned as if all data were there: what suites
+    on Fashion-MNIST claim can be read without its images, which are not shipped.
+    """
+    with pytest.MonkeyPatch.context() as there:
+        there.setattr(runner, "suite_faults", lambda *_: [])
+        there.setattr(planner, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), ""))
+        plans = {suite: runner.prepare(suite).plan.cells for suite in SUITES}
     return {suite: [record(cell) for cell in cells if cell.stage] for suite, cells in plans.items()}
 
 
