@@ -4,8 +4,6 @@ coming. A finished page has none of it.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -96,11 +94,6 @@ class Going:
     def script(self) -> Markup:
         """What the page runs beside its own script."""
         return Markup((TEMPLATES / "live.js").read_text(encoding="utf-8"))
-
-    @property
-    def script_hash(self) -> str:
-        """For the page's policy."""
-        return base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode("ascii")
 
     @property
     def share(self) -> int:

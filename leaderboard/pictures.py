@@ -34,30 +34,48 @@ class Picture:
         across = self.width // max(1, self.height)
         return across >= 6 and across % 2 == 0
 
-    @property
-    def ratio(self) -> str:
-        """Width over height as drawn, as CSS writes it."""
-        width, height = (self.width, self.height * 4) if self.folded else (self.width, self.height)
-        return f"{width}/{height}"
-
 
 class Album:
-    """Names for pictures. They stand in one style sheet at the page's end, as values that a browser
-    decodes when something visible asks for them, and not before.
+    """Classes for pictures. Their style sheet stands at the page's end: a browser decodes a picture
+    when something visible asks for it, and not before. The page's policy allows no style attribute.
     """
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}
+        self._names: dict[str, int] = {}
+        self._rules: dict[str, str] = {}
 
-    def name(self, picture: Picture) -> str:
-        """The custom property that holds it."""
-        return self._names.setdefault(picture.uri, f"--p{len(self._names)}")
+    def classes(self, picture: Picture, less: Picture | None = None, *, flat: bool = False) -> str:
+        """Of an element that shows ``picture``, or with ``less`` the difference of the two.
+        ``flat``: at its own width, never folded.
+        """
+        fold = picture.folded and not flat
+        width, height = picture.width, picture.height * (4 if fold else 1)
+        classes = [
+            self._rule(f"r{width}-{height}", f"aspect-ratio:{width}/{height}"),
+            self._rule(f"a{self._name(picture)}", f"--a:var(--p{self._name(picture)})"),
+        ]
+        if flat:
+            classes.append(self._rule(f"px{width}", f"width:{width}px"))
+        if fold:
+            classes.append("fold")
+        if less:
+            classes.append(self._rule(f"b{self._name(less)}", f"--b:var(--p{self._name(less)})"))
+            classes.append("diff")
+        return " ".join(classes)
 
     def style(self) -> Markup:
         """The style sheet."""
-        lines = (f"{name}:url({uri})" for uri, name in self._names.items())
-        # A URI is base64 that was made here, a name is a number.
-        return Markup(f"dialog{{{';'.join(lines)}}}" if self._names else "")
+        # A URI is base64 that was made here, all else are numbers.
+        pictures = ";".join(f"--p{name}:url({uri})" for uri, name in self._names.items())
+        rules = "".join(f".{name}{{{rule}}}" for name, rule in self._rules.items())
+        return Markup(f"dialog{{{pictures}}}{rules}" if self._names else "")
+
+    def _name(self, picture: Picture) -> int:
+        return self._names.setdefault(picture.uri, len(self._names))
+
+    def _rule(self, name: str, rule: str) -> str:
+        self._rules[name] = rule
+        return name
 
 
 #: Bytes of a picture in a store.

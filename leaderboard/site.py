@@ -6,8 +6,6 @@ Every page is one file that loads nothing, by its own policy: pictures and style
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,9 +142,6 @@ def _together(every: Sequence[Method]) -> Method:
 
 def _page(prose: Prose, nav: Nav) -> str:
     style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in _STYLES)
-    # The hash is of what stands between the tags, line ends included.
-    style = f"\n{style}\n"
-    digest = hashlib.sha256(style.encode()).digest()
     return (
         environment()
         .get_template("site.html.j2")
@@ -155,6 +150,5 @@ def _page(prose: Prose, nav: Nav) -> str:
             nav=nav,
             here=f"{prose.name}.html",
             style=Markup(style),
-            style_hash=base64.b64encode(digest).decode("ascii"),
         )
     )

@@ -529,3 +529,66 @@ def browser() -> Iterator[Any]:
         running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield running
         running.close()
+
+
+#: A page's policy that forbids something says so by an event, also where the console is silent.
+LISTEN = (
+    "addEventListener('securitypolicyviolation', event =>"
+    " console.error(`policy: ${event.violatedDirective} ${event.sample}`))"
+)
+
+
+@pytest.fixture
+def visit(browser: Any, board: Path) -> Iterator[Callable[..., Any]]:
+    """Opens a board, by itself that of the test's module; afterwards there must have been no
+    console message, script error, dialog, violation of the policy, or request but the file itself.
+    """
+    contexts, trouble = [], []
+
+    def open_page(
+        width: int = 1400,
+        height: int = 900,
+        scheme: str = "light",
+        suffix: str = "",
+        board: Path = board,
+        **options: Any,
+    ) -> Any:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, **options
+        )
+        contexts.append(context)
+        context.add_init_script(LISTEN)
+        page = context.new_page()
+        page.on("console", lambda message: trouble.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+
+        def dialog(one: Any) -> None:
+            trouble.append(f"dialog: {one.message}")
+            one.dismiss()
+
+        page.on("dialog", dialog)
+        page.on(
+            "request",
+            lambda request: (
+                None if _own(request.url, board) else trouble.append(f"request: {request.url[:80]}")
+            ),
+        )
+        page.goto(board.as_uri() + suffix)
+        return page
+
+    yield open_page
+    for context in contexts:
+        titles = {page.title() for page in context.pages}
+        assert all({"·", "castlewalls"} <= {*title.split()} for title in titles), (
+            "a script from a record ran"
+        )
+        context.close()
+    assert trouble == []
+
+
+def _own(url: str, board: Path) -> bool:
+    return (
+        url.split("#")[0] == board.as_uri()
+        or url.startswith("data:image/png;base64,")
+        or url == "data:,"
+    )

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,56 +57,6 @@ def class_board(
 
     folder = tmp_path_factory.mktemp("classes")
     return build(make_class_store(folder / "store", rename), folder / "classes.html")
-
-
-@pytest.fixture
-def visit(browser: Any, board: Path) -> Iterator[Callable[..., Any]]:
-    """Opens a board; afterwards there must have been no console message, script error or request
-    but the file itself.
-    """
-    contexts, trouble = [], []
-
-    def open_page(
-        width: int = 1400,
-        height: int = 900,
-        scheme: str = "light",
-        suffix: str = "",
-        board: Path = board,
-        **options: Any,
-    ) -> Any:
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, **options
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: trouble.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: trouble.append(f"dialog: {dialog.message}"))
-        page.on(
-            "request",
-            lambda request: (
-                None if _own(request.url, board) else trouble.append(f"request: {request.url[:80]}")
-            ),
-        )
-        page.goto(board.as_uri() + suffix)
-        return page
-
-    yield open_page
-    for context in contexts:
-        titles = {page.title() for page in context.pages}
-        assert titles <= {"castlewalls · digits", "castlewalls · poison"}, (
-            "a script from a record ran"
-        )
-        context.close()
-    assert trouble == []
-
-
-def _own(url: str, board: Path) -> bool:
-    return (
-        url.split("#")[0] == board.as_uri()
-        or url.startswith("data:image/png;base64,")
-        or url == "data:,"
-    )
 
 
 def in_depth(page: Any) -> Any:
