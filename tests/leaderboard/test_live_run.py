@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ SUITE = {
     "detectors": ["noise_shift"],
     "seeds": [0, 1],
 }
+NEWS = "1 of 2 seeds so far"
 #: A run that writes its page every two seconds, not every ten.
 RUN = "from bench.engine import live; live.EVERY = 2.0; from bench.cli import main; main()"
 VIEW = """() => [
@@ -57,6 +59,7 @@ def test_the_page_of_a_run_fills_keeps_the_view_and_stops(browser: Any, tmp_path
         try:
             page = _watch(run, browser, store / "report.html", trouble)
         finally:
+            run.send_signal(signal.SIGCONT)
             run.terminate()
         assert run.wait() == 0, run.stderr and run.stderr.read()
     assert trouble == []
@@ -78,8 +81,13 @@ def _watch(run: subprocess.Popen[str], browser: Any, board: Path, trouble: list[
     page.on("console", lambda message: trouble.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
     page.goto(board.as_uri())
-    news = "td.partial .so-far:text-is('1 of 2 seeds so far')"
-    page.wait_for_selector(news, state="attached", timeout=600_000)
+    while NEWS not in board.read_text(encoding="utf-8"):
+        assert run.poll() is None, f"the run ended, and no page said {NEWS}"
+        time.sleep(0.2)
+    run.send_signal(signal.SIGSTOP)  # or a slow machine's reader would come too late for it
+    news = f"td.partial .so-far:text-is('{NEWS}')"
+    page.wait_for_selector(news, state="attached", timeout=120_000)
+    run.send_signal(signal.SIGCONT)
     # A refresh would come between.
     page.get_by_role("button", name="Pause").click()
     assert page.locator(".live-boards li").count() == 1 and page.locator("#live-left").is_visible()
