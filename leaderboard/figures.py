@@ -5,7 +5,7 @@ the adversary's class is made of, and a detector on the two sets it can judge.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -20,7 +20,7 @@ from leaderboard.names import SECONDS
 from leaderboard.questions import Question, seconds_of
 from leaderboard.ranking import BUDGET, NONE, Ranking
 from leaderboard.sound import cut
-from leaderboard.values import count_text, samples_of
+from leaderboard.values import fewest, samples_of
 from leaderboard.view import BoardView
 from leaderboard.whole import ASR, CLASSIFIER, Line, Whole
 
@@ -103,13 +103,8 @@ def _pareto(board: Board, ranking: Ranking, names: Mapping[str, str]) -> Figure 
         legend=(),
         note=f"{_sizes(discs)} Disc: the worst case with 95 % intervals, dots: each attack. Band: "
         f"the budget of {100 * BUDGET:g} %. Low and left is good. "
-        f"{_fewest(line.counted for line in every)}",
+        f"n: {fewest(line.counted for line in every)} or more.",
     )
-
-
-def _fewest(counts: Iterable[tuple[int, int]]) -> str:
-    """Of seeds and samples of each, behind the numbers that are drawn."""
-    return f"n: {count_text(*min(counts))} or more."
 
 
 def _scaled(one: Interval, factor: float) -> Interval:
@@ -213,7 +208,7 @@ def _curve(
         ),
         legend=tuple((plots.marker(line.index), cut(line.label, _LETTERS)) for line in lines),
         note=f"{what}; by the call that works best. Bars: 95 % intervals over seeds. "
-        f"{_fewest(counts)}",
+        f"n: {fewest(counts)} or more.",
     )
 
 
@@ -244,7 +239,7 @@ def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
             (Markup('<span class="swatch g2-mark"></span>'), "G2 trigger, the class asked for"),
         ),
         note="A bar beyond its tick: the generator draws the trigger more often than it was shown "
-        f"it. Means over seeds. {_fewest(counts)}",
+        f"it. Means over seeds. n: {fewest(counts)} or more.",
     )
 
 
@@ -278,5 +273,6 @@ def _plane(view: BoardView, names: Mapping[str, str]) -> Figure | None:
         ),
         legend=tuple(legend),
         note="A mark for each attack, bars: 95 % intervals over seeds. Above the diagonal the "
-        f"generated images give the poison away sooner than the training set. {_fewest(counts)}",
+        "generated images give the poison away sooner than the training set. "
+        f"n: {fewest(counts)} or more.",
     )

@@ -113,30 +113,31 @@ class Going:
             pairs.setdefault(_pair(cell), []).append((cell, seconds))
         return [_line(cells) for cells in pairs.values()]
 
-    def onto(self, boards: Sequence[Board]) -> tuple[list[Board], list[Board]]:
-        """The boards with what is still to come of them, and those that nothing is there of yet."""
+    @cached_property
+    def _waiting(self) -> dict[tuple[Identity, str], list[tuple[Coming, float]]]:
+        """What is coming, by testbed."""
         waiting: dict[tuple[Identity, str], list[tuple[Coming, float]]] = {}
         for cell, seconds in self.coming:
-            waiting.setdefault((identity(cell.testbed), cell.protocol), []).append((cell, seconds))
-        known = [(identity(board.testbed), board.protocol) for board in boards]
+            waiting.setdefault(_testbed(cell), []).append((cell, seconds))
+        return waiting
+
+    def onto(self, boards: Sequence[Board]) -> tuple[list[Board], list[Board]]:
+        """The boards with what is still to come of them, and those that nothing is there of yet."""
+        known = [_testbed(board) for board in boards]
         begun = [
-            _awaiting(board, waiting.get(key, ())) for board, key in zip(boards, known, strict=True)
+            _awaiting(board, self._waiting.get(key, ()))
+            for board, key in zip(boards, known, strict=True)
         ]
         others = [
             _awaiting(_empty(cells[0][0]), cells)
-            for key, cells in waiting.items()
+            for key, cells in self._waiting.items()
             if key not in known
         ]
         return begun, others
 
     def news(self, board: Board) -> str:
         """How much of a testbed is there, and when the rest is expected; empty once all is."""
-        key = identity(board.testbed), board.protocol
-        seconds = [
-            seconds
-            for cell, seconds in self.coming
-            if (identity(cell.testbed), cell.protocol) == key
-        ]
+        seconds = [seconds for _, seconds in self._waiting.get(_testbed(board), ())]
         if not seconds:
             return ""
         made = sum(len(cell.entries) for cell in board.all_cells())
@@ -144,6 +145,11 @@ class Going:
         if not made:
             return f"nothing yet, the first in about {in_words(seconds[0])}, all in about {last}"
         return f"{made} of {made + len(seconds)} cells, all in about {last}"
+
+
+def _testbed(one: Board | Coming) -> tuple[Identity, str]:
+    """Which board it is, or is of."""
+    return identity(one.testbed), one.protocol
 
 
 def _empty(cell: Coming) -> Board:
@@ -231,7 +237,7 @@ def in_words(seconds: float) -> str:
 
 def _pair(cell: Coming) -> Pair:
     key = cell_key(Row(cell.attack, cell.probe, cell.sampler), cell.defense)
-    return identity(cell.testbed), cell.protocol, *key
+    return *_testbed(cell), *key
 
 
 def _line(cells: Sequence[tuple[Coming, float]]) -> Line:

@@ -213,8 +213,10 @@ def _table(board: Board, metric: str, higher_is_better: bool | None) -> MetricTa
         (
             row,
             tuple(
-                _table_cell(cell, metric, low, high, higher_is_better) if cell else not_yet(one)
-                for cell, one in zip(cells, _awaited(board, row), strict=True)
+                _table_cell(cell, metric, low, high, higher_is_better)
+                if cell
+                else not_yet(board.expected(row, column))
+                for cell, (column, _) in zip(cells, board.columns, strict=True)
             ),
         )
         for row, cells in board.grid
@@ -271,10 +273,6 @@ def _scale(board: Board, metric: str, words: Words) -> tuple[float, float, bool]
         high = 2 * sum(control) / len(control)
         return 0.0, high, max(means) > high
     return min(means), max(means), False
-
-
-def _awaited(board: Board, row: Row) -> list[Awaited | None]:
-    return [board.expected(row, column) for column, _ in board.columns]
 
 
 def not_yet(awaited: Awaited | None) -> TableCell:

@@ -13,6 +13,7 @@ from bench.record import Metric
 from bench.words import COST
 from leaderboard import beside
 from leaderboard.absent import by_reason
+from leaderboard.aggregate import Interval
 from leaderboard.beside import Beside
 from leaderboard.board import Cell, Entry
 from leaderboard.commands import Command, commands
@@ -24,7 +25,7 @@ from leaderboard.inversions import InversionLine
 from leaderboard.matrix import metric_names, value_of
 from leaderboard.names import Words
 from leaderboard.sound import LABEL, cut
-from leaderboard.values import NO_VALUE, Value
+from leaderboard.values import NO_VALUE, Value, interval_text
 
 if TYPE_CHECKING:
     from leaderboard.view import BoardView
@@ -157,9 +158,6 @@ def _line(cell: Cell, name: str) -> MetricLine:
 def _seed(words: Words, metric: Metric | None) -> Value:
     if metric is None or metric.value is None:
         return NO_VALUE
-    interval = ""
-    if metric.ci_low is not None and metric.ci_high is not None:
-        places = words.decimals_for(metric.value)
-        ends = (words.number(metric.ci_low, places), words.number(metric.ci_high, places))
-        interval = f"[{', '.join(ends)}]"
-    return Value(words.number(metric.value), interval, f"{metric.n:,}" if metric.n else "")
+    within = Interval(metric.value, metric.ci_low, metric.ci_high, 1)
+    count = f"{metric.n:,}" if metric.n else ""
+    return Value(words.number(metric.value), interval_text(words, within), count)

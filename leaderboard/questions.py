@@ -38,7 +38,7 @@ from leaderboard.ranking import (
     Ranking,
     headline,
 )
-from leaderboard.values import NO_VALUE, Value, count_text, percent, value
+from leaderboard.values import NO_VALUE, Value, count_text, fewest, percent, value
 from leaderboard.view import BoardView
 
 #: What a reader can filter an entry by, in the order of the menu.
@@ -354,10 +354,6 @@ def _named(lines: Sequence[DefenseLine] | Sequence[FinderLine]) -> str:
     return ", ".join(list(shortened(line.cell.defense for line in lines).values())[:3])
 
 
-def _fewest(lines: Sequence[DefenseLine] | Sequence[FinderLine]) -> str:
-    return count_text(*min(line.counted for line in lines))
-
-
 def _answer(ranking: Ranking, every: int) -> Answer:
     holders, dear = ranking.holders(), ranking.dear()
     if holders:
@@ -367,7 +363,9 @@ def _answer(ranking: Ranking, every: int) -> Answer:
         worst = max(line.worst.mean for line in holders)
         part = f", {len(ranking.rows)} of {every} attacks" if len(ranking.rows) < every else ""
         tail = f"{before}{100 * worst:.0f} %{part}"
-        return Answer(good=True, best=best + more, tail=tail, n=_fewest(holders))
+        return Answer(
+            good=True, best=best + more, tail=tail, n=fewest(line.counted for line in holders)
+        )
     if dear:
         tail = f"{_named(dear)} at its price"
         return Answer(good=False, best="none inside the budget", tail=tail)
@@ -460,7 +458,7 @@ def _finder_answer(ranking: FinderRanking) -> Answer:
         best = _named(first)
         worst = (max if inverts else min)(line.worst.mean for line in first)
         tail = f"error {worst:.2f} of a constant’s" if inverts else f"{100 * worst:.0f} %"
-        return Answer(good=True, best=best, tail=tail, n=_fewest(first))
+        return Answer(good=True, best=best, tail=tail, n=fewest(line.counted for line in first))
     if all(line.note for line in ranking.lines):
         return Answer(good=None, best="not ranked", tail=ranking.lines[0].note)
     guess = "none recovers it" if inverts else "none beats a guess"

@@ -4,6 +4,7 @@ many it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from markupsafe import Markup, escape
@@ -109,6 +110,11 @@ def samples_of(cell: Cell, metric: str) -> int:
         if (number := entry.numbers.get(metric)) is not None and number.n
     ]
     return min(counts, default=0)
+
+
+def fewest(counts: Iterable[tuple[int, int]]) -> str:
+    """Of several (seeds, samples of each), as :func:`count_text` has one."""
+    return count_text(*min(counts))
 
 
 def count_text(seeds: int, samples: int) -> str:

@@ -6,6 +6,7 @@ them.
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,3 +42,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         os.environ[COVERAGE] = _coverage
     else:
         os.environ.pop(COVERAGE, None)
+
+
+@pytest.fixture(scope="session")
+def tiny_digits() -> dict[str, Any]:
+    """Of a suite: a testbed and attacks that take seconds, every stage of them the engine's own."""
+    return {
+        "testbeds": [
+            {
+                "name": "digits-ddpm",
+                "params": {"clean_samples": 24, "triggered_samples": 8, "num_inference_steps": 4},
+            }
+        ],
+        "attacks": [
+            {"name": "none", "params": {"training_steps": 2}},
+            {
+                "name": "baddiffusion",
+                "params": {"training_steps": 2, "poisoned_image": "trigger_only"},
+            },
+        ],
+    }

@@ -15,19 +15,9 @@ import yaml
 from bench.record import read_runs
 from leaderboard.report import build
 
-#: Small as it is, every stage of it is the engine's own.
+#: With what `tiny_digits` has.
 SUITE = {
     "name": "digits",
-    "testbeds": [
-        {
-            "name": "digits-ddpm",
-            "params": {"clean_samples": 24, "triggered_samples": 8, "num_inference_steps": 4},
-        }
-    ],
-    "attacks": [
-        {"name": "none", "params": {"training_steps": 2}},
-        {"name": "baddiffusion", "params": {"training_steps": 2, "poisoned_image": "trigger_only"}},
-    ],
     "defenses": ["clip_x0"],
     "detectors": ["noise_shift"],
     "seeds": [0, 1],
@@ -46,11 +36,13 @@ VIEW = """() => [
 
 
 @pytest.mark.timeout(900)
-def test_the_page_of_a_run_fills_keeps_the_view_and_stops(browser: Any, tmp_path: Path) -> None:
+def test_the_page_of_a_run_fills_keeps_the_view_and_stops(
+    browser: Any, tiny_digits: dict[str, Any], tmp_path: Path
+) -> None:
     """Filter, sorting, theme, an opened part and where the reader was, over every refresh; marks of
     what is not all there, and none of them at the end.
     """
-    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(SUITE))
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(SUITE | tiny_digits))
     store, trouble = tmp_path / "store", list[str]()
     command = [sys.executable, "-c", RUN, "run", "suite.yaml", "--store", store, "--jobs", "1"]
     with subprocess.Popen(

@@ -24,16 +24,6 @@ from bench.stages.table import STAGES
 
 SUITE = {
     "name": "tiny",
-    "testbeds": [
-        {
-            "name": "digits-ddpm",
-            "params": {"clean_samples": 24, "triggered_samples": 8, "num_inference_steps": 4},
-        }
-    ],
-    "attacks": [
-        {"name": "none", "params": {"training_steps": 2}},
-        {"name": "baddiffusion", "params": {"training_steps": 2, "poisoned_image": "trigger_only"}},
-    ],
     "defenses": [
         {
             "name": "anp",
@@ -84,11 +74,11 @@ def fill(store: Store, plan: Plan) -> None:
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory) -> dict[str, Path]:
+def files(tmp_path_factory, tiny_digits) -> dict[str, Path]:
     """``suite``, ``plugin`` (in a git commit) and ``store``, in which both ran."""
     folder = tmp_path_factory.mktemp("submission")
     suite, plugin = folder / "tiny.yaml", folder / "mine" / "shrink.py"
-    suite.write_text(yaml.safe_dump(SUITE))
+    suite.write_text(yaml.safe_dump(SUITE | tiny_digits))
     plugin.parent.mkdir()
     plugin.write_text(PLUGIN)
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
