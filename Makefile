@@ -86,7 +86,7 @@ site: setup
 
 # Three workers for two cores: many tests wait for processes and clusters of their own.
 test: setup-dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --dist worksteal --timeout 300 --cov --cov-report term
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --dist worksteal --timeout 900 --durations 25 --cov --cov-report term
 
 lint: setup-dev
 	$(BIN)/ruff check .
