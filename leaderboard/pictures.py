@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from bench.results import read_plain
-from bench.text import one_line
+from leaderboard.sound import cut
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -78,26 +78,26 @@ class Album:
         return name
 
 
-#: Bytes of a picture in a store.
-_LARGEST = 16 * 2**20
+#: Bytes of a picture in a store, and letters of its path where it is named.
+_LARGEST, _PATH = 16 * 2**20, 200
 
 
 def embedded(folder: Path, name: str, path: str) -> Picture:
     """The picture at ``path`` below a record's folder, at its own size."""
-    file = (folder / path).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        return Picture(
-            name=name, problem=f"{path} lies outside the record's folder and was not read"
-        )
+    where = cut(path, _PATH)
     try:
+        file = (folder / path).resolve()
+        if not file.is_relative_to(folder.resolve()):
+            problem = f"{where} lies outside the record's folder and was not read"
+            return Picture(name=name, problem=problem)
         data = read_plain(file, _LARGEST)
     except FileNotFoundError:
-        return Picture(name=name, problem=f"{path} is missing from the store")
+        return Picture(name=name, problem=f"{where} is missing from the store")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        return Picture(name=name, problem=f"{one_line(path, 200)} cannot be read: {why}")
+        return Picture(name=name, problem=f"{where} cannot be read: {why}")
     if not data.startswith(_PNG) or len(data) < 24:
-        return Picture(name=name, problem=f"{path} is not a PNG and was not embedded")
+        return Picture(name=name, problem=f"{where} is not a PNG and was not embedded")
     uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
     return Picture(
         name=name,

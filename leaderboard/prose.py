@@ -17,6 +17,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from bench.errors import UserError
+from leaderboard.sound import visible
 
 #: Pictures that a page can hold, by ending, and bytes of one and of a page's text.
 _PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -44,7 +45,7 @@ def read_prose(path: Path, names: Collection[str]) -> Prose:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} cannot be read: {reason}") from error
     markdown = MarkdownIt("commonmark").enable("table")
-    tokens = markdown.parse(text)
+    tokens = markdown.parse(visible("\n".join(text.splitlines())))
     title = _headings(tokens) or path.stem
     for token in tokens:
         if token.children is not None:

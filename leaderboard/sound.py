@@ -20,6 +20,8 @@ from leaderboard.names import Vocabulary, ranked
 
 #: Letters of a reason, of a flag and of a plugin's label on the page; the records have all of it.
 REASON, FLAG, LABEL = 300, 200, 160
+#: Marks on one letter; no writing has more than a few.
+_MARKS = 5
 #: Lines of a traceback's end, and letters of one.
 TRACE = 4000
 #: Metrics that nobody declares, and metrics at all, that a cell shows; the CSV has them all.
@@ -78,16 +80,17 @@ def cut(text: str, length: int) -> str:
 
 def visible(text: str) -> str:
     """Control and format characters, lone surrogates among them, as ``\\u202e``; line ends and tabs
-    stay.
+    stay. Likewise marks that one letter has too many of: they are drawn over the lines around it.
     """
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        letter
-        if letter in "\n\t" or unicodedata.category(letter)[0] != "C"
-        else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
+    letters, marks = [], 0
+    for letter in text:
+        kind = unicodedata.category(letter)[0]
+        marks = marks + 1 if kind == "M" else 0
+        hidden = (kind == "C" and letter not in "\n\t") or marks > _MARKS
+        letters.append(letter.encode("unicode_escape").decode() if hidden else letter)
+    return "".join(letters)
 
 
 def display(spec: PluginSpec) -> str:

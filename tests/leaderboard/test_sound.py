@@ -26,7 +26,7 @@ from leaderboard.labels import label
 from leaderboard.matrix import matrices
 from leaderboard.ranking import rankings
 from leaderboard.report import build, render
-from leaderboard.sound import display, sound
+from leaderboard.sound import display, sound, visible
 
 
 def record(defense: str = "d", rate: float = 0.1, seed: int = 0, **changes: object) -> Record:
@@ -303,3 +303,9 @@ def test_one_bad_column_does_not_make_all_others_look_alike() -> None:
         and steps[1]["far"] is not None
         and steps[1]["far"] <= 1
     )
+
+
+def test_a_heap_of_marks_is_spelled_out() -> None:
+    """It was drawn over the ranks above and below; writing that needs some keeps them."""
+    assert visible("a" + "\u0301" * 9) == "a" + "\u0301" * 5 + "\\u0301" * 4
+    assert visible("क्षि ạ̈ é") == "क्षि ạ̈ é"
