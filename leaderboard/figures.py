@@ -5,14 +5,14 @@ the adversary's class is made of, and a detector on the two sets it can judge.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from leaderboard import charts, plots
 from leaderboard.aggregate import Interval
-from leaderboard.board import Board, identity, under
+from leaderboard.board import Board, Cell, identity, under
 from leaderboard.charts import Disc, Pair, Series, Stack
 from leaderboard.labels import label, shortened_defenses, without
 from leaderboard.matrix import summary
@@ -26,18 +26,29 @@ from leaderboard.whole import ASR, CLASSIFIER, Line, Whole
 
 #: A curve needs this many values of its parameter.
 _POINTS = 3
-_LETTERS = 60
+#: Attacks that a detector's marks can be told apart by, each by its number.
+_SIGNS = 12
+#: Letters of a text, of a name inside a drawing, and of one on an axis.
+_LETTERS, _NAME, _AXIS = 60, 36, 48
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """``title``: what is to be seen; ``where``: the testbed; ``legend``: marks with their names."""
+    """``title``: what is to be seen; ``where``: the testbed; ``legend``: marks with their names;
+    ``source``: the suites that its numbers are from.
+    """
 
     title: str
     where: str
     drawn: Markup
     legend: tuple[tuple[Markup, str], ...]
     note: str
+    source: str
+
+
+def _source(cells: Iterable[Cell | None]) -> str:
+    suites = {entry.run.suite for cell in cells if cell for entry in cell.entries}
+    return f"{'Suite' if len(suites) == 1 else 'Suites'}: {cut(', '.join(sorted(suites)), 300)}."
 
 
 def figures(
@@ -78,7 +89,7 @@ def _pareto(board: Board, ranking: Ranking, names: Mapping[str, str]) -> Figure 
         )
         discs.append(
             Disc(
-                label=called[identity(line.cell.defense)],
+                label=cut(called[identity(line.cell.defense)], _NAME),
                 index=index,
                 x=line.worst,
                 y=_scaled(loss, 100.0),
@@ -96,14 +107,17 @@ def _pareto(board: Board, ranking: Ranking, names: Mapping[str, str]) -> Figure 
         drawn=charts.pareto(
             discs,
             100 * BUDGET,
-            f"{ranking.end_point.short}, {cut(over, _LETTERS)}",
+            f"{ranking.end_point.short} (share of images), {cut(over, _AXIS)}",
             f"{what}, % of no defense’s",
             f"{ranking.end_point.short} against {what} on {names[board.id]}",
         ),
         legend=(),
         note=f"{_sizes(discs)} Disc: the worst case with 95 % intervals, dots: each attack. Band: "
-        f"the budget of {100 * BUDGET:g} %. Low and left is good. "
-        f"n: {fewest(line.counted for line in every)} or more.",
+        f"the budget of {100 * BUDGET:g} %. What lies outside is held at the frame. Low and left "
+        f"is good. n: {fewest(line.counted for line in every)} or more.",
+        source=_source(
+            board.cell(row, line.cell.defense) for line in every for row in ranking.rows
+        ),
     )
 
 
@@ -171,12 +185,13 @@ def _curve(
     names: Mapping[str, str],
 ) -> Figure | None:
     lines: list[Series] = []
-    counts = []
+    counts, cells = [], []
     for index, column in enumerate(whole.columns):
         if column.metric != metric:
             continue
         by_value: dict[float, Interval] = {}
         counted: dict[float, tuple[int, int]] = {}
+        drawn: dict[float, Cell] = {}
         for value, _, line in points:
             item = line.items[index]
             if item.table.cell is None or not item.name:
@@ -185,10 +200,12 @@ def _curve(
             if interval := summary(item.table.cell, item.name):
                 by_value.setdefault(value, interval)
                 counted.setdefault(value, (interval.n, samples_of(item.table.cell, item.name)))
+                drawn.setdefault(value, item.table.cell)
         if len(by_value) >= _POINTS:
             text = f"{column.head} {column.params}".strip()
             lines.append(Series(text, len(lines), tuple(sorted(by_value.items()))))
             counts += list(counted.values())
+            cells += list(drawn.values())
     if not lines:
         return None
     _, board, first = points[0]
@@ -199,21 +216,22 @@ def _curve(
     what = cut(f"{attack}{sampler}", 2 * _LETTERS)
     return Figure(
         title=f"{metric} over {cut(name, 40)}",
-        where=where,
+        where=f"{where}, {what}",
         drawn=charts.over_parameter(
             lines,
             f"{cut(name, 40)} of the {owner}",
-            metric,
+            f"{metric} (share of images)",
             f"{metric} of {what} over {cut(name, 40)} on {where}",
         ),
         legend=tuple((plots.marker(line.index), cut(line.label, _LETTERS)) for line in lines),
-        note=f"{what}; by the call that works best. Bars: 95 % intervals over seeds. "
+        note="By the call that works best. Bars: 95 % intervals over seeds. "
         f"n: {fewest(counts)} or more.",
+        source=_source(cells),
     )
 
 
 def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
-    groups, counts = [], []
+    groups, counts, cells = [], [], []
     for row, lines in view.compositions:
         stacks = []
         called = shortened_defenses(line.cell.defense for line in lines)
@@ -225,6 +243,7 @@ def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
             share = p_t.mean if p_t and p_t.mean > 0 else None
             stacks.append(Stack(against, g1.mean, g2.mean, share))
             counts.append((g1.n, samples_of(line.cell, "g1")))
+            cells.append(line.cell)
         probe = f"no attack, tried with {label(row.probe)}" if row.probe else "no attack"
         if stacks:
             groups.append((probe if row.attack.name == "none" else row.label, stacks))
@@ -240,28 +259,33 @@ def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
         ),
         note="A bar beyond its tick: the generator draws the trigger more often than it was shown "
         f"it. Means over seeds. n: {fewest(counts)} or more.",
+        source=_source(cells),
     )
 
 
 def _plane(view: BoardView, names: Mapping[str, str]) -> Figure | None:
-    pairs, legend, counts = [], [], []
-    for index, detector in enumerate(view.detectors):
-        of_detector = []
-        for line in detector.lines:
-            metrics = [f"auroc[{on}]" for on in ("training set", "generated")]
-            x, y = (summary(line.cell, metric) for metric in metrics)
-            if x and y and line.row.attack.name != "none":
-                text = f"{label(detector.spec)}, {line.row.label}"
-                of_detector.append(Pair(text, index, x, y))
-                counts += [
-                    (one.n, samples_of(line.cell, metric))
-                    for one, metric in zip((x, y), metrics, strict=True)
-                ]
-        if of_detector:
-            pairs += of_detector
-            legend.append((plots.marker(index), cut(label(detector.spec), _LETTERS)))
-    if not pairs:
+    judged = [
+        (index, detector.spec, line, one, other)
+        for index, detector in enumerate(view.detectors)
+        for line in detector.lines
+        if line.row.attack.name != "none"
+        and (one := summary(line.cell, "auroc[training set]"))
+        and (other := summary(line.cell, "auroc[generated]"))
+    ]
+    if not judged:
         return None
+    attacks = list(dict.fromkeys(line.row.label for _, _, line, _, _ in judged))
+    signs = {name: str(at) for at, name in enumerate(attacks, 1)} if len(attacks) <= _SIGNS else {}
+    pairs = [
+        Pair(f"{label(spec)}, {line.row.label}", signs.get(line.row.label, ""), index, one, other)
+        for index, spec, line, one, other in judged
+    ]
+    detectors = {index: label(spec) for index, spec, *_ in judged}
+    counts = [
+        (one.n, samples_of(line.cell, f"auroc[{on}]"))
+        for _, _, line, *both in judged
+        for on, one in zip(("training set", "generated"), both, strict=True)
+    ]
     return Figure(
         title="Detectors on the training set and on what is generated",
         where=names[view.board.id],
@@ -271,8 +295,12 @@ def _plane(view: BoardView, names: Mapping[str, str]) -> Figure | None:
             "AUROC, generated images",
             f"AUROC on the training set against generated images on {names[view.board.id]}",
         ),
-        legend=tuple(legend),
+        legend=(
+            *((plots.marker(at), cut(name, _LETTERS)) for at, name in detectors.items()),
+            *((Markup(), f"{sign}: {cut(name, 2 * _LETTERS)}") for name, sign in signs.items()),
+        ),
         note="A mark for each attack, bars: 95 % intervals over seeds. Above the diagonal the "
         "generated images give the poison away sooner than the training set. "
         f"n: {fewest(counts)} or more.",
+        source=_source(line.cell for _, _, line, *_ in judged),
     )

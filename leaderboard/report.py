@@ -46,7 +46,7 @@ from leaderboard.values import amount, count_text, difference, percent, value
 from leaderboard.view import board_view, failures, overview, papers, provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
-STYLES, SCRIPTS = ("board.css", "front.css", "cell.css"), ("board.js", "reload.js")
+STYLES, SCRIPTS = ("board.css", "front.css", "cell.css"), ("board.js", "save.js", "reload.js")
 #: Of the navigation, where the board is a page of a site.
 SITE_STYLE = "site.css"
 

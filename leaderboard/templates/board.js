@@ -263,30 +263,7 @@
     setTimeout(() => { copy.textContent = "Copy"; }, 1600);
   });
 
-  // A picture as a file: the drawing alone, in the light theme's colours, its styles written out.
-  const kept = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "paint-order"];
-  const drawing = (svg) => {
-    const copy = svg.cloneNode(true), held = root.dataset.theme;
-    root.dataset.theme = "light";
-    const [from, to] = [svg, copy].map((one) => [one, ...one.querySelectorAll("*")]);
-    from.forEach((one, index) => { const style = getComputedStyle(one); for (const name of kept) if (one.tagName !== "title") to[index].setAttribute(name, style.getPropertyValue(name)); to[index].removeAttribute("class"); });
-    if (held === undefined) delete root.dataset.theme; else root.dataset.theme = held;
-    const [, , width, height] = svg.getAttribute("viewBox").split(" ");
-    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-    copy.setAttribute("width", width);
-    copy.setAttribute("height", height);
-    return new XMLSerializer().serializeToString(copy);
-  };
   reveal(document);
-  document.addEventListener("click", (event) => {
-    const svg = event.target.closest("button.save")?.parentElement.querySelector("svg.plot");
-    if (!svg) return;
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([drawing(svg)], { type: "image/svg+xml" }));
-    link.download = `${(svg.getAttribute("aria-label") || "picture").toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 80)}.svg`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 4000);
-  });
   addEventListener("hashchange", arrive);
   arrive();
 

@@ -176,7 +176,35 @@ def test_every_drawing_is_a_file_that_stands_alone(
         assert "<script" not in text and "href" not in text
         names = [one for one in root.iter() if one.tag.endswith("text")]
         assert names and all(sum(_rgb(one.get("fill", ""))) < 400 for one in names)
+        drawn = re.sub(r"\s+", "", "".join(one.text or "" for one in names))
+        figure = button.locator("xpath=ancestor::figure")
+        for part in ("h3", ".legend > span", "figcaption"):
+            for words in figure.locator(part).all_text_contents():
+                for word in words.split():
+                    assert word in drawn, (word, "is on the page and not in the file")
     assert (page.evaluate("document.documentElement.dataset.theme") or "") == ""
+
+
+def test_no_name_in_a_drawing_covers_another(
+    visit: Callable[..., Any], board: Path, class_board: Path
+) -> None:
+    """Names of defenses that end at the same place were drawn over each other."""
+    for one in (board, class_board):
+        page = visit(board=one)
+        for plot in page.locator("#pictures svg.plot").all():
+            boxes = plot.locator("text.level-name").evaluate_all(
+                "all => all.map(one => [one.getBoundingClientRect(), one.textContent])"
+                ".map(([box, text]) => [box.left, box.top, box.right, box.bottom, text])"
+            )
+            frame = plot.bounding_box()
+            assert frame is not None
+            for at, (left, top, right, bottom, text) in enumerate(boxes):
+                assert frame["x"] <= left and right <= frame["x"] + frame["width"] + 1, text
+                for other in boxes[at + 1 :]:
+                    apart = right <= other[0] or other[2] <= left
+                    # Lines of text are taller than their letters.
+                    apart = apart or bottom <= other[1] + 2 or other[3] <= top + 2
+                    assert apart, (text, other[4])
 
 
 def _rgb(colour: str) -> list[int]:
