@@ -2,8 +2,10 @@
 
 20 attacks, 20 defenses and detectors, 3 testbeds and 3 seeds: the published records of one suite,
 each under new names as often as that takes, with its numbers moved a little, so that no two cells
-are alike. Pictures come along once. Opening is timed in headless Chromium, from a file, until
-everything that the page does on its own is done; without Playwright and Chromium it is left out.
+are alike. Pictures come along once. Beside it the board of the published default suites as it is.
+Opening is timed in headless Chromium, from a file, until everything that the page does on its own
+is done, and until the first text or picture is painted (Paint Timing's
+``first-contentful-paint``); without Playwright and Chromium both are left out.
 """
 
 from __future__ import annotations
@@ -25,13 +27,16 @@ from leaderboard.report import build
 SUITE = "digits"
 ATTACKS, DEFENSES, TESTBEDS, SEEDS = 20, 20, 3, 3
 GOAL_SECONDS, GOAL_MEGABYTES, GOAL_OPEN = 10.0, 25.0, 2.0
+#: The suites that a first board is cut from, and what its page may weigh and its first paint take.
+DEFAULT, DEFAULT_MEGABYTES, GOAL_PAINT = ("digits", "poison", "sd"), 4.0, 1.0
 #: How far numbers are moved, at most, as a share of themselves.
 MOVED = 0.05
 
 
 def board(settings: Settings) -> list[Row]:
-    """CPU seconds, megabytes of the page, elements, and wall seconds until it is open. Raises
-    ``UserError`` if no results of the suite are published.
+    """CPU seconds, megabytes of the page, elements, and wall seconds until it is painted and open,
+    of the large board and of the default one. Raises ``UserError`` if no results of the suite are
+    published.
     """
     run = large(next((one for one in read_results(published()) if one.suite == SUITE), None))
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +50,11 @@ def board(settings: Settings) -> list[Row]:
             _goal(f"a board of {len(run.records)} records, CPU", "s", seconds, GOAL_SECONDS),
             _goal("its page", "MB", [page.stat().st_size / 1e6], GOAL_MEGABYTES),
         ]
-        return rows + _opened(page, settings.repetitions)
+        rows += _opened(page, "", settings.repetitions)
+        build([one for one in read_results(published()) if one.suite in DEFAULT], page)
+        weight = [page.stat().st_size / 1e6]
+        rows.append(_goal("the default board's page", "MB", weight, DEFAULT_MEGABYTES))
+        return rows + _opened(page, "the default board: ", settings.repetitions)
 
 
 def _goal(quantity: str, unit: str, values: list[float], goal: float) -> Row:
@@ -101,7 +110,7 @@ def _moved(metric: Metric, share: float) -> Metric:
     return dataclasses.replace(metric, value=value, ci_low=low, ci_high=high)
 
 
-def _opened(page: Path, repetitions: int) -> list[Row]:
+def _opened(page: Path, named: str, repetitions: int) -> list[Row]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -110,6 +119,7 @@ def _opened(page: Path, repetitions: int) -> list[Row]:
     if chromium is None:
         return []
     seconds: list[float] = []
+    painted: list[float] = []
     elements = 0
     with sync_playwright() as playwright:
         browser: Any = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -119,10 +129,14 @@ def _opened(page: Path, repetitions: int) -> list[Row]:
             tab.goto(page.as_uri(), wait_until="load")
             tab.evaluate("() => new Promise(requestAnimationFrame)")
             seconds.append((Moment.now() - before).wall)
+            paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+            tab.wait_for_function(paint)
+            painted.append(tab.evaluate(paint) / 1000)
             elements = tab.evaluate("document.querySelectorAll('*').length")
             tab.close()
         browser.close()
     return [
-        _goal("opening it", "s", seconds, GOAL_OPEN),
-        Row(quantity="its elements", unit="", values=(float(elements),)),
+        _goal(f"{named}first paint", "s", painted, GOAL_PAINT),
+        _goal(f"{named}opening it", "s", seconds, GOAL_OPEN),
+        Row(quantity=f"{named}its elements", unit="", values=(float(elements),)),
     ]

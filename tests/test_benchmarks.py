@@ -264,6 +264,11 @@ def test_a_large_board_is_as_large_as_it_says(monkeypatch: pytest.MonkeyPatch) -
     assert len(rows[f"a board of {len(made)} records, CPU"].values) == SMALLEST.repetitions
     assert rows["its page"].median > 0.3
     assert "opening it" not in rows or rows["its elements"].median > 500
+    # The default board weighs what it does on every machine.
+    assert 1.0 < rows["the default board's page"].median <= board.DEFAULT_MEGABYTES
+    if "opening it" in rows:
+        paint, whole = rows["the default board: first paint"], rows["the default board: opening it"]
+        assert 0 < paint.median <= whole.median
 
 
 def test_a_board_without_published_results_is_refused() -> None:

@@ -5,6 +5,7 @@ drawings as files.
 from __future__ import annotations
 
 import io
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -183,6 +184,29 @@ def test_every_drawing_is_a_file_that_stands_alone(
                 for word in words.split():
                     assert word in drawn, (word, "is on the page and not in the file")
     assert (page.evaluate("document.documentElement.dataset.theme") or "") == ""
+
+
+def test_pictures_of_closed_cells_are_not_decoded(browser: Any, board: Path) -> None:
+    """By Chromium's own account: of the page's many pictures the first paint decodes those of the
+    first screen, and a cell's own come when it is opened.
+    """
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+
+    def decoded(act: Callable[[], object]) -> int:
+        browser.start_tracing(page=page, categories=["disabled-by-default-devtools.timeline"])
+        act()
+        # A frame for the picture to be asked for, and one for it to be there.
+        page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 700)))")
+        events = json.loads(browser.stop_tracing())["traceEvents"]
+        return sum(event["name"] == "Decode Image" for event in events)
+
+    first = decoded(lambda: page.goto(board.as_uri()))
+    pictures = set(re.findall(r"--p\d+:url", board.read_text(encoding="utf-8")))
+    assert 1 <= first <= 12 and len(pictures) >= 4 * first
+    target = cell_id(board, "baddiffusion-trigger-grey-box", "clip-x0")
+    assert decoded(lambda: page.evaluate("name => { location.hash = name; }", target)) >= 2
+    context.close()
 
 
 def test_no_name_in_a_drawing_covers_another(
