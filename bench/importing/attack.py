@@ -5,7 +5,6 @@ the board with the controls.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -88,7 +87,6 @@ def write_attack(
     check_name(card.name, taken)
     base = testbed.generator.base(testbed.data)
     images = _pictures(card, base)
-    folder = output / card.name
     with tempfile.TemporaryDirectory(prefix="castlewalls-import-") as scratch:
         made = Path(scratch, "made")
         (made / "weights").mkdir(parents=True)
@@ -100,8 +98,7 @@ def write_attack(
             Path(card.name, "suite.yaml"): _suite(card, testbed, dict(params or {}), defenses),
             Path(card.name, "import.json"): _account(card, model, testbed, weights),
         }
-        files = write_new(output, texts)
-        shutil.move(str(made / "weights"), str(folder / "weights"))
+        files = write_new(output, texts, {Path(card.name, "weights"): made / "weights"})
     return Imported(files, weights)
 
 
@@ -138,13 +135,17 @@ def _file(name: str) -> Path | None:
 
 
 def _save(weights: Weights, images: dict[str, Tensor], folder: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    for part, state in weights.parts.items():
-        save_file(state, folder / f"{part}.safetensors")
+    parts = dict(weights.parts)
     if images:
-        contiguous = {name: image.contiguous() for name, image in images.items()}
-        save_file(contiguous, folder / "pictures.safetensors")
+        parts["pictures"] = {name: image.contiguous() for name, image in images.items()}
+    for part, state in parts.items():
+        try:
+            save_file(state, folder / f"{part}.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder}: cannot be written: {error}") from error
 
 
 def _code(card: PublishedBackdoor, testbed: Testbed, base: Generator, weights: Weights) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import datetime
 import keyword
-from collections.abc import Iterable
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -118,21 +121,31 @@ def _class_name(name: str, sort: Sort) -> str:
     return f"{camel}Plugin" if camel in imported or keyword.iskeyword(camel) else camel
 
 
-def write_new(output: Path, texts: dict[Path, str]) -> list[Path]:
-    """Writes ``texts`` into ``output``, or nothing if any of it, or its folder, is there."""
-    targets = {output / path: text for path, text in texts.items()}
-    tops = {output / path.parts[0] for path in texts}
+def write_new(
+    output: Path, texts: dict[Path, str], ready: Mapping[Path, Path] | None = None
+) -> list[Path]:
+    """Writes ``texts`` into ``output``, or nothing if any of it, or its folder, is there, or if the
+    disk is full. ``ready``: what is moved along with them, a file or a folder each.
+    """
+    tops = [Path(one) for one in dict.fromkeys(path.parts[0] for path in texts)]
     for top in tops:
-        if top.exists() or top.is_symlink():
+        if os.path.lexists(output / top):
             raise UserError(
-                f"{top} is there already, and nothing is overwritten; choose another name, or "
-                f"--output DIR"
+                f"{output / top} is there already, and nothing is overwritten; choose another "
+                f"name, or --output DIR"
             )
     try:
-        for path, text in targets.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+        output.mkdir(parents=True, exist_ok=True)
+        # All of it is written before any of it is in its place.
+        with tempfile.TemporaryDirectory(prefix=".castlewalls-", dir=output) as scratch:
+            for path, text in texts.items():
+                made = scratch / path
+                made.parent.mkdir(parents=True, exist_ok=True)
+                made.write_text(text, encoding="utf-8", newline="\n")
+            for path, source in (ready or {}).items():
+                shutil.move(str(source), str(scratch / path))
+            for top in tops:
+                os.rename(scratch / top, output / top)
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
-    return list(targets)
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from error
+    return [output / path for path in texts]

@@ -196,6 +196,18 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         write("defense", "mine", "sampler", tmp_path / "file" / "below")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+@pytest.mark.parametrize("options", [(), ("--single-file",)])
+def test_a_full_disk_leaves_no_half_of_a_plugin(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Here the system lets no file grow beyond a kilobyte; the next try met its own remains."""
+    command = ["new", "detector", "mine", "--subject", "rows", "--output", str(tmp_path), *options]
+    full = ["bash", "-c", 'ulimit -f 1; exec "$@"', "-", sys.executable, "-m", "bench", *command]
+    ended = subprocess.run(full, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2 and "cannot be written: File too large" in ended.stderr
+    assert "Traceback" not in ended.stderr and list(tmp_path.iterdir()) == []
+    assert CliRunner().invoke(cli, command).exit_code == 0
+
+
 @pytest.mark.parametrize("group", ["attack", "defense", "detector"])
 def test_each_kind_has_help_with_examples(group: str) -> None:
     result = CliRunner().invoke(cli, ["new", group, "--help"])
