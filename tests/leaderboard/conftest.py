@@ -527,6 +527,15 @@ def browser() -> Iterator[Any]:
     executable = chromium()
     with sync_api.sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        fresh = running.new_context
+
+        def patient(**options: Any) -> Any:
+            """On a busy machine a page takes its time; what never comes fails all the same."""
+            context = fresh(**options)
+            context.set_default_timeout(120_000)
+            return context
+
+        running.new_context = patient
         yield running
         running.close()
 

@@ -60,6 +60,8 @@ def numbers(cell: Cell) -> dict[str, float]:
             (
                 *(f"inversion_mse_{end}" for end in ("best", "last", "black")),
                 *(f"trigger_mse_{end}" for end in ("best", "last", "constant")),
+                "trigger_cosine",
+                "trigger_cosine_constant",
                 "mse[constant]",
                 "mse[clean]",
             ),
