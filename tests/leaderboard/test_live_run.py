@@ -34,6 +34,11 @@ VIEW = """() => [
     document.documentElement.dataset.theme || document.documentElement.style.colorScheme,
 ]"""
 
+#: Whether it is that of a page that stands, with the matrix where the reader left it.
+SAME = f"""(wanted) => document.readyState === 'complete'
+    && JSON.stringify(({VIEW})().filter((_, index) => index !== 1)) === JSON.stringify(wanted)
+    && Math.abs(document.getElementById('matrix').getBoundingClientRect().y) < 130"""
+
 
 @pytest.mark.timeout(900)
 def test_the_page_of_a_run_fills_keeps_the_view_and_stops(
@@ -104,8 +109,14 @@ def _watch(run: subprocess.Popen[str], browser: Any, board: Path, trouble: list[
 
 
 def _same(page: Any, before: list[Any]) -> None:
-    """The reader sees the matrix where it was; what is above it may have grown or gone."""
-    after = page.evaluate(VIEW)
-    assert [after[0], *after[2:]] == [before[0], *before[2:]]
+    """The reader sees the matrix where it was; what is above it may have grown or gone. A page that
+    is just being loaded again is waited for.
+    """
+    wanted = [before[0], *before[2:]]
+    try:
+        page.wait_for_function(SAME, arg=wanted, timeout=60_000)
+    except Exception:
+        after = page.evaluate(VIEW)
+        assert [after[0], *after[2:]] == wanted
+        raise
     assert page.locator("#matrix-title").is_visible()
-    assert abs(page.locator("#matrix").bounding_box()["y"]) < 130
