@@ -158,12 +158,12 @@ def test_a_cells_numbers_are_its_records_means(visit: Callable[..., Any], board:
                 for one in own
                 if one["metrics"].get(metric, {}).get("value") is not None
             ]
-            shown = _number(mean)
-            if shown is None or not values:
+            printed = _number(mean)
+            if printed is None or not values:
                 continue
             assert len(values) == sum(_number(one) is not None for one in seeds), (address, metric)
-            half = 0.51 * 10.0 ** -len(shown.partition(".")[2])
-            assert abs(float(shown) - sum(values) / len(values)) <= half, (address, metric)
+            half = 0.51 * 10.0 ** -len(printed.partition(".")[2])
+            assert abs(float(printed) - sum(values) / len(values)) <= half, (address, metric)
             compared += 1
         page.context.close()
     assert compared > 100
@@ -171,10 +171,10 @@ def test_a_cells_numbers_are_its_records_means(visit: Callable[..., Any], board:
 
 def _roles(panel: Any) -> dict[str, tuple[str, Any]]:
     """Role -> a plugin's name and parameters, as the cell shows them."""
-    found = panel.locator("h4:has(code) + pre").evaluate_all(
+    drawn = panel.locator("h4:has(code) + pre").evaluate_all(
         "all => all.map(one => [one.previousElementSibling.innerText, one.innerText])"
     )
-    parts = [(*head.rsplit(" ", 1), json.loads(params)) for head, params in found]
+    parts = [(*head.rsplit(" ", 1), json.loads(params)) for head, params in drawn]
     return {role: (name, params) for role, name, params in parts}
 
 
