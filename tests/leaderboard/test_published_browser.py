@@ -138,7 +138,7 @@ def test_a_cells_numbers_are_its_records_means(visit: Callable[..., Any], board:
     cells = links.evaluate_all("all => all.map(one => [one.getAttribute('href'), one.innerText])")
     assert len(cells) > 60
     compared = 0
-    for address, text in cells[:: len(cells) // 8]:
+    for address, text in cells[:: len(cells) // 4]:
         page = visit(suffix=address)
         panel = page.locator("dialog[open]")
         assert f"#{panel.get_attribute('id')}" == address
@@ -166,7 +166,7 @@ def test_a_cells_numbers_are_its_records_means(visit: Callable[..., Any], board:
             assert abs(float(printed) - sum(values) / len(values)) <= half, (address, metric)
             compared += 1
         page.context.close()
-    assert compared > 100
+    assert compared > 50
 
 
 def _roles(panel: Any) -> dict[str, tuple[str, Any]]:
