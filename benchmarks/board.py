@@ -38,7 +38,8 @@ def board(settings: Settings) -> list[Row]:
     of the large board and of the default one. Raises ``UserError`` if no results of the suite are
     published.
     """
-    run = large(next((one for one in read_results(published()) if one.suite == SUITE), None))
+    runs = read_results(published())
+    run = large(next((one for one in runs if one.suite == SUITE), None))
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "board.html"
         seconds = []
@@ -51,7 +52,7 @@ def board(settings: Settings) -> list[Row]:
             _goal("its page", "MB", [page.stat().st_size / 1e6], GOAL_MEGABYTES),
         ]
         rows += _opened(page, "", settings.repetitions)
-        build([one for one in read_results(published()) if one.suite in DEFAULT], page)
+        build([one for one in runs if one.suite in DEFAULT], page)
         weight = [page.stat().st_size / 1e6]
         rows.append(_goal("the default board's page", "MB", weight, DEFAULT_MEGABYTES))
         return rows + _opened(page, "the default board: ", settings.repetitions)

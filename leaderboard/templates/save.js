@@ -1,4 +1,3 @@
-
 // A drawing as a file that stands alone, in the light theme's colours whatever the page is: on white,
 // with its title, legend, caption and source, in fonts that other programs have, its styles written out.
 (() => {

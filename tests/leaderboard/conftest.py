@@ -22,6 +22,8 @@ from bench.measurements import composition, detections
 from bench.measurements.families import NO_TRIGGER
 from bench.measurements.measurement import Situation
 from bench.record import Flag, Metric, Picture, PluginSpec, Record
+from bench.results import published, read_results
+from leaderboard.report import build
 
 TESTBED = PluginSpec(
     name="digits_ddpm",
@@ -514,6 +516,18 @@ def chromium() -> str:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def build_published(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Builds the board of some published suites, whose records real runs made."""
+
+    def built(*suites: str) -> Path:
+        runs = [one for one in read_results(published()) if one.suite in suites]
+        assert len(runs) == len(suites)
+        return build(runs, tmp_path_factory.mktemp("published") / "board.html")
+
+    return built
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -611,15 +610,11 @@ def test_a_metric_in_a_panel_leads_to_its_definition(visit: Callable[..., Any]) 
 
 
 @pytest.fixture(scope="module")
-def published_board(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The board of committed results, records that a real run made: of classes, of noise with an
-    adversary's own sampler and repairs, and of models. Of all of them axe takes minutes.
+def published_board(build_published: Callable[..., Path]) -> Path:
+    """Records that a real run made: of classes, of noise with an adversary's own sampler and
+    repairs, and of models. Of all published ones axe takes minutes.
     """
-    folder = tmp_path_factory.mktemp("published")
-    results = Path(__file__).resolve().parents[2] / "results"
-    for name in ("sd", "goals", "model-detectors"):
-        shutil.copytree(results / name, folder / "results" / name)
-    return build(folder / "results", folder / "board.html")
+    return build_published("sd", "goals", "model-detectors")
 
 
 @pytest.fixture(scope="module")

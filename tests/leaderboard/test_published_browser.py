@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from leaderboard.report import build
-
 #: With classes, poisoned data and detectors; with noise, repairs and inversions; with models.
 SUITES = ("poison", "goals", "model-detectors")
 
 
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("published")
-    results = Path(__file__).resolve().parents[2] / "results"
-    for name in SUITES:
-        shutil.copytree(results / name, folder / "results" / name)
-    return build(folder / "results", folder / "board.html")
+def board(build_published: Callable[..., Path]) -> Path:
+    return build_published(*SUITES)
 
 
 #: What the visible rows of each part of a table have to be sorted by in a column. Parts without
