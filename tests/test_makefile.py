@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["make", "-s", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=60
+        ["make", "-s", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=300
     )
 
 

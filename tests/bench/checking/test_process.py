@@ -236,7 +236,7 @@ def _watching(word: str, seen: list[int]) -> Iterator[None]:
 
 
 def _assert_gone(word: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 200
     while _called(word) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _called(word)
@@ -452,6 +452,6 @@ def test_ctrl_c_ends_the_plugin_and_leaves_one_line(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert _called(word)
     started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=60)
+    _, err = started.communicate(timeout=300)
     assert started.returncode == 130 and err.splitlines() == ["castlewalls: interrupted"], err
     _assert_gone(word)

@@ -1,5 +1,6 @@
 """A run of fake stages as a process of its own, for tests that kill it: ``fake_run.py STORE JOBS``;
-each step sleeps FAKE_SLEEP seconds. FAKE_MACHINE: on which machine it believes to be.
+each step sleeps FAKE_SLEEP seconds. FAKE_MACHINE: on which machine it believes to be. FAKE_GATE: a
+file that stages wait for.
 """
 
 import importlib.util

@@ -132,7 +132,7 @@ def marked():
     """The processes that this run's workers have started and that still live; one that was killed
     may take a moment to go.
     """
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 100
     while (pids := [pid for pid in alive() if pid not in EARLIER]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return pids

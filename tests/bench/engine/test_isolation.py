@@ -216,7 +216,7 @@ def test_one_that_hangs_or_kills_its_parent_ends_alone(lab, theirs):
 def test_no_process_of_a_plugins_outlives_it(lab, theirs, act):
     before = {process.pid for process in psutil.process_iter()}
     run(lab, [theirs("act", act=act), ours(1)])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and _left(before):
         time.sleep(0.1)
     assert _left(before) == []
@@ -364,5 +364,5 @@ def test_a_folder_on_the_path_shows_no_secret_of_it(tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     command, config = start_reading(["-c", reads], reading_environment(), str(scratch), [plugin])
-    done = subprocess.run(command, input=config, capture_output=True, timeout=60)
+    done = subprocess.run(command, input=config, capture_output=True, timeout=300)
     assert done.stdout.decode().split("\n")[:2] == ["x = 1", "PermissionError"], done

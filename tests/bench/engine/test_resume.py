@@ -27,9 +27,23 @@ def start(store, jobs=2, sleep=0.0, **more):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return json.loads(out)
+
+
+def begun_together(stores, jobs=2):
+    """A run on each of ``stores``, by machine, that goes on when all have begun a stage, however
+    long a process takes to start here.
+    """
+    gate = next(iter(stores.values())) / "gate"
+    runs = []
+    for machine, store in stores.items():
+        runs.append(start(store, jobs, FAKE_MACHINE=machine, FAKE_GATE=str(gate)))
+        while not list((store / "tmp").glob(f"*.{machine}.*")) and runs[-1].poll() is None:
+            time.sleep(0.02)  # one after another: a run clears away what is dead
+    gate.touch()
+    return runs
 
 
 def results(store):
@@ -81,7 +95,7 @@ def test_killed_at_random_moments_and_run_again_gives_the_same_bits(tmp_path, un
 def test_workers_die_with_a_run_that_is_killed(tmp_path):
     """Orphans would keep cores busy and could fight the next run for its stages."""
     process = start(tmp_path, sleep=2.0)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 200
     workers = []
     while len(workers) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -102,8 +116,7 @@ def _alive(pid):
 
 
 def test_two_runs_on_one_store_never_make_a_stage_twice(tmp_path, unbroken):
-    first, second = start(tmp_path, jobs=1, sleep=0.05), start(tmp_path, jobs=1, sleep=0.05)
-    one, two = finish(first), finish(second)
+    one, two = map(finish, begun_together({"one": tmp_path, "other": tmp_path}, jobs=1))
     assert one["made"] + two["made"] == 17
     assert one["ok"] == two["ok"] == 4
     assert one["elsewhere"] + two["elsewhere"] >= 1
@@ -115,7 +128,7 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_nothing_else(tmp_path, u
     while not list(tmp_path.glob("stages/*/*")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert process.returncode != 0
     finished = len(list(tmp_path.glob("stages/*/*")))
     assert 0 < finished < 17
@@ -137,11 +150,7 @@ def test_two_machines_that_share_no_locks_do_each_other_no_harm(tmp_path, unbrok
         for name in ("stages", "tmp", "partial", "runs"):
             (real / name).mkdir(parents=True, exist_ok=True)
             (view / name).symlink_to(real / name)
-    first = start(views[0], sleep=0.5, FAKE_MACHINE="one")
-    while not list((real / "tmp").glob("*.one.*")):  # the second one clears away what is dead
-        time.sleep(0.02)
-    second = start(views[1], sleep=0.5, FAKE_MACHINE="other")
-    ends = [finish(first), finish(second)]
+    ends = list(map(finish, begun_together({"one": views[0], "other": views[1]})))
     assert [end["failed"] for end in ends] == [0, 0]
     assert ends[0]["made"] + ends[1]["made"] > 17 and ends[0]["elsewhere"] == 0  # it was shared
     assert results(views[0]) == results(views[1]) == unbroken
