@@ -127,7 +127,8 @@ def _standings(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
             if line.state != state:
                 continue
             if state in texts:
-                weak.append(Weakness(f"{texts[state]} against {where}: {rate}.", line.cell))
+                text = f"{texts[state]} against {where}: {rate}, n {count_text(*line.counted)}."
+                weak.append(Weakness(text, line.cell))
             elif state == UNRANKED:
                 reason = f": {line.note}" if line.note else ""
                 weak.append(Weakness(f"Not ranked against {where}{reason}.", line.cell))
@@ -136,7 +137,7 @@ def _standings(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
                 weak.append(
                     Weakness(
                         f"Costs {100 * line.loss.mean:.0f} % of no defense’s {what} against "
-                        f"{where}, more than the budget of {100 * BUDGET:g} %.",
+                        f"{where}, n {line.loss.n}, more than the budget of {100 * BUDGET:g} %.",
                         line.cell,
                     )
                 )
@@ -221,7 +222,8 @@ def _stopped(rankings: Sequence[Ranking]) -> list[Weakness]:
         weak.append(
             Weakness(
                 f"Stopped by {defense} in {len(holding)} of {len(pairs)} rows{price}; at most "
-                f"{RATE.number(worst.worst.mean)} {before}is left ({ranking.end_point.short}).",
+                f"{RATE.number(worst.worst.mean)} {before}is left ({ranking.end_point.short}, "
+                f"n {count_text(*worst.counted)}).",
                 worst.cell,
             )
         )
@@ -259,7 +261,8 @@ def _calls(rankings: Sequence[Ranking]) -> list[Weakness]:
             Weakness(
                 f"Called by {call} it works less than half as often as called best, in "
                 f"{len(pairs)} of {rows} rows; at worst {RATE.number(value)} beside "
-                f"{RATE.number(line.worst.mean)} by {line.way.call}.",
+                f"{RATE.number(line.worst.mean)} by {line.way.call}, "
+                f"n {count_text(*line.counted)}.",
                 line.cell,
             )
         )
@@ -290,7 +293,7 @@ def _detected(whole: Whole, name: str) -> list[Weakness]:
             weak.append(
                 Weakness(
                     f"Told apart by {detector}, judging {subject}, in {len(above)} of "
-                    f"{len(items)} rows; AUROC up to {best.table.text}.",
+                    f"{len(items)} rows; AUROC up to {best.table.text}, n {best.table.n}.",
                     best.table.cell,
                 )
             )

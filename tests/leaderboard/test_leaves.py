@@ -272,6 +272,19 @@ def test_a_methods_page_says_what_was_measured_against_it(
     assert "Worst case: " in text and "finetune: loss is NaN at step 12" in text
 
 
+def test_a_measured_weakness_says_of_how_many(board: Path) -> None:
+    lists = re.findall(r'<ul class="weak">(.*?)</ul>', board.read_text(), re.DOTALL)
+    lines = [line for one in lists for line in re.findall(r"<li>(.*?)</li>", one, re.DOTALL)]
+    measured = [
+        line
+        for line in lines
+        if re.search(r"\b[01]\.\d\d", line) and not line.startswith(("Flag", "Failed", "Skipped"))
+    ]
+    kinds = ("Worst case", "Stopped by")
+    assert all(any(line.startswith(kind) for line in measured) for kind in kinds), lines
+    assert [line for line in measured if not re.search(r", n \d", line)] == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_cells_and_methods_fit_a_phone(
     visit: Callable[..., Any], board: Path, class_board: Path, scheme: str
