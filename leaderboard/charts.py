@@ -90,12 +90,13 @@ def pareto(discs: Sequence[Disc], budget: float, x_name: str, y_name: str, title
         parts.append(f'<path class="front" d="{start}{steps}"/>')
     ordered = sorted(discs, key=lambda disc: -(disc.size or 0.0))
     largest = max(disc.size or 0.0 for disc in discs)
-    parts += [_disc(frame, disc, _radius(disc, largest)) for disc in ordered]
-    points = [
-        (disc.label, frame.x(disc.x.mean), frame.y(disc.y.mean), _radius(disc, largest))
+    placed = [
+        (disc, frame.x(disc.x.mean), frame.y(disc.y.mean), _radius(disc, largest))
         for disc in ordered
     ]
+    parts += [_disc(frame, *one) for one in placed]
     # Behind all discs, or one would hide another's name.
+    points = [(disc.label, x, y, radius) for disc, x, y, radius in placed]
     parts += _labels(points, frame.width, frame.y(low - room))
     return _svg(frame.width, frame.height, parts, title)
 
@@ -115,9 +116,8 @@ def _radius(disc: Disc, largest: float) -> float:
     return round(_RADII[0] + share * (_RADII[1] - _RADII[0]), 1)
 
 
-def _disc(frame: Frame, disc: Disc, radius: float) -> str:
+def _disc(frame: Frame, disc: Disc, x: float, y: float, radius: float) -> str:
     colour = series_colour(disc.index)
-    x, y = frame.x(disc.x.mean), frame.y(disc.y.mean)
     parts = [
         f'<circle class="seed" cx="{frame.x(one)}" cy="{frame.y(other)}" r="2.4" fill="{colour}"/>'
         for one, other in disc.dots

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bench.record import Record, cell_code
 from leaderboard.board import POPULATION, Cell, Entry
+from leaderboard.labels import parts_of
 
 #: What a command may hold without quotes; a record's name that is more than this is in no command,
 #: since a reader pastes it into a shell.
@@ -71,7 +72,7 @@ def _choices(entry: Entry) -> list[tuple[str, str]]:
 
 def _at_once(record: Record) -> bool:
     """Whether the column is of several plugins, which only its suite can list."""
-    parts = record.defense.name.split(" + ")
+    parts = parts_of(record.defense.name)
     return len(parts) > 1 and all(_PLAIN.fullmatch(part) for part in parts)
 
 

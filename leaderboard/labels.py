@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from bench.record import PluginSpec
 
+#: Between the names, and the labels, of defenses that act at once.
+JOINT = " + "
 #: A method's name and its parameters, ``a=1``.
 Term = tuple[str, list[str]]
 
@@ -43,9 +45,14 @@ def shortened_defenses(specs: Iterable[PluginSpec]) -> dict[tuple[str, str], str
     return {key: "no defense" if key[0] == "none" else name for key, name in names.items()}
 
 
+def parts_of(name: str) -> list[str]:
+    """The names of what acts at once in a column; a method's own alone."""
+    return name.split(JOINT)
+
+
 def without(text: str, parameter: str) -> str:
     """A label less one parameter."""
-    return " + ".join(
+    return JOINT.join(
         _written(name, [one for one in params if not one.startswith(f"{parameter}=")])
         for name, params in _terms(text)
     )
@@ -60,7 +67,7 @@ def _cut(labels: dict[str, list[Term]]) -> dict[str, str]:
         for param in params
     )
     return {
-        text: " + ".join(
+        text: JOINT.join(
             _written(name, [one for one in params if uses[index, one] < len(labels)])
             for index, (name, params) in enumerate(terms)
         )
@@ -75,7 +82,7 @@ def _written(name: str, params: list[str]) -> str:
 def _terms(text: str) -> list[Term]:
     """Several where several defenses are one column. A label of another form is one name."""
     terms = []
-    for part in _split(text, " + "):
+    for part in _split(text, JOINT):
         name, opened, rest = part.partition("(")
         if opened and not rest.endswith(")"):
             return [(text, [])]

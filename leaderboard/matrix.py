@@ -289,17 +289,35 @@ def _table_cell(
     interval = summary(cell, metric)
     if interval is None:
         return without_value(cell, metric)
+    step = palette.step(interval.mean, low, high, higher_is_better)
+    return measured(
+        cell,
+        metric,
+        interval,
+        step=None if _detects_nothing(cell, metric) else step,
+        note=cell.words(metric).sentence,
+    )
+
+
+def measured(
+    cell: Cell,
+    metric: str,
+    interval: Interval,
+    *,
+    step: int | None,
+    note: str = "",
+    alone: str = "no interval",
+) -> TableCell:
+    """A value with its n. ``alone``: what stands for the interval where there is none."""
     words = cell.words(metric)
     return TableCell(
         cell=cell,
         state="value",
         text=words.number(interval.mean),
-        interval=interval_text(words, interval) or "no interval",
+        interval=interval_text(words, interval) or alone,
         n=count_text(interval.n, samples_of(cell, metric)),
-        note=words.sentence,
-        step=None
-        if _detects_nothing(cell, metric)
-        else palette.step(interval.mean, low, high, higher_is_better),
+        note=note,
+        step=step,
         badges=badges(cell, interval.n, metric),
         printed=in_metric(cell, metric),
         so_far=cell.so_far,

@@ -15,6 +15,7 @@ from bench.words import MethodWords
 from leaderboard import names
 from leaderboard.board import Board, Cell, Identity, Row, by_weight, identity, papers_of
 from leaderboard.contenders import RATES
+from leaderboard.labels import parts_of
 from leaderboard.matrix import metric_names
 from leaderboard.sound import cut
 
@@ -60,7 +61,7 @@ def all_needs(name: str, words: Described) -> frozenset[str] | None:
     """What a method needs, and several at once together; ``None`` where a run did not say, and for
     the controls.
     """
-    parts = [words.get(part) for part in ([name] if name in words else name.split(" + "))]
+    parts = [words.get(part) for part in ([name] if name in words else parts_of(name))]
     each = [frozenset(part.needs) for part in parts if part]
     return frozenset().union(*each) if len(each) == len(parts) else None
 

@@ -10,15 +10,15 @@ from functools import cached_property
 
 from bench.record import PluginSpec
 from leaderboard import methods, palette
-from leaderboard.beside import in_metric
 from leaderboard.board import FAMILIES, Board, Cell, Identity, Row, digest, identity
 from leaderboard.contenders import end_points, ways_in
 from leaderboard.detections import subjects
 from leaderboard.inversions import RECOVERIES, TARGET
-from leaderboard.labels import label, shortened, shortened_defenses
+from leaderboard.labels import label, parts_of, shortened, shortened_defenses
 from leaderboard.matrix import (
     TableCell,
     badges,
+    measured,
     not_yet,
     sources,
     summary,
@@ -28,7 +28,7 @@ from leaderboard.matrix import (
 from leaderboard.methods import Paper
 from leaderboard.names import split
 from leaderboard.populations import AUROC as MODELS
-from leaderboard.values import count_text, interval_text, samples_of
+from leaderboard.values import count_text
 
 #: What a column's cells show, with its name as a column's head.
 ASR, CLASSIFIER, DETECTION, POPULATION = (
@@ -219,7 +219,7 @@ def _head(name: str) -> dict[str, str]:
     """A column's name and, below it, what tells it from its neighbours; of several defenses at once
     in one.
     """
-    if " + " in name:
+    if len(parts_of(name)) > 1:
         return {"head": name, "params": ""}
     head, _, params = name.partition("(")
     return {"head": head, "params": params.removesuffix(")")}
@@ -301,7 +301,7 @@ def _names(cell: Cell, metric: str, ways: Sequence[str]) -> list[str]:
 
 
 def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item:
-    interval, words = summary(cell, name), cell.words(name)
+    interval = summary(cell, name)
     assert interval is not None  # a metric with values has a mean
     better = metric == DETECTION
     low, high = 0.0, 1.0
@@ -311,18 +311,9 @@ def _measured(cell: Cell, name: str, beside: Sequence[str], metric: str) -> Item
         lines = [line.mean for line in constants if line]
         high = 2 * min(lines) if lines else 0.0
     step = palette.step(interval.mean, low, high, better)
-    table = TableCell(
-        cell=cell,
-        state="value",
-        text=words.number(interval.mean),
-        interval=interval_text(words, interval) or "one seed",
-        n=count_text(interval.n, samples_of(cell, name)),
-        # An honest model has nothing to defend, so its numbers are neither good nor bad.
-        step=None if cell.attack.name == "none" else step,
-        badges=badges(cell, interval.n, name),
-        printed=in_metric(cell, name),
-        so_far=cell.so_far,
-    )
+    # An honest model has nothing to defend, so its numbers are neither good nor bad.
+    step = None if cell.attack.name == "none" else step
+    table = measured(cell, name, interval, step=step, alone="one seed")
     others = []
     for one in beside:
         further = value_of(cell, one)
