@@ -1,6 +1,5 @@
 """Shared by all tests: one thread a process, since the suite itself runs in several; the longest
-first; Ctrl-C as a terminal would have it; and coverage of other processes only where it is about
-them.
+first; Ctrl-C as a terminal would have it; and coverage only where it tells something.
 """
 
 import os
@@ -8,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import coverage
 import pytest
 import torch
 
@@ -23,7 +23,12 @@ COVERAGE = "COVERAGE_PROCESS_CONFIG"
 #: Where they are: lines of workers run in no test's own process. Elsewhere the same lines would be
 #: traced again, at half as much more time for every start.
 MEASURED = Path(__file__).parent / "bench" / "engine"
+#: Tests of pages read records and little else of what is measured, all of which has tests of its
+#: own; tracing makes them take twice as long.
+UNMEASURED = tuple(Path(__file__).parent / name for name in ("leaderboard", "science"))
 _coverage = os.environ.get(COVERAGE)
+#: What traces this process, outermost last, while it is stopped: a worker of pytest's has two.
+_stopped: list[coverage.Coverage] = []
 
 #: Minutes each: begun first, no process is left with one of them at the end.
 LONGEST = ("test_installed.py", "test_guest.py", "test_live_run.py")
@@ -36,12 +41,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture, since fixtures of a whole file start processes too."""
+    _trace(not any(folder in item.path.parents for folder in UNMEASURED))
     if _coverage is None:
         return
     if MEASURED in item.path.parents:
         os.environ[COVERAGE] = _coverage
     else:
         os.environ.pop(COVERAGE, None)
+
+
+def _trace(on: bool) -> None:
+    """As pytest-cov does for a test that is marked ``no_cover``, but with its fixtures."""
+    while on and _stopped:
+        _stopped.pop().start()
+    while not on and (running := coverage.Coverage.current()) is not None:
+        running.stop()
+        _stopped.append(running)
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def test_shipped_weights_draw_digits() -> None:
     """
     testbed = DIGITS_DDPM
     testbed.features.register()
-    settings = sampling.SamplerSettings(num_inference_steps=25, precision="bfloat16")
+    settings = sampling.SamplerSettings(num_inference_steps=12, precision="bfloat16")
     reference = fid.statistics(
         fid.extract_features(testbed.data.train_images(), testbed.features.extractor)
     )
