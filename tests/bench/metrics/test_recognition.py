@@ -338,3 +338,13 @@ def test_shrinking_keeps_evenly_spaced_rows_and_area_means() -> None:
 def test_what_cannot_be_compared_is_refused(target: Tensor, images: Tensor) -> None:
     with pytest.raises(ValueError, match="real_images"):
         Recogniser(target, images.to(torch.uint8))
+
+
+def test_the_cells_of_one_attack_share_a_recogniser(real) -> None:
+    """Seconds each; equal images in another tensor are the same, any other target is not."""
+    hat, corner, images = goal("hat"), goal("corner"), real["train"]
+    kept = recognition.recogniser(hat, images)
+    assert recognition.recogniser(hat.clone(), images.clone()) is kept
+    assert kept.thresholds == Recogniser(hat, images).thresholds
+    assert recognition.recogniser(corner, images).thresholds != kept.thresholds
+    assert recognition.recogniser(hat, images[1:]) is not kept
