@@ -64,13 +64,14 @@ def made(base: type[Plugin], **members: Any) -> Any:
 
 QUICK = {
     "batch_size": 16,
-    "draws": 3,
+    "draws": 2,
     "epochs": 2,
     "samples": 16,
-    "steps": 20,
-    "steps_per_epoch": 10,
-    "surrogate_steps": 20,
-    "training_steps": 30,
+    "steps": 8,
+    "steps_per_epoch": 5,
+    "surrogate_steps": 8,
+    "timesteps": 3,
+    "training_steps": 20,
 }
 
 
