@@ -19,9 +19,14 @@ def everywhere(cells: Sequence[Cell]) -> frozenset[Absence]:
 
 
 def by_reason(lacking: Iterable[Absence]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Reason -> its metrics, the reason with most of them first."""
+    """Reason -> its metrics, the reason with most of them first; those that a ``[*]`` covers, for
+    the same reason, are not listed one by one.
+    """
+    every = set(lacking)
     names: dict[str, list[str]] = {}
-    for reason, name in sorted(lacking):
-        names.setdefault(reason, []).append(name)
+    for reason, name in sorted(every):
+        family = f"{name.partition('[')[0]}[*]"
+        if name == family or (reason, family) not in every:
+            names.setdefault(reason, []).append(name)
     lines = [(reason, tuple(listed)) for reason, listed in names.items()]
     return tuple(sorted(lines, key=lambda line: (-len(line[1]), line[0])))
