@@ -699,7 +699,7 @@ def _going(**changes: Any) -> dict[str, Any]:
 
 def _news(page: Any, text: str) -> None:
     """Waits until the page shows what was written meanwhile."""
-    page.wait_for_selector(f"#live:has-text('{text}')", timeout=120_000)
+    page.wait_for_selector(f"#live:has-text('{text}')")
 
 
 def test_a_live_page_takes_what_is_new_and_keeps_the_view(
@@ -745,10 +745,14 @@ def test_a_live_page_takes_what_is_new_and_keeps_the_view(
     assert abs(row.bounding_box()["y"] - top) < 3 and page.evaluate("scrollY") > 300
     assert page.evaluate("document.activeElement.getAttribute('href')") == focused
 
+    for _ in range(5):  # an hour of a run is hundreds of times
+        page.reload()
+    assert abs(row.bounding_box()["y"] - top) < 3
+
     build(store, board)
-    page.wait_for_selector("#live", state="detached", timeout=120_000)
+    page.wait_for_selector("#live", state="detached")
     loaded = page.evaluate("performance.timeOrigin")
-    assert page.url == view and abs(row.bounding_box()["y"] - top) < 16
+    assert page.url == view and abs(row.bounding_box()["y"] - top) < 3
     assert page.locator(".switch input:checked").get_attribute("value") == chosen
     page.wait_for_timeout(3000)
     assert page.evaluate("performance.timeOrigin") == loaded, "a finished page stays"
@@ -773,7 +777,7 @@ def test_a_live_page_keeps_an_open_cell(
     assert page.locator("dialog[open]").evaluate("one => one.scrollTop") == scrolled
     assert page.locator("dialog[open] details", has_text="Provenance").last.evaluate("d => d.open")
     build(store, board)
-    page.wait_for_selector("#live", state="detached", timeout=120_000)
+    page.wait_for_selector("#live", state="detached")
 
 
 def test_a_live_page_can_be_paused_and_notices_a_dead_run(
@@ -849,7 +853,7 @@ def test_a_live_page_without_scripts_loads_itself_again(
     board = build_live(store, tmp_path / "board.html", **_going())
     page = visit(board=board, java_script_enabled=False)
     build(store, board)
-    page.wait_for_selector("#live", state="detached", timeout=120_000)
+    page.wait_for_selector("#live", state="detached")
 
 
 def test_a_definition_opens_in_an_open_cell_and_again_outside(visit: Callable[..., Any]) -> None:

@@ -83,7 +83,7 @@ def _watch(run: subprocess.Popen[str], browser: Any, board: Path, trouble: list[
         time.sleep(0.2)
     run.send_signal(signal.SIGSTOP)  # or a slow machine's reader would come too late for it
     news = f"td.partial .so-far:text-is('{NEWS}')"
-    page.wait_for_selector(news, state="attached", timeout=120_000)
+    page.wait_for_selector(news, state="attached")
     run.send_signal(signal.SIGCONT)
     # A refresh would come between.
     page.get_by_role("button", name="Pause").click()
@@ -96,7 +96,7 @@ def _watch(run: subprocess.Popen[str], browser: Any, board: Path, trouble: list[
     before, loaded = page.evaluate(VIEW), page.evaluate("performance.timeOrigin")
     assert before[1] > 100 and before[2:5] == ["baddiffusion", [before[3][0]], True] and before[5]
     page.get_by_role("button", name="Go on").evaluate("one => one.click()")
-    page.wait_for_function("then => performance.timeOrigin !== then", arg=loaded, timeout=120_000)
+    page.wait_for_function("then => performance.timeOrigin !== then", arg=loaded)
     page.wait_for_selector("#matrix")
     _same(page, before)
     page.wait_for_selector("#live", state="detached", timeout=600_000)
@@ -114,7 +114,7 @@ def _same(page: Any, before: list[Any]) -> None:
     """
     wanted = [before[0], *before[2:]]
     try:
-        page.wait_for_function(SAME, arg=wanted, timeout=120_000)
+        page.wait_for_function(SAME, arg=wanted)
     except Exception:
         after = page.evaluate(VIEW)
         assert [after[0], *after[2:]] == wanted
