@@ -76,6 +76,11 @@ def split(name: str) -> tuple[str, str]:
     return (family, rest[:-1]) if family and bracket and rest.endswith("]") else (name, "")
 
 
+def whole_family(name: str) -> str:
+    """What stands for all of a metric's family: ``asr[noise]`` -> ``asr[*]``."""
+    return f"{split(name)[0]}[*]"
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetricWords:
     """``name``: of one metric (``g1``, ``asr[noise]``), or of all of a family that have no

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bench.words import whole_family
 from leaderboard.board import Cell
 
 #: (reason, metric).
@@ -25,7 +26,7 @@ def by_reason(lacking: Iterable[Absence]) -> tuple[tuple[str, tuple[str, ...]], 
     every = set(lacking)
     names: dict[str, list[str]] = {}
     for reason, name in sorted(every):
-        family = f"{name.partition('[')[0]}[*]"
+        family = whole_family(name)
         if name == family or (reason, family) not in every:
             names.setdefault(reason, []).append(name)
     lines = [(reason, tuple(listed)) for reason, listed in names.items()]

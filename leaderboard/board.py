@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.record import Flag, Metric, PluginSpec, Record, Run
-from bench.words import COSTS
+from bench.words import COSTS, whole_family
 from leaderboard.aggregate import Interval, Share
 from leaderboard.labels import label
 from leaderboard.names import UNKNOWN, Vocabulary, Words, vocabulary
@@ -224,9 +224,9 @@ class Cell:
 
     def why_absent(self, metric: str) -> str:
         """Why no seed that went well has this number, as their records say; empty if none does."""
-        whole = f"{metric.partition('[')[0]}[*]"
+        family = whole_family(metric)
         reasons = [
-            record.absent.get(metric, record.absent.get(whole, "")) for record in self.records()
+            record.absent.get(metric, record.absent.get(family, "")) for record in self.records()
         ]
         return next((reason for reason in reasons if reason), "")
 

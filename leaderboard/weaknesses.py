@@ -103,6 +103,10 @@ def _against(row: Row, call: str) -> str:
     return f"{row.label}{f', called by {call}' if call else ''}"
 
 
+def _counted(line: DefenseLine | FinderLine) -> str:
+    return f"n {count_text(*line.counted)}"
+
+
 def _worst(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
     if not lines:
         return []
@@ -111,7 +115,7 @@ def _worst(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
     return [
         Weakness(
             f"Worst case: {ranking.end_point.short} {RATE.number(line.worst.mean)} "
-            f"{interval_text(RATE, line.worst)}, n {count_text(*line.counted)}, against "
+            f"{interval_text(RATE, line.worst)}, {_counted(line)}, against "
             f"{_against(ranking.rows[0], line.way.call)}{without}.",
             line.cell,
         )
@@ -127,7 +131,7 @@ def _standings(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
             if line.state != state:
                 continue
             if state in texts:
-                text = f"{texts[state]} against {where}: {rate}, n {count_text(*line.counted)}."
+                text = f"{texts[state]} against {where}: {rate}, {_counted(line)}."
                 weak.append(Weakness(text, line.cell))
             elif state == UNRANKED:
                 reason = f": {line.note}" if line.note else ""
@@ -162,8 +166,8 @@ def _finder_text(ranking: FinderRanking, line: FinderLine) -> str:
         else f"share found, judging {ranking.what},"
     )
     text = (
-        f"Worst case: {what} {RATE.number(line.worst.mean)} {interval_text(RATE, line.worst)}, n "
-        f"{count_text(*line.counted)}, against {label(line.attack)}"
+        f"Worst case: {what} {RATE.number(line.worst.mean)} {interval_text(RATE, line.worst)}, "
+        f"{_counted(line)}, against {label(line.attack)}"
     )
     if line.note:
         return f"{text}; not ranked: {line.note}."
@@ -223,7 +227,7 @@ def _stopped(rankings: Sequence[Ranking]) -> list[Weakness]:
             Weakness(
                 f"Stopped by {defense} in {len(holding)} of {len(pairs)} rows{price}; at most "
                 f"{RATE.number(worst.worst.mean)} {before}is left ({ranking.end_point.short}, "
-                f"n {count_text(*worst.counted)}).",
+                f"{_counted(worst)}).",
                 worst.cell,
             )
         )
@@ -262,7 +266,7 @@ def _calls(rankings: Sequence[Ranking]) -> list[Weakness]:
                 f"Called by {call} it works less than half as often as called best, in "
                 f"{len(pairs)} of {rows} rows; at worst {RATE.number(value)} beside "
                 f"{RATE.number(line.worst.mean)} by {line.way.call}, "
-                f"n {count_text(*line.counted)}.",
+                f"{_counted(line)}.",
                 line.cell,
             )
         )

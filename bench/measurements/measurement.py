@@ -20,7 +20,7 @@ from bench.contracts.goals import Goal, label_of
 from bench.errors import ContractError
 from bench.record import Flag, Metric
 from bench.testbeds.testbed import PARTS, Testbed
-from bench.words import MetricWords, split
+from bench.words import MetricWords, split, whole_family
 from bench.words import declaration_of as declaration
 
 #: The anchor of real images against the other real images.
@@ -149,7 +149,7 @@ class Measurement:
         """
         whole = {one.family for one in self.metrics if split(one.name)[1] == "*"}
         own = (
-            f"{one.family}[*]" if one.family in whole and split(one.name)[1] else one.name
+            whole_family(one.name) if one.family in whole and split(one.name)[1] else one.name
             for one in self.metrics
         )
         return tuple(dict.fromkeys(own))
@@ -165,7 +165,7 @@ class Measurement:
             } | measured.absent
         for name, metric in measured.metrics.items():
             words = declaration(self.metrics, name)
-            if words is None and not {name, f"{split(name)[0]}[*]"} & set(self.borrows):
+            if words is None and not {name, whole_family(name)} & set(self.borrows):
                 raise ContractError(f"{self.name} gives {name}, which it does not declare")
             if words and words.higher_is_better is not metric.higher_is_better:
                 raise ContractError(

@@ -124,13 +124,12 @@ def matched_filter(mark: Mark, real_images: Tensor) -> MatchedFilter:
     """A :class:`MatchedFilter`; for the same mark and images the one of before, since its
     covariances take seconds and the cells of one attack want the same. For tensors on the CPU.
     """
-    return _kept(*map(alike, (*mark, real_images)))
+    return _kept(alike(mark.pixels), alike(mark.texture), alike(real_images))
 
 
 @lru_cache(maxsize=4)
-def _kept(*parts: Alike) -> MatchedFilter:
-    *mark, real_images = (part.images for part in parts)
-    return MatchedFilter(Mark(*mark), real_images)
+def _kept(pixels: Alike, texture: Alike, real_images: Alike) -> MatchedFilter:
+    return MatchedFilter(Mark(pixels.images, texture.images), real_images.images)
 
 
 class MatchedFilter:

@@ -16,7 +16,7 @@ from torch import Tensor
 from attacks.wanet import WaNet
 from bench.artwork import patterns
 from bench.metrics import marks
-from bench.metrics.marks import Mark, MatchedFilter, average_mark
+from bench.metrics.marks import Mark, MatchedFilter, average_mark, matched_filter
 from bench.metrics.whitening import centred, covariance_factor, normalised, whitened
 from bench.testbeds.data.digits import digits_over_photographs
 
@@ -294,3 +294,16 @@ def test_the_same_on_every_call_and_nothing_written_in_place(real) -> None:
 def test_what_cannot_be_compared_is_refused(images: Tensor) -> None:
     with pytest.raises(ValueError, match="real_images"):
         MatchedFilter(Mark(torch.rand(3, 16, 16), torch.rand(2, 16, 16)), images.to(torch.uint8))
+
+
+def test_the_cells_of_one_attack_share_a_filter(real) -> None:
+    """Seconds each; equal marks and images in other tensors are the same, any other mark is not."""
+    plain = real["train"][:80]
+    mark, other = (
+        average_mark(plain, patterns.stamp(name, plain)) for name in ("badnets1", "badnets2")
+    )
+    kept = matched_filter(mark, plain)
+    assert matched_filter(Mark(*(part.clone() for part in mark)), plain.clone()) is kept
+    assert (kept.scores(plain) == MatchedFilter(mark, plain).scores(plain)).all()
+    assert matched_filter(other, plain) is not kept
+    assert matched_filter(mark, plain[1:]) is not kept
