@@ -64,6 +64,7 @@ class Lab:
         self.store = Store(folder)
         self.stages = {}
         self.cells = []
+        self.gate = Path(f"{folder}-gate")  # stages with ``gate=str(lab.gate)`` wait for it
 
     def stage(self, name, inputs=None, seconds=None, charged=(), **params):
         params = {"testbed": {"name": "tiny", "params": {}}} | params
@@ -123,11 +124,23 @@ class Lab:
         self.wait_for(lambda: bool(executor.scheduler.running))
         return thread
 
-    def wait_for(self, what, seconds=120):
+    def wait_for_note(self, *words):
+        """Until the run has told all of ``words`` in one note."""
+        self.wait_for(
+            lambda: any(
+                all(word in note for word in words) for note in list(self.reporter.keys("note"))
+            )
+        )
+
+    def wait_for(self, what, seconds=300):
         end = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, "nothing happened"
             time.sleep(0.1)
+
+    def working(self, keys):
+        """Whether each of these stages is being made by now."""
+        return all(list((self.store.root / "tmp").glob(f"{key}.*")) for key in keys)
 
     def tasks(self):
         """The processes that a cluster runs for this store."""

@@ -22,7 +22,8 @@ def compute(params, inputs, out, context):
         json.loads((folder / "value.json").read_text())["value"]
         for _, folder in sorted(inputs.items())
     ]
-    while "FAKE_GATE" in os.environ and not Path(os.environ["FAKE_GATE"]).exists():
+    gate = params.get("gate", os.environ.get("FAKE_GATE"))
+    while gate is not None and not Path(gate).exists():
         time.sleep(0.02)
     steps = int(params.get("steps", 1))
     for step in range(steps):
@@ -30,7 +31,9 @@ def compute(params, inputs, out, context):
         time.sleep(params.get("sleep", float(os.environ.get("FAKE_SLEEP", "0"))))
     if "removes" in params:
         shutil.rmtree(params["removes"])
-    text = json.dumps([{name: params[name] for name in sorted(params) if name != "sleep"}, below])
+    text = json.dumps(
+        [{name: params[name] for name in sorted(params) if name not in ("sleep", "gate")}, below]
+    )
     value = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 1e12
     (out / "value.json").write_text(json.dumps({"value": value}))
     (out / "threads.json").write_text(
