@@ -41,6 +41,16 @@ TERMS = {
             ("n", "The samples behind it, where seeds differ; else it stands under “over seeds”."),
         ),
     ),
+    "command": (
+        "The command",
+        (
+            ("What it is", "It measures this cell again, with every seed of it, in a new store."),
+            (
+                "Your own",
+                "A suite of your own is named by its file, and a plugin by --plugin FILE.",
+            ),
+        ),
+    ),
     "auroc": (
         "AUROC",
         (

@@ -52,22 +52,26 @@ class MetricLine:
     mean: Value
     seeds: tuple[Value, ...]
 
+    @property
+    def cost(self) -> bool:
+        """Whether it is a cost, and no result."""
+        return self.words.group == COST
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """``board``: its id; ``pictures``: by seed; ``evidence``: what stands in a section of its own
     elsewhere, drawn here; ``published``: what papers printed for the same, with its sources;
-    ``cost``: (what it is, mean over seeds); ``absent``: (reason, metrics), but for those,
-    ``absent_everywhere`` in number, that no cell of the testbed has; ``problems``: (status, reason,
-    seeds that have it); ``provenance``: (key, value) where all seeds agree, else the key once a
-    seed; ``shared``: how many more there are, which all records of the page have alike.
+    ``absent``: (reason, metrics), but for those, ``absent_everywhere`` in number, that no cell of
+    the testbed has; ``problems``: (status, reason, seeds that have it); ``provenance``: (key,
+    value) where all seeds agree, else the key once a seed; ``shared``: how many more there are,
+    which all records of the page have alike.
     """
 
     cell: Cell
     board: str
     pictures: tuple[SeedPictures, ...]
     evidence: Evidence
-    cost: tuple[tuple[Words, Value], ...]
     absent: tuple[tuple[str, tuple[str, ...]], ...]
     absent_everywhere: int
     commands: tuple[Command, ...]
@@ -98,7 +102,6 @@ def panel(cell: Cell, view: BoardView, shared: Collection[tuple[str, str]] = ())
         board=view.board.id,
         pictures=pictures_by_seed(view.board, cell),
         evidence=_evidence(cell, view),
-        cost=_cost(cell),
         absent=own_absent,
         commands=commands(cell),
         metrics=tuple(_line(cell, name) for name in metric_names([cell])),
@@ -125,11 +128,6 @@ def _evidence(cell: Cell, view: BoardView) -> Evidence:
         inversions=view.inversions_of.get(cell.id, []),
         composition=view.composition_of.get(cell.id),
     )
-
-
-def _cost(cell: Cell) -> tuple[tuple[Words, Value], ...]:
-    every = ((cell.words(name), name) for name in metric_names([cell]))
-    return tuple((words, value_of(cell, name, "")) for words, name in every if words.group == COST)
 
 
 def _problems(cell: Cell) -> tuple[tuple[str, str, tuple[Entry, ...]], ...]:

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bench.errors import UserError
 from bench.record import Run
@@ -276,11 +276,19 @@ def environment() -> jinja2.Environment:
         percent=percent,
         span=_span,
         cut=cut,
+        in_text=_in_text,
         digest=_digest,
         paper_anchor=paper_anchor,
         metric_anchor=metric_anchor,
     )
     return environment
+
+
+def _in_text(text: str) -> Markup:
+    """Escaped for between two tags, where quotes are letters: a cell's parameters are full of them.
+    Not for an attribute.
+    """
+    return Markup(str(escape(text)).replace("&#34;", '"'))
 
 
 def _scale_style() -> str:

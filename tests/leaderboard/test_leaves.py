@@ -18,7 +18,7 @@ from PIL import Image
 
 from leaderboard.board import boards
 from leaderboard.commands import commands
-from leaderboard.report import build
+from leaderboard.report import build, environment
 from leaderboard.sources import read_sources
 
 SCRIPT = "clip<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -142,6 +142,34 @@ def test_cells_and_methods_have_addresses_and_back_works(
     page.wait_for_selector("dialog[open]", state="detached")
     again = visit("#method=baddiffusion")
     assert again.locator("dialog[open] h2").inner_text() == "baddiffusion"
+
+
+def test_what_a_cell_cost_stands_first_among_its_numbers(
+    visit: Callable[..., Any], board: Path, store: Path
+) -> None:
+    target = cell_id(board, "baddiffusion-trigger-grey-box", "anp[a-z0-9-]*")
+    (view,) = boards(read_sources([store]))
+    cell = next(one for one in view.all_cells() if one.id == target)
+    page = visit(f"#{target}")
+    texts = [one.inner_text() for one in page.locator("dialog[open] .numbers tbody tr").all()]
+    first, *rows = [text.split()[0] for text in texts]
+    results = rows.index("Results")
+    wanted = {f"cost[{name}]" for entry in cell.entries for name in entry.record.cost}
+    assert first == "Cost" and set(rows[:results]) == wanted and wanted
+    assert not any(name.startswith("cost[") for name in rows[results:])
+    assert len(rows) > results + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"a": 1}', '{"a": 1}'),
+        ("</pre><script>", "&lt;/pre&gt;&lt;script&gt;"),
+        ("&#34; & '", "&amp;#34; &amp; &#39;"),
+    ],
+)
+def test_only_quotes_stand_as_they_are_between_tags(text: str, wanted: str) -> None:
+    assert environment().filters["in_text"](text) == wanted
 
 
 def test_the_command_is_copied_as_it_stands(
