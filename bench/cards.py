@@ -27,15 +27,10 @@ from typing import Any
 
 from bench import plugin_file
 from bench.contracts.plugin import Plugin
+from bench.engine.environment import of_reading
 from bench.engine.fingerprint import canonical
-from bench.engine.isolation import (
-    READING,
-    beyond,
-    private,
-    reading_environment,
-    start_reading,
-    support,
-)
+from bench.engine.isolation import READING, beyond, private, start_reading, support
+from bench.engine.launch import Process, launch
 from bench.engine.slots import MARK, kill_marked
 from bench.errors import UserError, no_file
 from bench.names import brief
@@ -184,7 +179,7 @@ class Room:
 
     def __init__(self, subject: str, path: Path | list[Path]) -> None:
         self.subject, self.path = subject, path
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.first: Mapping[str, Any] | None = None
         self.entries: list[Mapping[str, Any]] = []
         self.answers: dict[str, Any] = {}
@@ -236,23 +231,15 @@ class Room:
         self.scratch = tempfile.mkdtemp(prefix="castlewalls-card-")
         self.mark, self.buffer = f"{os.getpid()}-{uuid.uuid4().hex}", b""
         self.ready = False
-        environment = reading_environment() | {MARK: self.mark}
+        environment = of_reading() | {MARK: self.mark}
         path = self.path
         files = [path, *belongings(path)] if isinstance(path, Path) else path
-        command, first = start_reading(["-m", "bench.card_child"], environment, self.scratch, files)
+        config = start_reading(["-m", "bench.card_child"], environment, self.scratch, files)
         self.errors = tempfile.TemporaryFile()  # of its start: a plugin's own go nowhere
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            env=environment,
-            start_new_session=True,
-        )
+        self.process = launch(config, environment, stderr=self.errors)
         self.end = weakref.finalize(self, _end, self.process, self.mark, self.scratch)
         assert self.process.stdin is not None
         os.set_blocking(self.process.stdin.fileno(), False)
-        self._send(first, START_SECONDS)
         self._answer(START_SECONDS)  # so that a plugin's time is its own
         self.ready = True
 
@@ -333,7 +320,7 @@ class _Ended(Exception):
     """There is no answer, and will be none; why, in words."""
 
 
-def _end(process: subprocess.Popen[bytes], mark: str, scratch: str) -> None:
+def _end(process: Process, mark: str, scratch: str) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     if not support().namespaces:  # else all of them end with the first of their namespace

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from bench.engine import namespaces
+
 #: No file that a plugin writes may be larger.
 FILE_BYTES = 2**28
 
@@ -22,7 +24,7 @@ def say(request: Mapping[str, Any], **message: Any) -> None:
 def limit(memory: int) -> None:
     """From here on no more than ``memory`` bytes of data, no large file and no core dump."""
     for kind, value in (
-        (resource.RLIMIT_DATA, memory),
+        (resource.RLIMIT_DATA, memory + namespaces.inherited),
         (resource.RLIMIT_FSIZE, FILE_BYTES),
         (resource.RLIMIT_CORE, 0),
     ):

@@ -26,7 +26,9 @@ import psutil
 from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.checking.pipe import FILE_BYTES
 from bench.checking.verdict import Verdict
-from bench.engine.isolation import READING, reading_environment, start_reading
+from bench.engine.environment import of_reading
+from bench.engine.isolation import READING, start_reading
+from bench.engine.launch import Forked, Process, launch
 from bench.errors import UserError, no_file
 from bench.plugin_file import belongings
 from bench.registry import installed_roots
@@ -42,6 +44,8 @@ MOST_WAITED = 4
 _LONGEST, _MOST_MB = 604_800.0, 2**20
 #: The child's messages: more, or longer ones, are not its own.
 MESSAGES, MESSAGE_BYTES = 10_000, 2**16
+#: How often its memory is looked at, at most: of a fork, whose pages have to be counted, of others.
+FORK_SECONDS, LOOK_SECONDS = 1.0, 0.1
 _MARK = "CASTLEWALLS_CHECK"
 _COMMAND = ("-m", "bench.checking.child")
 _LIMITS = replace(READING, disk=FILE_BYTES, scratch=2**28)
@@ -162,7 +166,7 @@ def file_of(name_or_file: str) -> Path | None:
 
 @dataclass
 class _Child:
-    process: subprocess.Popen[bytes]
+    process: Process
     messages: int
     token: str
 
@@ -178,22 +182,14 @@ def _started(request: dict[str, Any]) -> Iterator[_Child]:
     # The child holds itself to the memory that was asked for once what is ours is imported.
     limits = replace(_LIMITS, memory=max(_LIMITS.memory, request["memory"]))
     with tempfile.TemporaryDirectory(prefix="castlewalls-check-") as scratch:
-        environment = reading_environment() | {_MARK: request["token"]}
-        command, first = start_reading(_COMMAND, environment, scratch, files, limits)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=[writing],
-            start_new_session=True,
-        )
+        environment = of_reading() | {_MARK: request["token"]}
+        config = start_reading(_COMMAND, environment, scratch, files, limits)
+        process = launch(config, environment, stderr=subprocess.STDOUT, descriptors=[writing])
         try:
             os.close(writing)
             assert process.stdin is not None and process.stdout is not None
             line = json.dumps(request | {"descriptor": writing}) + "\n"
-            process.stdin.write(first + line.encode())
+            process.stdin.write(line.encode())
             process.stdin.flush()
             yield _Child(process, reading, request["token"])
         finally:
@@ -201,7 +197,7 @@ def _started(request: dict[str, Any]) -> Iterator[_Child]:
             os.close(reading)
 
 
-def _end(process: subprocess.Popen[bytes], token: str) -> None:
+def _end(process: Process, token: str) -> None:
     """Ends the process, its group, and whatever else bears the mark."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -233,6 +229,7 @@ class _Conversation:
         self.during = "it was imported"
         self.deadline = time.monotonic() + START_SECONDS
         self.ready_at: float | None = None
+        self.looked = 0.0
         self.finished = False
         self.code: int | None = None
         self.printed, self.tail, self.pending, self.messages = 0, b"", b"", 0
@@ -317,9 +314,13 @@ class _Conversation:
         over = time.monotonic() - self.deadline
         if over > 0 and over > min(_waited(self.child.process.pid), limit * MOST_WAITED):
             return f"an end within {limit:g} s, got none"
-        limit_bytes = self.memory_mb * 2**20
+        now, limit_bytes = time.monotonic(), self.memory_mb * 2**20
+        forked = isinstance(self.child.process, Forked)
+        if now < self.looked + (FORK_SECONDS if forked else LOOK_SECONDS):
+            return ""
+        self.looked = now
         try:
-            used = _memory(self.child.process.pid, limit_bytes)
+            used = _memory(self.child.process, limit_bytes)
         except psutil.Error:
             return ""
         self.report.peak_memory = max(self.report.peak_memory, used)
@@ -391,13 +392,14 @@ def _waited(pid: int) -> float:
     return waited
 
 
-def _memory(pid: int, enough: int) -> int:
-    """Bytes of a process and all below it. Forked children share most of theirs, so beyond
-    ``enough`` each page counts once where the system can tell (Linux), which takes longer to ask.
+def _memory(process: Process, enough: int) -> int:
+    """Bytes of a process and all below it. Forked ones share most of theirs, so beyond ``enough``,
+    or where the first is a fork itself, each page counts once where the system can tell (Linux),
+    which takes longer to ask.
     """
-    processes = _tree(pid)
-    used = sum(process.memory_info().rss for process in processes)
-    if used > enough:
-        full = [process.memory_full_info() for process in processes]
+    processes = _tree(process.pid)
+    used = sum(one.memory_info().rss for one in processes)
+    if used > enough or isinstance(process, Forked):
+        full = [one.memory_full_info() for one in processes]
         used = sum(getattr(memory, "pss", memory.rss) for memory in full)
     return int(used)

@@ -25,7 +25,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bench.engine.environment import cleared, hub_home
 from bench.engine.fingerprint import ROOT
+from bench.engine.launch import guard
 from bench.engine.namespaces import REFUSED, encode
 from bench.engine.store import LOG, remove_tree
 from bench.errors import UserError
@@ -43,8 +45,6 @@ OF_ROLE = {"learnt.safetensors": "learnt"}
 #: Where a stage's folders are, inside.
 INSIDE = Path("/castlewalls")
 HOME = "/tmp/home"
-#: Variables that hold no secret, judging by their names.
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|AUTH|COOKIE", re.I)
 #: Variables that name folders which libraries read.
 _CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "TORCH_HOME")
 _SCRATCH_FILES = 10_000
@@ -102,7 +102,7 @@ def support() -> Support:
         config |= {"visible": _interpreter(), "cwd": "/tmp", "memory": None}
         try:
             tried = subprocess.run(
-                _command(), input=encode(config), cwd=ROOT, capture_output=True, timeout=60
+                guard(), input=encode(config), cwd=ROOT, capture_output=True, timeout=60
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return _only_limits(str(error))
@@ -115,10 +115,6 @@ def support() -> Support:
 
 def _only_limits(reason: str) -> Support:
     return Support(False, f"not isolated, process limits only: {one_line(reason, 120)}")
-
-
-def _command() -> list[str]:
-    return [sys.executable, "-m", "bench.engine.namespaces"]
 
 
 @dataclass
@@ -172,20 +168,18 @@ class Isolation:
         handed["context"] = context | {"partial": str(partial), "provenance": provenance}
         return handed
 
-    def start(
-        self, command: Sequence[str], environment: Mapping[str, str]
-    ) -> tuple[list[str], bytes]:
-        """The command that runs ``command`` (arguments of Python) isolated, in ``environment``,
-        and what comes first on its standard input.
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+        """How to run ``command`` (arguments of Python) isolated, in ``environment``, for
+        :func:`bench.engine.launch.launch`.
         """
-        inside = _cleared(environment)
+        inside = cleared(environment)
         if self.namespaces:
             inside |= {"HOME": HOME, "TMPDIR": "/tmp", "HF_HUB_OFFLINE": "1"}
         else:
             for name in ("home", "tmp", "work"):
                 (self.scratch / name).mkdir()
             inside |= {"HOME": f"{self.scratch}/home", "TMPDIR": f"{self.scratch}/tmp"}
-        inside["HF_HOME"] = str(_hub_home())
+        inside["HF_HOME"] = str(hub_home())
         config = _config(self.limits, str(self.scratch), command, inside)
         config["file_bytes"] = self.disk
         if self.device != "cpu":
@@ -202,7 +196,7 @@ class Isolation:
         else:
             config |= {"namespaces": False, "cwd": str(self.scratch / "work")}
             self._link_locations()
-        return _command(), encode(config)
+        return config
 
     def _outside(self) -> Iterator[tuple[str, str]]:
         """Read-only: the plugin's files, and the testbed's."""
@@ -211,7 +205,7 @@ class Isolation:
         for written in self.locations:
             yield os.path.abspath(os.path.expanduser(written)), _written(written)
         caches = [os.environ[name] for name in _CACHES if name in os.environ]
-        for folder in (str(_hub_home()), *caches):
+        for folder in (str(hub_home()), *caches):
             yield folder, folder
 
     def _handed(self) -> Path:
@@ -353,13 +347,13 @@ def start_reading(
     scratch: str,
     files: Iterable[Path] = (),
     limits: Limits = READING,
-) -> tuple[list[str], bytes]:
+) -> dict[str, Any]:
     """As :meth:`Isolation.start`, of a process that imports a plugin to say what it is, or to check
     it: it sees ``files`` (a package's folders, or a plugin's files and with them the folder of the
     first, less what is private there), and writes nothing but its scratch folder.
     """
     home = str(INSIDE / "home") if support().namespaces else scratch
-    inside = _cleared(environment)
+    inside = cleared(environment)
     inside |= {"HOME": home, "TMPDIR": home, "HF_HUB_OFFLINE": "1", "HF_HOME": f"{home}/hub"}
     config = _config(limits, scratch, command, inside)
     config |= {"namespaces": support().namespaces, "cwd": home, "folders": [home]}
@@ -376,23 +370,7 @@ def start_reading(
         path for path in config["hidden"] if not any(_within(one, path) for one in needed)
     ]
     config["visible"] = [(path, path) for path in visible]
-    return _command(), encode(config)
-
-
-def reading_environment() -> dict[str, str]:
-    """This process's, for one that :func:`start_reading` starts: the same modules and no others,
-    not even a json.py of the folder in which it is started.
-    """
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(search_path()),
-        "PYTHONSAFEPATH": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-
-
-def search_path() -> list[str]:
-    """Where this process finds modules, for another Python."""
-    return [entry or os.getcwd() for entry in sys.path]
+    return config
 
 
 def private(folder: str) -> list[str]:
@@ -449,22 +427,11 @@ def beyond(pid: int, limits: Limits) -> str:
     return f"more than {limits.memory >> 20} MB of memory" if used > limits.memory else ""
 
 
-def _hub_home() -> Path:
-    """Where the hub's client keeps what was downloaded."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.path.abspath(os.environ.get("HF_HOME") or Path(cache, "huggingface")))
-
-
 def _written(location: str) -> str:
     """Where a path of the testbed's parameters leads, inside."""
     if location.startswith("~/"):
         return os.path.join(HOME, location[2:])
     return os.path.abspath(location)
-
-
-def _cleared(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without the variables whose names say that they are secret."""
-    return {name: value for name, value in environment.items() if not _SECRET.search(name)}
 
 
 def _processes(pid: int, enough: int) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 """Starts a worker that runs a third party's plugin, as little privileged as the system allows:
-``python -m bench.engine.namespaces``, started by :class:`bench.engine.slots.Worker`.
+``python -m bench.engine.namespaces``, started by :mod:`bench.engine.launch`.
 
 Three processes on Linux. The *guard* waits, outside. Below it, in namespaces of their own (users,
 mounts, processes, network, IPC), *init* mounts a root folder that holds only what the stage needs,
@@ -42,6 +42,10 @@ SETTINGS = (
 ).split()
 DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*", "kfd", "dri")
 
+#: Bytes of data that a fork has from the server that made it. They are nobody's use of memory, and
+#: none of a new process.
+inherited = 0
+
 _UNSHARED = 0x10000000 | 0x00020000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x04000000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 _MNT_DETACH, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_SETATTR = 2, -100, 0x8000, 442
@@ -51,8 +55,14 @@ _SIOCSIFFLAGS, _UP = 0x8914, 1
 
 
 def main() -> NoReturn:
-    """Entry point: the guard."""
-    config = json.loads(_exactly(int(_exactly(HEADER_BYTES))))
+    """Entry point: the guard, of a worker that is a new Python."""
+    config = enter()
+    os.execve(sys.executable, [sys.executable, *config["command"]], config["environment"])
+
+
+def enter() -> dict[str, Any]:
+    """Reads the configuration, and returns it in the worker, inside; the guard and init stay."""
+    config: dict[str, Any] = json.loads(_exactly(int(_exactly(HEADER_BYTES))))
     isolated = bool(config["namespaces"])
     try:
         if isolated:
@@ -73,7 +83,8 @@ def main() -> NoReturn:
         below = os.fork()
         if below:
             _wait_for(below)
-    _become_the_worker(config)
+    _limit(config)
+    return config
 
 
 def _exactly(count: int) -> bytes:
@@ -120,9 +131,12 @@ def _wait_for(child: int) -> NoReturn:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _become_the_worker(config: Mapping[str, Any]) -> NoReturn:
+def _limit(config: Mapping[str, Any]) -> None:
+    memory = config["memory"]
+    if sys.platform == "linux":  # as in a new process: init's privileges went with this one's
+        _call("prctl", _DUMPABLE, 1, 0, 0, 0)
     for kind, value in (
-        (resource.RLIMIT_DATA, config["memory"]),
+        (resource.RLIMIT_DATA, None if memory is None else memory + inherited),
         (resource.RLIMIT_FSIZE, config["file_bytes"]),
         (resource.RLIMIT_NPROC, config["tasks"]),
         (resource.RLIMIT_CORE, 0),
@@ -133,7 +147,6 @@ def _become_the_worker(config: Mapping[str, Any]) -> NoReturn:
     with suppress(OSError):  # where memory runs out, this goes first
         Path("/proc/self/oom_score_adj").write_text("1000")
     os.chdir(config["cwd"])
-    os.execve(sys.executable, [sys.executable, *config["command"]], config["environment"])
 
 
 # --- the system's calls ---------------------------------------------------------------------------

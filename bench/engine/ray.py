@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Gt, MinLen
 
 from bench.engine import node
-from bench.engine.isolation import search_path
+from bench.engine.environment import search_path
 from bench.engine.jobs import Ending, Profile, Room
 from bench.errors import UserError
 from bench.text import one_line

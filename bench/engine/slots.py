@@ -20,13 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.engine.isolation import Isolation, search_path
+from bench.engine.environment import of_a_worker
+from bench.engine.isolation import Isolation
+from bench.engine.launch import Process, launch
 from bench.errors import UserError
 from bench.names import brief
 
-#: glibc allocates fresh pages for every large tensor and returns them at once; keeping them saves
-#: thousands of page faults per step. Bytes.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 #: The variable that marks all processes of a worker.
 MARK = "CASTLEWALLS_WORKER"
 #: The longest line a worker sends: a reason and the tail of a log are far below it.
@@ -196,35 +195,21 @@ class Worker:
         # Every process it starts inherits the mark, even in a session of its own, and can be found
         # by it. It holds the run's process id, so that one run's leftovers are told from another's.
         self.mark = f"{os.getpid()}-{uuid.uuid4().hex}"
-        count = str(slot.threads)
-        threads = dict.fromkeys(
-            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count
-        )
-        fixed = {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-        path = {"PYTHONPATH": os.pathsep.join(search_path())}
         mark = {MARK: self.mark} if leads else {}
-        module = ["-m", "bench.engine.worker"]
-        environment: Mapping[str, str] = {
-            **ALLOCATOR,
-            **os.environ,
-            **threads,
-            **fixed,
-            **path,
-            **mark,
-            **slot.environment,
-        }
-        command, first = [sys.executable, *module], b""
+        environment = of_a_worker(slot.threads) | mark | dict(slot.environment)
+        command, errors = ["-m", "bench.engine.worker"], self.errors if leads else None
+        self.process: Process
         if isolation is not None:
-            command, first = isolation.start(module, environment)
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors if leads else None,
-            env=environment,
-            start_new_session=leads,  # Ctrl-C reaches the run only, which then ends its workers
-        )
-        self._write(first)
+            self.process = launch(isolation.start(command, environment), environment, stderr=errors)
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                start_new_session=leads,  # Ctrl-C reaches the run, which then ends its workers
+            )
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
 
     def _listen(self, events: queue.SimpleQueue[tuple[Worker, Any]]) -> None:

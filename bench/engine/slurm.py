@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.engine import node
-from bench.engine.isolation import search_path
+from bench.engine.environment import search_path
 from bench.engine.jobs import Ending, JobsRefused, Profile, Room, all_jobs
 from bench.engine.store import Store
 from bench.errors import UserError

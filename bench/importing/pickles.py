@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import tempfile
 import threading
 from contextlib import suppress
@@ -19,7 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.diffusion.checkpoint import header_of
-from bench.engine.isolation import READING, reading_environment, start_reading
+from bench.engine.environment import of_reading
+from bench.engine.isolation import READING, start_reading
+from bench.engine.launch import Process, launch
 from bench.errors import UserError, no_file
 from bench.importing.pickles_child import REFUSED
 from bench.text import one_line
@@ -57,25 +58,15 @@ def _converse(file: Path, partial: Path, entry: str, size: int) -> list[str]:
     # The tensors are in memory three times: as mapped, as copied, and as written.
     limits = replace(READING, memory=max(READING.memory, 3 * size + 2**31))
     with tempfile.TemporaryDirectory(prefix="castlewalls-pickle-") as scratch:
-        environment = reading_environment()
+        environment = of_reading()
         command = ["-m", "bench.importing.pickles_child", str(file), entry]
-        start, first = start_reading(command, environment, scratch, [file], limits)
+        config = start_reading(command, environment, scratch, [file], limits)
         with open(Path(scratch, "messages"), "w+b") as messages:
-            process = subprocess.Popen(
-                start,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=messages,
-                env=environment,
-                start_new_session=True,
-            )
+            process = launch(config, environment, stderr=messages)
             seconds = _START_SECONDS + size / _BYTES_A_SECOND
             watch = threading.Timer(seconds, _end, [process])
             watch.start()
             try:
-                assert process.stdin is not None and process.stdout is not None
-                process.stdin.write(first)
-                process.stdin.flush()
                 _receive(process, partial, file, size)
                 code = process.wait()
             finally:
@@ -93,13 +84,13 @@ def _converse(file: Path, partial: Path, entry: str, size: int) -> list[str]:
     return [one_line(line) for line in lines]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Process) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def _receive(process: subprocess.Popen[bytes], partial: Path, file: Path, size: int) -> None:
+def _receive(process: Process, partial: Path, file: Path, size: int) -> None:
     """No more than the file could hold: its size, twice if weights share memory, and a header."""
     assert process.stdout is not None
     most = 2 * size + 2**24

@@ -15,7 +15,7 @@ import pytest
 import leaderboard.report
 from bench import cards, plugin_file, registry
 from bench.cards import Cards
-from bench.engine import isolation
+from bench.engine import isolation, launch
 from bench.engine.isolation import Support, support
 from bench.errors import UserError
 from bench.metrics import asr
@@ -56,7 +56,10 @@ def refusal(path: Path) -> str:
 
 
 def children() -> set[int]:
-    return {one.pid for one in psutil.Process().children(recursive=True)}
+    """The processes below this one, but for the server that outlives those it forks."""
+    server = launch._launcher().server
+    kept = set() if server is None else {server.process.pid}
+    return {one.pid for one in psutil.Process().children(recursive=True)} - kept
 
 
 def test_it_is_planned_with_as_if_it_had_been_imported_and_is_not(fake_plugins):
@@ -305,10 +308,9 @@ def test_the_command_says_one_line_and_ends_with_2(tmp_path):
 
 
 def test_one_that_cannot_be_started_says_why(tmp_path, monkeypatch):
-    def start(*arguments):
-        return [sys.executable, "-c", "import sys; sys.exit('no isolation: no room')"], b""
-
-    monkeypatch.setattr(cards, "start_reading", start)
+    ends = [sys.executable, "-c", "import sys; sys.exit('no isolation: no room')"]
+    monkeypatch.setattr(launch, "CLONE", None)  # no fork server
+    monkeypatch.setattr(launch, "guard", lambda: ends)
     message = refusal(plugin(tmp_path, ""))
     assert message == (
         "--plugin FILE cannot be imported: it ends the process (exit code 1: no isolation: no room)"

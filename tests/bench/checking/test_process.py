@@ -287,8 +287,8 @@ def test_a_forked_childs_shared_memory_counts_once() -> None:
     )
     try:
         assert parent.stdout is not None and parent.stdout.readline() == b"ready\n"
-        assert process._memory(parent.pid, 2**40) > 2**30
-        assert 2**27 < process._memory(parent.pid, 2**28) < 2**28
+        assert process._memory(parent, 2**40) > 2**30
+        assert 2**27 < process._memory(parent, 2**28) < 2**28
     finally:
         os.killpg(parent.pid, signal.SIGKILL)
         parent.wait()

@@ -4,8 +4,12 @@ and an honest stage beside it.
 
 import json
 import os
+import re
+import resource
 import signal
 import socket
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -43,6 +47,34 @@ def look(params, inputs, out, context):
     print("a line of the plugin's")
     (out / "seen.json").write_text(json.dumps(seen))
     return {"seconds_it_claims": 0.0, "generator_calls": 3.0}
+
+
+def state(params, inputs, out, context):
+    """What a process has from whoever started it, as its result."""
+    limits = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+    status = Path("/proc/self/status").read_text().splitlines()
+    kept = ("Cap", "NoNewPrivs", "Seccomp", "Threads", "Umask", "Uid", "Gid", "Groups")
+    seen = {
+        "environment": dict(os.environ),
+        "open": {name: target(name) for name in os.listdir("/proc/self/fd")},
+        "limits": {name: resource.getrlimit(getattr(resource, name)) for name in limits},
+        "status": [line for line in status if line.startswith(kept)],
+        "path": sys.path,
+        "flags": str(sys.flags),
+        "handlers": [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGCHLD)],
+        "temporary": tempfile.gettempdir(),
+        "leads": os.getsid(0) == 0 and os.getppid() == 1,
+        "peak": Path("/proc/self/clear_refs").open("w") is not None,
+    }
+    (out / "seen.json").write_text(json.dumps(seen))
+    return {}
+
+
+def target(descriptor):
+    try:
+        return re.sub(r"[\d:\[\]]+", "", os.readlink(f"/proc/self/fd/{descriptor}"))
+    except OSError:  # of the listing itself
+        return ""
 
 
 def readable(path):
@@ -200,5 +232,6 @@ def admit(params, inputs, out, context):
 STAGES = {
     "value": StageKind(run=value),
     "look": StageKind(run=look),
+    "state": StageKind(run=state),
     "act": StageKind(run=act, admit=admit),
 }

@@ -1,12 +1,14 @@
-"""What a submitted plugin can see and do in the process it is given. The stages load no torch; a
-real suite is in tests/bench/test_isolation.py.
+"""What a submitted plugin can see and do in the process it is given, be that a new Python or a fork
+of a server. The stages load no torch; a real suite is in tests/bench/test_isolation.py.
 """
 
 import json
 import os
 import socket
 import subprocess
+import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +16,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from bench.engine import isolation
+from bench.cards import Cards
+from bench.engine import isolation, launch
 from bench.engine.admission import cost, take_over
+from bench.engine.environment import of_reading
 from bench.engine.executor import Executor
 from bench.engine.graph import Stage
 from bench.engine.isolation import (
@@ -23,11 +27,10 @@ from bench.engine.isolation import (
     Limits,
     Support,
     private,
-    reading_environment,
     start_reading,
     support,
 )
-from bench.engine.slots import make_slots
+from bench.engine.slots import MARK, make_slots
 from bench.engine.worker import load_stages
 from bench.errors import UserError
 from bench.plugin_file import Source, hashes
@@ -38,6 +41,15 @@ LIMITS = Limits(memory=2**29, disk=2**26, scratch=2**25, processes=16, tasks=64)
 needs_namespaces = pytest.mark.skipif(
     not support().namespaces, reason=f"plugins run {support().words}"
 )
+PLUGIN = """
+from dataclasses import dataclass
+from typing import ClassVar
+from bench.plugin import Card, SamplerDefense
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(SamplerDefense):
+    card: ClassVar[Card] = Card(name="mine", summary="for tests")
+"""
 #: What it does -> the end of its row's reason.
 REASONS = {
     "connects": "ConnectionRefusedError: [Errno 111] Connection refused",
@@ -77,7 +89,7 @@ REASONS = {
 def theirs(tmp_path):
     """``theirs(name, inputs, **params)``: a stage that needs a third party's plugin."""
     file = tmp_path / "plugin.py"
-    file.write_text("# a plugin\n")
+    file.write_text(PLUGIN)
     source = Source(file=str(file), hashes=hashes([file]))
 
     def make(name, inputs=None, **params):
@@ -114,9 +126,57 @@ def files(lab, stage):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "stage.json"}
 
 
+@pytest.fixture
+def new(monkeypatch):
+    """No fork server."""
+    monkeypatch.setattr(launch, "CLONE", None)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """The fork server, once it can fork: a list of the processes that it makes."""
+    made = []
+
+    class Counted(launch.Forked):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    launch._launcher().close()
+    monkeypatch.setattr(launch, "_launchers", [])
+    monkeypatch.setattr(launch, "FIRST", 1)
+    monkeypatch.setattr(launch, "Forked", Counted)
+    _read_nothing()
+    running = launch._launcher().server
+    deadline = time.monotonic() + 300
+    while not running.can_fork():
+        assert running.process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    yield made
+    launch._launcher().close()
+
+
+def _read_nothing():
+    """Starts what a fork server would fork, and ends it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command, environment = ["-m", "bench.card_child"], of_reading()
+        process = launch.launch(start_reading(command, environment, scratch), environment)
+        process.kill()
+        process.wait(120)
+    for stream in (process.stdin, process.stdout):
+        with suppress(BrokenPipeError):
+            stream.close()
+    return process
+
+
+@pytest.fixture(params=["new", "server"])
+def way(request):
+    return request.getfixturevalue(request.param)
+
+
 @needs_namespaces
 def test_each_hostile_stage_fails_for_its_own_reason_and_changes_nobody_elses(
-    lab, new_lab, theirs, tmp_path
+    lab, new_lab, theirs, tmp_path, way
 ):
     alone = new_lab(tmp_path / "alone")
     honest = [ours(seed) for seed in range(3)]
@@ -125,14 +185,17 @@ def test_each_hostile_stage_fails_for_its_own_reason_and_changes_nobody_elses(
         server.settimeout(0.1)
         port = server.getsockname()[1]
         made = {name: theirs("act", act=name, port=port) for name in REASONS if name != "hangs"}
-        failures = run(lab, [*honest, *made.values()])
+        memory = LIMITS.memory if way is None else launch.LEAST_MEMORY
+        failures = run(lab, [*honest, *made.values()], limits=replace(LIMITS, memory=memory))
         with pytest.raises(TimeoutError):
             server.accept()
     assert set(failures) == {one.key for one in made.values()}
     other = {
         name: failures[one.key].reason
         for name, one in made.items()
-        if not is_one_of(REASONS[name], failures[one.key].reason)
+        if not is_one_of(
+            REASONS[name], failures[one.key].reason.replace(f" {memory >> 20} MB", " 512 MB")
+        )
     }
     assert other == {}
     assert not any(lab.store.finished(one.key) for one in made.values())
@@ -141,11 +204,12 @@ def test_each_hostile_stage_fails_for_its_own_reason_and_changes_nobody_elses(
     assert list((lab.store.root / "tmp").iterdir()) == []
     assert list((lab.store.root / "partial").iterdir()) == []
     assert not Path(os.__file__).with_name("planted.py").exists()
+    assert way is None or len(way) >= len(made) and all(one.returncode is not None for one in way)
 
 
 @needs_namespaces
 def test_it_sees_its_inputs_and_nothing_that_says_where_they_come_from(
-    lab, theirs, tmp_path, monkeypatch
+    lab, theirs, tmp_path, monkeypatch, way
 ):
     monkeypatch.setenv("MY_TOKEN", "secret")
     monkeypatch.chdir(tmp_path)
@@ -163,7 +227,8 @@ def test_it_sees_its_inputs_and_nothing_that_says_where_they_come_from(
         theirs("look", {"generator": above.key, "learnt": above.key}, **params),
         locations=("weights/judge.bin",),
     )
-    assert run(lab, [above, looking]) == {}
+    assert run(lab, [above, looking], limits=replace(LIMITS, memory=2**32)) == {}
+    assert way is None or len(way) == 1
     seen = json.loads((lab.store.folder(looking.key) / "seen.json").read_text())
     assert seen["store"] == [] and not seen["secret"]
     # What the attack learnt is for who calls the backdoor, not for who judges the model.
@@ -187,6 +252,73 @@ def test_it_sees_its_inputs_and_nothing_that_says_where_they_come_from(
     assert set(manifest["cost"]) == {"seconds", "peak_memory_bytes", "generator_calls"}
     assert (lab.store.folder(looking.key) / "log.txt").read_text() == "a line of the plugin's\n"
     assert ("note", f"third parties' plugins run {support().words}") in lab.reporter.events
+
+
+@needs_namespaces
+def test_a_fork_is_what_a_new_process_would_be(lab, theirs, server, monkeypatch):
+    """Its rights, limits, environment and open files."""
+    states = [theirs("state", seed=seed) for seed in range(2)]
+    assert run(lab, states, limits=replace(LIMITS, memory=2**32)) == {}
+    assert len(server) == 2
+    monkeypatch.setattr(launch, "CLONE", None)
+    anew = theirs("state", seed=2)
+    assert run(lab, [anew], limits=replace(LIMITS, memory=2**32)) == {}
+    assert len(server) == 2
+    first, second, wanted = (
+        json.loads((lab.store.folder(one.key) / "seen.json").read_text()) for one in (*states, anew)
+    )
+    for one in (first, second, wanted):
+        assert one["environment"].pop(MARK)
+    # What the server has of data is not for a plugin to pay for.
+    data = [one["limits"].pop("RLIMIT_DATA")[0] for one in (first, second, wanted)]
+    assert data[0] == data[1] > data[2] == 2**32
+    assert first == wanted and second == wanted
+
+
+@needs_namespaces
+def test_forks_draw_other_random_numbers(server, tmp_path):
+    """What a plugin draws without a seed looked the same each time it was checked."""
+    (tmp_path / "mine.py").write_text(
+        "import random, numpy\n"
+        + PLUGIN.replace('"for tests"', 'f"{numpy.random.random()} {random.random()}"')
+    )
+    drawn = set()
+    for _ in range(2):
+        cards = Cards([tmp_path / "mine.py"])
+        drawn |= set(cards.defense("mine").card.summary.split())
+        cards.close()
+    assert len(drawn) == 4 and len(server) == 2
+
+
+@needs_namespaces
+def test_a_fork_server_that_dies_is_not_missed(server):
+    assert isinstance(_read_nothing(), launch.Forked)
+    launch._launcher().server.process.kill()
+    for _ in range(2):
+        process = _read_nothing()
+        assert isinstance(process, subprocess.Popen) and process.returncode == -9
+    assert launch._launcher().server is None
+
+
+@needs_namespaces
+def test_what_changes_an_import_gets_a_fork_server_of_its_own(server, monkeypatch):
+    """A variable that a library reads when it is imported changed nothing in a fork."""
+    old = launch._launcher().server
+    monkeypatch.setenv("TORCH_LOGS", "")
+    assert isinstance(_read_nothing(), subprocess.Popen)
+    assert old.process.poll() is not None and launch._launcher().server is not old
+
+
+@needs_namespaces
+def test_a_process_with_threads_is_not_forked(monkeypatch):
+    """Whatever lock a library's thread holds would be held for ever."""
+    monkeypatch.setattr(launch, "_launchers", [])
+    monkeypatch.setattr(launch, "FIRST", 1)
+    monkeypatch.setattr(launch, "_ONE_THREAD", {"OPENBLAS_NUM_THREADS": "2"})
+    _read_nothing()
+    process = launch._launcher().server.process
+    assert process.wait(300) == 0
+    assert isinstance(_read_nothing(), subprocess.Popen)
 
 
 @needs_namespaces
@@ -363,6 +495,10 @@ def test_a_folder_on_the_path_shows_no_secret_of_it(tmp_path, monkeypatch):
     )
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    command, config = start_reading(["-c", reads], reading_environment(), str(scratch), [plugin])
-    done = subprocess.run(command, input=config, capture_output=True, timeout=300)
-    assert done.stdout.decode().split("\n")[:2] == ["x = 1", "PermissionError"], done
+    config = start_reading(["-c", reads], of_reading(), str(scratch), [plugin])
+    process = launch.launch(config, of_reading())
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.close()
+    with process.stdout:
+        assert process.stdout.read().decode().split("\n")[:2] == ["x = 1", "PermissionError"]
+    assert process.wait(300) == 0

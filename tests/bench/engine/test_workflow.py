@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import cli
-from bench.engine.isolation import search_path
+from bench.engine.environment import search_path
 
 PAGE = Path(__file__).parents[3] / "docs" / "cluster.md"
 
