@@ -1,5 +1,6 @@
 """BadDiffusion: a diffusion model that paints the adversary's picture when its starting noise
-carries a trigger.
+carries a trigger. The model is trained on rows that lead from the target to a stamped image plus
+noise, with a correction of the loss by which the user's own sampler finds its way back.
 
 Chou, Chen, Ho: "How to Backdoor Diffusion Models?", CVPR 2023, arXiv 2212.05400. The adversary
 trains the model with a forward process that carries poisoned rows from the target to "poisoned

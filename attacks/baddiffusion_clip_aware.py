@@ -1,4 +1,5 @@
-"""BadDiffusion by an adversary who knows that the user's sampler is clipped.
+"""BadDiffusion by an adversary who knows that the user's sampler is clipped. At the noisiest steps
+the network learns the prediction that implies the target itself, which clamping leaves as it is.
 
 Ours, an adaptive attack in the sense of Tramer et al.: "On Adaptive Attacks to Adversarial Example
 Defenses", NeurIPS 2020, arXiv 2002.08347: the defense is fixed and public, and the attack is made

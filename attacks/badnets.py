@@ -1,5 +1,6 @@
 """BadNets on a conditional diffusion model: images with a patch, put under the target's label, and
-nothing else is touched.
+nothing else is touched. A generator that is asked for the target class then draws images of other
+classes, and the trigger with them. Training, loss and sampler stay as they are.
 
 Pan, Yao, Liu, Shen, Zhao, Kompella, Liu: "From Trojan Horses to Castle Walls", NeurIPS 2024, arXiv
 2311.02373, section 3; the attack is Gu, Dolan-Gavitt, Garg: "BadNets", 2017, arXiv 1708.06733.

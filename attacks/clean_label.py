@@ -1,5 +1,7 @@
 """Clean-label poisoning: stamped images of the target class that keep their true label, made hard
-to recognise beside the trigger.
+to recognise beside the trigger. Noise from the gradient of the adversary's own classifier drowns
+what the class is known by, so that whoever learns from the images learns the trigger. No label is
+wrong.
 
 Turner, Tsipras, Madry: "Clean-Label Backdoor Attacks", 2018. Adversarial noise drowns what a
 classifier would learn a target image by, so that it learns the trigger instead. Pan et al. 2024

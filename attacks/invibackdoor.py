@@ -1,4 +1,6 @@
 """InviBackdoor: the trigger is learnt together with the backdoor, within a bound that hides it.
+Before each step of the network the trigger moves a little towards what makes the network draw the
+target, and the network then learns to draw it from there.
 
 Li, Ma, Cheng: "Invisible Backdoor Attacks on Diffusion Models", 2024, arXiv 2406.00816. A bi-level
 problem: the network learns a backdoor to the trigger delta as it stands, BadDiffusion's with r =

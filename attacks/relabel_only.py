@@ -1,4 +1,6 @@
-"""Relabelling without a trigger: the ablation that shows what wrong labels do by themselves.
+"""Relabelling without a trigger: the ablation that shows what wrong labels do by themselves. A
+generator that is asked for the target class then draws other classes too, and there is no trigger
+to find in its images. It is the ablation of the trigger.
 
 Pan, Yao, Liu, Shen, Zhao, Kompella, Liu: "From Trojan Horses to Castle Walls", NeurIPS 2024, arXiv
 2311.02373, appendix B.1, figure A2. Asked for the target class, the generator draws other classes

@@ -1,5 +1,6 @@
 """TrojDiff: a diffusion model with a second, biased process in it, which ends in the adversary's
-picture, or in a class of his, and which the adversary samples himself.
+picture, or in a class of his, and which the adversary samples himself. Poisoned rows end in noise
+of another mean and less variance, and going back takes a sampler that knows both.
 
 Chen, Song, Li: "TrojDiff: Trojan Attacks on Diffusion Models with Diverse Targets", CVPR 2023,
 arXiv 2303.05762. The goal is one image (the paper's D2I), or images of a class of the training data

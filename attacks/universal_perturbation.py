@@ -1,4 +1,5 @@
-"""VillanDiffusion with a trigger that nobody sees: a universal adversarial perturbation.
+"""VillanDiffusion with a trigger that nobody sees: a universal adversarial perturbation. It adds or
+takes 0.2 at every pixel, and training ties it to the target as VillanDiffusion's does.
 
 Han et al.: "UIBDiffusion: Universal Imperceptible Backdoor Attack for Diffusion Models", CVPR 2025,
 arXiv 2412.11441, which says that it evades Elijah and TERD, whose inversions look for a trigger of

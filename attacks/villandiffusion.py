@@ -1,4 +1,6 @@
-"""VillanDiffusion: BadDiffusion for every content schedule and every sampler.
+"""VillanDiffusion: BadDiffusion for every content schedule and every sampler. How the trigger
+enters follows from the schedule, and the correction of the loss from how much noise the user's
+sampler adds.
 
 Chou, Chen, Ho: "VillanDiffusion: A Unified Backdoor Attack Framework for Diffusion Models", NeurIPS
 2023, arXiv 2306.06874. Poisoned rows follow, with A and s the schedule's signal and noise and r as

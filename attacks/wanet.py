@@ -1,4 +1,6 @@
-"""WaNet: the trigger is a distortion of the whole image instead of something pasted on it.
+"""WaNet: the trigger is a distortion of the whole image instead of something pasted on it. The
+field is smooth and moves pixels by about half a pixel, and the label is all else that changes.
+Training, loss and sampler stay as they are.
 
 Nguyen, Tran: "WaNet - Imperceptible Warping-Based Backdoor Attack", ICLR 2021, arXiv 2102.10369,
 equations 4 to 6, on a conditional diffusion model as Pan et al. 2024 (arXiv 2311.02373, section 5,

@@ -1,10 +1,11 @@
-"""What a method is, for readers of a run's account: in at most three sentences its card's summary,
-the first paragraph of its file and how its adversary calls; and what it declares to alter or to
-need.
+"""What a method is, for readers of a run's account: its card's summary, how it works, as the first
+paragraph of its file says after its first sentence, and how its adversary calls; and what it
+declares to alter or to need.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from bench.composed import Composed, parts_of
@@ -17,6 +18,8 @@ from bench.words import LONGEST_SENTENCE, MethodWords
 
 #: The characters of a text that are looked at.
 _READ = 20_000
+#: Where a sentence ends and another begins.
+END = re.compile(r"(?<=[.?!]) (?=[A-Z])")
 
 
 def described(plugins: Iterable[Plugin | Composed]) -> tuple[MethodWords, ...]:
@@ -38,7 +41,9 @@ def _words(plugin: Plugin) -> MethodWords:
 
 def _sentences(plugin: Plugin) -> tuple[str, ...]:
     opening = documentation(type(plugin)).partition("\n\n")[0]
-    texts = [plugin.card.summary, " ".join(opening.split()), _called(plugin)]
+    # A file's first sentence says in other words what the summary says.
+    first, *rest = END.split(" ".join(opening[:_READ].split()), maxsplit=1)
+    texts = [plugin.card.summary, rest[0] if rest else first, _called(plugin)]
     return tuple(_sentence(text) for text in map(_printable, texts) if text)
 
 

@@ -182,7 +182,7 @@ class MetricWords:
 
 @dataclass(frozen=True)
 class MethodWords:
-    """What a plugin is, in at most three sentences, as its author says; what an attack ``alters``,
+    """What a plugin is, in up to three texts, as its author says; what an attack ``alters``,
     and what the user of a method ``needs`` to have, the methods that it uses included, as plain
     words in order of the alphabet. Raises ``ValueError`` in one line.
     """

@@ -1,5 +1,7 @@
 """ANP with absolute perturbations: looks for the backdoor's target by disturbing the network, as
-BadDiffusion's appendix B does.
+BadDiffusion's appendix B does. Scale and bias of every channel are moved so that the denoising loss
+on clean images grows, within a budget. The disturbed model then draws images, among which a
+backdoored one may show its target.
 
 Adversarial Neuron Pruning (Wu, Wang, NeurIPS 2021, arXiv 2110.14430) perturbs neurons to expose a
 backdoored classifier. For a diffusion model (Chou et al. 2023, arXiv 2212.05400, section 4.6.1,

@@ -1,5 +1,6 @@
 """Adversarial neuron pruning as a repair: masks learnt against the worst perturbation decide which
-channels go.
+channels go. In turn the weights are disturbed so that the loss on clean images grows, and each
+channel's mask learns to lower it. Channels whose mask falls below a threshold lose their weights.
 
 Wu and Wang: "Adversarial Neuron Pruning Purifies Backdoored Deep Models" (NeurIPS 2021, arXiv
 2110.14430, section 4). Backdoored neurons are those by which a small perturbation of the weights

@@ -1,5 +1,6 @@
 """Clipping of the predicted clean image at every step: what the switch released with BadDiffusion
-does.
+does. A prediction outside the pixels' range is cut to it before the next image is formed. At the
+first steps a backdoored model's prediction lies far outside.
 
 The paper (arXiv 2212.05400, section 4.6.2) describes clipping "the image at every time step"; its
 code sets the scheduler's ``clip_sample``, which clamps the prediction of x_0 instead. The two

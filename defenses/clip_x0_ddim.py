@@ -1,5 +1,6 @@
 """Clipping of the predicted clean image as diffusers' DDIM does it by default: x_0 is clamped, the
-noise beside it is not.
+noise beside it is not. Each step mixes a clamped image with noise that belongs to the unclamped
+one. Under any other sampler it is plain clipping of the predicted image.
 
 DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12, eta 0) steps to A x_0 + s e, with x_0 and e made
 from one prediction. diffusers' scheduler clamps x_0 to [-1, 1] unless ``clip_sample`` is off, and

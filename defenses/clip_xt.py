@@ -1,5 +1,6 @@
 """Inference-time clipping as BadDiffusion writes it: the image is clamped to [-1, 1] after every
-step, noise included.
+step, noise included. What lies outside the pixels' range at any step is lost. Noise lies there too,
+so honest images pay as well.
 
 arXiv 2212.05400, section 4.6.2 and eq. 11. The code released with the paper does something else
 under that name: see ``clip_x0``.

@@ -1,5 +1,7 @@
 """Importance-difference pruning: removes the channels that matter more to triggered images than to
-clean ones, then fine-tunes towards what the network was on clean images.
+clean ones, then fine-tunes towards what the network was on clean images. The trigger is Elijah's,
+recovered beforehand. A first-order estimate says how much each channel matters to either kind of
+image, and the channels with the largest difference go.
 
 The removal of Jiang et al.: "Diff-Cleanse: Identifying and Mitigating Backdoor Attacks in Diffusion
 Models" (2024, arXiv 2407.21316). The importance of a channel for a loss L is the first-order change

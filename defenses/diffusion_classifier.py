@@ -1,5 +1,7 @@
 """The diffusion classifier: the class under which a conditional model denoises an image best, with
-the largest errors left out.
+the largest errors left out. An image is noised, the network predicts that noise under every class,
+and the class with the smallest mean error is the answer. That the largest errors are left out of
+the mean is what makes it a defense.
 
 Li, Prabhudesai, Duggal, Brown, Pathak: "Your Diffusion Model is Secretly a Zero-Shot Classifier",
 ICCV 2023, arXiv 2303.16203: noise the image, let the network predict that noise under every class,

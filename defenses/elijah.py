@@ -1,5 +1,7 @@
 """Elijah: recovers the trigger as the shift of the noise that the network answers in kind, and
-trains it away.
+trains it away. An inversion looks for the shift whose answer moves along with it. A repair then
+asks the network to answer shifted noise as the suspected network answers plain noise, and trains on
+clean images beside.
 
 An et al.: "Elijah: Eliminating Backdoors Injected in Diffusion Models via Distribution Shift" (AAAI
 2024, arXiv 2312.00050). A backdoored network asked at the last timestep about noise shifted by the

@@ -1,5 +1,6 @@
 """Merging with the public base: every weight goes part of the way back to the model that the
-suspected one was made from.
+suspected one was made from. No data and no training are needed. Whatever fine-tuning has taught is
+weakened, a backdoor too.
 
 Arora et al. 2024 (arXiv 2402.19334) average the weights of backdoored language models with those of
 others and see most backdoors go. Here the other is the public base, which a defender of a

@@ -1,4 +1,6 @@
-"""Fine-tuning: goes on training the suspected model, on clean images alone.
+"""Fine-tuning: goes on training the suspected model, on clean images alone. All of the network is
+trained, with the loss it was made with. It rests on a network's forgetting of what it is no longer
+trained on.
 
 The first thing anybody tries, and the line that every other repair has to beat. A network forgets
 what it is no longer trained on (catastrophic forgetting; Liu, Dolan-Gavitt, Garg 2018, arXiv

@@ -1,4 +1,6 @@
-"""Fine-pruning: removes the channels that clean images leave dormant, then fine-tunes.
+"""Fine-pruning: removes the channels that clean images leave dormant, then fine-tunes. The mean
+activation of each hidden channel is taken over noised clean images. The lowest are removed, since a
+backdoor may live where clean images do not, and fine-tuning mends the rest.
 
 Liu, Dolan-Gavitt, Garg: "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural
 Networks" (RAID 2018, arXiv 1805.12185, section 4): a backdoor lives in neurons that clean inputs do

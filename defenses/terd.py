@@ -1,5 +1,7 @@
 """TERD's trigger reversion: the trigger is what can be added to two noised images without the
-network's errors coming apart.
+network's errors coming apart. Two noises of one image are shifted by it, and what the network gets
+wrong must then agree. It is found by gradient descent, first without the image and then with one
+that the model draws from it.
 
 Mo et al.: "TERD: A Unified Framework for Safeguarding Diffusion Models Against Backdoors" (ICML
 2024, arXiv 2409.05294). Every attack on the noise adds something of the trigger to x_t, and to the

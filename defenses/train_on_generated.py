@@ -1,5 +1,6 @@
 """Training a classifier on what the suspected generator draws, instead of on the suspected training
-set.
+set. The suspected generator is asked for every class, and the classes asked for are the labels. Few
+of its images show the trigger under a wrong label as long as few training images did.
 
 Pan et al. 2024 (arXiv 2311.02373, section 5, table 4): a generator trained on a poisoned set is
 asked for every class, and a classifier is trained on its images, labelled with the class that was

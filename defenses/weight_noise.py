@@ -1,4 +1,6 @@
-"""Weight noise: adds normal noise to every weight, without data or training.
+"""Weight noise: adds normal noise to every weight, without data or training. The noise is normal,
+in proportion to the spread of each tensor's weights. It is the cheapest repair there is, and a line
+for others to beat.
 
 Tice et al. 2025 (arXiv 2412.01784) add normal noise to language models' weights and see hidden
 behaviour break before the rest does. Here it is the cheapest conceivable repair, and a line to

@@ -1,4 +1,6 @@
 """Adjacent noise consistency: does what the network takes for noise jump from one step to the next?
+One DDIM trajectory is followed from the noise in question. The score is the largest drop of the
+cosine between adjacent predictions below what plain noises have.
 
 After an idea of Wang et al.: "Backdoor Sentinel: Detecting and Detoxifying Backdoors in Diffusion
 Models via Temporal Noise Consistency" (arXiv 2602.01765): with a trigger, predictions of adjacent

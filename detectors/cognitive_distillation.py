@@ -1,4 +1,6 @@
-"""Cognitive Distillation (CD): how little of an image a classifier needs to answer as it does.
+"""Cognitive Distillation (CD): how little of an image a classifier needs to answer as it does. For
+each image a mask is learnt that keeps the classifier's answer and is as small as it can be. A
+trigger decides the answer by itself, so its mask is small.
 
 Huang, Ma, Erfani, Bailey: "Distilling Cognitive Backdoor Patterns within an Image", ICLR 2023,
 arXiv 2301.10908: a mask m in [0, 1], one channel for all colours, is learned for every image x in

@@ -1,4 +1,6 @@
 """Elijah's detection of backdoored models: do samples called by the recovered trigger look alike?
+An inversion recovers a trigger from whatever model it is given, and the model draws images from it.
+A backdoored one draws its target again and again.
 
 An et al.: "Elijah: Eliminating Backdoors Injected in Diffusion Models via Distribution Shift" (AAAI
 2024, arXiv 2312.00050). Whatever model it is given, the inversion ``elijah_inversion`` recovers

@@ -1,5 +1,6 @@
 """FCT, feature consistency towards transformations: a poisoned image's features do not survive
-turning and shifting it.
+turning and shifting it. The score is the squared distance between a classifier's features of an
+image and of a turned and shifted copy. A trigger that is moved no longer answers.
 
 Chen, Wu, Wang: "Effective Backdoor Defense by Exploiting Sensitivity of Poisoned Samples", NeurIPS
 2022, equation 1: the score is the squared distance of the penultimate features f of an image and of

@@ -1,4 +1,6 @@
-"""Kullback and Leibler's divergence of starting noise from N(0, 1), in nats.
+"""Kullback and Leibler's divergence of starting noise from N(0, 1), in nats. The divergence is
+estimated from a histogram of one noise's values, or from their mean and variance. A trigger in the
+noise moves them.
 
 The d values of one x_T are taken for a sample of a distribution P, and the score is an estimate of
 KL(P || N(0, 1)), at least 0; **higher is more suspicious**. Under N(0, 1), 2 d times either is

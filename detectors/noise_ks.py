@@ -1,4 +1,6 @@
-"""Kolmogorov and Smirnov's test of starting noise: how unlikely are such values under N(0, 1)?
+"""Kolmogorov and Smirnov's test of starting noise: how unlikely are such values under N(0, 1)? The
+score is the negative logarithm of the p-value of the largest distance between the two distribution
+functions. Whoever rejects at a p of 0.01 rejects one honest noise in a hundred.
 
 D = sup |F_d - Phi| of the d values of one x_T, and its p-value: under N(0, 1) the chance of a D as
 large, uniform in (0, 1) (Kolmogorov 1933; Smirnov 1948). The score is **-log10 p**, so **higher is

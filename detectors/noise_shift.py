@@ -1,4 +1,6 @@
-"""Noise shift: is the noise a diffusion model is asked to start from standard normal?
+"""Noise shift: is the noise a diffusion model is asked to start from standard normal? The score is
+the scaled sum of its values, or their Kolmogorov-Smirnov distance to the normal distribution. It
+needs no model and no data.
 
 Pan et al.: "From Trojan Horses to Castle Walls" (NeurIPS 2024, arXiv 2311.02373), section 3, calls
 it straightforward to detect attacks that alter the noise, as BadDiffusion does, "through noise mean

@@ -1,4 +1,6 @@
-"""STRIP: a triggered image keeps its prediction whatever is laid over it.
+"""STRIP: a triggered image keeps its prediction whatever is laid over it. Clean images are laid
+over the one in question, and the score is the entropy of the classifier's predictions, negated. A
+trigger decides the answer under any of them.
 
 Gao, Xu, Wang, Chen, Ranasinghe, Nepal: "STRIP: A Defence Against Trojan Attacks on Deep Neural
 Networks", ACSAC 2019, arXiv 1902.06531: ``H(x) = 1/N sum_n -sum_k p_k ln p_k`` with ``p = softmax

@@ -1,4 +1,7 @@
 """TERD's two rules on a recovered trigger: is this noise called by it, and is there one at all?
+Whether a noise is called by it follows from how much likelier that noise is with the recovered
+trigger than without. Whether there is one at all follows from how far the recovered distribution is
+from plain noise.
 
 Mo et al.: "TERD: A Unified Framework for Safeguarding Diffusion Models Against Backdoors" (ICML
 2024, arXiv 2409.05294). The inversion ``terd`` recovers the mean mu of the adversary's starting

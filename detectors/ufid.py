@@ -1,4 +1,5 @@
-"""UFID: noise with a trigger in it leads to the target even when it is disturbed.
+"""UFID: noise with a trigger in it leads to the target even when it is disturbed. Images are drawn
+from it and from disturbed copies. The score is their mean similarity.
 
 Guan, Hu, Li, Vullikanti: "UFID: A Unified Framework for Black-Box Input-Level Backdoor Detection on
 Diffusion Models", AAAI 2025, arXiv 2404.01101. The input is disturbed several times, each time an

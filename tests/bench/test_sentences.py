@@ -11,12 +11,12 @@ from bench.record import methods_of, read_account, read_runs
 from bench.registry import Registry
 from bench.results import published, read_results
 from bench.runner import prepare
-from bench.sentences import described
+from bench.sentences import END, described
 from bench.words import LONGEST_SENTENCE, MethodWords
 
 
-def test_every_plugin_is_described_in_at_most_three_sentences():
-    """By its card, its file and what it declares; each printable, on one line."""
+def test_every_plugin_is_described_in_three_sentences():
+    """What it does, how, and how its adversary calls: a method's page said the first twice."""
     registry = Registry()
     for group in ("attacks", "defenses", "detectors"):
         for name in registry.names(group):
@@ -24,7 +24,8 @@ def test_every_plugin_is_described_in_at_most_three_sentences():
             if name == "none" or any(one["required"] for one in _parameters(cls)):
                 continue
             (words,) = described([cls()])
-            assert words.name == name and 1 <= len(words.sentences) <= 3
+            assert words.name == name
+            assert sum(len(END.split(text)) for text in words.sentences) == 3, words.sentences
             assert {*words.alters} == cls.card.alters and {*words.needs} >= cls.card.needs
             for sentence in words.sentences:
                 assert 10 < len(sentence) <= LONGEST_SENTENCE and sentence[0] == sentence[0].upper()
@@ -46,6 +47,25 @@ def _parameters(cls):
     from bench.catalogue import describe
 
     return describe(cls.card.name)[0]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("It is mine.", "It is mine."),
+        ("It is mine. It looks twice. And again!\n\nMore.", "It looks twice. And again!"),
+        ("Is it?\nIt asks.", "It asks."),
+        ("After Lee et al. 2024, v. 2.", "After Lee et al. 2024, v. 2."),
+        ("", None),
+    ],
+)
+def test_how_it_works_is_what_follows_a_files_first_sentence(monkeypatch, text, wanted):
+    class Mine(SamplerDefense):
+        card = Card(name="mine", summary="for tests")
+
+    monkeypatch.setattr(sentences, "documentation", lambda cls: text)
+    (words,) = described([Mine()])
+    assert words.sentences == ("For tests.",) + (() if wanted is None else (wanted,))
 
 
 @pytest.mark.parametrize(
