@@ -61,10 +61,13 @@ def main() -> None:
     if len(os.listdir("/proc/self/task")) != 1:
         _end(folder)
     namespaces.inherited = _data()
-    channel.send(READY)
+    try:
+        channel.send(READY)
+    except OSError:  # whoever asks is gone
+        _end(folder)
     while True:
         data, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, MOST_DESCRIPTORS)
-        if not data:  # whoever asks is gone
+        if not data:
             _end(folder)
         if _forked(channel, json.loads(data), descriptors):
             break
