@@ -10,7 +10,7 @@ from pathlib import Path
 
 #: glibc allocates fresh pages for every large tensor and returns them at once; keeping them saves
 #: thousands of page faults per step. Bytes.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 _FIXED = {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 #: Variables that hold no secret, judging by their names.
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|AUTH|COOKIE", re.I)
@@ -22,7 +22,7 @@ def of_a_worker(threads: int) -> dict[str, str]:
     """
     counted = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     path = {"PYTHONPATH": os.pathsep.join(search_path())}
-    return {**ALLOCATOR, **os.environ, **dict.fromkeys(counted, str(threads)), **_FIXED, **path}
+    return {**_ALLOCATOR, **os.environ, **dict.fromkeys(counted, str(threads)), **_FIXED, **path}
 
 
 def of_reading() -> dict[str, str]:

@@ -27,7 +27,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.engine import namespaces
@@ -60,7 +59,7 @@ def main() -> None:
     gc.freeze()  # what is shared stays so: a collection writes to what it looks at
     if len(os.listdir("/proc/self/task")) != 1:
         _end(folder)
-    namespaces.inherited = _data()
+    namespaces.inherited = namespaces.own_bytes("VmData")
     try:
         channel.send(READY)
     except OSError:  # whoever asks is gone
@@ -79,12 +78,6 @@ def main() -> None:
 def _end(folder: str) -> NoReturn:
     shutil.rmtree(folder, ignore_errors=True)
     sys.exit(0)
-
-
-def _data() -> int:
-    """Bytes of this process's data."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmData")) * 1024
 
 
 def _forked(channel: socket.socket, numbers: Sequence[int], descriptors: Sequence[int]) -> bool:

@@ -233,7 +233,7 @@ def launch(
     """Starts a process that leads a session, and sends it ``config``; pipes lead to its standard
     input and from its output.
 
-    ``environment``: of the guard. ``stderr``: as ``subprocess.Popen`` has it, and where nothing is
+    ``environment``: of the guard. ``stderr``: a file, or ``subprocess.STDOUT``; where nothing is
     given, this process's. ``descriptors``: what it inherits beside, by the same numbers.
     """
     process = _fork(config, stderr, descriptors) or subprocess.Popen(

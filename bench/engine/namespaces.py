@@ -87,6 +87,14 @@ def enter() -> dict[str, Any]:
     return config
 
 
+def own_bytes(field: str) -> int:
+    """What the system says of this process, as ``VmData`` or ``VmHWM``, in bytes. Raises
+    ``OSError`` or ``StopIteration`` where it says nothing.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
+
+
 def _exactly(count: int) -> bytes:
     """So many bytes of standard input, and not one more: the rest is the worker's."""
     data = b""

@@ -31,6 +31,7 @@ from typing import Any, TextIO
 from bench.engine import admission
 from bench.engine.context import StageContext, StageKind
 from bench.engine.fingerprint import RUN, refuse_other_code
+from bench.engine.namespaces import own_bytes
 from bench.engine.ranks import RankFailed, run_ranks
 from bench.engine.store import LOG, commit, discard, is_disk_full
 from bench.engine.surroundings import Surroundings
@@ -267,8 +268,7 @@ def peak_memory() -> int:
     system cannot tell.
     """
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+        return own_bytes("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -127,9 +127,7 @@ class Lab:
     def wait_for_note(self, *words):
         """Until the run has told all of ``words`` in one note."""
         self.wait_for(
-            lambda: any(
-                all(word in note for word in words) for note in list(self.reporter.keys("note"))
-            )
+            lambda: any(all(word in note for word in words) for note in self.reporter.keys("note"))
         )
 
     def wait_for(self, what, seconds=300):
