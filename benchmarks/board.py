@@ -11,6 +11,7 @@ is done, and until the first text or picture is painted (Paint Timing's
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import tempfile
 import zlib
@@ -34,21 +35,25 @@ MOVED = 0.05
 
 
 def board(settings: Settings) -> list[Row]:
-    """CPU seconds, megabytes of the page, elements, and wall seconds until it is painted and open,
-    of the large board and of the default one. Raises ``UserError`` if no results of the suite are
-    published.
+    """Wall and CPU seconds (of the process that makes the page and of the one beside it that writes
+    the records as data), megabytes of the page, elements, and wall seconds until it is painted and
+    open, of the large board and of the default one. Raises ``UserError`` if no results of the suite
+    are published.
     """
     runs = read_results(published())
     run = large(next((one for one in runs if one.suite == SUITE), None))
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "board.html"
-        seconds = []
+        seconds, cpu = [], []
         for _ in range(settings.repetitions):
-            before = Moment.now()
+            before, others = Moment.now(), _of_children()
             build([run], page)
-            seconds.append((Moment.now() - before).cpu)
+            took = Moment.now() - before
+            seconds.append(took.wall)
+            cpu.append(took.cpu + _of_children() - others)
         rows = [
-            _goal(f"a board of {len(run.records)} records, CPU", "s", seconds, GOAL_SECONDS),
+            _goal(f"a board of {len(run.records)} records", "s", seconds, GOAL_SECONDS),
+            Row(quantity="its CPU", unit="s", values=tuple(cpu)),
             _goal("its page", "MB", [page.stat().st_size / 1e6], GOAL_MEGABYTES),
         ]
         rows += _opened(page, "", settings.repetitions)
@@ -56,6 +61,12 @@ def board(settings: Settings) -> list[Row]:
         weight = [page.stat().st_size / 1e6]
         rows.append(_goal("the default board's page", "MB", weight, DEFAULT_MEGABYTES))
         return rows + _opened(page, "the default board: ", settings.repetitions)
+
+
+def _of_children() -> float:
+    """CPU seconds of the processes that this one has waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _goal(quantity: str, unit: str, values: list[float], goal: float) -> Row:

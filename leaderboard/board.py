@@ -191,6 +191,16 @@ class Cell:
                 units[name] = number.unit if agreed else ""
         return units
 
+    @cached_property
+    def fewest_samples(self) -> dict[str, int]:
+        """Of each metric whose records say it, the fewest samples behind the number of a seed."""
+        fewest: dict[str, int] = {}
+        for entry in self.with_status("ok"):
+            for name, number in entry.numbers.items():
+                if number.n:
+                    fewest[name] = min(number.n, fewest.get(name, number.n))
+        return fewest
+
     def unit(self, metric: str) -> str:
         """What the records say the metric is measured in; empty if they do not say, or disagree."""
         return self._units.get(metric, "")

@@ -99,9 +99,10 @@ class Vocabulary:
         """Total: a metric that nobody declares is shown under its own name. ``unit``: as the
         records have it.
         """
-        if (name, unit) not in self._known:
-            self._known[name, unit] = self._words(name, unit)
-        return self._known[name, unit]
+        known = self._known.get((name, unit))
+        if known is None:
+            known = self._known[name, unit] = self._words(name, unit)
+        return known
 
     def _words(self, name: str, unit: str) -> Words:
         (family, argument), declared = split(name), declaration_of(self._declared, name)

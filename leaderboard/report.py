@@ -22,10 +22,12 @@ from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
+from threadpoolctl import threadpool_limits
 
 from bench.errors import UserError
 from bench.record import Run
 from leaderboard import aggregate, export, names, palette, plots
+from leaderboard.apart import apart
 from leaderboard.board import Board, boards
 from leaderboard.cards import Cards
 from leaderboard.definitions import glossary, metric_anchor
@@ -51,15 +53,21 @@ STYLES, SCRIPTS = ("board.css", "front.css", "cell.css"), ("board.js", "save.js"
 SITE_STYLE = "site.css"
 
 
+#: So many records make it worth a second process that writes them as data.
+MANY = 1000
+
+
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def _undisturbed() -> Iterator[None]:
     """Without the garbage collector: nearly all that is made stays until the files are written, and
-    it would walk through millions of objects again and again to find nothing.
+    it would walk through millions of objects again and again to find nothing. And with one thread
+    for matrices, which are small here: others would wait in a loop, at the cost of a core.
     """
     collecting = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         # All that there is counts as old: it is looked at once there is much more.
         gc.freeze()
@@ -68,7 +76,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-@_uncollected()
+@_undisturbed()
 def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None = None) -> Path:
     """Writes ``output`` (HTML), ``<stem>.csv`` and ``<stem>.json`` of all runs of a source, or of
     runs already read; returns ``output``.
@@ -93,9 +101,10 @@ def build(source: Path | Sequence[Run], output: Path, suites: list[str] | None =
         raise UserError(f"the board must not be named like the files beside it, got {output.name}")
     _refuse_strangers(output, paths[1:])
     page_boards = flagged(boards(runs))
-    page = render(runs, output.stem, page_boards)
-    runs = with_flags(runs, page_boards)
-    texts = (page, export.to_csv(runs), export.to_json(runs))
+    seen = with_flags(runs, page_boards)
+    many = sum(len(run.records) for run in runs) >= MANY
+    with apart(lambda: (export.to_csv(seen), export.to_json(seen)), worth_it=many) as beside:
+        texts = (render(runs, output.stem, page_boards), *beside())
     write_files(dict(zip(paths, texts, strict=True)), f"the board to {output}")
     return output
 

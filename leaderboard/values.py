@@ -47,7 +47,9 @@ def amount(one: Amount, strong: bool = False, mark: str = "", to: str = "") -> M
     """A number in any table: all of them are written here, so that none loses its interval or its
     n. ``mark``: right behind the number; ``to``: the id that the number leads to.
     """
-    text = escape(one.text) + mark
+    text = escape(one.text)
+    if mark:
+        text += mark
     if to:
         text = Markup('<a href="#{}">{}</a>').format(to, text)
     parts = [f"<b>{text}</b>" if strong else text]
@@ -104,12 +106,7 @@ def interval_text(words: Words, interval: Interval, decimals: int | None = None)
 
 def samples_of(cell: Cell, metric: str) -> int:
     """The fewest samples that a seed's number is from; 0 if no record says."""
-    counts = [
-        number.n
-        for entry in cell.with_status("ok")
-        if (number := entry.numbers.get(metric)) is not None and number.n
-    ]
-    return min(counts, default=0)
+    return cell.fewest_samples.get(metric, 0)
 
 
 def fewest(counts: Iterable[tuple[int, int]]) -> str:
