@@ -140,7 +140,9 @@ def _testbed(name: str) -> dict[str, Any]:
         "summary": declared.summary,
         "card": {"kind": declared.kind, "extractor": declared.features.extractor},
         "resources": dataclasses.asdict(declared.resources),
-        "parameters": [parameters[field] for field in declared.params()],
+        "parameters": [
+            parameters[field] for field in dict.fromkeys([*declared.params(), *parameters])
+        ],
         "doc": "\n\n".join(dict.fromkeys(filter(None, texts))),
         "source": str(module.__file__),
     }

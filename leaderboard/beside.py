@@ -100,13 +100,15 @@ def _numbers(testbed: str) -> tuple[Published, ...]:
 
 
 def _matches(one: Published, testbed: str, facts: dict[str, Any]) -> bool:
-    """A condition on the testbed binds the paper's own alone: others have other parts."""
+    """A condition on the testbed binds the paper's own alone: others have other parts, of which
+    ``mirrored`` says what stands for the paper's.
+    """
     own = testbed in one.own
     return all(
         name in facts and agrees(facts[name], wanted)
         for name, wanted in one.where.items()
         if own or not name.startswith("testbed.")
-    )
+    ) and (own or all(agrees(facts.get(name), wanted) for name, wanted in one.mirrored.items()))
 
 
 def _differences(one: Published, facts: dict[str, Any]) -> Iterable[str]:

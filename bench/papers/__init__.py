@@ -65,8 +65,10 @@ class Published:
     it; ``printed``: the number as it stands there, in ``unit`` (``%`` or none); ``deviation``: the
     standard deviation behind it, or empty. ``own``: the testbeds that are the paper's;
     ``mirrors``: those that do the same on other data and networks. ``where``: what a cell must be
-    (a list: one of these); ``also``: what else the paper did, which a cell may do otherwise.
-    ``differs``: where the paper's definition is not ours.
+    (a list: one of these), but for what it says of the testbed, which is of the paper's own;
+    ``mirrored``: what a mirror must be, with ``None`` for a parameter that its records do not name;
+    ``also``: what else the paper did, which a cell may do otherwise. ``differs``: where the paper's
+    definition is not ours.
     """
 
     file: str
@@ -83,6 +85,7 @@ class Published:
     own: tuple[str, ...]
     mirrors: tuple[str, ...]
     where: Conditions
+    mirrored: Conditions
     also: Conditions
     differs: str
 
@@ -191,7 +194,7 @@ def _block(node: Node, source: Mapping[str, Any], setting: Mapping[str, str]) ->
     for.
     """
     entries = node.fields(
-        ("unit", "setting", "mirrors", "also", "differs"),
+        ("unit", "setting", "mirrors", "mirrored", "also", "differs"),
         ("name", "own", "where", "rows", "columns", "values"),
     )
     rows, columns = (
@@ -216,6 +219,7 @@ def _block(node: Node, source: Mapping[str, Any], setting: Mapping[str, str]) ->
         "unit": entries["unit"].text() if "unit" in entries else "",
         "own": entries["own"].texts(),
         "mirrors": entries["mirrors"].texts() if "mirrors" in entries else (),
+        "mirrored": _conditions(entries["mirrored"]) if "mirrored" in entries else {},
         "also": _conditions(entries["also"]) if "also" in entries else {},
         "differs": entries["differs"].text().strip() if "differs" in entries else "",
     }

@@ -23,6 +23,7 @@ from bench.diffusion.training import TrainingSettings
 from bench.resources import Resources
 from bench.testbeds.parts.part import (
     FIXED,
+    LATER,
     Classifiers,
     Copies,
     Counts,
@@ -102,12 +103,15 @@ class Testbed:
         return {part_name: part for part_name, part in values.items() if isinstance(part, Part)}
 
     def params(self, parts: Collection[str] = PARTS) -> dict[str, Any]:
-        """JSON-ready parameters of ``parts``; of all, ``testbed.changed(**params) == testbed``."""
+        """JSON-ready parameters of ``parts``; of all, ``testbed.changed(**params) == testbed``.
+        Without those that came later, where they are as before.
+        """
         values = {
             name: getattr(part, name)
             for part_name, part in self.parts().items()
             if part_name in parts
             for name in parameters(part)
+            if name not in unchanged(part)
         }
         return {name: values[name] for name in dict.fromkeys([*FIRST, *values]) if name in values}
 
@@ -204,6 +208,15 @@ def parameters(part: Part) -> dict[str, dataclasses.Field[Any]]:
     return {one.name: one for one in dataclasses.fields(part) if not one.metadata.get(FIXED)}
 
 
+def unchanged(part: Part) -> set[str]:
+    """The parameters that came :func:`~bench.testbeds.parts.part.later` and are as before."""
+    return {
+        one.name
+        for one in dataclasses.fields(part)
+        if one.metadata.get(LATER) and getattr(part, one.name) == one.default
+    }
+
+
 def identity(part: Part) -> dict[str, Any]:
     """All that a part is declared and given, as JSON values: what its class makes of it depends on
     nothing else, but for the files that its fingerprint is of.
@@ -211,7 +224,7 @@ def identity(part: Part) -> dict[str, Any]:
     return {
         name: value
         for name, value in dataclasses.asdict(part).items()
-        if name != "name" and name not in part.locations
+        if name != "name" and name not in part.locations and name not in unchanged(part)
     }
 
 

@@ -1,20 +1,30 @@
 """Who looks at digits: the judge and the features of FID, one shipped network
-(:mod:`bench.testbeds.parts.digits_cnn`), and the classifier that users train, a smaller one.
+(:mod:`bench.testbeds.parts.digits_cnn`), and the classifier that users train, a smaller one or one
+built otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
 from bench import testbeds
 from bench.classification.classifier import Classifier
+from bench.classification.small import small_classifier
 from bench.classification.training import ClassifierSettings
 from bench.testbeds.parts import digits_cnn
-from bench.testbeds.parts.part import Classifiers, Composition, Copies, Data, Features, Judge
+from bench.testbeds.parts.part import (
+    Classifiers,
+    Composition,
+    Copies,
+    Data,
+    Features,
+    Judge,
+    later,
+)
 
 
 def _weights_hash() -> str:
@@ -86,11 +96,17 @@ class DigitsJudge(Judge):
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsClassifiers(Classifiers):
-    """The judge's kind of network with a layer less, and halved in size one layer earlier: half the
-    work, for half a point of accuracy.
+    """``classifier``: what users train. ``cnn``: the judge's kind of network with a layer less, and
+    halved in size one layer earlier: half the work, for half a point of accuracy; ``vgg`` and
+    ``densenet``: torchvision's VGG-16 and DenseNet-121 cut down to 16 x 16 pixels
+    (:mod:`bench.classification.small`).
     """
 
+    classifier: Literal["cnn", "vgg", "densenet"] = later("cnn")
+
     def fresh(self, seed: int, classes: int) -> Classifier:
+        if self.classifier != "cnn":
+            return small_classifier(self.classifier, classes, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             body = digits_cnn.blocks((3, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2), (64, 64, 1))

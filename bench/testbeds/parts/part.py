@@ -25,7 +25,7 @@ from bench.diffusion.training import TrainingSettings
 #: More images, or steps, than anybody has the time for.
 MOST = 10_000_000
 Positive = Annotated[int, Interval(ge=1, le=MOST)]
-FIXED = "fixed"
+FIXED, LATER = "fixed", "later"
 #: Where what somebody has to download is described.
 GUIDE = "docs/paper-scale.md"
 
@@ -33,6 +33,13 @@ GUIDE = "docs/paper-scale.md"
 def fixed(default: Any = MISSING) -> Any:
     """A field that the testbed's file declares and nobody else may set: no parameter."""
     return dataclasses.field(default=default, metadata={FIXED: True})
+
+
+def later(default: Any) -> Any:
+    """A parameter that came after results were published: it is part of what a testbed is, and so
+    of keys and protocols, only where it is not ``default``, which is how they were measured.
+    """
+    return dataclasses.field(default=default, metadata={LATER: True})
 
 
 def outline(count: int, size: int, labels: Tensor | None) -> TrainingSet:

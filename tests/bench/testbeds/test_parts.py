@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from bench import registry, testbeds
+from bench.catalogue import describe
 from bench.engine import closure
 from bench.engine.fingerprint import ROOT
 from bench.planner import make_plan
@@ -15,7 +16,7 @@ from bench.stages.table import STAGES
 from bench.suite import parse_suite
 from bench.testbeds import digits_cfg, digits_ddpm
 from bench.testbeds.parts.part import Counts, Part, Sampling
-from bench.testbeds.testbed import PARTS, parameters
+from bench.testbeds.testbed import PARTS, identity, parameters, unchanged
 
 CACHES = (closure.closure_of, closure._reached, closure._module, closure._file)
 
@@ -165,10 +166,24 @@ def test_no_parameter_belongs_to_two_parts(name):
     """A suite sets a parameter by its name alone."""
     testbed = testbeds.load(name)
     every = [field for part in testbed.parts().values() for field in parameters(part)]
-    assert len(every) == len(set(every)) and set(every) == set(testbed.params())
+    silent = {field for part in testbed.parts().values() for field in unchanged(part)}
+    assert len(every) == len(set(every)) and set(every) - silent == set(testbed.params())
     assert testbed.changed(**testbed.params()) == testbed
     assert testbeds.build(name, testbed.params()) == testbed
     assert testbed.judge is not None or name in ("cifar10-ddpm", "celebahq-ddpm")
+
+
+def test_a_parameter_that_came_later_is_silent_where_it_is_as_before():
+    """Results that were published without it keep their keys, their protocol and their board."""
+    before = testbeds.load("digits-cfg")
+    assert before.changed(classifier="cnn") == before
+    assert "classifier" not in before.params() | identity(before.classifiers)
+    other = before.changed(classifier="vgg")
+    assert other.params() == {**before.params(), "classifier": "vgg"}
+    assert identity(other.classifiers)["classifier"] == "vgg"
+    assert testbeds.build("digits-cfg", other.params()) == other
+    shown = {one["name"]: one["default"] for one in describe("digits-cfg")[0]["parameters"]}
+    assert shown["classifier"] == "cnn"
 
 
 @pytest.mark.parametrize("name", testbeds.TESTBEDS)
