@@ -220,7 +220,8 @@
     for (let around = element; around; around = around.parentElement) if (around.tagName === "DETAILS") around.open = true;
     const inside = element?.querySelector(":scope > details");
     if (inside) inside.open = true;
-    if (element) element.scrollIntoView();
+    // What is not drawn yet has no height yet: the page would scroll past what it looks for.
+    if (element) { document.getElementById("matrix")?.classList.add("drawn"); element.scrollIntoView(); }
   };
   const arrive = () => { read(); apply(); sync(); write(); };
   // Following a link to a hidden element takes the focus off the link, so the way back is kept here.

@@ -227,6 +227,30 @@ def test_heads_of_a_ranking_are_seen_on_a_phone(visit: Callable[..., Any]) -> No
         )
 
 
+def test_the_matrix_is_drawn_once_it_comes_near(visit: Callable[..., Any]) -> None:
+    """A large one is two thirds of what a browser has to draw before the first screen can be used.
+    It is there for a link, for the reader who scrolls, for a search and on paper.
+    """
+    drawn = (
+        "() => document.querySelector('#matrix td').checkVisibility({contentVisibilityAuto: true})"
+    )
+    page = visit(height=200)
+    assert not page.evaluate(drawn)
+    page.evaluate("document.getElementById('matrix').scrollIntoView()")
+    page.wait_for_function(drawn)
+    page = visit(height=200, suffix="#method")
+    where = "document.getElementById('method').getBoundingClientRect().y"
+    page.wait_for_function(f"() => {where} < 20")
+    page.wait_for_timeout(500)
+    assert page.evaluate(where) > -20
+    page = visit(height=200)
+    page.evaluate("find('Every attack against every')")
+    page.wait_for_function(drawn)
+    page = visit(height=200)
+    page.emulate_media(media="print")
+    page.wait_for_function(drawn)
+
+
 def test_a_link_to_a_cell_opens_it(visit: Callable[..., Any]) -> None:
     """What one reader sends another shows the same panel; going back closes it."""
     page = in_depth(visit())
