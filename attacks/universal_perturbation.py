@@ -10,6 +10,10 @@ Deviations: the paper does not release how its perturbation was made; v is ours
 (:mod:`bench.artwork.universal`): + or - .2 everywhere, against the classifier that ships with the
 testbed, so it fits images of these shapes alone. v is added to noise, not to an image, so no image
 is stamped, and there is one call.
+
+Seen once, on `digits-ddpm` at its 400 steps of fine-tuning (zeta 1, seed 7): the model drew the
+target in .08 of its samples when called and in .06 when not, which is about the poison rate: no
+backdoor yet.
 """
 
 from __future__ import annotations
