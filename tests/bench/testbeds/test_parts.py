@@ -182,8 +182,8 @@ def test_a_parameter_that_came_later_is_silent_where_it_is_as_before():
     assert other.params() == {**before.params(), "classifier": "vgg"}
     assert identity(other.classifiers)["classifier"] == "vgg"
     assert testbeds.build("digits-cfg", other.params()) == other
-    shown = {one["name"]: one["default"] for one in describe("digits-cfg")[0]["parameters"]}
-    assert shown["classifier"] == "cnn"
+    defaults = {one["name"]: one["default"] for one in describe("digits-cfg")[0]["parameters"]}
+    assert defaults["classifier"] == "cnn"
 
 
 @pytest.mark.parametrize("name", testbeds.TESTBEDS)
