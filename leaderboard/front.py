@@ -85,15 +85,20 @@ def front(views: Sequence[BoardView], others: Sequence[Board] = ()) -> dict[str,
 
 def board_names(boards: Sequence[Board]) -> dict[str, str]:
     """Id -> the testbed in a word, with as many of its parameters as set it apart from the first
-    board of that name, which has the most records; where that does not, see :func:`beside_alike`.
+    board of that name, which has the most records, and from the testbed's own, where that is on no
+    board; where that does not, see :func:`beside_alike`.
     """
     alike: dict[str, list[Board]] = {}
     for board in boards:
         alike.setdefault(short_label(board.testbed).strip(), []).append(board)
     named: dict[str, str] = {}
     for word, those in alike.items():
-        usual = those[0].testbed.params
         names = _telling([board.testbed.params for board in those])
+        usual = {
+            name: value
+            for name, value in those[0].testbed.params.items()
+            if not all(f"{name}=" in label(board.testbed) for board in those)
+        }
         texts = {board.id: _apart(word, board, usual, names) for board in those}
         added = beside_alike(those, texts)
         named |= {board.id: f"{texts[board.id]} {added[board.id]}".strip() for board in those}

@@ -241,6 +241,25 @@ def test_testbeds_of_one_name_are_named_by_what_tells_them_apart() -> None:
     assert names[1:3] == ["t guidance=5 d", "t guidance=5 e"]
 
 
+def test_where_no_board_is_of_the_testbed_as_it_is_none_has_its_plain_name() -> None:
+    """Another classifier's numbers under the testbed's own name are taken for its own."""
+
+    def of(classifier: str) -> Record:
+        own = classifier == "cnn"
+        params = {} if own else {"classifier": classifier}
+        label = "t" if own else f"t(classifier={classifier})"
+        spec = PluginSpec(name="t", params=params, label=label)
+        return record(testbed=spec, protocol=classifier)
+
+    two = [of("vgg"), of("densenet")]
+    assert sorted(board_names(boards([run(*two)])).values()) == [
+        "t classifier=densenet",
+        "t classifier=vgg",
+    ]
+    whole = run(*two, of("cnn"), dataclasses.replace(of("cnn"), seed=1))
+    assert "t" in board_names(boards([whole])).values()
+
+
 def test_the_matrix_has_every_cell_of_every_board_once(store: Path, class_store: Path) -> None:
     """In the metric of its family, as the records have it, beside as many controls as there are
     metrics to compare with.
