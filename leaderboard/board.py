@@ -140,6 +140,11 @@ class Cell:
         """What :func:`leaderboard.matrix.summary` has worked out already."""
         return {}
 
+    @cached_property
+    def texts(self) -> dict[str, tuple[str, str, str]]:
+        """What :func:`leaderboard.matrix.value_of` has written already: number, interval and n."""
+        return {}
+
     def words(self, metric: str) -> Words:
         """What a metric of this cell means."""
         return self.names.words(metric, self.unit(metric))

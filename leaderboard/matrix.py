@@ -22,7 +22,7 @@ from leaderboard.beside import Beside, in_metric
 from leaderboard.board import Awaited, Board, Cell, Row, families, under
 from leaderboard.live import in_words
 from leaderboard.names import Words
-from leaderboard.values import Value, count_text, interval_text, samples_of, value
+from leaderboard.values import NO_VALUE, Value, count_text, samples_of, value
 
 NOT_RUN = "not part of this run"
 #: A share over p_t; its interval follows from the share's.
@@ -195,7 +195,12 @@ def _amplification(cell: Cell, values: BySeed) -> Interval | None:
 
 def value_of(cell: Cell, metric: str, alone: str = "one seed") -> Value:
     """A dash without a value; ``alone``: instead of the interval of one seed."""
-    return value(cell.words(metric), summary(cell, metric), samples_of(cell, metric), alone)
+    if metric not in cell.texts:
+        cell.texts[metric] = value(
+            cell.words(metric), summary(cell, metric), samples_of(cell, metric)
+        )
+    one = Value._make(cell.texts[metric])
+    return one if one.interval or one == NO_VALUE else one._replace(interval=alone)
 
 
 def steady_value(cell: Cell, metric: str) -> Value:
@@ -309,13 +314,13 @@ def measured(
     alone: str = "no interval",
 ) -> TableCell:
     """A value with its n. ``alone``: what stands for the interval where there is none."""
-    words = cell.words(metric)
+    one = value_of(cell, metric, alone)
     return TableCell(
         cell=cell,
         state="value",
-        text=words.number(interval.mean),
-        interval=interval_text(words, interval) or alone,
-        n=count_text(interval.n, samples_of(cell, metric)),
+        text=one.text,
+        interval=one.interval,
+        n=one.n,
         note=note,
         step=step,
         badges=badges(cell, interval.n, metric),

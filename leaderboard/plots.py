@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from markupsafe import Markup, escape
@@ -75,14 +76,27 @@ class Frame:
     def y(self, value: float) -> float:
         return self.ys([value])[0]
 
+    @cached_property
+    def _known(self) -> tuple[dict[float, float], dict[float, float]]:
+        """The pixels of the values that were drawn: rates are the same few hundred in all curves of
+        a large board, which has half a million points.
+        """
+        return {}, {}
+
     def xs(self, values: Sequence[float]) -> list[float]:
-        """Of a whole line: a large board draws half a million points."""
-        room = self.width - _LEFT - _RIGHT
-        return [round(_LEFT + share * room, 1) for share in _shares(values, *self.x_range)]
+        """Of a whole line."""
+        known, room = self._known[0], self.width - _LEFT - _RIGHT
+        new = [value for value in values if value not in known]
+        shares = zip(new, _shares(new, *self.x_range), strict=True)
+        known.update((value, round(_LEFT + share * room, 1)) for value, share in shares)
+        return [known[value] for value in values]
 
     def ys(self, values: Sequence[float]) -> list[float]:
-        bottom, room = self.height - _BOTTOM, self.height - _TOP - _BOTTOM
-        return [round(bottom - share * room, 1) for share in _shares(values, *self.y_range)]
+        known, bottom = self._known[1], self.height - _BOTTOM
+        new, room = [value for value in values if value not in known], bottom - _TOP
+        shares = zip(new, _shares(new, *self.y_range), strict=True)
+        known.update((value, round(bottom - share * room, 1)) for value, share in shares)
+        return [known[value] for value in values]
 
     def axes(self, x_name: str, y_name: str, x_ticks: Sequence[float]) -> str:
         """Grid, tick labels and axis titles."""
@@ -239,11 +253,17 @@ def curves(
     return _svg(frame, parts, title)
 
 
+@lru_cache(maxsize=1)
+def _unit_square() -> Frame:
+    """The frame of every ROC."""
+    return Frame(width=300, height=292, x_range=(0.0, 1.0), y_range=(0.0, 1.0))
+
+
 def roc(lines: Sequence[Roc], title: str) -> Markup:
     """True positives over false positives, one thin line each; the diagonal is what guessing
     reaches.
     """
-    frame = Frame(width=300, height=292, x_range=(0.0, 1.0), y_range=(0.0, 1.0))
+    frame = _unit_square()
     parts = [frame.axes("clean ones flagged (FPR)", "poisoned ones found (TPR)", _QUARTERS)]
     parts.append(f'<path class="level" d="M{frame.x(0)},{frame.y(0)}L{frame.x(1)},{frame.y(1)}"/>')
     for line in lines:
