@@ -12,7 +12,7 @@ from typing import Any
 from leaderboard import definitions, methods
 from leaderboard.board import Board, identity
 from leaderboard.definitions import Definition
-from leaderboard.labels import label, short_label
+from leaderboard.labels import label, short_label, without
 from leaderboard.questions import STATUSES, Question, questions
 from leaderboard.scenes import Scene, scene
 from leaderboard.view import BoardView
@@ -97,7 +97,7 @@ def board_names(boards: Sequence[Board]) -> dict[str, str]:
         usual = {
             name: value
             for name, value in those[0].testbed.params.items()
-            if not all(f"{name}=" in label(board.testbed) for board in those)
+            if any(without(label(board.testbed), name) == label(board.testbed) for board in those)
         }
         texts = {board.id: _apart(word, board, usual, names) for board in those}
         added = beside_alike(those, texts)

@@ -85,18 +85,12 @@ class Frame:
 
     def xs(self, values: Sequence[float]) -> list[float]:
         """Of a whole line."""
-        known, room = self._known[0], self.width - _LEFT - _RIGHT
-        new = [value for value in values if value not in known]
-        shares = zip(new, _shares(new, *self.x_range), strict=True)
-        known.update((value, round(_LEFT + share * room, 1)) for value, share in shares)
-        return [known[value] for value in values]
+        room = self.width - _LEFT - _RIGHT
+        return _placed(values, self._known[0], self.x_range, _LEFT, room)
 
     def ys(self, values: Sequence[float]) -> list[float]:
-        known, bottom = self._known[1], self.height - _BOTTOM
-        new, room = [value for value in values if value not in known], bottom - _TOP
-        shares = zip(new, _shares(new, *self.y_range), strict=True)
-        known.update((value, round(bottom - share * room, 1)) for value, share in shares)
-        return [known[value] for value in values]
+        bottom = self.height - _BOTTOM
+        return _placed(values, self._known[1], self.y_range, bottom, _TOP - bottom)
 
     def axes(self, x_name: str, y_name: str, x_ticks: Sequence[float]) -> str:
         """Grid, tick labels and axis titles."""
@@ -143,11 +137,22 @@ class Frame:
         return "".join(parts)
 
 
-def _shares(values: Sequence[float], low: float, high: float) -> list[float]:
-    span = high - low
-    shares = [(value - low) / span for value in values]
-    # No min and max, which a large board would call a million times.
-    return [one if 0.0 < one < 1.0 else float(one >= 1.0) for one in shares]
+def _placed(
+    values: Sequence[float],
+    known: dict[float, float],
+    ends: tuple[float, float],
+    start: int,
+    length: int,
+) -> list[float]:
+    """The pixel of each value, from ``start`` at the low end to ``length`` further at the high one;
+    ``known``: those of values that came before.
+    """
+    low, span = ends[0], ends[1] - ends[0]
+    for value in values:
+        if value not in known:
+            share = min(1.0, max(0.0, (value - low) / span))
+            known[value] = round(start + share * length, 1)
+    return [known[value] for value in values]
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -51,8 +51,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 STYLES, SCRIPTS = ("board.css", "front.css", "cell.css"), ("board.js", "save.js", "reload.js")
 #: Of the navigation, where the board is a page of a site.
 SITE_STYLE = "site.css"
-
-
 #: So many records make it worth a second process that writes them as data.
 MANY = 1000
 

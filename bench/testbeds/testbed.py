@@ -110,8 +110,9 @@ class Testbed:
             name: getattr(part, name)
             for part_name, part in self.parts().items()
             if part_name in parts
+            for silent in [unchanged(part)]
             for name in parameters(part)
-            if name not in unchanged(part)
+            if name not in silent
         }
         return {name: values[name] for name in dict.fromkeys([*FIRST, *values]) if name in values}
 
@@ -221,11 +222,8 @@ def identity(part: Part) -> dict[str, Any]:
     """All that a part is declared and given, as JSON values: what its class makes of it depends on
     nothing else, but for the files that its fingerprint is of.
     """
-    return {
-        name: value
-        for name, value in dataclasses.asdict(part).items()
-        if name != "name" and name not in part.locations and name not in unchanged(part)
-    }
+    left_out = {"name", *part.locations, *unchanged(part)}
+    return {name: value for name, value in dataclasses.asdict(part).items() if name not in left_out}
 
 
 def fingerprints(testbed: Testbed) -> dict[str, str]:
