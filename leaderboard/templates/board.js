@@ -221,7 +221,7 @@
     const inside = element?.querySelector(":scope > details");
     if (inside) inside.open = true;
     // What is not drawn yet has no height yet: the page would scroll past what it looks for.
-    if (element) { document.getElementById("matrix")?.classList.add("drawn"); element.scrollIntoView(); }
+    if (element) { document.getElementById("matrix")?.classList.add("laid-out"); element.scrollIntoView(); }
   };
   const arrive = () => { read(); apply(); sync(); write(); };
   // Following a link to a hidden element takes the focus off the link, so the way back is kept here.

@@ -49,6 +49,8 @@
     const [focus, start, end] = view.focus ?? [];
     const active = focus && find(focus);
     if (active) { active.focus({ preventScroll: true }); if (start !== null) active.setSelectionRange?.(start, end); }
+    // What is not drawn yet has no height yet, and what is below it is elsewhere.
+    if (view.y) document.getElementById("matrix")?.classList.add("laid-out");
     scrollTo({ top: view.y, behavior: "instant" });
     const held = view.y && view.held && find(view.held[0]);
     if (held) scrollBy({ top: held.getBoundingClientRect().top - view.held[1], behavior: "instant" });

@@ -108,6 +108,23 @@ def test_all_that_the_menus_offer_narrows_the_view_and_is_an_address(
     assert chosen >= 12
 
 
+@pytest.mark.parametrize("place", ["#matrix", "details.deep"])
+def test_a_page_that_is_loaded_again_is_where_its_reader_was(
+    visit: Callable[..., Any], place: str
+) -> None:
+    """Each time it was a third of a window further down: the matrix had no height yet."""
+    page = visit()
+    one = page.locator(place).first
+    for _ in range(2):  # the matrix is laid out once it comes near
+        one.evaluate("one => one.scrollIntoView({behavior: 'instant'})")
+        page.wait_for_timeout(300)
+    top = one.bounding_box()["y"]
+    for _ in range(3):
+        page.reload()
+        page.wait_for_timeout(300)
+        assert abs(one.bounding_box()["y"] - top) < 3
+
+
 def test_a_testbed_chosen_leaves_its_rows_alone(visit: Callable[..., Any]) -> None:
     page = visit()
     menu = page.locator("select[data-filter=testbed]")
