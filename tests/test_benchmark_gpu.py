@@ -17,6 +17,7 @@ from benchmarks.device import NO_CUDA, Device
 from benchmarks.gpu import bits
 from benchmarks.gpu.finding import Finding, Sizes, not_measured
 from benchmarks.gpu.packing import together
+from benchmarks.gpu.published import cases, generator_of
 
 
 @pytest.fixture
@@ -79,6 +80,18 @@ def test_what_only_a_gpu_has_is_not_pretended(cpu: Device, sizes: Sizes) -> None
     with pytest.raises(RuntimeError, match=NO_CUDA):
         cpu.captured(lambda: torch.zeros(1))
     assert "no CUDA device" in cpu.describe()
+
+
+def test_what_a_testbed_may_compile_is_timed_compiled_too(sizes: Sizes) -> None:
+    """Beside itself without, in words that say so, and by the generator that stages get."""
+    declared = cases(Device("cuda"), sizes)
+    compiled = [one for one in declared if one.compiled]
+    assert {one.name for one in compiled} == {"cifar10-ddpm", "celebahq-ddpm", "cifar10-cfg"}
+    assert all(replace(one, compiled=False) in declared for one in compiled)
+    assert all(one.words == f"{one.name}, compiled" for one in compiled)
+    (case,) = cases(Device("cpu"), sizes)
+    assert not generator_of(case, Device("cpu")).compiled
+    assert generator_of(replace(case, compiled=True), Device("cpu")).compiled
 
 
 def test_published_networks_have_a_rate_and_operations_a_second(cpu: Device, sizes: Sizes) -> None:

@@ -49,7 +49,8 @@ class Generator:
 
     A class-conditional network has one embedding more than there are classes: the last one is the
     null label, "no class". ``calls`` counts the images that went through the network, the harness's
-    measure of cost.
+    measure of cost. ``compiled``: whether sampling and training compile the network first
+    (:mod:`bench.diffusion.compiling`).
 
     A network may be **folded**: it sees each square of ``fold`` x ``fold`` pixels as one, with a
     channel for each (pixel unshuffle, Shi et al. 2016, arXiv 1609.05158), and its answer is
@@ -60,6 +61,7 @@ class Generator:
     unet: UNet2DModel
     scheduler_config: dict[str, Any]
     calls: int = field(default=0, compare=False)
+    compiled: bool = False
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -164,7 +166,9 @@ class Generator:
 
     def clone(self) -> Generator:
         """An independent copy, with its own count of calls."""
-        return Generator(copy.deepcopy(self.unet), dict(self.scheduler_config))
+        return Generator(
+            copy.deepcopy(self.unet), dict(self.scheduler_config), compiled=self.compiled
+        )
 
     def save(self, folder: Path, card: str, metadata: dict[str, Any] | None = None) -> None:
         """Writes a diffusers pipeline folder (safetensors), its model card as README.md and

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from bench.diffusion.compiling import compiled, watched
 from bench.diffusion.generator import Generator
 from bench.diffusion.precision import autocast
 
@@ -31,19 +32,16 @@ Answer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 def replayable(generator: Generator) -> bool:
     """Whether a graph of its network says all that a call of it does: a plain network on a GPU, not
-    a large one, and nobody watches its modules.
+    a large one or a compiled one, and nobody watches its modules.
     """
-    if type(generator) is not Generator or generator.device.type != "cuda":
+    if type(generator) is not Generator or generator.device.type != "cuda" or generator.compiled:
         return False
     if not torch.cuda.is_available():  # tensors that only say that they are on a GPU
         return False
     network: Any = generator.unet
     if sum(weight.numel() for weight in network.parameters()) > LARGEST:
         return False
-    return not any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        for module in network.modules()
-    )
+    return not watched(network)
 
 
 class Recorded:
@@ -81,7 +79,7 @@ _RECORDED: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Recorded | None]] 
 
 def sampling_answer(generator: Generator, precision: str) -> Answer:
     """The network's prediction, as :meth:`Generator.predict_noise`, without gradients, for inputs
-    of one shape; recorded where that pays.
+    of one shape; recorded where that pays, and compiled where the generator says so.
     """
 
     def plain(x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
@@ -90,7 +88,7 @@ def sampling_answer(generator: Generator, precision: str) -> Answer:
             return generator.predict_noise(x, timesteps, *condition)
 
     if not replayable(generator):
-        return plain
+        return _compiled_answer(generator, precision) if generator.compiled else plain
 
     def uncounted(x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
         # The cache of autocast would outlive the recording, and its tensors would not.
@@ -106,8 +104,7 @@ def sampling_answer(generator: Generator, precision: str) -> Answer:
     mode = (precision, generator.unet.training)
 
     def replayed(x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        if labels is None and generator.classes is not None:
-            labels = torch.full((len(x),), generator.classes, device=x.device)
+        labels = _labelled(generator, x, labels)
         shapes = (x.shape, x.stride(), None if labels is None else labels.dtype)
         graphs = _RECORDED.setdefault(generator.unet, {})
         key = (weights, mode, shapes)
@@ -123,6 +120,24 @@ def sampling_answer(generator: Generator, precision: str) -> Answer:
         return recorded(x, timesteps, labels)
 
     return replayed
+
+
+def _labelled(generator: Generator, x: Tensor, labels: Tensor | None) -> Tensor | None:
+    """``labels``, or the null label for each row where the network needs one."""
+    if labels is None and generator.classes is not None:
+        return torch.full((len(x),), generator.classes, device=x.device)
+    return labels
+
+
+def _compiled_answer(generator: Generator, precision: str) -> Answer:
+    network = compiled(generator.unet)
+
+    def answer(x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+        generator.calls += len(x)
+        with autocast(x.device, precision):
+            return generator.answer(network, x, timesteps, _labelled(generator, x, labels))
+
+    return answer
 
 
 class _Asked(nn.Module):

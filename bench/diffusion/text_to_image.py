@@ -64,6 +64,7 @@ class TextToImage(Generator):
             self.unet,
             self.scheduler_config,
             self.calls,
+            self.compiled,
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
@@ -158,6 +159,7 @@ class TextToImage(Generator):
         return TextToImage(
             copy.deepcopy(self.unet),
             dict(self.scheduler_config),
+            compiled=self.compiled,
             vae=copy.deepcopy(self.vae),
             text_encoder=copy.deepcopy(self.text_encoder),
             tokenizer=self.tokenizer,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from bench.diffusion.compiling import compiled
 from bench.diffusion.generator import Generator
 from bench.diffusion.images import to_unit_range
 from bench.diffusion.lora import add_adapters, fuse_adapters
@@ -328,6 +329,7 @@ class _Run:
         recordable = _recordable(generator, settings, accelerator)
         # A recorded network answers one loss, not one that asks it several times in a row.
         self.graph = TrainingGraph(self.wrapped) if recordable and beside is None else None
+        self.asked = compiled(self.wrapped) if generator.compiled else self.graph or self.wrapped
         self.beside = beside
         if beside is not None:
             beside.tensors = {
@@ -347,7 +349,7 @@ class _Run:
         self.generator.calls += len(x)
         requested = self.labels if condition is None else condition
         x = x.contiguous(memory_format=torch.channels_last)
-        return self.generator.answer(self.graph or self.wrapped, x, timesteps, requested)
+        return self.generator.answer(self.asked, x, timesteps, requested)
 
     @torch.no_grad()
     def taught(

@@ -166,15 +166,15 @@ class Testbed:
         """The clean, pretrained generator. Raises ``UserError`` saying what to download and where
         to put it.
         """
-        return self.generator.base(self.data)
+        return self.generator.prepared(self.generator.base(self.data))
 
     def fresh_generator(self, seed: int) -> Generator:
         """The same architecture with random weights, for the ``scratch`` scheme."""
-        return self.generator.fresh(seed, self.data)
+        return self.generator.prepared(self.generator.fresh(seed, self.data))
 
     def load_generator(self, folder: Path) -> Generator:
         """A generator of this testbed that a stage has saved in ``folder``."""
-        return self.generator.load(folder, self.data)
+        return self.generator.prepared(self.generator.load(folder, self.data))
 
     def asked(self, generator: Generator, labels: Tensor) -> tuple[Generator, Tensor]:
         """``generator`` as it is trained on rows with ``labels`` (n,), and what stands for each row

@@ -36,8 +36,8 @@ SCHEDULE = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A network, its precision, and how many images go through it at once in training and in
-    sampling.
+    """A network, its precision, how many images go through it at once in training and in sampling,
+    and whether it is compiled first.
     """
 
     name: str
@@ -46,6 +46,11 @@ class Case:
     trained: int
     sampled: int
     steps: int
+    compiled: bool = False
+
+    @property
+    def words(self) -> str:
+        return f"{self.name}, compiled" if self.compiled else self.name
 
 
 def cases(device: Device, sizes: Sizes) -> list[Case]:
@@ -75,9 +80,13 @@ def cases(device: Device, sizes: Sizes) -> list[Case]:
             trained=trained,
             sampled=sampled,
             steps=steps,
+            compiled=compiled,
         )
         for name, architecture, precisions, trained, sampled, steps in declared
         for precision in precisions
+        # Compiled as a testbed declares it; the text-to-image networks are timed without our loops.
+        for compiled in (False, True)
+        if not compiled or (architecture.text is None and precision != "float32")
     ]
 
 
@@ -91,7 +100,7 @@ def published(device: Device, sizes: Sizes) -> Iterator[Finding]:
             run()  # kernels are chosen and loaded
             rates = tuple(images / run() for _ in range(min(3, sizes.repetitions)))
             peak, of = device.peak()
-            words = f"{case.name}, {what}, {case.precision}, {images} at once"
+            words = f"{case.words}, {what}, {case.precision}, {images} at once"
             yield Finding(
                 section="published",
                 quantity=words,
@@ -137,9 +146,10 @@ def _works(case: Case, device: Device) -> Iterator[Work]:
     yield alone, case.sampled, _passes(case, device, case.sampled, backward=False), sampled
 
 
-def generator_of(architecture: Architecture, device: Device) -> Generator:
+def generator_of(case: Case, device: Device) -> Generator:
     """With random weights."""
-    return Generator(architecture.build(device.name).unet, dict(SCHEDULE)).to(device.torch)
+    unet = case.architecture.build(device.name).unet
+    return Generator(unet, dict(SCHEDULE), compiled=case.compiled).to(device.torch)
 
 
 def _trains(case: Case, device: Device, settings: TrainingSettings) -> Callable[[], float]:
@@ -155,7 +165,7 @@ def _trains(case: Case, device: Device, settings: TrainingSettings) -> Callable[
         )
 
     def run() -> float:
-        generator = generator_of(case.architecture, device)
+        generator = generator_of(case, device)
         draw = torch.Generator().manual_seed(SEED)
         shape = (case.trained, *generator.image_shape)
         rows = {"images": torch.randint(256, shape, generator=draw, dtype=torch.uint8)}
@@ -169,7 +179,7 @@ def _trains(case: Case, device: Device, settings: TrainingSettings) -> Callable[
 
 
 def _samples(case: Case, device: Device) -> Callable[[], float]:
-    generator = generator_of(case.architecture, device)
+    generator = generator_of(case, device)
     settings = SamplerSettings(
         num_inference_steps=case.steps, precision=case.precision, network_batch=case.sampled
     )

@@ -108,13 +108,13 @@ def test_all_that_the_menus_offer_narrows_the_view_and_is_an_address(
     assert chosen >= 12
 
 
-@pytest.mark.parametrize("place", ["#matrix", "details.deep"])
+@pytest.mark.parametrize("where", ["#matrix", "details.deep"])
 def test_a_page_that_is_loaded_again_is_where_its_reader_was(
-    visit: Callable[..., Any], place: str
+    visit: Callable[..., Any], where: str
 ) -> None:
     """Each time it was a third of a window further down: the matrix had no height yet."""
     page = visit()
-    one = page.locator(place).first
+    one = page.locator(where).first
     for _ in range(2):  # the matrix is laid out once it comes near
         one.evaluate("one => one.scrollIntoView({behavior: 'instant'})")
         page.wait_for_timeout(300)

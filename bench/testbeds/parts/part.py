@@ -197,6 +197,10 @@ class GeneratorSource(Part):
         """
         raise NotImplementedError
 
+    def prepared(self, generator: Generator) -> Generator:
+        """``generator``, of this source, as every stage gets it."""
+        return generator
+
     def fresh(self, seed: int, data: Data) -> Generator:
         """The same architecture with random weights, for the ``scratch`` scheme."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ from bench.diffusion.generator import Generator
 from bench.diffusion.training import TrainingSettings
 from bench.errors import UserError
 from bench.testbeds.data.images import content_hash, expanded, faults_of, refuse_shut
-from bench.testbeds.parts.part import Composition, Data, GeneratorSource, fixed
+from bench.testbeds.parts.part import Composition, Data, GeneratorSource, fixed, later
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -43,7 +43,9 @@ class PublishedWeights(GeneratorSource):
     ``finetune_epochs``, ``scratch_epochs``: passes over the training set for each scheme.
     ``accumulation_steps``: pieces in which a training batch goes through the network, and
     ``gradient_checkpointing``: whether activations are computed twice instead of being kept. Both
-    are for GPUs with less memory, and change the weights by rounding only.
+    are for GPUs with less memory, and change the weights by rounding only. ``compiled``: whether
+    the network is compiled where it is trained and where samples are drawn
+    (:mod:`bench.diffusion.compiling`), which changes weights and samples by rounding.
     """
 
     #: What is fetched of a hub repository, as patterns.
@@ -62,6 +64,7 @@ class PublishedWeights(GeneratorSource):
     scratch_epochs: Annotated[int, Gt(0)]
     accumulation_steps: Annotated[int, Ge(1)] = 1
     gradient_checkpointing: bool = False
+    compiled: bool = later(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,6 +153,10 @@ class PublishedWeights(GeneratorSource):
     @property
     def has_weights(self) -> bool:
         return self.weights is not None
+
+    def prepared(self, generator: Generator) -> Generator:
+        generator.compiled = self.compiled
+        return generator
 
     def base(self, data: Data) -> Generator:
         folder = self.weights_folder()
