@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
@@ -116,7 +117,16 @@ def _machine() -> list[Check]:
             "ok" if gpus else "note",
             ", ".join(gpus) or "no device: paper-scale testbeds need one",
         ),
+        _compiler(),
     ]
+
+
+def _compiler() -> Check:
+    """What ``torch.compile`` needs: Triton builds its launchers in C, and on a CPU all is C++."""
+    wanted = (os.environ.get("CXX") or os.environ.get("CC"), "g++", "clang++", "gcc", "clang")
+    found = next((path for name in wanted if name and (path := shutil.which(name))), None)
+    missing = "no C or C++ compiler: only testbeds with compiled: true need one"
+    return Check("compiler", "ok" if found else "note", found or missing)
 
 
 def _store(store: Path) -> Check:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 import bench
 import leaderboard.report
+from bench import doctor
 from bench import runner as api
 from bench.cli import cli
 from bench.record import read_runs
@@ -383,6 +384,7 @@ def test_the_doctor_looks_at_everything(castlewalls):
         "memory",
         "store",
         "cuda",
+        "compiler",
         "attacks",
         "shipped weights",
         "cifar10-ddpm",
@@ -391,6 +393,18 @@ def test_the_doctor_looks_at_everything(castlewalls):
     (Path("blocked")).write_text("")
     blocked = castlewalls("doctor", "--store", "blocked", plugin=False)
     assert blocked.exit_code == 1 and "must be a folder" in blocked.stdout
+
+
+def test_the_doctor_names_the_compiler_that_is_there(monkeypatch, tmp_path):
+    """Half an hour into a run is late to learn that ``compiled: true`` cannot be."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("CXX", "c++-12")
+    found = {check.name: check for check in doctor.examine(tmp_path)}["compiler"]
+    assert found.status == "note" and "only testbeds with compiled: true" in found.detail
+    (tmp_path / "c++-12").touch(mode=0o755)
+    found = {check.name: check for check in doctor.examine(tmp_path)}["compiler"]
+    assert (found.status, found.detail) == ("ok", str(tmp_path / "c++-12"))
 
 
 def test_a_report_needs_a_store(castlewalls):
@@ -517,6 +531,7 @@ def test_a_notebook_gets_a_table(castlewalls, fake_plugins, tmp_path):
 INTERRUPTED = """
 import functools, importlib.util, sys
 from bench import testbeds
+from bench import doctor
 from bench import runner as api
 spec = importlib.util.spec_from_file_location("fake_testbed", {testbed!r})
 module = sys.modules["fake_testbed"] = importlib.util.module_from_spec(spec)
