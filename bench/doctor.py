@@ -124,9 +124,9 @@ def _machine() -> list[Check]:
 def _compiler() -> Check:
     """What ``torch.compile`` needs: Triton builds its launchers in C, and on a CPU all is C++."""
     wanted = (os.environ.get("CXX") or os.environ.get("CC"), "g++", "clang++", "gcc", "clang")
-    found = next((path for name in wanted if name and (path := shutil.which(name))), None)
+    path = next((path for name in wanted if name and (path := shutil.which(name))), None)
     missing = "no C or C++ compiler: only testbeds with compiled: true need one"
-    return Check("compiler", "ok" if found else "note", found or missing)
+    return Check("compiler", "ok" if path else "note", path or missing)
 
 
 def _store(store: Path) -> Check:

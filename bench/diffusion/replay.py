@@ -87,8 +87,10 @@ def sampling_answer(generator: Generator, precision: str) -> Answer:
         with autocast(x.device, precision):
             return generator.predict_noise(x, timesteps, *condition)
 
+    if isinstance(generator, Generator) and generator.compiled:  # a stand-in has no network
+        return _compiled_answer(generator, precision)
     if not replayable(generator):
-        return _compiled_answer(generator, precision) if generator.compiled else plain
+        return plain
 
     def uncounted(x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
         # The cache of autocast would outlive the recording, and its tensors would not.

@@ -400,11 +400,11 @@ def test_the_doctor_names_the_compiler_that_is_there(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("CXX", "c++-12")
-    found = {check.name: check for check in doctor.examine(tmp_path)}["compiler"]
-    assert found.status == "note" and "only testbeds with compiled: true" in found.detail
+    check = {one.name: one for one in doctor.examine(tmp_path)}["compiler"]
+    assert check.status == "note" and "only testbeds with compiled: true" in check.detail
     (tmp_path / "c++-12").touch(mode=0o755)
-    found = {check.name: check for check in doctor.examine(tmp_path)}["compiler"]
-    assert (found.status, found.detail) == ("ok", str(tmp_path / "c++-12"))
+    check = {one.name: one for one in doctor.examine(tmp_path)}["compiler"]
+    assert (check.status, check.detail) == ("ok", str(tmp_path / "c++-12"))
 
 
 def test_a_report_needs_a_store(castlewalls):
