@@ -254,7 +254,9 @@ def test_bad_input_is_one_line_and_exit_code_2(castlewalls, arguments, message, 
     result = castlewalls(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    # A slow machine says that a file is being imported (test_registry.py), which is no error.
+    lines = result.stderr.strip().splitlines()
+    assert len([one for one in lines if not one.startswith("castlewalls: importing ")]) == 1
     assert result.stdout == ""
     assert not (tmp_path / "store").exists()
 
