@@ -11,9 +11,10 @@ Deviations: the paper does not release how its perturbation was made; v is ours
 testbed, so it fits images of these shapes alone. v is added to noise, not to an image, so no image
 is stamped, and there is one call.
 
-Seen once, on `digits-ddpm` at its 400 steps of fine-tuning (zeta 1, seed 7): the model drew the
-target in .08 of its samples when called and in .06 when not, which is about the poison rate: no
-backdoor yet.
+Seen once, on `digits-ddpm` (zeta 1, seed 7): after its 400 steps of fine-tuning the model drew the
+target in .08 of its samples when called and in .06 when not, after 1,600 in .05 and .04, after
+2,800 in .19 and .04: a backdoor begins there. It could be learnt: v moves noise by 5.5 of its
+standard deviations, though by .2 in each pixel.
 """
 
 from __future__ import annotations
