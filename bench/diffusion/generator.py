@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ from bench.errors import UserError
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
+#: Labels (n,) int64 in 0..classes, or n prompts, or neither.
+Condition = TypeVar("Condition", Tensor | None, Tensor | tuple[str, ...] | None)
 CARD_FILE = "README.md"
 SCHEDULER_FILE = "scheduler_config.json"
 #: The entry of a network's configuration that says how pixels are folded. With an underscore, since
@@ -112,9 +114,13 @@ class Generator:
         prompts; ``None`` means the null label there.
         """
         self.calls += len(x)
+        return self.answer(self.unet, x, timesteps, self.labelled(x, condition))
+
+    def labelled(self, x: Tensor, condition: Condition) -> Condition:
+        """``condition``, or the null label for each row of ``x`` where the network needs one."""
         if condition is None and self.classes is not None:
-            condition = torch.full((len(x),), self.classes, device=x.device)
-        return self.answer(self.unet, x, timesteps, condition)
+            return torch.full((len(x),), self.classes, device=x.device)
+        return condition
 
     def answer(
         self,

@@ -106,7 +106,7 @@ def sampling_answer(generator: Generator, precision: str) -> Answer:
     mode = (precision, generator.unet.training)
 
     def replayed(x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        labels = _labelled(generator, x, labels)
+        labels = generator.labelled(x, labels)
         shapes = (x.shape, x.stride(), None if labels is None else labels.dtype)
         graphs = _RECORDED.setdefault(generator.unet, {})
         key = (weights, mode, shapes)
@@ -124,20 +124,13 @@ def sampling_answer(generator: Generator, precision: str) -> Answer:
     return replayed
 
 
-def _labelled(generator: Generator, x: Tensor, labels: Tensor | None) -> Tensor | None:
-    """``labels``, or the null label for each row where the network needs one."""
-    if labels is None and generator.classes is not None:
-        return torch.full((len(x),), generator.classes, device=x.device)
-    return labels
-
-
 def _compiled_answer(generator: Generator, precision: str) -> Answer:
     network = compiled(generator.unet)
 
     def answer(x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
         generator.calls += len(x)
         with autocast(x.device, precision):
-            return generator.answer(network, x, timesteps, _labelled(generator, x, labels))
+            return generator.answer(network, x, timesteps, generator.labelled(x, labels))
 
     return answer
 

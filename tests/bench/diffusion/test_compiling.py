@@ -98,8 +98,7 @@ def test_training_is_the_same_and_compiled_once(
         if not compiled:
             assert graphs() == 0
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    assert torch.allclose(weights[0], weights[1], atol=1e-5) and graphs() >= 1
-    assert counters["stats"]["unique_graphs"] <= 3 and not counters["recompiles"]
+    assert torch.allclose(weights[0], weights[1], atol=1e-5) and graphs() == 1
 
 
 def test_so_are_those_of_prompts() -> None:
