@@ -92,7 +92,7 @@ def numbers(cell: Cell) -> dict[str, float]:
     if not classes:
         values |= {
             f"{name}[{role}]": 0.5
-            for name in ("mse", "asr", "robust_asr", "asr_class", "asr_set")
+            for name in ("mse", "asr", "robust_asr", "precision", "asr_class", "asr_set")
             for role in roles
         } | {
             "asr_class_ceiling": 0.5,
