@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from markupsafe import Markup
+from PIL import Image
 
 from bench.results import read_plain
 from leaderboard.sound import cut
@@ -16,8 +19,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG as a data URI, shown at ``width`` x ``height`` CSS pixels, or why there is none
-    (``problem``).
+    """A PNG as a data URI, shown at ``width`` x ``height`` CSS pixels, of which it may have fewer
+    itself, or why there is none (``problem``).
     """
 
     name: str
@@ -80,6 +83,8 @@ class Album:
 
 #: Bytes of a picture in a store, and letters of its path where it is named.
 _LARGEST, _PATH = 16 * 2**20, 200
+#: By what a picture may have been enlarged, and pixels of the largest that is looked at for it.
+_ENLARGED, _REDUCED = (4, 3, 2), 2**24
 
 
 def embedded(folder: Path, name: str, path: str) -> Picture:
@@ -98,10 +103,28 @@ def embedded(folder: Path, name: str, path: str) -> Picture:
         return Picture(name=name, problem=f"{where} cannot be read: {why}")
     if not data.startswith(_PNG) or len(data) < 24:
         return Picture(name=name, problem=f"{where} is not a PNG and was not embedded")
-    uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    return Picture(
-        name=name,
-        uri=uri,
-        width=int.from_bytes(data[16:20], "big"),
-        height=int.from_bytes(data[20:24], "big"),
-    )
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    small = _as_drawn(data) if width * height <= _REDUCED else data
+    uri = "data:image/png;base64," + base64.b64encode(small).decode("ascii")
+    return Picture(name=name, uri=uri, width=width, height=height)
+
+
+@lru_cache(maxsize=1024)
+def _as_drawn(data: bytes) -> bytes:
+    """The PNG without the enlargement that a store's pictures have, which the page makes itself:
+    two thirds of the letters. As it is, if it has none or does not decode.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            picture.load()
+            for factor in _ENLARGED:
+                size = (picture.width // factor, picture.height // factor)
+                small = picture.resize(size, Image.Resampling.NEAREST) if all(size) else picture
+                again = small.resize(picture.size, Image.Resampling.NEAREST)
+                if again.tobytes() == picture.tobytes():
+                    out = io.BytesIO()
+                    small.save(out, "PNG", optimize=True)
+                    return min(out.getvalue(), data, key=len)
+    except (OSError, SyntaxError, ValueError):
+        pass  # The browser says what it makes of it.
+    return data
