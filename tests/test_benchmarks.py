@@ -332,7 +332,7 @@ def test_growth_plans_schedules_and_simulates(monkeypatch: pytest.MonkeyPatch) -
     ]
     by_name = {row.quantity: row.median for row in rows}
     work, chain = (
-        by_name["digits-cut: work of 495 stages"],
+        by_name["digits-cut: work of 712 stages"],
         by_name["digits-cut: its longest chain"],
     )
     assert work == pytest.approx(by_name["digits-cut: 1 workers"]) and work > chain

@@ -14,12 +14,12 @@ from bench.stages.table import STAGES
 from bench.suite import load_suite
 
 MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
-#: Four of the 27 minutes that `make leaderboard` takes on two slow cores.
-FOUR_MINUTES = 4 / 27
+#: Four of the 31 minutes that `make leaderboard` takes on two slow cores.
+FOUR_MINUTES = 4 / 31
 
 
 #: Mean seconds of the stages of `make leaderboard` by (kind, testbed), as docs/performance.md has
-#: them: 17.9 minutes in this order, and 17.7 when it was run.
+#: them: 21.2 minutes in this order; before TrojDiff was on it 17.9, and 17.7 when it was run.
 MEASURED = {
     ("sample", "digits-ddpm"): 415 / 102,
     ("sample", "digits-cfg"): 125 / 22,
@@ -125,9 +125,9 @@ def test_every_testbed_has_a_complete_cell_within_four_minutes(name, leaderboard
 
 
 def test_four_minutes_by_the_clock(leaderboard):
-    """With the seconds that stages took, and not those declared: 2.4 minutes, and 17.9 in all."""
+    """With the seconds that stages took, and not those declared: 2.5 minutes, and 21.2 in all."""
     schedule = leaderboard.with_seconds(measured)
-    assert 15 * 60 < schedule.end < 20 * 60
+    assert 18 * 60 < schedule.end < 23 * 60
     for testbed in ("digits-ddpm", "digits-cfg", "digits-sd"):
         ends = schedule.ends(
             lambda cell, named=testbed: (
@@ -168,28 +168,28 @@ def of_an_attack(cell):
 @pytest.mark.parametrize("seconds", [None, measured], ids=["declared", "measured"])
 @pytest.mark.parametrize("name", ["leaderboard", "whole"])
 def test_every_attack_meets_everything_once_within_half_the_time(name, seconds, request):
-    """The controls come after them: before, these cells were there after .62 of the time. With
-    what was measured they are half of all work themselves, so nothing is left to gain.
+    """The controls come after them: before, these cells were there after .62 of the time, and they
+    are .46 of all work.
     """
     schedule = request.getfixturevalue(name).with_seconds(seconds)
     ends = schedule.ends(of_an_attack)
-    assert len(ends) == {"leaderboard": 32, "whole": 53}[name]
+    assert len(ends) == {"leaderboard": 37, "whole": 53}[name]
     last = ends[-1][0]
     assert last <= 1.03 * schedule.work(ends) / 2
-    assert last <= 0.505 * schedule.end
+    assert last <= 0.48 * schedule.end
 
 
 @pytest.mark.parametrize("name", ["leaderboard", "whole"])
 def test_nothing_of_another_seed_delays_the_first(name, request):
     """Not even for the controls. Within half the time where there are seeds enough; two of the
-    three suites of `make leaderboard` have one seed only, and with that of the third it is .70 of
+    three suites of `make leaderboard` have one seed only, and with that of the third it is .66 of
     all work: no order could have it there sooner.
     """
     schedule = request.getfixturevalue(name)
     first = schedule.ends(of_first_seed)
     last, work = first[-1][0], schedule.work(first)
     share = work / schedule.work(schedule.ends())
-    assert share == pytest.approx({"leaderboard": 0.70, "whole": 0.20}[name], abs=0.02)
+    assert share == pytest.approx({"leaderboard": 0.66, "whole": 0.20}[name], abs=0.02)
     assert last <= 1.01 * work / 2
     needed = schedule.needed(first)
     begun = {key: end - (schedule.stages[key].seconds or 0) for key, end in schedule.done.items()}
