@@ -46,7 +46,7 @@ def nearest(written: str, options: Sequence[str]) -> str:
     """``; did you mean 'x'?``, or nothing if none of the sorted ``options`` is near."""
     near = [option for option in options if written and option.startswith(written)]
     lower = {option.lower(): option for option in reversed(options)}
-    close = difflib.get_close_matches(written.lower(), lower, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(written.lower(), lower, n=1)
     near = near or [lower[option] for option in close]
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -43,6 +43,7 @@ BAD = [
     ({"description": 3}, "s.yaml: description must be text, got 3"),
     ({"testbeds": []}, "s.yaml: testbeds must list at least one testbed"),
     ({"testbeds": ["tinny"]}, "s.yaml: unknown testbed 'tinny'; did you mean 'tiny'?"),
+    ({"testbeds": ["tide"]}, "s.yaml: unknown testbed 'tide' (allowed: "),
     ({"testbeds": "tiny"}, "s.yaml: testbeds must be a list, got 'tiny'"),
     (
         {"testbeds": [{"name": "tiny", "params": {"clean_sample": 3}}]},
