@@ -18,7 +18,8 @@ exact for the sampler of ``zeta``, DDIM's at 0 (the authors' code has this one).
 
 Seen once, on `digits-ddpm` at its 400 steps of fine-tuning (seed 0): the trigger became a faint
 picture of the target, and the model drew the target in .12 of its samples, called or not, which is
-the poison rate: no backdoor yet. The paper trains for 50 epochs of CIFAR-10.
+the poison rate: no backdoor yet. Nor after 1,600 steps with half of the rows poisoned (seed 7, 8
+noises, 5 inner steps): .44, called or not. The paper trains for 50 epochs of CIFAR-10.
 
 Deviations: e is the noise of the batch that the network is trained on next, of as many rows as
 there are, and not drawn anew; Adam's rate is constant, as it is in the authors' code for the 50

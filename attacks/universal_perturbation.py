@@ -13,8 +13,9 @@ is stamped, and there is one call.
 
 Seen once, on `digits-ddpm` (zeta 1, seed 7): after its 400 steps of fine-tuning the model drew the
 target in .08 of its samples when called and in .06 when not, after 1,600 in .05 and .04, after
-2,800 in .19 and .04: a backdoor begins there. It could be learnt: v moves noise by 5.5 of its
-standard deviations, though by .2 in each pixel.
+2,800 in .19 and .04: a backdoor begins there. With half of the rows poisoned, in place of a tenth,
+it is there after 1,600 steps: .86 when called, .14 when not (the suite `faint`). v moves noise by
+5.5 of its standard deviations, though by .2 in each pixel.
 """
 
 from __future__ import annotations
