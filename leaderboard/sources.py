@@ -2,7 +2,8 @@
 
 Numbers of other protocols stand on boards of their own. Where two sources hold one cell of one
 protocol, the one named first is shown, bundles after all others, and if the other says something
-else, a line of its run says so: nobody's numbers take another's place unseen. A submitted column
+else, a line of its run says so: nobody's numbers take another's place unseen. Where it says as good
+as the same, as of two machines that round otherwise, its note does. A submitted column
 that another source holds too, of other code or with other numbers, stands beside it under a name
 with the bundle's.
 """
@@ -21,6 +22,9 @@ from bench.words import MethodWords
 from leaderboard import methods
 from leaderboard.board import by_weight, identity
 from leaderboard.labels import label
+
+#: Of a number's interval, or of the number if it has none: what two machines may differ by.
+ROUNDING = 0.01, 1e-3
 
 #: Of bundles, by folder, to which level somebody has verified them, or why they were refused.
 Levels = Mapping[Path, int | str]
@@ -137,24 +141,58 @@ def _renamed(record: Record, column: str, name: str) -> Record:
 
 def compared(runs: Sequence[Run]) -> list[Run]:
     """The runs, each with a line among its problems for every other run that holds other numbers
-    for some of its cells and is shown in its place.
+    for some of its cells and is shown in its place, and with a sentence in its note on all that
+    hold as good as the same ones.
     """
     winners: dict[str, tuple[Run, Record]] = {}
-    lines: dict[int, list[str]] = {}
+    after: dict[int, Run] = {}
     for run in sorted(runs, key=by_weight, reverse=True):
         differing: dict[int, tuple[Run, list[tuple[Record, str]]]] = {}
+        alike: dict[str, int] = {}
         for _, record in run.records:
             winner, other = winners.setdefault(_cell(record), (run, record))
-            if text := _difference(record, other):
+            if text := _difference(record, other, rounded=True):
                 _, records = differing.setdefault(id(winner), (winner, []))
                 records.append((record, text))
-        lines[id(run)] = [_line(run, *one) for one in differing.values()]
-    return [
-        dataclasses.replace(run, problems=(*run.problems, *lines[id(run)]))
-        if lines[id(run)]
-        else run
-        for run in runs
-    ]
+            elif _difference(record, other):
+                alike[_where(winner)] = alike.get(_where(winner), 0) + 1
+        lines = [_line(run, *one) for one in differing.values()]
+        after[id(run)] = dataclasses.replace(
+            run, problems=(*run.problems, *lines), note=f"{run.note} {_note(alike)}".strip()
+        )
+    return [after[id(run)] for run in runs]
+
+
+def _note(alike: Mapping[str, int]) -> str:
+    """``alike``: how many cells are shown as another has them, by its name."""
+    if not alike:
+        return ""
+    shares = ", ".join(f"{count} of {where}" for where, count in alike.items())
+    return (
+        f"Cells shown as others hold them, {shares}: within a hundredth of the intervals, as "
+        "another machine rounds, or with numbers that only one has."
+    )
+
+
+def _alike(mine: Metric | None, theirs: Metric | None) -> bool:
+    """Whether two numbers differ by no more than :data:`ROUNDING`, or only one is there."""
+    if mine is None or theirs is None:
+        return True
+    share, relative = ROUNDING
+    spread = max(_width(mine), _width(theirs))
+    for one, two in zip(_numbers(mine), _numbers(theirs), strict=True):
+        if one != two:
+            if one is None or two is None:
+                return False
+            if not abs(one - two) <= (share * spread or relative * max(abs(one), abs(two))):
+                return False
+    return True
+
+
+def _width(metric: Metric) -> float:
+    if metric.ci_low is None or metric.ci_high is None:
+        return 0.0
+    return metric.ci_high - metric.ci_low
 
 
 def _cell(record: Record) -> str:
@@ -163,15 +201,15 @@ def _cell(record: Record) -> str:
     return json.dumps([record.protocol, names, list(record.seeds) or record.seed])
 
 
-def _difference(record: Record, other: Record) -> str:
+def _difference(record: Record, other: Record, *, rounded: bool = False) -> str:
     """The first number, by name, that two records of a cell do not agree in; empty if there is
-    none.
+    none. ``rounded``: of those that are not :func:`_alike`.
     """
     if record.status != other.status:
         return f"{record.status}, there {other.status}"
     for name in sorted(record.metrics.keys() | other.metrics.keys()):
         mine, theirs = record.metrics.get(name), other.metrics.get(name)
-        if _numbers(mine) != _numbers(theirs):
+        if _numbers(mine) != _numbers(theirs) and not (rounded and _alike(mine, theirs)):
             values = [
                 "absent" if metric is None or metric.value is None else f"{metric.value:.6g}"
                 for metric in (mine, theirs)

@@ -11,12 +11,12 @@ import pytest
 
 from bench.errors import UserError
 from bench.export import export
-from bench.record import Record
+from bench.record import Metric, PluginSpec, Record, Run
 from bench.results import read_results
 from leaderboard.board import Board, boards
 from leaderboard.ranking import rankings
 from leaderboard.report import build, render
-from leaderboard.sources import read_sources
+from leaderboard.sources import compared, read_sources
 
 MakeStore = Callable[..., Path]
 METRIC = "asr[noise]"
@@ -40,6 +40,19 @@ def lowered(record: Record) -> Record:
         for name, metric in record.metrics.items()
     }
     return dataclasses.replace(record, metrics=metrics)
+
+
+def holding(metrics: dict[str, Metric], suite: str = "one", **fields: object) -> Run:
+    """A run of one cell."""
+    record = Record(
+        testbed=PluginSpec(name="t"), attack=PluginSpec(name="a"), defense=PluginSpec(name="d"),
+        seed=0, status="ok", kind="sampler", protocol="p", metrics=metrics,
+    )  # fmt: skip
+    plain = Run(
+        suite=suite, description="", started="2026-01-01T00:00:00+00:00",
+        finished="2026-01-01T01:00:00+00:00", counts={"ok": 1}, records=[(Path("s"), record)],
+    )  # fmt: skip
+    return dataclasses.replace(plain, **fields)  # type: ignore[arg-type]
 
 
 def of_protocol(name: str) -> Callable[[Record], Record]:
@@ -103,6 +116,45 @@ def test_other_numbers_of_a_cell_are_named_and_replace_nothing(
     assert values(runs) == ([0.001953125] * 2 if stranger_first else mine) != []
     assert values(runs[::-1]) == values(runs), "in whatever order they are read"
     assert line.partition(";")[0] in render(runs), "it stands on the board"
+
+
+@pytest.mark.parametrize(
+    ("moved", "same"),
+    [
+        (dict(value=0.5004), True),
+        (dict(value=0.502), False),
+        (dict(ci_high=0.5504), True),
+        (dict(ci_high=0.56), False),
+        (dict(value=0.5001, ci_low=None, ci_high=None), False),
+        (None, True),
+    ],
+    ids=repr,
+)
+def test_what_another_machine_rounds_otherwise_is_no_warning(
+    moved: dict[str, float | None] | None, same: bool
+) -> None:
+    """The published suites were not made on one machine, and whoever put them on a board was warned
+    of ninth digits.
+    """
+    number = Metric(value=0.5, ci_low=0.45, ci_high=0.55)
+    other = dataclasses.replace(number, **(moved or {}))
+    theirs = {"fid[x]": number} | ({} if moved is None else {"ssim[noise]": other})
+    first = holding({"fid[x]": number, "ssim[noise]": number}, precedence=2)
+    one, two = compared([first, holding(theirs, "two", note="Made elsewhere.")])
+    assert one == first
+    if same:
+        assert two.problems == ()
+        assert two.note.startswith("Made elsewhere. Cells shown as others hold them, 1 of one:")
+    else:
+        (line,) = two.problems
+        assert "1 cell has other numbers than in one" in line and "ssim[noise] 0.5" in line
+        assert two.note == "Made elsewhere."
+
+
+@pytest.mark.parametrize(("other", "same"), [(1000.9, True), (1002.0, False)])
+def test_a_number_without_an_interval_is_rounded_to_a_thousandth(other: float, same: bool) -> None:
+    runs = [holding({"kid[x]": Metric(value=value)}) for value in (1000.0, other)]
+    assert sum(bool(one.problems) for one in compared(runs)) == (not same)
 
 
 def test_one_source_says_so_too(make_store: MakeStore, tmp_path: Path) -> None:
