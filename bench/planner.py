@@ -19,7 +19,7 @@ import copy
 import dataclasses
 import functools
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -847,22 +847,27 @@ class _Builder:
         self, common: Mapping[str, Any], plugins: Sequence[Plugin | None]
     ) -> list[dict[str, str]]:
         """The flags of :meth:`_tuned` for a cell, or for all models of a population."""
+        specs = [common[role] for role in ("testbed", "attack", "probe", "sampler", "defense")]
+        theirs = {name for one in specs if one for name in one.params}
+        theirs |= {one.name for each in plugins if each for one in dataclasses.fields(each)}
         if common["kind"] != POPULATION:
-            return self._tuned((common["probe"] or common["attack"]).name, common["seed"], plugins)
+            attack = (common["probe"] or common["attack"]).name
+            return self._tuned(attack, common["seed"], plugins, theirs)
         attacks = [plugin.card.name for plugin in plugins if isinstance(plugin, Attack)]
         flags = [
             flag
             for name in attacks
             for seed in common["seeds"]
-            for flag in self._tuned(name, seed, plugins)
+            for flag in self._tuned(name, seed, plugins, theirs)
         ]
         return [flag for index, flag in enumerate(flags) if flag not in flags[:index]]
 
     def _tuned(
-        self, attack: str, seed: int, plugins: Iterable[Plugin | None]
+        self, attack: str, seed: int, plugins: Iterable[Plugin | None], theirs: Set[str]
     ) -> list[dict[str, str]]:
-        """A flag for each choice in which this very cell, its testbed, attack and seed, had a
-        part.
+        """A flag for each choice in which this very cell, its testbed, attack and seed, had a part,
+        of parameters that are ``theirs`` who make the cell: what a suite says of a defense's
+        parameters is nothing against another defense.
         """
         declared: list[tuple[str, Iterable[Tuning] | None]] = [
             ("the suite", self.suite_tuned),
@@ -874,8 +879,10 @@ class _Builder:
                 text = f"tuned: {who} does not say what its parameters were chosen on"
                 flags.append(Flag("tuning-undeclared", "", text))
             for tuning in tunings or ():
-                if tuning.saw(self.testbed.name, attack, seed):
-                    what = f"{', '.join(tuning.parameters)} of {who}"
+                own = who != "the suite"
+                chosen = [name for name in tuning.parameters if own or name in theirs]
+                if chosen and tuning.saw(self.testbed.name, attack, seed):
+                    what = f"{', '.join(chosen)} of {who}"
                     text = f"tuned: {what} chosen on this attack and seed"
                     flags.append(Flag("tuned", "", text))
         return [dataclasses.asdict(flag) for flag in flags]

@@ -494,17 +494,20 @@ def test_what_was_chosen_on_a_cell_is_flagged_in_that_cell_alone(planned):
     """A default picked on the very attack and seed that is then reported flatters itself, and a
     reader must know.
     """
-    tuned = [
-        {"parameters": ["strength"], "testbed": "tiny", "attacks": ["fake_attack"], "seeds": [1]}
-    ]
-    plan = planned(tuned=tuned)
-    own = "tuned: strength of the suite chosen on this attack and seed"
-    flagged = {
-        cell.seed: own in [flag["text"] for flag in plan.stages[cell.stage].params["tuned"]]
-        for cell in plan.cells
-        if cell.kind != "anchor"
-    }
-    assert flagged == {0: False, 1: True}
+    seen = {"testbed": "tiny", "attacks": ["fake_attack"], "seeds": [1]}
+    plan = planned(
+        tuned=[{"parameters": ["poison_rate"], **seen}, {"parameters": ["other", "strength"], **seen}]
+    )
+    cells = [cell for cell in plan.cells if cell.kind != "anchor"]
+    assert {cell.defense.name for cell in cells} > {"none", "fake_sampler"}
+    for cell in cells:
+        chosen = {
+            flag["text"].split()[1]
+            for flag in plan.stages[cell.stage].params["tuned"]
+            if flag["text"].endswith("of the suite chosen on this attack and seed")
+        }
+        judged = {"strength"} if cell.defense.name == "fake_sampler" else set()
+        assert chosen == (judged | {"poison_rate"} if cell.seed == 1 else set()), cell
     undeclared = "tuned: fake_attack does not say what its parameters were chosen on"
     assert {"code": "tuning-undeclared", "metric": "", "text": undeclared} in plan.stages[
         plan.cells[0].stage
