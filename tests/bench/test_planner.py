@@ -495,9 +495,8 @@ def test_what_was_chosen_on_a_cell_is_flagged_in_that_cell_alone(planned):
     reader must know.
     """
     seen = {"testbed": "tiny", "attacks": ["fake_attack"], "seeds": [1]}
-    plan = planned(
-        tuned=[{"parameters": ["poison_rate"], **seen}, {"parameters": ["other", "strength"], **seen}]
-    )
+    lists = ["poison_rate"], ["other", "strength"]
+    plan = planned(tuned=[{"parameters": one, **seen} for one in lists])
     cells = [cell for cell in plan.cells if cell.kind != "anchor"]
     assert {cell.defense.name for cell in cells} > {"none", "fake_sampler"}
     for cell in cells:
