@@ -4,6 +4,7 @@ defended one, from clean noise and as the adversary calls, and what differs.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from leaderboard.pictures import Picture, embedded
 from leaderboard.sound import LABEL, cut
 
 CLEAN = "clean"
+#: Of so many seeds a cell has pictures: those of every seed are a fifth of the first board.
+SEEDS = 2
 #: Roles that are samples, started from the seed's noise.
 _DRAWN = re.compile(r"clean|target|call:.*", re.DOTALL)
 
@@ -46,9 +49,9 @@ class SeedPictures:
 
 
 def pictures_by_seed(board: Board, cell: Cell) -> tuple[SeedPictures, ...]:
-    """The seeds that have pictures, in order."""
+    """The first :data:`SEEDS` that have pictures, in order; the store has the others'."""
     every = (_of_seed(board, cell, entry) for entry in cell.entries)
-    return tuple(one for one in every if one.contrast or one.beside)
+    return tuple(itertools.islice((one for one in every if one.contrast or one.beside), SEEDS))
 
 
 def _of_seed(board: Board, cell: Cell, entry: Entry) -> SeedPictures:
