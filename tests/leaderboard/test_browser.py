@@ -135,8 +135,10 @@ def test_a_cell_opens_with_pictures_numbers_and_reasons(visit: Callable[..., Any
         "all => all.every(one => getComputedStyle(one).backgroundImage.includes('data:image/png'))"
     )
     text = panel.inner_text()
-    for expected in ("asr[noise]", "cost[seconds]", "seed 2", "triggered noise (e + g)"):
+    for expected in ("asr[noise]", "cost[seconds]", "seed 1", "triggered noise (e + g)"):
         assert expected in text
+    assert "Pictures, seed 1" in text and "Pictures, seed 2" not in text
+    assert "Pictures of two seeds at most; the store has the others." in text
     lines = panel.locator(".noise").first.locator("tbody th").all_inner_texts()
     assert lines == [
         "honest model", "backdoored, no defense", "with clip_x0", "what the defense changes"
