@@ -113,6 +113,12 @@ def testbed_spec(testbed: Testbed) -> PluginSpec:
     )
 
 
+def _narrowed(tunings: Iterable[Tuning], names: Set[str]) -> list[Tuning]:
+    """What they say of parameters that are among ``names``; nothing of a choice of others."""
+    kept = [(one, tuple(name for name in one.parameters if name in names)) for one in tunings]
+    return [dataclasses.replace(one, parameters=theirs) for one, theirs in kept if theirs]
+
+
 def _bare(plugin: Plugin) -> dict[str, Any]:
     return {"name": plugin.card.name, "params": plugin.params()}
 
@@ -870,7 +876,7 @@ class _Builder:
         parameters is nothing against another defense.
         """
         declared: list[tuple[str, Iterable[Tuning] | None]] = [
-            ("the suite", self.suite_tuned),
+            ("the suite", _narrowed(self.suite_tuned, theirs)),
             *((plugin.card.name, plugin.card.tuned) for plugin in plugins if plugin is not None),
         ]
         flags = []
@@ -879,10 +885,8 @@ class _Builder:
                 text = f"tuned: {who} does not say what its parameters were chosen on"
                 flags.append(Flag("tuning-undeclared", "", text))
             for tuning in tunings or ():
-                own = who != "the suite"
-                chosen = [name for name in tuning.parameters if own or name in theirs]
-                if chosen and tuning.saw(self.testbed.name, attack, seed):
-                    what = f"{', '.join(chosen)} of {who}"
+                if tuning.saw(self.testbed.name, attack, seed):
+                    what = f"{', '.join(tuning.parameters)} of {who}"
                     text = f"tuned: {what} chosen on this attack and seed"
                     flags.append(Flag("tuned", "", text))
         return [dataclasses.asdict(flag) for flag in flags]

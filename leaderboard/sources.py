@@ -151,10 +151,12 @@ def compared(runs: Sequence[Run]) -> list[Run]:
         alike: dict[str, int] = {}
         for _, record in run.records:
             winner, other = winners.setdefault(_cell(record), (run, record))
+            if not _difference(record, other):
+                continue
             if text := _difference(record, other, rounded=True):
                 _, records = differing.setdefault(id(winner), (winner, []))
                 records.append((record, text))
-            elif _difference(record, other):
+            else:
                 alike[_where(winner)] = alike.get(_where(winner), 0) + 1
         lines = [_line(run, *one) for one in differing.values()]
         after[id(run)] = dataclasses.replace(
