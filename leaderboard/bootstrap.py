@@ -12,6 +12,7 @@ fourth would be.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,7 @@ class Sampled:
 
 
 Way = TypeVar("Way", bound=Hashable)
+Entry = TypeVar("Entry", bound=Hashable)
 
 
 def comparable(entries: Sequence[Mapping[Way, Mapping[int, Sampled]]]) -> bool:
@@ -95,6 +97,20 @@ def ranks_of(values: Draws) -> list[tuple[int, int]]:
     low = np.quantile(below + 1, tail, axis=1, method="inverted_cdf")
     high = np.quantile(below + level, 1 - tail, axis=1, method="inverted_cdf")
     return [(int(one), int(other)) for one, other in zip(low, high, strict=True)]
+
+
+def with_own_ranks(
+    spans: Mapping[Entry, tuple[int, int]], ranks: Mapping[Entry, int]
+) -> dict[Entry, tuple[int, int]]:
+    """Each interval, widened where it lacks the rank that its entry was given (``ranks`` has all
+    of them), or one of those that the entries sharing that rank take up together: the draws go by
+    one number alone, a rank by tests that may tell nothing apart there.
+    """
+    sharing = Counter(ranks.values())
+    return {
+        key: (min(low, ranks[key]), max(high, ranks[key] + sharing[ranks[key]] - 1))
+        for key, (low, high) in spans.items()
+    }
 
 
 def resampled_means(entries: Sequence[Mapping[int, float]], draws: int = DRAWS) -> Draws:

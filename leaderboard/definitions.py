@@ -404,7 +404,7 @@ def _rank(question: Question) -> tuple[tuple[str, str], ...]:
         (
             "Below it",
             "The ranks that other draws might have given, by the number ranked by alone: 95 % of "
-            f"{DRAWS:,} bootstrap draws over {over}.",
+            f"{DRAWS:,} bootstrap draws over {over}. What shares a rank has all those of the tie.",
         ),
         ("Ties", ties),
         ("Compared", "Only inside one testbed and protocol; never across them."),

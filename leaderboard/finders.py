@@ -315,6 +315,7 @@ def _ranks(
     }
     values = [{seed: share.value for seed, share in one.items()} for one in rates]
     order = shared_ranks(values, True, lambda one, other: apart[frozenset((one, other))])
+    ranks = dict(zip(finders, order, strict=True))
     spans = {}
     sampled = bootstrap.in_common(
         [
@@ -329,7 +330,7 @@ def _ranks(
         spans = dict(
             zip(finders, bootstrap.rank_intervals(sampled, higher_is_better=True), strict=True)
         )
-    return rank_texts(dict(zip(finders, order, strict=True))), spans, len(ranked) + len(apart)
+    return rank_texts(ranks), bootstrap.with_own_ranks(spans, ranks), len(ranked) + len(apart)
 
 
 def _auroc(entry: _Entry, subject: str, alarm: Interval | None) -> tuple[Value, ...]:
@@ -414,7 +415,8 @@ def _inversion_lines(
     ranked = [index for index, line in enumerate(lines) if not line[4]]
     beating = [index for index in ranked if all(map(_beats, lines[index][2].values()))]
     order = shared_ranks([logs[index] for index in beating], higher_is_better=False)
-    ranks = rank_texts(dict(zip(beating, order, strict=True)))
+    ranks = dict(zip(beating, order, strict=True))
+    texts = rank_texts(ranks)
     spans: dict[int, tuple[int, int]] = {}
     shared = set.intersection(*(set(logs[index]) for index in beating)) if beating else set()
     if len(beating) > 1 and len(shared) >= MIN_SEEDS:
@@ -422,11 +424,12 @@ def _inversion_lines(
             [{seed: logs[index][seed] for seed in shared} for index in beating]
         )
         spans = dict(zip(beating, bootstrap.ranks_of(drawn), strict=True))
+        spans = bootstrap.with_own_ranks(spans, ranks)
     made = [
         FinderLine(
             cell=cell,
             finds=index in beating,
-            rank=ranks.get(index, ""),
+            rank=texts.get(index, ""),
             ranks=spans.get(index),
             worst=_interval_of_logs(logs[index]),
             attack=attack,

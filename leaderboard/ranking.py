@@ -58,13 +58,13 @@ STATES = (HOLDS, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED)
 class DefenseLine:
     """A defense's line. ``state``: how it compares with no defense; ``holds``: whether it is
     better, whatever it costs; ``rank`` is empty where it has none; ``ranks``: the interval in which
-    it could lie by the rate alone. ``worst``: the rate of the way in that works best, ``way``;
-    ``by_way``: all of them; ``mean``: over the attacks, each at its strongest way. ``change``: of
-    ``worst``, paired, against no defense's. ``above_honest``: ``worst`` less what an honest model
-    without defense reads, never below 0. ``loss``: the share of utility that is lost where it is
-    dearest; ``pareto``: nothing else that holds is better in both; ``counted``: the fewest seeds of
-    an attack, and the samples of each; ``utility_samples``: those behind ``utility``; ``note``: why
-    it has no rank.
+    it could lie by the rate, with its own rank and those of a tie. ``worst``: the rate of the way
+    in that works best, ``way``; ``by_way``: all of them; ``mean``: over the attacks, each at its
+    strongest way. ``change``: of ``worst``, paired, against no defense's. ``above_honest``:
+    ``worst`` less what an honest model without defense reads, never below 0. ``loss``: the share of
+    utility that is lost where it is dearest; ``pareto``: nothing else that holds is better in both;
+    ``counted``: the fewest seeds of an attack, and the samples of each; ``utility_samples``: those
+    behind ``utility``; ``note``: why it has no rank.
     """
 
     cell: Cell
@@ -252,7 +252,10 @@ def _ranking(
     holds = {identity(one.defense): _holds(one, changes, each, aside) for one in candidates}
     states = {identity(one.defense): _state(one, control, changes, holds) for one in candidates}
     ranks, comparisons = _ranks(candidates, states, point.utility)
-    spans = _spans([one for one in candidates if identity(one.defense) in ranks])
+    texts = rank_texts(ranks)
+    spans = bootstrap.with_own_ranks(
+        _spans([one for one in candidates if identity(one.defense) in ranks]), ranks
+    )
     honest = _honest(board, rows, candidates)
     front = _front([one for one in candidates if holds[identity(one.defense)] or one is control])
     lines = [
@@ -260,7 +263,7 @@ def _ranking(
             cell=one.cell(),
             state=states[key][0],
             holds=holds[key],
-            rank=ranks.get(key, ""),
+            rank=texts.get(key, ""),
             ranks=spans.get(key),
             worst=one.worst(),
             way=one.strongest(),
@@ -394,8 +397,8 @@ def _ranks(
     candidates: Sequence[Contender],
     states: Mapping[Identity, tuple[str, str]],
     utility: str | None,
-) -> tuple[dict[Identity, str], int]:
-    """Identity -> rank as text, and the number of differences that were tested for it."""
+) -> tuple[dict[Identity, int], int]:
+    """Identity -> rank, and the number of differences that were tested for it."""
     by_state = {
         state: [one for one in candidates if states[identity(one.defense)][0] == state]
         for state in STATES
@@ -424,9 +427,8 @@ def _ranks(
     level, worse = by_state[NONE] + by_state[LEVEL], by_state[WORSE]
     numbered |= {identity(one.defense): len(holders) + 1 for one in level}
     numbered |= {identity(one.defense): len(holders) + len(level) + 1 for one in worse}
-    return rank_texts(numbered), len(holders) + len(
-        by_state[LEVEL] + worse + by_state[OUTSIDE]
-    ) + len(apart)
+    tested = len(holders) + len(by_state[LEVEL] + worse + by_state[OUTSIDE]) + len(apart)
+    return numbered, tested
 
 
 def _cost_apart(one: Contender, other: Contender, utility: str | None) -> bool:

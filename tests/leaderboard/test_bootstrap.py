@@ -9,7 +9,14 @@ import pytest
 from scipy import stats
 
 from leaderboard.aggregate import Share
-from leaderboard.bootstrap import Sampled, _samples, rank_intervals, ranks_of, resampled_means
+from leaderboard.bootstrap import (
+    Sampled,
+    _samples,
+    rank_intervals,
+    ranks_of,
+    resampled_means,
+    with_own_ranks,
+)
 
 
 def entry(*rates: float, n: int = 64) -> dict[str, dict[int, Sampled]]:
@@ -133,3 +140,10 @@ def test_five_seeds_hold_the_true_rank_most_of_the_time() -> None:
             held += low <= rank <= high
             total += 1
     assert held / total >= 0.9
+
+
+def test_a_rank_lies_in_its_own_interval_and_a_tie_in_that_of_each_that_shares_it() -> None:
+    """A reader who sees "1=" above "2 to 2" does not know which of them to believe."""
+    spans = {"a": (2, 2), "b": (1, 1), "c": (2, 4), "d": (3, 3)}
+    ranks = {"a": 1, "b": 1, "c": 3, "d": 4, "no interval": 5}
+    assert with_own_ranks(spans, ranks) == {"a": (1, 2), "b": (1, 2), "c": (2, 4), "d": (3, 4)}

@@ -584,6 +584,12 @@ def test_whatever_stands_above_none_has_a_lower_rate_at_a_known_price(
             )
             assert line.change.high < 0 and line.loss is not None and line.loss.mean <= 0.1
             assert not any("failed" in flag for flag in line.flags)
+        places = [line.rank.rstrip("=") for line in ranking.lines]
+        for line in ranking.lines:
+            if line.ranks:
+                first = int(line.rank.rstrip("="))
+                last = first + places.count(str(first)) - 1
+                assert line.ranks[0] <= first and last <= line.ranks[1]
 
 
 #: What a defense that only changes how the target looks measures on a real backdoor of digits-ddpm
