@@ -19,7 +19,7 @@ endif
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 BOARD   := digits-cut poison-cut sd-cut
-ASKED   := digits poison sd clip-aware clip-ddim unconditional repairs faint model-detectors samplers-attacks goals
+ASKED   := digits poison sd clip-aware clip-ddim unconditional repairs faint model-detectors samplers-attacks samplers-faint goals
 SCIENCE := $(notdir $(basename $(wildcard suites/science-*.yaml)))
 
 .PHONY: help setup setup-dev leaderboard science $(SCIENCE) results pages site test lint bench clean
