@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from leaderboard import names
 from leaderboard.board import Cell, Entry, identity
 from leaderboard.contrasts import natural
 from leaderboard.detections import Detection
@@ -76,41 +75,40 @@ def scene(question: Question, views: Sequence[BoardView]) -> Scene | None:
 
 
 def _same_noise(group: Group) -> Scene | None:
-    """The attack and the call that work best without a defense, one seed of both."""
+    """The best defense and none, one seed of both: called as works best against that defense, so
+    that nobody takes what it stops for all there is.
+    """
     ranking = group.source
     assert isinstance(ranking, Ranking)
     lines = ranking.lines + ranking.outside
     none = next((line for line in lines if line.cell.defense.name == "none"), None)
-    if none is None:
-        return None
-    row = ranking.rows[none.way.row]
     best = next((line for line in ranking.lines if line.state == HOLDS), None) or next(
         (line for line in lines if line.state != NONE and line is not none), None
     )
-    control = group.board.cell(row, none.cell.defense)
-    defended = group.board.cell(row, best.cell.defense) if best else None
-    if control is None:
+    if none is None or best is None:
         return None
-    family, call = names.split(none.way.metric)
+    row, metric, call = ranking.rows[best.way.row], best.way.metric, best.way.call
+    control, defended = (group.board.cell(row, line.cell.defense) for line in (none, best))
+    if control is None or defended is None:
+        return None
+    head = ranking.defense_names[identity(defended.defense)]
     for role in (f"call:{call}", "target"):
         entry = _first(control, role, "")
         if entry is None:
             continue
         seed = entry.record.seed
-        strips = [_strip(entry, role, "", "No defense", _rate(control, none.way.metric), control)]
-        if defended:
-            head = ranking.defense_names[identity(defended.defense)]
-            rate = _rate(defended, none.way.metric)
-            for treatment in (defended.defense.name, label(defended.defense)):
-                treated = _first(defended, role, treatment, seed)
-                if treated:
-                    strips.append(_strip(treated, role, treatment, head, rate, defended))
-                    break
+        strips = [_strip(entry, role, "", "No defense", _rate(control, metric), control)]
+        for treatment in (defended.defense.name, label(defended.defense)):
+            treated = _first(defended, role, treatment, seed)
+            if treated:
+                rate = _rate(defended, metric)
+                strips.append(_strip(treated, role, treatment, head, rate, defended))
+                break
         asked = "asked for the adversary’s class" if role == "target" else f"called by {call}"
         return Scene(
             board=group.board.id,
             title="The same noise, undefended and defended" if len(strips) > 1 else "Undefended",
-            note=f"The strongest attack without a defense, {row.label}, {asked}; seed {seed}.",
+            note=f"The strongest attack on {head}, {row.label}, {asked}; seed {seed}.",
             small=_small(entry, control),
             strips=tuple(strip for strip in strips if strip.picture.uri),
             plots=(),
