@@ -114,12 +114,14 @@ class Entry:
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """``good``: whether something holds, ``None`` if that is not known; ``best``: what does, or
-    why nothing; ``tail``: how well; ``n``: behind that number, empty without one.
+    why nothing; ``tail``: how well; ``beside``: what that is short of; ``n``: behind that number,
+    empty without one.
     """
 
     good: bool | None
     best: str
-    tail: str
+    tail: str = ""
+    beside: str = ""
     n: str = ""
 
 
@@ -361,17 +363,20 @@ def _answer(ranking: Ranking, every: int) -> Answer:
         best = _named(holders)
         more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
         worst = max(line.worst.mean for line in holders)
-        part = f", {len(ranking.rows)} of {every} attacks" if len(ranking.rows) < every else ""
-        tail = f"{before}{100 * worst:.0f} %{part}"
         return Answer(
-            good=True, best=best + more, tail=tail, n=fewest(line.counted for line in holders)
+            good=True,
+            best=best + more,
+            tail=f"{before}{100 * worst:.0f} %",
+            beside=f"{len(ranking.rows)} of {every} attacks" if len(ranking.rows) < every else "",
+            n=fewest(line.counted for line in holders),
         )
     if dear:
-        tail = f"{_named(dear)} at its price"
-        return Answer(good=False, best="none inside the budget", tail=tail)
+        return Answer(
+            good=False, best="none inside the budget", beside=f"{_named(dear)} at its price"
+        )
     if not ranking.ranked():
-        return Answer(good=None, best="not ranked", tail="too few seeds, or not all attacks")
-    return Answer(good=False, best="none holds", tail="")
+        return Answer(good=None, best="not ranked")
+    return Answer(good=False, best="none holds")
 
 
 def _finders(
@@ -460,9 +465,8 @@ def _finder_answer(ranking: FinderRanking) -> Answer:
         tail = f"error {worst:.2f} of a constant’s" if inverts else f"{100 * worst:.0f} %"
         return Answer(good=True, best=best, tail=tail, n=fewest(line.counted for line in first))
     if all(line.note for line in ranking.lines):
-        return Answer(good=None, best="not ranked", tail=ranking.lines[0].note)
-    guess = "none recovers it" if inverts else "none beats a guess"
-    return Answer(good=False, best=guess, tail="")
+        return Answer(good=None, best="not ranked")
+    return Answer(good=False, best="none recovers it" if inverts else "none beats a guess")
 
 
 def _worst(worst: Interval) -> Value:

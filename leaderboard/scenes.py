@@ -75,8 +75,8 @@ def scene(question: Question, views: Sequence[BoardView]) -> Scene | None:
 
 
 def _same_noise(group: Group) -> Scene | None:
-    """The best defense and none, one seed of both: called as works best against that defense, so
-    that nobody takes what it stops for all there is.
+    """None and the best defense, one seed of both: called as works best without a defense, or, if
+    not even that defense holds, as works best against it.
     """
     ranking = group.source
     assert isinstance(ranking, Ranking)
@@ -87,7 +87,8 @@ def _same_noise(group: Group) -> Scene | None:
     )
     if none is None or best is None:
         return None
-    row, metric, call = ranking.rows[best.way.row], best.way.metric, best.way.call
+    way = none.way if best.state == HOLDS else best.way
+    row, metric, call = ranking.rows[way.row], way.metric, way.call
     control, defended = (group.board.cell(row, line.cell.defense) for line in (none, best))
     if control is None or defended is None:
         return None
@@ -105,10 +106,11 @@ def _same_noise(group: Group) -> Scene | None:
                 strips.append(_strip(treated, role, treatment, head, rate, defended))
                 break
         asked = "asked for the adversary’s class" if role == "target" else f"called by {call}"
+        strongest = "without a defense" if best.state == HOLDS else f"on {head}"
         return Scene(
             board=group.board.id,
             title="The same noise, undefended and defended" if len(strips) > 1 else "Undefended",
-            note=f"The strongest attack on {head}, {row.label}, {asked}; seed {seed}.",
+            note=f"The strongest attack {strongest}, {row.label}, {asked}; seed {seed}.",
             small=_small(entry, control),
             strips=tuple(strip for strip in strips if strip.picture.uri),
             plots=(),

@@ -175,7 +175,7 @@ def test_suites_that_share_a_board_are_ranked_where_their_defenses_met() -> None
     assert {entry.cell.defense.name for entry in group.entries} == {"none", "d", "e"}
     assert all(entry.rank for entry in group.entries) and group.answer.good is True
     assert any("Of 4 attacks" in note for note in group.notes)
-    assert group.answer.tail == "90 % → 2 %, 2 of 4 attacks"
+    assert (group.answer.tail, group.answer.beside) == ("90 % → 2 %", "2 of 4 attacks")
     # A defense that met all of them is ranked over all, and the others are not.
     group = first_group(suite_of(both | {"f": ("d",)}))
     assert group.extent == "worst of 4 attacks" and group.notes[0].startswith("A difference")

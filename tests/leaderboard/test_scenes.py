@@ -63,10 +63,10 @@ def drawn(folder: Path, rates: Rates) -> Scene:
             id="nothing holds, and no picture of what is stopped says otherwise",
         ),
         pytest.param(
-            {"loud": {"none": 1.0, "clip": 0.0}, "sly": {"none": 0.95, "clip": 0.02}},
-            "The strongest attack on clip, sly, called by noise; seed 0.",
-            ["95 % success, n 3 × 64", "2 % success, n 3 × 64"],
-            id="what holds is shown where it does worst, as its line is",
+            {"loud": {"none": 1.0, "clip": 0.0}, "weak": {"none": 0.5, "clip": 0.02}},
+            "The strongest attack without a defense, loud, called by noise; seed 0.",
+            ["100 % success, n 3 × 64", "0 % success, n 3 × 64"],
+            id="what holds is shown against the strongest, not where it happens to do worst",
         ),
     ],
 )
