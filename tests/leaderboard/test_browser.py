@@ -138,7 +138,7 @@ def test_a_cell_opens_with_pictures_numbers_and_reasons(visit: Callable[..., Any
     for expected in ("asr[noise]", "cost[seconds]", "seed 1", "triggered noise (e + g)"):
         assert expected in text
     assert "Pictures, seed 1" in text and "Pictures, seed 2" not in text
-    assert "Pictures of two seeds at most; the store has the others." in text
+    assert "Pictures of 2 of 3 seeds; what the others drew is in the store." in text
     lines = panel.locator(".noise").first.locator("tbody th").all_inner_texts()
     assert lines == [
         "honest model", "backdoored, no defense", "with clip_x0", "what the defense changes"
