@@ -252,10 +252,7 @@ def _ranking(
     holds = {identity(one.defense): _holds(one, changes, each, aside) for one in candidates}
     states = {identity(one.defense): _state(one, control, changes, holds) for one in candidates}
     ranks, comparisons = _ranks(candidates, states, point.utility)
-    texts = rank_texts(ranks)
-    spans = bootstrap.with_own_ranks(
-        _spans([one for one in candidates if identity(one.defense) in ranks]), ranks
-    )
+    texts, spans = rank_texts(ranks), _spans(candidates, ranks)
     honest = _honest(board, rows, candidates)
     front = _front([one for one in candidates if holds[identity(one.defense)] or one is control])
     lines = [
@@ -444,15 +441,19 @@ def _cost_apart(one: Contender, other: Contender, utility: str | None) -> bool:
     return significant(paired_difference(one.losses[rows[0]], other.losses[rows[1]]))
 
 
-def _spans(ranked: Sequence[Contender]) -> dict[Identity, tuple[int, int]]:
-    """Identity -> rank interval by the rate alone, among those that have a rank, over the seeds
-    that all of them have; none where records do not fit together.
+def _spans(
+    candidates: Sequence[Contender], ranks: Mapping[Identity, int]
+) -> dict[Identity, tuple[int, int]]:
+    """Identity -> rank interval by the rate, among those that have a rank, over the seeds that all
+    of them have; none where records do not fit together.
     """
+    ranked = [one for one in candidates if identity(one.defense) in ranks]
     sampled = bootstrap.in_common([one.sampled() for one in ranked])
     if len(sampled) < 2:
         return {}
     spans = bootstrap.rank_intervals(sampled, higher_is_better=False)
-    return {identity(one.defense): span for one, span in zip(ranked, spans, strict=True)}
+    by_rate = {identity(one.defense): span for one, span in zip(ranked, spans, strict=True)}
+    return bootstrap.with_own_ranks(by_rate, ranks)
 
 
 def _samples(control: Contender | None) -> tuple[int, int]:
