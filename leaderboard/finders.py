@@ -423,8 +423,8 @@ def _inversion_lines(
         drawn = bootstrap.resampled_means(
             [{seed: logs[index][seed] for seed in shared} for index in beating]
         )
-        spans = dict(zip(beating, bootstrap.ranks_of(drawn), strict=True))
-        spans = bootstrap.with_own_ranks(spans, ranks)
+        by_error = dict(zip(beating, bootstrap.ranks_of(drawn), strict=True))
+        spans = bootstrap.with_own_ranks(by_error, ranks)
     made = [
         FinderLine(
             cell=cell,
