@@ -168,8 +168,8 @@ class Executor:
         """Whether a stage's inputs and its own folder are intact; what is damaged or missing is
         planned again.
         """
-        if self.store.folder(key).is_dir():  # there, and not finished
-            self.scheduler.put_aside(key, self.store.fault(key))
+        if self.store.folder(key).is_dir() and not self.scheduler.put_aside(key):
+            return False  # another machine has just made it
         for above in self.stages[key].inputs.values():
             wrong = (
                 self.store.fault(above)

@@ -18,6 +18,7 @@ from bench.engine.graph import Cell, Plan
 from bench.engine.schedule import Durations, longest_chain, turns_of
 from bench.engine.scheduler import Failure, Patience, unfinished
 from bench.engine.store import Store, write_atomically
+from bench.manifest import fault
 from bench.record import Record, methods_of, read_account
 from bench.text import one_line
 
@@ -161,24 +162,17 @@ class _Account:
         """Moves unusable results aside, so that they are made again."""
         for cell in self.plan.cells:
             if cell.stage and self.store.folder(cell.stage).is_dir():
-                wrong = self.store.fault(cell.stage) or self._read(cell.stage)[1]
-                if wrong:
-                    self._put_aside(cell.stage, wrong)
+                if self.store.fault(cell.stage) or _read(self.store.folder(cell.stage))[1]:
+                    self._put_aside(cell.stage)
 
-    def _put_aside(self, key: str, wrong: str) -> None:
-        described = self.plan.stages[key].describe()
-        self.tell(
-            f"{described}: {wrong}; it is made again, what was there is in "
-            f"{self.store.put_aside(key)}"
+    def _put_aside(self, key: str) -> None:
+        moved = self.store.put_aside(
+            key, lambda folder: fault(folder, contents=True) or _read(folder)[1]
         )
-
-    def _read(self, key: str) -> tuple[str, str]:
-        """The status in a finished cell's record, and what is wrong with it; empty if nothing."""
-        try:
-            text = (self.store.folder(key) / RECORD_FILE).read_text(encoding="utf-8")
-            return Record.from_json(text).status, ""
-        except (OSError, ValueError) as error:
-            return "failed", f"{RECORD_FILE} cannot be used: {one_line(str(error))}"
+        if moved is not None:
+            wrong, aside = moved
+            described = self.plan.stages[key].describe()
+            self.tell(f"{described}: {wrong}; it is made again, what was there is in {aside}")
 
     def update(
         self,
@@ -211,7 +205,7 @@ class _Account:
             )
         failure = failures.get(cell.stage)
         if failure is None and self.store.finished(cell.stage):
-            status, wrong = self._read(cell.stage)
+            status, wrong = _read(self.store.folder(cell.stage))
             if not wrong:
                 file = self.store.folder(cell.stage) / RECORD_FILE
                 return status, {"record": str(file.relative_to(self.store.root))}
@@ -276,6 +270,15 @@ class _Account:
 
 def _inline(record: Record) -> dict[str, Any]:
     return {"inline": dataclasses.asdict(record)}
+
+
+def _read(folder: Path) -> tuple[str, str]:
+    """The status in a finished cell's record, and what is wrong with it; empty if nothing."""
+    try:
+        text = (folder / RECORD_FILE).read_text(encoding="utf-8")
+        return Record.from_json(text).status, ""
+    except (OSError, ValueError) as error:
+        return "failed", f"{RECORD_FILE} cannot be used: {one_line(str(error))}"
 
 
 def _now() -> str:

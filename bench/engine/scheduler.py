@@ -214,22 +214,26 @@ class Scheduler:
             self._line_up()
             self.give_up(key, Failure(key, f"{wrong}, and was made {REPAIRS} times already"))
             return
-        if self.store.folder(key).is_dir():
-            self.put_aside(key, wrong)
-        else:
+        if not self.put_aside(key):
+            if self.store.folder(key).is_dir():  # another machine has made it meanwhile
+                return
             self.reporter.note(f"{self.stages[key].describe()}: {wrong}; it is made again")
         more = set(unfinished(self.stages, [key], self.store)).difference(self.waiting)
         self.waiting = {one: None for one in self.stages if one in self.waiting or one in more}
         self._line_up()
         self.reporter.more(len(more))
 
-    def put_aside(self, key: str, wrong: str) -> None:
-        """Moves an unusable result away, and says where."""
-        aside = self.store.put_aside(key)
+    def put_aside(self, key: str) -> bool:
+        """Moves an unusable result away, and says why and where. Whether there was one."""
+        moved = self.store.put_aside(key)
+        if moved is None:
+            return False
+        wrong, aside = moved
         self.reporter.note(
             f"{self.stages[key].describe()}: {wrong}; it is made again, what was there is in "
             f"{aside}"
         )
+        return True
 
     def _drop(self, key: str) -> None:
         self._take(key)

@@ -31,7 +31,7 @@ import socket
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
@@ -139,19 +139,33 @@ class Store:
             self._checked.add(key)
         return wrong
 
-    def put_aside(self, key: str) -> Path:
-        """Moves an unusable stage into ``tmp/``, where it stays for inspection, and returns its new
-        path.
+    def put_aside(
+        self, key: str, judge: Callable[[Path], str] | None = None
+    ) -> tuple[str, Path] | None:
+        """Moves an unusable stage into ``tmp/``, where it stays for inspection, and returns what
+        is wrong with it and its new path. ``judge`` tells what is wrong with a folder, empty if
+        nothing; by default :func:`fault`, contents included.
+
+        ``None`` if there is nothing unusable: another machine may have made the stage, or moved it,
+        since anybody looked.
         """
+        folder = self.folder(key)
         aside = self.root / "tmp" / f".damaged.{key[:16]}.{uuid.uuid4().hex[:8]}"
-        with (
-            self.writing(f"the damaged stage {self.folder(key)} cannot be moved"),
-            suppress(FileNotFoundError),
-        ):
-            self.folder(key).rename(aside)
+        if judge is None:
+            judge = _fault_in_contents
+        if not judge(folder):
+            return None
+        with self.writing(f"the damaged stage {folder} cannot be moved"):
+            try:
+                folder.rename(aside)
+            except FileNotFoundError:
+                return None
+            if not (wrong := judge(aside)):  # replaced between the look and the move
+                _settle(aside, folder)
+                return None
         self._whole.discard(key)
         self._checked.discard(key)
-        return aside
+        return wrong, aside
 
     def manifest(self, key: str) -> dict[str, Any]:
         """The stage.json of a finished stage: ``stage``, ``params``, ``inputs``, ``files``,
@@ -268,6 +282,10 @@ def _days(folder: Path) -> float:
     return (time.time() - newest) / DAY_SECONDS
 
 
+def _fault_in_contents(folder: Path) -> str:
+    return fault(folder, contents=True)
+
+
 def discard(folder: Path) -> None:
     """Removes an unfinished stage. It is renamed first, so that a dying worker cannot commit half
     of it.
@@ -316,13 +334,18 @@ def commit(unfinished: Path, final: Path, manifest: dict[str, Any]) -> None:
         if not path.is_symlink():
             _share(path, final.parent)
             _sync(path)
+    _settle(unfinished, final)
+    _sync(final.parent)
+
+
+def _settle(whole: Path, final: Path) -> None:
+    """Renames a whole stage to where it belongs, or removes it if there is one by now."""
     try:
-        unfinished.rename(final)
+        whole.rename(final)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        shutil.rmtree(unfinished, ignore_errors=True)
-    _sync(final.parent)
+        shutil.rmtree(whole, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

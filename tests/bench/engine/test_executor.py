@@ -13,6 +13,7 @@ import pytest
 from bench.engine import executor as executor_module
 from bench.engine.graph import Stage
 from bench.engine.slots import MARK, allow_files, make_slots
+from bench.engine.store import Store
 from bench.errors import UserError
 from bench.plugin_file import Source
 
@@ -231,6 +232,39 @@ def test_an_input_that_is_gone_or_damaged_is_made_again(lab, damage):
     assert lab.run() == {}
     assert lab.store.finished(below) and value(lab, train) == good
     assert any("made again" in line for line in lab.reporter.keys("note")) or damage == "gone"
+
+
+def test_what_another_machine_makes_meanwhile_stays(lab, monkeypatch):
+    """Where locks do not hold between machines, a stage may come into the store between two looks
+    at it: it was moved away as damaged, and made again.
+    """
+    train = lab.stage("train", seed=0)
+    lab.run()
+    away = lab.store.folder(train).rename(lab.store.root / "away")
+    finished, looks = Store.finished, []
+
+    def then_it_comes(store, key):
+        answer = finished(store, key)
+        looks.append(answer)
+        if len(looks) == 2:  # the first was to plan, this to begin
+            away.rename(store.folder(train))
+        return answer
+
+    monkeypatch.setattr(Store, "finished", then_it_comes)
+    lab.store = Store(lab.store.root)
+    assert lab.run() == {} and looks[:2] == [False, False]
+    assert lab.reporter.keys("started") == lab.reporter.keys("note") == []
+    assert lab.store.finished(train) and list((lab.store.root / "tmp").iterdir()) == []
+
+
+def test_an_input_that_another_machine_has_mended_is_not_made_again(lab):
+    """It was gone at one look and there at the next: the next moved it away, whole."""
+    train = lab.stage("train", seed=0)
+    executor = lab.executor()
+    executor.run(lab.stages, [train])
+    executor.scheduler.make_again(train, "it is gone from the store")
+    assert not executor.scheduler.waiting and lab.reporter.keys("note") == []
+    assert lab.store.finished(train) and list((lab.store.root / "tmp").iterdir()) == []
 
 
 def test_a_stage_that_removes_its_inputs_fails_alone(lab):

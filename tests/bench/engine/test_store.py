@@ -11,7 +11,7 @@ import pytest
 from bench.engine import store as store_module
 from bench.engine.store import GRAVE, Store, commit, discard, is_disk_full, write_atomically
 from bench.errors import UserError
-from bench.manifest import MANIFEST
+from bench.manifest import MANIFEST, fault
 
 KEY = "ab" * 32
 
@@ -52,10 +52,30 @@ def test_one_flipped_byte_is_found(tmp_path):
     assert store.fault(KEY) == ""
     file.write_bytes(b"0123456780")
     assert Store(tmp_path).fault(KEY) == "array.npz is not what was written (SHA-256 differs)"
-    aside = store.put_aside(KEY)
-    assert not store.finished(KEY) and (aside / "array.npz").read_bytes() == b"0123456780"
+    wrong, aside = store.put_aside(KEY)
+    assert wrong.startswith("array.npz ") and not store.finished(KEY)
+    assert (aside / "array.npz").read_bytes() == b"0123456780"
     store.clean()
     assert aside.exists(), "it is for a person to look at"
+
+
+def test_only_what_is_unusable_is_moved_away(tmp_path):
+    """On a file system without locks another machine makes a stage while this one looks at it: it
+    was moved away, whole, and stayed in ``tmp/`` for ever.
+    """
+    store, file = finished_stage(tmp_path)
+    assert store.put_aside(KEY) is None and Store(tmp_path).finished(KEY)
+    file.write_bytes(b"0123456780")
+
+    def replaced(folder):
+        """Looks, and then the other machine's is there."""
+        wrong = fault(folder, contents=True)
+        if folder == file.parent:
+            file.write_bytes(b"0123456789")
+        return wrong
+
+    assert store.put_aside(KEY, replaced) is None
+    assert Store(tmp_path).fault(KEY) == "" and list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_stage_from_before_hashes_were_kept_is_finished(tmp_path):
