@@ -4,6 +4,7 @@ metric: no ranking, interval, colour or mean sees it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,12 +73,7 @@ def of_record(record: Record) -> tuple[Beside, ...]:
     """Beside a record, in the order of the papers' tables."""
     if record.kind == POPULATION:
         return ()
-    facts = _facts(record)
-    return tuple(
-        Beside(one, record.testbed.name in one.own, tuple(_differences(one, facts)))
-        for one in _numbers(record.testbed.name)
-        if _matches(one, record.testbed.name, facts)
-    )
+    return _of_facts(record.testbed.name, json.dumps(_facts(record), sort_keys=True))
 
 
 def of_metric(items: Iterable[Beside], metric: str) -> tuple[Beside, ...]:
@@ -92,6 +88,17 @@ def in_metric(cell: Cell, metric: str) -> tuple[Beside, ...]:
     if not any(one.metric in (metric, split(metric)[0]) for one in _numbers(testbed)):
         return ()  # of most metrics no paper has a number
     return of_metric(of_record(cell.entries[0].record), metric)
+
+
+@lru_cache(maxsize=4096)
+def _of_facts(testbed: str, text: str) -> tuple[Beside, ...]:
+    """Of a record's facts as JSON, which its seeds and metrics have in common."""
+    facts = json.loads(text)
+    return tuple(
+        Beside(one, testbed in one.own, tuple(_differences(one, facts)))
+        for one in _numbers(testbed)
+        if _matches(one, testbed, facts)
+    )
 
 
 @lru_cache(maxsize=64)

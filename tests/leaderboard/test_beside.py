@@ -5,6 +5,7 @@ else: no metric, ranking or interval sees it.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
 import json
 import re
@@ -152,6 +153,7 @@ def run(store: Path) -> Run:
 def put(monkeypatch: pytest.MonkeyPatch, numbers: tuple[Published, ...]) -> None:
     """In place of the papers' numbers."""
     monkeypatch.setattr(beside, "_numbers", lambda testbed: numbers)
+    monkeypatch.setattr(beside, "_of_facts", inspect.unwrap(beside._of_facts))
 
 
 def table(run: Run) -> pd.DataFrame:
