@@ -14,7 +14,7 @@ from leaderboard.board import Board, identity
 from leaderboard.definitions import Definition
 from leaderboard.labels import label, short_label, without
 from leaderboard.questions import STATUSES, Question, questions
-from leaderboard.scenes import Scene, scene
+from leaderboard.scenes import Scene, scenes
 from leaderboard.view import BoardView
 from leaderboard.whole import Whole, whole
 
@@ -38,7 +38,7 @@ class Asked:
 
     question: Question
     definitions: Mapping[str, Definition]
-    scene: Scene | None
+    scenes: tuple[Scene, ...]
 
 
 def front(views: Sequence[BoardView], others: Sequence[Board] = ()) -> dict[str, Any]:
@@ -46,11 +46,7 @@ def front(views: Sequence[BoardView], others: Sequence[Board] = ()) -> dict[str,
     boards = [*(view.board for view in views), *others]
     called = board_names(boards)
     asked = tuple(
-        Asked(
-            one,
-            definitions.of_question(one, called),
-            scene(one, views),
-        )
+        Asked(one, definitions.of_question(one, called), scenes(one, views))
         for one in questions(views)
     )
     matrix = whole(boards)

@@ -55,23 +55,28 @@ class Scene:
     plots: tuple[tuple[Markup, str], ...]
 
 
-def scene(question: Question, views: Sequence[BoardView]) -> Scene | None:
-    """Of the first group that has one, those with an answer first; ``None`` if no record has a
-    picture of it.
+def scenes(question: Question, views: Sequence[BoardView]) -> tuple[Scene, ...]:
+    """One of each board, of its first group that has one, those with an answer first; none of a
+    board without pictures. The first is what is seen before anybody filters.
     """
     by_board = {view.board.id: view for view in views}
+    made: dict[str, Scene] = {}
     for group in question.answered():
-        if question.id == "stops":
-            made = _same_noise(group)
-        elif question.id == "classifies":
-            made = _stamped(group)
-        elif question.recovery:
-            made = _recovered(group, by_board[group.board.id], question.recovery)
-        else:
-            made = _scores(group, by_board[group.board.id])
-        if made:
-            return made
-    return None
+        if group.board.id not in made:
+            one = _scene(question, group, by_board[group.board.id])
+            if one:
+                made[group.board.id] = one
+    return tuple(made.values())
+
+
+def _scene(question: Question, group: Group, view: BoardView) -> Scene | None:
+    if question.id == "stops":
+        return _same_noise(group)
+    if question.id == "classifies":
+        return _stamped(group)
+    if question.recovery:
+        return _recovered(group, view, question.recovery)
+    return _scores(group, view)
 
 
 def _same_noise(group: Group) -> Scene | None:

@@ -180,7 +180,10 @@
     filterAnswers();
     const [entries, of] = filterEntries(), [cells, total] = filterMatrix();
     sort();
-    for (const scene of document.querySelectorAll(".scene")) scene.hidden = !has(scene, "testbed");
+    for (const first of document.querySelectorAll(".first")) {
+      const scenes = [...first.querySelectorAll(".scene")], shown = scenes.find((scene) => has(scene, "testbed"));
+      for (const scene of scenes) scene.hidden = scene !== shown;
+    }
     const filtered = filters.some((input) => view[input.dataset.filter]);
     const count = document.getElementById("count");
     const narrowed = ["needs", "family", "year", "status", "text"].some((name) => view[name]) ? "; answers and ranks: of all entries" : "";

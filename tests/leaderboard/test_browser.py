@@ -900,6 +900,21 @@ def test_a_definition_opens_in_an_open_cell_and_again_outside(visit: Callable[..
     assert page.locator("body > .define:popover-open").count() == 1
 
 
+def test_the_picture_beside_a_ranking_is_of_the_testbed_that_is_filtered_for(
+    visit: Callable[..., Any], class_board: Path
+) -> None:
+    """One at a time. A filter left an empty place where the picture was of another testbed."""
+    page = visit(board=class_board)
+    page.locator("a.ask", has_text="Finds").click()
+    seen = page.locator(".question:visible .scene:visible figcaption")
+    first = seen.inner_text()
+    for testbed in ("digits-ddpm", "digits-cfg"):
+        page.locator("select[data-filter=testbed]").select_option(testbed)
+        assert seen.inner_text().startswith(f"On {testbed}.")
+    page.locator("select[data-filter=testbed]").select_option("")
+    assert seen.inner_text() == first
+
+
 def test_an_answer_goes_with_its_testbed_and_stays_with_its_entries(
     visit: Callable[..., Any], class_board: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,18 @@ from PIL import Image
 from bench.record import Metric, Picture, PluginSpec, Record, Run
 from leaderboard.board import boards
 from leaderboard.questions import questions
-from leaderboard.scenes import Scene, scene
+from leaderboard.scenes import Scene, scenes
 from leaderboard.view import board_view
 
 #: attack -> defense -> its rate in each of three seeds.
 Rates = dict[str, dict[str, float]]
 
 
-def drawn(folder: Path, rates: Rates) -> Scene:
+def drawn(folder: Path, rates: Rates, testbeds: Sequence[str] = ("t",)) -> tuple[Scene, ...]:
     Image.new("RGB", (128, 16), (200, 100, 50)).save(folder / "strip.png")
     records = [
         Record(
-            testbed=PluginSpec(name="t"),
+            testbed=PluginSpec(name=testbed),
             attack=PluginSpec(name=attack),
             defense=PluginSpec(name=defense),
             seed=seed,
@@ -37,6 +38,7 @@ def drawn(folder: Path, rates: Rates) -> Scene:
                 Picture("target_image", "", "strip.png"),
             ),
         )
+        for testbed in testbeds
         for attack, by_defense in rates.items()
         for defense, rate in by_defense.items()
         for seed in range(3)
@@ -48,9 +50,7 @@ def drawn(folder: Path, rates: Rates) -> Scene:
     )  # fmt: skip
     views = [board_view(board) for board in boards([run])]
     (question,) = [one for one in questions(views) if one.id == "stops"]
-    made = scene(question, views)
-    assert made is not None
-    return made
+    return scenes(question, views)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,13 @@ def drawn(folder: Path, rates: Rates) -> Scene:
 def test_the_pictures_are_of_the_attack_that_the_ranking_names(
     tmp_path: Path, rates: Rates, note: str, tails: list[str]
 ) -> None:
-    made = drawn(tmp_path, rates)
+    (made,) = drawn(tmp_path, rates)
     assert made.note == note
     assert [strip.tail for strip in made.strips] == tails
+
+
+def test_each_testbed_has_its_own(tmp_path: Path) -> None:
+    """Who filtered for the second testbed had an empty place beside its ranking."""
+    made = drawn(tmp_path, {"loud": {"none": 1.0, "clip": 0.0}}, testbeds=("t", "u"))
+    assert len({one.board for one in made}) == len(made) == 2
+    assert all(len(one.strips) == 2 for one in made)
