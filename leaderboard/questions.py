@@ -280,7 +280,7 @@ def _defense_group(
     kinds = {identity(column): family for column, family in board.columns}
     entries = tuple(
         _defense_entry(board, ranking, line, kinds[identity(line.cell.defense)], about)
-        for line in ranking.lines + ranking.outside
+        for line in ranking.in_order()
     )
     notes = []
     if len(ranking.rows) < every:

@@ -136,6 +136,14 @@ class Ranking:
         """Whether there is a defense, beside none, with enough seeds."""
         return any(line.state not in (NONE, UNRANKED) for line in self.lines + self.outside)
 
+    def in_order(self) -> tuple[DefenseLine, ...]:
+        """All defenses, those last that are not ranked: what an unmeasured attack leaves of them is
+        unknown.
+        """
+        ranked = [line for line in self.lines if line.state != UNRANKED]
+        unranked = [line for line in self.lines if line.state == UNRANKED]
+        return (*ranked, *self.outside, *unranked)
+
     def holders(self) -> list[DefenseLine]:
         """What holds best inside the budget."""
         return [line for line in self.lines if line.state == HOLDS and line.rank.rstrip("=") == "1"]

@@ -81,18 +81,21 @@ def _scene(question: Question, group: Group, view: BoardView) -> Scene | None:
 
 def _same_noise(group: Group) -> Scene | None:
     """None and the best defense, one seed of both: called as works best without a defense, or, if
-    not even that defense holds, as works best against it.
+    not even that defense holds, as works best against it. What holds at its price comes before what
+    does not hold.
     """
     ranking = group.source
     assert isinstance(ranking, Ranking)
-    lines = ranking.lines + ranking.outside
+    lines = ranking.in_order()
     none = next((line for line in lines if line.cell.defense.name == "none"), None)
-    best = next((line for line in ranking.lines if line.state == HOLDS), None) or next(
-        (line for line in lines if line.state != NONE and line is not none), None
+    best = (
+        next((line for line in lines if line.state == HOLDS), None)
+        or next(iter(ranking.dear()), None)
+        or next((line for line in lines if line.state != NONE and line is not none), None)
     )
     if none is None or best is None:
         return None
-    way = none.way if best.state == HOLDS else best.way
+    way = none.way if best.holds else best.way
     row, metric, call = ranking.rows[way.row], way.metric, way.call
     control, defended = (group.board.cell(row, line.cell.defense) for line in (none, best))
     if control is None or defended is None:
@@ -111,7 +114,7 @@ def _same_noise(group: Group) -> Scene | None:
                 strips.append(_strip(treated, role, treatment, head, rate, defended))
                 break
         asked = "asked for the adversary’s class" if role == "target" else f"called by {call}"
-        strongest = "without a defense" if best.state == HOLDS else f"on {head}"
+        strongest = "without a defense" if best.holds else f"on {head}"
         return Scene(
             board=group.board.id,
             title="The same noise, undefended and defended" if len(strips) > 1 else "Undefended",
