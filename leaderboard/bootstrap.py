@@ -13,7 +13,7 @@ fourth would be.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from leaderboard.aggregate import CONFIDENCE, MIN_SEEDS, Share
 
 DRAWS = 2000
+#: Of more samples than these, those that came out alike in every entry and way are drawn as one, a
+#: gamma of their number in place of the sum of theirs; the weights of fewer serve many rankings.
+ONE_BY_ONE = 256
 #: Any fixed number: the same records must give the same board.
 _SEED = 20_231_015
 Draws = NDArray[np.float64]
@@ -80,9 +83,7 @@ def rank_intervals(
         raise ValueError("every entry must have the same ways and seeds")
     if not entries:
         return []
-    rng = np.random.default_rng(_SEED)
-    ways = list(entries[0])
-    values = np.stack([_way([entry[way] for entry in entries], rng, draws) for way in ways])
+    values = _means([[entry[way] for entry in entries] for way in entries[0]], draws)
     worst = values.min(axis=0) if higher_is_better else values.max(axis=0)
     return ranks_of(worst if not higher_is_better else -worst)
 
@@ -127,63 +128,81 @@ def resampled_means(entries: Sequence[Mapping[int, float]], draws: int = DRAWS) 
     return means
 
 
-def _way(entries: Sequence[Mapping[int, Sampled]], rng: np.random.Generator, draws: int) -> Draws:
-    """(entries, draws): the mean share over the resampled seeds."""
-    seeds = sorted(entries[0])
+def _means(ways: Sequence[Sequence[Mapping[int, Sampled]]], draws: int) -> Draws:
+    """(ways, entries, draws): the mean share over the resampled seeds."""
+    rng = np.random.default_rng(_SEED)
+    seeds = [sorted(way[0]) for way in ways]
     # The same seeds for every way and entry: they come from one model each.
-    counts = np.random.default_rng(_SEED).multinomial(
-        len(seeds), [1 / len(seeds)] * len(seeds), draws
-    ) / len(seeds)
-    means = np.zeros((len(entries), draws))
-    for index, seed in enumerate(seeds):
-        drawn = _samples([entry[seed] for entry in entries], seed, rng, draws)
-        means += counts[:, index] * drawn
+    counts = {
+        n: np.random.default_rng(_SEED).multinomial(n, [1 / n] * n, draws) / n
+        for n in {len(one) for one in seeds}
+    }
+    means = np.zeros((len(ways), len(ways[0]), draws))
+    for seed in sorted(set().union(*seeds)):
+        having = [index for index, one in enumerate(seeds) if seed in one]
+        blocks = [[entry[seed] for entry in ways[index]] for index in having]
+        for index, shares in zip(having, _samples(blocks, seed, rng, draws), strict=True):
+            means[index] += counts[len(seeds[index])][:, seeds[index].index(seed)] * shares
     return means
 
 
-def _samples(entries: Sequence[Sampled], seed: int, rng: np.random.Generator, draws: int) -> Draws:
-    """(entries, draws): one seed's share, its samples weighted anew."""
-    shares = np.empty((len(entries), draws))
-    weighted = _weighted(entries, seed, draws)
-    for index, entry in enumerate(entries):
+def _samples(
+    ways: Sequence[Sequence[Sampled]], seed: int, rng: np.random.Generator, draws: int
+) -> Draws:
+    """(ways, entries, draws): one seed's share, its samples weighted anew."""
+    shares = np.empty((len(ways), len(ways[0]), draws))
+    weighted = _weighted(ways, seed, draws)
+    for (way, index), entry in _each(ways):
         if entry.outcomes:
             # A gamma draw of shape one half is half of a squared normal one, six times as quick.
             halves = rng.standard_normal((2, draws)) ** 2 / 2
-            hits, total = weighted[index]
-            shares[index] = (hits + halves[0]) / (total + halves.sum(axis=0))
+            hits, total = weighted[way, index]
+            shares[way, index] = (hits + halves[0]) / (total + halves.sum(axis=0))
         else:
             value, n = entry.share.value, entry.share.n
             hits, misses = (
                 rng.standard_gamma(n * part + 0.5, draws) for part in (value, 1 - value)
             )
-            shares[index] = hits / (hits + misses)
+            shares[way, index] = hits / (hits + misses)
     return shares
 
 
+def _each(ways: Sequence[Sequence[Sampled]]) -> Iterator[tuple[tuple[int, int], Sampled]]:
+    """Each entry of each way, with where it stands."""
+    for way, entries in enumerate(ways):
+        for index, entry in enumerate(entries):
+            yield (way, index), entry
+
+
 def _weighted(
-    entries: Sequence[Sampled], seed: int, draws: int
-) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """By position, of the entries with outcomes: the weights of their hits and of all samples."""
-    by_length: dict[int, list[int]] = {}
-    for index, entry in enumerate(entries):
+    ways: Sequence[Sequence[Sampled]], seed: int, draws: int
+) -> dict[tuple[int, int], tuple[Draws, Draws]]:
+    """By way and entry, of those with outcomes: the weights of their hits and of all samples."""
+    alike: dict[tuple[int, float], dict[tuple[int, int], tuple[float, ...]]] = {}
+    for at, entry in _each(ways):
         if entry.outcomes:
-            by_length.setdefault(len(entry.outcomes), []).append(index)
+            length = len(entry.outcomes)
+            # Clustered samples weigh as many as they are worth.
+            worth = min(1.0, _worth(ways[at[0]], length))
+            alike.setdefault((length, worth), {})[at] = entry.outcomes
     sums = {}
-    for length, indices in by_length.items():
-        # Clustered samples weigh as many as they are worth.
-        weights, total = _weights(seed, length, min(1.0, _worth(entries, length)), draws)
-        hits = np.array([entries[index].outcomes for index in indices]) @ weights
-        sums.update({index: (row, total) for index, row in zip(indices, hits, strict=True)})
+    for (length, worth), outcomes in alike.items():
+        hits, shapes = np.array(list(outcomes.values())), np.full(length, worth)
+        if length > ONE_BY_ONE:
+            hits, counts = np.unique(hits, axis=1, return_counts=True)
+            shapes = worth * counts
+        weights, total = _weights(seed, tuple(shapes), draws)
+        sums.update({at: (row, total) for at, row in zip(outcomes, hits @ weights, strict=True)})
     return sums
 
 
 @lru_cache(maxsize=12)
-def _weights(seed: int, length: int, worth: float, draws: int) -> tuple[Draws, Draws]:
-    """(length, draws) of one common set of samples, and their sums (draws,): most of the work of a
-    large board.
+def _weights(seed: int, shapes: tuple[float, ...], draws: int) -> tuple[Draws, Draws]:
+    """(samples, draws) of one common set of samples, and their sums (draws,): most of the work of a
+    large board. A sample's shape is 1; of several that are alike it is their number.
     """
-    rng = np.random.default_rng([_SEED, seed % 2**32, length])
-    weights = rng.standard_gamma(worth, (draws, length))
+    rng = np.random.default_rng([_SEED, seed % 2**32, len(shapes)])
+    weights = rng.standard_gamma(shapes, (draws, len(shapes)))
     return np.ascontiguousarray(weights.T), weights.sum(axis=1)
 
 

@@ -10,8 +10,10 @@ from scipy import stats
 
 from leaderboard.aggregate import Share
 from leaderboard.bootstrap import (
+    ONE_BY_ONE,
     Sampled,
     _samples,
+    _weighted,
     rank_intervals,
     ranks_of,
     resampled_means,
@@ -33,15 +35,33 @@ def paired(outcomes: np.ndarray) -> dict[str, dict[int, Sampled]]:
     }
 
 
-def test_a_seeds_draws_are_the_beta_posterior_of_its_count() -> None:
+@pytest.mark.parametrize("n", [64, 2 * ONE_BY_ONE])
+def test_a_seeds_draws_are_the_beta_posterior_of_its_count(n: int) -> None:
     """k of n with half a success and half a failure: Beta(k + .5, n - k + .5), whether the samples
-    are known or only counted.
+    are known, one by one or by the kinds that there are, or only counted.
     """
     rng = np.random.default_rng(0)
-    outcomes = tuple([1.0] * 5 + [0.0] * 59)
-    both = [Sampled(share=Share(5 / 64, 64)), Sampled(share=Share(5 / 64, 64), outcomes=outcomes)]
-    for draws in _samples(both, 0, rng, 20_000):
-        assert stats.kstest(draws, stats.beta(5.5, 59.5).cdf).pvalue > 0.001
+    outcomes = tuple([1.0] * 5 + [0.0] * (n - 5))
+    both = [Sampled(share=Share(5 / n, n)), Sampled(share=Share(5 / n, n), outcomes=outcomes)]
+    for draws in _samples([both], 0, rng, 20_000)[0]:
+        assert stats.kstest(draws, stats.beta(5.5, n - 4.5).cdf).pvalue > 0.001
+
+
+@pytest.mark.parametrize("n", [64, 2 * ONE_BY_ONE])
+def test_what_two_entries_differ_in_is_weighted_alone(n: int) -> None:
+    """Ten samples fail in both and six in the second alone, of another way: what lies between the
+    two is Dirichlet's weight of six, however many samples there are.
+    """
+    base = np.arange(n) < 10
+    more = np.arange(n) < 16
+    one, other = (
+        Sampled(share=Share(float(row.mean()), n), outcomes=tuple(row.astype(float)))
+        for row in (base, more)
+    )
+    drawn = _weighted([[one], [other]], 0, 20_000)
+    (few, total), (many, same) = drawn[0, 0], drawn[1, 0]
+    assert (total == same).all()
+    assert stats.kstest((many - few) / total, stats.beta(6, n - 6).cdf).pvalue > 0.001
 
 
 def test_entries_far_apart_have_one_rank_each_in_the_defenders_direction() -> None:
