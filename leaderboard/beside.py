@@ -73,7 +73,7 @@ def of_record(record: Record) -> tuple[Beside, ...]:
     """Beside a record, in the order of the papers' tables."""
     if record.kind == POPULATION:
         return ()
-    return _of_facts(record.testbed.name, json.dumps(_facts(record), sort_keys=True))
+    return _of_facts(json.dumps(_facts(record), sort_keys=True))
 
 
 def of_metric(items: Iterable[Beside], metric: str) -> tuple[Beside, ...]:
@@ -91,9 +91,10 @@ def in_metric(cell: Cell, metric: str) -> tuple[Beside, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _of_facts(testbed: str, text: str) -> tuple[Beside, ...]:
+def _of_facts(text: str) -> tuple[Beside, ...]:
     """Of a record's facts as JSON, which its seeds and metrics have in common."""
     facts = json.loads(text)
+    testbed = facts["testbed"]
     return tuple(
         Beside(one, testbed in one.own, tuple(_differences(one, facts)))
         for one in _numbers(testbed)

@@ -280,10 +280,13 @@ def _scale(board: Board, metric: str, words: Words) -> tuple[float, float, bool]
     return min(means), max(means), False
 
 
+_NEVER = TableCell(cell=None, state="absent", text="–", note=NOT_RUN)
+
+
 def not_yet(awaited: Awaited | None) -> TableCell:
     """Where there is no cell: when it is expected, or that it is no part of the run."""
     if awaited is None:
-        return TableCell(cell=None, state="absent", text="–", note=NOT_RUN)
+        return _NEVER
     when = f"in {in_words(awaited.seconds)}"
     return TableCell(cell=None, state="absent", text=when, note="still coming")
 

@@ -170,9 +170,7 @@ class _Account:
             key, lambda folder: fault(folder, contents=True) or _read(folder)[1]
         )
         if moved is not None:
-            wrong, aside = moved
-            described = self.plan.stages[key].describe()
-            self.tell(f"{described}: {wrong}; it is made again, what was there is in {aside}")
+            self.tell(f"{self.plan.stages[key].describe()}: {moved}")
 
     def update(
         self,

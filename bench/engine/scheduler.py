@@ -228,11 +228,7 @@ class Scheduler:
         moved = self.store.put_aside(key)
         if moved is None:
             return False
-        wrong, aside = moved
-        self.reporter.note(
-            f"{self.stages[key].describe()}: {wrong}; it is made again, what was there is in "
-            f"{aside}"
-        )
+        self.reporter.note(f"{self.stages[key].describe()}: {moved}")
         return True
 
     def _drop(self, key: str) -> None:

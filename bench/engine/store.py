@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -73,6 +73,16 @@ def is_disk_full(error: BaseException) -> bool:
         visited.add(id(current))
         current = current.__cause__ or current.__context__
     return False
+
+
+class Aside(NamedTuple):
+    """An unusable stage that was moved away: what is wrong with it, and where it is."""
+
+    wrong: str
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.wrong}; it is made again, what was there is in {self.path}"
 
 
 class Store:
@@ -139,12 +149,10 @@ class Store:
             self._checked.add(key)
         return wrong
 
-    def put_aside(
-        self, key: str, judge: Callable[[Path], str] | None = None
-    ) -> tuple[str, Path] | None:
-        """Moves an unusable stage into ``tmp/``, where it stays for inspection, and returns what
-        is wrong with it and its new path. ``judge`` tells what is wrong with a folder, empty if
-        nothing; by default :func:`fault`, contents included.
+    def put_aside(self, key: str, judge: Callable[[Path], str] | None = None) -> Aside | None:
+        """Moves an unusable stage into ``tmp/``, where it stays for inspection. ``judge``
+        tells what is wrong with a folder, empty if nothing; by default :func:`fault`, contents
+        included.
 
         ``None`` if there is nothing unusable: another machine may have made the stage, or moved it,
         since anybody looked.
@@ -165,7 +173,7 @@ class Store:
                 return None
         self._whole.discard(key)
         self._checked.discard(key)
-        return wrong, aside
+        return Aside(wrong, aside)
 
     def manifest(self, key: str) -> dict[str, Any]:
         """The stage.json of a finished stage: ``stage``, ``params``, ``inputs``, ``files``,
