@@ -81,7 +81,7 @@ def import_all() -> None:
     """Every module of ours: what an import runs is no part of a stage."""
     for room in ("bench", "attacks", "defenses", "detectors"):
         for module in pkgutil.walk_packages([str(ROOT / room)], f"{room}."):
-            if module.name not in ("bench.__main__", "bench.cli"):
+            if module.name != "bench.__main__" and not module.name.startswith("bench.cli"):
                 importlib.import_module(module.name)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli, results
+from bench import results
+from bench.cli import runs
 from bench.record import PluginSpec, Record
 from bench.registry import use
 from bench.runner import prepare
@@ -28,7 +29,7 @@ def planned(command: str) -> object:
     """The plan of a command, as ``castlewalls`` reads it."""
     program, name, *words = shlex.split(command)
     assert (program, name) == ("castlewalls", "run")
-    chosen = dict(cli.run.make_context("run", [*words]).params)
+    chosen = dict(runs.run.make_context("run", [*words]).params)
     own = {"store", "as_json", "timeout", "retries", "dry_run", "report", "executor", "profile"}
     (suite,) = chosen.pop("suites")
     return prepare(suite, **{key: value for key, value in chosen.items() if key not in own}).plan

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import cli, runner
+from bench import runner
+from bench.cli import runs
 from bench.engine import live
 from bench.engine.progress import Reporter
 from bench.engine.run import execute
@@ -103,5 +104,5 @@ def test_whatever_ends_a_run_ends_its_page(lab, monkeypatch):
 
     monkeypatch.setattr(runner, "run_together", broken)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        cli._run([], lab.store, Reporter(), page, None)
+        runs._run([], lab.store, Reporter(), page, None)
     assert ended == [True]
