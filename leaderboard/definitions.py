@@ -190,7 +190,10 @@ def of_question(question: Question, called: Mapping[str, str]) -> dict[str, Defi
             question.kind,
             (
                 ("What it is", "The method with the parameters that differ from its defaults."),
-                ("Pareto front", "Nothing else that holds is better in both rate and cost."),
+                (
+                    "Pareto front",
+                    "Nothing else that beats no defense is better in both rate and cost.",
+                ),
                 ("Flags", "What the harness or the method itself warns of; open the cell for all."),
                 *definitions(cell for board in boards for cell in board.cells.values()),
             ),
@@ -390,13 +393,17 @@ def _error(recovery: Recovery) -> tuple[tuple[str, str], ...]:
 
 def _rank(question: Question) -> tuple[tuple[str, str], ...]:
     held = (
-        f"A defense holds if its difference to no defense, paired by seed, excludes 0, against "
-        f"every attack. Only what holds, at a loss of at most {100 * BUDGET:g} % of no defense’s "
-        f"utility, is ranked above no defense. Utility only breaks ties."
+        f"A defense is better than none if its difference to no defense, paired by seed, excludes "
+        f"0, against every attack. Only what is, at a loss of at most {100 * BUDGET:g} % of no "
+        f"defense’s utility, is ranked above no defense. Utility only breaks ties. It holds if it "
+        f"also takes away more than half of what each attack adds to an honest model’s rate; else "
+        f"it defends in part."
     )
     beats = {
-        "Detector": "Ranked if it finds more than it would flag of anything, against every attack.",
-        "Inversion": "Ranked if its error is below a constant image’s, against every attack.",
+        "Detector": "Ranked if it finds more than it would flag of anything, against every attack; "
+        "in part if that is half of it or less.",
+        "Inversion": "Ranked if its error is below a constant image’s, against every attack; in "
+        "part if it is half of that or more.",
     }
     ties, over = _TESTS[question.kind]
     return (

@@ -35,6 +35,7 @@ from leaderboard.inversions import RECOVERIES, Recovery
 from leaderboard.labels import label
 from leaderboard.matrix import badges, metric_names, summary
 from leaderboard.names import RATE, SUBJECTS
+from leaderboard.ranking import MOST
 from leaderboard.values import NO_VALUE, Value, count_text, samples_of
 
 T = TypeVar("T")
@@ -44,7 +45,8 @@ FALSE_ALARMS = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class FinderLine:
-    """A line. ``finds``: more than chance; ``rank`` is empty where it does not, or where ``note``
+    """A line. ``finds``: more than chance; ``most``: and more than half of the poison, or with less
+    than half of a constant image's error; ``rank`` is empty where it does not, or where ``note``
     says why it cannot be ranked; ``ranks``: its interval. ``worst``: a detector's rate, or an
     inversion's error as a share of the best constant image's, against ``attack``, where it does
     worst; ``mean``: over the attacks; ``counted``: the fewest seeds an
@@ -53,6 +55,7 @@ class FinderLine:
 
     cell: Cell
     finds: bool
+    most: bool
     rank: str
     ranks: tuple[int, int] | None
     worst: Interval
@@ -108,6 +111,15 @@ class _Entry:
             (row for row, rates in self.rates.items() if rates),
             key=lambda row: (_mean(self.rates[row]), row),
         )
+
+
+def finder_standing(line: FinderLine, inverts: bool) -> str:
+    """A detector, or what ``inverts``, in words, beside its rank; empty if it needs none."""
+    if not line.finds:
+        return "no better than a constant image" if inverts else "no better than a guess"
+    if line.most:
+        return ""
+    return "in part: half of the error or more is left" if inverts else "in part: half or less"
 
 
 def detector_rankings(board: Board) -> list[FinderRanking]:
@@ -188,6 +200,7 @@ def _detector_lines(
         FinderLine(
             cell=entry.cells[entry.worst()],
             finds=finds[index],
+            most=finds[index] and _mean(entry.rates[entry.worst()]) > MOST,
             rank=ranks.get(index, ""),
             ranks=spans.get(index),
             worst=_interval(entry.rates[entry.worst()]),
@@ -429,6 +442,7 @@ def _inversion_lines(
         FinderLine(
             cell=cell,
             finds=index in beating,
+            most=index in beating and _interval_of_logs(logs[index]).mean < 1 - MOST,
             rank=texts.get(index, ""),
             ranks=spans.get(index),
             worst=_interval_of_logs(logs[index]),

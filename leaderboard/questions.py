@@ -20,7 +20,7 @@ from bench.results import Submitted
 from leaderboard import methods, palette, plots
 from leaderboard.aggregate import Interval
 from leaderboard.board import Board, Cell, Identity, Row, identity, under
-from leaderboard.finders import FinderLine, FinderRanking
+from leaderboard.finders import FinderLine, FinderRanking, finder_standing
 from leaderboard.inversions import TARGET, TRIGGER, Recovery
 from leaderboard.labels import label, shortened, shortened_defenses
 from leaderboard.live import so_far
@@ -32,6 +32,7 @@ from leaderboard.ranking import (
     LEVEL,
     NONE,
     OUTSIDE,
+    PART,
     UNRANKED,
     WORSE,
     DefenseLine,
@@ -44,6 +45,7 @@ from leaderboard.view import BoardView
 #: What a reader can filter an entry by, in the order of the menu.
 STATUSES = {
     HOLDS: "holds",
+    PART: "in part",
     NONE: "control",
     LEVEL: "no better than nothing",
     WORSE: "worse than nothing",
@@ -324,8 +326,10 @@ def _defense_entry(
     baseline = ranking.without.mean if ranking.without else None
     call = f", called by {line.way.call}" if len(line.by_way) > 1 and line.way.call else ""
     row, standing = ranking.rows[line.way.row], STATUSES[line.state]
-    if line.state == OUTSIDE and line.holds:
-        standing = f"holds, {standing}"
+    if line.state == PART:
+        standing = "in part: half of it or more is left"
+    if line.state == OUTSIDE and line.better:
+        standing = f"{STATUSES[HOLDS if line.holds else PART]}, {standing}"
     return Entry(
         cell=line.cell,
         family=family,
@@ -342,7 +346,7 @@ def _defense_entry(
         seconds=seconds_of(board, line.cell.defense),
         counted=line.counted,
         flags=line.flags,
-        pareto=line.pareto and line.holds,
+        pareto=line.pareto and line.better,
         papers=about(line.cell.defense).papers,
         needs=about(line.cell.defense).needs,
         troubles=_troubles(board, line.cell.defense),
@@ -357,9 +361,9 @@ def _named(lines: Sequence[DefenseLine] | Sequence[FinderLine]) -> str:
 
 
 def _answer(ranking: Ranking, every: int) -> Answer:
-    holders, dear = ranking.holders(), ranking.dear()
+    holders, dear, partial = ranking.holders(), ranking.dear(), ranking.partial()
+    before = f"{100 * ranking.without.mean:.0f} % → " if ranking.without else ""
     if holders:
-        before = f"{100 * ranking.without.mean:.0f} % → " if ranking.without else ""
         best = _named(holders)
         more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
         worst = max(line.worst.mean for line in holders)
@@ -373,6 +377,13 @@ def _answer(ranking: Ranking, every: int) -> Answer:
     if dear:
         return Answer(
             good=False, best="none inside the budget", beside=f"{_named(dear)} at its price"
+        )
+    if partial:
+        left = max(line.worst.mean for line in partial)
+        return Answer(
+            good=False,
+            best="none holds",
+            beside=f"{_named(partial)} in part: {before}{100 * left:.0f} %",
         )
     if not ranking.ranked():
         return Answer(good=None, best="not ranked")
@@ -426,9 +437,8 @@ def _finder_entry(
     about: Callable[[PluginSpec], About],
 ) -> Entry:
     inverts = ranking.recovery is not None
-    guess = "no better than a constant image" if inverts else "no better than a guess"
-    status = UNRANKED if line.note else HOLDS if line.finds else LEVEL
-    standing = f"not ranked: {line.note}" if line.note else "" if line.finds else guess
+    status = UNRANKED if line.note else LEVEL if not line.finds else HOLDS if line.most else PART
+    standing = f"not ranked: {line.note}" if line.note else finder_standing(line, inverts)
     # Without a threshold fixed beforehand there are no false alarms to report.
     texts = line.beside if inverts or len(line.beside) == 3 else (NO_VALUE, *line.beside)
     return Entry(
@@ -460,10 +470,13 @@ def _finder_answer(ranking: FinderRanking) -> Answer:
     inverts = ranking.recovery is not None
     first = [line for line in ranking.lines if line.rank.rstrip("=") == "1"]
     if first:
-        best = _named(first)
+        best, n = _named(first), fewest(line.counted for line in first)
         worst = (max if inverts else min)(line.worst.mean for line in first)
         tail = f"error {worst:.2f} of a constant’s" if inverts else f"{100 * worst:.0f} %"
-        return Answer(good=True, best=best, tail=tail, n=fewest(line.counted for line in first))
+        if all(line.most for line in first):
+            return Answer(good=True, best=best, tail=tail, n=n)
+        none = "none recovers it" if inverts else "none finds most"
+        return Answer(good=False, best=none, beside=f"{best} in part: {tail}", n=n)
     if all(line.note for line in ranking.lines):
         return Answer(good=None, best="not ranked")
     return Answer(good=False, best="none recovers it" if inverts else "none beats a guess")

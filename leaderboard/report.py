@@ -32,6 +32,7 @@ from leaderboard.board import Board, boards
 from leaderboard.cards import Cards
 from leaderboard.definitions import glossary, metric_anchor
 from leaderboard.figures import figures
+from leaderboard.finders import finder_standing
 from leaderboard.front import front
 from leaderboard.labels import label
 from leaderboard.live import MOST_LINES, Going
@@ -40,7 +41,17 @@ from leaderboard.names import Words
 from leaderboard.pages import pages
 from leaderboard.panel import panel
 from leaderboard.pictures import Album
-from leaderboard.ranking import BUDGET, HOLDS, LEVEL, NONE, OUTSIDE, UNRANKED, WORSE, DefenseLine
+from leaderboard.ranking import (
+    BUDGET,
+    HOLDS,
+    LEVEL,
+    NONE,
+    OUTSIDE,
+    PART,
+    UNRANKED,
+    WORSE,
+    DefenseLine,
+)
 from leaderboard.red_flags import flagged, with_flags
 from leaderboard.sound import cut
 from leaderboard.sources import read_sources
@@ -280,6 +291,7 @@ def environment() -> jinja2.Environment:
         anchor=names.anchor,
         count=lambda counted: count_text(*counted),
         standing=_standing,
+        finder_standing=finder_standing,
         percent=percent,
         span=_span,
         cut=cut,
@@ -321,11 +333,12 @@ def _standing(line: DefenseLine) -> str:
     """A defense against no defense, in words."""
     standing = {
         HOLDS: "holds",
+        PART: "holds in part",
         NONE: "",
         LEVEL: "no better than no defense",
         WORSE: "worse than no defense",
         OUTSIDE: "better than no defense, at its price"
-        if line.holds
+        if line.better
         else "no better than no defense",
         UNRANKED: "not ranked",
     }[line.state]

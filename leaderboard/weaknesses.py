@@ -13,7 +13,17 @@ from leaderboard.finders import FinderLine, FinderRanking
 from leaderboard.labels import label
 from leaderboard.matrix import summary
 from leaderboard.names import RATE
-from leaderboard.ranking import BUDGET, HOLDS, LEVEL, OUTSIDE, UNRANKED, WORSE, DefenseLine, Ranking
+from leaderboard.ranking import (
+    BUDGET,
+    HOLDS,
+    LEVEL,
+    OUTSIDE,
+    PART,
+    UNRANKED,
+    WORSE,
+    DefenseLine,
+    Ranking,
+)
 from leaderboard.values import count_text, interval_text
 from leaderboard.view import BoardView
 from leaderboard.whole import DETECTION, Item, Whole
@@ -123,9 +133,13 @@ def _worst(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
 
 
 def _standings(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
-    texts = {WORSE: "Worse than no defense", LEVEL: "No better than no defense"}
+    texts = {
+        WORSE: "Worse than no defense",
+        LEVEL: "No better than no defense",
+        PART: "Leaves half of it or more",
+    }
     weak = []
-    for state in (WORSE, LEVEL, OUTSIDE, UNRANKED):
+    for state in (WORSE, LEVEL, PART, OUTSIDE, UNRANKED):
         for ranking, line in lines:
             where, rate = ranking.rows[0].label, RATE.number(line.worst.mean)
             if line.state != state:

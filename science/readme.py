@@ -21,7 +21,7 @@ from bench.results import published, read_results
 from leaderboard.board import Board, boards, identity, under
 from leaderboard.labels import label, shortened
 from leaderboard.names import RATE
-from leaderboard.ranking import HOLDS, OUTSIDE, DefenseLine, Ranking, rankings
+from leaderboard.ranking import HOLDS, OUTSIDE, PART, DefenseLine, Ranking, rankings
 from science.table import ABSENT, interval_cell, md
 
 #: What the table stands between.
@@ -35,10 +35,11 @@ NOTHING = (
 )
 READING = (
     "Lower is better for the defender; mean over the seeds and its 95 % interval. **Bold**: holds, "
-    "which is a paired difference to no defense whose interval excludes 0. `*`: at a loss of "
-    "utility beyond the budget. None is bold against an attack that reaches no more than an honest "
-    "model reads. Parameters stand where one method has several; all of them, and "
-    "the whole board: `castlewalls report --published`."
+    "which is a paired difference to no defense whose interval excludes 0, and more than half of "
+    "what the attack adds to an honest model's rate gone; *italic*: the first alone. `*`: at a "
+    "loss of utility beyond the budget. None is either against an attack that reaches no more than "
+    "an honest model reads. Parameters stand where one method has several; all of them, and the "
+    "whole board: `castlewalls report --published`."
 )
 
 
@@ -109,9 +110,10 @@ def _cell(line: DefenseLine | None, seeds: int, works: bool) -> str:
         text += f" (n = {line.worst.n})"
     if not works:
         return text
-    if line.state == HOLDS:
-        return f"**{text}**"
-    return f"**{text}** \\*" if line.state == OUTSIDE and line.holds else text
+    if line.state not in (HOLDS, PART, OUTSIDE) or not line.better:
+        return text
+    marked = f"**{text}**" if line.holds else f"*{text}*"
+    return f"{marked} \\*" if line.state == OUTSIDE else marked
 
 
 @click.command()

@@ -12,7 +12,13 @@ import pytest
 
 from bench.record import Flag, Metric, PluginSpec, Record, Run
 from leaderboard.board import Board, boards
-from leaderboard.finders import FinderLine, FinderRanking, detector_rankings, inversion_rankings
+from leaderboard.finders import (
+    FinderLine,
+    FinderRanking,
+    detector_rankings,
+    finder_standing,
+    inversion_rankings,
+)
 from leaderboard.labels import label
 from leaderboard.report import render
 
@@ -108,6 +114,26 @@ def run(*groups: list[Record]) -> Run:
 
 def lines(ranking: FinderRanking) -> dict[str, FinderLine]:
     return {label(line.cell.defense): line for line in ranking.lines}
+
+
+def test_what_finds_half_or_less_finds_in_part() -> None:
+    """Sixteen in a hundred, beyond doubt, is more than a guess; a tick beside it says more."""
+    some = detector("some", "a", (0.15, 0.16, 0.17), 0.7)
+    most = detector("most", "a", (0.55, 0.56, 0.57), 0.9)
+    by_name = lines(detector_rankings(one_board(some, most))[0])
+    assert [(by_name[name].finds, by_name[name].most) for name in ("some", "most")] == [
+        (True, False),
+        (True, True),
+    ]
+    assert finder_standing(by_name["some"], inverts=False).startswith("in part")
+    assert finder_standing(by_name["most"], inverts=False) == ""
+    near, far = (
+        inversion(name, "a", error)
+        for name, error in (("near", (0.005,) * 3), ("far", (0.015,) * 3))
+    )
+    (ranking,) = inversion_rankings(one_board(near, far))
+    assert lines(ranking)["near"].most and lines(ranking)["far"].finds
+    assert not lines(ranking)["far"].most
 
 
 def test_the_worst_attack_ranks_a_detector_and_auroc_only_stands_beside_it() -> None:

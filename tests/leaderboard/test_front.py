@@ -143,6 +143,25 @@ def test_an_answer_names_what_holds_or_why_nothing_does(store: Path) -> None:
     assert (question.groups[0].answer.good, question.groups[0].answer.best) == (False, "none holds")
 
 
+@pytest.mark.parametrize("left", [0.1, 0.5])
+def test_an_answer_ticks_off_nothing_that_leaves_most_of_the_attack(left: float) -> None:
+    """The first screen ticked a defense that took the rate from 100 to 90 %."""
+    records = [
+        record(seed=seed, defense=spec, kind=kind, metrics=rates(rate, 0.0))
+        for spec, kind, rate in ((NONE, "control", 0.9), (PluginSpec(name="d"), "sampler", left))
+        for seed in range(3)
+    ]
+    (board,) = boards([run(*records)])
+    (question,) = questions([board_view(board)])
+    (group,) = question.groups
+    status = next(one.status for one in group.entries if not one.control)
+    if left == 0.1:
+        assert (group.answer.good, group.answer.best, status) == (True, "d", "holds")
+    else:
+        assert (group.answer.good, group.answer.best, status) == (False, "none holds", "in part")
+        assert group.answer.beside == "d in part: 90 % → 50 %"
+
+
 def suite_of(attacks: dict[str, tuple[str, ...]], seeds: int = 3) -> list[Record]:
     """Attack -> the defenses that met it; every defense stops every attack it met."""
     return [

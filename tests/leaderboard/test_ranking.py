@@ -19,6 +19,7 @@ from leaderboard.ranking import (
     HOLDS,
     LEVEL,
     OUTSIDE,
+    PART,
     UNRANKED,
     WORSE,
     DefenseLine,
@@ -220,7 +221,7 @@ def test_a_seed_that_failed_counts_as_the_adversarys_success() -> None:
     assert by_name["crashing"].worst.mean == pytest.approx((0.8 + 1.0 + 0.81 + 0.8 + 0.8) / 5)
     assert (
         by_name["crashing"].worst.n == 5
-        and by_name["steady"].state == HOLDS
+        and by_name["steady"].state == PART
         and by_name["crashing"].state == LEVEL
     )
     assert "1 failed seed counted as the adversary’s success" in by_name["crashing"].flags
@@ -270,7 +271,8 @@ def test_seeds_of_another_suite_are_no_gap() -> None:
         assert ranking.samples[0] == 5, "and no defense is shown with all its seeds"
         for name in ("a", "b"):
             line = by_defense(ranking)[name]
-            assert (line.state, line.rank, line.note) == (HOLDS, alone[name].rank, "")
+            assert (line.state, line.rank, line.note) == (alone[name].state, alone[name].rank, "")
+            assert line.better
             assert (line.change, line.ranks) == (alone[name].change, alone[name].ranks)
     picked = dataclasses.replace(run(*cell("a", (0.0, 0.0, 0.0)), *both[1][0]), suite="u")
     line = by_defense(rankings(boards([picked])[0])[0])["a"]
@@ -500,6 +502,49 @@ def test_a_class_and_an_image_stand_in_one_worst_case() -> None:
     assert by_defense(overall)["d"].state == LEVEL
     assert [by_defense(one)["d"].state for one in single] == [LEVEL, HOLDS]
     assert "or of called samples that show the class" in overall.end_point.rate
+
+
+@pytest.mark.parametrize(
+    ("rates", "honest", "state"),
+    [
+        ((0.43, 0.45, 0.48), None, HOLDS),
+        ((0.45, 0.47, 0.50), None, PART),
+        ((0.45, 0.47, 0.50), (0.1, 0.1, 0.1), HOLDS),
+        ((0.66, 0.67, 0.70), None, PART),
+    ],
+    ids=["under half", "over half", "under half of what the attack adds", "most"],
+)
+def test_what_leaves_most_of_an_attack_defends_in_part(
+    rates: Sequence[float], honest: Sequence[float] | None, state: str
+) -> None:
+    """A reader takes "holds" at its word: .68 of .92, beyond doubt, is better than no defense and
+    ranked above it, and nobody should rely on it.
+    """
+    control = cell("none", honest, attack="none", probe=PluginSpec(name="hat")) if honest else []
+    ranking = ranked(NONE, cell("d", rates), control)[0]
+    line = by_defense(ranking)["d"]
+    assert (line.state, line.better, line.holds) == (state, True, state == HOLDS)
+    assert above_none(ranking) == {"d"} and line.rank == "1"
+    assert ranking.holders() == ([line] if state == HOLDS else [])
+    assert ranking.partial() == ([line] if state == PART else [])
+
+
+def test_over_several_attacks_it_holds_if_it_does_against_each() -> None:
+    """.04 of .95 in one and .60 of .92 in the other: in part, whatever the worst case alone says;
+    .55 of 1.0 would be no better for the mean of .3.
+    """
+    several = [
+        NONE,
+        cell("none", (0.95, 0.95, 0.96), attack="cat"),
+        cell("d", (0.60, 0.61, 0.58)),
+        cell("d", (0.04, 0.05, 0.03), attack="cat"),
+        cell("good", (0.05, 0.06, 0.04)),
+        cell("good", (0.40, 0.41, 0.39), attack="cat"),
+    ]
+    worst = ranked(*several)[0]
+    by_name = by_defense(worst)
+    assert worst.several() and (by_name["d"].state, by_name["good"].state) == (PART, HOLDS)
+    assert [label(line.cell.defense) for line in worst.holders()] == ["good"]
 
 
 def test_the_honest_models_rate_is_subtracted_beside_the_rate_and_never_below_zero() -> None:
