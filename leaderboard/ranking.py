@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import NamedTuple
 
 from bench.record import PluginSpec
 from leaderboard import bootstrap
@@ -264,31 +265,19 @@ def _ranking(
 ) -> Ranking:
     candidates = contenders(board, point, rows)
     control = next((one for one in candidates if one.defense.name == "none"), None)
-    changes = {
-        identity(one.defense): one.less(control) if control and one is not control else None
-        for one in candidates
-    }
     honest = _honest(board, rows, candidates)
-    better = {identity(one.defense): _better(one, changes, each, aside) for one in candidates}
-    holds = {
-        key: better[key] and _holds(one, changes[key], honest, each)
-        for one in candidates
-        if (key := identity(one.defense))
+    judged = {
+        identity(one.defense): _judged(one, control, honest, each, aside) for one in candidates
     }
-    states = {
-        key: _state(one, control, changes[key], better[key], holds[key])
-        for one in candidates
-        if (key := identity(one.defense))
-    }
-    ranks, comparisons = _ranks(candidates, states, point.utility)
+    ranks, comparisons = _ranks(candidates, judged, point.utility)
     texts, spans = rank_texts(ranks), _spans(candidates, ranks)
-    front = _front([one for one in candidates if better[identity(one.defense)] or one is control])
+    front = _front(
+        [one for one in candidates if judged[identity(one.defense)].better or one is control]
+    )
     lines = [
         DefenseLine(
+            **judged[key]._asdict(),
             cell=one.cell(),
-            state=states[key][0],
-            better=better[key],
-            holds=holds[key],
             rank=texts.get(key, ""),
             ranks=spans.get(key),
             worst=one.worst(),
@@ -296,7 +285,6 @@ def _ranking(
             by_way=tuple((way, one.mean(way)) for way, rates in one.rates.items() if rates),
             mean=sum(strongest := [one.mean(one.strongest(row)) for row in _rows(one)])
             / len(strongest),
-            change=changes[key],
             above_honest=None if honest is None else max(0.0, one.mean(one.strongest()) - honest),
             utility=_interval(one.utilities[row] if (row := one.dearest()) is not None else {}),
             loss=_interval(one.losses[row] if row is not None and one is not control else {}),
@@ -304,7 +292,6 @@ def _ranking(
             counted=(one.measured(), samples_of(one.cell(), one.strongest().metric)),
             utility_samples=samples_of(one.costliest(), point.utility or ""),
             flags=_flags(one) + _wakes(one, aside) + _breaks(one, control),
-            note=states[key][1],
         )
         for one in candidates
         if (key := identity(one.defense))
@@ -326,19 +313,42 @@ def _ranking(
     )
 
 
+class _Judged(NamedTuple):
+    """As in :class:`DefenseLine`."""
+
+    state: str
+    note: str
+    change: Interval | None
+    better: bool
+    holds: bool
+
+
+def _judged(
+    one: Contender,
+    control: Contender | None,
+    honest: float | None,
+    each: Sequence[Ranking],
+    aside: Sequence[Ranking],
+) -> _Judged:
+    change = one.less(control) if control and one is not control else None
+    better = _better(one, change, each, aside)
+    holds = better and _holds(one, change, honest, each)
+    return _Judged(*_state(one, control, change, better, holds), change, better, holds)
+
+
 def _first(lines: Sequence[DefenseLine]) -> list[DefenseLine]:
     """Those that share the best rank among these."""
-    best = min((_place(line) for line in lines), default=0)
-    return [line for line in lines if _place(line) == best]
+    best = min((_rank_number(line) for line in lines), default=0)
+    return [line for line in lines if _rank_number(line) == best]
 
 
-def _place(line: DefenseLine) -> int:
+def _rank_number(line: DefenseLine) -> int:
     return int(line.rank.rstrip("=")) if line.rank else 0
 
 
 def _better(
     one: Contender,
-    changes: Mapping[Identity, Interval | None],
+    change: Interval | None,
     each: Sequence[Ranking],
     aside: Sequence[Ranking],
 ) -> bool:
@@ -351,8 +361,7 @@ def _better(
         lines = [line for ranking in each for line in ranking.lines + ranking.outside]
         own = [line for line in lines if identity(line.cell.defense) == identity(one.defense)]
         return len(own) == len(each) and all(line.better for line in own)
-    difference = changes[identity(one.defense)]
-    differs = difference is not None and significant(difference) and difference.mean < 0
+    differs = change is not None and significant(change) and change.mean < 0
     return differs and not one.gaps and enough(one)
 
 
@@ -442,12 +451,12 @@ def _state(
 
 def _ranks(
     candidates: Sequence[Contender],
-    states: Mapping[Identity, tuple[str, str]],
+    judged: Mapping[Identity, _Judged],
     utility: str | None,
 ) -> tuple[dict[Identity, int], int]:
     """Identity -> rank, and the number of differences that were tested for it."""
     by_state = {
-        state: [one for one in candidates if states[identity(one.defense)][0] == state]
+        state: [one for one in candidates if judged[identity(one.defense)].state == state]
         for state in STATES
     }
     if not by_state[NONE]:
@@ -581,4 +590,4 @@ def _interval(values: Mapping[int, float]) -> Interval | None:
 def _best_first(line: DefenseLine) -> tuple[int, int, float, float, str, str]:
     loss = line.loss.mean if line.loss else 0.0
     order = 0 if line.state in (HOLDS, PART) else STATES.index(line.state)
-    return order, _place(line), line.worst.mean, loss, label(line.cell.defense), line.cell.id
+    return order, _rank_number(line), line.worst.mean, loss, label(line.cell.defense), line.cell.id
