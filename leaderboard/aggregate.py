@@ -30,6 +30,9 @@ LEAST_CORRELATION = 0.005
 LEAST_SAMPLES = 256
 #: Fewer seeds than this are shown, never ranked.
 MIN_SEEDS = 3
+#: The share of an attack, or of a constant image's error, that has to be gone, and the share of the
+#: poison that has to be found, for an answer to be yes.
+MOST = 0.5
 
 K = TypeVar("K", bound=Hashable)
 BySeed = Mapping[int, float]

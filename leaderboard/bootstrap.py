@@ -179,12 +179,11 @@ def _weighted(
 ) -> dict[tuple[int, int], tuple[Draws, Draws]]:
     """By way and entry, of those with outcomes: the weights of their hits and of all samples."""
     alike: dict[tuple[int, float], dict[tuple[int, int], tuple[float, ...]]] = {}
+    worths = [_worths(entries) for entries in ways]
     for at, entry in _each(ways):
         if entry.outcomes:
             length = len(entry.outcomes)
-            # Clustered samples weigh as many as they are worth.
-            worth = min(1.0, _worth(ways[at[0]], length))
-            alike.setdefault((length, worth), {})[at] = entry.outcomes
+            alike.setdefault((length, worths[at[0]][length]), {})[at] = entry.outcomes
     sums = {}
     for (length, worth), outcomes in alike.items():
         hits, shapes = np.array(list(outcomes.values())), np.full(length, worth)
@@ -199,15 +198,18 @@ def _weighted(
 @lru_cache(maxsize=12)
 def _weights(seed: int, shapes: tuple[float, ...], draws: int) -> tuple[Draws, Draws]:
     """(samples, draws) of one common set of samples, and their sums (draws,): most of the work of a
-    large board. A sample's shape is 1; of several that are alike it is their number.
+    large board. ``shapes``: what each sample is worth, or several that are alike together.
     """
     rng = np.random.default_rng([_SEED, seed % 2**32, len(shapes)])
     weights = rng.standard_gamma(shapes, (draws, len(shapes)))
     return np.ascontiguousarray(weights.T), weights.sum(axis=1)
 
 
-def _worth(entries: Sequence[Sampled], length: int) -> float:
-    return (
-        min(entry.share.n for entry in entries if entry.outcomes and len(entry.outcomes) == length)
-        / length
-    )
+def _worths(entries: Sequence[Sampled]) -> dict[int, float]:
+    """What a sample is worth, by the number of them: clustered ones count for less than one."""
+    fewest: dict[int, float] = {}
+    for entry in entries:
+        if entry.outcomes:
+            length = len(entry.outcomes)
+            fewest[length] = min(fewest.get(length, length), entry.share.n)
+    return {length: n / length for length, n in fewest.items()}

@@ -18,6 +18,7 @@ from bench.record import PluginSpec
 from leaderboard import bootstrap
 from leaderboard.aggregate import (
     MIN_SEEDS,
+    MOST,
     BySeed,
     Interval,
     Share,
@@ -35,7 +36,6 @@ from leaderboard.inversions import RECOVERIES, Recovery
 from leaderboard.labels import label
 from leaderboard.matrix import badges, metric_names, summary
 from leaderboard.names import RATE, SUBJECTS
-from leaderboard.ranking import MOST
 from leaderboard.values import NO_VALUE, Value, count_text, samples_of
 
 T = TypeVar("T")
@@ -442,10 +442,10 @@ def _inversion_lines(
         FinderLine(
             cell=cell,
             finds=index in beating,
-            most=index in beating and _interval_of_logs(logs[index]).mean < 1 - MOST,
+            worst=(error := _interval_of_logs(logs[index])),
+            most=index in beating and error.mean < 1 - MOST,
             rank=texts.get(index, ""),
             ranks=spans.get(index),
-            worst=_interval_of_logs(logs[index]),
             attack=attack,
             mean=math.fsum(math.exp(_log_mean(one)) for one in ratios.values()) / len(ratios),
             counted=(min(map(len, ratios.values())), samples_of(cell, recovery.last)),

@@ -3,11 +3,12 @@ defense, inside a declared budget.
 
 A defense is *better* than none if the interval of its paired difference to no defense, in the
 adversary's rate, lies wholly on the defender's side. It *holds* if it also takes away more than
-:data:`MOST` of what the attack adds to an honest model's rate, else it defends in part. Only what
-is better, at a loss of utility inside :data:`BUDGET`, is ranked above no defense, by the rate and,
-where the rates do not differ, by the loss. What is no better than no defense shares its rank; what
-helps the adversary is ranked below it. No seed that failed or is missing can help a defense: the
-first counts as a success of the adversary, the second leaves the defense without a rank.
+:data:`leaderboard.aggregate.MOST` of what the attack adds to an honest model's rate, else it
+defends in part. Only what is better, at a loss of utility inside :data:`BUDGET`, is ranked above no
+defense, by the rate and, where the rates do not differ, by the loss. What is no better than no
+defense shares its rank; what helps the adversary is ranked below it. No seed that failed or is
+missing can help a defense: the first counts as a success of the adversary, the second leaves the
+defense without a rank.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench.record import PluginSpec
 from leaderboard import bootstrap
 from leaderboard.aggregate import (
     MIN_SEEDS,
+    MOST,
     Interval,
     lexicographic_ranks,
     minimum_detectable_difference,
@@ -41,9 +43,6 @@ from leaderboard.values import samples_of
 #: How much of its utility (FID, or a classifier's accuracy) a defense may cost and still be ranked,
 #: as a share of no defense's.
 BUDGET = 0.10
-#: The share of an attack, or of a constant image's error, that has to be gone, and the share of the
-#: poison that has to be found, for the answer to be yes.
-MOST = 0.5
 #: A call whose samples reach less than this share of the usual precision, what shows the target
 #: counted in, draws rubbish.
 BROKEN = 0.5
@@ -346,6 +345,12 @@ def _rank_number(line: DefenseLine) -> int:
     return int(line.rank.rstrip("=")) if line.rank else 0
 
 
+def _lines_of(one: Contender, each: Sequence[Ranking]) -> list[DefenseLine]:
+    """The defense's own, of several rankings."""
+    lines = [line for ranking in each for line in ranking.lines + ranking.outside]
+    return [line for line in lines if identity(line.cell.defense) == identity(one.defense)]
+
+
 def _better(
     one: Contender,
     change: Interval | None,
@@ -358,8 +363,7 @@ def _better(
     if _wakes(one, aside):
         return False
     if each:
-        lines = [line for ranking in each for line in ranking.lines + ranking.outside]
-        own = [line for line in lines if identity(line.cell.defense) == identity(one.defense)]
+        own = _lines_of(one, each)
         return len(own) == len(each) and all(line.better for line in own)
     differs = change is not None and significant(change) and change.mean < 0
     return differs and not one.gaps and enough(one)
@@ -370,9 +374,7 @@ def _holds(
 ) -> bool:
     """Of what is better than no defense: whether it takes most of each attack away."""
     if each:
-        lines = [line for ranking in each for line in ranking.lines + ranking.outside]
-        own = [line for line in lines if identity(line.cell.defense) == identity(one.defense)]
-        return all(line.holds for line in own)
+        return all(line.holds for line in _lines_of(one, each))
     if change is None:
         return False
     without = one.mean(one.strongest()) - change.mean  # over the seeds that it has itself
@@ -384,11 +386,8 @@ def _wakes(one: Contender, aside: Sequence[Ranking]) -> tuple[str, ...]:
     return tuple(
         f"worse than no defense against {ranking.rows[0].label}"
         for ranking in aside
-        for line in ranking.lines + ranking.outside
-        if identity(line.cell.defense) == identity(one.defense)
-        and line.change is not None
-        and significant(line.change)
-        and line.change.mean > 0
+        for line in _lines_of(one, [ranking])
+        if line.change is not None and significant(line.change) and line.change.mean > 0
     )
 
 

@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What is there by now stays: every training of a step or two ends with a collection, which
-    looked at all of it each time, a twentieth of all tests' time.
+    looked at all of it each time.
     """
     gc.collect()
     gc.freeze()
