@@ -348,6 +348,10 @@ class Board:
         grid = [cell for _, cells in self.grid for cell in cells if cell]
         return [*grid, *self.populations, *self.anchors]
 
+    def suites(self) -> list[str]:
+        """Of whose runs its cells are."""
+        return sorted({entry.run.suite for cell in self.all_cells() for entry in cell.entries})
+
 
 def families(columns: Iterable[tuple[PluginSpec, str]]) -> list[tuple[str, int]]:
     """Each family in column order with the number of its columns."""

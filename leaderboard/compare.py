@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
+from zlib import error as BadStream
 
 from bench.errors import UserError
 from bench.names import nearest, unknown_name
@@ -33,6 +35,8 @@ from leaderboard.sources import compared
 
 #: Bytes of a board's JSON.
 MAX_BOARD = 256 * 2**20
+#: What reading a broken archive raises.
+_BROKEN = (BadZipFile, BadStream, EOFError)
 #: Entries that an error lists.
 MOST_NAMED = 12
 
@@ -92,9 +96,9 @@ class Side:
 
 
 def read_side(text: str, within: Sequence[Run] = ()) -> Side:
-    """A store, a folder of results, the JSON beside a board, each also as ``SOURCE::ENTRY``, one
-    defense or detector of it; or an entry of ``within`` alone. Raises :class:`UserError` for
-    anything else.
+    """A store, a folder of results, the JSON beside a board or of a site, each also as
+    ``SOURCE::ENTRY``, one defense or detector of it; or an entry of ``within`` alone. Raises
+    :class:`UserError` for anything else.
     """
     source, _, entry = text.partition("::")
     path = Path(source)
@@ -213,17 +217,33 @@ def _problems(runs: Sequence[Run], columns: set[Identity] | None) -> Iterator[st
 def _board_json(path: Path) -> list[Run]:
     """The runs in the JSON that a board's page has beside it."""
     try:
-        if path.stat().st_size > MAX_BOARD:
-            raise ValueError(f"it has more than {MAX_BOARD} bytes")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(_text_of(path))
         if not isinstance(document, Mapping) or document.get("schema") != 1:
             raise ValueError("it is no board's JSON of schema 1")
         return [_run(one) for one in document["runs"]]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    # RuntimeError: JSON that is too deep, an archive with a password or of an unknown method.
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, *_BROKEN) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(
             f"{path} cannot be read as a board: {one_line(str(reason), 200)}"
         ) from error
+
+
+def _text_of(path: Path) -> str:
+    """Of the file, or of the one that a site has packed in it; ``ValueError`` if it is large."""
+    if path.suffix == ".zip":
+        with ZipFile(path) as archive:
+            names_in_it = archive.namelist()
+            if len(names_in_it) != 1:
+                raise ValueError(f"it must hold one file, got {len(names_in_it)}")
+            with archive.open(names_in_it[0]) as file:
+                content = file.read(MAX_BOARD + 1)
+    else:
+        with path.open("rb") as file:
+            content = file.read(MAX_BOARD + 1)
+    if len(content) > MAX_BOARD:
+        raise ValueError(f"it has more than {MAX_BOARD} bytes")
+    return content.decode("utf-8")
 
 
 def _run(data: Mapping[str, Any]) -> Run:

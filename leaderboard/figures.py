@@ -34,10 +34,12 @@ _LETTERS, _NAME, _AXIS = 60, 36, 48
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """``title``: what is to be seen; ``where``: the testbed; ``legend``: marks with their names;
-    ``source``: the suites that its numbers are from.
+    """``board``: the id of the one that it is of, empty if it is of several; ``title``: what is to
+    be seen; ``where``: the testbed; ``legend``: marks with their names; ``source``: the suites that
+    its numbers are from.
     """
 
+    board: str = ""
     title: str
     where: str
     drawn: Markup
@@ -102,6 +104,7 @@ def _pareto(board: Board, ranking: Ranking, names: Mapping[str, str]) -> Figure 
     what = "accuracy lost" if ranking.end_point.higher_is_better else "FID added"
     over = f"worst of {ranking.extent()}" if ranking.several() else ranking.rows[0].label
     return Figure(
+        board=board.id,
         title=f"{ranking.end_point.title}: what is left, and at what price",
         where=names[board.id],
         drawn=charts.pareto(
@@ -250,6 +253,7 @@ def _stacks(view: BoardView, names: Mapping[str, str]) -> Figure | None:
     if not groups:
         return None
     return Figure(
+        board=view.board.id,
         title="What the adversary’s class is made of",
         where=names[view.board.id],
         drawn=charts.stacks(groups, f"G1 and G2 with p_t on {names[view.board.id]}"),
@@ -287,6 +291,7 @@ def _plane(view: BoardView, names: Mapping[str, str]) -> Figure | None:
         for on, one in zip(("training set", "generated"), both, strict=True)
     ]
     return Figure(
+        board=view.board.id,
         title="Detectors on the training set and on what is generated",
         where=names[view.board.id],
         drawn=charts.plane(

@@ -101,6 +101,14 @@ def board_names(boards: Sequence[Board]) -> dict[str, str]:
     return {board.id: named[board.id] for board in boards}
 
 
+def foremost(boards: Sequence[Board]) -> set[str]:
+    """The ids of the first board of each name, which has the most records of it."""
+    first: dict[str, str] = {}
+    for board in boards:
+        first.setdefault(short_label(board.testbed).strip(), board.id)
+    return set(first.values())
+
+
 def beside_alike(boards: Sequence[Board], texts: Mapping[str, str]) -> dict[str, str]:
     """Id -> what is added to the board's name in ``texts`` where others have the same: its suites,
     and nothing to the first one's, if that tells all apart; else the protocol.
@@ -112,7 +120,7 @@ def beside_alike(boards: Sequence[Board], texts: Mapping[str, str]) -> dict[str,
     for those in alike.values():
         if len(those) == 1:
             continue
-        suites = {board.id: _suites(board) for board in those}
+        suites = {board.id: ", ".join(board.suites()) for board in those}
         if len(set(suites.values())) == len(those):
             added |= {
                 board.id: f"in {suites[board.id]}" if suites[board.id] else board.protocol[:8]
@@ -121,11 +129,6 @@ def beside_alike(boards: Sequence[Board], texts: Mapping[str, str]) -> dict[str,
         else:
             added |= {board.id: board.protocol[:8] for board in those}
     return added
-
-
-def _suites(board: Board) -> str:
-    cells = board.all_cells()
-    return ", ".join(sorted({entry.run.suite for cell in cells for entry in cell.entries}))
 
 
 def _apart(word: str, board: Board, usual: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ from leaderboard.cards import Cards
 from leaderboard.definitions import glossary, metric_anchor
 from leaderboard.figures import figures
 from leaderboard.finders import finder_standing
-from leaderboard.front import front
+from leaderboard.front import foremost, front
 from leaderboard.labels import label
 from leaderboard.live import MOST_LINES, Going
 from leaderboard.methods import paper_anchor
@@ -62,6 +62,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 STYLES, SCRIPTS = ("board.css", "front.css", "cell.css"), ("board.js", "save.js", "reload.js")
 #: Of the navigation, where the board is a page of a site.
 SITE_STYLE = "site.css"
+#: More suites than these are shown when asked for: their cards are half a screen each.
+MOST_RUNS = 6
 #: So many records make it worth a second process that writes them as data.
 MANY = 1000
 
@@ -164,21 +166,24 @@ def build_live(source: Path, output: Path, **progress: Any) -> Path:
     return output
 
 
-def write_files(files: Mapping[Path, str], what: str) -> None:
+def write_files(files: Mapping[Path, str | bytes], what: str) -> None:
     """All of them beside their final paths first, then each by one rename: a reader or a full disk
     never meets half a file. Raises ``UserError``: ``what`` cannot be written.
     """
-    files = {path.resolve(): text for path, text in files.items()}  # what a link leads to
-    for path in files:
+    # Where a link leads to. A lone surrogate (a file's name in an error message) has no UTF-8.
+    contents = {
+        path.resolve(): one if isinstance(one, bytes) else one.encode("utf-8", "backslashreplace")
+        for path, one in files.items()
+    }
+    for path in contents:
         # A rename would put a file in the place of a device or a pipe.
         if path.exists() and not path.is_file():
             raise UserError(f"cannot write {what}: {path} must be a plain file, or not be there")
-    made = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    made = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
-        for path, text in files.items():
+        for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # A lone surrogate (a file's name in an error message) has no UTF-8.
-            made[path].write_bytes(text.encode("utf-8", "backslashreplace"))
+            made[path].write_bytes(content)
         for path, beside in made.items():
             os.replace(beside, path)
     except OSError as error:
@@ -193,13 +198,49 @@ def render(
     runs: Sequence[Run],
     stem: str = "leaderboard",
     page_boards: Sequence[Board] | None = None,
-    nav: Sequence[tuple[str, str]] = (),
     going: Going | None = None,
 ) -> str:
     """The page. Same records, same bytes: no clock, no order of reading; dates are the runs'
-    own. ``page_boards``: of these runs, if they are made already; ``nav``: (file, name) of the
-    pages of the site that it is the first of; ``going``: of a run that goes on.
+    own. ``page_boards``: of these runs, if they are made already; ``going``: of a run that goes on.
     """
+    return _page("board.html.j2", _variables(runs, stem, page_boards, going))
+
+
+def render_apart(
+    runs: Sequence[Run],
+    page_boards: Sequence[Board],
+    nav: Sequence[tuple[str, str]],
+    data: Mapping[str, str],
+) -> dict[str, str]:
+    """The same for a site, by file: the first screen, the matrix and the methods on the first page
+    of ``nav``, (file, name) of its pages, and each testbed with its cells on one of its own, so
+    that nobody fetches all of them to see one. ``data``: the files with the records, by ending.
+    """
+    home = nav[0][0]
+    variables = _variables(runs, "", page_boards)
+    files = {view.board.id: f"{view.board.id}.html" for view in variables["boards"]}
+    variables |= {"nav": nav, "files": data, "files_of": files}
+    variables["style"] = Markup(variables["style"] + _text([SITE_STYLE]))
+    pages_of = {home: _page("board.html.j2", variables)}
+    for view in variables["boards"]:
+        mine = [one for one in variables["panels"] if one.board == view.board.id]
+        own = {**variables, "view": view, "panels": mine}
+        pages_of[files[view.board.id]] = _page("testbed.html.j2", own)
+    return pages_of
+
+
+def _page(template: str, variables: Mapping[str, Any]) -> str:
+    """What a page shows of pictures and definitions is written in that page."""
+    asked = {one.question.title: one.definitions for one in variables["asked"]}
+    return environment().get_template(template).render(variables, album=Album(), cards=Cards(asked))
+
+
+def _variables(
+    runs: Sequence[Run],
+    stem: str,
+    page_boards: Sequence[Board] | None = None,
+    going: Going | None = None,
+) -> dict[str, Any]:
     runs = sorted(
         runs, key=lambda run: (run.suite, run.started, run.finished or "", run.precedence)
     )
@@ -213,40 +254,36 @@ def render(
     opening = front(views, others)
     described = pages(views, opening["whole"], opening["board_names"], runs)
     asked = [one.question for one in opening["asked"]]
-    script = _text(SCRIPTS)
-    style = _text((*STYLES, *([SITE_STYLE] if nav else []), *(["live.css"] if going else [])))
-    return (
-        environment()
-        .get_template("board.html.j2")
-        .render(
-            opening,
-            nav=nav,
-            figures=figures(asked, views, opening["whole"], opening["board_names"]),
-            pages=described,
-            addresses={page.method: page.id for page in described},
-            album=Album(),
-            cards=Cards({one.question.title: one.definitions for one in opening["asked"]}),
-            flag_mark=Markup('<sup aria-hidden="true">⚑</sup>'),
-            overviews=[overview(run) for run in runs],
-            boards=views,
-            panels=panels,
-            glossary=glossary(panels),
-            failures=failures(page_boards),
-            provenance=made_by,
-            papers=papers(runs),
-            rate=names.RATE,
-            seconds=names.SECONDS,
-            part_steps=plots.PART_STEPS,
-            min_seeds=aggregate.MIN_SEEDS,
-            budget=f"{100 * BUDGET:g}",
-            # While a run goes on those of the last one may be there.
-            files={} if going else {end: quote(f"{stem}.{end}") for end in ("csv", "json")},
-            live=going,
-            most_lines=MOST_LINES,
-            style=Markup(style + _scale_style()),
-            script=Markup(script),
-        )
-    )
+    style = _text((*STYLES, *(["live.css"] if going else [])))
+    return {
+        **opening,
+        "nav": (),
+        "figures": figures(asked, views, opening["whole"], opening["board_names"]),
+        "foremost": {"", *foremost(page_boards)},
+        "pages": described,
+        "addresses": {page.method: page.id for page in described},
+        "flag_mark": Markup('<sup aria-hidden="true">⚑</sup>'),
+        "overviews": [overview(run) for run in runs],
+        "boards": views,
+        "panels": panels,
+        "glossary": glossary(panels),
+        "failures": failures(page_boards),
+        "provenance": made_by,
+        "papers": papers(runs),
+        "rate": names.RATE,
+        "seconds": names.SECONDS,
+        "part_steps": plots.PART_STEPS,
+        "min_seeds": aggregate.MIN_SEEDS,
+        "budget": f"{100 * BUDGET:g}",
+        # While a run goes on those of the last one may be there.
+        "files": {} if going else {end: quote(f"{stem}.{end}") for end in ("csv", "json")},
+        "files_of": {},
+        "live": going,
+        "most_lines": MOST_LINES,
+        "most_runs": MOST_RUNS,
+        "style": Markup(style + _scale_style()),
+        "script": Markup(_text(SCRIPTS)),
+    }
 
 
 def _alike(

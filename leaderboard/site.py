@@ -2,6 +2,9 @@
 navigation. A pure function of the records and of those files.
 
 Every page is one file that loads nothing, by its own policy: pictures and styles are part of it.
+So each testbed's cells have a page of their own, and the records as data are compressed: the board
+that comes with castlewalls would be one page of 50 MB beside tables of 90, more than some hosts of
+pages take.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from leaderboard import export, methods
 from leaderboard.board import Board, boards, identity
 from leaderboard.front import board_names
 from leaderboard.labels import label
+from leaderboard.links import joined
 from leaderboard.methods import Paper, calls, papers_of_attack, papers_of_defense
 from leaderboard.pages import address
 from leaderboard.prose import Prose, read_prose
 from leaderboard.red_flags import flagged, with_flags
-from leaderboard.report import TEMPLATES, environment, render, write_files
+from leaderboard.report import TEMPLATES, environment, render_apart, write_files
 from leaderboard.view import papers as all_papers
 
 #: The board's file, and what the first places of the navigation are called.
@@ -30,6 +34,8 @@ HOME = "index.html"
 _FIRST = ((HOME, "Board"), ("methods.html", "Methods"))
 #: Pages that stand before the others, and what the navigation calls them.
 _EARLY = {"submit": "How to submit"}
+#: The records as data.
+DATA = {"csv": "board.csv.zip", "json": "board.json.zip"}
 Nav = Sequence[tuple[str, str]]
 _STYLES = ("board.css", "site.css")
 
@@ -67,14 +73,18 @@ def build_site(runs: Sequence[Run], docs: Path | None, output: Path) -> list[Pat
     prose = {path.stem: read_prose(path, names) for path in files}
     nav = [*_FIRST, *((f"{name}.html", _EARLY.get(name, _words(name))) for name in names)]
     with_all = with_flags(runs, page_boards)
-    texts = {
-        HOME: render(runs, "board", page_boards, nav),
-        "board.csv": export.to_csv(with_all),
-        "board.json": export.to_json(with_all),
-        "methods.html": _methods_page(runs, page_boards, nav),
-        **{f"{name}.html": _page(one, nav) for name, one in prose.items()},
+    pages = joined(
+        {
+            **render_apart(runs, page_boards, nav, DATA),
+            "methods.html": _methods_page(runs, page_boards, nav),
+            **{f"{name}.html": _page(one, nav) for name, one in prose.items()},
+        }
+    )
+    data = {
+        DATA["csv"]: export.packed("board.csv", export.to_csv(with_all)),
+        DATA["json"]: export.packed("board.json", export.to_json(with_all)),
     }
-    made = {output / name: text for name, text in texts.items()}
+    made = {output / name: content for name, content in (pages | data).items()}
     write_files(made, f"the site to {output}")
     return list(made)
 

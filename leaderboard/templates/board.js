@@ -220,6 +220,9 @@
     for (const open of document.querySelectorAll("dialog[open]")) if (open !== dialog) open.close();
     if (dialog && !dialog.open) { fill(dialog); dialog.showModal(); dialog.scrollTop = 0; }
     const element = !dialog && target ? document.getElementById(target) : null;
+    // What an address names may stand on another page of a site: a link on this one says on which.
+    const elsewhere = target && !dialog && !element ? [...document.links].find((link) => link.hash === `#${target}` && link.pathname !== location.pathname) : null;
+    if (elsewhere) { location.replace(elsewhere.href); return; }
     for (let around = element; around; around = around.parentElement) if (around.tagName === "DETAILS") around.open = true;
     const inside = element?.querySelector(":scope > details");
     if (inside) inside.open = true;

@@ -48,7 +48,7 @@
     return head ? [...head.childNodes].map((one) => clean(one.textContent)).filter(Boolean).join(" · ") : clean(svg.getAttribute("aria-label") ?? "picture");
   };
   const sourceOf = (figure) => {
-    const [, share, suites] = /^(?:(\d+ %) · )?castlewalls · (.*)$/.exec(document.title) ?? [];
+    const [, share, suites] = /^(?:(\d+ %) · |.* · )?castlewalls · (.*)$/.exec(document.title) ?? [];
     const cell = figure.closest("dialog")?.id, from = figure.querySelector(".from")?.textContent ?? (suites && `Suites: ${suites}.`);
     return ["castlewalls", from, cell, share && `${share} of the run, not final`].filter(Boolean).map(clean).join(" · ");
   };

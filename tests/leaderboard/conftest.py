@@ -564,7 +564,8 @@ LISTEN = (
 @pytest.fixture
 def visit(browser: Any, board: Path) -> Iterator[Callable[..., Any]]:
     """Opens a board, by itself that of the test's module; afterwards there must have been no
-    console message, script error, dialog, violation of the policy, or request but the file itself.
+    console message, script error, dialog, violation of the policy, or request but the file itself,
+    or with ``site`` another page of its folder.
     """
     contexts, trouble = [], []
 
@@ -574,6 +575,7 @@ def visit(browser: Any, board: Path) -> Iterator[Callable[..., Any]]:
         scheme: str = "light",
         suffix: str = "",
         board: Path = board,
+        site: bool = False,
         **options: Any,
     ) -> Any:
         context = browser.new_context(
@@ -593,7 +595,9 @@ def visit(browser: Any, board: Path) -> Iterator[Callable[..., Any]]:
         page.on(
             "request",
             lambda request: (
-                None if _own(request.url, board) else trouble.append(f"request: {request.url[:80]}")
+                None
+                if _own(request.url, board, site)
+                else trouble.append(f"request: {request.url[:80]}")
             ),
         )
         page.goto(board.as_uri() + suffix)
@@ -609,9 +613,11 @@ def visit(browser: Any, board: Path) -> Iterator[Callable[..., Any]]:
     assert trouble == []
 
 
-def _own(url: str, board: Path) -> bool:
+def _own(url: str, board: Path, site: bool) -> bool:
+    page = url.split("#")[0]
     return (
-        url.split("#")[0] == board.as_uri()
+        page == board.as_uri()
+        or (site and page.endswith(".html") and page.rpartition("/")[0] == board.parent.as_uri())
         or url.startswith("data:image/png;base64,")
         or url == "data:,"
     )

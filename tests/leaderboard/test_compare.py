@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from click.testing import CliRunner
@@ -20,7 +21,9 @@ from bench.record import Metric, PluginSpec, Record, read_runs
 from leaderboard.aggregate import paired_difference, share_difference
 from leaderboard.board import boards
 from leaderboard.compare import Difference, compare, lines, paired, read_side
+from leaderboard.export import packed
 from leaderboard.report import build
+from leaderboard.site import build_site
 
 MakeStore = Callable[..., Path]
 FID = "fid[digits-cnn]"
@@ -72,6 +75,15 @@ def test_a_boards_json_says_the_same_as_its_store(
     from_store = compare(read_side(str(store)), read_side(str(better)))
     from_json = compare(read_side(str(store)), read_side(str(tmp_path / "board.json")))
     assert from_json.differences == from_store.differences
+
+
+def test_a_sites_packed_json_says_the_same_as_its_results(
+    store: Path, better: Path, tmp_path: Path
+) -> None:
+    build_site(read_runs(better), None, tmp_path)
+    from_store = compare(read_side(str(store)), read_side(str(better)))
+    from_site = compare(read_side(str(store)), read_side(str(tmp_path / "board.json.zip")))
+    assert from_site.differences == from_store.differences
 
 
 def test_two_entries_are_compared_against_each_attack_that_both_met(store: Path) -> None:
@@ -223,11 +235,20 @@ def test_a_metric_that_neither_has_is_named(store: Path, better: Path) -> None:
         ("{}/board.txt", "{}", "cannot be read as a board: "),
         ("{}/list.json", "{}", "cannot be read as a board: it is no board's JSON of schema 1"),
         ("{}/odd.json", "{}", "cannot be read as a board: "),
+        ("{}/board.txt.zip", "{}", "cannot be read as a board: .*zip"),
+        ("{}/two.zip", "{}", "cannot be read as a board: it must hold one file, got 2"),
+        ("{}/cut.zip", "{}", "cannot be read as a board: "),
+        ("{}/damaged.zip", "{}", "cannot be read as a board: "),
+        ("{}/locked.zip", "{}", "cannot be read as a board: .*password"),
+        ("{}/large.zip", "{}", "cannot be read as a board: it has more than 1000 bytes"),
     ],
 )
 def test_bad_input_is_one_line(
-    store: Path, tmp_path: Path, first: str, second: str, message: str
-) -> None:
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str,
+    message: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("leaderboard.compare.MAX_BOARD", 1000)
+    _write_archives(tmp_path)
     (tmp_path / "board.txt").write_bytes(b"\xff")
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "odd.json").write_text('{"schema": 1, "runs": [{"records": [3]}]}')
@@ -239,6 +260,24 @@ def test_bad_input_is_one_line(
     assert done.exit_code == 2 and len(done.output.splitlines()) == 1
     with pytest.raises(UserError, match=message):
         compare(*(read_side(text, read_runs(store)) for text in where))
+
+
+def _write_archives(folder: Path) -> None:
+    """What is no packed board: no archive, of two files, cut short, damaged, locked, too large."""
+    (folder / "board.txt.zip").write_bytes(b"no archive")
+    whole = packed("board.json", '{"schema": 1, "runs": []}' + " " * 400)
+    (folder / "cut.zip").write_bytes(whole[:60])
+    at = whole.index(b"board.json") + len("board.json")
+    (folder / "damaged.zip").write_bytes(whole[:at] + b"\xff" * 12 + whole[at + 12 :])
+    # The first bit of a file's flags: encrypted. It stands in the file's head and in the directory.
+    locked = bytearray(whole)
+    locked[6] |= 1
+    locked[whole.index(b"PK\x01\x02") + 8] |= 1
+    (folder / "locked.zip").write_bytes(locked)
+    (folder / "large.zip").write_bytes(packed("board.json", " " * 1001))
+    with ZipFile(folder / "two.zip", "w") as archive:
+        archive.writestr("a.json", "{}")
+        archive.writestr("b.json", "{}")
 
 
 def test_a_name_that_several_entries_have_needs_its_parameters(

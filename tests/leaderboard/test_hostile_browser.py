@@ -247,11 +247,13 @@ def test_a_hostile_run_that_goes_on_stays_text(visit: Callable[..., Any], folder
 
 
 def test_a_hostile_site_stays_text(visit: Callable[..., Any], folder: Path) -> None:
-    """The methods' page, and pages that a submission's words became."""
+    """The board's first page, the methods', the testbeds', and what a submission's words became."""
     docs = folder / "docs"
     docs.mkdir()
     (docs / "page.md").write_bytes("\n\n".join(("# T", *PAYLOADS)).encode("utf-8", "replace"))
     build_site(read_runs(folder / "store"), docs, folder / "site")
-    for name in ("methods.html", "page.html"):
+    testbeds = [path.name for path in sorted((folder / "site").glob("board-*.html"))]
+    assert testbeds
+    for name in ("index.html", "methods.html", "page.html", *testbeds):
         for width, height in WIDTHS:
             _intact(visit(width, height, board=folder / "site" / name), width)

@@ -13,7 +13,9 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
+from zipfile import ZipFile
 
+import pandas
 import pytest
 from click.testing import CliRunner
 
@@ -22,6 +24,7 @@ from bench.errors import UserError
 from bench.record import read_runs
 from bench.results import published, read_results
 from leaderboard.prose import read_prose
+from leaderboard.report import build
 from leaderboard.site import build_site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +99,7 @@ def test_the_projects_own_site_needs_results_and_docs_and_no_torch(tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     made = {Path(line).name for line in done.stdout.splitlines()}
-    assert {"index.html", "methods.html", "board.csv", "board.json"} <= made
+    assert {"index.html", "methods.html", "board.csv.zip", "board.json.zip"} <= made
     assert {f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")} <= made
     pages = {path.name: Page(path.read_text(encoding="utf-8")) for path in tmp_path.glob("*.html")}
     assert pages.keys() == {name for name in made if name.endswith(".html")}
@@ -129,7 +132,7 @@ def test_the_same_results_give_the_same_bytes(
     one, other = (
         {path.name: path.read_bytes() for path in folder.iterdir()} for folder in (site, tmp_path)
     )
-    assert one == other and len(one) == 6
+    assert one == other and len(one) == 7
 
 
 def test_every_page_has_the_navigation_and_a_policy_of_its_own(site: Path) -> None:
@@ -165,6 +168,42 @@ def test_methods_have_their_boards_and_papers(site: Path) -> None:
     linked = [link.partition("#")[2] for link in page.links if link.startswith("index.html#")]
     assert linked and set(linked) <= set(board.ids)
     assert {"method=clip_x0", "method=anp", "method=baddiffusion"} <= set(linked)
+    (testbed,) = site.glob("board-*.html")
+    assert f"{testbed.name}#{testbed.stem}" in page.links
+
+
+def test_a_testbed_and_its_cells_have_a_page_of_their_own(site: Path) -> None:
+    """Who looks at the first screen, on a phone perhaps, fetches no cell of all testbeds."""
+    (testbed,) = site.glob("board-*.html")
+    home = Page((site / "index.html").read_text(encoding="utf-8"))
+    page = Page(testbed.read_text(encoding="utf-8"))
+    cells = {one for one in page.ids if one.startswith("cell=")}
+    assert len(cells) >= 20 and not cells & set(home.ids)
+    led = {link for link in home.links if "#cell=" in link}
+    assert led and led <= {f"{testbed.name}#{cell}" for cell in cells}
+    assert testbed.name in home.links, "the list of testbeds"
+    # What is said once for all of them is on the first page, and found from here.
+    assert any(link.startswith("index.html#m-") for link in page.links)
+    assert "index.html#method=clip_x0" in page.links
+    assert "method=clip_x0" in home.ids and "method=clip_x0" not in page.ids
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_the_records_are_packed_as_a_board_has_them(
+    site: Path, store: Path, tmp_path: Path, ending: str
+) -> None:
+    build(store, tmp_path / "board.html")
+    with ZipFile(site / f"board.{ending}.zip") as archive:
+        assert archive.namelist() == [f"board.{ending}"] and archive.testzip() is None
+        assert archive.read(f"board.{ending}") == (tmp_path / f"board.{ending}").read_bytes()
+    assert f"board.{ending}.zip" in Page((site / "index.html").read_text("utf-8")).links
+
+
+def test_a_reader_of_tables_reads_the_packed_csv(site: Path, tmp_path: Path, store: Path) -> None:
+    build(store, tmp_path / "board.html")
+    packed = pandas.read_csv(site / "board.csv.zip")
+    pandas.testing.assert_frame_equal(packed, pandas.read_csv(tmp_path / "board.csv"))
+    assert len(packed) > 100
 
 
 @pytest.mark.parametrize(
