@@ -150,6 +150,23 @@ def test_every_page_has_the_navigation_and_a_policy_of_its_own(site: Path) -> No
     assert "<title>Send it · castlewalls</title>" in (site / "submit.html").read_text("utf-8")
 
 
+def test_many_pages_stand_behind_a_word(store: Path, tmp_path: Path) -> None:
+    """They would take a third of a phone's screen; on one of them the list is open."""
+    docs, names = tmp_path / "docs", [f"{letter}-notes" for letter in "abcdef"]
+    docs.mkdir()
+    for name in ("submit", *names):
+        (docs / f"{name}.md").write_text(f"# {name}\n")
+    build_site(read_runs(store), docs, tmp_path / "site")
+    for name, opened in (("index", False), ("submit", False), ("c-notes", True)):
+        text = (tmp_path / f"site/{name}.html").read_text(encoding="utf-8")
+        nav = re.search(r'<nav class="site".*?</nav>', text, re.S)
+        assert nav is not None
+        before, _, behind = nav[0].partition("<details")
+        assert Page(before).links == ["index.html", "methods.html", "submit.html"]
+        assert Page(behind).links == [f"{name}.html" for name in names]
+        assert behind.startswith(" open>") is opened
+
+
 def test_a_page_holds_its_pictures_and_tables(site: Path) -> None:
     text = (site / "why.html").read_text(encoding="utf-8")
     assert f'src="data:image/png;base64,{base64.b64encode(PNG).decode()}"' in text
