@@ -5,6 +5,7 @@ where there is none.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,22 @@ class MetricTable:
         """Those of a row's cells that are in such a column."""
         return [one for one, (_, _, used) in zip(cells, self.columns, strict=True) if used]
 
+    def visible_rows(self) -> list[tuple[Row, list[TableCell]]]:
+        """The rows that are drawn, with their cells in visible columns: those of which one has
+        something to show, or is still to come.
+        """
+        every = [(row, self.visible_cells(cells)) for row, cells in self.rows]
+        return [(row, cells) for row, cells in every if any(map(_shows, cells))]
+
+    def rows_left_out(self) -> list[tuple[str, int]]:
+        """Why -> how many rows have nothing to show, the most first."""
+        reasons = Counter(
+            _most_said(cells)
+            for _, cells in self.rows
+            if not any(map(_shows, self.visible_cells(cells)))
+        )
+        return sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
+
     def sources(self) -> list[str]:
         """Of what papers printed for these cells, each once, with what it was measured on."""
         return sources(item for _, cells in self.rows for item in cells)
@@ -98,11 +115,19 @@ class MetricTable:
         by_reason: dict[str, list[PluginSpec]] = {}
         for index, (column, _, used) in enumerate(self.columns):
             if not used:
-                reasons = [cells[index].note for _, cells in self.rows if cells[index].cell]
-                by_reason.setdefault(
-                    max(reasons, key=reasons.count) if reasons else NOT_RUN, []
-                ).append(column)
+                reason = _most_said([cells[index] for _, cells in self.rows])
+                by_reason.setdefault(reason, []).append(column)
         return list(by_reason.items())
+
+
+def _shows(one: TableCell) -> bool:
+    return one.state != "absent" or one.text != NO_VALUE.text
+
+
+def _most_said(cells: Iterable[TableCell]) -> str:
+    """Why most of those cells that were run have no value."""
+    reasons = [one.note for one in cells if one.cell]
+    return max(reasons, key=reasons.count) if reasons else NOT_RUN
 
 
 def sources(cells: Iterable[TableCell]) -> list[str]:

@@ -200,6 +200,32 @@ def test_a_column_without_a_single_number_is_named_below_instead(store: Path) ->
     assert set(named) | set(visible) == {column.name for column, _, _ in inverted.columns}
 
 
+def test_a_row_without_a_single_number_is_counted_below_instead() -> None:
+    """Of fifty attacks only some aim at an image: the rest were fifty lines of dashes."""
+    why = Flag("not-measured", "asr[noise]", "this attack aims at no image")
+    silent: dict[str, object] = {"metrics": {"fid": Metric(value=1.0)}, "flags": (why,)}
+    attacks = {name: PluginSpec(name=name) for name in ("aims", "broken", "silent", "quiet")}
+    (board,) = boards(
+        [
+            run(
+                record(attack=attacks["aims"]),
+                record(attack=attacks["broken"], status="failed", reason="NaN", metrics={}),
+                *(record(attack=attacks[name], **silent) for name in ("silent", "quiet")),
+            )
+        ]
+    )
+    (asr,) = (one for one in matrices(board) if one.words.name == "asr[noise]")
+    assert len(asr.rows) == 4
+    # A failed cell is something to see.
+    assert {row.attack.name for row, _ in asr.visible_rows()} == {"aims", "broken"}
+    assert asr.rows_left_out() == [("this attack aims at no image", 2)]
+    (fid,) = (one for one in matrices(board) if one.words.name == "fid")
+    assert {row.attack.name for row, _ in fid.visible_rows()} == {"broken", "silent", "quiet"}
+    assert sum(count for _, count in fid.rows_left_out()) == 1
+    page = render([run(record(attack=attacks["aims"]), record(attack=attacks["silent"], **silent))])
+    assert "Without a number of it: 1 row (this attack aims at no image)." in page
+
+
 def test_colour_follows_the_defenders_direction(store: Path) -> None:
     """High MSE under attack and low ASR are both good: a scale that ignores direction would praise
     the broken model.
