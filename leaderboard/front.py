@@ -13,7 +13,8 @@ from leaderboard import definitions, methods
 from leaderboard.board import Board, identity
 from leaderboard.definitions import Definition
 from leaderboard.labels import label, short_label, without
-from leaderboard.questions import STATUSES, Question, questions
+from leaderboard.questions import Question, questions
+from leaderboard.ranking import STATUSES
 from leaderboard.scenes import Scene, scenes
 from leaderboard.view import BoardView
 from leaderboard.whole import Whole, whole

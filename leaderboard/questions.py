@@ -30,28 +30,16 @@ from leaderboard.names import RATE
 from leaderboard.ranking import (
     HOLDS,
     LEVEL,
-    NONE,
-    OUTSIDE,
     PART,
+    STATUSES,
     UNRANKED,
-    WORSE,
     DefenseLine,
     Ranking,
     headline,
+    standing,
 )
 from leaderboard.values import NO_VALUE, Value, count_text, fewest, percent, value
 from leaderboard.view import BoardView
-
-#: What a reader can filter an entry by, in the order of the menu.
-STATUSES = {
-    HOLDS: "holds",
-    PART: "in part",
-    NONE: "control",
-    LEVEL: "no better than nothing",
-    WORSE: "worse than nothing",
-    OUTSIDE: "outside the budget",
-    UNRANKED: "not ranked",
-}
 
 #: Of answers: what holds, that nothing does, that it is not known.
 _ORDER = {True: 0, False: 1, None: 2}
@@ -325,18 +313,14 @@ def _defense_entry(
 ) -> Entry:
     baseline = ranking.without.mean if ranking.without else None
     call = f", called by {line.way.call}" if len(line.by_way) > 1 and line.way.call else ""
-    row, standing = ranking.rows[line.way.row], STATUSES[line.state]
-    if line.state == PART:
-        standing = "in part: half of it or more is left"
-    if line.state == OUTSIDE and line.better:
-        standing = f"{STATUSES[HOLDS if line.holds else PART]}, {standing}"
+    row = ranking.rows[line.way.row]
     return Entry(
         cell=line.cell,
         family=family,
         rank=line.rank,
         ranks=line.ranks,
         status=STATUSES[line.state],
-        standing=f"{standing}: {line.note}" if line.note else standing,
+        standing=standing(line),
         bar=_bar(line.worst, baseline, False),
         value=line.worst.mean,
         worst=_worst(line.worst),
@@ -438,7 +422,7 @@ def _finder_entry(
 ) -> Entry:
     inverts = ranking.recovery is not None
     status = UNRANKED if line.note else LEVEL if not line.finds else HOLDS if line.most else PART
-    standing = f"not ranked: {line.note}" if line.note else finder_standing(line, inverts)
+    beside = f"not ranked: {line.note}" if line.note else finder_standing(line, inverts)
     # Without a threshold fixed beforehand there are no false alarms to report.
     texts = line.beside if inverts or len(line.beside) == 3 else (NO_VALUE, *line.beside)
     return Entry(
@@ -447,7 +431,7 @@ def _finder_entry(
         rank=line.rank,
         ranks=line.ranks,
         status=STATUSES[status],
-        standing=standing,
+        standing=beside,
         bar=_bar(line.worst, 1.0 if inverts else None, not inverts, 2.0 if inverts else 1.0),
         value=line.worst.mean,
         worst=_worst(line.worst),

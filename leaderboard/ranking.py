@@ -57,6 +57,17 @@ HOLDS, PART, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED = (
     "unranked",
 )
 STATES = (HOLDS, PART, NONE, LEVEL, WORSE, OUTSIDE, UNRANKED)
+#: What each is called, of a detector or an inversion too, whose "nothing" is a guess, and what a
+#: reader can filter entries by, in the order of the menu.
+STATUSES = {
+    HOLDS: "holds",
+    PART: "in part",
+    NONE: "control",
+    LEVEL: "no better than nothing",
+    WORSE: "worse than nothing",
+    OUTSIDE: "outside the budget",
+    UNRANKED: "not ranked",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -572,6 +583,16 @@ def _flags(one: Contender) -> tuple[str, ...]:
         family = next(iter(one.rates)).metric
         flags += badges(cell, MIN_SEEDS, family, failed=False) if cell else ()
     return tuple(dict.fromkeys(flags))
+
+
+def standing(line: DefenseLine) -> str:
+    """A defense against no defense, in words, with why it is not ranked."""
+    text = STATUSES[line.state]
+    if line.state == PART:
+        text = "in part: half of it or more is left"
+    if line.state == OUTSIDE and line.better:
+        text = f"{STATUSES[HOLDS if line.holds else PART]}, {text}"
+    return f"{text}: {line.note}" if line.note else text
 
 
 def _rows(one: Contender) -> list[int]:

@@ -41,17 +41,7 @@ from leaderboard.names import Words
 from leaderboard.pages import pages
 from leaderboard.panel import panel
 from leaderboard.pictures import Album
-from leaderboard.ranking import (
-    BUDGET,
-    HOLDS,
-    LEVEL,
-    NONE,
-    OUTSIDE,
-    PART,
-    UNRANKED,
-    WORSE,
-    DefenseLine,
-)
+from leaderboard.ranking import BUDGET, standing
 from leaderboard.red_flags import flagged, with_flags
 from leaderboard.sound import cut
 from leaderboard.sources import read_sources
@@ -327,7 +317,7 @@ def environment() -> jinja2.Environment:
         when=_when,
         anchor=names.anchor,
         count=lambda counted: count_text(*counted),
-        standing=_standing,
+        standing=standing,
         finder_standing=finder_standing,
         percent=percent,
         span=_span,
@@ -364,22 +354,6 @@ def _scale_style() -> str:
 
 def _number(words: Words, value: float, places: int | None = None) -> str:
     return words.number(value, places)
-
-
-def _standing(line: DefenseLine) -> str:
-    """A defense against no defense, in words."""
-    standing = {
-        HOLDS: "holds",
-        PART: "holds in part",
-        NONE: "",
-        LEVEL: "no better than no defense",
-        WORSE: "worse than no defense",
-        OUTSIDE: "better than no defense, at its price"
-        if line.better
-        else "no better than no defense",
-        UNRANKED: "not ranked",
-    }[line.state]
-    return f"{standing}: {line.note}" if line.note else standing
 
 
 def _span(ranks: tuple[int, int] | None) -> Markup:

@@ -134,8 +134,8 @@ def _worst(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
 
 def _standings(lines: Sequence[tuple[Ranking, DefenseLine]]) -> list[Weakness]:
     texts = {
-        WORSE: "Worse than no defense",
-        LEVEL: "No better than no defense",
+        WORSE: "Worse than nothing",
+        LEVEL: "No better than nothing",
         PART: "Leaves half of it or more",
     }
     weak = []
