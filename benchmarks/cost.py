@@ -110,7 +110,7 @@ def planned(suite: str) -> Plan:
     registry = use()
     chosen = load_suite(suite, registry)
     chosen = chosen.only(registry, seeds=[chosen.seeds[0]])
-    with patch.object(planner, "fingerprints", stand_ins):
+    with patch.object(planner.stages, "fingerprints", stand_ins):
         return planner.make_plan(chosen, registry, STAGES, "cuda")
 
 

@@ -39,7 +39,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list
     registry = use()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(planner, "fingerprints", stand_ins)
+        patch.setattr(planner.stages, "fingerprints", stand_ins)
         yield {
             name: list(
                 planner.make_plan(

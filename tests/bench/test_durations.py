@@ -149,7 +149,9 @@ def test_a_cut_suite_is_not_forecast_like_the_whole(monkeypatch):
     """
     from bench import planner
 
-    monkeypatch.setattr(planner, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), ""))
+    monkeypatch.setattr(
+        planner.stages, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), "")
+    )
     registry = use()
     longest = {}
     for name in ("fashion", "fashion-cut"):

@@ -150,7 +150,9 @@ def planned() -> dict[str, list[Record]]:
     """
     with pytest.MonkeyPatch.context() as there:
         there.setattr(runner, "suite_faults", lambda *_: [])
-        there.setattr(planner, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), ""))
+        there.setattr(
+            planner.stages, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), "")
+        )
         plans = {suite: runner.prepare(suite).plan.cells for suite in SUITES}
     return {suite: [record(cell) for cell in cells if cell.stage] for suite, cells in plans.items()}
 

@@ -82,7 +82,9 @@ def test_what_is_decoded_once_is_what_a_plugin_of_a_third_partys_is_shown(
             "inception_weights": None}}],
         "attacks": ["none"], "seeds": [0],
     }  # fmt: skip
-    monkeypatch.setattr(planner, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), ""))
+    monkeypatch.setattr(
+        planner.stages, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), "")
+    )
     known = registry.use()
     plan = planner.make_plan(parse_suite(suite, known, "s.yaml"), known, STAGES)
     located = {stage.locations for stage in plan.stages.values() if stage.name == "reference"}

@@ -113,7 +113,9 @@ def test_the_suites_plan_nothing_that_cannot_apply(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A board of two kinds of testbed would else be half reasons; every entry is met somewhere."""
-    monkeypatch.setattr(planner, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), ""))
+    monkeypatch.setattr(
+        planner.stages, "fingerprints", lambda testbed: dict.fromkeys(testbed.parts(), "")
+    )
     plugins = registry.use()
     suite = load_suite(name, plugins)
     cells = planner.make_plan(suite, plugins, STAGES).cells
