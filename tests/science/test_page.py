@@ -180,14 +180,14 @@ def test_controls_and_anchors_stand_in_the_table(world: list[Run]) -> None:
     ].startswith("0.500 [")
     assert by_name["honest fine-tuning"]["ASR[noise]"].startswith("0.50 [")
     assert (
-        by_name["5 %"]["seeds"] == "3" and by_name["5 %"]["FID in the paper (CIFAR-10)"] == "8.53"
+        by_name["5 %"]["seeds"] == "8" and by_name["5 %"]["FID in the paper (CIFAR-10)"] == "8.53"
     )
 
 
 def test_the_trigger_sizes_stand_in_order_with_null_as_seven(world: list[Run]) -> None:
     rows = played(BADDIFFUSION, SHARED, world)[4].rows
     assert [row[0] for row in rows[-4:]] == [f"{size} of 16 pixels" for size in (2, 4, 7, 9)]
-    assert all(row[-1] == "5" for row in rows[-4:]), "null is found too"
+    assert all(row[-1] == "8" for row in rows[-4:]), "null is found too"
 
 
 def test_the_epochs_of_anp_are_columns(world: list[Run]) -> None:
