@@ -120,8 +120,12 @@ def site(sources: Sequence[str], output: str, docs: str | None) -> None:
     if folder is not None and not folder.is_dir():
         raise UserError(f"--docs {docs}: there is no such folder")
     paths = [Path(source) for source in sources] or [published()]
-    for path in build_site(read_runs(paths, _levels(paths, (), None)), folder, Path(output)):
+    made = build_site(read_runs(paths, _levels(paths, (), None)), folder, Path(output))
+    for path in made:
         click.echo(str(path))
+    for path in sorted({*Path(output).glob("board-*.html")} - {*made}):
+        text = f"{path} is of another site: no page leads to it"
+        click.echo(f"castlewalls: warning: {plain(text)}", err=True)
 
 
 def read_runs(sources: Sequence[Path], levels: dict[Path, int | str] | None = None) -> list[Any]:

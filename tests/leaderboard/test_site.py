@@ -150,6 +150,18 @@ def test_every_page_has_the_navigation_and_a_policy_of_its_own(site: Path) -> No
     assert "<title>Send it · castlewalls</title>" in (site / "submit.html").read_text("utf-8")
 
 
+def test_a_page_of_an_earlier_site_is_named_and_stays(store: Path, tmp_path: Path) -> None:
+    """Who publishes the folder would publish numbers that no page leads to any more."""
+    stale = tmp_path / "board-digits-ddpm-00000000.html"
+    stale.write_text("old")
+    arguments = ["site", str(store), "--docs", str(tmp_path), "--output", str(tmp_path)]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0 and stale.read_text() == "old"
+    warned = f"castlewalls: warning: {stale} is of another site: no page leads to it"
+    assert warned in done.output.splitlines()
+    assert done.output.count("no page leads to it") == 1
+
+
 def test_many_pages_stand_behind_a_word(store: Path, tmp_path: Path) -> None:
     """They would take a third of a phone's screen; on one of them the list is open."""
     docs, names = tmp_path / "docs", [f"{letter}-notes" for letter in "abcdef"]
