@@ -25,6 +25,8 @@ from bench.testbeds.testbed import Testbed
 UNTRAINED = 0.02
 #: A frozen teacher's forward pass, beside a forward and a backward pass.
 WITH_TEACHER = 4 / 3
+#: Activations computed a second time: another forward pass beside a forward and a backward pass.
+RECOMPUTED = 4 / 3
 #: Learning a trigger beside the network, through ten steps of a sampler.
 LEARNING = 5
 #: Sampling in half precision on a GPU, beside float32: on one H100, cifar10-ddpm's network did 74.4
@@ -85,7 +87,7 @@ def _train(
     settings = testbed.training_settings(attack.scheme)
     seen = (attack.training_steps or settings.steps) * settings.batch_size
     beside = (WITH_TEACHER if type(attack).has_teacher else 1) * (LEARNING if attack.learns else 1)
-    return seen / _finetuning(usual) * beside
+    return seen / _finetuning(usual) * beside * _recomputing(testbed, usual)
 
 
 def _repair(
@@ -99,6 +101,15 @@ def _repair(
     if isinstance(steps, int) and isinstance(size, int):
         return steps * size / _finetuning(usual)
     return 1.0
+
+
+def _recomputing(testbed: Testbed, usual: Testbed) -> float:
+    """What keeping fewer activations costs, beside the testbed as it declares its seconds."""
+    now, declared = (
+        RECOMPUTED if one.training_settings("finetune").gradient_checkpointing else 1.0
+        for one in (testbed, usual)
+    )
+    return now / declared
 
 
 def _finetuning(usual: Testbed) -> int:

@@ -76,6 +76,17 @@ def test_training_takes_its_steps():
     assert trained == [1, 2.5, scratch.steps * scratch.batch_size / (400 * 64)]
 
 
+def test_activations_that_are_computed_twice_take_time():
+    """The time limit of a cluster's job starts from this: a third too short, it would be killed."""
+    usual = testbeds.load("cifar10-ddpm")
+    sparing = testbeds.build("cifar10-ddpm", {"gradient_checkpointing": True})
+    attack = use().build("attacks", "baddiffusion", {"trigger": "grey_box", "target": "hat"})
+    seconds, longer = (
+        expected_seconds(one, "train", {}, [attack], None) for one in (usual, sparing)
+    )
+    assert longer == pytest.approx(seconds * 4 / 3)
+
+
 def test_a_repair_takes_its_steps_and_one_without_data_next_to_nothing():
     """As it is 60 s on digits-ddpm that fine-tuning of 400 x 64 images takes; half as many images
     take half as long, and added noise a moment.
