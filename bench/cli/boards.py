@@ -106,7 +106,9 @@ def site(sources: Sequence[str], output: str, docs: str | None) -> None:
     """Write a static site: the board of the results that come with castlewalls, or of every SOURCE,
     its methods, and a page for each Markdown file.
 
-    Every page is one file that loads nothing. The same results give the same bytes.
+    Each testbed with its cells has a page of its own; the records are beside them, as
+    board.csv.zip and board.json.zip. Every page is one file that loads nothing. The same results
+    give the same bytes.
 
     \b
     castlewalls site
