@@ -115,6 +115,8 @@ class _Entry:
 
 def finder_standing(line: FinderLine, inverts: bool) -> str:
     """A detector, or what ``inverts``, in words, beside its rank; empty if it needs none."""
+    if line.note:
+        return f"not ranked: {line.note}"
     if not line.finds:
         return "no better than a constant image" if inverts else "no better than a guess"
     if line.most:

@@ -85,11 +85,8 @@ def board_names(boards: Sequence[Board]) -> dict[str, str]:
     board of that name, which has the most records, and from the testbed's own, where that is on no
     board; where that does not, see :func:`beside_alike`.
     """
-    alike: dict[str, list[Board]] = {}
-    for board in boards:
-        alike.setdefault(short_label(board.testbed).strip(), []).append(board)
     named: dict[str, str] = {}
-    for word, those in alike.items():
+    for word, those in _by_word(boards).items():
         names = _telling([board.testbed.params for board in those])
         usual = {
             name: value
@@ -104,10 +101,15 @@ def board_names(boards: Sequence[Board]) -> dict[str, str]:
 
 def foremost(boards: Sequence[Board]) -> set[str]:
     """The ids of the first board of each name, which has the most records of it."""
-    first: dict[str, str] = {}
+    return {those[0].id for those in _by_word(boards).values()}
+
+
+def _by_word(boards: Sequence[Board]) -> dict[str, list[Board]]:
+    """The testbed in a word -> its boards, in their order."""
+    alike: dict[str, list[Board]] = {}
     for board in boards:
-        first.setdefault(short_label(board.testbed).strip(), board.id)
-    return set(first.values())
+        alike.setdefault(short_label(board.testbed).strip(), []).append(board)
+    return alike
 
 
 def beside_alike(boards: Sequence[Board], texts: Mapping[str, str]) -> dict[str, str]:

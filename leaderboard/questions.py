@@ -422,7 +422,6 @@ def _finder_entry(
 ) -> Entry:
     inverts = ranking.recovery is not None
     status = UNRANKED if line.note else LEVEL if not line.finds else HOLDS if line.most else PART
-    beside = f"not ranked: {line.note}" if line.note else finder_standing(line, inverts)
     # Without a threshold fixed beforehand there are no false alarms to report.
     texts = line.beside if inverts or len(line.beside) == 3 else (NO_VALUE, *line.beside)
     return Entry(
@@ -431,7 +430,7 @@ def _finder_entry(
         rank=line.rank,
         ranks=line.ranks,
         status=STATUSES[status],
-        standing=beside,
+        standing=finder_standing(line, inverts),
         bar=_bar(line.worst, 1.0 if inverts else None, not inverts, 2.0 if inverts else 1.0),
         value=line.worst.mean,
         worst=_worst(line.worst),

@@ -211,7 +211,7 @@ def render_apart(
     files = {view.board.id: f"{view.board.id}.html" for view in variables["boards"]}
     variables |= {"nav": nav, "files": data, "files_of": files}
     variables["style"] = Markup(variables["style"] + _text([SITE_STYLE]))
-    pages_of = {home: _page("board.html.j2", variables)}
+    pages_of = {home: _page("board.html.j2", {**variables, "panels": ()})}
     for view in variables["boards"]:
         mine = [one for one in variables["panels"] if one.board == view.board.id]
         own = {**variables, "view": view, "panels": mine}

@@ -83,6 +83,10 @@ class Artefacts(Stages):
         """The key of the harness's judge of this attack's trigger, one for all seeds."""
         return self.stage("trigger_classifier", {"attack": self._bare(attack)}, {}, attack)
 
+    def _defending(self, plugin: Defense | Detector, seed: int) -> dict[str, Any]:
+        """The parameters of a stage that runs a defender's plugin."""
+        return {"defense": self._bare(plugin), "seed": seed} | self._drawing(plugin)
+
     def _handed(
         self, plugin: Defense | Detector, attack: Attack, seed: int, generator: str
     ) -> dict[str, str]:
@@ -102,14 +106,14 @@ class Artefacts(Stages):
     def repair(self, defense: ModelDefense, attack: Attack, seed: int, generator: str) -> str:
         """The key of a generator after a model defense."""
         inputs = self._handed(defense, attack, seed, generator) | {"generator": generator}
-        named = {"defense": self._bare(defense), "seed": seed} | self._drawing(defense)
+        named = self._defending(defense, seed)
         return self.stage("repair", named, inputs, defense)
 
     @once
     def invert(self, inversion: Inversion, attack: Attack, seed: int, generator: str) -> str:
         """The key of what an inversion recovers from a generator."""
         inputs = self._handed(inversion, attack, seed, generator) | {"generator": generator}
-        named = {"defense": self._bare(inversion), "seed": seed} | self._drawing(inversion)
+        named = self._defending(inversion, seed)
         return self.stage("invert", named, inputs, inversion)
 
     @once
@@ -213,7 +217,7 @@ class Artefacts(Stages):
         guards: tuple[Plugin, ...],
     ) -> dict[str, str]:
         """What a detector judges, and its scores, for each of its subjects."""
-        named = {"defense": self._bare(detector), "seed": seed} | self._drawing(detector)
+        named = self._defending(detector, seed)
         handed = self._handed(detector, attack, seed, generator)
         by_call = {"attack": self._bare(invoked), "seed": seed}
         roles: dict[str, str] = {}
@@ -239,7 +243,7 @@ class Artefacts(Stages):
         """The key of a detector's score of the model that an attack leaves."""
         generator = self.generator(attack, seed)
         inputs = self._handed(detector, attack, seed, generator) | {"generator": generator}
-        named = {"defense": self._bare(detector), "seed": seed} | self._drawing(detector)
+        named = self._defending(detector, seed)
         return self.stage("score", named, inputs, detector)
 
     def _judged(
@@ -252,7 +256,7 @@ class Artefacts(Stages):
         guards: tuple[Plugin, ...],
     ) -> dict[str, str]:
         """The artefacts around a classifier: what it is trained on, or what it says."""
-        named = {"defense": self._bare(last), "seed": seed} | self._drawing(last)
+        named = self._defending(last, seed)
         inputs = self._handed(last, attack, seed, generator)
         if isinstance(last, ClassifierDefense):
             inputs["generator"] = generator
