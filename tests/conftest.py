@@ -3,8 +3,10 @@ first; Ctrl-C as a terminal would have it; and coverage only where it tells some
 """
 
 import gc
+import itertools
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+#: Full collections between two that look at everything.
+WHOLE_EVERY = 100
+_full = itertools.count()
+
+
 def pytest_collection_finish() -> None:
-    """What is there by now stays: every training of a step or two ends with a collection, which
-    looked at all of it each time.
+    """Every training, of a step or two here, ends with a full collection. What survives one is not
+    looked at again by the next, or those after a file with a whole board in memory take longer
+    than their tests.
     """
+    gc.callbacks.append(_keep_survivors_apart)
     gc.collect()
-    gc.freeze()
+
+
+def _keep_survivors_apart(phase: str, info: Mapping[str, int]) -> None:
+    if info["generation"] < 2:
+        return
+    if phase == "stop":
+        gc.freeze()
+    elif next(_full) % WHOLE_EVERY == 0:
+        gc.unfreeze()
 
 
 @pytest.hookimpl(tryfirst=True)

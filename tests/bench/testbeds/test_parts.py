@@ -1,7 +1,8 @@
 """A testbed is a composition: what is handed to a stage, and what throws a training away."""
 
 import dataclasses
-import shutil
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,6 @@ from bench.testbeds import digits_cfg, digits_ddpm
 from bench.testbeds.parts.part import Counts, Part, Sampling
 from bench.testbeds.testbed import PARTS, identity, parameters, unchanged
 
-CACHES = (closure.closure_of, closure._reached, closure._module, closure._file)
-
 
 def keys(testbed, stage):
     """The keys of the honest model's stages of one kind."""
@@ -31,28 +30,24 @@ def keys(testbed, stage):
 
 @pytest.fixture
 def edited(tmp_path, monkeypatch):
-    """Has code read from a copy, in which ``old`` has become ``new`` in a file."""
-    for room in ("bench", "attacks", "defenses"):
-        shutil.copytree(
-            ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("assets", "__pycache__")
-        )
-    monkeypatch.setattr(closure, "ROOT", tmp_path)
-    monkeypatch.setattr(closure, "OURS", (f"{tmp_path}/",))
-
-    def forget():
-        for cached in CACHES:
-            cached.cache_clear()
+    """Has a file's code read from a copy, in which ``old`` has become ``new``; what was read of the
+    other files stays read.
+    """
 
     def edit(file, old, new):
-        text = (tmp_path / file).read_text()
+        text = (ROOT / file).read_text()
         assert old in text
-        (tmp_path / file).write_text(text.replace(old, new))
-        forget()
+        copy = tmp_path / Path(file).name
+        copy.write_text(text.replace(old, new))
+        name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        files, modules = closure._file, closure._module
+        read = cache(modules.__wrapped__)
+        monkeypatch.setattr(closure, "_file", lambda one: copy if one == name else files(one))
+        monkeypatch.setattr(closure, "_module", lambda one: (read if one == name else modules)(one))
+        for cached in ("closure_of", "_reached"):
+            monkeypatch.setattr(closure, cached, cache(getattr(closure, cached).__wrapped__))
 
-    forget()
-    yield edit
-    monkeypatch.undo()
-    forget()
+    return edit
 
 
 @pytest.mark.parametrize(
