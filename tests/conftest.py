@@ -29,6 +29,10 @@ MEASURED = Path(__file__).parent / "bench" / "engine"
 #: Tests of pages read records and little else of what is measured, all of which has tests of its
 #: own; tracing makes them take twice as long.
 UNMEASURED = tuple(Path(__file__).parent / name for name in ("leaderboard", "science"))
+#: Here the first of a test's parameters runs nearly all the lines that the others do; tracing takes
+#: a third longer where networks are called. Tests of every plugin stand elsewhere.
+FIRST_ONLY = Path(__file__).parent / "bench"
+_first: set[str] = set()
 _coverage = os.environ.get(COVERAGE)
 #: What traces this process, outermost last, while it is stopped: a worker of pytest's has two.
 _stopped: list[coverage.Coverage] = []
@@ -39,6 +43,7 @@ LONGEST = ("test_installed.py", "test_guest.py", "test_live_run.py")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    _first.update({item.nodeid.partition("[")[0]: item.nodeid for item in reversed(items)}.values())
 
 
 #: Full collections between two that look at everything.
@@ -67,7 +72,10 @@ def _keep_survivors_apart(phase: str, info: Mapping[str, int]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture, since fixtures of a whole file start processes too."""
-    _trace(not any(folder in item.path.parents for folder in UNMEASURED))
+    _trace(
+        not any(folder in item.path.parents for folder in UNMEASURED)
+        and (FIRST_ONLY not in item.path.parents or item.nodeid in _first)
+    )
     if _coverage is None:
         return
     if MEASURED in item.path.parents:

@@ -7,6 +7,7 @@ tiny, the backdoors easy, and there is one of each.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from bench.checking.question import Doubtful, NotMeasured
 from bench.checking.use import (
     MODEST,
     access,
+    conditional,
     drawn,
     drawn_of,
     generator_for,
@@ -121,13 +123,12 @@ def _area(detector: Detector, subject: str, patch: str = "badnets1") -> float:
 
 def _of_samples(plugin: Plugin, model: Generator, guards: list[Any]) -> str:
     """Raises :class:`Doubtful` if clean samples are one image, whatever the noise."""
-    before = generator_for(plugin)
     texts, varied = [], True
     for name, triggered in (
         ("MSE of triggered samples to the target", True),
         ("MSE of clean samples to the nearest training image", False),
     ):
-        plain = planted.drawn(before, SAMPLES, triggered=triggered)
+        plain = _undefended(conditional(plugin), triggered)
         defended = planted.drawn(model, SAMPLES, triggered=triggered, guards=guards)
         measure = _to_target if triggered else _to_data
         texts.append(f"{name} {measure(plain):.3f} -> {measure(defended):.3f}")
@@ -136,6 +137,13 @@ def _of_samples(plugin: Plugin, model: Generator, guards: list[Any]) -> str:
     if not varied:
         raise Doubtful(f"{text}; all clean samples are nearly one image: is that intended?")
     return text
+
+
+@cache
+def _undefended(classes: bool, triggered: bool) -> Tensor:
+    """The same for every defense."""
+    of = planted.generator("planted", classes)
+    return planted.drawn(of, SAMPLES, triggered=triggered)
 
 
 def _to_target(images: Tensor) -> float:
