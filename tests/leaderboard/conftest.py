@@ -22,7 +22,7 @@ from bench.measurements import composition, detections
 from bench.measurements.families import NO_TRIGGER
 from bench.measurements.measurement import Situation
 from bench.record import Flag, Metric, Picture, PluginSpec, Record
-from bench.results import published, read_results
+from bench.results import published, read_source
 from leaderboard.report import build
 
 TESTBED = PluginSpec(
@@ -523,7 +523,7 @@ def build_published(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     """Builds the board of some published suites, whose records real runs made."""
 
     def built(*suites: str) -> Path:
-        runs = [one for one in read_results(published()) if one.suite in suites]
+        runs = [run for suite in sorted(suites) for run in read_source(published() / suite)]
         assert len(runs) == len(suites)
         return build(runs, tmp_path_factory.mktemp("published") / "board.html")
 

@@ -424,9 +424,7 @@ def test_recovering_the_trigger_and_the_target_are_two_questions() -> None:
 
 def test_the_published_methods_of_the_trigger_stand_in_its_ranking() -> None:
     """They recover triggers first of all, and were in no ranking of them."""
-    runs = [
-        one for one in results.read_results(results.published()) if one.suite == "unconditional"
-    ]
+    runs = results.read_source(results.published() / "unconditional")
     views = [board_view(board) for board in boards(runs)]
     asked_for = {one.id: one for one in questions(views)}
     (group,) = asked_for["recovers-trigger"].groups

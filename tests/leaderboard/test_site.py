@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from bench.cli import cli
 from bench.errors import UserError
 from bench.record import read_runs
-from bench.results import published, read_results
+from bench.results import RECORDS, published
 from leaderboard.prose import read_prose
 from leaderboard.report import build
 from leaderboard.site import build_site
@@ -87,7 +87,7 @@ def site(store: Path, docs: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_the_projects_own_site_needs_results_and_docs_and_no_torch(tmp_path: Path) -> None:
     """Who reads results has no machine to train on. Every link leads somewhere."""
-    if not any(run.records for run in read_results(published())):
+    if not any(published().glob(f"*/{RECORDS}")):
         pytest.skip("no results are published")
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, "site", "--output", str(tmp_path)],
