@@ -217,7 +217,7 @@ def test_what_the_trigger_classifier_could_have_made_up_is_said(world: list[Run]
         POISON, changed([run for run in world if run.suite == "science-poison-rates"], doubtful)
     )
     warning = "Within the trigger classifier's false alarms, so that G1 and G2 tell nothing"
-    assert f"{warning}: w = 2, 1 % (3 of 3 seeds); w = 5, 1 % (3 of 3 seeds)." in text
+    assert f"{warning}: w = 2, 1 % (5 of 5 seeds); w = 5, 1 % (5 of 5 seeds)." in text
 
 
 def test_a_bar_is_a_number_and_needs_three_seeds(planned: Planned, make_run: MakeRun) -> None:
