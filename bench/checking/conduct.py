@@ -210,6 +210,7 @@ _hooked: list[bool] = []
 @contextmanager
 def reaching_out() -> Iterator[list[str]]:
     """Yields a list of what code within the block does outside its process, in words."""
+    tempfile.gettempdir()  # the first time it writes under a lock of its own, which the hook wants
     if not _hooked:
         _hooked.append(True)
         sys.addaudithook(_hook)

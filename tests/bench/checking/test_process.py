@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import torch
 from click.testing import CliRunner
 
 from bench.checking import process
+from bench.checking.conduct import reaching_out
 from bench.checking.inside import imported
 from bench.checking.process import Report
 from bench.checking.verdict import Verdict
@@ -455,3 +457,23 @@ def test_ctrl_c_ends_the_plugin_and_leaves_one_line(tmp_path: Path) -> None:
     _, err = started.communicate(timeout=300)
     assert started.returncode == 130 and err.splitlines() == ["castlewalls: interrupted"], err
     _assert_gone(word)
+
+
+def test_the_first_file_that_is_written_is_no_deadlock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own, of a module that it compiles: the hook asks for the temporary folder, which is
+    looked for by writing to it, under a lock.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    heard: list[list[str]] = []
+
+    def write() -> None:
+        with reaching_out() as events:
+            (tmp_path / "file").write_text("")
+        heard.append(events)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert heard == [[]]
