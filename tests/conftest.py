@@ -30,7 +30,7 @@ MEASURED = Path(__file__).parent / "bench" / "engine"
 #: own; tracing makes them take twice as long.
 UNMEASURED = tuple(Path(__file__).parent / name for name in ("leaderboard", "science"))
 #: Here the first of a test's parameters runs nearly all the lines that the others do; tracing takes
-#: a third longer where networks are called. Tests of every plugin stand elsewhere.
+#: an eighth longer where networks are called. Tests of every plugin stand elsewhere.
 FIRST_ONLY = Path(__file__).parent / "bench"
 _first: set[str] = set()
 _coverage = os.environ.get(COVERAGE)

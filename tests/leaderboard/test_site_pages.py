@@ -112,6 +112,7 @@ def test_many_protocols_of_one_testbed_do_not_push_the_rest_away(
     on one page, on a site with their testbeds.
     """
     runs = read_source(published() / "science-clipping")
+    assert len(runs) == 1
     page = visit(board=build(runs, tmp_path / "board.html"))
     further = page.locator("#pictures > details")
     assert "of the same testbeds under other protocols" in further.locator("summary").inner_text()
