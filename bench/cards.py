@@ -27,7 +27,7 @@ from typing import Any
 
 from bench import plugin_file
 from bench.contracts.plugin import Plugin
-from bench.engine.environment import of_reading
+from bench.engine.environment import of_a_worker
 from bench.engine.fingerprint import canonical
 from bench.engine.isolation import READING, beyond, private, start_reading, support
 from bench.engine.launch import Process, launch
@@ -231,7 +231,7 @@ class Room:
         self.scratch = tempfile.mkdtemp(prefix="castlewalls-card-")
         self.mark, self.buffer = f"{os.getpid()}-{uuid.uuid4().hex}", b""
         self.ready = False
-        environment = of_reading() | {MARK: self.mark}
+        environment = of_a_worker(1) | {MARK: self.mark}
         path = self.path
         files = [path, *belongings(path)] if isinstance(path, Path) else path
         config = start_reading(["-m", "bench.card_child"], environment, self.scratch, files)

@@ -26,7 +26,7 @@ import psutil
 from bench.checking.limits import MEMORY_MB, SECONDS
 from bench.checking.pipe import FILE_BYTES
 from bench.checking.verdict import Verdict
-from bench.engine.environment import of_reading
+from bench.engine.environment import of_a_worker
 from bench.engine.isolation import READING, start_reading
 from bench.engine.launch import Forked, Process, launch
 from bench.errors import UserError, no_file
@@ -182,7 +182,7 @@ def _started(request: dict[str, Any]) -> Iterator[_Child]:
     # The child holds itself to the memory that was asked for once what is ours is imported.
     limits = replace(_LIMITS, memory=max(_LIMITS.memory, request["memory"]))
     with tempfile.TemporaryDirectory(prefix="castlewalls-check-") as scratch:
-        environment = of_reading() | {_MARK: request["token"]}
+        environment = of_a_worker(1) | {_MARK: request["token"]}
         config = start_reading(_COMMAND, environment, scratch, files, limits)
         process = launch(config, environment, stderr=subprocess.STDOUT, descriptors=[writing])
         try:

@@ -12,24 +12,21 @@ from pathlib import Path
 #: thousands of page faults per step. Bytes.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 _FIXED = {"PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+#: Of a process with a third party's plugin: what it compiles would go where nobody reads it again,
+#: or beside somebody's file.
+UNWRITTEN = {"PYTHONDONTWRITEBYTECODE": "1"}
 #: Variables that hold no secret, judging by their names.
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|AUTH|COOKIE", re.I)
 
 
 def of_a_worker(threads: int) -> dict[str, str]:
-    """This process's, for a Python that finds the same modules, with so many threads of libraries.
-    Each of its numbers has to be the same wherever it is started.
+    """This process's, for a Python that finds the same modules and no others, not even a json.py of
+    the folder in which it is started, with so many threads of libraries. Each of its numbers has to
+    be the same wherever it is started.
     """
     counted = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     path = {"PYTHONPATH": os.pathsep.join(search_path())}
     return {**_ALLOCATOR, **os.environ, **dict.fromkeys(counted, str(threads)), **_FIXED, **path}
-
-
-def of_reading() -> dict[str, str]:
-    """For a process that :func:`~bench.engine.isolation.start_reading` configures: the same modules
-    and no others, not even a json.py of the folder in which it is started.
-    """
-    return of_a_worker(1) | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def cleared(environment: Mapping[str, str]) -> dict[str, str]:

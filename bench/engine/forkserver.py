@@ -123,7 +123,6 @@ def _begin_anew(environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None
-    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()

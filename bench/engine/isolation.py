@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bench.engine.environment import cleared, hub_home
+from bench.engine.environment import UNWRITTEN, cleared, hub_home
 from bench.engine.fingerprint import ROOT
 from bench.engine.launch import guard
 from bench.engine.namespaces import REFUSED, encode
@@ -318,7 +318,7 @@ def _config(
         "file_bytes": limits.disk,
         "tasks": limits.tasks,
         "command": list(command),
-        "environment": dict(environment),
+        "environment": {**environment, **UNWRITTEN},
     }
 
 

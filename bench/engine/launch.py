@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any, Protocol
 
-from bench.engine.environment import cleared, hub_home, of_a_worker
+from bench.engine.environment import UNWRITTEN, cleared, hub_home, of_a_worker
 from bench.engine.fingerprint import ROOT
 from bench.engine.forkserver import CLONE, IMPORTED, MESSAGE_BYTES, READY
 from bench.engine.namespaces import encode
@@ -38,7 +38,7 @@ _FORK_SECONDS = 30.0
 _POLL_SECONDS = 0.005
 #: Variables that may differ: nothing reads them when it is imported, or what does is offline.
 _PASSING = (
-    *("CASTLEWALLS_", "PYTEST_CURRENT_TEST", "PYTHONDONTWRITEBYTECODE", "CUDA_VISIBLE_DEVICES"),
+    *("CASTLEWALLS_", "PYTEST_CURRENT_TEST", "CUDA_VISIBLE_DEVICES"),
     *("HOME", "TMPDIR", "HF_HOME", "HF_HUB_OFFLINE", "PWD", "OLDPWD", "SHLVL"),
 )
 #: pyarrow's allocator has a thread of its own unless it is told not to.
@@ -214,6 +214,7 @@ def _of_a_server() -> dict[str, str]:
         "HF_HOME": str(hub_home()),
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
+        **UNWRITTEN,
         **_ONE_THREAD,
     }
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.diffusion.checkpoint import header_of
-from bench.engine.environment import of_reading
+from bench.engine.environment import of_a_worker
 from bench.engine.isolation import READING, start_reading
 from bench.engine.launch import Process, launch
 from bench.errors import UserError, no_file
@@ -58,7 +58,7 @@ def _converse(file: Path, partial: Path, entry: str, size: int) -> list[str]:
     # The tensors are in memory three times: as mapped, as copied, and as written.
     limits = replace(READING, memory=max(READING.memory, 3 * size + 2**31))
     with tempfile.TemporaryDirectory(prefix="castlewalls-pickle-") as scratch:
-        environment = of_reading()
+        environment = of_a_worker(1)
         command = ["-m", "bench.importing.pickles_child", str(file), entry]
         config = start_reading(command, environment, scratch, [file], limits)
         with open(Path(scratch, "messages"), "w+b") as messages:

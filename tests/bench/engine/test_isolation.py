@@ -19,7 +19,7 @@ import pytest
 from bench.cards import Cards
 from bench.engine import isolation, launch
 from bench.engine.admission import cost, take_over
-from bench.engine.environment import of_reading
+from bench.engine.environment import of_a_worker
 from bench.engine.executor import Executor
 from bench.engine.graph import Stage
 from bench.engine.isolation import (
@@ -159,7 +159,7 @@ def server(monkeypatch):
 def _read_nothing():
     """Starts what a fork server would fork, and ends it."""
     with tempfile.TemporaryDirectory() as scratch:
-        command, environment = ["-m", "bench.card_child"], of_reading()
+        command, environment = ["-m", "bench.card_child"], of_a_worker(1)
         process = launch.launch(start_reading(command, environment, scratch), environment)
         process.kill()
         process.wait(120)
@@ -495,8 +495,8 @@ def test_a_folder_on_the_path_shows_no_secret_of_it(tmp_path, monkeypatch):
     )
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    config = start_reading(["-c", reads], of_reading(), str(scratch), [plugin])
-    process = launch.launch(config, of_reading())
+    config = start_reading(["-c", reads], of_a_worker(1), str(scratch), [plugin])
+    process = launch.launch(config, of_a_worker(1))
     assert process.stdin is not None and process.stdout is not None
     process.stdin.close()
     with process.stdout:
