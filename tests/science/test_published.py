@@ -1,5 +1,5 @@
 """What is generated from results/ is what is committed: the pages, their plots and the README's
-table.
+answers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from bench.errors import UserError
 from bench.export import export
 from bench.record import Record, Run
 from bench.results import published, read_results
+from leaderboard.questions import questions
+from leaderboard.view import board_view
 from science import pages, readme
 from science.__main__ import main
-from science.readme import BEGIN, END, NOTHING, section, with_section
+from science.readme import BEGIN, END, NOTHING, chosen, section, with_section
+from science.results_page import results_page
+from science.table import md
 
 ROOT = Path(__file__).resolve().parents[2]
 Planned = dict[str, list[Record]]
@@ -45,8 +49,10 @@ def test_what_is_committed_is_what_the_results_give() -> None:
     """A table that was true of an older code is worse than none. ``make pages`` writes it again."""
     runs = read_results(published())
     assert [problem for run in runs for problem in run.problems] == []
-    text = (ROOT / "README.md").read_text()
-    assert with_section(text, runs) == text, "README.md is stale: run `make pages`"
+    text, every = (ROOT / "README.md").read_text(), chosen(runs)
+    assert with_section(text, every) == text, "README.md is stale: run `make pages`"
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert results_page(every, NOTHING) == page, "docs/results.md is stale: run `make pages`"
     if runs:
         assert pages.stale(runs, ROOT / "docs") == [], "pages are stale: run `make pages`"
 
@@ -121,37 +127,61 @@ def test_neither_pages_nor_table_need_torch(results: Path, tmp_path: Path) -> No
         "import sys; from science.__main__ import main; from science import readme\n"
         f"main(['--records', {str(results)!r}, '--output', {str(tmp_path)!r}], "
         "standalone_mode=False)\n"
-        f"readme.main(['--records', {str(results)!r}, '--readme', {str(tmp_path / 'README.md')!r}],"
-        " standalone_mode=False)\nsys.exit('torch' in sys.modules)"
+        f"readme.main(['--records', {str(results)!r}, '--readme', {str(tmp_path / 'README.md')!r}, "
+        f"'--page', {str(tmp_path / 'results.md')!r}], standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == len(pages.PAGES) + 1
+    assert len(done.stdout.splitlines()) == len(pages.PAGES) + 2
 
 
-def test_the_table_has_a_row_an_attack_and_a_column_a_defense(results: Path) -> None:
-    text = section(read_results(results))
-    assert "### digits-ddpm" in text and "from `digits`." in text
+def test_the_page_has_a_row_an_attack_and_a_column_a_defense(results: Path) -> None:
+    text = results_page(chosen(read_results(results)), NOTHING)
+    assert "## digits-ddpm" in text and "from `digits`." in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert rows[0][:2] == ["| attack", "none"] and rows[0][-1] == "seeds |"
     assert {r"clip\_x0", r"clip\_xt"} <= set(rows[0])
     assert len(rows) == 4 and all(len(row) == len(rows[0]) for row in rows)
     assert rows[2][1].startswith("0.5") and rows[2][-1] == "5 |"
+    assert results_page([], NOTHING).endswith(f"\n\n{NOTHING}\n")
+    prose = [line for line in text.splitlines() if not line.startswith("|")]
+    assert max(map(len, prose)) <= 100
+
+
+def test_the_answers_are_those_of_the_boards_first_screen(results: Path) -> None:
+    """One line a question and testbed: a README with tables of 16 columns is read by nobody."""
+    every = chosen(read_results(results))
+    text = section(every)
+    asked = questions([board_view(board) for board in every])
+    assert [line[4:] for line in text.splitlines() if line.startswith("### ")] == [
+        one.title for one in asked
+    ]
+    rows = [line for line in text.splitlines() if line.startswith("| digits")]
+    groups = [group for one in asked for group in one.groups]
+    assert len(rows) == len(groups) > 2
+    for row, group in zip(rows, groups, strict=True):
+        assert (" | **" in row) == (group.answer.good is True)
+        assert md(group.answer.best) in row and md(group.extent) in row
     assert section([]) == NOTHING
     prose = [line for line in text.splitlines() if not line.startswith("|")]
     assert max(map(len, prose)) <= 100
 
 
-def test_the_table_stands_between_its_comments(results: Path, tmp_path: Path) -> None:
-    file = tmp_path / "README.md"
+def test_the_answers_stand_between_their_comments(results: Path, tmp_path: Path) -> None:
+    file, page = tmp_path / "README.md", tmp_path / "results.md"
     file.write_text(f"# A\n\n{BEGIN}\nof last year\n{END}\n\n## B\n")
-    where = ["--records", str(results), "--readme", str(file)]
+    where = ["--records", str(results), "--readme", str(file), "--page", str(page)]
     assert CliRunner().invoke(readme.main, [*where, "--check"]).exit_code == 2
+    assert not page.exists()
     assert CliRunner().invoke(readme.main, where).exit_code == 0
     text = file.read_text()
-    assert text.startswith(f"# A\n\n{BEGIN}\n\n### digits-ddpm") and "last year" not in text
-    assert text.endswith(f"\n\n{END}\n\n## B\n")
+    assert text.startswith(f"# A\n\n{BEGIN}\n\n### Stops the backdoor")
+    assert "last year" not in text and text.endswith(f"\n\n{END}\n\n## B\n")
     assert CliRunner().invoke(readme.main, [*where, "--check"]).exit_code == 0
+    page.write_text("of last year")
+    check = CliRunner().invoke(readme.main, [*where, "--check"])
+    assert check.exit_code == 2 and "results.md are stale; `make pages`" in check.output
     for broken in ("# A\n", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n"):
         with pytest.raises(UserError, match="the README needs the lines"):
             with_section(broken, [])
