@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 
-from bench.checking.conduct import leaving_all_as_it_was, reaching_out, warm_up
+from bench.checking.conduct import (
+    leaving_all_as_it_was,
+    reaching_out,
+    results_are_as_declared,
+    warm_up,
+)
 from bench.checking.pipe import limit, say
 from bench.checking.table import checks_for
 from bench.checking.verdict import Verdict
@@ -44,12 +49,25 @@ def check(request: Mapping[str, Any]) -> None:
             say(request, verdict=verdict.to_json())
         if plugin is None:
             continue
-        for one in checks_for(plugin):
-            say(request, check=one.name, title=one.title)
-            say(request, verdict=one.verdict(plugin, alone=True).to_json())
+        for verdict in _asked(request, plugin):
+            say(request, verdict=verdict.to_json())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = peak if sys.platform == "darwin" else 1024 * peak
     say(request, finished=True, seconds=time.monotonic() - started, peak=peak)
+
+
+def _asked(request: Mapping[str, Any], plugin: Plugin) -> Iterator[Verdict]:
+    """What each check says. Of results that are not as declared the first failure says all."""
+    reason = ""
+    for one in checks_for(plugin):
+        say(request, check=one.name, title=one.title)
+        if reason and one.of_results:
+            yield one.not_asked(reason)
+            continue
+        verdict = one.verdict(plugin, alone=True)
+        yield verdict
+        if verdict.failed and one.run is results_are_as_declared:
+            reason = "its results are not as declared"
 
 
 _Entry = tuple[dict[str, str], list[Verdict], Plugin | None]

@@ -11,12 +11,16 @@ from typing import Any
 from bench.checking.conduct import restoring
 from bench.checking.verdict import Status, Verdict
 from bench.contracts.checks import Broken
+from bench.contracts.entitled import Undeclared
 from bench.contracts.plugin import Plugin
 from bench.errors import ContractError
 from bench.registry import source_of
 from bench.text import message_of, one_line
 
 LETTERS = 500
+#: How to mend what any question may meet, whatever it asks.
+RETURN = "return what the family's docstring in bench.contracts says"
+DECLARE = "list it: Card(needs=frozenset({...})), or do without"
 _OWN_ERROR = (
     "mend the line that is named; bench.testing.check_plugin() in a test shows the whole traceback"
 )
@@ -37,13 +41,15 @@ class Doubtful(Exception):
 @dataclass(frozen=True)
 class Check:
     """One question to a plugin. ``name``: a word for programs; ``title``: what holds if it is ok;
-    ``mend``: what to do otherwise; ``run``: raises, or returns what it measured, in words.
+    ``mend``: what to do otherwise; ``run``: raises, or returns what it measured, in words;
+    ``of_results``: whether it can only be asked of a plugin whose results are as declared.
     """
 
     name: str
     title: str
     mend: str
     run: Callable[[Any], str | None]
+    of_results: bool = False
 
     def __call__(self, plugin: Plugin) -> None:
         """For a test. Raises :class:`CheckFailed`, with the plugin's own error as its cause."""
@@ -58,6 +64,10 @@ class Check:
         caught = BaseException if alone else (Exception, SystemExit)
         return self._tried(plugin, caught)[0]
 
+    def not_asked(self, why: str) -> Verdict:
+        """In place of :meth:`verdict`."""
+        return Verdict(check=self.name, title=self.title, status="not measured", message=why)
+
     def _tried(self, plugin: Plugin, caught: Any) -> tuple[Verdict, BaseException | None]:
         verdict = Verdict(check=self.name, title=self.title)
         started = monotonic()
@@ -71,11 +81,17 @@ class Check:
             verdict = replace(verdict, status=status, message=one_line(str(why), LETTERS))
         except caught as raised:
             error = raised
-            own = isinstance(raised, Broken)
-            mend = self.mend if own or isinstance(raised, ContractError) else _OWN_ERROR
+            mend = self.mend if isinstance(raised, Broken) else _mend(raised)
             message = one_line(words_of(raised, plugin), LETTERS)
             verdict = replace(verdict, status="failed", message=message, mend=mend)
         return replace(verdict, seconds=monotonic() - started), error
+
+
+def _mend(error: BaseException) -> str:
+    """Of an error that no question asks for, as a stage would meet it."""
+    if isinstance(error, Undeclared):
+        return DECLARE
+    return RETURN if isinstance(error, ContractError) else _OWN_ERROR
 
 
 def words_of(error: BaseException, plugin: Plugin) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.checking import conduct, effect, written
-from bench.checking.question import Check
+from bench.checking.question import DECLARE, RETURN, Check
 from bench.contracts import checks
 from bench.contracts.detector import Detector
 from bench.contracts.plugin import Plugin
@@ -85,11 +85,11 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "results_are_as_declared": (
         "results have the declared type, shape and range, without NaN",
-        "return what the family's docstring in bench.contracts says",
+        RETURN,
     ),
     "only_declared_needs_are_read": (
         "nothing is read that the card's needs do not list",
-        "list it: Card(needs=frozenset({...})), or do without",
+        DECLARE,
     ),
     "global_state_is_left_alone": (
         "torch's switches, the random state and other modules stay as they were",
@@ -129,6 +129,7 @@ def checks_for(plugin: Plugin) -> list[Check]:
         if isinstance(plugin, Detector)
         else effect.effect_is_measured
     )
+    of_results = {*contract, last} - {*_OF_EVERY_PLUGIN, checks.a_sampler_defense_steps_in}
     functions: list[Callable[[Any], str | None]] = [
         *(function for function in contract if function in _OF_EVERY_PLUGIN),
         conduct.results_are_as_declared,
@@ -139,4 +140,8 @@ def checks_for(plugin: Plugin) -> list[Check]:
         written.the_card_is_written,
         last,
     ]
-    return [Check(function.__name__, *WORDS[function.__name__], function) for function in functions]
+    return [
+        Check(name, *WORDS[name], function, of_results=function in of_results)
+        for function in functions
+        for name in [function.__name__]
+    ]

@@ -23,8 +23,12 @@ class Withheld:
     what: str = ""
 
 
+class Undeclared(ContractError):
+    """A plugin reads what its card does not entitle it to."""
+
+
 class Entitled:
-    """Raises :class:`ContractError` when a field is read that is :class:`Withheld`."""
+    """Raises :class:`Undeclared` when a field is read that is :class:`Withheld`."""
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -35,7 +39,7 @@ class Entitled:
                 if value.what
                 else f"its card's needs do not list {value.need!r}"
             )
-            raise ContractError(f"{value.plugin}: reads {read}, but {missing}")
+            raise Undeclared(f"{value.plugin}: reads {read}, but {missing}")
         return value
 
 

@@ -154,6 +154,16 @@ def test_how_a_plugin_ends_its_process_is_a_verdict(
         assert "while this was checked: " in verdict.message
 
 
+def test_results_that_are_not_as_declared_are_said_once(tmp_path: Path) -> None:
+    """One mistake failed four checks, some with an error of the check's own."""
+    (plugin,) = process.check(str(written(tmp_path, "return (x,)")), seconds=SECONDS).plugins
+    failed = [one for one in plugin.verdicts if one.failed]
+    assert [one.check for one in failed] == ["results_are_as_declared"]
+    asked = {one.check: one.status for one in plugin.verdicts}
+    assert asked["sampler_steps_are_of_their_row"] == asked["effect_is_measured"] == "not measured"
+    assert asked["a_sampler_defense_steps_in"] == asked["it_keeps_to_itself"] == "ok"
+
+
 def test_a_plugin_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
     """A child in a session of its own is not in the group that is killed."""
     word = tmp_path.name

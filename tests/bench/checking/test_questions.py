@@ -19,7 +19,7 @@ import torch
 import bench.metrics.asr
 from bench import registry
 from bench.checking import conduct, effect, planted, table, use, written
-from bench.checking.question import Check, Doubtful, NotMeasured
+from bench.checking.question import DECLARE, RETURN, Check, Doubtful, NotMeasured
 from bench.contracts import checks
 from bench.contracts.plugin import Plugin
 from bench.plugin import (
@@ -536,6 +536,21 @@ def test_what_has_no_planted_backdoor_is_not_measured() -> None:
     assert verdict.status == "not measured" and "not by text" in verdict.message
     with pytest.raises(NotMeasured):
         effect.effect_is_measured(plugin)
+
+
+@pytest.mark.parametrize(
+    ("score", "mend"),
+    [
+        (lambda self, noise, access: torch.full((len(noise),), torch.nan), RETURN),
+        (lambda self, noise, access: access.clean_images.flatten(1).sum(1), DECLARE),
+    ],
+)
+def test_advice_is_about_the_error_and_not_about_the_question(score: Any, mend: str) -> None:
+    """Of scores that are not numbers it said to reverse their sign."""
+    plugin = made(NoiseDetector, score=score)
+    asked = {one.name: one for one in table.checks_for(plugin)}
+    verdict = asked["scores_point_the_right_way"].verdict(plugin)
+    assert verdict.failed and verdict.mend == mend
 
 
 # --- for an author's tests ------------------------------------------------------------------------
