@@ -29,7 +29,7 @@ help:
 	@echo "make leaderboard   run the suites $(BOARD) into $(STORE)/ and write the HTML board (sets up $(VENV) first)"
 	@echo "make science       the longer suites, suites/science-*.yaml, and their pages in docs/ (one suite: make science-rates)"
 	@echo "make results       the records of all complete runs in $(STORE)/, as text under results/, to commit"
-	@echo "make pages         the science pages, docs/results.md and README's answers again, from results/"
+	@echo "make pages         the science pages, docs/results.md and README's answers again, from results/ (no PyTorch needed)"
 	@echo "make site          the static site in site/: board, methods and docs, from results/ (no PyTorch needed)"
 	@echo "make test          the test suite, with coverage"
 	@echo "make lint          ruff, mypy, import-linter"

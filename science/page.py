@@ -13,7 +13,7 @@ from leaderboard.view import failures, overview, provenance
 from science.findings import RULE, Claim, Part, difference_text, lines, region_text
 from science.scene import Scene
 from science.spec import PageSpec, Shared
-from science.table import Section, md
+from science.table import Section, markdown, md
 
 COMMAND = "python -m science --records results --output docs"
 PACKAGES = ("torch", "diffusers", "numpy")
@@ -109,7 +109,7 @@ def _top(page: PageSpec, by_suite: Mapping[str, Run]) -> str:
             "",
             *(f"- {name}: {', '.join(values) or 'unknown'}" for name, values in facts),
             "",
-            *_table(("suite", "what it runs", "state"), states),
+            *markdown(("suite", "what it runs", "state"), states),
             "",
             f"**How verdicts are reached.** {RULE}",
             "",
@@ -143,7 +143,7 @@ def _overview(sections: Sequence[Section], by_suite: Mapping[str, Run]) -> str:
         for section in sections
         for claim in section.claims
     ]
-    return "\n".join(["## All verdicts", "", *_table(("section", "claim", "verdict"), rows)])
+    return "\n".join(["## All verdicts", "", *markdown(("section", "claim", "verdict"), rows)])
 
 
 def _section(
@@ -152,7 +152,7 @@ def _section(
     states = ", ".join(f"`{suite}` ({progress(by_suite.get(suite))})" for suite in section.suites)
     parts = [f"## {section.title}", "", f"**{page.lead}:** {section.paper}", "", f"From {states}."]
     if section.rows:
-        parts += ["", *_table(section.columns, section.rows)]
+        parts += ["", *markdown(section.columns, section.rows)]
     for note in section.notes:
         parts += ["", note]
     for stem, title, content in section.plots:
@@ -173,7 +173,7 @@ def _section(
     if rows:
         parts += [
             "",
-            *_table(("claim", "comparison", "claimed", "difference", "seeds", "verdict"), rows),
+            *markdown(("claim", "comparison", "claimed", "difference", "seeds", "verdict"), rows),
         ]
     return "\n".join(parts)
 
@@ -237,7 +237,7 @@ def _problems(page: PageSpec, runs: Sequence[Run]) -> str:
         [
             "## Cells without a result",
             "",
-            *_table(("suite", "attack", "defense", "status", "seeds", "reason"), rows),
+            *markdown(("suite", "attack", "defense", "status", "seeds", "reason"), rows),
         ]
     )
 
@@ -250,8 +250,3 @@ def _link(title: str) -> str:
     """A link to a heading, with GitHub's anchor."""
     anchor = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
     return f"[{title}](#{anchor.replace(' ', '-')})"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table; the cells are Markdown already."""
-    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leaderboard.aggregate import Interval
@@ -51,6 +51,11 @@ def md(text: str) -> str:
 def wrapped(text: str) -> str:
     """Prose in lines of at most 100."""
     return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table; the cells are Markdown already."""
+    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
 
 
 def table(

@@ -141,7 +141,6 @@ def checks_for(plugin: Plugin) -> list[Check]:
         last,
     ]
     return [
-        Check(name, *WORDS[name], function, of_results=function in of_results)
+        Check(function.__name__, *WORDS[function.__name__], function, function in of_results)
         for function in functions
-        for name in [function.__name__]
     ]

@@ -17,11 +17,10 @@ from bench.export import export
 from bench.record import Record, Run
 from bench.results import published, read_results
 from leaderboard.questions import questions
-from leaderboard.view import board_view
 from science import pages, readme
 from science.__main__ import main
-from science.readme import BEGIN, END, NOTHING, chosen, section, with_section
-from science.results_page import results_page
+from science.readme import BEGIN, END, chosen, section, with_section
+from science.results_page import NOTHING, results_page
 from science.table import md
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,10 +48,10 @@ def test_what_is_committed_is_what_the_results_give() -> None:
     """A table that was true of an older code is worse than none. ``make pages`` writes it again."""
     runs = read_results(published())
     assert [problem for run in runs for problem in run.problems] == []
-    text, every = (ROOT / "README.md").read_text(), chosen(runs)
-    assert with_section(text, every) == text, "README.md is stale: run `make pages`"
+    text, views = (ROOT / "README.md").read_text(), chosen(runs)
+    assert with_section(text, views) == text, "README.md is stale: run `make pages`"
     page = (ROOT / "docs" / "results.md").read_text()
-    assert results_page(every, NOTHING) == page, "docs/results.md is stale: run `make pages`"
+    assert results_page(views) == page, "docs/results.md is stale: run `make pages`"
     if runs:
         assert pages.stale(runs, ROOT / "docs") == [], "pages are stale: run `make pages`"
 
@@ -137,23 +136,22 @@ def test_neither_pages_nor_table_need_torch(results: Path, tmp_path: Path) -> No
 
 
 def test_the_page_has_a_row_an_attack_and_a_column_a_defense(results: Path) -> None:
-    text = results_page(chosen(read_results(results)), NOTHING)
+    text = results_page(chosen(read_results(results)))
     assert "## digits-ddpm" in text and "from `digits`." in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert rows[0][:2] == ["| attack", "none"] and rows[0][-1] == "seeds |"
     assert {r"clip\_x0", r"clip\_xt"} <= set(rows[0])
     assert len(rows) == 4 and all(len(row) == len(rows[0]) for row in rows)
     assert rows[2][1].startswith("0.5") and rows[2][-1] == "5 |"
-    assert results_page([], NOTHING).endswith(f"\n\n{NOTHING}\n")
+    assert results_page([]).endswith(f"\n\n{NOTHING}\n")
     prose = [line for line in text.splitlines() if not line.startswith("|")]
     assert max(map(len, prose)) <= 100
 
 
 def test_the_answers_are_those_of_the_boards_first_screen(results: Path) -> None:
     """One line a question and testbed: a README with tables of 16 columns is read by nobody."""
-    every = chosen(read_results(results))
-    text = section(every)
-    asked = questions([board_view(board) for board in every])
+    views = chosen(read_results(results))
+    text, asked = section(views), questions(views)
     assert [line[4:] for line in text.splitlines() if line.startswith("### ")] == [
         one.title for one in asked
     ]
