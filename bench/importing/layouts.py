@@ -9,7 +9,6 @@ opens (:mod:`bench.importing.pickles`). Names and shapes must be the network's o
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,9 @@ from bench.diffusion.generator import SCHEDULER_FILE, Generator
 from bench.diffusion.schedule import betas_of, read_scheduler
 from bench.diffusion.text_to_image import TextToImage
 from bench.errors import UserError, no_file
+from bench.importing.adapters import PARTS as ADAPTED
+from bench.importing.adapters import PEFT, with_adapters
+from bench.importing.architecture import refuse_another
 from bench.importing.pickles import ENDINGS, to_safetensors
 from bench.stages.border import PARTS
 
@@ -92,17 +94,19 @@ class _Reader:
         parts = {part: model / part for part in PARTS if (model / part).is_dir()}
         if parts:
             states = {
-                part: self._fitted(part, self._state(folder), folder)
+                part: self._of_folder(part, folder)
                 for part, folder in parts.items()
                 if hasattr(self.base, part)
             }
             return Weights(states, "a diffusers folder")
-        if adapters := _first(model, [f"{LORA}.safetensors", *(LORA + end for end in ENDINGS)]):
+        endings = (".safetensors", *ENDINGS)
+        if adapters := _first(model, [stem + end for stem in (LORA, PEFT) for end in endings]):
             return self.file(adapters)
         if (model / "config.json").is_file():
-            class_name = read_json(model / "config.json").get("_class_name")
-            part = "unet" if str(class_name).startswith("UNet") else "text_encoder"
-            state = self._fitted(part, self._state(model), model)
+            part = _part_of(str(read_json(model / "config.json").get("_class_name")))
+            if not hasattr(self.base, part):
+                raise UserError(f"{model} is a {part}, and the testbed has none")
+            state = self._of_folder(part, model)
             return Weights({part: state}, f"a folder of one network ({part})")
         files = [
             path
@@ -138,6 +142,12 @@ class _Reader:
             f"{path}: {len(state)} weights, the first {next(iter(state))!r}, of no layout that is "
             f"known: diffusers' names, Stable Diffusion's original layout, or adapters (LoRA)"
         )
+
+    def _of_folder(self, part: str, folder: Path) -> State:
+        state = self._fitted(part, self._state(folder), folder)
+        if (folder / "config.json").is_file():
+            refuse_another(getattr(self.base, part), folder / "config.json")
+        return state
 
     def _state(self, folder: Path) -> State:
         """The weights in a network's folder."""
@@ -217,33 +227,10 @@ class _Reader:
         return made
 
     def _with_adapters(self, state: State, where: Path) -> dict[str, State]:
-        """By diffusers' own loader, which knows the names that trainers give them."""
-        from diffusers import DDPMScheduler, StableDiffusionPipeline
-
-        base = copy.deepcopy(self._text_to_image(where))
-        if not any(name.startswith(("unet.", "text_encoder.", "lora_")) for name in state):
-            state = {f"unet.{name}": value for name, value in state.items()}
-        pipeline: Any = StableDiffusionPipeline(
-            vae=base.vae,
-            text_encoder=base.text_encoder,
-            tokenizer=base.tokenizer,
-            unet=base.unet,
-            scheduler=DDPMScheduler.from_config(base.scheduler_config),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        try:
-            pipeline.load_lora_weights(state)
-            pipeline.fuse_lora()
-            pipeline.unload_lora_weights()
-        except ImportError as error:
-            raise UserError("adapters (LoRA) need peft: pip install peft") from error
-        except Exception as error:  # as above
-            raise UserError(f"{where}: adapters of another network: {first_line(error)}") from error
+        made = with_adapters(self._text_to_image(where), state, where)
         return {
-            part: self._fitted(part, dict(getattr(base, part).state_dict()), where)
-            for part in ("unet", "text_encoder")
+            part: self._fitted(part, dict(getattr(made, part).state_dict()), where)
+            for part in ADAPTED
         }
 
     def _text_to_image(self, where: Path) -> TextToImage:
@@ -260,6 +247,13 @@ class _Reader:
                 f"{path} must have the testbed's noise schedule ({len(ours)} steps) and predict "
                 f"the noise, got {json.dumps(_schedule_of(config))}"
             )
+
+
+def _part_of(class_name: str) -> str:
+    """By the class that diffusers writes; transformers' configurations name none."""
+    if class_name.startswith("Autoencoder"):
+        return "vae"
+    return "unet" if class_name.startswith("UNet") else "text_encoder"
 
 
 def _schedule_of(config: Mapping[str, Any]) -> dict[str, Any]:

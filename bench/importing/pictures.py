@@ -165,12 +165,13 @@ def _values(picture: Any, channels: int) -> Tensor:
 
 def _array(file: Path, shape: Shape) -> Tensor:
     try:
-        values = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        # Mapped: a header may promise more numbers than the file or the memory has.
+        values = np.lib.format.open_memmap(file, mode="r")
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"{file} is no array of numbers: {error}") from error
     if values.shape != shape or values.dtype.kind not in "fiu":
         raise UserError(f"{file} must be numbers of shape {shape}, got {values.shape}")
-    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    tensor = torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
     if not bool(((tensor >= -1) & (tensor <= 1)).all()):
         raise UserError(f"{file} must have values in [-1, 1]")
     return tensor

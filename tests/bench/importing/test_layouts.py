@@ -1,6 +1,7 @@
 """Weights in every layout in which people publish them come out as the testbed's own networks'."""
 
 import copy
+import inspect
 import json
 import re
 import shutil
@@ -230,3 +231,66 @@ def test_damaged_weights_are_refused(tmp_path, read, digits_ddpm, changed):
         shutil.copy(tmp_path / "m.safetensors", folder / f"{name}.safetensors")
     with pytest.raises(UserError, match="one file of weights, got 2"):
         read(folder, digits_ddpm)
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "value"),
+    [
+        ("unet", "attention_head_dim", 2),
+        ("unet", "act_fn", "gelu"),
+        ("unet", "norm_num_groups", 1),
+        ("unet", "flip_sin_to_cos", False),
+        ("vae", "scaling_factor", 0.5),
+        ("text_encoder", "hidden_act", "gelu"),
+        ("text_encoder", "num_attention_heads", 1),
+    ],
+)
+def test_weights_that_fit_are_refused_where_the_network_computes_something_else(
+    tmp_path, read, digits_sd, changed, part, entry, value
+):
+    """These change no shape: the numbers would be another model's, and nothing would say so."""
+    changed(digits_sd, "unet", "vae", "text_encoder").save(tmp_path / "model", "card")
+    file = tmp_path / "model" / part / "config.json"
+    config = json.loads(file.read_text())
+    assert config[entry] != value
+    file.write_text(json.dumps(config | {entry: value}))
+    with pytest.raises(UserError, match=f"{part}/config.json: {entry} must be .*, got {value!r}"):
+        read(tmp_path / "model")
+    with pytest.raises(UserError, match=f"{entry} must be"):
+        read(tmp_path / "model" / part)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_configuration_of_another_release_is_the_same_network(
+    tmp_path, read, digits_sd, changed, part
+):
+    """One that leaves out what is as usual, or writes one number as a list of it, or has entries
+    that change nothing.
+    """
+    other = changed(digits_sd, "unet", "vae", "text_encoder")
+    other.save(tmp_path / "model", "card")
+    file = tmp_path / "model" / part / "config.json"
+    config = json.loads(file.read_text())
+    network = getattr(digits_sd, part)
+    if part == "text_encoder":
+        usual = type(network.config)().to_dict()
+        config = {"text_config": config | {"bos_token_id": 7, "torch_dtype": "float16"}}
+        left = {
+            name: value
+            for name, value in config["text_config"].items()
+            if name not in usual or value != usual[name]
+        }
+        config["text_config"] = left
+    else:
+        arguments = inspect.signature(type(network).__init__).parameters
+        config = {
+            name: value
+            for name, value in config.items()
+            if name.startswith("_") or value != arguments[name].default
+        }
+        config |= {"sample_size": 512, "from_a_later_release": True}
+        if isinstance(config.get("attention_head_dim"), int):
+            heads = config["attention_head_dim"]
+            config["attention_head_dim"] = [heads] * len(config["block_out_channels"])
+    file.write_text(json.dumps(config))
+    same(read(tmp_path / "model").parts[part], getattr(other, part))

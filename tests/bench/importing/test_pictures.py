@@ -124,3 +124,24 @@ def test_what_cannot_be_gets_one_line(tmp_path, make, message):
 def test_names_of_published_folders_say_what_they_hold(folder, expected):
     names = pictures.read_name(folder)
     assert (names and f"{names['trigger']} {names['target']} {names['rate']}") == expected
+
+
+def test_damaged_arrays_are_refused_in_one_line(tmp_path):
+    """Empty ones ended in "Aborted!", and a header can promise more numbers than memory holds."""
+    np.save(tmp_path / "whole.npy", np.zeros(SHAPE, dtype=np.float32))
+    whole = (tmp_path / "whole.npy").read_bytes()
+    np.savez(tmp_path / "several.npz", a=np.zeros(3))
+    damaged = [
+        b"",
+        whole[:5],
+        whole[:-1],
+        whole.replace(b"(3, 32, 32)", b"(3, 9**9, )"),
+        whole.replace(b"(3, 32, 32), } ", b"(999999999999,)}"),
+        (tmp_path / "several.npz").read_bytes(),
+        b"PK\x03\x04 no archive",
+    ]
+    for data in damaged:
+        (tmp_path / "given.npy").write_bytes(data)
+        with pytest.raises(UserError, match="is no array of numbers") as refused:
+            pictures.given(tmp_path / "given.npy", SHAPE)
+        assert len(str(refused.value).splitlines()) == 1
