@@ -55,10 +55,10 @@ def _described(network: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 
 def _same(ours: Any, theirs: Any) -> bool:
-    """One number stands for a list of it, as diffusers reads it."""
+    """One number stands for a list of it, and null for false, as diffusers reads them."""
     if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
         return len(ours) == len(theirs) and all(map(_same, ours, theirs))
     if isinstance(ours, (list, tuple)) or isinstance(theirs, (list, tuple)):
         several, one = (ours, theirs) if isinstance(ours, (list, tuple)) else (theirs, ours)
         return len(several) > 0 and all(_same(value, one) for value in several)
-    return bool(ours == theirs)
+    return bool(ours == theirs) or (ours in (None, False) and theirs in (None, False))

@@ -289,6 +289,9 @@ def test_a_configuration_of_another_release_is_the_same_network(
             if name.startswith("_") or value != arguments[name].default
         }
         config |= {"sample_size": 512, "from_a_later_release": True}
+        if part == "unet":
+            assert config.get("mid_block_only_cross_attention") is None
+            config["mid_block_only_cross_attention"] = False
         if isinstance(config.get("attention_head_dim"), int):
             heads = config["attention_head_dim"]
             config["attention_head_dim"] = [heads] * len(config["block_out_channels"])
