@@ -38,6 +38,8 @@ _ORIGINAL = {
     "vae": "first_stage_model.",
     "text_encoder": "cond_stage_model.transformer.",
 }
+#: Of the autoencoder's training; some trainers leave its weights in.
+_LOSS = "first_stage_model.loss."
 _WRAPPERS = ("module.", "_orig_mod.")
 State = dict[str, Tensor]
 
@@ -204,7 +206,11 @@ class _Reader:
         base = self._text_to_image(where)
         made: dict[str, State] = {}
         for part, prefix in _ORIGINAL.items():
-            mine = {name: value for name, value in state.items() if name.startswith(prefix)}
+            mine = {
+                name: value
+                for name, value in state.items()
+                if name.startswith(prefix) and not name.startswith(_LOSS)
+            }
             if not mine:
                 continue
             if part == "text_encoder":
@@ -212,6 +218,12 @@ class _Reader:
                 made[part] = self._fitted(part, stripped, where)
                 continue
             network: Any = getattr(base, part)
+            # The conversion takes the names that it knows and passes over all others.
+            if len(mine) != (whole := len(network.state_dict())):
+                raise UserError(
+                    f"{where}: its {part} has {len(mine)} weights, and the testbed's "
+                    f"{type(network).__name__} {whole}: another network"
+                )
             folder = self.scratch / f"{part} configuration"
             (folder / part).mkdir(parents=True, exist_ok=True)
             network.save_config(folder / part)

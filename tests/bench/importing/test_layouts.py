@@ -181,6 +181,22 @@ def test_one_file_in_stable_diffusions_original_layout(tmp_path, read, digits_sd
     same(weights.parts["text_encoder"], other.text_encoder)
 
 
+def test_an_original_layout_that_is_not_whole_or_has_more_is_refused(
+    tmp_path, read, digits_sd, changed
+):
+    """Diffusers' conversion passes over what it does not know, such as an adapter's layers."""
+    other = changed(digits_sd, "unet")
+    state = {original_name(name): value for name, value in contiguous(other.unet).items()}
+    whole, file = len(state), tmp_path / "model.safetensors"
+    save_file(state | {"model.diffusion_model.adapter.weight": torch.zeros(3)}, file)
+    with pytest.raises(UserError, match=f"its unet has {whole + 1} weights, .* {whole}: another"):
+        read(file)
+    del state["model.diffusion_model.out.2.bias"]
+    save_file(state, file)
+    with pytest.raises(UserError, match=f"its unet has {whole - 1} weights"):
+        read(file)
+
+
 def test_what_is_no_model_of_the_testbeds_is_refused_with_the_reason(
     tmp_path, read, digits_sd, digits_ddpm, changed
 ):
