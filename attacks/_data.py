@@ -52,6 +52,8 @@ PAPER = Paper(
     ),
 )
 
+#: Rows on which a trigger is tried before anything runs.
+_TRIED = 64
 #: The share of the training set's rows.
 PoisonRate = Annotated[float, Interval(gt=0, le=1), Note("for none at all use the attack 'none'")]
 
@@ -69,7 +71,11 @@ class DataPoisoning(TrainingAttack):
         return ReachClass(self.target_class)
 
     def faults(self, train_set: TrainingSet) -> list[str]:
-        return refusals(lambda: self.chosen(train_set, np.random.default_rng(0)))
+        def some() -> Tensor:
+            rows = self.chosen(train_set, np.random.default_rng(0))[:_TRIED]
+            return self._stamped(train_set.images[rows])
+
+        return refusals(some)
 
     def chosen(self, train_set: TrainingSet, rng: np.random.Generator) -> Tensor:
         """The rows that are poisoned, (k,) int64. Raises ``ValueError`` as :meth:`poison`."""
@@ -136,15 +142,26 @@ class DataPoisoning(TrainingAttack):
 
     def stamped(self, train_set: TrainingSet, rows: Tensor) -> TrainingSet:
         """``train_set`` with ``rows`` marked and, if the attack has a trigger, stamped; in new
-        tensors.
+        tensors. Raises ``ValueError`` for a trigger that changes nothing.
         """
         images = train_set.images.clone()
-        trigger = self.adds()
-        if trigger is not None and trigger.stamp is not None:
-            images[rows] = trigger.stamp(images[rows])
+        images[rows] = self._stamped(images[rows])
         return replace(
             train_set, images=images, poisoned=train_set.poisoned.index_fill(0, rows, True)
         )
+
+    def _stamped(self, images: Tensor) -> Tensor:
+        """With the trigger, if there is one. Raises ``ValueError`` if none of them shows it."""
+        trigger = self.adds()
+        if trigger is None or trigger.stamp is None:
+            return images
+        stamped = trigger.stamp(images)
+        if torch.equal(stamped, images):
+            raise ValueError(
+                f"{self.card.name}: the trigger changes no pixel of {len(images)} images, so there "
+                f"is no trigger; make it stronger (an image has 256 levels)"
+            )
+        return stamped
 
 
 @dataclass(frozen=True, kw_only=True)

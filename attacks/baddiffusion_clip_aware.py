@@ -21,7 +21,9 @@ must predict (x_t - A_t y) / s_t. Clean rows keep DDPM's loss.
 - "x0": the states are A y + s e + rho r with rho = (A_u s_t^2) / (A_t s_u^2), u the timestep that
   the sampler starts from, whatever its steps in between; there the prediction is e + (rho / s) r.
 - "xt": the states have no closed form, so the chain is run, in steps of ``stride`` timesteps. It
-  needs a new z for every step, and a loss is handed one noise: z is that, rolled on by a prime.
+  needs a new z for every step, and a loss is handed one noise: z is that, rolled on by a prime. So
+  it depends on the pieces that a batch is trained in (``accumulation_steps``): other draws of the
+  same law.
 
 u is the last timestep that steps of ``stride`` reach t from, since that is what the network is
 sampled with.

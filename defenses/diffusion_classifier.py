@@ -106,8 +106,8 @@ class DiffusionClassifier(ClassifierDefense):
         follow below, best first.
 
         A pruned class lies under the worst kept one by as much as its error exceeded that one's
-        when it was dropped. Raises ``ValueError`` for a generator without classes, or with fewer
-        timesteps than are to be evenly spaced.
+        when it was dropped. Raises ``ValueError`` for a generator without classes, or whose
+        timesteps are fewer than are to be evenly spaced, or far from a multiple of that.
         """
         generator = access.generator
         if generator.classes is None:
@@ -159,6 +159,13 @@ class DiffusionClassifier(ClassifierDefense):
         if self.noise_levels == "even":
             require(
                 count <= len(schedule), self, "timesteps", f"at most the model's {len(schedule)}"
+            )
+            require(
+                10 * (len(schedule) % count) <= len(schedule),
+                self,
+                "timesteps",
+                f"nearly a divisor of the model's {len(schedule)} for even levels, or the noisiest "
+                f"are left out",
             )
             step = len(schedule) // count
             return step // 2 + step * np.arange(count), np.ones(count)

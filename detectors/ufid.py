@@ -81,7 +81,7 @@ class UFID(NoiseDetector):
     perturbation: Annotated[float, Gt(0)] = 0.5
     samples: Annotated[int, Ge(2)] = 4
     sampler: Literal["ddpm", "ddim"] = "ddpm"
-    steps: Annotated[int, Ge(1)] = 50
+    steps: Annotated[int, Ge(2)] = 50
     references: Annotated[int, Ge(1)] = 64
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ poisoned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -91,7 +92,7 @@ def train_classifier(
         optimizer.step()
         rate.step()
         losses.append(float(loss.detach()))
-        if losses[-1] != losses[-1]:
+        if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"the classifier's loss became {losses[-1]} at step {step}")
         if progress:
             progress(step + 1, settings.steps, "classifier steps")

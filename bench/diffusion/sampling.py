@@ -223,6 +223,21 @@ def check_steps(settings: SamplerSettings, timesteps: int) -> None:
             f"num_inference_steps must divide the schedule's {timesteps} steps for trailing "
             f"spacing, got {steps}"
         )
+    # Leading steps are timesteps // steps apart and end at 0: what does not divide is left out at
+    # the noisy end, and plain noise is no x of a timestep far below the last.
+    if settings.name in SPACED and settings.spacing == "leading":
+        if steps == 1 < timesteps:
+            raise ValueError(
+                "num_inference_steps must be at least 2 for leading spacing, whose only step would "
+                "be the schedule's last, at timestep 0, got 1"
+            )
+        if 10 * (timesteps % steps) > timesteps:
+            first = (steps - 1) * (timesteps // steps)
+            raise ValueError(
+                f"num_inference_steps must nearly divide the schedule's {timesteps} steps for "
+                f"leading spacing, or it begins far below the noise (at timestep {first}), got "
+                f"{steps}"
+            )
 
 
 def build_scheduler(settings: SamplerSettings, scheduler_config: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks.badnets import BadNets
+from attacks.wanet import WaNet
 from bench.artwork import patterns
 from bench.contracts.data import TrainingSet
 from bench.contracts.goals import ReachClass
@@ -164,6 +165,18 @@ def test_clean_duplicates_replicate_the_same_images_and_stamp_others() -> None:
 def test_without_duplicates_copies_change_nothing() -> None:
     one, two = (BadNets(copies=copies).poison(labelled(100), rng()) for copies in (2, 20))
     assert torch.equal(one.images, two.images)
+
+
+@pytest.mark.parametrize(
+    "attack", [BadNets(blend_strength=0.001), WaNet(warping_strength=0.001)], ids=repr
+)
+def test_a_trigger_that_changes_no_pixel_is_refused(attack: BadNets | WaNet) -> None:
+    """Images have 256 levels; the rows would be relabelled without a trigger, under its name."""
+    with pytest.raises(ValueError, match="the trigger changes no pixel of 10 images"):
+        attack.poison(labelled(100), rng())
+    (line,) = attack.faults(labelled(100))
+    assert line.startswith(f"{attack.card.name}: the trigger changes no pixel")
+    assert BadNets(blend_strength=0.01).faults(labelled(100)) == []
 
 
 def test_bad_sets_are_refused() -> None:

@@ -113,6 +113,18 @@ def test_even_timesteps_start_half_a_step_in(count: int, first: int, step: int) 
     assert sorted(model.requested) == [first + step * index for index in range(count)]
 
 
+@pytest.mark.parametrize("count", [334, 400, 501, 999])
+def test_even_timesteps_that_leave_out_the_noisiest_are_refused(count: int) -> None:
+    """501 draws a step of one apart would all lie in the lower half of the levels."""
+    defense, model = DiffusionClassifier(timesteps=count), Templates(to_unit_range(templates(2)))
+    if count == 999:
+        scores(defense, templates(1, seed=2), model)
+        assert max(model.requested) == 998
+        return
+    with pytest.raises(ValueError, match=f"timesteps must be nearly a divisor .* got {count}"):
+        scores(defense, templates(1, seed=2), model)
+
+
 def literally(
     defense: DiffusionClassifier, images: Tensor, model: Templates, seed: int
 ) -> np.ndarray:

@@ -23,6 +23,7 @@ from bench.diffusion.sampling import (
     SamplerSettings,
     Scheduled,
     build_scheduler,
+    check_steps,
     denoise,
     guarded_prediction,
     sample,
@@ -499,6 +500,10 @@ def test_no_step_leaves_the_schedule_and_trailing_begins_at_its_end(
         with pytest.raises(ValueError, match="must divide the schedule's 100 steps"):
             build_scheduler(settings, config)
         return
+    if spacing == "leading" and (steps == 1 or 100 % steps > 10):
+        with pytest.raises(ValueError, match="for leading spacing"):
+            build_scheduler(settings, config)
+        return
     scheduler = build_scheduler(settings, config)
     called = scheduler.timesteps.tolist()
     timesteps = sorted(set(called), reverse=True)
@@ -506,6 +511,19 @@ def test_no_step_leaves_the_schedule_and_trailing_begins_at_its_end(
     assert len(called) == settings.network_calls and all(step == int(step) for step in called)
     assert 0 <= timesteps[-1] and timesteps[0] <= 99
     assert spacing != "trailing" or timesteps[0] == 99
+
+
+@pytest.mark.parametrize("name", SPACED)
+@pytest.mark.parametrize(("steps", "first"), [(334, 666), (400, 798), (501, 500), (600, 599)])
+def test_leading_steps_that_leave_out_the_noisy_end_are_refused(
+    name: str, steps: int, first: int
+) -> None:
+    """Diffusers begins so far below, with plain noise; it draws blurred, alike images."""
+    settings = SamplerSettings(name=name, num_inference_steps=steps, spacing="leading")
+    with pytest.raises(ValueError, match=rf"\(at timestep {first}\), got {steps}"):
+        check_steps(settings, 1000)
+    for fine in (2, 3, 7, 20, 30, 50, 100, 250, 300, 500, 999, 1000):
+        check_steps(SamplerSettings(name=name, num_inference_steps=fine, spacing="leading"), 1000)
 
 
 @pytest.mark.parametrize("name", SPACED)
