@@ -30,7 +30,8 @@ from leaderboard.aggregate import (
 )
 from leaderboard.board import Board, Cell, Identity, boards, identity, under
 from leaderboard.labels import label
-from leaderboard.matrix import direction, is_share, metric_names, summary
+from leaderboard.matrix import is_share, metric_names, summary
+from leaderboard.scores import directed
 from leaderboard.sources import compared
 
 #: Bytes of a board's JSON.
@@ -316,8 +317,7 @@ def _difference(board: Board, mine: Cell, theirs: Cell, metric: str) -> Differen
     before, after = summary(one, metric), summary(other, metric)
     if interval is None or before is None or after is None:
         return None
-    better = board.names.rule(metric)[2]
-    better = direction([mine], metric) if better is None else better
+    better = directed(board, mine, metric)
     beyond_doubt = significant(interval) and better is not None
     return Difference(
         testbed=label(board.testbed),

@@ -16,6 +16,7 @@ from leaderboard.front import board_names
 from leaderboard.labels import label
 from leaderboard.matrix import TableCell
 from leaderboard.methods import Paper, paper_anchor
+from leaderboard.names import split
 from leaderboard.sound import visible
 from leaderboard.view import papers
 from leaderboard.whole import ASR, CLASSIFIER, DETECTION, POPULATION, RECOVERED, Whole, whole
@@ -31,11 +32,13 @@ _MEANING = {
         for metric, recovery in RECOVERED.items()
     },
 }
+#: Marks a number of which seeds are missing because they failed.
+FAILED = "†"
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "_": r"\_", "%": r"\%", "^": r"\^{}", "~": r"\~{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "×": r"$\times$", "–": "--",
-    "’": "'", "“": "``", "”": "''", "…": r"\ldots{}",
+    "’": "'", "†": r"\dag{}", "“": "``", "”": "''", "…": r"\ldots{}",
 }  # fmt: skip
 #: Of an entry: ``@article{chou2023,``.
 _ENTRY = re.compile(r"\s*@([A-Za-z]+)\s*\{\s*([^,\s{}%#\\~]{1,100})\s*,")
@@ -132,10 +135,19 @@ def _table(every: Whole, board: Board, metric: str, name: str) -> Table | None:
         for index in used
         if line.items[index].value is not None
     }
+    subjects = {split(line.items[index].name)[1] for line in lines for index in used}
+    judged = f", judging {', '.join(sorted(subjects - {''}))}" if metric == DETECTION else ""
+    over = (
+        "over all models, with DeLong’s 95 % interval"
+        if metric == POPULATION
+        else "mean and 95 % interval over seeds"
+    )
+    failed = any(FAILED in text for row in rows for text, _ in row.cells)
     caption = (
-        f"{_MEANING[metric]} for the defender. {label(board.testbed)}, protocol "
-        f"{board.protocol[:8] or 'not recorded'}; mean and 95 % interval over seeds; n (seeds × "
-        f"samples): {', '.join(sorted(counts))}."
+        f"{_MEANING[metric]} for the defender{judged}. {label(board.testbed)}, protocol "
+        f"{board.protocol[:8] or 'not recorded'}; {over}; n (seeds × samples): "
+        f"{', '.join(sorted(counts))}."
+        f"{f' {FAILED}: other seeds failed, and are not in the number.' if failed else ''}"
     )
     heads = tuple(
         (f"{column.head}{f' ({column.params})' if column.params else ''}", column.papers)
@@ -154,7 +166,8 @@ def _cell(table: TableCell) -> tuple[str, str]:
     """A number, or why there is none."""
     if table.state != "value":
         return (table.state if table.state in ("failed", "skipped") else "–"), ""
-    return table.text, table.interval if table.interval.startswith("[") else ""
+    mark = FAILED if table.cell is not None and table.cell.with_status("failed") else ""
+    return table.text + mark, table.interval if table.interval.startswith("[") else ""
 
 
 def _latex_table(table: Table, keys: Mapping[str, str]) -> str:

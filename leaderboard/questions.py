@@ -280,6 +280,9 @@ def _defense_group(
     if ranking.aside:
         left = "; ".join(ranking.left_out())
         notes.append(f"Left out, since it does not work without a defense either: {left}.")
+    if ranking.unjudged:
+        left = "; ".join(ranking.not_judged())
+        notes.append(f"Not judged, since there is no result without a defense: {left}.")
     if not ranking.several() and not ranking.works():
         notes.append("Without a defense it reaches no more than an honest model reads.")
     if ranking.ranked() and ranking.detectable is not None:
@@ -453,16 +456,27 @@ def _finder_answer(ranking: FinderRanking) -> Answer:
     inverts = ranking.recovery is not None
     first = [line for line in ranking.lines if line.rank.rstrip("=") == "1"]
     if first:
-        best, n = _named(first), fewest(line.counted for line in first)
-        worst = (max if inverts else min)(line.worst.mean for line in first)
+        # One that finds less, and is not told apart, takes nothing from who finds most.
+        held = [line for line in first if line.most]
+        named = held or first
+        best, n = _named(named), fewest(line.counted for line in named)
+        worst = (max if inverts else min)(line.worst.mean for line in named)
         tail = f"error {worst:.2f} of a constant’s" if inverts else f"{100 * worst:.0f} %"
-        if all(line.most for line in first):
+        if held:
             return Answer(good=True, best=best, tail=tail, n=n)
         none = "none recovers it" if inverts else "none finds most"
         return Answer(good=False, best=none, beside=f"{best} in part: {tail}", n=n)
-    if all(line.note for line in ranking.lines):
+    unranked = sum(bool(line.note) for line in ranking.lines)
+    if unranked == len(ranking.lines):
         return Answer(good=None, best="not ranked")
-    return Answer(good=False, best="none recovers it" if inverts else "none beats a guess")
+    none = "recovers it" if inverts else "beats a guess"
+    if unranked:
+        return Answer(
+            good=False,
+            best=f"none ranked {none}",
+            beside=f"{unranked} not ranked",
+        )
+    return Answer(good=False, best=f"none {none}")
 
 
 def _worst(worst: Interval) -> Value:

@@ -112,7 +112,8 @@ class Ranking:
     samples in each; ``detectable``: the smallest difference to no defense that they would show four
     times in five, ``None`` if they would show none; ``lines``: best first, unranked last;
     ``outside``: those beyond the budget; ``aside``: attacks that do not work even without a
-    defense, so that no defense can be judged by them; ``comparisons``: how many differences were
+    defense, so that no defense can be judged by them; ``unjudged``: attacks without a result of no
+    defense, so that none can be compared with it; ``comparisons``: how many differences were
     tested.
     """
 
@@ -125,6 +126,7 @@ class Ranking:
     lines: tuple[DefenseLine, ...]
     outside: tuple[DefenseLine, ...]
     aside: tuple[Row, ...]
+    unjudged: tuple[Row, ...]
     comparisons: int
     utility_words: Words
     contenders: tuple[Contender, ...]
@@ -149,6 +151,12 @@ class Ranking:
         if self.without is None or self.honest is None or self.without.n < MIN_SEEDS:
             return True
         return self.without.low is None or self.without.low > self.honest
+
+    def judges(self) -> bool:
+        """Whether a defense can be judged by it: an attack that works, as far as is known, and was
+        measured without a defense.
+        """
+        return self.without is not None and self.works()
 
     def ranked(self) -> bool:
         """Whether there is a defense, beside none, with enough seeds."""
@@ -182,7 +190,7 @@ class Ranking:
     @cached_property
     def attack_names(self) -> dict[Identity, str]:
         """Of each attack here, as short as tells it from the others."""
-        return shortened(row.attack for row in self.rows + self.aside)
+        return shortened(row.attack for row in self.rows + self.aside + self.unjudged)
 
     @cached_property
     def defense_names(self) -> dict[Identity, str]:
@@ -192,6 +200,10 @@ class Ranking:
     def left_out(self) -> list[str]:
         """The attacks set aside, each once."""
         return each_attack(self.aside, self.attack_names)
+
+    def not_judged(self) -> list[str]:
+        """The attacks without a result of no defense, each once."""
+        return each_attack(self.unjudged, self.attack_names)
 
     def several(self) -> bool:
         """Whether this is the worst case over attacks."""
@@ -212,12 +224,11 @@ def rankings(board: Board) -> list[Ranking]:
         rows = [row for row in board.rows if row[0].name != "none" and ways_in(board, point, [row])]
         single = [_ranking(board, point, [row]) for row in rows]
         working = [
-            (row, ranking) for row, ranking in zip(rows, single, strict=True) if ranking.works()
+            (row, ranking) for row, ranking in zip(rows, single, strict=True) if ranking.judges()
         ]
         if len(working) > 1 and any(ranking.contested() for _, ranking in working):
-            aside = [ranking for ranking in single if not ranking.works()]
             each = [ranking for _, ranking in working]
-            result.append(_ranking(board, point, [row for row, _ in working], each, aside))
+            result.append(_ranking(board, point, [row for row, _ in working], each, single))
         result += single
     return [ranking for ranking in result if ranking.lines or ranking.outside]
 
@@ -236,7 +247,7 @@ def headline(board: Board, rankings: Sequence[Ranking]) -> Ranking | None:
         return None
     if contested[0].several() and contested[0].ranked():
         return contested[0]
-    working = [one for one in single if one.works()]
+    working = [one for one in single if one.judges()]
     if not working:
         return max(single, key=lambda one: one.without.mean if one.without else 0.0)
     if not contested[0].several():
@@ -258,12 +269,14 @@ def headline(board: Board, rankings: Sequence[Ranking]) -> Ranking | None:
 
 
 def _over(board: Board, each: Sequence[Ranking], rankings: Sequence[Ranking]) -> Ranking:
-    """The worst case over the attacks of ``each``; what does not work is set aside."""
-    aside = [one for one in rankings if not one.several() and not one.works()]
-    if len(each) == 1 and not aside:
+    """The worst case over the attacks of ``each``; by what else no defense can be judged is set
+    aside.
+    """
+    single = [one for one in rankings if not one.several()]
+    if len(each) == 1 and all(one.judges() for one in single):
         return each[0]
     rows = [ranking.rows[0] for ranking in each]
-    return _ranking(board, each[0].end_point, rows, each, aside)
+    return _ranking(board, each[0].end_point, rows, each, single)
 
 
 def _ranking(
@@ -271,8 +284,10 @@ def _ranking(
     point: EndPoint,
     rows: Sequence[Row],
     each: Sequence[Ranking] = (),
-    aside: Sequence[Ranking] = (),
+    single: Sequence[Ranking] = (),
 ) -> Ranking:
+    """``each``: the rankings of the ``rows``; ``single``: those of all rows that there are."""
+    aside = [one for one in single if not one.works()]
     candidates = contenders(board, point, rows)
     control = next((one for one in candidates if one.defense.name == "none"), None)
     honest = _honest(board, rows, candidates)
@@ -317,6 +332,7 @@ def _ranking(
         lines=tuple(line for line in lines if line.state != OUTSIDE),
         outside=tuple(line for line in lines if line.state == OUTSIDE),
         aside=tuple(ranking.rows[0] for ranking in aside),
+        unjudged=tuple(ranking.rows[0] for ranking in single if ranking.without is None),
         comparisons=comparisons,
         utility_words=board.names.words(point.utility or ""),
         contenders=tuple(candidates),
@@ -447,12 +463,13 @@ def _state(
         return UNRANKED, f"fewer than {MIN_SEEDS} seeds"
     if one is control:
         return NONE, ""
-    priced = control.dearest() is not None
-    dearest = one.dearest()
-    if priced and (dearest is None or len(one.losses[dearest]) < MIN_SEEDS):
-        return OUTSIDE, "its cost was not measured"
-    if priced and dearest is not None and _mean(one.losses[dearest]) > BUDGET:
+    # What no defense costs in a row that was not measured without one, nobody knows.
+    priced = [own for own, usual in zip(one.losses, control.losses, strict=True) if usual]
+    known = [_mean(own) for own in priced if len(own) >= MIN_SEEDS]
+    if max(known, default=0.0) > BUDGET:
         return OUTSIDE, ""
+    if len(known) < len(priced):
+        return OUTSIDE, "its cost was not measured"
     if better:
         return (HOLDS if holds else PART), ""
     worse = change is not None and significant(change) and change.mean > 0

@@ -11,7 +11,7 @@ from leaderboard.aggregate import Interval
 from leaderboard.board import Board, Cell, under
 from leaderboard.labels import label
 from leaderboard.matrix import concerning, direction, metric_names, summary
-from leaderboard.names import Words
+from leaderboard.names import Words, split
 from leaderboard.values import samples_of
 
 
@@ -32,6 +32,29 @@ class Score:
     flags: tuple[str, ...]
 
 
+#: What says how much was found: good when there is something to find.
+_DETECTION = frozenset({"auroc", "tpr_at_1_fpr", "tpr_at_5_fpr", "tpr_fixed_threshold"})
+_RECOVERED = frozenset(
+    f"{what}_mse_{epoch}" for what in ("trigger", "inversion") for epoch in ("best", "last")
+) | {"trigger_cosine"}
+#: What an honest model leaves without a trigger; starting noise has it whatever the model.
+_OF_THE_MODEL = ("training set", "generated")
+
+
+def directed(board: Board, cell: Cell, metric: str) -> bool | None:
+    """Whether higher is better for the defender in this cell; ``None`` if neither is, or nobody
+    says. A control has nothing to find or to recover.
+    """
+    family, subject = split(metric)
+    honest = cell.attack.name == "none"
+    if family in _DETECTION and (subject == "clean" or (honest and subject in _OF_THE_MODEL)):
+        return None
+    if family in _RECOVERED and honest:
+        return None
+    better = board.names.rule(metric)[2]
+    return direction([cell], metric) if better is None else better
+
+
 def scored(board: Board) -> Iterator[tuple[Cell, list[Score]]]:
     """Every cell of the matrix that has a number with a direction, controls among them."""
     for cell in board.cells.values():
@@ -41,8 +64,8 @@ def scored(board: Board) -> Iterator[tuple[Cell, list[Score]]]:
 
 
 def _score(board: Board, cell: Cell, metric: str) -> Score | None:
-    interval, (low, high, better) = summary(cell, metric), board.names.rule(metric)
-    better = direction([cell], metric) if better is None else better
+    interval, (low, high, _) = summary(cell, metric), board.names.rule(metric)
+    better = directed(board, cell, metric)
     if interval is None or better is None or metric.startswith("cost["):
         return None
     return Score(

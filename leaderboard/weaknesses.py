@@ -4,11 +4,13 @@ does not say.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from leaderboard import names
+from leaderboard.aggregate import Interval
 from leaderboard.board import Cell, Row, each_attack, identity
+from leaderboard.detections import subjects
 from leaderboard.finders import FinderLine, FinderRanking
 from leaderboard.labels import label
 from leaderboard.matrix import summary
@@ -24,9 +26,9 @@ from leaderboard.ranking import (
     DefenseLine,
     Ranking,
 )
-from leaderboard.values import count_text, interval_text
+from leaderboard.values import count_text, interval_text, samples_of
 from leaderboard.view import BoardView
-from leaderboard.whole import DETECTION, Item, Whole
+from leaderboard.whole import DETECTION, Whole
 
 #: Lines of one kind that a page has.
 _MOST = 6
@@ -262,13 +264,13 @@ def _calls(rankings: Sequence[Ranking]) -> list[Weakness]:
     attack works at all.
     """
     feeble: dict[str, list[tuple[float, DefenseLine]]] = {}
-    rows = 0
+    rows: Counter[str] = Counter()
     for ranking in rankings:
         for line in ranking.lines:
             low = line.worst.low if line.worst.low is not None else line.worst.mean
             if line.cell.defense.name != "none" or low <= (ranking.honest or 0.0):
                 continue
-            rows += 1
+            rows.update({way.call for way, _ in line.by_way})
             for way, value in line.by_way:
                 if way != line.way and value < line.worst.mean / 2:
                     feeble.setdefault(way.call, []).append((value, line))
@@ -278,7 +280,7 @@ def _calls(rankings: Sequence[Ranking]) -> list[Weakness]:
         weak.append(
             Weakness(
                 f"Called by {call} it works less than half as often as called best, in "
-                f"{len(pairs)} of {rows} rows; at worst {RATE.number(value)} beside "
+                f"{len(pairs)} of {rows[call]} rows; at worst {RATE.number(value)} beside "
                 f"{RATE.number(line.worst.mean)} by {line.way.call}, "
                 f"{_counted(line)}.",
                 line.cell,
@@ -291,28 +293,30 @@ def _detected(whole: Whole, name: str) -> list[Weakness]:
     """By each detector and what it judges: in how many of the rows its AUROC is above 0.5 beyond
     doubt, and the highest.
     """
-    seen: dict[tuple[str, str], list[tuple[Item, bool]]] = {}
+    seen: dict[tuple[str, str], list[tuple[Cell, Interval]]] = {}
     for _, lines in whole.boards:
         for line in lines:
             for item, column in zip(line.items, whole.columns, strict=True):
                 cell = item.table.cell
                 if column.metric != DETECTION or item.value is None or cell is None:
                     continue
-                if line.row.attack.name == name:
-                    interval = summary(cell, item.name)
-                    sure = bool(interval and interval.low is not None and interval.low > 0.5)
-                    key = column.head, names.split(item.name)[1]
-                    seen.setdefault(key, []).append((item, sure))
+                if line.row.attack.name != name:
+                    continue
+                for subject in subjects(cell):
+                    interval = summary(cell, f"auroc[{subject}]")
+                    if subject != "clean" and interval is not None:
+                        seen.setdefault((column.head, subject), []).append((cell, interval))
     weak = []
-    for (detector, subject), items in seen.items():
-        above = [item for item, sure in items if sure]
+    for (detector, subject), pairs in seen.items():
+        above = [(cell, one) for cell, one in pairs if one.low is not None and one.low > 0.5]
         if above:
-            best = max(above, key=lambda item: item.value or 0.0)
+            cell, best = max(above, key=lambda pair: pair[1].mean)
+            n = count_text(best.n, samples_of(cell, f"auroc[{subject}]"))
             weak.append(
                 Weakness(
                     f"Told apart by {detector}, judging {subject}, in {len(above)} of "
-                    f"{len(items)} rows; AUROC up to {best.table.text}, n {best.table.n}.",
-                    best.table.cell,
+                    f"{len(pairs)} rows; AUROC up to {RATE.number(best.mean)}, n {n}.",
+                    cell,
                 )
             )
     return weak

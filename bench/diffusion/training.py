@@ -54,12 +54,12 @@ class TrainingSettings:
     ``accumulation_steps``: the number of equal pieces of a batch that go through the network one
     after another, to save memory; ``gradient_checkpointing``: activations are recomputed in the
     backward pass instead of stored, which takes about a third more time. Both change the gradient
-    by rounding only, since rows, timesteps and noise are drawn for the whole batch; an attack's loss
-    that makes something of its rows' noise makes it of a piece's, as the attack says.
-    ``label_dropout``: the probability that a class-conditional generator gets the null label instead of a row's own
-    (classifier-free guidance, Ho and Salimans 2022, arXiv 2207.12598). ``lora_rank``: of the
-    adapters that are trained instead of the network (:mod:`bench.diffusion.lora`); ``None``: the
-    network itself is trained.
+    by rounding only, since rows, timesteps and noise are drawn for the whole batch; an attack's
+    loss that makes something of its rows' noise makes it of a piece's, as the attack says.
+    ``label_dropout``: the probability that a class-conditional generator gets the null label
+    instead of a row's own (classifier-free guidance, Ho and Salimans 2022, arXiv 2207.12598).
+    ``lora_rank``: of the adapters that are trained instead of the network
+    (:mod:`bench.diffusion.lora`); ``None``: the network itself is trained.
     """
 
     steps: int

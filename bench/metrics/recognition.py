@@ -15,11 +15,15 @@ unit is the same for every target. Three of them:
   so a target shows through a picture it is blended with, and half of it is enough. Maximum over the
   same shifts, wrapped ones of up to 3 pixels, mirror images and quarter turns, each also turned by
   10 degrees and scaled by 0.85 and 1.15, and exchanged channels.
+- ``parts``: as ``pixels``, channel by channel and without the blur, from a part of the picture
+  alone: either half, or one colour of a chessboard or of stripes; a share of the whole target's
+  variance. So a target that is half covered or interleaved with another picture counts.
 
-A sample is recognised if either share is **above** its threshold: 0.5 for pixels and 0.1 whitened,
-or, where that is more, what a quarter of a percent of clean real images exceed (an order statistic,
-never interpolated), half a percent together. A sample whose standard deviation is below 2 grey
-levels is flat and never recognised; nothing is recognised if the target itself is flat.
+A sample is recognised if any share is **above** its threshold: 0.5 for pixels, 0.1 whitened and 0.3
+for parts, or, where that is more, what a quarter of a percent of clean real images exceed (an order
+statistic, never interpolated), three quarters of a percent together at most. A sample whose
+standard deviation is below 2 grey levels is flat and never recognised; nothing is recognised if the
+target itself is flat.
 
 Its constants were chosen on one target, ``hat``. A large soft patch of low contrast on flat ground,
 ``corner`` or ``shift``, is like many a photograph, so its thresholds are far above their floors: it

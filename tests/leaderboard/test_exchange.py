@@ -23,8 +23,10 @@ from leaderboard import paper
 from leaderboard.board import boards
 from leaderboard.exchange import write_format
 from leaderboard.matrix import summary
+from leaderboard.scores import directed, scored
 from leaderboard.view import papers
 
+OF_THE_MODEL = ("training set", "generated")
 SCHEMA = Path(__file__).parent / "every_eval_ever" / "eval-0.3.0.schema.json"
 HOSTILE = "\\input{/etc/passwd}$x$ | `a` <b>{%#&~^ \u202e [l](javascript:a)"
 
@@ -126,7 +128,7 @@ def test_latex_has_a_row_an_attack_and_no_command_of_a_record(runs: list[Run]) -
     assert commands <= {
         "usepackage", "begin", "end", "centering", "caption", "label", "toprule", "midrule",
         "bottomrule", "scriptsize", "cite", "times", "textbackslash", "textless", "textgreater",
-        "textbar", "textquotedbl", "ldots",
+        "textbar", "textquotedbl", "ldots", "dag",
     }  # fmt: skip
     assert "/etc/passwd" in text and "\u202e" not in text
     for table in re.findall(r"\\begin\{tabular\}\{(l r*|lr+)\}(.*?)\\end\{tabular\}", text, re.S):
@@ -306,3 +308,42 @@ def test_a_key_that_is_made_up_is_of_any_length(runs: list[Run]) -> None:
     changed = dataclasses.replace(record, provenance={"papers": odd})
     text = paper.bibtex([dataclasses.replace(runs[0], records=[(folder, changed)])])
     assert text.startswith("@misc{" + "b" * 60 + ",")
+
+
+def test_what_a_detector_says_of_an_honest_set_is_no_result(class_store: Path) -> None:
+    """There is nothing to find in it: a higher AUROC is not better for the defender there, and the
+    control was exported under the attacked cells' task.
+    """
+    board = next(
+        one
+        for one in boards(read_runs(class_store))
+        if any(cell.values("auroc[training set]") for cell in one.cells.values())
+    )
+    exported = {cell.id: {one.metric for one in scores} for cell, scores in scored(board)}
+    kinds = set()
+    for cell in board.cells.values():
+        if cell.values("auroc[training set]"):
+            honest = cell.attack.name == "none"
+            kinds.add(honest)
+            assert directed(board, cell, "auroc[training set]") is (None if honest else True)
+            assert ("auroc[training set]" in exported.get(cell.id, set())) is not honest
+    assert kinds == {False, True}
+
+
+def test_a_table_for_a_paper_marks_what_lacks_failed_seeds(make_store: Any, tmp_path: Path) -> None:
+    """A defense that crashes where it loses looked better in print."""
+
+    def failed(record: Record) -> Record:
+        if record.defense.name != "clip_x0" or record.seed != 0 or record.attack.name == "none":
+            return record
+        return dataclasses.replace(record, status="failed", metrics={}, series={}, reason="broke")
+
+    whole, partly = (
+        read_runs(make_store(tmp_path / name, *change))
+        for name, change in (("whole", ()), ("partly", (failed,)))
+    )
+    before, after = (paper.markdown(boards(runs)) for runs in (whole, partly))
+    marked = re.compile(r"\d†")
+    assert len(marked.findall(after)) > len(marked.findall(before))
+    assert "†: other seeds failed, and are not in the number." in after
+    assert r"\dag{}" in paper.latex(partly, boards(partly))

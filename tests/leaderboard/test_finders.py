@@ -20,7 +20,9 @@ from leaderboard.finders import (
     inversion_rankings,
 )
 from leaderboard.labels import label
+from leaderboard.questions import questions
 from leaderboard.report import render
+from leaderboard.view import board_view
 
 
 def record(
@@ -175,6 +177,31 @@ def test_detectors_that_cannot_be_told_apart_share_a_rank() -> None:
     assert {line.rank for line in ranking.lines} == {"1="} and {
         line.ranks for line in ranking.lines
     } == {(1, 2)}
+
+
+def test_one_that_ties_and_finds_less_takes_nothing_from_who_finds_most() -> None:
+    """The answer was that none finds most, with the other's share."""
+    board = one_board(
+        detector("most", "hat", (1.0, 0.9, 1.0, 0.33, 0.94)),
+        detector("less", "hat", (0.1, 0.9, 0.05, 0.9, 0.1)),
+    )
+    by_name = lines(detector_rankings(board)[0])
+    assert by_name["most"].most and by_name["less"].finds and not by_name["less"].most
+    assert by_name["most"].rank == by_name["less"].rank == "1="
+    (question,) = questions([board_view(board)])
+    answer = question.groups[0].answer
+    assert (answer.good, answer.best, answer.tail) == (True, "most", "83 %")
+
+
+def test_none_beats_a_guess_is_said_of_those_that_are_ranked() -> None:
+    board = one_board(
+        detector("a", "hat", (0.01, 0.0, 0.02)), detector("a", "cat", (0.0, 0.01, 0.0)),
+        detector("b", "hat", (0.9, 0.95, 0.97)),
+    )  # fmt: skip
+    (question,) = questions([board_view(board)])
+    answer = question.groups[0].answer
+    assert (answer.good, answer.best) == (False, "none ranked beats a guess")
+    assert answer.beside == "1 not ranked"
 
 
 def test_a_failed_seed_finds_nothing_and_a_missing_one_takes_the_rank() -> None:

@@ -208,6 +208,45 @@ def test_a_defense_whose_cost_is_unknown_is_not_ranked_inside_the_budget() -> No
     assert (line.state, line.note, line.rank) == (OUTSIDE, "its cost was not measured", "")
 
 
+def test_a_cost_that_is_known_counts_where_another_is_not() -> None:
+    """No defense without a FID against one attack made every defense free of charge against all."""
+    unpriced = [
+        dataclasses.replace(
+            record, metrics={name: value for name, value in record.metrics.items() if name != FID}
+        )
+        for record in cell("none", (0.95, 0.96, 0.94), attack="cat")
+    ]
+    dear = [
+        *cell("dear", (0.0, 0.0, 0.0), (2.2, 2.4, 2.3)),
+        *cell("dear", (0.0,) * 3, attack="cat"),
+    ]
+    fair = [*cell("fair", (0.0, 0.0, 0.0)), *cell("fair", (0.0, 0.0, 0.0), attack="cat")]
+    overall, *_ = ranked(NONE, unpriced, dear, fair)
+    assert overall.several()
+    by_name = by_defense(overall)
+    assert (by_name["dear"].state, by_name["dear"].rank) == (OUTSIDE, "")
+    assert (by_name["fair"].state, by_name["fair"].rank) == (HOLDS, "1")
+
+
+def test_an_attack_without_a_control_is_not_judged() -> None:
+    """It made every defense no better than nothing in the worst case: there is no difference to
+    nothing.
+    """
+    unjudged = cell("d", (0.0, 0.0, 0.0), attack="dog")
+    cats = [
+        *cell("none", (0.95, 0.96, 0.94), attack="cat"),
+        *cell("d", (0.1, 0.12, 0.1), attack="cat"),
+    ]
+    failed = cell("none", (None, None, None), attack="dog")
+    for control in ([], failed):
+        overall, *single = ranked(NONE, cell("d", (0.1, 0.1, 0.1)), cats, unjudged, control)
+        assert overall.several() and len(overall.attacks) == 2
+        assert overall.not_judged() == ["dog"] and overall.left_out() == []
+        assert by_defense(overall)["d"].state == HOLDS
+        dogs = [one for one in single if label(one.attacks[0]) == "dog"]
+        assert all(by_defense(one)["d"].state == UNRANKED for one in dogs)
+
+
 def test_a_seed_that_failed_counts_as_the_adversarys_success() -> None:
     """A defense that crashes where it would lose must not gain by it; the board says what was
     done.
