@@ -15,6 +15,7 @@ from leaderboard.finders import FinderLine, FinderRanking
 from leaderboard.labels import label
 from leaderboard.matrix import summary
 from leaderboard.names import RATE
+from leaderboard.populations import TELLS
 from leaderboard.ranking import (
     BUDGET,
     HOLDS,
@@ -26,7 +27,7 @@ from leaderboard.ranking import (
     DefenseLine,
     Ranking,
 )
-from leaderboard.values import count_text, interval_text, samples_of
+from leaderboard.values import NO_VALUE, count_text, interval_text, samples_of
 from leaderboard.view import BoardView
 from leaderboard.whole import DETECTION, Whole
 
@@ -60,6 +61,7 @@ def of_defense(name: str, views: Sequence[BoardView], whole: Whole) -> tuple[Wea
         *_worst(lines),
         *_most(_standings(lines)),
         *_most(_finders(name, views)),
+        *_most(_populations(name, views)),
         *_most(_troubles(cells)),
         *_most(_flags([cell for cell in cells if cell.attack.name != "none"])),
     ]
@@ -171,6 +173,25 @@ def _finders(name: str, views: Sequence[BoardView]) -> list[Weakness]:
             for line in ranking.lines:
                 if line.cell.defense.name == name:
                     weak.append(Weakness(_finder_text(ranking, line), line.cell))
+    return weak
+
+
+def _populations(name: str, views: Sequence[BoardView]) -> list[Weakness]:
+    """Of a detector of models: those that it does not tell from honest ones."""
+    weak = []
+    for view in views:
+        for detector, line in ((one, line) for one in view.model_detectors for line in one.lines):
+            if line.cell.defense.name == name and line.verdict != TELLS:
+                number = f": AUROC {line.auroc.text} {line.auroc.interval}".rstrip()
+                weak.append(
+                    Weakness(
+                        f"{detector.name}, models of {label(line.cell.attack)} on "
+                        f"{label(view.board.testbed)}: "
+                        f"{line.verdict}{number if line.auroc != NO_VALUE else ''}, "
+                        f"{line.attacked} backdoored, {line.honest} honest.",
+                        line.cell,
+                    )
+                )
     return weak
 
 

@@ -21,6 +21,8 @@ from leaderboard.board import boards
 from leaderboard.ranking import rankings
 from leaderboard.report import render
 from leaderboard.view import board_view, failures, overview
+from leaderboard.weaknesses import of_defense
+from leaderboard.whole import whole
 
 NONE = PluginSpec(name="none")
 ATTACK = PluginSpec(name="edit", params={"strength": 0.1}, label="edit(strength=0.1)")
@@ -202,6 +204,20 @@ def test_the_page_shows_it_under_its_own_question_with_its_counts() -> None:
         assert part in text, part
     assert "Models of edit" in text and "seeds 0, 1, 2" in text
     assert "who tells backdoored" not in render([run(*CELLS)], "board")
+
+
+def test_a_methods_weaknesses_name_the_models_that_it_does_not_tell_apart() -> None:
+    """Its page had none at all, whatever its AUROC."""
+    told = population((0, 1, 2, 3, 4), (0.9, 0.6, 0.99), OTHER)
+    others = [model(OTHER, seed, 2.0) for seed in range(5)]
+    board_list = boards([run(*CELLS, *others, WHOLE, told)])
+    views, every = [board_view(board) for board in board_list], whole(board_list)
+    (line,) = (one for one in of_defense("distance", views, every) if not one.flag)
+    assert line.text == (
+        "distance, models of edit(strength=0.1) on t: not shown to tell them from honest ones: "
+        "AUROC 0.90 [0.40, 0.99], 3 backdoored, 3 honest."
+    )
+    assert line.cell is not None and line.cell.defense == DETECTOR
 
 
 def test_a_population_that_failed_is_among_the_failures() -> None:
