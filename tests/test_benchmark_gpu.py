@@ -27,7 +27,7 @@ def cpu() -> Device:
 
 @pytest.fixture
 def sizes(cpu: Device) -> Sizes:
-    return replace(Sizes.of(cpu), repetitions=1, steps=1, batch=2, batches=(1, 2), images=1)
+    return replace(Sizes.of(cpu), repetitions=1, steps=2, batch=2, batches=(1, 2), images=1)
 
 
 class Folder:

@@ -25,7 +25,7 @@ def main(batch: int, steps: int, batches: int) -> None:
         subject.sample(generator, settings, count, lambda *_: None, network_batch=batch)
         device.synchronize()
 
-    draw(1, replace(settings, num_inference_steps=1))
+    draw(1, replace(settings, num_inference_steps=2))
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.time()

@@ -72,7 +72,8 @@ def test_sampling_folded_is_sampling_the_folded_noise(name: str) -> None:
     whose noise between is drawn per pixel, starts from it too.
     """
     folded, plain = generator(), generator(None)
-    settings = SamplerSettings(name=name, num_inference_steps=1 if name == "ddpm" else 10)
+    steps, spacing = (1, "trailing") if name == "ddpm" else (10, "leading")
+    settings = SamplerSettings(name=name, num_inference_steps=steps, spacing=spacing)
     streams = sample_streams(0, range(3))
     noise = initial_noise(streams, (3, 8, 8))
     images = denoise(folded, noise, sample_streams(1, range(3)), settings)

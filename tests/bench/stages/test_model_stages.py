@@ -16,7 +16,7 @@ SUITE = {
         {
             "name": "digits-ddpm",
             "params": {
-                "num_inference_steps": 1,
+                "num_inference_steps": 2,
                 "clean_samples": 4,
                 "triggered_samples": 4,
                 "precision": "float32",
