@@ -19,6 +19,7 @@ from bench.errors import UserError
 from bench.record import Picture, Record, Run, read_runs
 from bench.results import (
     MAX_RECORDS,
+    PICTURE_NAME,
     PICTURES,
     RECORDS,
     RUN,
@@ -101,6 +102,9 @@ def unfinished(run: Run) -> str:
         for status in ("failed", "pending", "missing")
         if run.counts.get(status)
     ]
+    if run.finished is None and not lacks and run.records:
+        # What an earlier run gave stands beside what the last one made before it was interrupted.
+        lacks = ["its last run was interrupted"]
     if not run.records and not lacks:
         lacks = [*(run.problems or ["it has no cells"])]
     return one_line(", ".join(lacks))
@@ -181,8 +185,12 @@ def _replaced(folder: Path) -> str:
     if pictures.is_symlink() or os.path.lexists(pictures) and not pictures.is_dir():
         strange.append(PICTURES)
     elif pictures.is_dir():
+        # Without a run.json no export wrote them.
+        known = (folder / RUN).is_file()
         strange += sorted(
-            one.name for one in pictures.iterdir() if one.is_dir() or one.suffix != ".png"
+            one.name
+            for one in pictures.iterdir()
+            if one.is_dir() or not known or not PICTURE_NAME.fullmatch(one.name)
         )
     if strange:
         raise UserError(f"{folder} holds {one_line(strange[0], 80)}, which no export wrote")

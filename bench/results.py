@@ -33,13 +33,15 @@ SCHEMA = 2
 RUN, RECORDS, PICTURES = "run.json", "records.jsonl", "pictures"
 #: What marks a bundle, its payload, and what in it says which plugin was submitted.
 BAGIT, PAYLOAD, PLUGIN = "bagit.txt", "data", "plugin.json"
+#: The folder by which a store is known.
+RUNS = "runs"
 #: Bytes of run.json, of records.jsonl, of a picture; suites; pixels of a side.
 MAX_RUN, MAX_RECORDS, MAX_PICTURE = 4 * 2**20, 64 * 2**20, 64 * 2**10
 MAX_SUITES, MAX_SIDE, MAX_DESCRIPTION = 500, 2048, 4000
 #: Faults of one file that have a line each.
 _FAULT_LINES = 3
 _PNG = b"\x89PNG\r\n\x1a\n"
-_NAME = re.compile(r"[0-9a-f]{24}\.png")
+PICTURE_NAME = re.compile(r"[0-9a-f]{24}\.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def read_source(path: Path) -> list[Run]:
 
     Raises :class:`UserError` for anything else.
     """
-    if (path / "runs").is_dir():
+    if _is_store(path):
         return read_runs(path)
     if path.is_dir() and any(os.path.lexists(path / name) for name in (RUN, RECORDS, BAGIT)):
         return [_read(path)]
@@ -84,11 +86,16 @@ def read_source(path: Path) -> list[Run]:
     )
 
 
+def _is_store(path: Path) -> bool:
+    """A folder of results may have a suite's of that name, from before suites could not be."""
+    return (path / RUNS).is_dir() and not os.path.lexists(path / RUNS / RUN)
+
+
 def bundles_in(path: Path) -> list[Path]:
     """The bundles that a source has: itself, or folders of it or of its folder
     :data:`SUBMISSIONS`.
     """
-    if (path / "runs").is_dir():
+    if _is_store(path):
         return []
     if os.path.lexists(path / BAGIT):
         return [path]
@@ -258,7 +265,7 @@ def _with_pictures(folder: Path, record: Record, known: dict[str, str]) -> tuple
 
 def _picture_fault(folder: Path, path: str) -> str:
     directory, _, name = path.partition("/")
-    if directory != PICTURES or not _NAME.fullmatch(name):
+    if directory != PICTURES or not PICTURE_NAME.fullmatch(name):
         return f"must be called {PICTURES}/ and 24 digits of its SHA-256, and .png"
     try:
         if (folder / PICTURES).is_symlink():

@@ -28,7 +28,7 @@ from bench.names import brief, unknown_name
 from bench.params import construct, in_quotes, unfit
 from bench.registry import Group, Registry
 from bench.results import MAX_DESCRIPTION as LONGEST_DESCRIPTION
-from bench.results import SUBMISSIONS
+from bench.results import RUNS, SUBMISSIONS
 from bench.samplers import SUMMARIES, Sampler
 from bench.testbeds.testbed import Testbed
 from bench.yaml_reader import read_yaml
@@ -252,6 +252,8 @@ def _name(data: Mapping[str, Any], where: str) -> str:
         raise UserError(f"{where}: name must be at most {LONGEST_NAME} characters, got {len(name)}")
     if name == SUBMISSIONS:
         raise UserError(f"{where}: name must not be {name}, the folder of results for bundles")
+    if name == RUNS:
+        raise UserError(f"{where}: name must not be {name}, a folder by which a store is known")
     return name
 
 

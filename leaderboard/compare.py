@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -37,7 +38,7 @@ from leaderboard.sources import compared
 #: Bytes of a board's JSON.
 MAX_BOARD = 256 * 2**20
 #: What reading a broken archive raises.
-_BROKEN = (BadZipFile, BadStream, EOFError)
+_BROKEN = (BadZipFile, BadStream, LZMAError, EOFError)
 #: Entries that an error lists.
 MOST_NAMED = 12
 
@@ -224,7 +225,7 @@ def _board_json(path: Path) -> list[Run]:
         return [_run(one) for one in document["runs"]]
     # RuntimeError: JSON that is too deep, an archive with a password or of an unknown method.
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, *_BROKEN) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise UserError(
             f"{path} cannot be read as a board: {one_line(str(reason), 200)}"
         ) from error

@@ -49,7 +49,7 @@ SOURCE = (
 #: What a spreadsheet takes for a formula at the start of a text (OWASP, "CSV injection"), the
 #: full-width forms among them.
 _FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
-_WITHIN = re.compile(f"(?s)(?<=.)([;\t\n])(?=[{re.escape(''.join(_FORMULA))}])")
+_WITHIN = re.compile(f'(?s)(?<=.)([;\t\n]"*)(?=[{re.escape("".join(_FORMULA))}])')
 #: Longer parameters are in the JSON file and are named by their hash in every row of the CSV.
 _PARAMS = 1000
 

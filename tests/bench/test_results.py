@@ -192,6 +192,15 @@ def test_a_run_that_is_not_complete_is_refused_in_one_line(store, tmp_path):
     assert done.exit_code == 2 and "there is no store at" in done.stderr
 
 
+def test_a_run_that_was_interrupted_is_refused(store, tmp_path):
+    """An edited plugin's first seeds stood beside those of the plugin as it was before."""
+    account = json.loads((store / "runs" / "small.json").read_text())
+    (store / "runs" / "small.json").write_text(json.dumps(account | {"finished": None}))
+    done = command("export", "small", "--store", store, "--output", tmp_path / "results")
+    assert done.exit_code == 2 and "its last run was interrupted" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
 def test_what_is_not_ours_is_not_removed(store, tmp_path):
     """An export replaces its folder; somebody's notes in it, or a link elsewhere, are no export."""
     folder = tmp_path / "results" / "small"
@@ -200,6 +209,12 @@ def test_what_is_not_ours_is_not_removed(store, tmp_path):
     done = command("export", "small", "--store", store)
     assert done.exit_code == 2 and "holds notes.txt, which no export wrote" in done.stderr
     assert files(folder) == {"notes.txt": b"mine"}
+    shutil.rmtree(folder)
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "pictures/holiday.png").write_bytes(b"mine")
+    done = command("export", "small", "--store", store)
+    assert done.exit_code == 2 and "holds holiday.png, which no export wrote" in done.stderr
+    assert (folder / "pictures/holiday.png").read_bytes() == b"mine"
     shutil.rmtree(folder)
     (tmp_path / "elsewhere").mkdir()
     folder.symlink_to(tmp_path / "elsewhere")

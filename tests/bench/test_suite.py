@@ -36,6 +36,7 @@ def listed(name, /, **params):
 
 BAD = [
     ({"name": "submissions"}, "s.yaml: name must not be submissions, the folder of results"),
+    ({"name": "runs"}, "s.yaml: name must not be runs, a folder by which a store is known"),
     ({"description": "a" * 4001}, "s.yaml: description must be at most 4000 characters, got 4001"),
     ({"atacks": []}, "s.yaml: unknown field 'atacks'; did you mean 'attacks'?"),
     ({"name": "../s"}, "s.yaml: name must be letters, digits, '.', '_' or '-', got '../s'"),

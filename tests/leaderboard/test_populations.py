@@ -208,9 +208,9 @@ def test_the_page_shows_it_under_its_own_question_with_its_counts() -> None:
 
 def test_a_methods_weaknesses_name_the_models_that_it_does_not_tell_apart() -> None:
     """Its page had none at all, whatever its AUROC."""
-    told = population((0, 1, 2, 3, 4), (0.9, 0.6, 0.99), OTHER)
+    known = population((0, 1, 2, 3, 4), (0.9, 0.6, 0.99), OTHER)
     others = [model(OTHER, seed, 2.0) for seed in range(5)]
-    board_list = boards([run(*CELLS, *others, WHOLE, told)])
+    board_list = boards([run(*CELLS, *others, WHOLE, known)])
     views, every = [board_view(board) for board in board_list], whole(board_list)
     (line,) = (one for one in of_defense("distance", views, every) if not one.flag)
     assert line.text == (

@@ -210,6 +210,9 @@ def test_no_column_of_a_semicolon_is_a_formula() -> None:
     text = export.to_csv([run(one)])
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
     assert row["reason"] == 'x;\'=HYPERLINK("http://evil","ok"); -1'
+    quoted = export.to_csv([run(record("d", status="failed", metrics={}, reason='x;"=1+1'))])
+    cells = [cell for row in csv.reader(io.StringIO(quoted), delimiter=";") for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
